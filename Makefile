@@ -1,0 +1,66 @@
+# telemetryd: `make help` lists the targets. Everything is set up in .venv by the target that needs it.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt
+
+$(VENV)/bin/python:
+	@echo "== setting up $(VENV)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "telemetryd needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+	  echo "== this Python has no ensurepip: installing python3-venv"; \
+	  [ "$$(id -u)" = 0 ] && SUDO= || SUDO=sudo; \
+	  $$SUDO apt-get update -q && $$SUDO env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends python3-venv \
+	  || { echo "install your system's python3-venv package, then run make again" >&2; exit 1; }; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "== installing telemetryd and what it needs to run"
+	@$(PIP_INSTALL) -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	@echo "== installing the tools that check and test it"
+	@$(PIP_INSTALL) -e '.[dev]'
+	@touch $@
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+.PHONY: demo
+demo: $(VENV)/.runtime ## run the whole daemon for 20 s against an embedded API server
+	@$(BIN)/telemetryd demo --duration 20s
+
+.PHONY: test
+test: $(VENV)/.dev ## run all tests, with branch coverage
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest -n 2 --dist loadfile
+	@$(BIN)/coverage combine -q
+	@$(BIN)/coverage report
+
+.PHONY: apiserver
+apiserver: ## build a real kube-apiserver for the tests (Debian or Ubuntu; 4 to 6 minutes, once)
+	@tests/apiserver/build
+
+.PHONY: check
+check: $(VENV)/.dev ## lint, types, layers, dependencies, spelling
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/deptry telemetryd
+	$(BIN)/codespell
+	$(BIN)/shellcheck .ci/run tests/apiserver/build
+	$(BIN)/hadolint Dockerfile
+
+.PHONY: format
+format: $(VENV)/.dev ## format the code and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: clean
+clean: ## remove what the targets made
+	rm -rf $(VENV) .coverage .coverage.* .hypothesis .mypy_cache .ruff_cache .import_linter_cache

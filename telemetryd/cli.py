@@ -1,0 +1,233 @@
+"""The command line: arguments in, exit status out; data to stdout, everything else to stderr.
+
+What a command does lives in ``daemon`` and ``demo``, which are imported when they are asked for,
+so that ``--help``, ``schema`` and ``check-config`` don't pay for the whole daemon.
+"""
+
+import argparse
+import os
+import random
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NoReturn
+
+import anyio
+import orjson
+
+from telemetryd import __version__, logs
+from telemetryd.config import Config, find_config, load_config, parse_duration
+from telemetryd.errors import ConfigError, TelemetrydError
+
+EX_USAGE = 64
+"""The command line was wrong (sysexits.h)."""
+EX_CONFIG = 78
+"""The configuration can't be used (sysexits.h); the unit doesn't restart on it."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(EX_USAGE, f"{self.prog}: {message}\n")
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run one command line without its program name; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except ConfigError as error:
+        for problem in error.problems:
+            _complain(str(problem))
+        return EX_CONFIG
+    except TelemetrydError as error:
+        _complain(f"telemetryd: {error}")
+        return 1
+    except BrokenPipeError:
+        # Whoever read our output has left: nothing more to say, to anyone.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _complain(line: str) -> None:
+    """Say what went wrong; the journal takes the prefix as the line's priority."""
+    prefix = "<3>" if logs.is_journal(sys.stderr, os.environ) else ""
+    print(f"{prefix}{line}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="telemetryd",
+        description="Watches a Rancher management cluster and keeps its SCC telemetry Secret true.",
+        epilog="example: telemetryd demo --duration 20s",
+    )
+    parser.add_argument("--version", action="version", version=f"telemetryd {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+
+    def add(name: str, about: str, example: str, command: Any) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=about,
+            description=about[0].upper() + about[1:] + ".",
+            epilog=f"example: {example}",
+        )
+        sub.set_defaults(command=command)
+        return sub
+
+    run = add("run", "the daemon, in the foreground", "telemetryd run", _run)
+    check = add(
+        "check-config",
+        "read and validate the configuration, and print every error",
+        "telemetryd check-config --config config.example.toml",
+        _check_config,
+    )
+    payload = add(
+        "payload",
+        "sync once and print exactly what would be sent; send nothing",
+        "telemetryd payload --timeout 10s",
+        _payload,
+    )
+    schema = add(
+        "schema", "print the JSON Schema of a payload", "telemetryd schema --format scc", _schema
+    )
+    health = add(
+        "healthcheck",
+        "ask the running daemon's own /livez",
+        "telemetryd healthcheck",
+        _healthcheck,
+    )
+    demo = add(
+        "demo",
+        "run the whole daemon against an embedded API server with a Rancher-like fleet",
+        "telemetryd demo --clusters 20 --nodes 15 --churn 5 --duration 20s",
+        _demo,
+    )
+    for sub in (run, check, payload, health):
+        sub.add_argument("--config", metavar="FILE", help="configuration file (TOML)")
+    for sub in (payload, schema):
+        sub.add_argument("--format", choices=("scc",), default="scc", help="payload format")
+    payload.add_argument(
+        "--timeout", type=_duration, default="30s", help="how long to wait for the sync"
+    )
+    demo.add_argument("--clusters", type=_count, default=20, help="managed clusters")
+    demo.add_argument("--nodes", type=_count, default=15, help="nodes in each of them")
+    demo.add_argument("--churn", type=_rate, default=5.0, help="changes a second")
+    demo.add_argument("--duration", type=_duration, default="0s", help="0s runs for ever")
+    return parser
+
+
+def _duration(text: str) -> float:
+    if text in {"0", "0s"}:
+        return 0.0
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} isn't a whole number from 0 up")
+    return int(text)
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = -1.0
+    if not 0 <= rate <= 10_000:  # noqa: PLR2004 - faster than the embedded server can serve
+        raise argparse.ArgumentTypeError(f"{text!r} isn't a number of changes a second, 0 to 10000")
+    return rate
+
+
+def _load(options: argparse.Namespace) -> Config:
+    return load_config(find_config(options.config, os.environ), os.environ)
+
+
+def _start_logging(config: Config, level: str) -> None:
+    logs.configure(config.log_format, level, sys.stderr, os.environ)
+
+
+def _run(options: argparse.Namespace) -> int:
+    path = find_config(options.config, os.environ)
+    config = load_config(path, os.environ)
+    _start_logging(config, config.log_level)
+    from telemetryd.daemon.app import run_daemon  # noqa: PLC0415 - heavy imports on demand
+
+    anyio.run(
+        partial(
+            run_daemon,
+            config,
+            where=str(path or "defaults"),
+            now=time.time,  # noqa: TID251 - the clock is chosen here
+            rng=random.Random(),
+        )
+    )
+    return 0
+
+
+def _check_config(options: argparse.Namespace) -> int:
+    path = find_config(options.config, os.environ)
+    load_config(path, os.environ)
+    print(f"{path or 'defaults'}: valid")
+    return 0
+
+
+def _payload(options: argparse.Namespace) -> int:
+    config = _load(options)
+    # A one-shot command says what went wrong at its end: progress would only be in the way.
+    _start_logging(config, "error")
+    from telemetryd.daemon.oneshot import collect_once  # noqa: PLC0415 - heavy imports on demand
+
+    collected = anyio.run(
+        partial(
+            collect_once,
+            config,
+            timeout_s=options.timeout,
+            now=time.time,  # noqa: TID251 - the clock is chosen here
+            rng=random.Random(),
+        )
+    )
+    sys.stdout.buffer.write(collected.payload.body + b"\n")
+    sys.stdout.buffer.flush()
+    for reason in collected.incomplete_reasons:
+        _complain(f"telemetryd: incomplete: {reason}")
+    return 1 if collected.incomplete_reasons else 0
+
+
+def _schema(_options: argparse.Namespace) -> int:
+    from telemetryd.export.payload import scc_schema  # noqa: PLC0415 - heavy imports on demand
+
+    sys.stdout.buffer.write(orjson.dumps(scc_schema(), option=orjson.OPT_INDENT_2) + b"\n")
+    sys.stdout.buffer.flush()
+    return 0
+
+
+def _healthcheck(options: argparse.Namespace) -> int:
+    config = _load(options)
+    from telemetryd.serve.health import check_health  # noqa: PLC0415 - heavy imports on demand
+
+    problem = check_health(config.server.listen_host, config.server.listen_port)
+    if problem:
+        _complain(f"telemetryd: {problem}")
+    return 1 if problem else 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    logs.configure("auto", "warning", sys.stderr, os.environ)
+    from telemetryd.demo.command import run_demo  # noqa: PLC0415 - heavy imports on demand
+
+    exports = anyio.run(
+        partial(
+            run_demo,
+            clusters=options.clusters,
+            nodes=options.nodes,
+            churn_per_s=options.churn,
+            duration_s=options.duration,
+            now=time.time,  # noqa: TID251 - the clock is chosen here
+        )
+    )
+    return 0 if exports else 1

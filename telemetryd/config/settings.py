@@ -1,0 +1,170 @@
+"""Every key of the file: its name, kind, default, and the rules between keys.
+
+A key is a field, its kind stands in ``Annotated``; a duration's attribute carries its unit
+(``interval_s``), the key in the file doesn't. What a setting does belongs to whoever reads it.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from telemetryd.config.schema import Derived, Env, Rule, Table, Unique, Variants
+from telemetryd.config.values import (
+    HOUR_S,
+    Boolean,
+    Choice,
+    DnsLabel,
+    DnsSubdomain,
+    Duration,
+    Integer,
+    Listen,
+    ListenAddress,
+    Number,
+    Text,
+    Url,
+    Uuid,
+)
+
+DEFAULT_INTERVAL_S = 60.0
+LONGEST_DEFAULT_TIMEOUT_S = 10.0
+DEFAULT_LISTEN = ListenAddress("127.0.0.1", 10464)
+
+
+def default_timeout_s(interval_s: float) -> float:
+    """The timeout of an attempt where none is given: 10 s, or half of a short interval."""
+    return min(LONGEST_DEFAULT_TIMEOUT_S, interval_s / 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KubernetesConfig:
+    """``[kubernetes]``: which API server and how to ask it.
+
+    Attributes:
+        kubeconfig: File; None for in-cluster, else ``$KUBECONFIG``, else ``~/.kube/config``.
+        context: Of the kubeconfig; None for its current one.
+        page_size: Objects per page of a list.
+        compression: Ask for gzip: saves bandwidth, costs the API server CPU.
+    """
+
+    kubeconfig: Annotated[str | None, Text("a path", maximum=4096)] = None
+    context: Annotated[str | None, Text("the name of a context")] = None
+    page_size: Annotated[int, Integer(1, 10_000)] = 500
+    compression: Annotated[bool, Boolean()] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityConfig:
+    """``[identity]``: overrides of what is otherwise discovered; None for discovered."""
+
+    install_uuid: Annotated[str | None, Uuid()] = None
+    cluster_uuid: Annotated[str | None, Uuid()] = None
+    server_url: Annotated[str | None, Url()] = None
+    version: Annotated[str | None, Text("a version", maximum=256)] = None
+    git_hash: Annotated[str | None, Text("a commit", maximum=256)] = None
+    product: Annotated[str | None, Text("a product name", maximum=256)] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """``[server]``: where HTTP is served."""
+
+    listen: Annotated[ListenAddress, Listen(), Env("TELEMETRYD_LISTEN")] = DEFAULT_LISTEN
+
+    @property
+    def listen_host(self) -> str:
+        """Host or IP address, empty for every address of the machine."""
+        return self.listen.host
+
+    @property
+    def listen_port(self) -> int:
+        """TCP port, 0 for a free one."""
+        return self.listen.port
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExporterConfig:
+    """``[[exporters]]``: what every type has.
+
+    Attributes:
+        jitter: Part of the interval by which each run may come late.
+        max_silence_s: An unchanged payload is sent again after this time.
+        retry_base_s: First step of the exponential backoff between attempts.
+        retry_cap_s: Its longest step.
+        retry_budget_s: No attempt of a run starts later than this after the first.
+    """
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            ("timeout_s", "interval_s"),
+            lambda timeout_s, interval_s: timeout_s < interval_s,
+            "must be shorter than interval; leave it out for the lesser of 10s and half of that",
+        ),
+        Rule(
+            ("retry_base_s", "retry_cap_s"),
+            lambda base_s, cap_s: base_s <= cap_s,
+            "must not be longer than retry_cap",
+        ),
+    )
+    UNIQUE: ClassVar[tuple[Unique, ...]] = (Unique(("name",), "name"),)
+
+    type: ClassVar[str]
+    name: Annotated[str, DnsLabel(reserved="secretrequest/")]
+    enabled: Annotated[bool, Boolean()] = True
+    interval_s: Annotated[float, Duration()] = DEFAULT_INTERVAL_S
+    format: Annotated[str, Choice(("scc",))] = "scc"
+    max_silence_s: Annotated[float, Duration()] = 24 * HOUR_S
+    timeout_s: Annotated[
+        float,
+        Duration(minimum_s=0.1, maximum_s=HOUR_S),
+        Derived(("interval_s",), default_timeout_s),
+    ] = default_timeout_s(DEFAULT_INTERVAL_S)
+    jitter: Annotated[float, Number(0, 0.5)] = 0.0
+    splay_max_s: Annotated[float, Duration(minimum_s=0)] = 0.0
+    retry_base_s: Annotated[float, Duration(minimum_s=0.001, maximum_s=HOUR_S)] = 1.0
+    retry_cap_s: Annotated[float, Duration(minimum_s=0.001, maximum_s=HOUR_S)] = 30.0
+    retry_budget_s: Annotated[float, Duration(minimum_s=0)] = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretExporterConfig(ExporterConfig):
+    """An exporter of type ``secret``: one Kubernetes Secret.
+
+    Attributes:
+        takeover: Take a Secret over from another writer without waiting.
+        quiet_period_s: Otherwise, how long its bytes must have stayed the same.
+    """
+
+    UNIQUE: ClassVar[tuple[Unique, ...]] = (
+        *ExporterConfig.UNIQUE,
+        Unique(("namespace", "secret"), "Secret"),
+    )
+
+    type: ClassVar[str] = "secret"
+    namespace: Annotated[str, DnsLabel()] = "cattle-telemetry-system"
+    secret: Annotated[str, DnsSubdomain()] = "rancher-scc-telemetry"  # noqa: S105 - its name
+    takeover: Annotated[bool, Boolean()] = False
+    quiet_period_s: Annotated[float, Duration()] = 300.0
+
+
+EXPORTER_TYPES = (SecretExporterConfig,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The whole configuration, with the effective value of everything.
+
+    Attributes:
+        log_format: ``auto`` is journald prefixes under systemd, text on a terminal, else JSON.
+        drain_timeout_s: Longest shutdown.
+    """
+
+    log_level: Annotated[
+        str, Choice(("debug", "info", "warning", "error")), Env("TELEMETRYD_LOG_LEVEL")
+    ] = "info"
+    log_format: Annotated[str, Choice(("auto", "json", "text"))] = "auto"
+    drain_timeout_s: Annotated[float, Duration(maximum_s=HOUR_S)] = 20.0
+    kubernetes: Annotated[KubernetesConfig, Table(KubernetesConfig)] = KubernetesConfig()
+    identity: Annotated[IdentityConfig, Table(IdentityConfig)] = IdentityConfig()
+    server: Annotated[ServerConfig, Table(ServerConfig)] = ServerConfig()
+    exporters: Annotated[tuple[ExporterConfig, ...], Variants(ExporterConfig, EXPORTER_TYPES)] = (
+        SecretExporterConfig(name="scc"),
+    )

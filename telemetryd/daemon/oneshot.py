@@ -1,0 +1,51 @@
+"""One collection without a daemon: sync, render, and send nothing."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import anyio
+
+from telemetryd.config import Config
+from telemetryd.daemon.collection import Collection
+from telemetryd.errors import NotReady
+from telemetryd.export.payload import render_scc
+from telemetryd.kube.client import KubeClient
+from telemetryd.model import Payload
+from telemetryd.stats import KubeStats
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What would be sent, and why it isn't the whole truth, if it isn't."""
+
+    payload: Payload
+    incomplete_reasons: tuple[str, ...]
+
+
+async def collect_once(
+    config: Config, *, timeout_s: float, now: Callable[[], float], rng: random.Random
+) -> Collected:
+    """Sync every informer once and render the payload.
+
+    Raises:
+        ConfigError: The API server can't be reached for want of a usable configuration.
+        NotReady: The sync didn't end within the timeout; says what is missing and why.
+    """
+    async with KubeClient.connect(config.kubernetes, KubeStats()) as client:
+        collection = Collection(config, client, now=now, rng=rng)
+        async with anyio.create_task_group() as collecting:
+            collecting.start_soon(collection.run)
+            with anyio.move_on_after(timeout_s):
+                await collection.gatherer.wait_ready()
+            missing = collection.gatherer.missing()
+            if missing:
+                errors = (status.last_error for status, _ in collection.informers())
+                reason = next(filter(None, errors), f"no answer within {timeout_s:g} s")
+                collecting.cancel_scope.cancel()
+            else:
+                snapshot = collection.gatherer.snapshot()
+                collecting.cancel_scope.cancel()
+    if missing:
+        raise NotReady((*missing, f"from {client.server} ({reason})"))
+    return Collected(render_scc(snapshot, now()), snapshot.incomplete_reasons)

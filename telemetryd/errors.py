@@ -1,0 +1,283 @@
+"""The whole exception tree, and the closed list of reasons a failure is reported under.
+
+::
+
+    TelemetrydError
+    ├── ConfigError                      what is configured can't be used; exit status 78 at start
+    ├── NotReady                         no snapshot yet: names what is waited for
+    ├── ManagerError                     the manager refuses a call: duplicate, unknown or closed
+    ├── UnreadableObject                 one Kubernetes object that costs itself alone
+    ├── KubeError                        a call to the API server failed
+    │   ├── Unauthorized                 401
+    │   ├── Forbidden                    403
+    │   ├── NotFound                     404
+    │   ├── Conflict                     409
+    │   ├── Gone                         410
+    │   ├── Invalid                      400, 405, 406, 413, 415, 422: the request itself is refused
+    │   ├── Throttled                    429, with retry_after_s
+    │   ├── Unavailable                  connect, TLS, timeout, reset, 5xx
+    │   └── BadResponse                  a success that isn't what was asked for
+    ├── ExportError
+    │   ├── RetryableError               try again within the run, with retry_after_s
+    │   └── PermanentError               not within this run
+    │       └── ConflictError            another writer owns the destination
+    └── QuantityError
+        ├── NoCPUReported, NoMemoryReported
+        └── CPUFormatError, MemoryFormatError
+
+The type decides whether something is retried; the reason only names it for people and metrics.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why an export failed: the closed list shown in status, logs and metric labels."""
+
+    MISSING_NAMESPACE = "missing_namespace"
+    NAMESPACE_TERMINATING = "namespace_terminating"
+    FORBIDDEN = "forbidden"
+    IMMUTABLE = "immutable"
+    WRONG_TYPE = "wrong_type"
+    OVERSIZE = "oversize"
+    FIELD_CONFLICT = "field_conflict"
+    CONFLICT = "conflict"
+    TIMEOUT = "timeout"
+    CONNECT = "connect"
+    THROTTLED = "throttled"
+    SERVER = "server"
+    AUTH = "auth"
+    REJECTED = "rejected"
+    STORAGE = "storage"
+    INTERNAL = "internal"
+
+
+class UnreadableReason(StrEnum):
+    """Why one object can't be read: label ``reason`` of the decode error counter."""
+
+    MALFORMED = "malformed"
+    TYPE = "type"
+    MISSING = "missing"
+    OVERSIZE = "oversize"
+
+
+class TelemetrydError(Exception):
+    """Root of every error that telemetryd raises on purpose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with the configuration.
+
+    Attributes:
+        where: File, environment variable or option that holds it.
+        key: Key path in it (``exporters[0].interval``), empty where the whole is meant.
+        message: What is wrong and what would be right, in one line.
+    """
+
+    where: str
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.where, self.key, self.message) if part)
+
+
+class ConfigError(TelemetrydError):
+    """The configuration, a kubeconfig, a token or a certificate can't be used.
+
+    Attributes:
+        problems: Every problem found, in the order of the file; at least one.
+    """
+
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__("; ".join(str(problem) for problem in problems))
+        self.problems = problems
+
+
+class NotReady(TelemetrydError):
+    """There is no snapshot to export yet.
+
+    Attributes:
+        waiting_for: What is missing, each named (``informer nodes.management.cattle.io``).
+    """
+
+    def __init__(self, waiting_for: tuple[str, ...]) -> None:
+        super().__init__(f"waiting for {', '.join(waiting_for)}")
+        self.waiting_for = waiting_for
+
+
+class ManagerError(TelemetrydError):
+    """The exporter manager refuses a call: the message names the exporter and why."""
+
+
+class UnreadableObject(TelemetrydError):
+    """One object's JSON doesn't hold what is declared for its kind.
+
+    Attributes:
+        reason: Label under which it is counted.
+    """
+
+    def __init__(self, reason: UnreadableReason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """One entry of ``Status.details.causes`` (meta/v1 StatusCause)."""
+
+    reason: str
+    message: str
+    field: str
+
+
+class KubeError(TelemetrydError):
+    """A call to the API server failed.
+
+    Attributes:
+        status: HTTP status, or the code of an ERROR event; None where there was no answer.
+        reason: ``Status.reason`` of the answer, empty where it had none.
+        causes: ``Status.details.causes`` of the answer.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        reason: str = "",
+        causes: tuple[Cause, ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+        self.causes = causes
+
+    def has_cause(self, reason: str) -> bool:
+        """Whether any of the answer's causes has this reason."""
+        return any(cause.reason == reason for cause in self.causes)
+
+
+class Unauthorized(KubeError):
+    """401: the credential isn't accepted."""
+
+
+class Forbidden(KubeError):
+    """403: the identity may not do this, or the namespace is terminating."""
+
+
+class NotFound(KubeError):
+    """404: no such object, or no such resource."""
+
+
+class Conflict(KubeError):
+    """409: stale precondition, existing object, or fields that another manager owns."""
+
+
+class Gone(KubeError):
+    """410: the resource version or the continue token is too old."""
+
+
+class Invalid(KubeError):
+    """400, 405, 406, 413, 415, 422: the API server refuses the request itself."""
+
+
+class Throttled(KubeError):
+    """429.
+
+    Attributes:
+        retry_after_s: Seconds the server asks for, None where it names none.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+        status: int | None = 429,
+        reason: str = "",
+        causes: tuple[Cause, ...] = (),
+    ) -> None:
+        super().__init__(message, status=status, reason=reason, causes=causes)
+        self.retry_after_s = retry_after_s
+
+
+class Unavailable(KubeError):
+    """No answer, or a 5xx.
+
+    Attributes:
+        kind: ``Reason.CONNECT``, ``Reason.TIMEOUT`` or ``Reason.SERVER``.
+        retry_after_s: Seconds the server asks for, None where it names none.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: Reason,
+        retry_after_s: float | None = None,
+        status: int | None = None,
+        reason: str = "",
+        causes: tuple[Cause, ...] = (),
+    ) -> None:
+        super().__init__(message, status=status, reason=reason, causes=causes)
+        self.kind = kind
+        self.retry_after_s = retry_after_s
+
+
+class BadResponse(KubeError):
+    """A success whose body isn't what was asked for: another kind, HTML, truncated, too large."""
+
+
+class ExportError(TelemetrydError):
+    """An exporter could not deliver.
+
+    Attributes:
+        reason: One of the closed list.
+    """
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class RetryableError(ExportError):
+    """Worth another attempt within the same run.
+
+    Attributes:
+        retry_after_s: Seconds the destination asks for, None where it names none.
+    """
+
+    def __init__(self, reason: Reason, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(reason, message)
+        self.retry_after_s = retry_after_s
+
+
+class PermanentError(ExportError):
+    """Another attempt with the same payload can't succeed."""
+
+
+class ConflictError(PermanentError):
+    """Another writer owns the destination: nothing was written."""
+
+
+class QuantityError(TelemetrydError, ValueError):
+    """A Kubernetes quantity is missing or can't be parsed."""
+
+
+class NoCPUReported(QuantityError):
+    """The node reports no CPU capacity."""
+
+
+class CPUFormatError(QuantityError):
+    """The node's CPU capacity isn't a quantity."""
+
+
+class NoMemoryReported(QuantityError):
+    """The node reports no memory capacity."""
+
+
+class MemoryFormatError(QuantityError):
+    """The node's memory capacity isn't a quantity."""

@@ -1,0 +1,236 @@
+"""One attempt to export: newest snapshot, payload, sink, all within a deadline and in isolation.
+
+When attempts are made, and how many, is the runner's affair.
+"""
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+
+import anyio
+from anyio.abc import TaskGroup
+
+from telemetryd.errors import ExportError, NotReady, PermanentError, Reason, RetryableError
+from telemetryd.export.doorbell import Doorbell
+from telemetryd.export.exporter import ExportContext, Exporter, Outcome
+from telemetryd.export.foreign import ForeignCall
+from telemetryd.export.ledger import Ledger
+from telemetryd.export.spec import ExporterSpec
+from telemetryd.model import Payload, SnapshotSource
+
+log = logging.getLogger(__name__)
+
+CUT_GRACE_S = 0.5
+"""How long a call that was cut off has to come to its end."""
+
+_MAX_ERROR_CHARS = 500
+
+
+@dataclass(slots=True)
+class Surroundings:
+    """What all exporters of one manager share.
+
+    Attributes:
+        now: Unix time in seconds.
+        suspended_s: Seconds the machine has spent suspended since it booted.
+        epoch: The leadership epoch.
+        lost_source: Tells the manager that the source isn't ready any more.
+        ready: The source gives snapshots.
+        installation_id: Of the last time it became ready; what the splay hangs on.
+    """
+
+    source: SnapshotSource
+    now: Callable[[], float]
+    rng: Random
+    suspended_s: Callable[[], float]
+    epoch: Callable[[], int]
+    lost_source: Callable[[], None]
+    ready: bool = False
+    installation_id: str = ""
+
+
+class _NothingUnsent(Exception):
+    """The destination has, or has refused, what there is to send: no final attempt."""
+
+
+class Attempts:
+    """Makes the attempts of one exporter, one at a time.
+
+    Attributes:
+        stop_by_s: No attempt outlasts this time; infinite until the exporter is told to stop.
+    """
+
+    __slots__ = (
+        "_around",
+        "_bell",
+        "_call",
+        "_exporter",
+        "_ledger",
+        "_sent_at_s",
+        "_sent_digest",
+        "_settled_digest",
+        "_spec",
+        "_unsent_digest",
+        "stop_by_s",
+    )
+
+    def __init__(
+        self,
+        spec: ExporterSpec,
+        exporter: Exporter,
+        ledger: Ledger,
+        bell: Doorbell,
+        around: Surroundings,
+    ) -> None:
+        self._spec = spec
+        self._exporter = exporter
+        self._ledger = ledger
+        self._bell = bell
+        self._around = around
+        self._call: ForeignCall[Outcome] | None = None
+        self._sent_digest = self._settled_digest = self._unsent_digest = ""
+        self._sent_at_s = -math.inf
+        self.stop_by_s = math.inf
+
+    @property
+    def in_progress(self) -> bool:
+        """A call of the sink runs, one that ignores its cancellation included."""
+        return self._call is not None and not self._call.done
+
+    @property
+    def stray(self) -> bool:
+        """A call of the sink was cut off, ignores that, and still runs."""
+        return self._call is not None and not self._call.done and self._call.cut_off
+
+    async def make(
+        self, group: TaskGroup, number: int, *, run_id: str, final: bool = False
+    ) -> ExportError | None:
+        """Make one attempt with the newest snapshot.
+
+        Args:
+            group: Where the sink's task lives; a sink that ignores its cancellation stays there.
+            number: 1 for the first of a run.
+            run_id: For the log.
+            final: Only where something is unsent.
+
+        Returns:
+            What went wrong; None where nothing did or there was nothing to do.
+        """
+        call = await self._call_sink(group, number, run_id=run_id, final=final)
+        if call.value is not None:
+            self._settled_digest = self._sent_digest = self._ledger.digest
+            self._unsent_digest = ""
+            self._ledger.run_succeeded(call.value, run_id=run_id)
+            return None
+        if isinstance(call.error, NotReady):
+            self._around.lost_source()
+            self._ledger.skipped("not_ready")
+            self._ledger.waiting()
+            return None
+        if isinstance(call.error, _NothingUnsent):
+            return None
+        error = self._translate(call)
+        if isinstance(error, PermanentError):
+            self._settled_digest = self._ledger.digest
+        self._ledger.attempt_failed(error)
+        return error
+
+    async def _call_sink(
+        self, group: TaskGroup, number: int, *, run_id: str, final: bool
+    ) -> ForeignCall[Outcome]:
+        call = ForeignCall(partial(self._deliver, number, final=final), self._call_ended)
+        self._call = call
+        self._ledger.stats.in_flight = 1
+        group.start_soon(call.run)
+        ends_s = min(anyio.current_time() + self._spec.attempt_timeout_s, self.stop_by_s)
+        while not call.done and anyio.current_time() < ends_s:
+            await self._bell.wait(ends_s, partial(self._over, call, ends_s))
+            ends_s = min(ends_s, self.stop_by_s)
+        if not call.done:
+            call.cut()
+            await self._bell.wait(anyio.current_time() + CUT_GRACE_S, lambda: call.done)
+        if not call.done:
+            log.error(
+                "exporter ignores its cancellation exporter=%s run=%s", self._spec.name, run_id
+            )
+        return call
+
+    async def _deliver(self, number: int, *, final: bool) -> Outcome:
+        """What runs as the call: collect the newest snapshot, render it, give it to the sink.
+
+        Raises:
+            _NothingUnsent: It is the final attempt, and nothing has changed since the last one.
+        """
+        stats = self._ledger.stats
+        snapshot = self._around.source.snapshot()
+        if not final:
+            self._ledger.attempt_started()
+        started_s = anyio.current_time()
+        payload = self._spec.render(snapshot, self._around.now())
+        stats.collection.observe(anyio.current_time() - started_s)
+        if final:
+            if payload.digest == self._settled_digest:
+                raise _NothingUnsent
+            self._ledger.attempt_started()
+        self._collected(payload)
+        if not self._spec.verifies_destination and self._keeps_silent(payload):
+            return Outcome.UNCHANGED
+        context = ExportContext(self._spec.name, number, self._around.epoch())
+        started_s = anyio.current_time()
+        try:
+            outcome = Outcome(await self._exporter.export(payload, context))
+        finally:
+            stats.export.observe(anyio.current_time() - started_s)
+        self._ledger.attempt_succeeded(outcome, body_bytes=len(payload.body))
+        self._sent_at_s = self._boot_time_s()
+        return outcome
+
+    def _collected(self, payload: Payload) -> None:
+        if self._unsent_digest and self._unsent_digest != payload.digest:
+            self._ledger.stats.runs["superseded"] += 1
+        self._unsent_digest = payload.digest
+        self._ledger.collected(payload)
+
+    def _keeps_silent(self, payload: Payload) -> bool:
+        """Whether the sink has been given this digest lately enough."""
+        silent_s = self._boot_time_s() - self._sent_at_s
+        return payload.digest == self._sent_digest and silent_s < self._spec.max_silence_s
+
+    def _translate(self, call: ForeignCall[Outcome]) -> ExportError:
+        """What a call raised, as an error whose type says whether to try again."""
+        error = call.error
+        if isinstance(error, ExportError):
+            return error
+        if error is None:
+            return RetryableError(
+                Reason.TIMEOUT, "cut off at its timeout, and it ignores its cancellation"
+            )
+        if call.cut_off and isinstance(error, asyncio.CancelledError):
+            return RetryableError(
+                Reason.TIMEOUT, f"no answer within {self._spec.attempt_timeout_s:g} s"
+            )
+        if isinstance(error, TimeoutError):
+            translated: ExportError = RetryableError(Reason.TIMEOUT, text_of(error))
+        else:
+            translated = PermanentError(Reason.INTERNAL, text_of(error))
+        translated.__cause__ = error
+        return translated
+
+    def _call_ended(self) -> None:
+        self._ledger.stats.in_flight = 0
+        self._bell.ring()
+
+    def _over(self, call: ForeignCall[Outcome], ends_s: float) -> bool:
+        return call.done or self.stop_by_s < ends_s
+
+    def _boot_time_s(self) -> float:
+        return anyio.current_time() + self._around.suspended_s()
+
+
+def text_of(error: BaseException) -> str:
+    """An unexpected exception in one line of bounded length."""
+    return f"{type(error).__name__}: {error}"[:_MAX_ERROR_CHARS]

@@ -1,0 +1,212 @@
+"""What is known of one exporter, true at every moment, and the log of its changes of state.
+
+It decides nothing: the runner tells it what happened, the manager and the metrics read it.
+"""
+
+import logging
+from collections.abc import Callable
+
+from telemetryd.errors import ConflictError, ExportError, Reason
+from telemetryd.export.exporter import Outcome
+from telemetryd.export.spec import ExporterSpec
+from telemetryd.model import ExporterState, ExporterStatus, Payload
+from telemetryd.stats import ExporterStats
+
+log = logging.getLogger(__name__)
+
+
+class Ledger:
+    """The state, counters and last results of one exporter.
+
+    Attributes:
+        stats: Counters for the metrics.
+        failed_runs: Failed runs since the last success.
+    """
+
+    __slots__ = (
+        "_detail",
+        "_last_attempt_at",
+        "_last_error",
+        "_last_error_reason",
+        "_last_failure_at",
+        "_last_success_at",
+        "_now",
+        "_payload_bytes",
+        "_reported",
+        "_schema_valid",
+        "_spec",
+        "_state",
+        "_stopping",
+        "digest",
+        "failed_runs",
+        "stats",
+    )
+
+    def __init__(self, spec: ExporterSpec, now: Callable[[], float]) -> None:
+        self._spec = spec
+        self._now = now
+        self._state = ExporterState.WAITING
+        self._stopping = False
+        self._detail = ""
+        self._last_attempt_at: float | None = None
+        self._last_success_at: float | None = None
+        self._last_failure_at: float | None = None
+        self._last_error = self._last_error_reason = ""
+        self._reported: set[Reason] = set()
+        self._payload_bytes: int | None = None
+        self._schema_valid: bool | None = None
+        self.digest = ""
+        self.failed_runs = 0
+        self.stats = ExporterStats()
+        for result in ("success", "unchanged", "failure", "skipped", "superseded"):
+            self.stats.runs[result] = 0
+
+    @property
+    def state(self) -> ExporterState:
+        """The state to show."""
+        if not self._spec.enabled:
+            return ExporterState.DISABLED
+        return ExporterState.STOPPING if self._stopping else self._state
+
+    def waiting(self) -> None:
+        """It can't run before the source is ready, or the manager runs."""
+        self._enter(ExporterState.WAITING)
+
+    def idle(self) -> None:
+        """It has not run yet, and its first run is planned."""
+        self._enter(ExporterState.IDLE)
+
+    def stopping(self) -> None:
+        """It was asked to stop and is coming to its end."""
+        self._stopping = True
+
+    def stopped(self, detail: str = "") -> None:
+        """It has stopped."""
+        self._stopping = False
+        self._enter(ExporterState.STOPPED, detail)
+
+    def backoff(self) -> None:
+        """It pauses between two attempts of a run."""
+        self._enter(ExporterState.BACKOFF)
+
+    def collected(self, payload: Payload) -> None:
+        """A payload was rendered for it."""
+        self.digest = payload.digest
+        self._payload_bytes = len(payload.body)
+        if not payload.schema_valid and self._schema_valid is not False:
+            log.warning(
+                "payload deviates from its schema exporter=%s error=%r",
+                self._spec.name,
+                payload.schema_error,
+            )
+        self._schema_valid = payload.schema_valid
+
+    def attempt_started(self) -> None:
+        """An attempt begins."""
+        self._last_attempt_at = self._now()
+        self._enter(ExporterState.RUNNING)
+
+    def attempt_succeeded(self, outcome: Outcome, *, body_bytes: int) -> None:
+        """The sink has done its work."""
+        self.stats.attempts["success", ""] += 1
+        if outcome is Outcome.WRITTEN:
+            self.stats.sent_bytes += body_bytes
+
+    def attempt_failed(self, error: ExportError) -> None:
+        """An attempt of the run failed."""
+        self.stats.attempts["failure", error.reason] += 1
+        self._last_failure_at = self._now()
+        self._last_error = str(error)
+        self._last_error_reason = error.reason
+
+    def run_succeeded(self, outcome: Outcome, *, run_id: str) -> None:
+        """A run delivered, or found delivered what there is."""
+        result = "unchanged" if outcome is Outcome.UNCHANGED else "success"
+        self.stats.runs[result] += 1
+        first = self._last_success_at is None
+        self._last_success_at = self._now()
+        if self._reported:
+            log.info(
+                "exporter recovered exporter=%s failed_runs=%d run=%s",
+                self._spec.name,
+                self.failed_runs,
+                run_id,
+            )
+        elif first:
+            log.info(
+                "exporter delivered for the first time exporter=%s result=%s payload_bytes=%d",
+                self._spec.name,
+                result,
+                self._payload_bytes or 0,
+            )
+        self.failed_runs = 0
+        self._reported.clear()
+        self._last_error = self._last_error_reason = ""
+        self._enter(ExporterState.IDLE)
+
+    def run_failed(self, error: ExportError, *, run_id: str) -> None:
+        """A run came to its end without success."""
+        self.failed_runs += 1
+        self.stats.runs["failure"] += 1
+        conflict = isinstance(error, ConflictError)
+        if conflict:
+            self._enter(ExporterState.CONFLICT, str(error))
+        else:
+            self._enter(ExporterState.FAILED)
+        # Each reason once until it recovers: two that take turns are no news either.
+        repeated = error.reason in self._reported
+        self._reported.add(error.reason)
+        log.log(
+            logging.DEBUG if repeated else logging.WARNING,
+            "exporter %s exporter=%s reason=%s error=%r run=%s",
+            "conflict" if conflict else "failing",
+            self._spec.name,
+            error.reason,
+            str(error),
+            run_id,
+            # Unexpected exceptions are errors of a program: they come with their traceback.
+            exc_info=error.__cause__ if error.reason is Reason.INTERNAL else None,
+        )
+
+    def skipped(self, reason: str, count: int = 1) -> None:
+        """Slots went by without a run, or with one that came to nothing before its attempt."""
+        if count:
+            self.stats.skipped_ticks[reason] += count
+            self.stats.runs["skipped"] += count
+
+    def status(self, *, next_run_in_s: float | None, waiting_for: str) -> ExporterStatus:
+        """What the manager shows.
+
+        Args:
+            next_run_in_s: Seconds to the next run, None where none is planned.
+            waiting_for: What every waiting exporter waits for.
+        """
+        state = self.state
+        planned = state not in {
+            ExporterState.DISABLED,
+            ExporterState.STOPPED,
+            ExporterState.STOPPING,
+            ExporterState.WAITING,
+        }
+        return ExporterStatus(
+            name=self._spec.name,
+            type=self._spec.type,
+            enabled=self._spec.enabled,
+            state=state,
+            detail=waiting_for if state is ExporterState.WAITING else self._detail,
+            interval_s=self._spec.interval_s,
+            consecutive_failures=self.failed_runs,
+            last_attempt_at=self._last_attempt_at,
+            last_success_at=self._last_success_at,
+            last_failure_at=self._last_failure_at,
+            last_error=self._last_error,
+            last_error_reason=self._last_error_reason,
+            next_run_in_s=next_run_in_s if planned else None,
+            payload_bytes=self._payload_bytes,
+            digest=self.digest,
+            schema_valid=self._schema_valid,
+        )
+
+    def _enter(self, state: ExporterState, detail: str = "") -> None:
+        self._state = state
+        self._detail = detail

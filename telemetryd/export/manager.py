@@ -1,0 +1,319 @@
+"""The exporter manager: which exporters there are, and their start, stop, state and end.
+
+All that sinks need not know is here and in ``runner``: schedules, retries, deadlines, isolation.
+What a payload holds and where it goes doesn't belong here.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from random import Random
+
+import anyio
+import anyio.lowlevel
+from anyio.abc import TaskGroup, TaskStatus
+
+from telemetryd.errors import ManagerError, NotReady
+from telemetryd.export.attempt import CUT_GRACE_S, Surroundings
+from telemetryd.export.exporter import Exporter
+from telemetryd.export.runner import CLOSE_TIMEOUT_S, Runner
+from telemetryd.export.spec import ExporterSpec
+from telemetryd.model import ExporterState, ExporterStatus, SnapshotSource
+from telemetryd.stats import ExporterStats
+
+__all__ = ["ExporterManager", "ExporterSpec", "suspended_s"]
+
+log = logging.getLogger(__name__)
+
+_SOURCE_RETRY_S = 5.0
+_NOT_STARTED = "the manager to run"
+
+
+def suspended_s() -> float:
+    """Seconds this machine has spent suspended since it booted."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
+class ExporterManager:
+    """Runs any number of exporters side by side; none can hold up another.
+
+    Each has one task that sleeps between its runs, and one more only while its sink is at work.
+    All methods belong to the event loop's thread. They work before, during and after ``run()``.
+    """
+
+    def __init__(
+        self,
+        source: SnapshotSource,
+        *,
+        now: Callable[[], float],
+        rng: Random,
+        drain_timeout_s: float = 20.0,
+        epoch: Callable[[], int] = lambda: 0,
+        suspended_s: Callable[[], float] = suspended_s,
+    ) -> None:
+        """A manager without exporters.
+
+        Args:
+            source: Where snapshots come from.
+            now: Unix time in seconds.
+            rng: Source of every jitter.
+            drain_timeout_s: How long exporters have to come to their end.
+            epoch: Leadership epoch, for the exporters' context.
+            suspended_s: Seconds the machine has spent suspended since it booted.
+        """
+        self._source = source
+        self._drain_timeout_s = drain_timeout_s
+        self._runners: dict[str, Runner] = {}
+        self._group: TaskGroup | None = None
+        self._running = self._draining = False
+        self._source_lost: anyio.Event | None = None
+        self._around = Surroundings(
+            source=source,
+            now=now,
+            rng=rng,
+            suspended_s=suspended_s,
+            epoch=epoch,
+            lost_source=self._lost_source,
+        )
+
+    def register(self, spec: ExporterSpec, exporter: Exporter) -> None:
+        """Add an exporter; it starts at once where the manager runs.
+
+        Raises:
+            ManagerError: The name is taken, or the manager is stopping.
+        """
+        if spec.name in self._runners:
+            raise ManagerError(f"exporter {spec.name!r} is registered already")
+        if self._draining:
+            raise ManagerError(f"exporter {spec.name!r} comes too late: the manager is stopping")
+        runner = Runner(spec, exporter, self._around)
+        self._runners[spec.name] = runner
+        self._launch(runner)
+
+    async def unregister(self, name: str) -> None:
+        """Stop an exporter, close it and forget it. Takes at most the drain timeout and 2 s.
+
+        Raises:
+            ManagerError: There is none of that name, or it is being unregistered already.
+        """
+        runner = self._get(name)
+        if runner.leaving:
+            raise ManagerError(f"exporter {name!r} is being unregistered already")
+        runner.leaving = True
+        try:
+            await self._stop(runner)
+            await self._close(runner)
+            del self._runners[name]
+        finally:
+            # Where the caller is cancelled it stays registered, stopped, to be unregistered anew.
+            runner.leaving = False
+
+    def has(self, name: str) -> bool:
+        """Whether an exporter of that name is registered."""
+        return name in self._runners
+
+    def status(self, name: str) -> ExporterStatus:
+        """What is known of one exporter.
+
+        Raises:
+            ManagerError: There is none of that name.
+        """
+        runner = self._get(name)
+        return self._status(runner, self._waiting_for((runner,)))
+
+    def statuses(self) -> tuple[ExporterStatus, ...]:
+        """What is known of all exporters, sorted by name."""
+        runners = [self._runners[name] for name in sorted(self._runners)]
+        waiting_for = self._waiting_for(runners)
+        return tuple(self._status(runner, waiting_for) for runner in runners)
+
+    def stats(self) -> dict[str, ExporterStats]:
+        """The counters of all exporters by name, live: for the metrics to read."""
+        return {name: runner.ledger.stats for name, runner in self._runners.items()}
+
+    def start(self, name: str) -> None:
+        """Let a stopped exporter run again; nothing where it runs.
+
+        Raises:
+            ManagerError: There is none of that name, it is disabled, stopping or closed.
+        """
+        runner = self._get(name)
+        self._refuse_unless_runnable(runner)
+        runner.wanted = True
+        if self._group is None:
+            runner.ledger.waiting()
+        else:
+            self._launch(runner)
+
+    async def stop(self, name: str) -> None:
+        """Stop an exporter, after a last attempt where something is unsent; it stays registered.
+
+        Nothing where it is stopped. Takes at most the drain timeout.
+
+        Raises:
+            ManagerError: There is none of that name.
+        """
+        await self._stop(self._get(name))
+
+    async def restart(self, name: str) -> None:
+        """Stop an exporter and start it again.
+
+        Raises:
+            ManagerError: There is none of that name, it is disabled, stopping or closed.
+        """
+        runner = self._get(name)
+        self._refuse_unless_runnable(runner)
+        await self._stop(runner)
+        self.start(name)
+
+    def trigger(self, name: str) -> str:
+        """Ask for a run now, or as soon as the current one is over; at most one is ever pending.
+
+        Returns:
+            The id of that run, as the log names it.
+
+        Raises:
+            ManagerError: There is none of that name, or it is disabled, stopped or stopping.
+        """
+        runner = self._get(name)
+        self._refuse_unless_runnable(runner)
+        if not runner.wanted:
+            raise ManagerError(f"exporter {name!r} is stopped")
+        return runner.trigger()
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Run the exporters until cancelled; then drain and close them, within a bound.
+
+        It ends at most 2 s after the drain timeout, but for an exporter that ignores its
+        cancellation: that one is waited for, after all others have been seen to, and named.
+
+        Raises:
+            ManagerError: It runs already.
+        """
+        if self._running:
+            raise ManagerError("the manager runs already")
+        self._running = True
+        cancelled = anyio.Event()
+        try:
+            async with anyio.create_task_group() as outer:
+                outer.start_soon(self._watch_source)
+                outer.start_soon(_set_when_cancelled, cancelled)
+                # The exporters' tasks are out of the cancellation's reach: they are told to stop.
+                with anyio.CancelScope(shield=True):
+                    async with anyio.create_task_group() as group:
+                        self._group = group
+                        for runner in self._runners.values():
+                            self._launch(runner)
+                        task_status.started()
+                        try:
+                            await cancelled.wait()
+                        finally:
+                            await self._drain()
+                            self._group = None
+            await anyio.lowlevel.checkpoint()
+        finally:
+            self._group = None
+            self._running = self._draining = self._around.ready = False
+
+    def _get(self, name: str) -> Runner:
+        try:
+            return self._runners[name]
+        except KeyError:
+            raise ManagerError(f"there is no exporter {name!r}") from None
+
+    def _refuse_unless_runnable(self, runner: Runner) -> None:
+        name = runner.spec.name
+        if not runner.spec.enabled:
+            raise ManagerError(f"exporter {name!r} is disabled by its configuration")
+        if runner.closed:
+            raise ManagerError(f"exporter {name!r} is closed: unregister it and register it anew")
+        if self._draining or runner.leaving or (runner.active and runner.told_to_stop()):
+            raise ManagerError(f"exporter {name!r} is stopping")
+
+    def _launch(self, runner: Runner) -> None:
+        if self._group is None or not runner.wanted or runner.closed or runner.active:
+            return
+        runner.launch(self._group)
+
+    async def _stop(self, runner: Runner) -> None:
+        runner.wanted = False
+        if runner.active and runner.finished is not None:
+            runner.ask_to_stop(anyio.current_time() + self._drain_timeout_s)
+            await runner.finished.wait()
+        else:
+            runner.ledger.stopped()
+
+    async def _close(self, runner: Runner) -> None:
+        if self._group is not None:
+            await runner.close(self._group)
+        else:
+            async with anyio.create_task_group() as group:
+                await runner.close(group)
+
+    async def _drain(self) -> None:
+        self._draining = True
+        runners = list(self._runners.values())
+        by_s = anyio.current_time() + self._drain_timeout_s
+        for runner in runners:
+            if runner.active:
+                runner.ask_to_stop(by_s)
+        for runner in runners:
+            if runner.finished is not None:
+                await runner.finished.wait()
+        with anyio.move_on_after(CLOSE_TIMEOUT_S + 2 * CUT_GRACE_S):
+            async with anyio.create_task_group() as closers:
+                for runner in runners:
+                    closers.start_soon(self._close, runner)
+        for runner in runners:
+            runner.ledger.stopped()
+        if strays := sorted(runner.spec.name for runner in runners if runner.stray):
+            log.error("exporters still ignore their cancellation exporters=%s", ",".join(strays))
+
+    async def _watch_source(self) -> None:
+        """Wait for the source whenever it isn't ready, on behalf of all exporters."""
+        reported = False
+        while True:
+            self._source_lost = anyio.Event()
+            try:
+                await self._source.wait_ready()
+                self._around.installation_id = self._source.snapshot().identity.install_uuid
+            except Exception as exc:
+                if not isinstance(exc, NotReady) and not reported:
+                    reported = True
+                    log.warning("snapshot source failed error=%r", exc, exc_info=exc)
+                await anyio.sleep(_SOURCE_RETRY_S)
+                continue
+            reported = False
+            self._around.ready = True
+            for runner in self._runners.values():
+                runner.source_ready()
+            await self._source_lost.wait()
+
+    def _lost_source(self) -> None:
+        self._around.ready = False
+        if self._source_lost is not None:
+            self._source_lost.set()
+
+    def _waiting_for(self, runners: "list[Runner] | tuple[Runner, ...]") -> str:
+        if not any(runner.ledger.state is ExporterState.WAITING for runner in runners):
+            return ""
+        if self._group is None:
+            return _NOT_STARTED
+        try:
+            self._source.snapshot()
+        except NotReady as exc:
+            return ", ".join(exc.waiting_for)
+        except Exception as exc:  # noqa: BLE001 - a status is given whatever the source does
+            return f"a snapshot, which fails with {type(exc).__name__}"
+        return ""
+
+    @staticmethod
+    def _status(runner: Runner, waiting_for: str) -> ExporterStatus:
+        return runner.ledger.status(next_run_in_s=runner.next_run_in_s, waiting_for=waiting_for)
+
+
+async def _set_when_cancelled(event: anyio.Event) -> None:
+    try:
+        await anyio.sleep_forever()
+    finally:
+        event.set()

@@ -1,0 +1,278 @@
+"""The build commit of Rancher: the one part of the identity that has to be asked for over HTTP.
+
+``GET <server-url>/rancherversion`` is unauthenticated, and all that is sent is the request itself.
+A slow or failing answer never changes what is known: the last good commit is kept until the
+setting ``server-version`` changes. What the commit is used for doesn't belong here.
+"""
+
+import logging
+import random
+import re
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit, urlunsplit
+
+import aiohttp
+import anyio
+import msgspec
+from anyio import to_thread
+
+from telemetryd.config import IdentityConfig
+from telemetryd.errors import BadResponse, KubeError, Reason, Unavailable
+from telemetryd.gather.identity import setting_value
+from telemetryd.kube.resource import Reader
+from telemetryd.model import SettingRecord
+
+log = logging.getLogger(__name__)
+
+UNKNOWN: Final = "unknown"
+"""What is sent where the commit isn't known: the schema requires the key."""
+
+PATH: Final = "/rancherversion"
+TIMEOUT_S: Final = 3.0
+RETRY_BASE_S: Final = 5.0
+RETRY_CAP_S: Final = 300.0
+MAX_BODY_BYTES: Final = 16 * 1024
+"""Most that is read of an answer; a real one has some hundred bytes."""
+
+# A short hash, a full one, or Rancher's default `HEAD`: no length but a sane one is assumed.
+_COMMIT: Final = re.compile(r"[!-~]{1,128}")
+
+
+class _Answer(msgspec.Struct, gc=False, rename="pascal"):
+    """What is read of the body."""
+
+    git_commit: str | None = None
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What an answer depends on, as the settings have it now."""
+
+    version: str
+    url: str
+    cacerts: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A good answer, and the ``server-version`` under which it was given.
+
+    Attributes:
+        confirmed: The answer named no other version than the setting.
+    """
+
+    version: str
+    commit: str
+    confirmed: bool
+
+
+class BuildInfo:
+    """Keeps the build commit of the Rancher that the settings tell of."""
+
+    def __init__(
+        self,
+        *,
+        settings: Reader[SettingRecord],
+        overrides: IdentityConfig,
+        rng: random.Random,
+        timeout_s: float = TIMEOUT_S,
+        retry_base_s: float = RETRY_BASE_S,
+        retry_cap_s: float = RETRY_CAP_S,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            settings: Where ``server-url``, ``server-version`` and ``cacerts`` are read.
+            overrides: With ``git_hash`` set nothing is ever asked.
+            rng: Spreads retries.
+            timeout_s: For one whole request; also the longest that ``settled`` waits for.
+            retry_base_s: Before the second try; doubles with each further one.
+            retry_cap_s: Longest pause between tries.
+        """
+        self._settings = settings
+        self._override = overrides.git_hash or None
+        self._url_override = overrides.server_url or None
+        self._rng = rng
+        self._timeout_s = timeout_s
+        self._retry_base_s = retry_base_s
+        self._retry_cap_s = retry_cap_s
+        self._known: _Known | None = None
+        self._settled = self._override is not None
+        self._handlers: list[Callable[[], None]] = []
+        self._settings_changed = anyio.Event()
+        settings.on_change(self._wake)
+
+    @property
+    def settled(self) -> bool:
+        """The first try is over, well or not, or none is needed; never reverts."""
+        return self._settled
+
+    def git_hash(self) -> str | None:
+        """The commit, ``unknown`` where it can't be had, None before the first try is over."""
+        if self._override is not None:
+            return self._override
+        if not self._settled:
+            return None
+        known = self._known
+        if known is not None and known.version == setting_value(self._settings, "server-version"):
+            return known.commit
+        return UNKNOWN
+
+    def on_change(self, handler: Callable[[], None]) -> None:
+        """Call the handler whenever a try ended that settled the commit or changed it."""
+        self._handlers.append(handler)
+
+    async def run(self) -> None:
+        """Ask until the commit is known, again with each version; returns only when cancelled."""
+        if self._override is not None:
+            await anyio.sleep_forever()
+        asked: _Question | None = None
+        failures = 0
+        while True:
+            question = self._question()
+            if question is None or self._is_answered(question):
+                await self._wait_for_settings(None)
+                continue
+            if question != asked:
+                asked, failures = question, 0
+            answered = await self._try(question, first_failure=failures == 0)
+            if not answered:
+                failures += 1
+                await self._wait_for_other(question, self._pause_s(failures))
+
+    def _wake(self) -> None:
+        self._settings_changed.set()
+
+    async def _wait_for_settings(self, timeout_s: float | None) -> None:
+        with anyio.move_on_after(timeout_s):
+            await self._settings_changed.wait()
+        if self._settings_changed.is_set():
+            self._settings_changed = anyio.Event()
+
+    async def _wait_for_other(self, question: _Question, pause_s: float) -> None:
+        """Pause, but not longer than until something else is to be asked."""
+        deadline = anyio.current_time() + pause_s
+        while (left := deadline - anyio.current_time()) > 0 and self._question() == question:
+            await self._wait_for_settings(left)
+
+    def _pause_s(self, failures: int) -> float:
+        # The exponent is bounded: 2.0**1024 overflows, and a Rancher may be gone for weeks.
+        pause = min(self._retry_cap_s, self._retry_base_s * 2.0 ** min(failures - 1, 32))
+        return pause * self._rng.uniform(0.75, 1.0)
+
+    def _question(self) -> _Question | None:
+        url = self._url_override or setting_value(self._settings, "server-url")
+        version = setting_value(self._settings, "server-version")
+        if not self._settings.synced or not url:
+            return None
+        return _Question(version, url, setting_value(self._settings, "cacerts").strip())
+
+    def _is_answered(self, question: _Question) -> bool:
+        known = self._known
+        return known is not None and known.confirmed and known.version == question.version
+
+    async def _try(self, question: _Question, *, first_failure: bool) -> bool:
+        """Ask once and keep a good answer; True where there is nothing left to ask."""
+        try:
+            answer = await self._ask(question)
+        except KubeError as error:
+            level = logging.WARNING if first_failure else logging.DEBUG
+            log.log(level, "git hash not had path=%s reason=%s", PATH, error)
+            self._settle(self._known)
+            return False
+        # While Rancher rolls out, an old replica may still answer: used, but asked for again.
+        confirmed = answer.version is None or answer.version == question.version
+        known = _Known(question.version, answer.git_commit or UNKNOWN, confirmed)
+        if known != self._known:
+            log.info("git hash known hash=%s version=%s", known.commit, known.version)
+        self._settle(known)
+        return confirmed
+
+    def _settle(self, known: _Known | None) -> None:
+        if self._settled and known == self._known:
+            return
+        self._settled = True
+        self._known = known
+        for handler in self._handlers:
+            handler()
+
+    async def _ask(self, question: _Question) -> _Answer:
+        """One request.
+
+        Raises:
+            Unavailable: No answer in time, or not a 200.
+            BadResponse: An answer that names no commit.
+        """
+        try:
+            with anyio.fail_after(self._timeout_s):
+                body = await _fetch(question)
+        except TimeoutError as error:
+            raise Unavailable("no answer in time", kind=Reason.TIMEOUT) from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            # OSError holds ssl.SSLError; a ValueError is a URL or a bundle that isn't one.
+            raise Unavailable(f"{type(error).__name__}", kind=Reason.CONNECT) from error
+        try:
+            answer = msgspec.json.decode(body, type=_Answer)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise BadResponse("the answer isn't the JSON of a Rancher", status=200) from error
+        if answer.git_commit is None or not _COMMIT.fullmatch(answer.git_commit):
+            raise BadResponse("the answer names no GitCommit", status=200)
+        return answer
+
+
+async def _fetch(question: _Question) -> bytes:
+    """The body of a 200, without redirects, cookies, credentials or proxies of the environment.
+
+    Raises:
+        Unavailable: Another status.
+        BadResponse: A body that is too large.
+    """
+    # Reading the system's bundle takes tens of milliseconds: not on the event loop.
+    context = await to_thread.run_sync(_ssl_context, question.cacerts)
+    connector = aiohttp.TCPConnector(ssl=context, limit=1, force_close=True)
+    async with (
+        aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"Accept": "application/json", "Accept-Encoding": "identity"},
+            timeout=aiohttp.ClientTimeout(total=None),  # the caller's deadline holds
+            auto_decompress=False,
+        ) as session,
+        session.get(_url(question.url), allow_redirects=False) as response,
+    ):
+        if response.status != 200:  # noqa: PLR2004
+            raise Unavailable(f"HTTP {response.status}", kind=Reason.SERVER, status=response.status)
+        body = bytearray()
+        async for chunk in response.content.iter_any():
+            body += chunk
+            if len(body) > MAX_BODY_BYTES:
+                raise BadResponse("the answer is too large", status=200)
+        return bytes(body)
+
+
+def _url(server_url: str) -> str:
+    """Where to ask.
+
+    Raises:
+        ValueError: The setting isn't a URL of HTTP.
+    """
+    parts = urlsplit(server_url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("not an HTTP URL")
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path.rstrip("/") + PATH, "", ""))
+
+
+def _ssl_context(cacerts: str) -> ssl.SSLContext:
+    """Trusts the bundle alone where there is one, else the system's authorities.
+
+    Raises:
+        ValueError: The bundle isn't PEM.
+    """
+    if not cacerts.isascii():
+        raise ValueError("cacerts isn't PEM")
+    return ssl.create_default_context(cadata=cacerts or None)

@@ -1,0 +1,262 @@
+"""Deltas in, immutable snapshots out: the fleet, the features and the identity as one.
+
+A snapshot is the same object until something in it changes, so that taking one costs next to
+nothing. How the fleet adds up is ``aggregate``'s, and what is made of a snapshot is ``export``'s.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+import anyio
+
+from telemetryd.config import IdentityConfig
+from telemetryd.errors import NotReady
+from telemetryd.gather.aggregate import FleetAggregate, Tally
+from telemetryd.gather.features import enabled_features
+from telemetryd.gather.identity import Discovered, IdentitySource, setting_value
+from telemetryd.kube.resource import Reader
+from telemetryd.model import (
+    ClusterRecord,
+    Delta,
+    FeatureRecord,
+    Identity,
+    InformerStatus,
+    NamespaceRecord,
+    NodeRecord,
+    Record,
+    SettingRecord,
+    Snapshot,
+    Totals,
+)
+from telemetryd.stats import GatherStats
+
+STALE_AFTER_S: Final = 120.0
+"""Without contact for so long, an informer's part of a snapshot is called incomplete.
+
+Bookmarks come about once a minute, and a watch is renewed after 90 s without one.
+"""
+
+_RECHECK_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Readers:
+    """The stores that a snapshot is made of."""
+
+    clusters: Reader[ClusterRecord]
+    nodes: Reader[NodeRecord]
+    settings: Reader[SettingRecord]
+    features: Reader[FeatureRecord]
+    kube_system: Reader[NamespaceRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class _Basis:
+    """All that a snapshot is made from, as cheap to take as to compare."""
+
+    fleet_version: int
+    facts_version: int
+    git_hash: str
+    unreadable: tuple[tuple[str, int], ...]
+    incomplete_reasons: tuple[str, ...]
+
+
+class Gatherer:
+    """Follows the readers and makes snapshots of them; a ``SnapshotSource``."""
+
+    def __init__(
+        self,
+        *,
+        readers: Readers,
+        overrides: IdentityConfig,
+        git_hash: Callable[[], str | None],
+        now: Callable[[], float],
+        stats: GatherStats,
+    ) -> None:
+        """Subscribe to the readers.
+
+        Args:
+            readers: Of informers that somebody else runs.
+            overrides: Parts of the identity that the configuration names.
+            git_hash: The build commit, None while the first answer is awaited. Who calls
+                ``recheck`` on its change spares ``wait_ready`` up to a second.
+            now: Unix time in seconds.
+            stats: Moved with each snapshot that is built.
+        """
+        self._readers = readers
+        self._git_hash = git_hash
+        self._now = now
+        self._stats = stats
+        self._identity = IdentitySource(
+            settings=readers.settings, kube_system=readers.kube_system, overrides=overrides
+        )
+        self._fleet = FleetAggregate()
+        self._facts_version = 0
+        self._discovered: tuple[int, Discovered] | None = None
+        self._tally: tuple[int, Tally] | None = None
+        self._basis: _Basis | None = None
+        self._snapshot: Snapshot | None = None
+        self._changed = anyio.Event()
+        readers.clusters.subscribe(self._fleet.apply_cluster)
+        readers.nodes.subscribe(self._fleet.apply_node)
+        readers.settings.subscribe(self._fact_changed)
+        readers.features.subscribe(self._fact_changed)
+        readers.kube_system.subscribe(self._fact_changed)
+        self._required: tuple[Reader[Record], ...] = (
+            readers.clusters,
+            readers.nodes,
+            readers.settings,
+            readers.features,
+        )
+        if self._identity.needs_kube_system:
+            self._required += (readers.kube_system,)
+        for reader in self._required:
+            reader.on_change(self.recheck)
+
+    def snapshot(self) -> Snapshot:
+        """The fleet now: the same object as before while nothing in it changed.
+
+        Raises:
+            NotReady: An informer or a part of the identity is still waited for.
+        """
+        statuses = self._statuses()
+        git_hash = self._git_hash()
+        missing = self._missing(statuses, git_hash)
+        if missing or git_hash is None:
+            raise NotReady(missing)
+        basis = _Basis(
+            fleet_version=self._fleet.version,
+            facts_version=self._facts_version,
+            git_hash=git_hash,
+            unreadable=tuple((status.resource, status.unreadable) for status in statuses),
+            incomplete_reasons=_incomplete_reasons(statuses, self._now()),
+        )
+        if self._snapshot is None or basis != self._basis:
+            started = time.perf_counter()
+            self._snapshot = self._build(basis, self._snapshot)
+            self._basis = basis
+            self._stats.build_duration.observe(time.perf_counter() - started)
+            self._stats.last_built_at = self._now()
+            self._stats.generation = self._snapshot.revision
+        return self._snapshot
+
+    async def wait_ready(self) -> None:
+        """Return once ``snapshot()`` would not raise NotReady."""
+        while self.missing():
+            changed = self._changed
+            # No reader announces the build commit: look now and then.
+            with anyio.move_on_after(_RECHECK_S):
+                await changed.wait()
+
+    def recheck(self) -> None:
+        """Wake who waits to be ready, to look again."""
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    def missing(self) -> tuple[str, ...]:
+        """What a snapshot waits for, each named as one would mend it; empty when ready."""
+        return self._missing(self._statuses(), self._git_hash())
+
+    def totals(self) -> Totals:
+        """The fleet sums of what is held now, whether or not a snapshot can be made of it."""
+        return self._totals(
+            tuple((status.resource, status.unreadable) for status in self._statuses())
+        )
+
+    def _fact_changed(self, delta: Delta[Record]) -> None:
+        """A setting, a feature or kube-system; settings that are never read all look alike."""
+        if delta.old != delta.new:
+            self._facts_version += 1
+
+    def _statuses(self) -> list[InformerStatus]:
+        return [reader.status() for reader in self._required]
+
+    def _missing(self, statuses: list[InformerStatus], git_hash: str | None) -> tuple[str, ...]:
+        unsynced = tuple(
+            f"informer {status.resource}"
+            if not status.synced
+            else f"resource {status.resource} (not served)"
+            for status in statuses
+            if not status.synced or status.absent
+        )
+        if unsynced:
+            return unsynced
+        identity_missing = self._discover().missing
+        if identity_missing:
+            return identity_missing
+        return () if git_hash is not None else ("git hash (first answer of Rancher)",)
+
+    def _discover(self) -> Discovered:
+        if self._discovered is None or self._discovered[0] != self._facts_version:
+            self._discovered = (self._facts_version, self._identity.current())
+        return self._discovered[1]
+
+    def _count(self) -> Tally:
+        if self._tally is None or self._tally[0] != self._fleet.version:
+            self._tally = (self._fleet.version, self._fleet.tally())
+        return self._tally[1]
+
+    def _totals(self, unreadable: tuple[tuple[str, int], ...]) -> Totals:
+        tally = self._count()
+        return Totals(
+            local_clusters=tally.local_clusters,
+            managed_clusters=tally.managed_clusters,
+            nodes=tally.nodes,
+            orphan_nodes=tally.orphan_nodes,
+            roles=dict(tally.roles),
+            cpu_nano=tally.cpu_nano,
+            memory_nano=tally.memory_nano,
+            unreported_cpu=tally.unreported_cpu,
+            unreported_memory=tally.unreported_memory,
+            unreadable={resource: number for resource, number in sorted(unreadable) if number},
+        )
+
+    def _features(self, version: str) -> tuple[str, ...]:
+        features = self._readers.features
+        settings = self._readers.settings
+        records = ((name, features.get(name)) for name in features.keys())  # noqa: SIM118
+        return enabled_features(
+            {name: record for name, record in records if record is not None},
+            # What is compiled in depends on the Rancher that runs, not on what it is called here.
+            version=setting_value(settings, "server-version") or version,
+            version_type=setting_value(settings, "server-version-type"),
+        )
+
+    def _build(self, basis: _Basis, previous: Snapshot | None) -> Snapshot:
+        """A snapshot on this basis; the previous one where it comes out the same."""
+        discovered = self._discover()
+        tally = self._count()
+        snapshot = Snapshot(
+            revision=previous.revision if previous is not None else 0,
+            taken_at=previous.taken_at if previous is not None else 0.0,
+            complete=not basis.incomplete_reasons,
+            incomplete_reasons=basis.incomplete_reasons,
+            identity=Identity(
+                install_uuid=discovered.install_uuid,
+                cluster_uuid=discovered.cluster_uuid,
+                server_url=discovered.server_url,
+                version=discovered.version,
+                git_hash=basis.git_hash,
+                product=discovered.product,
+            ),
+            features=self._features(discovered.version),
+            systems=tally.systems,
+            clusters=tally.clusters,
+            totals=self._totals(basis.unreadable),
+        )
+        if snapshot == previous:
+            return previous
+        return replace(snapshot, revision=snapshot.revision + 1, taken_at=self._now())
+
+
+def _incomplete_reasons(statuses: list[InformerStatus], now_s: float) -> tuple[str, ...]:
+    reasons: list[str] = []
+    for status in statuses:
+        if status.unreadable:
+            reasons.append(f"{status.resource}: {status.unreadable} unreadable")
+        contact = status.last_contact_at
+        if contact is None or now_s - contact > STALE_AFTER_S:
+            reasons.append(f"{status.resource}: no contact for {STALE_AFTER_S:.0f} s")
+    return tuple(sorted(reasons))

@@ -1,0 +1,115 @@
+"""Who sends: the identity as settings, the namespace kube-system and the configuration have it.
+
+It is read anew from what the informers hold, never frozen. The build commit, which has to be asked
+for, doesn't belong here: see ``build_info``.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from telemetryd.config import IdentityConfig
+from telemetryd.gather.project import KUBE_SYSTEM_NAME
+from telemetryd.kube.resource import Reader
+from telemetryd.model import NamespaceRecord, SettingRecord, Unreadable
+
+DEFAULT_PRODUCT: Final = "rancher-prime"
+"""What Rancher names itself in the payload since 2.15."""
+
+# The form of RFC 4122 and of JSON Schema's format `uuid`. Other spellings that parsers take
+# (braces, `urn:uuid:`, no hyphens) fail the schema, and what can't be parsed crashes the consumer.
+_UUID: Final = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+
+
+@dataclass(frozen=True, slots=True)
+class Discovered:
+    """The identity but for the build commit, as far as it is known.
+
+    Attributes:
+        missing: What is not there or invalid, each named with where to mend it; empty when whole.
+    """
+
+    install_uuid: str
+    cluster_uuid: str
+    server_url: str
+    version: str
+    product: str
+    missing: tuple[str, ...]
+
+
+class IdentitySource:
+    """Reads the identity from the settings and the namespace kube-system.
+
+    Overrides come first; None or empty leaves a part to what is discovered.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Reader[SettingRecord],
+        kube_system: Reader[NamespaceRecord],
+        overrides: IdentityConfig,
+    ) -> None:
+        self._settings = settings
+        self._kube_system = kube_system
+        self._overrides = overrides
+
+    @property
+    def needs_kube_system(self) -> bool:
+        """Whether the namespace is read at all: not where the configuration names the UUID."""
+        return not self._overrides.cluster_uuid
+
+    def current(self) -> Discovered:
+        """The identity now, and what is missing of it."""
+        missing: list[str] = []
+        overrides = self._overrides
+        return Discovered(
+            install_uuid=self._uuid_or_setting(overrides.install_uuid, missing),
+            cluster_uuid=self._cluster_uuid(missing),
+            server_url=overrides.server_url or self._setting("server-url", missing),
+            version=overrides.version or self._setting("server-version", missing),
+            product=overrides.product or DEFAULT_PRODUCT,
+            missing=tuple(missing),
+        )
+
+    def _setting(self, name: str, missing: list[str]) -> str:
+        record = self._settings.get(name)
+        if isinstance(record, Unreadable):
+            missing.append(f"setting {name}: unreadable")
+            return ""
+        if record is None or not record.value:
+            missing.append(f"setting {name}")
+            return ""
+        return record.value
+
+    def _uuid_or_setting(self, override: str | None, missing: list[str]) -> str:
+        if override:
+            return _uuid(override, "configuration identity.install_uuid", missing)
+        value = self._setting("install-uuid", missing)
+        return _uuid(value, "setting install-uuid", missing) if value else ""
+
+    def _cluster_uuid(self, missing: list[str]) -> str:
+        override = self._overrides.cluster_uuid
+        if override:
+            return _uuid(override, "configuration identity.cluster_uuid", missing)
+        record = self._kube_system.get(KUBE_SYSTEM_NAME)
+        if isinstance(record, Unreadable):
+            missing.append(f"namespace {KUBE_SYSTEM_NAME}: unreadable")
+            return ""
+        if record is None:
+            missing.append(f"namespace {KUBE_SYSTEM_NAME}")
+            return ""
+        return _uuid(record.uid, f"namespace {KUBE_SYSTEM_NAME}", missing)
+
+
+def setting_value(settings: Reader[SettingRecord], name: str) -> str:
+    """The effective value of a setting, empty where it is missing or can't be read."""
+    record = settings.get(name)
+    return record.value if isinstance(record, SettingRecord) else ""
+
+
+def _uuid(text: str, where: str, missing: list[str]) -> str:
+    if _UUID.fullmatch(text) is None:
+        missing.append(f"{where}: not a UUID")
+        return ""
+    return text

@@ -1,0 +1,336 @@
+"""The allow-list: what is read of each kind, and how an object becomes the record that is kept.
+
+A field that no struct here declares is skipped by the parser and never becomes a Python object.
+Every declared field may be null. What records add up to doesn't belong here: see ``aggregate``.
+"""
+
+import sys
+from functools import partial
+from typing import Final
+
+import msgspec
+
+from telemetryd.errors import UnreadableObject, UnreadableReason
+from telemetryd.gather.shapes import Quantity, ShapeTable, shorten
+from telemetryd.kube.resource import KubeObject, ObjectMeta, Resource
+from telemetryd.model import (
+    ClusterRecord,
+    FeatureRecord,
+    NamespaceRecord,
+    NodeRecord,
+    ProjectRecord,
+    SettingRecord,
+)
+
+LOCAL_CLUSTER: Final = "local"
+"""Name of the cluster that hosts Rancher itself."""
+
+KUBE_SYSTEM_NAME: Final = "kube-system"
+"""The namespace whose UID stands for the cluster."""
+
+SETTINGS_READ: Final = frozenset(
+    {
+        "cacerts",
+        "install-uuid",
+        "server-url",
+        "server-version",
+        "server-version-type",
+        "telemetry-opt",
+    }
+)
+"""The settings whose value is read; of all others not even the text becomes a Python object."""
+
+_GROUP: Final = "management.cattle.io"
+_VERSION: Final = "v3"
+
+
+class Version(msgspec.Struct, gc=False, rename="camel"):
+    """``status.version`` of a cluster (version.Info of k8s.io/apimachinery)."""
+
+    git_version: str | None = None
+
+
+class ClusterStatus(msgspec.Struct, gc=False):
+    """``status`` of a cluster."""
+
+    version: Version | None = None
+
+
+class ClusterObject(KubeObject, gc=False):
+    """What is read of clusters.management.cattle.io."""
+
+    status: ClusterStatus | None = None
+
+
+class NodeSpec(msgspec.Struct, gc=False, rename="camel"):
+    """``spec`` of a node: its roles."""
+
+    etcd: bool | None = None
+    control_plane: bool | None = None
+    worker: bool | None = None
+
+
+class Capacity(msgspec.Struct, gc=False):
+    """``capacity`` of a node: quantities as text, or as the number that some clients write."""
+
+    cpu: Quantity = None
+    memory: Quantity = None
+
+
+class NodeInfo(msgspec.Struct, gc=False, rename="camel"):
+    """``nodeInfo`` of a node (core/v1 NodeSystemInfo)."""
+
+    architecture: str | None = None
+    operating_system: str | None = None
+    container_runtime_version: str | None = None
+    kernel_version: str | None = None
+
+
+class InternalNodeStatus(msgspec.Struct, gc=False, rename="camel"):
+    """``status.internalNodeStatus``: the core/v1 NodeStatus of the managed cluster."""
+
+    capacity: Capacity | None = None
+    node_info: NodeInfo | None = None
+
+
+class NodeStatus(msgspec.Struct, gc=False, rename="camel"):
+    """``status`` of a node."""
+
+    internal_node_status: InternalNodeStatus | None = None
+
+
+class NodeObject(KubeObject, gc=False):
+    """What is read of nodes.management.cattle.io; their namespace is the name of the cluster."""
+
+    spec: NodeSpec | None = None
+    status: NodeStatus | None = None
+
+
+class SettingObject(KubeObject, gc=False):
+    """What is read of settings.management.cattle.io: raw, for most are none of our business.
+
+    ``Raw`` takes null and every other type; the few that are read are decoded when projected.
+    """
+
+    value: msgspec.Raw = msgspec.Raw()
+    default: msgspec.Raw = msgspec.Raw()
+
+
+class FeatureSpec(msgspec.Struct, gc=False):
+    """``spec`` of a feature."""
+
+    value: bool | None = None
+
+
+class FeatureStatus(msgspec.Struct, gc=False, rename="camel"):
+    """``status`` of a feature."""
+
+    default: bool | None = None
+    locked_value: bool | None = None
+    prime: bool | None = None
+
+
+class FeatureObject(KubeObject, gc=False):
+    """What is read of features.management.cattle.io."""
+
+    spec: FeatureSpec | None = None
+    status: FeatureStatus | None = None
+
+
+class ProjectLabels(
+    msgspec.Struct,
+    gc=False,
+    rename={"system_project": "authz.management.cattle.io/system-project"},
+):
+    """The one label that is read of a project."""
+
+    system_project: str | None = None
+
+
+class ProjectMeta(ObjectMeta, gc=False):
+    """``metadata`` of a project."""
+
+    labels: ProjectLabels | None = None
+
+
+class ProjectObject(KubeObject, gc=False):
+    """What is read of projects.management.cattle.io."""
+
+    metadata: ProjectMeta | None = None
+
+
+_NO_SPEC: Final = NodeSpec()
+_NO_INFO: Final = NodeInfo()
+_NO_CAPACITY: Final = Capacity()
+_ROLES: Final = tuple(
+    tuple(
+        role for bit, role in ((1, "controlplane"), (2, "etcd"), (4, "worker")) if combination & bit
+    )
+    for combination in range(8)
+)
+
+
+def project_cluster(_key: str, cluster: ClusterObject) -> ClusterRecord:
+    """A cluster to its record.
+
+    Raises:
+        UnreadableObject: It has no UID.
+    """
+    uid = _uid(cluster.metadata)
+    version = cluster.status.version if cluster.status is not None else None
+    git_version = version.git_version if version is not None else None
+    return ClusterRecord(uid=uid, kubernetes_version=sys.intern(shorten(git_version)))
+
+
+def project_node(shapes: ShapeTable, _key: str, node: NodeObject) -> NodeRecord:
+    """A node to its record, its shape interned in the table.
+
+    Raises:
+        UnreadableObject: It has no UID or no namespace.
+    """
+    metadata = node.metadata
+    uid = _uid(metadata)
+    namespace = metadata.namespace if metadata is not None else None
+    if not namespace:
+        raise UnreadableObject(UnreadableReason.MISSING, "a node without namespace has no cluster")
+    spec = node.spec or _NO_SPEC
+    status = node.status.internal_node_status if node.status is not None else None
+    info = (status.node_info if status is not None else None) or _NO_INFO
+    capacity = (status.capacity if status is not None else None) or _NO_CAPACITY
+    roles = _ROLES[bool(spec.control_plane) + 2 * bool(spec.etcd) + 4 * bool(spec.worker)]
+    labels = (
+        shorten(info.architecture),
+        shorten(info.operating_system),
+        shorten(info.container_runtime_version),
+        shorten(info.kernel_version),
+    )
+    shape = shapes.intern(labels, roles, capacity.cpu, capacity.memory)
+    return NodeRecord(uid=uid, cluster=sys.intern(namespace), shape=shape)
+
+
+def project_setting(key: str, setting: SettingObject) -> SettingRecord:
+    """A setting to its record: ``value``, or ``default`` where that is empty; "" if never read.
+
+    Raises:
+        UnreadableObject: It has no UID, or it is read and one of its texts isn't a text.
+    """
+    uid = _uid(setting.metadata)
+    if key not in SETTINGS_READ:
+        return SettingRecord(uid=uid, value="")
+    value = _text("value", setting.value)
+    default = _text("default", setting.default)
+    return SettingRecord(uid=uid, value=value or default)
+
+
+def project_feature(_key: str, feature: FeatureObject) -> FeatureRecord:
+    """A feature flag to its record.
+
+    Raises:
+        UnreadableObject: It has no UID.
+    """
+    status = feature.status or FeatureStatus()
+    return FeatureRecord(
+        uid=_uid(feature.metadata),
+        value=feature.spec.value if feature.spec is not None else None,
+        default=bool(status.default),
+        locked=status.locked_value,
+        prime=bool(status.prime),
+    )
+
+
+def project_project(_key: str, project: ProjectObject) -> ProjectRecord:
+    """A project to its record.
+
+    Raises:
+        UnreadableObject: It has no UID.
+    """
+    labels = project.metadata.labels if project.metadata is not None else None
+    system = labels is not None and labels.system_project == "true"
+    return ProjectRecord(uid=_uid(project.metadata), system=system)
+
+
+def project_namespace(_key: str, namespace: KubeObject) -> NamespaceRecord:
+    """A namespace to its record.
+
+    Raises:
+        UnreadableObject: It has no UID.
+    """
+    return NamespaceRecord(uid=_uid(namespace.metadata))
+
+
+def _uid(metadata: ObjectMeta | None) -> str:
+    if metadata is None or not metadata.uid:
+        raise UnreadableObject(UnreadableReason.MISSING, "metadata.uid is missing")
+    return metadata.uid
+
+
+def _text(field: str, raw: msgspec.Raw) -> str:
+    if not raw:
+        return ""
+    try:
+        return msgspec.json.decode(raw, type=str | None) or ""
+    except msgspec.ValidationError as error:
+        raise UnreadableObject(UnreadableReason.TYPE, f"{field} isn't a text") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UnreadableObject(UnreadableReason.MALFORMED, f"{field} isn't JSON") from error
+
+
+def nodes_resource(shapes: ShapeTable) -> Resource[NodeObject, NodeRecord]:
+    """nodes.management.cattle.io, their shapes interned in the table."""
+    return Resource(
+        group=_GROUP,
+        version=_VERSION,
+        plural="nodes",
+        kind="Node",
+        namespaced=True,
+        object_type=NodeObject,
+        project=partial(project_node, shapes),
+    )
+
+
+CLUSTERS: Final = Resource(
+    group=_GROUP,
+    version=_VERSION,
+    plural="clusters",
+    kind="Cluster",
+    namespaced=False,
+    object_type=ClusterObject,
+    project=project_cluster,
+)
+SETTINGS: Final = Resource(
+    group=_GROUP,
+    version=_VERSION,
+    plural="settings",
+    kind="Setting",
+    namespaced=False,
+    object_type=SettingObject,
+    project=project_setting,
+)
+FEATURES: Final = Resource(
+    group=_GROUP,
+    version=_VERSION,
+    plural="features",
+    kind="Feature",
+    namespaced=False,
+    object_type=FeatureObject,
+    project=project_feature,
+)
+PROJECTS: Final = Resource(
+    group=_GROUP,
+    version=_VERSION,
+    plural="projects",
+    kind="Project",
+    namespaced=True,
+    object_type=ProjectObject,
+    project=project_project,
+)
+KUBE_SYSTEM: Final = Resource(
+    group="",
+    version="v1",
+    plural="namespaces",
+    kind="Namespace",
+    namespaced=False,
+    object_type=KubeObject,
+    project=project_namespace,
+    name=KUBE_SYSTEM_NAME,
+)

@@ -1,0 +1,100 @@
+"""The table that node shapes are shared by: ten thousand nodes have a few dozen of them.
+
+Which fields of a node make its shape is ``project``'s; how many nodes have it is ``aggregate``'s.
+"""
+
+import sys
+from typing import Final
+
+from telemetryd.errors import QuantityError
+from telemetryd.model import NodeShape
+from telemetryd.quantity import MAX_TEXT, parse_cpu, parse_memory
+
+MAX_LABEL: Final = 256
+"""Characters kept of what a node tells of itself; a kernel version has some thirty."""
+
+MAX_SHAPES: Final = 16_384
+"""Entries a table holds before it starts afresh: some 6 MB where every node is unlike."""
+
+Quantity = str | int | float | None
+"""A quantity as JSON holds it: text, or the number that some clients write."""
+
+
+class ShapeTable:
+    """Interns node shapes, so that alike nodes share one and quantities are parsed once per shape.
+
+    It holds at most ``max_shapes`` entries; then it starts afresh. Shapes in use live on in their
+    records and equal those interned later, so that this costs memory, never an answer.
+    """
+
+    def __init__(self, max_shapes: int = MAX_SHAPES) -> None:
+        self._max_shapes = max_shapes
+        self._by_raw: dict[tuple[object, ...], NodeShape] = {}
+        self._shapes: dict[NodeShape, NodeShape] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_raw)
+
+    def intern(
+        self,
+        labels: tuple[str, str, str, str],
+        roles: tuple[str, ...],
+        cpu: Quantity,
+        memory: Quantity,
+    ) -> NodeShape:
+        """The shape of a node that tells this of itself.
+
+        A capacity that is missing or can't be parsed is None in the shape: not reported.
+
+        Args:
+            labels: Architecture, operating system, container runtime and kernel version.
+            roles: Sorted.
+            cpu: Capacity as the object holds it.
+            memory: Likewise.
+        """
+        cpu, memory = _bounded(cpu), _bounded(memory)
+        raw = (labels, roles, cpu, memory)
+        shape = self._by_raw.get(raw)
+        if shape is not None:
+            return shape
+        if len(self._by_raw) >= self._max_shapes:
+            self._by_raw.clear()
+            self._shapes.clear()
+        architecture, operating_system, container_runtime, kernel_version = map(sys.intern, labels)
+        made = NodeShape(
+            architecture=architecture,
+            operating_system=operating_system,
+            container_runtime=container_runtime,
+            kernel_version=kernel_version,
+            roles=roles,
+            cpu_nano=_cpu_nano(cpu),
+            memory_nano=_memory_nano(memory),
+        )
+        # "4" and 4, "16Gi" and "16384Mi" are one shape.
+        shape = self._shapes.setdefault(made, made)
+        self._by_raw[raw] = shape
+        return shape
+
+
+def shorten(text: str | None) -> str:
+    """At most ``MAX_LABEL`` characters of a text, empty for None."""
+    return text[:MAX_LABEL] if text else ""
+
+
+def _bounded(value: Quantity) -> Quantity:
+    # One character too many stays one too many: the parser refuses it all the same.
+    return value[: MAX_TEXT + 1] if isinstance(value, str) else value
+
+
+def _cpu_nano(value: Quantity) -> int | None:
+    try:
+        return parse_cpu(value)
+    except QuantityError:
+        return None
+
+
+def _memory_nano(value: Quantity) -> int | None:
+    try:
+        return parse_memory(value)
+    except QuantityError:
+        return None

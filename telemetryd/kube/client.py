@@ -1,0 +1,395 @@
+"""One connection pool to the API server: raw bytes in and out, every call under a deadline.
+
+Foreign errors become ours here and nowhere else. What the bytes mean doesn't belong here. Proxies
+are those of ``proxy``; redirects are never followed, for a credential must not travel.
+"""
+
+import email.utils
+import os
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import anyio
+from aiohttp.http_exceptions import HttpProcessingError
+
+from telemetryd.errors import BadResponse, KubeError, Reason, Unavailable
+from telemetryd.kube.connection import SERVICE_ACCOUNT, Connection, resolve
+from telemetryd.kube.responses import (
+    ERROR_BODY_BYTES,
+    error_for,
+    parse_retry_after,
+    parse_status,
+    printable,
+)
+from telemetryd.stats import Histogram, KubeStats
+
+if TYPE_CHECKING:
+    from telemetryd.config.settings import KubernetesConfig
+
+CONNECT_TIMEOUT_S = 5.0
+MAX_BODY_BYTES = 16 * 1024 * 1024
+"""Of a single object; lists name their own limit."""
+
+_READ_BUFFER_BYTES = 512 * 1024
+_KEEPALIVE = (
+    ("TCP_KEEPIDLE", 20),
+    ("TCP_KEEPINTVL", 5),
+    ("TCP_KEEPCNT", 3),
+    ("TCP_USER_TIMEOUT", 30_000),
+)
+"""Seconds and probes, and milliseconds: a dead peer is noticed within 35 s."""
+
+_FOREIGN = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError, EOFError)
+
+
+def _open_socket(address: Any) -> socket.socket:
+    family, kind, protocol, *_ = address
+    opened = socket.socket(family, kind, protocol)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for name, value in _KEEPALIVE:
+        option = getattr(socket, name, None)
+        if option is not None:
+            opened.setsockopt(socket.IPPROTO_TCP, option, value)
+    return opened
+
+
+class ByteStream:
+    """The body of an answer that doesn't end, as it comes."""
+
+    def __init__(self, response: aiohttp.ClientResponse, what: str) -> None:
+        self._content = response.content
+        self._what = what
+
+    async def read(self, timeout_s: float) -> bytes:
+        """The next bytes, empty at the end.
+
+        Raises:
+            Unavailable: None came in time (kind TIMEOUT), or the connection broke.
+        """
+        try:
+            with anyio.fail_after(timeout_s):
+                return await self._content.readany()
+        except TimeoutError as error:
+            message = f"{self._what}: nothing for {timeout_s:.0f} s"
+            raise Unavailable(message, kind=Reason.TIMEOUT) from error
+        except _FOREIGN as error:
+            failure = _translate(error, self._what)
+            raise failure from error
+
+
+class KubeClient:
+    """Talks to one API server; made by ``connect``."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        session: aiohttp.ClientSession,
+        stats: KubeStats,
+        *,
+        now: Callable[[], float],
+        compression: bool,
+    ) -> None:
+        """Use ``connect``, which opens and closes what is needed."""
+        self._connection = connection
+        self._session = session
+        self._stats = stats
+        self._now = now
+        self._encoding = "gzip" if compression else "identity"
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(
+        cls,
+        config: "KubernetesConfig",
+        stats: KubeStats,
+        *,
+        now: Callable[[], float] = time.time,  # noqa: TID251 - the default for everyone
+        environ: Mapping[str, str] = os.environ,
+        service_account: str = SERVICE_ACCOUNT,
+    ) -> AsyncIterator["KubeClient"]:
+        """A client with a pool of its own; nothing is asked of the API server yet.
+
+        Args:
+            config: Which API server.
+            stats: Counters of requests, moved here.
+            now: Unix time in seconds, for expiry and dates of the API server.
+            environ: Environment variables.
+            service_account: Folder with a pod's token and CA.
+
+        Raises:
+            ConfigError: It can't be used, each problem with file, key and mend.
+        """
+        connection = await resolve(
+            config, now=now, environ=environ, service_account=service_account
+        )
+        connector = aiohttp.TCPConnector(
+            limit=0,  # each watch holds a connection for its whole life
+            socket_factory=_open_socket,
+            keepalive_timeout=30.0,
+        )
+        async with aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S),
+            read_bufsize=_READ_BUFFER_BYTES,
+            trust_env=False,
+        ) as session:
+            yield cls(connection, session, stats, now=now, compression=config.compression)
+
+    @property
+    def server(self) -> str:
+        """URL of the API server, without credentials."""
+        return self._connection.server
+
+    def __repr__(self) -> str:
+        return f"KubeClient({self.server})"
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        content_type: str | None = None,
+        timeout_s: float,
+        max_bytes: int = MAX_BODY_BYTES,
+    ) -> bytes:
+        """The body of a successful answer.
+
+        Args:
+            method: HTTP method.
+            path: From the server's root, with a slash.
+            params: Query.
+            body: What is sent.
+            content_type: Of the body; JSON where not given.
+            timeout_s: Deadline of the whole.
+            max_bytes: A longer answer is refused.
+
+        Raises:
+            Unavailable: No answer came in time, or none at all.
+            BadResponse: The answer isn't JSON, or too long.
+            KubeError: Another of the tree, by status code.
+        """
+        what = f"{method} {path}"
+        started_s = anyio.current_time()
+        try:
+            with anyio.fail_after(timeout_s):
+                response = await self._send(method, path, params, body, content_type)
+                async with response:
+                    return await _read_body(response, what, max_bytes)
+        except TimeoutError as error:
+            self._stats.requests[method, "error"] += 1
+            message = f"{what}: no answer within {timeout_s:g} s"
+            raise Unavailable(message, kind=Reason.TIMEOUT) from error
+        except _FOREIGN as error:
+            failure = _translate(error, what)
+            raise failure from error
+        finally:
+            self._observe(method, started_s)
+
+    @asynccontextmanager
+    async def stream(
+        self, path: str, params: Mapping[str, str] | None = None, *, open_timeout_s: float
+    ) -> AsyncIterator[ByteStream]:
+        """A GET whose answer doesn't end.
+
+        Args:
+            path: From the server's root, with a slash.
+            params: Query.
+            open_timeout_s: Until the headers of the answer are there.
+
+        Raises:
+            Unavailable: No answer came in time, or none at all.
+            KubeError: It wasn't accepted.
+        """
+        what = f"GET {path}"
+        started_s = anyio.current_time()
+        try:
+            with anyio.fail_after(open_timeout_s):
+                response = await self._send("GET", path, params, None, None)
+        except TimeoutError as error:
+            self._stats.requests["GET", "error"] += 1
+            message = f"{what}: no answer within {open_timeout_s:g} s"
+            raise Unavailable(message, kind=Reason.TIMEOUT) from error
+        finally:
+            self._observe("GET", started_s)
+        try:
+            yield ByteStream(response, what)
+        finally:
+            # The rest of it isn't wanted, and waiting for its end would take for ever.
+            response.close()
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str] | None,
+        body: bytes | None,
+        content_type: str | None,
+    ) -> aiohttp.ClientResponse:
+        """The answer, checked for success and JSON; a refused credential is renewed once.
+
+        Raises:
+            KubeError: It isn't what was asked for.
+        """
+        what = f"{method} {path}"
+        headers = {"Accept": "application/json", "Accept-Encoding": self._encoding}
+        if body is not None:
+            headers["Content-Type"] = content_type or "application/json"
+        used = await self._connection.credential.header()
+        response = await self._exchange(method, path, params, _authorized(headers, used), body)
+        if response.status == 401:  # noqa: PLR2004 - HTTP
+            if self._connection.tls:
+                self._connection.tls.distrust()  # the refused credential may be a certificate
+            if await self._connection.credential.renew(used):
+                response.close()
+                used = await self._connection.credential.header()
+                response = await self._exchange(
+                    method, path, params, _authorized(headers, used), body
+                )
+        try:
+            await _check(response, what, self._now())
+        except BaseException:
+            response.close()
+            raise
+        return response
+
+    async def _exchange(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str] | None,
+        headers: dict[str, str],
+        body: bytes | None,
+    ) -> aiohttp.ClientResponse:
+        """One request; counted.
+
+        Raises:
+            Unavailable: No answer came.
+        """
+        connection = self._connection
+        context = await connection.tls.current() if connection.tls else True
+        try:
+            response = await self._session.request(
+                method,
+                connection.server + path,
+                params=params,
+                headers=headers,
+                data=body,
+                ssl=context,
+                server_hostname=connection.server_name,
+                proxy=connection.proxy,
+                allow_redirects=False,
+            )
+        except _FOREIGN as error:
+            self._stats.requests[method, "error"] += 1
+            if isinstance(error, ssl.SSLError) and connection.tls:
+                connection.tls.distrust()
+            failure = _translate(error, f"{method} {path}")
+            raise failure from error
+        self._stats.requests[method, str(response.status)] += 1
+        return response
+
+    def _observe(self, method: str, started_s: float) -> None:
+        histogram = self._stats.duration.get(method)
+        if histogram is None:
+            histogram = self._stats.duration[method] = Histogram()
+        histogram.observe(anyio.current_time() - started_s)
+
+
+def _authorized(headers: dict[str, str], credential: str | None) -> dict[str, str]:
+    return headers if credential is None else {**headers, "Authorization": credential}
+
+
+async def _check(response: aiohttp.ClientResponse, what: str, now_s: float) -> None:
+    """Refuse whatever isn't a success with JSON.
+
+    Raises:
+        KubeError: By status code.
+        BadResponse: A success that isn't JSON.
+    """
+    if not 200 <= response.status <= 299:  # noqa: PLR2004 - HTTP
+        body = await _read_head(response)
+        retry_after_s = parse_retry_after(
+            response.headers.get("Retry-After"), _date(response, now_s)
+        )
+        refusal = error_for(response.status, what, parse_status(body), retry_after_s)
+        raise refusal
+    if response.content_type != "application/json":
+        raise BadResponse(
+            f"{what}: {response.status} with {response.content_type[:100]}, not JSON",
+            status=response.status,
+        )
+
+
+def _date(response: aiohttp.ClientResponse, now_s: float) -> float:
+    """Unix time in seconds by the server's clock where it tells, else by ours."""
+    try:
+        return email.utils.parsedate_to_datetime(response.headers["Date"]).timestamp()
+    except (KeyError, ValueError, TypeError, OverflowError):
+        return now_s
+
+
+async def _read_head(response: aiohttp.ClientResponse) -> bytes:
+    """The beginning of an error's body: all that counts of it, and none where it breaks off."""
+    head = bytearray()
+    try:
+        while len(head) < ERROR_BODY_BYTES:
+            chunk = await response.content.readany()
+            if not chunk:
+                break
+            head += chunk
+    except _FOREIGN:
+        return b""
+    return bytes(head[:ERROR_BODY_BYTES])
+
+
+async def _read_body(response: aiohttp.ClientResponse, what: str, max_bytes: int) -> bytes:
+    """All of a success's body.
+
+    Raises:
+        BadResponse: It is longer than that.
+    """
+    chunks: list[bytes] = []
+    size = 0
+    while chunk := await response.content.readany():
+        size += len(chunk)
+        if size > max_bytes:
+            response.close()
+            raise BadResponse(f"{what}: more than {max_bytes} bytes", status=response.status)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _translate(  # noqa: PLR0911 - one line a case
+    error: BaseException, what: str
+) -> KubeError:
+    """What a foreign error means. Its own text is left out: it may quote what was sent."""
+    if isinstance(error, ssl.SSLCertVerificationError | aiohttp.ClientConnectorCertificateError):
+        cause = getattr(error, "certificate_error", error)
+        why = printable(getattr(cause, "verify_message", "") or "not trusted")
+        return Unavailable(f"{what}: the server's certificate: {why}", kind=Reason.CONNECT)
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return Unavailable(f"{what}: no connection in {CONNECT_TIMEOUT_S:g} s", kind=Reason.CONNECT)
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return Unavailable(f"{what}: the host name isn't known", kind=Reason.CONNECT)
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return Unavailable(f"{what}: the proxy says {error.status}", kind=Reason.CONNECT)
+    cause = getattr(error, "os_error", error)
+    if isinstance(cause, ssl.SSLError):
+        why = (cause.reason or "failed").lower().replace("_", " ")
+        return Unavailable(f"{what}: TLS {why}", kind=Reason.CONNECT)
+    if isinstance(error, aiohttp.ClientPayloadError | HttpProcessingError):
+        return Unavailable(f"{what}: the answer broke off", kind=Reason.CONNECT)
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return Unavailable(f"{what}: the server hung up", kind=Reason.CONNECT)
+    number = cause.errno if isinstance(cause, OSError) else None
+    why = os.strerror(number).lower() if number and number > 0 else type(error).__name__
+    return Unavailable(f"{what}: {why}", kind=Reason.CONNECT)

@@ -1,0 +1,181 @@
+"""Where lists and watches come from: the protocol that informers need, and the API server's side.
+
+What becomes of the bytes doesn't belong here.
+"""
+
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Generic, Protocol, TypeVar
+
+import msgspec
+
+from telemetryd.errors import BadResponse, NotFound
+from telemetryd.kube.resource import Resource, T
+from telemetryd.model import R
+
+MAX_PAGE_BYTES = 256 * 1024 * 1024
+"""500 objects of half a megabyte; nodes have 5 to 15 KB."""
+
+MAX_FULL_LIST_BYTES = 2 * 1024 * 1024 * 1024
+"""A list without pages, only made when a continue token has expired."""
+
+
+class Stream(Protocol):
+    """A watch that was accepted."""
+
+    async def read(self, timeout_s: float) -> bytes:
+        """The next bytes, as they come; empty at the end.
+
+        Raises:
+            Unavailable: None came in time (kind TIMEOUT), or the connection broke.
+        """
+
+
+class Source(Protocol):
+    """Lists and watches of one resource, as bytes."""
+
+    async def list_page(self, *, limit: int | None, continue_token: str, timeout_s: float) -> bytes:
+        """One page of a quorum list; all of it in one where there is no limit.
+
+        Raises:
+            KubeError: It could not be had.
+        """
+
+    def watch(
+        self, resource_version: str, *, server_timeout_s: int, open_timeout_s: float
+    ) -> AbstractAsyncContextManager[Stream]:
+        """A watch from there on, with bookmarks; entering it raises KubeError where it's refused.
+
+        Args:
+            resource_version: Events after this one are wanted.
+            server_timeout_s: After how many seconds the API server is to end it.
+            open_timeout_s: Until its headers are there.
+        """
+
+    async def served(self, *, timeout_s: float) -> bool:
+        """Whether the API server serves the resource at all, by discovery.
+
+        Raises:
+            KubeError: Discovery can't tell.
+        """
+
+
+class ApiClient(Protocol):
+    """What of ``KubeClient`` a source needs."""
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        timeout_s: float,
+        max_bytes: int = ...,
+    ) -> bytes:
+        """The body of the answer."""
+
+    def stream(
+        self, path: str, params: Mapping[str, str], *, open_timeout_s: float
+    ) -> AbstractAsyncContextManager[Stream]:
+        """A GET whose answer doesn't end."""
+
+
+class _NamedResource(msgspec.Struct, gc=False):
+    name: str = ""
+
+
+class _ResourceList(msgspec.Struct, gc=False):
+    kind: str = ""
+    resources: list[_NamedResource] | None = None
+
+
+class _GroupVersion(msgspec.Struct, gc=False):
+    version: str = ""
+
+
+class _Group(msgspec.Struct, gc=False):
+    name: str = ""
+    versions: list[_GroupVersion] | None = None
+
+
+class _GroupList(msgspec.Struct, gc=False):
+    kind: str = ""
+    groups: list[_Group] | None = None
+
+
+class KubeSource(Generic[T, R]):
+    """One resource at the API server."""
+
+    def __init__(self, client: ApiClient, resource: Resource[T, R]) -> None:
+        self._client = client
+        self._resource = resource
+        self._selector = (
+            {"fieldSelector": f"metadata.name={resource.name}"} if resource.name else {}
+        )
+
+    async def list_page(self, *, limit: int | None, continue_token: str, timeout_s: float) -> bytes:
+        """One page of a quorum list: without resource version, and none beside ``continue``."""
+        params = dict(self._selector)
+        if limit is not None:
+            params["limit"] = str(limit)
+        if continue_token:
+            params["continue"] = continue_token
+        return await self._client.request(
+            "GET",
+            self._resource.path,
+            params=params,
+            timeout_s=timeout_s,
+            max_bytes=MAX_FULL_LIST_BYTES if limit is None else MAX_PAGE_BYTES,
+        )
+
+    def watch(
+        self, resource_version: str, *, server_timeout_s: int, open_timeout_s: float
+    ) -> AbstractAsyncContextManager[Stream]:
+        """A watch from there on, with bookmarks."""
+        params = {
+            **self._selector,
+            "watch": "true",
+            "resourceVersion": resource_version,
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(server_timeout_s),
+        }
+        return self._client.stream(self._resource.path, params, open_timeout_s=open_timeout_s)
+
+    async def served(self, *, timeout_s: float) -> bool:
+        """Whether discovery names the resource.
+
+        A 404 alone proves nothing, for anything in between can answer so: the list of groups, of
+        the right kind, has to say so too.
+
+        Raises:
+            NotFound: The core group is always served: whoever says no isn't an API server.
+        """
+        resource = self._resource
+        try:
+            body = await self._client.request("GET", resource.group_path, timeout_s=timeout_s)
+        except NotFound:
+            if not resource.group:
+                raise
+        else:
+            served = _decode(body, _ResourceList, "APIResourceList").resources or []
+            return any(entry.name == resource.plural for entry in served)
+        body = await self._client.request("GET", "/apis", timeout_s=timeout_s)
+        groups = _decode(body, _GroupList, "APIGroupList").groups or []
+        return any(
+            group.name == resource.group
+            and any(entry.version == resource.version for entry in group.versions or [])
+            for group in groups
+        )
+
+
+_L = TypeVar("_L", _ResourceList, _GroupList)
+
+
+def _decode(body: bytes, kind_type: type[_L], kind: str) -> _L:
+    try:
+        found = msgspec.json.decode(body, type=kind_type)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise BadResponse(f"discovery: not {kind}") from error
+    if found.kind != kind:
+        raise BadResponse(f"discovery: not {kind}")
+    return found

@@ -1,0 +1,175 @@
+"""What list and watch can be about to do, and what can come of it: the two closed unions.
+
+What follows from what is ``watch``'s business.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from telemetryd.errors import KubeError
+
+
+class ListReason(StrEnum):
+    """Why a list is made: label ``reason`` of the list counter."""
+
+    INITIAL = "initial"
+    EXPIRED = "expired"
+    ERROR = "error"
+    RESYNC = "resync"
+    REGRESSION = "regression"
+    FALLBACK = "fallback"
+
+
+class WatchEnd(StrEnum):
+    """How a watch ended that did not fail: label ``reason`` of the termination counter."""
+
+    TIMEOUT = "timeout"
+    IDLE = "idle"
+    CLOSED = "closed"
+
+
+# -- states: what is to be done next
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A quorum list is due.
+
+    Attributes:
+        paged: In pages; else in one answer, because a continue token had expired.
+        tolerant: Objects with broken JSON are taken as unreadable; else they fail the list once,
+            for it may be what lies in between that broke them.
+        absences: How often in a row the resource was found not to be served; 0 while it is, or
+            nothing is known.
+    """
+
+    reason: ListReason
+    paged: bool = True
+    tolerant: bool = False
+    absences: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Watching:
+    """A watch is due from this resource version on.
+
+    Attributes:
+        malformed: The watch before broke off at a line that isn't an event.
+    """
+
+    resource_version: str
+    malformed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Checking:
+    """Discovery is to tell whether the resource is served at all.
+
+    Attributes:
+        confirmed: How often it has said no in a row.
+    """
+
+    confirmed: int = 0
+
+
+State = Listing | Watching | Checking
+
+
+# -- outcomes: what came of it
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """The list is applied as a whole."""
+
+    resource_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListFailed:
+    """Nothing of the list is applied; ``page`` counts from 1."""
+
+    error: KubeError
+    page: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ListSuspect:
+    """Nothing of the list is applied: it holds objects with broken JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListRegressed:
+    """Nothing of the list is applied: it is older than what is held."""
+
+
+@dataclass(frozen=True, slots=True)
+class WatchEnded:
+    """The watch ended as watches do; what came is applied up to ``resource_version``."""
+
+    resource_version: str
+    how: WatchEnd
+    lasted_s: float
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
+class WatchFailed:
+    """The watch wasn't accepted, broke, or reported an error."""
+
+    resource_version: str
+    error: KubeError
+
+
+@dataclass(frozen=True, slots=True)
+class WatchMalformed:
+    """The watch sent a line that isn't an event; ``events`` before it were applied."""
+
+    resource_version: str
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
+class WatchRegressed:
+    """The watch sent something older than what is held."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResyncDue:
+    """It is time for a list, for caution's sake."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Discovery answered; ``held`` is the number of objects at stake."""
+
+    served: bool
+    held: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckFailed:
+    """Discovery could not tell."""
+
+    error: KubeError
+
+
+@dataclass(frozen=True, slots=True)
+class Crashed:
+    """Something unexpected was raised: what is held may be half of something."""
+
+
+Outcome = (
+    Listed
+    | ListFailed
+    | ListSuspect
+    | ListRegressed
+    | WatchEnded
+    | WatchFailed
+    | WatchMalformed
+    | WatchRegressed
+    | ResyncDue
+    | Checked
+    | CheckFailed
+    | Crashed
+)

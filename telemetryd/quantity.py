@@ -1,0 +1,132 @@
+"""Kubernetes quantities, exact: text or JSON number in, whole numbers of 1e-9 units out.
+
+The grammar is that of ``resource.Quantity`` in k8s.io/apimachinery. What a quantity is of, and what
+is done with sums of it, doesn't belong here.
+"""
+
+import re
+
+from telemetryd.errors import (
+    CPUFormatError,
+    MemoryFormatError,
+    NoCPUReported,
+    NoMemoryReported,
+    QuantityError,
+)
+
+NANO = 10**9
+"""Units of the results in one whole: apimachinery keeps nine decimal places."""
+
+MAX_TEXT = 256
+"""Longest text that is looked at. Canonical quantities have at most 30 characters."""
+
+_MAX_NANO = (2**63 - 1) * NANO
+_MAX_EXPONENT = 2**63 - 1  # apimachinery reads exponents with strconv.ParseInt
+_MAX_SCALE = 28  # 10**28 alone is above the cap
+_NANO_MIB = NANO * 2**20
+
+# `5E` is exa, `5E3` an exponent: the exponent wants a digit, so the two never compete.
+_QUANTITY = re.compile(
+    r"(?P<sign>[+-]?)(?P<whole>[0-9]*)(?:\.(?P<fraction>[0-9]*))?"
+    r"(?:(?P<suffix>[numkMGTPE]|[KMGTPE]i)|[eE](?P<exponent>[+-]?[0-9]+))?"
+)
+_DECIMAL = {"n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
+_BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
+
+
+def parse_quantity(value: str | float) -> int:
+    """Parse one quantity into units of 1e-9.
+
+    What is finer than 1e-9 is rounded away from zero, and what is larger than 2**63-1 is capped
+    there, as apimachinery documents of its type. Cost is bounded whatever the text holds.
+
+    Args:
+        value: Text, or the number that JSON held in its place.
+
+    Raises:
+        QuantityError: It isn't a quantity.
+    """
+    if isinstance(value, bool):
+        raise QuantityError("a quantity can't be true or false")
+    if isinstance(value, int):
+        return max(-_MAX_NANO, min(value * NANO, _MAX_NANO))
+    # repr() of a float is the shortest text that reads back as it: what the JSON most likely held.
+    text = repr(value) if isinstance(value, float) else value
+    if len(text) > MAX_TEXT:
+        raise QuantityError(f"{len(text)} characters are too many for a quantity")
+    match = _QUANTITY.fullmatch(text)
+    if match is None:
+        raise QuantityError(f"not a Kubernetes quantity: {text[:40]!r}")
+    sign, whole, fraction, suffix, exponent = match.groups()
+    digits = whole + (fraction or "")
+    if not digits:
+        raise QuantityError(f"a quantity without digits: {text[:40]!r}")
+    magnitude = _magnitude_nano(digits, len(fraction or ""), suffix or "", exponent or "0")
+    return -magnitude if sign == "-" else magnitude
+
+
+def _magnitude_nano(digits: str, places: int, suffix: str, exponent: str) -> int:
+    """``digits`` with ``places`` decimal places, scaled, in 1e-9 units, rounded up and capped.
+
+    Raises:
+        QuantityError: The exponent is out of bounds.
+    """
+    power = int(exponent)
+    if abs(power) > _MAX_EXPONENT:
+        raise QuantityError("the exponent of a quantity doesn't fit in 64 bits")
+    number = int(digits) << _BINARY.get(suffix, 0)
+    if number == 0:
+        return 0
+    scale = 9 - places + power + _DECIMAL.get(suffix, 0)
+    if scale > _MAX_SCALE:
+        return _MAX_NANO
+    if scale < -2 * MAX_TEXT:
+        return 1  # there are fewer digits than places: less than 1e-9, and rounded up to it
+    tens: int = 10 ** abs(scale)
+    return min(number * tens if scale >= 0 else -(-number // tens), _MAX_NANO)
+
+
+def parse_cpu(value: str | float | None) -> int:
+    """CPU capacity in 1e-9 cores.
+
+    Raises:
+        NoCPUReported: It is missing or empty.
+        CPUFormatError: It isn't a quantity, or it is negative.
+    """
+    if value is None or value == "":
+        raise NoCPUReported("no CPU capacity is reported")
+    try:
+        nano = parse_quantity(value)
+    except QuantityError as error:
+        raise CPUFormatError(f"CPU capacity: {error}") from error
+    if nano < 0:
+        raise CPUFormatError("CPU capacity: negative")
+    return nano
+
+
+def parse_memory(value: str | float | None) -> int:
+    """Memory capacity in 1e-9 bytes.
+
+    Raises:
+        NoMemoryReported: It is missing or empty.
+        MemoryFormatError: It isn't a quantity, or it is negative.
+    """
+    if value is None or value == "":
+        raise NoMemoryReported("no memory capacity is reported")
+    try:
+        nano = parse_quantity(value)
+    except QuantityError as error:
+        raise MemoryFormatError(f"memory capacity: {error}") from error
+    if nano < 0:
+        raise MemoryFormatError("memory capacity: negative")
+    return nano
+
+
+def whole_cores(nano: int) -> int:
+    """Whole cores of an amount in 1e-9 cores, rounded up."""
+    return -(-nano // NANO)
+
+
+def whole_mib(nano: int) -> int:
+    """Whole MiB of an amount in 1e-9 bytes, rounded up."""
+    return -(-nano // _NANO_MIB)

@@ -1,0 +1,1 @@
+"""What the world may look at: metrics, status and health over HTTP; no state of its own."""

@@ -1,0 +1,149 @@
+"""One client's connection: deadlines and plain error answers over aiohttp's protocol.
+
+aiohttp ends idle connections, but neither a request whose headers never end nor an answer that is
+never read. What is answered doesn't belong here.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import cast
+
+from aiohttp import web
+
+log = logging.getLogger(__name__)
+
+_MOST_HEADERS = 64
+_LONGEST_LINE_BYTES = 8190
+
+HEADERS = {
+    "Server": "telemetryd",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+"""Of every answer: what is shown here is for its reader only, and never a page that runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a client may take.
+
+    Attributes:
+        request_timeout_s: From the first byte of a connection or a request until its headers are
+            in and an answer is made.
+        answer_timeout_s: For the client to take the answer.
+        keep_alive_s: Of an idle connection: longer than the usual scrape interval of a minute.
+        connections: At a time, of all clients; one more is dropped.
+    """
+
+    request_timeout_s: float = 10.0
+    answer_timeout_s: float = 30.0
+    keep_alive_s: float = 120.0
+    connections: int = 512
+
+
+def answer(status: int, body: bytes, content_type: str) -> web.Response:
+    """An answer with the headers that every answer has."""
+    return web.Response(status=status, body=body, headers={**HEADERS, "Content-Type": content_type})
+
+
+def answer_text(status: int, text: str) -> web.Response:
+    """An answer in plain text."""
+    return answer(status, text.encode(errors="backslashreplace"), "text/plain; charset=utf-8")
+
+
+class Connection(web.RequestHandler):
+    """aiohttp's protocol with a deadline for each request and each answer."""
+
+    def __init__(
+        self,
+        manager: web.Server,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        limits: Limits,
+    ) -> None:
+        super().__init__(
+            manager,
+            loop=loop,
+            logger=log,
+            access_log=None,  # type: ignore[arg-type]  # aiohttp's way to say: none
+            keepalive_timeout=limits.keep_alive_s,
+            lingering_time=0,  # a body that nobody asked for isn't waited for
+            max_line_size=_LONGEST_LINE_BYTES,
+            max_field_size=_LONGEST_LINE_BYTES,
+            max_headers=_MOST_HEADERS,
+        )
+        self._server = manager
+        self._stream: asyncio.Transport | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._timer = loop
+        self._limits = limits
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start the first request's deadline, or turn away one client too many."""
+        self._stream = cast("asyncio.Transport", transport)
+        if len(self._server.connections) >= self._limits.connections:
+            self._stream.abort()
+            return
+        self._expect(self._limits.request_timeout_s)
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Forget the deadline."""
+        self._disarm()
+        self._stream = None
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Start the deadline of a further request with its first bytes."""
+        if data and self._deadline is None:
+            self._expect(self._limits.request_timeout_s)
+        super().data_received(data)
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send the answer within its deadline; after it the connection may idle."""
+        self._expect(self._limits.answer_timeout_s)
+        try:
+            return await super().finish_response(request, resp, start_time)
+        finally:
+            self._disarm()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 - says what was sent
+    ) -> web.StreamResponse:
+        """One plain line instead of what went wrong.
+
+        Raises:
+            ConnectionError: A part of another answer is sent already.
+        """
+        level = logging.ERROR if status == HTTPStatus.INTERNAL_SERVER_ERROR else logging.DEBUG
+        log.log(level, "bad request status=%d error=%s", status, exc)
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer is already on its way")
+        response = answer_text(status, f"{HTTPStatus(status).phrase.lower()}\n")
+        response.force_close()
+        return response
+
+    def abort(self) -> None:
+        """Drop the connection without sending what is left."""
+        if self._stream is not None:
+            self._stream.abort()
+
+    def _expect(self, within_s: float) -> None:
+        self._disarm()
+        self._deadline = self._timer.call_later(within_s, self.abort)
+
+    def _disarm(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None

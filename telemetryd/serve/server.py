@@ -1,0 +1,239 @@
+"""HTTP on ``server.listen``: the socket, the paths, and a shutdown that waits for nobody long.
+
+What the answers say is made by ``metrics`` and ``status``, and limits on a client are kept by
+``connection``. aiohttp's low-level server is enough: five fixed paths need no router.
+"""
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import anyio
+import orjson
+from aiohttp import web
+from anyio.lowlevel import cancel_shielded_checkpoint
+
+from telemetryd.errors import ConfigError, Problem
+from telemetryd.serve.connection import Connection, Limits, answer, answer_text
+from telemetryd.serve.metrics import MetricsRenderer
+from telemetryd.serve.status import Report, StatusFacts, render_report, render_status
+
+log = logging.getLogger(__name__)
+
+DEFAULT_LIMITS = Limits()
+SHUTDOWN_S = 1.0
+"""Answers still on their way are given this long."""
+MOST_SCRAPES = 8
+"""Of ``/metrics`` at a time, one rendered and the rest waiting; more are turned away with 503."""
+
+_BACKLOG = 128
+_RESOLVE_TIMEOUT_S = 10.0
+_METHODS = ("GET", "HEAD")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """What is served; called on the event loop's thread, and quick."""
+
+    metrics: MetricsRenderer
+    liveness: Callable[[], Report]
+    readiness: Callable[[], Report]
+    status: Callable[[], StatusFacts]
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """A server that accepts connections.
+
+    Attributes:
+        host: IP address bound.
+        port: The real one where 0 was asked for.
+    """
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return _render_address(self.host, self.port)
+
+
+@asynccontextmanager
+async def serve(
+    host: str,
+    port: int,
+    endpoints: Endpoints,
+    *,
+    where: str = "",
+    limits: Limits = DEFAULT_LIMITS,
+) -> AsyncIterator[Listening]:
+    """Serve while the context is open; leaving it takes ``SHUTDOWN_S`` at most.
+
+    Args:
+        host: Name or IP address, empty for every address of the machine. Of a name's addresses
+            one is used, IPv4 first, as Prometheus and its exporters do.
+        port: TCP port, 0 for a free one.
+        endpoints: What is served.
+        where: Configuration file, for messages.
+        limits: What a client may take.
+
+    Yields:
+        Where it listens.
+
+    Raises:
+        ConfigError: The address can't be bound.
+    """
+    try:
+        bound = await _bind(host, port)
+    except OSError as error:
+        message = _explain(error, _render_address(host, port))
+        raise ConfigError(Problem(where, "server.listen", message)) from error
+    loop = asyncio.get_running_loop()
+    server = web.Server(_Router(endpoints).answer)
+    listener = await loop.create_server(
+        partial(Connection, server, loop=loop, limits=limits), sock=bound, backlog=_BACKLOG
+    )
+    address = bound.getsockname()
+    try:
+        yield Listening(address[0], address[1])
+    finally:
+        listener.close()
+        await _drain(server)
+
+
+async def _drain(server: web.Server) -> None:
+    server.pre_shutdown()
+    with anyio.move_on_after(SHUTDOWN_S, shield=True):
+        await server.shutdown(SHUTDOWN_S / 2)  # for the handler, and again for its task
+    for connection in server.connections:
+        if isinstance(connection, Connection):
+            connection.abort()
+    await cancel_shielded_checkpoint()  # transports close in the loop's next turn
+
+
+async def _bind(host: str, port: int) -> socket.socket:
+    if host in {"", "::"}:
+        return _bind_all(port)
+    with anyio.fail_after(_RESOLVE_TIMEOUT_S):
+        found = await anyio.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    family, *_, address = min(found, key=lambda each: each[0] != socket.AF_INET)
+    return socket.create_server(address, family=family, backlog=_BACKLOG)
+
+
+def _bind_all(port: int) -> socket.socket:
+    """Every address, of IPv6 too where the machine has it.
+
+    Raises:
+        OSError: The port can't be bound.
+    """
+    if socket.has_dualstack_ipv6():
+        try:
+            return socket.create_server(
+                ("::", port), family=socket.AF_INET6, backlog=_BACKLOG, dualstack_ipv6=True
+            )
+        except OSError as error:
+            if error.errno not in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}:
+                raise
+    return socket.create_server(("0.0.0.0", port), backlog=_BACKLOG)  # noqa: S104 - asked for
+
+
+def _explain(error: OSError, address: str) -> str:
+    if isinstance(error, TimeoutError | socket.gaierror):
+        return f"the host of {address} can't be resolved: name an IP address of this machine"
+    match error.errno:
+        case errno.EADDRINUSE:
+            mend = "the port is taken: stop what listens there or choose another port"
+        case errno.EADDRNOTAVAIL:
+            mend = "this machine has no such address: use one that it has, or 127.0.0.1"
+        case errno.EACCES:
+            mend = "no permission: choose a port of 1024 or more"
+        case errno.EAFNOSUPPORT:
+            mend = "this machine has no IPv6: use an IPv4 address such as 127.0.0.1"
+        case _:
+            mend = error.strerror or "choose another address"
+    return f"can't listen on {address}: {mend}"
+
+
+def _render_address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class _Router:
+    """Answers requests: one method per path."""
+
+    def __init__(self, endpoints: Endpoints) -> None:
+        self._endpoints = endpoints
+        self._scrapes = 0
+        self._failing: set[str] = set()
+        self._paths: dict[str, Callable[[web.BaseRequest], Awaitable[web.Response]]] = {
+            "/metrics": self._metrics,
+            "/livez": self._livez,
+            "/healthz": self._livez,
+            "/readyz": self._readyz,
+            "/status.json": self._status,
+        }
+
+    async def answer(self, request: web.BaseRequest) -> web.Response:
+        """Answer any request; an unexpected error is a 500 that says nothing of it."""
+        path = request.path
+        handler = self._paths.get(path)
+        if handler is None:
+            return answer_text(404, f"not found: there are {', '.join(self._paths)}\n")
+        if request.method not in _METHODS:
+            refused = answer_text(405, "method not allowed: use GET or HEAD\n")
+            refused.headers["Allow"] = ", ".join(_METHODS)
+            return refused
+        try:
+            response = await handler(request)
+        except Exception:
+            level = logging.DEBUG if path in self._failing else logging.ERROR
+            self._failing.add(path)
+            log.log(level, "request failed path=%s", path, exc_info=True)
+            return answer_text(500, "internal error: the log says more\n")
+        self._failing.discard(path)
+        return response
+
+    async def _metrics(self, request: web.BaseRequest) -> web.Response:
+        if self._scrapes >= MOST_SCRAPES:
+            refused = answer_text(503, "too many scrapes at a time\n")
+            refused.headers["Retry-After"] = "1"
+            return refused
+        self._scrapes += 1
+        try:
+            exposition = await self._endpoints.metrics.render(
+                accept=",".join(request.headers.getall("Accept", ())),
+                accept_encoding=",".join(request.headers.getall("Accept-Encoding", ())),
+                names=request.query.getall("name[]", ()),
+            )
+        finally:
+            self._scrapes -= 1
+        response = answer(200, exposition.body, exposition.content_type)
+        response.headers["Vary"] = "Accept, Accept-Encoding"
+        if exposition.content_encoding:
+            response.headers["Content-Encoding"] = exposition.content_encoding
+        return response
+
+    async def _livez(self, request: web.BaseRequest) -> web.Response:
+        return _health(request, self._endpoints.liveness())
+
+    async def _readyz(self, request: web.BaseRequest) -> web.Response:
+        return _health(request, self._endpoints.readiness())
+
+    async def _status(self, _request: web.BaseRequest) -> web.Response:
+        document = render_status(self._endpoints.status())
+        body = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        return answer(200, body, "application/json")
+
+
+def _health(request: web.BaseRequest, report: Report) -> web.Response:
+    """``ok``, or every check where one failed or ``?verbose`` asks, as Kubernetes does."""
+    if report.ok and "verbose" not in request.query:
+        return answer_text(200, "ok\n")
+    endpoint = request.path.removeprefix("/")
+    return answer_text(200 if report.ok else 503, render_report(report, endpoint))

@@ -1,0 +1,223 @@
+"""What ``/status.json`` and the health endpoints say: pure functions of what they are given.
+
+No HTTP, no clock, and no identity: of that only which parts are known is shown.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from typing import Any
+
+from telemetryd.model import (
+    ExporterState,
+    ExporterStatus,
+    Identity,
+    InformerStatus,
+    Snapshot,
+    Totals,
+)
+
+_NANO = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of a health report.
+
+    Attributes:
+        name: ``informer/nodes.management.cattle.io``.
+        failure: What is wrong, in a few words on one line; empty where all is well.
+    """
+
+    name: str
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a health endpoint found."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether no check failed."""
+        return not any(check.failure for check in self.checks)
+
+
+@dataclass(frozen=True, slots=True)
+class StatusFacts:
+    """What the daemon knows of itself when it is asked.
+
+    Attributes:
+        now: Unix time in seconds.
+        started_at: Likewise, when the process started.
+        api_server: Its URL without credentials; empty before the first connection.
+        missing: What no snapshot can be made without, each named; empty once there is one.
+    """
+
+    version: str
+    now: float
+    started_at: float
+    api_server: str
+    informers: tuple[InformerStatus, ...]
+    exporters: tuple[ExporterStatus, ...]
+    snapshot: Snapshot | None
+    missing: tuple[str, ...]
+
+
+def liveness(*, loop_alive: bool, scheduler_alive: bool) -> Report:
+    """Whether the process does its work; never asks how the API server or a sink is."""
+    return Report(
+        (
+            Check("event-loop", "" if loop_alive else "stalled"),
+            Check("scheduler", "" if scheduler_alive else "stalled"),
+        )
+    )
+
+
+def readiness(*, config_applied: bool, required: Iterable[InformerStatus]) -> Report:
+    """Whether the configuration is applied and every required informer has synced.
+
+    A resource that the API server is known not to serve counts as synced.
+    """
+    return Report(
+        (
+            Check("config", "" if config_applied else "not applied yet"),
+            *(
+                Check(
+                    f"informer/{informer.resource}",
+                    "" if informer.synced else f"not synced: {informer.last_error or 'first list'}",
+                )
+                for informer in required
+            ),
+        )
+    )
+
+
+def render_report(report: Report, endpoint: str) -> str:
+    """Lines as Kubernetes' own health endpoints write them.
+
+    Args:
+        report: What was found.
+        endpoint: ``readyz``; named in the last line.
+    """
+    lines = [
+        f"[-]{check.name} {_one_line(check.failure)}" if check.failure else f"[+]{check.name} ok"
+        for check in report.checks
+    ]
+    verdict = "passed" if report.ok else "failed"
+    return "\n".join((*lines, f"{endpoint} check {verdict}", ""))
+
+
+def render_status(facts: StatusFacts) -> dict[str, Any]:
+    """The document of ``/status.json``, of JSON types only; times are RFC 3339 in UTC."""
+    return {
+        "version": facts.version,
+        "time": _time(facts.now),
+        "started_at": _time(facts.started_at),
+        "uptime_seconds": round(max(0.0, facts.now - facts.started_at), 3),
+        "api_server": facts.api_server,
+        "informers": [_informer(informer) for informer in facts.informers],
+        "exporters": [_exporter(exporter, facts.now) for exporter in facts.exporters],
+        "identity": _identity(facts.snapshot),
+        "waiting_for": list(facts.missing),
+        "snapshot": None if facts.snapshot is None else _snapshot(facts.snapshot),
+    }
+
+
+def render_summary(facts: StatusFacts) -> str:
+    """The same in one line of ``key=value``, for the log and for ``STATUS=``."""
+    synced = sum(informer.synced for informer in facts.informers)
+    healthy = sum(exporter.last_success_at is not None for exporter in facts.exporters)
+    failing = sorted(
+        exporter.name
+        for exporter in facts.exporters
+        if exporter.state in {ExporterState.FAILED, ExporterState.BACKOFF, ExporterState.CONFLICT}
+    )
+    parts = [
+        f"informers_synced={synced}/{len(facts.informers)}",
+        f"exporters_succeeded={healthy}/{len(facts.exporters)}",
+    ]
+    if facts.snapshot is not None:
+        totals = facts.snapshot.totals
+        clusters = totals.local_clusters + totals.managed_clusters
+        parts += [f"clusters={clusters}", f"nodes={totals.nodes}"]
+    if failing:
+        parts.append(f"failing={','.join(failing)}")
+    return " ".join(parts)
+
+
+def _informer(informer: InformerStatus) -> dict[str, Any]:
+    return {
+        "resource": informer.resource,
+        "synced": informer.synced,
+        "absent": informer.absent,
+        "objects": informer.objects,
+        "unreadable": informer.unreadable,
+        "resource_version": informer.resource_version,
+        "last_contact_at": _time(informer.last_contact_at),
+        "last_error": informer.last_error,
+    }
+
+
+def _exporter(exporter: ExporterStatus, now: float) -> dict[str, Any]:
+    next_run_at = None if exporter.next_run_in_s is None else now + exporter.next_run_in_s
+    return {
+        "name": exporter.name,
+        "type": exporter.type,
+        "enabled": exporter.enabled,
+        "state": str(exporter.state),
+        "detail": exporter.detail,
+        "interval_seconds": exporter.interval_s,
+        "consecutive_failures": exporter.consecutive_failures,
+        "last_attempt_at": _time(exporter.last_attempt_at),
+        "last_success_at": _time(exporter.last_success_at),
+        "last_failure_at": _time(exporter.last_failure_at),
+        "last_error": exporter.last_error,
+        "last_error_reason": exporter.last_error_reason,
+        "next_run_at": _time(next_run_at),
+        "payload_bytes": exporter.payload_bytes,
+        "digest": exporter.digest,
+        "schema_valid": exporter.schema_valid,
+    }
+
+
+def _identity(snapshot: Snapshot | None) -> dict[str, list[str]]:
+    names = [each.name for each in fields(Identity)]
+    known = [] if snapshot is None else [n for n in names if getattr(snapshot.identity, n)]
+    return {"known": known, "missing": [name for name in names if name not in known]}
+
+
+def _snapshot(snapshot: Snapshot) -> dict[str, Any]:
+    return {
+        "revision": snapshot.revision,
+        "taken_at": _time(snapshot.taken_at),
+        "complete": snapshot.complete,
+        "incomplete_reasons": list(snapshot.incomplete_reasons),
+        "fleet": _fleet(snapshot.totals),
+    }
+
+
+def _fleet(totals: Totals) -> dict[str, Any]:
+    return {
+        "clusters": {"local": totals.local_clusters, "managed": totals.managed_clusters},
+        "nodes": totals.nodes,
+        "node_roles": dict(totals.roles),
+        "cpu_cores": totals.cpu_nano / _NANO,
+        "memory_bytes": totals.memory_nano // _NANO,
+        "unreported_nodes": {"cpu": totals.unreported_cpu, "memory": totals.unreported_memory},
+        "orphan_nodes": totals.orphan_nodes,
+        "unreadable_objects": dict(totals.unreadable),
+    }
+
+
+def _time(unix_s: float | None) -> str | None:
+    if unix_s is None:
+        return None
+    text = datetime.fromtimestamp(unix_s, tz=UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

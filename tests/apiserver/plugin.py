@@ -1,0 +1,45 @@
+"""Session fixtures around the real API server; registered through `pytest_plugins`."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.apiserver.admin import Admin
+from tests.apiserver.crds import install_crds
+from tests.apiserver.process import ApiServer, find_assets
+
+_NO_ASSETS = "no kube-apiserver here: `make apiserver` builds one, or set KUBEBUILDER_ASSETS"
+
+
+@pytest.fixture(scope="session")
+def apiserver() -> Iterator[ApiServer]:
+    """A running API server; whoever kills or pauses it brings it back.
+
+    Without binaries the test is skipped, or failed where `CI=true`.
+    """
+    assets = find_assets()
+    if assets is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(_NO_ASSETS)
+        pytest.skip(_NO_ASSETS)
+    with tempfile.TemporaryDirectory(prefix="telemetryd-apiserver-") as folder:
+        server = ApiServer(assets, Path(folder))
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def admin(apiserver: ApiServer) -> Iterator[Admin]:
+    """An all-powerful client of `apiserver`, on which the CRDs are installed."""
+    client = Admin(apiserver.url, apiserver.admin_token, apiserver.ca_file)
+    try:
+        install_crds(client)
+        yield client
+    finally:
+        client.close()

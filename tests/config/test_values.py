@@ -1,0 +1,183 @@
+"""Each kind of value: what it takes, what it makes of it, and what it says of the rest."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from telemetryd.config.values import (
+    Boolean,
+    Choice,
+    DnsLabel,
+    DnsSubdomain,
+    Duration,
+    Integer,
+    InvalidValue,
+    Kind,
+    Listen,
+    ListenAddress,
+    Number,
+    Text,
+    Url,
+    Uuid,
+    parse_duration,
+    render_duration,
+    show,
+)
+
+UUID = "6f1e1c2e-3f3b-4a53-9d5f-0d9d2a3b4c5d"
+ANY_KIND: list[Kind] = [
+    Boolean(),
+    Choice(("a", "b")),
+    DnsLabel(),
+    DnsSubdomain(),
+    Duration(),
+    Integer(1, 5),
+    Listen(),
+    Number(0, 1),
+    Text("a text"),
+    Url(),
+    Uuid(),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "parsed"),
+    [
+        (Duration(), "60s", 60.0),
+        (Duration(), "5m", 300.0),
+        (Duration(), "1h30m", 5400.0),
+        (Duration(), "1h2m3s4ms", 3723.004),
+        (Duration(minimum_s=0.1), "500ms", 0.5),
+        (Duration(), "90m", 5400.0),
+        (Duration(minimum_s=0), "0s", 0.0),
+        (Choice(("json", "text")), "text", "text"),
+        (Boolean(), True, True),
+        (Integer(1, 5), 5, 5),
+        (Number(0, 0.5), 0, 0.0),
+        (Number(0, 0.5), 0.5, 0.5),
+        (Text("a version"), "v2.15.0 (weird, but theirs)", "v2.15.0 (weird, but theirs)"),
+        (Uuid(), UUID.upper(), UUID),
+        (Url(), "https://rancher.example.com", "https://rancher.example.com"),
+        (Url(), "http://[::1]:8443/rancher", "http://[::1]:8443/rancher"),
+        (DnsLabel(), "cattle-telemetry-system", "cattle-telemetry-system"),
+        (DnsLabel(), "a" * 63, "a" * 63),
+        (DnsSubdomain(), "a.b-c.1", "a.b-c.1"),
+        (Listen(), "127.0.0.1:10464", ListenAddress("127.0.0.1", 10464)),
+        (Listen(), "0.0.0.0:0", ListenAddress("0.0.0.0", 0)),
+        (Listen(), "[::1]:10464", ListenAddress("::1", 10464)),
+        (Listen(), ":10464", ListenAddress("", 10464)),
+        (Listen(), "localhost:65535", ListenAddress("localhost", 65535)),
+    ],
+)
+def test_valid_value_is_parsed(kind: Kind, value: object, parsed: object) -> None:
+    assert kind.parse(value) == parsed
+    assert type(kind.parse(value)) is type(parsed)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "message"),
+    [
+        (Duration(), "60", 'has no unit: write "60s"'),
+        (Duration(), 60, "must be a duration in quotes"),
+        (Duration(), "-5s", "is negative: must be 1s to 8760h"),
+        (Duration(), "0s", "out of range: must be 1s to 8760h"),
+        (Duration(), "500ms", "out of range: must be 1s"),
+        (Duration(), "", "isn't a duration"),
+        (Duration(), "1.5h", "isn't a duration"),
+        (Duration(), "30m1h", "in that order"),
+        (Duration(), "5 m", "isn't a duration"),
+        (Duration(), "٣s", "isn't a duration"),
+        (Duration(), "1d", "units h, m, s, ms"),
+        pytest.param(Duration(), "9" * 5000 + "s", "isn't a duration", id="very long"),
+        (Duration(), "99999999999h", "out of range"),
+        (Choice(("json", "text")), "JSON", 'one of "json", "text"; did you mean "json"?'),
+        (Choice(("scc",)), "fleet", 'must be "scc"'),
+        (Boolean(), "true", "must be true or false, without quotes"),
+        (Boolean(), 1, "must be true or false"),
+        (Integer(1, 5), 0, "from 1 to 5"),
+        (Integer(1, 5), True, "whole number"),
+        (Integer(1, 5), 2.0, "whole number"),
+        pytest.param(Integer(1, 5), 16**5000, "more than 64 bits", id="thousands of digits"),
+        (Number(0, 0.5), 0.51, "from 0 to 0.5"),
+        (Number(0, 0.5), float("nan"), "from 0 to 0.5"),
+        (Number(0, 0.5), float("inf"), "from 0 to 0.5"),
+        (Text("a path"), "", "is empty"),
+        (Text("a path"), "a\nb", "control characters"),
+        (Text("a path"), "a" * 1025, "too long"),
+        (Uuid(), "6f1e1c2e", "must be a UUID"),
+        (Uuid(), f"{{{UUID}}}", "must be a UUID"),
+        (Url(), "rancher.example.com", "isn't an http or https URL"),
+        (Url(), "ftp://rancher.example.com", "isn't an http or https URL"),
+        (Url(), "https://", "isn't an http or https URL"),
+        (Url(), "https://a:99999", "isn't an http or https URL"),
+        (Url(), "https://[::1", "isn't an http or https URL"),
+        (Url(), "https://a b", "spaces"),
+        (Url(), "https://a/?q", "credentials, a query or a fragment"),
+        (DnsLabel(), "Upper", "DNS label"),
+        (DnsLabel(), "a.b", "DNS label"),
+        (DnsLabel(), "-a", "DNS label"),
+        (DnsLabel(), "a" * 64, "DNS label"),
+        (DnsLabel(), "a\n", "DNS label"),
+        (DnsLabel(reserved="secretrequest/"), "secretrequest/x", "SecretRequest controller"),
+        (DnsSubdomain(), "a..b", "DNS subdomain"),
+        (DnsSubdomain(), ".".join(["a" * 63] * 4), "DNS subdomain"),
+        (Listen(), "10464", "must be an address such as"),
+        (Listen(), "::1:10464", "must be an address such as"),
+        (Listen(), "[127.0.0.1]:10464", "host isn't valid"),
+        (Listen(), "300.1.1.1:10464", "host isn't valid"),
+        (Listen(), "a_b:10464", "host isn't valid"),
+        (Listen(), "127.0.0.1:65536", "port must be 0 to 65535"),
+        (Listen(), "127.0.0.1:", "must be an address such as"),
+        (Listen(), "http://127.0.0.1:10464", "must be an address such as"),
+    ],
+)
+def test_invalid_value_says_what_would_be_right(kind: Kind, value: object, message: str) -> None:
+    with pytest.raises(InvalidValue) as raised:
+        kind.parse(value)
+    assert message in str(raised.value)
+
+
+def test_duration_of_the_command_line_may_be_short_but_not_zero() -> None:
+    assert parse_duration("500ms") == 0.5
+    with pytest.raises(ValueError, match="out of range"):
+        parse_duration("0s")
+
+
+def test_url_with_credentials_isnt_shown() -> None:
+    with pytest.raises(InvalidValue) as raised:
+        Url().parse("https://admin:hunter2@rancher.example.com")
+    assert "hunter2" not in str(raised.value)
+
+
+@given(
+    st.sampled_from(ANY_KIND),
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(),
+        st.text(),
+        st.lists(st.text()),
+        st.dictionaries(st.text(), st.integers()),
+        st.datetimes(),
+    ),
+)
+def test_any_value_is_parsed_or_refused_in_one_printable_line(kind: Kind, value: object) -> None:
+    message = ""
+    try:
+        kind.parse(value)
+    except InvalidValue as invalid:
+        message = str(invalid)
+    assert message.isprintable()
+
+
+@given(st.integers(0, 10**9))
+def test_rendered_duration_parses_to_itself(milliseconds: int) -> None:
+    text = render_duration(milliseconds / 1000)
+    assert Duration(minimum_s=0).parse(text) == milliseconds / 1000
+
+
+@given(st.text())
+def test_shown_text_is_short_and_printable(text: str) -> None:
+    assert show(text).isprintable()
+    assert len(show("x" * 10_000)) < 100

@@ -1,0 +1,41 @@
+"""Every test here runs twice: against the embedded API server and against the real one."""
+
+from itertools import count
+
+import pytest
+
+from tests.apiserver.admin import Admin
+from tests.contract.servers import Server
+
+_numbers = count(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Registered like this, the servers are one a session for all packages that use them."""
+    config.pluginmanager.import_plugin("tests.contract.plugin")
+
+
+@pytest.fixture(params=["demo", "real"])
+def server(request: pytest.FixtureRequest) -> Server:
+    """The API server under test."""
+    server: Server = request.getfixturevalue(f"{request.param}_server")
+    return server
+
+
+@pytest.fixture
+def api(server: Server) -> Admin:
+    """A client of that server that may do everything."""
+    return server.admin
+
+
+@pytest.fixture
+def name() -> str:
+    """A name of the test's own: the servers are shared by the whole session."""
+    return f"contract-{next(_numbers)}"
+
+
+@pytest.fixture
+def namespace(api: Admin, name: str) -> str:
+    """A fresh namespace of that name."""
+    api.create("/api/v1/namespaces", {"metadata": {"name": name}})
+    return name

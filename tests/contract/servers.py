@@ -1,0 +1,126 @@
+"""The two API servers under one interface, so that a test needn't know which one it talks to."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from random import Random
+from typing import Protocol
+
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from telemetryd.demo.apiserver import ApiServer as Demo
+from telemetryd.demo.apiserver import ServerOptions
+from tests.apiserver import crds
+from tests.apiserver.admin import Admin, Object
+from tests.apiserver.process import ApiServer as Real
+from tests.contract.waiting import until
+from tests.kube.certificates import Authority
+
+_CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+_TOKEN = "demo-admin"
+
+
+class Server(Protocol):
+    """An API server with the CRDs of ``crds``, served over TLS.
+
+    Attributes:
+        url: Where it is, without a slash at the end.
+        ca_file: What to trust.
+        admin_token: May do everything.
+        admin: A client with that token.
+    """
+
+    url: str
+    ca_file: Path
+    admin_token: str
+    admin: Admin
+
+    def compact(self) -> None:
+        """Make continue tokens of every resource, and watches of nodes from before now, expire."""
+
+    def without(self, definition: Object) -> AbstractContextManager[None]:
+        """Take a CRD away with all its objects; once the block is left it is back, empty."""
+
+
+class DemoServer:
+    """The embedded one, on an event loop of its own in another thread."""
+
+    def __init__(self, demo: Demo, portal: BlockingPortal, url: str, ca_file: Path) -> None:
+        self.url = url
+        self.ca_file = ca_file
+        self.admin_token = _TOKEN
+        self.admin = Admin(url, _TOKEN, ca_file)
+        self._demo = demo
+        self._portal = portal
+
+    def compact(self) -> None:
+        self._portal.call(self._demo.compact)
+
+    @contextmanager
+    def without(self, definition: Object) -> Iterator[None]:
+        name = definition["metadata"]["name"]
+        self._portal.call(self._demo.remove_resource, name)
+        try:
+            yield
+        finally:
+            self._portal.call(self._demo.restore_resource, name)
+
+
+class RealServer:
+    """The real one, which belongs to the whole session."""
+
+    def __init__(self, apiserver: Real, admin: Admin) -> None:
+        self.url = apiserver.url
+        self.ca_file = apiserver.ca_file
+        self.admin_token = apiserver.admin_token
+        self.admin = admin
+        self._apiserver = apiserver
+
+    def compact(self) -> None:
+        """Compact etcd, and make the API server's watch cache of nodes begin anew.
+
+        Without the second the cache would go on to answer watches from what etcd has forgotten. A
+        change of a CRD replaces the storage of its resource; restarting the server would do the
+        same in seconds.
+        """
+        nodes = crds.collection(crds.NODES)
+        before = self.admin.get(nodes)["metadata"]["resourceVersion"]
+        schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+        (version,) = crds.NODES["spec"]["versions"]
+        described = {"openAPIV3Schema": {**schema, "description": f"compacted at {before}"}}
+        path = f"{_CRDS}/{crds.NODES['metadata']['name']}"
+        self.admin.patch(path, {"spec": {"versions": [{**version, "schema": described}]}})
+        self._apiserver.compact()
+        until(lambda: self._is_expired(nodes, before))
+
+    def _is_expired(self, path: str, revision: str) -> bool:
+        query = {"resourceVersion": revision, "timeoutSeconds": 1}
+        with self.admin.watch(path, **query) as events:
+            return any(event["type"] == "ERROR" for event in events)
+
+    @contextmanager
+    def without(self, definition: Object) -> Iterator[None]:
+        crds.delete_crd(self.admin, definition)
+        try:
+            yield
+        finally:
+            crds.create_crd(self.admin, definition)
+
+
+@contextmanager
+def serve_demo(folder: Path) -> Iterator[DemoServer]:
+    """The embedded server until the block is left."""
+    authority = Authority(folder)
+    certificate = authority.issue("demo")
+    options = ServerOptions(token=_TOKEN, certificate=(certificate.cert, certificate.key))
+    demo = Demo(options, now=lambda: datetime.now(UTC), rng=Random())
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(demo.serve()) as endpoint,
+    ):
+        server = DemoServer(demo, portal, endpoint.url, authority.ca)
+        try:
+            yield server
+        finally:
+            server.admin.close()

@@ -1,0 +1,1 @@
+"""Tests of the export part: payload, timing of runs, manager and sinks."""

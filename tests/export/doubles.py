@@ -1,0 +1,218 @@
+"""Stand-ins for the manager's neighbours: a snapshot source and sinks of every temper."""
+
+import asyncio
+import copy
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from random import Random
+from typing import Any
+
+import anyio
+from anyio.abc import TaskGroup
+
+from telemetryd.errors import NotReady
+from telemetryd.export.exporter import ExportContext, Outcome
+from telemetryd.export.manager import ExporterManager, ExporterSpec
+from telemetryd.model import ExporterStatus, Identity, Payload, Snapshot, SystemRow, Totals
+from telemetryd.stats import ExporterStats
+
+INSTALL_UUID = "8d6f8b1e-5a0b-4f3c-9a4f-0d6b1f5f0a11"
+CLUSTER_UUID = "1b2f6b4e-90ab-4f8e-b1c7-2f1e2a3b4c5d"
+EPOCH_S = 1_790_000_000.0
+
+IDENTITY = Identity(
+    install_uuid=INSTALL_UUID,
+    cluster_uuid=CLUSTER_UUID,
+    server_url="https://rancher.example.com",
+    version="v2.15.0",
+    git_hash="59bd052e",
+    product="rancher-prime",
+)
+
+
+def snapshot(revision: int = 1, *, nodes: int = 1) -> Snapshot:
+    """A small fleet whose content hangs on the revision."""
+    return Snapshot(
+        revision=revision,
+        taken_at=EPOCH_S,
+        complete=True,
+        incomplete_reasons=(),
+        identity=IDENTITY,
+        features=(),
+        systems=(SystemRow("amd64", 4, 16384, upstream=False, count=nodes),),
+        clusters=(),
+        totals=Totals(),
+    )
+
+
+class Source:
+    """A snapshot source that the test holds in its hand."""
+
+    def __init__(self, *, ready: bool = True) -> None:
+        self.current = snapshot()
+        self.waiting_for: tuple[str, ...] = () if ready else ("informer nodes",)
+        self.error: BaseException | None = None
+        self._ready = anyio.Event()
+        if ready:
+            self._ready.set()
+
+    def snapshot(self) -> Snapshot:
+        if self.error is not None:
+            raise self.error
+        if self.waiting_for:
+            raise NotReady(self.waiting_for)
+        return self.current
+
+    async def wait_ready(self) -> None:
+        while self.waiting_for:
+            await self._ready.wait()
+
+    def change(self) -> None:
+        revision = self.current.revision + 1
+        self.current = snapshot(revision, nodes=revision)
+
+    def become_ready(self) -> None:
+        self.waiting_for = ()
+        self._ready.set()
+
+    def become_unready(self, *waiting_for: str) -> None:
+        self._ready = anyio.Event()
+        self.waiting_for = waiting_for
+
+
+def render(snapshot: Snapshot, now_s: float) -> Payload:
+    """Payloads whose digest is the revision."""
+    return Payload(
+        body=f"revision {snapshot.revision} at {now_s}".encode(),
+        content_type="text/plain",
+        digest=f"digest-{snapshot.revision}",
+        revision=snapshot.revision,
+        schema_valid=True,
+        schema_error="",
+    )
+
+
+Behaviour = Callable[[Payload, ExportContext], Awaitable[Outcome]]
+
+
+class Sink:
+    """An exporter that keeps a record of its calls and then does as the test says."""
+
+    def __init__(self, behave: Behaviour | None = None) -> None:
+        self.behave = behave
+        self.starts: list[float] = []
+        self.payloads: list[Payload] = []
+        self.contexts: list[ExportContext] = []
+        self.in_flight = 0
+        self.most_in_flight = 0
+        self.closed = 0
+
+    async def export(self, payload: Payload, context: ExportContext) -> Outcome:
+        self.starts.append(anyio.current_time())
+        self.payloads.append(payload)
+        self.contexts.append(context)
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            return Outcome.WRITTEN if self.behave is None else await self.behave(payload, context)
+        finally:
+            self.in_flight -= 1
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+
+def failing(*errors: BaseException) -> Behaviour:
+    """Raises these, one a call; then succeeds."""
+    left = list(errors)
+
+    async def behave(payload: Payload, context: ExportContext) -> Outcome:
+        if left:
+            raise left.pop(0)
+        return Outcome.WRITTEN
+
+    return behave
+
+
+def always(error: Exception) -> Behaviour:
+    """Raises a fresh copy of the error at each call."""
+
+    async def behave(payload: Payload, context: ExportContext) -> Outcome:
+        raise error.with_traceback(None)
+
+    return behave
+
+
+def taking(seconds: float) -> Behaviour:
+    """Succeeds after so long."""
+
+    async def behave(payload: Payload, context: ExportContext) -> Outcome:
+        await anyio.sleep(seconds)
+        return Outcome.WRITTEN
+
+    return behave
+
+
+async def hang(payload: Payload, context: ExportContext) -> Outcome:
+    """Never returns of its own accord."""
+    await anyio.sleep_forever()
+    return Outcome.WRITTEN
+
+
+def ignoring_cancellation(seconds: float) -> Behaviour:
+    """Swallows every cancellation for so long, then succeeds."""
+
+    async def behave(payload: Payload, context: ExportContext) -> Outcome:
+        until_s = anyio.current_time() + seconds
+        while (left_s := until_s - anyio.current_time()) > 0:
+            try:
+                await asyncio.sleep(left_s)
+            except asyncio.CancelledError:
+                continue
+        return Outcome.WRITTEN
+
+    return behave
+
+
+def spec(name: str = "scc", **changes: object) -> ExporterSpec:
+    """A spec of the ``render`` above, whose sink is called at every slot."""
+    given = {"verifies_destination": True, **changes}
+    return ExporterSpec(name=name, type="test", render=render, **given)  # type: ignore[arg-type]
+
+
+def manager_of(source: Source, **changes: object) -> ExporterManager:
+    """A manager on the loop's clock, without suspends."""
+    return ExporterManager(
+        source,
+        now=lambda: EPOCH_S + anyio.current_time(),
+        rng=Random(7),
+        **{"suspended_s": lambda: 0.0, **changes},  # type: ignore[arg-type]
+    )
+
+
+@asynccontextmanager
+async def running(manager: ExporterManager) -> AsyncIterator[TaskGroup]:
+    """Runs the manager around the block, and drains it at its end."""
+    async with anyio.create_task_group() as group:
+        await group.start(_run, manager)
+        yield group
+        group.cancel_scope.cancel()
+
+
+async def _run(manager: ExporterManager, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+    await manager.run(task_status=task_status)
+
+
+async def run_for(
+    seconds: float, sink: Sink, source: Source | None = None, **changes: Any
+) -> tuple[ExporterStatus, ExporterStats]:
+    """Runs one exporter for so long; returns its status and counters just before the end."""
+    extra = {key: changes.pop(key) for key in ("suspended_s", "epoch") if key in changes}
+    manager = manager_of(source or Source(), **extra)
+    manager.register(spec(**changes), sink)
+    async with running(manager):
+        await anyio.sleep(seconds)
+        starts, status = list(sink.starts), manager.status("scc")
+        stats = copy.deepcopy(manager.stats()["scc"])
+    sink.starts = starts
+    return status, stats

@@ -1,0 +1,343 @@
+"""Snapshots: what they wait for, when they change, and when they say that they aren't whole."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError
+from types import FrameType
+from typing import Any
+
+import anyio
+import pytest
+
+from telemetryd.config import IdentityConfig
+from telemetryd.errors import NotReady, UnreadableReason
+from telemetryd.gather.gatherer import Gatherer
+from telemetryd.model import ClusterRow, NamespaceRecord, SettingRecord, SystemRow, Unreadable
+from telemetryd.stats import GatherStats
+from tests.gather.readers import (
+    CLUSTER_UUID,
+    INSTALL_UUID,
+    NOW_S,
+    FilledStore,
+    Fleet,
+    cluster,
+    feature,
+    node,
+)
+from tests.virtualtime import VirtualTimeLoop
+
+pytestmark = pytest.mark.anyio
+UNREADABLE = Unreadable("uid", UnreadableReason.TYPE)
+GROUP = "management.cattle.io"
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    return ("asyncio", {"loop_factory": VirtualTimeLoop})
+
+
+class World:
+    """A gatherer over a fleet in memory, with a clock and a build commit to set."""
+
+    def __init__(self, fleet: Fleet | None = None, overrides: IdentityConfig | None = None) -> None:
+        self.fleet = fleet or Fleet()
+        self.now_s = NOW_S
+        self.git_hash: str | None = "0123abc"
+        self.stats = GatherStats()
+        self.gatherer = Gatherer(
+            readers=self.fleet.readers(),
+            overrides=overrides or IdentityConfig(),
+            git_hash=lambda: self.git_hash,
+            now=lambda: self.now_s,
+            stats=self.stats,
+        )
+
+
+def test_a_snapshot_holds_identity_features_and_fleet() -> None:
+    world = World()
+    world.fleet.cluster("local", node("4", "16Gi"))
+    world.fleet.cluster("c-1", node("3920m", "64G"), node("4", "64G"))
+    world.fleet.features.put("fleet", feature(default=True))
+    snapshot = world.gatherer.snapshot()
+    identity = snapshot.identity
+    assert (identity.install_uuid, identity.cluster_uuid) == (INSTALL_UUID, CLUSTER_UUID)
+    assert (identity.version, identity.git_hash) == ("v2.15.0", "0123abc")
+    assert (identity.server_url, identity.product) == (
+        "https://rancher.example.org",
+        "rancher-prime",
+    )
+    assert snapshot.features == (
+        "fleet",
+        "managed-system-upgrade-controller",
+        "provisioningv2",
+        "turtles",
+    )
+    assert snapshot.systems == (
+        SystemRow("amd64", 4, 16384, True, 1),
+        SystemRow("amd64", 4, 61036, False, 2),
+    )
+    assert snapshot.clusters == (ClusterRow(False, 2, 1), ClusterRow(True, 1, 1))
+    assert (snapshot.totals.nodes, snapshot.totals.managed_clusters) == (3, 1)
+    assert (snapshot.revision, snapshot.taken_at) == (1, NOW_S)
+    assert snapshot.complete
+    assert snapshot.incomplete_reasons == ()
+
+
+def test_an_empty_fleet_has_a_snapshot() -> None:
+    snapshot = World().gatherer.snapshot()
+    assert (snapshot.systems, snapshot.clusters, snapshot.totals.nodes) == ((), (), 0)
+
+
+def test_a_snapshot_cannot_be_changed() -> None:
+    snapshot = World().gatherer.snapshot()
+    with pytest.raises(FrozenInstanceError):
+        snapshot.revision = 2  # type: ignore[misc]
+
+
+def test_a_snapshot_is_the_same_object_until_something_changes() -> None:
+    world = World()
+    world.fleet.cluster("c-1", node())
+    first = world.gatherer.snapshot()
+    world.now_s += 60
+    assert world.gatherer.snapshot() is first
+    world.fleet.nodes.put("c-1/9", node(cluster="c-1"))
+    second = world.gatherer.snapshot()
+    assert (second.revision, second.taken_at) == (2, NOW_S + 60)
+    assert (first.totals.nodes, second.totals.nodes) == (1, 2)
+    assert (world.stats.generation, world.stats.last_built_at) == (2, NOW_S + 60)
+    assert sum(world.stats.build_duration.counts) == 2
+
+
+def test_a_change_that_no_payload_shows_keeps_the_snapshot() -> None:
+    world = World()
+    world.fleet.cluster("c-1", node())
+    first = world.gatherer.snapshot()
+    world.fleet.nodes.put("c-1/0", node(cluster="c-1", uid="another"))
+    world.fleet.clusters.put("c-1", cluster("c-1"))
+    world.fleet.settings.put("private", SettingRecord(uid="s", value=""))
+    world.fleet.set("telemetry-opt", "out")
+    world.fleet.features.put("off", feature(default=False))
+    assert world.gatherer.snapshot() is first
+
+
+def test_a_change_that_is_taken_back_keeps_the_snapshot() -> None:
+    world = World()
+    world.fleet.cluster("c-1", node())
+    first = world.gatherer.snapshot()
+    world.fleet.nodes.put("c-1/1", node(cluster="c-1"))
+    world.fleet.nodes.delete("c-1/1")
+    assert world.gatherer.snapshot() is first
+
+
+def test_each_kind_of_change_raises_the_revision_by_one() -> None:
+    world = World()
+    changes: list[Callable[[], None]] = [
+        lambda: world.fleet.clusters.put("c-1", cluster("c-1")),
+        lambda: world.fleet.nodes.put("c-1/0", node(cluster="c-1")),
+        lambda: world.fleet.nodes.put("c-1/0", node("8", cluster="c-1")),
+        lambda: world.fleet.nodes.put("c-1/1", UNREADABLE),
+        lambda: world.fleet.set("server-version", "v2.16.0"),
+        lambda: world.fleet.set("server-url", "https://other.example.org"),
+        lambda: world.fleet.features.put("a", feature(default=True)),
+        lambda: world.fleet.kube_system.put("kube-system", NamespaceRecord(uid=INSTALL_UUID)),
+        lambda: setattr(world, "git_hash", "fedcba9"),
+        lambda: world.fleet.nodes.contact(NOW_S - 121),
+        lambda: world.fleet.nodes.contact(NOW_S),
+        lambda: world.fleet.clusters.delete("c-1"),
+    ]
+    for number, change in enumerate(changes, start=1):
+        assert world.gatherer.snapshot().revision == number
+        change()
+        assert world.gatherer.snapshot().revision == number + 1
+
+
+def test_unsynced_informers_are_named_and_nothing_else() -> None:
+    world = World(Fleet(synced=False))
+    world.fleet.settings.refill({})
+    world.fleet.clusters.sync()
+    with pytest.raises(NotReady) as caught:
+        world.gatherer.snapshot()
+    expected = (
+        f"informer nodes.{GROUP}",
+        f"informer settings.{GROUP}",
+        f"informer features.{GROUP}",
+        "informer namespaces",
+    )
+    assert caught.value.waiting_for == expected
+    assert world.gatherer.missing() == expected
+
+
+def test_a_resource_that_is_not_served_is_named_until_it_is() -> None:
+    world = World()
+    world.fleet.nodes.finish_absent()
+    assert world.gatherer.missing() == (f"resource nodes.{GROUP} (not served)",)
+    world.fleet.nodes.sync()
+    assert world.gatherer.missing() == ()
+
+
+def test_missing_identity_is_named_and_found_again() -> None:
+    world = World()
+    world.fleet.settings.delete("install-uuid")
+    world.fleet.set("server-url", "")
+    assert world.gatherer.missing() == ("setting install-uuid", "setting server-url")
+    with pytest.raises(NotReady):
+        world.gatherer.snapshot()
+    world.fleet.set("install-uuid", INSTALL_UUID)
+    world.fleet.set("server-url", "https://rancher.example.org")
+    assert world.gatherer.snapshot().identity.install_uuid == INSTALL_UUID
+
+
+def test_the_first_answer_on_the_git_hash_is_waited_for() -> None:
+    world = World()
+    world.git_hash = None
+    assert world.gatherer.missing() == ("git hash (first answer of Rancher)",)
+    with pytest.raises(NotReady):
+        world.gatherer.snapshot()
+    world.git_hash = "unknown"
+    assert world.gatherer.snapshot().identity.git_hash == "unknown"
+
+
+def test_kube_system_is_not_waited_for_where_the_configuration_names_the_cluster() -> None:
+    fleet = Fleet()
+    fleet.kube_system = FilledStore[NamespaceRecord]("namespaces", synced=False)
+    world = World(fleet, IdentityConfig(cluster_uuid=INSTALL_UUID))
+    assert world.gatherer.snapshot().identity.cluster_uuid == INSTALL_UUID
+
+
+def test_readers_that_were_full_before_are_counted() -> None:
+    fleet = Fleet()
+    fleet.cluster("local", node())
+    fleet.cluster("c-1", node(), node())
+    assert World(fleet).gatherer.snapshot().totals.nodes == 3
+
+
+def test_totals_are_there_before_a_snapshot_can_be() -> None:
+    world = World(Fleet(synced=False))
+    world.fleet.cluster("local", node())
+    world.fleet.nodes.put("gone/0", node(cluster="gone"))
+    world.fleet.nodes.put("gone/1", UNREADABLE)
+    totals = world.gatherer.totals()
+    assert (totals.local_clusters, totals.nodes, totals.orphan_nodes) == (1, 1, 1)
+    assert totals.roles == {"controlplane": 0, "etcd": 0, "worker": 1, "other": 0}
+    assert totals.unreadable == {f"nodes.{GROUP}": 1}
+
+
+def test_unreadable_objects_make_it_incomplete_and_are_counted_by_resource() -> None:
+    world = World()
+    world.fleet.cluster("c-1", node())
+    world.fleet.clusters.put("c-2", UNREADABLE)
+    world.fleet.nodes.put("c-1/1", UNREADABLE)
+    world.fleet.nodes.put(None, UNREADABLE)
+    snapshot = world.gatherer.snapshot()
+    assert not snapshot.complete
+    assert snapshot.incomplete_reasons == (
+        f"clusters.{GROUP}: 1 unreadable",
+        f"nodes.{GROUP}: 2 unreadable",
+    )
+    assert snapshot.totals.unreadable == {f"clusters.{GROUP}": 1, f"nodes.{GROUP}": 2}
+    assert snapshot.clusters == (ClusterRow(False, 0, 1), ClusterRow(False, 1, 1))
+
+
+def test_an_informer_out_of_contact_keeps_the_facts_and_says_so() -> None:
+    world = World()
+    world.fleet.cluster("c-1", node())
+    first = world.gatherer.snapshot()
+    world.now_s += 120
+    assert world.gatherer.snapshot() is first
+    world.fleet.clusters.contact(world.now_s)
+    world.fleet.features.contact(world.now_s)
+    world.fleet.kube_system.contact(None)
+    world.now_s += 1
+    stale = world.gatherer.snapshot()
+    assert stale.incomplete_reasons == (
+        "namespaces: no contact for 120 s",
+        f"nodes.{GROUP}: no contact for 120 s",
+        f"settings.{GROUP}: no contact for 120 s",
+    )
+    assert (stale.systems, stale.clusters) == (first.systems, first.clusters)
+    world.now_s += 1000
+    world.fleet.clusters.contact(world.now_s)
+    world.fleet.features.contact(world.now_s)
+    assert world.gatherer.snapshot() is stale
+
+
+def test_a_relist_that_finds_the_same_keeps_the_snapshot() -> None:
+    world = World()
+    world.fleet.cluster("c-1", node(), node("8"))
+    first = world.gatherer.snapshot()
+    world.fleet.nodes.refill({f"c-1/{n}": node(c, cluster="c-1") for n, c in enumerate("48")})
+    assert world.gatherer.snapshot() is first
+
+
+async def test_waiting_ends_with_the_last_thing_that_was_missing() -> None:
+    world = World(Fleet(synced=False))
+    world.git_hash = None
+    ready_at: list[float] = []
+
+    async def wait() -> None:
+        await world.gatherer.wait_ready()
+        world.gatherer.snapshot()
+        ready_at.append(anyio.current_time())
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait)
+        for reader in world.gatherer._required:
+            await anyio.sleep(10)
+            assert not ready_at
+            assert isinstance(reader, FilledStore)
+            reader.sync()
+        await anyio.sleep(10)
+        assert not ready_at
+        world.git_hash = "unknown"
+        world.gatherer.recheck()
+        await anyio.sleep(0.001)
+        assert ready_at == [anyio.current_time() - 0.001]
+
+
+async def test_waiting_sees_a_resource_that_comes_to_be_served_without_objects() -> None:
+    world = World()
+    world.fleet.nodes.finish_absent()
+    with anyio.fail_after(10.001):
+        async with anyio.create_task_group() as group:
+            group.start_soon(world.gatherer.wait_ready)
+            await anyio.sleep(10)
+            world.fleet.nodes.sync()
+
+
+async def test_waiting_sees_what_nobody_announces_within_a_second() -> None:
+    world = World()
+    world.git_hash = None
+    with anyio.fail_after(11):
+        async with anyio.create_task_group() as group:
+            group.start_soon(world.gatherer.wait_ready)
+            await anyio.sleep(10)
+            world.git_hash = "unknown"
+
+
+async def test_waiting_returns_at_once_when_ready() -> None:
+    world = World()
+    with anyio.fail_after(0):
+        await world.gatherer.wait_ready()
+
+
+def test_taking_a_snapshot_calls_nothing_once_per_node() -> None:
+    def calls(nodes: int) -> int:
+        world = World()
+        world.fleet.cluster("c-1", *[node()] * nodes)
+        world.gatherer.snapshot()
+        world.fleet.nodes.put("c-1/0", node("8", cluster="c-1"))
+        made = 0
+
+        def profile(_frame: FrameType, event: str, _argument: object) -> None:
+            nonlocal made
+            made += event in {"call", "c_call"}
+
+        before = sys.getprofile()
+        sys.setprofile(profile)
+        try:
+            world.gatherer.snapshot()
+        finally:
+            sys.setprofile(before)
+        return made
+
+    assert calls(20) == calls(200) > 0

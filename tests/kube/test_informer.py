@@ -1,0 +1,659 @@
+"""Informers against a server that misbehaves, on a real socket: rows of the fault matrix."""
+
+import json
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.abc
+import pytest
+from aiohttp import web
+
+from telemetryd.errors import UnreadableReason
+from telemetryd.kube.client import KubeClient
+from telemetryd.kube.informer import Informer
+from telemetryd.kube.resource import Reader
+from telemetryd.kube.source import KubeSource
+from telemetryd.kube.watch import WatchTiming
+from telemetryd.model import Delta, Unreadable
+from telemetryd.stats import InformerStats, KubeStats
+from tests.kube.samples import (
+    THINGS,
+    Thing,
+    ThingRecord,
+    bookmark,
+    deep_thing,
+    event,
+    listing,
+    record,
+    status,
+    thing,
+    until,
+)
+from tests.kube.scripted import (
+    Responder,
+    Scripted,
+    answer,
+    hang,
+    kubeconfig,
+    refuse,
+    serve,
+    stream,
+)
+
+pytestmark = pytest.mark.anyio
+
+FAST = WatchTiming(
+    backoff_base_s=0.01,
+    backoff_cap_s=0.05,
+    short_watch_s=0.03,
+    idle_limit_s=5.0,
+    open_timeout_s=2.0,
+    list_timeout_s=2.0,
+    denied_relist_s=0.05,
+    suspect_relist_s=0.05,
+    absence_recheck_s=0.02,
+)
+
+
+EXPIRED = event("ERROR", status(410))
+
+
+class Watched:
+    """An informer that runs, and what it did."""
+
+    def __init__(self, informer: Informer[Thing, ThingRecord], stats: InformerStats) -> None:
+        self.reader: Reader[ThingRecord] = informer.reader
+        self.stats = stats
+        self.deltas: list[Delta[ThingRecord]] = []
+        self.wakeups = 0
+        self.reader.subscribe(self.deltas.append)
+        self.reader.on_change(self._wake)
+
+    def _wake(self) -> None:
+        self.wakeups += 1
+
+    @property
+    def held(self) -> dict[str, Any]:
+        return {key: self.reader.get(key) for key in self.reader.keys()}  # noqa: SIM118
+
+    def relists(self, reason: str) -> int:
+        return self.stats.lists["success", reason]
+
+
+@asynccontextmanager
+async def watching(
+    folder: Path, server: Scripted, *, timing: WatchTiming = FAST, page_size: int = 2
+) -> AsyncIterator[Watched]:
+    stats = InformerStats(THINGS.id)
+    config = kubeconfig(folder / "config", server.url)
+    async with KubeClient.connect(config, KubeStats(), environ={}) as client:
+        informer = Informer(
+            THINGS,
+            KubeSource(client, THINGS),
+            now=time.time,
+            rng=random.Random(1),
+            stats=stats,
+            page_size=page_size,
+            timing=timing,
+        )
+        watched = Watched(informer, stats)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(informer.run)
+            yield watched
+            tasks.cancel_scope.cancel()
+
+
+def filled(*names: str) -> Scripted:
+    server = Scripted(version=10)
+    server.objects = {name: thing(name, version=5) for name in names}
+    return server
+
+
+def expected(*names: str) -> dict[str, ThingRecord]:
+    return {f"ns/{name}": record(name) for name in names}
+
+
+async def converge(server: Scripted, watched: Watched, name: str = "last") -> None:
+    """Whatever went before, a change now arrives, and all is as the server has it."""
+    server.put(thing(name, 77))
+    await until(lambda: watched.reader.get(f"ns/{name}") == record(name, 77))
+    want = {
+        f"ns/{key}": record(key, body["spec"]["size"], body["metadata"]["uid"])
+        for key, body in server.objects.items()
+    }
+    await until(lambda: watched.held == want)
+    await until(lambda: not watched.reader.status().last_error)
+
+
+async def test_lists_in_pages_then_watches_from_the_first_pages_version(tmp_path: Path) -> None:
+    async with serve(filled(*"abcde")) as server, watching(tmp_path, server) as watched:
+        await until(lambda: server.queries(watch=True))
+        assert watched.held == expected(*"abcde")
+        lists = server.queries(watch=False)
+        assert lists == [
+            {"limit": "2"},
+            {"limit": "2", "continue": "2"},
+            {"limit": "2", "continue": "4"},
+        ]
+        (query,) = server.queries(watch=True)
+        assert 300 <= int(query.pop("timeoutSeconds")) <= 600
+        assert query == {"watch": "true", "resourceVersion": "10", "allowWatchBookmarks": "true"}
+        shown = watched.reader.status()
+        assert (shown.synced, shown.absent, shown.last_error) == (True, False, "")
+        assert shown.last_contact_at is not None
+        assert watched.stats.lists == {("success", "initial"): 1}
+        await converge(server, watched)
+
+
+async def test_version_of_page_1_counts_where_a_later_page_has_another(tmp_path: Path) -> None:
+    async with serve() as server:
+        server.lists.append(answer(listing([thing("a")], 10, "more")))
+        server.lists.append(answer(listing([thing("b")], 12)))
+        async with watching(tmp_path, server):
+            await until(lambda: server.queries(watch=True))
+            assert server.queries(watch=True)[0]["resourceVersion"] == "10"
+
+
+async def test_events_of_one_chunk_are_told_once_in_order(tmp_path: Path) -> None:
+    async with serve(filled("a")) as server:
+        chunk = b"".join(
+            [event("ADDED", thing(f"n{n}", version=20 + n)) for n in range(5)]
+            + [event("MODIFIED", thing("n0", 9, version=30))]
+            + [event("DELETED", thing("n1", version=31)), bookmark(40)]
+        )
+        server.watches.append(stream(chunk, then="hang"))
+        async with watching(tmp_path, server) as watched:
+            await until(lambda: watched.reader.status().resource_version == "40")
+            assert watched.wakeups == 2  # synced, and the chunk
+            assert watched.held == expected("a", "n2", "n3", "n4") | {"ns/n0": record("n0", 9)}
+            counted = {"added": 5, "modified": 1, "deleted": 1, "bookmark": 1}
+            assert watched.stats.events == counted
+            assert watched.stats.last_event_at is not None
+
+
+@pytest.mark.parametrize(
+    ("responder", "reason"),
+    [
+        pytest.param(stream(event("ERROR", status(410))), "expired", id="7"),
+        pytest.param(refuse(410), "expired", id="8"),
+        pytest.param(stream(event("ERROR", status(500, "", "PrevKv=nil"))), "error", id="10"),
+        pytest.param(refuse(500), "error", id="10-http"),
+        pytest.param(stream(event("ERROR", {})), "error", id="11"),
+        pytest.param(stream(event("ERROR", {"kind": "Status", "code": None})), "error", id="11b"),
+        pytest.param(stream(b'{"type":"ERROR"}\n'), "error", id="11c"),
+        pytest.param(
+            refuse(504, "Timeout", "Too large resource version: 9, current: 8"), "error", id="13"
+        ),
+        pytest.param(
+            stream(event("ERROR", status(504, causes=[{"reason": "ResourceVersionTooLarge"}]))),
+            "error",
+            id="13-stream",
+        ),
+        pytest.param(stream(bookmark(4)), "regression", id="5-bookmark"),
+        pytest.param(stream(event("MODIFIED", thing("a", version=4))), "regression", id="5-event"),
+    ],
+)
+async def test_what_only_a_list_mends_leads_to_one(
+    tmp_path: Path, responder: Responder, reason: str
+) -> None:
+    async with serve(filled(*"abc")) as server:
+        server.watches.append(responder)
+        async with watching(tmp_path, server) as watched:
+            await until(lambda: watched.relists(reason))
+            await until(lambda: len(server.queries(watch=True)) == 2)
+            assert watched.relists(reason) == 1
+            assert all("resourceVersion" not in query for query in server.queries(watch=False))
+            assert watched.held == expected(*"abc")
+            await converge(server, watched)
+            assert sum(watched.stats.lists.values()) == 2
+
+
+@pytest.mark.parametrize(
+    "responder",
+    [
+        pytest.param(refuse(429, Retry_After="0"), id="12"),
+        pytest.param(refuse(429, Retry_After="soon"), id="12-garbage"),
+        pytest.param(refuse(429, "TooManyRequests", "storage is (re)initializing"), id="12-crd"),
+        pytest.param(stream(event("ERROR", status(429))), id="12-stream"),
+        pytest.param(refuse(503), id="503"),
+        pytest.param(refuse(401), id="401"),
+        pytest.param(answer(b"<html>", 200, "text/html"), id="29"),
+        pytest.param(stream(event("ADDED", thing("z"))[:50], then="reset"), id="22"),
+        pytest.param(stream(event("ADDED", thing("z"))[:50]), id="23"),
+        pytest.param(stream(event("NEW", thing("z")), b'{"type":"ODD"}\n'), id="39"),
+        pytest.param(stream(b"{]\n"), id="34"),
+        pytest.param(stream(b"\xff\xfe\n"), id="34-utf8"),
+        pytest.param(
+            stream(event("ADDED", thing("z", version=11)).replace(b'"SENTINEL"', b"NaN")),
+            id="34-nan",
+        ),
+        pytest.param(
+            stream(event("ADDED", thing("z", version=11)).replace(b"uid-z", b"\xff")),
+            id="34-utf8-object",
+        ),
+        pytest.param(stream(event("ADDED", thing("z") | {"kind": "Table"})), id="38-event"),
+        pytest.param(stream(event("DELETED", {"metadata": {}})), id="delete-of-nobody"),
+        pytest.param(stream(b"\r\n\n  \n"), id="blank"),
+    ],
+)
+async def test_what_a_new_watch_mends_costs_no_list(tmp_path: Path, responder: Responder) -> None:
+    async with serve(filled(*"abc")) as server:
+        server.watches.append(responder)
+        async with watching(tmp_path, server) as watched:
+            await until(lambda: len(server.queries(watch=True)) == 2)
+            assert server.queries(watch=True)[1]["resourceVersion"] == "10"
+            assert watched.held == expected(*"abc")
+            await converge(server, watched)
+            assert watched.stats.lists == {("success", "initial"): 1}
+
+
+async def test_broken_line_twice_leads_to_a_list(tmp_path: Path) -> None:
+    async with serve(filled("a")) as server:
+        server.watches += [stream(b"{]\n"), stream(b"{]\n")]
+        async with watching(tmp_path, server) as watched:
+            await until(lambda: watched.relists("error"))
+            await converge(server, watched)
+
+
+async def test_expired_continue_token_gives_one_whole_list_and_nothing_by_halves(
+    tmp_path: Path,
+) -> None:
+    async with serve(filled(*"abcde")) as server:
+        server.lists.append(answer(listing([thing("old")], 8, "more")))
+        body = status(410, "Expired") | {"metadata": {"continue": "SENTINEL-inconsistent"}}
+        server.lists.append(answer(body, 410))
+        async with watching(tmp_path, server) as watched:
+            await until(lambda: watched.reader.synced)
+            assert watched.held == expected(*"abcde")
+            assert server.queries(watch=False) == [
+                {"limit": "2"},
+                {"limit": "2", "continue": "more"},
+                {},
+            ]
+            assert all(delta.key != "ns/old" for delta in watched.deltas)
+
+
+async def test_410_on_every_watch_is_no_hot_loop(tmp_path: Path) -> None:
+    async with serve(filled("a")) as server:
+        server.watches += [refuse(410)] * 1000
+        async with watching(tmp_path, server) as watched:
+            await anyio.sleep(0.5)
+            assert watched.relists("expired") < 30
+            server.watches.clear()
+            await converge(server, watched)
+
+
+async def test_watch_without_bookmarks_is_opened_again_without_a_list(tmp_path: Path) -> None:
+    timing = WatchTiming(idle_limit_s=0.05, short_watch_s=0.01)
+    async with serve(filled("a")) as server, watching(tmp_path, server, timing=timing) as watched:
+        await until(lambda: len(server.queries(watch=True)) >= 5)
+        assert watched.stats.lists == {("success", "initial"): 1}
+        assert watched.stats.watch_terminations["idle"] >= 4
+        assert watched.reader.status().last_error == ""
+        await converge(server, watched)
+
+
+async def test_stream_of_single_bytes_without_a_line_is_idle(tmp_path: Path) -> None:
+    async def trickle(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        for _ in range(1000):
+            await response.write(b" ")
+            await anyio.sleep(0.01)
+        return response
+
+    timing = WatchTiming(idle_limit_s=0.1, short_watch_s=0.01)
+    async with serve(filled("a")) as server:
+        server.watches.append(trickle)
+        async with watching(tmp_path, server, timing=timing) as watched:
+            await until(lambda: watched.stats.watch_terminations["idle"])
+            await converge(server, watched)
+
+
+@pytest.mark.parametrize(
+    "responder",
+    [
+        pytest.param(answer(b"<html>", 200, "text/html"), id="29"),
+        pytest.param(answer(listing([], kind="Table")), id="38"),
+        pytest.param(answer(listing([thing("a") | {"kind": "Other"}])), id="38-item"),
+        pytest.param(answer(listing([], metadata={})), id="40"),
+        pytest.param(answer(listing([], kind=None)), id="40-kind"),
+        pytest.param(answer(b"{}"), id="empty"),
+        pytest.param(answer(listing([thing("z")])[:-20]), id="truncated"),
+        pytest.param(answer(listing([thing("z")], 11).replace(b'"SENTINEL"', b"NaN")), id="34-nan"),
+        pytest.param(answer(listing([], 9)), id="older"),
+        pytest.param(refuse(403), id="403"),
+        pytest.param(refuse(500), id="500"),
+        pytest.param(refuse(429, Retry_After="0"), id="429"),
+        pytest.param(stream(listing([])[:20], then="reset"), id="reset"),
+    ],
+)
+async def test_list_that_cannot_be_trusted_wipes_nothing(
+    tmp_path: Path, responder: Responder
+) -> None:
+    async with serve(filled(*"abc")) as server, watching(tmp_path, server) as watched:
+        await until(lambda: server.open)
+        server.lists.append(responder)
+        await server.inject(EXPIRED)
+        await until(lambda: sum(watched.stats.lists.values()) >= 3)
+        await converge(server, watched)
+        assert all(delta.new is not None for delta in watched.deltas)
+        assert watched.reader.unreadable == 0
+        assert sum(n for (result, _), n in watched.stats.lists.items() if result == "error")
+
+
+async def test_failing_first_list_is_shown_and_synced_only_with_the_whole(tmp_path: Path) -> None:
+    async with serve(filled("a")) as server:
+        server.lists += [refuse(403, "Forbidden", "no list for you")] * 1000
+        async with watching(tmp_path, server) as watched:
+            await until(lambda: watched.reader.status().last_error)
+            shown = watched.reader.status()
+            assert "403 no list for you" in shown.last_error
+            assert not shown.synced
+            server.lists.clear()
+            await converge(server, watched)
+
+
+@pytest.mark.parametrize("size", [1_400_000, 5 * 1024 * 1024])
+async def test_large_object_is_accepted_from_list_and_watch(tmp_path: Path, size: int) -> None:
+    async with serve(filled("a")) as server:
+        server.objects["big"] = thing("big") | {"filler": "x" * size}
+        async with watching(tmp_path, server) as watched:
+            await until(lambda: len(watched.reader) == 2)
+            server.put(thing("big", 5) | {"filler": "y" * size})
+            await until(lambda: watched.reader.get("ns/big") == record("big", 5))
+            await converge(server, watched)
+            assert watched.reader.unreadable == 0
+
+
+async def test_event_above_the_limit_stops_nothing_and_is_counted(tmp_path: Path) -> None:
+    async with serve(filled("a", "b")) as server, watching(tmp_path, server) as watched:
+        await until(lambda: watched.reader.synced)
+        server.put(thing("a") | {"filler": "x" * (9 * 1024 * 1024)})
+        server.put(thing("b", 8))
+        await until(lambda: watched.reader.get("ns/b") == record("b", 8))
+        assert watched.reader.get("ns/a") == Unreadable("uid-a", UnreadableReason.OVERSIZE)
+        assert watched.stats.decode_errors == {"oversize": 1}
+        server.delete("a")
+        await until(lambda: watched.reader.unreadable == 0)
+        assert watched.stats.lists == {("success", "initial"): 1}
+
+
+BAD: list[tuple[str, Callable[[], bytes], UnreadableReason]] = [
+    (
+        "type",
+        lambda: json.dumps(thing("bad", version=11) | {"spec": []}).encode(),
+        UnreadableReason.TYPE,
+    ),
+    ("deep", lambda: deep_thing("bad", 11), UnreadableReason.MALFORMED),
+    (
+        "uid",
+        lambda: json.dumps(thing("bad", version=11)).replace('"uid-bad"', "null").encode(),
+        UnreadableReason.MISSING,
+    ),
+    ("defect", lambda: json.dumps(thing("bad", 666, version=11)).encode(), UnreadableReason.TYPE),
+]
+
+
+@pytest.mark.parametrize(("_name", "make", "reason"), BAD, ids=[row[0] for row in BAD])
+async def test_bad_object_costs_itself_alone_in_list_and_watch(
+    tmp_path: Path, _name: str, make: Callable[[], bytes], reason: UnreadableReason
+) -> None:
+    line = b'{"type":"MODIFIED","object":' + make() + b"}\n"
+    async with serve(filled("a", "b")) as server:
+        server.lists.append(
+            answer(listing([thing("a"), "BAD", thing("b")], 10).replace(b'"BAD"', make()))
+        )
+        good = event("MODIFIED", thing("bad", 4, version=12))
+        server.watches.append(
+            stream(line, event("MODIFIED", thing("b", 3, version=11)), then="hang")
+        )
+        async with watching(tmp_path, server) as watched:
+            await until(lambda: watched.reader.get("ns/b") == record("b", 3))
+            value = watched.reader.get("ns/bad")
+            assert isinstance(value, Unreadable)
+            assert value.reason is reason
+            assert watched.reader.unreadable == 1
+            assert watched.stats.decode_errors == {reason: 2}
+            assert watched.stats.lists == {("success", "initial"): 1}
+            server.watches.append(stream(good, then="hang"))
+        assert watched.reader.status().last_error == ""
+
+
+async def test_unreadable_object_that_is_mended_gives_a_delta(tmp_path: Path) -> None:
+    async with serve(filled("a")) as server:
+        server.objects["b"] = thing("b") | {"spec": "x"}
+        async with watching(tmp_path, server) as watched:
+            await until(lambda: watched.reader.unreadable == 1)
+            server.put(thing("b", 3))
+            await until(lambda: watched.reader.unreadable == 0)
+            broken = Unreadable("uid-b", UnreadableReason.TYPE)
+            assert watched.deltas[-1] == Delta("ns/b", broken, record("b", 3))
+
+
+async def test_broken_object_that_stays_is_taken_as_unreadable_and_looked_at_again(
+    tmp_path: Path,
+) -> None:
+    body = listing([thing("a"), thing("bad")], 10).replace(b'"uid-bad"', b"NaN")
+    async with serve(filled("a", "bad")) as server:
+        server.lists += [answer(body)] * 2
+        async with watching(tmp_path, server) as watched:
+            await until(lambda: watched.reader.unreadable == 1)
+            assert set(watched.held) == {"ns/a", "ns/bad"}
+            assert watched.stats.lists["error", "initial"] == 1
+            await until(lambda: watched.held == expected("a", "bad"))
+            assert watched.relists("resync") == 1
+
+
+async def test_repeated_and_unknown_events_are_idempotent(tmp_path: Path) -> None:
+    async with serve(filled("a")) as server:
+        server.watches.append(
+            stream(
+                event("ADDED", thing("b", version=11)),
+                event("ADDED", thing("b", version=11)),
+                event("DELETED", thing("never", version=12)),
+                event("MODIFIED", thing("new", version=13)),
+                event("DELETED", thing("a", version=14)),
+                event("DELETED", thing("a", version=14)),
+                then="hang",
+            )
+        )
+        async with watching(tmp_path, server) as watched:
+            await until(lambda: watched.held == expected("b", "new"))
+            keys = [delta.key for delta in watched.deltas]
+            assert keys == ["ns/a", "ns/b", "ns/new", "ns/a"]
+
+
+async def test_object_recreated_while_away_is_deleted_and_added(tmp_path: Path) -> None:
+    async with serve(filled("a")) as server, watching(tmp_path, server) as watched:
+        await until(lambda: server.open)
+        server.objects["a"] = thing("a", uid="another", version=12)
+        server.version = 12
+        await server.inject(EXPIRED)
+        await until(lambda: len(watched.deltas) == 3)
+        new = record("a", uid="another")
+        assert watched.deltas[1:] == [
+            Delta("ns/a", record("a"), None),
+            Delta("ns/a", None, new),
+        ]
+
+
+async def test_objects_deleted_while_away_are_deleted(tmp_path: Path) -> None:
+    async with serve(filled(*"abc")) as server, watching(tmp_path, server) as watched:
+        await until(lambda: server.open)
+        del server.objects["b"]
+        server.version = 12
+        await server.inject(EXPIRED)
+        await until(lambda: watched.held == expected("a", "c"))
+        assert watched.deltas[-1] == Delta("ns/b", record("b"), None)
+
+
+async def test_crd_that_comes_goes_and_comes_again_needs_no_restart(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with serve(filled("a")) as server:
+        server.served = False
+        async with watching(tmp_path, server) as watched:
+            await until(lambda: watched.reader.synced)
+            shown = watched.reader.status()
+            assert (shown.absent, shown.objects, shown.last_error) == (True, 0, "")
+            server.served = True
+            await until(lambda: watched.held == expected("a"))
+            assert not watched.reader.status().absent
+            await until(lambda: server.open)
+            server.served = False
+            await server.inject(EXPIRED)
+            await until(lambda: watched.reader.status().absent)
+            assert watched.held == {}
+            assert watched.deltas[-1] == Delta("ns/a", record("a"), None)
+            server.served = True
+            server.events.clear()
+            server.objects = {"b": thing("b")}
+            server.version = 3
+            await converge(server, watched)
+            assert watched.reader.synced
+    assert [r.message for r in caplog.records].count(
+        "resource absent resource=things.example.io: watched for, counts as synced"
+    ) == 2
+
+
+@pytest.mark.parametrize(
+    "discovery",
+    [
+        pytest.param([hang], id="hangs"),
+        pytest.param([refuse(403)], id="denied"),
+        pytest.param([refuse(404), refuse(404)], id="404-everywhere"),
+        pytest.param([refuse(404), answer(b"<html>", 200, "text/html")], id="html"),
+        pytest.param([refuse(404), answer({"kind": "Other", "groups": []})], id="another-kind"),
+        pytest.param([answer({"kind": "Other", "resources": []})], id="another-list"),
+        pytest.param([answer(b"{")], id="broken"),
+    ],
+)
+async def test_404_that_discovery_does_not_confirm_gives_nothing_up(
+    tmp_path: Path, discovery: list[Responder]
+) -> None:
+    timing = WatchTiming(
+        backoff_base_s=0.01, backoff_cap_s=0.05, short_watch_s=0.03, discovery_timeout_s=0.1
+    )
+    async with serve(filled(*"ab")) as server, watching(tmp_path, server, timing=timing) as watched:
+        await until(lambda: server.open)
+        server.lists.append(refuse(404))
+        server.discoveries += discovery
+        await server.inject(EXPIRED)
+        await until(lambda: not server.lists and not server.discoveries)
+        await converge(server, watched)
+        assert all(delta.new is not None for delta in watched.deltas)
+        assert not watched.reader.status().absent
+
+
+async def test_absence_seen_only_once_gives_nothing_up(tmp_path: Path) -> None:
+    async with serve(filled("a")) as server, watching(tmp_path, server) as watched:
+        await until(lambda: server.open)
+        server.lists.append(refuse(404))
+        server.discoveries.append(answer({"kind": "APIResourceList", "resources": []}))
+        await server.inject(EXPIRED)
+        await converge(server, watched)
+        assert all(delta.new is not None for delta in watched.deltas)
+
+
+async def test_denied_watch_leads_to_lists_for_as_long_and_is_shown(tmp_path: Path) -> None:
+    async with serve(filled("a")) as server:
+        server.watches += [refuse(403, "Forbidden", "no watch for you")] * 1000
+        async with watching(tmp_path, server) as watched:
+            await until(lambda: watched.relists("fallback") >= 3)
+            assert "403 no watch for you" in watched.reader.status().last_error
+            server.objects["b"] = thing("b")
+            await until(lambda: watched.held == expected("a", "b"))
+            assert len(server.queries(watch=True)) < 30
+            server.watches.clear()
+            await converge(server, watched)
+
+
+async def test_access_taken_and_given_back_keeps_the_cache_and_recovers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with serve(filled("a")) as server:
+        server.watches += [refuse(403)] * 1000
+        async with watching(tmp_path, server) as watched:
+            await until(lambda: watched.reader.synced)
+            server.lists += [refuse(403)] * 1000
+            await until(lambda: watched.stats.lists["error", "fallback"] >= 5)
+            assert watched.held == expected("a")
+            assert watched.reader.status().last_error
+            server.watches.clear()
+            server.lists.clear()
+            await converge(server, watched)
+    hindered = [r for r in caplog.records if r.message.startswith("informer hindered")]
+    assert len(hindered) == 1
+    assert [r.message for r in caplog.records if "recovered" in r.message]
+
+
+async def test_server_that_comes_back_is_watched_on_without_a_list(tmp_path: Path) -> None:
+    server = filled("a")
+    async with anyio.create_task_group() as tasks:
+        first = await tasks.start(keep_serving, server)
+        async with watching(tmp_path, server) as watched:
+            await until(lambda: server.open)
+            first.cancel()
+            await until(lambda: "refused" in watched.reader.status().last_error)
+            second = await tasks.start(keep_serving, server)
+            await converge(server, watched)
+            assert watched.stats.lists == {("success", "initial"): 1}
+        second.cancel()
+
+
+async def keep_serving(
+    server: Scripted, *, task_status: anyio.abc.TaskStatus[anyio.CancelScope]
+) -> None:
+    """Serve on the port of the last time until cancelled."""
+    port = int(server.url.rsplit(":", 1)[1]) if server.url else 0
+    with anyio.CancelScope() as scope:
+        async with serve(server, port=port):
+            task_status.started(scope)
+            await anyio.sleep_forever()
+
+
+async def test_relist_of_an_unchanged_fleet_tells_nobody(tmp_path: Path) -> None:
+    async with serve(filled(*"abc")) as server, watching(tmp_path, server) as watched:
+        await until(lambda: server.open)
+        deltas, wakeups = len(watched.deltas), watched.wakeups
+        await server.inject(EXPIRED)
+        await until(lambda: watched.relists("expired"))
+        assert (len(watched.deltas), watched.wakeups) == (deltas, wakeups)
+
+
+async def test_defect_inside_is_logged_once_with_its_traceback_and_survived(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [ZeroDivisionError("defect")] * 3
+
+    def fail(*_: object) -> None:
+        if failures:
+            raise failures.pop()
+
+    async with serve(filled("a")) as server, watching(tmp_path, server) as watched:
+        await until(lambda: watched.reader.synced)
+        monkeypatch.setattr("telemetryd.kube.apply.Applier._count_unreadable", fail)
+        server.put(thing("b", 3))
+        await converge(server, watched)
+        assert not failures
+    logged = [r for r in caplog.records if r.message.startswith("informer failed")]
+    assert len([r for r in logged if r.levelno == logging.ERROR and r.exc_info]) == 1
+
+
+async def test_nothing_secret_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with serve(filled("a")) as server:
+        server.watches += [stream(event("ADDED", thing("b"))[:-9] + b"\n"), refuse(410)]
+        async with watching(tmp_path, server) as watched:
+            await until(lambda: watched.relists("expired"))
+            await converge(server, watched)
+    assert "SENTINEL" not in caplog.text

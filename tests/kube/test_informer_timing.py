@@ -1,0 +1,332 @@
+"""When informers ask, on virtual time: requests stay bounded, and what heals is seen in time."""
+
+import itertools
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from telemetryd.errors import (
+    BadResponse,
+    Forbidden,
+    Gone,
+    KubeError,
+    NotFound,
+    Reason,
+    Throttled,
+    Unavailable,
+)
+from telemetryd.kube.informer import Informer
+from telemetryd.stats import InformerStats
+from tests.kube.samples import THINGS, Json, Thing, ThingRecord, event, listing, record, thing
+from tests.virtualtime import VirtualTimeLoop
+
+pytestmark = pytest.mark.anyio
+
+FAULTS: dict[str, KubeError] = {
+    "refused": Unavailable("refused", kind=Reason.CONNECT),
+    "gone": Gone("410", status=410),
+    "internal": Unavailable("500", kind=Reason.SERVER, status=500),
+    "starting": Unavailable("503", kind=Reason.SERVER, status=503, retry_after_s=60.0),
+    "denied": Forbidden("403", status=403),
+    "throttled": Throttled("429", retry_after_s=600.0),
+    "html": BadResponse("html"),
+    "missing": NotFound("404", status=404),
+}
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    return ("asyncio", {"loop_factory": VirtualTimeLoop})
+
+
+class FakeStream:
+    """A watch that brings what the server's log holds beyond a version."""
+
+    def __init__(self, server: "FakeServer", after: int) -> None:
+        self._server = server
+        self._after = after
+        self._fault = server.fault
+
+    async def read(self, timeout_s: float) -> bytes:
+        deadline_s = anyio.current_time() + timeout_s
+        while anyio.current_time() < deadline_s:
+            if self._server.fault != self._fault and self._server.fault in FAULTS:
+                raise FAULTS["refused"]
+            if self._fault == "short" or self._server.fault == "short":
+                return b""
+            if self._fault == "malformed":
+                return b"{]\n"
+            news = [(v, line) for v, line in self._server.log if v > self._after]
+            if news and self._fault != "silent":
+                self._after = news[-1][0]
+                return b"".join(line for _, line in news)
+            await anyio.sleep(min(0.25, deadline_s - anyio.current_time()))
+        raise Unavailable("silent", kind=Reason.TIMEOUT)
+
+
+class FakeServer:
+    """An API server in memory, with one fault at a time; a ``Source``."""
+
+    def __init__(self) -> None:
+        self.fault = ""
+        self.only: str | None = None
+        self.served_at_all = True
+        self.version = 1
+        self.objects: dict[str, Json] = {}
+        self.log: list[tuple[int, bytes]] = []
+        self.asked: list[tuple[float, str]] = []
+
+    def put(self, name: str, size: int) -> None:
+        self.version += 1
+        self.objects[name] = thing(name, size, version=self.version)
+        self.log.append((self.version, event("MODIFIED", self.objects[name])))
+
+    def delete(self, name: str) -> None:
+        self.version += 1
+        body = self.objects.pop(name) | {}
+        body["metadata"] = body["metadata"] | {"resourceVersion": str(self.version)}
+        self.log.append((self.version, event("DELETED", body)))
+
+    def times(self, verb: str) -> list[float]:
+        return [at_s for at_s, asked in self.asked if asked == verb]
+
+    def _ask(self, verb: str) -> None:
+        self.asked.append((anyio.current_time(), verb))
+        if self.fault in FAULTS and self.only in {None, verb}:
+            raise FAULTS[self.fault]
+
+    async def list_page(self, *, limit: int | None, continue_token: str, timeout_s: float) -> bytes:
+        self._ask("list")
+        if self.fault == "hang":
+            await anyio.sleep(timeout_s)
+            raise Unavailable("hung", kind=Reason.TIMEOUT)
+        if self.fault == "malformed":
+            return b"{]"
+        if continue_token and self.fault == "expired pages":
+            raise FAULTS["gone"]
+        start = int(continue_token or 0)
+        end = start + (limit or len(self.objects) + 1)
+        names = sorted(self.objects)
+        token = str(end) if end < len(names) else ""
+        return listing([self.objects[name] for name in names[start:end]], self.version, token)
+
+    @asynccontextmanager
+    async def watch(
+        self, resource_version: str, *, server_timeout_s: int, open_timeout_s: float
+    ) -> AsyncIterator[FakeStream]:
+        self._ask("watch")
+        if self.fault == "hang":
+            await anyio.sleep(open_timeout_s)
+            raise Unavailable("hung", kind=Reason.TIMEOUT)
+        yield FakeStream(self, int(resource_version))
+
+    async def served(self, *, timeout_s: float) -> bool:
+        self.asked.append((anyio.current_time(), "discovery"))
+        return self.served_at_all
+
+
+class Run:
+    """An informer over the fake server."""
+
+    def __init__(self, server: FakeServer, seed: int = 1) -> None:
+        self.server = server
+        self.stats = InformerStats(THINGS.id)
+        self.informer: Informer[Thing, ThingRecord] = Informer(
+            THINGS,
+            server,
+            now=anyio.current_time,
+            rng=random.Random(seed),
+            stats=self.stats,
+            page_size=2,
+        )
+        self.reader = self.informer.reader
+
+    @property
+    def held(self) -> dict[str, Any]:
+        return {key: self.reader.get(key) for key in self.reader.keys()}  # noqa: SIM118
+
+    def expected(self) -> dict[str, ThingRecord]:
+        objects = self.server.objects.items()
+        return {f"ns/{name}": record(name, body["spec"]["size"]) for name, body in objects}
+
+
+@asynccontextmanager
+async def running(server: FakeServer, seed: int = 1) -> AsyncIterator[Run]:
+    run = Run(server, seed)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run.informer.run)
+        yield run
+        tasks.cancel_scope.cancel()
+
+
+def most_within(times: list[float], window_s: float) -> int:
+    return max((sum(start <= at < start + window_s for at in times) for start in times), default=0)
+
+
+async def test_watch_that_closes_at_once_100_times_is_asked_for_once_a_second_at_most() -> None:
+    server = FakeServer()
+    server.fault = "short"
+    async with running(server) as run:
+        while len(server.times("watch")) < 100:
+            await anyio.sleep(1.0)
+        assert most_within(server.times("watch"), 1.0) == 1
+        assert len(server.times("list")) == 1
+        assert "end as soon as they begin" in run.reader.status().last_error
+        server.fault = ""
+        await anyio.sleep(31.5)
+        assert run.reader.status().last_error == ""
+
+
+async def test_idle_watch_is_opened_again_every_90_s_and_is_no_trouble() -> None:
+    server = FakeServer()
+    async with running(server) as run:
+        await anyio.sleep(1000.0)
+        times = server.times("watch")
+        gaps = [round(b - a, 3) for a, b in itertools.pairwise(times)]
+        assert set(gaps) == {90.0}
+        assert run.stats.watch_terminations == {"idle": len(gaps)}
+        assert run.stats.lists == {("success", "initial"): 1}
+        assert run.reader.status().last_error == ""
+
+
+async def test_list_is_made_every_hour_for_caution() -> None:
+    server = FakeServer()
+    async with running(server) as run:
+        await anyio.sleep(10 * 3600.0 + 600)
+        times = server.times("list")
+        assert all(3240 <= b - a <= 3960.5 for a, b in itertools.pairwise(times))
+        assert run.stats.lists["success", "resync"] == len(times) - 1 >= 9
+
+
+@pytest.mark.parametrize("fault", [*FAULTS, "hang", "malformed", "short", "silent"])
+async def test_fault_of_ten_minutes_is_bounded_and_healed_within_a_minute(fault: str) -> None:
+    server = FakeServer()
+    for name in "abcde":
+        server.put(name, 1)
+    async with running(server) as run:
+        await anyio.sleep(200.0)
+        before = len(server.asked)
+        server.fault = fault
+        await anyio.sleep(600.0)
+        asked = len(server.asked) - before
+        assert asked < 120
+        assert fault == "silent" or run.held == run.expected()
+        server.put("f", 2)
+        server.delete("a")
+        server.fault = ""
+        limit_s = 91.0 if fault == "silent" else 60.0
+        await anyio.sleep(limit_s)
+        assert run.held == run.expected()
+        assert run.reader.status().last_error == ""
+
+
+async def test_continue_tokens_that_always_expire_stop_nothing() -> None:
+    server = FakeServer()
+    server.fault = "expired pages"
+    for name in "abcde":
+        server.put(name, 1)
+    async with running(server) as run:
+        await anyio.sleep(1.0)
+        assert run.held == run.expected()
+        assert len(server.times("list")) == 3
+
+
+async def test_denied_watch_costs_a_list_every_30_s() -> None:
+    server = FakeServer()
+    server.fault, server.only = "denied", "watch"
+    async with running(server) as run:
+        await anyio.sleep(300.0)
+        assert 9 <= len(server.times("list")) <= 11
+        server.put("new", 1)
+        await anyio.sleep(31.0)
+        assert run.held == run.expected()
+        assert run.reader.status().last_error == "403"
+
+
+async def test_absent_resource_is_asked_for_at_most_every_30_s_and_found_in_time() -> None:
+    server = FakeServer()
+    server.fault, server.served_at_all = "missing", False
+    async with running(server) as run:
+        await anyio.sleep(3600.0)
+        assert run.reader.status().absent
+        assert len(server.asked) < 200
+        server.fault, server.served_at_all = "", True
+        server.put("new", 1)
+        await anyio.sleep(30.5)
+        assert run.held == run.expected()
+        assert not run.reader.status().absent
+
+
+async def test_absence_is_believed_after_a_second_look() -> None:
+    server = FakeServer()
+    server.put("a", 1)
+    async with running(server) as run:
+        await anyio.sleep(10.0)
+        server.fault, server.served_at_all = "missing", False
+        await anyio.sleep(1.0)
+        assert run.held == run.expected()
+        await anyio.sleep(20.0)
+        assert run.held == {}
+
+
+async def test_many_replicas_do_not_come_back_together() -> None:
+    servers = [FakeServer() for _ in range(10)]
+    async with anyio.create_task_group() as tasks:
+        for seed, server in enumerate(servers):
+            run = Run(server, seed)
+            server.fault = "refused"
+            tasks.start_soon(run.informer.run)
+        await anyio.sleep(600.0)
+        late = [at_s for server in servers for at_s in server.times("list") if at_s > 300.0]
+        assert most_within(late, 1.0) <= 4
+        tasks.cancel_scope.cancel()
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from([*FAULTS, "hang", "malformed", "short", "expired pages", ""]),
+        st.sampled_from([None, "list", "watch"]),
+        st.floats(0.1, 120.0),
+        st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 3)), max_size=3),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(STEPS, st.integers(0, 1000))
+async def test_after_any_faults_all_is_right_within_a_minute(
+    steps: list[tuple[str, str | None, float, list[tuple[str, int]]]], seed: int
+) -> None:
+    """R0: whatever happened, 60 s after the last fault the cache is the server's, list by list."""
+    server = FakeServer()
+    async with running(server, seed) as run:
+        replayed: dict[str, Any] = {}
+        run.reader.subscribe(
+            lambda delta: (
+                replayed.update({delta.key: delta.new})
+                if delta.new
+                else replayed.__delitem__(delta.key)
+            )
+        )
+        for fault, only, seconds, changes in steps:
+            server.fault, server.only = fault, only
+            for name, size in changes:
+                if size:
+                    server.put(name, size)
+                elif name in server.objects:
+                    server.delete(name)
+            await anyio.sleep(seconds)
+        server.fault = ""
+        asked = len(server.asked)
+        await anyio.sleep(60.0)
+        assert run.held == run.expected() == replayed
+        assert run.reader.status().last_error == ""
+        assert len(server.asked) - asked < 15

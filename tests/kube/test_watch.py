@@ -1,0 +1,431 @@
+"""Each rule of the state machine, as one step."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from telemetryd.errors import (
+    BadResponse,
+    Cause,
+    Conflict,
+    Forbidden,
+    Gone,
+    Invalid,
+    KubeError,
+    NotFound,
+    Reason,
+    Throttled,
+    Unauthorized,
+    Unavailable,
+)
+from telemetryd.kube.states import (
+    Checked,
+    CheckFailed,
+    Checking,
+    Crashed,
+    Listed,
+    ListFailed,
+    Listing,
+    ListReason,
+    ListRegressed,
+    ListSuspect,
+    Outcome,
+    ResyncDue,
+    State,
+    WatchEnd,
+    WatchEnded,
+    WatchFailed,
+    Watching,
+    WatchMalformed,
+    WatchRegressed,
+)
+from telemetryd.kube.watch import (
+    DEFAULT_TIMING,
+    START,
+    Backoff,
+    Machine,
+    Move,
+    WatchTiming,
+    is_older,
+    step,
+)
+
+WATCHING = Watching("7")
+REFUSED = Unavailable("refused", kind=Reason.CONNECT)
+INTERNAL = Unavailable("PrevKv=nil", kind=Reason.SERVER, status=500)
+TOO_LARGE = Unavailable(
+    "504", kind=Reason.TIMEOUT, status=504, causes=(Cause("ResourceVersionTooLarge", "", ""),)
+)
+GATEWAY = Unavailable("504 gateway", kind=Reason.TIMEOUT, status=504)
+STARTING = Unavailable("503", kind=Reason.SERVER, status=503)
+
+
+def after(
+    state: State,
+    *outcomes: Outcome,
+    machine: Machine = START,
+    now_s: float = 0.0,
+    took_s: float = 0.0,
+) -> Move:
+    """The last of the moves that follow from these outcomes, each from this state."""
+    move = Move(machine, 0.0)
+    for outcome in outcomes:
+        machine = Machine(state, move.machine.retries, move.machine.relists)
+        move = step(
+            machine,
+            outcome,
+            now_s=now_s,
+            took_s=took_s,
+            timing=DEFAULT_TIMING,
+            rng=random.Random(1),
+        )
+    return move
+
+
+def test_start_is_a_list_in_pages() -> None:
+    assert START.state == Listing(ListReason.INITIAL, paged=True)
+
+
+def test_list_is_followed_by_a_watch_from_its_version_at_once() -> None:
+    move = after(START.state, Listed("5"))
+    assert (move.machine.state, move.wait_s) == (Watching("5"), 0.0)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        REFUSED,
+        INTERNAL,
+        Unauthorized("401"),
+        Forbidden("403"),
+        BadResponse("html"),
+        Invalid("400"),
+        Conflict("409"),
+        Throttled("429"),
+    ],
+)
+def test_failed_list_is_made_again_after_a_backoff(error: KubeError) -> None:
+    move = after(START.state, ListFailed(error))
+    assert move.machine.state == START.state
+    assert 0.8 <= move.wait_s <= 1.6
+
+
+def test_expired_continue_token_leads_to_one_list_without_pages_at_once() -> None:
+    move = after(START.state, ListFailed(Gone("410"), page=2))
+    assert move.machine.state == Listing(ListReason.EXPIRED, paged=False)
+    assert move.wait_s == 0.0
+
+
+def test_410_on_the_first_page_is_a_failure_like_others() -> None:
+    move = after(START.state, ListFailed(Gone("410"), page=1))
+    assert move.machine.state == START.state
+    assert move.wait_s > 0.0
+
+
+def test_failed_list_without_pages_goes_back_to_pages() -> None:
+    move = after(Listing(ListReason.EXPIRED, paged=False), ListFailed(REFUSED))
+    assert move.machine.state == Listing(ListReason.EXPIRED, paged=True)
+
+
+def test_list_with_broken_objects_is_made_again_and_then_taken() -> None:
+    move = after(START.state, ListSuspect())
+    assert move.machine.state == Listing(ListReason.INITIAL, tolerant=True)
+    assert move.wait_s > 0.0
+
+
+def test_list_older_than_what_is_held_is_made_again_and_then_believed() -> None:
+    move = after(Listing(ListReason.RESYNC), ListRegressed())
+    assert move.machine.state == Listing(ListReason.REGRESSION)
+
+
+@pytest.mark.parametrize("how", [WatchEnd.CLOSED, WatchEnd.TIMEOUT])
+def test_ended_watch_is_opened_again_where_it_stopped(how: WatchEnd) -> None:
+    move = after(WATCHING, WatchEnded("9", how, lasted_s=300.0, events=0))
+    assert (move.machine.state, move.wait_s) == (Watching("9"), 0.0)
+    assert move.machine.retries == Backoff()
+
+
+def test_idle_watch_is_opened_again_at_once_and_is_no_failure() -> None:
+    move = after(WATCHING, WatchEnded("7", WatchEnd.IDLE, lasted_s=90.0, events=0))
+    assert (move.machine.state, move.wait_s) == (WATCHING, 0.0)
+    assert move.machine.retries == Backoff()
+
+
+def test_watch_that_ends_at_once_is_backed_off_to_less_than_one_a_second() -> None:
+    short = WatchEnded("7", WatchEnd.CLOSED, lasted_s=0.01, events=0)
+    machine, waits = START, []
+    for _ in range(20):
+        move = after(WATCHING, short, machine=machine)
+        machine = move.machine
+        waits.append(move.wait_s)
+        assert move.machine.state == WATCHING
+    assert min(waits) + 0.01 >= 1.0
+    assert waits[-1] > 20.0
+
+
+def test_watch_that_ends_at_once_with_events_waits_for_the_rest_of_its_second() -> None:
+    move = after(WATCHING, WatchEnded("8", WatchEnd.CLOSED, lasted_s=0.25, events=3))
+    assert (move.machine.state, move.wait_s) == (Watching("8"), 0.75)
+    assert move.machine.retries == Backoff()
+
+
+@pytest.mark.parametrize(
+    "error", [REFUSED, GATEWAY, STARTING, Throttled("429"), Unauthorized("401"), Conflict("409")]
+)
+def test_failed_watch_is_opened_again_without_a_list(error: KubeError) -> None:
+    move = after(WATCHING, WatchFailed("8", error))
+    assert move.machine.state == Watching("8")
+    assert 0.8 <= move.wait_s <= 1.6
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (Gone("410"), ListReason.EXPIRED),
+        (INTERNAL, ListReason.ERROR),
+        (TOO_LARGE, ListReason.ERROR),
+        (Invalid("400"), ListReason.ERROR),
+    ],
+)
+def test_error_that_only_a_list_mends_leads_to_one_at_once(
+    error: KubeError, reason: ListReason
+) -> None:
+    move = after(WATCHING, WatchFailed("7", error))
+    assert (move.machine.state, move.wait_s) == (Listing(reason), 0.0)
+
+
+def test_relist_does_not_wait_for_an_outage_that_went_before() -> None:
+    machine = after(WATCHING, *[WatchFailed("7", REFUSED)] * 10).machine
+    assert after(WATCHING, WatchFailed("7", Gone("410")), machine=machine).wait_s == 0.0
+
+
+def test_time_that_an_attempt_took_counts_towards_the_wait() -> None:
+    machine = after(WATCHING, *[WatchFailed("7", REFUSED)] * 10).machine
+    failed = WatchFailed("7", REFUSED)
+    assert after(WATCHING, failed, machine=machine).wait_s >= 22.5
+    assert 7.5 <= after(WATCHING, failed, machine=machine, took_s=15.0).wait_s <= 15.0
+    assert 0.8 <= after(WATCHING, failed, machine=machine, took_s=30.0).wait_s <= 1.6
+
+
+def test_relist_long_after_the_last_one_does_not_wait() -> None:
+    machine = after(WATCHING, *[WatchFailed("7", Gone("410"))] * 8).machine
+    gone = WatchFailed("7", Gone("410"))
+    assert after(WATCHING, gone, machine=machine, now_s=31.0).wait_s == 0.0
+
+
+def test_relists_in_a_loop_are_backed_off() -> None:
+    move = after(WATCHING, *[WatchFailed("7", Gone("410"))] * 8)
+    assert move.wait_s >= 22.5
+
+
+def test_denied_watch_leads_to_slow_lists() -> None:
+    move = after(WATCHING, WatchFailed("7", Forbidden("403")))
+    assert (move.machine.state, move.wait_s) == (Listing(ListReason.FALLBACK), 30.0)
+
+
+@pytest.mark.parametrize(
+    ("asked_s", "low_s", "high_s"),
+    [(None, 0.8, 1.6), (0.0, 0.8, 1.6), (7.0, 7.0, 7.0), (99.0, 30.0, 30.0)],
+)
+@pytest.mark.parametrize("throttled", [True, False])
+def test_retry_after_is_honoured_and_clamped(
+    asked_s: float | None, low_s: float, high_s: float, throttled: bool
+) -> None:
+    error = (
+        Throttled("429", retry_after_s=asked_s)
+        if throttled
+        else Unavailable("503", kind=Reason.SERVER, status=503, retry_after_s=asked_s)
+    )
+    for move in (
+        after(WATCHING, WatchFailed("7", error)),
+        after(START.state, ListFailed(error)),
+        after(Checking(), CheckFailed(error)),
+    ):
+        assert low_s <= move.wait_s <= high_s
+
+
+def test_broken_line_leads_to_a_new_watch_and_then_to_a_list() -> None:
+    move = after(WATCHING, WatchMalformed("7", events=0))
+    assert move.machine.state == Watching("7", malformed=True)
+    assert move.wait_s > 0.0
+    assert after(move.machine.state, WatchMalformed("7", events=0)).machine.state == Listing(
+        ListReason.ERROR
+    )
+    assert after(move.machine.state, WatchMalformed("9", events=2)).machine.state == Watching(
+        "9", malformed=True
+    )
+
+
+def test_html_instead_of_a_watch_leads_to_a_new_watch_and_then_to_a_list() -> None:
+    move = after(WATCHING, WatchFailed("7", BadResponse("html")))
+    assert move.machine.state == Watching("7", malformed=True)
+    again = after(move.machine.state, WatchFailed("7", BadResponse("html")))
+    assert again.machine.state == Listing(ListReason.ERROR)
+
+
+def test_regression_leads_to_a_quorum_list() -> None:
+    move = after(WATCHING, WatchRegressed())
+    assert (move.machine.state, move.wait_s) == (Listing(ListReason.REGRESSION), 0.0)
+
+
+def test_resync_is_a_list_at_once() -> None:
+    move = after(WATCHING, ResyncDue())
+    assert (move.machine.state, move.wait_s) == (Listing(ListReason.RESYNC), 0.0)
+    assert move.machine.relists == Backoff()
+
+
+@pytest.mark.parametrize("state", [START.state, WATCHING, Checking()])
+def test_crash_leads_to_a_list_after_a_backoff(state: State) -> None:
+    move = after(state, Crashed())
+    assert isinstance(move.machine.state, Listing)
+    assert move.wait_s > 0.0
+
+
+@pytest.mark.parametrize(
+    ("state", "outcome"),
+    [
+        (START.state, ListFailed(NotFound("404"))),
+        (START.state, ListFailed(NotFound("404"), page=3)),
+        (WATCHING, WatchFailed("7", NotFound("404"))),
+    ],
+)
+def test_404_is_checked_by_discovery_at_once(state: State, outcome: Outcome) -> None:
+    move = after(state, outcome)
+    assert (move.machine.state, move.wait_s, move.absent) == (Checking(), 0.0, False)
+
+
+def test_absence_is_confirmed_at_once_where_nothing_is_held() -> None:
+    move = after(Checking(), Checked(served=False, held=0))
+    assert move.absent
+    assert move.machine.state == Listing(ListReason.INITIAL, absences=1)
+
+
+def test_absence_is_looked_at_twice_where_objects_are_held() -> None:
+    move = after(Checking(), Checked(served=False, held=3))
+    assert not move.absent
+    assert (move.machine.state, move.wait_s) == (Checking(confirmed=1), 5.0)
+    assert after(move.machine.state, Checked(served=False, held=3)).absent
+
+
+def test_served_after_all_is_listed_again() -> None:
+    move = after(Checking(), Checked(served=True, held=3))
+    assert isinstance(move.machine.state, Listing)
+    assert not move.absent
+    assert move.wait_s > 0.0
+
+
+def test_discovery_that_cannot_tell_gives_nothing_up() -> None:
+    move = after(Checking(confirmed=1), CheckFailed(REFUSED))
+    assert isinstance(move.machine.state, Listing)
+    assert not move.absent
+
+
+def test_absent_resource_is_looked_for_for_ever_at_most_30_s_apart() -> None:
+    state: State = Listing(ListReason.INITIAL, absences=1)
+    for _ in range(100):
+        move = after(state, ListFailed(NotFound("404")))
+        state = move.machine.state
+        assert isinstance(state, Listing)
+        assert 0.0 < move.wait_s <= 30.0
+        assert not move.absent
+        assert move.machine.retries == Backoff()
+    assert move.wait_s >= 22.5
+    assert after(state, Listed("1")).machine.state == Watching("1")
+
+
+@given(st.integers(0, 2**32), st.integers(0, 60))
+def test_backoff_doubles_to_its_cap_and_never_beyond(seed: int, failures: int) -> None:
+    backoff, wait_s = Backoff(failures, 0.0).after_failure(1.0, DEFAULT_TIMING, random.Random(seed))
+    assert backoff == Backoff(failures + 1, 1.0)
+    assert min(0.8 * 2**failures, 22.5) <= wait_s <= 30.0
+
+
+def test_backoff_is_forgotten_after_two_good_minutes() -> None:
+    _, wait_s = Backoff(9, 0.0).after_failure(120.0, DEFAULT_TIMING, random.Random(1))
+    assert wait_s <= 1.6
+    _, wait_s = Backoff(9, 0.0).after_failure(119.0, DEFAULT_TIMING, random.Random(1))
+    assert wait_s > 20.0
+
+
+ERRORS = st.sampled_from(
+    [
+        REFUSED,
+        INTERNAL,
+        TOO_LARGE,
+        GATEWAY,
+        Gone("410"),
+        Forbidden("403"),
+        NotFound("404"),
+        BadResponse("x"),
+        Throttled("429", retry_after_s=600.0),
+        Unauthorized("401"),
+        Invalid("400"),
+    ]
+)
+OUTCOMES = {
+    Listing: st.one_of(
+        st.just(Listed("1")),
+        st.builds(ListFailed, ERRORS, st.integers(1, 3)),
+        st.just(ListSuspect()),
+        st.just(ListRegressed()),
+        st.just(Crashed()),
+    ),
+    Watching: st.one_of(
+        st.builds(
+            WatchEnded,
+            st.just("2"),
+            st.sampled_from(WatchEnd),
+            st.floats(0.0, 600.0),
+            st.integers(0, 3),
+        ),
+        st.builds(WatchFailed, st.just("2"), ERRORS),
+        st.builds(WatchMalformed, st.just("2"), st.integers(0, 1)),
+        st.just(WatchRegressed()),
+        st.just(ResyncDue()),
+        st.just(Crashed()),
+    ),
+    Checking: st.one_of(
+        st.builds(Checked, st.booleans(), st.integers(0, 1)),
+        st.builds(CheckFailed, ERRORS),
+        st.just(Crashed()),
+    ),
+}
+
+
+@given(st.data())
+def test_no_wait_is_longer_than_30_s_and_no_loop_is_without_one(data: st.DataObject) -> None:
+    """In any ten steps that bring nothing good there is a wait, so that requests stay bounded."""
+    machine, rng, in_vain = START, random.Random(1), 0
+    timing = WatchTiming()
+    for _ in range(30):
+        outcome = data.draw(OUTCOMES[type(machine.state)])
+        move = step(machine, outcome, now_s=0.0, took_s=0.0, timing=timing, rng=rng)
+        assert 0.0 <= move.wait_s <= 30.0
+        good = isinstance(outcome, Listed | ResyncDue) or (
+            isinstance(outcome, WatchEnded) and (outcome.lasted_s >= 1.0 or outcome.how == "idle")
+        )
+        in_vain = 0 if good or move.wait_s > 0.0 else in_vain + 1
+        assert in_vain < 10
+        machine = move.machine
+
+
+@pytest.mark.parametrize(
+    ("version", "held", "older"),
+    [
+        ("9", "10", True),
+        ("10", "9", False),
+        ("10", "10", False),
+        ("19", "20", True),
+        ("09", "10", False),
+        ("0", "1", False),
+        ("9", "1a", False),
+        ("", "1", False),
+        ("9", "", False),
+        ("٣", "9", False),
+        ("99999999999999999999998", "99999999999999999999999", True),
+    ],
+)
+def test_versions_compare_only_as_plain_decimals(version: str, held: str, older: bool) -> None:
+    assert is_older(version, held) is older

@@ -1,0 +1,181 @@
+"""Statuses, counters and a snapshot to serve: made once, varied by keyword."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from telemetryd.model import (
+    ExporterState,
+    ExporterStatus,
+    Identity,
+    InformerStatus,
+    Snapshot,
+    Totals,
+)
+from telemetryd.serve.metrics import MetricsRenderer
+from telemetryd.serve.status import StatusFacts
+from telemetryd.serve.view import BuildInfo, MetricsSources
+from telemetryd.stats import ExporterStats, GatherStats, Histogram, InformerStats, KubeStats
+
+NOW = 1_800_000_000.0
+NODES = "nodes.management.cattle.io"
+INSTALL_UUID = "6f1e1c2e-3f3b-4a53-9d5f-0d9d2a3b4c5d"
+
+SNAPSHOT = Snapshot(
+    revision=7,
+    taken_at=NOW - 5,
+    complete=True,
+    incomplete_reasons=(),
+    identity=Identity(
+        install_uuid=INSTALL_UUID,
+        cluster_uuid="0b9c5f9e-51f7-4f6c-8a15-9b1f6f0c7d21",
+        server_url="https://rancher.example.com",
+        version="v2.15.0",
+        git_hash="",
+        product="rancher-prime",
+    ),
+    features=(),
+    systems=(),
+    clusters=(),
+    totals=Totals(
+        local_clusters=1,
+        managed_clusters=20,
+        nodes=303,
+        orphan_nodes=2,
+        roles={"controlplane": 61, "etcd": 62, "worker": 250, "other": 3},
+        cpu_nano=1212_500_000_000,
+        memory_nano=4096 * 10**9,
+        unreported_cpu=4,
+        unreported_memory=5,
+        unreadable={NODES: 1},
+    ),
+)
+
+
+def informer_status(**changes: Any) -> InformerStatus:
+    status = InformerStatus(
+        resource=NODES,
+        synced=True,
+        absent=False,
+        objects=305,
+        unreadable=1,
+        resource_version="4711",
+        last_contact_at=NOW - 1,
+        last_error="",
+    )
+    return replace(status, **changes)
+
+
+def exporter_status(**changes: Any) -> ExporterStatus:
+    status = ExporterStatus(
+        name="scc",
+        type="secret",
+        enabled=True,
+        state=ExporterState.IDLE,
+        detail="",
+        interval_s=60.0,
+        consecutive_failures=0,
+        last_attempt_at=NOW - 20,
+        last_success_at=NOW - 20,
+        last_failure_at=None,
+        last_error="",
+        last_error_reason="",
+        next_run_in_s=40.0,
+        payload_bytes=1234,
+        digest="d1",
+        schema_valid=True,
+    )
+    return replace(status, **changes)
+
+
+def new_exporter_status(**changes: Any) -> ExporterStatus:
+    """Of an exporter that hasn't run yet."""
+    return exporter_status(
+        **{
+            "state": ExporterState.WAITING,
+            "last_attempt_at": None,
+            "last_success_at": None,
+            "next_run_in_s": None,
+            "payload_bytes": None,
+            "digest": "",
+            "schema_valid": None,
+            **changes,
+        }
+    )
+
+
+def busy_exporter_stats() -> ExporterStats:
+    stats = ExporterStats(sent_bytes=9876)
+    stats.runs.update(success=3, failure=1)
+    stats.attempts.update({("success", ""): 3, ("failure", "timeout"): 2})
+    stats.retries.update(timeout=1)
+    stats.skipped_ticks.update(overrun=1)
+    for histogram in (stats.collection, stats.export, stats.schedule_delay):
+        histogram.observe(0.002)
+        histogram.observe(120)
+    return stats
+
+
+def busy_informer_stats() -> InformerStats:
+    stats = InformerStats(NODES, last_event_at=NOW - 2)
+    stats.events.update(added=305, modified=10)
+    stats.lists.update({("success", "initial"): 1})
+    stats.watches.update(success=4)
+    stats.watch_terminations.update(timeout=3)
+    stats.decode_errors.update(type=1)
+    stats.list_duration.observe(0.7)
+    return stats
+
+
+@dataclass
+class Facts:
+    """What a daemon would know; change it between two requests."""
+
+    informers: list[tuple[InformerStatus, InformerStats]] = field(default_factory=list)
+    exporters: list[tuple[ExporterStatus, ExporterStats]] = field(default_factory=list)
+    snapshot: Snapshot | None = None
+    kube: KubeStats = field(default_factory=KubeStats)
+    gather: GatherStats = field(default_factory=GatherStats)
+    loop_lag: Histogram = field(default_factory=Histogram)
+
+    def sources(self) -> MetricsSources:
+        return MetricsSources(
+            build=BuildInfo("0.1.0", "abc123", "3.11.7"),
+            now=lambda: NOW,
+            informers=lambda: self.informers,
+            kube=self.kube,
+            gather=self.gather,
+            snapshot=lambda: self.snapshot,
+            exporters=lambda: self.exporters,
+            loop_lag=self.loop_lag,
+        )
+
+    def renderer(self) -> MetricsRenderer:
+        return MetricsRenderer(self.sources())
+
+    def status(self) -> StatusFacts:
+        return StatusFacts(
+            version="0.1.0",
+            now=NOW,
+            started_at=NOW - 3600,
+            api_server="https://127.0.0.1:6443",
+            informers=tuple(status for status, _ in self.informers),
+            exporters=tuple(status for status, _ in self.exporters),
+            snapshot=self.snapshot,
+            missing=() if self.snapshot else ("cluster UUID",),
+        )
+
+
+def busy_facts() -> Facts:
+    """Everything has happened at least once."""
+    facts = Facts(
+        informers=[(informer_status(), busy_informer_stats())],
+        exporters=[(exporter_status(last_failure_at=NOW - 90), busy_exporter_stats())],
+        snapshot=SNAPSHOT,
+    )
+    facts.kube.requests.update({("GET", "200"): 5, ("GET", "error"): 1})
+    facts.kube.duration["GET"] = Histogram()
+    facts.kube.duration["GET"].observe(0.02)
+    facts.gather.generation = 7
+    facts.gather.build_duration.observe(0.0004)
+    facts.loop_lag.observe(0.001)
+    return facts

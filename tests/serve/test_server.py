@@ -1,0 +1,496 @@
+"""The server over a real socket: paths, methods, headers, bad clients, start and stop."""
+
+import gzip
+import json
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+
+import anyio
+import anyio.to_thread
+import pytest
+from anyio.abc import SocketStream
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from telemetryd.errors import ConfigError
+from telemetryd.serve.connection import Limits
+from telemetryd.serve.metrics import Exposition, MetricsRenderer
+from telemetryd.serve.server import MOST_SCRAPES, Endpoints, Listening, serve
+from telemetryd.serve.status import Report, StatusFacts, liveness, readiness
+from tests.serve.facts import Facts, busy_facts, informer_status
+
+pytestmark = pytest.mark.anyio
+
+BIG = 64_000_000
+PATHS = ("/metrics", "/livez", "/healthz", "/readyz", "/status.json")
+
+
+@dataclass
+class Reply:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
+
+@dataclass
+class Served:
+    """A running server and the facts it shows."""
+
+    facts: Facts
+    alive: bool = True
+    config_applied: bool = True
+    status: Callable[[], StatusFacts] | None = None
+    listening: Listening = field(default_factory=lambda: Listening("", 0))
+
+    def endpoints(self) -> Endpoints:
+        return Endpoints(
+            metrics=self.facts.renderer(),
+            liveness=lambda: liveness(loop_alive=self.alive, scheduler_alive=True),
+            readiness=self._readiness,
+            status=self._status,
+        )
+
+    def _readiness(self) -> Report:
+        return readiness(
+            config_applied=self.config_applied,
+            required=[status for status, _ in self.facts.informers],
+        )
+
+    def _status(self) -> StatusFacts:
+        return (self.status or self.facts.status)()
+
+    async def connect(self) -> SocketStream:
+        return await anyio.connect_tcp("127.0.0.1", self.listening.port)
+
+    async def ask(self, path: str, *headers: str, method: str = "GET") -> Reply:
+        async with await self.connect() as stream:
+            await stream.send(request(path, "Connection: close", *headers, method=method))
+            return parse_reply(await read_to_end(stream))
+
+
+def request(path: str, *headers: str, method: str = "GET") -> bytes:
+    lines = (f"{method} {path} HTTP/1.1", "Host: localhost", *headers, "", "")
+    return "\r\n".join(lines).encode()
+
+
+async def read_to_end(stream: SocketStream) -> bytes:
+    received = b""
+    with anyio.fail_after(10):
+        while True:
+            try:
+                received += await stream.receive()
+            except (anyio.EndOfStream, anyio.BrokenResourceError):
+                return received
+
+
+def parse_reply(received: bytes) -> Reply:
+    head, _, body = received.partition(b"\r\n\r\n")
+    first, *rest = head.decode().split("\r\n")
+    pairs = (line.split(": ", 1) for line in rest)
+    return Reply(int(first.split()[1]), {name.lower(): value for name, value in pairs}, body)
+
+
+@asynccontextmanager
+async def running(
+    facts: Facts | None = None, limits: Limits | None = None
+) -> AsyncIterator[Served]:
+    served = Served(facts or busy_facts())
+    async with serve(
+        "127.0.0.1", 0, served.endpoints(), limits=limits or Limits()
+    ) as served.listening:
+        yield served
+
+
+async def test_metrics_are_text_unless_openmetrics_is_asked_for() -> None:
+    async with running() as served:
+        reply = await served.ask("/metrics")
+        assert reply.status == 200
+        assert reply.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+        assert reply.headers["vary"] == "Accept, Accept-Encoding"
+        assert "telemetryd_fleet_nodes 303.0\n" in reply.text
+        reply = await served.ask("/metrics", "Accept: application/openmetrics-text;version=1.0.0")
+        assert reply.headers["content-type"].startswith("application/openmetrics-text; version=1.")
+        assert reply.text.endswith("# EOF\n")
+
+
+async def test_metrics_are_zipped_where_accepted_and_filtered_by_name() -> None:
+    async with running() as served:
+        reply = await served.ask(
+            "/metrics?name[]=telemetryd_fleet_nodes",
+            "Accept-Encoding: deflate",
+            "Accept-Encoding: gzip",
+        )
+        assert reply.headers["content-encoding"] == "gzip"
+        assert gzip.decompress(reply.body).decode().endswith("telemetryd_fleet_nodes 303.0\n")
+
+
+async def test_head_has_the_headers_and_no_body() -> None:
+    async with running() as served:
+        for path in PATHS:
+            reply = await served.ask(path, method="HEAD")
+            assert (reply.status, reply.body) == (200, b"")
+            assert int(reply.headers["content-length"]) > 0
+
+
+async def test_every_answer_has_the_security_headers() -> None:
+    async with running() as served:
+        replies = [await served.ask(path) for path in (*PATHS, "/nothing")]
+        replies.append(await served.ask("/metrics", method="POST"))
+        replies.append(await served.ask("/metrics", "x" * 9000 + ": y"))
+        for reply in replies:
+            assert reply.headers["x-content-type-options"] == "nosniff"
+            assert reply.headers["content-security-policy"].startswith("default-src 'none'")
+            assert reply.headers["cache-control"] == "no-store"
+            assert reply.headers["server"] == "telemetryd"
+
+
+async def test_other_paths_and_methods_are_refused_in_one_line() -> None:
+    async with running() as served:
+        for path in ("/", "/metrics/", "/../etc/passwd", "/%2e%2e", "/favicon.ico", "/debug"):
+            reply = await served.ask(path)
+            assert reply.status == 404
+            assert reply.text.count("\n") == 1
+        for method in ("POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"):
+            reply = await served.ask("/metrics", method=method)
+            assert reply.status == 405
+            assert reply.headers["allow"] == "GET, HEAD"
+
+
+async def test_readiness_turns_when_the_informers_have_synced() -> None:
+    facts = busy_facts()
+    unsynced = replace(facts.informers[0][0], synced=False)
+    async with running(facts) as served:
+        served.config_applied = False
+        facts.informers[0] = (unsynced, facts.informers[0][1])
+        reply = await served.ask("/readyz")
+        assert reply.status == 503
+        assert "[-]config not applied yet\n[-]informer/nodes." in reply.text
+        served.config_applied = True
+        assert (await served.ask("/readyz")).status == 503
+        facts.informers[0] = (informer_status(), facts.informers[0][1])
+        reply = await served.ask("/readyz")
+        assert (reply.status, reply.text) == (200, "ok\n")
+        verbose = (await served.ask("/readyz?verbose")).text
+        assert verbose.endswith("[+]informer/nodes.management.cattle.io ok\nreadyz check passed\n")
+
+
+async def test_liveness_doesnt_ask_whether_anything_is_ready() -> None:
+    async with running() as served:
+        served.config_applied = False
+        for path in ("/livez", "/healthz"):
+            assert (await served.ask(path)).text == "ok\n"
+        served.alive = False
+        for path in ("/livez", "/healthz?verbose"):
+            reply = await served.ask(path)
+            assert reply.status == 503
+            assert "[-]event-loop stalled" in reply.text
+
+
+async def test_status_is_json() -> None:
+    async with running() as served:
+        reply = await served.ask("/status.json")
+        assert reply.headers["content-type"] == "application/json"
+        assert json.loads(reply.body)["version"] == "0.1.0"
+
+
+async def test_failing_handler_is_a_500_that_says_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail() -> StatusFacts:
+        raise ValueError("hunter2")
+
+    async with running() as served:
+        served.status = fail
+        for _ in range(2):
+            reply = await served.ask("/status.json", "Accept: text/html")
+            assert reply.status == 500
+            assert reply.text == "internal error: the log says more\n"
+        assert (await served.ask("/metrics")).status == 200
+    errors = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert len(errors) == 1
+    assert errors[0].exc_info
+
+
+async def test_connection_is_kept_for_the_next_request() -> None:
+    async with running() as served, await served.connect() as stream:
+        for _ in range(3):
+            await stream.send(request("/livez"))
+            received = b""
+            while not received.endswith(b"ok\n"):
+                received += await stream.receive()
+
+
+async def test_slow_clients_are_dropped_and_block_nobody() -> None:
+    async with running(limits=Limits(request_timeout_s=0.3)) as served:
+        slow = [await served.connect() for _ in range(20)]
+        async with anyio.create_task_group() as tasks:
+            for index, stream in enumerate(slow):
+                tasks.start_soon(drip, stream, index % 2 == 0)
+            start = time.monotonic()
+            assert (await served.ask("/livez")).status == 200
+            assert time.monotonic() - start < 0.3
+        for stream in slow:
+            await stream.aclose()
+
+
+async def drip(stream: SocketStream, send: bool) -> None:
+    """Send a header's bytes one by one, or nothing, until the server has had enough."""
+    with anyio.fail_after(5):
+        try:
+            if send:
+                await stream.send(b"GET /livez HTTP/1.1\r\nX: ")
+                while True:
+                    await stream.send(b"x")
+                    await anyio.sleep(0.02)
+            assert await stream.receive() == b""
+        except (anyio.EndOfStream, anyio.BrokenResourceError):
+            return
+
+
+async def test_idle_connection_is_ended_and_a_further_slow_request_too() -> None:
+    limits = Limits(request_timeout_s=0.2, keep_alive_s=0.6)
+    async with (
+        running(limits=limits) as served,
+        await served.connect() as idle,
+        await served.connect() as slow,
+    ):
+        for stream in (idle, slow):
+            await stream.send(request("/livez"))
+            assert (await stream.receive()).endswith(b"ok\n")
+        await anyio.sleep(0.3)
+        await slow.send(b"GET /livez HTTP/1.1\r\n")
+        start = time.monotonic()
+        assert await read_to_end(slow) == b""
+        assert time.monotonic() - start < 0.5
+        assert await read_to_end(idle) == b""
+
+
+async def test_client_that_never_reads_its_answer_is_dropped() -> None:
+    async with running(limits=Limits(answer_timeout_s=0.2)) as served:
+        served.status = big_status
+        with socket.socket() as deaf:
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            deaf.connect(("127.0.0.1", served.listening.port))
+            deaf.sendall(request("/status.json"))
+            await anyio.sleep(0.6)
+            assert await anyio.to_thread.run_sync(drain, deaf) < BIG
+
+
+def drain(connection: socket.socket) -> int:
+    """Bytes until the end or the reset of a connection."""
+    connection.settimeout(5)
+    received = 0
+    with suppress(ConnectionResetError):
+        while chunk := connection.recv(1 << 20):
+            received += len(chunk)
+    return received
+
+
+def big_status() -> StatusFacts:
+    return replace(Facts().status(), api_server="x" * BIG)
+
+
+async def test_clients_beyond_the_limit_are_dropped() -> None:
+    async with running(limits=Limits(connections=2)) as served:
+        async with await served.connect() as one, await served.connect():
+            await one.send(request("/livez"))
+            assert (await one.receive()).endswith(b"ok\n")
+            async with await served.connect() as many:
+                assert await read_to_end(many) == b""
+        await anyio.sleep(0.05)
+        assert (await served.ask("/livez")).status == 200
+
+
+async def test_many_scrapes_at_a_time_are_turned_away() -> None:
+    async with running() as served:
+        replies: list[Reply] = []
+
+        async def scrape() -> None:
+            replies.append(await served.ask("/metrics"))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(MOST_SCRAPES + 20):
+                tasks.start_soon(scrape)
+        statuses = {reply.status for reply in replies}
+        assert 200 in statuses
+        assert statuses <= {200, 503}
+        assert (await served.ask("/metrics")).status == 200
+
+
+async def test_body_of_a_request_isnt_waited_for() -> None:
+    async with running() as served, await served.connect() as stream:
+        await stream.send(request("/livez", "Content-Length: 1000000"))
+        reply = parse_reply(await read_to_end(stream))
+        assert (reply.status, reply.text) == (200, "ok\n")
+
+
+async def test_upgrade_and_absolute_target_are_answered() -> None:
+    async with running() as served:
+        reply = await served.ask("/livez", "Upgrade: websocket", "Connection: Upgrade")
+        assert reply.status == 200
+        reply = await served.ask("http://other.example/livez")
+        assert reply.status == 200
+        assert (await served.ask("*", method="OPTIONS")).status == 404
+
+
+async def test_used_port_is_a_config_error_that_names_the_key() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError) as raised:
+            async with serve("127.0.0.1", port, Served(Facts()).endpoints(), where="c.toml"):
+                pass
+    (problem,) = raised.value.problems
+    assert (problem.where, problem.key) == ("c.toml", "server.listen")
+    assert problem.message.startswith(f"can't listen on 127.0.0.1:{port}: the port is taken")
+
+
+@pytest.mark.parametrize(
+    ("host", "message"),
+    [
+        ("192.0.2.1", "this machine has no such address"),
+        ("no-such-host.invalid", "can't be resolved"),
+    ],
+)
+async def test_impossible_address_is_a_config_error(host: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        async with serve(host, 0, Served(Facts()).endpoints()):
+            pass
+
+
+async def test_free_port_is_reported_and_reused_at_once() -> None:
+    async with running() as served:
+        port = served.listening.port
+        assert str(served.listening) == f"127.0.0.1:{port}"
+        await served.ask("/livez")
+    async with serve("127.0.0.1", port, served.endpoints()) as again:
+        assert again.port == port
+
+
+@pytest.mark.parametrize("host", ["", "::", "localhost", "0.0.0.0"])
+async def test_names_and_every_address_can_be_listened_on(host: str) -> None:
+    served = Served(Facts())
+    async with serve(host, 0, served.endpoints()) as served.listening:
+        assert (await served.ask("/livez")).status == 200
+
+
+async def test_ipv6_address_is_shown_in_brackets() -> None:
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    async with serve("::1", 0, Served(Facts()).endpoints()) as listening:
+        assert str(listening) == f"[::1]:{listening.port}"
+
+
+async def test_shutdown_doesnt_wait_for_slow_clients() -> None:
+    async with running() as served:
+        served.status = big_status
+        half = await served.connect()
+        await half.send(b"GET /livez HT")
+        idle = await served.connect()
+        await idle.send(request("/livez"))
+        await idle.receive()
+        deaf = await served.connect()
+        await deaf.send(request("/status.json"))
+        await anyio.sleep(0.1)
+        start = time.monotonic()
+    assert time.monotonic() - start < 1.5
+    with pytest.raises(OSError, match=r"(?i)refused|connect"):
+        await served.connect()
+    for stream in (half, idle):
+        assert await read_to_end(stream) == b""
+        await stream.aclose()
+    await deaf.aclose()
+
+
+class SlowRenderer(MetricsRenderer):
+    """Takes its time, and says when it has begun."""
+
+    def __init__(self, facts: Facts) -> None:
+        super().__init__(facts.sources())
+        self.begun = anyio.Event()
+
+    async def render(
+        self, *, accept: str = "", accept_encoding: str = "", names: Sequence[str] = ()
+    ) -> Exposition:
+        self.begun.set()
+        await anyio.sleep(0.2)
+        return await super().render(accept=accept, accept_encoding=accept_encoding, names=names)
+
+
+async def test_shutdown_lets_an_answer_finish() -> None:
+    served = Served(busy_facts())
+    renderer = SlowRenderer(served.facts)
+    replies: list[Reply] = []
+
+    async def scrape() -> None:
+        replies.append(await served.ask("/metrics"))
+
+    async with anyio.create_task_group() as tasks:
+        endpoints = replace(served.endpoints(), metrics=renderer)
+        async with serve("127.0.0.1", 0, endpoints) as served.listening:
+            tasks.start_soon(scrape)
+            await renderer.begun.wait()
+    assert [reply.status for reply in replies] == [200]
+    assert "telemetryd_fleet_nodes" in replies[0].text
+
+
+async def test_cancelled_server_closes_its_socket() -> None:
+    served = Served(Facts())
+
+    async def run(*, task_status: anyio.abc.TaskStatus[Listening]) -> None:
+        async with serve("127.0.0.1", 0, served.endpoints()) as listening:
+            task_status.started(listening)
+            await anyio.sleep_forever()
+
+    async with anyio.create_task_group() as tasks:
+        served.listening = await tasks.start(run)
+        assert (await served.ask("/livez")).status == 200
+        tasks.cancel_scope.cancel()
+    with pytest.raises(OSError, match=r"(?i)refused|connect"):
+        await served.connect()
+
+
+_TARGETS = st.sampled_from([*PATHS, "/", "*", "//", "/metrics?name[]=a&name[]=%ff", "/%", "/%00",
+                            "http://", "http://[::1", "/readyz?verbose=1&verbose"])  # fmt: skip
+_LINES = st.builds(
+    lambda method, target, version, headers, junk: (
+        f"{method} {target} {version}\r\n".encode("utf-8", "replace")
+        + b"".join(header + b"\r\n" for header in headers)
+        + junk
+        + b"\r\n\r\n"
+    ),
+    st.sampled_from(["GET", "HEAD", "POST", "CONNECT", "G\x00T", ""]),
+    _TARGETS | st.text(max_size=20),
+    st.sampled_from(["HTTP/1.1", "HTTP/1.0", "HTTP/2.0", "HTTP/9", ""]),
+    st.lists(
+        st.sampled_from([
+            b"Host: x", b"Content-Length: -1", b"Content-Length: 5", b"Transfer-Encoding: chunked",
+            b"Expect: 100-continue", b"Connection: close", b"Upgrade: h2c", b"Accept: \xff;q=\xfe",
+            b"Accept-Encoding: gzip;q=nan", b": empty", b" folded", b"Content-Encoding: gzip",
+        ])
+    ),
+    st.binary(max_size=10),
+)  # fmt: skip
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(sent=st.lists(_LINES, min_size=1, max_size=3).map(b"".join) | st.binary(max_size=200))
+async def test_any_bytes_leave_the_server_alive(sent: bytes) -> None:
+    async with running(limits=Limits(request_timeout_s=0.5)) as served:
+        async with await served.connect() as stream:
+            await stream.send(sent or b"\n")
+            await stream.send_eof()
+            received = b""
+            with anyio.move_on_after(0.02), suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                received = await stream.receive()
+            assert b"Traceback" not in received
+            assert not received or received.startswith(b"HTTP/1.")
+        assert (await served.ask("/livez")).status == 200

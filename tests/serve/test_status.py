@@ -1,0 +1,120 @@
+"""The status document and the health reports."""
+
+import json
+from dataclasses import replace
+
+import orjson
+
+from telemetryd.model import ExporterState, Identity
+from telemetryd.serve.status import (
+    Check,
+    Report,
+    liveness,
+    readiness,
+    render_report,
+    render_status,
+    render_summary,
+)
+from telemetryd.stats import ExporterStats
+from tests.serve.facts import (
+    INSTALL_UUID,
+    NODES,
+    SNAPSHOT,
+    Facts,
+    busy_facts,
+    exporter_status,
+    informer_status,
+    new_exporter_status,
+)
+
+
+def test_status_shows_what_happened() -> None:
+    document = render_status(busy_facts().status())
+    assert document["uptime_seconds"] == 3600
+    assert document["time"] == "2027-01-15T08:00:00.000Z"
+    (informer,) = document["informers"]
+    assert informer["resource"] == NODES
+    assert informer["last_contact_at"] == "2027-01-15T07:59:59.000Z"
+    (exporter,) = document["exporters"]
+    assert exporter["state"] == "idle"
+    assert exporter["next_run_at"] == "2027-01-15T08:00:40.000Z"
+    assert document["snapshot"]["fleet"]["clusters"] == {"local": 1, "managed": 20}
+    assert document["snapshot"]["fleet"]["cpu_cores"] == 1212.5
+    assert document["snapshot"]["fleet"]["unreadable_objects"] == {NODES: 1}
+    assert document["waiting_for"] == []
+
+
+def test_status_before_anything_happened_is_complete_json() -> None:
+    facts = Facts(exporters=[(new_exporter_status(), ExporterStats())])
+    document = render_status(facts.status())
+    assert json.loads(orjson.dumps(document)) == document
+    assert document["snapshot"] is None
+    assert document["waiting_for"] == ["cluster UUID"]
+    assert document["exporters"][0]["last_success_at"] is None
+    assert document["identity"]["known"] == []
+
+
+def test_identity_is_shown_by_names_alone() -> None:
+    document = render_status(busy_facts().status())
+    assert document["identity"]["missing"] == ["git_hash"]
+    assert "install_uuid" in document["identity"]["known"]
+    text = orjson.dumps(document).decode()
+    assert INSTALL_UUID not in text
+    assert "rancher.example.com" not in text
+
+
+def test_incomplete_snapshot_says_why() -> None:
+    snapshot = replace(SNAPSHOT, complete=False, incomplete_reasons=("1 node unreadable",))
+    document = render_status(Facts(snapshot=snapshot).status())
+    assert document["snapshot"]["complete"] is False
+    assert document["snapshot"]["incomplete_reasons"] == ["1 node unreadable"]
+
+
+def test_identity_names_are_the_models() -> None:
+    shown = render_status(Facts().status())["identity"]["missing"]
+    assert shown == list(Identity.__dataclass_fields__)
+
+
+def test_readiness_waits_for_configuration_and_every_informer() -> None:
+    synced, unsynced = informer_status(), informer_status(synced=False, resource="x.y")
+    assert readiness(config_applied=True, required=[synced]).ok
+    assert readiness(config_applied=True, required=[]).ok
+    assert not readiness(config_applied=False, required=[synced]).ok
+    assert not readiness(config_applied=True, required=[synced, unsynced]).ok
+
+
+def test_report_reads_as_kubernetes_does() -> None:
+    report = readiness(
+        config_applied=True,
+        required=[
+            informer_status(),
+            informer_status(resource="x.y", synced=False),
+            informer_status(resource="z", synced=False, last_error="forbidden:\nno list"),
+        ],
+    )
+    assert render_report(report, "readyz") == (
+        "[+]config ok\n"
+        f"[+]informer/{NODES} ok\n"
+        "[-]informer/x.y not synced: first list\n"
+        "[-]informer/z not synced: forbidden: no list\n"
+        "readyz check failed\n"
+    )
+    assert render_report(Report((Check("a"),)), "livez") == "[+]a ok\nlivez check passed\n"
+
+
+def test_liveness_names_what_stalled() -> None:
+    assert liveness(loop_alive=True, scheduler_alive=True).ok
+    assert not liveness(loop_alive=False, scheduler_alive=True).ok
+    report = liveness(loop_alive=True, scheduler_alive=False)
+    assert render_report(report, "livez").splitlines()[1] == "[-]scheduler stalled"
+
+
+def test_summary_is_one_line() -> None:
+    facts = busy_facts()
+    facts.exporters.append(
+        (exporter_status(name="b", state=ExporterState.CONFLICT), ExporterStats())
+    )
+    assert render_summary(facts.status()) == (
+        "informers_synced=1/1 exporters_succeeded=2/2 clusters=21 nodes=303 failing=b"
+    )
+    assert render_summary(Facts().status()) == "informers_synced=0/0 exporters_succeeded=0/0"

@@ -1,0 +1,63 @@
+"""A Rancher with 20 clusters of 20 nodes on the real API server, and a daemon that watches it."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.apiserver.admin import Admin
+from tests.apiserver.process import ApiServer
+from tests.system.daemon import Daemon
+from tests.system.rancher import Rancher
+
+CONFIG = """
+[[exporters]]
+name = "scc"
+type = "secret"
+interval = "1s"
+quiet_period = "3s"
+retry_base = "200ms"
+"""
+
+
+@pytest.fixture(scope="module")
+def rancher(admin: Admin) -> Iterator[Rancher]:
+    """The fleet; it goes when the module's tests are done."""
+    fleet = Rancher(admin)
+    fleet.build(clusters=20, nodes=20)
+    try:
+        yield fleet
+    finally:
+        fleet.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A daemon and the seconds from its start to the first Secret."""
+
+    daemon: Daemon
+    secret_after_s: float
+
+
+@pytest.fixture(scope="module")
+def started(
+    rancher: Rancher, apiserver: ApiServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Started]:
+    """The daemon, once the Secret exists; it must end well when the tests are done."""
+    folder: Path = tmp_path_factory.mktemp("daemon")
+    begin = time.monotonic()
+    daemon = Daemon(folder, apiserver.kubeconfig(folder / "kubeconfig"), CONFIG)
+    try:
+        daemon.wait_for("the Secret", rancher.secret, 30)
+        yield Started(daemon, time.monotonic() - begin)
+    finally:
+        status = daemon.stop()
+    assert status == 0, daemon.log()[-4000:]
+
+
+@pytest.fixture
+def daemon(started: Started) -> Daemon:
+    """The running daemon."""
+    return started.daemon

@@ -1,0 +1,128 @@
+"""Runs `telemetryd run` as a process and asks it, as an operator would, how it is."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+_POLL_S = 0.1
+T = TypeVar("T")
+
+
+class Daemon:
+    """One running daemon; its log goes to a file in the folder.
+
+    Args:
+        folder: Where the configuration and the log are written.
+        kubeconfig: What it connects with.
+        config: Further TOML, after `[kubernetes]` and `[server]`.
+    """
+
+    def __init__(self, folder: Path, kubeconfig: Path, config: str) -> None:
+        self.port = free_port()
+        self._config_file = folder / "config.toml"
+        self._config_file.write_text(
+            f'log_level = "debug"\nlog_format = "json"\n'
+            f'[kubernetes]\nkubeconfig = "{kubeconfig}"\n'
+            f'[server]\nlisten = "127.0.0.1:{self.port}"\n{config}'
+        )
+        self.log_file = folder / "telemetryd.log"
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "telemetryd", "run", "--config", str(self._config_file)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "TELEMETRYD_CONFIG": "/nonexistent"},
+            )
+
+    def stop(self) -> int:
+        """Sends SIGTERM and returns the exit status; a daemon that hangs is killed and fails."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(timeout=25)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Status and body of one GET; (0, "") while nothing listens."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+        except OSError:
+            return 0, ""
+        finally:
+            connection.close()
+
+    def status(self) -> dict[str, Any]:
+        """`/status.json`."""
+        code, body = self.get("/status.json")
+        assert code == 200, body
+        document: dict[str, Any] = json.loads(body)
+        return document
+
+    def exporter(self, name: str = "scc") -> dict[str, Any]:
+        """The named exporter's part of the status."""
+        found: dict[str, Any] = next(
+            entry for entry in self.status()["exporters"] if entry["name"] == name
+        )
+        return found
+
+    def informer(self, resource: str) -> dict[str, Any]:
+        """The named informer's part of the status."""
+        found: dict[str, Any] = next(
+            entry for entry in self.status()["informers"] if entry["resource"] == resource
+        )
+        return found
+
+    def metric(self, series: str) -> float | None:
+        """The value of one series, written as in the text format; None where it is absent."""
+        for line in self.get("/metrics")[1].splitlines():
+            if line.startswith(f"{series} "):
+                return float(line.rpartition(" ")[2])
+        return None
+
+    def ready(self) -> bool:
+        """Whether `/readyz` says 200."""
+        return self.get("/readyz")[0] == 200
+
+    def log(self) -> str:
+        """All it has logged so far."""
+        return self.log_file.read_text()
+
+    def wait_for(self, what: str, probe: Callable[[], T], timeout_s: float) -> T:
+        """Returns the first truthy result of the probe.
+
+        Raises:
+            AssertionError: It stayed falsy, or the daemon ended; with the end of the log.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            result = probe()
+            if result:
+                return result
+            ended = self.process.poll()
+            if ended is not None or time.monotonic() > deadline:
+                why = f"daemon exited {ended}" if ended is not None else f"waited {timeout_s} s"
+                raise AssertionError(f"{what}: {why}\n{self.log()[-4000:]}")
+            time.sleep(_POLL_S)
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

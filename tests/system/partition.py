@@ -1,0 +1,78 @@
+"""A TCP relay in front of the API server that can cut every connection and refuse new ones."""
+
+import contextlib
+import socket
+import threading
+
+
+class Partition:
+    """Relays loopback connections to one port; `cut` and `heal` at will.
+
+    Args:
+        port: Of the server behind it, on 127.0.0.1.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._open = True
+        self._sockets: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def cut(self) -> None:
+        """Ends every connection and refuses new ones."""
+        with self._lock:
+            self._open = False
+            sockets, self._sockets = self._sockets, set()
+        for end in sockets:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def heal(self) -> None:
+        """Lets connections through again."""
+        with self._lock:
+            self._open = True
+
+    def close(self) -> None:
+        """Stops for good."""
+        self.cut()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(5)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                far = socket.create_connection(("127.0.0.1", self._target), timeout=5)
+            except OSError:
+                near.close()
+                continue
+            far.settimeout(None)
+            with self._lock:
+                accepted = self._open
+                if accepted:
+                    self._sockets |= {near, far}
+            if not accepted:
+                near.close()
+                far.close()
+                continue
+            for source, sink in ((near, far), (far, near)):
+                threading.Thread(target=self._relay, args=(source, sink), daemon=True).start()
+
+    def _relay(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                sink.sendall(data)
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        with self._lock:
+            self._sockets -= {source, sink}
+        source.close()

@@ -1,0 +1,249 @@
+"""The main job on a real API server: watch, gather, keep the Secret true."""
+
+import json
+import time
+from base64 import b64encode
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from rfc3339_validator import validate_rfc3339  # type: ignore[import-untyped]
+
+from telemetryd.export.payload import scc_schema
+from tests.apiserver.admin import Admin
+from tests.apiserver.crds import CLUSTERS, SETTINGS, collection
+from tests.apiserver.fixtures import rancher_cluster
+from tests.system.conftest import Started
+from tests.system.daemon import Daemon
+from tests.system.rancher import (
+    INSTALL_UUID,
+    SECRET,
+    SERVER_URL,
+    VERSION,
+    Rancher,
+    assert_well_formed,
+    facts,
+    recount,
+)
+
+INTERVALS_S = 5.0
+
+
+def wait_for_truth(daemon: Daemon, rancher: Rancher) -> dict[str, Any]:
+    """Returns the payload once it equals the recount."""
+
+    def agrees() -> dict[str, Any] | None:
+        payload = rancher.payload()
+        ours = payload is not None and "managedSystems" in payload
+        return payload if payload and ours and facts(payload) == recount(rancher.admin) else None
+
+    payload = daemon.wait_for("payload equals the recount", agrees, 20)
+    assert payload is not None
+    return payload
+
+
+def test_fleet_present_at_start_gives_a_secret_within_ten_seconds(started: Started) -> None:
+    assert started.secret_after_s < 10
+
+
+def test_payload_is_valid_and_equals_an_independent_recount(
+    daemon: Daemon, rancher: Rancher, admin: Admin
+) -> None:
+    payload = wait_for_truth(daemon, rancher)
+    Draft202012Validator(scc_schema(), format_checker=Draft202012Validator.FORMAT_CHECKER).validate(
+        payload
+    )
+    assert_well_formed(payload)
+    assert validate_rfc3339(payload["timestamp"])
+    assert payload["version"] == "2.12.3"
+    assert payload["feature_flags"] == sorted(payload["feature_flags"])
+    assert {"fleet", "legacy"} <= set(payload["feature_flags"])
+    assert "harvester" not in payload["feature_flags"]
+    subscription = payload["subscription"]
+    assert subscription["installuuid"] == INSTALL_UUID
+    kube_system = admin.get("/api/v1/namespaces/kube-system")
+    assert subscription["clusteruuid"] == kube_system["metadata"]["uid"]
+    assert subscription["version"] == VERSION
+    assert subscription["product"] == "rancher-prime"
+    assert subscription["server_url"] == SERVER_URL
+    secret = rancher.secret()
+    assert secret is not None
+    assert secret["type"] == "Opaque"
+    annotations = secret["metadata"]["annotations"]
+    assert annotations["scc.cattle.io/part-of"] == "telemetry"
+    assert validate_rfc3339(annotations["scc.cattle.io/last-changed"])
+
+
+def test_sentinels_and_names_appear_nowhere(daemon: Daemon, rancher: Rancher) -> None:
+    wait_for_truth(daemon, rancher)
+    shown = {
+        "payload": json.dumps(rancher.payload()),
+        "log": daemon.log(),
+        "metrics": daemon.get("/metrics")[1],
+        "status": daemon.get("/status.json")[1],
+        "readiness": daemon.get("/readyz?verbose")[1],
+    }
+    for where, text in shown.items():
+        assert text, where
+        assert "sentinel" not in text.lower(), where
+
+
+def test_token_appears_nowhere(daemon: Daemon, rancher: Rancher, started: Started) -> None:
+    token = json.loads((daemon.log_file.parent / "kubeconfig").read_text())["users"][0]["user"]
+    for text in (daemon.log(), daemon.get("/metrics")[1], daemon.get("/status.json")[1]):
+        assert token["token"] not in text
+
+
+def test_added_and_deleted_nodes_change_the_next_export(daemon: Daemon, rancher: Rancher) -> None:
+    before = facts(wait_for_truth(daemon, rancher))
+    rancher.add_node("local", 9001, cpu="16", memory="32Gi", arch="arm64")
+    try:
+        assert facts(wait_for_truth(daemon, rancher))["systems"]["arm64", 16, 32768, True] == 1
+    finally:
+        rancher.delete_node("local", 9001)
+    assert facts(wait_for_truth(daemon, rancher)) == before
+
+
+def test_nodes_whose_cluster_goes_leave_the_payload_and_come_back(
+    daemon: Daemon, rancher: Rancher, admin: Admin
+) -> None:
+    wait_for_truth(daemon, rancher)
+    admin.delete(f"{collection(CLUSTERS)}/sentinel-c-7")
+    try:
+        payload = wait_for_truth(daemon, rancher)
+        assert sum(row["count"] for row in payload["managedClusters"]) == 19
+        assert daemon.metric("telemetryd_fleet_orphan_nodes") == 20
+    finally:
+        admin.create(collection(CLUSTERS), rancher_cluster("sentinel-c-7"))
+    wait_for_truth(daemon, rancher)
+
+
+def test_five_intervals_without_change_write_nothing(daemon: Daemon, rancher: Rancher) -> None:
+    wait_for_truth(daemon, rancher)
+    secret = rancher.secret()
+    assert secret is not None
+    runs = 'telemetryd_exporter_runs_total{exporter="scc",result="unchanged"}'
+    before = daemon.metric(runs)
+    time.sleep(INTERVALS_S)
+    after = rancher.secret()
+    assert after is not None
+    assert after["metadata"]["resourceVersion"] == secret["metadata"]["resourceVersion"]
+    count = daemon.metric(runs)
+    assert count is not None
+    assert before is not None
+    assert count >= before + 4, "each interval verified the Secret all the same"
+
+
+def test_status_heartbeats_of_nodes_write_nothing(
+    daemon: Daemon, rancher: Rancher, admin: Admin
+) -> None:
+    wait_for_truth(daemon, rancher)
+    before = rancher.secret()
+    node = "/apis/management.cattle.io/v3/namespaces/local/nodes/sentinel-m-1"
+    for beat in range(20):
+        admin.patch(node, {"status": {"heartbeat": f"SENTINEL-{beat}"}})
+    time.sleep(2.5)
+    after = rancher.secret()
+    assert before is not None
+    assert after is not None
+    assert after["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
+
+
+def test_deleted_secret_is_healed(daemon: Daemon, rancher: Rancher, admin: Admin) -> None:
+    wait_for_truth(daemon, rancher)
+    admin.delete(SECRET)
+    daemon.wait_for("the Secret again", rancher.secret, 5)
+    wait_for_truth(daemon, rancher)
+
+
+def test_what_others_put_there_survives_every_write(
+    daemon: Daemon, rancher: Rancher, admin: Admin
+) -> None:
+    wait_for_truth(daemon, rancher)
+    finalizer = "wrangler.cattle.io/prime-registration-secrets-remove"
+    foreign: dict[str, Any] = {
+        "metadata": {
+            "labels": {"theirs": "label"},
+            "annotations": {"theirs": "annotation"},
+            "finalizers": [finalizer],
+        },
+        "data": {"theirs": b64encode(b"data").decode()},
+    }
+    admin.patch(SECRET, foreign)
+    writes = []
+    for number in (9101, 9102):
+        rancher.add_node("sentinel-c-1", number)
+        wait_for_truth(daemon, rancher)
+        secret = rancher.secret()
+        assert secret is not None
+        writes.append(secret["metadata"]["resourceVersion"])
+        assert secret["metadata"]["labels"]["theirs"] == "label"
+        assert secret["metadata"]["annotations"]["theirs"] == "annotation"
+        assert finalizer in secret["metadata"]["finalizers"]
+        assert secret["data"]["theirs"] == foreign["data"]["theirs"]
+    assert len(set(writes)) == 2, "both changes were written"
+    for number in (9101, 9102):
+        rancher.delete_node("sentinel-c-1", number)
+    admin.patch(SECRET, {"metadata": {"finalizers": None}})
+    wait_for_truth(daemon, rancher)
+
+
+def test_altered_payload_is_a_conflict_until_quiet_and_then_healed(
+    daemon: Daemon, rancher: Rancher, admin: Admin
+) -> None:
+    wait_for_truth(daemon, rancher)
+    theirs = b64encode(b'{"written":"by another"}').decode()
+    secret = rancher.secret()
+    assert secret is not None
+    secret["data"]["payload"] = theirs
+    admin.put(SECRET, secret)
+    conflict = daemon.wait_for(
+        "conflict", lambda: daemon.exporter()["state"] == "conflict" and daemon.exporter(), 5
+    )
+    assert conflict
+    assert conflict["last_error_reason"] == "field_conflict"
+    during = rancher.secret()
+    assert during is not None
+    assert during["data"]["payload"] == theirs, "nothing is written over another's bytes at once"
+    wait_for_truth(daemon, rancher)
+    daemon.wait_for("idle again", lambda: daemon.exporter()["state"] == "idle", 5)
+
+
+def test_another_writer_that_goes_on_is_left_alone(
+    daemon: Daemon, rancher: Rancher, admin: Admin
+) -> None:
+    wait_for_truth(daemon, rancher)
+    begin = time.monotonic()
+    number = 0
+    while time.monotonic() - begin < 6:
+        number += 1
+        body = b64encode(json.dumps({"number": number}).encode()).decode()
+        admin.patch(SECRET, {"data": {"payload": body}})
+        time.sleep(1.0)
+        secret = rancher.secret()
+        assert secret is not None
+        assert secret["data"]["payload"] == body, "their bytes were not overwritten"
+    assert daemon.exporter()["state"] == "conflict"
+    wait_for_truth(daemon, rancher)
+
+
+def test_changed_setting_is_exported_without_a_restart(
+    daemon: Daemon, rancher: Rancher, admin: Admin
+) -> None:
+    wait_for_truth(daemon, rancher)
+    path = f"{collection(SETTINGS)}/server-version"
+    admin.patch(path, {"value": "v2.13.0-rc.1"})
+    try:
+        daemon.wait_for(
+            "the new version", lambda: (rancher.payload() or {}).get("version") == "2.13.0", 5
+        )
+    finally:
+        admin.patch(path, {"value": VERSION})
+    daemon.wait_for("the old one", lambda: (rancher.payload() or {}).get("version") == "2.12.3", 5)
+
+
+def test_readiness_names_each_informer(daemon: Daemon) -> None:
+    code, body = daemon.get("/readyz?verbose")
+    assert code == 200
+    for plural in ("clusters", "nodes", "settings", "features", "projects"):
+        assert f"{plural}.management.cattle.io" in body
+    assert "namespaces" in body

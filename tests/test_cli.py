@@ -1,0 +1,298 @@
+"""The command line as a shell sees it: output, exit status, and no traceback ever."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from telemetryd import __version__
+from tests.system.daemon import free_port
+
+COMMANDS = ("run", "check-config", "payload", "schema", "healthcheck", "demo")
+
+
+def telemetryd(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Runs one command to its end, away from this machine's own configuration."""
+    return subprocess.run(
+        [sys.executable, "-m", "telemetryd", *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=_environ(environ),
+        check=False,
+    )
+
+
+def _environ(environ: dict[str, str]) -> dict[str, str]:
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("TELEMETRYD_", "KUBE")) and name != "DO_NOT_TRACK"
+    }
+    return kept | {"HOME": "/nonexistent"} | environ
+
+
+def assert_one_clear_line(result: subprocess.CompletedProcess[str], *parts: str) -> None:
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    for part in parts:
+        assert part in lines[0]
+
+
+def test_help_of_every_command_shows_an_example() -> None:
+    overview = telemetryd("--help")
+    assert overview.returncode == 0
+    for command in COMMANDS:
+        assert command in overview.stdout
+        shown = telemetryd(command, "--help")
+        assert shown.returncode == 0
+        assert f"example: telemetryd {command}" in shown.stdout
+
+
+def test_version_is_the_package_s() -> None:
+    assert telemetryd("--version").stdout == f"telemetryd {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("fly",),
+        ("run", "--fast"),
+        ("schema", "--format", "xml"),
+        ("payload", "--timeout", "soon"),
+        ("demo", "--clusters", "-1"),
+        ("demo", "--churn", "nan"),
+        ("demo", "--duration", "20"),
+    ],
+)
+def test_wrong_usage_exits_64(arguments: tuple[str, ...]) -> None:
+    result = telemetryd(*arguments)
+    assert result.returncode == 64, result.stderr
+    assert not result.stdout
+    assert "usage:" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "check-config", "payload", "healthcheck"])
+def test_bad_configuration_exits_78_with_every_error(command: str, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(
+        'log_levle = "info"\n[server]\nlisten = 7\n'
+        '[[exporters]]\nname = "a"\ntype = "secret"\ninterval = "often"\n'
+    )
+    result = telemetryd(command, "--config", str(config))
+    assert result.returncode == 78
+    assert not result.stdout
+    lines = result.stderr.splitlines()
+    assert len(lines) == 3, result.stderr
+    for line, key in zip(
+        sorted(lines), ("exporters[0].interval", "log_levle", "server.listen"), strict=True
+    ):
+        assert line.startswith(f"{config}: {key}: ")
+
+
+def test_missing_configuration_file_exits_78(tmp_path: Path) -> None:
+    result = telemetryd("run", "--config", str(tmp_path / "none.toml"))
+    assert result.returncode == 78
+    assert_one_clear_line(result, "none.toml")
+
+
+def test_valid_configuration_is_called_valid() -> None:
+    result = telemetryd("check-config", "--config", "config.example.toml")
+    assert (result.returncode, result.stdout) == (0, "config.example.toml: valid\n")
+
+
+def test_schema_is_json_schema_2020_12() -> None:
+    document = json.loads(telemetryd("schema").stdout)
+    assert document["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+
+
+def test_output_into_a_closed_pipe_ends_quietly() -> None:
+    command = f"{sys.executable} -m telemetryd schema | true"
+    result = subprocess.run(
+        ["/bin/bash", "-c", command], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "Traceback" not in result.stderr
+
+
+def kubeconfig(**changes: Any) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
+        "clusters": [{"name": "k", "cluster": {"server": "https://127.0.0.1:1"}}],
+        "users": [{"name": "u", "user": {"token": "very-secret-token"}}],
+    }
+    return document | changes
+
+
+def cluster(**fields: str) -> dict[str, Any]:
+    return kubeconfig(
+        clusters=[{"name": "k", "cluster": {"server": "https://127.0.0.1:1", **fields}}]
+    )
+
+
+def user(**fields: Any) -> dict[str, Any]:
+    return kubeconfig(users=[{"name": "u", "user": fields}])
+
+
+BAD_KUBECONFIGS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "empty": ("", ()),
+    "not YAML": ("a: b: c: [", ()),
+    "a list": ("[1, 2]", ()),
+    "binary": ("\0\1\2", ()),
+    "no contexts": (json.dumps(kubeconfig(contexts=[])), ("context",)),
+    "no such context": (json.dumps(kubeconfig(**{"current-context": "x"})), ("context",)),
+    "no current context": (json.dumps(kubeconfig(**{"current-context": ""})), ("context",)),
+    "no clusters": (json.dumps(kubeconfig(clusters=[])), ("cluster",)),
+    "server of a wrong scheme": (
+        json.dumps(kubeconfig(clusters=[{"name": "k", "cluster": {"server": "ftp://x"}}])),
+        ("server",),
+    ),
+    "CA file gone": (
+        json.dumps(cluster(**{"certificate-authority": "/nonexistent/ca.crt"})),
+        ("/nonexistent/ca.crt",),
+    ),
+    "CA data not base64": (
+        json.dumps(cluster(**{"certificate-authority-data": "???"})),
+        ("certificate-authority-data",),
+    ),
+    "CA data not a certificate": (
+        json.dumps(cluster(**{"certificate-authority-data": "aGVsbG8="})),
+        ("certificate-authority",),
+    ),
+    "token file gone": (json.dumps(user(tokenFile="/nonexistent/token")), ("/nonexistent/token",)),
+    "client certificate gone": (
+        json.dumps(
+            user(**{"client-certificate": "/nonexistent/c", "client-key": "/nonexistent/k"})
+        ),
+        ("/nonexistent/",),
+    ),
+    "exec plugin gone": (
+        json.dumps(
+            user(
+                exec={
+                    "apiVersion": "client.authentication.k8s.io/v1",
+                    "command": "/nonexistent/plugin",
+                    "interactiveMode": "Never",
+                }
+            )
+        ),
+        ("/nonexistent/plugin",),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_KUBECONFIGS)
+def test_unusable_kubeconfig_exits_78_with_a_line_that_names_it(case: str, tmp_path: Path) -> None:
+    text, parts = BAD_KUBECONFIGS[case]
+    path = tmp_path / "kubeconfig"
+    path.write_text(text)
+    result = telemetryd("run", KUBECONFIG=str(path), TELEMETRYD_LISTEN=f"127.0.0.1:{free_port()}")
+    assert result.returncode == 78, result.stderr
+    assert "Traceback" not in result.stderr
+    assert "very-secret-token" not in result.stderr
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("{")]
+    assert lines, result.stderr
+    assert any(str(path) in line for line in lines), result.stderr
+    for part in parts:
+        assert any(part in line for line in lines), result.stderr
+
+
+def test_kubeconfig_that_is_nowhere_exits_78_and_says_where_it_was_sought(tmp_path: Path) -> None:
+    result = telemetryd("run", HOME=str(tmp_path))
+    assert result.returncode == 78
+    assert_one_clear_line(result, ".kube/config")
+
+
+def test_taken_port_exits_78_and_names_the_key(tmp_path: Path) -> None:
+    path = tmp_path / "kubeconfig"
+    path.write_text(json.dumps(kubeconfig()))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = telemetryd("run", KUBECONFIG=str(path), TELEMETRYD_LISTEN=f"127.0.0.1:{port}")
+    assert result.returncode == 78, result.stderr
+    assert "server.listen" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_payload_from_an_unreachable_server_exits_1_with_the_reason(tmp_path: Path) -> None:
+    path = tmp_path / "kubeconfig"
+    path.write_text(json.dumps(kubeconfig()))
+    result = telemetryd("payload", "--timeout", "1s", KUBECONFIG=str(path))
+    assert result.returncode == 1
+    assert not result.stdout
+    last = result.stderr.splitlines()[-1]
+    assert "nodes.management.cattle.io" in last
+    assert "127.0.0.1:1" in last
+    assert "Traceback" not in result.stderr
+
+
+def test_healthcheck_without_a_daemon_exits_1() -> None:
+    result = telemetryd("healthcheck", TELEMETRYD_LISTEN=f"127.0.0.1:{free_port()}")
+    assert result.returncode == 1
+    assert_one_clear_line(result, "127.0.0.1")
+
+
+def test_daemon_with_unreachable_server_lives_and_stops_cleanly(tmp_path: Path) -> None:
+    path = tmp_path / "kubeconfig"
+    path.write_text(json.dumps(kubeconfig()))
+    listen = f"127.0.0.1:{free_port()}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "telemetryd", "run"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=_environ({"KUBECONFIG": str(path), "TELEMETRYD_LISTEN": listen}),
+    )
+    try:
+        deadline = time.monotonic() + 15
+        while telemetryd("healthcheck", TELEMETRYD_LISTEN=listen).returncode:
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+        time.sleep(1)
+        assert process.poll() is None, "an API server that is away is no reason to end"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=25)
+    assert process.returncode == 0
+    assert "Traceback" not in log
+    assert "very-secret-token" not in log
+
+
+def test_demo_exports_and_ends_with_its_summary() -> None:
+    result = telemetryd("demo", "--clusters", "3", "--nodes", "4", "--duration", "4s")
+    assert result.returncode == 0, result.stderr
+    summary = json.loads(result.stdout.splitlines()[-1])
+    assert summary["clusters"] >= 4
+    assert summary["nodes"] > 0
+    assert summary["exports"] >= 1
+    assert summary["payload_bytes"] > 100
+    assert len(summary["digest"]) == 64
+    assert "/metrics" in result.stdout
+
+
+def test_demo_interrupted_ends_with_its_summary() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "telemetryd", "demo", "--clusters", "0", "--nodes", "0"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=_environ({}),
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "exported" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert json.loads(rest.splitlines()[-1])["exports"] >= 1

@@ -1,0 +1,280 @@
+"""Log lines of each format, and streams in every bad state."""
+
+import io
+import json
+import logging
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TextIO
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from telemetryd.logs import (
+    JournaldFormatter,
+    JsonFormatter,
+    LineFormatter,
+    TextFormatter,
+    choose_formatter,
+    configure,
+    is_journal,
+)
+
+FORMATTERS = (JournaldFormatter(), TextFormatter(), JsonFormatter())
+OURS = "telemetryd.kube.informer"
+
+
+@pytest.fixture(autouse=True)
+def _restored_loggers() -> Iterator[None]:
+    root, own = logging.getLogger(), logging.getLogger("telemetryd")
+    before = root.handlers[:], root.level, own.level
+    yield
+    root.handlers[:], level, own_level = before
+    root.setLevel(level)
+    own.setLevel(own_level)
+
+
+def record(
+    message: object = "list failed resource=%s", *args: object, level: int = logging.INFO
+) -> logging.LogRecord:
+    made = logging.LogRecord(OURS, level, "informer.py", 7, message, args, None)
+    made.created = 1_800_000_000.25
+    return made
+
+
+def fail(message: str) -> None:
+    raise ValueError(message)
+
+
+def failed(message: str = "boom") -> logging.LogRecord:
+    made = record("run failed", level=logging.ERROR)
+    try:
+        fail(message)
+    except ValueError:
+        made.exc_info = sys.exc_info()
+    return made
+
+
+def written(log_format: str, emit: Callable[[logging.Logger], None], level: str = "info") -> str:
+    stream = io.StringIO()
+    configure(log_format, level, stream, {})
+    emit(logging.getLogger(OURS))
+    return stream.getvalue()
+
+
+def journal_of(stream: TextIO) -> Mapping[str, str]:
+    status = os.fstat(stream.fileno())
+    return {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
+
+
+def test_text_has_time_level_logger_and_message() -> None:
+    line = TextFormatter().render(record("synced resource=%s", "nodes"))
+    assert line == f"2027-01-15T08:00:00.250Z INFO    {OURS}: synced resource=nodes"
+
+
+def test_json_is_one_object() -> None:
+    document = json.loads(JsonFormatter().render(record("synced resource=%s", "nodes")))
+    assert document == {
+        "time": "2027-01-15T08:00:00.250Z",
+        "level": "info",
+        "logger": OURS,
+        "message": "synced resource=nodes",
+    }
+
+
+@pytest.mark.parametrize(
+    ("level", "priority"),
+    [("DEBUG", 7), ("INFO", 6), ("WARNING", 4), ("ERROR", 3), ("CRITICAL", 2)],
+)
+def test_journald_has_the_priority_and_no_time(level: str, priority: int) -> None:
+    made = record("synced", level=logging.getLevelNamesMapping()[level])
+    assert JournaldFormatter().render(made) == f"<{priority}>{OURS}: synced"
+
+
+def test_traceback_has_the_journald_prefix_on_each_line() -> None:
+    lines = JournaldFormatter().render(failed("one\ntwo")).splitlines()
+    assert lines[0] == f"<3>{OURS}: run failed"
+    assert lines[-2:] == ["<3>  ValueError: one", "<3>  two"]
+    assert all(line.startswith("<3>") for line in lines)
+
+
+def test_traceback_is_indented_in_text_and_one_string_in_json() -> None:
+    head, *rest = TextFormatter().render(failed("one\n2027 INFO forged")).splitlines()
+    assert head.endswith("run failed")
+    assert all(line.startswith("  ") for line in rest)
+    document = json.loads(JsonFormatter().render(failed()))
+    assert document["exception"].endswith("ValueError: boom")
+    assert "\n" not in JsonFormatter().render(failed())
+
+
+def test_chained_errors_and_stacks_are_shown() -> None:
+    def emit(log: logging.Logger) -> None:
+        try:
+            try:
+                fail("inner")
+            except ValueError as error:
+                raise TypeError("outer") from error
+        except TypeError:
+            log.exception("failed", stack_info=True)
+
+    exception = json.loads(written("json", emit))["exception"]
+    assert "ValueError: inner" in exception
+    assert "TypeError: outer" in exception
+    assert "Stack (most recent call last)" in exception
+
+
+@pytest.mark.parametrize("formatter", FORMATTERS)
+@given(message=st.text())
+def test_any_message_stays_on_its_line(formatter: LineFormatter, message: str) -> None:
+    line = formatter.render(record("%s", message))
+    assert not {"\n", "\r"} & set(line)
+    assert line.isprintable() or json.loads(line)
+    assert line.encode()
+
+
+class Hostile:
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_what_cant_be_rendered_is_named_not_raised(log_format: str) -> None:
+    def emit(log: logging.Logger) -> None:
+        log.warning("too many %s", 1, 2)  # noqa: PLE1205 - that is the point
+        log.warning("wrong type %d", "x")
+        log.warning("hostile %s", Hostile())
+        log.warning(Hostile())
+        log.warning("\udc80 %s", {"\udc81": object()})
+
+    lines = written(log_format, emit).splitlines()
+    assert len(lines) == 5
+    assert "too many %s (arguments can't be rendered)" in lines[0]
+    assert "message can't be rendered file=" in lines[3]
+
+
+def test_libraries_are_held_to_warnings_and_own_loggers_to_the_level() -> None:
+    def emit(log: logging.Logger) -> None:
+        log.debug("ours")
+        for library in ("kubernetes_asyncio.client.rest", "aiohttp.server", "asyncio", "other"):
+            logging.getLogger(library).info("response body: token")
+            logging.getLogger(library).warning("careful")
+
+    assert written("text", emit, "debug").count("careful") == 4
+    assert "token" not in written("text", emit, "debug")
+    assert "ours" in written("text", emit, "debug")
+    assert "ours" not in written("text", emit, "info")
+    assert written("text", emit, "error") == ""
+
+
+def test_configuring_again_replaces_the_handler() -> None:
+    first, second = io.StringIO(), io.StringIO()
+    configure("json", "info", first, {})
+    configure("text", "info", second, {})
+    logging.getLogger(OURS).info("once")
+    assert first.getvalue() == ""
+    assert second.getvalue().count("once") == 1
+
+
+def test_auto_is_journald_only_where_the_stream_is_the_journals(tmp_path: Path) -> None:
+    with (tmp_path / "journal").open("w") as journal, (tmp_path / "other").open("w") as other:
+        environ = journal_of(journal)
+        assert isinstance(choose_formatter("auto", journal, environ), JournaldFormatter)
+        assert isinstance(choose_formatter("auto", other, environ), JsonFormatter)
+        assert isinstance(choose_formatter("json", journal, environ), JsonFormatter)
+        assert isinstance(choose_formatter("text", journal, environ), TextFormatter)
+
+
+@pytest.mark.parametrize("value", ["", "1", "1:", ":1", "a:b", "1:2:3", "-1:-1", "9" * 5000 + ":1"])
+def test_broken_journal_stream_is_no_journal(value: str, tmp_path: Path) -> None:
+    with (tmp_path / "file").open("w") as file:
+        assert not is_journal(file, {"JOURNAL_STREAM": value})
+    assert not is_journal(file, {"JOURNAL_STREAM": "1:2"})
+    assert not is_journal(io.StringIO(), {"JOURNAL_STREAM": "1:2"})
+
+
+def test_auto_is_text_on_a_terminal() -> None:
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "w") as terminal:
+        assert isinstance(choose_formatter("auto", terminal, {}), TextFormatter)
+    os.close(ours)
+    assert isinstance(choose_formatter("auto", terminal, {}), JsonFormatter)
+
+
+def test_closed_stream_loses_lines_and_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:
+    stream = io.StringIO()
+    handler = configure("text", "info", stream, {})
+    stream.close()
+    logging.getLogger(OURS).error("lost")
+    assert handler.lost == 1
+    assert capfd.readouterr() == ("", "")
+
+
+def test_full_disk_loses_lines_and_nothing_else() -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
+        handler = configure("text", "info", full, {})
+        logging.getLogger(OURS).error("lost")
+        logging.getLogger(OURS).error("lost too")
+    assert handler.lost == 2
+
+
+def test_full_pipe_that_doesnt_block_loses_lines_and_nothing_else() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with os.fdopen(writing, "w") as pipe:
+        handler = configure("text", "info", pipe, {})
+        while not handler.lost:
+            logging.getLogger(OURS).error("x" * 10_000)
+    os.close(reading)
+
+
+PROGRAM = """
+import logging, os, sys
+from telemetryd.logs import configure
+configure(sys.argv[1], "info", sys.stderr, os.environ)
+log = logging.getLogger("telemetryd.x")
+for _ in range(3):
+    log.error("line")
+sys.exit(7)
+"""
+
+
+def run(log_format: str, stderr: int, **environ: str) -> int:
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, log_format],
+        stderr=stderr,
+        env={**os.environ, **environ},
+        cwd=Path(__file__).parents[1],
+        check=False,
+        timeout=30,
+    ).returncode
+
+
+def test_broken_pipe_doesnt_change_the_exit_status() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    assert run("text", writing) == 7
+    os.close(writing)
+
+
+def test_process_under_the_journal_writes_prefixes(tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    with journal.open("w") as file:
+        assert run("auto", file.fileno(), **journal_of(file)) == 7
+    assert journal.read_text() == "<3>telemetryd.x: line\n" * 3
+
+
+def test_process_without_a_terminal_writes_json(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    with plain.open("w") as file:
+        assert run("auto", file.fileno(), JOURNAL_STREAM="1:2") == 7
+    lines = plain.read_text().splitlines()
+    assert [json.loads(line)["message"] for line in lines] == ["line"] * 3
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+Z", json.loads(lines[0])["time"])
