@@ -32,7 +32,8 @@ def quieten() -> None:
     """Keep the library's loggers at warnings: at DEBUG they print whole bodies."""
     for name in ("kubernetes_asyncio", "client"):
         logger = logging.getLogger(name)
-        logger.setLevel(max(logger.level, logging.WARNING))
+        if logger.getEffectiveLevel() < logging.WARNING:
+            logger.setLevel(logging.WARNING)
 
 
 def load_in_cluster(environ: dict[str, str], token_file: str, ca_file: str) -> str:
