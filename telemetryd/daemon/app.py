@@ -11,13 +11,12 @@ import anyio
 from anyio.abc import TaskStatus
 
 from telemetryd import __version__
-from telemetryd.config import Config, SecretExporterConfig
+from telemetryd.config import Config
 from telemetryd.daemon.collection import Collection
+from telemetryd.daemon.exporters import ExporterFactory
 from telemetryd.daemon.heartbeat import Heartbeat
 from telemetryd.errors import NotReady
-from telemetryd.export.manager import ExporterManager, ExporterSpec
-from telemetryd.export.payload import SccRenderer
-from telemetryd.export.secret import SecretExporter
+from telemetryd.export.manager import ExporterManager
 from telemetryd.kube.client import KubeClient
 from telemetryd.model import ExporterStatus, Snapshot
 from telemetryd.serve.metrics import MetricsRenderer
@@ -107,14 +106,13 @@ class Daemon:
         self._now = now
         self._started_at = now()
         self._heartbeat = Heartbeat()
-        self._render_scc = SccRenderer()
         self._collection = Collection(config, client, now=now, rng=rng)
         self._manager = ExporterManager(
             self._collection.gatherer, now=now, rng=rng, drain_timeout_s=config.drain_timeout_s
         )
+        self._factory = ExporterFactory(client, now=now)
         for exporter in config.exporters:
-            if isinstance(exporter, SecretExporterConfig):
-                self._register_secret(exporter)
+            self._manager.register(*self._factory.build(exporter))
 
     async def run(self, stop: anyio.Event) -> None:
         """Collect and export until the event is set, then drain."""
@@ -146,35 +144,6 @@ class Daemon:
             readiness=self._readiness,
             status=self._status,
         )
-
-    def _register_secret(self, config: SecretExporterConfig) -> None:
-        exporter = SecretExporter(
-            self._client,
-            namespace=config.namespace,
-            secret=config.secret,
-            max_silence_s=config.max_silence_s,
-            timeout_s=config.timeout_s,
-            quiet_period_s=config.quiet_period_s,
-            takeover=config.takeover,
-            now=self._now,
-            clock=anyio.current_time,
-        )
-        spec = ExporterSpec(
-            name=config.name,
-            type=config.type,
-            render=self._render_scc,
-            interval_s=config.interval_s,
-            timeout_s=config.timeout_s,
-            jitter=config.jitter,
-            splay_max_s=config.splay_max_s,
-            retry_base_s=config.retry_base_s,
-            retry_cap_s=config.retry_cap_s,
-            retry_budget_s=config.retry_budget_s,
-            max_silence_s=config.max_silence_s,
-            verifies_destination=True,
-            enabled=config.enabled,
-        )
-        self._manager.register(spec, exporter)
 
     def _snapshot(self) -> Snapshot | None:
         try:

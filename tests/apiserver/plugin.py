@@ -43,3 +43,16 @@ def admin(apiserver: ApiServer) -> Iterator[Admin]:
         yield client
     finally:
         client.close()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says at the end how much was left out for want of an API server, and how to get one."""
+    skipped = sum(
+        _NO_ASSETS in str(report.longrepr) for report in terminalreporter.getreports("skipped")
+    )
+    if skipped:
+        terminalreporter.write_line(
+            f"{skipped} tests need a real kube-apiserver and were skipped: "
+            "`make apiserver` builds one here (Debian or Ubuntu, 2 to 6 minutes, once)",
+            yellow=True,
+        )

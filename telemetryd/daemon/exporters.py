@@ -1,0 +1,65 @@
+"""From an exporter's table in the configuration to what the manager registers."""
+
+from collections.abc import Callable
+
+import anyio
+
+from telemetryd.config import ExporterConfig, SecretExporterConfig
+from telemetryd.export.exporter import Exporter
+from telemetryd.export.payload import SccRenderer
+from telemetryd.export.secret import SecretExporter
+from telemetryd.export.spec import ExporterSpec
+from telemetryd.kube.client import KubeClient
+
+
+class ExporterFactory:
+    """Builds exporters without side effects: nothing is opened, asked or written before a run."""
+
+    def __init__(self, client: KubeClient, *, now: Callable[[], float]) -> None:
+        """Prepare.
+
+        Args:
+            client: The API server; stays the caller's.
+            now: Unix time in seconds.
+        """
+        self._client = client
+        self._now = now
+        self._render = {"scc": SccRenderer()}
+
+    def build(self, config: ExporterConfig) -> tuple[ExporterSpec, Exporter]:
+        """What the manager is told of the exporter, and the sink itself."""
+        match config:
+            case SecretExporterConfig():
+                return self._spec(config, verifies_destination=True), self._secret(config)
+            case _:
+                raise TypeError(f"no exporter is of type {config.type!r}")
+
+    def _spec(self, config: ExporterConfig, *, verifies_destination: bool) -> ExporterSpec:
+        return ExporterSpec(
+            name=config.name,
+            type=config.type,
+            render=self._render[config.format],
+            interval_s=config.interval_s,
+            timeout_s=config.timeout_s,
+            jitter=config.jitter,
+            splay_max_s=config.splay_max_s,
+            retry_base_s=config.retry_base_s,
+            retry_cap_s=config.retry_cap_s,
+            retry_budget_s=config.retry_budget_s,
+            max_silence_s=config.max_silence_s,
+            verifies_destination=verifies_destination,
+            enabled=config.enabled,
+        )
+
+    def _secret(self, config: SecretExporterConfig) -> SecretExporter:
+        return SecretExporter(
+            self._client,
+            namespace=config.namespace,
+            secret=config.secret,
+            max_silence_s=config.max_silence_s,
+            timeout_s=config.timeout_s,
+            quiet_period_s=config.quiet_period_s,
+            takeover=config.takeover,
+            now=self._now,
+            clock=anyio.current_time,
+        )
