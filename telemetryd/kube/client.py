@@ -5,6 +5,7 @@ are those of ``proxy``; redirects are never followed, for a credential must not 
 """
 
 import email.utils
+import io
 import os
 import socket
 import ssl
@@ -282,7 +283,8 @@ class KubeClient:
                 connection.server + path,
                 params=params,
                 headers=headers,
-                data=body,
+                # In pieces: a large body in one go would block the loop, and aiohttp says so.
+                data=io.BytesIO(body) if body is not None else None,
                 ssl=context,
                 server_hostname=connection.server_name,
                 proxy=connection.proxy,

@@ -1,7 +1,7 @@
 """kubernetes_asyncio's loaders, with what they lack: a deadline, both pipes drained, refresh.
 
-The only module that imports kubernetes_asyncio, which takes 0.4 s: import this one when a
-connection is made, not before.
+The only module that imports kubernetes_asyncio, which takes its time even without its models:
+import this one when a connection is made, not before.
 """
 
 import json
@@ -11,17 +11,20 @@ from collections.abc import Callable
 from typing import Any
 
 import anyio
-from kubernetes_asyncio.client import Configuration
-from kubernetes_asyncio.config import ConfigException
-from kubernetes_asyncio.config.dateutil import parse_rfc3339
-from kubernetes_asyncio.config.exec_provider import ExecProvider
-from kubernetes_asyncio.config.incluster_config import InClusterConfigLoader
-from kubernetes_asyncio.config.kube_config import FileOrData, KubeConfigLoader
 
 from telemetryd.errors import ConfigError, Problem
 from telemetryd.kube.credentials import REFRESH_TIMEOUT_S, Grant
 from telemetryd.kube.kubeconfig import Chosen
+from telemetryd.kube.slim import slim_library
 from telemetryd.kube.tls import Origin, TlsFiles
+
+with slim_library():
+    from kubernetes_asyncio.client import Configuration
+    from kubernetes_asyncio.config import ConfigException
+    from kubernetes_asyncio.config.dateutil import parse_rfc3339
+    from kubernetes_asyncio.config.exec_provider import ExecProvider
+    from kubernetes_asyncio.config.incluster_config import InClusterConfigLoader
+    from kubernetes_asyncio.config.kube_config import FileOrData, KubeConfigLoader
 
 _POLL_S = 300.0
 """An identity provider's token is looked at this often; it is renewed within five minutes of its

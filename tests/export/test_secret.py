@@ -213,7 +213,6 @@ async def test_payload_over_one_mebibyte_is_refused_without_a_request(bench: Ben
         bench.read()
 
 
-@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
 async def test_payload_of_just_one_mebibyte_fits(bench: Bench) -> None:
     payload = replace(bench.payload(), body=b" " * (1 << 20))
     await bench.exporter().export(payload, ExportContext("scc", 1, 0))

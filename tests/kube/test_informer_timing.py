@@ -66,7 +66,7 @@ class FakeStream:
             if news and self._fault != "silent":
                 self._after = news[-1][0]
                 return b"".join(line for _, line in news)
-            await anyio.sleep(min(0.25, deadline_s - anyio.current_time()))
+            await anyio.sleep(min(1.0, deadline_s - anyio.current_time()))
         raise Unavailable("silent", kind=Reason.TIMEOUT)
 
 
