@@ -4,6 +4,7 @@ Foreign errors become ours here and nowhere else. What the bytes mean doesn't be
 are those of ``proxy``; redirects are never followed, for a credential must not travel.
 """
 
+import asyncio
 import email.utils
 import io
 import os
@@ -224,8 +225,13 @@ class KubeClient:
         try:
             yield ByteStream(response, what)
         finally:
-            # The rest of it isn't wanted, and waiting for its end would take for ever.
+            # The rest of it isn't wanted, and waiting for its end, even for TLS's farewell, would
+            # hold the socket of a peer that has gone silent.
+            connection = response.connection
+            transport = connection.transport if connection is not None else None
             response.close()
+            if isinstance(transport, asyncio.WriteTransport):
+                transport.abort()
 
     async def _send(
         self,

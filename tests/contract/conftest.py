@@ -1,10 +1,13 @@
 """Every test here runs twice: against the embedded API server and against the real one."""
 
+from collections.abc import Iterator
 from itertools import count
 
 import pytest
 
+from tests.apiserver import crds
 from tests.apiserver.admin import Admin
+from tests.contract.objects import absent
 from tests.contract.servers import Server
 
 _numbers = count(1)
@@ -39,3 +42,22 @@ def namespace(api: Admin, name: str) -> str:
     """A fresh namespace of that name."""
     api.create("/api/v1/namespaces", {"metadata": {"name": name}})
     return name
+
+
+@pytest.fixture
+def cluster(api: Admin, namespace: str) -> Iterator[str]:
+    """A fresh namespace whose nodes and projects go with the test: others count what there is."""
+    yield namespace
+    for definition in (crds.NODES, crds.PROJECTS):
+        path = crds.collection(definition, namespace)
+        for item in api.list(path):
+            api.delete(f"{path}/{item['metadata']['name']}")
+
+
+@pytest.fixture
+def setting_path(api: Admin, name: str) -> Iterator[str]:
+    """The path of a setting that doesn't exist yet; whatever becomes of it goes with the test."""
+    path = f"{crds.collection(crds.SETTINGS)}/{name}"
+    yield path
+    if not absent(api, path):
+        api.delete(path)

@@ -12,7 +12,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from telemetryd.demo.apiserver import ApiServer as Demo
 from telemetryd.demo.apiserver import ServerOptions
 from tests.apiserver import crds
-from tests.apiserver.admin import Admin, Object
+from tests.apiserver.admin import Admin, AdminError, Object
 from tests.apiserver.process import ApiServer as Real
 from tests.contract.waiting import until
 from tests.kube.certificates import Authority
@@ -76,7 +76,7 @@ class RealServer:
         self.admin_token = apiserver.admin_token
         self.admin = admin
         self._apiserver = apiserver
-        self._impatient = Admin(self.url, self.admin_token, self.ca_file, timeout_s=0.05)
+        self._impatient = Admin(self.url, self.admin_token, self.ca_file, timeout_s=0.2)
 
     def compact(self) -> None:
         """Compact etcd, and make the API server's watch cache of nodes begin anew.
@@ -96,9 +96,15 @@ class RealServer:
         until(lambda: self._is_expired(nodes, before))
 
     def _is_expired(self, path: str, revision: str) -> bool:
-        """Tells whether a watch from there is refused; one that is accepted has nothing to say."""
-        with suppress(TimeoutError), self._impatient.watch(path, resourceVersion=revision) as events:
-            return next(events)["type"] == "ERROR"
+        """Tells whether a watch from there is refused.
+
+        One that is accepted has nothing to say, or ends with the storage that is being replaced.
+        """
+        with (
+            suppress(TimeoutError, AdminError),
+            self._impatient.watch(path, resourceVersion=revision) as events,
+        ):
+            return any(event["type"] == "ERROR" for event in events)
         return False
 
     @contextmanager

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,6 +12,7 @@ from telemetryd.config import KubernetesConfig
 from telemetryd.kube.client import KubeClient
 from telemetryd.stats import KubeStats
 from tests.apiserver.admin import Admin
+from tests.contract.servers import Server
 from tests.export.bench import Bench
 
 _numbers = count(1)
@@ -20,18 +20,27 @@ _numbers = count(1)
 Connect = Callable[[str], AbstractAsyncContextManager[KubeClient]]
 
 
-@pytest.fixture(params=["apiserver"])
-def server(request: pytest.FixtureRequest) -> Any:
-    """What the tests run against: a fixture that has ``url``, ``admin_token`` and ``ca_file``."""
-    return request.getfixturevalue(request.param)
+def pytest_configure(config: pytest.Config) -> None:
+    """Registered like this, the servers are one a session for all packages that use them."""
+    config.pluginmanager.import_plugin("tests.contract.plugin")
+
+
+def real_only(reason: str) -> pytest.MarkDecorator:
+    """Keeps a test from the embedded API server; the reason tells the reader why it must."""
+    return pytest.mark.parametrize("server", ["real"], indirect=True)
+
+
+@pytest.fixture(params=["demo", "real"])
+def server(request: pytest.FixtureRequest) -> Server:
+    """What the tests run against: the embedded API server, and the real one."""
+    server: Server = request.getfixturevalue(f"{request.param}_server")
+    return server
 
 
 @pytest.fixture
-def oracle(server: Any) -> Any:
+def oracle(server: Server) -> Admin:
     """The tests' own view of that server, which shares nothing with the daemon."""
-    client = Admin(server.url, server.admin_token, server.ca_file)
-    yield client
-    client.close()
+    return server.admin
 
 
 @pytest.fixture
@@ -43,7 +52,7 @@ def namespace(oracle: Admin) -> str:
 
 
 @pytest.fixture
-def connect(server: Any, tmp_path: Path) -> Connect:
+def connect(server: Server, tmp_path: Path) -> Connect:
     """Makes a client with the token given, by a kubeconfig."""
 
     def make(token: str) -> AbstractAsyncContextManager[KubeClient]:
@@ -69,7 +78,7 @@ def connect(server: Any, tmp_path: Path) -> Connect:
 
 
 @pytest.fixture
-async def client(connect: Connect, server: Any) -> AsyncIterator[KubeClient]:
+async def client(connect: Connect, server: Server) -> AsyncIterator[KubeClient]:
     """A client that may do everything."""
     async with connect(server.admin_token) as client:
         yield client

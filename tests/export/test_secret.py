@@ -22,8 +22,9 @@ from telemetryd.errors import (
 from telemetryd.export.exporter import ExportContext, Outcome
 from telemetryd.export.secretobject import parse_secret
 from tests.apiserver.admin import Admin, AdminError, Object
+from tests.contract.servers import Server
 from tests.export.bench import DAY_S, NAME, SENTINEL, Bench, Interloper, refused
-from tests.export.conftest import Connect
+from tests.export.conftest import Connect, real_only
 
 pytestmark = pytest.mark.anyio
 
@@ -259,6 +260,7 @@ def grant(oracle: Admin, namespace: str, *verbs: str) -> str:
     return str(answer["status"]["token"])
 
 
+@real_only("the embedded server knows one token and no RBAC")
 async def test_named_get_create_and_patch_are_all_it_needs(bench: Bench, connect: Connect) -> None:
     token = grant(bench.oracle, bench.namespace, "get", "create", "patch")
     async with connect(token) as bench.client:
@@ -268,6 +270,7 @@ async def test_named_get_create_and_patch_are_all_it_needs(bench: Bench, connect
         assert await bench.send(exporter, revision=2) is Outcome.WRITTEN
 
 
+@real_only("the embedded server knows one token and no RBAC")
 @pytest.mark.parametrize(
     ("verbs", "text"),
     [
@@ -296,7 +299,9 @@ async def test_credential_that_isnt_accepted_is_auth(bench: Bench, connect: Conn
         await refused(PermanentError, Reason.AUTH, bench.send(bench.exporter()), "credential")
 
 
-async def test_server_that_is_gone_is_retried(bench: Bench, connect: Connect, server: Any) -> None:
+async def test_server_that_is_gone_is_retried(
+    bench: Bench, connect: Connect, server: Server
+) -> None:
     async with connect(server.admin_token) as client:
         bench.client = client
         exporter = bench.exporter(timeout_s=1e-6)

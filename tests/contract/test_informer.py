@@ -1,0 +1,370 @@
+"""telemetryd's client and informers against both: the cache ends up equal to a fresh list."""
+
+import random
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import anyio
+import msgspec
+import pytest
+
+from telemetryd.config import KubernetesConfig
+from telemetryd.errors import Conflict, Gone, Invalid, KubeError, NotFound, Unauthorized
+from telemetryd.gather.project import KUBE_SYSTEM, NodeObject, nodes_resource
+from telemetryd.gather.shapes import ShapeTable
+from telemetryd.kube.client import KubeClient
+from telemetryd.kube.informer import Informer
+from telemetryd.kube.resource import Resource, T
+from telemetryd.kube.source import KubeSource, Source, Stream
+from telemetryd.kube.watch import WatchTiming
+from telemetryd.model import Delta, NodeRecord, R
+from telemetryd.stats import InformerStats, KubeStats
+from tests.apiserver import crds, fixtures
+from tests.apiserver.admin import Admin
+from tests.contract.objects import NAMESPACES, b64, nodes_in, secret, secrets_in
+from tests.contract.servers import Server
+from tests.kube.samples import until
+from tests.kube.scripted import kubeconfig
+from tests.system.partition import Partition
+
+pytestmark = pytest.mark.anyio
+
+PAGE_SIZE = 3
+NODES = nodes_resource(ShapeTable())
+QUICK = WatchTiming(
+    backoff_base_s=0.02, backoff_cap_s=0.2, short_watch_s=0.02, absence_recheck_s=0.05
+)
+
+
+@pytest.fixture
+def wire(server: Server) -> Iterator[Partition]:
+    """What lies between the daemon's side and the server; the tests' own requests go past it."""
+    wire = Partition(urlsplit(server.url).port or 0)
+    yield wire
+    wire.close()
+
+
+@pytest.fixture
+def config(server: Server, wire: Partition, tmp_path: Path) -> KubernetesConfig:
+    return kubeconfig(
+        tmp_path / "kubeconfig",
+        f"https://127.0.0.1:{wire.port}",
+        cluster={"certificate-authority": str(server.ca_file)},
+        user={"token": server.admin_token},
+    )
+
+
+@pytest.fixture
+async def client(config: KubernetesConfig, wire: Partition) -> AsyncIterator[KubeClient]:
+    async with KubeClient.connect(config, KubeStats(), environ={}) as client:
+        yield client
+        wire.cut()
+
+
+@pytest.fixture
+def path(api: Admin, cluster: str) -> str:
+    """A cluster of seven nodes, n0 to n6: three pages."""
+    for number in range(7):
+        add(api, cluster, f"n{number}")
+    return nodes_in(cluster)
+
+
+def add(api: Admin, cluster: str, name: str, cpu: str = "4") -> str:
+    """Creates a node of real size; returns its UID."""
+    made = api.create(nodes_in(cluster), fixtures.rancher_node(cluster, name, cpu=cpu))
+    return str(made["metadata"]["uid"])
+
+
+class Watched:
+    """An informer of nodes that runs, and what it told."""
+
+    def __init__(self, informer: Informer[NodeObject, NodeRecord], stats: InformerStats) -> None:
+        self.reader = informer.reader
+        self.stats = stats
+        self.deltas: list[Delta[NodeRecord]] = []
+        self.reader.subscribe(self.deltas.append)
+
+    def uid(self, key: str) -> str:
+        """UID of what is held under the key, empty where nothing is."""
+        held = self.reader.get(key)
+        return held.uid if held is not None else ""
+
+    def told(self, key: str) -> list[tuple[str, str]]:
+        """UIDs before and after of every delta of the key."""
+        return [
+            (delta.old.uid if delta.old else "", delta.new.uid if delta.new else "")
+            for delta in self.deltas
+            if delta.key == key
+        ]
+
+    async def equals_a_fresh_list(self, api: Admin) -> None:
+        """Returns once keys and UIDs are what the server lists, and nothing is unreadable."""
+
+        def difference() -> set[tuple[str, str]]:
+            listed = {
+                (
+                    f"{item['metadata']['namespace']}/{item['metadata']['name']}",
+                    item["metadata"]["uid"],
+                )
+                for item in api.list(crds.collection(crds.NODES))
+            }
+            return listed ^ {(key, self.uid(key)) for key in self.reader.keys()}  # noqa: SIM118
+
+        await until(lambda: not difference(), 20.0)
+        assert self.reader.unreadable == 0
+        assert self.reader.synced
+
+
+@asynccontextmanager
+async def running(
+    resource: Resource[T, R], source: Source, stats: InformerStats
+) -> AsyncIterator[Informer[T, R]]:
+    """An informer that runs until the block is left."""
+    informer = Informer(
+        resource,
+        source,
+        now=time.time,
+        rng=random.Random(1),
+        stats=stats,
+        page_size=PAGE_SIZE,
+        timing=QUICK,
+    )
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(informer.run)
+        yield informer
+        tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def watching(client: KubeClient, source: Source | None = None) -> AsyncIterator[Watched]:
+    """An informer of nodes that has synced."""
+    stats = InformerStats(NODES.id)
+    async with running(NODES, source or KubeSource(client, NODES), stats) as informer:
+        watched = Watched(informer, stats)
+        await until(lambda: watched.reader.synced, 20.0)
+        yield watched
+
+
+async def test_first_list_in_pages_is_all_there_is(
+    client: KubeClient, api: Admin, cluster: str, path: str
+) -> None:
+    async with watching(client) as watched:
+        await watched.equals_a_fresh_list(api)
+        assert watched.stats.lists == {("success", "initial"): 1}
+        assert {f"{cluster}/n{number}" for number in range(7)} <= set(watched.reader.keys())
+        held = watched.reader.get(f"{cluster}/n0")
+        assert isinstance(held, NodeRecord)
+        assert (held.cluster, held.shape.cpu_nano) == (cluster, 4 * 10**9)
+
+
+async def test_live_changes_arrive_without_another_list(
+    client: KubeClient, api: Admin, cluster: str, path: str
+) -> None:
+    async with watching(client) as watched:
+        added = add(api, cluster, "new", cpu="8")
+        api.patch(f"{path}/n1", {"spec": {"etcd": True}})
+        api.patch(f"{path}/n2", {"metadata": {"annotations": {"seen": "not by us"}}})
+        api.delete(f"{path}/n3")
+        await watched.equals_a_fresh_list(api)
+        await until(lambda: len(watched.told(f"{cluster}/n1")) == 2)
+        assert watched.uid(f"{cluster}/new") == added
+        changed = watched.reader.get(f"{cluster}/n1")
+        assert isinstance(changed, NodeRecord)
+        assert "etcd" in changed.shape.roles
+        assert len(watched.told(f"{cluster}/n2")) == 1  # nothing that is read has changed
+        assert [after for _, after in watched.told(f"{cluster}/n3")][1:] == [""]
+        assert watched.stats.lists == {("success", "initial"): 1}
+
+
+async def test_node_made_anew_while_disconnected_is_a_deletion_and_an_addition(
+    client: KubeClient, wire: Partition, api: Admin, cluster: str, path: str
+) -> None:
+    async with watching(client) as watched:
+        key = f"{cluster}/n1"
+        old = watched.uid(key)
+        wire.cut()
+        api.delete(f"{path}/n1")
+        new = add(api, cluster, "n1")
+        await until(lambda: watched.reader.status().last_error)
+        assert watched.uid(key) == old
+        wire.heal()
+        await until(lambda: watched.uid(key) == new, 20.0)
+        assert watched.told(key) == [("", old), (old, ""), ("", new)]
+        await watched.equals_a_fresh_list(api)
+        assert watched.stats.lists == {("success", "initial"): 1}
+
+
+async def test_history_compacted_while_disconnected_is_made_good_by_one_list(
+    client: KubeClient, server: Server, wire: Partition, api: Admin, cluster: str, path: str
+) -> None:
+    async with watching(client) as watched:
+        old = watched.uid(f"{cluster}/n1")
+        wire.cut()
+        api.delete(f"{path}/n0")
+        api.delete(f"{path}/n1")
+        new = add(api, cluster, "n1")
+        add(api, cluster, "n9")
+        server.compact()
+        wire.heal()
+        await watched.equals_a_fresh_list(api)
+        assert watched.told(f"{cluster}/n1") == [("", old), (old, ""), ("", new)]
+        assert watched.told(f"{cluster}/n0")[-1][1] == ""
+        assert watched.stats.lists == {("success", "initial"): 1, ("success", "expired"): 1}
+        assert watched.stats.watch_terminations["expired"] == 1
+        add(api, cluster, "later")
+        await watched.equals_a_fresh_list(api)
+
+
+class Interrupted:
+    """A source between whose first two pages the server forgets its history."""
+
+    def __init__(self, inner: Source, server: Server, change: str) -> None:
+        self._inner = inner
+        self._server = server
+        self._change = change
+        self.pages: list[str] = []
+
+    async def list_page(self, *, limit: int | None, continue_token: str, timeout_s: float) -> bytes:
+        if len(self.pages) == 1:
+            self._server.admin.delete(self._change)
+            self._server.compact()
+        self.pages.append("page" if continue_token else "first" if limit else "whole")
+        return await self._inner.list_page(
+            limit=limit, continue_token=continue_token, timeout_s=timeout_s
+        )
+
+    def watch(
+        self, resource_version: str, *, server_timeout_s: int, open_timeout_s: float
+    ) -> AbstractAsyncContextManager[Stream]:
+        return self._inner.watch(
+            resource_version, server_timeout_s=server_timeout_s, open_timeout_s=open_timeout_s
+        )
+
+    async def served(self, *, timeout_s: float) -> bool:
+        return await self._inner.served(timeout_s=timeout_s)
+
+
+async def test_token_that_expires_between_pages_makes_one_whole_list(
+    client: KubeClient, server: Server, api: Admin, cluster: str, path: str
+) -> None:
+    source = Interrupted(KubeSource(client, NODES), server, f"{path}/n6")
+    async with watching(client, source) as watched:
+        assert source.pages == ["first", "page", "whole"]
+        assert watched.stats.lists == {("error", "initial"): 1, ("success", "expired"): 1}
+        assert watched.told(f"{cluster}/n6") == []  # nothing of the broken list was applied
+        await watched.equals_a_fresh_list(api)
+
+
+async def test_crd_that_goes_empties_the_cache_and_fills_it_when_it_is_back(
+    client: KubeClient, server: Server, api: Admin, cluster: str, path: str
+) -> None:
+    async with watching(client) as watched:
+        old = watched.uid(f"{cluster}/n0")
+        with server.without(crds.NODES):
+            await until(lambda: watched.reader.status().absent, 20.0)
+            assert (len(watched.reader), watched.reader.synced) == (0, True)
+            assert watched.reader.status().last_error == ""
+        new = add(api, cluster, "n0")
+        await until(lambda: not watched.reader.status().absent, 20.0)
+        await watched.equals_a_fresh_list(api)
+        assert watched.told(f"{cluster}/n0") == [("", old), (old, ""), ("", new)]
+        add(api, cluster, "n7")
+        await watched.equals_a_fresh_list(api)
+
+
+async def test_crd_that_is_missing_from_the_start_counts_as_synced_until_it_comes(
+    client: KubeClient, server: Server, api: Admin, cluster: str
+) -> None:
+    with server.without(crds.NODES):
+        async with watching(client) as watched:
+            assert watched.reader.status().absent
+    async with watching(client) as watched:
+        add(api, cluster, "n0")
+        await watched.equals_a_fresh_list(api)
+        assert not watched.reader.status().absent
+
+
+async def test_one_object_by_name_is_all_that_is_held_of_its_kind(
+    client: KubeClient, api: Admin, namespace: str
+) -> None:
+    stats = InformerStats(KUBE_SYSTEM.id)
+    async with running(KUBE_SYSTEM, KubeSource(client, KUBE_SYSTEM), stats) as informer:
+        await until(lambda: stats.watches["success"])
+        api.patch(f"{NAMESPACES}/{namespace}", {"metadata": {"labels": {"a": "b"}}})
+        kube_system = api.patch(
+            f"{NAMESPACES}/kube-system", {"metadata": {"labels": {"seen": namespace}}}
+        )["metadata"]
+        version = kube_system["resourceVersion"]
+        await until(lambda: informer.reader.status().resource_version == version)
+        assert stats.events == {"modified": 1}
+        assert informer.reader.keys() == ["kube-system"]
+        held = informer.reader.get("kube-system")
+        assert held is not None
+        assert held.uid == kube_system["uid"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "error", "reason"),
+    [
+        ("GET", "/api/v1/namespaces/no-such-namespace", NotFound, "NotFound"),
+        ("GET", "/apis/absent.example.com/v1/things", NotFound, ""),
+        ("GET", "/apis/management.cattle.io/v3/things", NotFound, ""),
+        ("PUT", "/api/v1/namespaces", Invalid, "MethodNotAllowed"),
+    ],
+)
+async def test_refusal_becomes_an_error_of_the_tree(
+    client: KubeClient, method: str, path: str, error: type[KubeError], reason: str
+) -> None:
+    with pytest.raises(error) as caught:
+        await client.request(method, path, timeout_s=5.0)
+    assert type(caught.value) is error
+    assert caught.value.reason == reason
+
+
+async def test_causes_of_a_refusal_reach_the_error(
+    client: KubeClient, api: Admin, namespace: str
+) -> None:
+    api.create(secrets_in(namespace), secret(data={"payload": b64("theirs")}))
+
+    async def apply(key: str) -> None:
+        await client.request(
+            "PATCH",
+            f"{secrets_in(namespace)}/s",
+            params={"fieldManager": "us"},
+            body=msgspec.json.encode(secret(data={key: b64("ours")})),
+            content_type="application/apply-patch+yaml",
+            timeout_s=5.0,
+        )
+
+    with pytest.raises(Conflict) as conflict:
+        await apply("payload")
+    assert conflict.value.has_cause("FieldManagerConflict")
+    assert conflict.value.causes[0].field == ".data.payload"
+    with pytest.raises(Invalid) as invalid:
+        await apply("no key")
+    assert [(cause.reason, cause.field) for cause in invalid.value.causes] == [
+        ("FieldValueInvalid", "data[no key]")
+    ]
+
+
+async def test_expired_token_is_gone_and_a_wrong_credential_unauthorized(
+    client: KubeClient, config: KubernetesConfig, server: Server, api: Admin, path: str
+) -> None:
+    page = msgspec.json.decode(
+        await client.request("GET", path, params={"limit": "2"}, timeout_s=5.0)
+    )
+    api.delete(f"{path}/n5")
+    server.compact()
+    query = {"limit": "2", "continue": page["metadata"]["continue"]}
+    with pytest.raises(Gone) as caught:
+        await client.request("GET", path, params=query, timeout_s=5.0)
+    assert caught.value.reason == "Expired"
+    assert config.kubeconfig
+    kubeconfig_path = Path(config.kubeconfig)
+    kubeconfig_path.write_text(kubeconfig_path.read_text().replace(server.admin_token, "wrong"))
+    async with KubeClient.connect(config, KubeStats(), environ={}) as stranger:
+        with pytest.raises(Unauthorized):
+            await stranger.request("GET", path, timeout_s=5.0)
