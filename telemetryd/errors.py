@@ -6,6 +6,8 @@
     ├── ConfigError                      what is configured can't be used; exit status 78 at start
     ├── NotReady                         no snapshot yet: names what is waited for
     ├── ManagerError                     the manager refuses a call: duplicate, unknown or closed
+    ├── CommandRefused                   a command over the control socket isn't carried out
+    ├── NoDaemon                         nobody answers on the control socket
     ├── UnreadableObject                 one Kubernetes object that costs itself alone
     ├── KubeError                        a call to the API server failed
     │   ├── Unauthorized                 401
@@ -15,8 +17,9 @@
     │   ├── Gone                         410
     │   ├── Invalid                      400, 405, 406, 413, 415, 422: the request itself is refused
     │   ├── Throttled                    429, with retry_after_s
-    │   ├── Unavailable                  connect, TLS, timeout, reset, 5xx
+    │   ├── Unavailable                  connect, TLS, timeout, reset, 5xx, no credential yet
     │   └── BadResponse                  a success that isn't what was asked for
+    │       └── TooLarge                 it is longer than the caller allows
     ├── ExportError
     │   ├── RetryableError               try again within the run, with retry_after_s
     │   └── PermanentError               not within this run
@@ -110,6 +113,14 @@ class NotReady(TelemetrydError):
 
 class ManagerError(TelemetrydError):
     """The exporter manager refuses a call: the message names the exporter and why."""
+
+
+class CommandRefused(TelemetrydError):
+    """A command over the control socket isn't carried out: the message says why."""
+
+
+class NoDaemon(TelemetrydError):
+    """No daemon listens on the control socket, or it gave no answer."""
 
 
 class UnreadableObject(TelemetrydError):
@@ -208,7 +219,8 @@ class Unavailable(KubeError):
     """No answer, or a 5xx.
 
     Attributes:
-        kind: ``Reason.CONNECT``, ``Reason.TIMEOUT`` or ``Reason.SERVER``.
+        kind: ``Reason.CONNECT``, ``Reason.TIMEOUT`` or ``Reason.SERVER``; ``Reason.AUTH`` where
+            nothing was asked, for want of a credential that is to come.
         retry_after_s: Seconds the server asks for, None where it names none.
     """
 
@@ -229,6 +241,10 @@ class Unavailable(KubeError):
 
 class BadResponse(KubeError):
     """A success whose body isn't what was asked for: another kind, HTML, truncated, too large."""
+
+
+class TooLarge(BadResponse):
+    """A success whose body is longer than the caller allows: asking for less may help."""
 
 
 class ExportError(TelemetrydError):

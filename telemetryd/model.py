@@ -305,3 +305,22 @@ class ExporterStatus:
     payload_bytes: int | None
     digest: str
     schema_valid: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigStatus:
+    """The configuration in force, and the last attempt to put another in its place.
+
+    Attributes:
+        where: The file it came from, ``defaults`` where there was none.
+        hash: 48 bits over its effective values.
+        in_force_at: Unix time in seconds when it was last read and accepted, at the start or since.
+        reloaded_at: Likewise, when a reload last ended, well or not; None before the first.
+        problems: Why that one was rejected, a line each; empty where it wasn't.
+    """
+
+    where: str
+    hash: int
+    in_force_at: float
+    reloaded_at: float | None = None
+    problems: tuple[str, ...] = ()

@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from telemetryd.model import ConfigStatus
+
 DURATION_BUCKETS_S = (
     0.001,
     0.0025,
@@ -88,10 +90,9 @@ class InformerStats:
 
 @dataclass(slots=True)
 class GatherStats:
-    """What the gatherer did: seconds to build a snapshot, time and number of the last one."""
+    """What the gatherer did: seconds to build a snapshot, and the number of the last one."""
 
     build_duration: Histogram = field(default_factory=Histogram)
-    last_built_at: float | None = None
     generation: int = 0
 
 
@@ -120,3 +121,16 @@ class ExporterStats:
     schedule_delay: Histogram = field(default_factory=Histogram)
     sent_bytes: int = 0
     in_flight: int = 0
+
+
+@dataclass(slots=True)
+class ConfigStats:
+    """What became of reloads, kept by the reloader.
+
+    Attributes:
+        status: The configuration in force, and the last reload.
+        reloads: By (result ``success`` or ``failure``, trigger ``signal``, ``control``, ``file``).
+    """
+
+    status: ConfigStatus
+    reloads: Counter[tuple[str, str]] = field(default_factory=Counter)

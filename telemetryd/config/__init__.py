@@ -1,14 +1,24 @@
 """Configuration: TOML and environment in, frozen dataclasses with effective values out.
 
 ``load`` finds and reads, ``settings`` declares every key, ``schema`` walks a table against such
-a declaration, ``values`` holds one parser per kind of value. Nothing here opens a connection,
-reads what a key points to, or knows what a setting does.
+a declaration, ``values`` and ``storage`` hold one parser per kind of value. Nothing here opens a
+connection, reads what a key points to, or knows what a setting does.
 """
 
-from telemetryd.config.load import SYSTEM_CONFIG, find_config, load_config, parse_config
+from telemetryd.config.load import (
+    SYSTEM_CONFIG,
+    ConfigFile,
+    ConfigSource,
+    find_config,
+    load_config,
+    parse_config,
+)
+from telemetryd.config.locate import ControlPlace, find_control_socket
+from telemetryd.config.paths import ControlSocket
 from telemetryd.config.settings import (
     Config,
     ExporterConfig,
+    FileExporterConfig,
     IdentityConfig,
     KubernetesConfig,
     SecretExporterConfig,
@@ -19,13 +29,19 @@ from telemetryd.config.values import ListenAddress, parse_duration
 __all__ = [
     "SYSTEM_CONFIG",
     "Config",
+    "ConfigFile",
+    "ConfigSource",
+    "ControlPlace",
+    "ControlSocket",
     "ExporterConfig",
+    "FileExporterConfig",
     "IdentityConfig",
     "KubernetesConfig",
     "ListenAddress",
     "SecretExporterConfig",
     "ServerConfig",
     "find_config",
+    "find_control_socket",
     "load_config",
     "parse_config",
     "parse_duration",

@@ -1,10 +1,14 @@
 """Finds the configuration file, reads it, and makes of it a ``Config`` or all its problems."""
 
 import os
+import stat
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
+from telemetryd.config.paths import default_control_socket, default_state_dir
 from telemetryd.config.schema import Reading
 from telemetryd.config.settings import Config
 from telemetryd.errors import ConfigError, Problem
@@ -44,6 +48,72 @@ def find_config(
     return system_path
 
 
+@dataclass(frozen=True, slots=True)
+class ConfigFile:
+    """What was read, before anything is made of it.
+
+    Attributes:
+        where: Name of the file for messages, ``defaults`` where there is none.
+        text: Its content.
+    """
+
+    where: str
+    text: str
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the content, in hex."""
+        return sha256(self.text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigSource:
+    """Where the configuration comes from, at the start and at each reload alike.
+
+    Attributes:
+        path_option: As of ``find_config``, which looks at each reading anew.
+        environ: For the file's name and for what overrides its keys.
+        system_path: The file that is read where it exists and none is named.
+    """
+
+    path_option: str | None
+    environ: Mapping[str, str]
+    system_path: Path = SYSTEM_CONFIG
+
+    def find(self) -> Path | None:
+        """The file to read, None for the defaults.
+
+        Raises:
+            ConfigError: As of ``find_config``.
+        """
+        return find_config(self.path_option, self.environ, system_path=self.system_path)
+
+    def read(self) -> ConfigFile:
+        """Find the file and read it.
+
+        Raises:
+            ConfigError: It can't be read.
+        """
+        path = self.find()
+        return ConfigFile("defaults", "") if path is None else ConfigFile(str(path), _read(path))
+
+    def parse(self, file: ConfigFile) -> Config:
+        """Validate what was read.
+
+        Raises:
+            ConfigError: With every problem found.
+        """
+        return parse_config(file.text, file.where, self.environ)
+
+    def parse_as_written(self, file: ConfigFile) -> Config:
+        """The same without a look at the disk: folders that are left open stay so.
+
+        Raises:
+            ConfigError: With every problem found.
+        """
+        return _validate(file.text, file.where, self.environ)
+
+
 def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
     """Read and validate a file, or make the defaults of none; the environment overrides both.
 
@@ -55,16 +125,27 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
 
 
 def parse_config(text: str, where: str, environ: Mapping[str, str]) -> Config:
-    """Validate the content of a file.
+    """Validate the content of a file; of folders that it leaves open the usable ones are chosen.
 
     Args:
         text: TOML; empty for the defaults.
         where: Name of the file in messages.
-        environ: ``TELEMETRYD_LOG_LEVEL`` and ``TELEMETRYD_LISTEN`` override their keys.
+        environ: ``TELEMETRYD_LOG_LEVEL`` and ``TELEMETRYD_LISTEN`` override their keys;
+            ``STATE_DIRECTORY``, ``RUNTIME_DIRECTORY``, ``XDG_STATE_HOME`` and ``HOME`` name
+            folders.
 
     Raises:
         ConfigError: With every problem found, in the order of the file.
     """
+    config = _validate(text, where, environ)
+    state_dir = config.state_dir or default_state_dir(environ)
+    control = config.server.control_socket or default_control_socket(environ, state_dir)
+    return replace(
+        config, state_dir=state_dir, server=replace(config.server, control_socket=control)
+    )
+
+
+def _validate(text: str, where: str, environ: Mapping[str, str]) -> Config:
     reading = Reading(where, environ)
     config = reading.read(Config, _decode(text, where))
     if config is None:
@@ -75,14 +156,12 @@ def parse_config(text: str, where: str, environ: Mapping[str, str]) -> Config:
 def _read(path: Path) -> str:
     where = str(path)
     try:
-        with path.open("rb") as file:
+        with os.fdopen(_open_regular(path), "rb") as file:
             content = file.read(_LARGEST_FILE_BYTES + 1)
     except FileNotFoundError as error:
         raise ConfigError(
             Problem(where, "", "doesn't exist: create it, or name another with --config")
         ) from error
-    except IsADirectoryError as error:
-        raise ConfigError(Problem(where, "", "is a directory: name a TOML file")) from error
     except PermissionError as error:
         raise ConfigError(
             Problem(where, "", f"can't be read by user {os.geteuid()}: let that user read it")
@@ -99,6 +178,21 @@ def _read(path: Path) -> str:
         raise ConfigError(
             Problem(where, "", f"isn't UTF-8 (at line {line}): save it as UTF-8")
         ) from error
+
+
+def _open_regular(path: Path) -> int:
+    """Open without waiting for whoever writes into a pipe, and refuse what may have no end.
+
+    Raises:
+        ConfigError: It isn't a file on a disk.
+    """
+    opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    mode = os.fstat(opened).st_mode
+    if stat.S_ISREG(mode):
+        return opened
+    os.close(opened)
+    what = "is a directory" if stat.S_ISDIR(mode) else "isn't a regular file"
+    raise ConfigError(Problem(str(path), "", f"{what}: name a TOML file"))
 
 
 def _decode(text: str, where: str) -> dict[str, object]:

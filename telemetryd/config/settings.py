@@ -7,7 +7,9 @@ A key is a field, its kind stands in ``Annotated``; a duration's attribute carri
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
+from telemetryd.config.paths import ControlSocket, SocketPath
 from telemetryd.config.schema import Derived, Env, Rule, Table, Unique, Variants
+from telemetryd.config.storage import AbsolutePath, Size
 from telemetryd.config.values import (
     HOUR_S,
     Boolean,
@@ -65,9 +67,14 @@ class IdentityConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
-    """``[server]``: where HTTP is served."""
+    """``[server]``: where HTTP is served, and where commands are taken.
+
+    Attributes:
+        control_socket: None where no folder is usable, or none has been looked for.
+    """
 
     listen: Annotated[ListenAddress, Listen(), Env("TELEMETRYD_LISTEN")] = DEFAULT_LISTEN
+    control_socket: Annotated[ControlSocket | None, SocketPath()] = None
 
     @property
     def listen_host(self) -> str:
@@ -145,7 +152,30 @@ class SecretExporterConfig(ExporterConfig):
     quiet_period_s: Annotated[float, Duration()] = 300.0
 
 
-EXPORTER_TYPES = (SecretExporterConfig,)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileExporterConfig(ExporterConfig):
+    """An exporter of type ``file``: dated snapshots in a folder.
+
+    Attributes:
+        directory: The folder; its last part is made where it doesn't exist.
+        keep: So many snapshots stay, the newest included.
+        max_bytes: So much all of them may take; None for no limit. The newest stays in any case.
+        compress: Write gzip.
+    """
+
+    UNIQUE: ClassVar[tuple[Unique, ...]] = (
+        *ExporterConfig.UNIQUE,
+        Unique(("directory",), "directory"),
+    )
+
+    type: ClassVar[str] = "file"
+    directory: Annotated[str, AbsolutePath()]
+    keep: Annotated[int, Integer(1, 1_000_000)] = 48
+    max_bytes: Annotated[int | None, Size()] = None
+    compress: Annotated[bool, Boolean()] = False
+
+
+EXPORTER_TYPES = (SecretExporterConfig, FileExporterConfig)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,14 +184,19 @@ class Config:
 
     Attributes:
         log_format: ``auto`` is journald prefixes under systemd, text on a terminal, else JSON.
+        state_dir: Folder for what outlives the process, not made yet; None where none is usable,
+            or none has been looked for.
         drain_timeout_s: Longest shutdown.
+        reload_on_change: Reload when the file's content has changed, without being told.
     """
 
     log_level: Annotated[
         str, Choice(("debug", "info", "warning", "error")), Env("TELEMETRYD_LOG_LEVEL")
     ] = "info"
     log_format: Annotated[str, Choice(("auto", "json", "text"))] = "auto"
+    state_dir: Annotated[str | None, AbsolutePath()] = None
     drain_timeout_s: Annotated[float, Duration(maximum_s=HOUR_S)] = 20.0
+    reload_on_change: Annotated[bool, Boolean()] = False
     kubernetes: Annotated[KubernetesConfig, Table(KubernetesConfig)] = KubernetesConfig()
     identity: Annotated[IdentityConfig, Table(IdentityConfig)] = IdentityConfig()
     server: Annotated[ServerConfig, Table(ServerConfig)] = ServerConfig()

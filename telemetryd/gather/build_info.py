@@ -94,22 +94,22 @@ class BuildInfo:
             retry_cap_s: Longest pause between tries.
         """
         self._settings = settings
-        self._override = overrides.git_hash or None
-        self._url_override = overrides.server_url or None
+        self._override = overrides.git_hash
+        self._url_override = overrides.server_url
         self._rng = rng
         self._timeout_s = timeout_s
         self._retry_base_s = retry_base_s
         self._retry_cap_s = retry_cap_s
         self._known: _Known | None = None
-        self._settled = self._override is not None
+        self._settled = False
         self._handlers: list[Callable[[], None]] = []
         self._settings_changed = anyio.Event()
         settings.on_change(self._wake)
 
     @property
     def settled(self) -> bool:
-        """The first try is over, well or not, or none is needed; never reverts."""
-        return self._settled
+        """The first try is over, well or not, or none is needed."""
+        return self._settled or self._override is not None
 
     def git_hash(self) -> str | None:
         """The commit, ``unknown`` where it can't be had, None before the first try is over."""
@@ -122,14 +122,19 @@ class BuildInfo:
             return known.commit
         return UNKNOWN
 
+    def override(self, overrides: IdentityConfig) -> None:
+        """Put other overrides in force; what has been answered so far is kept."""
+        self._override = overrides.git_hash
+        self._url_override = overrides.server_url
+        self._wake()
+        self._announce()
+
     def on_change(self, handler: Callable[[], None]) -> None:
-        """Call the handler whenever a try ended that settled the commit or changed it."""
+        """Call the handler whenever the commit is settled or may have changed."""
         self._handlers.append(handler)
 
     async def run(self) -> None:
         """Ask until the commit is known, again with each version; returns only when cancelled."""
-        if self._override is not None:
-            await anyio.sleep_forever()
         asked: _Question | None = None
         failures = 0
         while True:
@@ -167,7 +172,7 @@ class BuildInfo:
     def _question(self) -> _Question | None:
         url = self._url_override or setting_value(self._settings, "server-url")
         version = setting_value(self._settings, "server-version")
-        if not self._settings.synced or not url:
+        if self._override is not None or not self._settings.synced or not url:
             return None
         return _Question(version, url, setting_value(self._settings, "cacerts").strip())
 
@@ -197,6 +202,9 @@ class BuildInfo:
             return
         self._settled = True
         self._known = known
+        self._announce()
+
+    def _announce(self) -> None:
         for handler in self._handlers:
             handler()
 

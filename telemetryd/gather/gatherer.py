@@ -104,16 +104,16 @@ class Gatherer:
         readers.settings.subscribe(self._fact_changed)
         readers.features.subscribe(self._fact_changed)
         readers.kube_system.subscribe(self._fact_changed)
-        self._required: tuple[Reader[Record], ...] = (
-            readers.clusters,
-            readers.nodes,
-            readers.settings,
-            readers.features,
-        )
-        if self._identity.needs_kube_system:
-            self._required += (readers.kube_system,)
-        for reader in self._required:
+        for reader in self._followed():
             reader.on_change(self.recheck)
+        self._required = self._find_required()
+
+    def override(self, overrides: IdentityConfig) -> None:
+        """Put other parts of the identity in force; the next snapshot has them."""
+        self._identity.override(overrides)
+        self._required = self._find_required()
+        self._facts_version += 1
+        self.recheck()
 
     def snapshot(self) -> Snapshot:
         """The fleet now: the same object as before while nothing in it changed.
@@ -121,7 +121,7 @@ class Gatherer:
         Raises:
             NotReady: An informer or a part of the identity is still waited for.
         """
-        statuses = self._statuses()
+        statuses = self.required()
         git_hash = self._git_hash()
         missing = self._missing(statuses, git_hash)
         if missing or git_hash is None:
@@ -138,7 +138,6 @@ class Gatherer:
             self._snapshot = self._build(basis, self._snapshot)
             self._basis = basis
             self._stats.build_duration.observe(time.perf_counter() - started)
-            self._stats.last_built_at = self._now()
             self._stats.generation = self._snapshot.revision
         return self._snapshot
 
@@ -157,21 +156,31 @@ class Gatherer:
 
     def missing(self) -> tuple[str, ...]:
         """What a snapshot waits for, each named as one would mend it; empty when ready."""
-        return self._missing(self._statuses(), self._git_hash())
+        return self._missing(self.required(), self._git_hash())
 
-    def totals(self) -> Totals:
-        """The fleet sums of what is held now, whether or not a snapshot can be made of it."""
-        return self._totals(
-            tuple((status.resource, status.unreadable) for status in self._statuses())
-        )
+    def required(self) -> list[InformerStatus]:
+        """Status of each informer that a snapshot can't be made without."""
+        return [reader.status() for reader in self._required]
 
     def _fact_changed(self, delta: Delta[Record]) -> None:
         """A setting, a feature or kube-system; settings that are never read all look alike."""
         if delta.old != delta.new:
             self._facts_version += 1
 
-    def _statuses(self) -> list[InformerStatus]:
-        return [reader.status() for reader in self._required]
+    def _followed(self) -> tuple[Reader[Record], ...]:
+        readers = self._readers
+        return (
+            readers.clusters,
+            readers.nodes,
+            readers.settings,
+            readers.features,
+            readers.kube_system,
+        )
+
+    def _find_required(self) -> tuple[Reader[Record], ...]:
+        """What a snapshot can't be made without: kube-system only for its part of the identity."""
+        followed = self._followed()
+        return followed if self._identity.needs_kube_system else followed[:-1]
 
     def _missing(self, statuses: list[InformerStatus], git_hash: str | None) -> tuple[str, ...]:
         unsynced = tuple(

@@ -54,6 +54,10 @@ class IdentitySource:
         self._kube_system = kube_system
         self._overrides = overrides
 
+    def override(self, overrides: IdentityConfig) -> None:
+        """Put other overrides in force."""
+        self._overrides = overrides
+
     @property
     def needs_kube_system(self) -> bool:
         """Whether the namespace is read at all: not where the configuration names the UUID."""

@@ -6,24 +6,31 @@ When to list or watch doesn't belong here.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Generic
 
 import anyio.lowlevel
 
-from telemetryd.errors import BadResponse, UnreadableReason
+from telemetryd.errors import BadResponse
+from telemetryd.kube.aside import aside
 from telemetryd.kube.decode import (
     Event,
     Item,
     ObjectDecoder,
     Page,
     decode_bookmark,
-    decode_event,
+    parse_event,
+    parse_page,
+    scan_event,
+    scan_page,
 )
+from telemetryd.kube.identity import Identity, Tangled, scan_identity
 from telemetryd.kube.lines import OversizeLine
+from telemetryd.kube.paging import MAX_LISTED_OBJECTS
 from telemetryd.kube.resource import Resource, T
 from telemetryd.kube.responses import error_of_event
 from telemetryd.kube.store import SLICE_OBJECTS, Relist, Store
-from telemetryd.kube.watch import is_older
+from telemetryd.kube.versions import is_older
 from telemetryd.model import R, Unreadable
 from telemetryd.stats import InformerStats
 
@@ -71,12 +78,31 @@ class Applier(Generic[T, R]):
         held = self._store.resource_version
         return held is not None and is_older(version, held)
 
+    async def read_page(self, body: bytes) -> Page:
+        """What the body of a list's page holds.
+
+        Raises:
+            BadResponse: It isn't a page of this resource.
+        """
+        try:
+            return parse_page(body, self._resource)
+        except Tangled:
+            return await aside(lambda text, check: scan_page(text, self._resource, check), body)
+
     async def take_page(self, page: Page, relist: Relist[R]) -> int:
-        """Number of the page's objects whose JSON is broken."""
-        self.contact()
+        """Number of the page's objects whose JSON is broken.
+
+        Raises:
+            BadResponse: One is of another kind.
+        """
         suspects = 0
-        for count, raw in enumerate(page.items, 1):
-            item = self._decoder.decode(raw)
+        decode = self._decoder.decode
+        identities = page.identities or repeat(None)
+        for count, (raw, known) in enumerate(zip(page.items, identities, strict=False), 1):
+            try:
+                item = decode(raw, known)
+            except Tangled:
+                item = decode(raw, await aside(scan_identity, bytes(raw)))
             suspects += item.suspect
             self._count_unreadable(item.value)
             relist.add(item.key, item.value)
@@ -94,35 +120,38 @@ class Applier(Generic[T, R]):
             BadResponse: A line isn't an event of this resource; those before it are applied.
             KubeError: An ERROR event; those before it are applied.
         """
-        self.contact()
         before = progress.events
         try:
             for count, line in enumerate(lines, 1):
                 if isinstance(line, OversizeLine):
                     in_order = self._apply_oversize(line, progress)
                 else:
-                    in_order = self._apply_event(decode_event(line), progress)
+                    try:
+                        in_order = self._apply_event(parse_event(line), None, progress)
+                    except Tangled:
+                        event, known = await aside(scan_event, line)
+                        in_order = self._apply_event(event, known, progress)
                 if not in_order:
                     return False
                 if count % SLICE_OBJECTS == 0:
                     await anyio.lowlevel.checkpoint()
+            self.contact()
         finally:
             if progress.events > before:
+                self.contact()
                 self._stats.last_event_at = self._stats.last_contact_at
             self._store.flush()
         return True
 
-    def _apply_event(self, event: Event, progress: Progress) -> bool:
+    def _apply_event(self, event: Event, known: Identity | None, progress: Progress) -> bool:
         match event.type:
             case "ADDED" | "MODIFIED":
-                item = self._decoder.decode(event.object)
+                item = self._decoder.decode(event.object, known)
                 if item.suspect:
                     raise BadResponse("watch: an object that isn't JSON")
                 self._count_unreadable(item.value)
             case "DELETED":
-                item = self._decoder.identify(event.object, UnreadableReason.TYPE)
-                if item.key is None:
-                    raise BadResponse("watch: a deletion of nobody knows what")
+                item = self._decoder.identify_deleted(event.object, known)
             case "BOOKMARK":
                 self._stats.events["bookmark"] += 1
                 version = decode_bookmark(event.object).metadata.resourceVersion
@@ -142,17 +171,34 @@ class Applier(Generic[T, R]):
     def _apply_oversize(self, line: OversizeLine, progress: Progress) -> bool:
         event_type, item = self._decoder.identify_head(line.head)
         self._count_unreadable(item.value)
+        if event_type not in {"ADDED", "MODIFIED", "DELETED"}:
+            self._stats.events["error" if event_type == "ERROR" else "unknown"] += 1
+            raise BadResponse("watch: an event that is too large to be an object's")
+        self._stats.events[event_type.lower()] += 1
         return self._apply_item(item, progress, deleted=event_type == "DELETED")
 
     def _apply_item(self, item: Item[R], progress: Progress, *, deleted: bool) -> bool:
+        """Move the store.
+
+        Returns:
+            Whether the event is in order.
+
+        Raises:
+            BadResponse: Nobody knows whom it is about, so that only a list can tell what is so
+                now; or there are too many objects.
+        """
+        if item.key is None:
+            raise BadResponse("watch: an event about nobody knows what")
         version = item.resource_version
         if version and self.is_older(version):
             return False
         progress.events += 1
-        if deleted and item.key is not None:
+        if deleted:
             self._store.remove(item.key)
-        else:
+        elif len(self._store) < MAX_LISTED_OBJECTS or self._store.get(item.key) is not None:
             self._store.upsert(item.key, item.value)
+        else:
+            raise BadResponse(f"watch: more than {MAX_LISTED_OBJECTS} objects")
         if version:
             self._store.move_to(version)
         return True

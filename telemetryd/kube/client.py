@@ -1,6 +1,6 @@
 """One connection pool to the API server: raw bytes in and out, every call under a deadline.
 
-Foreign errors become ours here and nowhere else. What the bytes mean doesn't belong here. Proxies
+Foreign errors become ours here, by ``foreign``. What the bytes mean doesn't belong here. Proxies
 are those of ``proxy``; redirects are never followed, for a credential must not travel.
 """
 
@@ -17,23 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import anyio
-from aiohttp.http_exceptions import HttpProcessingError
 
-from telemetryd.errors import BadResponse, KubeError, Reason, Unavailable
+from telemetryd.errors import BadResponse, Reason, Unavailable
+from telemetryd.kube.body import Body, ByteStream, read_head, read_whole
 from telemetryd.kube.connection import SERVICE_ACCOUNT, Connection, resolve
-from telemetryd.kube.responses import (
-    ERROR_BODY_BYTES,
-    error_for,
-    parse_retry_after,
-    parse_status,
-    printable,
-)
+from telemetryd.kube.foreign import CONNECT_TIMEOUT_S, FOREIGN, translate
+from telemetryd.kube.responses import error_for, parse_retry_after, parse_status
 from telemetryd.stats import Histogram, KubeStats
 
 if TYPE_CHECKING:
     from telemetryd.config.settings import KubernetesConfig
 
-CONNECT_TIMEOUT_S = 5.0
 MAX_BODY_BYTES = 16 * 1024 * 1024
 """Of a single object; lists name their own limit."""
 
@@ -46,8 +40,6 @@ _KEEPALIVE = (
 )
 """Seconds and probes, and milliseconds: a dead peer is noticed within 35 s."""
 
-_FOREIGN = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError, EOFError)
-
 
 def _open_socket(address: Any) -> socket.socket:
     family, kind, protocol, *_ = address
@@ -59,30 +51,6 @@ def _open_socket(address: Any) -> socket.socket:
         if option is not None:
             opened.setsockopt(socket.IPPROTO_TCP, option, value)
     return opened
-
-
-class ByteStream:
-    """The body of an answer that doesn't end, as it comes."""
-
-    def __init__(self, response: aiohttp.ClientResponse, what: str) -> None:
-        self._content = response.content
-        self._what = what
-
-    async def read(self, timeout_s: float) -> bytes:
-        """The next bytes, empty at the end.
-
-        Raises:
-            Unavailable: None came in time (kind TIMEOUT), or the connection broke.
-        """
-        try:
-            with anyio.fail_after(timeout_s):
-                return await self._content.readany()
-        except TimeoutError as error:
-            message = f"{self._what}: nothing for {timeout_s:.0f} s"
-            raise Unavailable(message, kind=Reason.TIMEOUT) from error
-        except _FOREIGN as error:
-            failure = _translate(error, self._what)
-            raise failure from error
 
 
 class KubeClient:
@@ -102,7 +70,7 @@ class KubeClient:
         self._session = session
         self._stats = stats
         self._now = now
-        self._encoding = "gzip" if compression else "identity"
+        self._gzip = compression
 
     @classmethod
     @asynccontextmanager
@@ -140,6 +108,7 @@ class KubeClient:
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S),
             read_bufsize=_READ_BUFFER_BYTES,
+            auto_decompress=False,  # a small answer may inflate to any size: ``body`` bounds it
             trust_env=False,
         ) as session:
             yield cls(connection, session, stats, now=now, compression=config.compression)
@@ -176,7 +145,8 @@ class KubeClient:
 
         Raises:
             Unavailable: No answer came in time, or none at all.
-            BadResponse: The answer isn't JSON, or too long.
+            TooLarge: The answer is longer than that.
+            BadResponse: The answer isn't JSON, or encoded as it wasn't asked for.
             KubeError: Another of the tree, by status code.
         """
         what = f"{method} {path}"
@@ -185,13 +155,13 @@ class KubeClient:
             with anyio.fail_after(timeout_s):
                 response = await self._send(method, path, params, body, content_type)
                 async with response:
-                    return await _read_body(response, what, max_bytes)
+                    return await read_whole(response, what, max_bytes, gzip=self._gzip)
         except TimeoutError as error:
             self._stats.requests[method, "error"] += 1
             message = f"{what}: no answer within {timeout_s:g} s"
             raise Unavailable(message, kind=Reason.TIMEOUT) from error
-        except _FOREIGN as error:
-            failure = _translate(error, what)
+        except FOREIGN as error:
+            failure = translate(error, what)
             raise failure from error
         finally:
             self._observe(method, started_s)
@@ -208,7 +178,7 @@ class KubeClient:
             open_timeout_s: Until the headers of the answer are there.
 
         Raises:
-            Unavailable: No answer came in time, or none at all.
+            Unavailable: No answer came in time (kind TIMEOUT, without a status), or none at all.
             KubeError: It wasn't accepted.
         """
         what = f"GET {path}"
@@ -223,7 +193,7 @@ class KubeClient:
         finally:
             self._observe("GET", started_s)
         try:
-            yield ByteStream(response, what)
+            yield ByteStream(Body(response, what, gzip=self._gzip), what)
         finally:
             # The rest of it isn't wanted, and waiting for its end, even for TLS's farewell, would
             # hold the socket of a peer that has gone silent.
@@ -247,7 +217,10 @@ class KubeClient:
             KubeError: It isn't what was asked for.
         """
         what = f"{method} {path}"
-        headers = {"Accept": "application/json", "Accept-Encoding": self._encoding}
+        headers = {
+            "Accept": "application/json",
+            "Accept-Encoding": "gzip" if self._gzip else "identity",
+        }
         if body is not None:
             headers["Content-Type"] = content_type or "application/json"
         used = await self._connection.credential.header()
@@ -262,7 +235,7 @@ class KubeClient:
                     method, path, params, _authorized(headers, used), body
                 )
         try:
-            await _check(response, what, self._now())
+            await _check(response, what, self._now(), gzip=self._gzip)
         except BaseException:
             response.close()
             raise
@@ -296,11 +269,11 @@ class KubeClient:
                 proxy=connection.proxy,
                 allow_redirects=False,
             )
-        except _FOREIGN as error:
+        except FOREIGN as error:
             self._stats.requests[method, "error"] += 1
             if isinstance(error, ssl.SSLError) and connection.tls:
                 connection.tls.distrust()
-            failure = _translate(error, f"{method} {path}")
+            failure = translate(error, f"{method} {path}")
             raise failure from error
         self._stats.requests[method, str(response.status)] += 1
         return response
@@ -316,7 +289,7 @@ def _authorized(headers: dict[str, str], credential: str | None) -> dict[str, st
     return headers if credential is None else {**headers, "Authorization": credential}
 
 
-async def _check(response: aiohttp.ClientResponse, what: str, now_s: float) -> None:
+async def _check(response: aiohttp.ClientResponse, what: str, now_s: float, *, gzip: bool) -> None:
     """Refuse whatever isn't a success with JSON.
 
     Raises:
@@ -324,7 +297,7 @@ async def _check(response: aiohttp.ClientResponse, what: str, now_s: float) -> N
         BadResponse: A success that isn't JSON.
     """
     if not 200 <= response.status <= 299:  # noqa: PLR2004 - HTTP
-        body = await _read_head(response)
+        body = await read_head(response, what, gzip=gzip)
         retry_after_s = parse_retry_after(
             response.headers.get("Retry-After"), _date(response, now_s)
         )
@@ -343,61 +316,3 @@ def _date(response: aiohttp.ClientResponse, now_s: float) -> float:
         return email.utils.parsedate_to_datetime(response.headers["Date"]).timestamp()
     except (KeyError, ValueError, TypeError, OverflowError):
         return now_s
-
-
-async def _read_head(response: aiohttp.ClientResponse) -> bytes:
-    """The beginning of an error's body: all that counts of it, and none where it breaks off."""
-    head = bytearray()
-    try:
-        while len(head) < ERROR_BODY_BYTES:
-            chunk = await response.content.readany()
-            if not chunk:
-                break
-            head += chunk
-    except _FOREIGN:
-        return b""
-    return bytes(head[:ERROR_BODY_BYTES])
-
-
-async def _read_body(response: aiohttp.ClientResponse, what: str, max_bytes: int) -> bytes:
-    """All of a success's body.
-
-    Raises:
-        BadResponse: It is longer than that.
-    """
-    chunks: list[bytes] = []
-    size = 0
-    while chunk := await response.content.readany():
-        size += len(chunk)
-        if size > max_bytes:
-            response.close()
-            raise BadResponse(f"{what}: more than {max_bytes} bytes", status=response.status)
-        chunks.append(chunk)
-    return b"".join(chunks)
-
-
-def _translate(  # noqa: PLR0911 - one line a case
-    error: BaseException, what: str
-) -> KubeError:
-    """What a foreign error means. Its own text is left out: it may quote what was sent."""
-    if isinstance(error, ssl.SSLCertVerificationError | aiohttp.ClientConnectorCertificateError):
-        cause = getattr(error, "certificate_error", error)
-        why = printable(getattr(cause, "verify_message", "") or "not trusted")
-        return Unavailable(f"{what}: the server's certificate: {why}", kind=Reason.CONNECT)
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return Unavailable(f"{what}: no connection in {CONNECT_TIMEOUT_S:g} s", kind=Reason.CONNECT)
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return Unavailable(f"{what}: the host name isn't known", kind=Reason.CONNECT)
-    if isinstance(error, aiohttp.ClientHttpProxyError):
-        return Unavailable(f"{what}: the proxy says {error.status}", kind=Reason.CONNECT)
-    cause = getattr(error, "os_error", error)
-    if isinstance(cause, ssl.SSLError):
-        why = (cause.reason or "failed").lower().replace("_", " ")
-        return Unavailable(f"{what}: TLS {why}", kind=Reason.CONNECT)
-    if isinstance(error, aiohttp.ClientPayloadError | HttpProcessingError):
-        return Unavailable(f"{what}: the answer broke off", kind=Reason.CONNECT)
-    if isinstance(error, aiohttp.ServerDisconnectedError):
-        return Unavailable(f"{what}: the server hung up", kind=Reason.CONNECT)
-    number = cause.errno if isinstance(cause, OSError) else None
-    why = os.strerror(number).lower() if number and number > 0 else type(error).__name__
-    return Unavailable(f"{what}: {why}", kind=Reason.CONNECT)

@@ -6,7 +6,6 @@ In a pod its service account; else the kubeconfig. HTTP doesn't belong here.
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio.to_thread
@@ -18,13 +17,17 @@ from telemetryd.kube.credentials import (
     RenewedCredential,
     TokenFile,
     clean_token,
-    read_small_file,
 )
-from telemetryd.kube.kubeconfig import choose
+from telemetryd.kube.entries import what_is_wrong_with_server
+from telemetryd.kube.files import read_small_file, why_unreadable
+from telemetryd.kube.kubeconfig import Chosen, choose, fingerprint
 from telemetryd.kube.proxy import proxy_for
-from telemetryd.kube.tls import Origin, TlsContext, TlsFiles
+from telemetryd.kube.rechosen import Login, RechosenCredential
+from telemetryd.kube.tls import Origin, TlsContext, TlsFiles, build_context
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from telemetryd.config.settings import KubernetesConfig
 
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
@@ -73,21 +76,38 @@ async def resolve(
     """
     if config.kubeconfig is None and config.context is None:
         in_pod = environ.get("KUBERNETES_SERVICE_HOST") and environ.get("KUBERNETES_SERVICE_PORT")
-        if in_pod and (os.path.exists(f"{service_account}/token") or not _found(environ)):  # noqa: PTH110, ASYNC240 - one look
-            return await _in_cluster(environ, service_account)
-    return await _by_kubeconfig(_paths(config, environ), config.context, now, environ)
+        if in_pod and (_may_exist(f"{service_account}/token") or not _found(environ)):
+            return await _in_cluster(environ, service_account, now)
+    return await _by_kubeconfig(lambda: _paths(config, environ), config.context, now, environ)
 
 
 def _found(environ: Mapping[str, str]) -> list[str]:
     named = [part for part in environ.get("KUBECONFIG", "").split(os.pathsep) if part]
-    default = str(Path(environ.get("HOME") or "~").expanduser() / ".kube" / "config")
-    paths = [str(Path(part).expanduser()) for part in named or [default]]
-    return [path for path in paths if Path(path).exists()]
+    default = f"{environ.get('HOME') or '~'}/.kube/config"
+    # Path.expanduser raises where there is no such user; a name that stays as it is isn't found.
+    paths = [os.path.expanduser(part) for part in named or [default]]  # noqa: PTH111
+    return [path for path in paths if _may_exist(path)]
+
+
+def _may_exist(path: str) -> bool:
+    """Whether something is there, or what stands in the way is left for reading it to tell."""
+    try:
+        os.stat(path)  # noqa: PTH116 - a path is only a name here
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError):
+        return True
+    return True
 
 
 def _paths(config: "KubernetesConfig", environ: Mapping[str, str]) -> list[str]:
+    """The kubeconfigs that count.
+
+    Raises:
+        ConfigError: There are none.
+    """
     if config.kubeconfig is not None:
-        return [str(Path(config.kubeconfig).expanduser())]
+        return [os.path.expanduser(config.kubeconfig)]  # noqa: PTH111 - as above
     found = _found(environ)
     if not found:
         where = "$KUBECONFIG" if environ.get("KUBECONFIG") else "~/.kube/config"
@@ -102,56 +122,117 @@ def _paths(config: "KubernetesConfig", environ: Mapping[str, str]) -> list[str]:
     return found
 
 
-async def _in_cluster(environ: Mapping[str, str], folder: str) -> Connection:
-    from telemetryd.kube import loader  # noqa: PLC0415 - slow to import
+def _import_loader() -> "ModuleType":
+    """The loader, which is slow to import.
 
+    Raises:
+        ConfigError: The library it stands on doesn't import.
+    """
+    try:
+        from telemetryd.kube import loader  # noqa: PLC0415 - slow to import
+    except RuntimeError as error:
+        # kubernetes_asyncio wants to know the home folder as soon as it is imported.
+        why = "is not set, and this user has no home folder: set it, to any folder"
+        raise ConfigError(Problem("$HOME", "", why)) from error
+    loader.quieten()
+    return loader
+
+
+async def _in_cluster(
+    environ: Mapping[str, str], folder: str, now: Callable[[], float]
+) -> Connection:
     token_file, ca_file = f"{folder}/token", f"{folder}/ca.crt"
     try:
         token = clean_token(await anyio.to_thread.run_sync(read_small_file, token_file))
-    except OSError as error:
-        raise ConfigError(
-            Problem(token_file, "", f"can't be read ({error.strerror}): mount a service account")
-        ) from error
+    except (OSError, ValueError) as error:
+        why = f"can't be read ({why_unreadable(error)}): mount a service account"
+        raise ConfigError(Problem(token_file, "", why)) from error
     if token is None:
         raise ConfigError(Problem(token_file, "", "holds no token: mount a service account"))
-    loader.quieten()
-    tls = TlsContext(
-        lambda: TlsFiles(
-            ca_file,
-            None,
-            None,
-            verify=True,
-            ca_origin=Origin(ca_file),
-            cert_origin=Origin(ca_file),
-        )
-    )
+    loader = _import_loader()
+    origin = Origin(ca_file)
+    files = TlsFiles(ca_file, None, None, verify=True, ca_origin=origin, cert_origin=origin)
+    tls = TlsContext(lambda: files, now)
     await tls.load()
-    server = loader.load_in_cluster(dict(environ), token_file, ca_file)
+    server: str = loader.load_in_cluster(dict(environ), token_file, ca_file)
+    why_not = what_is_wrong_with_server(server)
+    if why_not is not None:
+        where = "$KUBERNETES_SERVICE_HOST, $KUBERNETES_SERVICE_PORT"
+        raise ConfigError(Problem(where, "", f"their URL {why_not}"))
     return Connection(server, TokenFile(token_file, token), tls, None, proxy_for(server, environ))
 
 
 async def _by_kubeconfig(
-    paths: list[str], context: str | None, now: Callable[[], float], environ: Mapping[str, str]
+    find: Callable[[], list[str]],
+    context: str | None,
+    now: Callable[[], float],
+    environ: Mapping[str, str],
 ) -> Connection:
-    chosen = await anyio.to_thread.run_sync(choose, paths, context)
-    from telemetryd.kube import loader  # noqa: PLC0415 - slow to import
+    def take_fingerprint() -> bytes:
+        try:
+            return fingerprint(find())
+        except ConfigError:
+            return b"none"
 
-    loader.quieten()
-    loaded = loader.KubeconfigConnection(chosen, now)
-    grant = await loaded.load()
+    async def choose_again() -> Login:
+        other, again = await _choose(find(), context, now)
+        if again.server != login.server:
+            why = "names another API server: restart telemetryd to use it"
+            raise ConfigError(other.cluster.problem("server", why))
+        if _is_tls(again.server):
+            await anyio.to_thread.run_sync(build_context, again.files())  # or it can't be used
+        return again
+
+    seen = await anyio.to_thread.run_sync(take_fingerprint)
+    chosen, login = await _choose(find(), context, now)
+    credential = RechosenCredential(login, seen, fingerprint=take_fingerprint, choose=choose_again)
+    tls = None
+    if _is_tls(login.server):
+        tls = TlsContext(credential.files, now)
+        await tls.load()
+    cluster = chosen.cluster.body
+    proxy = cluster.get("proxy-url") or proxy_for(login.server, environ)
+    return Connection(login.server, credential, tls, cluster.get("tls-server-name"), proxy)
+
+
+def _is_tls(server: str) -> bool:
+    return server.startswith("https:")
+
+
+async def _choose(
+    paths: list[str], context: str | None, now: Callable[[], float]
+) -> tuple[Chosen, Login]:
+    """What the kubeconfigs say.
+
+    Raises:
+        ConfigError: It can't be used.
+    """
+    chosen = await anyio.to_thread.run_sync(choose, paths, context)
+    loaded = _import_loader().KubeconfigConnection(chosen, now)
     user = chosen.user.body
     credential: Credential
-    if "exec" in user or "auth-provider" in user:
-        credential = RenewedCredential(grant, loaded.fetch, now)
+    if loaded.provider:
+        credential = await RenewedCredential.obtain(loaded.fetch, now, loaded.provider)
     elif "tokenFile" in user:
-        raw = await anyio.to_thread.run_sync(read_small_file, user["tokenFile"])
-        token = clean_token(raw) or str(user.get("token", ""))
-        credential = TokenFile(user["tokenFile"], token)
+        credential = await _token_file(chosen)
     else:
+        grant = await loaded.fetch(False)
         credential = FixedCredential(grant.header)
-    tls = None
-    if loaded.server.startswith("https"):
-        tls = TlsContext(loaded.files)
-        await tls.load()
-    proxy = loaded.proxy or proxy_for(loaded.server, environ)
-    return Connection(loaded.server, credential, tls, loaded.server_name, proxy)
+    return chosen, Login(loaded.server, chosen.user.file, credential, loaded.files)
+
+
+async def _token_file(chosen: Chosen) -> TokenFile:
+    """A credential of ``tokenFile``, which goes before ``token``.
+
+    Raises:
+        ConfigError: It holds none.
+    """
+    path = chosen.user.body["tokenFile"]
+    try:
+        token = clean_token(await anyio.to_thread.run_sync(read_small_file, path))
+    except (OSError, ValueError) as error:
+        why = f"can't be read ({why_unreadable(error)})"
+        raise ConfigError(chosen.user.problem("tokenFile", why)) from error
+    if token is None:
+        raise ConfigError(chosen.user.problem("tokenFile", "holds no token"))
+    return TokenFile(path, token)

@@ -8,11 +8,13 @@ import logging
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import anyio
 import anyio.to_thread
+
+from telemetryd.errors import ConfigError, Reason, Unavailable
+from telemetryd.kube.files import read_small_file, why_unreadable
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +25,14 @@ REFRESH_TIMEOUT_S = 30.0
 """Deadline of a plugin or an identity provider."""
 
 _RETRY_S = 10.0
+"""Between two grants, where the API server refuses what was granted."""
+
+_BACKOFF_BASE_S = 1.0
+_BACKOFF_CAP_S = 30.0
 _EXPIRY_LEEWAY_S = 60.0
-_MAX_TOKEN_BYTES = 1024 * 1024
+_MARGIN_S = 0.2
+"""A request's deadline is forestalled by this, to say what it was that took so long."""
+
 # RFC 6750 says b64token; what matters is that it can't break out of its header.
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 
@@ -39,7 +47,11 @@ class Credential(Protocol):
     """Knows the Authorization header's value."""
 
     async def header(self) -> str | None:
-        """The value for the next request, None for a request without; never raises."""
+        """The value for the next request, None for a request without.
+
+        Raises:
+            Unavailable: There should be one, and none is to be had for now.
+        """
 
     async def renew(self, refused: str | None) -> bool:
         """This value wasn't accepted: get another. Whether there is one; never raises."""
@@ -103,8 +115,8 @@ class TokenFile:
             self._read_at_s = anyio.current_time()
             try:
                 raw = await anyio.to_thread.run_sync(read_small_file, self._path)
-            except OSError as error:
-                self._keep(error.strerror or "unreadable")
+            except (OSError, ValueError) as error:
+                self._keep(why_unreadable(error))
                 return
             token = clean_token(raw)
             if token is None:
@@ -121,12 +133,6 @@ class TokenFile:
             why,
         )
         self._failing = True
-
-
-def read_small_file(path: str) -> bytes:
-    """A file's content, up to a size that no token or kubeconfig reaches; blocks."""
-    with Path(path).open("rb") as file:
-        return file.read(_MAX_TOKEN_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,62 +154,132 @@ class Grant:
 class RenewedCredential:
     """A value that has to be asked for: exec plugin, OIDC, or the cloud's own way.
 
-    The last good value stays while no other can be had.
+    The last good value stays while no other can be had. Where there is none yet, each request
+    fails, and those that come when the next attempt is due make it.
     """
 
-    __slots__ = ("_failing", "_fetch", "_fetched_at_s", "_grant", "_lock", "_now")
+    __slots__ = ("_asked_at_s", "_failures", "_fetch", "_grant", "_lock", "_now", "_who", "_why")
 
     def __init__(
-        self, grant: Grant, fetch: Callable[[bool], Awaitable[Grant]], now: Callable[[], float]
+        self,
+        grant: Grant | None,
+        fetch: Callable[[bool], Awaitable[Grant]],
+        now: Callable[[], float],
+        who: str,
     ) -> None:
-        """Start with what has just been handed out.
+        """Start with what has just been handed out, if anything.
 
         Args:
             grant: It.
-            fetch: Asks for another; True where the present one was refused. Raises anything.
+            fetch: Asks for another; True where the present one was refused. Raises anything, but
+                the messages of Unavailable and ConfigError alone are fit to be seen.
             now: Unix time in seconds, for expiry.
+            who: Is asked, for messages.
         """
         self._grant = grant
         self._fetch = fetch
         self._now = now
-        self._fetched_at_s = anyio.current_time()
-        self._failing = False
+        self._who = who
+        self._asked_at_s = anyio.current_time()
+        self._failures = 0
+        self._why = ""
         self._lock = anyio.Lock()
 
+    @classmethod
+    async def obtain(
+        cls, fetch: Callable[[bool], Awaitable[Grant]], now: Callable[[], float], who: str
+    ) -> "RenewedCredential":
+        """Ask for the first value; what may pass by itself is waited for by the requests.
+
+        Args:
+            fetch: As of the constructor.
+            now: Unix time in seconds, for expiry.
+            who: Is asked, for messages.
+
+        Raises:
+            ConfigError: It can't even be asked.
+        """
+        credential = cls(None, fetch, now, who)
+        await credential._ask(refused=False, is_first=True)
+        return credential
+
     async def header(self) -> str | None:
-        """The value, renewed a minute before it expires."""
+        """The value, renewed a minute before it expires.
+
+        Raises:
+            Unavailable: None was ever handed out.
+        """
         if self._is_expiring():
             await self._renew(refused=False)
+        if self._grant is None:
+            what = f"no credential from the {self._who}: {self._why or 'none yet'}"
+            raise Unavailable(what, kind=Reason.AUTH)
         return self._grant.header
 
     async def renew(self, refused: str | None) -> bool:
         """Ask for another value now, but not again and again."""
         before = self._grant
-        if before.header == refused:
+        if before is None or before.header == refused:
             await self._renew(refused=True)
-        return self._grant is not before or self._grant.header != refused
+        after = self._grant
+        return after is not None and (after is not before or after.header != refused)
 
     def _is_expiring(self) -> bool:
+        if self._grant is None:
+            return True
         expires_at = self._grant.expires_at
         return expires_at is not None and self._now() >= expires_at - _EXPIRY_LEEWAY_S
 
-    def _is_fresh(self) -> bool:
-        return anyio.current_time() - self._fetched_at_s < _RETRY_S
+    def _is_too_soon(self) -> bool:
+        wait_s = _RETRY_S
+        if self._failures:
+            wait_s = min(_BACKOFF_BASE_S * 2 ** min(self._failures - 1, 10), _BACKOFF_CAP_S)
+        return anyio.current_time() - self._asked_at_s < wait_s
 
     async def _renew(self, *, refused: bool) -> None:
-        async with self._lock:
-            if self._is_fresh():
-                return
-            try:
-                with anyio.fail_after(REFRESH_TIMEOUT_S):
-                    self._grant = await self._fetch(refused)
-                self._failing = False
-            except Exception as error:  # noqa: BLE001 - foreign code, and its message may tell
-                log.log(
-                    logging.DEBUG if self._failing else logging.WARNING,
-                    "credential can't be renewed, the last good one stays reason=%s",
-                    type(error).__name__,
-                )
-                self._failing = True
-            finally:
-                self._fetched_at_s = anyio.current_time()
+        """Ask, unless that has just happened; whoever waits for another's question is told too."""
+        left_s = anyio.current_effective_deadline() - anyio.current_time() - _MARGIN_S
+        with anyio.move_on_after(left_s):
+            async with self._lock:
+                if not self._is_too_soon():
+                    await self._ask(refused=refused)
+
+    async def _ask(self, *, refused: bool, is_first: bool = False) -> None:
+        """Ask once.
+
+        Raises:
+            ConfigError: On the first time, as of ``obtain``.
+        """
+        left_s = anyio.current_effective_deadline() - anyio.current_time() - _MARGIN_S
+        timeout_s = min(REFRESH_TIMEOUT_S, left_s)
+        try:
+            with anyio.fail_after(timeout_s):
+                self._grant = await self._fetch(refused)
+        except TimeoutError:
+            self._fail(f"no answer within {timeout_s:.1f} s")
+        except ConfigError as error:
+            if is_first:
+                raise
+            self._fail(str(error))
+        except Unavailable as error:
+            self._fail(str(error))
+        except Exception as error:  # noqa: BLE001 - foreign code, and its message may tell
+            self._fail(type(error).__name__)
+        else:
+            if self._failures:
+                log.info("credential recovered from=%s", self._who)
+            self._failures = 0
+        finally:
+            self._asked_at_s = anyio.current_time()
+
+    def _fail(self, why: str) -> None:
+        kept = "the last good one stays" if self._grant else "requests fail meanwhile"
+        log.log(
+            logging.DEBUG if self._failures else logging.WARNING,
+            "no credential, it is asked for again, %s from=%s reason=%s",
+            kept,
+            self._who,
+            why,
+        )
+        self._failures += 1
+        self._why = why

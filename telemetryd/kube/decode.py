@@ -5,15 +5,25 @@ object. What becomes of an object doesn't belong here.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic
+from typing import Generic
 
 import msgspec
 
 from telemetryd.errors import BadResponse, UnreadableObject, UnreadableReason
+from telemetryd.kube.identity import (
+    UNPARSABLE,
+    Identity,
+    LenientMeta,
+    Tangled,
+    parse_identity,
+    scalar,
+    scan_identity,
+    walk_identity,
+)
 from telemetryd.kube.resource import Resource, T
-from telemetryd.kube.scan import ScanError, elements, members
+from telemetryd.kube.scan import ScanError, Walker, unchecked
 from telemetryd.model import R, Unreadable
 
 log = logging.getLogger(__name__)
@@ -27,11 +37,13 @@ class Page:
         resource_version: Of the whole list.
         continue_token: For the next page, empty on the last one.
         items: The objects, not yet decoded; each may keep the whole page alive.
+        identities: Who they are, where that had to be scanned for; else None.
     """
 
     resource_version: str
     continue_token: str
-    items: Iterable[bytes | msgspec.Raw]
+    items: Sequence[msgspec.Raw]
+    identities: Sequence[Identity] | None = None
 
 
 class Item(msgspec.Struct, Generic[R], frozen=True, gc=False):
@@ -85,40 +97,87 @@ class _List(msgspec.Struct, gc=False):
     items: list[msgspec.Raw] | msgspec.UnsetType | None = msgspec.UNSET
 
 
-class _LenientMeta(msgspec.Struct, gc=False):
-    name: Any = None
-    namespace: Any = None
-    uid: Any = None
-    resourceVersion: Any = None  # noqa: N815
-
-
-class _Identity(msgspec.Struct, gc=False):
-    kind: Any = None
-    metadata: _LenientMeta | None = None
-
-
 _LIST = msgspec.json.Decoder(_List)
 _EVENT = msgspec.json.Decoder(Event)
-_IDENTITY = msgspec.json.Decoder(_Identity)
 _BOOKMARK = msgspec.json.Decoder(Bookmark)
-_STRING = msgspec.json.Decoder(str)
-_UNPARSEABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
-_META_NAMES = ("name", "namespace", "uid", "resourceVersion")
+
+_LARGE_PAGE_BYTES = 4 * 1024 * 1024
+_SPARSE_BYTES = 8
+"""A large page with a comma for each so many bytes (API objects have 30) may hold millions of tiny
+values, each of which takes many times its own size in memory: they are counted first."""
+
+_MAX_PAGE_ITEMS = 500_000
 
 
 def decode_page(body: bytes, resource: Resource[T, R]) -> Page:
-    """One page of a list, its objects still bytes.
+    """One page of a list, its objects still bytes; may take seconds where it is tangled.
 
     Raises:
         BadResponse: It isn't a list of the resource's kind with a resource version.
     """
-    what = f"list of {resource.id}"
+    try:
+        return parse_page(body, resource)
+    except Tangled:
+        return scan_page(body, resource)
+
+
+def parse_page(body: bytes, resource: Resource[T, R]) -> Page:
+    """One page of a list, its objects still bytes.
+
+    Raises:
+        Tangled: Only ``scan_page`` can tell.
+        BadResponse: It isn't a list of the resource's kind with a resource version.
+    """
+    if len(body) > _LARGE_PAGE_BYTES and body.count(b",") > len(body) // _SPARSE_BYTES:
+        raise Tangled
     try:
         page = _LIST.decode(body)
     except msgspec.ValidationError as error:
-        raise BadResponse(f"{what}: not a list: {error}") from error
-    except _UNPARSEABLE:
-        page = _split_page(body, what)
+        raise BadResponse(f"list of {resource.id}: not a list: {error}") from error
+    except UNPARSABLE as error:
+        raise Tangled from error
+    return _checked(page, resource, None)
+
+
+def scan_page(body: bytes, resource: Resource[T, R], check: Callable[[], None] = unchecked) -> Page:
+    """What msgspec refuses as a whole, taken apart, so that only its bad objects are lost.
+
+    Args:
+        body: The page.
+        resource: What is listed.
+        check: Called every few milliseconds; what it raises ends the scan.
+
+    Raises:
+        BadResponse: It isn't a list of the resource's kind with a resource version.
+    """
+    head: dict[str, msgspec.Raw] = {}
+    items: list[msgspec.Raw] | None = None
+    identities: list[Identity] = []
+    walker = Walker(body, check=check)
+    view = memoryview(body)
+    try:
+        for name in walker.members():
+            if name == "items" and walker.opens(b"["):
+                items, identities = [], []
+                for _ in walker.elements():
+                    if len(items) >= _MAX_PAGE_ITEMS:
+                        raise BadResponse(f"list of {resource.id}: too many values on a page")
+                    start = walker.at
+                    identities.append(walk_identity(walker))
+                    items.append(msgspec.Raw(view[start : walker.at]))
+            elif name in _List.__struct_fields__:
+                head[name] = msgspec.Raw(view[walker.skip()])
+        walker.end()
+        page = _LIST.decode(msgspec.json.encode(head))
+    except (ScanError, *UNPARSABLE) as error:
+        raise BadResponse(f"list of {resource.id}: not JSON") from error
+    if items is not None:
+        page.items = items
+    return _checked(page, resource, identities)
+
+
+def _checked(page: _List, resource: Resource[T, R], identities: list[Identity] | None) -> Page:
+    what = f"list of {resource.id}"
     api_version = f"{resource.group}/{resource.version}" if resource.group else resource.version
     if page.kind is None and not page.items:
         raise BadResponse(f"{what}: without kind and items")
@@ -132,43 +191,52 @@ def decode_page(body: bytes, resource: Resource[T, R]) -> Page:
     meta = page.metadata
     if meta is None or not meta.resourceVersion:
         raise BadResponse(f"{what}: without a resource version")
-    return Page(meta.resourceVersion, meta.continue_ or "", page.items or [])
+    return Page(meta.resourceVersion, meta.continue_ or "", page.items or [], identities)
 
 
-def _split_page(body: bytes, what: str) -> _List:
-    """What msgspec refuses as a whole, taken apart, so that only its bad objects are lost.
-
-    Raises:
-        BadResponse: It can't be taken apart either.
-    """
-    try:
-        parts = dict(members(body))
-        items = [msgspec.Raw(item) for item in elements(parts["items"])]
-        head = {name: msgspec.Raw(parts[name]) for name in _List.__struct_fields__ if name in parts}
-        head.pop("items")
-        page = _LIST.decode(msgspec.json.encode(head))
-    except (KeyError, ScanError, *_UNPARSEABLE) as error:
-        raise BadResponse(f"{what}: not JSON") from error
-    page.items = items
-    return page
-
-
-def decode_event(line: bytes) -> Event:
+def parse_event(line: bytes) -> Event:
     """One line of a watch.
 
     Raises:
+        Tangled: Only ``scan_event`` can tell.
         BadResponse: It isn't an event.
     """
     try:
         return _EVENT.decode(line)
     except RecursionError as error:
-        try:
-            parts = dict(members(line))
-            return Event(_STRING.decode(parts["type"]), msgspec.Raw(parts["object"]))
-        except (KeyError, ScanError, *_UNPARSEABLE):
-            raise BadResponse("watch: a line that isn't an event") from error
+        raise Tangled from error
     except (msgspec.MsgspecError, UnicodeError) as error:
         raise BadResponse("watch: a line that isn't an event") from error
+
+
+def scan_event(line: bytes, check: Callable[[], None] = unchecked) -> tuple[Event, Identity]:
+    """One line of a watch that msgspec refuses, and whom it is about.
+
+    Args:
+        line: The line.
+        check: Called every few milliseconds; what it raises ends the scan.
+
+    Raises:
+        BadResponse: It isn't an event.
+    """
+    event_type = None
+    raw = msgspec.Raw(b"null")
+    identity = Identity()
+    walker = Walker(line, check=check)
+    try:
+        for name in walker.members():
+            if name == "type":
+                event_type = scalar(line[walker.skip()])
+            elif name == "object":
+                start = walker.at
+                identity = walk_identity(walker)
+                raw = msgspec.Raw(line[start : walker.at])
+        walker.end()
+    except ScanError as error:
+        raise BadResponse("watch: a line that isn't an event") from error
+    if event_type is None:
+        raise BadResponse("watch: an event without a type")
+    return Event(event_type, raw), identity
 
 
 def decode_bookmark(raw: bytes | msgspec.Raw) -> Bookmark:
@@ -179,7 +247,7 @@ def decode_bookmark(raw: bytes | msgspec.Raw) -> Bookmark:
     """
     try:
         return _BOOKMARK.decode(raw)
-    except _UNPARSEABLE as error:
+    except UNPARSABLE as error:
         raise BadResponse("watch: a bookmark without a resource version") from error
 
 
@@ -193,20 +261,26 @@ class ObjectDecoder(Generic[T, R]):
         self._decoder = msgspec.json.Decoder(resource.object_type)
         self._logged = False
 
-    def decode(self, raw: bytes | msgspec.Raw) -> Item[R]:
+    def decode(self, raw: bytes | msgspec.Raw, known: Identity | None = None) -> Item[R]:
         """One object's record, or what stands in for it.
 
+        Args:
+            raw: The object.
+            known: Who it is, where that has been found out.
+
         Raises:
+            Tangled: Who it is isn't known, and only a scan can tell.
             BadResponse: It is whole, but of another kind.
         """
         try:
             decoded = self._decoder.decode(raw)
         except msgspec.ValidationError:
-            return self._unreadable(raw, UnreadableReason.TYPE)
+            return self._unreadable(known or parse_identity(raw), UnreadableReason.TYPE)
         except RecursionError:
-            return self._unreadable(raw, UnreadableReason.MALFORMED)
+            return self._unreadable(known or parse_identity(raw), UnreadableReason.MALFORMED)
         except (msgspec.MsgspecError, UnicodeError):
-            return self._unreadable(raw, UnreadableReason.MALFORMED, suspect=True)
+            found = known or parse_identity(raw)
+            return self._unreadable(found, UnreadableReason.MALFORMED, suspect=True)
         self._check_kind(decoded.kind)
         meta = decoded.metadata
         if meta is None:
@@ -218,12 +292,29 @@ class ObjectDecoder(Generic[T, R]):
         return Item(key, meta.resourceVersion, self._project(key, meta.uid, decoded))
 
     def identify(self, raw: bytes | msgspec.Raw, reason: UnreadableReason) -> Item[R]:
-        """An object whose content isn't looked at, for it is deleted.
+        """An object whose content isn't looked at; may take seconds where it is tangled.
 
         Raises:
             BadResponse: It is of another kind.
         """
-        return self._unreadable(raw, reason)
+        try:
+            found = parse_identity(raw)
+        except Tangled:
+            found = scan_identity(bytes(raw))
+        return self._unreadable(found, reason)
+
+    def identify_deleted(self, raw: bytes | msgspec.Raw, known: Identity | None = None) -> Item[R]:
+        """An object whose content isn't looked at, for it is gone.
+
+        Args:
+            raw: The object.
+            known: Who it is, where that has been found out.
+
+        Raises:
+            Tangled: Who it is isn't known, and only a scan can tell.
+            BadResponse: It is of another kind.
+        """
+        return self._unreadable(known or parse_identity(raw), UnreadableReason.TYPE)
 
     def identify_head(self, head: bytes) -> tuple[str, Item[R]]:
         """Type and object of an event that was too large, from the event's first bytes.
@@ -231,12 +322,18 @@ class ObjectDecoder(Generic[T, R]):
         Raises:
             BadResponse: It is of another kind.
         """
+        walker = Walker(head, partial=True)
+        event_type = ""
+        found = Identity()
         try:
-            parts = dict(members(head, partial=True))
+            for name in walker.members():
+                if name == "type":
+                    event_type = scalar(head[walker.skip()]) or ""
+                elif name == "object" and walker.opens(b"{"):
+                    found = walk_identity(walker)
         except ScanError:
-            parts = {}
-        item = self._unreadable(parts.get("object", b""), UnreadableReason.OVERSIZE)
-        return _scalar(parts.get("type", b"")) or "", item
+            found = Identity()
+        return event_type, self._unreadable(found, UnreadableReason.OVERSIZE)
 
     def _project(self, key: str, uid: str, decoded: T) -> R | Unreadable:
         try:
@@ -264,43 +361,11 @@ class ObjectDecoder(Generic[T, R]):
         return f"{namespace}/{name}"
 
     def _unreadable(
-        self, raw: bytes | msgspec.Raw, reason: UnreadableReason, *, suspect: bool = False
+        self, found: Identity, reason: UnreadableReason, *, suspect: bool = False
     ) -> Item[R]:
-        kind, meta = _find_identity(raw)
-        self._check_kind(kind)
+        self._check_kind(found.kind)
+        meta = found.metadata or LenientMeta()
         key = self._key(meta.namespace, meta.name)
         uid = meta.uid if isinstance(meta.uid, str) else ""
         version = meta.resourceVersion if isinstance(meta.resourceVersion, str) else None
         return Item(key, version or None, Unreadable(uid, reason), suspect)
-
-
-def _find_identity(raw: bytes | msgspec.Raw) -> tuple[object, _LenientMeta]:
-    try:
-        found = _IDENTITY.decode(raw)
-    except _UNPARSEABLE:
-        return _scan_identity(bytes(raw))
-    return found.kind, found.metadata or _LenientMeta()
-
-
-def _scan_identity(raw: bytes) -> tuple[object, _LenientMeta]:
-    meta = _LenientMeta()
-    kind = None
-    try:
-        for name, value in members(raw, partial=True):
-            if name == "kind":
-                kind = _scalar(value)
-            elif name == "metadata":
-                meta = _LenientMeta()
-                for field, part in members(value, partial=True):
-                    if field in _META_NAMES:
-                        setattr(meta, field, _scalar(part))
-    except ScanError:
-        return kind, meta
-    return kind, meta
-
-
-def _scalar(value: bytes) -> str | None:
-    try:
-        return _STRING.decode(value)
-    except _UNPARSEABLE:
-        return None

@@ -13,8 +13,9 @@ import anyio
 
 from telemetryd.errors import BadResponse, Gone, KubeError, Reason, Unavailable
 from telemetryd.kube.apply import Applier, Progress
-from telemetryd.kube.decode import decode_page
+from telemetryd.kube.decode import Page
 from telemetryd.kube.lines import LineSplitter
+from telemetryd.kube.paging import Paging
 from telemetryd.kube.resource import Reader, Resource, T
 from telemetryd.kube.source import Source, Stream
 from telemetryd.kube.states import (
@@ -29,6 +30,9 @@ from telemetryd.kube.states import (
     ListRegressed,
     ListSuspect,
     Outcome,
+    Probed,
+    ProbeFailed,
+    Probing,
     ResyncDue,
     State,
     WatchEnd,
@@ -37,6 +41,7 @@ from telemetryd.kube.states import (
     Watching,
     WatchMalformed,
     WatchRegressed,
+    WatchUnheard,
 )
 from telemetryd.kube.store import Relist, Store
 from telemetryd.kube.trouble import Journal, trouble_in
@@ -85,6 +90,7 @@ class Informer(Generic[T, R]):
         self._applier = Applier(resource, self._store, stats, now)
         self._journal = Journal(resource.id)
         self._resync_at_s = 0.0
+        self._heard_at_s = 0.0
 
     @property
     def reader(self) -> Reader[R]:
@@ -118,6 +124,8 @@ class Informer(Generic[T, R]):
                     return await self._list(state)
                 case Watching():
                     return await self._watch(state)
+                case Probing():
+                    return await self._probe(state)
                 case Checking():
                     return await self._check()
                 case _:
@@ -137,22 +145,23 @@ class Informer(Generic[T, R]):
 
     async def _list(self, state: Listing) -> Outcome:
         started_s = anyio.current_time()
-        timing = self._timing
-        limit = self._page_size if state.paged else None
-        timeout_s = timing.list_timeout_s if state.paged else timing.full_list_timeout_s
+        paging = Paging(started_s + self._timing.full_list_timeout_s)
         relist: Relist[R] = Relist(self._store)
         version = token = ""
         suspects = number = 0
         while token or not number:
             number += 1
             try:
-                page = decode_page(
-                    await self._source.list_page(
-                        limit=limit, continue_token=token, timeout_s=timeout_s
-                    ),
-                    self.resource,
-                )
+                page = await self._fetch(state, token)
+                keyless_before = relist.keyless
                 suspects += await self._applier.take_page(page, relist)
+                paging.turn(
+                    page.continue_token,
+                    now_s=anyio.current_time(),
+                    objects=len(page.items),
+                    named=len(page.items) - (relist.keyless - keyless_before),
+                    keys=len(relist),
+                )
             except KubeError as error:
                 return ListFailed(error, number)
             version = version or page.resource_version
@@ -160,16 +169,46 @@ class Informer(Generic[T, R]):
                 return ListRegressed()
             if suspects and not state.tolerant:
                 return ListSuspect()
-            if page.continue_token and page.continue_token == token:
-                return ListFailed(BadResponse("list: the same page again and again"))
+            self._contact()
             token = page.continue_token
             del page  # a page's objects keep all of its bytes alive
         await relist.apply(version)
-        ended_s = anyio.current_time()
+        self._applier.contact()
+        ended_s = self._heard_at_s = anyio.current_time()
         self._stats.list_duration.observe(ended_s - started_s)
-        jittered_s = timing.resync_s * self._rng.uniform(0.9, 1.1)
-        self._resync_at_s = ended_s + (timing.suspect_relist_s if suspects else jittered_s)
+        jittered_s = self._timing.resync_s * self._rng.uniform(0.9, 1.1)
+        self._resync_at_s = ended_s + (self._timing.suspect_relist_s if suspects else jittered_s)
         return Listed(version)
+
+    async def _fetch(self, state: Listing, token: str) -> Page:
+        """The list's page that the token leads to, or all of the list.
+
+        Raises:
+            KubeError: It can't be had.
+        """
+        timing = self._timing
+        body = await self._source.list_page(
+            limit=self._page_size if state.paged else None,
+            continue_token=token,
+            timeout_s=timing.list_timeout_s if state.paged else timing.full_list_timeout_s,
+        )
+        return await self._applier.read_page(body)
+
+    async def _probe(self, state: Probing) -> Outcome:
+        try:
+            body = await self._source.list_page(
+                limit=1, continue_token="", timeout_s=self._timing.list_timeout_s
+            )
+            page = await self._applier.read_page(body)
+        except KubeError as error:
+            return ProbeFailed(error)
+        if self._applier.is_older(page.resource_version):
+            return WatchRegressed()
+        if not state.refusals:
+            # Had there been anything to tell, the watch would have told it.
+            self._applier.contact()
+            self._recover()
+        return Probed()
 
     # -- watch
 
@@ -177,14 +216,16 @@ class Informer(Generic[T, R]):
         timing = self._timing
         timeout_s = self._rng.randint(timing.watch_timeout_min_s, timing.watch_timeout_max_s)
         progress = Progress(anyio.current_time())
+        if progress.started_s >= self._resync_at_s:
+            return ResyncDue()
         try:
             async with self._source.watch(
                 state.resource_version,
                 server_timeout_s=timeout_s,
-                open_timeout_s=timing.open_timeout_s,
+                open_timeout_s=timing.idle_limit_s,
             ) as stream:
                 self._stats.watches["success"] += 1
-                self._applier.contact()
+                self._contact()
                 progress.accepted = True
                 end = await self._follow(stream, progress)
         except BadResponse as error:
@@ -193,15 +234,24 @@ class Informer(Generic[T, R]):
                 return WatchFailed(self._position(state), error)
             return WatchMalformed(self._position(state), progress.events)
         except KubeError as error:
-            if not progress.accepted:
-                self._stats.watches["error"] += 1
-            return WatchFailed(self._position(state), error)
+            return self._broken_off(state, error, progress)
         if not isinstance(end, WatchEnd):
             return end
         lasted_s = anyio.current_time() - progress.started_s
         if end is WatchEnd.CLOSED and lasted_s >= timeout_s - _TIMEOUT_LEEWAY_S:
             end = WatchEnd.TIMEOUT
         return WatchEnded(self._position(state), end, lasted_s, progress.events)
+
+    def _broken_off(self, state: Watching, error: KubeError, progress: Progress) -> Outcome:
+        now_s = anyio.current_time()
+        if not progress.accepted:
+            is_timeout = isinstance(error, Unavailable) and error.kind is Reason.TIMEOUT
+            if is_timeout and error.status is None:
+                return WatchUnheard(self._position(state), now_s - self._heard_at_s)
+            self._stats.watches["error"] += 1
+            return WatchFailed(self._position(state), error)
+        stood = now_s - progress.started_s >= self._timing.fallback_relist_s
+        return WatchFailed(self._position(state), error, worked=stood or progress.events > 0)
 
     def _position(self, state: Watching) -> str:
         return self._store.resource_version or state.resource_version
@@ -240,6 +290,7 @@ class Informer(Generic[T, R]):
                 heard_at_s = anyio.current_time()
                 if not await self._applier.apply_lines(lines, progress):
                     return WatchRegressed()
+                self._heard_at_s = heard_at_s
                 self._recover()
 
     def _next_look_s(self, progress: Progress, now_s: float) -> float:
@@ -249,6 +300,7 @@ class Informer(Generic[T, R]):
         well_at_s = progress.started_s + self._timing.short_watch_s
         if now_s < well_at_s:
             return well_at_s
+        self._applier.contact()
         self._recover()
         return math.inf
 
@@ -259,10 +311,20 @@ class Informer(Generic[T, R]):
             served = await self._source.served(timeout_s=self._timing.discovery_timeout_s)
         except KubeError as error:
             return CheckFailed(error)
-        self._applier.contact()
+        if not served:
+            self._applier.contact()
         return Checked(served, len(self._store))
 
     # -- what others see of it
+
+    def _contact(self) -> None:
+        """The API server has been heard, which proves something only while all is well.
+
+        Else the same page or watch that leads nowhere, again and again, would make what is held
+        look fresh: then only a whole list or a watch that works counts.
+        """
+        if self._journal.trouble is None:
+            self._applier.contact()
 
     def _recover(self) -> None:
         self._journal.leave()
@@ -288,7 +350,7 @@ class Informer(Generic[T, R]):
                 stats.lists[result, state.reason] += 1
             case Watching():
                 stats.watch_terminations[_termination(outcome, self._timing)] += 1
-            case Checking():
+            case Probing() | Checking():
                 pass
             case _:
                 assert_never(state)
@@ -301,6 +363,8 @@ def _termination(outcome: Outcome, timing: WatchTiming) -> str:
             return "short"
         case WatchEnded():
             return outcome.how
+        case WatchUnheard():
+            return WatchEnd.IDLE
         case WatchFailed(error=Gone()):
             return "expired"
         case ResyncDue():

@@ -4,19 +4,21 @@ The only module that imports kubernetes_asyncio, which takes its time even witho
 import this one when a connection is made, not before.
 """
 
+import errno
 import json
 import logging
+import ssl
 import subprocess
 from collections.abc import Callable
 from typing import Any
 
 import anyio
 
-from telemetryd.errors import ConfigError, Problem
-from telemetryd.kube.credentials import REFRESH_TIMEOUT_S, Grant
+from telemetryd.errors import ConfigError, Problem, Reason, Unavailable
+from telemetryd.kube.credentials import Grant, clean_token
 from telemetryd.kube.kubeconfig import Chosen
 from telemetryd.kube.slim import slim_library
-from telemetryd.kube.tls import Origin, TlsFiles
+from telemetryd.kube.tls import Origin, TlsFiles, load_pair
 
 with slim_library():
     from kubernetes_asyncio.client import Configuration
@@ -29,6 +31,10 @@ with slim_library():
 _POLL_S = 300.0
 """An identity provider's token is looked at this often; it is renewed within five minutes of its
 end, which the loader knows and we don't."""
+
+
+_TRANSIENT_ERRNOS = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY}
+"""Why a plugin can't be started now, but may be later."""
 
 
 def quieten() -> None:
@@ -60,6 +66,10 @@ def load_in_cluster(environ: dict[str, str], token_file: str, ca_file: str) -> s
     return _text(configuration.host)
 
 
+class _NoPluginError(Exception):
+    """A plugin that can't be run at all; the message says why."""
+
+
 class _Plugin(ExecProvider):
     """An exec plugin whose pipes are both drained and which doesn't outlive its deadline."""
 
@@ -68,6 +78,7 @@ class _Plugin(ExecProvider):
 
         Raises:
             ConfigException: It failed; the message holds nothing that it printed.
+            _NoPluginError: It can't be run.
         """
         spec: dict[str, Any] = {"interactive": False}
         if previous_response:
@@ -81,21 +92,24 @@ class _Plugin(ExecProvider):
                 env={**self.env, "KUBERNETES_EXEC_INFO": json.dumps(info)},
             )
         except OSError as error:
-            raise ConfigException(
-                f"the plugin {self.args[0]} can't be run ({error.strerror})"
-            ) from error
+            why = f"can't be run ({error.strerror})"
+            if error.errno in _TRANSIENT_ERRNOS:
+                raise ConfigException(why) from error
+            raise _NoPluginError(f"the plugin {self.args[0]} {why}") from error
+        except ValueError as error:
+            raise _NoPluginError("no plugin can have such a name or argument") from error
         if done.returncode != 0:
             raise ConfigException(
-                f"the plugin ended with status {done.returncode}: run it by hand to see why"
+                f"it ended with status {done.returncode}, run it by hand to see why"
             )
         try:
             credential = json.loads(done.stdout)
             status = credential["status"]
             version = credential["apiVersion"]
         except (ValueError, KeyError, TypeError, RecursionError):
-            raise ConfigException("the plugin printed no ExecCredential") from None
+            raise ConfigException("it printed no ExecCredential") from None
         if version != self.api_version or not isinstance(status, dict):
-            raise ConfigException(f"the plugin printed no ExecCredential of {self.api_version}")
+            raise ConfigException(f"it printed no ExecCredential of {self.api_version}")
         return status
 
 
@@ -106,72 +120,89 @@ class _Loader(KubeConfigLoader):
     cert_file: str | None
     key_file: str | None
 
+    def load_cluster(self, configuration: Configuration) -> None:
+        """Take over all that is to be had without asking anyone."""
+        self._load_cluster_info()
+        self._set_config(configuration)
+
     async def load_from_exec_plugin(self) -> bool:
         """Run the plugin and take over what it grants, a certificate included.
 
         Raises:
-            ConfigException: It grants nothing.
+            ConfigException: It grants nothing that can be used.
+            _NoPluginError: It can't be run.
         """
         if self._user is None:
             raise ConfigException("no user")
         status = await _Plugin(self._user["exec"]).run()
         token, certificate = status.get("token"), status.get("clientCertificateData")
         if not isinstance(token, str) and not isinstance(certificate, str):
-            raise ConfigException("the plugin grants neither a token nor a certificate")
-        if isinstance(token, str):
-            self.token = f"Bearer {token.strip()}"
-        if isinstance(certificate, str):
-            if not isinstance(status.get("clientKeyData"), str):
-                raise ConfigException("the plugin grants a certificate without its key")
-            self.cert_file = _as_file(status, "clientCertificateData")
-            self.key_file = _as_file(status, "clientKeyData")
+            raise ConfigException("it grants neither a token nor a certificate")
+        clean = clean_token(token.encode(errors="replace")) if isinstance(token, str) else ""
+        if clean is None:
+            raise ConfigException("what it grants isn't a token")
         expires = status.get("expirationTimestamp")
-        self.expires_at = parse_rfc3339(expires).timestamp() if expires else None
+        expires_at = parse_rfc3339(expires).timestamp() if expires else None
+        if isinstance(certificate, str):
+            self.cert_file, self.key_file = _granted_pair(status)
+        if clean:
+            self.token = f"Bearer {clean}"
+        self.expires_at = expires_at
         return True
+
+
+def _granted_pair(status: dict[str, Any]) -> tuple[str, str]:
+    """Files of the certificate and the key that a plugin grants.
+
+    Raises:
+        ConfigException: They can't be used.
+    """
+    if not isinstance(status.get("clientKeyData"), str):
+        raise ConfigException("it grants a certificate without its key")
+    certificate, key = (_as_file(status, f"client{part}Data") for part in ("Certificate", "Key"))
+    try:
+        load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), certificate, key)
+    except (OSError, ValueError) as error:
+        raise ConfigException("the certificate and key that it grants can't be used") from error
+    return certificate, key
 
 
 def _text(value: str | None) -> str:
     return value or ""
 
 
-def _as_file(status: dict[str, Any], key: str) -> str | None:
-    name: str | None = FileOrData(
-        status, None, data_key_name=key, base64_file_content=False
-    ).as_file()
-    return name
+def _as_file(status: dict[str, Any], key: str) -> str:
+    return _text(FileOrData(status, None, data_key_name=key, base64_file_content=False).as_file())
 
 
 class KubeconfigConnection:
     """What the library's loader makes of one context, and makes of it again when asked."""
 
     def __init__(self, chosen: Chosen, now: Callable[[], float]) -> None:
-        """Load nothing yet.
+        """Load all but the credential.
 
         Args:
             chosen: The context.
             now: Unix time in seconds.
+
+        Raises:
+            ConfigError: It can't be used.
         """
         self._chosen = chosen
         self._now = now
         self._configuration = Configuration()
         self._loader = _Loader(chosen.as_kubeconfig(), config_base_path="")
+        try:
+            self._loader.load_cluster(self._configuration)
+        except Exception as error:  # noqa: BLE001 - it lets anything through
+            # Its messages may quote what it was given.
+            why = f"kubernetes_asyncio can't use it ({type(error).__name__})"
+            raise ConfigError(chosen.user.problem("", why)) from None
 
     @property
     def server(self) -> str:
         """URL of the API server, without a slash at its end."""
         return _text(self._configuration.host)
-
-    @property
-    def server_name(self) -> str | None:
-        """Name that the server's certificate must have, None for the URL's."""
-        name: str | None = self._configuration.tls_server_name
-        return name
-
-    @property
-    def proxy(self) -> str | None:
-        """``proxy-url``."""
-        proxy: str | None = self._configuration.proxy
-        return proxy
 
     def files(self) -> TlsFiles:
         """What the SSL context is made of now."""
@@ -183,36 +214,37 @@ class KubeconfigConnection:
             configuration.verify_ssl,
             Origin(chosen.cluster.file, f"{chosen.cluster.key}.certificate-authority"),
             Origin(chosen.user.file, f"{chosen.user.key}.client-certificate"),
+            Origin(chosen.cluster.file, f"{chosen.cluster.key}.insecure-skip-tls-verify"),
         )
 
-    async def load(self) -> Grant:
-        """Load everything under a deadline.
+    @property
+    def provider(self) -> str:
+        """Who is asked for the credential, empty where it stands in the kubeconfig."""
+        body = self._chosen.user.body
+        if "auth-provider" in body:
+            return f"auth-provider {body['auth-provider']['name']}"
+        return f"exec plugin {body['exec']['command']}" if "exec" in body else ""
+
+    async def fetch(self, _refused: bool) -> Grant:  # noqa: FBT001 - the shape of a callback
+        """Load everything again, and what it grants.
 
         Raises:
-            ConfigError: It can't be used.
+            ConfigError: It can't be had until the configuration is mended.
+            Unavailable: It can't be had now.
         """
         user = self._chosen.user
         try:
-            with anyio.fail_after(REFRESH_TIMEOUT_S):
-                return await self.fetch(False)
-        except TimeoutError as error:
-            why = f"no credential within {REFRESH_TIMEOUT_S:.0f} s"
-            raise ConfigError(user.problem(self._method(), why)) from error
-        except ConfigException as error:
-            raise ConfigError(user.problem(self._method(), str(error))) from None
+            await self._loader.load_and_set(self._configuration)
+        except _NoPluginError as error:
+            raise ConfigError(user.problem("exec.command", str(error))) from error
         except Exception as error:  # noqa: BLE001 - it lets anything through
-            # Its messages may quote what it was given.
-            why = f"kubernetes_asyncio can't use it ({type(error).__name__})"
-            raise ConfigError(user.problem(self._method(), why)) from None
-
-    async def fetch(self, _refused: bool) -> Grant:  # noqa: FBT001 - the shape of a callback
-        """Load everything again, and what it grants."""
-        await self._loader.load_and_set(self._configuration)
+            # Other messages than those may quote what was given.
+            is_known = isinstance(error, ConfigException)
+            why = str(error) if is_known else f"failed ({type(error).__name__})"
+            if self.provider:
+                raise Unavailable(why, kind=Reason.AUTH) from None
+            raise ConfigError(user.problem("", why)) from None
         expires_at = self._loader.expires_at
-        if "auth-provider" in self._chosen.user.body:
+        if "auth-provider" in user.body:
             expires_at = self._now() + _POLL_S
         return Grant(self._configuration.api_key.get("BearerToken"), expires_at)
-
-    def _method(self) -> str:
-        body = self._chosen.user.body
-        return next((key for key in ("auth-provider", "exec") if key in body), "")

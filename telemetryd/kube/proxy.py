@@ -10,21 +10,52 @@ import ipaddress
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from telemetryd.errors import ConfigError, Problem
+
 
 def proxy_for(server: str, environ: Mapping[str, str]) -> str | None:
-    """URL of the proxy to reach this server by, None for none."""
+    """URL of the proxy to reach this server by, None for none.
+
+    Raises:
+        ConfigError: The variable that counts holds none that can be used.
+    """
     parts = urlsplit(server)
     host = (parts.hostname or "").lower()
-    if _is_excepted(host, parts.port, _value(environ, "no_proxy")):
+    if _is_excepted(host, parts.port, _value(environ, "no_proxy")[1]):
         return None
-    proxy = _value(environ, f"{parts.scheme}_proxy")
+    variable, proxy = _value(environ, f"{parts.scheme}_proxy")
     if not proxy:
         return None
-    return proxy if "://" in proxy else f"http://{proxy}"
+    url = proxy if "://" in proxy else f"http://{proxy}"
+    why = what_is_wrong_with_proxy(url)
+    if why is not None:
+        raise ConfigError(Problem(f"${variable}", "", why))
+    return url
 
 
-def _value(environ: Mapping[str, str], name: str) -> str:
-    return (environ.get(name) or environ.get(name.upper()) or "").strip()
+def what_is_wrong_with_proxy(url: object) -> str | None:
+    """What is wrong with the URL of a proxy, None where nothing is; never shows it.
+
+    It may hold user and password, unlike other URLs.
+    """
+    right = 'must be the URL of an http or https proxy such as "http://proxy.example.com:3128"'
+    if not isinstance(url, str) or not url.isprintable() or " " in url:
+        return right
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    return None if usable else right
+
+
+def _value(environ: Mapping[str, str], name: str) -> tuple[str, str]:
+    """The variable that counts, and its value."""
+    for variable in (name, name.upper()):
+        value = environ.get(variable, "").strip()
+        if value:
+            return variable, value
+    return name, ""
 
 
 def _is_excepted(host: str, port: int | None, no_proxy: str) -> bool:

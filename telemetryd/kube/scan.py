@@ -1,141 +1,190 @@
 """An iterative look at JSON that a recursive parser refuses: where members and elements lie.
 
-It finds boundaries and judges nothing: what it yields is decoded, and judged, on its own. Nesting
-costs no stack here, whatever its depth.
+It finds boundaries and judges nothing: what lies between them is decoded, and judged, on its own.
+Nesting costs no stack here, whatever its depth.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
 _SPACE = re.compile(rb"[ \t\n\r]*")
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _SCALAR = re.compile(rb"[^\s,\[\]{}\":]+")
-# A lone quote opens a string that never ends; possessive, so that finding that out stays linear.
-_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}"]', re.DOTALL)
+# Brackets are taken in runs, which makes plain deep nesting one token. A lone quote opens a string
+# that never ends; possessive, so that finding that out stays linear.
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[{]++|[\]}]++|"', re.DOTALL)
 
 _OPENING = frozenset(b"[{")
 _CLOSING = frozenset(b"]}")
+_STEPS_PER_CHECK = 0x4000
+"""Tokens between two calls of ``check``: a few milliseconds."""
 
 
 class ScanError(ValueError):
     """The bytes aren't JSON of the shape that was expected."""
 
 
-def _skip_space(data: bytes, at: int) -> int:
-    match = _SPACE.match(data, at)
-    return match.end() if match else at
+def unchecked() -> None:
+    """The check of a scan that nobody will want to stop."""
 
 
-def _byte(data: bytes, at: int) -> bytes:
-    return data[at : at + 1]
+class Walker:
+    """Walks once through JSON text; ``at`` is where it stands.
 
-
-def _value_end(data: bytes, at: int) -> int:
-    """Index just after the value that starts at ``at``.
-
-    Raises:
-        ScanError: None does, or it doesn't end.
+    While ``members`` or ``elements`` are iterated it stands at each one's value. Whoever iterates
+    may walk through that value, by ``skip``, ``members`` or ``elements``; else it is skipped.
     """
-    first = _byte(data, at)
-    if first == b'"':
-        match = _STRING.match(data, at)
-    elif first in {b"{", b"["}:
+
+    def __init__(
+        self, data: bytes, *, partial: bool = False, check: Callable[[], None] = unchecked
+    ) -> None:
+        """Stands at the first value.
+
+        Args:
+            data: JSON text.
+            partial: The text may break off anywhere: what was whole until there is given, and of
+                a value that breaks off, its beginning. Else that raises ScanError.
+            check: Called every few milliseconds; what it raises ends the walk.
+        """
+        self.data = data
+        self._partial = partial
+        self._check = check
+        self._steps = 0
+        self._broken = False
+        self.at = self._past_space(0)
+
+    def opens(self, bracket: bytes) -> bool:
+        """Whether the value it stands at begins with this bracket."""
+        return self._byte() == bracket
+
+    def members(self) -> Iterator[str]:
+        """Names of the members of the object that it stands at.
+
+        Raises:
+            ScanError: It isn't an object, or (unless partial) it breaks off.
+        """
+        for _ in self._entries(b"{", b"}"):
+            name = _STRING.match(self.data, self.at)
+            colon = self._past_space(name.end()) if name else self.at
+            if name is None or self.data[colon : colon + 1] != b":":
+                self._break(f"no member at byte {self.at}")
+                return
+            self.at = start = self._past_space(colon + 1)
+            yield _decode_name(name.group())
+            if self.at == start and not self._broken:
+                self.skip()
+
+    def elements(self) -> Iterator[None]:
+        """One turn for each element of the array that it stands at.
+
+        Raises:
+            ScanError: It isn't an array, or (unless partial) it breaks off.
+        """
+        for _ in self._entries(b"[", b"]"):
+            start = self.at
+            yield
+            if self.at == start and not self._broken:
+                self.skip()
+
+    def skip(self) -> slice:
+        """Go past the value; returns where it lies.
+
+        Raises:
+            ScanError: There is none, or (unless partial) it breaks off.
+        """
+        start = self.at
+        end = self._value_end()
+        if end is None:
+            self._break(f"no value ends at byte {start}")
+            end = len(self.data)
+        self.at = end
+        return slice(start, end)
+
+    def end(self) -> None:
+        """Make sure that nothing follows.
+
+        Raises:
+            ScanError: Something does.
+        """
+        if self._past_space(self.at) != len(self.data):
+            raise ScanError(f"something follows the end at byte {self.at}")
+
+    def _entries(self, opening: bytes, closing: bytes) -> Iterator[None]:
+        """Stand at the beginning of each entry in turn, and in the end behind the closing bracket.
+
+        Raises:
+            ScanError: It doesn't stand at such a value, or that breaks off.
+        """
+        if self._byte() != opening:
+            raise ScanError(f"no {opening.decode()} at byte {self.at}")
+        self.at = self._past_space(self.at + 1)
+        ended = self._byte() == closing
+        while not ended:
+            self._step()
+            yield
+            if self._broken:
+                return
+            self.at = self._past_space(self.at)
+            ended = self._byte() == closing
+            if not ended:
+                if self._byte() != b",":
+                    self._break(f"no comma or end at byte {self.at}")
+                    return
+                self.at = self._past_space(self.at + 1)
+        self.at += 1
+
+    def _value_end(self) -> int | None:
+        """Index just after the value that it stands at, None where none ends."""
+        first = self._byte()
+        if first in {b"{", b"["}:
+            return self._nested_end()
+        match = (_STRING if first == b'"' else _SCALAR).match(self.data, self.at)
+        return match.end() if match else None
+
+    def _nested_end(self) -> int | None:
+        data = self.data
         depth = 0
-        for token in _TOKEN.finditer(data, at):
-            char = data[token.start()]
-            if char in _OPENING:
-                depth += 1
-            elif char in _CLOSING:
-                depth -= 1
-                if depth == 0:
-                    return token.end()
-            elif token.end() - token.start() == 1:
-                break
-        match = None
-    else:
-        match = _SCALAR.match(data, at)
-    if match is None:
-        raise ScanError(f"no value ends at byte {at}")
-    return match.end()
+        for count, token in enumerate(_TOKEN.finditer(data, self.at), 1):
+            start, end = token.span()
+            first = data[start]
+            if first in _OPENING:
+                depth += end - start
+            elif first in _CLOSING:
+                depth -= end - start
+                if depth <= 0:
+                    return end + depth  # the rest of the run closes what is around it
+            elif end - start == 1:
+                return None
+            if not count % _STEPS_PER_CHECK:
+                self._check()
+        return None
+
+    def _step(self) -> None:
+        self._steps += 1
+        if not self._steps % _STEPS_PER_CHECK:
+            self._check()
+
+    def _break(self, why: str) -> None:
+        """The text breaks off here.
+
+        Raises:
+            ScanError: It mustn't.
+        """
+        if not self._partial:
+            raise ScanError(why)
+        self._broken = True
+
+    def _byte(self) -> bytes:
+        return self.data[self.at : self.at + 1]
+
+    def _past_space(self, at: int) -> int:
+        match = _SPACE.match(self.data, at)
+        return match.end() if match else at
 
 
-def members(data: bytes, *, partial: bool = False) -> Iterator[tuple[str, bytes]]:
-    """The members of the object that ``data`` holds, as name and the value's bytes.
-
-    Args:
-        data: JSON text of one object.
-        partial: The text may break off anywhere; what was whole until there is given, and of a
-            value that breaks off, its beginning.
-
-    Raises:
-        ScanError: It isn't an object, or (unless partial) it breaks off.
-    """
-    at = _skip_space(data, 0)
-    if _byte(data, at) != b"{":
-        raise ScanError("not an object")
-    at = _skip_space(data, at + 1)
-    while _byte(data, at) != b"}":
-        match = _STRING.match(data, at)
-        colon = _skip_space(data, match.end()) if match else at
-        if match is None or _byte(data, colon) != b":":
-            if partial:
-                return
-            raise ScanError(f"no member at byte {at}")
-        start = _skip_space(data, colon + 1)
-        name = _name(match.group())
-        try:
-            end = _value_end(data, start)
-        except ScanError:
-            if partial:
-                yield name, data[start:]
-                return
-            raise
-        yield name, data[start:end]
-        at = _next(data, end, b"}", partial=partial)
-    _end(data, at)
-
-
-def elements(data: bytes) -> Iterator[bytes]:
-    """The elements of the array that ``data`` holds, each as its bytes.
-
-    Raises:
-        ScanError: It isn't an array, or it breaks off.
-    """
-    at = _skip_space(data, 0)
-    if _byte(data, at) != b"[":
-        raise ScanError("not an array")
-    at = _skip_space(data, at + 1)
-    while _byte(data, at) != b"]":
-        end = _value_end(data, at)
-        yield data[at:end]
-        at = _next(data, end, b"]", partial=False)
-    _end(data, at)
-
-
-def _next(data: bytes, end: int, closing: bytes, *, partial: bool) -> int:
-    """Index of the next member or element after one that ends at ``end``, or of the closing.
-
-    Raises:
-        ScanError: There is neither.
-    """
-    at = _skip_space(data, end)
-    if _byte(data, at) == b",":
-        after = _skip_space(data, at + 1)
-        if _byte(data, after) != closing:
-            return after
-    elif _byte(data, at) == closing or partial:
-        return at
-    raise ScanError(f"no comma or end at byte {at}")
-
-
-def _end(data: bytes, closing: int) -> None:
-    if _skip_space(data, closing + 1) != len(data):
-        raise ScanError(f"something follows the end at byte {closing}")
-
-
-def _name(token: bytes) -> str:
+def _decode_name(token: bytes) -> str:
     try:
         return msgspec.json.decode(token, type=str)
     except (msgspec.MsgspecError, UnicodeError):

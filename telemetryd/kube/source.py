@@ -3,21 +3,22 @@
 What becomes of the bytes doesn't belong here.
 """
 
+import sys
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
-from telemetryd.errors import BadResponse, NotFound
+from telemetryd.errors import BadResponse, NotFound, TooLarge
 from telemetryd.kube.resource import Resource, T
 from telemetryd.model import R
 
-MAX_PAGE_BYTES = 256 * 1024 * 1024
-"""500 objects of half a megabyte; nodes have 5 to 15 KB."""
+MAX_PAGE_BYTES = 32 * 1024 * 1024
+"""500 objects of 64 KB; nodes have 5 to 15 KB. Larger pages are asked for in smaller pieces."""
 
-MAX_FULL_LIST_BYTES = 2 * 1024 * 1024 * 1024
-"""A list without pages, only made when a continue token has expired."""
+MAX_FULL_LIST_BYTES = 128 * 1024 * 1024
+"""A list without pages, only made when a continue token has expired or pages can't be had."""
 
 
 class Stream(Protocol):
@@ -37,7 +38,13 @@ class Source(Protocol):
     async def list_page(self, *, limit: int | None, continue_token: str, timeout_s: float) -> bytes:
         """One page of a quorum list; all of it in one where there is no limit.
 
+        Args:
+            limit: Objects on the page at most; None for no pages.
+            continue_token: Of the page before, empty for the first one.
+            timeout_s: For one answer.
+
         Raises:
+            TooLarge: It is larger than is held at a time.
             KubeError: It could not be had.
         """
 
@@ -49,7 +56,8 @@ class Source(Protocol):
         Args:
             resource_version: Events after this one are wanted.
             server_timeout_s: After how many seconds the API server is to end it.
-            open_timeout_s: Until its headers are there.
+            open_timeout_s: Until its headers are there. Unavailable of kind TIMEOUT, without a
+                status, means that they weren't: some proxies hold them back until the first event.
         """
 
     async def served(self, *, timeout_s: float) -> bool:
@@ -112,20 +120,43 @@ class KubeSource(Generic[T, R]):
         self._selector = (
             {"fieldSelector": f"metadata.name={resource.name}"} if resource.name else {}
         )
+        self._most_objects = sys.maxsize
 
     async def list_page(self, *, limit: int | None, continue_token: str, timeout_s: float) -> bytes:
-        """One page of a quorum list: without resource version, and none beside ``continue``."""
-        params = dict(self._selector)
-        if limit is not None:
-            params["limit"] = str(limit)
+        """One page of a quorum list: without resource version, and none beside ``continue``.
+
+        A page that is too large is asked for again with half as many objects, and so are the
+        rest of that list's.
+
+        Raises:
+            TooLarge: Not even one object is small enough, or all of them without pages.
+        """
+        if limit is None:
+            return await self._list({}, continue_token, timeout_s, MAX_FULL_LIST_BYTES)
+        if not continue_token:
+            self._most_objects = sys.maxsize
+        while True:
+            asked = min(limit, self._most_objects)
+            try:
+                return await self._list(
+                    {"limit": str(asked)}, continue_token, timeout_s, MAX_PAGE_BYTES
+                )
+            except TooLarge:
+                if asked <= 1:
+                    raise
+                self._most_objects = asked // 2
+
+    async def _list(
+        self, params: dict[str, str], continue_token: str, timeout_s: float, max_bytes: int
+    ) -> bytes:
         if continue_token:
             params["continue"] = continue_token
         return await self._client.request(
             "GET",
             self._resource.path,
-            params=params,
+            params=self._selector | params,
             timeout_s=timeout_s,
-            max_bytes=MAX_FULL_LIST_BYTES if limit is None else MAX_PAGE_BYTES,
+            max_bytes=max_bytes,
         )
 
     def watch(

@@ -41,12 +41,14 @@ class Listing:
             for it may be what lies in between that broke them.
         absences: How often in a row the resource was found not to be served; 0 while it is, or
             nothing is known.
+        refusals: As in ``Watching``, where a watch can't be had and lists stand in for it.
     """
 
     reason: ListReason
     paged: bool = True
     tolerant: bool = False
     absences: int = 0
+    refusals: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +57,25 @@ class Watching:
 
     Attributes:
         malformed: The watch before broke off at a line that isn't an event.
+        refusals: How many watches in a row were refused, or failed before they brought anything.
     """
 
     resource_version: str
     malformed: bool = False
+    refusals: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Probing:
+    """The smallest list is to tell whether the API server is there.
+
+    Attributes:
+        resource_version: From which the watch is to go on.
+        refusals: As in ``Watching``; 0 where the last watch just wasn't answered.
+    """
+
+    resource_version: str
+    refusals: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +89,7 @@ class Checking:
     confirmed: int = 0
 
 
-State = Listing | Watching | Checking
+State = Listing | Watching | Probing | Checking
 
 
 # -- outcomes: what came of it
@@ -115,10 +132,29 @@ class WatchEnded:
 
 @dataclass(frozen=True, slots=True)
 class WatchFailed:
-    """The watch wasn't accepted, broke, or reported an error."""
+    """The watch wasn't accepted, broke, or reported an error.
+
+    Attributes:
+        worked: It had brought something, or stood for a while.
+    """
 
     resource_version: str
     error: KubeError
+    worked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WatchUnheard:
+    """For as long as a watch may be idle this one wasn't answered: neither accepted nor refused.
+
+    Some proxies hold the headers back until the first event.
+
+    Attributes:
+        unheard_s: Since a list was applied or a watch brought anything.
+    """
+
+    resource_version: str
+    unheard_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +173,18 @@ class WatchRegressed:
 @dataclass(frozen=True, slots=True)
 class ResyncDue:
     """It is time for a list, for caution's sake."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """The API server is there, and serves the resource."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeFailed:
+    """It isn't, or something stands in between."""
+
+    error: KubeError
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +214,12 @@ Outcome = (
     | ListRegressed
     | WatchEnded
     | WatchFailed
+    | WatchUnheard
     | WatchMalformed
     | WatchRegressed
     | ResyncDue
+    | Probed
+    | ProbeFailed
     | Checked
     | CheckFailed
     | Crashed

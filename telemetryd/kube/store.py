@@ -98,15 +98,8 @@ class Store(Generic[R]):
 
     # -- what the informer does
 
-    def upsert(self, key: str | None, value: R | Unreadable) -> None:
-        """Hold this under the key; one that is held already makes no delta.
-
-        Without a key it can only be counted, until the next list.
-        """
-        if key is None:
-            self._keyless += 1
-            self._changed = True
-            return
+    def upsert(self, key: str, value: R | Unreadable) -> None:
+        """Hold this under the key; one that is held already makes no delta."""
         old = self._items.get(key)
         if old == value:
             return
@@ -207,6 +200,11 @@ class Relist(Generic[R]):
 
     def __len__(self) -> int:
         return len(self._listed)
+
+    @property
+    def keyless(self) -> int:
+        """Objects so far whose key can't be told: they are only counted."""
+        return self._keyless
 
     def add(self, key: str | None, value: R | Unreadable) -> None:
         """One object of the list."""

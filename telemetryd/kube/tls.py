@@ -13,6 +13,8 @@ import anyio
 import anyio.to_thread
 
 from telemetryd.errors import ConfigError, Problem
+from telemetryd.kube.files import check_regular
+from telemetryd.kube.validity import Validity, read_validity
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ class TlsFiles:
         verify: Whether the server's certificate is checked at all (``insecure-skip-tls-verify``).
         ca_origin: Where the CA is configured.
         cert_origin: Where the client certificate is configured.
+        verify_origin: Where it is configured whether to verify.
     """
 
     ca_file: str | None
@@ -49,6 +52,7 @@ class TlsFiles:
     verify: bool
     ca_origin: Origin
     cert_origin: Origin
+    verify_origin: Origin = Origin("")
 
 
 def build_context(files: TlsFiles) -> ssl.SSLContext:
@@ -61,6 +65,8 @@ def build_context(files: TlsFiles) -> ssl.SSLContext:
         ConfigError: A file is missing, unreadable or not PEM, or the key isn't the certificate's.
     """
     try:
+        if files.ca_file:
+            check_regular(files.ca_file)
         context = ssl.create_default_context(cafile=files.ca_file)
     except (OSError, ValueError) as error:
         raise ConfigError(
@@ -72,8 +78,7 @@ def build_context(files: TlsFiles) -> ssl.SSLContext:
         ) from error
     if files.cert_file:
         try:
-            # An encrypted key must not make OpenSSL ask on the terminal.
-            context.load_cert_chain(files.cert_file, files.key_file, password=_no_password)
+            load_pair(context, files.cert_file, files.key_file)
         except (OSError, ValueError) as error:
             raise ConfigError(
                 Problem(
@@ -87,6 +92,20 @@ def build_context(files: TlsFiles) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def load_pair(context: ssl.SSLContext, cert_file: str, key_file: str | None) -> None:
+    """Have a context show a certificate; blocks.
+
+    Raises:
+        OSError: A file can't be read, or OpenSSL makes nothing of it.
+        ValueError: The key is encrypted.
+    """
+    for name in (cert_file, key_file):
+        if name:
+            check_regular(name)
+    # An encrypted key must not make OpenSSL ask on the terminal.
+    context.load_cert_chain(cert_file, key_file, password=_no_password)
 
 
 def _no_password() -> str:
@@ -107,13 +126,19 @@ class TlsContext:
     While the new files can't be used the context before stays.
     """
 
-    def __init__(self, files: Callable[[], TlsFiles]) -> None:
+    def __init__(self, files: Callable[[], TlsFiles], now: Callable[[], float]) -> None:
         """Build nothing yet.
 
         Args:
-            files: What to build from; asked anew at each look, for a plugin may change it.
+            files: What to build from; asked anew each time, for a plugin may change it.
+            now: Unix time in seconds, for validity.
         """
         self._files = files
+        self._now = now
+        self._looked_files: TlsFiles | None = None
+        self._verifies = True
+        self._validity: Validity | None = None
+        self._told: tuple[Validity, str] | None = None
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody
         self._seen: object = None
         self._look_at_s = self._looked_at_s = 0.0
@@ -126,15 +151,14 @@ class TlsContext:
         Raises:
             ConfigError: It can't be built.
         """
-        self._looked_at_s = anyio.current_time()
-        self._look_at_s = self._looked_at_s + RECHECK_S
-        files = self._files()
+        files = self._begin_look()
         self._seen = await anyio.to_thread.run_sync(_fingerprint, files)
-        self._context = await anyio.to_thread.run_sync(build_context, files)
+        await self._build(files)
+        self._tell(files)
 
     async def current(self) -> ssl.SSLContext:
         """The context for a new connection; ``load`` comes first."""
-        if anyio.current_time() >= self._look_at_s:
+        if self._is_due():
             async with self._lock:
                 await self._look()
         return self._context
@@ -143,17 +167,25 @@ class TlsContext:
         """A handshake or a credential was refused: look at the files soon."""
         self._look_at_s = min(self._look_at_s, self._looked_at_s + _RETRY_S)
 
-    async def _look(self) -> None:
-        if anyio.current_time() < self._look_at_s:
-            return
+    def _is_due(self) -> bool:
+        return anyio.current_time() >= self._look_at_s or self._files() != self._looked_files
+
+    def _begin_look(self) -> TlsFiles:
         self._looked_at_s = anyio.current_time()
         self._look_at_s = self._looked_at_s + RECHECK_S
-        files = self._files()
+        self._looked_files = files = self._files()
+        return files
+
+    async def _look(self) -> None:
+        if not self._is_due():
+            return
+        files = self._begin_look()
         seen = await anyio.to_thread.run_sync(_fingerprint, files)
         if seen == self._seen:
+            self._tell(files)
             return
         try:
-            self._context = await anyio.to_thread.run_sync(build_context, files)
+            await self._build(files)
         except ConfigError as error:
             log.log(
                 logging.DEBUG if self._failing else logging.WARNING,
@@ -165,6 +197,38 @@ class TlsContext:
         self._seen = seen
         self._failing = False
         log.info("certificates reloaded ca_file=%s", files.ca_file)
+        self._tell(files)
+
+    async def _build(self, files: TlsFiles) -> None:
+        """Take new files into use.
+
+        Raises:
+            ConfigError: They can't be used; what was in use stays.
+        """
+        self._context = await anyio.to_thread.run_sync(build_context, files)
+        name = files.cert_file
+        self._validity = await anyio.to_thread.run_sync(read_validity, name) if name else None
+
+    def _tell(self, files: TlsFiles) -> None:
+        """Say once what will be regretted, of each client certificate too: the server may not."""
+        if not files.verify and self._verifies:
+            log.warning(
+                "the API server's certificate is NOT checked: whoever answers gets the credential"
+                " file=%s key=%s",
+                files.verify_origin.where,
+                files.verify_origin.key,
+            )
+        self._verifies = files.verify
+        why = self._validity.why_not(self._now()) if self._validity else ""
+        told = (self._validity, why) if self._validity and why else None
+        if told and told != self._told:
+            log.warning(
+                "the client certificate %s: renew it file=%s key=%s",
+                why,
+                files.cert_origin.where,
+                files.cert_origin.key,
+            )
+        self._told = told
 
 
 def _fingerprint(files: TlsFiles) -> tuple[object, ...]:

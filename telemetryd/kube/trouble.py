@@ -16,6 +16,7 @@ from telemetryd.kube.states import (
     ListReason,
     ListSuspect,
     Outcome,
+    ProbeFailed,
     State,
     WatchEnded,
     WatchFailed,
@@ -41,9 +42,11 @@ def trouble_in(  # noqa: PLR0911 - one line a case
     match outcome:
         case WatchFailed(error=Gone() | NotFound()) | ListFailed(error=NotFound()):
             return None
+        case ProbeFailed(error=NotFound()):
+            return None
         case ListFailed(error=Gone(), page=page) if page > 1:
             return None
-        case ListFailed() | WatchFailed() | CheckFailed():
+        case ListFailed() | WatchFailed() | ProbeFailed() | CheckFailed():
             return _of_error(outcome.error)
         case ListSuspect() | WatchMalformed():
             return Trouble("malformed", "what came isn't JSON of the API")

@@ -18,6 +18,7 @@ from telemetryd.errors import (
     KubeError,
     NotFound,
     Throttled,
+    TooLarge,
     Unavailable,
 )
 from telemetryd.kube.responses import MAX_RETRY_AFTER_S
@@ -32,6 +33,9 @@ from telemetryd.kube.states import (
     ListRegressed,
     ListSuspect,
     Outcome,
+    Probed,
+    ProbeFailed,
+    Probing,
     ResyncDue,
     State,
     WatchEnd,
@@ -40,6 +44,7 @@ from telemetryd.kube.states import (
     Watching,
     WatchMalformed,
     WatchRegressed,
+    WatchUnheard,
 )
 
 
@@ -53,14 +58,17 @@ class WatchTiming:
         jitter: A backoff is stretched by up to this share of itself, within the cap.
         short_watch_s: A watch that ends sooner without an event counts as a failure; watches are
             not opened more often than this.
-        idle_limit_s: Without event or bookmark for this long a watch is opened anew. Bookmarks
-            come about every 60 s.
+        idle_limit_s: Without event or bookmark for this long a watch is opened anew, and so is
+            one that isn't answered. Bookmarks come about every 60 s.
         watch_timeout_min_s: The API server is asked to end a watch after a random time from here.
         list_timeout_s: Deadline of one page.
-        full_list_timeout_s: Deadline of a list without pages.
+        full_list_timeout_s: Deadline of a whole list, in pages or in one.
         resync_s: Between lists that nothing calls for but caution; stretched or shortened by up
             to a tenth.
-        denied_relist_s: Between lists where ``list`` is allowed and ``watch`` isn't.
+        unheard_relist_s: Where no watch is ever answered, between lists: an answer may be held
+            back until the first event, or events with it.
+        fallback_relist_s: Between lists where lists can be had and watches can't, whether they
+            are denied or fail.
         suspect_relist_s: Until the next list after one that held broken objects.
         absence_recheck_s: Between the two looks that confirm absence while objects are held.
     """
@@ -73,18 +81,21 @@ class WatchTiming:
     idle_limit_s: float = 90.0
     watch_timeout_min_s: int = 300
     watch_timeout_max_s: int = 600
-    open_timeout_s: float = 30.0
     list_timeout_s: float = 30.0
     full_list_timeout_s: float = 300.0
     discovery_timeout_s: float = 10.0
     resync_s: float = 3600.0
-    denied_relist_s: float = 30.0
+    unheard_relist_s: float = 300.0
+    fallback_relist_s: float = 30.0
     suspect_relist_s: float = 30.0
     absence_recheck_s: float = 5.0
 
 
 DEFAULT_TIMING = WatchTiming()
 """The reference's numbers."""
+
+REFUSALS_BEFORE_LIST = 3
+"""Watches that fail in a row until lists stand in for them, if the API server gives lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +227,8 @@ def step(
             following, wait_s = _after_list(state, outcome, waits)
         case Watching():
             following, wait_s = _after_watch(state, outcome, waits)
+        case Probing():
+            following, wait_s = _after_probe(state, outcome, waits)
         case Checking():
             following, wait_s = _after_check(state, outcome, waits)
         case _:
@@ -232,7 +245,10 @@ def _after_list(  # noqa: PLR0911 - one line a rule
     again = replace(state, paged=True)
     match outcome:
         case Listed():
-            return Watching(outcome.resource_version), 0.0
+            return Watching(outcome.resource_version, refusals=state.refusals), 0.0
+        case ListFailed(error=TooLarge()) if state.paged:
+            # Whoever can't make a page small enough may not know pages: one try without.
+            return replace(state, paged=False), waits.retry_s()
         case ListFailed(error=Gone(), page=page) if state.paged and page > 1:
             return replace(state, reason=ListReason.EXPIRED, paged=False), 0.0
         case ListFailed(error=NotFound()) if state.absences:
@@ -262,13 +278,17 @@ def _after_watch(  # noqa: PLR0911 - one line a rule
     state: Watching, outcome: Outcome, waits: _Waits
 ) -> tuple[State, float]:
     match outcome:
-        case WatchEnded(how=WatchEnd.IDLE):
-            return Watching(outcome.resource_version), 0.0
+        case WatchEnded() if is_short(outcome, waits.timing):
+            following, wait_s = _after_refusal(state, outcome.resource_version, None, waits)
+            return following, max(wait_s, waits.timing.short_watch_s - outcome.lasted_s)
         case WatchEnded():
-            rest_s = max(0.0, waits.timing.short_watch_s - outcome.lasted_s)
-            is_failure = is_short(outcome, waits.timing)
-            wait_s = max(rest_s, waits.retry_s()) if is_failure else rest_s
-            return Watching(outcome.resource_version), wait_s
+            is_idle = outcome.how is WatchEnd.IDLE
+            rest_s = 0.0 if is_idle else waits.timing.short_watch_s - outcome.lasted_s
+            return Watching(outcome.resource_version), max(0.0, rest_s)
+        case WatchUnheard() if outcome.unheard_s >= waits.timing.unheard_relist_s:
+            return Listing(ListReason.RESYNC), 0.0
+        case WatchUnheard():
+            return Probing(outcome.resource_version), 0.0
         case WatchFailed():
             return _after_watch_failure(state, outcome, waits)
         case WatchMalformed():
@@ -287,14 +307,13 @@ def _after_watch_failure(  # noqa: PLR0911 - one line a rule
     state: Watching, outcome: WatchFailed, waits: _Waits
 ) -> tuple[State, float]:
     error = outcome.error
-    again = Watching(outcome.resource_version, state.malformed)
     match error:
         case Gone():
             return Listing(ListReason.EXPIRED), waits.relist_s()
         case NotFound():
             return Checking(), 0.0
         case Forbidden():
-            return Listing(ListReason.FALLBACK), waits.timing.denied_relist_s
+            return Listing(ListReason.FALLBACK), waits.timing.fallback_relist_s
         case Unavailable() if _needs_list(error):
             return Listing(ListReason.ERROR), waits.relist_s(error)
         case Invalid():
@@ -302,9 +321,47 @@ def _after_watch_failure(  # noqa: PLR0911 - one line a rule
         case BadResponse() if state.malformed:
             return Listing(ListReason.ERROR), waits.relist_s()
         case BadResponse():
-            return replace(again, malformed=True), waits.retry_s()
+            return Watching(outcome.resource_version, malformed=True), waits.retry_s()
+        case _ if outcome.worked:
+            return Watching(outcome.resource_version, state.malformed), waits.retry_s(error)
         case _:
+            return _after_refusal(state, outcome.resource_version, error, waits)
+
+
+def _after_refusal(
+    state: Watching, resource_version: str, error: KubeError | None, waits: _Waits
+) -> tuple[State, float]:
+    """A watch couldn't be had: try again, and in the end let lists stand in for it.
+
+    Before the first such list the smallest one and one more watch tell a server that refuses
+    watches from one that was away, which needs no list.
+    """
+    refusals = state.refusals + 1
+    if refusals < REFUSALS_BEFORE_LIST:
+        again = Watching(resource_version, state.malformed, refusals)
+        return again, waits.retry_s(error)
+    if refusals == REFUSALS_BEFORE_LIST:
+        return Probing(resource_version, refusals), waits.retry_s(error)
+    is_first = state.refusals == REFUSALS_BEFORE_LIST
+    wait_s = 0.0 if is_first else waits.timing.fallback_relist_s
+    return Listing(ListReason.FALLBACK, refusals=REFUSALS_BEFORE_LIST + 1), _asked_s(error, wait_s)
+
+
+def _after_probe(state: Probing, outcome: Outcome, waits: _Waits) -> tuple[State, float]:
+    match outcome:
+        case Probed():
+            return Watching(state.resource_version, refusals=state.refusals), 0.0
+        case WatchRegressed():
+            return Listing(ListReason.REGRESSION), waits.relist_s()
+        case ProbeFailed(error=NotFound()):
+            return Checking(), 0.0
+        case ProbeFailed(error=error) if state.refusals or isinstance(error, Forbidden):
+            again = Watching(state.resource_version, refusals=max(0, state.refusals - 1))
             return again, waits.retry_s(error)
+        case ProbeFailed(error=error):
+            return state, waits.retry_s(error)
+        case _:
+            return Listing(ListReason.ERROR), waits.retry_s()
 
 
 def _needs_list(error: Unavailable) -> bool:
@@ -332,18 +389,3 @@ def _after_check(state: Checking, outcome: Outcome, waits: _Waits) -> tuple[Stat
             return Listing(ListReason.ERROR), waits.retry_s(outcome.error)
         case _:
             return Listing(ListReason.ERROR), waits.retry_s()
-
-
-def is_older(version: str, held: str) -> bool:
-    """Whether one resource version of a resource is certainly older than another.
-
-    Only decimals without a leading zero compare (KEP-5504): by length, then as text. Where either
-    is anything else nothing is certain.
-    """
-    if not (_is_comparable(version) and _is_comparable(held)):
-        return False
-    return (len(version), version) < (len(held), held)
-
-
-def _is_comparable(version: str) -> bool:
-    return version.isascii() and version.isdigit() and not version.startswith("0")

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from telemetryd.config import (
     Config,
     ListenAddress,
     SecretExporterConfig,
+    ServerConfig,
     find_config,
     load_config,
     parse_config,
@@ -36,7 +38,8 @@ def parse(text: str) -> Config:
 def test_empty_file_is_the_defaults(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.touch()
-    assert load_config(file, {}) == load_config(None, {}) == Config()
+    assert load_config(file, {}) == load_config(None, {}) == parse("")
+    assert replace(parse(""), state_dir=None, server=ServerConfig()) == Config()
 
 
 def test_defaults_are_one_secret_exporter() -> None:
@@ -106,7 +109,10 @@ def test_byte_order_mark_is_skipped(tmp_path: Path) -> None:
 
 
 def test_directory_and_unusable_paths_are_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
     for path, message in (
+        (tmp_path / "pipe", "isn't a regular file: name a TOML file"),
+        (Path("/dev/zero"), "isn't a regular file"),
         (tmp_path, "is a directory"),
         (tmp_path / "gone", "doesn't exist"),
         (Path("a\0b"), "can't be read"),
@@ -169,7 +175,7 @@ def test_every_problem_is_told_in_the_order_of_the_file() -> None:
         't.toml: kubernetes.page_size: is "3"',
         "t.toml: exporters[0].timeout: must be shorter than interval",
         "t.toml: exporters[0].retry_base: must not be longer than retry_cap",
-        't.toml: exporters[1].type: is "secrt": must be "secret"; did you mean "secret"?',
+        't.toml: exporters[1].type: is "secrt": must be "secret", "file"; did you mean "secret"?',
         't.toml: exporters[1].name: "a" is the name of exporters[0] too',
         't.toml: exporters[2].name: is "secretrequest/x"',
         "t.toml: exporters[2].jitter: is 0.6",
@@ -190,8 +196,8 @@ def test_every_problem_is_told_in_the_order_of_the_file() -> None:
         ("[[exporters]]", "exporters[0].type: is missing"),
         ("[[exporters]]\ntype='secret'", "exporters[0].name: is missing"),
         ("[[exporters]]\ntype=1\nname='a'", "exporters[0].type: is 1"),
-        ("[[exporters]]\ntype='file'\nname='a'", 'type: is "file": must be "secret"'),
-        ("[server]\ncontrol_socket='x'", "server.control_socket: unknown key"),
+        ("[[exporters]]\ntype='files'\nname='a'", 'must be "secret", "file"; did you mean "file"?'),
+        ("[server]\ncontrol_sock='x'", "server.control_sock: unknown key"),
         ("enabled = true", "enabled: unknown key: known here are log_level, "),
         ("'a b\\n' = 1", '"a b\\\\n": unknown key'),
         ("[identity]\ninstall_uuid=''", "identity.install_uuid: is"),

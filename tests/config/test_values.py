@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from telemetryd.config.storage import AbsolutePath, Size
 from telemetryd.config.values import (
     Boolean,
     Choice,
@@ -26,6 +27,7 @@ from telemetryd.config.values import (
 
 UUID = "6f1e1c2e-3f3b-4a53-9d5f-0d9d2a3b4c5d"
 ANY_KIND: list[Kind] = [
+    AbsolutePath(),
     Boolean(),
     Choice(("a", "b")),
     DnsLabel(),
@@ -34,6 +36,7 @@ ANY_KIND: list[Kind] = [
     Integer(1, 5),
     Listen(),
     Number(0, 1),
+    Size(),
     Text("a text"),
     Url(),
     Uuid(),

@@ -30,7 +30,10 @@ class FilledStore(Store[R]):
             self.sync()
 
     def put(self, key: str | None, record: R | Unreadable) -> None:
-        self.upsert(key, record)
+        if key is None:  # only a list brings such
+            self.finish_list("1", keyless=1)
+        else:
+            self.upsert(key, record)
         self.flush()
 
     def delete(self, key: str) -> None:

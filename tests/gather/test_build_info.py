@@ -415,3 +415,30 @@ async def test_cancelling_amid_a_request_ends_it(start: Start) -> None:
     world = await start(prepare=lambda rancher, _: setattr(rancher, "held", anyio.Event()))
     await world.until(lambda: bool(world.rancher.requests))
     assert not world.info.settled
+
+
+async def test_an_override_that_comes_later_is_used_at_once_and_announced(start: Start) -> None:
+    world = await start()
+    await world.until(lambda: world.info.git_hash() == "0123abc")
+    world.info.override(IdentityConfig(git_hash="mine"))
+    assert world.info.git_hash() == "mine"
+    world.info.override(IdentityConfig())
+    assert world.info.git_hash() == "0123abc"
+    assert world.changes == ["0123abc", "mine", "0123abc"]
+    assert len(world.rancher.requests) == 1
+
+
+async def test_an_override_that_goes_leaves_nothing_settled_before_the_first_answer(
+    start: Start,
+) -> None:
+    world = await start(overrides=IdentityConfig(git_hash="mine"))
+    world.info.override(IdentityConfig())
+    assert world.info.git_hash() is None
+    await world.until(lambda: world.info.settled)
+    assert world.info.git_hash() == "0123abc"
+
+
+async def test_a_server_url_that_comes_later_is_asked(start: Start) -> None:
+    world = await start(prepare=lambda _, fleet: fleet.set("server-url", ""))
+    world.info.override(IdentityConfig(server_url=world.rancher.url))
+    await world.until(lambda: world.info.git_hash() == "0123abc")

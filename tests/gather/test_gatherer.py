@@ -104,7 +104,7 @@ def test_a_snapshot_is_the_same_object_until_something_changes() -> None:
     second = world.gatherer.snapshot()
     assert (second.revision, second.taken_at) == (2, NOW_S + 60)
     assert (first.totals.nodes, second.totals.nodes) == (1, 2)
-    assert (world.stats.generation, world.stats.last_built_at) == (2, NOW_S + 60)
+    assert world.stats.generation == 2
     assert sum(world.stats.build_duration.counts) == 2
 
 
@@ -209,17 +209,6 @@ def test_readers_that_were_full_before_are_counted() -> None:
     fleet.cluster("local", node())
     fleet.cluster("c-1", node(), node())
     assert World(fleet).gatherer.snapshot().totals.nodes == 3
-
-
-def test_totals_are_there_before_a_snapshot_can_be() -> None:
-    world = World(Fleet(synced=False))
-    world.fleet.cluster("local", node())
-    world.fleet.nodes.put("gone/0", node(cluster="gone"))
-    world.fleet.nodes.put("gone/1", UNREADABLE)
-    totals = world.gatherer.totals()
-    assert (totals.local_clusters, totals.nodes, totals.orphan_nodes) == (1, 1, 1)
-    assert totals.roles == {"controlplane": 0, "etcd": 0, "worker": 1, "other": 0}
-    assert totals.unreadable == {f"nodes.{GROUP}": 1}
 
 
 def test_unreadable_objects_make_it_incomplete_and_are_counted_by_resource() -> None:
@@ -341,3 +330,43 @@ def test_taking_a_snapshot_calls_nothing_once_per_node() -> None:
         return made
 
     assert calls(20) == calls(200) > 0
+
+
+def test_overrides_that_change_show_in_the_next_snapshot_and_go_again() -> None:
+    world = World()
+    first = world.gatherer.snapshot()
+    world.gatherer.override(IdentityConfig(product="other", version="v9.9.9"))
+    second = world.gatherer.snapshot()
+    assert (second.identity.product, second.identity.version) == ("other", "v9.9.9")
+    assert second.revision == first.revision + 1
+    world.gatherer.override(IdentityConfig())
+    assert world.gatherer.snapshot().identity == first.identity
+
+
+def test_kube_system_is_needed_as_soon_as_no_override_stands_in_for_it() -> None:
+    world = World(Fleet(synced=False), IdentityConfig(cluster_uuid=CLUSTER_UUID))
+    for reader in world.gatherer._required:
+        assert isinstance(reader, FilledStore)
+        reader.sync()
+    assert world.gatherer.missing() == ()
+    world.gatherer.override(IdentityConfig())
+    assert world.gatherer.missing() == ("informer namespaces",)
+    world.gatherer.override(IdentityConfig(cluster_uuid=INSTALL_UUID))
+    assert world.gatherer.snapshot().identity.cluster_uuid == INSTALL_UUID
+
+
+async def test_override_ends_the_wait_for_what_it_gives() -> None:
+    world = World()
+    world.fleet.settings.remove("install-uuid")
+    ready_at: list[float] = []
+
+    async def wait() -> None:
+        await world.gatherer.wait_ready()
+        ready_at.append(anyio.current_time())
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait)
+        await anyio.sleep(0.3)
+        assert not ready_at
+        world.gatherer.override(IdentityConfig(install_uuid=INSTALL_UUID))
+    assert ready_at == [0.3]

@@ -2,9 +2,7 @@
 
 import json
 import logging
-import os
 import socket
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +14,6 @@ from aiohttp import web
 
 from telemetryd.errors import (
     BadResponse,
-    ConfigError,
     Conflict,
     Forbidden,
     Gone,
@@ -30,7 +27,7 @@ from telemetryd.errors import (
 )
 from telemetryd.kube.client import KubeClient
 from telemetryd.stats import KubeStats
-from tests.kube.certificates import Authority, Pair
+from tests.kube.certificates import Authority, server_side
 from tests.kube.samples import Json, status
 from tests.kube.scripted import Scripted, answer, hang, kubeconfig, refuse, serve, stream
 
@@ -114,6 +111,20 @@ async def test_compression_is_asked_for_where_configured(tmp_path: Path) -> None
 
         server.others["/x"] = compressed
         assert await get(client) == b'{"a":1}' * 500
+
+
+async def test_connection_that_does_not_come_about_is_no_watch_that_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Headers may be held back for long; a handshake may not."""
+    monkeypatch.setattr("telemetryd.kube.client.CONNECT_TIMEOUT_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        server = Scripted(url=f"https://127.0.0.1:{silent.getsockname()[1]}")
+        async with connected(tmp_path, server) as client:
+            with pytest.raises(Unavailable, match="no connection") as caught:
+                async with client.stream("/x", {}, open_timeout_s=30.0):
+                    pass
+            assert caught.value.kind is Reason.CONNECT
 
 
 @pytest.mark.parametrize(
@@ -410,34 +421,6 @@ async def test_exec_plugin_is_run_again_on_401_and_may_chatter(
         await get(client)
         sent = [request.headers["Authorization"] for request in server.requests]
         assert sent == ["Bearer t1", "Bearer t2", "Bearer t2"]
-
-
-async def test_exec_plugin_that_hangs_is_stopped_at_its_deadline(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("telemetryd.kube.loader.REFRESH_TIMEOUT_S", 0.2)
-    marker = tmp_path / "pid"
-    user = {
-        "exec": {
-            "apiVersion": "x",
-            "command": "sh",
-            "args": ["-c", f"echo $$ > {marker}; exec sleep 60"],
-        }
-    }
-    with pytest.raises(ConfigError, match="no credential within"):
-        async with connected(tmp_path, Scripted(url="http://127.0.0.1:1"), user=user):
-            pass
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(marker.read_text()), 0)
-
-
-def server_side(pair: Pair, *, client_ca: Path | None = None) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pair.cert, pair.key)
-    if client_ca:
-        context.load_verify_locations(client_ca)
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
 
 
 async def test_certificate_of_the_ca_is_trusted_and_the_clients_is_shown(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from telemetryd.errors import ConfigError, Problem, Reason, Unavailable
 from telemetryd.kube.credentials import (
     FixedCredential,
     Grant,
@@ -90,16 +91,16 @@ async def test_grant_is_renewed_before_it_expires_and_kept_when_that_fails(
         return Grant("Bearer two", 5000.0)
 
     now = [0.0]
-    credential = RenewedCredential(Grant("Bearer one", 1000.0), fetch, lambda: now[0])
+    credential = RenewedCredential(Grant("Bearer one", 1000.0), fetch, lambda: now[0], "plugin")
     assert await credential.header() == "Bearer one"
-    credential._fetched_at_s -= 60
+    credential._asked_at_s -= 60
     now[0] = 950.0
     assert await credential.header() == "Bearer one"
     assert await credential.header() == "Bearer one"
     assert asked == [False]
-    credential._fetched_at_s -= 60
+    credential._asked_at_s -= 60
     assert await credential.header() == "Bearer two"
-    credential._fetched_at_s -= 60
+    credential._asked_at_s -= 60
     assert await credential.renew("Bearer two")
     assert asked == [False, False, True]
     assert "SENTINEL" not in caplog.text
@@ -114,8 +115,8 @@ async def test_requests_that_are_refused_together_renew_once() -> None:
         await anyio.sleep(0.01)
         return Grant("Bearer two", None)
 
-    credential = RenewedCredential(Grant("Bearer one", None), fetch, lambda: 0.0)
-    credential._fetched_at_s -= 60
+    credential = RenewedCredential(Grant("Bearer one", None), fetch, lambda: 0.0, "plugin")
+    credential._asked_at_s -= 60
     renewed: list[bool] = []
 
     async def renew() -> None:
@@ -125,3 +126,70 @@ async def test_requests_that_are_refused_together_renew_once() -> None:
         for _ in range(5):
             tasks.start_soon(renew)
     assert (renewed, asked) == ([True] * 5, [True])
+
+
+async def test_no_credential_at_first_is_retried_with_backoff_and_told_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    failures: list[Exception] = [
+        Unavailable("it ended with status 1", kind=Reason.AUTH),
+        ConfigError(Problem("config", "users", "gone meanwhile")),
+        OSError("SENTINEL"),
+    ]
+    asked_at_s: list[float] = []
+
+    async def fetch(_refused: bool) -> Grant:
+        asked_at_s.append(clock_s[0])
+        if failures:
+            raise failures.pop(0)
+        return Grant("Bearer one", None)
+
+    clock_s = [1000.0]
+    monkeypatch.setattr("telemetryd.kube.credentials.anyio.current_time", lambda: clock_s[0])
+    credential = await RenewedCredential.obtain(fetch, lambda: 0.0, "exec plugin aws")
+    with pytest.raises(Unavailable, match=r"exec plugin aws: it ended with status 1"):
+        await credential.header()
+    told = ""
+    while not asked_at_s or failures:
+        clock_s[0] += 0.5
+        with pytest.raises(Unavailable) as caught:
+            await credential.header()
+        told += str(caught.value)
+    clock_s[0] += 30
+    assert await credential.header() == "Bearer one"
+    assert "gone meanwhile" in told
+    assert "SENTINEL" not in told
+    assert [at_s - 1000.0 for at_s in asked_at_s] == [0, 1, 3, 33]
+    lines = [(entry.levelname, entry.getMessage()) for entry in caplog.records]
+    assert [level for level, _ in lines] == ["WARNING", "INFO"]
+    assert "exec plugin aws" in lines[0][1]
+    assert "recovered" in lines[1][1]
+
+
+async def test_provider_that_can_not_even_be_asked_is_a_config_error_only_at_first() -> None:
+    async def fetch(_refused: bool) -> Grant:
+        raise ConfigError(Problem("config", "users", "no such plugin"))
+
+    with pytest.raises(ConfigError):
+        await RenewedCredential.obtain(fetch, lambda: 0.0, "plugin")
+    later = RenewedCredential(Grant("Bearer one", 0.0), fetch, lambda: 10.0, "plugin")
+    later._asked_at_s -= 60
+    assert await later.header() == "Bearer one"
+
+
+async def test_request_whose_deadline_is_shorter_than_the_plugin_still_says_what_was_slow() -> None:
+    async def fetch(_refused: bool) -> Grant:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    credential = RenewedCredential(None, fetch, lambda: 0.0, "slow plugin")
+    credential._asked_at_s -= 60
+
+    async def ask() -> None:
+        with anyio.fail_after(0.5), pytest.raises(Unavailable, match="slow plugin"):
+            await credential.header()
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(ask)

@@ -11,12 +11,17 @@ from hypothesis import strategies as st
 
 from telemetryd.errors import BadResponse, UnreadableReason
 from telemetryd.kube.decode import (
+    Event,
     Item,
     ObjectDecoder,
     decode_bookmark,
-    decode_event,
     decode_page,
+    parse_event,
+    parse_page,
+    scan_event,
+    scan_page,
 )
+from telemetryd.kube.identity import Identity, LenientMeta, Tangled, scan_identity
 from telemetryd.model import Unreadable
 from tests.kube.samples import (
     DEEP,
@@ -32,7 +37,17 @@ from tests.kube.samples import (
 
 
 def decode(raw: bytes) -> Item[ThingRecord]:
-    return ObjectDecoder(THINGS).decode(raw)
+    try:
+        return ObjectDecoder(THINGS).decode(raw)
+    except Tangled:
+        return ObjectDecoder(THINGS).decode(raw, scan_identity(raw))
+
+
+def decode_event(line: bytes) -> Event:
+    try:
+        return parse_event(line)
+    except Tangled:
+        return scan_event(line)[0]
 
 
 def changed(**changes: Any) -> bytes:
@@ -183,6 +198,49 @@ def test_page_with_an_object_that_stops_the_parser_loses_that_object_alone(bad: 
     assert [item.key for item in items] == ["ns/a", "ns/bad", "ns/b"]
     assert [isinstance(item.value, Unreadable) for item in items] == [False, True, False]
     assert page.resource_version == "1"
+    assert page.identities is not None
+    assert [who.metadata.name for who in page.identities if who.metadata] == ["a", "bad", "b"]
+
+
+def test_object_whose_identity_is_known_is_not_scanned_again() -> None:
+    known = Identity("Thing", LenientMeta("else", "ns", "uid-else", "7"))
+    item = ObjectDecoder(THINGS).decode(deep_thing("a"), known)
+    assert (item.key, item.value) == (
+        "ns/else",
+        Unreadable("uid-else", UnreadableReason.MALFORMED),
+    )
+
+
+@pytest.mark.parametrize("raw", [b"[]", changed(metadata="x"), changed(metadata__name=5)])
+def test_wrong_types_need_no_scan(raw: bytes) -> None:
+    assert ObjectDecoder(THINGS).decode(raw).key is None
+    with pytest.raises(BadResponse):
+        ObjectDecoder(THINGS).decode(changed(kind="Other", metadata="x"))
+
+
+def test_identity_of_what_is_deleted_is_found_in_tangled_json_too() -> None:
+    decoder = ObjectDecoder(THINGS)
+    with pytest.raises(Tangled):
+        decoder.identify_deleted(deep_thing("a"))
+    assert decoder.identify(deep_thing("a"), UnreadableReason.TYPE).key == "ns/a"
+
+
+@pytest.mark.parametrize("value", [b"0,", b"{},"])
+def test_page_of_millions_of_tiny_values_is_refused_before_they_are_objects(
+    value: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("telemetryd.kube.decode._MAX_PAGE_ITEMS", 10_000)
+    tiny = listing(["HERE"]).replace(b'"HERE"', value * (5_000_000 // len(value)) + b"0")
+    with pytest.raises(Tangled):
+        parse_page(tiny, THINGS)
+    with pytest.raises(BadResponse, match="too many values"):
+        scan_page(tiny, THINGS)
+
+
+def test_page_with_an_object_of_millions_of_values_is_taken() -> None:
+    large = thing("a", 3) | {"filler": [0] * 2_000_000}
+    page = decode_page(listing([large, thing("b")]), THINGS)
+    assert [decode(bytes(raw)).value for raw in page.items] == [record("a", 3), record("b")]
 
 
 def test_deep_event_keeps_type_and_key() -> None:

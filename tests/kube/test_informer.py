@@ -53,9 +53,8 @@ FAST = WatchTiming(
     backoff_cap_s=0.05,
     short_watch_s=0.03,
     idle_limit_s=5.0,
-    open_timeout_s=2.0,
     list_timeout_s=2.0,
-    denied_relist_s=0.05,
+    fallback_relist_s=0.05,
     suspect_relist_s=0.05,
     absence_recheck_s=0.02,
 )
@@ -383,6 +382,147 @@ async def test_event_above_the_limit_stops_nothing_and_is_counted(tmp_path: Path
         server.delete("a")
         await until(lambda: watched.reader.unreadable == 0)
         assert watched.stats.lists == {("success", "initial"): 1}
+
+
+async def test_events_above_the_limit_are_counted_by_their_type(tmp_path: Path) -> None:
+    filler = {"filler": "x" * (9 * 1024 * 1024)}
+    async with serve(filled("a", "b")) as server:
+        lines = [
+            event("ADDED", thing("c", version=11) | filler),
+            event("DELETED", thing("b", version=12) | filler),
+        ]
+        server.watches.append(stream(*lines, then="hang"))
+        async with watching(tmp_path, server) as watched:
+            await until(lambda: "ns/b" not in watched.held and "ns/c" in watched.held)
+            assert watched.stats.events == {"added": 1, "deleted": 1}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(event("ADDED", {"metadata": {"uid": "u"}}), id="added"),
+        pytest.param(event("MODIFIED", thing("a") | {"metadata": None}), id="modified"),
+        pytest.param(event("DELETED", {"kind": "Thing"}), id="deleted"),
+        pytest.param(event("ADDED", {"z": "x" * 9_000_000}), id="oversize"),
+        pytest.param(event("BOOKMARK", {"z": "x" * 9_000_000}), id="oversize-bookmark"),
+        pytest.param(event("ERROR", {"z": "x" * 9_000_000}), id="oversize-error"),
+    ],
+)
+async def test_event_about_nobody_knows_what_leads_to_a_list(tmp_path: Path, line: bytes) -> None:
+    async with serve(filled("a")) as server:
+        server.watches += [stream(line, then="hang")] * 2
+        async with watching(tmp_path, server) as watched:
+            await until(lambda: watched.relists("error"))
+            assert watched.stats.watch_terminations["error"] == 2
+            assert watched.reader.unreadable == 0
+            if b"ADDED" in line or b"MODIFIED" in line:
+                assert sum(watched.stats.decode_errors.values()) == 2
+            await converge(server, watched)
+
+
+async def test_page_that_is_too_large_is_asked_for_in_smaller_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("telemetryd.kube.source.MAX_PAGE_BYTES", 3000)
+    async with serve(filled(*"abcdefg")) as server:
+        for name in "cd":
+            server.objects[name] |= {"filler": "x" * 1500}
+        async with watching(tmp_path, server, page_size=4) as watched:
+            await until(lambda: watched.reader.synced)
+            assert set(watched.held) == set(expected(*"abcdefg"))
+            assert watched.stats.lists == {("success", "initial"): 1}
+            limits = [query["limit"] for query in server.queries(watch=False)]
+            assert limits == ["4", "2", "2", "1", "1", "1", "1", "1"]
+            await converge(server, watched)
+
+
+async def test_server_that_knows_no_pages_is_listed_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("telemetryd.kube.source.MAX_PAGE_BYTES", 1000)
+    async with serve(filled(*"abcdefg")) as server:
+        whole = answer(listing(server.objects.values(), 10))
+        server.lists += [whole] * 4
+        async with watching(tmp_path, server) as watched:
+            await until(lambda: watched.reader.synced)
+            assert watched.held == expected(*"abcdefg")
+            limits = [query.get("limit") for query in server.queries(watch=False)]
+            assert limits == ["2", "1", None]
+
+
+async def test_watch_whose_headers_are_held_back_is_opened_again_without_a_fuss(
+    tmp_path: Path,
+) -> None:
+    timing = WatchTiming(idle_limit_s=0.1, short_watch_s=0.01)
+    async with serve(filled("a")) as server:
+        server.watches += [hang] * 3
+        async with watching(tmp_path, server, timing=timing) as watched:
+            await until(lambda: len(server.queries(watch=True)) >= 4)
+            assert {query["resourceVersion"] for query in server.queries(watch=True)} == {"10"}
+            assert watched.stats.watch_terminations["idle"] >= 3
+            assert watched.stats.watches["error"] == 0
+            assert watched.reader.status().last_error == ""
+            probes = [query for query in server.queries(watch=False) if query["limit"] == "1"]
+            assert len(probes) >= 3
+            assert watched.stats.lists == {("success", "initial"): 1}
+            await converge(server, watched)
+
+
+async def longest_pause(done: Callable[[], object]) -> float:
+    """Seconds for which the event loop was held up at worst until the condition held."""
+    worst_s = 0.0
+    with anyio.fail_after(30.0):
+        while not done():
+            before_s = time.perf_counter()
+            await anyio.sleep(0.001)
+            worst_s = max(worst_s, time.perf_counter() - before_s)
+    return worst_s
+
+
+NEST = b'[{"a":[[],"x",[]]},' * 250_000
+"""Brackets that open and close again and again, ever deeper: the slowest that there is to scan."""
+
+
+@pytest.mark.parametrize("way", ["list", "watch"])
+async def test_tangled_megabytes_do_not_hold_up_the_loop_and_keep_their_order(
+    tmp_path: Path, way: str
+) -> None:
+    head = json.dumps(thing("bad", version=11))[:-1].encode()
+    bad = head + b',"z":' + NEST + b"0" + b"]" * 250_000 + b"}"
+    async with serve(filled("a", "b")) as server:
+        if way == "list":
+            page = listing([thing("a"), "BAD", thing("b")], 11).replace(b'"BAD"', bad)
+            server.lists.append(answer(page))
+        else:
+            lines = [
+                b'{"type":"ADDED","object":' + bad + b"}\n",
+                event("MODIFIED", thing("bad", 5, version=12)),
+                event("DELETED", thing("a", version=13)),
+            ]
+            server.watches.append(stream(*lines, then="hang"))
+        async with watching(tmp_path, server) as watched:
+            done = (
+                (lambda: watched.reader.unreadable)
+                if way == "list"
+                else (lambda: "ns/a" not in watched.held and "ns/bad" in watched.held)
+            )
+            assert await longest_pause(done) < 0.25
+            assert watched.stats.decode_errors == {"malformed": 1}
+            if way == "watch":
+                assert watched.held == expected("b") | {"ns/bad": record("bad", 5)}
+                told = [delta.new for delta in watched.deltas if delta.key == "ns/bad"]
+                assert isinstance(told[0], Unreadable)
+
+
+async def test_scan_in_a_thread_ends_where_the_informer_is_cancelled(tmp_path: Path) -> None:
+    line = b'{"type":"ADDED","object":{"z":' + NEST + NEST[: len(NEST) // 2] + b"\n"
+    async with serve(filled("a")) as server:
+        server.watches.append(stream(line, then="hang"))
+        async with watching(tmp_path, server):
+            await until(lambda: server.queries(watch=True))
+            await anyio.sleep(0.15)
+            started_s = time.perf_counter()
+        assert time.perf_counter() - started_s < 0.3
 
 
 BAD: list[tuple[str, Callable[[], bytes], UnreadableReason]] = [

@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -102,7 +102,7 @@ class FakeServer:
             raise FAULTS[self.fault]
 
     async def list_page(self, *, limit: int | None, continue_token: str, timeout_s: float) -> bytes:
-        self._ask("list")
+        self._ask("probe" if limit == 1 else "list")
         if self.fault == "hang":
             await anyio.sleep(timeout_s)
             raise Unavailable("hung", kind=Reason.TIMEOUT)
@@ -121,9 +121,16 @@ class FakeServer:
         self, resource_version: str, *, server_timeout_s: int, open_timeout_s: float
     ) -> AsyncIterator[FakeStream]:
         self._ask("watch")
-        if self.fault == "hang":
-            await anyio.sleep(open_timeout_s)
-            raise Unavailable("hung", kind=Reason.TIMEOUT)
+        # One that hangs answers what waits once it goes on; what holds headers back, with the
+        # first event.
+        deadline_s = anyio.current_time() + open_timeout_s
+        after = int(resource_version)
+        while self.fault == "hang" or (
+            self.fault == "holds back" and not any(v > after for v, _ in self.log)
+        ):
+            if anyio.current_time() >= deadline_s:
+                raise Unavailable("hung", kind=Reason.TIMEOUT)
+            await anyio.sleep(min(1.0, deadline_s - anyio.current_time()))
         yield FakeStream(self, int(resource_version))
 
     async def served(self, *, timeout_s: float) -> bool:
@@ -176,7 +183,8 @@ async def test_watch_that_closes_at_once_100_times_is_asked_for_once_a_second_at
         while len(server.times("watch")) < 100:
             await anyio.sleep(1.0)
         assert most_within(server.times("watch"), 1.0) == 1
-        assert len(server.times("list")) == 1
+        assert len(server.times("list")) <= 100
+        assert most_within(server.times("list"), 29.0) <= 2
         assert "end as soon as they begin" in run.reader.status().last_error
         server.fault = ""
         await anyio.sleep(31.5)
@@ -235,6 +243,153 @@ async def test_continue_tokens_that_always_expire_stop_nothing() -> None:
         await anyio.sleep(1.0)
         assert run.held == run.expected()
         assert len(server.times("list")) == 3
+
+
+async def test_list_is_made_every_half_minute_while_watches_are_refused() -> None:
+    server = FakeServer()
+    server.fault, server.only = "starting", "watch"
+    async with running(server) as run:
+        await anyio.sleep(3600.0)
+        times = server.times("list")
+        assert 100 <= len(times) <= 125
+        assert len(server.asked) < 300
+        server.put("new", 1)
+        await anyio.sleep(31.0)
+        assert run.held == run.expected()
+        assert run.reader.status().last_error == "503"
+        contact = run.reader.status().last_contact_at
+        assert contact is not None
+        assert anyio.current_time() - contact <= 31.0
+        assert run.stats.lists["success", "fallback"] > 100
+        server.fault = ""
+        await anyio.sleep(32.0)
+        assert run.reader.status().last_error == ""
+
+
+async def test_outage_ends_with_a_watch_and_no_list() -> None:
+    server = FakeServer()
+    async with running(server) as run:
+        await anyio.sleep(10.0)
+        server.fault = "refused"
+        await anyio.sleep(595.0)
+        server.put("new", 1)
+        server.fault = ""
+        await anyio.sleep(60.0)
+        assert run.held == run.expected()
+        assert len(server.times("list")) == 1
+
+
+async def test_watch_whose_answer_is_held_back_is_no_trouble_and_never_stale() -> None:
+    server = FakeServer()
+    server.fault = "holds back"
+    async with running(server) as run:
+        oldest_s = 0.0
+        for _ in range(1800):
+            await anyio.sleep(1.0)
+            contact = run.reader.status().last_contact_at
+            assert contact is not None
+            oldest_s = max(oldest_s, anyio.current_time() - contact)
+        assert oldest_s < 92.0
+        assert run.reader.status().last_error == ""
+        assert run.stats.watches == {}
+        assert run.stats.watch_terminations["idle"] == len(server.times("watch")) - 1
+        assert 4 <= len(server.times("list")) <= 6
+        assert {key[0] for key in run.stats.lists} == {"success"}
+        server.put("new", 1)
+        await anyio.sleep(1.0)
+        assert run.held == run.expected()
+
+
+async def test_server_that_does_not_answer_watches_nor_lists_becomes_stale() -> None:
+    server = FakeServer()
+    async with running(server) as run:
+        await anyio.sleep(10.0)
+        server.fault = "hang"
+        await anyio.sleep(600.0)
+        contact = run.reader.status().last_contact_at
+        assert contact is not None
+        assert contact < 100.0
+        assert run.reader.status().last_error == "hung"
+
+
+class LoopingServer(FakeServer):
+    """Once it is told to, its pages never end."""
+
+    pages: Callable[[int], bytes] | None = None
+    sent = 0
+
+    async def list_page(self, *, limit: int | None, continue_token: str, timeout_s: float) -> bytes:
+        if self.pages is None:
+            return await super().list_page(
+                limit=limit, continue_token=continue_token, timeout_s=timeout_s
+            )
+        self._ask("list")
+        await anyio.sleep(0.4)
+        self.sent += 1
+        return self.pages(self.sent)
+
+
+LOOPS: dict[str, Callable[[int], bytes]] = {
+    "the same token": lambda n: listing([thing(f"n{n}")], 9, "A"),
+    "tokens in turn": lambda n: listing([thing(f"n{n}")], 9, "AB"[n % 2]),
+    "ever new tokens": lambda n: listing([thing(f"n{n}")], 9, f"t{n}"),
+    "the same objects": lambda n: listing([thing("a"), thing("b")], 9, f"t{n}"),
+    "no objects": lambda n: listing([], 9, f"t{n}"),
+    "nameless objects": lambda n: listing([{"kind": "Thing"}], 9, f"t{n}"),
+    "a huge token": lambda n: listing([thing(f"n{n}")], 9, f"{n}" * 10_000),
+}
+
+
+@pytest.mark.parametrize("pages", LOOPS.values(), ids=[name.replace(" ", "-") for name in LOOPS])
+async def test_pages_without_end_are_given_up_told_and_do_not_look_fresh(
+    pages: Callable[[int], bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    server = LoopingServer()
+    for name in "ab":
+        server.put(name, 1)
+    async with running(server) as run:
+        await anyio.sleep(5.0)
+        server.pages = pages
+        server.fault = "gone"
+        server.only = "watch"
+        await anyio.sleep(1500.0)
+        assert run.held == run.expected()
+        assert run.stats.lists["error", "expired"] >= 3
+        assert run.reader.status().last_error.startswith("list: ")
+        assert [r.levelname for r in caplog.records if "reason=list: " in r.message] == ["WARNING"]
+        contact = run.reader.status().last_contact_at
+        assert contact is not None
+        assert contact < 400.0
+        server.pages = None
+        server.fault = ""
+        await anyio.sleep(60.0)
+        assert run.reader.status().last_error == ""
+
+
+async def test_list_above_the_cap_of_objects_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("telemetryd.kube.paging.MAX_LISTED_OBJECTS", 4)
+    server = FakeServer()
+    for name in "abcd":
+        server.put(name, 1)
+    async with running(server) as run:
+        await anyio.sleep(5.0)
+        assert run.reader.synced
+        server.put("e", 1)
+        await anyio.sleep(3700.0)
+        assert "more than 4 objects" in run.reader.status().last_error
+
+
+async def test_watch_that_adds_objects_without_end_is_stopped_at_the_cap(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("telemetryd.kube.apply.MAX_LISTED_OBJECTS", 4)
+    server = FakeServer()
+    async with running(server) as run:
+        await anyio.sleep(5.0)
+        for n in range(20):
+            server.put(f"n{n}", 1)
+        await anyio.sleep(1.0)
+        assert len(run.held) == 4
 
 
 async def test_denied_watch_costs_a_list_every_30_s() -> None:

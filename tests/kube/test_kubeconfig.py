@@ -2,9 +2,12 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from telemetryd.config.settings import KubernetesConfig
@@ -39,6 +42,16 @@ def user(**body: Any) -> dict[str, Any]:
 
 CA = "clusters[name=c].cluster."
 USER = "users[name=u].user."
+PROVIDER = USER + "auth-provider."
+SKIP = "insecure-skip-tls-verify"
+
+
+def plugin(command: str, **more: Any) -> dict[str, Any]:
+    return {"apiVersion": "client.authentication.k8s.io/v1", "command": command} | more
+
+
+def oidc(**config: Any) -> dict[str, Any]:
+    return user(**{"auth-provider": {"name": "oidc", "config": config}})
 
 
 @pytest.mark.parametrize(
@@ -63,7 +76,7 @@ USER = "users[name=u].user."
         (cluster(server=7), CA + "server", "URL"),
         (cluster(server="127.0.0.1:6443"), CA + "server", "https://"),
         (cluster(server="https://[::1"), CA + "server", "https://"),
-        (cluster(server=f"https://me:{SECRET}@host"), CA + "server", "without user"),
+        (cluster(server=f"https://me:{SECRET}@host"), CA + "server", "has credentials"),
         (cluster(**{"certificate-authority": "no.crt"}), CA + "certificate-authority", "no.crt"),
         (cluster(**{"certificate-authority": "empty"}), CA + "certificate-authority", "empty"),
         (cluster(**{"certificate-authority": "junk"}), CA + "certificate-authority", "PEM"),
@@ -104,15 +117,54 @@ USER = "users[name=u].user."
         (user(exec=7), USER + "exec", "mapping"),
         (user(exec={"command": "x"}), USER + "exec.apiVersion", "given"),
         (user(exec={"apiVersion": "x"}), USER + "exec.command", "given"),
-        (user(exec={"apiVersion": "x", "command": "./no"}), USER + "exec", "can't be run"),
+        (user(exec={"apiVersion": "x", "command": "y"}), USER + "exec.apiVersion", "one of"),
+        (user(exec=plugin("./no")), USER + "exec.command", "can't be run (No such file"),
+        (user(exec=plugin("./good.crt")), USER + "exec.command", "can't be run (Permission"),
+        (user(exec=plugin("./script")), USER + "exec.command", "can't be run (Exec format"),
+        (user(exec=plugin("a\0b")), USER + "exec.command", "can have such a name"),
+        (user(exec=plugin("true", args=7)), USER + "exec.args", "list of text"),
+        (user(exec=plugin("true", args=[7])), USER + "exec.args", "list of text"),
+        (user(exec=plugin("true", env=[7])), USER + "exec.env", "a name and a value"),
+        (user(exec=plugin("true", env=[{"name": "X", "value": 7}])), USER + "exec.env", "value"),
+        (user(**{"auth-provider": 5}), USER + "auth-provider", "mapping"),
+        (user(**{"auth-provider": {"name": "azure"}}), PROVIDER + "name", "oidc or gcp"),
+        (user(**{"auth-provider": {"name": "oidc"}}), PROVIDER + "config", "mapping"),
+        (oidc(), PROVIDER + "config.id-token", "must be given"),
+        (oidc(**{"id-token": SECRET}), PROVIDER + "config.id-token", "JSON Web Token"),
         (
-            user(exec={"apiVersion": "x", "command": "false"}),
-            USER + "exec",
-            "status 1",
+            oidc(**{"refresh-token": SECRET, "client-id": "x", "client-secret": SECRET}),
+            PROVIDER + "config.idp-issuer-url",
+            "must be given",
         ),
-        (user(exec={"apiVersion": "x", "command": "echo", "args": [SECRET]}), USER + "exec", "no"),
-        (user(exec={"apiVersion": "x", "command": "true", "env": [7]}), USER + "exec", "can't"),
-        (user(**{"auth-provider": {"name": "oidc"}}), USER + "auth-provider", "can't use"),
+        (cluster(**{"insecure-skip-tls-verify": "false"}), CA + SKIP, "true or false, without"),
+        (cluster(**{"insecure-skip-tls-verify": "yes"}), CA + SKIP, "true or false, without"),
+        (cluster(**{"insecure-skip-tls-verify": 1}), CA + SKIP, "true or false, without"),
+        (cluster(**{"tls-server-name": 5}), CA + "tls-server-name", "host name"),
+        (cluster(**{"tls-server-name": "a..b"}), CA + "tls-server-name", "host name"),
+        (cluster(**{"tls-server-name": ".b"}), CA + "tls-server-name", "host name"),
+        (cluster(**{"proxy-url": 8080}), CA + "proxy-url", "http or https proxy"),
+        (cluster(**{"proxy-url": "garbage"}), CA + "proxy-url", "http or https proxy"),
+        (cluster(**{"proxy-url": f"socks5://{SECRET}@h"}), CA + "proxy-url", "http or https proxy"),
+        (cluster(server=f"https://host/?x={SECRET}"), CA + "server", "a query"),
+        (cluster(server="https://host/#x"), CA + "server", "a fragment"),
+        (cluster(server="https://ho st"), CA + "server", "spaces"),
+        (cluster(server="https://host "), CA + "server", "spaces"),
+        (user(token=["a"]), USER + "token", "must be text"),
+        (user(token=5), USER + "token", "must be text"),
+        (user(token="\r\n"), USER + "token", "not a token"),
+        (user(username="me"), USER + "password", "both"),
+        (user(password=SECRET), USER + "username", "both"),
+        (user(username="me", password=5), USER + "password", "must be text"),
+        (user(tokenFile="x\0y"), USER + "tokenFile", "can't be read"),
+        (user(tokenFile="x" * 5000), USER + "tokenFile", "can't be read (File name too long"),
+        (user(tokenFile="pipe"), USER + "tokenFile", "not a regular file"),
+        (user(tokenFile="/dev/zero"), USER + "tokenFile", "not a regular file"),
+        (cluster(**{"certificate-authority": "pipe"}), CA + "certificate-authority", "regular"),
+        (user(**{"as": "admin", "token": SECRET}), USER + "as", "impersonation isn't supported"),
+        (user(**{"as-groups": ["x"]}), USER + "as-groups", "impersonation isn't supported"),
+        (user(**{"as-uid": "x"}), USER + "as-uid", "impersonation isn't supported"),
+        (user(**{"as-user-extra": {"x": ["y"]}}), USER + "as-user-extra", "isn't supported"),
+        (b"# " + b"x" * 1024 * 1024, "", "larger than 1 MiB"),
     ],
 )
 async def test_mistake_is_a_config_error_with_file_key_and_mend(
@@ -124,6 +176,9 @@ async def test_mistake_is_a_config_error_with_file_key_and_mend(
     (tmp_path / "empty").write_text(" \n")
     (tmp_path / "words").write_text("two words")
     (tmp_path / "junk").write_text("junk")
+    (tmp_path / "script").write_text("no interpreter")
+    (tmp_path / "script").chmod(0o755)
+    os.mkfifo(tmp_path / "pipe")
     (tmp_path / "locked.key").write_text(
         "-----BEGIN ENCRYPTED PRIVATE KEY-----\n"
         "MIHsMFcGCSqGSIb3DQEFDTBKMCkGCSqGSIb3DQEFDDAcBAgk\n"
@@ -251,3 +306,83 @@ async def test_kubeconfig_variable_may_name_missing_files_beside_one_that_is_the
     async with KubeClient.connect(KubernetesConfig(), KubeStats(), environ=environ) as client:
         assert client.server == "http://127.0.0.1:1/k8s/clusters/c-1"
         assert SECRET not in repr(client)
+
+
+@contextmanager
+def not_root() -> Iterator[None]:
+    """As a user who may not read everything."""
+    user_id = os.geteuid()
+    if user_id == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user_id)
+
+
+@pytest.mark.parametrize("variable", ["HOME", "KUBECONFIG"])
+async def test_closed_folder_is_named_rather_than_taken_for_empty(
+    tmp_path: Path, variable: str
+) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o000)
+    environ = {"HOME": str(closed), "KUBECONFIG": str(closed / "x")}
+    with not_root(), pytest.raises(ConfigError) as caught:
+        async with KubeClient.connect(
+            KubernetesConfig(), KubeStats(), environ={variable: environ[variable]}
+        ):
+            pass
+    (problem,) = caught.value.problems
+    assert problem.where.startswith(str(closed))
+    assert "Permission denied" in problem.message
+
+
+@pytest.mark.parametrize("path", ["~nosuchuser/x", "x" * 300, "x/" * 4000, "/dev/zero"])
+async def test_path_that_can_not_be_a_kubeconfig_is_a_config_error(path: str) -> None:
+    cases: tuple[tuple[KubernetesConfig, dict[str, str]], ...] = (
+        (KubernetesConfig(kubeconfig=path), {}),
+        (KubernetesConfig(), {"KUBECONFIG": path}),
+    )
+    for config, environ in cases:
+        with pytest.raises(ConfigError):
+            async with KubeClient.connect(config, KubeStats(), environ=environ):
+                pass
+
+
+async def test_home_that_is_a_user_nobody_knows_is_no_kubeconfig() -> None:
+    with pytest.raises(ConfigError, match="no kubeconfig found"):
+        async with KubeClient.connect(
+            KubernetesConfig(), KubeStats(), environ={"HOME": "~nosuchuser"}
+        ):
+            pass
+
+
+async def test_pipe_as_kubeconfig_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "config")
+    with anyio.fail_after(5), pytest.raises(ConfigError, match="not a regular file"):
+        async with KubeClient.connect(
+            KubernetesConfig(kubeconfig=str(tmp_path / "config")), KubeStats()
+        ):
+            pass
+
+
+async def test_port_of_the_pods_environment_that_is_none_is_a_config_error(tmp_path: Path) -> None:
+    Authority(tmp_path).ca.rename(tmp_path / "ca.crt")
+    (tmp_path / "token").write_text("t\n")
+    environ = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "tcp"}
+    with pytest.raises(ConfigError, match="KUBERNETES_SERVICE_PORT"):
+        async with KubeClient.connect(
+            KubernetesConfig(), KubeStats(), environ=environ, service_account=str(tmp_path)
+        ):
+            pass
+
+
+async def test_scheme_is_in_small_letters_and_a_token_stripped(tmp_path: Path) -> None:
+    path = tmp_path / "config"
+    body = cluster(server="HTTPS://Host:6443") | {
+        "users": [{"name": "u", "user": {"token": f"{SECRET}\r\n"}}]
+    }
+    path.write_text(json.dumps(body))
+    chosen = choose([str(path)], None)
+    assert chosen.cluster.body["server"] == "https://Host:6443"
+    assert chosen.user.body["token"] == SECRET

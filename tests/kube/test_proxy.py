@@ -2,6 +2,7 @@
 
 import pytest
 
+from telemetryd.errors import ConfigError
 from telemetryd.kube.proxy import proxy_for
 
 SERVER = "https://10.43.0.1:443"
@@ -42,3 +43,18 @@ def test_proxy_is_that_of_the_scheme_and_small_letters_win() -> None:
     assert proxy_for(SERVER, environ) == "http://lower:1"
     assert proxy_for("http://10.0.0.1", environ) == "http://h"
     assert proxy_for("http://10.0.0.1", {}) is None
+
+
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy"])
+@pytest.mark.parametrize(
+    "value",
+    ["socks5://me:SENTINEL@host", "http://", "http://:3128", "host:99999", "http://[::1", "a b"],
+)
+def test_proxy_that_can_not_be_one_names_its_variable(variable: str, value: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        proxy_for(SERVER, {variable: value})
+    (problem,) = caught.value.problems
+    assert problem.where == f"${variable}"
+    assert "http or https proxy" in problem.message
+    assert "SENTINEL" not in str(caught.value)
+    assert proxy_for(SERVER, {variable: value, "NO_PROXY": "*"}) is None

@@ -1,12 +1,29 @@
 """The iterative scanner finds what a parser finds, and never needs a stack."""
 
 import json
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from telemetryd.kube.scan import ScanError, elements, members
+from telemetryd.kube.scan import ScanError, Walker
+
+
+def members(data: bytes, *, partial: bool = False) -> Iterator[tuple[str, bytes]]:
+    walker = Walker(data, partial=partial)
+    for name in walker.members():
+        yield name, data[walker.skip()]
+    if not partial:
+        walker.end()
+
+
+def elements(data: bytes) -> Iterator[bytes]:
+    walker = Walker(data)
+    for _ in walker.elements():
+        yield data[walker.skip()]
+    walker.end()
+
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -85,3 +102,44 @@ def test_string_without_end_costs_linear_time() -> None:
     assert next(iter(members(data, partial=True)))[0] == "a"
     with pytest.raises(ScanError):
         list(members(data))
+
+
+@settings(deadline=None)  # other tests share the machine
+@given(st.dictionaries(st.sampled_from("abc"), JSON, max_size=3))
+def test_what_nobody_walks_through_is_skipped(document: dict[str, object]) -> None:
+    data = json.dumps(document).encode()
+    walker = Walker(data)
+    assert list(walker.members()) == list(document)
+    walker.end()
+
+
+def test_values_are_walked_through_at_any_depth_in_one_go() -> None:
+    data = b' {"a": [ {"b": [[1], {"c": "]"}]}, 2 ] , "d": {}}'
+    walker = Walker(data)
+    found: list[object] = []
+    for name in walker.members():
+        if name == "a":
+            for _ in walker.elements():
+                if walker.opens(b"{"):
+                    found += [data[walker.skip()] for _ in walker.members()]
+        found.append(name)
+    walker.end()
+    assert found == [b'[[1], {"c": "]"}]', "a", "d"]
+
+
+def test_scan_asks_whether_to_go_on_and_stops_where_it_is_told_to() -> None:
+    class Stopped(Exception):
+        pass
+
+    asked = []
+
+    def stop() -> None:
+        asked.append(1)
+        if len(asked) == 3:
+            raise Stopped
+
+    for data in (b'{"a":[' + b"[]," * 100_000 + b"0]}", b"[" + b"0," * 100_000 + b"0]"):
+        asked.clear()
+        walker = Walker(data, check=stop)
+        with pytest.raises(Stopped):
+            list(walker.members() if data[0] == ord("{") else walker.elements())

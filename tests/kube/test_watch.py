@@ -17,6 +17,7 @@ from telemetryd.errors import (
     NotFound,
     Reason,
     Throttled,
+    TooLarge,
     Unauthorized,
     Unavailable,
 )
@@ -32,6 +33,9 @@ from telemetryd.kube.states import (
     ListRegressed,
     ListSuspect,
     Outcome,
+    Probed,
+    ProbeFailed,
+    Probing,
     ResyncDue,
     State,
     WatchEnd,
@@ -40,6 +44,7 @@ from telemetryd.kube.states import (
     Watching,
     WatchMalformed,
     WatchRegressed,
+    WatchUnheard,
 )
 from telemetryd.kube.watch import (
     DEFAULT_TIMING,
@@ -48,7 +53,6 @@ from telemetryd.kube.watch import (
     Machine,
     Move,
     WatchTiming,
-    is_older,
     step,
 )
 
@@ -160,7 +164,7 @@ def test_watch_that_ends_at_once_is_backed_off_to_less_than_one_a_second() -> No
         move = after(WATCHING, short, machine=machine)
         machine = move.machine
         waits.append(move.wait_s)
-        assert move.machine.state == WATCHING
+        assert move.machine.state == Watching("7", refusals=1)
     assert min(waits) + 0.01 >= 1.0
     assert waits[-1] > 20.0
 
@@ -176,8 +180,95 @@ def test_watch_that_ends_at_once_with_events_waits_for_the_rest_of_its_second() 
 )
 def test_failed_watch_is_opened_again_without_a_list(error: KubeError) -> None:
     move = after(WATCHING, WatchFailed("8", error))
-    assert move.machine.state == Watching("8")
+    assert move.machine.state == Watching("8", refusals=1)
     assert 0.8 <= move.wait_s <= 1.6
+
+
+def test_watch_that_broke_after_it_had_worked_counts_as_no_refusal() -> None:
+    move = after(Watching("7", refusals=2), WatchFailed("8", REFUSED, worked=True))
+    assert move.machine.state == Watching("8")
+
+
+def chain(state: State, *outcomes: Outcome) -> tuple[list[State], list[float]]:
+    """The states that follow from each other, and the waits before them."""
+    machine = Machine(state, Backoff(), Backoff())
+    states, waits = [], []
+    for outcome in outcomes:
+        move = after(machine.state, outcome, machine=machine)
+        machine = move.machine
+        states.append(machine.state)
+        waits.append(move.wait_s)
+    return states, waits
+
+
+def test_watches_that_are_refused_are_replaced_by_lists_where_those_can_be_had() -> None:
+    refused = WatchFailed("7", Unavailable("502", kind=Reason.SERVER, status=502))
+    states, waits = chain(
+        WATCHING, refused, refused, refused, Probed(), refused, Listed("9"), refused, Listed("12")
+    )
+    assert states == [
+        Watching("7", refusals=1),
+        Watching("7", refusals=2),
+        Probing("7", refusals=3),
+        Watching("7", refusals=3),
+        Listing(ListReason.FALLBACK, refusals=4),
+        Watching("9", refusals=4),
+        Listing(ListReason.FALLBACK, refusals=4),
+        Watching("12", refusals=4),
+    ]
+    assert waits[3:] == [0.0, 0.0, 0.0, 30.0, 0.0]
+    assert all(wait_s >= 0.8 for wait_s in waits[:3])
+    ended = WatchEnded("13", WatchEnd.TIMEOUT, lasted_s=300.0, events=0)
+    assert after(states[-1], ended).machine.state == Watching("13")
+
+
+def test_outage_leads_to_no_list() -> None:
+    """While not even the smallest list can be had, a list is no better than a watch."""
+    refused = WatchFailed("7", REFUSED)
+    alternating: list[Outcome] = [ProbeFailed(REFUSED), refused] * 4
+    states, waits = chain(WATCHING, *[refused] * 3, *alternating)
+    assert states[2:5] == [Probing("7", 3), Watching("7", refusals=2), Probing("7", 3)]
+    assert not any(isinstance(state, Listing) for state in states)
+    assert min(waits) >= 0.8
+
+
+def test_retry_after_is_honoured_before_a_probe_and_a_list_too() -> None:
+    throttled = WatchFailed("7", Throttled("429", retry_after_s=9.0))
+    for refusals in (2, 3):
+        assert after(Watching("7", refusals=refusals), throttled).wait_s >= 9.0
+
+
+def test_watch_that_is_not_answered_is_opened_again_once_the_server_has_proved_to_be_there() -> (
+    None
+):
+    states, waits = chain(Watching("7", refusals=2), WatchUnheard("7", 90.0), Probed())
+    assert (states, waits) == ([Probing("7"), Watching("7")], [0.0, 0.0])
+    assert after(WATCHING, WatchUnheard("7", 90.0)).machine.retries == Backoff()
+
+
+def test_watch_that_has_not_been_answered_for_minutes_leads_to_a_list() -> None:
+    move = after(WATCHING, WatchUnheard("7", 360.0))
+    assert (move.machine.state, move.wait_s) == (Listing(ListReason.RESYNC), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "following"),
+    [
+        (ProbeFailed(REFUSED), Probing("7")),
+        (ProbeFailed(Forbidden("403")), WATCHING),
+        (ProbeFailed(NotFound("404")), Checking()),
+        (WatchRegressed(), Listing(ListReason.REGRESSION)),
+        (Crashed(), Listing(ListReason.ERROR)),
+    ],
+)
+def test_probe_that_finds_no_server_is_made_again(outcome: Outcome, following: State) -> None:
+    assert after(Probing("7"), outcome).machine.state == following
+
+
+def test_page_that_cannot_be_made_small_enough_leads_to_a_list_without_pages() -> None:
+    states, waits = chain(START.state, *[ListFailed(TooLarge("32 MiB"))] * 2)
+    assert states == [Listing(ListReason.INITIAL, paged=False), START.state]
+    assert min(waits) >= 0.8
 
 
 @pytest.mark.parametrize(
@@ -276,7 +367,7 @@ def test_resync_is_a_list_at_once() -> None:
     assert move.machine.relists == Backoff()
 
 
-@pytest.mark.parametrize("state", [START.state, WATCHING, Checking()])
+@pytest.mark.parametrize("state", [START.state, WATCHING, Probing("7"), Checking()])
 def test_crash_leads_to_a_list_after_a_backoff(state: State) -> None:
     move = after(state, Crashed())
     assert isinstance(move.machine.state, Listing)
@@ -381,10 +472,17 @@ OUTCOMES = {
             st.floats(0.0, 600.0),
             st.integers(0, 3),
         ),
-        st.builds(WatchFailed, st.just("2"), ERRORS),
+        st.builds(WatchFailed, st.just("2"), ERRORS, st.booleans()),
+        st.builds(WatchUnheard, st.just("2"), st.floats(90.0, 400.0)),
         st.builds(WatchMalformed, st.just("2"), st.integers(0, 1)),
         st.just(WatchRegressed()),
         st.just(ResyncDue()),
+        st.just(Crashed()),
+    ),
+    Probing: st.one_of(
+        st.just(Probed()),
+        st.builds(ProbeFailed, ERRORS),
+        st.just(WatchRegressed()),
         st.just(Crashed()),
     ),
     Checking: st.one_of(
@@ -405,29 +503,9 @@ def test_no_wait_is_longer_than_30_s_and_no_loop_is_without_one(data: st.DataObj
         outcome = data.draw(OUTCOMES[type(machine.state)])
         move = step(machine, outcome, now_s=0.0, took_s=0.0, timing=timing, rng=rng)
         assert 0.0 <= move.wait_s <= 30.0
-        good = isinstance(outcome, Listed | ResyncDue) or (
+        good = isinstance(outcome, Listed | ResyncDue | WatchUnheard) or (
             isinstance(outcome, WatchEnded) and (outcome.lasted_s >= 1.0 or outcome.how == "idle")
         )
         in_vain = 0 if good or move.wait_s > 0.0 else in_vain + 1
         assert in_vain < 10
         machine = move.machine
-
-
-@pytest.mark.parametrize(
-    ("version", "held", "older"),
-    [
-        ("9", "10", True),
-        ("10", "9", False),
-        ("10", "10", False),
-        ("19", "20", True),
-        ("09", "10", False),
-        ("0", "1", False),
-        ("9", "1a", False),
-        ("", "1", False),
-        ("9", "", False),
-        ("٣", "9", False),
-        ("99999999999999999999998", "99999999999999999999999", True),
-    ],
-)
-def test_versions_compare_only_as_plain_decimals(version: str, held: str, older: bool) -> None:
-    assert is_older(version, held) is older

@@ -1,0 +1,86 @@
+"""Finds a running daemon's control socket by its configuration file, even where that is spoilt.
+
+A daemon runs on when its file is spoilt, and may be asked to reload it: so the place is made out
+of what can still be read.
+"""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+from telemetryd.config.load import ConfigSource
+from telemetryd.config.paths import (
+    RUNTIME_VARIABLE,
+    ControlSocket,
+    SocketPath,
+    default_control_socket,
+    default_state_dir,
+)
+from telemetryd.config.storage import AbsolutePath
+from telemetryd.config.values import InvalidValue
+from telemetryd.errors import ConfigError
+
+SYSTEM_SOCKET: Final = "/run/telemetryd/control.sock"
+"""Where the systemd unit's ``RuntimeDirectory=`` has it, which an operator's shell can't tell."""
+
+_PATH_LINE = re.compile(
+    r"""^[ \t]*(control_socket|state_dir)[ \t]*=[ \t]*(["'])(/[^"'\\]*)\2""", re.MULTILINE
+)
+"""Good enough to look for a socket by; nothing is configured with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ControlPlace:
+    """Where a running daemon may be asked.
+
+    Attributes:
+        paths: Of its control socket, the likeliest first.
+        error: What is wrong with its file, None where all is well.
+    """
+
+    paths: tuple[str, ...]
+    error: ConfigError | None
+
+
+def find_control_socket(source: ConfigSource) -> ControlPlace:
+    """Where the daemon with this configuration listens for commands.
+
+    Raises:
+        ConfigError: The file can't be read at all.
+    """
+    file = source.read()
+    error = None
+    try:
+        socket = source.parse(file).server.control_socket
+    except ConfigError as found:
+        socket, error = _guess(file.text, source.environ), found
+    paths = () if socket is None else (socket.path,)
+    of_system = source.find() in {None, source.system_path}
+    if of_system and not (socket and socket.explicit) and not source.environ.get(RUNTIME_VARIABLE):
+        paths = (*paths, SYSTEM_SOCKET)
+    return ControlPlace(paths, error)
+
+
+def _guess(text: str, environ: Mapping[str, str]) -> ControlSocket | None:
+    table = _salvage(text)
+    server = table.get("server")
+    given = server.get("control_socket") if isinstance(server, dict) else None
+    with suppress(InvalidValue):
+        return SocketPath().parse(given)
+    try:
+        state_dir: str | None = AbsolutePath().parse(table.get("state_dir"))
+    except InvalidValue:
+        state_dir = default_state_dir(environ)
+    return default_control_socket(environ, state_dir)
+
+
+def _salvage(text: str) -> dict[str, Any]:
+    """What names the place in a file that has errors, even of syntax."""
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError):
+        found = {name: path for name, _, path in _PATH_LINE.findall(text)}
+        return {**found, "server": found}

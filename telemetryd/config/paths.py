@@ -1,0 +1,101 @@
+"""Where the daemon keeps its state and its control socket: the socket's kind, and both defaults.
+
+Defaults come from the environment and from what the file system allows; nothing is made here.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from telemetryd.config.storage import AbsolutePath
+from telemetryd.config.values import InvalidValue
+
+SYSTEM_STATE_DIR = "/var/lib/telemetryd"
+CONTROL_SOCKET_NAME = "control.sock"
+RUNTIME_VARIABLE = "RUNTIME_DIRECTORY"
+LONGEST_SOCKET_PATH_BYTES = 107
+"""``sun_path`` of unix(7) without its closing NUL."""
+
+
+@dataclass(frozen=True, slots=True)
+class ControlSocket:
+    """Where the daemon listens for commands.
+
+    Attributes:
+        path: Absolute.
+        explicit: The file names it: then it must be usable.
+    """
+
+    path: str
+    explicit: bool = field(compare=False)
+
+    def __str__(self) -> str:
+        return self.path
+
+
+@dataclass(frozen=True, slots=True)
+class SocketPath:
+    """The path of a Unix socket."""
+
+    suffix: ClassVar[str] = ""
+
+    def parse(self, value: object) -> ControlSocket:
+        """Parse.
+
+        Raises:
+            InvalidValue: Not an absolute path, or longer than a socket's may be.
+        """
+        path = AbsolutePath().parse(value)
+        if is_too_long(path):
+            raise InvalidValue(
+                f"is too long for a Unix socket: must be {LONGEST_SOCKET_PATH_BYTES} bytes at"
+                " most, such as /run/telemetryd/control.sock"
+            )
+        return ControlSocket(path, explicit=True)
+
+
+def is_too_long(path: str) -> bool:
+    """Whether no Unix socket can have this path."""
+    return len(os.fsencode(path)) > LONGEST_SOCKET_PATH_BYTES
+
+
+def default_state_dir(environ: Mapping[str, str]) -> str | None:
+    """The first usable one of the service manager's, the system's and the user's folder.
+
+    Usable is one that is writable, or could be made. ``$STATE_DIRECTORY`` may name several
+    folders, of which the first counts (systemd.exec(5)).
+
+    Returns:
+        An absolute path, None where none is usable.
+    """
+    home = environ.get("HOME", "")
+    user_state = environ.get("XDG_STATE_HOME") or (f"{home}/.local/state" if home else "")
+    candidates = (
+        environ.get("STATE_DIRECTORY", "").partition(":")[0],
+        SYSTEM_STATE_DIR,
+        f"{user_state}/telemetryd" if user_state else "",
+    )
+    return next((folder for folder in candidates if _is_usable(folder)), None)
+
+
+def default_control_socket(
+    environ: Mapping[str, str], state_dir: str | None
+) -> ControlSocket | None:
+    """In ``$RUNTIME_DIRECTORY``, else in the state folder; None where there is neither."""
+    runtime_dir = environ.get(RUNTIME_VARIABLE, "").partition(":")[0]
+    folder = runtime_dir if runtime_dir.startswith("/") else state_dir
+    if folder is None:
+        return None
+    return ControlSocket(str(Path(folder, CONTROL_SOCKET_NAME)), explicit=False)
+
+
+def _is_usable(folder: str) -> bool:
+    """Whether it is a folder to write to, or the nearest one above it that exists is."""
+    if not folder.startswith("/"):
+        return False
+    path = Path(folder)
+    while not os.access(path, os.F_OK) and path != path.parent:
+        path = path.parent
+    return path.is_dir() and os.access(path, os.W_OK | os.X_OK)

@@ -1,0 +1,64 @@
+"""Kinds of values about storage: sizes and paths; more of what ``values`` holds.
+
+Nothing is looked up on a disk here.
+"""
+
+import posixpath
+import re
+from dataclasses import dataclass
+from typing import ClassVar
+
+from telemetryd.config.values import InvalidValue, Text, show
+
+_SIZE = re.compile(r"([0-9]{1,18})(B|KiB|MiB|GiB|TiB)")
+_UNIT_BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_LARGEST_BYTES = 1 << 50
+_PATH_CHARACTERS = 4095  # PATH_MAX of Linux, without its NUL
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """``"10MiB"``, ``"512KiB"``: a whole number with its unit; to bytes, 1 at least."""
+
+    suffix: ClassVar[str] = ""
+
+    def parse(self, value: object) -> int:
+        """Parse to bytes.
+
+        Raises:
+            InvalidValue: Not a size, or out of range.
+        """
+        if not isinstance(value, str):
+            raise InvalidValue(f'is {show(value)}: must be a size in quotes such as "10MiB"')
+        found = _SIZE.fullmatch(value)
+        if found is None:
+            raise InvalidValue(
+                f"{show(value)} isn't a size: write a whole number with one of the units B, KiB,"
+                ' MiB, GiB, TiB, such as "10MiB"'
+            )
+        size_bytes = int(found[1]) * _UNIT_BYTES[found[2]]
+        if not 1 <= size_bytes <= _LARGEST_BYTES:
+            raise InvalidValue(f"{show(value)} is out of range: must be 1B to 1024TiB")
+        return size_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AbsolutePath:
+    """An absolute path; to its shortest form, without following links."""
+
+    suffix: ClassVar[str] = ""
+
+    def parse(self, value: object) -> str:
+        """Parse.
+
+        Raises:
+            InvalidValue: Not an absolute path, or one with ``..``.
+        """
+        right = 'must be an absolute path such as "/var/lib/telemetryd/scc"'
+        path = Text("an absolute path", maximum=_PATH_CHARACTERS).parse(value)
+        if not path.startswith("/"):
+            raise InvalidValue(f"is {show(path)}: {right}")
+        if ".." in path.split("/"):
+            # Behind a link it leads elsewhere than it reads: two such can't be told apart.
+            raise InvalidValue(f'is {show(path)}: {right}, without ".."')
+        return posixpath.normpath("/" + path.lstrip("/"))

@@ -1,0 +1,141 @@
+"""Bodies of answers as they come: bounded, and inflated only where compression was asked for.
+
+What a body says doesn't belong here.
+"""
+
+import io
+import zlib
+
+import aiohttp
+import anyio
+import anyio.lowlevel
+
+from telemetryd.errors import BadResponse, Reason, TooLarge, Unavailable
+from telemetryd.kube.foreign import FOREIGN, translate
+from telemetryd.kube.responses import ERROR_BODY_BYTES
+
+_PIECE_BYTES = 512 * 1024
+"""What is inflated at once: about 1 ms."""
+
+_GZIP = 16 + zlib.MAX_WBITS
+
+
+class Body:
+    """What one answer carries, in pieces of bounded size."""
+
+    def __init__(self, response: aiohttp.ClientResponse, what: str, *, gzip: bool) -> None:
+        """Nothing is read yet.
+
+        Args:
+            response: The answer, whose session leaves bodies as they are.
+            what: What was asked, for messages.
+            gzip: Whether gzip was asked for.
+
+        Raises:
+            BadResponse: It is encoded in a way that wasn't asked for.
+        """
+        self._content = response.content
+        self._what = what
+        self._inflater: zlib._Decompress | None = None
+        self._holds_back = False
+        encoding = response.headers.get("Content-Encoding", "").strip().lower()
+        if encoding == "gzip" and gzip:
+            self._inflater = zlib.decompressobj(_GZIP)
+        elif encoding not in {"", "identity"}:
+            message = f"{what}: a Content-Encoding that wasn't asked for"
+            raise BadResponse(message, status=response.status)
+
+    async def piece(self) -> bytes:
+        """The next bytes, empty at the end.
+
+        Raises:
+            BadResponse: It isn't gzip though it says so.
+            Unavailable: It breaks off.
+        """
+        inflater = self._inflater
+        if inflater is None:
+            return await self._content.readany()
+        while True:
+            packed = inflater.unconsumed_tail
+            ended = False
+            if not packed and not self._holds_back:
+                packed = await self._content.readany()
+                ended = not packed
+            try:
+                piece = inflater.decompress(packed, _PIECE_BYTES)
+            except zlib.error as error:
+                raise BadResponse(f"{self._what}: broken gzip") from error
+            self._holds_back = len(piece) == _PIECE_BYTES
+            if inflater.unused_data:
+                raise BadResponse(f"{self._what}: something follows the gzip")
+            if piece:
+                await anyio.lowlevel.checkpoint()
+                return piece
+            if ended:
+                if inflater.eof:
+                    return b""
+                raise Unavailable(f"{self._what}: the answer broke off", kind=Reason.CONNECT)
+
+
+class ByteStream:
+    """The body of an answer that doesn't end, as it comes."""
+
+    def __init__(self, body: Body, what: str) -> None:
+        self._body = body
+        self._what = what
+
+    async def read(self, timeout_s: float) -> bytes:
+        """The next bytes, empty at the end.
+
+        Raises:
+            BadResponse: It isn't gzip though it says so.
+            Unavailable: None came in time (kind TIMEOUT), or the connection broke.
+        """
+        try:
+            with anyio.fail_after(timeout_s):
+                return await self._body.piece()
+        except TimeoutError as error:
+            message = f"{self._what}: nothing for {timeout_s:.0f} s"
+            raise Unavailable(message, kind=Reason.TIMEOUT) from error
+        except FOREIGN as error:
+            failure = translate(error, self._what)
+            raise failure from error
+
+
+async def read_whole(
+    response: aiohttp.ClientResponse, what: str, max_bytes: int, *, gzip: bool
+) -> bytes:
+    """All of a success's body, held once.
+
+    Args:
+        response: The answer.
+        what: What was asked, for messages.
+        max_bytes: So much at most, inflated.
+        gzip: Whether gzip was asked for.
+
+    Raises:
+        TooLarge: It is longer than that.
+        BadResponse: Its encoding isn't what was asked for.
+        Unavailable: It breaks off.
+    """
+    # BytesIO grows in place and gives away what it holds without a copy.
+    whole = io.BytesIO()
+    body = Body(response, what, gzip=gzip)
+    while piece := await body.piece():
+        if whole.tell() + len(piece) > max_bytes:
+            response.close()
+            raise TooLarge(f"{what}: more than {max_bytes} bytes", status=response.status)
+        whole.write(piece)
+    return whole.getvalue()
+
+
+async def read_head(response: aiohttp.ClientResponse, what: str, *, gzip: bool) -> bytes:
+    """The beginning of an error's body: all that counts of it, and none where it can't be read."""
+    head = bytearray()
+    try:
+        body = Body(response, what, gzip=gzip)
+        while len(head) < ERROR_BODY_BYTES and (piece := await body.piece()):
+            head += piece
+    except (BadResponse, Unavailable, *FOREIGN):
+        return b""
+    return bytes(head[:ERROR_BODY_BYTES])

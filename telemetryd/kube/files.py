@@ -1,0 +1,58 @@
+"""Small files that someone else writes: read whole, and never waited for.
+
+What they hold is their readers' business.
+"""
+
+import errno
+import os
+import stat
+
+MIB = 1024 * 1024
+PEM_BYTES = 16 * MIB
+"""A bundle of every authority there is stays far below."""
+
+
+def read_small_file(path: str, limit_bytes: int = MIB) -> bytes:
+    """A file's content; blocks, but not on a pipe or a device, which may have no end.
+
+    Args:
+        path: The file.
+        limit_bytes: A longer one is refused rather than cut; whole MiB.
+
+    Raises:
+        OSError: It can't be read, isn't a regular file, or is longer.
+        ValueError: The path can't be one.
+    """
+    with os.fdopen(_open_regular(path), "rb") as file:
+        content = file.read(limit_bytes + 1)
+    if len(content) > limit_bytes:
+        raise OSError(errno.EFBIG, f"larger than {limit_bytes // MIB} MiB", path)
+    return content
+
+
+def check_regular(path: str) -> None:
+    """Refuse what another library would wait for.
+
+    Raises:
+        OSError: It can't be opened, or isn't a regular file.
+        ValueError: The path can't be one.
+    """
+    os.close(_open_regular(path))
+
+
+def _open_regular(path: str) -> int:
+    opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    mode = os.fstat(opened).st_mode
+    if stat.S_ISREG(mode):
+        return opened
+    os.close(opened)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    raise OSError(errno.EINVAL, "not a regular file", path)
+
+
+def why_unreadable(error: OSError | ValueError) -> str:
+    """In a few words, without the path."""
+    if isinstance(error, OSError):
+        return error.strerror or "unreadable"
+    return "no file can have such a name"

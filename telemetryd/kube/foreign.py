@@ -1,0 +1,48 @@
+"""What errors of aiohttp, TLS and sockets mean: each becomes one of ours, here and nowhere else."""
+
+import os
+import ssl
+
+import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
+
+from telemetryd.errors import Reason, Unavailable
+from telemetryd.kube.responses import printable
+
+CONNECT_TIMEOUT_S = 5.0
+"""Until a connection stands, TLS and a proxy's tunnel included."""
+
+FOREIGN = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError, EOFError)
+"""What a request or the reading of its answer may raise."""
+
+
+def translate(error: BaseException, what: str) -> Unavailable:
+    """What a foreign error means. Its own text is left out: it may quote what was sent.
+
+    Args:
+        error: One of ``FOREIGN``.
+        what: What was asked, for the message; nothing secret.
+    """
+    return Unavailable(f"{what}: {_why(error)}", kind=Reason.CONNECT)
+
+
+def _why(error: BaseException) -> str:  # noqa: PLR0911 - one line a case
+    if isinstance(error, ssl.SSLCertVerificationError | aiohttp.ClientConnectorCertificateError):
+        cause = getattr(error, "certificate_error", error)
+        why = printable(getattr(cause, "verify_message", "") or "not trusted")
+        return f"the server's certificate: {why}"
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return f"no connection in {CONNECT_TIMEOUT_S:g} s"
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "the host name isn't known"
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return f"the proxy says {error.status}"
+    cause = getattr(error, "os_error", error)
+    if isinstance(cause, ssl.SSLError):
+        return f"TLS {(cause.reason or 'failed').lower().replace('_', ' ')}"
+    if isinstance(error, aiohttp.ClientPayloadError | HttpProcessingError):
+        return "the answer broke off"
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "the server hung up"
+    number = cause.errno if isinstance(cause, OSError) else None
+    return os.strerror(number).lower() if number and number > 0 else type(error).__name__

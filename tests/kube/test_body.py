@@ -1,0 +1,128 @@
+"""Bodies over a real socket: bounded, held once, and inflated only where that was asked for."""
+
+import gzip
+import json
+import tracemalloc
+import zlib
+from pathlib import Path
+
+import anyio
+import pytest
+from aiohttp import web
+
+from telemetryd.errors import BadResponse, KubeError, TooLarge, Unavailable
+from tests.kube.samples import status
+from tests.kube.scripted import Responder, answer, serve
+from tests.kube.test_client import connected, failure, get
+
+pytestmark = pytest.mark.anyio
+
+
+def encoded(body: bytes, encoding: str = "gzip") -> Responder:
+    return answer(body, Content_Encoding=encoding)
+
+
+async def test_encoding_that_was_not_asked_for_is_refused_unread(tmp_path: Path) -> None:
+    bomb = gzip.compress(b" " * 50_000_000)
+    async with serve() as server, connected(tmp_path, server) as client:
+        server.others["/x"] = encoded(bomb)
+        tracemalloc.start()
+        error = await failure(client)
+        with pytest.raises(BadResponse):
+            async with client.stream("/x", {}, open_timeout_s=5.0):
+                pass
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert isinstance(error, BadResponse)
+        assert "Content-Encoding" in str(error)
+        assert peak < 5_000_000
+        server.others["/x"] = encoded(b"{}", "identity")
+        assert await get(client) == b"{}"
+
+
+async def test_gzip_is_inflated_up_to_the_limit_and_no_further(tmp_path: Path) -> None:
+    body = b'{"a":1}' * 300_000
+    async with serve() as server, connected(tmp_path, server, compression=True) as client:
+        server.others["/x"] = encoded(gzip.compress(body))
+        assert await get(client) == body
+        server.others["/x"] = encoded(gzip.compress(b" " * 50_000_000))
+        tracemalloc.start()
+        error = await failure(client, max_bytes=2_000_000)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert isinstance(error, TooLarge)
+        assert peak < 10_000_000
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (gzip.compress(b'{"a":1}' * 1000)[:-9], Unavailable),
+        (b"", Unavailable),
+        (b"not gzip", BadResponse),
+        (gzip.compress(b"{}") + b"more", BadResponse),
+    ],
+    ids=["truncated", "empty", "no-gzip", "goes-on"],
+)
+async def test_gzip_that_is_broken_is_no_answer(
+    tmp_path: Path, body: bytes, kind: type[KubeError]
+) -> None:
+    async with serve() as server, connected(tmp_path, server, compression=True) as client:
+        server.others["/x"] = encoded(body)
+        assert type(await failure(client)) is kind
+        server.others["/x"] = encoded(b"{}", "deflate")
+        assert type(await failure(client)) is BadResponse
+
+
+async def test_gzip_of_a_stream_comes_as_it_is_sent_and_in_pieces(tmp_path: Path) -> None:
+    packer = zlib.compressobj(wbits=31)
+    first = packer.compress(b"one\n") + packer.flush(zlib.Z_SYNC_FLUSH)
+    second = packer.compress(b"x" * 5_000_000) + packer.flush(zlib.Z_SYNC_FLUSH)
+
+    async def respond(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse(
+            headers={"Content-Type": "application/json", "Content-Encoding": "gzip"}
+        )
+        await response.prepare(request)
+        await response.write(first)
+        await go_on.wait()
+        await response.write(second)
+        await anyio.sleep_forever()
+        return response
+
+    go_on = anyio.Event()
+    async with serve() as server, connected(tmp_path, server, compression=True) as client:
+        server.others["/x"] = respond
+        async with client.stream("/x", {}, open_timeout_s=5.0) as body:
+            assert await body.read(5.0) == b"one\n"
+            go_on.set()
+            pieces: list[int] = []
+            while sum(pieces) < 5_000_000:
+                pieces.append(len(await body.read(5.0)))
+            assert max(pieces) <= 512 * 1024
+
+
+async def test_error_whose_body_cannot_be_read_is_still_its_error(tmp_path: Path) -> None:
+    body = gzip.compress(json.dumps(status(503, "", "text")).encode())
+    async with serve() as server:
+        server.others["/x"] = answer(body, 503, Content_Encoding="gzip")
+        for compression, says in ((False, "503"), (True, "503 text")):
+            async with connected(tmp_path, server, compression=compression) as client:
+                assert str(await failure(client)) == f"GET /x: {says}"
+
+
+async def test_body_is_held_once(tmp_path: Path) -> None:
+    async def large(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        for _ in range(300):
+            await response.write(b" " * 100_000)
+        return response
+
+    async with serve() as server, connected(tmp_path, server) as client:
+        server.others["/x"] = large
+        tracemalloc.start()
+        assert len(await get(client, max_bytes=40_000_000)) == 30_000_000
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 45_000_000
