@@ -111,7 +111,7 @@ class Schedule:
         due_s: When the next run starts.
     """
 
-    __slots__ = ("_grid", "_index", "_jitter", "_on_slot", "_parked", "_rng", "due_s")
+    __slots__ = ("_began_s", "_grid", "_index", "_jitter", "_on_slot", "_parked", "_rng", "due_s")
 
     def __init__(self, grid: Grid, *, first_s: float, jitter: float = 0.0, rng: Random) -> None:
         """A schedule whose first run is due at ``first_s``.
@@ -128,6 +128,7 @@ class Schedule:
         self._index = 0
         self._on_slot = False
         self._parked = False
+        self._began_s = -math.inf
         self.due_s = first_s
 
     @property
@@ -143,6 +144,7 @@ class Schedule:
         """
         if now_s < self.due_s:
             return 0
+        self._began_s = now_s
         if self._on_slot:
             self._index += 1
             return self._skip_to(now_s)
@@ -169,8 +171,7 @@ class Schedule:
             self.due_s = not_before_s
         else:
             self._on_slot = True
-            delay_s = self._rng.random() * self._jitter * self._grid.interval_s
-            self.due_s = self.next_slot_s + delay_s
+            self.due_s = self._jittered(self.next_slot_s)
         return missed
 
     def resume(self, now_s: float, *, suspended_s: float) -> int:
@@ -189,6 +190,31 @@ class Schedule:
             self.due_s = soon_s
             self._on_slot = False
         return int(suspended_s // self._grid.interval_s)
+
+    def change_interval(self, interval_s: float, *, now_s: float, shift_s: float = 0.0) -> None:
+        """Go over to slots so far apart, counted from the last one that a run began for.
+
+        The next run comes half a new interval after the last one at the earliest; one that is due
+        off the grid stays due. Slots that go by the wayside are nobody's loss and not counted.
+
+        Args:
+            interval_s: Seconds between slots, above 0.
+            now_s: The time.
+            shift_s: How much later the new grid's slots are than those of the old.
+        """
+        last_s = self._grid.slot_s(max(0, self._index - 1)) + shift_s
+        # A grid begins at its anchor, and the next slot may be before the last one of the old.
+        ahead = max(0, math.ceil((last_s - now_s) / interval_s))
+        self._grid = Grid(last_s - ahead * interval_s, interval_s)
+        earliest_s = max(now_s, self._began_s + interval_s / 2)
+        if not self._on_slot:
+            earliest_s = max(earliest_s, self.due_s)
+        self._index = self._grid.first_at_or_after(earliest_s)
+        if self._on_slot:
+            self.due_s = self._jittered(self.next_slot_s)
+
+    def _jittered(self, slot_s: float) -> float:
+        return slot_s + self._rng.random() * self._jitter * self._grid.interval_s
 
     def _skip_to(self, time_s: float) -> int:
         before = self._index

@@ -198,3 +198,69 @@ def test_resume_takes_the_time_slept_off_a_retry_after() -> None:
     schedule.finish(1.0, not_before_s=500.0)
     schedule.resume(20.0, suspended_s=100.0)
     assert schedule.due_s == 400.0
+
+
+@given(INTERVALS, INTERVALS, st.floats(0, 0.5), st.floats(0, 3), st.floats(-0.9, 0.9), SEEDS)
+def test_change_of_interval_comes_soon_enough_and_never_in_a_burst(
+    interval_s: float, new_s: float, jitter: float, wait: float, shift: float, rng: Random
+) -> None:
+    """However long (in intervals) after a run it comes, in time or late."""
+    schedule = Schedule(Grid(500.0, interval_s), first_s=500.0, jitter=jitter, rng=rng)
+    for _ in range(3):
+        began_s = schedule.due_s
+        schedule.begin(began_s)
+        schedule.finish(began_s)
+    now_s = began_s + wait * interval_s
+    schedule.change_interval(new_s, now_s=now_s, shift_s=shift * new_s)
+    first_s = schedule.next_slot_s
+    earliest_s = max(now_s, began_s + new_s / 2)
+    assert earliest_s <= first_s <= earliest_s + new_s * (1 + 1e-6)
+    for n in range(5):
+        assert schedule.next_slot_s == pytest.approx(first_s + n * new_s)
+        assert 0 <= schedule.due_s - schedule.next_slot_s <= jitter * new_s * (1 + 1e-6)
+        assert schedule.begin(schedule.due_s) == 0
+        assert schedule.finish(schedule.due_s) == 0
+
+
+@pytest.mark.parametrize(
+    ("new_interval_s", "now_s", "next_s"),
+    [
+        (10.0, 95.0, 100.0),  # on the slots after the last run's
+        (10.0, 61.0, 70.0),
+        (90.0, 61.0, 150.0),
+        (3600.0, 119.0, 3660.0),
+        (60.0, 119.0, 120.0),
+        (1.0, 110.25, 111.0),
+    ],
+)
+def test_new_slots_are_counted_from_the_last_run(
+    new_interval_s: float, now_s: float, next_s: float
+) -> None:
+    schedule = Schedule(Grid(0.0, 60.0), first_s=0.0, rng=Random(0))
+    for at_s in (0.0, 60.0):
+        schedule.begin(at_s)
+        schedule.finish(at_s)
+    schedule.change_interval(new_interval_s, now_s=now_s)
+    assert schedule.due_s == next_s
+    schedule.begin(next_s)
+    schedule.finish(next_s)
+    assert schedule.due_s == next_s + new_interval_s
+
+
+def test_change_of_interval_leaves_a_run_off_the_grid_where_it_is() -> None:
+    schedule = Schedule(Grid(20.0, 60.0), first_s=7.0, rng=Random(0))
+    schedule.change_interval(10.0, now_s=3.0)
+    assert schedule.due_s == 7.0
+    schedule.begin(7.0)
+    schedule.finish(7.0, not_before_s=100.0)
+    schedule.change_interval(30.0, now_s=8.0)
+    assert schedule.due_s == 100.0
+    assert schedule.next_slot_s >= 100.0
+
+
+def test_change_of_interval_within_a_run_counts_only_what_goes_by_afterwards() -> None:
+    schedule = Schedule(Grid(0.0, 60.0), first_s=0.0, rng=Random(0))
+    schedule.begin(0.0)
+    schedule.change_interval(10.0, now_s=5.0)
+    assert schedule.finish(31.0) == 3
+    assert schedule.due_s == 40.0

@@ -61,6 +61,7 @@ class Attempts:
     """Makes the attempts of one exporter, one at a time.
 
     Attributes:
+        spec: The exporter's.
         stop_by_s: No attempt outlasts this time; infinite until the exporter is told to stop.
     """
 
@@ -73,8 +74,8 @@ class Attempts:
         "_sent_at_s",
         "_sent_digest",
         "_settled_digest",
-        "_spec",
         "_unsent_digest",
+        "spec",
         "stop_by_s",
     )
 
@@ -86,7 +87,7 @@ class Attempts:
         bell: Doorbell,
         around: Surroundings,
     ) -> None:
-        self._spec = spec
+        self.spec = spec
         self._exporter = exporter
         self._ledger = ledger
         self._bell = bell
@@ -146,7 +147,7 @@ class Attempts:
         self._call = call
         self._ledger.stats.in_flight = 1
         group.start_soon(call.run)
-        ends_s = min(anyio.current_time() + self._spec.attempt_timeout_s, self.stop_by_s)
+        ends_s = min(anyio.current_time() + self.spec.attempt_timeout_s, self.stop_by_s)
         while not call.done and anyio.current_time() < ends_s:
             await self._bell.wait(ends_s, partial(self._over, call, ends_s))
             ends_s = min(ends_s, self.stop_by_s)
@@ -155,7 +156,7 @@ class Attempts:
             await self._bell.wait(anyio.current_time() + CUT_GRACE_S, lambda: call.done)
         if not call.done:
             log.error(
-                "exporter ignores its cancellation exporter=%s run=%s", self._spec.name, run_id
+                "exporter ignores its cancellation exporter=%s run=%s", self.spec.name, run_id
             )
         return call
 
@@ -170,16 +171,16 @@ class Attempts:
         if not final:
             self._ledger.attempt_started()
         started_s = anyio.current_time()
-        payload = self._spec.render(snapshot, self._around.now())
+        payload = self.spec.render(snapshot, self._around.now())
         stats.collection.observe(anyio.current_time() - started_s)
         if final:
             if payload.digest == self._settled_digest:
                 raise _NothingUnsent
             self._ledger.attempt_started()
         self._collected(payload)
-        if not self._spec.verifies_destination and self._keeps_silent(payload):
+        if not self.spec.verifies_destination and self._keeps_silent(payload):
             return Outcome.UNCHANGED
-        context = ExportContext(self._spec.name, number, self._around.epoch())
+        context = ExportContext(self.spec.name, number, self._around.epoch())
         started_s = anyio.current_time()
         try:
             outcome = Outcome(await self._exporter.export(payload, context))
@@ -198,7 +199,7 @@ class Attempts:
     def _keeps_silent(self, payload: Payload) -> bool:
         """Whether the sink has been given this digest lately enough."""
         silent_s = self._boot_time_s() - self._sent_at_s
-        return payload.digest == self._sent_digest and silent_s < self._spec.max_silence_s
+        return payload.digest == self._sent_digest and silent_s < self.spec.max_silence_s
 
     def _translate(self, call: ForeignCall[Outcome]) -> ExportError:
         """What a call raised, as an error whose type says whether to try again."""
@@ -211,7 +212,7 @@ class Attempts:
             )
         if call.cut_off and isinstance(error, asyncio.CancelledError):
             return RetryableError(
-                Reason.TIMEOUT, f"no answer within {self._spec.attempt_timeout_s:g} s"
+                Reason.TIMEOUT, f"no answer within {self.spec.attempt_timeout_s:g} s"
             )
         if isinstance(error, TimeoutError):
             translated: ExportError = RetryableError(Reason.TIMEOUT, text_of(error))

@@ -19,6 +19,7 @@ class Ledger:
     """The state, counters and last results of one exporter.
 
     Attributes:
+        spec: The exporter's.
         stats: Counters for the metrics.
         failed_runs: Failed runs since the last success.
     """
@@ -34,16 +35,16 @@ class Ledger:
         "_payload_bytes",
         "_reported",
         "_schema_valid",
-        "_spec",
         "_state",
         "_stopping",
         "digest",
         "failed_runs",
+        "spec",
         "stats",
     )
 
     def __init__(self, spec: ExporterSpec, now: Callable[[], float]) -> None:
-        self._spec = spec
+        self.spec = spec
         self._now = now
         self._state = ExporterState.WAITING
         self._stopping = False
@@ -64,7 +65,7 @@ class Ledger:
     @property
     def state(self) -> ExporterState:
         """The state to show."""
-        if not self._spec.enabled:
+        if not self.spec.enabled:
             return ExporterState.DISABLED
         return ExporterState.STOPPING if self._stopping else self._state
 
@@ -96,7 +97,7 @@ class Ledger:
         if not payload.schema_valid and self._schema_valid is not False:
             log.warning(
                 "payload deviates from its schema exporter=%s error=%r",
-                self._spec.name,
+                self.spec.name,
                 payload.schema_error,
             )
         self._schema_valid = payload.schema_valid
@@ -128,14 +129,14 @@ class Ledger:
         if self._reported:
             log.info(
                 "exporter recovered exporter=%s failed_runs=%d run=%s",
-                self._spec.name,
+                self.spec.name,
                 self.failed_runs,
                 run_id,
             )
         elif first:
             log.info(
                 "exporter delivered for the first time exporter=%s result=%s payload_bytes=%d",
-                self._spec.name,
+                self.spec.name,
                 result,
                 self._payload_bytes or 0,
             )
@@ -160,7 +161,7 @@ class Ledger:
             logging.DEBUG if repeated else logging.WARNING,
             "exporter %s exporter=%s reason=%s error=%r run=%s",
             "conflict" if conflict else "failing",
-            self._spec.name,
+            self.spec.name,
             error.reason,
             str(error),
             run_id,
@@ -189,12 +190,12 @@ class Ledger:
             ExporterState.WAITING,
         }
         return ExporterStatus(
-            name=self._spec.name,
-            type=self._spec.type,
-            enabled=self._spec.enabled,
+            name=self.spec.name,
+            type=self.spec.type,
+            enabled=self.spec.enabled,
             state=state,
             detail=waiting_for if state is ExporterState.WAITING else self._detail,
-            interval_s=self._spec.interval_s,
+            interval_s=self.spec.interval_s,
             consecutive_failures=self.failed_runs,
             last_attempt_at=self._last_attempt_at,
             last_success_at=self._last_success_at,

@@ -6,7 +6,8 @@ What a payload holds and where it goes doesn't belong here.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from random import Random
 
 import anyio
@@ -39,6 +40,9 @@ class ExporterManager:
 
     Each has one task that sleeps between its runs, and one more only while its sink is at work.
     All methods belong to the event loop's thread. They work before, during and after ``run()``.
+
+    Attributes:
+        drain_timeout_s: How long exporters have to come to their end; may be set at any time.
     """
 
     def __init__(
@@ -61,8 +65,8 @@ class ExporterManager:
             epoch: Leadership epoch, for the exporters' context.
             suspended_s: Seconds the machine has spent suspended since it booted.
         """
+        self.drain_timeout_s = drain_timeout_s
         self._source = source
-        self._drain_timeout_s = drain_timeout_s
         self._runners: dict[str, Runner] = {}
         self._group: TaskGroup | None = None
         self._running = self._draining = False
@@ -82,10 +86,7 @@ class ExporterManager:
         Raises:
             ManagerError: The name is taken, or the manager is stopping.
         """
-        if spec.name in self._runners:
-            raise ManagerError(f"exporter {spec.name!r} is registered already")
-        if self._draining:
-            raise ManagerError(f"exporter {spec.name!r} comes too late: the manager is stopping")
+        self._refuse_unless_registrable(spec.name)
         runner = Runner(spec, exporter, self._around)
         self._runners[spec.name] = runner
         self._launch(runner)
@@ -96,17 +97,61 @@ class ExporterManager:
         Raises:
             ManagerError: There is none of that name, or it is being unregistered already.
         """
-        runner = self._get(name)
-        if runner.leaving:
-            raise ManagerError(f"exporter {name!r} is being unregistered already")
-        runner.leaving = True
+        await self.exchange((name,), ())
+
+    async def exchange(
+        self, out: Collection[str], into: Collection[tuple[ExporterSpec, Exporter]]
+    ) -> None:
+        """Take exporters out and then put others in, which may bear their names.
+
+        Those that go are stopped side by side, within the drain timeout and 2 s. Only once all of
+        them have ended do the new ones begin, so that no two ever write to one destination. None
+        of the others notices anything.
+
+        Raises:
+            ManagerError: A name to take out is unknown or on its way out already, one to put in is
+                taken, or the manager is stopping. Nothing was touched, unless that came meanwhile.
+        """
+        leaving = [self._get(name) for name in out]
+        for runner in leaving:
+            if runner.leaving:
+                raise ManagerError(f"exporter {runner.spec.name!r} is being unregistered already")
+        for spec, _ in into:
+            self._refuse_unless_registrable(spec.name, ending=out)
+        for runner in leaving:
+            runner.leaving = True
         try:
-            await self._stop(runner)
-            await self._close(runner)
-            del self._runners[name]
+            async with anyio.create_task_group() as group:
+                for runner in leaving:
+                    group.start_soon(self._end, runner)
+            for runner in leaving:
+                del self._runners[runner.spec.name]
         finally:
-            # Where the caller is cancelled it stays registered, stopped, to be unregistered anew.
-            runner.leaving = False
+            # Where the caller is cancelled they stay registered, stopped, to be taken out anew.
+            for runner in leaving:
+                runner.leaving = False
+        for spec, exporter in into:
+            self.register(spec, exporter)
+
+    def reschedule(self, spec: ExporterSpec) -> None:
+        """Give an exporter another interval and timeout in place; all else of it goes on.
+
+        Its state and counters, a run or a retry in progress, and whether it is stopped stay as they
+        are. The next run comes within one new interval and a half of the last, never in a burst.
+
+        Raises:
+            ManagerError: There is none of that name, or more than its schedule is to change.
+        """
+        runner = self._get(spec.name)
+        kept = replace(
+            runner.spec,
+            interval_s=spec.interval_s,
+            timeout_s=spec.timeout_s,
+            initial_delay_max_s=spec.initial_delay_max_s,
+        )
+        if kept != spec:
+            raise ManagerError(f"exporter {spec.name!r} can't change so much in place")
+        runner.reschedule(spec)
 
     def has(self, name: str) -> bool:
         """Whether an exporter of that name is registered."""
@@ -126,6 +171,14 @@ class ExporterManager:
         runners = [self._runners[name] for name in sorted(self._runners)]
         waiting_for = self._waiting_for(runners)
         return tuple(self._status(runner, waiting_for) for runner in runners)
+
+    def overdue_s(self) -> float:
+        """The scheduler's pulse: how late the exporter is that has waited longest to be woken.
+
+        Every task of an exporter has a time by which it wakes again, whatever its sink does. Where
+        this is more than moments, the scheduler stands still.
+        """
+        return max((runner.overdue_s for runner in self._runners.values()), default=0.0)
 
     def stats(self) -> dict[str, ExporterStats]:
         """The counters of all exporters by name, live: for the metrics to read."""
@@ -221,6 +274,12 @@ class ExporterManager:
         except KeyError:
             raise ManagerError(f"there is no exporter {name!r}") from None
 
+    def _refuse_unless_registrable(self, name: str, *, ending: Collection[str] = ()) -> None:
+        if name in self._runners and name not in ending:
+            raise ManagerError(f"exporter {name!r} is registered already")
+        if self._draining:
+            raise ManagerError(f"exporter {name!r} comes too late: the manager is stopping")
+
     def _refuse_unless_runnable(self, runner: Runner) -> None:
         name = runner.spec.name
         if not runner.spec.enabled:
@@ -238,10 +297,14 @@ class ExporterManager:
     async def _stop(self, runner: Runner) -> None:
         runner.wanted = False
         if runner.active and runner.finished is not None:
-            runner.ask_to_stop(anyio.current_time() + self._drain_timeout_s)
+            runner.ask_to_stop(anyio.current_time() + self.drain_timeout_s)
             await runner.finished.wait()
         else:
-            runner.ledger.stopped()
+            runner.note_stopped()
+
+    async def _end(self, runner: Runner) -> None:
+        await self._stop(runner)
+        await self._close(runner)
 
     async def _close(self, runner: Runner) -> None:
         if self._group is not None:
@@ -253,7 +316,7 @@ class ExporterManager:
     async def _drain(self) -> None:
         self._draining = True
         runners = list(self._runners.values())
-        by_s = anyio.current_time() + self._drain_timeout_s
+        by_s = anyio.current_time() + self.drain_timeout_s
         for runner in runners:
             if runner.active:
                 runner.ask_to_stop(by_s)

@@ -164,19 +164,18 @@ def parse_digest(body: bytes) -> tuple[str, float | None] | None:
 
     Returns:
         The digest of their content and their timestamp in Unix seconds (None where they have
-        none that can be read), or None where they aren't a JSON object at all.
+        none that can be read), or None where they aren't a JSON object, or one nested deeper than
+        orjson writes, which can't be ours.
     """
     try:
         document = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
-    if not isinstance(document, dict):
+        if not isinstance(document, dict):
+            return None
+        digest = document_digest(document)
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
         return None
     timestamp = document.get("timestamp")
-    return (
-        document_digest(document),
-        parse_rfc3339(timestamp) if isinstance(timestamp, str) else None,
-    )
+    return digest, parse_rfc3339(timestamp) if isinstance(timestamp, str) else None
 
 
 def scc_schema() -> dict[str, Any]:

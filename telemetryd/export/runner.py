@@ -6,6 +6,7 @@ slots and pauses is ``timing``'s.
 
 import logging
 import math
+from functools import partial
 
 import anyio
 from anyio.abc import TaskGroup
@@ -34,6 +35,9 @@ CLOSE_TIMEOUT_S = 1.0
 
 BREAKER_RUNS = 3
 """After so many failed runs a run has one attempt, until one succeeds or is asked for by hand."""
+
+BY_HAND = "by hand"
+"""Shown as the detail of an exporter that is stopped while its manager runs."""
 
 _SUSPEND_THRESHOLD_S = 1.0
 
@@ -93,6 +97,11 @@ class Runner:
         return self._attempts.stray
 
     @property
+    def overdue_s(self) -> float:
+        """Seconds by which its task has missed a wake-up, 0 on time."""
+        return self._bell.overdue_s if self.active else 0.0
+
+    @property
     def next_run_in_s(self) -> float | None:
         """Seconds to the next planned run, None where none is."""
         if self._schedule is None:
@@ -122,11 +131,28 @@ class Runner:
         self._bell.ring()
         return self._run_id(self._run_number + 1)
 
+    def reschedule(self, spec: ExporterSpec) -> None:
+        """Go on by another interval and timeout; a run or a retry in progress isn't disturbed."""
+        former, self.spec = self.spec, spec
+        self.ledger.spec = self._attempts.spec = spec
+        if self._schedule is not None and spec.interval_s != former.interval_s:
+            self._schedule.change_interval(
+                spec.interval_s,
+                now_s=anyio.current_time(),
+                shift_s=self._splay_s(spec) - self._splay_s(former),
+            )
+            self._bell.ring()
+
     def ask_to_stop(self, by_s: float) -> None:
         """End the schedule: what runs may end, and one attempt be made, until this time."""
         self._attempts.stop_by_s = min(self._attempts.stop_by_s, by_s)
         self.ledger.stopping()
         self._bell.ring()
+
+    def note_stopped(self) -> None:
+        """It has stopped: by hand, unless it is to leave or the manager stops."""
+        by_hand = self.spec.enabled and not (self.wanted or self.leaving)
+        self.ledger.stopped(BY_HAND if by_hand else "")
 
     async def close(self, group: TaskGroup) -> None:
         """Let the exporter release what it holds, once, within a bound; nothing is raised."""
@@ -136,11 +162,12 @@ class Runner:
         done = anyio.Event()
         call = ForeignCall(self.exporter.aclose, done.set)
         group.start_soon(call.run)
-        with anyio.move_on_after(CLOSE_TIMEOUT_S):
+        # Shielded: whoever is cancelled here would leave a call behind that nobody cuts off.
+        with anyio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
             await done.wait()
         if not call.done:
             call.cut()
-            with anyio.move_on_after(CUT_GRACE_S):
+            with anyio.move_on_after(CUT_GRACE_S, shield=True):
                 await done.wait()
         if call.cut_off or call.error is not None:
             problem = (
@@ -162,7 +189,7 @@ class Runner:
                     await self._bell.wait(until_s, self.told_to_stop)
         finally:
             self._schedule = None
-            self.ledger.stopped()
+            self.note_stopped()
             if self.finished is not None:
                 self.finished.set()
 
@@ -182,17 +209,19 @@ class Runner:
 
     def _plan(self, now_s: float) -> Schedule:
         spec, rng = self.spec, self._around.rng
-        offset_s = splay_s(
+        return Schedule(
+            Grid(now_s + self._splay_s(spec), spec.interval_s),
+            first_s=now_s + rng.uniform(0.0, spec.initial_delay_max_s),
+            jitter=spec.jitter,
+            rng=rng,
+        )
+
+    def _splay_s(self, spec: ExporterSpec) -> float:
+        return splay_s(
             self._around.installation_id,
             spec.name,
             interval_s=spec.interval_s,
             splay_max_s=spec.splay_max_s,
-        )
-        return Schedule(
-            Grid(now_s + offset_s, spec.interval_s),
-            first_s=now_s + rng.uniform(0.0, spec.initial_delay_max_s),
-            jitter=spec.jitter,
-            rng=rng,
         )
 
     async def _until_ready(self) -> None:
@@ -207,9 +236,12 @@ class Runner:
             if now_s >= schedule.due_s:
                 break
             until_s = min(schedule.due_s, now_s + LONGEST_SLEEP_S)
-            await self._bell.wait(until_s, lambda: self.told_to_stop() or self._again)
+            await self._bell.wait(until_s, partial(self._woken, schedule, until_s))
             self._notice_suspend(schedule)
         return not self.told_to_stop()
+
+    def _woken(self, schedule: Schedule, until_s: float) -> bool:
+        return self.told_to_stop() or self._again or schedule.due_s < until_s
 
     def _notice_suspend(self, schedule: Schedule) -> None:
         grown_s = self._around.suspended_s() - self._suspended_s

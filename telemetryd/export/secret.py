@@ -305,8 +305,12 @@ class SecretExporter:
             case Throttled():
                 text = "the API server is throttling"
                 return RetryableError(Reason.THROTTLED, text, retry_after_s=exc.retry_after_s)
-            case Unavailable():
+            case Unavailable(status=None):
                 return RetryableError(exc.kind, str(exc), retry_after_s=exc.retry_after_s)
+            case Unavailable():
+                # What the server says of a failed write may quote the Secret.
+                text = f"the API server failed on {self}: status {exc.status} {exc.reason}".rstrip()
+                return RetryableError(exc.kind, text, retry_after_s=exc.retry_after_s)
             case Conflict() | NotFound():
                 return RetryableError(Reason.CONFLICT, f"{self} changed between read and write")
             case _:

@@ -407,3 +407,8 @@ def test_rfc3339_is_read_with_its_zone(text: str, expected: float | None) -> Non
 def test_rfc3339_is_written_in_utc_to_the_second(now_s: float) -> None:
     text = render_rfc3339(now_s)
     assert text == datetime.fromtimestamp(int(now_s), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@pytest.mark.parametrize("depth", [300, 900, 5000])
+def test_digest_of_bytes_nested_deeper_than_ours_is_none(depth: int) -> None:
+    assert parse_digest(b'{"a":' + b"[" * depth + b"]" * depth + b"}") is None
