@@ -16,8 +16,8 @@ ENV PATH=/opt/telemetryd/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 # the file; set it empty to let the file decide.
 ENV TELEMETRYD_LISTEN=:10464
 # Certificates that a kubeconfig holds inline become files: in memory, and where a read-only root
-# file system leaves room for them.
-ENV TMPDIR=/dev/shm
+# file system leaves room for them. So is the control socket of `telemetryd ctl`.
+ENV TMPDIR=/dev/shm RUNTIME_DIRECTORY=/dev/shm/telemetryd
 USER 65532:65532
 EXPOSE 10464
 STOPSIGNAL SIGTERM

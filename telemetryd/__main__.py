@@ -2,12 +2,23 @@
 
 import sys
 
-from telemetryd.cli import run_command
+from telemetryd.daemon.earlysignals import EarlySignals
 
 
 def main() -> None:
     """Run the command line and exit with its status."""
-    sys.exit(run_command(sys.argv[1:]))
+    early = EarlySignals()
+    is_daemon = sys.argv[1:2] == ["run"]
+    if is_daemon:
+        early.catch()
+    from telemetryd.cli import run_command  # noqa: PLC0415 - signals are caught before it
+
+    try:
+        status = run_command(sys.argv[1:], early)
+    finally:
+        if is_daemon:
+            early.ignore()
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -17,11 +17,23 @@ import anyio
 import orjson
 
 from telemetryd import __version__, logs
-from telemetryd.config import Config, find_config, load_config, parse_duration
-from telemetryd.errors import ConfigError, TelemetrydError
+from telemetryd.config import (
+    Config,
+    ConfigSource,
+    find_config,
+    find_control_socket,
+    load_config,
+    parse_duration,
+)
+from telemetryd.daemon.earlysignals import EarlySignals
+from telemetryd.errors import ConfigError, NoDaemon, TelemetrydError
 
+EX_NO_DAEMON = 2
+"""No daemon answers on the control socket."""
 EX_USAGE = 64
 """The command line was wrong (sysexits.h)."""
+EX_INTERRUPTED = 130
+"""SIGINT, as a shell tells it."""
 EX_CONFIG = 78
 """The configuration can't be used (sysexits.h); the unit doesn't restart on it."""
 
@@ -32,9 +44,14 @@ class _Parser(argparse.ArgumentParser):
         self.exit(EX_USAGE, f"{self.prog}: {message}\n")
 
 
-def run_command(arguments: Sequence[str]) -> int:
-    """Run one command line without its program name; returns the exit status."""
-    options = _parser().parse_args(arguments)
+def run_command(arguments: Sequence[str], early: EarlySignals) -> int:
+    """Run one command line without its program name; returns the exit status.
+
+    Args:
+        arguments: The command line.
+        early: Signals that came since the process began, for the daemon.
+    """
+    options = _parser().parse_args(arguments, argparse.Namespace(early_signals=early))
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)
@@ -45,6 +62,8 @@ def run_command(arguments: Sequence[str]) -> int:
     except TelemetrydError as error:
         _complain(f"telemetryd: {error}")
         return 1
+    except KeyboardInterrupt:
+        return EX_INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has left: nothing more to say, to anyone.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -64,18 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: telemetryd demo --duration 20s",
     )
     parser.add_argument("--version", action="version", version=f"telemetryd {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
-
-    def add(name: str, about: str, example: str, command: Any) -> argparse.ArgumentParser:
-        sub = commands.add_parser(
-            name,
-            help=about,
-            description=about[0].upper() + about[1:] + ".",
-            epilog=f"example: {example}",
-        )
-        sub.set_defaults(command=command)
-        return sub
-
+    add = _adder(parser)
     run = add("run", "the daemon, in the foreground", "telemetryd run", _run)
     check = add(
         "check-config",
@@ -104,7 +112,13 @@ def _parser() -> argparse.ArgumentParser:
         "telemetryd demo --clusters 20 --nodes 15 --churn 5 --duration 20s",
         _demo,
     )
-    for sub in (run, check, payload, health):
+    ctl = add(
+        "ctl",
+        "ask or command the running daemon over its control socket",
+        "telemetryd ctl status",
+        _ctl,
+    )
+    for sub in (run, check, payload, health, *_add_ctl(ctl)):
         sub.add_argument("--config", metavar="FILE", help="configuration file (TOML)")
     for sub in (payload, schema):
         sub.add_argument("--format", choices=("scc",), default="scc", help="payload format")
@@ -116,6 +130,58 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--churn", type=_rate, default=5.0, help="changes a second")
     demo.add_argument("--duration", type=_duration, default="0s", help="0s runs for ever")
     return parser
+
+
+def _adder(parser: argparse.ArgumentParser) -> Callable[..., argparse.ArgumentParser]:
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+
+    def add(name: str, about: str, example: str, command: Any) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=about,
+            description=about[0].upper() + about[1:] + ".",
+            epilog=f"example: {example}",
+        )
+        sub.set_defaults(command=command)
+        return sub
+
+    return add
+
+
+def _add_ctl(ctl: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    add = partial(_adder(ctl), command=_ctl)
+    status = add("status", "show informers and exporters", "telemetryd ctl status --json")
+    status.add_argument("--json", action="store_true", help="the document of /status.json")
+    reload = add("reload", "reload the configuration and say what changed", "telemetryd ctl reload")
+    exporters = [
+        add(name, about, f"telemetryd ctl {name} scc")
+        for name, about in (
+            ("start", "start an exporter that was stopped"),
+            ("stop", "stop an exporter, once its run is over; it stays stopped until started"),
+            ("restart", "stop an exporter and start it again"),
+            ("trigger", "have an exporter run now; prints the run's id"),
+        )
+    ]
+    for sub in exporters:
+        sub.add_argument("name", metavar="NAME", type=_name, help="of the exporter")
+    cache = add(
+        "cache",
+        "show what is held of a resource, as JSON",
+        "telemetryd ctl cache nodes.management.cattle.io --verify",
+    )
+    cache.add_argument("name", metavar="RESOURCE", type=_name, help="such as those of the status")
+    cache.add_argument("--verify", action="store_true", help="compare with a fresh list")
+    everything = [status, reload, *exporters, cache]
+    for sub in everything:
+        sub.set_defaults(ctl=sub.prog.rpartition(" ")[2])
+    ctl.set_defaults(name="", verify=False, json=False)
+    return everything
+
+
+def _name(text: str) -> str:
+    if not 0 < len(text) <= 512:  # noqa: PLR2004 - what the daemon takes
+        raise argparse.ArgumentTypeError("must have 1 to 512 characters")
+    return text
 
 
 def _duration(text: str) -> float:
@@ -147,25 +213,28 @@ def _load(options: argparse.Namespace) -> Config:
     return load_config(find_config(options.config, os.environ), os.environ)
 
 
-def _start_logging(config: Config, level: str) -> None:
-    logs.configure(config.log_format, level, sys.stderr, os.environ)
+def _configure_logging(config: Config) -> None:
+    logs.configure(config.log_format, config.log_level, sys.stderr, os.environ)
 
 
 def _run(options: argparse.Namespace) -> int:
-    path = find_config(options.config, os.environ)
-    config = load_config(path, os.environ)
-    _start_logging(config, config.log_level)
+    source = ConfigSource(options.config, os.environ)
+    file = source.read()
+    config = source.parse(file)
+    _configure_logging(config)
     from telemetryd.daemon.app import run_daemon  # noqa: PLC0415 - heavy imports on demand
+    from telemetryd.daemon.loop import PromptLoop  # noqa: PLC0415
+    from telemetryd.daemon.reload import Reloader  # noqa: PLC0415
 
-    anyio.run(
-        partial(
-            run_daemon,
-            config,
-            where=str(path or "defaults"),
-            now=time.time,  # noqa: TID251 - the clock is chosen here
-            rng=random.Random(),
+    now = time.time  # noqa: TID251 - the clock is chosen here
+
+    async def run() -> None:
+        reloader = Reloader(source, file, configure_logging=_configure_logging, now=now)
+        await run_daemon(
+            config, reloader, early=options.early_signals, now=now, rng=random.Random()
         )
-    )
+
+    anyio.run(run, backend_options={"loop_factory": PromptLoop})
     return 0
 
 
@@ -179,8 +248,9 @@ def _check_config(options: argparse.Namespace) -> int:
 def _payload(options: argparse.Namespace) -> int:
     config = _load(options)
     # A one-shot command says what went wrong at its end: progress would only be in the way.
-    _start_logging(config, "error")
-    from telemetryd.daemon.oneshot import collect_once  # noqa: PLC0415 - heavy imports on demand
+    logs.configure(config.log_format, "error", sys.stderr, os.environ)
+    from telemetryd.daemon.loop import PromptLoop  # noqa: PLC0415 - heavy imports on demand
+    from telemetryd.daemon.oneshot import collect_once  # noqa: PLC0415
 
     collected = anyio.run(
         partial(
@@ -189,7 +259,8 @@ def _payload(options: argparse.Namespace) -> int:
             timeout_s=options.timeout,
             now=time.time,  # noqa: TID251 - the clock is chosen here
             rng=random.Random(),
-        )
+        ),
+        backend_options={"loop_factory": PromptLoop},
     )
     sys.stdout.buffer.write(collected.payload.body + b"\n")
     sys.stdout.buffer.flush()
@@ -214,6 +285,26 @@ def _healthcheck(options: argparse.Namespace) -> int:
     if problem:
         _complain(f"telemetryd: {problem}")
     return 1 if problem else 0
+
+
+def _ctl(options: argparse.Namespace) -> int:
+    place = find_control_socket(ConfigSource(options.config, os.environ))
+    from telemetryd.serve import control_client, control_protocol, control_text  # noqa: PLC0415
+
+    request = control_protocol.Request(options.ctl, options.name, options.verify)
+    try:
+        answer = control_client.ask(place.paths, request)
+    except NoDaemon as error:
+        if place.error is not None:
+            raise place.error from error  # it may be what hides the place
+        _complain(f"telemetryd: {error}")
+        return EX_NO_DAEMON
+    shown = control_text.render_result(request, answer, as_json=options.json)
+    sys.stdout.buffer.write(shown.encode(errors="backslashreplace"))
+    sys.stdout.buffer.flush()
+    for line in control_text.render_complaints(request, answer):
+        _complain(f"telemetryd: {line}")
+    return 0 if answer.ok else 1
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -15,7 +15,8 @@ import pytest
 from telemetryd import __version__
 from tests.system.daemon import free_port
 
-COMMANDS = ("run", "check-config", "payload", "schema", "healthcheck", "demo")
+COMMANDS = ("run", "check-config", "payload", "schema", "healthcheck", "demo", "ctl")
+CTL_COMMANDS = ("status", "reload", "start", "stop", "restart", "trigger", "cache")
 
 
 def telemetryd(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -40,6 +41,11 @@ def _environ(environ: dict[str, str]) -> dict[str, str]:
     return kept | {"HOME": "/nonexistent"} | environ
 
 
+def _unmeasured(environ: dict[str, str]) -> dict[str, str]:
+    """Without coverage, whose data another user may not write."""
+    return {name: value for name, value in environ.items() if not name.startswith("COVERAGE")}
+
+
 def assert_one_clear_line(result: subprocess.CompletedProcess[str], *parts: str) -> None:
     lines = result.stderr.strip().splitlines()
     assert len(lines) == 1, result.stderr
@@ -56,6 +62,11 @@ def test_help_of_every_command_shows_an_example() -> None:
         shown = telemetryd(command, "--help")
         assert shown.returncode == 0
         assert f"example: telemetryd {command}" in shown.stdout
+    for command in CTL_COMMANDS:
+        shown = telemetryd("ctl", command, "--help")
+        assert shown.returncode == 0
+        assert f"example: telemetryd ctl {command}" in " ".join(shown.stdout.split())
+        assert "--config FILE" in shown.stdout
 
 
 def test_version_is_the_package_s() -> None:
@@ -70,6 +81,8 @@ def test_version_is_the_package_s() -> None:
         ("run", "--fast"),
         ("schema", "--format", "xml"),
         ("payload", "--timeout", "soon"),
+        ("ctl",),
+        ("ctl", "stop"),
         ("demo", "--clusters", "-1"),
         ("demo", "--churn", "nan"),
         ("demo", "--duration", "20"),
@@ -190,6 +203,18 @@ BAD_KUBECONFIGS: dict[str, tuple[str, tuple[str, ...]]] = {
         ),
         ("/nonexistent/plugin",),
     ),
+    "verification switched off by a word": (
+        json.dumps(cluster(**{"insecure-skip-tls-verify": "false"})),
+        ("insecure-skip-tls-verify", "true or false"),
+    ),
+    "proxy of another kind": (
+        json.dumps(cluster(**{"proxy-url": "socks5://127.0.0.1:1"})),
+        ("proxy-url", "http or https proxy"),
+    ),
+    "provider that is a number": (json.dumps(user(**{"auth-provider": 5})), ("auth-provider",)),
+    "token file with a zero byte": (json.dumps(user(tokenFile="x\0y")), ("tokenFile",)),
+    "another user to act as": (json.dumps(user(**{"as": "admin"})), ("as", "impersonation")),
+    "larger than 1 MiB": ("#" * (1024 * 1024 + 1), ("larger than 1 MiB",)),
 }
 
 
@@ -207,6 +232,67 @@ def test_unusable_kubeconfig_exits_78_with_a_line_that_names_it(case: str, tmp_p
     assert any(str(path) in line for line in lines), result.stderr
     for part in parts:
         assert any(part in line for line in lines), result.stderr
+
+
+@pytest.mark.parametrize(
+    ("environ", "says"),
+    [
+        ({"KUBECONFIG": "~nosuchuser/x"}, "$KUBECONFIG"),
+        ({"KUBECONFIG": "x" * 5000}, "File name too long"),
+        ({"KUBECONFIG": "/dev/zero"}, "not a regular file"),
+        ({"HOME": "/dev/null"}, "~/.kube/config"),
+    ],
+)
+def test_path_that_is_no_kubeconfig_exits_78(environ: dict[str, str], says: str) -> None:
+    result = telemetryd("payload", **environ)
+    assert result.returncode == 78
+    assert_one_clear_line(result, says)
+
+
+AS_NOBODY = """
+import os, sys
+import telemetryd.daemon.oneshot, telemetryd.kube.loader
+from telemetryd.cli import run_command
+from telemetryd.daemon.earlysignals import EarlySignals
+if os.geteuid() == 0:
+    os.setuid(65534)
+sys.exit(run_command(["payload"], EarlySignals()))
+"""
+"""The interpreter itself may be where only root can read it."""
+
+
+@pytest.mark.parametrize("variable", ["HOME", "KUBECONFIG"])
+def test_closed_folder_exits_78_and_is_named(variable: str, tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o000)
+    value = {"HOME": closed, "KUBECONFIG": closed / "config"}[variable]
+    result = subprocess.run(
+        [sys.executable, "-c", AS_NOBODY],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=_unmeasured(_environ({variable: str(value)})),
+        check=False,
+    )
+    assert result.returncode == 78, result.stderr
+    assert_one_clear_line(result, str(closed), "Permission denied", "readable kubeconfig")
+
+
+@pytest.mark.parametrize("command", ["run", "check-config"])
+def test_pipe_as_configuration_file_exits_78_at_once(command: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    result = telemetryd(command, "--config", str(tmp_path / "pipe"))
+    assert result.returncode == 78
+    assert_one_clear_line(result, "pipe", "isn't a regular file")
+
+
+def test_proxy_variable_that_holds_none_exits_78_and_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "kubeconfig"
+    document = kubeconfig(clusters=[{"name": "k", "cluster": {"server": "https://10.0.0.1"}}])
+    path.write_text(json.dumps(document))
+    result = telemetryd("payload", KUBECONFIG=str(path), HTTPS_PROXY="socks5://127.0.0.1:1")
+    assert result.returncode == 78, result.stderr
+    assert_one_clear_line(result, "$HTTPS_PROXY", "http or https proxy")
 
 
 def test_kubeconfig_that_is_nowhere_exits_78_and_says_where_it_was_sought(tmp_path: Path) -> None:
@@ -244,9 +330,19 @@ def test_healthcheck_without_a_daemon_exits_1() -> None:
     assert_one_clear_line(result, "127.0.0.1")
 
 
-def test_daemon_with_unreachable_server_lives_and_stops_cleanly(tmp_path: Path) -> None:
+FAILING_PLUGIN = {"apiVersion": "client.authentication.k8s.io/v1", "command": "false"}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [kubeconfig(), user(exec=FAILING_PLUGIN)],
+    ids=["unreachable server", "failing plugin"],
+)
+def test_daemon_that_can_not_get_through_yet_lives_and_stops_cleanly(
+    document: dict[str, Any], tmp_path: Path
+) -> None:
     path = tmp_path / "kubeconfig"
-    path.write_text(json.dumps(kubeconfig()))
+    path.write_text(json.dumps(document))
     listen = f"127.0.0.1:{free_port()}"
     process = subprocess.Popen(
         [sys.executable, "-m", "telemetryd", "run"],
@@ -267,6 +363,7 @@ def test_daemon_with_unreachable_server_lives_and_stops_cleanly(tmp_path: Path) 
     assert process.returncode == 0
     assert "Traceback" not in log
     assert "very-secret-token" not in log
+    assert log.count("no credential, it is asked for again") == ("exec" in path.read_text())
 
 
 def test_demo_exports_and_ends_with_its_summary() -> None:

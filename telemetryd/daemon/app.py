@@ -1,11 +1,13 @@
 """The daemon: every part wired together, from the first line of the log to the last."""
 
-import asyncio
 import logging
+import os
 import platform
 import random
 import signal
+import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import anyio
 from anyio.abc import TaskStatus
@@ -13,15 +15,30 @@ from anyio.abc import TaskStatus
 from telemetryd import __version__
 from telemetryd.config import Config
 from telemetryd.daemon.collection import Collection
+from telemetryd.daemon.commands import Commanded, DaemonCommands
+from telemetryd.daemon.earlysignals import EarlySignals
 from telemetryd.daemon.exporters import ExporterFactory
-from telemetryd.daemon.heartbeat import Heartbeat
+from telemetryd.daemon.filewatch import FileWatch
+from telemetryd.daemon.heartbeat import ALIVE_WITHIN_S, Heartbeat
+from telemetryd.daemon.notify import Notifier
+from telemetryd.daemon.reload import Reloadable, Reloader
+from telemetryd.daemon.signals import StatusLog, ended_by, handling
+from telemetryd.daemon.supervision import Supervision
 from telemetryd.errors import NotReady
 from telemetryd.export.manager import ExporterManager
 from telemetryd.kube.client import KubeClient
 from telemetryd.model import ExporterStatus, Snapshot
+from telemetryd.serve.control import ControlServer
+from telemetryd.serve.control_socket import open_control_socket
 from telemetryd.serve.metrics import MetricsRenderer
 from telemetryd.serve.server import Endpoints, Listening, serve
-from telemetryd.serve.status import Report, StatusFacts, liveness, readiness
+from telemetryd.serve.status import (
+    Report,
+    StatusFacts,
+    liveness,
+    readiness,
+    render_summary,
+)
 from telemetryd.serve.view import BuildInfo, MetricsSources
 from telemetryd.stats import ExporterStats, KubeStats
 
@@ -29,13 +46,19 @@ log = logging.getLogger(__name__)
 
 
 async def run_daemon(
-    config: Config, *, where: str, now: Callable[[], float], rng: random.Random
+    config: Config,
+    reloader: Reloader,
+    *,
+    early: EarlySignals,
+    now: Callable[[], float],
+    rng: random.Random,
 ) -> None:
-    """Run until SIGTERM or SIGINT, then drain.
+    """Run until SIGTERM or SIGINT, then drain; where that comes during the start, end at once.
 
     Args:
         config: Effective values of everything.
-        where: The file it came from, for messages.
+        reloader: Changes them while it runs.
+        early: Signals that came before this; still catches those that are not handled here.
         now: Unix time in seconds.
         rng: Source of every jitter.
 
@@ -43,48 +66,110 @@ async def run_daemon(
         ConfigError: The API server's access or the listen address can't be used.
     """
     stop = anyio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _stop, stop, number)
-    await run_until(stop, config, where=where, now=now, rng=rng)
+    startup = _Startup()
+    notifier = Notifier.from_environ(os.environ, os.getpid())
+
+    def end(number: signal.Signals) -> None:
+        notifier.stopping()
+        log.info("stopping signal=%s", number.name)
+        stop.set()
+        startup.interrupt()
+
+    status_log = StatusLog()
+    reload = partial(reloader.ask, "signal")
+    with (
+        ended_by(end),
+        handling({signal.SIGHUP: reload, signal.SIGUSR1: status_log.ask}),
+        startup.scope,
+    ):
+        if early.reload_asked:
+            reloader.ask("signal")
+        if early.summary_asked:
+            status_log.ask()
+        await run_until(
+            stop,
+            config,
+            reloader,
+            status_log,
+            now=now,
+            rng=rng,
+            notifier=notifier,
+            task_status=startup,
+        )
 
 
-def _stop(stop: anyio.Event, number: signal.Signals) -> None:
-    log.info("stopping signal=%s", number.name)
-    stop.set()
+class _Startup:
+    """What a request to stop may cancel: the start, but not the drain that comes after it."""
+
+    def __init__(self) -> None:
+        self.scope = anyio.CancelScope()
+        self._over = False
+
+    def started(self, _listening: Listening | None = None) -> None:
+        """All is bound: from now on the daemon itself sees to its end."""
+        self._over = True
+
+    def interrupt(self) -> None:
+        """End the start, unless it is over."""
+        if not self._over:
+            self.scope.cancel()
 
 
 async def run_until(
     stop: anyio.Event,
     config: Config,
+    reloader: Reloader,
+    status_log: StatusLog,
     *,
-    where: str,
     now: Callable[[], float],
     rng: random.Random,
+    notifier: Notifier,
     task_status: TaskStatus[Listening] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run until the event is set, then drain within the configured time.
+
+    Args:
+        stop: The event.
+        config: Effective values of everything.
+        reloader: Changes them while it runs.
+        status_log: Asked for the status.
+        now: Unix time in seconds.
+        rng: Source of every jitter.
+        notifier: The service manager.
+        task_status: Told when everything is bound.
 
     Raises:
         ConfigError: As of ``run_daemon``.
     """
     kube_stats = KubeStats()
     async with KubeClient.connect(config.kubernetes, kube_stats) as client:
-        daemon = Daemon(config, client, kube_stats, now=now, rng=rng)
+        daemon = Daemon(
+            config,
+            client,
+            kube_stats,
+            reloader=reloader,
+            status_log=status_log,
+            now=now,
+            rng=rng,
+            notifier=notifier,
+        )
         endpoints = daemon.endpoints()
         listen = config.server
-        async with serve(
-            listen.listen_host, listen.listen_port, endpoints, where=where
-        ) as listening:
+        where = reloader.stats.status.where
+        async with (
+            serve(listen.listen_host, listen.listen_port, endpoints, where=where) as listening,
+            open_control_socket(listen.control_socket, where=where) as control,
+        ):
             log.info(
-                "started version=%s api_server=%s listen=%s exporters=%d",
+                "started version=%s api_server=%s listen=%s control=%s exporters=%d",
                 __version__,
                 client.server,
                 listening,
+                control and control.getsockname(),
                 len(config.exporters),
             )
             task_status.started(listening)
-            await daemon.run(stop)
+            await daemon.run(stop, control)
     log.info("stopped")
 
 
@@ -97,12 +182,18 @@ class Daemon:
         client: KubeClient,
         kube_stats: KubeStats,
         *,
+        reloader: Reloader,
+        status_log: StatusLog,
         now: Callable[[], float],
         rng: random.Random,
+        notifier: Notifier,
     ) -> None:
         """Wire; nothing runs before ``run``."""
         self._client = client
+        self._page_size = config.kubernetes.page_size
         self._kube_stats = kube_stats
+        self._reloader = reloader
+        self._status_log = status_log
         self._now = now
         self._started_at = now()
         self._heartbeat = Heartbeat()
@@ -113,18 +204,56 @@ class Daemon:
         self._factory = ExporterFactory(client, now=now)
         for exporter in config.exporters:
             self._manager.register(*self._factory.build(exporter))
+        self._supervision = Supervision(
+            notifier,
+            summary=self._summary,
+            alive=lambda: self._liveness().ok,
+        )
 
-    async def run(self, stop: anyio.Event) -> None:
-        """Collect and export until the event is set, then drain."""
+    async def run(self, stop: anyio.Event, control: socket.socket | None) -> None:
+        """Collect and export until the event is set, then drain.
+
+        Args:
+            stop: The event.
+            control: Where commands come in; None for nowhere.
+        """
+        self._supervision.ready()
         async with anyio.create_task_group() as background:
             background.start_soon(self._heartbeat.run, name="heartbeat")
+            background.start_soon(self._supervision.run, name="supervision")
             background.start_soon(self._collection.run, name="collection")
+            background.start_soon(self._status_log.run, self._summary, name="status log")
+            if control is not None:
+                background.start_soon(ControlServer(control, self._commands()).run, name="control")
             # A group of its own: while exporters drain, the rest goes on.
             async with anyio.create_task_group() as exporting:
                 exporting.start_soon(self._manager.run, name="exporters")
+                exporting.start_soon(self._reloader.run, self._reloadable(), name="reloads")
+                exporting.start_soon(FileWatch(self._reloader).run, name="configuration file")
                 await stop.wait()
                 exporting.cancel_scope.cancel()
             background.cancel_scope.cancel()
+
+    def _reloadable(self) -> Reloadable:
+        return Reloadable(
+            manager=self._manager,
+            build=self._factory.build,
+            override_identity=self._collection.override_identity,
+            begin=self._supervision.reloading,
+            end=self._supervision.ready,
+        )
+
+    def _commands(self) -> DaemonCommands:
+        return DaemonCommands(
+            Commanded(
+                status=self._status,
+                reloader=self._reloader,
+                manager=self._manager,
+                collection=self._collection,
+                client=self._client,
+                page_size=self._page_size,
+            )
+        )
 
     def endpoints(self) -> Endpoints:
         """What HTTP shows of this daemon."""
@@ -136,6 +265,7 @@ class Daemon:
             gather=self._collection.gather_stats,
             snapshot=self._snapshot,
             exporters=self._exporters,
+            config=self._reloader.stats,
             loop_lag=self._heartbeat.lag,
         )
         return Endpoints(
@@ -157,12 +287,16 @@ class Daemon:
             yield status, stats[status.name]
 
     def _liveness(self) -> Report:
-        return liveness(loop_alive=self._heartbeat.alive, scheduler_alive=True)
+        return liveness(
+            loop_alive=self._heartbeat.alive,
+            scheduler_alive=self._manager.overdue_s() < ALIVE_WITHIN_S,
+        )
 
     def _readiness(self) -> Report:
-        return readiness(
-            config_applied=True, required=[status for status, _ in self._collection.informers()]
-        )
+        return readiness(config_applied=True, required=self._collection.gatherer.required())
+
+    def _summary(self) -> str:
+        return render_summary(self._status())
 
     def _status(self) -> StatusFacts:
         return StatusFacts(
@@ -172,6 +306,7 @@ class Daemon:
             api_server=self._client.server,
             informers=tuple(status for status, _ in self._collection.informers()),
             exporters=self._manager.statuses(),
+            config=self._reloader.stats.status,
             snapshot=self._snapshot(),
             missing=self._collection.gatherer.missing(),
         )

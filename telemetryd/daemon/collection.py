@@ -6,7 +6,7 @@ from typing import Any
 
 import anyio
 
-from telemetryd.config import Config
+from telemetryd.config import Config, IdentityConfig
 from telemetryd.gather.build_info import BuildInfo
 from telemetryd.gather.gatherer import Gatherer, Readers
 from telemetryd.gather.project import (
@@ -91,6 +91,16 @@ class Collection:
             for informer, _ in self._informers:
                 watching.start_soon(informer.run, name=f"informer {informer.resource.id}")
             watching.start_soon(self._build_info.run, name="build info")
+
+    def override_identity(self, overrides: IdentityConfig) -> None:
+        """Put other parts of the identity in force than those of the start."""
+        self._build_info.override(overrides)
+        self.gatherer.override(overrides)
+
+    def informer(self, resource_id: str) -> Informer[Any, Any] | None:
+        """The informer of that resource, None where there is none."""
+        found = (each for each, _ in self._informers if each.resource.id == resource_id)
+        return next(found, None)
 
     def informers(self) -> Iterator[tuple[InformerStatus, InformerStats]]:
         """Status and counters of each informer."""

@@ -4,12 +4,18 @@ from collections.abc import Callable
 
 import anyio
 
-from telemetryd.config import ExporterConfig, SecretExporterConfig
+from telemetryd.config import ExporterConfig, FileExporterConfig, SecretExporterConfig
+from telemetryd.config.values import HOUR_S
 from telemetryd.export.exporter import Exporter
+from telemetryd.export.file import FileExporter
 from telemetryd.export.payload import SccRenderer
 from telemetryd.export.secret import SecretExporter
 from telemetryd.export.spec import ExporterSpec
 from telemetryd.kube.client import KubeClient
+
+_REQUEST_TIMEOUT_S = HOUR_S
+"""As long as an attempt may be made to take. An attempt's own time is kept by the manager, for it
+may be changed while the sink lives."""
 
 
 class ExporterFactory:
@@ -27,10 +33,16 @@ class ExporterFactory:
         self._render = {"scc": SccRenderer()}
 
     def build(self, config: ExporterConfig) -> tuple[ExporterSpec, Exporter]:
-        """What the manager is told of the exporter, and the sink itself."""
+        """What the manager is told of the exporter, and the sink itself.
+
+        Raises:
+            TypeError: No such type is known here.
+        """
         match config:
             case SecretExporterConfig():
                 return self._spec(config, verifies_destination=True), self._secret(config)
+            case FileExporterConfig():
+                return self._spec(config, verifies_destination=True), self._file(config)
             case _:
                 raise TypeError(f"no exporter is of type {config.type!r}")
 
@@ -57,9 +69,20 @@ class ExporterFactory:
             namespace=config.namespace,
             secret=config.secret,
             max_silence_s=config.max_silence_s,
-            timeout_s=config.timeout_s,
+            timeout_s=_REQUEST_TIMEOUT_S,
             quiet_period_s=config.quiet_period_s,
             takeover=config.takeover,
             now=self._now,
             clock=anyio.current_time,
+        )
+
+    def _file(self, config: FileExporterConfig) -> FileExporter:
+        return FileExporter(
+            name=config.name,
+            directory=config.directory,
+            keep=config.keep,
+            max_bytes=config.max_bytes,
+            compress=config.compress,
+            max_silence_s=config.max_silence_s,
+            now=self._now,
         )

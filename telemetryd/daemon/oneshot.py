@@ -40,12 +40,12 @@ async def collect_once(
                 await collection.gatherer.wait_ready()
             missing = collection.gatherer.missing()
             if missing:
-                errors = (status.last_error for status, _ in collection.informers())
-                reason = next(filter(None, errors), f"no answer within {timeout_s:g} s")
+                errors = {status.last_error for status in collection.gatherer.required()} - {""}
+                reasons = (f"{client.server}: {error}" for error in sorted(errors)[:1])
                 collecting.cancel_scope.cancel()
             else:
                 snapshot = collection.gatherer.snapshot()
                 collecting.cancel_scope.cancel()
     if missing:
-        raise NotReady((*missing, f"from {client.server} ({reason})"))
+        raise NotReady((*missing, *reasons))
     return Collected(render_scc(snapshot, now()), snapshot.incomplete_reasons)

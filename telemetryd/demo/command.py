@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import random
 import signal
 import sys
@@ -17,8 +18,12 @@ from typing import Any
 import anyio
 import orjson
 
-from telemetryd.config import Config, parse_config
+from telemetryd import logs
+from telemetryd.config import Config, ConfigSource
 from telemetryd.daemon.app import run_until
+from telemetryd.daemon.notify import Notifier
+from telemetryd.daemon.reload import Reloader
+from telemetryd.daemon.signals import StatusLog
 from telemetryd.demo.apiserver import ApiServer, Endpoint, ServerOptions
 from telemetryd.demo.fleet import Fleet, populate, run_churn
 
@@ -30,7 +35,9 @@ _NODES = "nodes.management.cattle.io"
 _SETTINGS = "settings.management.cattle.io"
 
 _CONFIG = """
+log_level = "warning"
 drain_timeout = "5s"
+state_dir = {folder}
 
 [kubernetes]
 kubeconfig = {kubeconfig}
@@ -102,19 +109,25 @@ async def run_demo(
         async with server.serve() as endpoint, anyio.create_task_group() as root:
             _point_rancher_at(server, endpoint)
             await anyio.Path(kubeconfig).write_bytes(_kubeconfig(endpoint))
+            source = ConfigSource(str(Path(folder, "config.toml")), {})
+            await anyio.Path(folder, "config.toml").write_text(_config(folder, kubeconfig))
+            file = source.read()
             listening = await root.start(
                 partial(
                     run_until,
                     stop,
-                    _config(kubeconfig),
-                    where="demo",
+                    source.parse(file),
+                    Reloader(source, file, configure_logging=_configure_logging, now=now),
+                    StatusLog(),
                     now=now,
                     rng=random.Random(),
+                    notifier=Notifier(),
                 )
             )
             _say(f"API server  {endpoint.url} (KUBECONFIG={kubeconfig})")
             for path in ("/metrics", "/readyz?verbose", "/status.json"):
                 _say(f"look at     http://{listening}{path}")
+            _say(f"command it  telemetryd ctl status --config {source.path_option}")
             async with anyio.create_task_group() as meanwhile:
                 if churn_per_s:
                     meanwhile.start_soon(run_churn, server, fleet, churn_per_s)
@@ -127,9 +140,12 @@ async def run_demo(
     return summary.exports
 
 
-def _config(kubeconfig: Path) -> Config:
-    text = _CONFIG.format(kubeconfig=json.dumps(str(kubeconfig)))
-    return parse_config(text, "demo", {})
+def _config(folder: str, kubeconfig: Path) -> str:
+    return _CONFIG.format(folder=json.dumps(folder), kubeconfig=json.dumps(str(kubeconfig)))
+
+
+def _configure_logging(config: Config) -> None:
+    logs.configure(config.log_format, config.log_level, sys.stderr, os.environ)
 
 
 def _kubeconfig(endpoint: Endpoint) -> bytes:

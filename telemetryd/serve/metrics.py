@@ -7,7 +7,7 @@ the owners of the counters do, and ``view`` copies them.
 import gzip
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, product
 from typing import Literal
 
 import anyio
@@ -43,6 +43,7 @@ _CONTENT_TYPE_OPENMETRICS = "application/openmetrics-text; version=1.0.0; charse
 
 _RUN_RESULTS = ("success", "unchanged", "failure", "skipped", "superseded")
 _WATCH_RESULTS = ("success", "error")
+_RELOADS = dict.fromkeys(product(("success", "failure"), ("signal", "control", "file")), 0)
 _EVENT_TYPES = ("added", "modified", "deleted", "bookmark", "error", "unknown")
 
 
@@ -103,6 +104,10 @@ FAMILIES = (
     Family("gauge", "fleet_memory_bytes", (), "Memory capacity, summed over nodes."),
     Family("gauge", "fleet_unreported_nodes", ("resource",), "Nodes without this capacity."),
     Family("gauge", "fleet_orphan_nodes", (), "Nodes whose cluster is gone."),
+    Family("gauge", "config_last_reload_successful", (), "Whether the last reload was accepted."),
+    Family("gauge", "config_last_reload_success_timestamp_seconds", (), "When one last was."),
+    Family("gauge", "config_hash", (), "48 bits over the configuration in force."),
+    Family("counter", "config_reloads", ("result", "trigger"), "Reloads of the configuration."),
     Family("histogram", "event_loop_lag_seconds", (), "How late timers of the loop come."),
 )
 
@@ -254,8 +259,18 @@ def _sheet_of(view: MetricsView) -> _Sheet:
         sheet.put("kube_requests", (method, code), count)
     for method, duration in view.kube_duration.items():
         sheet.put_histogram("kube_request_duration_seconds", (method,), duration)
+    _put_config(sheet, view)
     sheet.put_histogram("event_loop_lag_seconds", (), view.loop_lag)
     return sheet
+
+
+def _put_config(sheet: _Sheet, view: MetricsView) -> None:
+    config = view.config
+    sheet.put("config_last_reload_successful", (), not config.problems)
+    sheet.put("config_last_reload_success_timestamp_seconds", (), config.in_force_at)
+    sheet.put("config_hash", (), config.hash)
+    for labels, count in {**_RELOADS, **view.config_reloads}.items():
+        sheet.put("config_reloads", labels, count)
 
 
 def _put_exporter(sheet: _Sheet, exporter: ExporterView, now: float) -> None:
@@ -263,7 +278,7 @@ def _put_exporter(sheet: _Sheet, exporter: ExporterView, now: float) -> None:
     labels = (status.name,)
     gauges: dict[str, float | None] = {
         "exporter_enabled": status.enabled,
-        "exporter_in_flight": status.state is ExporterState.RUNNING,
+        "exporter_in_flight": exporter.in_flight,
         "exporter_consecutive_failures": status.consecutive_failures,
         "exporter_interval_seconds": status.interval_s,
         "exporter_last_attempt_timestamp_seconds": status.last_attempt_at,

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from telemetryd.model import (
+    ConfigStatus,
     ExporterState,
     ExporterStatus,
     Identity,
@@ -62,6 +63,7 @@ class StatusFacts:
     api_server: str
     informers: tuple[InformerStatus, ...]
     exporters: tuple[ExporterStatus, ...]
+    config: ConfigStatus
     snapshot: Snapshot | None
     missing: tuple[str, ...]
 
@@ -114,10 +116,11 @@ def render_status(facts: StatusFacts) -> dict[str, Any]:
     """The document of ``/status.json``, of JSON types only; times are RFC 3339 in UTC."""
     return {
         "version": facts.version,
-        "time": _time(facts.now),
-        "started_at": _time(facts.started_at),
+        "time": render_time(facts.now),
+        "started_at": render_time(facts.started_at),
         "uptime_seconds": round(max(0.0, facts.now - facts.started_at), 3),
         "api_server": facts.api_server,
+        "config": _config(facts.config),
         "informers": [_informer(informer) for informer in facts.informers],
         "exporters": [_exporter(exporter, facts.now) for exporter in facts.exporters],
         "identity": _identity(facts.snapshot),
@@ -145,7 +148,24 @@ def render_summary(facts: StatusFacts) -> str:
         parts += [f"clusters={clusters}", f"nodes={totals.nodes}"]
     if failing:
         parts.append(f"failing={','.join(failing)}")
+    if facts.config.problems:
+        parts.append("config=rejected")
     return " ".join(parts)
+
+
+def _config(config: ConfigStatus) -> dict[str, Any]:
+    return {
+        "file": config.where,
+        "hash": f"{config.hash:012x}",
+        "in_force_at": render_time(config.in_force_at),
+        "last_reload": None
+        if config.reloaded_at is None
+        else {
+            "at": render_time(config.reloaded_at),
+            "ok": not config.problems,
+            "problems": list(config.problems),
+        },
+    }
 
 
 def _informer(informer: InformerStatus) -> dict[str, Any]:
@@ -156,7 +176,7 @@ def _informer(informer: InformerStatus) -> dict[str, Any]:
         "objects": informer.objects,
         "unreadable": informer.unreadable,
         "resource_version": informer.resource_version,
-        "last_contact_at": _time(informer.last_contact_at),
+        "last_contact_at": render_time(informer.last_contact_at),
         "last_error": informer.last_error,
     }
 
@@ -171,12 +191,12 @@ def _exporter(exporter: ExporterStatus, now: float) -> dict[str, Any]:
         "detail": exporter.detail,
         "interval_seconds": exporter.interval_s,
         "consecutive_failures": exporter.consecutive_failures,
-        "last_attempt_at": _time(exporter.last_attempt_at),
-        "last_success_at": _time(exporter.last_success_at),
-        "last_failure_at": _time(exporter.last_failure_at),
+        "last_attempt_at": render_time(exporter.last_attempt_at),
+        "last_success_at": render_time(exporter.last_success_at),
+        "last_failure_at": render_time(exporter.last_failure_at),
         "last_error": exporter.last_error,
         "last_error_reason": exporter.last_error_reason,
-        "next_run_at": _time(next_run_at),
+        "next_run_at": render_time(next_run_at),
         "payload_bytes": exporter.payload_bytes,
         "digest": exporter.digest,
         "schema_valid": exporter.schema_valid,
@@ -192,7 +212,7 @@ def _identity(snapshot: Snapshot | None) -> dict[str, list[str]]:
 def _snapshot(snapshot: Snapshot) -> dict[str, Any]:
     return {
         "revision": snapshot.revision,
-        "taken_at": _time(snapshot.taken_at),
+        "taken_at": render_time(snapshot.taken_at),
         "complete": snapshot.complete,
         "incomplete_reasons": list(snapshot.incomplete_reasons),
         "fleet": _fleet(snapshot.totals),
@@ -212,7 +232,8 @@ def _fleet(totals: Totals) -> dict[str, Any]:
     }
 
 
-def _time(unix_s: float | None) -> str | None:
+def render_time(unix_s: float | None) -> str | None:
+    """Unix time in seconds as RFC 3339 in UTC, with milliseconds."""
     if unix_s is None:
         return None
     text = datetime.fromtimestamp(unix_s, tz=UTC).isoformat(timespec="milliseconds")

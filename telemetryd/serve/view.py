@@ -7,8 +7,15 @@ another. Names of metrics don't belong here.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from telemetryd.model import ExporterStatus, InformerStatus, Snapshot
-from telemetryd.stats import ExporterStats, GatherStats, Histogram, InformerStats, KubeStats
+from telemetryd.model import ConfigStatus, ExporterStatus, InformerStatus, Snapshot
+from telemetryd.stats import (
+    ConfigStats,
+    ExporterStats,
+    GatherStats,
+    Histogram,
+    InformerStats,
+    KubeStats,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +46,7 @@ class MetricsSources:
     gather: GatherStats
     snapshot: Callable[[], Snapshot | None]
     exporters: Callable[[], Iterable[tuple[ExporterStatus, ExporterStats]]]
+    config: ConfigStats
     loop_lag: Histogram
 
 
@@ -78,6 +86,7 @@ class ExporterView:
     export: HistogramView
     schedule_delay: HistogramView
     sent_bytes: int
+    in_flight: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +102,8 @@ class MetricsView:
     generation: int
     build_duration: HistogramView
     exporters: tuple[ExporterView, ...]
+    config: ConfigStatus
+    config_reloads: Mapping[tuple[str, str], int]
     loop_lag: HistogramView
 
 
@@ -110,6 +121,8 @@ def take_view(sources: MetricsSources) -> MetricsView:
         generation=sources.gather.generation,
         build_duration=_histogram(sources.gather.build_duration),
         exporters=tuple(_exporter(status, stats) for status, stats in sources.exporters()),
+        config=sources.config.status,
+        config_reloads=dict(sources.config.reloads),
         loop_lag=_histogram(sources.loop_lag),
     )
 
@@ -142,4 +155,5 @@ def _exporter(status: ExporterStatus, stats: ExporterStats) -> ExporterView:
         export=_histogram(stats.export),
         schedule_delay=_histogram(stats.schedule_delay),
         sent_bytes=stats.sent_bytes,
+        in_flight=stats.in_flight,
     )

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from telemetryd.model import (
+    ConfigStatus,
     ExporterState,
     ExporterStatus,
     Identity,
@@ -14,10 +15,18 @@ from telemetryd.model import (
 from telemetryd.serve.metrics import MetricsRenderer
 from telemetryd.serve.status import StatusFacts
 from telemetryd.serve.view import BuildInfo, MetricsSources
-from telemetryd.stats import ExporterStats, GatherStats, Histogram, InformerStats, KubeStats
+from telemetryd.stats import (
+    ConfigStats,
+    ExporterStats,
+    GatherStats,
+    Histogram,
+    InformerStats,
+    KubeStats,
+)
 
 NOW = 1_800_000_000.0
 NODES = "nodes.management.cattle.io"
+CONFIG_HASH = (1 << 48) - 3
 INSTALL_UUID = "6f1e1c2e-3f3b-4a53-9d5f-0d9d2a3b4c5d"
 
 SNAPSHOT = Snapshot(
@@ -135,6 +144,9 @@ class Facts:
     snapshot: Snapshot | None = None
     kube: KubeStats = field(default_factory=KubeStats)
     gather: GatherStats = field(default_factory=GatherStats)
+    config: ConfigStats = field(
+        default_factory=lambda: ConfigStats(ConfigStatus("defaults", CONFIG_HASH, NOW - 3600))
+    )
     loop_lag: Histogram = field(default_factory=Histogram)
 
     def sources(self) -> MetricsSources:
@@ -146,6 +158,7 @@ class Facts:
             gather=self.gather,
             snapshot=lambda: self.snapshot,
             exporters=lambda: self.exporters,
+            config=self.config,
             loop_lag=self.loop_lag,
         )
 
@@ -160,6 +173,7 @@ class Facts:
             api_server="https://127.0.0.1:6443",
             informers=tuple(status for status, _ in self.informers),
             exporters=tuple(status for status, _ in self.exporters),
+            config=self.config.status,
             snapshot=self.snapshot,
             missing=() if self.snapshot else ("cluster UUID",),
         )

@@ -18,6 +18,7 @@ from telemetryd.serve.metrics import FAMILIES, MetricsRenderer
 from telemetryd.serve.view import take_view
 from telemetryd.stats import ExporterStats, InformerStats
 from tests.serve.facts import (
+    CONFIG_HASH,
     NODES,
     NOW,
     SNAPSHOT,
@@ -71,6 +72,10 @@ informer_watch_terminations_total counter resource, reason
 informer_list_duration_seconds histogram resource
 kube_requests_total counter method, code
 kube_request_duration_seconds histogram method
+config_last_reload_successful gauge
+config_last_reload_success_timestamp_seconds gauge
+config_hash gauge
+config_reloads_total counter result, trigger
 event_loop_lag_seconds histogram
 fleet_clusters gauge kind
 fleet_nodes gauge
@@ -210,7 +215,7 @@ async def test_new_exporter_shows_results_and_states_as_zero_and_no_times() -> N
     states = {name: value for name, value in found.items() if name.startswith("exporter_state")}
     assert len(states) == len(ExporterState)
     assert sum(states.values()) == 1
-    assert not any("timestamp" in name for name in found)
+    assert not any("timestamp" in name for name in found if name.startswith("exporter"))
     assert not any("reason" in name for name in found)
     assert not any("payload" in name for name in found)
 
@@ -226,13 +231,36 @@ async def test_unsynced_informer_shows_results_and_no_times() -> None:
     found = await samples(Facts(informers=[(status, InformerStats(NODES))]))
     assert found[f"informer_synced[resource={NODES}]"] == 0
     assert found[f"informer_watches_total[resource={NODES}],[result=error]"] == 0
-    assert not any("timestamp" in name for name in found)
+    assert not any("timestamp" in name for name in found if name.startswith("informer"))
+
+
+async def test_config_counts_as_accepted_before_the_first_reload() -> None:
+    found = await samples(Facts())
+    assert found["config_last_reload_successful"] == 1
+    assert found["config_last_reload_success_timestamp_seconds"] == NOW - 3600
+    assert found["config_hash"] == CONFIG_HASH
+    reloads = [value for name, value in found.items() if name.startswith("config_reloads_total")]
+    assert reloads == [0] * 6
+
+
+async def test_rejected_config_shows_and_leaves_the_time_of_the_last_accepted() -> None:
+    facts = Facts()
+    facts.config.status = replace(
+        facts.config.status, reloaded_at=NOW, problems=("c.toml: exporters: is a table",)
+    )
+    facts.config.reloads["failure", "signal"] += 1
+    found = await samples(facts)
+    assert found["config_last_reload_successful"] == 0
+    assert found["config_last_reload_success_timestamp_seconds"] == NOW - 3600
+    assert found["config_reloads_total[result=failure],[trigger=signal]"] == 1
+    assert found["config_reloads_total[result=success],[trigger=signal]"] == 0
 
 
 @pytest.mark.parametrize("state", list(ExporterState))
-async def test_in_flight_is_running(state: ExporterState) -> None:
-    found = await samples(Facts(exporters=[(exporter_status(state=state), ExporterStats())]))
-    assert found["exporter_in_flight[exporter=scc]"] == (state is ExporterState.RUNNING)
+async def test_call_in_flight_is_shown_whatever_the_state(state: ExporterState) -> None:
+    stats = ExporterStats(in_flight=1)
+    found = await samples(Facts(exporters=[(exporter_status(state=state), stats)]))
+    assert found["exporter_in_flight[exporter=scc]"] == 1
     assert found[f"exporter_state[exporter=scc],[state={state}]"] == 1
 
 

@@ -19,6 +19,7 @@ from telemetryd.stats import ExporterStats
 from tests.serve.facts import (
     INSTALL_UUID,
     NODES,
+    NOW,
     SNAPSHOT,
     Facts,
     busy_facts,
@@ -42,6 +43,25 @@ def test_status_shows_what_happened() -> None:
     assert document["snapshot"]["fleet"]["cpu_cores"] == 1212.5
     assert document["snapshot"]["fleet"]["unreadable_objects"] == {NODES: 1}
     assert document["waiting_for"] == []
+    assert document["config"] == {
+        "file": "defaults",
+        "hash": "fffffffffffd",
+        "in_force_at": "2027-01-15T07:00:00.000Z",
+        "last_reload": None,
+    }
+
+
+def test_status_shows_why_the_last_reload_was_rejected() -> None:
+    facts = busy_facts()
+    facts.config.status = replace(
+        facts.config.status, reloaded_at=NOW, problems=("c.toml: interval: is wrong",)
+    )
+    assert render_status(facts.status())["config"]["last_reload"] == {
+        "at": "2027-01-15T08:00:00.000Z",
+        "ok": False,
+        "problems": ["c.toml: interval: is wrong"],
+    }
+    assert render_summary(facts.status()).endswith(" config=rejected")
 
 
 def test_status_before_anything_happened_is_complete_json() -> None:

@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 _POLL_S = 0.1
 T = TypeVar("T")
 
+TOP_LEVEL = 'log_level = "debug"\nlog_format = "json"\n'
+
 
 class Daemon:
     """One running daemon; its log goes to a file in the folder.
@@ -23,25 +25,43 @@ class Daemon:
         folder: Where the configuration and the log are written.
         kubeconfig: What it connects with.
         config: Further TOML, after `[kubernetes]` and `[server]`.
+        top_level: What comes before them.
     """
 
-    def __init__(self, folder: Path, kubeconfig: Path, config: str) -> None:
+    def __init__(
+        self, folder: Path, kubeconfig: Path, config: str, top_level: str = TOP_LEVEL
+    ) -> None:
         self.port = free_port()
-        self._config_file = folder / "config.toml"
-        self._config_file.write_text(
-            f'log_level = "debug"\nlog_format = "json"\n'
+        self.config_file = folder / "config.toml"
+        self._tables = (
             f'[kubernetes]\nkubeconfig = "{kubeconfig}"\n'
-            f'[server]\nlisten = "127.0.0.1:{self.port}"\n{config}'
+            f'[server]\nlisten = "127.0.0.1:{self.port}"\n'
         )
+        self.configure(config, top_level)
         self.log_file = folder / "telemetryd.log"
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "telemetryd", "run", "--config", str(self._config_file)],
+                [sys.executable, "-m", "telemetryd", "run", "--config", str(self.config_file)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "TELEMETRYD_CONFIG": "/nonexistent"},
+                env={
+                    **os.environ,
+                    "TELEMETRYD_CONFIG": "/nonexistent",
+                    "STATE_DIRECTORY": str(folder),
+                    "RUNTIME_DIRECTORY": str(folder),
+                },
             )
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal."""
+        self.process.send_signal(number)
+
+    def configure(self, config: str, top_level: str = TOP_LEVEL) -> None:
+        """Puts another file in the place of the configuration, by a rename."""
+        new = self.config_file.with_suffix(".new")
+        new.write_text(top_level + self._tables + config)
+        new.rename(self.config_file)
 
     def stop(self) -> int:
         """Sends SIGTERM and returns the exit status; a daemon that hangs is killed and fails."""

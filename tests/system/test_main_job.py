@@ -244,6 +244,6 @@ def test_changed_setting_is_exported_without_a_restart(
 def test_readiness_names_each_informer(daemon: Daemon) -> None:
     code, body = daemon.get("/readyz?verbose")
     assert code == 200
-    for plural in ("clusters", "nodes", "settings", "features", "projects"):
+    for plural in ("clusters", "nodes", "settings", "features"):
         assert f"{plural}.management.cattle.io" in body
     assert "namespaces" in body

@@ -1,0 +1,165 @@
+"""What the daemon does on command: a thin adapter from the control socket to the parts it runs.
+
+Who may command, and how commands travel, belongs to ``serve.control``.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import anyio
+
+from telemetryd.daemon.collection import Collection
+from telemetryd.daemon.reload import Reloader
+from telemetryd.errors import CommandRefused
+from telemetryd.export.manager import ExporterManager
+from telemetryd.kube.resource import Reader
+from telemetryd.kube.source import ApiClient, KubeSource
+from telemetryd.kube.verify import Verification, verify
+from telemetryd.serve.control import Outcome
+from telemetryd.serve.control_protocol import Document
+from telemetryd.serve.status import StatusFacts, render_status, render_time
+
+VERIFY_TIMEOUT_S = 300.0
+"""For all lists of one comparison: a hundred thousand nodes take a minute each."""
+MOST_SHOWN_KEYS = 1000
+"""Of those that differ, in either direction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commanded:
+    """The parts of a running daemon that commands reach.
+
+    Attributes:
+        page_size: Objects a page, for fresh lists.
+    """
+
+    status: Callable[[], StatusFacts]
+    reloader: Reloader
+    manager: ExporterManager
+    collection: Collection
+    client: ApiClient
+    page_size: int
+
+
+class DaemonCommands:
+    """Carries commands out; ``serve.control.Commands`` says what each does."""
+
+    def __init__(self, parts: Commanded) -> None:
+        self._parts = parts
+        self._verifying = anyio.Lock()
+
+    def status(self) -> Outcome:
+        """The document of ``/status.json``."""
+        return Outcome(render_status(self._parts.status()))
+
+    async def reload(self) -> Outcome:
+        """Reload the configuration and wait for what comes of it."""
+        result = await self._parts.reloader.reload("control")
+        document = {"changes": list(result.changes), "problems": list(result.problems)}
+        return Outcome(document, ok=result.ok)
+
+    def start(self, name: str) -> Outcome:
+        """Start an exporter.
+
+        Raises:
+            ManagerError: It is unknown, or can't be started.
+        """
+        self._parts.manager.start(name)
+        return self._exporter(name)
+
+    async def stop(self, name: str) -> Outcome:
+        """Stop an exporter and wait for its end.
+
+        Raises:
+            ManagerError: It is unknown.
+        """
+        await self._parts.manager.stop(name)
+        return self._exporter(name)
+
+    async def restart(self, name: str) -> Outcome:
+        """Stop an exporter, wait for its end, and start it.
+
+        Raises:
+            ManagerError: It is unknown, or can't be started.
+        """
+        await self._parts.manager.restart(name)
+        return self._exporter(name)
+
+    def trigger(self, name: str) -> Outcome:
+        """Ask for a run of an exporter.
+
+        Raises:
+            ManagerError: It is unknown, or doesn't run.
+        """
+        return Outcome({"run": self._parts.manager.trigger(name)})
+
+    async def cache(self, resource: str, *, verify: bool) -> Outcome:
+        """What is held of a resource, and how it differs from the API server's own.
+
+        Raises:
+            CommandRefused: Nothing is held of such a resource, or another comparison is at work.
+            KubeError: It can't be listed.
+        """
+        informer = self._parts.collection.informer(resource)
+        if informer is None:
+            held = ", ".join(status.resource for status, _ in self._parts.collection.informers())
+            raise CommandRefused(f"nothing is held of {resource!r}: there are {held}")
+        found = None
+        if verify and informer.reader.synced:
+            found = await self._verify(informer.resource, informer.reader)
+        document = describe_cache(informer.reader)
+        if found is not None:
+            document["verification"] = _describe(found)
+        return Outcome(document, ok=document["synced"] and (found is None or found.equal))
+
+    async def _verify(self, resource: Any, reader: Reader[Any]) -> Verification:
+        try:
+            self._verifying.acquire_nowait()
+        except anyio.WouldBlock:
+            raise CommandRefused("another comparison is at work: try again later") from None
+        try:
+            with anyio.fail_after(VERIFY_TIMEOUT_S):
+                return await verify(
+                    resource,
+                    reader,
+                    KubeSource(self._parts.client, resource),
+                    page_size=self._parts.page_size,
+                )
+        except TimeoutError as error:
+            message = f"{resource.id} can't be listed within {VERIFY_TIMEOUT_S:g} s"
+            raise CommandRefused(message) from error
+        finally:
+            self._verifying.release()
+
+    def _exporter(self, name: str) -> Outcome:
+        found = self._parts.manager.status(name)
+        document: Document = {"name": found.name, "state": str(found.state), "detail": found.detail}
+        return Outcome({"exporter": document})
+
+
+def describe_cache(reader: Reader[Any]) -> Document:
+    """What a store holds, without any of it: keys only go into a digest."""
+    status = reader.status()
+    keys = reader.keys()
+    return {
+        "resource": status.resource,
+        "objects": len(keys),
+        "resource_version": status.resource_version,
+        "synced": status.synced,
+        "last_contact": render_time(status.last_contact_at),
+        "keys_sha256": sha256("\n".join(keys).encode()).hexdigest(),
+    }
+
+
+def _describe(found: Verification) -> Document:
+    return {
+        "equal": found.equal,
+        "listed": found.listed,
+        "resource_version": found.resource_version,
+        "missing": list(found.missing[:MOST_SHOWN_KEYS]),
+        "missing_count": len(found.missing),
+        "extra": list(found.extra[:MOST_SHOWN_KEYS]),
+        "extra_count": len(found.extra),
+    }

@@ -1,0 +1,109 @@
+"""Notices that the configuration file has changed, and has it reloaded.
+
+By polling: a file may be written in place, replaced by a rename, or reached through the symbolic
+links of a ConfigMap of which one is swapped, on file systems that tell nobody. What a reload does
+doesn't belong here.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import anyio
+from anyio import to_thread
+
+from telemetryd.config import ConfigSource
+from telemetryd.daemon.reload import Reloader
+from telemetryd.errors import ConfigError
+
+POLL_S: Final = 1.0
+SETTLED_LOOKS: Final = 2
+"""Content that was found so often in a row isn't being written any more."""
+MISSING_LOOKS: Final = 5
+"""A file that can't be read may be on its way back: an editor, or a volume that is updated."""
+
+_Mark: TypeAlias = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What one look at the file found.
+
+    Attributes:
+        mark: Changes whenever the file is written, replaced, or reached by another way.
+        content: Its digest; where it can't be read, why.
+        missing: It can't be read, or none is left where there may be one.
+    """
+
+    mark: _Mark
+    content: str
+    missing: bool
+
+
+class FileWatch:
+    """Watches for as long as the configuration in force says so."""
+
+    def __init__(self, reloader: Reloader, *, poll_s: float = POLL_S) -> None:
+        """Prepare.
+
+        Args:
+            reloader: Told when the file has changed; knows where it is and what was last read.
+            poll_s: Seconds between two looks.
+        """
+        self._reloader = reloader
+        self._poll_s = poll_s
+        self._last: _Found | None = None
+        self._looks = 0
+        self._given_up: _Found | None = None
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        while True:
+            await anyio.sleep(self._poll_s)
+            if self._reloader.config.reload_on_change:
+                await self._look()
+
+    async def _look(self) -> None:
+        last = self._last
+        settled = last is not None and self._looks >= SETTLED_LOOKS
+        # A link that is swapped there and back leaves the mark: what was read last counts too.
+        known = last.mark if last and settled and last.content == self._reloader.tried else None
+        found = await to_thread.run_sync(
+            _look, self._reloader.source, known, abandon_on_cancel=True
+        )
+        if found is None:
+            return
+        self._looks = self._looks + 1 if found == last else 1
+        self._last = found
+        needed = MISSING_LOOKS if found.missing else SETTLED_LOOKS
+        known_content = found.content == self._reloader.tried
+        if self._looks < needed or known_content or found == self._given_up:
+            return
+        await self._reloader.reload("file")
+        # What couldn't be read is in the log now: once is enough while it stays like this.
+        self._given_up = None if self._reloader.tried == found.content else found
+
+
+def _look(source: ConfigSource, known: _Mark | None) -> _Found | None:
+    """Look at the file, and into it unless it bears a mark that is known: then None."""
+    path = source.find()
+    place = path or source.system_path
+    mark: _Mark
+    try:
+        status = place.stat()
+        mark = (
+            os.path.realpath(place),
+            status.st_dev,
+            status.st_ino,
+            status.st_size,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+        )
+    except (OSError, ValueError) as error:
+        mark = (str(error),)
+    if mark == known:
+        return None
+    try:
+        return _Found(mark, source.read().digest, missing=path is None)
+    except ConfigError as error:
+        return _Found(mark, str(error), missing=True)

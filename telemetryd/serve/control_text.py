@@ -1,0 +1,184 @@
+"""Answers of the daemon as text: what ``telemetryd ctl`` prints, and what it complains about.
+
+Pure; ages are told by the daemon's own clock. An answer may come from another version: what it
+lacks is shown as ``-``.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from telemetryd.serve.control_protocol import Answer, Document, Request
+
+_NOTHING = "-"
+_GAP = "  "
+_MINUTE_S = 60
+_HOUR_S = 3600
+_DAY_S = 86400
+
+
+def render_result(request: Request, answer: Answer, *, as_json: bool) -> str:
+    """What goes to stdout, each line ended; empty where the command was refused.
+
+    Args:
+        request: The command.
+        answer: What came of it.
+        as_json: Of ``status``: the document itself.
+    """
+    result = answer.result
+    if answer.error:
+        return ""
+    match request.command:
+        case "status" if not as_json:
+            return render_table(result)
+        case "status" | "cache":
+            options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+            return orjson.dumps(result, option=options).decode()
+        case "reload":
+            changes = result.get("changes") or (["nothing has changed"] if answer.ok else [])
+            return _lines(changes)
+        case "trigger":
+            return _lines([result.get("run")])
+        case "start" | "stop" | "restart":
+            exporter = result.get("exporter") or {}
+            state, detail = exporter.get("state"), exporter.get("detail")
+            return _lines(
+                [f"{request.name}: {state} ({detail})" if detail else f"{request.name}: {state}"]
+            )
+
+
+def render_complaints(request: Request, answer: Answer) -> list[str]:
+    """What goes to stderr, a line each: why all isn't well, where it isn't."""
+    if answer.error:
+        return [_printable(answer.error)]
+    if answer.ok:
+        return []
+    result = answer.result
+    if request.command == "reload":
+        return [_printable(str(problem)) for problem in result.get("problems") or ()]
+    if not result.get("synced"):
+        return [f"{request.name} isn't synced"]
+    found = result.get("verification") or {}
+    counts = f"{found.get('missing_count')} missing, {found.get('extra_count')} extra"
+    return [f"{request.name} differs from the API server: {counts}"]
+
+
+def render_table(document: Document) -> str:
+    """The whole of it, each line ended."""
+    now = _moment(document.get("time"))
+    lines = [_headline(document)]
+    waiting = document.get("waiting_for") or []
+    if waiting:
+        lines.append(f"waiting for {', '.join(map(str, waiting))}")
+    lines += _fleet(document.get("snapshot") or {})
+    last_reload = (document.get("config") or {}).get("last_reload") or {}
+    lines += [f"last reload rejected: {each}" for each in last_reload.get("problems") or ()]
+    informers = [_informer(each, now) for each in document.get("informers") or []]
+    exporters = [_exporter(each, now) for each in document.get("exporters") or []]
+    lines += ["", *_table(("INFORMER", "STATE", "OBJECTS", "LAST CONTACT", "DETAIL"), informers)]
+    lines += [
+        "",
+        *_table(
+            ("EXPORTER", "TYPE", "STATE", "LAST SUCCESS", "NEXT RUN", "DETAIL"),
+            exporters or [(_NOTHING,) * 6],
+        ),
+    ]
+    return _lines(lines)
+
+
+def _headline(document: Document) -> str:
+    uptime = _span(document.get("uptime_seconds"))
+    server = document.get("api_server") or _NOTHING
+    return f"telemetryd {document.get('version')}, up {uptime}, API server {server}"
+
+
+def _fleet(snapshot: Document) -> Iterable[str]:
+    fleet = snapshot.get("fleet")
+    if not fleet:
+        return
+    clusters = sum((fleet.get("clusters") or {}).values())
+    yield f"{clusters} clusters, {fleet.get('nodes')} nodes"
+    if reasons := snapshot.get("incomplete_reasons"):
+        yield f"incomplete: {', '.join(map(str, reasons))}"
+
+
+def _informer(informer: Document, now: datetime | None) -> Sequence[str]:
+    synced = "synced" if informer.get("synced") else "syncing"
+    return (
+        str(informer.get("resource")),
+        "absent" if informer.get("absent") else synced,
+        str(informer.get("objects", _NOTHING)),
+        _ago(informer.get("last_contact_at"), now),
+        str(informer.get("last_error") or ""),
+    )
+
+
+def _exporter(exporter: Document, now: datetime | None) -> Sequence[str]:
+    failing = bool(exporter.get("consecutive_failures"))
+    reason, error = exporter.get("last_error_reason"), exporter.get("last_error")
+    detail = exporter.get("detail") or (f"{reason}: {error}" if failing and error else "")
+    return (
+        str(exporter.get("name")),
+        str(exporter.get("type")),
+        str(exporter.get("state")),
+        _ago(exporter.get("last_success_at"), now),
+        _in(exporter.get("next_run_at"), now),
+        str(detail),
+    )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterable[str]:
+    table = [head, *rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield _GAP.join(cells).rstrip()
+
+
+def _moment(text: Any) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        return None
+
+
+def _ago(text: Any, now: datetime | None) -> str:
+    moment = _moment(text)
+    if moment is None or now is None:
+        return _NOTHING
+    return f"{_span(max(0.0, (now - moment).total_seconds()))} ago"
+
+
+def _in(text: Any, now: datetime | None) -> str:
+    moment = _moment(text)
+    if moment is None or now is None:
+        return _NOTHING
+    seconds = (moment - now).total_seconds()
+    return f"in {_span(seconds)}" if seconds >= 1 else "now"
+
+
+def _span(seconds: Any) -> str:
+    """The two largest units: ``3d4h``, ``5m10s``."""
+    if not isinstance(seconds, int | float):
+        return _NOTHING
+    whole = int(seconds)
+    if whole >= _DAY_S:
+        return f"{whole // _DAY_S}d{whole % _DAY_S // _HOUR_S}h"
+    if whole >= _HOUR_S:
+        return f"{whole // _HOUR_S}h{whole % _HOUR_S // _MINUTE_S}m"
+    if whole >= _MINUTE_S:
+        return f"{whole // _MINUTE_S}m{whole % _MINUTE_S}s"
+    return f"{whole}s"
+
+
+def _lines(lines: Iterable[Any]) -> str:
+    return "".join(f"{_printable(str(line))}\n" for line in lines)
+
+
+def _printable(line: str) -> str:
+    """Nothing in it may command the terminal."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in line
+    )

@@ -1,0 +1,123 @@
+"""The control socket over the life of daemons: two of them, killed ones, blind and lonely ones."""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.daemon.control import EXPORTERS, assert_refused, blind_proxy, ctl, running
+from tests.daemon.embedded import FleetServer, serve_fleet
+from tests.system.daemon import Daemon
+
+NODES = "nodes.management.cattle.io"
+SETTINGS = "settings.management.cattle.io"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetServer]:
+    with serve_fleet(tmp_path_factory.mktemp("fleet")) as fleet:
+        yield fleet
+
+
+def test_second_daemon_on_the_same_socket_exits_78(server: FleetServer, tmp_path: Path) -> None:
+    folder = tmp_path / "second"
+    folder.mkdir()
+    with running(tmp_path, server.kubeconfig) as first:
+        second = Daemon(folder, server.kubeconfig, f'control_socket = "{first.socket}"\n')
+        assert second.process.wait(timeout=20) == 78
+        assert "server.control_socket: another telemetryd listens on" in second.log()
+        assert "Traceback" not in second.log()
+        assert first.ctl("status").returncode == 0
+
+
+def test_killed_daemon_leaves_nothing_in_the_way(server: FleetServer, tmp_path: Path) -> None:
+    path = Path(tempfile.mkdtemp(prefix="td-", dir="/tmp"), "control.sock")
+    config = f'control_socket = "{path}"\n'
+    first = Daemon(tmp_path, server.kubeconfig, config)
+    first.wait_for("listening", path.exists, 15)
+    first.process.kill()
+    first.process.wait()
+    assert path.is_socket()
+    assert_refused(ctl("status", config=first.config_file), 2, f"no daemon listens on {path}")
+    second = Daemon(tmp_path, server.kubeconfig, config)
+    try:
+        second.wait_for(
+            "answers", lambda: ctl("status", config=second.config_file).returncode == 0, 15
+        )
+    finally:
+        assert second.stop() == 0
+    assert_refused(ctl("status", config=first.config_file), 2, f"no daemon listens on {path}")
+    path.parent.rmdir()
+
+
+def test_spoilt_file_without_a_daemon_exits_78(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text('log_levle = "info"\n')
+    result = ctl("status", config=config, STATE_DIRECTORY=str(tmp_path))
+    assert_refused(result, 78, f"{config}: log_levle: unknown key")
+    missing = ctl("status", config=tmp_path / "none.toml", STATE_DIRECTORY=str(tmp_path))
+    assert_refused(missing, 78, "none.toml: doesn't exist")
+
+
+def test_daemon_without_a_place_for_its_socket_runs_on(server: FleetServer, tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    daemon = Daemon(folder, server.kubeconfig, EXPORTERS)
+    try:
+        daemon.wait_for("ready", daemon.ready, 15)
+        assert "the path is longer than 107 bytes" in daemon.log()
+    finally:
+        assert daemon.stop() == 0
+    assert "no control socket" in daemon.log()
+
+
+def test_cache_that_never_synced_exits_1(tmp_path: Path) -> None:
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(
+        json.dumps(
+            {
+                "current-context": "c",
+                "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
+                "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
+                "users": [{"name": "c", "user": {}}],
+            }
+        )
+    )
+    with running(tmp_path, kubeconfig) as commanded:
+        for options in ((), ("--verify",)):
+            result = commanded.ctl("cache", NODES, *options)
+            assert result.returncode == 1
+            assert json.loads(result.stdout)["synced"] is False
+            assert result.stderr == f"telemetryd: {NODES} isn't synced\n"
+        status = commanded.ctl("status").stdout
+        assert "waiting for" in status
+        assert "syncing" in status
+
+
+def test_cache_kept_in_the_dark_differs(server: FleetServer, tmp_path: Path) -> None:
+    with (
+        blind_proxy(tmp_path, server.kubeconfig) as blind,
+        running(tmp_path, blind, "") as commanded,
+    ):
+        commanded.daemon.wait_for("synced", commanded.daemon.ready, 15)
+        before = json.loads(commanded.ctl("cache", SETTINGS, "--verify").stdout)
+        assert before["verification"]["equal"]
+        setting = server.get(SETTINGS, "server-url")
+        assert setting is not None
+        server.put({**setting, "metadata": {"name": "s-unseen"}})
+        try:
+            result = commanded.ctl("cache", SETTINGS, "--verify")
+        finally:
+            server.remove(SETTINGS, "s-unseen")
+        assert result.returncode == 1
+        document = json.loads(result.stdout)
+        assert document["keys_sha256"] == before["keys_sha256"]
+        assert document["verification"]["missing"] == ["s-unseen"]
+        assert document["verification"]["extra"] == []
+        assert result.stderr == (
+            f"telemetryd: {SETTINGS} differs from the API server: 1 missing, 0 extra\n"
+        )
+        for shown in (commanded.daemon.log(), json.dumps(commanded.daemon.status())):
+            assert "s-unseen" not in shown, "names are shown on the private socket only"

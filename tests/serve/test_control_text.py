@@ -1,0 +1,167 @@
+"""What ``telemetryd ctl`` prints of an answer, and what it complains about."""
+
+import json
+from typing import Any
+
+import pytest
+
+from telemetryd.errors import Reason
+from telemetryd.model import ExporterState
+from telemetryd.serve.control_protocol import Answer, CommandName, Request
+from telemetryd.serve.control_text import render_complaints, render_result, render_table
+from telemetryd.serve.status import render_status
+from tests.serve.facts import NOW, Facts, busy_facts, exporter_status, informer_status
+from tests.serve.facts import new_exporter_status as new
+
+
+def table(facts: Facts) -> list[str]:
+    return render_table(render_status(facts.status())).splitlines()
+
+
+def shown(command: CommandName, answer: Answer, name: str = "", **options: Any) -> str:
+    return render_result(Request(command, name), answer, as_json=False, **options)
+
+
+def test_table_shows_informers_and_exporters() -> None:
+    facts = busy_facts()
+    stats = facts.exporters[0][1]
+    facts.exporters = [
+        (exporter_status(), stats),
+        (
+            exporter_status(
+                name="archive",
+                type="file",
+                state=ExporterState.STOPPED,
+                detail="by hand",
+                last_success_at=NOW - 7300,
+                next_run_in_s=None,
+            ),
+            stats,
+        ),
+        (new(name="new", detail="informer nodes.management.cattle.io"), stats),
+        (
+            exporter_status(
+                name="worse",
+                state=ExporterState.FAILED,
+                consecutive_failures=2,
+                last_error="GET /x:\n\x1b[31m403",
+                last_error_reason=Reason.FORBIDDEN,
+                last_success_at=NOW - 200_000,
+                next_run_in_s=0.2,
+            ),
+            stats,
+        ),
+    ]
+    assert table(facts) == [
+        "telemetryd 0.1.0, up 1h0m, API server https://127.0.0.1:6443",
+        "21 clusters, 303 nodes",
+        "",
+        "INFORMER                    STATE   OBJECTS  LAST CONTACT  DETAIL",
+        "nodes.management.cattle.io  synced  305      1s ago",
+        "",
+        "EXPORTER  TYPE    STATE    LAST SUCCESS  NEXT RUN  DETAIL",
+        "scc       secret  idle     20s ago       in 40s",
+        "archive   file    stopped  2h1m ago      -         by hand",
+        "new       secret  waiting  -             -         informer nodes.management.cattle.io",
+        "worse     secret  failed   2d7h ago      now       forbidden: GET /x:\\n\\x1b[31m403",
+    ]
+
+
+def test_table_of_a_daemon_that_has_just_begun() -> None:
+    facts = Facts(
+        informers=[
+            (
+                informer_status(
+                    synced=False, objects=0, last_contact_at=None, last_error="connect: refused"
+                ),
+                busy_facts().informers[0][1],
+            )
+        ]
+    )
+    lines = table(facts)
+    assert lines[1] == "waiting for cluster UUID"
+    assert lines[4].split() == [
+        "nodes.management.cattle.io",
+        "syncing",
+        "0",
+        "-",
+        "connect:",
+        "refused",
+    ]
+    assert lines[-1].split() == ["-"] * 6
+
+
+def test_rejected_configuration_is_shown() -> None:
+    document = {"config": {"last_reload": {"ok": False, "problems": ["f.toml: a: is b"]}}}
+    assert "last reload rejected: f.toml: a: is b" in render_table(document).splitlines()
+    assert "rejected" not in render_table({"config": {"last_reload": None}})
+
+
+def test_absent_resource_is_shown_as_absent() -> None:
+    facts = busy_facts()
+    facts.informers = [(informer_status(absent=True), facts.informers[0][1])]
+    assert table(facts)[4].split()[1] == "absent"
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {},
+        {"time": 5, "informers": [{}], "exporters": [{}], "snapshot": {"fleet": {}}},
+        {"time": "yesterday", "exporters": [{"last_success_at": "2026-01-01T00:00:00Z"}]},
+        {"snapshot": {"fleet": {"clusters": {}}, "incomplete_reasons": ["a", "b"]}},
+    ],
+)
+def test_document_of_another_version_is_shown_as_far_as_it_goes(document: dict[str, Any]) -> None:
+    assert "EXPORTER" in render_table(document)
+
+
+def test_status_as_json_is_the_document() -> None:
+    document = render_status(busy_facts().status())
+    text = render_result(Request("status"), Answer(True, result=document), as_json=True)
+    assert json.loads(text) == document
+
+
+def test_reload_tells_what_changed() -> None:
+    changed = Answer(True, result={"changes": ["exporter a added", "b"], "problems": []})
+    assert shown("reload", changed) == "exporter a added\nb\n"
+    assert shown("reload", Answer(True, result={"changes": []})) == "nothing has changed\n"
+
+
+def test_rejected_reload_tells_each_problem() -> None:
+    rejected = Answer(False, result={"changes": [], "problems": ["f: a: x", "f: b: y"]})
+    assert shown("reload", rejected) == ""
+    assert render_complaints(Request("reload"), rejected) == ["f: a: x", "f: b: y"]
+
+
+def test_exporter_commands_tell_the_state() -> None:
+    stopped = {"name": "a", "state": "stopped", "detail": "by hand"}
+    assert (
+        shown("stop", Answer(True, result={"exporter": stopped}), "a") == "a: stopped (by hand)\n"
+    )
+    idle = {"name": "a", "state": "idle", "detail": ""}
+    assert shown("restart", Answer(True, result={"exporter": idle}), "a") == "a: idle\n"
+    waiting = {"name": "a", "state": "waiting", "detail": "server URL"}
+    started = Answer(True, result={"exporter": waiting})
+    assert shown("start", started, "a") == "a: waiting (server URL)\n"
+    assert shown("trigger", Answer(True, result={"run": "a#7"}), "a") == "a#7\n"
+
+
+def test_refusal_is_a_complaint_and_nothing_else() -> None:
+    answer = Answer(False, error="there is no exporter 'x\x1b'")
+    assert shown("start", answer, "x") == ""
+    assert render_complaints(Request("start", "x"), answer) == ["there is no exporter 'x\\x1b'"]
+
+
+def test_cache_complains_where_it_differs_or_isnt_synced() -> None:
+    request = Request("cache", "nodes", verify=True)
+    assert render_complaints(request, Answer(False, result={"synced": False})) == [
+        "nodes isn't synced"
+    ]
+    found = {"missing_count": 2, "extra_count": 1}
+    differs = Answer(False, result={"synced": True, "verification": found})
+    assert render_complaints(request, differs) == [
+        "nodes differs from the API server: 2 missing, 1 extra"
+    ]
+    assert render_complaints(request, Answer(True, result={"synced": True})) == []
+    assert json.loads(render_result(request, differs, as_json=False)) == differs.result
