@@ -24,6 +24,8 @@ from telemetryd.model import Payload, SnapshotSource
 
 log = logging.getLogger(__name__)
 
+BLOCKED_S = 0.5
+"""A sink that keeps the event loop to itself for so long holds up everyone, and is named for it."""
 CUT_GRACE_S = 0.5
 """How long a call that was cut off has to come to its end."""
 
@@ -223,6 +225,8 @@ class Attempts:
 
     def _call_ended(self) -> None:
         self._ledger.stats.in_flight = 0
+        if self._call is not None and self._call.longest_step_s >= BLOCKED_S:
+            self._ledger.blocked_loop(self._call.longest_step_s)
         self._bell.ring()
 
     def _over(self, call: ForeignCall[Outcome], ends_s: float) -> bool:

@@ -6,8 +6,10 @@ often it is called doesn't belong here.
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+import time
+from collections.abc import Awaitable, Callable, Generator
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -27,9 +29,19 @@ class ForeignCall(Generic[T]):
         value: What it returned.
         error: What it raised, ``asyncio.CancelledError`` included.
         cut_off: ``cut`` was called while it ran.
+        longest_step_s: The longest it has kept the event loop to itself, in seconds.
     """
 
-    __slots__ = ("_call", "_on_done", "_task", "cut_off", "done", "error", "value")
+    __slots__ = (
+        "_call",
+        "_on_done",
+        "_task",
+        "cut_off",
+        "done",
+        "error",
+        "longest_step_s",
+        "value",
+    )
 
     def __init__(self, call: Callable[[], Awaitable[T]], on_done: Callable[[], None]) -> None:
         self._call = call
@@ -39,6 +51,7 @@ class ForeignCall(Generic[T]):
         self.cut_off = False
         self.value: T | None = None
         self.error: BaseException | None = None
+        self.longest_step_s = 0.0
 
     async def run(self) -> None:
         """The body of the task: call, and keep what comes of it.
@@ -49,7 +62,7 @@ class ForeignCall(Generic[T]):
         """
         self._task = asyncio.current_task()
         try:
-            self.value = await self._call()
+            self.value = await _Stepped(self._call(), self._note_step)
             await self._absorb_cancellation()
         except asyncio.CancelledError as exc:
             if anyio.current_effective_deadline() == -math.inf:
@@ -70,6 +83,9 @@ class ForeignCall(Generic[T]):
         if self._task is not None:
             self._task.cancel()
 
+    def _note_step(self, took_s: float) -> None:
+        self.longest_step_s = max(self.longest_step_s, took_s)
+
     async def _absorb_cancellation(self) -> None:
         """Take a cancellation that is pending on the task, which would hit it as it returns.
 
@@ -82,3 +98,38 @@ class ForeignCall(Generic[T]):
             except asyncio.CancelledError:
                 if anyio.current_effective_deadline() == -math.inf:
                     raise
+
+
+class _Stepped(Generic[T]):
+    """Awaits something and times each of its steps: what it does between two waits.
+
+    The event loop turns for nobody during a step, so a long one is what blocks it.
+    """
+
+    __slots__ = ("_awaitable", "_note")
+
+    def __init__(self, awaitable: Awaitable[T], note: Callable[[float], None]) -> None:
+        self._awaitable = awaitable
+        self._note = note
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        steps = self._awaitable.__await__()
+        step = partial(next, steps)
+        while True:
+            started_s = time.perf_counter()
+            try:
+                awaited = step()
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            finally:
+                self._note(time.perf_counter() - started_s)
+            try:
+                sent = yield awaited
+            except GeneratorExit:
+                steps.close()
+                raise
+            except BaseException as exc:  # noqa: BLE001 - whatever it is, it is meant for the steps
+                step = partial(steps.throw, exc)
+            else:
+                step = partial(steps.send, sent)

@@ -25,6 +25,7 @@ class Ledger:
     """
 
     __slots__ = (
+        "_blocked",
         "_detail",
         "_last_attempt_at",
         "_last_error",
@@ -54,6 +55,7 @@ class Ledger:
         self._last_failure_at: float | None = None
         self._last_error = self._last_error_reason = ""
         self._reported: set[Reason] = set()
+        self._blocked = False
         self._payload_bytes: int | None = None
         self._schema_valid: bool | None = None
         self.digest = ""
@@ -168,6 +170,16 @@ class Ledger:
             # Unexpected exceptions are errors of a program: they come with their traceback.
             exc_info=error.__cause__ if error.reason is Reason.INTERNAL else None,
         )
+
+    def blocked_loop(self, seconds: float) -> None:
+        """The sink kept the event loop to itself: it is named the first time, and then at debug."""
+        log.log(
+            logging.DEBUG if self._blocked else logging.WARNING,
+            "exporter blocks the event loop exporter=%s seconds=%.1f",
+            self.spec.name,
+            seconds,
+        )
+        self._blocked = True
 
     def skipped(self, reason: str, count: int = 1) -> None:
         """Slots went by without a run, or with one that came to nothing before its attempt."""

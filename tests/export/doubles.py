@@ -184,9 +184,12 @@ def manager_of(source: Source, **changes: object) -> ExporterManager:
     """A manager on the loop's clock, without suspends."""
     return ExporterManager(
         source,
-        now=lambda: EPOCH_S + anyio.current_time(),
         rng=Random(7),
-        **{"suspended_s": lambda: 0.0, **changes},  # type: ignore[arg-type]
+        **{  # type: ignore[arg-type]
+            "now": lambda: EPOCH_S + anyio.current_time(),
+            "suspended_s": lambda: 0.0,
+            **changes,
+        },
     )
 
 

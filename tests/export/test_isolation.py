@@ -20,6 +20,7 @@ from telemetryd.errors import (
 from telemetryd.export.exporter import ExportContext, Outcome
 from telemetryd.model import ExporterState, Payload, Snapshot
 from tests.export.doubles import (
+    EPOCH_S,
     Sink,
     Source,
     always,
@@ -229,9 +230,9 @@ async def test_two_hundred_exporters_run_beside_three_that_misbehave() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 async def test_a_day_of_random_failures_keeps_every_promise(seed: int) -> None:  # noqa: C901
-    """24 hours with failures, Retry-After, hangs, triggers and suspends, at several intervals."""
+    """24 hours of failures, Retry-After, hangs, suspends and clock steps; then all is well."""
     rng = Random(seed)
-    asleep = [0.0]
+    asleep, stepped = [0.0], [0.0]
     not_before = {"a": 0.0, "b": 0.0, "c": 0.0}
     early: list[tuple[str, float]] = []
 
@@ -257,7 +258,11 @@ async def test_a_day_of_random_failures_keeps_every_promise(seed: int) -> None: 
 
         return Sink(behave)
 
-    manager = manager_of(Source(), suspended_s=lambda: asleep[0])
+    manager = manager_of(
+        Source(),
+        suspended_s=lambda: asleep[0],
+        now=lambda: EPOCH_S + anyio.current_time() + stepped[0],
+    )
     sinks = {name: moody(name) for name in not_before}
     manager.register(spec("a", interval_s=60, jitter=0.1), sinks["a"])
     manager.register(spec("b", interval_s=10, splay_max_s=5), sinks["b"])
@@ -266,6 +271,7 @@ async def test_a_day_of_random_failures_keeps_every_promise(seed: int) -> None: 
         for _ in range(24):
             await anyio.sleep(3000 + rng.uniform(0, 600))
             asleep[0] += rng.choice((0.0, 5.0, 900.0))
+            stepped[0] += rng.choice((0.0, -3600.0, 3600.0))
             for name, sink in sinks.items():
                 status, stats = manager.status(name), manager.stats()[name]
                 assert stats.in_flight == sink.in_flight
@@ -274,6 +280,12 @@ async def test_a_day_of_random_failures_keeps_every_promise(seed: int) -> None: 
                     assert status.next_run_in_s is not None
                     assert status.next_run_in_s <= max(status.interval_s * 1.5, 660)
         totals = copy.deepcopy(manager.stats())
+        for sink in sinks.values():
+            sink.behave = None
+        await anyio.sleep(2 * 1800 + 660)
+        for name in sinks:
+            assert manager.status(name).state is ExporterState.IDLE, "it runs again once healed"
+            assert manager.stats()[name].runs["success"] > totals[name].runs["success"]
     assert early == []
     for name, interval_s in (("a", 60.0), ("b", 10.0), ("c", 1800.0)):
         assert sinks[name].most_in_flight == 1
@@ -283,6 +295,8 @@ async def test_a_day_of_random_failures_keeps_every_promise(seed: int) -> None: 
         made = runs["success"] + runs["failure"]
         assert made <= 24 * 3600 / interval_s * 1.1 + 30
         assert sum(attempts.values()) == made + sum(totals[name].retries.values())
+        # Each pause between two attempts is half a second at least, within the budget of the run.
+        assert max(context.attempt for context in sinks[name].contexts) <= 300 / 0.5 + 1
         first_attempts = [
             start
             for start, context in zip(sinks[name].starts, sinks[name].contexts, strict=True)

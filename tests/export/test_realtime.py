@@ -1,5 +1,8 @@
 """The manager on real time, where a sink holds up the whole event loop."""
 
+import asyncio
+import os
+import threading
 import time
 
 import anyio
@@ -33,6 +36,76 @@ async def test_sink_that_blocks_the_loop_delays_the_others_and_moves_no_slot() -
     assert sum(slot - int(slot + 0.05) < 0.2 for slot in slots) >= len(slots) / 2
     assert stats.skipped_ticks["overrun"] >= 1
     assert healthy.most_in_flight == 1
+
+
+BESIDE_BAD_ONES_S = float(os.environ.get("TELEMETRYD_TEST_MANAGER_S", "4"))
+"""How long two hundred exporters run beside bad ones: 30 in a soak, less in every run."""
+
+
+async def test_two_hundred_exporters_beside_bad_ones_keep_their_slots(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def block(payload: Payload, context: ExportContext) -> Outcome:
+        time.sleep(2)
+        return Outcome.WRITTEN
+
+    async def crash(payload: Payload, context: ExportContext) -> Outcome:
+        raise ZeroDivisionError("a sink's own defect")
+
+    async def ignore_cancellation(payload: Payload, context: ExportContext) -> Outcome:
+        until_s = anyio.current_time() + 5
+        while (left_s := until_s - anyio.current_time()) > 0:
+            try:
+                await asyncio.sleep(left_s)
+            except asyncio.CancelledError:
+                continue
+        return Outcome.WRITTEN
+
+    manager = manager_of(Source(), drain_timeout_s=1.0)
+    healthy = {f"healthy-{number}": Sink() for number in range(200)}
+    bad = {
+        "hanging": Sink(hang),
+        "raising": Sink(crash),
+        "blocking": Sink(block),
+        "ignoring": Sink(ignore_cancellation),
+    }
+    for name, sink in healthy.items():
+        manager.register(spec(name, interval_s=1.0, timeout_s=0.5), sink)
+    for name, sink in bad.items():
+        # The blocking one once, in the middle: what comes after shows that nobody catches up.
+        interval_s = BESIDE_BAD_ONES_S / 2 if name == "blocking" else 1.0
+        manager.register(spec(name, interval_s=interval_s, timeout_s=0.5), sink)
+    threads = threading.active_count()
+    async with running(manager):
+        began_s = anyio.current_time()
+        await anyio.sleep(BESIDE_BAD_ONES_S + 0.5)
+        assert threading.active_count() == threads
+        stats = manager.stats()
+        statuses = {status.name: status for status in manager.statuses()}
+    for sink in (*healthy.values(), *bad.values()):
+        assert sink.most_in_flight == 1, "never two runs of one exporter"
+    for name, sink in healthy.items():
+        slots = [(start - sink.starts[0]) for start in sink.starts]
+        # Each on a slot of its own, late by at most the two seconds the loop was held up.
+        assert len({int(slot + 0.05) for slot in slots}) == len(slots), (name, slots)
+        late = [slot - int(slot + 0.05) for slot in slots]
+        assert max(late) <= 1.0, (name, slots)
+        assert sorted(late)[len(late) // 2] < 0.5, "no drift"
+        runs = stats[name].runs["success"] + stats[name].runs["unchanged"]
+        missed = stats[name].skipped_ticks["overrun"]
+        assert runs + missed >= int(BESIDE_BAD_ONES_S) - 1, name
+        assert sink.starts[0] - began_s < 3
+    assert stats["hanging"].attempts["failure", "timeout"] > 0
+    assert stats["raising"].attempts["failure", "internal"] > 0
+    assert stats["ignoring"].attempts["failure", "timeout"] > 0
+    assert stats["blocking"].export.total >= 2
+    assert statuses["raising"].state is ExporterState.FAILED
+    logged = "\n".join(record.getMessage() for record in caplog.records)
+    assert "exporter blocks the event loop exporter=blocking" in logged
+    assert "exporter ignores its cancellation exporter=ignoring" in logged
+    assert "exporter failing exporter=raising reason=internal" in logged
+    assert "exporter failing exporter=hanging reason=timeout" in logged
+    assert "exporter=healthy" not in logged.replace("delivered for the first time", "")
 
 
 async def test_scheduler_s_pulse_stops_with_the_wake_ups_and_not_with_a_sink() -> None:
