@@ -5,6 +5,7 @@ What came before is in ``earlysignals``.
 
 import asyncio
 import logging
+import operator
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,10 @@ import anyio
 from telemetryd.daemon.earlysignals import ENDING
 
 log = logging.getLogger(__name__)
+
+_pass_over = operator.is_
+"""Does nothing, in C: another signal can't interrupt it for a call of its own. Nor can one come
+between, as it can with ``SIG_IGN``, that the interpreter then reports as lost."""
 
 
 @contextmanager
@@ -37,17 +42,28 @@ def handling(handlers: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[
 
     Not by ``loop.add_signal_handler``: the loop's own end would put the default in force, which is
     to die, and so would the interpreter's.
+
+    From a signal to its handler further ones of its kind do nothing: they ask for nothing more,
+    and in a storm the interpreter would stack one call upon the other.
     """
     loop = asyncio.get_running_loop()
+    within = True
 
     def hand_on(number: int, _frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(handlers[signal.Signals(number)])
+        signal.signal(number, _pass_over)
+        loop.call_soon_threadsafe(handle, signal.Signals(number))
+
+    def handle(number: signal.Signals) -> None:
+        if within:
+            signal.signal(number, hand_on)
+        handlers[number]()
 
     for number in handlers:
         signal.signal(number, hand_on)
     try:
         yield
     finally:
+        within = False
         for number in handlers:
             signal.signal(number, signal.SIG_IGN)
 

@@ -60,11 +60,17 @@ def parse_identity(raw: bytes | msgspec.Raw) -> Identity:
 
 
 def _parse_kind(raw: bytes | msgspec.Raw) -> Identity:
-    """What can be told of JSON that is whole, but no object, or whose metadata isn't one."""
+    """What can be told of JSON that is no object, or whose metadata isn't one.
+
+    Raises:
+        Tangled: It breaks off, or isn't JSON, further on.
+    """
     try:
         return Identity(_KIND.decode(raw).kind)
     except msgspec.ValidationError:
         return Identity()
+    except UNPARSABLE as error:
+        raise Tangled from error
 
 
 def scan_identity(raw: bytes, check: Callable[[], None] = unchecked) -> Identity:
