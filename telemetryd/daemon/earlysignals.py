@@ -8,7 +8,7 @@ import os
 import signal
 from types import FrameType
 
-ENDING = (signal.SIGTERM, signal.SIGINT)
+ENDING = (signal.SIGINT, signal.SIGTERM)
 """What a daemon is asked to end with."""
 
 

@@ -79,13 +79,13 @@ class ServiceManager:
         return message
 
     def catches_signals(self) -> bool:
-        """Whether SIGHUP has a handler by now: the interpreter has come to our first lines."""
+        """Whether all have handlers by now: SIGTERM's is the last that is installed."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         caught = int(status.partition("SigCgt:")[2].split()[0], 16)
-        return bool(caught & 1 << signal.SIGHUP - 1)
+        return bool(caught & 1 << signal.SIGTERM - 1)
 
     def wait_until_signals_are_caught(self) -> None:
-        """Returns as soon as the process no longer dies of SIGHUP."""
+        """Returns as soon as the process no longer dies of any."""
         deadline = time.monotonic() + 10
         while not self.catches_signals():
             assert time.monotonic() < deadline, self.log()

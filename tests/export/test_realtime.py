@@ -90,7 +90,8 @@ async def test_two_hundred_exporters_beside_bad_ones_keep_their_slots(
         assert len({int(slot + 0.05) for slot in slots}) == len(slots), (name, slots)
         late = [slot - int(slot + 0.05) for slot in slots]
         assert max(late) <= 1.0, (name, slots)
-        assert sorted(late)[len(late) // 2] < 0.5, "no drift"
+        # A machine that is busy makes some late; a grid that drifts, all that come after.
+        assert min(late[len(late) // 2 :]) < 0.5, "no drift"
         runs = stats[name].runs["success"] + stats[name].runs["unchanged"]
         missed = stats[name].skipped_ticks["overrun"]
         assert runs + missed >= int(BESIDE_BAD_ONES_S) - 1, name
