@@ -5,6 +5,7 @@
     TelemetrydError
     ├── ConfigError                      what is configured can't be used; exit status 78 at start
     ├── NotReady                         no snapshot yet: names what is waited for
+    ├── NotLeading                       another replica may be the leader: nothing is written
     ├── ManagerError                     the manager refuses a call: duplicate, unknown or closed
     ├── CommandRefused                   a command over the control socket isn't carried out
     ├── NoDaemon                         nobody answers on the control socket
@@ -109,6 +110,10 @@ class NotReady(TelemetrydError):
     def __init__(self, waiting_for: tuple[str, ...]) -> None:
         super().__init__(f"waiting for {', '.join(waiting_for)}")
         self.waiting_for = waiting_for
+
+
+class NotLeading(TelemetrydError):
+    """This replica isn't the leader, or can't know any more that it is: it must not write."""
 
 
 class ManagerError(TelemetrydError):

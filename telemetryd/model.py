@@ -324,3 +324,24 @@ class ConfigStatus:
     in_force_at: float
     reloaded_at: float | None = None
     problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderStatus:
+    """What is shown of leader election.
+
+    Attributes:
+        name: Of the Lease.
+        identity: Ours in it.
+        leading: We may write now.
+        holder: Who holds it, as last seen; empty where nobody is known to.
+        epoch: ``leaseTransitions``, as last seen.
+        last_error: What stands between us and the Lease now, empty while all is well.
+    """
+
+    name: str
+    identity: str
+    leading: bool
+    holder: str
+    epoch: int
+    last_error: str

@@ -134,3 +134,10 @@ class ConfigStats:
 
     status: ConfigStatus
     reloads: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+
+@dataclass(slots=True)
+class LeaderStats:
+    """What became of leader election: how often this replica began or ceased to lead."""
+
+    transitions: int = 0

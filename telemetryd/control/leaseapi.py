@@ -1,0 +1,201 @@
+"""The Lease as an object of ``coordination.k8s.io/v1``: read, created and replaced, all of it kept.
+
+What is made of it belongs to ``lease``; when it is asked for to ``elector``.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import orjson
+
+from telemetryd.control.lease import LeaseRecord
+from telemetryd.errors import BadResponse, NotFound
+from telemetryd.kube.client import KubeClient
+
+_API_VERSION = "coordination.k8s.io/v1"
+_MAX_BYTES = 1024 * 1024
+RELEASED_DURATION_S = 1
+
+
+class _Spec(msgspec.Struct, gc=False, rename="camel"):
+    """What is read of ``spec`` (coordination/v1 LeaseSpec)."""
+
+    holder_identity: str | None = None
+    lease_duration_seconds: int | None = None
+    lease_transitions: int | None = None
+
+
+class _Meta(msgspec.Struct, gc=False, rename="camel"):
+    uid: str | None = None
+    resource_version: str | None = None
+
+
+class _Lease(msgspec.Struct, gc=False):
+    kind: str
+    metadata: _Meta
+    spec: _Spec | None = None
+
+
+_DECODER = msgspec.json.Decoder(_Lease)
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedLease:
+    """A Lease, and the whole object, so that what others wrote there stays.
+
+    Attributes:
+        record: What decides.
+        document: The object as it was read.
+    """
+
+    record: LeaseRecord
+    document: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """What a write puts into the Lease.
+
+    Attributes:
+        holder: Identity, empty for a release.
+        duration_s: Whole seconds.
+        transitions: The epoch.
+        begins: A new term, whose time of acquisition is now.
+    """
+
+    holder: str
+    duration_s: int
+    transitions: int
+    begins: bool
+
+
+class LeaseApi:
+    """One Lease over one client, which should have a connection pool of its own."""
+
+    def __init__(
+        self, client: KubeClient, *, namespace: str, name: str, now: Callable[[], float]
+    ) -> None:
+        """Nothing is asked yet.
+
+        Args:
+            client: The API server; stays the caller's.
+            namespace: Of the Lease.
+            name: Of the Lease.
+            now: Unix time in seconds, for the times that people read.
+        """
+        self._client = client
+        self._namespace = namespace
+        self._name = name
+        self._now = now
+        self._collection = f"/apis/{_API_VERSION}/namespaces/{namespace}/leases"
+
+    async def read(self, timeout_s: float) -> FetchedLease | None:
+        """The Lease, None where there is none.
+
+        Raises:
+            KubeError: It can't be had, or isn't a Lease.
+        """
+        try:
+            answer = await self._client.request(
+                "GET", f"{self._collection}/{self._name}", timeout_s=timeout_s, max_bytes=_MAX_BYTES
+            )
+        except NotFound:
+            return None
+        return parse_lease(answer)
+
+    async def create(self, term: Term, timeout_s: float) -> FetchedLease:
+        """Make the Lease.
+
+        Raises:
+            Conflict: It exists already.
+            KubeError: It can't be made.
+        """
+        document = {
+            "apiVersion": _API_VERSION,
+            "kind": "Lease",
+            "metadata": {"namespace": self._namespace, "name": self._name},
+        }
+        body = orjson.dumps(render_lease(document, term, self._now()))
+        answer = await self._client.request(
+            "POST", self._collection, body=body, timeout_s=timeout_s, max_bytes=_MAX_BYTES
+        )
+        return parse_lease(answer)
+
+    async def replace(self, over: FetchedLease, term: Term, timeout_s: float) -> FetchedLease:
+        """Write over the Lease as it was read, and over no other state of it.
+
+        Raises:
+            Conflict: It has changed since.
+            NotFound: It is gone.
+            KubeError: It can't be written.
+        """
+        body = orjson.dumps(render_lease(over.document, term, self._now()))
+        answer = await self._client.request(
+            "PUT",
+            f"{self._collection}/{self._name}",
+            body=body,
+            timeout_s=timeout_s,
+            max_bytes=_MAX_BYTES,
+        )
+        return parse_lease(answer)
+
+
+def parse_lease(answer: bytes) -> FetchedLease:
+    """The Lease in an answer.
+
+    A ``spec`` that lacks something, or holds nonsense, is read as one without it: a holder that
+    names no duration has ours.
+
+    Raises:
+        BadResponse: It isn't a Lease.
+    """
+    try:
+        lease = _DECODER.decode(answer)
+        document = orjson.loads(answer)
+    except (msgspec.MsgspecError, orjson.JSONDecodeError, UnicodeError, RecursionError) as error:
+        raise BadResponse(f"the answer isn't a Lease: {error}") from error
+    meta = lease.metadata
+    if lease.kind != "Lease" or not meta.uid or not meta.resource_version:
+        raise BadResponse(f"the answer isn't a Lease but a {lease.kind[:100]!r} or has no identity")
+    spec = lease.spec or _Spec()
+    duration_s = spec.lease_duration_seconds
+    return FetchedLease(
+        record=LeaseRecord(
+            holder=spec.holder_identity or "",
+            duration_s=float(duration_s) if duration_s is not None and duration_s > 0 else None,
+            transitions=max(0, spec.lease_transitions or 0),
+            resource_version=meta.resource_version,
+            uid=meta.uid,
+        ),
+        document=document,
+    )
+
+
+def render_lease(document: Mapping[str, Any], term: Term, now_s: float) -> dict[str, Any]:
+    """The object to write: ``spec`` as the term says, all else as it is."""
+    spec = dict(document.get("spec") or {})
+    renewed = render_micro_time(now_s)
+    spec |= {
+        "holderIdentity": term.holder,
+        "leaseDurationSeconds": term.duration_s,
+        "leaseTransitions": term.transitions,
+        "renewTime": renewed,
+    }
+    if term.begins or "acquireTime" not in spec:
+        spec["acquireTime"] = renewed
+    return {**document, "spec": spec}
+
+
+def whole_seconds(duration_s: float) -> int:
+    """A duration as the Lease can say it: never less than it is."""
+    return max(1, math.ceil(duration_s))
+
+
+def render_micro_time(now_s: float) -> str:
+    """A time as meta/v1 MicroTime writes it: UTC, six digits, ``Z``."""
+    moment = datetime.fromtimestamp(now_s, UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")

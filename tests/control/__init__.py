@@ -1,0 +1,1 @@
+"""Who may write, and what objects in the cluster ask for."""
