@@ -251,7 +251,7 @@ def test_path_that_is_no_kubeconfig_exits_78(environ: dict[str, str], says: str)
 
 AS_NOBODY = """
 import os, sys
-import telemetryd.daemon.oneshot, telemetryd.kube.loader
+import telemetryd.daemon.loop, telemetryd.daemon.oneshot, telemetryd.kube.loader
 from telemetryd.cli import run_command
 from telemetryd.daemon.earlysignals import EarlySignals
 if os.geteuid() == 0:
