@@ -270,7 +270,7 @@ def _payload(options: argparse.Namespace) -> int:
 
 
 def _schema(_options: argparse.Namespace) -> int:
-    from telemetryd.export.payload import scc_schema  # noqa: PLC0415 - heavy imports on demand
+    from telemetryd.export.scc import scc_schema  # noqa: PLC0415 - heavy imports on demand
 
     sys.stdout.buffer.write(orjson.dumps(scc_schema(), option=orjson.OPT_INDENT_2) + b"\n")
     sys.stdout.buffer.flush()

@@ -242,6 +242,21 @@ class SnapshotSource(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Delivery:
+    """When and how a payload is sent: what of it is no fact of the fleet.
+
+    Attributes:
+        at: Unix time in seconds.
+        sequence: Rises strictly from one payload of an exporter to the next.
+        epoch: Leadership epoch (``leaseTransitions``), 0 without leader election.
+    """
+
+    at: float
+    sequence: int = 0
+    epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Payload:
     """What is sent.
 

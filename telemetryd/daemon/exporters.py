@@ -8,7 +8,7 @@ from telemetryd.config import ExporterConfig, FileExporterConfig, SecretExporter
 from telemetryd.config.values import HOUR_S
 from telemetryd.export.exporter import Exporter
 from telemetryd.export.file import FileExporter
-from telemetryd.export.payload import SccRenderer
+from telemetryd.export.scc import SccRenderer
 from telemetryd.export.secret import SecretExporter
 from telemetryd.export.spec import ExporterSpec
 from telemetryd.kube.client import KubeClient

@@ -9,7 +9,7 @@ import anyio
 from telemetryd.config import Config
 from telemetryd.daemon.collection import Collection
 from telemetryd.errors import NotReady
-from telemetryd.export.payload import render_scc
+from telemetryd.export.scc import render_scc
 from telemetryd.kube.client import KubeClient
 from telemetryd.model import Payload
 from telemetryd.stats import KubeStats
