@@ -26,6 +26,7 @@ from telemetryd.model import (
     Delivery,
     FleetDetail,
     Payload,
+    RoleCounts,
     ShapeDetail,
     Snapshot,
     Totals,
@@ -285,17 +286,19 @@ def _shape_order(counted: ShapeDetail) -> tuple[Any, ...]:
 
 
 def _cluster(cluster: ClusterDetail) -> dict[str, Any]:
-    return {
-        **({"id": cluster.id} if cluster.id else {}),
+    row = {
         "upstream": cluster.upstream,
         "kubernetes_version": cluster.kubernetes_version,
         "nodes": cluster.nodes,
-        "roles": cluster.roles._asdict(),
+        "roles": dict(zip(RoleCounts._fields, cluster.roles, strict=True)),
         "cpu_millis": _millis(cluster.cpu_nano),
         "memory_bytes": _whole(cluster.memory_nano),
         "unreported_cpu": cluster.unreported_cpu,
         "unreported_memory": cluster.unreported_memory,
     }
+    if cluster.id:
+        row["id"] = cluster.id
+    return row
 
 
 def _shape(counted: ShapeDetail) -> dict[str, Any]:
