@@ -16,17 +16,20 @@ from telemetryd.config.load import (
 from telemetryd.config.locate import ControlPlace, find_control_socket
 from telemetryd.config.paths import ControlSocket
 from telemetryd.config.settings import (
+    FORMATS,
     Config,
     ExporterConfig,
     FileExporterConfig,
     IdentityConfig,
     KubernetesConfig,
+    PrivacyConfig,
     SecretExporterConfig,
     ServerConfig,
 )
 from telemetryd.config.values import ListenAddress, parse_duration
 
 __all__ = [
+    "FORMATS",
     "SYSTEM_CONFIG",
     "Config",
     "ConfigFile",
@@ -38,6 +41,7 @@ __all__ = [
     "IdentityConfig",
     "KubernetesConfig",
     "ListenAddress",
+    "PrivacyConfig",
     "SecretExporterConfig",
     "ServerConfig",
     "find_config",

@@ -20,7 +20,7 @@ from telemetryd.export.exporter import ExportContext, Exporter, Outcome
 from telemetryd.export.foreign import ForeignCall
 from telemetryd.export.ledger import Ledger
 from telemetryd.export.spec import ExporterSpec
-from telemetryd.model import Payload, SnapshotSource
+from telemetryd.model import Delivery, Payload, SnapshotSource
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +75,7 @@ class Attempts:
         "_ledger",
         "_sent_at_s",
         "_sent_digest",
+        "_sequence",
         "_settled_digest",
         "_unsent_digest",
         "spec",
@@ -97,6 +98,7 @@ class Attempts:
         self._call: ForeignCall[Outcome] | None = None
         self._sent_digest = self._settled_digest = self._unsent_digest = ""
         self._sent_at_s = -math.inf
+        self._sequence = 0
         self.stop_by_s = math.inf
 
     @property
@@ -173,7 +175,7 @@ class Attempts:
         if not final:
             self._ledger.attempt_started()
         started_s = anyio.current_time()
-        payload = self.spec.render(snapshot, self._around.now())
+        payload = self.spec.render(snapshot, self._next_delivery())
         stats.collection.observe(anyio.current_time() - started_s)
         if final:
             if payload.digest == self._settled_digest:
@@ -191,6 +193,12 @@ class Attempts:
         self._ledger.attempt_succeeded(outcome, body_bytes=len(payload.body))
         self._sent_at_s = self._boot_time_s()
         return outcome
+
+    def _next_delivery(self) -> Delivery:
+        """How the next payload is sent; its sequence rises even where the clock is set back."""
+        at = self._around.now()
+        self._sequence = max(self._sequence + 1, int(at * 1000))
+        return Delivery(at=at, sequence=self._sequence, epoch=self._around.epoch())
 
     def _collected(self, payload: Payload) -> None:
         if self._unsent_digest and self._unsent_digest != payload.digest:
