@@ -318,11 +318,12 @@ def _doctor(options: argparse.Namespace) -> int:
     # What is wrong is told on stdout, once: the log would say it again.
     logs.configure(config.log_format, "critical", sys.stderr, os.environ)
     from telemetryd.daemon.loop import PromptLoop  # noqa: PLC0415 - heavy imports on demand
+    from telemetryd.doctor.access import plan_of  # noqa: PLC0415
     from telemetryd.doctor.examine import examine  # noqa: PLC0415
     from telemetryd.doctor.findings import render_report  # noqa: PLC0415
 
     report = anyio.run(
-        partial(examine, config, now=time.time),  # noqa: TID251 - the clock is chosen here
+        partial(examine, config, plan_of(config), now=time.time),  # noqa: TID251 - the clock is chosen here
         backend_options={"loop_factory": PromptLoop},
     )
     text = "".join(f"{line}\n" for line in render_report(report))

@@ -12,7 +12,7 @@ import anyio
 
 from telemetryd.config import Config, FileExporterConfig
 from telemetryd.doctor import local
-from telemetryd.doctor.access import Needs, SecretTarget, needed_access, needs_of, plan_of
+from telemetryd.doctor.access import Needs, Plan, SecretTarget, needed_access, needs_of
 from telemetryd.doctor.checking import Check, local_check, run_checks
 from telemetryd.doctor.cluster import check_clock, check_connection, discover, judge_discovery
 from telemetryd.doctor.findings import Finding, Report, fail, warn
@@ -30,16 +30,17 @@ _CONNECTION = "connection"
 
 
 async def examine(
-    config: Config, *, now: Callable[[], float], deadline_s: float = DEADLINE_S
+    config: Config, plan: Plan, *, now: Callable[[], float], deadline_s: float = DEADLINE_S
 ) -> Report:
     """Look at everything that a daemon with this configuration needs.
 
     Args:
         config: Effective values of everything.
+        plan: What it asks of the cluster.
         now: Unix time in seconds.
         deadline_s: Of each check.
     """
-    cluster = _Cluster(config, now, deadline_s)
+    cluster = _Cluster(config, plan, now, deadline_s)
     on_this_machine: list[Finding] = []
 
     async def look_around() -> None:
@@ -76,8 +77,11 @@ class _Cluster:
         account: As of the report.
     """
 
-    def __init__(self, config: Config, now: Callable[[], float], deadline_s: float) -> None:
+    def __init__(
+        self, config: Config, plan: Plan, now: Callable[[], float], deadline_s: float
+    ) -> None:
         self._config = config
+        self._plan = plan
         self._now = now
         self._deadline_s = deadline_s
         self.findings: list[Finding] = []
@@ -129,7 +133,7 @@ class _Cluster:
             nonlocal needs
             found = await discover(client)
             needs = needs_of(
-                plan_of(self._config),
+                self._plan,
                 rancher_served=found.management is not None,
                 requests_served="secretrequests" in (found.telemetry or {}),
             )
