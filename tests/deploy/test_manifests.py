@@ -152,7 +152,7 @@ def test_deployment_fits_image_service_and_policy() -> None:
     assert container["image"] == f"telemetryd:{__version__}"
     environ = {entry["name"]: entry["value"] for entry in container["env"]}
     assert environ["TELEMETRYD_LISTEN"] == "0.0.0.0:10464"
-    assert container["ports"] == [{"name": "metrics", "containerPort": 10464}]
+    assert container["ports"] == [{"name": "metrics", "containerPort": 10464, "protocol": "TCP"}]
     for probe in ("startupProbe", "livenessProbe"):
         assert container[probe]["httpGet"] == {"path": "/livez", "port": "metrics"}
     assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "metrics"}
