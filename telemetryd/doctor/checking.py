@@ -12,6 +12,7 @@ from functools import partial
 from typing import TypeVar
 
 import anyio
+import msgspec
 
 from telemetryd.doctor.findings import Finding, fail
 from telemetryd.errors import KubeError
@@ -69,6 +70,9 @@ async def _run_one(check: Check, deadline_s: float) -> list[Finding]:
         return [fail(check.what, why, "find out what it hangs on, then ask again")]
     except KubeError as error:
         return [fail(check.what, str(error), "mend what the API server says, then ask again")]
+    except (msgspec.MsgspecError, UnicodeError):
+        mend = "see what stands between here and the API server"
+        return [fail(check.what, "the answer isn't what was asked for", mend)]
     except Exception as error:  # noqa: BLE001 - a check that is broken costs itself alone
         mend = "this is an error of telemetryd's own: please report it"
         return [fail(check.what, f"internal: {type(error).__name__}", mend)]
