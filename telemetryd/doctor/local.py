@@ -11,7 +11,7 @@ import socket
 import stat
 import tempfile
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -103,21 +103,48 @@ def check_listen(address: ListenAddress) -> list[Finding]:
     """Whether the listen address is free, or held by a telemetryd."""
     host = address.host
     try:
-        found = socket.getaddrinfo(
-            host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        for family, kind, protocol, _, where in found:
-            with socket.socket(family, kind, protocol) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                probe.bind(where)
+        _try_to_bind(host, address.port)
     except OSError as error:
         if error.errno == errno.EADDRINUSE and _is_ours(host, address.port):
             return [passed(_LISTEN, f"{address} is held by a running telemetryd")]
         mend = "set server.listen to an address of this machine and a free port"
         return [fail(_LISTEN, f"{address}: {_why(error)}", mend)]
     return [passed(_LISTEN, f"{address} is free")]
+
+
+def _try_to_bind(host: str, port: int) -> None:
+    """Take the address for a moment, as the daemon does, without listening.
+
+    Raises:
+        OSError: It can't be had.
+    """
+    if host in {"", "::"}:
+        _try_everywhere(port)
+        return
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    # One of a name's addresses is used, IPv4 first.
+    family, *_, address = min(found, key=lambda each: each[0] != socket.AF_INET)
+    _try(family, address)
+
+
+def _try_everywhere(port: int) -> None:
+    if socket.has_dualstack_ipv6():
+        try:
+            _try(socket.AF_INET6, ("::", port), dualstack=True)
+        except OSError as error:
+            if error.errno not in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}:
+                raise
+        else:
+            return
+    _try(socket.AF_INET, ("0.0.0.0", port))  # noqa: S104 - asked for
+
+
+def _try(family: int, address: tuple[Any, ...], *, dualstack: bool = False) -> None:
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if dualstack:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        probe.bind(address)
 
 
 def _is_ours(host: str, port: int) -> bool:

@@ -38,6 +38,7 @@ class _Ref(msgspec.Struct, gc=False):
 
 
 class _RequestSpec(msgspec.Struct, gc=False):
+    secretType: msgspec.Raw = msgspec.Raw()  # noqa: N815 - the field's name in JSON
     targetSecretRef: _Ref | None = None  # noqa: N815 - the field's name in JSON
 
 
@@ -50,7 +51,12 @@ class _Request(msgspec.Struct, gc=False):
     spec: _RequestSpec | None = None
 
 
+class _ListMeta(msgspec.Struct, gc=False, frozen=True, rename={"continue_token": "continue"}):
+    continue_token: str = ""
+
+
 class _Requests(msgspec.Struct, gc=False):
+    metadata: _ListMeta = _ListMeta()
     items: list[msgspec.Raw] | None = None
 
 
@@ -134,11 +140,14 @@ async def list_requested(client: KubeClient) -> tuple[list[Finding], list[Secret
         return [warn(REQUESTS, _HIDDEN)], []
     targets: list[SecretTarget] = []
     findings: list[Finding] = []
-    items = msgspec.json.decode(body, type=_Requests).items or []
+    page = msgspec.json.decode(body, type=_Requests)
+    items = page.items or []
+    if page.metadata.continue_token:
+        findings.append(warn(REQUESTS, f"more than {_MOST_REQUESTS}: only these are checked"))
     for item in items:
         target = _target_of(item)
         if target is None:
-            findings.append(warn(REQUESTS, "one names no Secret: its conditions say so"))
+            findings.append(warn(REQUESTS, "one is invalid: its conditions say so"))
         else:
             targets.append(target)
     named = ", ".join(target.of for target in targets) or "none"
@@ -149,7 +158,7 @@ def _target_of(item: msgspec.Raw) -> SecretTarget | None:
     try:
         request = msgspec.json.decode(item, type=_Request)
         ref = request.spec.targetSecretRef if request.spec is not None else None
-        if ref is None:
+        if request.spec is None or ref is None or bytes(request.spec.secretType) != b'"scc"':
             return None
         namespace = DnsLabel().parse(msgspec.json.decode(ref.namespace or b"null"))
         name = DnsSubdomain().parse(msgspec.json.decode(ref.name or b"null"))

@@ -219,8 +219,21 @@ def test_other_request_s_secret_is_found_and_its_role_printed(
     }
 
 
-def test_hostile_request_never_becomes_a_path(config: Config, plan: Plan, admin: Admin) -> None:
-    spec = {"secretType": "scc", "targetSecretRef": {"name": "../../x", "namespace": "y?z"}}
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"secretType": "scc", "targetSecretRef": {"name": "../../x", "namespace": "y?z"}},
+        {"secretType": "scc", "targetSecretRef": {"name": 7}},
+        {"secretType": "other", "targetSecretRef": {"name": "x", "namespace": "y"}},
+        {"secretType": "scc"},
+        None,
+        "text",
+    ],
+    ids=["hostile", "odd", "other", "without", "empty", "text"],
+)
+def test_invalid_request_is_told_of_and_never_becomes_a_path(
+    config: Config, plan: Plan, admin: Admin, spec: object
+) -> None:
     request = {
         "apiVersion": "telemetry.cattle.io/v1",
         "kind": "SecretRequest",

@@ -157,6 +157,11 @@ def test_port_of_somebody_else_fails(taken: int) -> None:
     assert "server.listen" in finding.mend
 
 
+def test_port_taken_on_one_address_is_taken_for_every_address(taken: int) -> None:
+    (finding,) = local.check_listen(ListenAddress("", taken))
+    assert finding.verdict is FAIL
+
+
 def test_address_of_another_machine_fails() -> None:
     (finding,) = local.check_listen(ListenAddress("192.0.2.1", 10464))
     assert finding.verdict is FAIL
