@@ -53,7 +53,7 @@ async def run_checks(checks: Sequence[Check], *, deadline_s: float) -> list[Find
 
     async def run(number: int, check: Check) -> None:
         async with limiter:
-            found[number] = await _run_one(check, deadline_s)
+            found[number] = await run_check(check, deadline_s=deadline_s)
 
     async with anyio.create_task_group() as group:
         for number, check in enumerate(checks):
@@ -61,7 +61,13 @@ async def run_checks(checks: Sequence[Check], *, deadline_s: float) -> list[Find
     return [finding for findings in found for finding in findings]
 
 
-async def _run_one(check: Check, deadline_s: float) -> list[Finding]:
+async def run_check(check: Check, *, deadline_s: float) -> list[Finding]:
+    """What one of them found, or why that isn't known; it raises nothing.
+
+    Args:
+        check: Run in this task.
+        deadline_s: In seconds from now.
+    """
     try:
         with anyio.fail_after(deadline_s):
             return await check.run()

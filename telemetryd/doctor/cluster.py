@@ -17,7 +17,9 @@ from telemetryd.errors import (
     Forbidden,
     KubeError,
     NotFound,
+    Reason,
     Unauthorized,
+    Unavailable,
 )
 from telemetryd.kube.client import KubeClient
 
@@ -32,6 +34,10 @@ CLOCK_S: Final = 5.0
 
 _CONNECTION = "connection"
 _VERSION = "API server version"
+_NO_ANSWER: Final = (
+    "see that the API server runs, and that the kubeconfig's URL and CA, the proxy and the"
+    " firewalls in between let it be reached"
+)
 _NAMESPACED: Final = frozenset({"nodes", "projects"})
 _WATCHABLE: Final = frozenset({"list", "watch"})
 _NUMBERS = re.compile(r"v?(\d{1,4})\.(\d{1,4})")
@@ -84,10 +90,9 @@ async def check_connection(client: KubeClient) -> tuple[list[Finding], bool]:
         mend = "name the API server's own URL in the kubeconfig"
         return [fail(_CONNECTION, f"{server} isn't a Kubernetes API server", mend)], False
     except KubeError as error:
-        mend = (
-            "see that the API server runs, and that the kubeconfig's URL and CA, the proxy and the"
-            " firewalls in between let it be reached"
-        )
+        mend = _NO_ANSWER
+        if isinstance(error, Unavailable) and error.kind is Reason.AUTH:
+            mend = "mend what gives out the credential, or log in again"
         return [fail(_CONNECTION, f"{server}: {error}", mend)], False
     return [passed(_CONNECTION, f"{server} answers"), _judge_version(text)], True
 

@@ -4,7 +4,7 @@ Nothing here writes to the cluster, and nothing takes for ever.
 """
 
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import Final
 
@@ -13,7 +13,7 @@ import anyio
 from telemetryd.config import Config, FileExporterConfig
 from telemetryd.doctor import local
 from telemetryd.doctor.access import Needs, Plan, SecretTarget, needed_access, needs_of
-from telemetryd.doctor.checking import Check, local_check, run_checks
+from telemetryd.doctor.checking import Check, local_check, run_check, run_checks
 from telemetryd.doctor.cluster import check_clock, check_connection, discover, judge_discovery
 from telemetryd.doctor.findings import Finding, Report, fail, warn
 from telemetryd.doctor.objects import check_namespace, check_secret, list_requested
@@ -100,20 +100,26 @@ class _Cluster:
                 await self._look_closer(client, needs)
 
     async def _connect(self, stack: AsyncExitStack) -> KubeClient | None:
-        connecting = KubeClient.connect(self._config.kubernetes, KubeStats(), now=self._now)
-        try:
-            # The scope ends before anything is done with the client: none is open across a yield.
-            with anyio.fail_after(self._deadline_s):
-                return await stack.enter_async_context(connecting)
-        except ConfigError as error:
-            for problem in error.problems:
-                where = ": ".join(part for part in (problem.where, problem.key) if part)
-                self.findings.append(fail(_CONNECTION, where, problem.message))
-        except TimeoutError:
-            why = f"no credential within {self._deadline_s:g} s"
-            mend = "see what the kubeconfig's plugin or its files hang on"
-            self.findings.append(fail(_CONNECTION, why, mend))
-        return None
+        client: KubeClient | None = None
+
+        async def connect() -> list[Finding]:
+            nonlocal client
+            connecting = KubeClient.connect(self._config.kubernetes, KubeStats(), now=self._now)
+            try:
+                client = await stack.enter_async_context(connecting)
+            except ConfigError as error:
+                return [
+                    fail(
+                        _CONNECTION, f"{problem.where}: {problem.key}".rstrip(": "), problem.message
+                    )
+                    for problem in error.problems
+                ]
+            return []
+
+        # In this task, not in one of its own: the stack is left in it.
+        check = Check(_CONNECTION, connect)
+        self.findings += await run_check(check, deadline_s=self._deadline_s)
+        return client
 
     async def _answers(self, client: KubeClient) -> bool:
         answers = False
@@ -174,10 +180,9 @@ class _Cluster:
         )
 
     async def _identify(self, client: KubeClient) -> None:
-        try:
+        account = None
+        with suppress(KubeError), anyio.move_on_after(self._deadline_s):
             account = await client.service_account()
-        except KubeError:
-            return
         self.account = None if account is None else Account(*account)
 
     async def _run(self, *checks: Check) -> None:

@@ -170,6 +170,23 @@ async def test_kubeconfig_that_is_not_there_fails_with_its_mend(tmp_path: Path) 
     assert of(report, "connection").mend
 
 
+async def test_plugin_that_hangs_is_not_waited_for(tmp_path: Path) -> None:
+    plugin = {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "command": "sleep",
+        "args": ["60"],
+        "interactiveMode": "Never",
+    }
+    config = config_for(tmp_path, "https://127.0.0.1:1")
+    hanging = kubeconfig(tmp_path / "kubeconfig", "https://127.0.0.1:1", user={"exec": plugin})
+    config = replace(config, kubernetes=hanging)
+    with anyio.fail_after(20):
+        report = await examine(config, plan_of(config), now=time.time, deadline_s=0.5)
+    assert failures(report) == ["connection"]
+    assert "no credential from the exec plugin sleep" in of(report, "connection").detail
+    assert "log in again" in of(report, "connection").mend
+
+
 async def test_old_kubernetes_fails_and_a_hidden_version_warns(tmp_path: Path) -> None:
     server = well()
     async with asking(tmp_path, server) as ask:
