@@ -1,7 +1,7 @@
 """The command line: arguments in, exit status out; data to stdout, everything else to stderr.
 
-What a command does lives in ``daemon`` and ``demo``, which are imported when they are asked for,
-so that ``--help``, ``schema`` and ``check-config`` don't pay for the whole daemon.
+What a command does lives in ``daemon``, ``doctor`` and ``demo``, which are imported when they are
+asked for, so that ``--help``, ``schema`` and ``check-config`` don't pay for the whole daemon.
 """
 
 import argparse
@@ -107,6 +107,12 @@ def _parser() -> argparse.ArgumentParser:
         "telemetryd healthcheck",
         _healthcheck,
     )
+    doctor = add(
+        "doctor",
+        "check everything the daemon needs, and say what is missing and how to mend it",
+        "telemetryd doctor --config /etc/telemetryd/config.toml",
+        _doctor,
+    )
     demo = add(
         "demo",
         "run the whole daemon against an embedded API server with a Rancher-like fleet",
@@ -119,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
         "telemetryd ctl status",
         _ctl,
     )
-    for sub in (run, check, payload, health, *_add_ctl(ctl)):
+    for sub in (run, check, payload, health, doctor, *_add_ctl(ctl)):
         sub.add_argument("--config", metavar="FILE", help="configuration file (TOML)")
     for sub in (payload, schema):
         sub.add_argument("--format", choices=FORMATS, default="scc", help="payload format")
@@ -308,6 +314,25 @@ def _ctl(options: argparse.Namespace) -> int:
     for line in control_text.render_complaints(request, answer):
         _complain(f"telemetryd: {line}")
     return 0 if answer.ok else 1
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    config = _load(options)
+    # What is wrong is told on stdout, once: the log would say it again.
+    logs.configure(config.log_format, "critical", sys.stderr, os.environ)
+    from telemetryd.daemon.loop import PromptLoop  # noqa: PLC0415 - heavy imports on demand
+    from telemetryd.doctor.access import plan_of  # noqa: PLC0415
+    from telemetryd.doctor.examine import examine  # noqa: PLC0415
+    from telemetryd.doctor.findings import render_report  # noqa: PLC0415
+
+    report = anyio.run(
+        partial(examine, config, plan_of(config), now=time.time),  # noqa: TID251 - the clock is chosen here
+        backend_options={"loop_factory": PromptLoop},
+    )
+    text = "".join(f"{line}\n" for line in render_report(report))
+    sys.stdout.buffer.write(text.encode(errors="backslashreplace"))
+    sys.stdout.buffer.flush()
+    return 1 if report.failed else 0
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ import pytest
 from telemetryd import __version__
 from tests.system.daemon import free_port
 
-COMMANDS = ("run", "check-config", "payload", "schema", "healthcheck", "demo", "ctl")
+COMMANDS = ("run", "check-config", "payload", "schema", "healthcheck", "doctor", "demo", "ctl")
 CTL_COMMANDS = ("status", "reload", "start", "stop", "restart", "trigger", "cache")
 
 
@@ -80,6 +80,7 @@ def test_version_is_the_package_s() -> None:
         ("fly",),
         ("run", "--fast"),
         ("schema", "--format", "xml"),
+        ("doctor", "--fix"),
         ("payload", "--timeout", "soon"),
         ("ctl",),
         ("ctl", "stop"),
@@ -95,7 +96,7 @@ def test_wrong_usage_exits_64(arguments: tuple[str, ...]) -> None:
     assert "usage:" in result.stderr
 
 
-@pytest.mark.parametrize("command", ["run", "check-config", "payload", "healthcheck"])
+@pytest.mark.parametrize("command", ["run", "check-config", "payload", "healthcheck", "doctor"])
 def test_bad_configuration_exits_78_with_every_error(command: str, tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(
