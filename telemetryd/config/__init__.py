@@ -22,6 +22,7 @@ from telemetryd.config.settings import (
     IdentityConfig,
     KubernetesConfig,
     SecretExporterConfig,
+    SecretRequestsConfig,
     ServerConfig,
 )
 from telemetryd.config.values import ListenAddress, parse_duration
@@ -39,6 +40,7 @@ __all__ = [
     "KubernetesConfig",
     "ListenAddress",
     "SecretExporterConfig",
+    "SecretRequestsConfig",
     "ServerConfig",
     "find_config",
     "find_control_socket",
