@@ -28,6 +28,10 @@ REQUEST_FINALIZER = "scc.cattle.io/scc-metrics-request"
 SECRET_FINALIZER = "wrangler.cattle.io/prime-registration-secrets-remove"
 REQUESTS = collection(SECRET_REQUESTS)
 SYSTEM_PROJECT = "p-abcde"
+EXPORTER = f"secretrequest/{REQUEST}"
+SERVED = {"Progressing": "False", "Done": "True"}
+FAILED = {**SERVED, "Failure": "True"}
+INVALID = "Secret Request is in an invalid state"
 LABEL = "field.cattle.io/projectId"
 SETTINGS_NEEDED = {
     "install-uuid": "5c6b1b7e-94c5-4f6e-8a0e-2f9d2e1c7a11",
@@ -60,16 +64,19 @@ class Scc:
         self.admin = admin
         self._secrets: set[str] = set()
 
-    def build(self, *, settings: bool = True) -> None:
-        """The namespaces, the System project, a cluster, and the settings or none of them."""
+    def build(self) -> None:
+        """The namespaces, the System project, a cluster and the settings."""
         for name in ("kube-system", "local"):
             self.put("/api/v1/namespaces", namespace(name))
         self.namespace(NAMESPACE)
         self.put(collection(PROJECTS, "local"), project(SYSTEM_PROJECT))
         self.put(collection(CLUSTERS), rancher_cluster("local"))
         self.put(collection(FEATURES), feature("fleet"))
-        if settings:
-            self.set_settings()
+        self.set_settings()
+
+    def unset_settings(self) -> None:
+        """None of them, as in a Rancher that has just been installed."""
+        self.admin.delete(collection(SETTINGS))
 
     def set_settings(self) -> None:
         """All that an export needs of Rancher's settings."""
@@ -107,6 +114,10 @@ class Scc:
     def request(self, name: str = REQUEST) -> Object | None:
         """The request, None where there is none."""
         return self._get(f"{REQUESTS}/{name}")
+
+    def request_path(self, name: str = REQUEST) -> str:
+        """The path of a request."""
+        return f"{REQUESTS}/{name}"
 
     def status(self, name: str = REQUEST) -> Object:
         """Its status, empty where there is none."""

@@ -1,100 +1,33 @@
 """SecretRequests as scc-operator makes them, served by the whole daemon on a real API server."""
 
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import TypeAlias
-
-import pytest
 
 from tests.apiserver.admin import Admin
-from tests.apiserver.process import ApiServer
-from tests.system.daemon import TOP_LEVEL, Daemon
+from tests.system.daemon import Daemon
+from tests.system.requests import RequestDaemon, exporters, shown, wait_served
 from tests.system.scc import (
+    EXPORTER,
+    FAILED,
+    INVALID,
     REQUEST,
     REQUEST_FINALIZER,
     REQUESTS,
     SECRET,
     SECRET_FINALIZER,
+    SERVED,
     SYSTEM_PROJECT,
     Scc,
     demand_what_the_operator_needs,
     recorded,
 )
 
-EXPORTER = f"secretrequest/{REQUEST}"
-SERVED = {"Progressing": "False", "Done": "True"}
-FAILED = {**SERVED, "Failure": "True"}
-INVALID = "Secret Request is in an invalid state"
 BURST_S = 10.0
 EDITS_PER_S = 10
 
-Start: TypeAlias = Callable[..., Daemon]
 
-
-@pytest.fixture
-def scc(admin: Admin) -> Iterator[Scc]:
-    """A Rancher with everything but a request; it goes with the test."""
-    scc = Scc(admin)
-    scc.build()
-    try:
-        yield scc
-    finally:
-        scc.clear()
-
-
-@pytest.fixture
-def start(apiserver: ApiServer, tmp_path: Path) -> Iterator[Start]:
-    """Starts a daemon without configured exporters; it must end well with the test."""
-    running: list[Daemon] = []
-
-    def begin(settings: str = "", exporters: str = "exporters = []\n") -> Daemon:
-        kubeconfig = apiserver.kubeconfig(tmp_path / "kubeconfig")
-        top_level, tables = (
-            (TOP_LEVEL + exporters, "") if "[[" not in exporters else (TOP_LEVEL, exporters)
-        )
-        daemon = Daemon(tmp_path, kubeconfig, requests_config(settings) + tables, top_level)
-        running.append(daemon)
-        daemon.wait_for("ready", daemon.ready, 20)
-        return daemon
-
-    yield begin
-    for daemon in running:
-        assert daemon.stop() == 0, daemon.log()[-4000:]
-        assert "Traceback" not in daemon.log()
-
-
-def requests_config(settings: str = "") -> str:
-    return f'[secret_requests]\ninterval = "1s"\nquiet_period = "3s"\n{settings}\n'
-
-
-def exporters(daemon: Daemon) -> list[str]:
-    return [each["name"] for each in daemon.status()["exporters"]]
-
-
-def shown(daemon: Daemon, name: str = REQUEST) -> dict[str, str]:
-    listed: dict[str, dict[str, str]] = {
-        each["name"]: each for each in daemon.status()["secret_requests"]
-    }
-    return listed.get(name, {})
-
-
-def wait_served(daemon: Daemon, scc: Scc, name: str = REQUEST, secret: str = SECRET) -> None:
-    daemon.wait_for("the Secret", lambda: scc.payload(secret), 15)
-    daemon.wait_for("its conditions", lambda: scc.conditions(name) == SERVED, 15)
-    daemon.wait_for("the time of the write", lambda: "lastSyncTS" in scc.status(name), 15)
-
-
-def test_life_of_a_request_as_scc_operator_makes_it(admin: Admin, start: Start) -> None:
-    scc = Scc(admin)
-    scc.build(settings=False)
-    try:
-        _live(scc, start())
-    finally:
-        scc.clear()
-
-
-def _live(scc: Scc, daemon: Daemon) -> None:
+def test_life_of_a_request_as_scc_operator_makes_it(scc: Scc, serving: RequestDaemon) -> None:
+    daemon = serving
+    scc.unset_settings()
     scc.ask()
     with recorded(scc.admin, f"{REQUESTS}/{REQUEST}") as events:
         # Before the Settings it needs exist: accepted, and waiting for them by name.
@@ -187,9 +120,9 @@ def _leave(scc: Scc, daemon: Daemon) -> None:
 
 
 def test_operators_finalizers_and_all_that_others_add_survive_every_write(
-    scc: Scc, start: Start
+    scc: Scc, serving: RequestDaemon
 ) -> None:
-    daemon = start()
+    daemon = serving
     scc.ask()
     wait_served(daemon, scc)
     path = scc.secret_path()
@@ -222,8 +155,10 @@ def test_operators_finalizers_and_all_that_others_add_survive_every_write(
     assert secret["data"]["theirs"] == "YQ=="
 
 
-def test_namespace_and_system_project_may_come_later(scc: Scc, start: Start, admin: Admin) -> None:
-    daemon = start()
+def test_namespace_and_system_project_may_come_later(
+    scc: Scc, serving: RequestDaemon, admin: Admin
+) -> None:
+    daemon = serving
     late, project = (
         f"late-{time.time_ns()}",
         "/apis/management.cattle.io/v3/namespaces/local/projects/",
