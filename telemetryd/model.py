@@ -117,7 +117,6 @@ class SecretRequestRecord(msgspec.Struct, frozen=True, gc=False):
         spec_error: Why the spec can't be read, empty where it can.
         has_target: ``spec.targetSecretRef`` is there.
         conditions: Those that are ours (``Progressing``, ``Done``, ``Failure``), by type.
-        last_sync: ``status.lastSyncTS`` as the object has it, empty where it has none.
     """
 
     uid: str
@@ -129,7 +128,6 @@ class SecretRequestRecord(msgspec.Struct, frozen=True, gc=False):
     namespace: str
     secret: str
     conditions: tuple[ConditionRecord, ...]
-    last_sync: str
 
 
 @dataclass(frozen=True, slots=True)

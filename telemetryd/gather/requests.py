@@ -52,7 +52,6 @@ class RequestStatus(msgspec.Struct, gc=False):
     """``status`` of a SecretRequest."""
 
     conditions: list[Condition] | None = None
-    lastSyncTS: str | None = None  # noqa: N815 - the field's name in JSON
 
 
 class RequestObject(KubeObject, gc=False):
@@ -93,7 +92,6 @@ def project_request(_key: str, request: RequestObject) -> SecretRequestRecord:
         namespace=target.namespace or "",
         secret=target.name or "",
         conditions=own_conditions(status.conditions or ()),
-        last_sync=status.lastSyncTS or "",
     )
 
 

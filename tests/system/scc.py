@@ -40,7 +40,7 @@ SETTINGS_NEEDED = {
 }
 
 
-def scc_request(name: str = REQUEST, **target: Any) -> Object:
+def scc_request(name: str = REQUEST, /, **target: Any) -> Object:
     """The object as scc-operator creates it, but for what is given of its target."""
     return {
         "apiVersion": "telemetry.cattle.io/v1",
@@ -107,7 +107,7 @@ class Scc:
             if error.status != 409:
                 raise
 
-    def ask(self, name: str = REQUEST, **target: Any) -> None:
+    def ask(self, name: str = REQUEST, /, **target: Any) -> None:
         """Create a SecretRequest as scc-operator does."""
         self.admin.create(REQUESTS, scc_request(name, **target))
 

@@ -80,7 +80,8 @@ class StatusWriter:
             status = self._render(found, verdict, synced_at)
             if status is None:
                 return
-            metadata = {"uid": uid, "resourceVersion": found.metadata.resourceVersion}
+            # Of another object of this name it is another: a uid isn't heeded in a status.
+            metadata = {"resourceVersion": found.metadata.resourceVersion}
             try:
                 await self._client.request(
                     "PATCH",
