@@ -95,6 +95,41 @@ class NamespaceRecord(msgspec.Struct, frozen=True, gc=False):
     uid: str
 
 
+class ConditionRecord(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+    """One condition of a SecretRequest; times as the object has them, empty where it has none."""
+
+    type: str = ""
+    status: str = ""
+    reason: str = ""
+    message: str = ""
+    last_update_time: str = ""
+    last_transition_time: str = ""
+
+
+class SecretRequestRecord(msgspec.Struct, frozen=True, gc=False):
+    """One SecretRequest.
+
+    No resource version and no annotation: an edit of these alone makes no delta.
+
+    Attributes:
+        created_at: RFC 3339 as the object has it.
+        deleting: It has a deletionTimestamp.
+        spec_error: Why the spec can't be read, empty where it can.
+        has_target: ``spec.targetSecretRef`` is there.
+        conditions: Those that are ours (``Progressing``, ``Done``, ``Failure``), by type.
+    """
+
+    uid: str
+    created_at: str
+    deleting: bool
+    spec_error: str
+    secret_type: str
+    has_target: bool
+    namespace: str
+    secret: str
+    conditions: tuple[ConditionRecord, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Delta(Generic[R_co]):
     """One change of a store, after it has been applied.
@@ -372,6 +407,34 @@ class ExporterStatus:
     payload_bytes: int | None
     digest: str
     schema_valid: bool | None
+
+
+class RequestState(StrEnum):
+    """The closed list of states a SecretRequest can be in."""
+
+    SERVED = "served"
+    FAILING = "failing"
+    REJECTED = "rejected"
+    WAITING = "waiting"
+    UNDECIDED = "undecided"
+    LEAVING = "leaving"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestStatus:
+    """What is shown of one SecretRequest.
+
+    Attributes:
+        target: ``namespace/name`` of the Secret it asks for, empty where it names none.
+        detail: Why it isn't served, or what stands in the way; empty where all is well.
+        last_write_at: Unix time in seconds of the Secret's last write by this process.
+    """
+
+    name: str
+    target: str
+    state: RequestState
+    detail: str
+    last_write_at: float | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from telemetryd.config.settings import (
     KubernetesConfig,
     PrivacyConfig,
     SecretExporterConfig,
+    SecretRequestsConfig,
     ServerConfig,
 )
 from telemetryd.config.values import ListenAddress, parse_duration
@@ -43,6 +44,7 @@ __all__ = [
     "ListenAddress",
     "PrivacyConfig",
     "SecretExporterConfig",
+    "SecretRequestsConfig",
     "ServerConfig",
     "find_config",
     "find_control_socket",

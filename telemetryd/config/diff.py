@@ -21,6 +21,7 @@ RELOADABLE = (
     "reload_on_change",
     "identity",
     "privacy",
+    "secret_requests",
 )
 """Keys and tables that a running daemon can change, beside the exporters.
 

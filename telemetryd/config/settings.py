@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar
 from telemetryd.config.paths import ControlSocket, SocketPath
 from telemetryd.config.schema import Derived, Env, Rule, Table, Unique, Variants
 from telemetryd.config.storage import AbsolutePath, Size
+from telemetryd.config.switch import Switch
 from telemetryd.config.values import (
     HOUR_S,
     Boolean,
@@ -104,6 +105,26 @@ class ServerConfig:
     def listen_port(self) -> int:
         """TCP port, 0 for a free one."""
         return self.listen.port
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretRequestsConfig:
+    """``[secret_requests]``: whether SecretRequests are served, and how.
+
+    Attributes:
+        enabled: True, False, or ``auto``: where the source is Rancher. Without the CRD nothing is
+            done in any case.
+        interval_s: Of the exporters that requests get.
+        cleanup: ``delete`` removes what was written once its request is gone; ``keep`` leaves it.
+        takeover: As of an exporter of type ``secret``.
+        quiet_period_s: Likewise.
+    """
+
+    enabled: Annotated[bool | str, Switch()] = "auto"
+    interval_s: Annotated[float, Duration()] = DEFAULT_INTERVAL_S
+    cleanup: Annotated[str, Choice(("keep", "delete"))] = "keep"
+    takeover: Annotated[bool, Boolean()] = False
+    quiet_period_s: Annotated[float, Duration()] = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,6 +250,9 @@ class Config:
     identity: Annotated[IdentityConfig, Table(IdentityConfig)] = IdentityConfig()
     privacy: Annotated[PrivacyConfig, Table(PrivacyConfig)] = PrivacyConfig()
     server: Annotated[ServerConfig, Table(ServerConfig)] = ServerConfig()
+    secret_requests: Annotated[SecretRequestsConfig, Table(SecretRequestsConfig)] = (
+        SecretRequestsConfig()
+    )
     exporters: Annotated[tuple[ExporterConfig, ...], Variants(ExporterConfig, EXPORTER_TYPES)] = (
         SecretExporterConfig(name="scc"),
     )

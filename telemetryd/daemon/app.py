@@ -8,6 +8,8 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
+from typing import Any
 
 import anyio
 from anyio.abc import TaskStatus
@@ -22,12 +24,14 @@ from telemetryd.daemon.filewatch import FileWatch
 from telemetryd.daemon.heartbeat import ALIVE_WITHIN_S, Heartbeat
 from telemetryd.daemon.notify import Notifier
 from telemetryd.daemon.reload import Reloadable, Reloader
+from telemetryd.daemon.requests import SecretRequests
 from telemetryd.daemon.signals import StatusLog, ended_by, handling
 from telemetryd.daemon.supervision import Supervision
 from telemetryd.errors import NotReady
 from telemetryd.export.manager import ExporterManager
 from telemetryd.kube.client import KubeClient
-from telemetryd.model import ExporterStatus, Snapshot
+from telemetryd.kube.informer import Informer
+from telemetryd.model import ExporterStatus, InformerStatus, Snapshot
 from telemetryd.serve.control import ControlServer
 from telemetryd.serve.control_socket import open_control_socket
 from telemetryd.serve.metrics import MetricsRenderer
@@ -40,7 +44,7 @@ from telemetryd.serve.status import (
     render_summary,
 )
 from telemetryd.serve.view import BuildInfo, MetricsSources
-from telemetryd.stats import ExporterStats, KubeStats
+from telemetryd.stats import ExporterStats, InformerStats, KubeStats
 
 log = logging.getLogger(__name__)
 
@@ -204,6 +208,9 @@ class Daemon:
         self._factory = ExporterFactory(client, now=now)
         for exporter in config.exporters:
             self._manager.register(*self._factory.build(exporter))
+        self._requests = SecretRequests(
+            config, client, self._manager, self._factory.build, now=now, rng=rng
+        )
         self._supervision = Supervision(
             notifier,
             summary=self._summary,
@@ -222,6 +229,7 @@ class Daemon:
             background.start_soon(self._heartbeat.run, name="heartbeat")
             background.start_soon(self._supervision.run, name="supervision")
             background.start_soon(self._collection.run, name="collection")
+            background.start_soon(self._requests.run, name="secret requests")
             background.start_soon(self._status_log.run, self._summary, name="status log")
             if control is not None:
                 background.start_soon(ControlServer(control, self._commands()).run, name="control")
@@ -240,6 +248,7 @@ class Daemon:
             build=self._factory.build,
             override_identity=self._collection.override_identity,
             follow=self._collection.follow,
+            configure_requests=self._requests.configure,
             begin=self._supervision.reloading,
             end=self._supervision.ready,
         )
@@ -250,7 +259,7 @@ class Daemon:
                 status=self._status,
                 reloader=self._reloader,
                 manager=self._manager,
-                collection=self._collection,
+                informers=self._watched,
                 client=self._client,
                 page_size=self._page_size,
             )
@@ -261,7 +270,7 @@ class Daemon:
         sources = MetricsSources(
             build=BuildInfo(__version__, "", platform.python_version()),
             now=self._now,
-            informers=self._collection.informers,
+            informers=self._informers,
             kube=self._kube_stats,
             gather=self._collection.gather_stats,
             snapshot=self._snapshot,
@@ -281,6 +290,12 @@ class Daemon:
             return self._collection.gatherer.snapshot()
         except NotReady:
             return None
+
+    def _watched(self) -> Iterator[Informer[Any, Any]]:
+        return chain(self._collection.watched(), self._requests.watched())
+
+    def _informers(self) -> Iterator[tuple[InformerStatus, InformerStats]]:
+        return chain(self._collection.informers(), self._requests.informers())
 
     def _exporters(self) -> Iterator[tuple[ExporterStatus, ExporterStats]]:
         stats = self._manager.stats()
@@ -305,9 +320,10 @@ class Daemon:
             now=self._now(),
             started_at=self._started_at,
             api_server=self._client.server,
-            informers=tuple(status for status, _ in self._collection.informers()),
+            informers=tuple(status for status, _ in self._informers()),
             exporters=self._manager.statuses(),
             config=self._reloader.stats.status,
             snapshot=self._snapshot(),
             missing=self._collection.gatherer.missing(),
+            requests=self._requests.statuses(),
         )

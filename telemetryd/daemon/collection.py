@@ -14,7 +14,6 @@ from telemetryd.gather.project import (
     CLUSTERS,
     FEATURES,
     KUBE_SYSTEM,
-    PROJECTS,
     SETTINGS,
     nodes_resource,
 )
@@ -74,7 +73,6 @@ class Collection:
             features=informer(FEATURES).reader,
             kube_system=informer(KUBE_SYSTEM).reader,
         )
-        informer(PROJECTS)
         self._build_info = BuildInfo(settings=settings, overrides=config.identity, rng=rng)
         self.gather_stats = GatherStats()
         self.gatherer = Gatherer(
@@ -109,10 +107,9 @@ class Collection:
         if _needs_detail(config):
             self.gatherer.add_detail()
 
-    def informer(self, resource_id: str) -> Informer[Any, Any] | None:
-        """The informer of that resource, None where there is none."""
-        found = (each for each, _ in self._informers if each.resource.id == resource_id)
-        return next(found, None)
+    def watched(self) -> Iterator[Informer[Any, Any]]:
+        """The informers that run now."""
+        return (each for each, _ in self._informers)
 
     def informers(self) -> Iterator[tuple[InformerStatus, InformerStats]]:
         """Status and counters of each informer."""

@@ -5,7 +5,7 @@ How an exporter is stopped or started is the manager's affair.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
@@ -61,6 +61,8 @@ class Reloadable:
         build: Makes an exporter without side effects.
         override_identity: Puts other overrides in force.
         follow: Puts in force what a configuration asks of snapshots.
+        configure_requests: Puts other settings of SecretRequests in force; tells which of their
+            exporters must end because those configured claim their Secrets.
         begin: Called before each reload.
         end: Called after it, whatever came of it.
     """
@@ -69,6 +71,7 @@ class Reloadable:
     build: Callable[[ExporterConfig], tuple[ExporterSpec, Exporter]]
     override_identity: Callable[[IdentityConfig], None]
     follow: Callable[[Config], None]
+    configure_requests: Callable[[Config], Collection[str]]
     begin: Callable[[], None]
     end: Callable[[], None]
 
@@ -267,8 +270,10 @@ class Reloader:
         target.manager.drain_timeout_s = config.drain_timeout_s
         for spec in plan.rescheduled:
             target.manager.reschedule(spec)
-        ending = (*diff.removed, *(change.config for change in diff.changed))
-        await target.manager.exchange([exporter.name for exporter in ending], plan.into)
+        ending = [exporter.name for exporter in diff.removed]
+        ending += [change.config.name for change in diff.changed]
+        ending += target.configure_requests(config)
+        await target.manager.exchange(ending, plan.into)
         self.config = config
         self.stats.status = ConfigStatus(plan.where, config_hash(config), self._now())
 

@@ -85,6 +85,9 @@ def render_table(document: Document) -> str:
             exporters or [(_NOTHING,) * 6],
         ),
     ]
+    if requests := document.get("secret_requests"):
+        head = ("SECRETREQUEST", "SECRET", "STATE", "LAST WRITE", "DETAIL")
+        lines += ["", *_table(head, [_request(each, now) for each in requests])]
     return _lines(lines)
 
 
@@ -126,6 +129,16 @@ def _exporter(exporter: Document, now: datetime | None) -> Sequence[str]:
         _ago(exporter.get("last_success_at"), now),
         _in(exporter.get("next_run_at"), now),
         str(detail),
+    )
+
+
+def _request(request: Document, now: datetime | None) -> Sequence[str]:
+    return (
+        str(request.get("name")),
+        str(request.get("target") or _NOTHING),
+        str(request.get("state")),
+        _ago(request.get("last_write_at"), now),
+        str(request.get("detail") or ""),
     )
 
 

@@ -14,6 +14,7 @@ from telemetryd.model import (
     ExporterStatus,
     Identity,
     InformerStatus,
+    RequestStatus,
     Snapshot,
     Totals,
 )
@@ -55,6 +56,7 @@ class StatusFacts:
         started_at: Likewise, when the process started.
         api_server: Its URL without credentials; empty before the first connection.
         missing: What no snapshot can be made without, each named; empty once there is one.
+        requests: SecretRequests, by name.
     """
 
     version: str
@@ -66,6 +68,7 @@ class StatusFacts:
     config: ConfigStatus
     snapshot: Snapshot | None
     missing: tuple[str, ...]
+    requests: tuple[RequestStatus, ...] = ()
 
 
 def liveness(*, loop_alive: bool, scheduler_alive: bool) -> Report:
@@ -123,6 +126,7 @@ def render_status(facts: StatusFacts) -> dict[str, Any]:
         "config": _config(facts.config),
         "informers": [_informer(informer) for informer in facts.informers],
         "exporters": [_exporter(exporter, facts.now) for exporter in facts.exporters],
+        "secret_requests": [_request(request) for request in facts.requests],
         "identity": _identity(facts.snapshot),
         "waiting_for": list(facts.missing),
         "snapshot": None if facts.snapshot is None else _snapshot(facts.snapshot),
@@ -200,6 +204,16 @@ def _exporter(exporter: ExporterStatus, now: float) -> dict[str, Any]:
         "payload_bytes": exporter.payload_bytes,
         "digest": exporter.digest,
         "schema_valid": exporter.schema_valid,
+    }
+
+
+def _request(request: RequestStatus) -> dict[str, Any]:
+    return {
+        "name": request.name,
+        "target": request.target,
+        "state": str(request.state),
+        "detail": request.detail,
+        "last_write_at": render_time(request.last_write_at),
     }
 
 

@@ -82,6 +82,7 @@ class Bench:
             build=self.build,
             override_identity=self.identities.append,
             follow=self.follow,
+            configure_requests=lambda _config: (),
             begin=partial(self.moments.append, "begin"),
             end=partial(self.moments.append, "end"),
         )
