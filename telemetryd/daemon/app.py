@@ -13,8 +13,8 @@ import anyio
 from anyio.abc import TaskStatus
 
 from telemetryd import __version__
-from telemetryd.config import Config
-from telemetryd.daemon.collection import Collection
+from telemetryd.config import Config, read_switches
+from telemetryd.daemon.collector import Collector
 from telemetryd.daemon.commands import Commanded, DaemonCommands
 from telemetryd.daemon.earlysignals import EarlySignals
 from telemetryd.daemon.exporters import ExporterFactory
@@ -197,9 +197,11 @@ class Daemon:
         self._now = now
         self._started_at = now()
         self._heartbeat = Heartbeat()
-        self._collection = Collection(config, client, now=now, rng=rng)
+        self._collector = Collector(
+            config, client, read_switches(reloader.source.environ), now=now, rng=rng
+        )
         self._manager = ExporterManager(
-            self._collection.gatherer, now=now, rng=rng, drain_timeout_s=config.drain_timeout_s
+            self._collector, now=now, rng=rng, drain_timeout_s=config.drain_timeout_s
         )
         self._factory = ExporterFactory(client, now=now)
         for exporter in config.exporters:
@@ -221,7 +223,7 @@ class Daemon:
         async with anyio.create_task_group() as background:
             background.start_soon(self._heartbeat.run, name="heartbeat")
             background.start_soon(self._supervision.run, name="supervision")
-            background.start_soon(self._collection.run, name="collection")
+            background.start_soon(self._collector.run, self._manager, name="collector")
             background.start_soon(self._status_log.run, self._summary, name="status log")
             if control is not None:
                 background.start_soon(ControlServer(control, self._commands()).run, name="control")
@@ -238,7 +240,8 @@ class Daemon:
         return Reloadable(
             manager=self._manager,
             build=self._factory.build,
-            override_identity=self._collection.override_identity,
+            override_identity=self._collector.override_identity,
+            enable=self._collector.enable,
             begin=self._supervision.reloading,
             end=self._supervision.ready,
         )
@@ -249,7 +252,7 @@ class Daemon:
                 status=self._status,
                 reloader=self._reloader,
                 manager=self._manager,
-                collection=self._collection,
+                collector=self._collector,
                 client=self._client,
                 page_size=self._page_size,
             )
@@ -260,13 +263,14 @@ class Daemon:
         sources = MetricsSources(
             build=BuildInfo(__version__, "", platform.python_version()),
             now=self._now,
-            informers=self._collection.informers,
+            informers=self._collector.informers,
             kube=self._kube_stats,
-            gather=self._collection.gather_stats,
+            gather=self._collector.gather_stats,
             snapshot=self._snapshot,
             exporters=self._exporters,
             config=self._reloader.stats,
             loop_lag=self._heartbeat.lag,
+            switches=lambda: self._collector.switches,
         )
         return Endpoints(
             metrics=MetricsRenderer(sources),
@@ -277,7 +281,7 @@ class Daemon:
 
     def _snapshot(self) -> Snapshot | None:
         try:
-            return self._collection.gatherer.snapshot()
+            return self._collector.snapshot()
         except NotReady:
             return None
 
@@ -293,7 +297,11 @@ class Daemon:
         )
 
     def _readiness(self) -> Report:
-        return readiness(config_applied=True, required=self._collection.gatherer.required())
+        return readiness(
+            config_applied=True,
+            unsettled=self._collector.unsettled(),
+            required=self._collector.required(),
+        )
 
     def _summary(self) -> str:
         return render_summary(self._status())
@@ -304,9 +312,11 @@ class Daemon:
             now=self._now(),
             started_at=self._started_at,
             api_server=self._client.server,
-            informers=tuple(status for status, _ in self._collection.informers()),
+            informers=tuple(status for status, _ in self._collector.informers()),
             exporters=self._manager.statuses(),
             config=self._reloader.stats.status,
             snapshot=self._snapshot(),
-            missing=self._collection.gatherer.missing(),
+            missing=self._collector.missing(),
+            switches=self._collector.switches,
+            source=self._collector.source,
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 import anyio
 
-from telemetryd.daemon.collection import Collection
+from telemetryd.daemon.collector import Collector
 from telemetryd.daemon.reload import Reloader
 from telemetryd.errors import CommandRefused
 from telemetryd.export.manager import ExporterManager
@@ -38,7 +38,7 @@ class Commanded:
     status: Callable[[], StatusFacts]
     reloader: Reloader
     manager: ExporterManager
-    collection: Collection
+    collector: Collector
     client: ApiClient
     page_size: int
 
@@ -102,9 +102,15 @@ class DaemonCommands:
             CommandRefused: Nothing is held of such a resource, or another comparison is at work.
             KubeError: It can't be listed.
         """
-        informer = self._parts.collection.informer(resource)
+        collector = self._parts.collector
+        informer = collector.informer(resource)
         if informer is None:
-            held = ", ".join(status.resource for status, _ in self._parts.collection.informers())
+            switches = collector.switches
+            if not switches.enabled:
+                raise CommandRefused(f"nothing is held of {resource!r}: {switches.detail}")
+            if collector.source is None:
+                raise CommandRefused(f"nothing is held yet: waiting for {collector.unsettled()}")
+            held = ", ".join(status.resource for status, _ in collector.informers())
             raise CommandRefused(f"nothing is held of {resource!r}: there are {held}")
         found = None
         if verify and informer.reader.synced:

@@ -60,6 +60,7 @@ class Reloadable:
     Attributes:
         build: Makes an exporter without side effects.
         override_identity: Puts other overrides in force.
+        enable: Told at each accepted reload what ``enabled`` says.
         begin: Called before each reload.
         end: Called after it, whatever came of it.
     """
@@ -67,6 +68,7 @@ class Reloadable:
     manager: ExporterManager
     build: Callable[[ExporterConfig], tuple[ExporterSpec, Exporter]]
     override_identity: Callable[[IdentityConfig], None]
+    enable: Callable[[bool], None]
     begin: Callable[[], None]
     end: Callable[[], None]
 
@@ -257,6 +259,7 @@ class Reloader:
             ManagerError: The daemon is stopping.
         """
         diff, config = plan.diff, plan.config
+        target.enable(config.enabled)  # first: what ends below must send nothing once it's off
         if (config.log_level, config.log_format) != (self.config.log_level, self.config.log_format):
             self._configure_logging(config)
         if config.identity != self.config.identity:

@@ -42,6 +42,7 @@ class Bench:
     sinks: dict[str, list[Sink]] = field(default_factory=dict)
     logging: list[tuple[str, str]] = field(default_factory=list)
     identities: list[IdentityConfig] = field(default_factory=list)
+    enabled: list[bool] = field(default_factory=list)
     moments: list[str] = field(default_factory=list)
     unusable: Exception | None = None
 
@@ -76,6 +77,7 @@ class Bench:
             manager=self.manager,
             build=self.build,
             override_identity=self.identities.append,
+            enable=self.enabled.append,
             begin=partial(self.moments.append, "begin"),
             end=partial(self.moments.append, "end"),
         )
