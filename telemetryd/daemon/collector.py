@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Protocol
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from telemetryd.config import Config, EnvironmentSwitches, IdentityConfig
@@ -20,8 +21,8 @@ from telemetryd.daemon.collection import Collection, Informers, build_collection
 from telemetryd.daemon.optout import OptOut
 from telemetryd.daemon.sourcefinder import DEFAULT_TIMING, FinderTiming, SourceFinder
 from telemetryd.errors import NotReady
-from telemetryd.kube.client import KubeClient
 from telemetryd.kube.informer import Informer
+from telemetryd.kube.source import ApiClient
 from telemetryd.model import (
     ExporterState,
     InformerStatus,
@@ -87,7 +88,7 @@ class Collector:
     def __init__(
         self,
         config: Config,
-        client: KubeClient,
+        client: ApiClient,
         environment: EnvironmentSwitches,
         *,
         now: Callable[[], float],
@@ -280,6 +281,8 @@ class Collector:
             log.info("collecting ended source=%s: nothing is held", self._collection.source)
             self._collection = None
             self._poke()
+            # Its tasks have ended, but the loop lets go of them only in its next round.
+            await anyio.lowlevel.checkpoint()
             # Stores, gatherer and informers refer to each other: without this they would stay
             # until the interpreter sees fit.
             gc.collect()

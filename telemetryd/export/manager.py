@@ -253,8 +253,6 @@ class ExporterManager:
             detail: Why, in a few words.
         """
         self._holds.put(Hold(state, detail))
-        # Whatever the source is by the time of the release, it is asked anew.
-        self._lost_source()
         ending = [runner for runner in self._runners.values() if runner.active]
         for runner in ending:
             runner.abandon()
@@ -272,6 +270,7 @@ class ExporterManager:
         schedule that begins there.
         """
         if self._holds.lift(state):
+            self._lost_source()  # it may be another one by now, and is asked anew
             for runner in self._runners.values():
                 self._launch(runner)
 

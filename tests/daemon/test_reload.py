@@ -366,3 +366,15 @@ async def test_files_are_looked_for_in_the_order_of_the_start(tmp_path: Path) ->
         assert (await reloader.reload("signal")).ok
         assert reloader.stats.status.where == "defaults"
         assert [status.name for status in bench.manager.statuses()] == ["scc"]
+
+
+async def test_each_accepted_reload_tells_what_enabled_says(make: Make) -> None:
+    bench = make(secret("a"))
+    async with bench.running():
+        result = await bench.reload("enabled = false\n" + secret("a"))
+        assert result.changes == ("enabled changed from true to false",)
+        assert not (await bench.reload("enabled = 1\n" + secret("a"))).ok
+        assert (await bench.reload(secret("a"))).ok
+        assert (await bench.reload(secret("a"))).ok
+    assert bench.enabled == [False, True, True]
+    assert len(bench.sinks["a"]) == 1
