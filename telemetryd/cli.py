@@ -25,6 +25,7 @@ from telemetryd.config import (
     find_control_socket,
     load_config,
     parse_duration,
+    read_switches,
 )
 from telemetryd.daemon.earlysignals import EarlySignals
 from telemetryd.errors import ConfigError, NoDaemon, TelemetrydError
@@ -263,6 +264,7 @@ def _payload(options: argparse.Namespace) -> int:
         partial(
             collect_once,
             config,
+            read_switches(os.environ),
             payload_format=options.format,
             timeout_s=options.timeout,
             now=time.time,  # noqa: TID251 - the clock is chosen here
@@ -272,6 +274,8 @@ def _payload(options: argparse.Namespace) -> int:
     )
     sys.stdout.buffer.write(collected.payload.body + b"\n")
     sys.stdout.buffer.flush()
+    if not collected.switches.enabled:
+        _complain(f"telemetryd: a daemon sends nothing of this: {collected.switches.detail}")
     for reason in collected.incomplete_reasons:
         _complain(f"telemetryd: incomplete: {reason}")
     return 1 if collected.incomplete_reasons else 0

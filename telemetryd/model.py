@@ -454,3 +454,51 @@ class ConfigStatus:
     in_force_at: float
     reloaded_at: float | None = None
     problems: tuple[str, ...] = ()
+
+
+class Switch(StrEnum):
+    """Each switch that turns collection off: label ``reason`` of the metric."""
+
+    CONFIG = "config"
+    ENVIRONMENT = "environment"
+    DO_NOT_TRACK = "do_not_track"
+    SETTING = "setting"
+
+
+SWITCH_NAMES = {
+    Switch.CONFIG: "enabled = false in the configuration",
+    Switch.ENVIRONMENT: "$TELEMETRYD_ENABLED",
+    Switch.DO_NOT_TRACK: "$DO_NOT_TRACK",
+    Switch.SETTING: "the Rancher setting telemetry-opt",
+}
+"""What people know the switches by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Switches:
+    """Which switches are off; collection is on where none is."""
+
+    off: frozenset[Switch] = frozenset()
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is collected and exported."""
+        return not self.off
+
+    @property
+    def off_by(self) -> tuple[Switch, ...]:
+        """Those that are off, in the order of the enumeration."""
+        return tuple(switch for switch in Switch if switch in self.off)
+
+    @property
+    def detail(self) -> str:
+        """What switched it off, for people; empty while it is on."""
+        names = " and ".join(SWITCH_NAMES[switch] for switch in self.off_by)
+        return f"switched off by {names}" if names else ""
+
+
+class SourceKind(StrEnum):
+    """What is collected from: a Rancher's fleet, or one plain Kubernetes cluster."""
+
+    RANCHER = "rancher"
+    KUBERNETES = "kubernetes"

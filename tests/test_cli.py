@@ -329,7 +329,7 @@ def test_payload_from_an_unreachable_server_exits_1_with_the_reason(tmp_path: Pa
     assert result.returncode == 1
     assert not result.stdout
     last = result.stderr.splitlines()[-1]
-    assert "nodes.management.cattle.io" in last
+    assert "waiting for source" in last
     assert "127.0.0.1:1" in last
     assert "Traceback" not in result.stderr
 

@@ -14,6 +14,7 @@ from telemetryd.config.load import (
     parse_config,
 )
 from telemetryd.config.locate import ControlPlace, find_control_socket
+from telemetryd.config.optout import EnvironmentSwitches, read_switches
 from telemetryd.config.paths import ControlSocket
 from telemetryd.config.settings import (
     FORMATS,
@@ -37,6 +38,7 @@ __all__ = [
     "ConfigSource",
     "ControlPlace",
     "ControlSocket",
+    "EnvironmentSwitches",
     "ExporterConfig",
     "FileExporterConfig",
     "IdentityConfig",
@@ -51,4 +53,5 @@ __all__ = [
     "load_config",
     "parse_config",
     "parse_duration",
+    "read_switches",
 ]

@@ -15,6 +15,7 @@ from telemetryd.config.settings import Config, ExporterConfig
 from telemetryd.config.values import Duration, render_duration
 
 RELOADABLE = (
+    "enabled",
     "log_level",
     "log_format",
     "drain_timeout",

@@ -50,12 +50,15 @@ class KubernetesConfig:
     Attributes:
         kubeconfig: File; None for in-cluster, else ``$KUBECONFIG``, else ``~/.kube/config``.
         context: Of the kubeconfig; None for its current one.
+        source: What is collected: a Rancher's fleet, or this cluster alone; ``auto`` goes by
+            whether the API server serves Rancher's API group, and notices when that changes.
         page_size: Objects per page of a list.
         compression: Ask for gzip: saves bandwidth, costs the API server CPU.
     """
 
     kubeconfig: Annotated[str | None, Text("a path", maximum=4096)] = None
     context: Annotated[str | None, Text("the name of a context")] = None
+    source: Annotated[str, Choice(("auto", "rancher", "kubernetes"))] = "auto"
     page_size: Annotated[int, Integer(1, 10_000)] = 500
     compression: Annotated[bool, Boolean()] = False
 
@@ -232,6 +235,7 @@ class Config:
     """The whole configuration, with the effective value of everything.
 
     Attributes:
+        enabled: False switches collection off; the environment can too, see ``optout``.
         log_format: ``auto`` is journald prefixes under systemd, text on a terminal, else JSON.
         state_dir: Folder for what outlives the process, not made yet; None where none is usable,
             or none has been looked for.
@@ -239,6 +243,7 @@ class Config:
         reload_on_change: Reload when the file's content has changed, without being told.
     """
 
+    enabled: Annotated[bool, Boolean()] = True
     log_level: Annotated[
         str, Choice(("debug", "info", "warning", "error")), Env("TELEMETRYD_LOG_LEVEL")
     ] = "info"

@@ -15,8 +15,8 @@ import anyio
 from anyio.abc import TaskStatus
 
 from telemetryd import __version__
-from telemetryd.config import Config
-from telemetryd.daemon.collection import Collection
+from telemetryd.config import Config, read_switches
+from telemetryd.daemon.collector import Collector
 from telemetryd.daemon.commands import Commanded, DaemonCommands
 from telemetryd.daemon.earlysignals import EarlySignals
 from telemetryd.daemon.exporters import ExporterFactory
@@ -201,15 +201,23 @@ class Daemon:
         self._now = now
         self._started_at = now()
         self._heartbeat = Heartbeat()
-        self._collection = Collection(config, client, now=now, rng=rng)
+        self._collector = Collector(
+            config, client, read_switches(reloader.source.environ), now=now, rng=rng
+        )
         self._manager = ExporterManager(
-            self._collection.gatherer, now=now, rng=rng, drain_timeout_s=config.drain_timeout_s
+            self._collector, now=now, rng=rng, drain_timeout_s=config.drain_timeout_s
         )
         self._factory = ExporterFactory(client, now=now)
         for exporter in config.exporters:
             self._manager.register(*self._factory.build(exporter))
         self._requests = SecretRequests(
-            config, client, self._manager, self._factory.build, now=now, rng=rng
+            config,
+            client,
+            self._manager,
+            self._factory.build,
+            source=lambda: self._collector.source,
+            now=now,
+            rng=rng,
         )
         self._supervision = Supervision(
             notifier,
@@ -228,8 +236,9 @@ class Daemon:
         async with anyio.create_task_group() as background:
             background.start_soon(self._heartbeat.run, name="heartbeat")
             background.start_soon(self._supervision.run, name="supervision")
-            background.start_soon(self._collection.run, name="collection")
-            background.start_soon(self._requests.run, name="secret requests")
+            background.start_soon(
+                self._collector.run, self._manager, self._requests.run, name="collector"
+            )
             background.start_soon(self._status_log.run, self._summary, name="status log")
             if control is not None:
                 background.start_soon(ControlServer(control, self._commands()).run, name="control")
@@ -246,8 +255,7 @@ class Daemon:
         return Reloadable(
             manager=self._manager,
             build=self._factory.build,
-            override_identity=self._collection.override_identity,
-            follow=self._collection.follow,
+            follow=self._collector.follow,
             configure_requests=self._requests.configure,
             begin=self._supervision.reloading,
             end=self._supervision.ready,
@@ -260,6 +268,7 @@ class Daemon:
                 reloader=self._reloader,
                 manager=self._manager,
                 informers=self._watched,
+                collector=self._collector,
                 client=self._client,
                 page_size=self._page_size,
             )
@@ -272,11 +281,12 @@ class Daemon:
             now=self._now,
             informers=self._informers,
             kube=self._kube_stats,
-            gather=self._collection.gather_stats,
+            gather=self._collector.gather_stats,
             snapshot=self._snapshot,
             exporters=self._exporters,
             config=self._reloader.stats,
             loop_lag=self._heartbeat.lag,
+            switches=lambda: self._collector.switches,
         )
         return Endpoints(
             metrics=MetricsRenderer(sources),
@@ -287,15 +297,15 @@ class Daemon:
 
     def _snapshot(self) -> Snapshot | None:
         try:
-            return self._collection.gatherer.snapshot()
+            return self._collector.snapshot()
         except NotReady:
             return None
 
     def _watched(self) -> Iterator[Informer[Any, Any]]:
-        return chain(self._collection.watched(), self._requests.watched())
+        return chain(self._collector.watched(), self._requests.watched())
 
     def _informers(self) -> Iterator[tuple[InformerStatus, InformerStats]]:
-        return chain(self._collection.informers(), self._requests.informers())
+        return chain(self._collector.informers(), self._requests.informers())
 
     def _exporters(self) -> Iterator[tuple[ExporterStatus, ExporterStats]]:
         stats = self._manager.stats()
@@ -309,7 +319,11 @@ class Daemon:
         )
 
     def _readiness(self) -> Report:
-        return readiness(config_applied=True, required=self._collection.gatherer.required())
+        return readiness(
+            config_applied=True,
+            unsettled=self._collector.unsettled(),
+            required=self._collector.required(),
+        )
 
     def _summary(self) -> str:
         return render_summary(self._status())
@@ -324,6 +338,8 @@ class Daemon:
             exporters=self._manager.statuses(),
             config=self._reloader.stats.status,
             snapshot=self._snapshot(),
-            missing=self._collection.gatherer.missing(),
+            missing=self._collector.missing(),
             requests=self._requests.statuses(),
+            switches=self._collector.switches,
+            source=self._collector.source,
         )

@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 
+from telemetryd.daemon.collector import Collector
 from telemetryd.daemon.reload import Reloader
 from telemetryd.errors import CommandRefused
 from telemetryd.export.manager import ExporterManager
@@ -40,6 +41,7 @@ class Commanded:
     reloader: Reloader
     manager: ExporterManager
     informers: Callable[[], Iterable[Informer[Any, Any]]]
+    collector: Collector
     client: ApiClient
     page_size: int
 
@@ -106,6 +108,12 @@ class DaemonCommands:
         informers = {informer.resource.id: informer for informer in self._parts.informers()}
         informer = informers.get(resource)
         if informer is None:
+            collector = self._parts.collector
+            switches = collector.switches
+            if not switches.enabled:
+                raise CommandRefused(f"nothing is held of {resource!r}: {switches.detail}")
+            if collector.source is None:
+                raise CommandRefused(f"nothing is held yet: waiting for {collector.unsettled()}")
             held = ", ".join(informers)
             raise CommandRefused(f"nothing is held of {resource!r}: there are {held}")
         found = None

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 import anyio
 from anyio import to_thread
 
-from telemetryd.config import Config, ConfigFile, ConfigSource, ExporterConfig, IdentityConfig
+from telemetryd.config import Config, ConfigFile, ConfigSource, ExporterConfig
 from telemetryd.config.diff import (
     ConfigDiff,
     KeyChange,
@@ -59,8 +59,7 @@ class Reloadable:
 
     Attributes:
         build: Makes an exporter without side effects.
-        override_identity: Puts other overrides in force.
-        follow: Puts in force what a configuration asks of snapshots.
+        follow: Puts a configuration in force for what is collected, before its exporters are.
         configure_requests: Puts other settings of SecretRequests in force; tells which of their
             exporters must end because those configured claim their Secrets.
         begin: Called before each reload.
@@ -69,7 +68,6 @@ class Reloadable:
 
     manager: ExporterManager
     build: Callable[[ExporterConfig], tuple[ExporterSpec, Exporter]]
-    override_identity: Callable[[IdentityConfig], None]
     follow: Callable[[Config], None]
     configure_requests: Callable[[Config], Collection[str]]
     begin: Callable[[], None]
@@ -262,11 +260,9 @@ class Reloader:
             ManagerError: The daemon is stopping.
         """
         diff, config = plan.diff, plan.config
+        target.follow(config)  # first: what ends below must send nothing once collection is off
         if (config.log_level, config.log_format) != (self.config.log_level, self.config.log_format):
             self._configure_logging(config)
-        if config.identity != self.config.identity:
-            target.override_identity(config.identity)
-        target.follow(config)
         target.manager.drain_timeout_s = config.drain_timeout_s
         for spec in plan.rescheduled:
             target.manager.reschedule(spec)

@@ -23,7 +23,7 @@ from telemetryd.kube.client import KubeClient
 from telemetryd.kube.informer import Informer
 from telemetryd.kube.resource import Resource
 from telemetryd.kube.source import KubeSource
-from telemetryd.model import InformerStatus, RequestStatus
+from telemetryd.model import InformerStatus, RequestStatus, SourceKind
 from telemetryd.stats import InformerStats
 
 
@@ -47,6 +47,7 @@ class SecretRequests:
         manager: ExporterManager,
         build: Callable[[ExporterConfig], tuple[ExporterSpec, Exporter]],
         *,
+        source: Callable[[], SourceKind | None],
         now: Callable[[], float],
         rng: random.Random,
     ) -> None:
@@ -57,11 +58,13 @@ class SecretRequests:
             client: The API server; stays the caller's.
             manager: Where exporters are registered.
             build: Makes an exporter of its configuration, without side effects.
+            source: What is collected from.
             now: Unix time in seconds.
             rng: Spreads retries, relists and looks.
         """
         self._client = client
         self._page_size = config.kubernetes.page_size
+        self._source = source
         self._now = now
         self._rng = rng
         self._settings = config.secret_requests
@@ -103,7 +106,9 @@ class SecretRequests:
                 self._watched = ()
 
     def _is_on(self) -> bool:
-        return self._settings.enabled is not False
+        if isinstance(self._settings.enabled, bool):
+            return self._settings.enabled
+        return self._source() is SourceKind.RANCHER
 
     async def _serve(self) -> None:
         requests, projects = self._watch(SECRET_REQUESTS), self._watch(PROJECTS)

@@ -65,6 +65,7 @@ class Attempts:
     Attributes:
         spec: The exporter's.
         stop_by_s: No attempt outlasts this time; infinite until the exporter is told to stop.
+        abandoned: Whatever is cut off at that time is nobody's failure.
     """
 
     __slots__ = (
@@ -78,6 +79,7 @@ class Attempts:
         "_sequence",
         "_settled_digest",
         "_unsent_digest",
+        "abandoned",
         "spec",
         "stop_by_s",
     )
@@ -100,6 +102,7 @@ class Attempts:
         self._sent_at_s = -math.inf
         self._sequence = 0
         self.stop_by_s = math.inf
+        self.abandoned = False
 
     @property
     def in_progress(self) -> bool:
@@ -137,6 +140,9 @@ class Attempts:
             self._ledger.waiting()
             return None
         if isinstance(call.error, _NothingUnsent):
+            return None
+        if self.abandoned and call.cut_off:
+            self._ledger.skipped("held")
             return None
         error = self._translate(call)
         if isinstance(error, PermanentError):

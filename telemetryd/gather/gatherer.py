@@ -16,6 +16,7 @@ from telemetryd.errors import NotReady
 from telemetryd.gather.aggregate import FleetAggregate, Tally
 from telemetryd.gather.features import enabled_features
 from telemetryd.gather.identity import Discovered, IdentitySource, setting_value
+from telemetryd.gather.plain import LocalCluster, PlainIdentity, PlainReaders
 from telemetryd.kube.resource import Reader
 from telemetryd.model import (
     ClusterRecord,
@@ -47,7 +48,7 @@ _RECHECK_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Readers:
-    """The stores that a snapshot is made of."""
+    """The stores that a snapshot of a Rancher's fleet is made of."""
 
     clusters: Reader[ClusterRecord]
     nodes: Reader[NodeRecord]
@@ -74,7 +75,7 @@ class Gatherer:
     def __init__(
         self,
         *,
-        readers: Readers,
+        readers: Readers | PlainReaders,
         overrides: IdentityConfig,
         git_hash: Callable[[], str | None],
         now: Callable[[], float],
@@ -100,9 +101,6 @@ class Gatherer:
         self._stats = stats
         self._privacy = privacy
         self._detailed = detailed
-        self._identity = IdentitySource(
-            settings=readers.settings, kube_system=readers.kube_system, overrides=overrides
-        )
         self._fleet = FleetAggregate()
         self._facts_version = 0
         self._discovered: tuple[int, Discovered] | None = None
@@ -110,10 +108,19 @@ class Gatherer:
         self._basis: _Basis | None = None
         self._snapshot: Snapshot | None = None
         self._changed = anyio.Event()
-        readers.clusters.subscribe(self._fleet.apply_cluster)
+        self._identity: IdentitySource | PlainIdentity
+        self._local: LocalCluster | None = None
+        if isinstance(readers, PlainReaders):
+            self._identity = PlainIdentity(readers, overrides)
+            self._local = LocalCluster(readers, self._fleet.apply_cluster)
+        else:
+            self._identity = IdentitySource(
+                settings=readers.settings, kube_system=readers.kube_system, overrides=overrides
+            )
+            readers.clusters.subscribe(self._fleet.apply_cluster)
+            readers.settings.subscribe(self._fact_changed)
+            readers.features.subscribe(self._fact_changed)
         readers.nodes.subscribe(self._fleet.apply_node)
-        readers.settings.subscribe(self._fact_changed)
-        readers.features.subscribe(self._fact_changed)
         readers.kube_system.subscribe(self._fact_changed)
         for reader in self._followed():
             reader.on_change(self.recheck)
@@ -123,8 +130,7 @@ class Gatherer:
         """Put other parts of the identity in force; the next snapshot has them."""
         self._identity.override(overrides)
         self._required = self._find_required()
-        self._facts_version += 1
-        self.recheck()
+        self.facts_changed()
 
     def protect(self, privacy: PrivacyConfig) -> None:
         """Leave something else out; the next snapshot does."""
@@ -176,6 +182,13 @@ class Gatherer:
         self._changed.set()
         self._changed = anyio.Event()
 
+    def facts_changed(self) -> None:
+        """Something that no reader tells of may be another: the next snapshot has it."""
+        if self._local is not None:
+            self._local.refresh()
+        self._facts_version += 1
+        self.recheck()
+
     def missing(self) -> tuple[str, ...]:
         """What a snapshot waits for, each named as one would mend it; empty when ready."""
         return self._missing(self.required(), self._git_hash())
@@ -187,10 +200,14 @@ class Gatherer:
     def _fact_changed(self, delta: Delta[Record]) -> None:
         """A setting, a feature or kube-system; settings that are never read all look alike."""
         if delta.old != delta.new:
+            if self._local is not None:
+                self._local.refresh()
             self._facts_version += 1
 
     def _followed(self) -> tuple[Reader[Record], ...]:
         readers = self._readers
+        if isinstance(readers, PlainReaders):
+            return (readers.nodes, readers.kube_system)
         return (
             readers.clusters,
             readers.nodes,
@@ -217,7 +234,7 @@ class Gatherer:
         identity_missing = self._discover().missing
         if identity_missing:
             return identity_missing
-        return () if git_hash is not None else ("git hash (first answer of Rancher)",)
+        return () if git_hash is not None else ("git hash (first answer)",)
 
     def _discover(self) -> Discovered:
         if self._discovered is None or self._discovered[0] != self._facts_version:
@@ -251,6 +268,8 @@ class Gatherer:
         return self._fleet.detail(install_uuid if with_ids else None)
 
     def _features(self, version: str) -> tuple[str, ...]:
+        if isinstance(self._readers, PlainReaders):
+            return ()
         features = self._readers.features
         settings = self._readers.settings
         records = ((name, features.get(name)) for name in features.keys())  # noqa: SIM118

@@ -68,7 +68,7 @@ def render_complaints(request: Request, answer: Answer) -> list[str]:
 def render_table(document: Document) -> str:
     """The whole of it, each line ended."""
     now = _moment(document.get("time"))
-    lines = [_headline(document)]
+    lines = [_headline(document), *_collection(document.get("collection") or {})]
     waiting = document.get("waiting_for") or []
     if waiting:
         lines.append(f"waiting for {', '.join(map(str, waiting))}")
@@ -95,6 +95,13 @@ def _headline(document: Document) -> str:
     uptime = _span(document.get("uptime_seconds"))
     server = document.get("api_server") or _NOTHING
     return f"telemetryd {document.get('version')}, up {uptime}, API server {server}"
+
+
+def _collection(collection: Document) -> Iterable[str]:
+    if collection.get("enabled") is False:
+        yield f"collection is {collection.get('detail')}"
+    elif source := collection.get("source"):
+        yield f"source {source}"
 
 
 def _fleet(snapshot: Document) -> Iterable[str]:

@@ -4,7 +4,7 @@ No HTTP, no clock, and no identity: of that only which parts are known is shown.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +16,8 @@ from telemetryd.model import (
     InformerStatus,
     RequestStatus,
     Snapshot,
+    SourceKind,
+    Switches,
     Totals,
 )
 
@@ -57,6 +59,10 @@ class StatusFacts:
         api_server: Its URL without credentials; empty before the first connection.
         missing: What no snapshot can be made without, each named; empty once there is one.
         requests: SecretRequests, by name.
+        missing: What no snapshot can be made without, each named; empty once there is one, and
+            while collection is off.
+        switches: What has switched it off, if anything has.
+        source: What is collected from, None while nothing is.
     """
 
     version: str
@@ -69,6 +75,8 @@ class StatusFacts:
     snapshot: Snapshot | None
     missing: tuple[str, ...]
     requests: tuple[RequestStatus, ...] = ()
+    switches: Switches = field(default_factory=Switches)
+    source: SourceKind | None = None
 
 
 def liveness(*, loop_alive: bool, scheduler_alive: bool) -> Report:
@@ -81,14 +89,23 @@ def liveness(*, loop_alive: bool, scheduler_alive: bool) -> Report:
     )
 
 
-def readiness(*, config_applied: bool, required: Iterable[InformerStatus]) -> Report:
+def readiness(
+    *, config_applied: bool, required: Iterable[InformerStatus], unsettled: str = ""
+) -> Report:
     """Whether the configuration is applied and every required informer has synced.
 
-    A resource that the API server is known not to serve counts as synced.
+    A resource that the API server is known not to serve counts as synced, and while collection is
+    switched off nothing is required.
+
+    Args:
+        config_applied: The first of it.
+        required: The informers.
+        unsettled: Why it can't be told yet which informers are required; empty where it can.
     """
     return Report(
         (
             Check("config", "" if config_applied else "not applied yet"),
+            *((Check("source", f"waiting for {unsettled}"),) if unsettled else ()),
             *(
                 Check(
                     f"informer/{informer.resource}",
@@ -124,6 +141,7 @@ def render_status(facts: StatusFacts) -> dict[str, Any]:
         "uptime_seconds": round(max(0.0, facts.now - facts.started_at), 3),
         "api_server": facts.api_server,
         "config": _config(facts.config),
+        "collection": _collection(facts),
         "informers": [_informer(informer) for informer in facts.informers],
         "exporters": [_exporter(exporter, facts.now) for exporter in facts.exporters],
         "secret_requests": [_request(request) for request in facts.requests],
@@ -142,10 +160,14 @@ def render_summary(facts: StatusFacts) -> str:
         for exporter in facts.exporters
         if exporter.state in {ExporterState.FAILED, ExporterState.BACKOFF, ExporterState.CONFLICT}
     )
-    parts = [
+    off = ",".join(facts.switches.off_by)
+    parts = [f"collection=off by={off}"] if off else []
+    parts += [
         f"informers_synced={synced}/{len(facts.informers)}",
         f"exporters_succeeded={healthy}/{len(facts.exporters)}",
     ]
+    if facts.source is not None:
+        parts.append(f"source={facts.source}")
     if facts.snapshot is not None:
         totals = facts.snapshot.totals
         clusters = totals.local_clusters + totals.managed_clusters
@@ -155,6 +177,15 @@ def render_summary(facts: StatusFacts) -> str:
     if facts.config.problems:
         parts.append("config=rejected")
     return " ".join(parts)
+
+
+def _collection(facts: StatusFacts) -> dict[str, Any]:
+    return {
+        "enabled": facts.switches.enabled,
+        "off_by": [str(switch) for switch in facts.switches.off_by],
+        "detail": facts.switches.detail,
+        "source": None if facts.source is None else str(facts.source),
+    }
 
 
 def _config(config: ConfigStatus) -> dict[str, Any]:

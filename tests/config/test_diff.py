@@ -128,6 +128,7 @@ def test_every_key_is_either_reloadable_or_needs_a_restart() -> None:
         "state_dir",
         "kubernetes.kubeconfig",
         "kubernetes.context",
+        "kubernetes.source",
         "kubernetes.page_size",
         "kubernetes.compression",
         "server.listen",

@@ -199,7 +199,12 @@ def test_every_problem_is_told_in_the_order_of_the_file() -> None:
         ("[[exporters]]\ntype=1\nname='a'", "exporters[0].type: is 1"),
         ("[[exporters]]\ntype='files'\nname='a'", 'must be "secret", "file"; did you mean "file"?'),
         ("[server]\ncontrol_sock='x'", "server.control_sock: unknown key"),
-        ("enabled = true", "enabled: unknown key: known here are log_level, "),
+        ("xyzzy = true", "xyzzy: unknown key: known here are enabled, log_level, "),
+        ("enabled = 'no'", 'enabled: is "no": must be true or false, without quotes'),
+        (
+            "[kubernetes]\nsource='k3s'",
+            'kubernetes.source: is "k3s": must be one of "auto", "rancher"',
+        ),
         ("'a b\\n' = 1", '"a b\\\\n": unknown key'),
         ("[identity]\ninstall_uuid=''", "identity.install_uuid: is"),
         ("log_level = 2020-01-01", "log_level: is an array or a date"),

@@ -206,7 +206,7 @@ def test_missing_identity_is_named_and_found_again() -> None:
 def test_the_first_answer_on_the_git_hash_is_waited_for() -> None:
     world = World()
     world.git_hash = None
-    assert world.gatherer.missing() == ("git hash (first answer of Rancher)",)
+    assert world.gatherer.missing() == ("git hash (first answer)",)
     with pytest.raises(NotReady):
         world.gatherer.snapshot()
     world.git_hash = "unknown"

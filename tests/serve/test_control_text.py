@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from telemetryd.errors import Reason
-from telemetryd.model import ExporterState, RequestState, RequestStatus
+from telemetryd.model import (
+    ExporterState,
+    RequestState,
+    RequestStatus,
+    SourceKind,
+    Switch,
+    Switches,
+)
 from telemetryd.serve.control_protocol import Answer, CommandName, Request
 from telemetryd.serve.control_text import render_complaints, render_result, render_table
 from telemetryd.serve.status import render_status
@@ -21,6 +28,14 @@ def table(facts: Facts) -> list[str]:
 
 def shown(command: CommandName, answer: Answer, name: str = "", **options: Any) -> str:
     return render_result(Request(command, name), answer, as_json=False, **options)
+
+
+def test_table_says_that_collection_is_off_or_from_where_it_is() -> None:
+    facts = busy_facts()
+    facts.source = SourceKind.RANCHER
+    assert table(facts)[1] == "source rancher"
+    facts.switches = Switches(frozenset({Switch.CONFIG}))
+    assert table(facts)[1] == "collection is switched off by enabled = false in the configuration"
 
 
 def test_table_shows_informers_and_exporters() -> None:
