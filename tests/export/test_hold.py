@@ -94,6 +94,24 @@ async def test_release_waits_for_the_source_that_is_not_ready_any_more() -> None
         assert manager.stats()["scc"].runs["skipped"] == 0
 
 
+async def test_release_asks_a_source_anew_that_was_ready_during_the_hold() -> None:
+    source = Source()
+    manager = manager_of(source)
+    sink = Sink()
+    manager.register(spec(interval_s=60), sink)
+    async with running(manager):
+        await manager.hold(WAITING, "the move")
+        await anyio.sleep(5)
+        source.become_unready("informer nodes")
+        manager.release(WAITING)
+        await anyio.sleep(3)
+        assert shown(manager) == (WAITING, "informer nodes", True)
+        source.become_ready()
+        await anyio.sleep(1)
+        assert sink.starts == [0.0, 8.0], "not a whole interval later"
+        assert manager.stats()["scc"].runs["skipped"] == 0
+
+
 async def test_run_in_progress_is_cut_off_and_is_no_failure() -> None:
     manager = manager_of(Source())
     sink = Sink(hang)
