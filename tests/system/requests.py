@@ -38,7 +38,7 @@ class RequestDaemon(Daemon):
         self._now = (settings, exporters)
         self.configure(*_config(settings, exporters))
         self.signal(signal.SIGHUP)
-        self.wait_for("reload", lambda: self.status()["config"]["last_reload"] != before, 10)
+        self.wait_for("reload", lambda: self.status()["config"]["last_reload"] != before, 40)
         assert self.status()["config"]["last_reload"]["ok"]
 
 
@@ -46,7 +46,7 @@ def run_requests_daemon(folder: Path, kubeconfig: Path) -> Iterator[RequestDaemo
     """A running one; it must end well, and must not have failed in a way it didn't expect."""
     daemon = RequestDaemon(folder, kubeconfig)
     try:
-        daemon.wait_for("ready", daemon.ready, 20)
+        daemon.wait_for("ready", daemon.ready, 60)
         yield daemon
     finally:
         status = daemon.stop()
@@ -78,6 +78,6 @@ def shown(daemon: Daemon, name: str = REQUEST) -> dict[str, Any]:
 
 def wait_served(daemon: Daemon, scc: Scc, name: str = REQUEST, secret: str = SECRET) -> None:
     """Until the Secret is there and the request's status says so."""
-    daemon.wait_for("the Secret", lambda: scc.payload(secret), 15)
-    daemon.wait_for("its conditions", lambda: scc.conditions(name) == SERVED, 15)
-    daemon.wait_for("the time of the write", lambda: "lastSyncTS" in scc.status(name), 15)
+    daemon.wait_for("the Secret", lambda: scc.payload(secret), 40)
+    daemon.wait_for("its conditions", lambda: scc.conditions(name) == SERVED, 40)
+    daemon.wait_for("the time of the write", lambda: "lastSyncTS" in scc.status(name), 40)

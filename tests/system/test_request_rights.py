@@ -123,7 +123,7 @@ def test_missing_role_for_the_secret_is_named_in_the_condition_until_it_is_grant
     rights.allow_secret()
     scc.ask()
     with recorded(admin, scc.request_path()) as events:
-        daemon.wait_for("its condition", lambda: scc.conditions() == FAILED, 15)
+        daemon.wait_for("its condition", lambda: scc.conditions() == FAILED, 40)
         failure = scc.condition("Failure")
         assert failure["reason"] == "Secret can't be written: forbidden"
         for part in ("get, create, patch", f"[{SECRET}]", "Role", NAMESPACE):
@@ -142,7 +142,7 @@ def test_namespace_that_may_not_be_read_changes_nothing_and_is_told(
     wait_served(daemon, scc)
     before = scc.status()
     rights.allow(*(rule for rule in CLUSTER_RULES if rule is not NAMESPACES))
-    daemon.wait_for("told", lambda: shown(daemon)["state"] == "undecided", 15)
+    daemon.wait_for("told", lambda: shown(daemon)["state"] == "undecided", 40)
     assert "grant get on namespaces" in shown(daemon)["detail"]
     assert scc.status() == before
     assert daemon.exporter(EXPORTER)["state"] in {"idle", "running"}, "it goes on"
@@ -156,7 +156,7 @@ def test_status_that_may_not_be_written_holds_up_no_export(
 ) -> None:
     rights.allow(*(rule for rule in CLUSTER_RULES if rule is not STATUS))
     scc.ask()
-    daemon.wait_for("the Secret", scc.payload, 15)
+    daemon.wait_for("the Secret", scc.payload, 40)
     assert scc.conditions() == {}
     assert "patch on secretrequests/status" in daemon.log()
     rights.allow(*CLUSTER_RULES)

@@ -31,7 +31,7 @@ def test_life_of_a_request_as_scc_operator_makes_it(scc: Scc, serving: RequestDa
     scc.ask()
     with recorded(scc.admin, f"{REQUESTS}/{REQUEST}") as events:
         # Before the Settings it needs exist: accepted, and waiting for them by name.
-        daemon.wait_for("accepted", lambda: scc.conditions() == SERVED, 15)
+        daemon.wait_for("accepted", lambda: scc.conditions() == SERVED, 40)
         waiting = daemon.exporter(EXPORTER)
         assert waiting["state"] == "waiting"
         assert "install-uuid" in waiting["detail"]
@@ -57,7 +57,8 @@ def _edit(scc: Scc, daemon: Daemon) -> None:
     """Ten edits a second: exports stay on schedule, and the status is left alone."""
     runs = 'telemetryd_exporter_runs_total{exporter="%s",result="%s"}'
     before = {
-        result: daemon.metric(runs % (EXPORTER, result)) or 0 for result in ("unchanged", "success")
+        result: daemon.metric(runs % (EXPORTER, result)) or 0
+        for result in ("unchanged", "success", "failure")
     }
     with recorded(scc.admin, f"{REQUESTS}/{REQUEST}") as events:
         begin = time.monotonic()
@@ -82,7 +83,7 @@ def _edit(scc: Scc, daemon: Daemon) -> None:
 def _go_invalid_and_back(scc: Scc, daemon: Daemon) -> None:
     before = scc.secret()
     scc.edit({"spec": {"secretType": "other"}})
-    daemon.wait_for("invalid", lambda: scc.conditions() == FAILED, 15)
+    daemon.wait_for("invalid", lambda: scc.conditions() == FAILED, 40)
     failure = scc.condition("Failure")
     assert failure["reason"] == INVALID
     assert "secretType" in failure["message"]
@@ -102,7 +103,7 @@ def _leave(scc: Scc, daemon: Daemon) -> None:
     before = scc.status()
     with recorded(scc.admin, f"{REQUESTS}/{REQUEST}") as events:
         scc.delete()
-        daemon.wait_for("no exporter", lambda: exporters(daemon) == [], 10)
+        daemon.wait_for("no exporter", lambda: exporters(daemon) == [], 40)
         scc.edit({"metadata": {"annotations": {"edit": "once more"}}})
         scc.set_version("v2.15.2")
         time.sleep(2.5)
@@ -115,7 +116,7 @@ def _leave(scc: Scc, daemon: Daemon) -> None:
     assert (scc.payload() or {}).get("version") == "2.15.1", "nothing is exported any more"
     assert shown(daemon)["state"] == "leaving"
     scc.finalize()
-    daemon.wait_for("gone", lambda: not shown(daemon), 10)
+    daemon.wait_for("gone", lambda: not shown(daemon), 40)
     assert scc.secret() is not None, "cleanup keeps it by default"
 
 
@@ -164,23 +165,23 @@ def test_namespace_and_system_project_may_come_later(
         "/apis/management.cattle.io/v3/namespaces/local/projects/",
     )
     scc.ask(namespace=late)
-    daemon.wait_for("rejected", lambda: scc.conditions() == FAILED, 10)
+    daemon.wait_for("rejected", lambda: scc.conditions() == FAILED, 40)
     assert "doesn't exist" in scc.condition("Failure")["message"]
     scc.namespace(late, None)
     daemon.wait_for(
         "the label is named", lambda: "projectId" in scc.condition("Failure").get("message", ""), 10
     )
     admin.patch(f"{project}{SYSTEM_PROJECT}", {"metadata": {"labels": None}})
-    daemon.wait_for("waiting", lambda: shown(daemon).get("state") == "waiting", 10)
-    daemon.wait_for("no failure", lambda: scc.conditions() == {"Progressing": "True"}, 10)
+    daemon.wait_for("waiting", lambda: shown(daemon).get("state") == "waiting", 40)
+    daemon.wait_for("no failure", lambda: scc.conditions() == {"Progressing": "True"}, 40)
     scc.label(late, SYSTEM_PROJECT)
     assert exporters(daemon) == []
     admin.patch(
         f"{project}{SYSTEM_PROJECT}",
         {"metadata": {"labels": {"authz.management.cattle.io/system-project": "true"}}},
     )
-    daemon.wait_for("the Secret", lambda: scc.payload(SECRET, late), 10)
-    daemon.wait_for("its conditions", lambda: scc.conditions() == SERVED, 10)
+    daemon.wait_for("the Secret", lambda: scc.payload(SECRET, late), 40)
+    daemon.wait_for("its conditions", lambda: scc.conditions() == SERVED, 40)
     scc.label(late, "p-other")
-    daemon.wait_for("out of it again", lambda: scc.conditions() == FAILED, 15)
+    daemon.wait_for("out of it again", lambda: scc.conditions() == FAILED, 40)
     assert exporters(daemon) == []

@@ -7,7 +7,7 @@ events. What is decided, written and registered is its neighbours' affair.
 import logging
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import assert_never
 
@@ -35,8 +35,9 @@ from telemetryd.control.secretrequest.decision import (
     target_of,
 )
 from telemetryd.control.secretrequest.namespaces import RECHECK_S, SERVED_FACTOR, Namespaces
+from telemetryd.control.secretrequest.projects import system_projects
 from telemetryd.control.secretrequest.releases import Releases
-from telemetryd.control.secretrequest.serving import Build, Report, Servings
+from telemetryd.control.secretrequest.serving import Build, Servings
 from telemetryd.control.secretrequest.status import StatusWriter
 from telemetryd.errors import Forbidden, KubeError, ManagerError
 from telemetryd.export.manager import ExporterManager
@@ -59,8 +60,7 @@ REASSERT_S = 60.0
 """What somebody else has written over is written again after this time at the earliest: Rancher's
 own controller answers every status that isn't its own with another."""
 
-_LOCAL = "local/"
-"""Begins the keys of the local cluster's projects; each other cluster has a System project too."""
+CRASH_PAUSE_S = 30.0
 
 
 @dataclass(slots=True)
@@ -69,7 +69,8 @@ class _Known:
 
     Attributes:
         target: The last Secret that was, or was to be, written for it.
-        told: The verdict that was last written without error.
+        told: What was last written without error; of a failed export without its words, which
+            may differ with every attempt.
         told_at_s: When, on the loop's clock.
         told_write_at: The last write of the Secret that its status tells of.
         failures: Writes of its status that failed in a row.
@@ -144,7 +145,7 @@ class SecretRequestController:
             self._rung = anyio.Event()
             self._due_s = math.inf
             if requests.synced:
-                await self._pass(requests, projects)
+                await self._pass_safely(requests, projects)
             with anyio.move_on_at(self._due_s):
                 await self._rung.wait()
 
@@ -187,6 +188,17 @@ class SecretRequestController:
     def _wake_at(self, time_s: float) -> None:
         self._due_s = min(self._due_s, time_s)
 
+    async def _pass_safely(
+        self, requests: Reader[SecretRequestRecord], projects: Reader[ProjectRecord]
+    ) -> None:
+        try:
+            await self._pass(requests, projects)
+        except Exception:
+            # A fault of ours: the daemon's other parts don't deserve it, and the next pass begins
+            # with what is held, whatever this one has left half done.
+            log.exception("secret requests failed retry_in_s=%.0f", CRASH_PAUSE_S)
+            self._wake_at(anyio.current_time() + CRASH_PAUSE_S)
+
     async def _pass(
         self, requests: Reader[SecretRequestRecord], projects: Reader[ProjectRecord]
     ) -> None:
@@ -196,7 +208,7 @@ class SecretRequestController:
             record = held.get(name)
             if record is None or record.uid != known.uid:
                 await self._forget(name, known)
-        system = _system_projects(projects)
+        system = system_projects(projects)
         for name in sorted(held, key=lambda name: self._precedence(name, held[name])):
             record = held[name]
             if record is not None:
@@ -297,14 +309,19 @@ class SecretRequestController:
     async def _serve(self, name: str, known: _Known, target: Target) -> Verdict | None:
         if known.target != target:
             self._give_up(known)
+        former = self._servings.get(name)
+        if former is not None and not former.fits(target, self._settings):
+            await self._withdraw(name)
+            if self._servings.get(name) is not None or self._holder(name, target):
+                self._ring()  # claimed while the former exporter came to its end
+                return None
         try:
-            await self._servings.serve(name, target, self._settings)
+            serving = self._servings.serve(name, target, self._settings, former)
         except ManagerError as error:
             log.debug("secret request not served name=%s error=%r", name, str(error))
             return None
         known.target = target
-        serving = self._servings.get(name)
-        report = serving.report if serving is not None else Report()
+        report = serving.report
         state = RequestState.FAILING if report.reason else RequestState.SERVED
         self._note(name, known, state, report.message)
         return Served(report.well, report.reason, report.message)
@@ -340,7 +357,7 @@ class SecretRequestController:
             return
         now_s = anyio.current_time()
         earliest_s = known.retry_at_s
-        if news is None and verdict == known.told:
+        if news is None and known.told == _topic(verdict):
             earliest_s = max(earliest_s, known.told_at_s + REASSERT_S)
         if now_s < earliest_s:
             self._wake_at(earliest_s)
@@ -351,7 +368,7 @@ class SecretRequestController:
             self._tell_later(name, known, error)
             return
         known.failures = 0
-        known.told, known.told_at_s = verdict, anyio.current_time()
+        known.told, known.told_at_s = _topic(verdict), anyio.current_time()
         if news is not None:
             known.told_write_at = news
 
@@ -391,16 +408,5 @@ class SecretRequestController:
 _QUIET = frozenset({RequestState.SERVED, RequestState.LEAVING, RequestState.WAITING})
 
 
-def _system_projects(projects: Reader[ProjectRecord]) -> SystemProjects:
-    """The local cluster's System project, as far as it is known."""
-    if not projects.synced:
-        status = projects.status()
-        return SystemProjects(
-            (), f"{status.resource} not synced: {status.last_error or 'first list'}"
-        )
-    names = []
-    for key in projects.keys():  # noqa: SIM118 - no mapping
-        record = projects.get(key)
-        if key.startswith(_LOCAL) and isinstance(record, ProjectRecord) and record.system:
-            names.append(key.removeprefix(_LOCAL))
-    return SystemProjects(tuple(names))
+def _topic(verdict: Verdict) -> Verdict:
+    return replace(verdict, message="") if isinstance(verdict, Served) else verdict

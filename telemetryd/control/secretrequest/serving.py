@@ -106,6 +106,12 @@ class Serving:
     report: Report = field(default_factory=Report)
     ending: bool = False
 
+    def fits(self, target: Target, settings: SecretRequestsConfig) -> bool:
+        """Whether one built anew would be no other but for its interval."""
+        sink = (self.settings.takeover, self.settings.quiet_period_s)
+        wanted = (settings.takeover, settings.quiet_period_s)
+        return not self.ending and self.target == target and sink == wanted
+
 
 class Servings:
     """Which requests have an exporter; by the name of the request.
@@ -159,21 +165,31 @@ class Servings:
             if not self._manager.has(PREFIX + request):
                 del self._by_request[request]
 
-    async def serve(self, request: str, target: Target, settings: SecretRequestsConfig) -> None:
-        """Let the request have an exporter for that Secret; nothing where it has it.
+    def serve(
+        self,
+        request: str,
+        target: Target,
+        settings: SecretRequestsConfig,
+        former: Serving | None,
+    ) -> Serving:
+        """Let the request have an exporter for that Secret; nothing where it has one.
+
+        Nothing is awaited, so that nobody else can claim the Secret between a look and this.
+
+        Args:
+            request: The request's name.
+            target: The Secret.
+            settings: The exporter's.
+            former: The one it had before, whose report goes on where the Secret is the same.
 
         Raises:
             ManagerError: The daemon is stopping.
         """
-        held = self._by_request.get(request)
-        if held is not None and not held.ending and _same(held, target, settings):
-            return
-        if held is not None:
-            await self.withdraw(request)
-        # From here to the end nothing else runs: nobody else can have claimed the Secret meanwhile.
+        if held := self._by_request.get(request):
+            return held
         serving = Serving(target, settings)
-        if held is not None and held.target == target:
-            serving.report = held.report
+        if former is not None and former.target == target:
+            serving.report = former.report
         name = PREFIX + request
         spec, sink = self._build(name, target, settings)
         reporting = ReportingExporter(
@@ -182,6 +198,7 @@ class Servings:
         self._manager.register(spec, reporting)
         self._by_request[request] = serving
         self._on_change()
+        return serving
 
     async def withdraw(self, request: str) -> None:
         """Take the request's exporter out, once it has ended; nothing where it has none.
@@ -218,9 +235,3 @@ class Servings:
             except ManagerError:
                 continue  # others have taken it out: it is pruned with the next look
             serving.settings = replace(serving.settings, interval_s=settings.interval_s)
-
-
-def _same(held: Serving, target: Target, settings: SecretRequestsConfig) -> bool:
-    """Whether an exporter that was built anew would be no other but for its interval."""
-    sink = (held.settings.takeover, held.settings.quiet_period_s)
-    return held.target == target and sink == (settings.takeover, settings.quiet_period_s)

@@ -125,6 +125,7 @@ class Bench:
         self.source = Source()
         self.manager: ExporterManager = manager_of(self.source, drain_timeout_s=5.0)
         self.built: list[str] = []
+        self._render = SccRenderer()
         self.wrap: Callable[[Exporter], Exporter] = lambda sink: sink
         self.controller = SecretRequestController(
             self.api,
@@ -145,7 +146,7 @@ class Bench:
     ) -> tuple[ExporterSpec, Exporter]:
         self.built.append(name)
         spec = ExporterSpec(
-            name, "secret", SccRenderer(), settings.interval_s, verifies_destination=True
+            name, "secret", self._render, settings.interval_s, verifies_destination=True
         )
         sink = SecretExporter(
             self.api,

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from telemetryd.control.secretrequest.conditions import (
@@ -72,12 +72,14 @@ def test_invalid_request_has_upstreams_reason_and_the_mend_as_its_message() -> N
     assert failure.message == "mend it"
 
 
+@settings(deadline=None)  # other tests share the machine
 @given(st.lists(verdicts), verdicts)
 def test_same_verdict_again_changes_nothing(before: list[Verdict], verdict: Verdict) -> None:
     held = after(*before, verdict)
     assert settle(held, verdict, now_s=NOW + 10_000) == held
 
 
+@settings(deadline=None)  # other tests share the machine
 @given(st.lists(verdicts))
 def test_reason_and_message_go_with_the_mend(before: list[Verdict]) -> None:
     held = after(*before, Served(well=True))
@@ -85,6 +87,7 @@ def test_reason_and_message_go_with_the_mend(before: list[Verdict]) -> None:
     assert all(not (each.reason or each.message) for each in held.values())
 
 
+@settings(deadline=None)  # other tests share the machine
 @given(st.lists(verdicts, min_size=1))
 def test_transition_time_moves_with_the_status_alone(sequence: list[Verdict]) -> None:
     held: Conditions = {}
@@ -132,6 +135,7 @@ entries = st.lists(
 )
 
 
+@settings(deadline=None, max_examples=50)  # other tests share the machine
 @given(entries, st.lists(verdicts, min_size=1))
 def test_what_others_have_in_the_list_keeps_its_place(
     existing: list[Any], sequence: list[Verdict]

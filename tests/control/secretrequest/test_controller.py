@@ -255,6 +255,56 @@ async def test_end_that_was_cut_short_is_made_good_by_the_next_run() -> None:
     assert bench.built == [EXPORTER, EXPORTER]
 
 
+async def test_secret_claimed_while_the_former_exporter_ends_is_not_taken() -> None:
+    bench = ready(interval_s=30.0)
+    bench.wrap = SlowToEnd
+    async with bench.serving():
+        bench.ask()
+        await anyio.sleep(31)
+        bench.retarget(name="other")
+        await anyio.sleep(1)
+        claimed = {Target(NAMESPACE, "other"): "mine"}
+        assert bench.controller.configure(with_settings(), claimed) == []
+        await anyio.sleep(30)
+        assert bench.built == [EXPORTER]
+        assert "the configured exporter mine" in bench.failure()["message"]
+
+
+async def test_fault_of_ours_costs_a_pause_and_nothing_else(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bench = ready()
+    faults = [ValueError("a fault of the test")]
+
+    def wrap(sink: Exporter) -> Exporter:
+        if faults:
+            raise faults.pop()
+        return sink
+
+    bench.wrap = wrap
+    async with bench.serving():
+        bench.ask()
+        await anyio.sleep(31)
+        assert bench.conditions() == SERVED
+    assert "secret requests failed" in caplog.text
+
+
+async def test_other_takeover_replaces_the_exporter_and_another_interval_does_not() -> None:
+    bench = ready()
+    async with bench.serving():
+        bench.ask()
+        await anyio.sleep(1)
+        bench.controller.configure(with_settings(interval_s=5.0), {})
+        await anyio.sleep(61)
+        assert bench.built == [EXPORTER, EXPORTER], "one for its schedule alone"
+        assert bench.manager.status(EXPORTER).interval_s == 5.0
+        assert bench.manager.stats()[EXPORTER].runs["unchanged"] >= 10
+        bench.controller.configure(with_settings(interval_s=5.0, takeover=True), {})
+        await anyio.sleep(1)
+        assert bench.built == [EXPORTER] * 3
+        assert bench.conditions() == SERVED
+
+
 async def test_restart_writes_nothing_where_nothing_has_changed() -> None:
     bench = ready()
     async with bench.serving():
