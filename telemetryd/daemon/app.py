@@ -273,6 +273,8 @@ class Daemon:
             liveness=self._liveness,
             readiness=self._readiness,
             status=self._status,
+            payload_exposed=self._payload_exposed,
+            payload=self._manager.payload,
         )
 
     def _snapshot(self) -> Snapshot | None:
@@ -295,6 +297,9 @@ class Daemon:
     def _readiness(self) -> Report:
         return readiness(config_applied=True, required=self._collection.gatherer.required())
 
+    def _payload_exposed(self) -> bool:
+        return self._reloader.config.server.expose_payload
+
     def _summary(self) -> str:
         return render_summary(self._status())
 
@@ -309,4 +314,5 @@ class Daemon:
             config=self._reloader.stats.status,
             snapshot=self._snapshot(),
             missing=self._collection.gatherer.missing(),
+            payload_exposed=self._payload_exposed(),
         )

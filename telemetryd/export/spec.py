@@ -19,6 +19,7 @@ class ExporterSpec:
     Attributes:
         name: Unique among the manager's exporters.
         type: What kind of sink it is, for people (``secret``).
+        format: What its payload holds, for people (``scc``).
         render: Snapshot and Unix time in seconds to payload; pure, without I/O.
         interval_s: Seconds between two slots.
         timeout_s: Seconds an attempt may take; None for the lesser of 10 s and half the interval.
@@ -39,6 +40,7 @@ class ExporterSpec:
     name: str
     type: str
     render: Callable[[Snapshot, float], Payload]
+    format: str = "scc"
     interval_s: float = 60.0
     timeout_s: float | None = None
     jitter: float = 0.0

@@ -55,6 +55,7 @@ class StatusFacts:
         started_at: Likewise, when the process started.
         api_server: Its URL without credentials; empty before the first connection.
         missing: What no snapshot can be made without, each named; empty once there is one.
+        payload_exposed: Payloads are shown under ``/payload/``.
     """
 
     version: str
@@ -66,6 +67,7 @@ class StatusFacts:
     config: ConfigStatus
     snapshot: Snapshot | None
     missing: tuple[str, ...]
+    payload_exposed: bool = False
 
 
 def liveness(*, loop_alive: bool, scheduler_alive: bool) -> Report:
@@ -186,6 +188,7 @@ def _exporter(exporter: ExporterStatus, now: float) -> dict[str, Any]:
     return {
         "name": exporter.name,
         "type": exporter.type,
+        "format": exporter.format,
         "enabled": exporter.enabled,
         "state": str(exporter.state),
         "detail": exporter.detail,
