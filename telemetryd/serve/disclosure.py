@@ -60,7 +60,7 @@ HELD_BACK: Final[dict[str, tuple[str, ...]]] = {
         "Roles, operating system, kernel and container runtime of nodes",
         "Kubernetes versions of clusters",
         "Whether a project is the System project",
-        "Rancher's CA certificate, to check its own version by",
+        "Rancher's CA certificate, to know the server by that is asked for its build",
     ),
 }
 """By format, what is read and is no part of the payload."""

@@ -62,7 +62,7 @@ def time_of(unix_s: float | None, now: float, *, absolute: bool = False) -> Mark
     exact = datetime.fromtimestamp(unix_s, tz=UTC)
     if absolute:
         shown = f"{exact:%Y-%m-%d %H:%M:%S} UTC"
-    elif unix_s > now:
+    elif unix_s >= now + 1:  # what is taken while this is made is no future
         shown = f"in {span(unix_s - now)}"
     else:
         shown = f"{span(now - unix_s)} ago"

@@ -188,6 +188,7 @@ class _Router:
     def __init__(self, endpoints: Endpoints) -> None:
         self._endpoints = endpoints
         self._scrapes = 0
+        self._one_page_at_a_time = anyio.CapacityLimiter(1)
         self._failing: set[str] = set()
         self._paths: dict[str, _Handler] = {
             "/": self._page,
@@ -251,8 +252,10 @@ class _Router:
         return answer(200, body, "application/json")
 
     async def _page(self, _request: web.BaseRequest) -> web.Response:
-        # On a thread of its own: with a thousand exporters it takes a while.
-        text = await anyio.to_thread.run_sync(render_page, self._endpoints.status())
+        # On a thread, for a thousand exporters take a while; on one, as others need theirs.
+        text = await anyio.to_thread.run_sync(
+            render_page, self._endpoints.status(), limiter=self._one_page_at_a_time
+        )
         response = answer(200, text.encode(), "text/html; charset=utf-8")
         response.headers["Content-Security-Policy"] = PAGE_POLICY
         return response

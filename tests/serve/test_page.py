@@ -195,6 +195,12 @@ def test_spans_have_their_two_largest_units(seconds: float, text: str) -> None:
     assert span(seconds) == text
 
 
+def test_snapshot_of_this_moment_is_not_of_the_future() -> None:
+    assert WELL.snapshot is not None
+    taken = replace(WELL, snapshot=replace(WELL.snapshot, taken_at=WELL.now + 0.01))
+    assert ">0 s ago</time></dd></div></dl>" in render_page(taken)
+
+
 def test_next_run_that_is_due_is_now() -> None:
     due = replace(WELL, exporters=(exporter_status(next_run_in_s=0.2),))
     assert "<span>now</span>" in render_page(due)
