@@ -283,7 +283,8 @@ class ExporterStatus:
 
     Attributes:
         format: What its payload holds: ``scc``.
-        detail: What is waited for, who else writes, or why it doesn't run; empty otherwise.
+        detail: What is waited for, who else writes, why it doesn't run, or what is amiss
+            while it does; empty otherwise.
         last_error: Of the last failed attempt, kept until the next success.
         last_error_reason: One of the closed list, empty where there is none.
         next_run_in_s: Seconds to the next slot, None where none is planned.

@@ -100,7 +100,7 @@ def judge_exporter(exporter: ExporterStatus) -> Tone:
         return Tone.QUIET
     if exporter.state in _FAILING or exporter.consecutive_failures:
         return Tone.BAD
-    if exporter.schema_valid is False:
+    if exporter.schema_valid is False or _reservation(exporter):
         return Tone.GAPS
     return Tone.BUSY if exporter.last_success_at is None else Tone.GOOD
 
@@ -148,6 +148,9 @@ def _find_of_exporter(exporter: ExporterStatus) -> Iterator[Finding]:
         fails = f"has failed {runs} times in a row" if runs > 1 else "fails"
         what = f"The exporter {exporter.name} {fails}."
         yield Finding(tone, what, exporter.last_error, _mend(exporter))
+    elif tone is Tone.GAPS and exporter.schema_valid is not False:
+        what = f"The exporter {exporter.name} works, with a reservation."
+        yield Finding(tone, what, _reservation(exporter))
     elif tone is Tone.GAPS:
         yield Finding(
             tone,
@@ -156,6 +159,12 @@ def _find_of_exporter(exporter: ExporterStatus) -> Iterator[Finding]:
         )
     elif tone is Tone.BUSY and exporter.state not in {ExporterState.WAITING, ExporterState.STOPPED}:
         yield Finding(tone, f"The first export of {exporter.name} is still to come.")
+
+
+def _reservation(exporter: ExporterStatus) -> str:
+    """What is said of an exporter that is at work and doesn't fail."""
+    at_work = exporter.state in {ExporterState.IDLE, ExporterState.RUNNING}
+    return exporter.detail if at_work else ""
 
 
 def _mend(exporter: ExporterStatus) -> str:

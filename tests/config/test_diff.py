@@ -96,8 +96,6 @@ def test_keys_that_a_running_daemon_can_change_are_listed_with_their_values() ->
         reload_on_change = true
         [identity]
         product = "secret-name"
-        [server]
-        expose_payload = true
     """
     diff = diff_configs(parse(""), parse(text))
     assert diff.restart_only == ()
@@ -107,7 +105,6 @@ def test_keys_that_a_running_daemon_can_change_are_listed_with_their_values() ->
         KeyChange("drain_timeout", "20s", "5s"),
         KeyChange("reload_on_change", False, True),
         KeyChange("identity.product", None, "secret-name"),
-        KeyChange("server.expose_payload", False, True),
     )
     assert render_changes(diff) == (
         'log_level changed from "info" to "debug"',
@@ -115,8 +112,13 @@ def test_keys_that_a_running_daemon_can_change_are_listed_with_their_values() ->
         'drain_timeout changed from "20s" to "5s"',
         "reload_on_change changed from false to true",
         "identity.product changed",
-        "server.expose_payload changed from false to true",
     )
+
+
+def test_key_of_a_table_that_needs_a_restart_may_be_reloadable_alone() -> None:
+    diff = diff_configs(parse(""), parse("[server]\nexpose_payload = true"))
+    assert (diff.restart_only, len(diff.reloadable)) == ((), 1)
+    assert render_changes(diff) == ("server.expose_payload changed from false to true",)
 
 
 def test_every_key_is_either_reloadable_or_needs_a_restart() -> None:

@@ -108,6 +108,11 @@ def test_payload_off_its_schema_and_unreadable_objects_are_gaps() -> None:
     assert judge_informer(informer_status(last_error="x")) is Tone.BAD
 
 
+def test_exporter_at_work_of_which_something_is_said_has_gaps() -> None:
+    (finding,) = judge(replace(WELL, exporters=(exporter_status(detail="disk full"),))).findings
+    assert (finding.tone, finding.why) == (Tone.GAPS, "disk full")
+
+
 def test_exporters_that_wait_for_the_same_are_told_together() -> None:
     waiting = tuple(new_exporter_status(name=name, detail="informer nodes") for name in "abcdef")
     verdict = judge(replace(WELL, exporters=waiting))
