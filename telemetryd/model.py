@@ -384,7 +384,9 @@ class ExporterStatus:
     """What the manager shows of one exporter. Times are Unix seconds, None until the first.
 
     Attributes:
-        detail: What is waited for, or who else writes; empty otherwise.
+        format: What its payload holds: ``scc``.
+        detail: What is waited for, who else writes, why it doesn't run, or what is amiss
+            while it does; empty otherwise.
         last_error: Of the last failed attempt, kept until the next success.
         last_error_reason: One of the closed list, empty where there is none.
         next_run_in_s: Seconds to the next slot, None where none is planned.
@@ -393,6 +395,7 @@ class ExporterStatus:
 
     name: str
     type: str
+    format: str
     enabled: bool
     state: ExporterState
     detail: str

@@ -29,6 +29,9 @@ RELOADABLE = (
 Every other one needs a restart: a new key does until something here says otherwise.
 """
 
+RELOADABLE_ALONE = frozenset({"server.expose_payload"})
+"""Keys that it can change in a table of which others need a restart."""
+
 IN_PLACE = frozenset({"interval", "timeout"})
 """Keys of an exporter that change without an end of what it does."""
 
@@ -194,7 +197,7 @@ def _differing(old: dict[str, Any], new: dict[str, Any]) -> tuple[KeyChange, ...
 
 
 def _is_reloadable(path: str) -> bool:
-    return path.partition(".")[0] in RELOADABLE
+    return path in RELOADABLE_ALONE or path.partition(".")[0] in RELOADABLE
 
 
 def _is_in_place(change: ExporterChange) -> bool:

@@ -93,11 +93,13 @@ class ServerConfig:
     """``[server]``: where HTTP is served, and where commands are taken.
 
     Attributes:
+        expose_payload: Show what each exporter last sent.
         control_socket: None where no folder is usable, or none has been looked for.
     """
 
     listen: Annotated[ListenAddress, Listen(), Env("TELEMETRYD_LISTEN")] = DEFAULT_LISTEN
     control_socket: Annotated[ControlSocket | None, SocketPath()] = None
+    expose_payload: Annotated[bool, Boolean()] = False
 
     @property
     def listen_host(self) -> str:

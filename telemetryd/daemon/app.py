@@ -293,6 +293,8 @@ class Daemon:
             liveness=self._liveness,
             readiness=self._readiness,
             status=self._status,
+            payload_exposed=self._payload_exposed,
+            payload=self._manager.payload,
         )
 
     def _snapshot(self) -> Snapshot | None:
@@ -325,6 +327,9 @@ class Daemon:
             required=self._collector.required(),
         )
 
+    def _payload_exposed(self) -> bool:
+        return self._reloader.config.server.expose_payload
+
     def _summary(self) -> str:
         return render_summary(self._status())
 
@@ -342,4 +347,5 @@ class Daemon:
             requests=self._requests.statuses(),
             switches=self._collector.switches,
             source=self._collector.source,
+            payload_exposed=self._payload_exposed(),
         )

@@ -51,6 +51,7 @@ class ExporterFactory:
             name=config.name,
             type=config.type,
             render=self._render[config.format],
+            format=config.format,
             interval_s=config.interval_s,
             timeout_s=config.timeout_s,
             jitter=config.jitter,

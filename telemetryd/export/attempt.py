@@ -196,7 +196,7 @@ class Attempts:
             outcome = Outcome(await self._exporter.export(payload, context))
         finally:
             stats.export.observe(anyio.current_time() - started_s)
-        self._ledger.attempt_succeeded(outcome, body_bytes=len(payload.body))
+        self._ledger.attempt_succeeded(outcome, payload)
         self._sent_at_s = self._boot_time_s()
         return outcome
 

@@ -20,7 +20,7 @@ from telemetryd.export.exporter import Exporter
 from telemetryd.export.holds import Hold, Holds
 from telemetryd.export.runner import CLOSE_TIMEOUT_S, Runner
 from telemetryd.export.spec import ExporterSpec
-from telemetryd.model import ExporterState, ExporterStatus, SnapshotSource
+from telemetryd.model import ExporterState, ExporterStatus, Payload, SnapshotSource
 from telemetryd.stats import ExporterStats
 
 __all__ = ["ExporterManager", "ExporterSpec", "suspended_s"]
@@ -173,6 +173,17 @@ class ExporterManager:
         runners = [self._runners[name] for name in sorted(self._runners)]
         waiting_for = self._waiting_for(runners)
         return tuple(self._status(runner, waiting_for) for runner in runners)
+
+    def payload(self, name: str) -> Payload | None:
+        """What an exporter last wrote, or newer content that it is yet to write.
+
+        Returns:
+            The payload itself; None where it hasn't had one yet.
+
+        Raises:
+            ManagerError: There is none of that name.
+        """
+        return self._get(name).ledger.payload
 
     def overdue_s(self) -> float:
         """The scheduler's pulse: how late the exporter is that has waited longest to be woken.

@@ -33,6 +33,7 @@ class ExporterSpec:
         verifies_destination: The sink reads its destination and decides what must be written
             (a Secret): it is called at every slot, with the same digest too.
         enabled: False keeps it registered and never runs it.
+        format: What its payload holds, for people.
     """
 
     name: str
@@ -49,6 +50,7 @@ class ExporterSpec:
     max_silence_s: float = 86_400.0
     verifies_destination: bool = False
     enabled: bool = True
+    format: str = "scc"
 
     def __post_init__(self) -> None:
         finite_s = (self.interval_s, self.attempt_timeout_s, self.retry_base_s, self.retry_cap_s)

@@ -57,12 +57,12 @@ class StatusFacts:
         now: Unix time in seconds.
         started_at: Likewise, when the process started.
         api_server: Its URL without credentials; empty before the first connection.
-        missing: What no snapshot can be made without, each named; empty once there is one.
-        requests: SecretRequests, by name.
         missing: What no snapshot can be made without, each named; empty once there is one, and
             while collection is off.
+        requests: SecretRequests, by name.
         switches: What has switched it off, if anything has.
         source: What is collected from, None while nothing is.
+        payload_exposed: Payloads are shown under ``/payload/``.
     """
 
     version: str
@@ -77,6 +77,7 @@ class StatusFacts:
     requests: tuple[RequestStatus, ...] = ()
     switches: Switches = field(default_factory=Switches)
     source: SourceKind | None = None
+    payload_exposed: bool = False
 
 
 def liveness(*, loop_alive: bool, scheduler_alive: bool) -> Report:
@@ -221,6 +222,7 @@ def _exporter(exporter: ExporterStatus, now: float) -> dict[str, Any]:
     return {
         "name": exporter.name,
         "type": exporter.type,
+        "format": exporter.format,
         "enabled": exporter.enabled,
         "state": str(exporter.state),
         "detail": exporter.detail,

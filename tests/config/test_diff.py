@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from telemetryd.config import Config, ConfigFile, ConfigSource
 from telemetryd.config.diff import (
     RELOADABLE,
+    RELOADABLE_ALONE,
     KeyChange,
     canonical,
     config_hash,
@@ -121,9 +122,17 @@ def test_keys_that_a_running_daemon_can_change_are_listed_with_their_values() ->
     )
 
 
+def test_key_of_a_table_that_needs_a_restart_may_be_reloadable_alone() -> None:
+    diff = diff_configs(parse(""), parse("[server]\nexpose_payload = true"))
+    assert (diff.restart_only, len(diff.reloadable)) == ((), 1)
+    assert render_changes(diff) == ("server.expose_payload changed from false to true",)
+
+
 def test_every_key_is_either_reloadable_or_needs_a_restart() -> None:
     """A key that nobody thought of here needs a restart: listing it in full makes one think."""
     needs_restart = {path for path in all_paths() if path.partition(".")[0] not in RELOADABLE}
+    assert needs_restart >= RELOADABLE_ALONE
+    needs_restart -= RELOADABLE_ALONE
     assert needs_restart == {
         "state_dir",
         "kubernetes.kubeconfig",
@@ -217,7 +226,11 @@ def test_values_are_shown_as_the_file_has_them() -> None:
     text = '[server]\nlisten = "[::1]:7"\ncontrol_socket = "/run/t.sock"'
     values = canonical(parse('log_level = "debug"\ndrain_timeout = "90s"\n' + text))
     assert values["drain_timeout"] == "1m30s"
-    assert values["server"] == {"listen": "[::1]:7", "control_socket": "/run/t.sock"}
+    assert values["server"] == {
+        "listen": "[::1]:7",
+        "control_socket": "/run/t.sock",
+        "expose_payload": False,
+    }
     assert parse(f'drain_timeout = "{values["drain_timeout"]}"').drain_timeout_s == 90
 
 

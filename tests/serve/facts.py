@@ -80,6 +80,7 @@ def exporter_status(**changes: Any) -> ExporterStatus:
     status = ExporterStatus(
         name="scc",
         type="secret",
+        format="scc",
         enabled=True,
         state=ExporterState.IDLE,
         detail="",

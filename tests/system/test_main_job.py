@@ -104,6 +104,7 @@ def test_sentinels_and_names_appear_nowhere(daemon: Daemon, rancher: Rancher) ->
         "log": daemon.log(),
         "metrics": daemon.get("/metrics")[1],
         "status": daemon.get("/status.json")[1],
+        "page": daemon.get("/")[1],
         "readiness": daemon.get("/readyz?verbose")[1],
     }
     for where, text in shown.items():
