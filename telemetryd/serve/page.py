@@ -17,6 +17,7 @@ from telemetryd.serve.page_tables import (
     informers_table,
     mark,
     render_count,
+    requests_table,
     span,
     time_of,
 )
@@ -56,6 +57,7 @@ def render_page(facts: StatusFacts) -> str:
             "main",
             _verdict(verdict),
             _section("exporters", "Exporters", exporters_table(facts)),
+            _section("requests", "SecretRequests", requests_table(facts)) if facts.requests else "",
             _section("informers", "Caches", informers_table(facts)),
             tag("div", _fleet(facts), _configuration(facts), class_="pair"),
             _disclosure(facts),
@@ -167,6 +169,10 @@ def _configuration(facts: StatusFacts) -> Markup:
         last = join((outcome, time_of(config.reloaded_at, facts.now)))
     rows: list[tuple[str, Child]] = [
         ("API server", tag("code", facts.api_server) if facts.api_server else "none yet"),
+        (
+            "Source",
+            "none at the moment" if facts.source is None else str(facts.source).capitalize(),
+        ),
         ("Configuration", tag("code", config.where)),
         ("In force", time_of(config.in_force_at, facts.now)),
         ("Hash", tag("code", f"{config.hash:012x}")),
@@ -221,9 +227,14 @@ def _switches() -> Markup:
             "in its table of the configuration; a reload is enough.",
         ),
         (
-            "Everything",
-            tag("code", "exporters = []"),
-            "in the configuration; nothing is sent any more once it is reloaded.",
+            "Everything, while it runs",
+            tag("code", "enabled = false"),
+            "in the configuration and a reload, or telemetry-opt = out in Rancher's settings.",
+        ),
+        (
+            "Everything, from the start",
+            tag("code", "DO_NOT_TRACK=1"),
+            "or TELEMETRYD_ENABLED=false in the environment, whatever the file says.",
         ),
     )
     rows = [(name, join((command, " ", text))) for name, command, text in ways]

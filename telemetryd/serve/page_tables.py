@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import quote
 
-from telemetryd.model import ExporterStatus, InformerStatus
+from telemetryd.model import ExporterStatus, InformerStatus, RequestStatus
 from telemetryd.serve.markup import Child, Markup, join, tag
 from telemetryd.serve.status import StatusFacts, render_time
-from telemetryd.serve.verdict import Tone, judge_exporter, judge_informer
+from telemetryd.serve.verdict import Tone, judge_exporter, judge_informer, judge_request
 
 TONE_NAMES: Final = {
     Tone.GOOD: "All well",
@@ -82,6 +82,16 @@ def exporters_table(facts: StatusFacts) -> Markup:
     )
 
 
+def requests_table(facts: StatusFacts) -> Markup:
+    """Every SecretRequest."""
+    return _table(
+        "State and last write of each SecretRequest's Secret, and what stands in its way",
+        "requests",
+        ("SecretRequest", "State", "Secret", "Last write", "Trouble"),
+        [_request(request, facts.now) for request in facts.requests],
+    )
+
+
 def informers_table(facts: StatusFacts) -> Markup:
     """Every informer; a sentence where there is none."""
     if not facts.informers:
@@ -136,6 +146,16 @@ def _payload(exporter: ExporterStatus, *, exposed: bool) -> Child:
         return shown
     target = f"payload/{quote(exporter.name, safe='/')}"
     return tag("a", shown, href=target, aria_label=f"Payload of {exporter.name}, {shown}")
+
+
+def _request(request: RequestStatus, now: float) -> Sequence[Child]:
+    return (
+        tag("b", request.name),
+        _state(judge_request(request), str(request.state).capitalize(), ""),
+        request.target or _none(),
+        time_of(request.last_write_at, now),
+        request.detail or _none(),
+    )
 
 
 def _informer(informer: InformerStatus, now: float) -> Sequence[Child]:

@@ -9,7 +9,13 @@ from enum import IntEnum
 from typing import Final
 
 from telemetryd.errors import Reason
-from telemetryd.model import ExporterState, ExporterStatus, InformerStatus
+from telemetryd.model import (
+    ExporterState,
+    ExporterStatus,
+    InformerStatus,
+    RequestState,
+    RequestStatus,
+)
 from telemetryd.serve.status import StatusFacts
 
 
@@ -87,7 +93,7 @@ def judge(facts: StatusFacts) -> Verdict:
     """How all is by what the daemon knows of itself."""
     findings = sorted(_find(facts), key=lambda finding: -finding.tone)
     idle = all(exporter.state is ExporterState.DISABLED for exporter in facts.exporters)
-    floor = Tone.QUIET if idle else Tone.GOOD
+    floor = Tone.QUIET if idle or not facts.switches.enabled else Tone.GOOD
     tone = max(floor, findings[0].tone) if findings else floor
     return Verdict(tone, _sentence(facts, tone, findings), tuple(findings))
 
@@ -116,6 +122,19 @@ def judge_informer(informer: InformerStatus) -> Tone:
     return Tone.GAPS if informer.unreadable else Tone.GOOD
 
 
+def judge_request(request: RequestStatus) -> Tone:
+    """How one SecretRequest is."""
+    match request.state:
+        case RequestState.SERVED:
+            return Tone.GOOD
+        case RequestState.FAILING | RequestState.REJECTED:
+            return Tone.BAD
+        case RequestState.WAITING | RequestState.UNDECIDED:
+            return Tone.BUSY
+        case RequestState.LEAVING:
+            return Tone.QUIET
+
+
 def _find(facts: StatusFacts) -> Iterator[Finding]:
     if facts.config.problems:
         yield Finding(
@@ -127,7 +146,9 @@ def _find(facts: StatusFacts) -> Iterator[Finding]:
     for exporter in facts.exporters:
         yield from _find_of_exporter(exporter)
     yield from _find_waiting(facts.exporters)
-    yield from _find_at_rest(facts.exporters)
+    if facts.switches.enabled:
+        yield from _find_at_rest(facts.exporters)
+    yield from _find_unserved(facts)
     yield from _find_unread(facts.informers)
     if facts.snapshot is not None and not facts.snapshot.complete:
         yield Finding(
@@ -194,6 +215,18 @@ def _find_at_rest(exporters: tuple[ExporterStatus, ...]) -> Iterator[Finding]:
         )
 
 
+def _find_unserved(facts: StatusFacts) -> Iterator[Finding]:
+    failing = {
+        exporter.name for exporter in facts.exporters if judge_exporter(exporter) is Tone.BAD
+    }
+    for request in facts.requests:
+        tone = judge_request(request)
+        # What its exporter says needn't be said again.
+        if tone is Tone.BAD and f"secretrequest/{request.name}" not in failing:
+            what = f"The SecretRequest {request.name} is {request.state}."
+            yield Finding(tone, what, request.detail, "Its conditions say the same to its owner.")
+
+
 def _find_unread(informers: Iterable[InformerStatus]) -> Iterator[Finding]:
     troubled: dict[tuple[bool, str], list[str]] = {}
     for informer in informers:
@@ -250,6 +283,8 @@ def _sentence(facts: StatusFacts, tone: Tone, findings: list[Finding]) -> str:
 
 
 def _quiet_sentence(facts: StatusFacts) -> str:
+    if not facts.switches.enabled:
+        return f"Nothing is sent: {facts.switches.detail}."
     states = {exporter.state for exporter in facts.exporters}
     details = {exporter.detail for exporter in facts.exporters}
     if not states:

@@ -7,6 +7,11 @@ from telemetryd.model import (
     ExporterState,
     ExporterStatus,
     InformerStatus,
+    RequestState,
+    RequestStatus,
+    SourceKind,
+    Switch,
+    Switches,
     Totals,
 )
 from telemetryd.serve.status import StatusFacts
@@ -162,6 +167,18 @@ STATES = {
         exporters=_everywhere(ExporterState.DISABLED, "switched off by $DO_NOT_TRACK"),
         informers=(),
         snapshot=None,
+        switches=Switches(frozenset({Switch.DO_NOT_TRACK})),
+    ),
+    "requests": replace(
+        WELL,
+        source=SourceKind.RANCHER,
+        requests=(
+            RequestStatus(
+                "rancher-scc-metrics", "cattle-scc-system/rancher-scc-metrics",
+                RequestState.SERVED, "", NOW - 41,
+            ),
+            RequestStatus("elsewhere", "default/x", RequestState.REJECTED, "not System", None),
+        ),
     ),
     "standby": replace(
         WELL, exporters=_everywhere(ExporterState.STANDBY, "telemetryd-7c9f leads")

@@ -24,6 +24,7 @@ WELL_SAID = "All is well: every cache is in sync, and every enabled exporter has
         ("failing", Tone.BAD, "3 things need attention."),
         ("conflict", Tone.BAD, "Another writer is in the way of the exporter scc."),
         ("optout", Tone.QUIET, "Nothing is sent: switched off by $DO_NOT_TRACK."),
+        ("requests", Tone.BAD, "The SecretRequest elsewhere is rejected."),
         ("standby", Tone.QUIET, "Standing by: another replica sends."),
         ("starting", Tone.BUSY, "On the way: not everything has been read and delivered yet."),
         ("gaps", Tone.GAPS, "What is sent has gaps."),
