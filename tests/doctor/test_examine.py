@@ -72,7 +72,8 @@ async def asking(folder: Path, server: Scripted) -> AsyncIterator[Ask]:
             deadline_s: float = 10.0,
         ) -> Report:
             config = config_for(folder, server.url)
-            return await examine(config, change(plan_of(config)), now=now, deadline_s=deadline_s)
+            plan = replace(plan_of(config), source="rancher", secret_requests=False)
+            return await examine(config, change(plan), now=now, deadline_s=deadline_s)
 
         yield ask
 
@@ -122,15 +123,16 @@ async def test_server_that_takes_no_connection_is_not_waited_for(tmp_path: Path)
 
 async def test_server_that_never_answers_costs_each_check_its_deadline(tmp_path: Path) -> None:
     server = well()
-    server.others[REVIEWS] = hang
-    server.others[SECRET] = hang
+    for path in (SECRET, NAMESPACE):
+        server.others[path] = hang
     async with asking(tmp_path, server) as ask:
-        with anyio.fail_after(20):
-            report = await ask(deadline_s=0.2)
-    assert of(report, "may get namespaces").verdict is Verdict.FAIL
-    secret = of(report, "Secret cattle-telemetry-system/rancher-scc-telemetry")
-    assert secret.verdict is Verdict.FAIL
-    assert of(report, "namespace cattle-telemetry-system").verdict is Verdict.PASS
+        with anyio.fail_after(30):
+            report = await ask(deadline_s=2)
+    assert failures(report) == [
+        "namespace cattle-telemetry-system",
+        "Secret cattle-telemetry-system/rancher-scc-telemetry",
+    ]
+    assert of(report, "may get namespaces").verdict is Verdict.PASS
 
 
 async def test_refused_credential_fails_and_says_so(tmp_path: Path) -> None:
@@ -181,7 +183,7 @@ async def test_plugin_that_hangs_is_not_waited_for(tmp_path: Path) -> None:
     hanging = kubeconfig(tmp_path / "kubeconfig", "https://127.0.0.1:1", user={"exec": plugin})
     config = replace(config, kubernetes=hanging)
     with anyio.fail_after(20):
-        report = await examine(config, plan_of(config), now=time.time, deadline_s=0.5)
+        report = await examine(config, plan_of(config), now=time.time, deadline_s=2)
     assert failures(report) == ["connection"]
     assert "no credential from the exec plugin sleep" in of(report, "connection").detail
     assert "log in again" in of(report, "connection").mend

@@ -1,6 +1,6 @@
 """Missing rights as rules: minimal, and applied without harm to what there is."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from telemetryd.doctor.access import Access
@@ -23,6 +23,7 @@ rights = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(rights, min_size=1, unique=True))
 def test_roles_grant_just_what_is_missing_and_nothing_twice(missing: list[Access]) -> None:
     documents = parse_documents(render_roles(missing, ACCOUNT))
@@ -30,6 +31,7 @@ def test_roles_grant_just_what_is_missing_and_nothing_twice(missing: list[Access
     assert len({document["metadata"]["name"] for document in documents}) * 2 <= len(documents)
 
 
+@settings(deadline=None)
 @given(st.lists(rights, min_size=1, unique=True))
 def test_roles_without_a_known_account_have_no_binding(missing: list[Access]) -> None:
     documents = parse_documents(render_roles(missing, None))
