@@ -6,7 +6,7 @@ belong here.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from telemetryd.config import Config
 from telemetryd.config.settings import SecretExporterConfig
@@ -80,15 +80,16 @@ class Plan:
     """What the configuration asks for, before the cluster has been looked at.
 
     Attributes:
-        source: Where the fleet is read; ``auto`` is Rancher's objects where they are served.
+        source: Where the fleet is read: ``rancher``, ``kubernetes``, or ``auto``, which is
+            Rancher's objects where they are served.
         secret_requests: Whether SecretRequests are fulfilled; ``auto`` is where they are served
             and the source is Rancher.
         delete_secrets: The Secret of a SecretRequest goes with it.
         secrets: Of the exporters that run.
     """
 
-    source: Literal["auto", "rancher", "kubernetes"]
-    secret_requests: Literal["auto"] | bool
+    source: str
+    secret_requests: bool | str
     delete_secrets: bool
     secrets: tuple[SecretTarget, ...]
 
@@ -113,9 +114,9 @@ class Needs:
 def plan_of(config: Config) -> Plan:
     """What this configuration asks for."""
     return Plan(
-        source="rancher",
-        secret_requests=False,
-        delete_secrets=False,
+        source=config.kubernetes.source,
+        secret_requests=config.secret_requests.enabled,
+        delete_secrets=config.secret_requests.cleanup == "delete",
         secrets=tuple(
             SecretTarget(
                 exporter.namespace,
@@ -137,7 +138,7 @@ def needs_of(plan: Plan, *, rancher_served: bool, requests_served: bool) -> Need
     requests = plan.secret_requests
     return Needs(
         rancher=rancher,
-        secret_requests=rancher and requests_served if requests == "auto" else requests,
+        secret_requests=requests if isinstance(requests, bool) else rancher and requests_served,
         delete_secrets=plan.delete_secrets,
         secrets=plan.secrets,
     )

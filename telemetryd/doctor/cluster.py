@@ -164,7 +164,10 @@ def judge_discovery(found: Discovery, needs: Needs) -> list[Finding]:
 def _judge_rancher(served: dict[str, _Served] | None) -> list[Finding]:
     group = f"{MANAGEMENT}/v3"
     if served is None:
-        mend = "install Rancher here, or use the kubeconfig of the cluster that hosts it"
+        mend = (
+            "install Rancher here, use the kubeconfig of the cluster that hosts it, or set "
+            'kubernetes.source to "auto" or "kubernetes"'
+        )
         return [fail(group, "not served", mend)]
     there = [name for name in RANCHER_RESOURCES if name in served]
     findings = [passed(group, f"serves {', '.join(there)}")] if there else []
