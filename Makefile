@@ -45,6 +45,10 @@ test: $(VENV)/.dev ## run all tests, with branch coverage
 apiserver: ## build a real kube-apiserver for the tests (Debian or Ubuntu; 4 to 6 minutes, once)
 	@tests/apiserver/build
 
+.PHONY: screenshots
+screenshots: $(VENV)/.dev ## leave pictures of the status page in every state in ./screenshots (needs chromium)
+	@SCREENSHOTS=screenshots $(BIN)/pytest -q tests/browser
+
 .PHONY: check
 check: $(VENV)/.dev ## lint, types, layers, dependencies, spelling
 	$(BIN)/ruff format --check .

@@ -1,7 +1,7 @@
 """The command line: arguments in, exit status out; data to stdout, everything else to stderr.
 
-What a command does lives in ``daemon`` and ``demo``, which are imported when they are asked for,
-so that ``--help``, ``schema`` and ``check-config`` don't pay for the whole daemon.
+What a command does lives in ``daemon``, ``doctor`` and ``demo``, which are imported when they are
+asked for, so that ``--help``, ``schema`` and ``check-config`` don't pay for the whole daemon.
 """
 
 import argparse
@@ -18,12 +18,14 @@ import orjson
 
 from telemetryd import __version__, logs
 from telemetryd.config import (
+    FORMATS,
     Config,
     ConfigSource,
     find_config,
     find_control_socket,
     load_config,
     parse_duration,
+    read_switches,
 )
 from telemetryd.daemon.earlysignals import EarlySignals
 from telemetryd.errors import ConfigError, NoDaemon, TelemetrydError
@@ -94,17 +96,23 @@ def _parser() -> argparse.ArgumentParser:
     payload = add(
         "payload",
         "sync once and print exactly what would be sent; send nothing",
-        "telemetryd payload --timeout 10s",
+        "telemetryd payload --format fleet --timeout 10s",
         _payload,
     )
     schema = add(
-        "schema", "print the JSON Schema of a payload", "telemetryd schema --format scc", _schema
+        "schema", "print the JSON Schema of a payload", "telemetryd schema --format fleet", _schema
     )
     health = add(
         "healthcheck",
         "ask the running daemon's own /livez",
         "telemetryd healthcheck",
         _healthcheck,
+    )
+    doctor = add(
+        "doctor",
+        "check everything the daemon needs, and say what is missing and how to mend it",
+        "telemetryd doctor --config /etc/telemetryd/config.toml",
+        _doctor,
     )
     demo = add(
         "demo",
@@ -118,10 +126,10 @@ def _parser() -> argparse.ArgumentParser:
         "telemetryd ctl status",
         _ctl,
     )
-    for sub in (run, check, payload, health, *_add_ctl(ctl)):
+    for sub in (run, check, payload, health, doctor, *_add_ctl(ctl)):
         sub.add_argument("--config", metavar="FILE", help="configuration file (TOML)")
     for sub in (payload, schema):
-        sub.add_argument("--format", choices=("scc",), default="scc", help="payload format")
+        sub.add_argument("--format", choices=FORMATS, default="scc", help="payload format")
     payload.add_argument(
         "--timeout", type=_duration, default="30s", help="how long to wait for the sync"
     )
@@ -256,6 +264,8 @@ def _payload(options: argparse.Namespace) -> int:
         partial(
             collect_once,
             config,
+            read_switches(os.environ),
+            payload_format=options.format,
             timeout_s=options.timeout,
             now=time.time,  # noqa: TID251 - the clock is chosen here
             rng=random.Random(),
@@ -264,15 +274,18 @@ def _payload(options: argparse.Namespace) -> int:
     )
     sys.stdout.buffer.write(collected.payload.body + b"\n")
     sys.stdout.buffer.flush()
+    if not collected.switches.enabled:
+        _complain(f"telemetryd: a daemon sends nothing of this: {collected.switches.detail}")
     for reason in collected.incomplete_reasons:
         _complain(f"telemetryd: incomplete: {reason}")
     return 1 if collected.incomplete_reasons else 0
 
 
-def _schema(_options: argparse.Namespace) -> int:
-    from telemetryd.export.payload import scc_schema  # noqa: PLC0415 - heavy imports on demand
+def _schema(options: argparse.Namespace) -> int:
+    from telemetryd.export.formats import PAYLOAD_FORMATS  # noqa: PLC0415 - heavy imports on demand
 
-    sys.stdout.buffer.write(orjson.dumps(scc_schema(), option=orjson.OPT_INDENT_2) + b"\n")
+    schema = PAYLOAD_FORMATS[options.format].schema()
+    sys.stdout.buffer.write(orjson.dumps(schema, option=orjson.OPT_INDENT_2) + b"\n")
     sys.stdout.buffer.flush()
     return 0
 
@@ -305,6 +318,25 @@ def _ctl(options: argparse.Namespace) -> int:
     for line in control_text.render_complaints(request, answer):
         _complain(f"telemetryd: {line}")
     return 0 if answer.ok else 1
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    config = _load(options)
+    # What is wrong is told on stdout, once: the log would say it again.
+    logs.configure(config.log_format, "critical", sys.stderr, os.environ)
+    from telemetryd.daemon.loop import PromptLoop  # noqa: PLC0415 - heavy imports on demand
+    from telemetryd.doctor.access import plan_of  # noqa: PLC0415
+    from telemetryd.doctor.examine import examine  # noqa: PLC0415
+    from telemetryd.doctor.findings import render_report  # noqa: PLC0415
+
+    report = anyio.run(
+        partial(examine, config, plan_of(config), now=time.time),  # noqa: TID251 - the clock is chosen here
+        backend_options={"loop_factory": PromptLoop},
+    )
+    text = "".join(f"{line}\n" for line in render_report(report))
+    sys.stdout.buffer.write(text.encode(errors="backslashreplace"))
+    sys.stdout.buffer.flush()
+    return 1 if report.failed else 0
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ No behaviour beyond what follows from the fields, and nothing that knows where t
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -93,6 +93,41 @@ class NamespaceRecord(msgspec.Struct, frozen=True, gc=False):
     """One namespace: its UID is what is wanted of kube-system."""
 
     uid: str
+
+
+class ConditionRecord(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+    """One condition of a SecretRequest; times as the object has them, empty where it has none."""
+
+    type: str = ""
+    status: str = ""
+    reason: str = ""
+    message: str = ""
+    last_update_time: str = ""
+    last_transition_time: str = ""
+
+
+class SecretRequestRecord(msgspec.Struct, frozen=True, gc=False):
+    """One SecretRequest.
+
+    No resource version and no annotation: an edit of these alone makes no delta.
+
+    Attributes:
+        created_at: RFC 3339 as the object has it.
+        deleting: It has a deletionTimestamp.
+        spec_error: Why the spec can't be read, empty where it can.
+        has_target: ``spec.targetSecretRef`` is there.
+        conditions: Those that are ours (``Progressing``, ``Done``, ``Failure``), by type.
+    """
+
+    uid: str
+    created_at: str
+    deleting: bool
+    spec_error: str
+    secret_type: str
+    has_target: bool
+    namespace: str
+    secret: str
+    conditions: tuple[ConditionRecord, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +237,56 @@ class Totals:
     unreadable: dict[str, int] = field(default_factory=dict)
 
 
+class RoleCounts(NamedTuple):
+    """Nodes per role; a node counts in each of its roles, and without any as ``other``."""
+
+    controlplane: int
+    etcd: int
+    worker: int
+    other: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterDetail:
+    """One cluster as far as the fleet payload tells of it.
+
+    Attributes:
+        id: Anonymous, and stable within the installation; empty where there is none.
+        upstream: The cluster that hosts Rancher itself.
+        kubernetes_version: Empty where it isn't known.
+        cpu_nano: Sum over its nodes in 1e-9 cores.
+        memory_nano: Sum over its nodes in 1e-9 bytes.
+        unreported_cpu: Nodes that report no CPU capacity that can be parsed.
+        unreported_memory: Likewise memory.
+    """
+
+    id: str
+    upstream: bool
+    kubernetes_version: str
+    nodes: int
+    roles: RoleCounts
+    cpu_nano: int
+    memory_nano: int
+    unreported_cpu: int
+    unreported_memory: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeDetail:
+    """How many nodes, of clusters that exist, have one shape."""
+
+    shape: NodeShape
+    nodes: int
+
+
+@dataclass(frozen=True, slots=True)
+class FleetDetail:
+    """What the fleet payload tells beyond rows and totals; in no order, and without any name."""
+
+    clusters: tuple[ClusterDetail, ...]
+    shapes: tuple[ShapeDetail, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """The fleet at one moment; immutable, the same object until something changes.
@@ -214,6 +299,7 @@ class Snapshot:
         features: Names of the enabled features, sorted.
         systems: Sorted rows.
         clusters: Sorted rows.
+        detail: None where nobody has asked for it.
     """
 
     revision: int
@@ -225,6 +311,7 @@ class Snapshot:
     systems: tuple[SystemRow, ...]
     clusters: tuple[ClusterRow, ...]
     totals: Totals
+    detail: FleetDetail | None = None
 
 
 class SnapshotSource(Protocol):
@@ -239,6 +326,21 @@ class SnapshotSource(Protocol):
 
     async def wait_ready(self) -> None:
         """Return once ``snapshot()`` would not raise NotReady."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """When and how a payload is sent: what of it is no fact of the fleet.
+
+    Attributes:
+        at: Unix time in seconds.
+        sequence: Rises strictly from one payload of an exporter to the next.
+        epoch: Leadership epoch (``leaseTransitions``), 0 without leader election.
+    """
+
+    at: float
+    sequence: int = 0
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +384,9 @@ class ExporterStatus:
     """What the manager shows of one exporter. Times are Unix seconds, None until the first.
 
     Attributes:
-        detail: What is waited for, or who else writes; empty otherwise.
+        format: What its payload holds: ``scc``.
+        detail: What is waited for, who else writes, why it doesn't run, or what is amiss
+            while it does; empty otherwise.
         last_error: Of the last failed attempt, kept until the next success.
         last_error_reason: One of the closed list, empty where there is none.
         next_run_in_s: Seconds to the next slot, None where none is planned.
@@ -291,6 +395,7 @@ class ExporterStatus:
 
     name: str
     type: str
+    format: str
     enabled: bool
     state: ExporterState
     detail: str
@@ -305,6 +410,34 @@ class ExporterStatus:
     payload_bytes: int | None
     digest: str
     schema_valid: bool | None
+
+
+class RequestState(StrEnum):
+    """The closed list of states a SecretRequest can be in."""
+
+    SERVED = "served"
+    FAILING = "failing"
+    REJECTED = "rejected"
+    WAITING = "waiting"
+    UNDECIDED = "undecided"
+    LEAVING = "leaving"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestStatus:
+    """What is shown of one SecretRequest.
+
+    Attributes:
+        target: ``namespace/name`` of the Secret it asks for, empty where it names none.
+        detail: Why it isn't served, or what stands in the way; empty where all is well.
+        last_write_at: Unix time in seconds of the Secret's last write by this process.
+    """
+
+    name: str
+    target: str
+    state: RequestState
+    detail: str
+    last_write_at: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,3 +478,51 @@ class LeaderStatus:
     holder: str
     epoch: int
     last_error: str
+
+
+class Switch(StrEnum):
+    """Each switch that turns collection off: label ``reason`` of the metric."""
+
+    CONFIG = "config"
+    ENVIRONMENT = "environment"
+    DO_NOT_TRACK = "do_not_track"
+    SETTING = "setting"
+
+
+SWITCH_NAMES = {
+    Switch.CONFIG: "enabled = false in the configuration",
+    Switch.ENVIRONMENT: "$TELEMETRYD_ENABLED",
+    Switch.DO_NOT_TRACK: "$DO_NOT_TRACK",
+    Switch.SETTING: "the Rancher setting telemetry-opt",
+}
+"""What people know the switches by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Switches:
+    """Which switches are off; collection is on where none is."""
+
+    off: frozenset[Switch] = frozenset()
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is collected and exported."""
+        return not self.off
+
+    @property
+    def off_by(self) -> tuple[Switch, ...]:
+        """Those that are off, in the order of the enumeration."""
+        return tuple(switch for switch in Switch if switch in self.off)
+
+    @property
+    def detail(self) -> str:
+        """What switched it off, for people; empty while it is on."""
+        names = " and ".join(SWITCH_NAMES[switch] for switch in self.off_by)
+        return f"switched off by {names}" if names else ""
+
+
+class SourceKind(StrEnum):
+    """What is collected from: a Rancher's fleet, or one plain Kubernetes cluster."""
+
+    RANCHER = "rancher"
+    KUBERNETES = "kubernetes"

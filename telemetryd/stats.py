@@ -105,7 +105,7 @@ class ExporterStats:
         attempts: By (result ``success`` or ``failure``, reason or empty).
         retries: By reason of the attempt before.
         skipped_ticks: Slots that passed without a run, by reason ``overrun``, ``suspend``,
-            ``retry_after``, ``not_ready``.
+            ``retry_after``, ``not_ready``, ``held``.
         collection: Seconds to take the snapshot and render the payload.
         export: Seconds of the exporter's own work per attempt.
         schedule_delay: Seconds between a slot and the start of its run.

@@ -31,4 +31,6 @@ def _own_runtime_directory() -> Iterator[None]:
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setenv("RUNTIME_DIRECTORY", os.fspath(folder))
+        for name in ("DO_NOT_TRACK", "TELEMETRYD_ENABLED"):
+            patch.delenv(name, raising=False)
         yield

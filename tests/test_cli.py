@@ -15,7 +15,7 @@ import pytest
 from telemetryd import __version__
 from tests.system.daemon import free_port
 
-COMMANDS = ("run", "check-config", "payload", "schema", "healthcheck", "demo", "ctl")
+COMMANDS = ("run", "check-config", "payload", "schema", "healthcheck", "doctor", "demo", "ctl")
 CTL_COMMANDS = ("status", "reload", "start", "stop", "restart", "trigger", "cache")
 
 
@@ -80,6 +80,7 @@ def test_version_is_the_package_s() -> None:
         ("fly",),
         ("run", "--fast"),
         ("schema", "--format", "xml"),
+        ("doctor", "--fix"),
         ("payload", "--timeout", "soon"),
         ("ctl",),
         ("ctl", "stop"),
@@ -95,7 +96,7 @@ def test_wrong_usage_exits_64(arguments: tuple[str, ...]) -> None:
     assert "usage:" in result.stderr
 
 
-@pytest.mark.parametrize("command", ["run", "check-config", "payload", "healthcheck"])
+@pytest.mark.parametrize("command", ["run", "check-config", "payload", "healthcheck", "doctor"])
 def test_bad_configuration_exits_78_with_every_error(command: str, tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(
@@ -124,9 +125,18 @@ def test_valid_configuration_is_called_valid() -> None:
     assert (result.returncode, result.stdout) == (0, "config.example.toml: valid\n")
 
 
-def test_schema_is_json_schema_2020_12() -> None:
-    document = json.loads(telemetryd("schema").stdout)
+@pytest.mark.parametrize(
+    ("arguments", "title"),
+    [
+        ((), "RMSSubscription"),
+        (("--format", "scc"), "RMSSubscription"),
+        (("--format", "fleet"), "telemetryd fleet payload"),
+    ],
+)
+def test_schema_is_json_schema_2020_12(arguments: tuple[str, ...], title: str) -> None:
+    document = json.loads(telemetryd("schema", *arguments).stdout)
     assert document["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert document["title"] == title
 
 
 def test_output_into_a_closed_pipe_ends_quietly() -> None:
@@ -251,7 +261,7 @@ def test_path_that_is_no_kubeconfig_exits_78(environ: dict[str, str], says: str)
 
 AS_NOBODY = """
 import os, sys
-import telemetryd.daemon.oneshot, telemetryd.kube.loader
+import telemetryd.daemon.loop, telemetryd.daemon.oneshot, telemetryd.kube.loader
 from telemetryd.cli import run_command
 from telemetryd.daemon.earlysignals import EarlySignals
 if os.geteuid() == 0:
@@ -319,7 +329,7 @@ def test_payload_from_an_unreachable_server_exits_1_with_the_reason(tmp_path: Pa
     assert result.returncode == 1
     assert not result.stdout
     last = result.stderr.splitlines()[-1]
-    assert "nodes.management.cattle.io" in last
+    assert "waiting for source" in last
     assert "127.0.0.1:1" in last
     assert "Traceback" not in result.stderr
 

@@ -14,35 +14,44 @@ from telemetryd.config.load import (
     parse_config,
 )
 from telemetryd.config.locate import ControlPlace, find_control_socket
+from telemetryd.config.optout import EnvironmentSwitches, read_switches
 from telemetryd.config.paths import ControlSocket
 from telemetryd.config.settings import (
+    FORMATS,
     Config,
     ExporterConfig,
     FileExporterConfig,
     IdentityConfig,
     KubernetesConfig,
+    PrivacyConfig,
     SecretExporterConfig,
+    SecretRequestsConfig,
     ServerConfig,
 )
 from telemetryd.config.values import ListenAddress, parse_duration
 
 __all__ = [
+    "FORMATS",
     "SYSTEM_CONFIG",
     "Config",
     "ConfigFile",
     "ConfigSource",
     "ControlPlace",
     "ControlSocket",
+    "EnvironmentSwitches",
     "ExporterConfig",
     "FileExporterConfig",
     "IdentityConfig",
     "KubernetesConfig",
     "ListenAddress",
+    "PrivacyConfig",
     "SecretExporterConfig",
+    "SecretRequestsConfig",
     "ServerConfig",
     "find_config",
     "find_control_socket",
     "load_config",
     "parse_config",
     "parse_duration",
+    "read_switches",
 ]

@@ -14,11 +14,23 @@ from telemetryd.config.schema import Table, Variants, keys_of
 from telemetryd.config.settings import Config, ExporterConfig
 from telemetryd.config.values import Duration, render_duration
 
-RELOADABLE = ("log_level", "log_format", "drain_timeout", "reload_on_change", "identity")
+RELOADABLE = (
+    "enabled",
+    "log_level",
+    "log_format",
+    "drain_timeout",
+    "reload_on_change",
+    "identity",
+    "privacy",
+    "secret_requests",
+)
 """Keys and tables that a running daemon can change, beside the exporters.
 
 Every other one needs a restart: a new key does until something here says otherwise.
 """
+
+RELOADABLE_ALONE = frozenset({"server.expose_payload"})
+"""Keys that it can change in a table of which others need a restart."""
 
 IN_PLACE = frozenset({"interval", "timeout"})
 """Keys of an exporter that change without an end of what it does."""
@@ -185,7 +197,7 @@ def _differing(old: dict[str, Any], new: dict[str, Any]) -> tuple[KeyChange, ...
 
 
 def _is_reloadable(path: str) -> bool:
-    return path.partition(".")[0] in RELOADABLE
+    return path in RELOADABLE_ALONE or path.partition(".")[0] in RELOADABLE
 
 
 def _is_in_place(change: ExporterChange) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
+from telemetryd.config.optout import find_problem
 from telemetryd.config.paths import default_control_socket, default_state_dir
 from telemetryd.config.schema import Reading
 from telemetryd.config.settings import Config
@@ -130,7 +131,8 @@ def parse_config(text: str, where: str, environ: Mapping[str, str]) -> Config:
     Args:
         text: TOML; empty for the defaults.
         where: Name of the file in messages.
-        environ: ``TELEMETRYD_LOG_LEVEL`` and ``TELEMETRYD_LISTEN`` override their keys;
+        environ: ``TELEMETRYD_LOG_LEVEL`` and ``TELEMETRYD_LISTEN`` override their keys, and
+            ``TELEMETRYD_ENABLED`` must make sense, which is ``optout``'s to read;
             ``STATE_DIRECTORY``, ``RUNTIME_DIRECTORY``, ``XDG_STATE_HOME`` and ``HOME`` name
             folders.
 
@@ -147,6 +149,8 @@ def parse_config(text: str, where: str, environ: Mapping[str, str]) -> Config:
 
 def _validate(text: str, where: str, environ: Mapping[str, str]) -> Config:
     reading = Reading(where, environ)
+    if (problem := find_problem(environ)) is not None:
+        reading.problems.append(problem)
     config = reading.read(Config, _decode(text, where))
     if config is None:
         raise ConfigError(*reading.problems)

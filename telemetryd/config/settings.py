@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar
 from telemetryd.config.paths import ControlSocket, SocketPath
 from telemetryd.config.schema import Derived, Env, Rule, Table, Unique, Variants
 from telemetryd.config.storage import AbsolutePath, Size
+from telemetryd.config.switch import Switch
 from telemetryd.config.values import (
     HOUR_S,
     Boolean,
@@ -28,6 +29,12 @@ from telemetryd.config.values import (
 
 DEFAULT_INTERVAL_S = 60.0
 LONGEST_DEFAULT_TIMEOUT_S = 10.0
+FORMATS = ("scc", "fleet")
+"""What a payload can hold; ``export.formats`` makes each of them."""
+
+SCC_SECRETS = frozenset({"rancher-scc-telemetry", "rancher-scc-metrics"})
+"""Secrets whose readers take the SCC payload: scc-operator crashes on any other document."""
+
 DEFAULT_LISTEN = ListenAddress("127.0.0.1", 10464)
 
 
@@ -43,12 +50,15 @@ class KubernetesConfig:
     Attributes:
         kubeconfig: File; None for in-cluster, else ``$KUBECONFIG``, else ``~/.kube/config``.
         context: Of the kubeconfig; None for its current one.
+        source: What is collected: a Rancher's fleet, or this cluster alone; ``auto`` goes by
+            whether the API server serves Rancher's API group, and notices when that changes.
         page_size: Objects per page of a list.
         compression: Ask for gzip: saves bandwidth, costs the API server CPU.
     """
 
     kubeconfig: Annotated[str | None, Text("a path", maximum=4096)] = None
     context: Annotated[str | None, Text("the name of a context")] = None
+    source: Annotated[str, Choice(("auto", "rancher", "kubernetes"))] = "auto"
     page_size: Annotated[int, Integer(1, 10_000)] = 500
     compression: Annotated[bool, Boolean()] = False
 
@@ -66,15 +76,30 @@ class IdentityConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PrivacyConfig:
+    """``[privacy]``: what payloads are made without, of whatever format.
+
+    Attributes:
+        server_url: The URL of Rancher; its key stays, and is empty.
+        cluster_ids: Anonymous ids of clusters, which let them be told apart over time.
+    """
+
+    server_url: Annotated[str, Choice(("send", "omit"))] = "send"
+    cluster_ids: Annotated[str, Choice(("anonymous", "omit"))] = "anonymous"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
     """``[server]``: where HTTP is served, and where commands are taken.
 
     Attributes:
+        expose_payload: Show what each exporter last sent.
         control_socket: None where no folder is usable, or none has been looked for.
     """
 
     listen: Annotated[ListenAddress, Listen(), Env("TELEMETRYD_LISTEN")] = DEFAULT_LISTEN
     control_socket: Annotated[ControlSocket | None, SocketPath()] = None
+    expose_payload: Annotated[bool, Boolean()] = False
 
     @property
     def listen_host(self) -> str:
@@ -85,6 +110,26 @@ class ServerConfig:
     def listen_port(self) -> int:
         """TCP port, 0 for a free one."""
         return self.listen.port
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretRequestsConfig:
+    """``[secret_requests]``: whether SecretRequests are served, and how.
+
+    Attributes:
+        enabled: True, False, or ``auto``: where the source is Rancher. Without the CRD nothing is
+            done in any case.
+        interval_s: Of the exporters that requests get.
+        cleanup: ``delete`` removes what was written once its request is gone; ``keep`` leaves it.
+        takeover: As of an exporter of type ``secret``.
+        quiet_period_s: Likewise.
+    """
+
+    enabled: Annotated[bool | str, Switch()] = "auto"
+    interval_s: Annotated[float, Duration()] = DEFAULT_INTERVAL_S
+    cleanup: Annotated[str, Choice(("keep", "delete"))] = "keep"
+    takeover: Annotated[bool, Boolean()] = False
+    quiet_period_s: Annotated[float, Duration()] = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +162,7 @@ class ExporterConfig:
     name: Annotated[str, DnsLabel(reserved="secretrequest/")]
     enabled: Annotated[bool, Boolean()] = True
     interval_s: Annotated[float, Duration()] = DEFAULT_INTERVAL_S
-    format: Annotated[str, Choice(("scc",))] = "scc"
+    format: Annotated[str, Choice(FORMATS)] = "scc"
     max_silence_s: Annotated[float, Duration()] = 24 * HOUR_S
     timeout_s: Annotated[
         float,
@@ -140,6 +185,15 @@ class SecretExporterConfig(ExporterConfig):
         quiet_period_s: Otherwise, how long its bytes must have stayed the same.
     """
 
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        *ExporterConfig.RULES,
+        Rule(
+            ("secret", "format"),
+            lambda secret, format: format == "scc" or secret not in SCC_SECRETS,  # noqa: A006
+            'is read by what takes format "scc" alone: give another one\'s payload a Secret of its '
+            "own",
+        ),
+    )
     UNIQUE: ClassVar[tuple[Unique, ...]] = (
         *ExporterConfig.UNIQUE,
         Unique(("namespace", "secret"), "Secret"),
@@ -183,6 +237,7 @@ class Config:
     """The whole configuration, with the effective value of everything.
 
     Attributes:
+        enabled: False switches collection off; the environment can too, see ``optout``.
         log_format: ``auto`` is journald prefixes under systemd, text on a terminal, else JSON.
         state_dir: Folder for what outlives the process, not made yet; None where none is usable,
             or none has been looked for.
@@ -190,6 +245,7 @@ class Config:
         reload_on_change: Reload when the file's content has changed, without being told.
     """
 
+    enabled: Annotated[bool, Boolean()] = True
     log_level: Annotated[
         str, Choice(("debug", "info", "warning", "error")), Env("TELEMETRYD_LOG_LEVEL")
     ] = "info"
@@ -199,7 +255,11 @@ class Config:
     reload_on_change: Annotated[bool, Boolean()] = False
     kubernetes: Annotated[KubernetesConfig, Table(KubernetesConfig)] = KubernetesConfig()
     identity: Annotated[IdentityConfig, Table(IdentityConfig)] = IdentityConfig()
+    privacy: Annotated[PrivacyConfig, Table(PrivacyConfig)] = PrivacyConfig()
     server: Annotated[ServerConfig, Table(ServerConfig)] = ServerConfig()
+    secret_requests: Annotated[SecretRequestsConfig, Table(SecretRequestsConfig)] = (
+        SecretRequestsConfig()
+    )
     exporters: Annotated[tuple[ExporterConfig, ...], Variants(ExporterConfig, EXPORTER_TYPES)] = (
         SecretExporterConfig(name="scc"),
     )

@@ -1,1 +1,4 @@
-"""What decides who may write, and what is asked of us by objects in the cluster."""
+"""What is decided about objects that others make, and written back to them.
+
+No HTTP is served here, and nothing is wired: that is ``serve``'s and ``daemon``'s.
+"""

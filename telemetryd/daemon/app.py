@@ -8,13 +8,15 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
+from typing import Any
 
 import anyio
 from anyio.abc import TaskStatus
 
 from telemetryd import __version__
-from telemetryd.config import Config
-from telemetryd.daemon.collection import Collection
+from telemetryd.config import Config, read_switches
+from telemetryd.daemon.collector import Collector
 from telemetryd.daemon.commands import Commanded, DaemonCommands
 from telemetryd.daemon.earlysignals import EarlySignals
 from telemetryd.daemon.exporters import ExporterFactory
@@ -22,12 +24,14 @@ from telemetryd.daemon.filewatch import FileWatch
 from telemetryd.daemon.heartbeat import ALIVE_WITHIN_S, Heartbeat
 from telemetryd.daemon.notify import Notifier
 from telemetryd.daemon.reload import Reloadable, Reloader
+from telemetryd.daemon.requests import SecretRequests
 from telemetryd.daemon.signals import StatusLog, ended_by, handling
 from telemetryd.daemon.supervision import Supervision
 from telemetryd.errors import NotReady
 from telemetryd.export.manager import ExporterManager
 from telemetryd.kube.client import KubeClient
-from telemetryd.model import ExporterStatus, Snapshot
+from telemetryd.kube.informer import Informer
+from telemetryd.model import ExporterStatus, InformerStatus, Snapshot
 from telemetryd.serve.control import ControlServer
 from telemetryd.serve.control_socket import open_control_socket
 from telemetryd.serve.metrics import MetricsRenderer
@@ -40,7 +44,7 @@ from telemetryd.serve.status import (
     render_summary,
 )
 from telemetryd.serve.view import BuildInfo, MetricsSources
-from telemetryd.stats import ExporterStats, KubeStats
+from telemetryd.stats import ExporterStats, InformerStats, KubeStats
 
 log = logging.getLogger(__name__)
 
@@ -197,13 +201,24 @@ class Daemon:
         self._now = now
         self._started_at = now()
         self._heartbeat = Heartbeat()
-        self._collection = Collection(config, client, now=now, rng=rng)
+        self._collector = Collector(
+            config, client, read_switches(reloader.source.environ), now=now, rng=rng
+        )
         self._manager = ExporterManager(
-            self._collection.gatherer, now=now, rng=rng, drain_timeout_s=config.drain_timeout_s
+            self._collector, now=now, rng=rng, drain_timeout_s=config.drain_timeout_s
         )
         self._factory = ExporterFactory(client, now=now)
         for exporter in config.exporters:
             self._manager.register(*self._factory.build(exporter))
+        self._requests = SecretRequests(
+            config,
+            client,
+            self._manager,
+            self._factory.build,
+            source=lambda: self._collector.source,
+            now=now,
+            rng=rng,
+        )
         self._supervision = Supervision(
             notifier,
             summary=self._summary,
@@ -221,7 +236,9 @@ class Daemon:
         async with anyio.create_task_group() as background:
             background.start_soon(self._heartbeat.run, name="heartbeat")
             background.start_soon(self._supervision.run, name="supervision")
-            background.start_soon(self._collection.run, name="collection")
+            background.start_soon(
+                self._collector.run, self._manager, self._requests.run, name="collector"
+            )
             background.start_soon(self._status_log.run, self._summary, name="status log")
             if control is not None:
                 background.start_soon(ControlServer(control, self._commands()).run, name="control")
@@ -238,7 +255,8 @@ class Daemon:
         return Reloadable(
             manager=self._manager,
             build=self._factory.build,
-            override_identity=self._collection.override_identity,
+            follow=self._collector.follow,
+            configure_requests=self._requests.configure,
             begin=self._supervision.reloading,
             end=self._supervision.ready,
         )
@@ -249,7 +267,8 @@ class Daemon:
                 status=self._status,
                 reloader=self._reloader,
                 manager=self._manager,
-                collection=self._collection,
+                informers=self._watched,
+                collector=self._collector,
                 client=self._client,
                 page_size=self._page_size,
             )
@@ -260,26 +279,35 @@ class Daemon:
         sources = MetricsSources(
             build=BuildInfo(__version__, "", platform.python_version()),
             now=self._now,
-            informers=self._collection.informers,
+            informers=self._informers,
             kube=self._kube_stats,
-            gather=self._collection.gather_stats,
+            gather=self._collector.gather_stats,
             snapshot=self._snapshot,
             exporters=self._exporters,
             config=self._reloader.stats,
             loop_lag=self._heartbeat.lag,
+            switches=lambda: self._collector.switches,
         )
         return Endpoints(
             metrics=MetricsRenderer(sources),
             liveness=self._liveness,
             readiness=self._readiness,
             status=self._status,
+            payload_exposed=self._payload_exposed,
+            payload=self._manager.payload,
         )
 
     def _snapshot(self) -> Snapshot | None:
         try:
-            return self._collection.gatherer.snapshot()
+            return self._collector.snapshot()
         except NotReady:
             return None
+
+    def _watched(self) -> Iterator[Informer[Any, Any]]:
+        return chain(self._collector.watched(), self._requests.watched())
+
+    def _informers(self) -> Iterator[tuple[InformerStatus, InformerStats]]:
+        return chain(self._collector.informers(), self._requests.informers())
 
     def _exporters(self) -> Iterator[tuple[ExporterStatus, ExporterStats]]:
         stats = self._manager.stats()
@@ -293,7 +321,14 @@ class Daemon:
         )
 
     def _readiness(self) -> Report:
-        return readiness(config_applied=True, required=self._collection.gatherer.required())
+        return readiness(
+            config_applied=True,
+            unsettled=self._collector.unsettled(),
+            required=self._collector.required(),
+        )
+
+    def _payload_exposed(self) -> bool:
+        return self._reloader.config.server.expose_payload
 
     def _summary(self) -> str:
         return render_summary(self._status())
@@ -304,9 +339,13 @@ class Daemon:
             now=self._now(),
             started_at=self._started_at,
             api_server=self._client.server,
-            informers=tuple(status for status, _ in self._collection.informers()),
+            informers=tuple(status for status, _ in self._informers()),
             exporters=self._manager.statuses(),
             config=self._reloader.stats.status,
             snapshot=self._snapshot(),
-            missing=self._collection.gatherer.missing(),
+            missing=self._collector.missing(),
+            requests=self._requests.statuses(),
+            switches=self._collector.switches,
+            source=self._collector.source,
+            payload_exposed=self._payload_exposed(),
         )

@@ -3,17 +3,18 @@
 Who may command, and how commands travel, belongs to ``serve.control``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
 import anyio
 
-from telemetryd.daemon.collection import Collection
+from telemetryd.daemon.collector import Collector
 from telemetryd.daemon.reload import Reloader
 from telemetryd.errors import CommandRefused
 from telemetryd.export.manager import ExporterManager
+from telemetryd.kube.informer import Informer
 from telemetryd.kube.resource import Reader
 from telemetryd.kube.source import ApiClient, KubeSource
 from telemetryd.kube.verify import Verification, verify
@@ -32,13 +33,15 @@ class Commanded:
     """The parts of a running daemon that commands reach.
 
     Attributes:
+        informers: Those that run now.
         page_size: Objects a page, for fresh lists.
     """
 
     status: Callable[[], StatusFacts]
     reloader: Reloader
     manager: ExporterManager
-    collection: Collection
+    informers: Callable[[], Iterable[Informer[Any, Any]]]
+    collector: Collector
     client: ApiClient
     page_size: int
 
@@ -102,9 +105,16 @@ class DaemonCommands:
             CommandRefused: Nothing is held of such a resource, or another comparison is at work.
             KubeError: It can't be listed.
         """
-        informer = self._parts.collection.informer(resource)
+        informers = {informer.resource.id: informer for informer in self._parts.informers()}
+        informer = informers.get(resource)
         if informer is None:
-            held = ", ".join(status.resource for status, _ in self._parts.collection.informers())
+            collector = self._parts.collector
+            switches = collector.switches
+            if not switches.enabled:
+                raise CommandRefused(f"nothing is held of {resource!r}: {switches.detail}")
+            if collector.source is None:
+                raise CommandRefused(f"nothing is held yet: waiting for {collector.unsettled()}")
+            held = ", ".join(informers)
             raise CommandRefused(f"nothing is held of {resource!r}: there are {held}")
         found = None
         if verify and informer.reader.synced:

@@ -8,7 +8,7 @@ from telemetryd.config import ExporterConfig, FileExporterConfig, SecretExporter
 from telemetryd.config.values import HOUR_S
 from telemetryd.export.exporter import Exporter
 from telemetryd.export.file import FileExporter
-from telemetryd.export.payload import SccRenderer
+from telemetryd.export.formats import PAYLOAD_FORMATS
 from telemetryd.export.secret import SecretExporter
 from telemetryd.export.spec import ExporterSpec
 from telemetryd.kube.client import KubeClient
@@ -30,7 +30,7 @@ class ExporterFactory:
         """
         self._client = client
         self._now = now
-        self._render = {"scc": SccRenderer()}
+        self._render = {name: each.renderer() for name, each in PAYLOAD_FORMATS.items()}
 
     def build(self, config: ExporterConfig) -> tuple[ExporterSpec, Exporter]:
         """What the manager is told of the exporter, and the sink itself.
@@ -51,6 +51,7 @@ class ExporterFactory:
             name=config.name,
             type=config.type,
             render=self._render[config.format],
+            format=config.format,
             interval_s=config.interval_s,
             timeout_s=config.timeout_s,
             jitter=config.jitter,

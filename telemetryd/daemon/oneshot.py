@@ -6,37 +6,75 @@ from dataclasses import dataclass
 
 import anyio
 
-from telemetryd.config import Config
-from telemetryd.daemon.collection import Collection
+from telemetryd.config import Config, EnvironmentSwitches
+from telemetryd.daemon.collection import build_collection
+from telemetryd.daemon.collector import switches_of
+from telemetryd.daemon.optout import OUT
+from telemetryd.daemon.sourcefinder import SourceFinder
 from telemetryd.errors import NotReady
-from telemetryd.export.payload import render_scc
+from telemetryd.export.formats import PAYLOAD_FORMATS
+from telemetryd.gather.project import OPT_OUT_SETTING, SETTINGS
 from telemetryd.kube.client import KubeClient
-from telemetryd.model import Payload
-from telemetryd.stats import KubeStats
+from telemetryd.model import Delivery, Payload, SettingRecord, SourceKind, Switches
+from telemetryd.stats import GatherStats, KubeStats
 
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What would be sent, and why it isn't the whole truth, if it isn't."""
+    """What would be sent, and why it isn't the whole truth, if it isn't.
+
+    Attributes:
+        switches: What keeps a daemon from sending it.
+    """
 
     payload: Payload
     incomplete_reasons: tuple[str, ...]
+    source: SourceKind
+    switches: Switches
 
 
 async def collect_once(
-    config: Config, *, timeout_s: float, now: Callable[[], float], rng: random.Random
+    config: Config,
+    environment: EnvironmentSwitches,
+    *,
+    payload_format: str,
+    timeout_s: float,
+    now: Callable[[], float],
+    rng: random.Random,
 ) -> Collected:
-    """Sync every informer once and render the payload.
+    """Sync every informer once and render the payload, as the daemon's first would be.
+
+    Whatever is switched off is collected all the same, for nothing is sent.
+
+    Args:
+        config: Effective values of everything.
+        environment: What the environment leaves on.
+        payload_format: One of ``PAYLOAD_FORMATS``.
+        timeout_s: How long the sync may take.
+        now: Unix time in seconds.
+        rng: Spreads retries.
 
     Raises:
         ConfigError: The API server can't be reached for want of a usable configuration.
         NotReady: The sync didn't end within the timeout; says what is missing and why.
     """
     async with KubeClient.connect(config.kubernetes, KubeStats()) as client:
-        collection = Collection(config, client, now=now, rng=rng)
+        ends_s = anyio.current_time() + timeout_s
+        source = await _find_source(config, client, timeout_s=timeout_s, rng=rng)
+        collection = build_collection(
+            source,
+            config,
+            client,
+            now=now,
+            rng=rng,
+            stats=GatherStats(),
+        )
+        chosen = PAYLOAD_FORMATS[payload_format]
+        if chosen.needs_detail:
+            collection.gatherer.add_detail()
         async with anyio.create_task_group() as collecting:
             collecting.start_soon(collection.run)
-            with anyio.move_on_after(timeout_s):
+            with anyio.move_on_after(ends_s - anyio.current_time()):
                 await collection.gatherer.wait_ready()
             missing = collection.gatherer.missing()
             if missing:
@@ -48,4 +86,32 @@ async def collect_once(
                 collecting.cancel_scope.cancel()
     if missing:
         raise NotReady((*missing, *reasons))
-    return Collected(render_scc(snapshot, now()), snapshot.incomplete_reasons)
+    settings = collection.informers.find(SETTINGS.id)
+    opt_out = settings.reader.get(OPT_OUT_SETTING) if settings is not None else None
+    at = now()
+    return Collected(
+        chosen.renderer()(snapshot, Delivery(at=at, sequence=int(at * 1000))),
+        snapshot.incomplete_reasons,
+        source,
+        switches_of(
+            environment,
+            enabled=config.enabled,
+            opted_out=isinstance(opt_out, SettingRecord) and opt_out.value == OUT,
+        ),
+    )
+
+
+async def _find_source(
+    config: Config, client: KubeClient, *, timeout_s: float, rng: random.Random
+) -> SourceKind:
+    """The source that is configured, or is there.
+
+    Raises:
+        NotReady: That can't be told within the timeout.
+    """
+    if config.kubernetes.source != "auto":
+        return SourceKind(config.kubernetes.source)
+    finder = SourceFinder(client, rng=rng, changed=lambda: None)
+    with anyio.move_on_after(timeout_s):
+        return await finder.find()
+    raise NotReady((f"source: {client.server}: {finder.error or 'no answer in time'}",))

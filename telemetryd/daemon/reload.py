@@ -5,14 +5,14 @@ How an exporter is stopped or started is the manager's affair.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 import anyio
 from anyio import to_thread
 
-from telemetryd.config import Config, ConfigFile, ConfigSource, ExporterConfig, IdentityConfig
+from telemetryd.config import Config, ConfigFile, ConfigSource, ExporterConfig
 from telemetryd.config.diff import (
     ConfigDiff,
     KeyChange,
@@ -59,14 +59,17 @@ class Reloadable:
 
     Attributes:
         build: Makes an exporter without side effects.
-        override_identity: Puts other overrides in force.
+        follow: Puts a configuration in force for what is collected, before its exporters are.
+        configure_requests: Puts other settings of SecretRequests in force; tells which of their
+            exporters must end because those configured claim their Secrets.
         begin: Called before each reload.
         end: Called after it, whatever came of it.
     """
 
     manager: ExporterManager
     build: Callable[[ExporterConfig], tuple[ExporterSpec, Exporter]]
-    override_identity: Callable[[IdentityConfig], None]
+    follow: Callable[[Config], None]
+    configure_requests: Callable[[Config], Collection[str]]
     begin: Callable[[], None]
     end: Callable[[], None]
 
@@ -257,15 +260,16 @@ class Reloader:
             ManagerError: The daemon is stopping.
         """
         diff, config = plan.diff, plan.config
+        target.follow(config)  # first: what ends below must send nothing once collection is off
         if (config.log_level, config.log_format) != (self.config.log_level, self.config.log_format):
             self._configure_logging(config)
-        if config.identity != self.config.identity:
-            target.override_identity(config.identity)
         target.manager.drain_timeout_s = config.drain_timeout_s
         for spec in plan.rescheduled:
             target.manager.reschedule(spec)
-        ending = (*diff.removed, *(change.config for change in diff.changed))
-        await target.manager.exchange([exporter.name for exporter in ending], plan.into)
+        ending = [exporter.name for exporter in diff.removed]
+        ending += [change.config.name for change in diff.changed]
+        ending += target.configure_requests(config)
+        await target.manager.exchange(ending, plan.into)
         self.config = config
         self.stats.status = ConfigStatus(plan.where, config_hash(config), self._now())
 

@@ -44,6 +44,7 @@ kubeconfig = {kubeconfig}
 
 [server]
 listen = "127.0.0.1:0"
+expose_payload = true
 
 [[exporters]]
 name = "scc"
@@ -125,7 +126,7 @@ async def run_demo(
                 )
             )
             _say(f"API server  {endpoint.url} (KUBECONFIG={kubeconfig})")
-            for path in ("/metrics", "/readyz?verbose", "/status.json"):
+            for path in ("/", "/metrics", "/status.json", "/payload/scc"):
                 _say(f"look at     http://{listening}{path}")
             _say(f"command it  telemetryd ctl status --config {source.path_option}")
             async with anyio.create_task_group() as meanwhile:

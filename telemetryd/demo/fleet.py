@@ -30,6 +30,7 @@ from telemetryd.demo.rendering import (
     render_namespace,
     render_node,
     render_project,
+    render_secret_request,
     render_setting,
 )
 from telemetryd.demo.resources import CLUSTERS, NAMESPACES, RANCHER_NODES, JsonObject
@@ -136,6 +137,8 @@ class Fleet:
         for name, display_name in ((self.system_project, "System"), ("p-deflt", "Default")):
             uid = self._namespace_uids.setdefault(name, self._uuid())
             yield render_project(name, uid, _BEGINNING, display_name)
+        request_uid = self._namespace_uids.setdefault("rancher-scc-metrics", self._uuid())
+        yield render_secret_request(request_uid, _BEGINNING)
         for cluster in self._clusters.values():
             yield self._render_cluster(cluster)
             for node in self._nodes[cluster.name].values():

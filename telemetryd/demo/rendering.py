@@ -198,6 +198,26 @@ def render_namespace(name: str, uid: str, created: datetime, *, project: str = "
     }
 
 
+def render_secret_request(uid: str, created: datetime) -> JsonObject:
+    """The request as scc-operator makes it."""
+    return {
+        "apiVersion": "telemetry.cattle.io/v1",
+        "kind": "SecretRequest",
+        "metadata": {
+            "name": "rancher-scc-metrics",
+            "uid": uid,
+            "creationTimestamp": timestamp(created),
+            "generation": 1,
+            "labels": {"app.kubernetes.io/managed-by": "rancher-scc-operator"},
+            "finalizers": ["scc.cattle.io/scc-metrics-request"],
+        },
+        "spec": {
+            "secretType": "scc",
+            "targetSecretRef": {"name": "rancher-scc-metrics", "namespace": "cattle-scc-system"},
+        },
+    }
+
+
 def _object(kind: str, name: str, uid: str, created: datetime, fields: JsonObject) -> JsonObject:
     metadata = {"name": name, "uid": uid, "creationTimestamp": timestamp(created), "generation": 1}
     return {

@@ -16,7 +16,7 @@ import orjson
 from telemetryd.demo import checks, rules, status
 from telemetryd.demo.apply import Manager, Write, apply_config, update_owners
 from telemetryd.demo.objects import ObjectStore, StoredObject
-from telemetryd.demo.resources import NAMESPACES, JsonObject, Target
+from telemetryd.demo.resources import NAMESPACES, JsonObject, Resource, Target
 
 _KEPT_FROM_LIVE = (
     "creationTimestamp",
@@ -322,7 +322,7 @@ def _keep_subresource(target: Target, old: JsonObject, new: JsonObject) -> JsonO
         return new
     if target.subresource == "status":
         kept = {key: value for key, value in old.items() if key != "status"}
-        kept["metadata"] = {**old["metadata"], **_concurrency(new)}
+        kept["metadata"] = {**old["metadata"], **_concurrency(resource, new)}
         return kept | ({"status": new["status"]} if "status" in new else {})
     kept = {key: value for key, value in new.items() if key != "status"}
     if resource is NAMESPACES:
@@ -345,9 +345,12 @@ def _content(obj: JsonObject) -> JsonObject:
     return {key: value for key, value in obj.items() if key != "metadata"}
 
 
-def _concurrency(new: JsonObject) -> JsonObject:
-    """The preconditions and owners that a status write carries in its metadata."""
-    names = ("uid", "managedFields")
+def _concurrency(resource: Resource, new: JsonObject) -> JsonObject:
+    """The preconditions and owners that a status write carries in its metadata.
+
+    That of a custom resource is held to its revision alone: another UID goes unnoticed.
+    """
+    names = ("managedFields",) if resource.custom else ("uid", "managedFields")
     return {name: new["metadata"][name] for name in names if name in new["metadata"]}
 
 

@@ -20,7 +20,7 @@ from telemetryd.export.exporter import ExportContext, Exporter, Outcome
 from telemetryd.export.foreign import ForeignCall
 from telemetryd.export.ledger import Ledger
 from telemetryd.export.spec import ExporterSpec
-from telemetryd.model import Payload, SnapshotSource
+from telemetryd.model import Delivery, Payload, SnapshotSource
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,7 @@ class Attempts:
     Attributes:
         spec: The exporter's.
         stop_by_s: No attempt outlasts this time; infinite until the exporter is told to stop.
+        abandoned: Whatever is cut off at that time is nobody's failure.
     """
 
     __slots__ = (
@@ -75,8 +76,10 @@ class Attempts:
         "_ledger",
         "_sent_at_s",
         "_sent_digest",
+        "_sequence",
         "_settled_digest",
         "_unsent_digest",
+        "abandoned",
         "spec",
         "stop_by_s",
     )
@@ -97,7 +100,9 @@ class Attempts:
         self._call: ForeignCall[Outcome] | None = None
         self._sent_digest = self._settled_digest = self._unsent_digest = ""
         self._sent_at_s = -math.inf
+        self._sequence = 0
         self.stop_by_s = math.inf
+        self.abandoned = False
 
     @property
     def in_progress(self) -> bool:
@@ -136,6 +141,9 @@ class Attempts:
             return None
         if isinstance(call.error, _NothingUnsent):
             return None
+        if self.abandoned and call.cut_off:
+            self._ledger.skipped("held")
+            return None
         error = self._translate(call)
         if isinstance(error, PermanentError):
             self._settled_digest = self._ledger.digest
@@ -173,7 +181,7 @@ class Attempts:
         if not final:
             self._ledger.attempt_started()
         started_s = anyio.current_time()
-        payload = self.spec.render(snapshot, self._around.now())
+        payload = self.spec.render(snapshot, self._next_delivery())
         stats.collection.observe(anyio.current_time() - started_s)
         if final:
             if payload.digest == self._settled_digest:
@@ -188,9 +196,15 @@ class Attempts:
             outcome = Outcome(await self._exporter.export(payload, context))
         finally:
             stats.export.observe(anyio.current_time() - started_s)
-        self._ledger.attempt_succeeded(outcome, body_bytes=len(payload.body))
+        self._ledger.attempt_succeeded(outcome, payload)
         self._sent_at_s = self._boot_time_s()
         return outcome
+
+    def _next_delivery(self) -> Delivery:
+        """How the next payload is sent; its sequence rises even where the clock is set back."""
+        at = self._around.now()
+        self._sequence = max(self._sequence + 1, int(at * 1000))
+        return Delivery(at=at, sequence=self._sequence, epoch=self._around.epoch())
 
     def _collected(self, payload: Payload) -> None:
         if self._unsent_digest and self._unsent_digest != payload.digest:

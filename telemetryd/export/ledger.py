@@ -22,6 +22,8 @@ class Ledger:
         spec: The exporter's.
         stats: Counters for the metrics.
         failed_runs: Failed runs since the last success.
+        payload: The payload last written, or one of newer content that is yet to be; None before
+            the first. What is found to be written already leaves it as it is.
     """
 
     __slots__ = (
@@ -40,6 +42,7 @@ class Ledger:
         "_stopping",
         "digest",
         "failed_runs",
+        "payload",
         "spec",
         "stats",
     )
@@ -59,6 +62,7 @@ class Ledger:
         self._payload_bytes: int | None = None
         self._schema_valid: bool | None = None
         self.digest = ""
+        self.payload: Payload | None = None
         self.failed_runs = 0
         self.stats = ExporterStats()
         for result in ("success", "unchanged", "failure", "skipped", "superseded"):
@@ -103,17 +107,20 @@ class Ledger:
                 payload.schema_error,
             )
         self._schema_valid = payload.schema_valid
+        if self.payload is None or self.payload.digest != payload.digest:
+            self.payload = payload
 
     def attempt_started(self) -> None:
         """An attempt begins."""
         self._last_attempt_at = self._now()
         self._enter(ExporterState.RUNNING)
 
-    def attempt_succeeded(self, outcome: Outcome, *, body_bytes: int) -> None:
+    def attempt_succeeded(self, outcome: Outcome, payload: Payload) -> None:
         """The sink has done its work."""
         self.stats.attempts["success", ""] += 1
         if outcome is Outcome.WRITTEN:
-            self.stats.sent_bytes += body_bytes
+            self.stats.sent_bytes += len(payload.body)
+            self.payload = payload
 
     def attempt_failed(self, error: ExportError) -> None:
         """An attempt of the run failed."""
@@ -204,6 +211,7 @@ class Ledger:
         return ExporterStatus(
             name=self.spec.name,
             type=self.spec.type,
+            format=self.spec.format,
             enabled=self.spec.enabled,
             state=state,
             detail=waiting_for if state is ExporterState.WAITING else self._detail,

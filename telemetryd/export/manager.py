@@ -17,9 +17,10 @@ from anyio.abc import TaskGroup, TaskStatus
 from telemetryd.errors import ManagerError, NotReady
 from telemetryd.export.attempt import CUT_GRACE_S, Surroundings
 from telemetryd.export.exporter import Exporter
+from telemetryd.export.holds import Hold, Holds
 from telemetryd.export.runner import CLOSE_TIMEOUT_S, Runner
 from telemetryd.export.spec import ExporterSpec
-from telemetryd.model import ExporterState, ExporterStatus, SnapshotSource
+from telemetryd.model import ExporterState, ExporterStatus, Payload, SnapshotSource
 from telemetryd.stats import ExporterStats
 
 __all__ = ["ExporterManager", "ExporterSpec", "suspended_s"]
@@ -68,6 +69,7 @@ class ExporterManager:
         self.drain_timeout_s = drain_timeout_s
         self._source = source
         self._runners: dict[str, Runner] = {}
+        self._holds = Holds()
         self._group: TaskGroup | None = None
         self._running = self._draining = False
         self._source_lost: anyio.Event | None = None
@@ -172,6 +174,17 @@ class ExporterManager:
         waiting_for = self._waiting_for(runners)
         return tuple(self._status(runner, waiting_for) for runner in runners)
 
+    def payload(self, name: str) -> Payload | None:
+        """What an exporter last wrote, or newer content that it is yet to write.
+
+        Returns:
+            The payload itself; None where it hasn't had one yet.
+
+        Raises:
+            ManagerError: There is none of that name.
+        """
+        return self._get(name).ledger.payload
+
     def overdue_s(self) -> float:
         """The scheduler's pulse: how late the exporter is that has waited longest to be woken.
 
@@ -188,7 +201,7 @@ class ExporterManager:
         """Let a stopped exporter run again; nothing where it runs.
 
         Raises:
-            ManagerError: There is none of that name, it is disabled, stopping or closed.
+            ManagerError: There is none of that name, it is disabled, held, stopping or closed.
         """
         runner = self._get(name)
         self._refuse_unless_runnable(runner)
@@ -212,12 +225,15 @@ class ExporterManager:
         """Stop an exporter and start it again.
 
         Raises:
-            ManagerError: There is none of that name, it is disabled, stopping or closed.
+            ManagerError: There is none of that name, it is disabled, held, stopping or closed.
         """
         runner = self._get(name)
         self._refuse_unless_runnable(runner)
         await self._stop(runner)
-        self.start(name)
+        if self._holds.shown is not None:
+            runner.wanted = True  # held meanwhile: it starts with all others
+        else:
+            self.start(name)
 
     def trigger(self, name: str) -> str:
         """Ask for a run now, or as soon as the current one is over; at most one is ever pending.
@@ -226,13 +242,48 @@ class ExporterManager:
             The id of that run, as the log names it.
 
         Raises:
-            ManagerError: There is none of that name, or it is disabled, stopped or stopping.
+            ManagerError: There is none of that name, or it is disabled, held, stopped or stopping.
         """
         runner = self._get(name)
         self._refuse_unless_runnable(runner)
         if not runner.wanted:
             raise ManagerError(f"exporter {name!r} is stopped")
         return runner.trigger()
+
+    async def hold(self, state: ExporterState, detail: str) -> None:
+        """Keep every exporter from running until the same state is released.
+
+        What runs is cut off and makes no last attempt; it isn't counted as a failure. Takes
+        moments, and is shielded. Counters, last results, and who was stopped by hand stay.
+        Exporters may be registered, exchanged, rescheduled and stopped meanwhile. Several states
+        may be held at a time; one that is held already takes the new detail.
+
+        Args:
+            state: ``DISABLED`` or ``STANDBY``, in which starts and triggers are refused, or
+                ``WAITING``, in which they are kept for later.
+            detail: Why, in a few words.
+        """
+        self._holds.put(Hold(state, detail))
+        ending = [runner for runner in self._runners.values() if runner.active]
+        for runner in ending:
+            runner.abandon()
+        with anyio.CancelScope(shield=True):
+            for runner in ending:
+                if runner.finished is not None:
+                    await runner.finished.wait()
+        for runner in ending:
+            self._launch(runner)  # where it was released meanwhile
+
+    def release(self, state: ExporterState) -> None:
+        """End a hold; nothing where the state isn't held.
+
+        Once nothing is held, each exporter runs as soon as the source is ready, and then by a
+        schedule that begins there.
+        """
+        if self._holds.lift(state):
+            self._lost_source()  # it may be another one by now, and is asked anew
+            for runner in self._runners.values():
+                self._launch(runner)
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Run the exporters until cancelled; then drain and close them, within a bound.
@@ -284,13 +335,18 @@ class ExporterManager:
         name = runner.spec.name
         if not runner.spec.enabled:
             raise ManagerError(f"exporter {name!r} is disabled by its configuration")
+        held = self._holds.shown
+        if held is not None and held.state is not ExporterState.WAITING:
+            raise ManagerError(f"exporter {name!r} is held: {held.detail}")
         if runner.closed:
             raise ManagerError(f"exporter {name!r} is closed: unregister it and register it anew")
         if self._draining or runner.leaving or (runner.active and runner.told_to_stop()):
             raise ManagerError(f"exporter {name!r} is stopping")
 
     def _launch(self, runner: Runner) -> None:
-        if self._group is None or not runner.wanted or runner.closed or runner.active:
+        if self._group is None or self._draining or self._holds.shown is not None:
+            return
+        if not runner.wanted or runner.closed or runner.active:
             return
         runner.launch(self._group)
 
@@ -370,9 +426,18 @@ class ExporterManager:
             return f"a snapshot, which fails with {type(exc).__name__}"
         return ""
 
-    @staticmethod
-    def _status(runner: Runner, waiting_for: str) -> ExporterStatus:
-        return runner.ledger.status(next_run_in_s=runner.next_run_in_s, waiting_for=waiting_for)
+    def _status(self, runner: Runner, waiting_for: str) -> ExporterStatus:
+        status = runner.ledger.status(next_run_in_s=runner.next_run_in_s, waiting_for=waiting_for)
+        held = self._holds.shown
+        if held is None or not runner.wanted or runner.active:
+            return status
+        return replace(
+            status,
+            state=held.state,
+            detail=held.detail,
+            enabled=held.state is not ExporterState.DISABLED,
+            next_run_in_s=None,
+        )
 
 
 async def _set_when_cancelled(event: anyio.Event) -> None:

@@ -118,6 +118,7 @@ class Runner:
         """Start the task as a child of the group."""
         self.finished = anyio.Event()
         self._attempts.stop_by_s = math.inf
+        self._attempts.abandoned = False
         self.ledger.waiting()
         group.start_soon(self._run_until_stopped, group)
 
@@ -148,6 +149,11 @@ class Runner:
         self._attempts.stop_by_s = min(self._attempts.stop_by_s, by_s)
         self.ledger.stopping()
         self._bell.ring()
+
+    def abandon(self) -> None:
+        """End the schedule at once: what runs is cut off, and no attempt is made any more."""
+        self._attempts.abandoned = True
+        self.ask_to_stop(anyio.current_time())
 
     def note_stopped(self) -> None:
         """It has stopped: by hand, unless it is to leave or the manager stops."""

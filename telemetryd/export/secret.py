@@ -155,7 +155,8 @@ class SecretExporter:
             self._require_right_to_force(found, exc)
             await self._force(body)
         except KubeError as exc:
-            raise self._translate(exc, creating=found is None) from exc
+            verb = "create or patch" if found is None else "patch"
+            raise self._translate(exc, verb=verb, creating=found is None) from exc
         self._foreign = None
         return Outcome.WRITTEN
 
@@ -171,7 +172,7 @@ class SecretExporter:
         except NotFound:
             return None
         except KubeError as exc:
-            raise self._translate(exc) from exc
+            raise self._translate(exc, verb="get") from exc
         try:
             return parse_secret(answer, FIELD_MANAGER)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as exc:
@@ -269,7 +270,9 @@ class SecretExporter:
             "writer, or configure another name",
         ) from exc
 
-    def _translate(self, exc: KubeError, *, creating: bool = False) -> ExportError:
+    def _translate(
+        self, exc: KubeError, *, verb: str = "patch", creating: bool = False
+    ) -> ExportError:
         """What the API server said, as an error with the mend in its message."""
         match exc:
             case NotFound() if creating:
@@ -287,7 +290,7 @@ class SecretExporter:
             case Forbidden():
                 reason = Reason.FORBIDDEN
                 text = (
-                    f"not allowed to {'create' if creating else 'read or write'} {self}: grant "
+                    f"not allowed to {verb} {self}: grant "
                     f"get, create, patch on secrets with resourceNames [{self._name}] by a Role in "
                     f"{self._namespace}"
                 )

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import msgspec
 
+from telemetryd.export.payload import parse_rfc3339
+
 
 class Annotations(msgspec.Struct, frozen=True, gc=False):
     """Our own annotations."""
@@ -31,6 +33,7 @@ class _OwnedFields(msgspec.Struct, gc=False):
 class _ManagedFields(msgspec.Struct, gc=False):
     manager: str | None = None
     operation: str | None = None
+    time: str | None = None
     fieldsV1: _OwnedFields | None = None  # noqa: N815 - the field's name in JSON
 
 
@@ -56,12 +59,25 @@ _DECODER = msgspec.json.Decoder(_Secret)
 
 
 @dataclass(frozen=True, slots=True)
+class OtherWriter:
+    """Another field manager that owns ``data.payload``.
+
+    Attributes:
+        at: When it last wrote, Unix time in seconds; None where the API server doesn't tell.
+    """
+
+    manager: str
+    at: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class FoundSecret:
     """A Secret as it was read.
 
     Attributes:
         payload: ``data.payload``, decoded; None where it has none.
         ours: We own ``data.payload``: the last who wrote it was this field manager.
+        others: Who else owns it.
     """
 
     uid: str
@@ -71,6 +87,7 @@ class FoundSecret:
     payload: bytes | None
     annotations: Annotations
     ours: bool
+    others: tuple[OtherWriter, ...]
 
 
 def parse_secret(body: bytes, field_manager: str) -> FoundSecret:
@@ -80,6 +97,10 @@ def parse_secret(body: bytes, field_manager: str) -> FoundSecret:
         msgspec.MsgspecError: It isn't one.
     """
     secret = _DECODER.decode(body)
+    owners = [entry for entry in secret.metadata.managedFields or () if _owns_payload(entry)]
+    ours = [
+        entry for entry in owners if (entry.manager, entry.operation) == (field_manager, "Apply")
+    ]
     return FoundSecret(
         uid=secret.metadata.uid,
         resource_version=secret.metadata.resourceVersion,
@@ -87,10 +108,11 @@ def parse_secret(body: bytes, field_manager: str) -> FoundSecret:
         immutable=bool(secret.immutable),
         payload=None if secret.data is None else secret.data.payload,
         annotations=secret.metadata.annotations or Annotations(),
-        ours=any(
-            _owns_payload(entry)
-            for entry in secret.metadata.managedFields or ()
-            if (entry.manager, entry.operation) == (field_manager, "Apply")
+        ours=bool(ours),
+        others=tuple(
+            OtherWriter(entry.manager or "", parse_rfc3339(entry.time or ""))
+            for entry in owners
+            if entry not in ours
         ),
     )
 

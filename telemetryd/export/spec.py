@@ -1,10 +1,9 @@
 """What the manager is told of an exporter when it is registered: its schedule and its limits."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from telemetryd.model import Payload, Snapshot
+from telemetryd.export.payload import Renderer
 
 MAX_JITTER = 0.5
 """Above half an interval a run could leave its own slot."""
@@ -19,7 +18,7 @@ class ExporterSpec:
     Attributes:
         name: Unique among the manager's exporters.
         type: What kind of sink it is, for people (``secret``).
-        render: Snapshot and Unix time in seconds to payload; pure, without I/O.
+        render: Snapshot and how it is delivered to payload; pure, without I/O.
         interval_s: Seconds between two slots.
         timeout_s: Seconds an attempt may take; None for the lesser of 10 s and half the interval.
         jitter: Largest delay of a run behind its slot, as a part of the interval, up to 0.5.
@@ -34,11 +33,12 @@ class ExporterSpec:
         verifies_destination: The sink reads its destination and decides what must be written
             (a Secret): it is called at every slot, with the same digest too.
         enabled: False keeps it registered and never runs it.
+        format: What its payload holds, for people.
     """
 
     name: str
     type: str
-    render: Callable[[Snapshot, float], Payload]
+    render: Renderer
     interval_s: float = 60.0
     timeout_s: float | None = None
     jitter: float = 0.0
@@ -50,6 +50,7 @@ class ExporterSpec:
     max_silence_s: float = 86_400.0
     verifies_destination: bool = False
     enabled: bool = True
+    format: str = "scc"
 
     def __post_init__(self) -> None:
         finite_s = (self.interval_s, self.attempt_timeout_s, self.retry_base_s, self.retry_cap_s)

@@ -11,16 +11,18 @@ from typing import Final
 
 import anyio
 
-from telemetryd.config import IdentityConfig
+from telemetryd.config import IdentityConfig, PrivacyConfig
 from telemetryd.errors import NotReady
 from telemetryd.gather.aggregate import FleetAggregate, Tally
 from telemetryd.gather.features import enabled_features
 from telemetryd.gather.identity import Discovered, IdentitySource, setting_value
+from telemetryd.gather.plain import LocalCluster, PlainIdentity, PlainReaders
 from telemetryd.kube.resource import Reader
 from telemetryd.model import (
     ClusterRecord,
     Delta,
     FeatureRecord,
+    FleetDetail,
     Identity,
     InformerStatus,
     NamespaceRecord,
@@ -38,12 +40,15 @@ STALE_AFTER_S: Final = 120.0
 Bookmarks come about once a minute, and a watch is renewed after 90 s without one.
 """
 
+SEND_ALL: Final = PrivacyConfig()
+"""Nothing is left out that privacy could leave out."""
+
 _RECHECK_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Readers:
-    """The stores that a snapshot is made of."""
+    """The stores that a snapshot of a Rancher's fleet is made of."""
 
     clusters: Reader[ClusterRecord]
     nodes: Reader[NodeRecord]
@@ -57,6 +62,7 @@ class _Basis:
     """All that a snapshot is made from, as cheap to take as to compare."""
 
     fleet_version: int
+    detail_version: int | None
     facts_version: int
     git_hash: str
     unreadable: tuple[tuple[str, int], ...]
@@ -69,11 +75,13 @@ class Gatherer:
     def __init__(
         self,
         *,
-        readers: Readers,
+        readers: Readers | PlainReaders,
         overrides: IdentityConfig,
         git_hash: Callable[[], str | None],
         now: Callable[[], float],
         stats: GatherStats,
+        privacy: PrivacyConfig = SEND_ALL,
+        detailed: bool = False,
     ) -> None:
         """Subscribe to the readers.
 
@@ -84,14 +92,15 @@ class Gatherer:
                 ``recheck`` on its change spares ``wait_ready`` up to a second.
             now: Unix time in seconds.
             stats: Moved with each snapshot that is built.
+            privacy: What snapshots are made without.
+            detailed: They hold what the fleet payload needs; the SCC payload does without it.
         """
         self._readers = readers
         self._git_hash = git_hash
         self._now = now
         self._stats = stats
-        self._identity = IdentitySource(
-            settings=readers.settings, kube_system=readers.kube_system, overrides=overrides
-        )
+        self._privacy = privacy
+        self._detailed = detailed
         self._fleet = FleetAggregate()
         self._facts_version = 0
         self._discovered: tuple[int, Discovered] | None = None
@@ -99,10 +108,19 @@ class Gatherer:
         self._basis: _Basis | None = None
         self._snapshot: Snapshot | None = None
         self._changed = anyio.Event()
-        readers.clusters.subscribe(self._fleet.apply_cluster)
+        self._identity: IdentitySource | PlainIdentity
+        self._local: LocalCluster | None = None
+        if isinstance(readers, PlainReaders):
+            self._identity = PlainIdentity(readers, overrides)
+            self._local = LocalCluster(readers, self._fleet.apply_cluster)
+        else:
+            self._identity = IdentitySource(
+                settings=readers.settings, kube_system=readers.kube_system, overrides=overrides
+            )
+            readers.clusters.subscribe(self._fleet.apply_cluster)
+            readers.settings.subscribe(self._fact_changed)
+            readers.features.subscribe(self._fact_changed)
         readers.nodes.subscribe(self._fleet.apply_node)
-        readers.settings.subscribe(self._fact_changed)
-        readers.features.subscribe(self._fact_changed)
         readers.kube_system.subscribe(self._fact_changed)
         for reader in self._followed():
             reader.on_change(self.recheck)
@@ -112,8 +130,17 @@ class Gatherer:
         """Put other parts of the identity in force; the next snapshot has them."""
         self._identity.override(overrides)
         self._required = self._find_required()
-        self._facts_version += 1
-        self.recheck()
+        self.facts_changed()
+
+    def protect(self, privacy: PrivacyConfig) -> None:
+        """Leave something else out; the next snapshot does."""
+        if privacy != self._privacy:
+            self._privacy = privacy
+            self._facts_version += 1
+
+    def add_detail(self) -> None:
+        """Let snapshots hold what the fleet payload needs, from the next one on."""
+        self._detailed = True
 
     def snapshot(self) -> Snapshot:
         """The fleet now: the same object as before while nothing in it changed.
@@ -128,6 +155,7 @@ class Gatherer:
             raise NotReady(missing)
         basis = _Basis(
             fleet_version=self._fleet.version,
+            detail_version=self._fleet.detail_version if self._detailed else None,
             facts_version=self._facts_version,
             git_hash=git_hash,
             unreadable=tuple((status.resource, status.unreadable) for status in statuses),
@@ -154,6 +182,13 @@ class Gatherer:
         self._changed.set()
         self._changed = anyio.Event()
 
+    def facts_changed(self) -> None:
+        """Something that no reader tells of may be another: the next snapshot has it."""
+        if self._local is not None:
+            self._local.refresh()
+        self._facts_version += 1
+        self.recheck()
+
     def missing(self) -> tuple[str, ...]:
         """What a snapshot waits for, each named as one would mend it; empty when ready."""
         return self._missing(self.required(), self._git_hash())
@@ -165,10 +200,14 @@ class Gatherer:
     def _fact_changed(self, delta: Delta[Record]) -> None:
         """A setting, a feature or kube-system; settings that are never read all look alike."""
         if delta.old != delta.new:
+            if self._local is not None:
+                self._local.refresh()
             self._facts_version += 1
 
     def _followed(self) -> tuple[Reader[Record], ...]:
         readers = self._readers
+        if isinstance(readers, PlainReaders):
+            return (readers.nodes, readers.kube_system)
         return (
             readers.clusters,
             readers.nodes,
@@ -195,7 +234,7 @@ class Gatherer:
         identity_missing = self._discover().missing
         if identity_missing:
             return identity_missing
-        return () if git_hash is not None else ("git hash (first answer of Rancher)",)
+        return () if git_hash is not None else ("git hash (first answer)",)
 
     def _discover(self) -> Discovered:
         if self._discovered is None or self._discovered[0] != self._facts_version:
@@ -222,7 +261,15 @@ class Gatherer:
             unreadable={resource: number for resource, number in sorted(unreadable) if number},
         )
 
+    def _detail(self, install_uuid: str) -> FleetDetail | None:
+        if not self._detailed:
+            return None
+        with_ids = self._privacy.cluster_ids == "anonymous"
+        return self._fleet.detail(install_uuid if with_ids else None)
+
     def _features(self, version: str) -> tuple[str, ...]:
+        if isinstance(self._readers, PlainReaders):
+            return ()
         features = self._readers.features
         settings = self._readers.settings
         records = ((name, features.get(name)) for name in features.keys())  # noqa: SIM118
@@ -245,7 +292,7 @@ class Gatherer:
             identity=Identity(
                 install_uuid=discovered.install_uuid,
                 cluster_uuid=discovered.cluster_uuid,
-                server_url=discovered.server_url,
+                server_url=discovered.server_url if self._privacy.server_url == "send" else "",
                 version=discovered.version,
                 git_hash=basis.git_hash,
                 product=discovered.product,
@@ -254,6 +301,7 @@ class Gatherer:
             systems=tally.systems,
             clusters=tally.clusters,
             totals=self._totals(basis.unreadable),
+            detail=self._detail(discovered.install_uuid),
         )
         if snapshot == previous:
             return previous

@@ -88,22 +88,15 @@ class IdentitySource:
 
     def _uuid_or_setting(self, override: str | None, missing: list[str]) -> str:
         if override:
-            return _uuid(override, "configuration identity.install_uuid", missing)
+            return checked_uuid(override, "configuration identity.install_uuid", missing)
         value = self._setting("install-uuid", missing)
-        return _uuid(value, "setting install-uuid", missing) if value else ""
+        return checked_uuid(value, "setting install-uuid", missing) if value else ""
 
     def _cluster_uuid(self, missing: list[str]) -> str:
         override = self._overrides.cluster_uuid
         if override:
-            return _uuid(override, "configuration identity.cluster_uuid", missing)
-        record = self._kube_system.get(KUBE_SYSTEM_NAME)
-        if isinstance(record, Unreadable):
-            missing.append(f"namespace {KUBE_SYSTEM_NAME}: unreadable")
-            return ""
-        if record is None:
-            missing.append(f"namespace {KUBE_SYSTEM_NAME}")
-            return ""
-        return _uuid(record.uid, f"namespace {KUBE_SYSTEM_NAME}", missing)
+            return checked_uuid(override, "configuration identity.cluster_uuid", missing)
+        return kube_system_uuid(self._kube_system, missing)
 
 
 def setting_value(settings: Reader[SettingRecord], name: str) -> str:
@@ -112,7 +105,20 @@ def setting_value(settings: Reader[SettingRecord], name: str) -> str:
     return record.value if isinstance(record, SettingRecord) else ""
 
 
-def _uuid(text: str, where: str, missing: list[str]) -> str:
+def kube_system_uuid(kube_system: Reader[NamespaceRecord], missing: list[str]) -> str:
+    """The namespace's UID; empty, and told in ``missing``, where it isn't there or isn't one."""
+    record = kube_system.get(KUBE_SYSTEM_NAME)
+    if isinstance(record, Unreadable):
+        missing.append(f"namespace {KUBE_SYSTEM_NAME}: unreadable")
+        return ""
+    if record is None:
+        missing.append(f"namespace {KUBE_SYSTEM_NAME}")
+        return ""
+    return checked_uuid(record.uid, f"namespace {KUBE_SYSTEM_NAME}", missing)
+
+
+def checked_uuid(text: str, where: str, missing: list[str]) -> str:
+    """The text; empty, and told in ``missing`` by where it is from, if it isn't a UUID."""
     if _UUID.fullmatch(text) is None:
         missing.append(f"{where}: not a UUID")
         return ""

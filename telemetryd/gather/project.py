@@ -5,6 +5,7 @@ Every declared field may be null. What records add up to doesn't belong here: se
 """
 
 import sys
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -18,6 +19,7 @@ from telemetryd.model import (
     FeatureRecord,
     NamespaceRecord,
     NodeRecord,
+    NodeShape,
     ProjectRecord,
     SettingRecord,
 )
@@ -28,6 +30,9 @@ LOCAL_CLUSTER: Final = "local"
 KUBE_SYSTEM_NAME: Final = "kube-system"
 """The namespace whose UID stands for the cluster."""
 
+OPT_OUT_SETTING: Final = "telemetry-opt"
+"""The setting that switches collection off while its value is ``out``."""
+
 SETTINGS_READ: Final = frozenset(
     {
         "cacerts",
@@ -35,7 +40,7 @@ SETTINGS_READ: Final = frozenset(
         "server-url",
         "server-version",
         "server-version-type",
-        "telemetry-opt",
+        OPT_OUT_SETTING,
     }
 )
 """The settings whose value is read; of all others not even the text becomes a Python object."""
@@ -176,7 +181,7 @@ def project_cluster(_key: str, cluster: ClusterObject) -> ClusterRecord:
     Raises:
         UnreadableObject: It has no UID.
     """
-    uid = _uid(cluster.metadata)
+    uid = require_uid(cluster.metadata)
     version = cluster.status.version if cluster.status is not None else None
     git_version = version.git_version if version is not None else None
     return ClusterRecord(uid=uid, kubernetes_version=sys.intern(shorten(git_version)))
@@ -189,23 +194,40 @@ def project_node(shapes: ShapeTable, _key: str, node: NodeObject) -> NodeRecord:
         UnreadableObject: It has no UID or no namespace.
     """
     metadata = node.metadata
-    uid = _uid(metadata)
+    uid = require_uid(metadata)
     namespace = metadata.namespace if metadata is not None else None
     if not namespace:
         raise UnreadableObject(UnreadableReason.MISSING, "a node without namespace has no cluster")
     spec = node.spec or _NO_SPEC
-    status = node.status.internal_node_status if node.status is not None else None
+    shape = intern_shape(
+        shapes,
+        node.status.internal_node_status if node.status is not None else None,
+        control_plane=bool(spec.control_plane),
+        etcd=bool(spec.etcd),
+        worker=bool(spec.worker),
+    )
+    return NodeRecord(uid=uid, cluster=sys.intern(namespace), shape=shape)
+
+
+def intern_shape(
+    shapes: ShapeTable,
+    status: InternalNodeStatus | None,
+    *,
+    control_plane: bool,
+    etcd: bool,
+    worker: bool,
+) -> NodeShape:
+    """The shape of a node with this status and these roles, interned in the table."""
     info = (status.node_info if status is not None else None) or _NO_INFO
     capacity = (status.capacity if status is not None else None) or _NO_CAPACITY
-    roles = _ROLES[bool(spec.control_plane) + 2 * bool(spec.etcd) + 4 * bool(spec.worker)]
+    roles = _ROLES[control_plane + 2 * etcd + 4 * worker]
     labels = (
         shorten(info.architecture),
         shorten(info.operating_system),
         shorten(info.container_runtime_version),
         shorten(info.kernel_version),
     )
-    shape = shapes.intern(labels, roles, capacity.cpu, capacity.memory)
-    return NodeRecord(uid=uid, cluster=sys.intern(namespace), shape=shape)
+    return shapes.intern(labels, roles, capacity.cpu, capacity.memory)
 
 
 def project_setting(key: str, setting: SettingObject) -> SettingRecord:
@@ -214,7 +236,7 @@ def project_setting(key: str, setting: SettingObject) -> SettingRecord:
     Raises:
         UnreadableObject: It has no UID, or it is read and one of its texts isn't a text.
     """
-    uid = _uid(setting.metadata)
+    uid = require_uid(setting.metadata)
     if key not in SETTINGS_READ:
         return SettingRecord(uid=uid, value="")
     value = _text("value", setting.value)
@@ -230,7 +252,7 @@ def project_feature(_key: str, feature: FeatureObject) -> FeatureRecord:
     """
     status = feature.status or FeatureStatus()
     return FeatureRecord(
-        uid=_uid(feature.metadata),
+        uid=require_uid(feature.metadata),
         value=feature.spec.value if feature.spec is not None else None,
         default=bool(status.default),
         locked=status.locked_value,
@@ -246,7 +268,7 @@ def project_project(_key: str, project: ProjectObject) -> ProjectRecord:
     """
     labels = project.metadata.labels if project.metadata is not None else None
     system = labels is not None and labels.system_project == "true"
-    return ProjectRecord(uid=_uid(project.metadata), system=system)
+    return ProjectRecord(uid=require_uid(project.metadata), system=system)
 
 
 def project_namespace(_key: str, namespace: KubeObject) -> NamespaceRecord:
@@ -255,10 +277,15 @@ def project_namespace(_key: str, namespace: KubeObject) -> NamespaceRecord:
     Raises:
         UnreadableObject: It has no UID.
     """
-    return NamespaceRecord(uid=_uid(namespace.metadata))
+    return NamespaceRecord(uid=require_uid(namespace.metadata))
 
 
-def _uid(metadata: ObjectMeta | None) -> str:
+def require_uid(metadata: ObjectMeta | None) -> str:
+    """The object's UID.
+
+    Raises:
+        UnreadableObject: It has none.
+    """
     if metadata is None or not metadata.uid:
         raise UnreadableObject(UnreadableReason.MISSING, "metadata.uid is missing")
     return metadata.uid
@@ -324,6 +351,9 @@ PROJECTS: Final = Resource(
     object_type=ProjectObject,
     project=project_project,
 )
+OPT_OUT: Final = replace(SETTINGS, name=OPT_OUT_SETTING)
+"""Of the settings the one that switches collection off, watched by itself."""
+
 KUBE_SYSTEM: Final = Resource(
     group="",
     version="v1",

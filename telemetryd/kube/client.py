@@ -7,6 +7,7 @@ are those of ``proxy``; redirects are never followed, for a credential must not 
 import asyncio
 import email.utils
 import io
+import math
 import os
 import socket
 import ssl
@@ -19,6 +20,7 @@ import aiohttp
 import anyio
 
 from telemetryd.errors import BadResponse, Reason, Unavailable
+from telemetryd.kube.account import service_account_of
 from telemetryd.kube.body import Body, ByteStream, read_head, read_whole
 from telemetryd.kube.connection import SERVICE_ACCOUNT, Connection, resolve
 from telemetryd.kube.foreign import CONNECT_TIMEOUT_S, FOREIGN, translate
@@ -165,6 +167,34 @@ class KubeClient:
             raise failure from error
         finally:
             self._observe(method, started_s)
+
+    async def server_time(self, *, timeout_s: float) -> float | None:
+        """Unix time by the API server's clock, in whole seconds; None where it doesn't tell.
+
+        Args:
+            timeout_s: Deadline.
+
+        Raises:
+            Unavailable: No answer came in time, or none at all.
+            KubeError: It is a refusal.
+        """
+        try:
+            with anyio.fail_after(timeout_s):
+                response = await self._send("GET", "/version", None, None, None)
+        except TimeoutError as error:
+            message = f"GET /version: no answer within {timeout_s:g} s"
+            raise Unavailable(message, kind=Reason.TIMEOUT) from error
+        response.close()
+        told = _date(response, math.nan)
+        return None if math.isnan(told) else told
+
+    async def service_account(self) -> tuple[str, str] | None:
+        """Namespace and name of the ServiceAccount as which it asks, None where it is none.
+
+        Raises:
+            Unavailable: No credential is to be had for now.
+        """
+        return service_account_of(await self._connection.credential.header())
 
     @asynccontextmanager
     async def stream(

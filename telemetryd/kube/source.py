@@ -190,13 +190,22 @@ class KubeSource(Generic[T, R]):
         else:
             served = _decode(body, _ResourceList, "APIResourceList").resources or []
             return any(entry.name == resource.plural for entry in served)
-        body = await self._client.request("GET", "/apis", timeout_s=timeout_s)
-        groups = _decode(body, _GroupList, "APIGroupList").groups or []
-        return any(
-            group.name == resource.group
-            and any(entry.version == resource.version for entry in group.versions or [])
-            for group in groups
+        return await serves_group(
+            self._client, resource.group, resource.version, timeout_s=timeout_s
         )
+
+
+async def serves_group(client: ApiClient, group: str, version: str, *, timeout_s: float) -> bool:
+    """Whether discovery names the version of the API group.
+
+    Raises:
+        KubeError: Discovery can't tell.
+    """
+    body = await client.request("GET", "/apis", timeout_s=timeout_s)
+    return any(
+        found.name == group and any(entry.version == version for entry in found.versions or [])
+        for found in _decode(body, _GroupList, "APIGroupList").groups or []
+    )
 
 
 _L = TypeVar("_L", _ResourceList, _GroupList)

@@ -68,7 +68,7 @@ def render_complaints(request: Request, answer: Answer) -> list[str]:
 def render_table(document: Document) -> str:
     """The whole of it, each line ended."""
     now = _moment(document.get("time"))
-    lines = [_headline(document)]
+    lines = [_headline(document), *_collection(document.get("collection") or {})]
     waiting = document.get("waiting_for") or []
     if waiting:
         lines.append(f"waiting for {', '.join(map(str, waiting))}")
@@ -85,6 +85,9 @@ def render_table(document: Document) -> str:
             exporters or [(_NOTHING,) * 6],
         ),
     ]
+    if requests := document.get("secret_requests"):
+        head = ("SECRETREQUEST", "SECRET", "STATE", "LAST WRITE", "DETAIL")
+        lines += ["", *_table(head, [_request(each, now) for each in requests])]
     return _lines(lines)
 
 
@@ -92,6 +95,13 @@ def _headline(document: Document) -> str:
     uptime = _span(document.get("uptime_seconds"))
     server = document.get("api_server") or _NOTHING
     return f"telemetryd {document.get('version')}, up {uptime}, API server {server}"
+
+
+def _collection(collection: Document) -> Iterable[str]:
+    if collection.get("enabled") is False:
+        yield f"collection is {collection.get('detail')}"
+    elif source := collection.get("source"):
+        yield f"source {source}"
 
 
 def _fleet(snapshot: Document) -> Iterable[str]:
@@ -126,6 +136,16 @@ def _exporter(exporter: Document, now: datetime | None) -> Sequence[str]:
         _ago(exporter.get("last_success_at"), now),
         _in(exporter.get("next_run_at"), now),
         str(detail),
+    )
+
+
+def _request(request: Document, now: datetime | None) -> Sequence[str]:
+    return (
+        str(request.get("name")),
+        str(request.get("target") or _NOTHING),
+        str(request.get("state")),
+        _ago(request.get("last_write_at"), now),
+        str(request.get("detail") or ""),
     )
 
 

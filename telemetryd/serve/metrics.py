@@ -25,7 +25,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
-from telemetryd.model import ExporterState, Snapshot
+from telemetryd.model import ExporterState, Snapshot, Switch
 from telemetryd.serve.negotiate import wants_gzip, wants_openmetrics
 from telemetryd.serve.view import (
     ExporterView,
@@ -104,6 +104,7 @@ FAMILIES = (
     Family("gauge", "fleet_memory_bytes", (), "Memory capacity, summed over nodes."),
     Family("gauge", "fleet_unreported_nodes", ("resource",), "Nodes without this capacity."),
     Family("gauge", "fleet_orphan_nodes", (), "Nodes whose cluster is gone."),
+    Family("gauge", "enabled", ("reason",), "Whether this switch leaves collection on."),
     Family("gauge", "config_last_reload_successful", (), "Whether the last reload was accepted."),
     Family("gauge", "config_last_reload_success_timestamp_seconds", (), "When one last was."),
     Family("gauge", "config_hash", (), "48 bits over the configuration in force."),
@@ -259,6 +260,8 @@ def _sheet_of(view: MetricsView) -> _Sheet:
         sheet.put("kube_requests", (method, code), count)
     for method, duration in view.kube_duration.items():
         sheet.put_histogram("kube_request_duration_seconds", (method,), duration)
+    for switch in Switch:
+        sheet.put("enabled", (switch,), switch not in view.switches.off)
     _put_config(sheet, view)
     sheet.put_histogram("event_loop_lag_seconds", (), view.loop_lag)
     return sheet

@@ -1,26 +1,33 @@
 """HTTP on ``server.listen``: the socket, the paths, and a shutdown that waits for nobody long.
 
-What the answers say is made by ``metrics`` and ``status``, and limits on a client are kept by
-``connection``. aiohttp's low-level server is enough: five fixed paths need no router.
+What the answers say is made by ``metrics``, ``status`` and ``page``, and limits on a client are
+kept by ``connection``. aiohttp's low-level server is enough: a few fixed paths need no router.
 """
 
 import asyncio
 import errno
 import logging
 import socket
+from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
+from typing import TypeAlias
 
 import anyio
+import anyio.to_thread
 import orjson
 from aiohttp import web
 from anyio.lowlevel import cancel_shielded_checkpoint
 
-from telemetryd.errors import ConfigError, Problem
+from telemetryd.errors import ConfigError, ManagerError, Problem
+from telemetryd.model import Payload
 from telemetryd.serve.connection import Connection, Limits, answer, answer_text
 from telemetryd.serve.metrics import MetricsRenderer
+from telemetryd.serve.page import render_page
+from telemetryd.serve.page_style import PAGE_POLICY
 from telemetryd.serve.status import Report, StatusFacts, render_report, render_status
 
 log = logging.getLogger(__name__)
@@ -34,16 +41,27 @@ MOST_SCRAPES = 8
 _BACKLOG = 128
 _RESOLVE_TIMEOUT_S = 10.0
 _METHODS = ("GET", "HEAD")
+_PAYLOADS = "/payload/"
+
+_Handler: TypeAlias = Callable[[web.BaseRequest], Awaitable[web.Response]]
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """What is served; called on the event loop's thread, and quick."""
+    """What is served; called on the event loop's thread, and quick.
+
+    Attributes:
+        payload_exposed: Whether payloads may be shown, at this moment.
+        payload: What an exporter last sent, None where it hasn't sent anything yet; a ManagerError
+            where there is no such exporter.
+    """
 
     metrics: MetricsRenderer
     liveness: Callable[[], Report]
     readiness: Callable[[], Report]
     status: Callable[[], StatusFacts]
+    payload_exposed: Callable[[], bool]
+    payload: Callable[[str], Payload | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,13 +183,15 @@ def _render_address(host: str, port: int) -> str:
 
 
 class _Router:
-    """Answers requests: one method per path."""
+    """Answers requests: one method per path, and one for all that payloads have."""
 
     def __init__(self, endpoints: Endpoints) -> None:
         self._endpoints = endpoints
         self._scrapes = 0
+        self._one_page_at_a_time = anyio.CapacityLimiter(1)
         self._failing: set[str] = set()
-        self._paths: dict[str, Callable[[web.BaseRequest], Awaitable[web.Response]]] = {
+        self._paths: dict[str, _Handler] = {
+            "/": self._page,
             "/metrics": self._metrics,
             "/livez": self._livez,
             "/healthz": self._livez,
@@ -181,10 +201,11 @@ class _Router:
 
     async def answer(self, request: web.BaseRequest) -> web.Response:
         """Answer any request; an unexpected error is a 500 that says nothing of it."""
-        path = request.path
-        handler = self._paths.get(path)
+        path = _PAYLOADS if request.path.startswith(_PAYLOADS) else request.path
+        handler = self._payload if path == _PAYLOADS else self._paths.get(path)
         if handler is None:
-            return answer_text(404, f"not found: there are {', '.join(self._paths)}\n")
+            listed = ", ".join((*self._paths, f"{_PAYLOADS}{{exporter}}"))
+            return answer_text(404, f"not found: there are {listed}\n")
         if request.method not in _METHODS:
             refused = answer_text(405, "method not allowed: use GET or HEAD\n")
             refused.headers["Allow"] = ", ".join(_METHODS)
@@ -229,6 +250,33 @@ class _Router:
         document = render_status(self._endpoints.status())
         body = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
         return answer(200, body, "application/json")
+
+    async def _page(self, _request: web.BaseRequest) -> web.Response:
+        # On a thread, for a thousand exporters take a while; on one, as others need theirs.
+        text = await anyio.to_thread.run_sync(
+            render_page, self._endpoints.status(), limiter=self._one_page_at_a_time
+        )
+        response = answer(200, text.encode(), "text/html; charset=utf-8")
+        response.headers["Content-Security-Policy"] = PAGE_POLICY
+        return response
+
+    async def _payload(self, request: web.BaseRequest) -> web.Response:
+        if not self._endpoints.payload_exposed():
+            return answer_text(
+                403, "payloads aren't shown: set expose_payload = true in [server] and reload\n"
+            )
+        try:
+            payload = self._endpoints.payload(request.path.removeprefix(_PAYLOADS))
+        except ManagerError as error:
+            return answer_text(404, f"{error}: / lists them\n")
+        if payload is None:
+            return answer_text(404, "no payload yet: the exporter has had nothing to send\n")
+        response = answer(200, payload.body, payload.content_type)
+        # The digest leaves the timestamp out: equal content, not equal bytes, hence weak.
+        response.headers["ETag"] = f'W/"{payload.digest}"'
+        checksum = b64encode(sha256(payload.body).digest()).decode()
+        response.headers["Repr-Digest"] = f"sha-256=:{checksum}:"  # RFC 9530
+        return response
 
 
 def _health(request: web.BaseRequest, report: Report) -> web.Response:

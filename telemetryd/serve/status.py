@@ -4,7 +4,7 @@ No HTTP, no clock, and no identity: of that only which parts are known is shown.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,7 +14,10 @@ from telemetryd.model import (
     ExporterStatus,
     Identity,
     InformerStatus,
+    RequestStatus,
     Snapshot,
+    SourceKind,
+    Switches,
     Totals,
 )
 
@@ -54,7 +57,12 @@ class StatusFacts:
         now: Unix time in seconds.
         started_at: Likewise, when the process started.
         api_server: Its URL without credentials; empty before the first connection.
-        missing: What no snapshot can be made without, each named; empty once there is one.
+        missing: What no snapshot can be made without, each named; empty once there is one, and
+            while collection is off.
+        requests: SecretRequests, by name.
+        switches: What has switched it off, if anything has.
+        source: What is collected from, None while nothing is.
+        payload_exposed: Payloads are shown under ``/payload/``.
     """
 
     version: str
@@ -66,6 +74,10 @@ class StatusFacts:
     config: ConfigStatus
     snapshot: Snapshot | None
     missing: tuple[str, ...]
+    requests: tuple[RequestStatus, ...] = ()
+    switches: Switches = field(default_factory=Switches)
+    source: SourceKind | None = None
+    payload_exposed: bool = False
 
 
 def liveness(*, loop_alive: bool, scheduler_alive: bool) -> Report:
@@ -78,14 +90,23 @@ def liveness(*, loop_alive: bool, scheduler_alive: bool) -> Report:
     )
 
 
-def readiness(*, config_applied: bool, required: Iterable[InformerStatus]) -> Report:
+def readiness(
+    *, config_applied: bool, required: Iterable[InformerStatus], unsettled: str = ""
+) -> Report:
     """Whether the configuration is applied and every required informer has synced.
 
-    A resource that the API server is known not to serve counts as synced.
+    A resource that the API server is known not to serve counts as synced, and while collection is
+    switched off nothing is required.
+
+    Args:
+        config_applied: The first of it.
+        required: The informers.
+        unsettled: Why it can't be told yet which informers are required; empty where it can.
     """
     return Report(
         (
             Check("config", "" if config_applied else "not applied yet"),
+            *((Check("source", f"waiting for {unsettled}"),) if unsettled else ()),
             *(
                 Check(
                     f"informer/{informer.resource}",
@@ -121,8 +142,10 @@ def render_status(facts: StatusFacts) -> dict[str, Any]:
         "uptime_seconds": round(max(0.0, facts.now - facts.started_at), 3),
         "api_server": facts.api_server,
         "config": _config(facts.config),
+        "collection": _collection(facts),
         "informers": [_informer(informer) for informer in facts.informers],
         "exporters": [_exporter(exporter, facts.now) for exporter in facts.exporters],
+        "secret_requests": [_request(request) for request in facts.requests],
         "identity": _identity(facts.snapshot),
         "waiting_for": list(facts.missing),
         "snapshot": None if facts.snapshot is None else _snapshot(facts.snapshot),
@@ -138,10 +161,14 @@ def render_summary(facts: StatusFacts) -> str:
         for exporter in facts.exporters
         if exporter.state in {ExporterState.FAILED, ExporterState.BACKOFF, ExporterState.CONFLICT}
     )
-    parts = [
+    off = ",".join(facts.switches.off_by)
+    parts = [f"collection=off by={off}"] if off else []
+    parts += [
         f"informers_synced={synced}/{len(facts.informers)}",
         f"exporters_succeeded={healthy}/{len(facts.exporters)}",
     ]
+    if facts.source is not None:
+        parts.append(f"source={facts.source}")
     if facts.snapshot is not None:
         totals = facts.snapshot.totals
         clusters = totals.local_clusters + totals.managed_clusters
@@ -151,6 +178,15 @@ def render_summary(facts: StatusFacts) -> str:
     if facts.config.problems:
         parts.append("config=rejected")
     return " ".join(parts)
+
+
+def _collection(facts: StatusFacts) -> dict[str, Any]:
+    return {
+        "enabled": facts.switches.enabled,
+        "off_by": [str(switch) for switch in facts.switches.off_by],
+        "detail": facts.switches.detail,
+        "source": None if facts.source is None else str(facts.source),
+    }
 
 
 def _config(config: ConfigStatus) -> dict[str, Any]:
@@ -186,6 +222,7 @@ def _exporter(exporter: ExporterStatus, now: float) -> dict[str, Any]:
     return {
         "name": exporter.name,
         "type": exporter.type,
+        "format": exporter.format,
         "enabled": exporter.enabled,
         "state": str(exporter.state),
         "detail": exporter.detail,
@@ -200,6 +237,16 @@ def _exporter(exporter: ExporterStatus, now: float) -> dict[str, Any]:
         "payload_bytes": exporter.payload_bytes,
         "digest": exporter.digest,
         "schema_valid": exporter.schema_valid,
+    }
+
+
+def _request(request: RequestStatus) -> dict[str, Any]:
+    return {
+        "name": request.name,
+        "target": request.target,
+        "state": str(request.state),
+        "detail": request.detail,
+        "last_write_at": render_time(request.last_write_at),
     }
 
 

@@ -7,7 +7,7 @@ another. Names of metrics don't belong here.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from telemetryd.model import ConfigStatus, ExporterStatus, InformerStatus, Snapshot
+from telemetryd.model import ConfigStatus, ExporterStatus, InformerStatus, Snapshot, Switches
 from telemetryd.stats import (
     ConfigStats,
     ExporterStats,
@@ -37,6 +37,7 @@ class MetricsSources:
         exporters: Status and counters of every registered exporter.
         snapshot: The fleet now, None while nothing is ready; doesn't raise.
         loop_lag: Seconds by which the event loop's timers come late.
+        switches: Which of them are off.
     """
 
     build: BuildInfo
@@ -48,6 +49,7 @@ class MetricsSources:
     exporters: Callable[[], Iterable[tuple[ExporterStatus, ExporterStats]]]
     config: ConfigStats
     loop_lag: Histogram
+    switches: Callable[[], Switches] = Switches
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,7 @@ class MetricsView:
     config: ConfigStatus
     config_reloads: Mapping[tuple[str, str], int]
     loop_lag: HistogramView
+    switches: Switches
 
 
 def take_view(sources: MetricsSources) -> MetricsView:
@@ -124,6 +127,7 @@ def take_view(sources: MetricsSources) -> MetricsView:
         config=sources.config.status,
         config_reloads=dict(sources.config.reloads),
         loop_lag=_histogram(sources.loop_lag),
+        switches=sources.switches(),
     )
 
 

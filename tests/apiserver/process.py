@@ -35,6 +35,15 @@ _START_TIMEOUT_S = 60.0
 _LOG_TAIL_LINES = 30
 _FIRST_WITHOUT_INSECURE_PORT = (1, 24)
 
+AUDITED_USER = "system:serviceaccount:audited:telemetryd"
+"""Every request of this one is in the audit log, and nobody else's."""
+
+_AUDIT_POLICY = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "rules": [{"level": "Metadata", "users": [AUDITED_USER]}, {"level": "None"}],
+}
+
 # Kills the server ($1) when our end of the pipe closes without a line, that is when the test
 # process died without cleaning up.
 _GUARD = 'read -r _ || kill -KILL "$1"'
@@ -152,6 +161,12 @@ class ApiServer:
             raise ApiServerError(f"kube-apiserver --version says {output!r}")
         return int(match[1]), int(match[2])
 
+    def audit(self) -> list[dict[str, Any]]:
+        """Returns all events of `AUDITED_USER` so far: one as a request begins, one at its end."""
+        log = self._folder / "audit.log"
+        lines = log.read_text().splitlines() if log.exists() else []
+        return [json.loads(line) for line in lines]
+
     def start(self) -> None:
         """Starts both and returns once `/readyz` says ok; what started is killed on failure."""
         _write_credentials(self._folder, self.admin_token)
@@ -261,6 +276,8 @@ class ApiServer:
             "--authorization-mode=RBAC",
             "--service-cluster-ip-range=10.0.0.0/24",
             "--disable-admission-plugins=ServiceAccount",
+            f"--audit-policy-file={self._folder / 'audit.json'}",
+            f"--audit-log-path={self._folder / 'audit.log'}",
         ]
         if self.version < _FIRST_WITHOUT_INSECURE_PORT:
             command.append("--insecure-port=0")
@@ -319,6 +336,7 @@ def _write_credentials(folder: Path, admin_token: str) -> None:
     )
     (folder / "sa.key").write_bytes(private)
     (folder / "sa.pub").write_bytes(public)
+    (folder / "audit.json").write_text(json.dumps(_AUDIT_POLICY))  # JSON is YAML
     (folder / "tokens.csv").write_text(f"{admin_token},admin,1,system:masters\n")
 
 

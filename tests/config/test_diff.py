@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from telemetryd.config import Config, ConfigFile, ConfigSource
 from telemetryd.config.diff import (
     RELOADABLE,
+    RELOADABLE_ALONE,
     KeyChange,
     canonical,
     config_hash,
@@ -95,6 +96,9 @@ def test_keys_that_a_running_daemon_can_change_are_listed_with_their_values() ->
         reload_on_change = true
         [identity]
         product = "secret-name"
+        [privacy]
+        server_url = "omit"
+        cluster_ids = "omit"
     """
     diff = diff_configs(parse(""), parse(text))
     assert diff.restart_only == ()
@@ -104,6 +108,8 @@ def test_keys_that_a_running_daemon_can_change_are_listed_with_their_values() ->
         KeyChange("drain_timeout", "20s", "5s"),
         KeyChange("reload_on_change", False, True),
         KeyChange("identity.product", None, "secret-name"),
+        KeyChange("privacy.server_url", "send", "omit"),
+        KeyChange("privacy.cluster_ids", "anonymous", "omit"),
     )
     assert render_changes(diff) == (
         'log_level changed from "info" to "debug"',
@@ -111,16 +117,27 @@ def test_keys_that_a_running_daemon_can_change_are_listed_with_their_values() ->
         'drain_timeout changed from "20s" to "5s"',
         "reload_on_change changed from false to true",
         "identity.product changed",
+        'privacy.server_url changed from "send" to "omit"',
+        'privacy.cluster_ids changed from "anonymous" to "omit"',
     )
+
+
+def test_key_of_a_table_that_needs_a_restart_may_be_reloadable_alone() -> None:
+    diff = diff_configs(parse(""), parse("[server]\nexpose_payload = true"))
+    assert (diff.restart_only, len(diff.reloadable)) == ((), 1)
+    assert render_changes(diff) == ("server.expose_payload changed from false to true",)
 
 
 def test_every_key_is_either_reloadable_or_needs_a_restart() -> None:
     """A key that nobody thought of here needs a restart: listing it in full makes one think."""
     needs_restart = {path for path in all_paths() if path.partition(".")[0] not in RELOADABLE}
+    assert needs_restart >= RELOADABLE_ALONE
+    needs_restart -= RELOADABLE_ALONE
     assert needs_restart == {
         "state_dir",
         "kubernetes.kubeconfig",
         "kubernetes.context",
+        "kubernetes.source",
         "kubernetes.page_size",
         "kubernetes.compression",
         "server.listen",
@@ -209,7 +226,11 @@ def test_values_are_shown_as_the_file_has_them() -> None:
     text = '[server]\nlisten = "[::1]:7"\ncontrol_socket = "/run/t.sock"'
     values = canonical(parse('log_level = "debug"\ndrain_timeout = "90s"\n' + text))
     assert values["drain_timeout"] == "1m30s"
-    assert values["server"] == {"listen": "[::1]:7", "control_socket": "/run/t.sock"}
+    assert values["server"] == {
+        "listen": "[::1]:7",
+        "control_socket": "/run/t.sock",
+        "expose_payload": False,
+    }
     assert parse(f'drain_timeout = "{values["drain_timeout"]}"').drain_timeout_s == 90
 
 

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetryd.config.storage import AbsolutePath, Size
+from telemetryd.config.switch import Switch
 from telemetryd.config.values import (
     Boolean,
     Choice,
@@ -55,6 +56,8 @@ ANY_KIND: list[Kind] = [
         (Duration(minimum_s=0), "0s", 0.0),
         (Choice(("json", "text")), "text", "text"),
         (Boolean(), True, True),
+        (Switch(), "auto", "auto"),
+        (Switch(), False, False),
         (Integer(1, 5), 5, 5),
         (Number(0, 0.5), 0, 0.0),
         (Number(0, 0.5), 0.5, 0.5),
@@ -109,6 +112,8 @@ def test_valid_value_is_parsed(kind: Kind, value: object, parsed: object) -> Non
         (Text("a path"), "a" * 1025, "too long"),
         (Uuid(), "6f1e1c2e", "must be a UUID"),
         (Uuid(), f"{{{UUID}}}", "must be a UUID"),
+        (Switch(), "on", 'must be "auto", or true or false'),
+        (Switch(), 1, "is 1"),
         (Url(), "rancher.example.com", "isn't an http or https URL"),
         (Url(), "ftp://rancher.example.com", "isn't an http or https URL"),
         (Url(), "https://", "isn't an http or https URL"),

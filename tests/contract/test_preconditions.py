@@ -8,6 +8,7 @@ import pytest
 
 from tests.apiserver.admin import Admin, Object
 from tests.contract.objects import (
+    REQUESTS,
     SETTINGS,
     absent,
     b64,
@@ -212,3 +213,52 @@ def test_delete_is_held_to_its_preconditions(scene: Scene) -> None:
     assert (answer["kind"], answer["status"]) == ("Status", "Success")
     assert answer["details"] == {"name": "s", "kind": "secrets", "uid": metadata["uid"]}
     assert absent(scene.api, scene.path)
+
+
+def test_apply_of_nothing_gives_up_all_that_the_manager_alone_has(scene: Scene) -> None:
+    """What a Secret is left by: its own bare object, which then goes by its preconditions."""
+    metadata = scene.live["metadata"]
+    read = {name: metadata[name] for name in ("uid", "resourceVersion")}
+    nothing = secret(metadata=read)
+    left = scene.api.apply(scene.path, nothing, manager="us")
+    assert left["type"] == "Opaque"
+    assert "data" not in left
+    assert "managedFields" not in left["metadata"]
+    with refused(409, "Conflict", "in the precondition"):
+        scene.api.delete(scene.path, {"preconditions": read})
+    read["resourceVersion"] = left["metadata"]["resourceVersion"]
+    scene.api.delete(scene.path, {"preconditions": read})
+    assert absent(scene.api, scene.path)
+
+
+def test_apply_of_nothing_leaves_what_others_have(scene: Scene) -> None:
+    theirs = {"metadata": {"finalizers": ["example.com/theirs"], "labels": {"a": "b"}}}
+    live = scene.api.patch(scene.path, theirs | {"data": {"theirs": b64("1")}})
+    read = {name: live["metadata"][name] for name in ("uid", "resourceVersion")}
+    left = scene.api.apply(scene.path, secret(metadata=read), manager="us")
+    assert left["data"] == {"theirs": b64("1")}
+    assert left["metadata"]["finalizers"] == ["example.com/theirs"]
+    assert left["metadata"]["labels"] == {"a": "b"}
+    scene.api.patch(scene.path, {"metadata": {"finalizers": None}})
+
+
+def test_status_patch_is_held_to_its_revision_alone_and_replaces_lists_whole(
+    api: Admin, name: str
+) -> None:
+    path = f"{REQUESTS}/{name}"
+    kind = {"apiVersion": "telemetry.cattle.io/v1", "kind": "SecretRequest"}
+    made = api.create(REQUESTS, {**kind, "metadata": {"name": name}, "spec": {"secretType": "scc"}})
+    read = {key: made["metadata"][key] for key in ("uid", "resourceVersion")}
+    one, two = {"type": "Ready", "status": "True"}, {"type": "Done", "status": "True"}
+    written = api.patch(
+        f"{path}/status", {"metadata": read, "status": {"conditions": [one], "lastSyncTS": "x"}}
+    )
+    assert written["status"] == {"conditions": [one], "lastSyncTS": "x"}
+    read["resourceVersion"] = written["metadata"]["resourceVersion"]
+    unheeded = {**read, "uid": STRANGER}
+    again = api.patch(f"{path}/status", {"metadata": unheeded, "status": {"conditions": [two]}})
+    assert again["metadata"]["uid"] == read["uid"]
+    assert again["status"] == {"conditions": [two], "lastSyncTS": "x"}
+    with refused(409, "Conflict", MODIFIED):
+        api.patch(f"{path}/status", {"metadata": read, "status": {"conditions": []}})
+    api.delete(path)

@@ -1,1 +1,1 @@
-"""Who may write, and what objects in the cluster ask for."""
+"""Tests of ``telemetryd.control``."""

@@ -71,11 +71,14 @@ class Commanded:
 
 
 @contextmanager
-def running(folder: Path, kubeconfig: Path, config: str = EXPORTERS) -> Iterator[Commanded]:
+def running(
+    folder: Path, kubeconfig: Path, config: str = EXPORTERS, kubernetes: str = ""
+) -> Iterator[Commanded]:
     """A daemon that listens on a socket with a short path."""
     with tempfile.TemporaryDirectory(prefix="td-", dir="/tmp") as short:
         path = Path(short, "control.sock")
-        daemon = Daemon(folder, kubeconfig, f'control_socket = "{path}"\n{config}')
+        text = f'control_socket = "{path}"\n{config}'
+        daemon = Daemon(folder, kubeconfig, text, kubernetes=kubernetes)
         try:
             daemon.wait_for("listening", path.exists, 15)
             yield Commanded(daemon, path)

@@ -14,7 +14,6 @@ from telemetryd.config import (
     Config,
     ConfigSource,
     ExporterConfig,
-    IdentityConfig,
     SecretExporterConfig,
 )
 from telemetryd.config.diff import config_hash
@@ -41,7 +40,7 @@ class Bench:
     manager: ExporterManager
     sinks: dict[str, list[Sink]] = field(default_factory=dict)
     logging: list[tuple[str, str]] = field(default_factory=list)
-    identities: list[IdentityConfig] = field(default_factory=list)
+    followed: list[tuple[Config, list[str]]] = field(default_factory=list)
     moments: list[str] = field(default_factory=list)
     unusable: Exception | None = None
 
@@ -70,12 +69,17 @@ class Bench:
         self.sinks.setdefault(config.name, []).append(sink)
         return spec(config.name, interval_s=config.interval_s, timeout_s=config.timeout_s), sink
 
+    def follow(self, config: Config) -> None:
+        """Notes what is to be followed, and which exporters there are at that time."""
+        self.followed.append((config, [status.name for status in self.manager.statuses()]))
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         target = Reloadable(
             manager=self.manager,
             build=self.build,
-            override_identity=self.identities.append,
+            follow=self.follow,
+            configure_requests=lambda _config: (),
             begin=partial(self.moments.append, "begin"),
             end=partial(self.moments.append, "end"),
         )
@@ -140,7 +144,7 @@ async def test_differences_are_applied_and_told(
         assert [status.name for status in bench.manager.statuses()] == ["a", "c", "d"]
         assert bench.manager.status("a").interval_s == 10
     assert bench.logging == [("debug", "auto")]
-    assert [identity.product for identity in bench.identities] == ["other"]
+    assert [config.identity.product for config, _ in bench.followed] == ["other"]
     assert bench.manager.drain_timeout_s == 7
     assert [sink.closed for sink in bench.sinks["c"]] == [1, 1]
     after = bench.reloader.stats.status
@@ -149,6 +153,19 @@ async def test_differences_are_applied_and_told(
     (line,) = [record for record in caplog.records if "config reloaded" in record.message]
     assert "exporter b removed; exporter d added" in line.message
     assert f"trigger=control file={bench.file}" in line.message
+
+
+async def test_what_snapshots_hold_changes_before_the_exporters_do(make: Make) -> None:
+    bench = make(secret("a"))
+    async with bench.running():
+        fleet = secret("b", 'format = "fleet"')
+        result = await bench.reload('[privacy]\ncluster_ids = "omit"\n' + fleet)
+        assert result.changes[0] == 'privacy.cluster_ids changed from "anonymous" to "omit"'
+        assert bench.manager.has("b")
+        rejected = await bench.reload('[privacy]\ncluster_ids = "send"\n' + fleet)
+        assert not rejected.ok
+    assert bench.followed == [(bench.reloader.config, ["a"])]
+    assert bench.reloader.config.privacy.cluster_ids == "omit"
 
 
 async def test_rejected_file_changes_nothing_and_is_one_line_in_the_log(
@@ -364,3 +381,15 @@ async def test_files_are_looked_for_in_the_order_of_the_start(tmp_path: Path) ->
         assert (await reloader.reload("signal")).ok
         assert reloader.stats.status.where == "defaults"
         assert [status.name for status in bench.manager.statuses()] == ["scc"]
+
+
+async def test_each_accepted_reload_tells_what_enabled_says(make: Make) -> None:
+    bench = make(secret("a"))
+    async with bench.running():
+        result = await bench.reload("enabled = false\n" + secret("a"))
+        assert result.changes == ("enabled changed from true to false",)
+        assert not (await bench.reload("enabled = 1\n" + secret("a"))).ok
+        assert (await bench.reload(secret("a"))).ok
+        assert (await bench.reload(secret("a"))).ok
+    assert [config.enabled for config, _ in bench.followed] == [False, True, True]
+    assert len(bench.sinks["a"]) == 1

@@ -13,7 +13,7 @@ from telemetryd.errors import (
     Reason,
 )
 from telemetryd.export.exporter import ExportContext, Outcome
-from telemetryd.export.payload import render_scc
+from telemetryd.export.scc import render_scc
 from telemetryd.export.secret import KubeRequests, SecretExporter
 from telemetryd.model import Payload
 from tests.apiserver.admin import Admin, Object

@@ -13,7 +13,15 @@ from anyio.abc import TaskGroup
 from telemetryd.errors import NotReady
 from telemetryd.export.exporter import ExportContext, Outcome
 from telemetryd.export.manager import ExporterManager, ExporterSpec
-from telemetryd.model import ExporterStatus, Identity, Payload, Snapshot, SystemRow, Totals
+from telemetryd.model import (
+    Delivery,
+    ExporterStatus,
+    Identity,
+    Payload,
+    Snapshot,
+    SystemRow,
+    Totals,
+)
 from telemetryd.stats import ExporterStats
 
 INSTALL_UUID = "8d6f8b1e-5a0b-4f3c-9a4f-0d6b1f5f0a11"
@@ -80,10 +88,10 @@ class Source:
         self.waiting_for = waiting_for
 
 
-def render(snapshot: Snapshot, now_s: float) -> Payload:
+def render(snapshot: Snapshot, delivery: Delivery) -> Payload:
     """Payloads whose digest is the revision."""
     return Payload(
-        body=f"revision {snapshot.revision} at {now_s}".encode(),
+        body=f"revision {snapshot.revision} at {delivery.at}".encode(),
         content_type="text/plain",
         digest=f"digest-{snapshot.revision}",
         revision=snapshot.revision,

@@ -10,7 +10,7 @@ import orjson
 
 from telemetryd.export.exporter import ExportContext, Outcome
 from telemetryd.export.file import FileExporter
-from telemetryd.export.payload import render_scc, validate_scc
+from telemetryd.export.scc import render_scc, validate_scc
 from telemetryd.model import Payload
 from tests.export.doubles import EPOCH_S, snapshot
 

@@ -21,7 +21,7 @@ from telemetryd.daemon.exporters import ExporterFactory
 from telemetryd.errors import ExportError, PermanentError, Reason, RetryableError
 from telemetryd.export.exporter import Outcome
 from telemetryd.export.file import FileExporter
-from telemetryd.export.payload import SccRenderer
+from telemetryd.export.scc import render_scc
 from telemetryd.export.snapshots import SnapshotFile, choose_excess
 from tests.export.doubles import EPOCH_S, Source, manager_of, running, snapshot
 from tests.export.filebench import FolderBench, check_folder, names, payload
@@ -426,5 +426,5 @@ async def test_configured_exporter_writes_under_the_manager(bench: FolderBench) 
         with anyio.fail_after(5):
             while (status := manager.status("scc")).last_success_at is None:
                 await anyio.sleep(0.01)
-    assert (status.type, status.payload_bytes) == ("file", len(SccRenderer()(snapshot(), 0).body))
+    assert (status.type, status.payload_bytes) == ("file", len(render_scc(snapshot(), 0).body))
     assert bench.latest == f"{FIRST}.gz"

@@ -18,7 +18,7 @@ from telemetryd.errors import (
     RetryableError,
 )
 from telemetryd.export.exporter import ExportContext, Outcome
-from telemetryd.model import ExporterState, Payload, Snapshot
+from telemetryd.model import Delivery, ExporterState, Payload, Snapshot
 from tests.export.doubles import (
     EPOCH_S,
     Sink,
@@ -79,7 +79,7 @@ async def test_reasons_that_take_turns_are_logged_once_each(
 
 
 async def test_render_that_fails_is_internal_and_reaches_no_sink() -> None:
-    def broken(snapshot: Snapshot, now_s: float) -> Payload:
+    def broken(snapshot: Snapshot, delivery: Delivery) -> Payload:
         raise PermanentError(Reason.INTERNAL, "doesn't fit its schema")
 
     sink = Sink()
@@ -97,8 +97,8 @@ async def test_render_that_fails_is_internal_and_reaches_no_sink() -> None:
 async def test_deviation_from_the_schema_is_warned_of_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def deviant(snapshot: Snapshot, now_s: float) -> Payload:
-        good = render(snapshot, now_s)
+    def deviant(snapshot: Snapshot, delivery: Delivery) -> Payload:
+        good = render(snapshot, delivery)
         return Payload(
             good.body, good.content_type, good.digest, good.revision, False, "version 'dev'"
         )

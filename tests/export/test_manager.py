@@ -7,7 +7,8 @@ import anyio
 import pytest
 
 from telemetryd.errors import ConflictError, ManagerError, Reason, RetryableError
-from telemetryd.model import ExporterState
+from telemetryd.export.exporter import ExportContext, Outcome
+from telemetryd.model import ExporterState, Payload
 from tests.export.doubles import (
     EPOCH_S,
     Sink,
@@ -400,3 +401,43 @@ async def test_fault_of_an_exporters_own_task_harms_no_other(
         assert (first.starts, second.starts) == ([10.0], [0.0, 10.0])
         assert manager.status("first").state is ExporterState.IDLE
     assert "exporter task failed exporter=first" in [record.message for record in caplog.records]
+
+
+async def test_payload_is_the_one_written_last_until_its_content_changes() -> None:
+    outcomes = [Outcome.WRITTEN, Outcome.UNCHANGED, Outcome.WRITTEN]
+
+    async def behave(payload: Payload, context: ExportContext) -> Outcome:
+        return outcomes.pop(0)
+
+    manager = manager_of(Source())
+    manager.register(spec(interval_s=60.0), Sink(behave))
+    assert manager.payload("scc") is None
+    async with running(manager):
+        shown = []
+        for _ in range(3):
+            await anyio.sleep(1)
+            payload = manager.payload("scc")
+            assert payload is not None
+            shown.append(payload.body)
+            await anyio.sleep(59)
+    first, third = (f"revision 1 at {EPOCH_S + seconds}".encode() for seconds in (0, 120))
+    assert shown == [first, first, third]
+
+
+async def test_payload_that_fails_is_shown_while_it_is_being_tried() -> None:
+    source = Source()
+    manager = manager_of(source)
+    fails = RetryableError(Reason.CONNECT, "no route")
+    manager.register(spec(interval_s=60.0), Sink(always(fails)))
+    async with running(manager):
+        await anyio.sleep(1)
+        source.change()
+        await anyio.sleep(60)
+        payload = manager.payload("scc")
+    assert payload is not None
+    assert payload.revision == 2
+
+
+def test_payload_of_an_unknown_exporter_is_refused() -> None:
+    with pytest.raises(ManagerError, match="there is no exporter 'other'"):
+        manager_of(Source()).payload("other")

@@ -15,14 +15,17 @@ from telemetryd.errors import (
     RetryableError,
 )
 from telemetryd.export.exporter import ExportContext, Outcome
-from telemetryd.model import ExporterState, Payload
+from telemetryd.export.manager import ExporterSpec
+from telemetryd.model import Delivery, ExporterState, Payload, Snapshot
 from tests.export.doubles import (
+    EPOCH_S,
     Sink,
     Source,
     always,
     failing,
     ignoring_cancellation,
     manager_of,
+    render,
     run_for,
     running,
     spec,
@@ -268,3 +271,32 @@ async def test_clocks_that_disagree_a_little_are_no_suspend() -> None:
     rng = Random(3)
     await run_for(7300, sink, interval_s=3600, suspended_s=lambda: rng.uniform(-0.4, 0.4))
     assert sink.starts == [0.0, 3600.0, 7200.0]
+
+
+async def test_each_delivery_says_when_in_which_sequence_and_under_which_leadership() -> None:
+    deliveries: list[Delivery] = []
+    times = iter([EPOCH_S, EPOCH_S + 1, EPOCH_S - 3600, EPOCH_S - 3590, EPOCH_S + 60])
+    now_s = EPOCH_S
+
+    def note(snapshot: Snapshot, delivery: Delivery) -> Payload:
+        nonlocal now_s
+        deliveries.append(delivery)
+        now_s = next(times, now_s)
+        return render(snapshot, delivery)
+
+    manager = manager_of(Source(), now=lambda: now_s, epoch=lambda: 4)
+    manager.register(ExporterSpec("fleet", "test", note, interval_s=10), Sink())
+    async with running(manager):
+        await anyio.sleep(51)
+        made = list(deliveries)
+    first_ms = int(EPOCH_S * 1000)
+    assert [delivery.sequence for delivery in made] == [
+        first_ms,
+        first_ms + 1,  # within the same millisecond
+        first_ms + 1000,
+        first_ms + 1001,  # the clock was set back
+        first_ms + 1002,
+        first_ms + 60_000,
+    ]
+    assert [delivery.at - EPOCH_S for delivery in made] == [0, 0, 1, -3600, -3590, 60]
+    assert {delivery.epoch for delivery in made} == {4}

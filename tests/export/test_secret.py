@@ -274,9 +274,9 @@ async def test_named_get_create_and_patch_are_all_it_needs(bench: Bench, connect
 @pytest.mark.parametrize(
     ("verbs", "text"),
     [
-        (("create", "patch"), "not allowed to read or write"),
-        (("get", "patch"), "not allowed to create"),
-        (("get", "create"), "not allowed to create"),
+        (("create", "patch"), "not allowed to get"),
+        (("get", "patch"), "not allowed to create or patch"),
+        (("get", "create"), "not allowed to create or patch"),
     ],
     ids=["no-get", "no-create", "no-patch"],
 )

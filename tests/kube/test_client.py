@@ -564,3 +564,18 @@ async def test_nothing_secret_is_logged_even_at_debug(
         assert "SENTINEL" not in str(error) + repr(error)
     assert "SENTINEL" not in caplog.text
     assert logging.getLogger("kubernetes_asyncio").getEffectiveLevel() > logging.DEBUG
+
+
+async def test_server_time_is_that_of_its_date(tmp_path: Path) -> None:
+    server = Scripted(others={"/version": answer({}, Date="Thu, 01 Jan 2026 00:00:07 GMT")})
+    async with serve(server), connected(tmp_path, server) as client:
+        assert await client.server_time(timeout_s=5) == 1767225607
+        server.others["/version"] = answer({}, Date="soon")
+        assert await client.server_time(timeout_s=5) is None
+        server.others["/version"] = refuse(401)
+        with pytest.raises(Unauthorized):
+            await client.server_time(timeout_s=5)
+        server.others["/version"] = hang
+        with pytest.raises(Unavailable) as caught:
+            await client.server_time(timeout_s=0.05)
+        assert caught.value.kind is Reason.TIMEOUT

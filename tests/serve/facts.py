@@ -10,6 +10,8 @@ from telemetryd.model import (
     Identity,
     InformerStatus,
     Snapshot,
+    SourceKind,
+    Switches,
     Totals,
 )
 from telemetryd.serve.metrics import MetricsRenderer
@@ -78,6 +80,7 @@ def exporter_status(**changes: Any) -> ExporterStatus:
     status = ExporterStatus(
         name="scc",
         type="secret",
+        format="scc",
         enabled=True,
         state=ExporterState.IDLE,
         detail="",
@@ -148,6 +151,8 @@ class Facts:
         default_factory=lambda: ConfigStats(ConfigStatus("defaults", CONFIG_HASH, NOW - 3600))
     )
     loop_lag: Histogram = field(default_factory=Histogram)
+    switches: Switches = field(default_factory=Switches)
+    source: SourceKind | None = None
 
     def sources(self) -> MetricsSources:
         return MetricsSources(
@@ -160,6 +165,7 @@ class Facts:
             exporters=lambda: self.exporters,
             config=self.config,
             loop_lag=self.loop_lag,
+            switches=lambda: self.switches,
         )
 
     def renderer(self) -> MetricsRenderer:
@@ -176,6 +182,8 @@ class Facts:
             config=self.config.status,
             snapshot=self.snapshot,
             missing=() if self.snapshot else ("cluster UUID",),
+            switches=self.switches,
+            source=self.source,
         )
 
 

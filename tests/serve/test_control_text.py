@@ -1,12 +1,20 @@
 """What ``telemetryd ctl`` prints of an answer, and what it complains about."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from telemetryd.errors import Reason
-from telemetryd.model import ExporterState
+from telemetryd.model import (
+    ExporterState,
+    RequestState,
+    RequestStatus,
+    SourceKind,
+    Switch,
+    Switches,
+)
 from telemetryd.serve.control_protocol import Answer, CommandName, Request
 from telemetryd.serve.control_text import render_complaints, render_result, render_table
 from telemetryd.serve.status import render_status
@@ -20,6 +28,14 @@ def table(facts: Facts) -> list[str]:
 
 def shown(command: CommandName, answer: Answer, name: str = "", **options: Any) -> str:
     return render_result(Request(command, name), answer, as_json=False, **options)
+
+
+def test_table_says_that_collection_is_off_or_from_where_it_is() -> None:
+    facts = busy_facts()
+    facts.source = SourceKind.RANCHER
+    assert table(facts)[1] == "source rancher"
+    facts.switches = Switches(frozenset({Switch.CONFIG}))
+    assert table(facts)[1] == "collection is switched off by enabled = false in the configuration"
 
 
 def test_table_shows_informers_and_exporters() -> None:
@@ -101,6 +117,27 @@ def test_absent_resource_is_shown_as_absent() -> None:
     facts = busy_facts()
     facts.informers = [(informer_status(absent=True), facts.informers[0][1])]
     assert table(facts)[4].split()[1] == "absent"
+
+
+def test_requests_are_shown_with_why_one_is_not_served() -> None:
+    requests = (
+        RequestStatus("a", "ns/one", RequestState.SERVED, "", NOW - 90),
+        RequestStatus("b", "", RequestState.REJECTED, "spec.secretType is missing", None),
+    )
+    facts = replace(busy_facts().status(), requests=requests)
+    document = render_status(facts)
+    assert document["secret_requests"][1] == {
+        "name": "b",
+        "target": "",
+        "state": "rejected",
+        "detail": "spec.secretType is missing",
+        "last_write_at": None,
+    }
+    assert render_table(document).splitlines()[-3:] == [
+        "SECRETREQUEST  SECRET  STATE     LAST WRITE  DETAIL",
+        "a              ns/one  served    1m30s ago",
+        "b              -       rejected  -           spec.secretType is missing",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families
 
-from telemetryd.model import ExporterState
+from telemetryd.model import ExporterState, Switch, Switches
 from telemetryd.serve.metrics import FAMILIES, MetricsRenderer
 from telemetryd.serve.view import take_view
 from telemetryd.stats import ExporterStats, InformerStats
@@ -72,6 +72,7 @@ informer_watch_terminations_total counter resource, reason
 informer_list_duration_seconds histogram resource
 kube_requests_total counter method, code
 kube_request_duration_seconds histogram method
+enabled gauge reason
 config_last_reload_successful gauge
 config_last_reload_success_timestamp_seconds gauge
 config_hash gauge
@@ -216,7 +217,7 @@ async def test_new_exporter_shows_results_and_states_as_zero_and_no_times() -> N
     assert len(states) == len(ExporterState)
     assert sum(states.values()) == 1
     assert not any("timestamp" in name for name in found if name.startswith("exporter"))
-    assert not any("reason" in name for name in found)
+    assert not any("reason" in name for name in found if name.startswith("exporter"))
     assert not any("payload" in name for name in found)
 
 
@@ -232,6 +233,12 @@ async def test_unsynced_informer_shows_results_and_no_times() -> None:
     assert found[f"informer_synced[resource={NODES}]"] == 0
     assert found[f"informer_watches_total[resource={NODES}],[result=error]"] == 0
     assert not any("timestamp" in name for name in found if name.startswith("informer"))
+
+
+async def test_every_switch_is_shown_and_is_1_unless_it_is_off() -> None:
+    found = await samples(Facts(switches=Switches(frozenset({Switch.SETTING}))))
+    shown = {name: value for name, value in found.items() if name.startswith("enabled")}
+    assert shown == {f"enabled[reason={each}]": each is not Switch.SETTING for each in Switch}
 
 
 async def test_config_counts_as_accepted_before_the_first_reload() -> None:

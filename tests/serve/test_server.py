@@ -4,9 +4,11 @@ import gzip
 import json
 import socket
 import time
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 
 import anyio
 import anyio.to_thread
@@ -15,7 +17,8 @@ from anyio.abc import SocketStream
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from telemetryd.errors import ConfigError
+from telemetryd.errors import ConfigError, ManagerError
+from telemetryd.model import Payload
 from telemetryd.serve.connection import Limits
 from telemetryd.serve.metrics import Exposition, MetricsRenderer
 from telemetryd.serve.server import MOST_SCRAPES, Endpoints, Listening, serve
@@ -25,7 +28,7 @@ from tests.serve.facts import Facts, busy_facts, informer_status
 pytestmark = pytest.mark.anyio
 
 BIG = 64_000_000
-PATHS = ("/metrics", "/livez", "/healthz", "/readyz", "/status.json")
+PATHS = ("/", "/metrics", "/livez", "/healthz", "/readyz", "/status.json")
 
 
 @dataclass
@@ -47,6 +50,8 @@ class Served:
     alive: bool = True
     config_applied: bool = True
     status: Callable[[], StatusFacts] | None = None
+    exposed: bool = False
+    payloads: dict[str, Payload | None] = field(default_factory=dict)
     listening: Listening = field(default_factory=lambda: Listening("", 0))
 
     def endpoints(self) -> Endpoints:
@@ -55,7 +60,14 @@ class Served:
             liveness=lambda: liveness(loop_alive=self.alive, scheduler_alive=True),
             readiness=self._readiness,
             status=self._status,
+            payload_exposed=lambda: self.exposed,
+            payload=self._payload,
         )
+
+    def _payload(self, name: str) -> Payload | None:
+        if name not in self.payloads:
+            raise ManagerError(f"there is no exporter {name!r}")
+        return self.payloads[name]
 
     def _readiness(self) -> Report:
         return readiness(
@@ -153,7 +165,16 @@ async def test_every_answer_has_the_security_headers() -> None:
 
 async def test_other_paths_and_methods_are_refused_in_one_line() -> None:
     async with running() as served:
-        for path in ("/", "/metrics/", "/../etc/passwd", "/%2e%2e", "/favicon.ico", "/debug"):
+        for path in (
+            "//",
+            "/metrics/",
+            "/payload",
+            "/index.html",
+            "/../etc/passwd",
+            "/%2e%2e",
+            "/favicon.ico",
+            "/debug",
+        ):
             reply = await served.ask(path)
             assert reply.status == 404
             assert reply.text.count("\n") == 1
@@ -198,6 +219,78 @@ async def test_status_is_json() -> None:
         reply = await served.ask("/status.json")
         assert reply.headers["content-type"] == "application/json"
         assert json.loads(reply.body)["version"] == "0.1.0"
+
+
+async def test_page_is_html_that_may_only_be_styled_by_itself() -> None:
+    async with running() as served:
+        reply = await served.ask("/")
+        assert reply.status == 200
+        assert reply.headers["content-type"] == "text/html; charset=utf-8"
+        style = reply.text.partition("<style>")[2].partition("</style>")[0]
+        digest = b64encode(sha256(style.encode()).digest()).decode()
+        assert reply.headers["content-security-policy"] == (
+            f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; "
+            "form-action 'none'; frame-ancestors 'none'"
+        )
+        assert reply.headers["referrer-policy"] == "no-referrer"
+
+
+async def test_page_shows_what_is_true_now() -> None:
+    async with running() as served:
+        assert '<time datetime="2027-01-15T08:00:00.000Z">' in (await served.ask("/")).text
+        served.facts.exporters.clear()
+        assert "no exporter is configured" in (await served.ask("/")).text
+
+
+def payload(body: bytes, content_type: str = "application/json") -> Payload:
+    return Payload(body, content_type, "d1g3st", 7, schema_valid=True, schema_error="")
+
+
+@pytest.mark.parametrize("name", ["scc", "secretrequest/rancher-scc-metrics"])
+async def test_exposed_payload_is_shown_byte_for_byte(name: str) -> None:
+    body = b'{"a": "\xff\x00"}\r\n'
+    async with running() as served:
+        served.exposed = True
+        served.payloads = {name: payload(body, "application/x-test")}
+        reply = await served.ask(f"/payload/{name}")
+        assert (reply.status, reply.body) == (200, body)
+        assert reply.headers["content-type"] == "application/x-test"
+        assert reply.headers["content-length"] == str(len(body))
+        assert reply.headers["etag"] == 'W/"d1g3st"'
+        digest = b64encode(sha256(body).digest()).decode()
+        assert reply.headers["repr-digest"] == f"sha-256=:{digest}:"
+        assert reply.headers["cache-control"] == "no-store"
+        assert "content-encoding" not in reply.headers
+        head = await served.ask(f"/payload/{name}", method="HEAD")
+        assert (head.status, head.body) == (200, b"")
+        assert head.headers["etag"] == reply.headers["etag"]
+        assert (await served.ask("/payload/" + name.replace("/", "%2F"))).body == body
+
+
+async def test_hidden_payload_is_refused_by_the_name_of_the_key_whether_or_not_it_exists() -> None:
+    async with running() as served:
+        served.payloads = {"scc": payload(b"hidden")}
+        for name in ("scc", "other", ""):
+            reply = await served.ask(f"/payload/{name}")
+            assert reply.status == 403
+            assert "set expose_payload = true in [server]" in reply.text
+        served.exposed = True
+        assert (await served.ask("/payload/scc")).body == b"hidden"
+        assert (await served.ask("/payload/scc", method="POST")).status == 405
+
+
+async def test_missing_payload_is_a_404_that_says_what_is_missing() -> None:
+    async with running() as served:
+        served.exposed = True
+        served.payloads = {"new": None}
+        for name, text in (
+            ("new", "no payload yet: the exporter has had nothing to send\n"),
+            ("other", "there is no exporter 'other': / lists them\n"),
+            ("a%0Ab<script>", "there is no exporter 'a\\nb<script>': / lists them\n"),
+        ):
+            reply = await served.ask(f"/payload/{name}")
+            assert (reply.status, reply.text) == (404, text)
+            assert reply.headers["content-type"] == "text/plain; charset=utf-8"
 
 
 async def test_failing_handler_is_a_500_that_says_nothing(
@@ -456,8 +549,9 @@ async def test_cancelled_server_closes_its_socket() -> None:
         await served.connect()
 
 
-_TARGETS = st.sampled_from([*PATHS, "/", "*", "//", "/metrics?name[]=a&name[]=%ff", "/%", "/%00",
-                            "http://", "http://[::1", "/readyz?verbose=1&verbose"])  # fmt: skip
+_TARGETS = st.sampled_from([*PATHS, "/payload/a/%2e", "/payload/%ff", "*", "//", "/%", "/%00",
+                            "/metrics?name[]=a&name[]=%ff", "http://", "http://[::1",
+                            "/readyz?verbose=1&verbose"])  # fmt: skip
 _LINES = st.builds(
     lambda method, target, version, headers, junk: (
         f"{method} {target} {version}\r\n".encode("utf-8", "replace")

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import orjson
 
-from telemetryd.model import ExporterState, Identity
+from telemetryd.model import ExporterState, Identity, SourceKind, Switch, Switches
 from telemetryd.serve.status import (
     Check,
     Report,
@@ -127,6 +127,40 @@ def test_liveness_names_what_stalled() -> None:
     assert not liveness(loop_alive=False, scheduler_alive=True).ok
     report = liveness(loop_alive=True, scheduler_alive=False)
     assert render_report(report, "livez").splitlines()[1] == "[-]scheduler stalled"
+
+
+def test_readiness_waits_for_the_source_to_be_known() -> None:
+    report = readiness(config_applied=True, required=[], unsettled="source (discovery)")
+    assert render_report(report, "readyz") == (
+        "[+]config ok\n[-]source waiting for source (discovery)\nreadyz check failed\n"
+    )
+
+
+def test_switched_off_is_said_plainly_and_by_what() -> None:
+    facts = busy_facts()
+    facts.switches = Switches(frozenset({Switch.SETTING, Switch.DO_NOT_TRACK}))
+    facts.snapshot = None
+    assert render_status(facts.status())["collection"] == {
+        "enabled": False,
+        "off_by": ["do_not_track", "setting"],
+        "detail": "switched off by $DO_NOT_TRACK and the Rancher setting telemetry-opt",
+        "source": None,
+    }
+    assert render_summary(facts.status()).startswith(
+        "collection=off by=do_not_track,setting informers_synced="
+    )
+
+
+def test_source_is_shown_while_it_is_on() -> None:
+    facts = busy_facts()
+    facts.source = SourceKind.KUBERNETES
+    assert render_status(facts.status())["collection"] == {
+        "enabled": True,
+        "off_by": [],
+        "detail": "",
+        "source": "kubernetes",
+    }
+    assert " source=kubernetes " in render_summary(facts.status())
 
 
 def test_summary_is_one_line() -> None:

@@ -11,6 +11,8 @@ from tests.apiserver.admin import Admin
 from tests.apiserver.process import ApiServer
 from tests.system.daemon import Daemon
 from tests.system.rancher import Rancher
+from tests.system.requests import RequestDaemon, run_requests_daemon
+from tests.system.scc import Scc
 
 CONFIG = """
 [[exporters]]
@@ -19,6 +21,13 @@ type = "secret"
 interval = "1s"
 quiet_period = "3s"
 retry_base = "200ms"
+
+[[exporters]]
+name = "fleet"
+type = "secret"
+secret = "telemetryd-fleet"
+format = "fleet"
+interval = "1s"
 """
 
 
@@ -61,3 +70,30 @@ def started(
 def daemon(started: Started) -> Daemon:
     """The running daemon."""
     return started.daemon
+
+
+@pytest.fixture
+def scc(admin: Admin) -> Iterator[Scc]:
+    """A Rancher with everything but a request; it goes with the test."""
+    made = Scc(admin)
+    made.build()
+    try:
+        yield made
+    finally:
+        made.clear()
+
+
+@pytest.fixture(scope="module")
+def shared_requests_daemon(
+    apiserver: ApiServer, admin: Admin, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RequestDaemon]:
+    """A daemon that serves SecretRequests; it must end well when the module's tests are done."""
+    folder: Path = tmp_path_factory.mktemp("requests")
+    yield from run_requests_daemon(folder, apiserver.kubeconfig(folder / "kubeconfig"))
+
+
+@pytest.fixture
+def serving(shared_requests_daemon: RequestDaemon, scc: Scc) -> Iterator[RequestDaemon]:
+    """It, with its default configuration, and a Rancher around it."""
+    yield shared_requests_daemon
+    shared_requests_daemon.reset()

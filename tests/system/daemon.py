@@ -8,8 +8,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 _POLL_S = 0.1
@@ -26,15 +27,24 @@ class Daemon:
         kubeconfig: What it connects with.
         config: Further TOML, after `[kubernetes]` and `[server]`.
         top_level: What comes before them.
+        kubernetes: Further TOML of `[kubernetes]`.
+        environ: Further variables.
     """
 
     def __init__(
-        self, folder: Path, kubeconfig: Path, config: str, top_level: str = TOP_LEVEL
+        self,
+        folder: Path,
+        kubeconfig: Path,
+        config: str,
+        top_level: str = TOP_LEVEL,
+        *,
+        kubernetes: str = "",
+        environ: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.port = free_port()
         self.config_file = folder / "config.toml"
         self._tables = (
-            f'[kubernetes]\nkubeconfig = "{kubeconfig}"\n'
+            f'[kubernetes]\nkubeconfig = "{kubeconfig}"\n{kubernetes}\n'
             f'[server]\nlisten = "127.0.0.1:{self.port}"\n'
         )
         self.configure(config, top_level)
@@ -50,6 +60,7 @@ class Daemon:
                     "TELEMETRYD_CONFIG": "/nonexistent",
                     "STATE_DIRECTORY": str(folder),
                     "RUNTIME_DIRECTORY": str(folder),
+                    **environ,
                 },
             )
 

@@ -1,0 +1,94 @@
+"""The Secrets that are to be given up: which, and when each is tried again.
+
+How one is given up is ``release``'s.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+import anyio
+
+from telemetryd.control.secretrequest.decision import Target
+from telemetryd.control.secretrequest.release import Release
+from telemetryd.errors import Forbidden, KubeError
+from telemetryd.export.secret import KubeRequests
+from telemetryd.timing import backoff_s
+
+log = logging.getLogger(__name__)
+
+RETRY_BASE_S = 1.0
+RETRY_CAP_S = 300.0
+
+
+@dataclass(slots=True)
+class _Pending:
+    release: Release
+    due_s: float = -math.inf
+    failures: int = 0
+
+
+class Releases:
+    """Gives Secrets up one after the other, for as long as nobody claims them again."""
+
+    def __init__(self, client: KubeRequests, *, rng: Random) -> None:
+        """None yet.
+
+        Args:
+            client: The API server; stays the caller's.
+            rng: Spreads retries.
+        """
+        self._client = client
+        self._rng = rng
+        self._pending: dict[Target, _Pending] = {}
+
+    def add(self, target: Target) -> None:
+        """Give this Secret up with the next ``run``."""
+        self._pending.setdefault(target, _Pending(Release(self._client, target)))
+
+    async def run(self, *, claimed: Callable[[Target], bool]) -> float:
+        """Try those that are due.
+
+        Args:
+            claimed: Whether a Secret is kept by somebody again: then it isn't given up.
+
+        Returns:
+            When the next is due on the loop's clock, infinity where none is.
+        """
+        for target, pending in list(self._pending.items()):
+            if claimed(target):
+                del self._pending[target]
+            elif pending.due_s <= anyio.current_time():
+                await self._try(target, pending)
+        return min((pending.due_s for pending in self._pending.values()), default=math.inf)
+
+    async def _try(self, target: Target, pending: _Pending) -> None:
+        try:
+            outcome = await pending.release.attempt()
+        except KubeError as error:
+            pause_s = backoff_s(
+                pending.failures, base_s=RETRY_BASE_S, cap_s=RETRY_CAP_S, rng=self._rng
+            )
+            pending.due_s = anyio.current_time() + pause_s
+            log.log(
+                logging.DEBUG if pending.failures else logging.WARNING,
+                "secret not given up secret=%s error=%r retry_in_s=%.1f",
+                target,
+                _why(target, error),
+                pause_s,
+            )
+            pending.failures += 1
+        else:
+            del self._pending[target]
+            log.info("secret given up secret=%s outcome=%s", target, outcome)
+
+
+def _why(target: Target, error: KubeError) -> str:
+    if isinstance(error, Forbidden):
+        return (
+            f"not allowed to clean up: grant get, patch, delete on secrets with resourceNames"
+            f" [{target.secret}] by a Role in {target.namespace}"
+        )
+    return str(error)

@@ -1,0 +1,361 @@
+"""The life of the collecting half: on or off, from this source or that, behind one stable face.
+
+A running daemon has one collector, and the collector has at most one collection at a time. What
+runs follows from the switches and the source alone: ``run`` brings it about after every change.
+While it is off nothing is asked of the API server but the one setting that may have switched it
+off, and nothing is held.
+"""
+
+import gc
+import logging
+import random
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+import anyio
+import anyio.lowlevel
+from anyio.abc import TaskGroup
+
+from telemetryd.config import Config, EnvironmentSwitches
+from telemetryd.daemon.collection import Collection, Informers, build_collection
+from telemetryd.daemon.optout import OptOut
+from telemetryd.daemon.sourcefinder import DEFAULT_TIMING, FinderTiming, SourceFinder
+from telemetryd.errors import NotReady
+from telemetryd.kube.informer import Informer
+from telemetryd.kube.source import ApiClient
+from telemetryd.model import (
+    ExporterState,
+    InformerStatus,
+    Snapshot,
+    SourceKind,
+    Switch,
+    Switches,
+)
+from telemetryd.stats import GatherStats, InformerStats
+
+log = logging.getLogger(__name__)
+
+
+class Gate(Protocol):
+    """What of the exporter manager a collector needs."""
+
+    async def hold(self, state: ExporterState, detail: str) -> None:
+        """Keep every exporter from running."""
+
+    def release(self, state: ExporterState) -> None:
+        """Let them run again."""
+
+
+class Part:
+    """A task that is started and ended at will."""
+
+    def __init__(self) -> None:
+        self._scope: anyio.CancelScope | None = None
+        self._ended = anyio.Event()
+
+    def start(self, group: TaskGroup, run: Callable[[], Awaitable[None]], *, name: str) -> None:
+        """Start it in the group; nothing where it runs."""
+        if self._scope is None:
+            self._scope = anyio.CancelScope()
+            self._ended = anyio.Event()
+            group.start_soon(self._run, run, self._scope, self._ended, name=name)
+
+    async def stop(self) -> None:
+        """Cancel it and wait for its end; nothing where it doesn't run."""
+        if self._scope is not None:
+            self._scope.cancel()
+            await self._ended.wait()
+            self._scope = None
+
+    @staticmethod
+    async def _run(
+        run: Callable[[], Awaitable[None]], scope: anyio.CancelScope, ended: anyio.Event
+    ) -> None:
+        try:
+            with scope:
+                await run()
+        finally:
+            ended.set()
+
+
+class Collector:
+    """Collects from whatever source there is while no switch is off; a ``SnapshotSource``.
+
+    Attributes:
+        gather_stats: What the gatherers of all its collections did.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        client: ApiClient,
+        environment: EnvironmentSwitches,
+        *,
+        now: Callable[[], float],
+        rng: random.Random,
+        timing: FinderTiming = DEFAULT_TIMING,
+    ) -> None:
+        """Prepare; nothing runs before ``run``.
+
+        Args:
+            config: At the start.
+            client: The API server; stays the caller's.
+            environment: What the environment leaves on.
+            now: Unix time in seconds.
+            rng: Spreads retries, relists and looks.
+            timing: When to look for a source.
+        """
+        self._config = config
+        self._client = client
+        self._now = now
+        self._rng = rng
+        self._timing = timing
+        self._environment = environment
+        self._told = Switches()
+        self._finder: SourceFinder | None = None
+        self._opt_out: OptOut | None = None
+        self._collection: Collection | None = None
+        self._absent: frozenset[str] = frozenset()
+        self._finding, self._watching, self._collecting = Part(), Part(), Part()
+        self._accompanying = Part()
+        self._changed = anyio.Event()
+        self.gather_stats = GatherStats()
+
+    # -- what others see
+
+    @property
+    def switches(self) -> Switches:
+        """Which switches are off now."""
+        opted_out = self._opt_out is not None and self._opt_out.out
+        return switches_of(self._environment, enabled=self._config.enabled, opted_out=opted_out)
+
+    @property
+    def source(self) -> SourceKind | None:
+        """What is collected from, None while nothing is."""
+        return self._collection.source if self._collection is not None else None
+
+    def snapshot(self) -> Snapshot:
+        """The fleet now.
+
+        Raises:
+            NotReady: It is off, or something is still waited for.
+        """
+        switches = self.switches
+        if not switches.enabled:
+            raise NotReady((f"collection, which is {switches.detail}",))
+        if self._collection is None:
+            raise NotReady(self.missing())
+        return self._collection.gatherer.snapshot()
+
+    async def wait_ready(self) -> None:
+        """Return once ``snapshot()`` would not raise NotReady."""
+        while not self._is_ready():
+            changed = self._changed
+            async with anyio.create_task_group() as group:
+                group.start_soon(_cancel_after, changed, group.cancel_scope)
+                if self._collection is None or not self.switches.enabled:
+                    await changed.wait()
+                else:
+                    await self._collection.gatherer.wait_ready()
+                group.cancel_scope.cancel()
+
+    def missing(self) -> tuple[str, ...]:
+        """What a snapshot waits for; empty when ready, and while it is off."""
+        if not self.switches.enabled:
+            return ()
+        if self._collection is not None:
+            return self._collection.gatherer.missing()
+        return (self.unsettled() or "collection",)
+
+    def unsettled(self) -> str:
+        """Why collecting hasn't begun though it is on, empty where it has or is off."""
+        if self._collection is not None or not self.switches.enabled:
+            return ""
+        if self._target() is None:
+            error = self._finder.error if self._finder is not None else ""
+            return f"source: {error}" if error else "source (discovery)"
+        return "setting telemetry-opt (first look)"
+
+    def required(self) -> list[InformerStatus]:
+        """Status of each informer that a snapshot can't be made without."""
+        return [] if self._collection is None else self._collection.gatherer.required()
+
+    def informers(self) -> Iterator[tuple[InformerStatus, InformerStats]]:
+        """Status and counters of each informer; while it is off, of what is still watched."""
+        if self._collection is not None:
+            yield from self._collection.informers.statuses()
+        elif self._opt_out is not None:
+            yield from self._opt_out.informers()
+
+    def watched(self) -> Iterable[Informer[Any, Any]]:
+        """The informers of the collection."""
+        return () if self._collection is None else self._collection.informers.all()
+
+    # -- what a reload does
+
+    def follow(self, config: Config) -> None:
+        """A reload: this is in force now, before its exporters are; a deleted opt-out is forgotten.
+
+        What needs a restart to change is as it was.
+        """
+        self._config = config
+        if self._collection is not None:
+            self._collection.follow(config)
+        if self._opt_out is not None:
+            self._opt_out.reload()
+        self._poke()
+
+    # -- what runs
+
+    async def run(
+        self, gate: Gate, accompany: Callable[[], Awaitable[None]] = anyio.sleep_forever
+    ) -> None:
+        """Collect whenever nothing is off; returns only when cancelled.
+
+        Args:
+            gate: Held while it is off, and during the move from one source to another.
+            accompany: Run while there is a collection, and cancelled with it.
+        """
+        async with anyio.create_task_group() as group:
+            while True:
+                changed = self._changed
+                self._tell()
+                if self.switches.enabled:
+                    await self._bring_up(gate, group, accompany)
+                else:
+                    await self._bring_down(gate)
+                await changed.wait()
+
+    async def _bring_down(self, gate: Gate) -> None:
+        switches = self.switches
+        await gate.hold(ExporterState.DISABLED, switches.detail)
+        await self._drop_collection()
+        await self._finding.stop()
+        self._finder = None
+        if switches.off != {Switch.SETTING}:
+            await self._drop_opt_out()
+
+    async def _bring_up(
+        self, gate: Gate, group: TaskGroup, accompany: Callable[[], Awaitable[None]]
+    ) -> None:
+        if self._config.kubernetes.source == "auto" and self._finder is None:
+            self._finder = SourceFinder(
+                self._client, rng=self._rng, changed=self._poke, timing=self._timing
+            )
+            self._finding.start(group, self._finder.run, name="source finder")
+        target = self._target()
+        if self._collection is not None and self._collection.source is not target:
+            await gate.hold(ExporterState.WAITING, f"the move to source {target}")
+            await self._drop_collection()
+        if target is SourceKind.KUBERNETES:
+            await self._drop_opt_out()
+        elif target is SourceKind.RANCHER:
+            self._watch_opt_out(group)
+        if target is not None and self._collection is None and self._may_begin(target):
+            self._begin(target, group)
+            self._accompanying.start(group, accompany, name="beside the collection")
+        gate.release(ExporterState.DISABLED)
+        gate.release(ExporterState.WAITING)
+
+    def _may_begin(self, target: SourceKind) -> bool:
+        """Whether the setting that opts out has been read, where there is one."""
+        return target is SourceKind.KUBERNETES or (
+            self._opt_out is not None and self._opt_out.looked and not self._opt_out.out
+        )
+
+    def _begin(self, source: SourceKind, group: TaskGroup) -> None:
+        log.info("collecting source=%s", source)
+        self._collection = build_collection(
+            source,
+            self._config,
+            self._client,
+            now=self._now,
+            rng=self._rng,
+            stats=self.gather_stats,
+        )
+        self._absent = frozenset()
+        self._collection.informers.on_change(self._look_for_absence)
+        self._collecting.start(group, self._collection.run, name="collection")
+        self._poke()
+
+    async def _drop_collection(self) -> None:
+        await self._accompanying.stop()
+        await self._collecting.stop()
+        if self._collection is not None:
+            log.info("collecting ended source=%s: nothing is held", self._collection.source)
+            self._collection = None
+            self._poke()
+            # Its tasks have ended, but the loop lets go of them only in its next round.
+            await anyio.lowlevel.checkpoint()
+            # Stores, gatherer and informers refer to each other: without this they would stay
+            # until the interpreter sees fit.
+            gc.collect()
+
+    def _watch_opt_out(self, group: TaskGroup) -> None:
+        if self._opt_out is None:
+            informers = Informers(self._client, page_size=1, now=self._now, rng=self._rng)
+            self._opt_out = OptOut(informers, changed=self._poke)
+        self._watching.start(group, self._opt_out.run, name="opt-out")
+
+    async def _drop_opt_out(self) -> None:
+        await self._watching.stop()
+        self._opt_out = None
+
+    def _target(self) -> SourceKind | None:
+        configured = self._config.kubernetes.source
+        if configured != "auto":
+            return SourceKind(configured)
+        return self._finder.found if self._finder is not None else None
+
+    def _is_ready(self) -> bool:
+        return (
+            self._collection is not None
+            and self.switches.enabled
+            and not self._collection.gatherer.missing()
+        )
+
+    def _look_for_absence(self) -> None:
+        """What belongs to the source and is gone may be gone for good: look at once."""
+        absent = frozenset(status.resource for status, _ in self.informers() if status.absent)
+        if absent - self._absent and self._finder is not None:
+            self._finder.look()
+        self._absent = absent
+
+    def _poke(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    def _tell(self) -> None:
+        switches = self.switches
+        if switches == self._told:
+            return
+        self._told = switches
+        if switches.enabled:
+            log.warning("collection on")
+        else:
+            log.warning(
+                "collection off by=%s: nothing is collected or exported",
+                ",".join(switches.off_by),
+            )
+
+
+def switches_of(environment: EnvironmentSwitches, *, enabled: bool, opted_out: bool) -> Switches:
+    """All switches.
+
+    Args:
+        environment: What the environment leaves on.
+        enabled: What the configuration says.
+        opted_out: What the Rancher setting says.
+    """
+    off = {
+        Switch.CONFIG: not enabled,
+        Switch.ENVIRONMENT: not environment.enabled,
+        Switch.DO_NOT_TRACK: not environment.tracking,
+        Switch.SETTING: opted_out,
+    }
+    return Switches(frozenset(switch for switch, is_off in off.items() if is_off))
+
+
+async def _cancel_after(event: anyio.Event, scope: anyio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()

@@ -1,0 +1,179 @@
+"""What telemetryd must be allowed to do: from the configuration and what the cluster serves.
+
+This is the one place that says so; ``deploy/`` grants exactly this. Whether it is allowed doesn't
+belong here.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from telemetryd.config import Config
+from telemetryd.config.settings import SecretExporterConfig
+
+MANAGEMENT: Final = "management.cattle.io"
+TELEMETRY: Final = "telemetry.cattle.io"
+RANCHER_RESOURCES: Final = ("clusters", "nodes", "settings", "features", "projects")
+
+_READ: Final = ("get", "list", "watch")
+_KUBE_SYSTEM: Final = "kube-system"
+_DEFAULT_QUIET_PERIOD_S: Final = 300.0
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Access:
+    """One verb on one kind of object, as RBAC knows it.
+
+    Attributes:
+        group: API group, empty for the core group.
+        subresource: Empty for the object itself.
+        namespace: Where it must be granted; empty for the whole cluster.
+        name: The one object it is limited to, empty for all.
+    """
+
+    group: str
+    resource: str
+    subresource: str
+    verb: str
+    namespace: str = ""
+    name: str = ""
+
+    @property
+    def resources(self) -> str:
+        """As a rule names it: ``secretrequests/status``."""
+        return f"{self.resource}/{self.subresource}" if self.subresource else self.resource
+
+    def __str__(self) -> str:
+        of_group = f".{self.group}" if self.group else ""
+        named = f" {self.name}" if self.name else ""
+        inside = f" in {self.namespace}" if self.namespace else ""
+        return f"{self.verb} {self.resource}{of_group}{self._below()}{named}{inside}"
+
+    def _below(self) -> str:
+        return f"/{self.subresource}" if self.subresource else ""
+
+
+@dataclass(frozen=True, slots=True)
+class SecretTarget:
+    """A Secret that telemetryd writes.
+
+    Attributes:
+        of: Whose it is: an exporter's or a SecretRequest's.
+        own: The configuration names it: without it the daemon can't do its job.
+        takeover: Another writer is overruled at once.
+        quiet_period_s: Otherwise, how long its payload must have stayed the same.
+    """
+
+    namespace: str
+    name: str
+    of: str
+    own: bool
+    takeover: bool = False
+    quiet_period_s: float = _DEFAULT_QUIET_PERIOD_S
+
+    def __str__(self) -> str:
+        return f"Secret {self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What the configuration asks for, before the cluster has been looked at.
+
+    Attributes:
+        source: Where the fleet is read: ``rancher``, ``kubernetes``, or ``auto``, which is
+            Rancher's objects where they are served.
+        secret_requests: Whether SecretRequests are fulfilled; ``auto`` is where they are served
+            and the source is Rancher.
+        delete_secrets: The Secret of a SecretRequest goes with it.
+        secrets: Of the exporters that run.
+    """
+
+    source: str
+    secret_requests: bool | str
+    delete_secrets: bool
+    secrets: tuple[SecretTarget, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What is needed of this cluster.
+
+    Attributes:
+        rancher: Rancher's objects are read, else the nodes of Kubernetes.
+        secret_requests: SecretRequests are fulfilled.
+        delete_secrets: As of the plan.
+        secrets: Of the exporters that run.
+    """
+
+    rancher: bool
+    secret_requests: bool
+    delete_secrets: bool
+    secrets: tuple[SecretTarget, ...]
+
+
+def plan_of(config: Config) -> Plan:
+    """What this configuration asks for."""
+    return Plan(
+        source=config.kubernetes.source,
+        secret_requests=config.secret_requests.enabled,
+        delete_secrets=config.secret_requests.cleanup == "delete",
+        secrets=tuple(
+            SecretTarget(
+                exporter.namespace,
+                exporter.secret,
+                f"exporter {exporter.name}",
+                own=True,
+                takeover=exporter.takeover,
+                quiet_period_s=exporter.quiet_period_s,
+            )
+            for exporter in config.exporters
+            if isinstance(exporter, SecretExporterConfig) and exporter.enabled
+        ),
+    )
+
+
+def needs_of(plan: Plan, *, rancher_served: bool, requests_served: bool) -> Needs:
+    """What the plan comes to where these are served or not."""
+    rancher = rancher_served if plan.source == "auto" else plan.source == "rancher"
+    requests = plan.secret_requests
+    return Needs(
+        rancher=rancher,
+        secret_requests=requests if isinstance(requests, bool) else rancher and requests_served,
+        delete_secrets=plan.delete_secrets,
+        secrets=plan.secrets,
+    )
+
+
+def needed_access(needs: Needs, requested: Sequence[SecretTarget] = ()) -> tuple[Access, ...]:
+    """Every right that is needed, none twice.
+
+    Args:
+        needs: What is needed.
+        requested: The Secrets of existing SecretRequests.
+    """
+    return tuple(dict.fromkeys(_needed(needs, requested)))
+
+
+def _needed(needs: Needs, requested: Sequence[SecretTarget]) -> Iterator[Access]:
+    if needs.rancher:
+        for resource in RANCHER_RESOURCES:
+            yield from (Access(MANAGEMENT, resource, "", verb) for verb in _READ)
+    else:
+        yield from (Access("", "nodes", "", verb) for verb in ("list", "watch"))
+    yield Access("", "namespaces", "", "get")
+    yield from (Access("", "namespaces", "", verb, name=_KUBE_SYSTEM) for verb in _READ[1:])
+    if needs.secret_requests:
+        yield from (Access(TELEMETRY, "secretrequests", "", verb) for verb in _READ)
+        yield from (
+            Access(TELEMETRY, "secretrequests", "status", verb) for verb in ("update", "patch")
+        )
+    for target in needs.secrets:
+        yield from _of_secret(target, ("get", "create", "patch"))
+    verbs = ("get", "create", "patch", *(("delete",) if needs.delete_secrets else ()))
+    for target in requested:
+        yield from _of_secret(target, verbs)
+
+
+def _of_secret(target: SecretTarget, verbs: Sequence[str]) -> Iterator[Access]:
+    for verb in verbs:
+        yield Access("", "secrets", "", verb, target.namespace, target.name)

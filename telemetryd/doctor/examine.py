@@ -1,0 +1,189 @@
+"""The whole examination: which checks there are, in which order, and what follows from what.
+
+Nothing here writes to the cluster, and nothing takes for ever.
+"""
+
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+from functools import partial
+from typing import Final
+
+import anyio
+
+from telemetryd.config import Config, FileExporterConfig
+from telemetryd.doctor import local
+from telemetryd.doctor.access import Needs, Plan, SecretTarget, needed_access, needs_of
+from telemetryd.doctor.checking import Check, local_check, run_check, run_checks
+from telemetryd.doctor.cluster import check_clock, check_connection, discover, judge_discovery
+from telemetryd.doctor.findings import Finding, Report, fail, warn
+from telemetryd.doctor.objects import check_namespace, check_secret, list_requested
+from telemetryd.doctor.rights import check_access
+from telemetryd.doctor.roles import Account
+from telemetryd.errors import ConfigError, KubeError
+from telemetryd.kube.client import KubeClient
+from telemetryd.stats import KubeStats
+
+DEADLINE_S: Final = 10.0
+"""Of each check: twice that of a request, so that it outlasts one that gets no answer."""
+
+_CONNECTION = "connection"
+
+
+async def examine(
+    config: Config, plan: Plan, *, now: Callable[[], float], deadline_s: float = DEADLINE_S
+) -> Report:
+    """Look at everything that a daemon with this configuration needs.
+
+    Args:
+        config: Effective values of everything.
+        plan: What it asks of the cluster.
+        now: Unix time in seconds.
+        deadline_s: Of each check.
+    """
+    cluster = _Cluster(config, plan, now, deadline_s)
+    on_this_machine: list[Finding] = []
+
+    async def look_around() -> None:
+        on_this_machine.extend(await run_checks(_local_checks(config), deadline_s=deadline_s))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(look_around)
+        group.start_soon(cluster.examine)
+    return Report((*cluster.findings, *on_this_machine), cluster.account)
+
+
+def _local_checks(config: Config) -> list[Check]:
+    checks = [
+        local_check("state directory", partial(local.check_state_dir, config.state_dir)),
+        local_check(
+            "control socket", partial(local.check_control_socket, config.server.control_socket)
+        ),
+        local_check("listen address", partial(local.check_listen, config.server.listen)),
+    ]
+    return checks + [
+        local_check(
+            f"directory of exporter {exporter.name}", partial(local.check_file_exporter, exporter)
+        )
+        for exporter in config.exporters
+        if isinstance(exporter, FileExporterConfig) and exporter.enabled
+    ]
+
+
+class _Cluster:
+    """The part of the examination that needs the API server.
+
+    Attributes:
+        findings: In the order in which they are told.
+        account: As of the report.
+    """
+
+    def __init__(
+        self, config: Config, plan: Plan, now: Callable[[], float], deadline_s: float
+    ) -> None:
+        self._config = config
+        self._plan = plan
+        self._now = now
+        self._deadline_s = deadline_s
+        self.findings: list[Finding] = []
+        self.account: Account | None = None
+
+    async def examine(self) -> None:
+        """Connect, and look at all there is to see from here."""
+        async with AsyncExitStack() as stack:
+            client = await self._connect(stack)
+            if client is None or not await self._answers(client):
+                mend = "mend the connection, then ask again"
+                self.findings.append(warn("cluster", "nothing else of it could be checked", mend))
+                return
+            needs = await self._discover(client)
+            if needs is not None:
+                await self._look_closer(client, needs)
+
+    async def _connect(self, stack: AsyncExitStack) -> KubeClient | None:
+        client: KubeClient | None = None
+
+        async def connect() -> list[Finding]:
+            nonlocal client
+            connecting = KubeClient.connect(self._config.kubernetes, KubeStats(), now=self._now)
+            try:
+                client = await stack.enter_async_context(connecting)
+            except ConfigError as error:
+                return [
+                    fail(
+                        _CONNECTION, f"{problem.where}: {problem.key}".rstrip(": "), problem.message
+                    )
+                    for problem in error.problems
+                ]
+            return []
+
+        # In this task, not in one of its own: the stack is left in it.
+        check = Check(_CONNECTION, connect)
+        self.findings += await run_check(check, deadline_s=self._deadline_s)
+        return client
+
+    async def _answers(self, client: KubeClient) -> bool:
+        answers = False
+
+        async def ask() -> list[Finding]:
+            nonlocal answers
+            findings, answers = await check_connection(client)
+            return findings
+
+        await self._run(Check(_CONNECTION, ask))
+        return answers
+
+    async def _discover(self, client: KubeClient) -> Needs | None:
+        needs: Needs | None = None
+
+        async def ask() -> list[Finding]:
+            nonlocal needs
+            found = await discover(client)
+            needs = needs_of(
+                self._plan,
+                rancher_served=found.management is not None,
+                requests_served="secretrequests" in (found.telemetry or {}),
+            )
+            return judge_discovery(found, needs)
+
+        await self._run(
+            Check("clock", partial(check_clock, client, self._now)), Check("API resources", ask)
+        )
+        return needs
+
+    async def _look_closer(self, client: KubeClient, needs: Needs) -> None:
+        requested: list[SecretTarget] = []
+
+        async def ask() -> list[Finding]:
+            findings, targets = await list_requested(client)
+            requested.extend(targets)
+            return findings
+
+        if needs.secret_requests:
+            await self._run(Check("SecretRequests", ask))
+        await self._identify(client)
+        targets = (*needs.secrets, *requested)
+        namespaces = {target.namespace: target for target in reversed(targets)}
+        secrets = {str(target): target for target in reversed(targets)}
+        await self._run(
+            *(
+                Check(f"namespace {name}", partial(check_namespace, client, target))
+                for name, target in sorted(namespaces.items())
+            ),
+            *(
+                Check(what, partial(check_secret, client, target, self._now))
+                for what, target in sorted(secrets.items())
+            ),
+            *(
+                Check(f"may {access}", partial(check_access, client, access))
+                for access in needed_access(needs, requested)
+            ),
+        )
+
+    async def _identify(self, client: KubeClient) -> None:
+        account = None
+        with suppress(KubeError), anyio.move_on_after(self._deadline_s):
+            account = await client.service_account()
+        self.account = None if account is None else Account(*account)
+
+    async def _run(self, *checks: Check) -> None:
+        self.findings += await run_checks(checks, deadline_s=self._deadline_s)

@@ -1,0 +1,99 @@
+"""What a check found, and how it is told: a line each, then the rules to add, then a summary.
+
+What is checked doesn't belong here.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from telemetryd.doctor.access import Access
+from telemetryd.doctor.roles import Account, render_roles
+
+
+class Verdict(StrEnum):
+    """How a check ended. Only a FAIL keeps telemetryd from doing its whole job."""
+
+    PASS = "PASS"  # noqa: S105 - a verdict
+    WARN = "WARN"
+    FAIL = "FAIL"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line.
+
+    Attributes:
+        what: What was looked at.
+        detail: What was seen.
+        mend: What would help, empty where nothing needs help; every FAIL has one.
+        missing: The right that is missing, where that is what was found.
+    """
+
+    verdict: Verdict
+    what: str
+    detail: str
+    mend: str = ""
+    missing: Access | None = None
+
+    def __str__(self) -> str:
+        told = "; ".join(part for part in (self.detail, self.mend) if part)
+        return f"{self.verdict}  {' '.join(self.what.split())}  {' '.join(told.split())}"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that was found.
+
+    Attributes:
+        findings: In the order in which they are told.
+        account: Who asked, where that is a ServiceAccount.
+    """
+
+    findings: tuple[Finding, ...]
+    account: Account | None
+
+    @property
+    def failed(self) -> bool:
+        """Whether anything is a FAIL."""
+        return any(finding.verdict is Verdict.FAIL for finding in self.findings)
+
+    @property
+    def missing(self) -> tuple[Access, ...]:
+        """The rights that are missing."""
+        return tuple(found.missing for found in self.findings if found.missing is not None)
+
+
+def passed(what: str, detail: str) -> Finding:
+    """All is well."""
+    return Finding(Verdict.PASS, what, detail)
+
+
+def warn(what: str, detail: str, mend: str = "") -> Finding:
+    """Something to know of; the daemon does its job."""
+    return Finding(Verdict.WARN, what, detail, mend)
+
+
+def fail(what: str, detail: str, mend: str, missing: Access | None = None) -> Finding:
+    """The daemon can't do its whole job like this."""
+    return Finding(Verdict.FAIL, what, detail, mend, missing)
+
+
+def render_report(report: Report) -> Iterator[str]:
+    """The lines of a report, the summary last."""
+    for finding in report.findings:
+        yield str(finding)
+    if report.missing:
+        yield ""
+        yield "The rules to add, for `kubectl apply -f -`:"
+        yield from render_roles(report.missing, report.account).splitlines()
+        yield ""
+    yield _summary(report.findings)
+
+
+def _summary(findings: Sequence[Finding]) -> str:
+    counts = dict.fromkeys(Verdict, 0)
+    for finding in findings:
+        counts[finding.verdict] += 1
+    told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    return f"{len(findings)} checks: {told}"

@@ -1,0 +1,167 @@
+"""Objects of the cluster: namespaces, Secrets and SecretRequests, read and never written.
+
+Rights don't belong here: what may not be read is a warning, for ``rights`` says what is missing.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from telemetryd.config.values import DnsLabel, DnsSubdomain, InvalidValue
+from telemetryd.doctor.access import SecretTarget
+from telemetryd.doctor.cluster import REQUEST_S
+from telemetryd.doctor.findings import Finding, fail, passed, warn
+from telemetryd.errors import Forbidden, NotFound
+from telemetryd.export.secret import FIELD_MANAGER
+from telemetryd.export.secretobject import FoundSecret, parse_secret
+from telemetryd.kube.client import KubeClient
+
+REQUESTS: Final = "secretrequests.telemetry.cattle.io"
+
+_REQUESTS_PATH = "/apis/telemetry.cattle.io/v1/secretrequests"
+_MOST_REQUESTS = 500
+_HIDDEN = "may not be read, so not checked"
+
+
+class _NamespaceMeta(msgspec.Struct, gc=False):
+    deletionTimestamp: str | None = None  # noqa: N815 - the field's name in JSON
+
+
+class _Namespace(msgspec.Struct, gc=False):
+    metadata: _NamespaceMeta | None = None
+
+
+class _Ref(msgspec.Struct, gc=False):
+    namespace: msgspec.Raw = msgspec.Raw()
+    name: msgspec.Raw = msgspec.Raw()
+
+
+class _RequestSpec(msgspec.Struct, gc=False):
+    secretType: msgspec.Raw = msgspec.Raw()  # noqa: N815 - the field's name in JSON
+    targetSecretRef: _Ref | None = None  # noqa: N815 - the field's name in JSON
+
+
+class _RequestMeta(msgspec.Struct, gc=False):
+    name: str = ""
+
+
+class _Request(msgspec.Struct, gc=False):
+    metadata: _RequestMeta
+    spec: _RequestSpec | None = None
+
+
+class _ListMeta(msgspec.Struct, gc=False, frozen=True, rename={"continue_token": "continue"}):
+    continue_token: str = ""
+
+
+class _Requests(msgspec.Struct, gc=False):
+    metadata: _ListMeta = _ListMeta()
+    items: list[msgspec.Raw] | None = None
+
+
+async def check_namespace(client: KubeClient, target: SecretTarget) -> list[Finding]:
+    """Whether a Secret's namespace exists and isn't being deleted.
+
+    Raises:
+        KubeError: It can't be asked.
+    """
+    name = target.namespace
+    what = f"namespace {name}"
+    judge = fail if target.own else warn
+    try:
+        body = await client.request("GET", f"/api/v1/namespaces/{name}", timeout_s=REQUEST_S)
+    except NotFound:
+        return [judge(what, f"doesn't exist ({target.of})", f"kubectl create namespace {name}")]
+    except Forbidden:
+        return [warn(what, _HIDDEN)]
+    metadata = msgspec.json.decode(body, type=_Namespace).metadata
+    if metadata is not None and metadata.deletionTimestamp is not None:
+        mend = "wait for its end, which a finalizer in it may hold up, and create it anew"
+        return [judge(what, f"is being deleted ({target.of})", mend)]
+    return [passed(what, "exists")]
+
+
+async def check_secret(
+    client: KubeClient, target: SecretTarget, now: Callable[[], float]
+) -> list[Finding]:
+    """Whether the Secret, where it exists, can be written and is ours alone.
+
+    Raises:
+        KubeError: It can't be asked.
+    """
+    what = str(target)
+    path = f"/api/v1/namespaces/{target.namespace}/secrets/{target.name}"
+    try:
+        body = await client.request("GET", path, timeout_s=REQUEST_S)
+    except NotFound:
+        return [passed(what, "doesn't exist yet")]
+    except Forbidden:
+        return [warn(what, _HIDDEN)]
+    secret = parse_secret(body, FIELD_MANAGER)
+    mend = "delete it, or configure another name"
+    if secret.type != "Opaque":
+        return [fail(what, f"has type {secret.type!r}, not Opaque", mend)]
+    if secret.immutable:
+        return [fail(what, "is immutable", mend)]
+    return [_judge_writers(target, secret, now())]
+
+
+def _judge_writers(target: SecretTarget, secret: FoundSecret, now_s: float) -> Finding:
+    what = str(target)
+    if not secret.others:
+        return passed(what, "ours alone" if secret.ours else "has no payload of another writer")
+    who = ", ".join(sorted({other.manager for other in secret.others}))
+    written_at = max((other.at for other in secret.others if other.at is not None), default=None)
+    ago = "" if written_at is None else f" {max(0.0, now_s - written_at):.0f} s ago"
+    detail = f"data.payload was written by {who}{ago}"
+    if target.takeover:
+        return warn(what, f"{detail}: takeover is set, so telemetryd overrules it")
+    if written_at is not None and now_s - written_at >= target.quiet_period_s:
+        return warn(what, f"{detail}: taken over unless it writes within the quiet period")
+    return fail(what, detail, "stop the other writer, or configure another Secret")
+
+
+async def list_requested(client: KubeClient) -> tuple[list[Finding], list[SecretTarget]]:
+    """The Secrets that existing SecretRequests ask for.
+
+    Returns:
+        What was found, and the Secrets; those that no Secret can be called left out.
+
+    Raises:
+        KubeError: It can't be asked.
+    """
+    query = {"limit": str(_MOST_REQUESTS)}
+    try:
+        body = await client.request("GET", _REQUESTS_PATH, params=query, timeout_s=REQUEST_S)
+    except NotFound:
+        return [], []
+    except Forbidden:
+        return [warn(REQUESTS, _HIDDEN)], []
+    targets: list[SecretTarget] = []
+    findings: list[Finding] = []
+    page = msgspec.json.decode(body, type=_Requests)
+    items = page.items or []
+    if page.metadata.continue_token:
+        findings.append(warn(REQUESTS, f"more than {_MOST_REQUESTS}: only these are checked"))
+    for item in items:
+        target = _target_of(item)
+        if target is None:
+            findings.append(warn(REQUESTS, "one is invalid: its conditions say so"))
+        else:
+            targets.append(target)
+    named = ", ".join(target.of for target in targets) or "none"
+    return [passed(REQUESTS, f"{len(items)}: {named}"), *findings], targets
+
+
+def _target_of(item: msgspec.Raw) -> SecretTarget | None:
+    try:
+        request = msgspec.json.decode(item, type=_Request)
+        ref = request.spec.targetSecretRef if request.spec is not None else None
+        if request.spec is None or ref is None or bytes(request.spec.secretType) != b'"scc"':
+            return None
+        namespace = DnsLabel().parse(msgspec.json.decode(ref.namespace or b"null"))
+        name = DnsSubdomain().parse(msgspec.json.decode(ref.name or b"null"))
+    except (msgspec.MsgspecError, UnicodeError, RecursionError, InvalidValue):
+        return None
+    return SecretTarget(namespace, name, f"SecretRequest {request.metadata.name}", own=False)

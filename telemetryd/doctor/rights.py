@@ -1,0 +1,62 @@
+"""Whether we are allowed what is needed: asked of the API server, right by right, by name.
+
+What is needed is ``access``'s business.
+"""
+
+import msgspec
+import orjson
+
+from telemetryd.doctor.access import Access
+from telemetryd.doctor.cluster import REQUEST_S
+from telemetryd.doctor.findings import Finding, fail, passed, warn
+from telemetryd.errors import Forbidden, NotFound
+from telemetryd.kube.client import KubeClient
+
+_PATH = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+
+
+class _Status(msgspec.Struct, gc=False):
+    allowed: bool = False
+
+
+class _Review(msgspec.Struct, gc=False):
+    status: _Status | None = None
+
+
+async def check_access(client: KubeClient, access: Access) -> list[Finding]:
+    """Ask for one right by a SelfSubjectAccessReview, which stores nothing.
+
+    Raises:
+        KubeError: It can't be asked.
+    """
+    what = f"may {access}"
+    try:
+        body = await client.request("POST", _PATH, body=_render(access), timeout_s=REQUEST_S)
+        status = msgspec.json.decode(body, type=_Review).status
+    except (Forbidden, NotFound):
+        mend = "bind system:basic-user to find out"
+        return [warn(what, "not known: the API server takes no SelfSubjectAccessReview", mend)]
+    except (msgspec.MsgspecError, UnicodeError):
+        return [warn(what, "not known: the API server's answer isn't one")]
+    if status is not None and status.allowed:
+        return [passed(what, "allowed")]
+    role = f"a Role in {access.namespace}" if access.namespace else "a ClusterRole"
+    return [fail(what, "denied", f"add the rule below by {role}", access)]
+
+
+def _render(access: Access) -> bytes:
+    asked = {
+        "group": access.group,
+        "resource": access.resource,
+        "subresource": access.subresource,
+        "verb": access.verb,
+        "namespace": access.namespace,
+        "name": access.name,
+    }
+    return orjson.dumps(
+        {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": {key: value for key, value in asked.items() if value}},
+        }
+    )

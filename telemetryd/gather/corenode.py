@@ -1,0 +1,110 @@
+"""The allow-list of plain Kubernetes: what is read of a core node, and its record.
+
+Labels are a map with keys of anyone's choosing: only those that name a role are declared, and of
+these only that they are there, so that no label's value becomes a Python object but that of
+``kubernetes.io/role``, which is the role itself.
+"""
+
+from functools import partial
+from typing import Final
+
+import msgspec
+
+from telemetryd.gather.project import (
+    LOCAL_CLUSTER,
+    InternalNodeStatus,
+    intern_shape,
+    require_uid,
+)
+from telemetryd.gather.shapes import ShapeTable
+from telemetryd.kube.resource import KubeObject, ObjectMeta, Resource
+from telemetryd.model import NodeRecord
+
+_ROLE: Final = "node-role.kubernetes.io/"
+_CONTROL_PLANE: Final = frozenset({"control-plane", "controlplane", "master"})
+
+
+class NodeLabels(
+    msgspec.Struct,
+    gc=False,
+    rename={
+        "control_plane": f"{_ROLE}control-plane",
+        "controlplane": f"{_ROLE}controlplane",
+        "master": f"{_ROLE}master",
+        "etcd": f"{_ROLE}etcd",
+        "worker": f"{_ROLE}worker",
+        "role": "kubernetes.io/role",
+    },
+):
+    """The labels that name a role: kubeadm's empty ones, the ``true`` of RKE, RKE2 and k3s.
+
+    ``master`` is that of before 1.24, ``controlplane`` RKE's, ``kubernetes.io/role`` that of
+    kops and kube-up. ``Raw`` takes every value, null too.
+    """
+
+    control_plane: msgspec.Raw = msgspec.Raw()
+    controlplane: msgspec.Raw = msgspec.Raw()
+    master: msgspec.Raw = msgspec.Raw()
+    etcd: msgspec.Raw = msgspec.Raw()
+    worker: msgspec.Raw = msgspec.Raw()
+    role: msgspec.Raw = msgspec.Raw()
+
+
+class NodeMeta(ObjectMeta, gc=False):
+    """``metadata`` of a core node."""
+
+    labels: NodeLabels | None = None
+
+
+class CoreNodeObject(KubeObject, gc=False):
+    """What is read of core/v1 nodes."""
+
+    metadata: NodeMeta | None = None
+    status: InternalNodeStatus | None = None
+
+
+_NO_LABELS: Final = NodeLabels()
+
+
+def project_core_node(shapes: ShapeTable, _key: str, node: CoreNodeObject) -> NodeRecord:
+    """A core node to its record, of the one cluster there is, its shape interned in the table.
+
+    Raises:
+        UnreadableObject: It has no UID.
+    """
+    uid = require_uid(node.metadata)
+    labels = (node.metadata.labels if node.metadata is not None else None) or _NO_LABELS
+    role = _named_role(labels.role)
+    shape = intern_shape(
+        shapes,
+        node.status,
+        # As kubectl has it: the label alone says so, whatever its value.
+        control_plane=bool(labels.control_plane or labels.controlplane or labels.master)
+        or role in _CONTROL_PLANE,
+        etcd=bool(labels.etcd) or role == "etcd",
+        worker=bool(labels.worker) or role == "worker",
+    )
+    return NodeRecord(uid=uid, cluster=LOCAL_CLUSTER, shape=shape)
+
+
+def _named_role(raw: msgspec.Raw) -> str:
+    """The value of ``kubernetes.io/role``, empty where there is none that can be read."""
+    if not raw:
+        return ""
+    try:
+        return msgspec.json.decode(raw, type=str)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return ""
+
+
+def core_nodes_resource(shapes: ShapeTable) -> Resource[CoreNodeObject, NodeRecord]:
+    """Core nodes, their shapes interned in the table."""
+    return Resource(
+        group="",
+        version="v1",
+        plural="nodes",
+        kind="Node",
+        namespaced=False,
+        object_type=CoreNodeObject,
+        project=partial(project_core_node, shapes),
+    )

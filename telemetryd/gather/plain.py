@@ -1,0 +1,117 @@
+"""Plain Kubernetes as one cluster that stands for itself: its readers, and who it is.
+
+What is read of its nodes is ``corenode``'s; the cluster is the upstream one, by definition.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID, uuid5
+
+from telemetryd.config import IdentityConfig
+from telemetryd.gather.identity import Discovered, checked_uuid, kube_system_uuid
+from telemetryd.gather.project import KUBE_SYSTEM_NAME, LOCAL_CLUSTER
+from telemetryd.kube.resource import Reader
+from telemetryd.model import ClusterRecord, Delta, NamespaceRecord, NodeRecord
+
+INSTALLATIONS: Final = UUID("5b6ea98a-1d02-4f25-a68f-9a6451012e93")
+"""Namespace of the install UUIDs that are made of a kube-system UID (RFC 4122, version 5).
+
+Chosen once and never to be changed: every installation of plain Kubernetes has its id by it.
+"""
+
+DEFAULT_PRODUCT: Final = "kubernetes"
+
+
+@dataclass(frozen=True, slots=True)
+class PlainReaders:
+    """What a snapshot of plain Kubernetes is made of.
+
+    Attributes:
+        server_version: ``gitVersion`` of the API server, None while it isn't known.
+    """
+
+    nodes: Reader[NodeRecord]
+    kube_system: Reader[NamespaceRecord]
+    server_version: Callable[[], str | None]
+
+
+class PlainIdentity:
+    """The identity of a plain cluster: the namespace kube-system and the API server's version.
+
+    Overrides come first; None or empty leaves a part to what is discovered.
+    """
+
+    needs_kube_system: Final = True
+    """Always: the cluster's own id hangs on it."""
+
+    def __init__(self, readers: PlainReaders, overrides: IdentityConfig) -> None:
+        self._readers = readers
+        self._overrides = overrides
+
+    def override(self, overrides: IdentityConfig) -> None:
+        """Put other overrides in force."""
+        self._overrides = overrides
+
+    def current(self) -> Discovered:
+        """The identity now, and what is missing of it; a server URL never is."""
+        missing: list[str] = []
+        overrides = self._overrides
+        found = kube_system_uuid(self._readers.kube_system, missing)
+        version = overrides.version or self._readers.server_version() or ""
+        if not version:
+            missing.append("version of the API server")
+        return Discovered(
+            install_uuid=checked_uuid(
+                overrides.install_uuid, "configuration identity.install_uuid", missing
+            )
+            if overrides.install_uuid
+            else install_uuid(found),
+            cluster_uuid=checked_uuid(
+                overrides.cluster_uuid, "configuration identity.cluster_uuid", missing
+            )
+            if overrides.cluster_uuid
+            else found,
+            server_url=overrides.server_url or "",
+            version=version,
+            product=overrides.product or DEFAULT_PRODUCT,
+            missing=tuple(missing),
+        )
+
+
+def install_uuid(kube_system_uid: str) -> str:
+    """The install UUID of the cluster whose namespace kube-system has this UID; "" for none."""
+    return str(uuid5(INSTALLATIONS, kube_system_uid.lower())) if kube_system_uid else ""
+
+
+class LocalCluster:
+    """The one cluster, told of as an informer of clusters would: it exists from the start."""
+
+    def __init__(
+        self, readers: PlainReaders, apply: Callable[[Delta[ClusterRecord]], None]
+    ) -> None:
+        """Tell of it.
+
+        Args:
+            readers: Where its UID and version are read.
+            apply: Given a delta now, and whenever ``refresh`` finds another record.
+        """
+        self._readers = readers
+        self._apply = apply
+        self._told: ClusterRecord | None = None
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Tell of what has changed, if anything has."""
+        record = self._current()
+        if record != self._told:
+            delta = Delta(LOCAL_CLUSTER, self._told, record)
+            self._told = record
+            self._apply(delta)
+
+    def _current(self) -> ClusterRecord:
+        namespace = self._readers.kube_system.get(KUBE_SYSTEM_NAME)
+        return ClusterRecord(
+            uid=namespace.uid if namespace is not None else "",
+            kubernetes_version=self._readers.server_version() or "",
+        )

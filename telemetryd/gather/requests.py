@@ -1,0 +1,145 @@
+"""The allow-list for SecretRequests (``telemetry.cattle.io/v1``): what is read of each.
+
+What a request is entitled to, and what is written into its status, is ``control``'s.
+"""
+
+from typing import Final
+
+import msgspec
+
+from telemetryd.errors import UnreadableObject, UnreadableReason
+from telemetryd.gather.shapes import shorten
+from telemetryd.kube.resource import KubeObject, ObjectMeta, Resource
+from telemetryd.model import ConditionRecord, SecretRequestRecord
+
+OWN_CONDITIONS: Final = ("Progressing", "Done", "Failure")
+"""Types of the conditions that whoever serves requests writes; ``Ready`` is declared, never set."""
+
+
+class RequestMeta(ObjectMeta, gc=False, rename="camel"):
+    """``metadata`` of a SecretRequest."""
+
+    creation_timestamp: str | None = None
+    deletion_timestamp: str | None = None
+
+
+class TargetRef(msgspec.Struct, gc=False):
+    """``spec.targetSecretRef``."""
+
+    name: str | None = None
+    namespace: str | None = None
+
+
+class RequestSpec(msgspec.Struct, gc=False, rename="camel"):
+    """``spec`` of a SecretRequest."""
+
+    secret_type: str | None = None
+    target_secret_ref: TargetRef | None = None
+
+
+class Condition(msgspec.Struct, gc=False, rename="camel"):
+    """One entry of ``status.conditions``."""
+
+    type: str | None = None
+    status: str | None = None
+    reason: str | None = None
+    message: str | None = None
+    last_update_time: str | None = None
+    last_transition_time: str | None = None
+
+
+class RequestStatus(msgspec.Struct, gc=False):
+    """``status`` of a SecretRequest."""
+
+    conditions: list[Condition] | None = None
+
+
+class RequestObject(KubeObject, gc=False):
+    """What is read of secretrequests.telemetry.cattle.io.
+
+    Spec and status are ``Raw``: a wrong type in the spec makes a request invalid, not unreadable,
+    and none in the status makes it either.
+    """
+
+    metadata: RequestMeta | None = None
+    spec: msgspec.Raw = msgspec.Raw()
+    status: msgspec.Raw = msgspec.Raw()
+
+
+_SPEC = msgspec.json.Decoder(RequestSpec | None)
+_STATUS = msgspec.json.Decoder(RequestStatus | None)
+
+
+def project_request(_key: str, request: RequestObject) -> SecretRequestRecord:
+    """A SecretRequest to its record.
+
+    Raises:
+        UnreadableObject: It has no UID.
+    """
+    metadata = request.metadata
+    if metadata is None or not metadata.uid:
+        raise UnreadableObject(UnreadableReason.MISSING, "metadata.uid is missing")
+    spec, spec_error = _read_spec(request.spec)
+    target = spec.target_secret_ref or TargetRef()
+    status = _read_status(request.status)
+    return SecretRequestRecord(
+        uid=metadata.uid,
+        created_at=metadata.creation_timestamp or "",
+        deleting=bool(metadata.deletion_timestamp),
+        spec_error=spec_error,
+        secret_type=spec.secret_type or "",
+        has_target=spec.target_secret_ref is not None,
+        namespace=target.namespace or "",
+        secret=target.name or "",
+        conditions=own_conditions(status.conditions or ()),
+    )
+
+
+def own_conditions(
+    conditions: "list[Condition] | tuple[Condition, ...]",
+) -> tuple[ConditionRecord, ...]:
+    """Of the conditions those that are ours, in the order of their types."""
+    by_type = {condition.type: condition for condition in conditions}
+    return tuple(
+        ConditionRecord(
+            type=kind,
+            status=found.status or "",
+            reason=found.reason or "",
+            message=found.message or "",
+            last_update_time=found.last_update_time or "",
+            last_transition_time=found.last_transition_time or "",
+        )
+        for kind in OWN_CONDITIONS
+        if (found := by_type.get(kind)) is not None
+    )
+
+
+def _read_spec(raw: msgspec.Raw) -> tuple[RequestSpec, str]:
+    """The spec, and why it can't be read; the error's text names a path and types, no value."""
+    if not raw:
+        return RequestSpec(), ""
+    try:
+        return _SPEC.decode(raw) or RequestSpec(), ""
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        return RequestSpec(), shorten(str(error))
+
+
+def _read_status(raw: msgspec.Raw) -> RequestStatus:
+    if not raw:
+        return RequestStatus()
+    try:
+        return _STATUS.decode(raw) or RequestStatus()
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        # Somebody else's writing: it is read as no status, and written anew.
+        return RequestStatus()
+
+
+SECRET_REQUESTS: Final = Resource(
+    group="telemetry.cattle.io",
+    version="v1",
+    plural="secretrequests",
+    kind="SecretRequest",
+    namespaced=False,
+    object_type=RequestObject,
+    project=project_request,
+)

@@ -1,0 +1,165 @@
+"""The API server's own version: on plain Kubernetes the version and the build of the product.
+
+``GET /version`` is allowed to everyone who has logged in. It is asked again now and then and after
+each loss of contact, as a cluster is upgraded while we run; the last good answer is kept. What the
+version is used for doesn't belong here.
+"""
+
+import logging
+import random
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import anyio
+import msgspec
+
+from telemetryd.config import IdentityConfig
+from telemetryd.errors import BadResponse, KubeError
+from telemetryd.gather.build_info import UNKNOWN
+from telemetryd.kube.resource import Reader
+from telemetryd.kube.source import ApiClient
+from telemetryd.model import Record
+
+log = logging.getLogger(__name__)
+
+PATH: Final = "/version"
+TIMEOUT_S: Final = 10.0
+MAX_BODY_BYTES: Final = 16 * 1024
+"""Most that is read of an answer; a real one has some three hundred bytes."""
+
+_VERSION: Final = re.compile(r"[!-~]{1,256}")
+_COMMIT: Final = re.compile(r"[!-~]{1,128}")
+
+
+@dataclass(frozen=True, slots=True)
+class VersionTiming:
+    """When it is asked; each pause is shortened by up to a quarter.
+
+    Attributes:
+        refresh_s: After a good answer.
+        retry_base_s: After the first bad one; doubles with each further one.
+        retry_cap_s: At most.
+    """
+
+    refresh_s: float = 300.0
+    retry_base_s: float = 1.0
+    retry_cap_s: float = 60.0
+
+
+DEFAULT_TIMING: Final = VersionTiming()
+
+
+class _Answer(msgspec.Struct, gc=False, rename="camel"):
+    """What is read of version.Info (k8s.io/apimachinery)."""
+
+    git_version: str | None = None
+    git_commit: str | None = None
+
+
+class ServerVersion:
+    """Keeps what the API server says of its version."""
+
+    def __init__(
+        self,
+        client: ApiClient,
+        *,
+        nodes: Reader[Record],
+        overrides: IdentityConfig,
+        rng: random.Random,
+        timing: VersionTiming = DEFAULT_TIMING,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            client: The API server.
+            nodes: Asked again once its informer is well after trouble.
+            overrides: With ``git_hash`` set the build isn't looked at.
+            rng: Spreads the questions.
+            timing: When it is asked.
+        """
+        self._client = client
+        self._nodes = nodes
+        self._override = overrides.git_hash
+        self._rng = rng
+        self._timing = timing
+        self._known: _Answer | None = None
+        self._in_trouble = False
+        self._ask_now = anyio.Event()
+        self._handlers: list[Callable[[], None]] = []
+        nodes.on_change(self._nodes_changed)
+
+    @property
+    def version(self) -> str | None:
+        """``gitVersion``, None before the first good answer."""
+        return self._known.git_version if self._known is not None else None
+
+    def git_hash(self) -> str | None:
+        """The build commit, ``unknown`` where the answer names none, None before the first."""
+        if self._override is not None:
+            return self._override
+        return None if self._known is None else self._known.git_commit
+
+    def override(self, overrides: IdentityConfig) -> None:
+        """Put other overrides in force."""
+        self._override = overrides.git_hash
+        self._announce()
+
+    def on_change(self, handler: Callable[[], None]) -> None:
+        """Call the handler whenever version or commit may have changed."""
+        self._handlers.append(handler)
+
+    async def run(self) -> None:
+        """Ask until cancelled."""
+        timing = self._timing
+        failures = 0
+        while True:
+            self._ask_now = anyio.Event()
+            try:
+                self._settle(await self._ask())
+                failures, pause_s = 0, timing.refresh_s
+            except KubeError as error:
+                level = logging.DEBUG if failures else logging.WARNING
+                log.log(level, "version of the API server not known error=%r", str(error))
+                # The exponent is bounded: 2.0**1024 overflows.
+                pause_s = min(timing.retry_cap_s, timing.retry_base_s * 2.0 ** min(failures, 32))
+                failures += 1
+            with anyio.move_on_after(pause_s * self._rng.uniform(0.75, 1.0)):
+                await self._ask_now.wait()
+
+    async def _ask(self) -> _Answer:
+        """One request.
+
+        Raises:
+            KubeError: No answer.
+            BadResponse: One that names no version.
+        """
+        body = await self._client.request(
+            "GET", PATH, timeout_s=TIMEOUT_S, max_bytes=MAX_BODY_BYTES
+        )
+        try:
+            answer = msgspec.json.decode(body, type=_Answer)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise BadResponse(f"GET {PATH}: not a version", status=200) from error
+        if answer.git_version is None or not _VERSION.fullmatch(answer.git_version):
+            raise BadResponse(f"GET {PATH}: names no gitVersion", status=200)
+        if answer.git_commit is None or not _COMMIT.fullmatch(answer.git_commit):
+            answer.git_commit = UNKNOWN
+        return answer
+
+    def _settle(self, answer: _Answer) -> None:
+        if answer != self._known:
+            self._known = answer
+            log.info("version of the API server known version=%s", answer.git_version)
+            self._announce()
+
+    def _announce(self) -> None:
+        for handler in self._handlers:
+            handler()
+
+    def _nodes_changed(self) -> None:
+        in_trouble = bool(self._nodes.status().last_error)
+        if self._in_trouble and not in_trouble:
+            self._ask_now.set()
+        self._in_trouble = in_trouble

@@ -1,0 +1,241 @@
+"""The status page: what ``/status.json`` says, for people; HTML and CSS alone, and no script.
+
+Pure functions of the status. How well all is gets judged by ``verdict``, tables are drawn by
+``page_tables``, and how it looks is ``page_style``'s. Links are relative: the page may be behind a
+proxy that gives it a path.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from telemetryd.serve.disclosure import HELD_BACK, NEVER_READ, SENT
+from telemetryd.serve.markup import Child, Markup, join, tag
+from telemetryd.serve.page_style import ICON, STYLE
+from telemetryd.serve.page_tables import (
+    TONE_NAMES,
+    exporters_table,
+    informers_table,
+    mark,
+    render_count,
+    requests_table,
+    span,
+    time_of,
+)
+from telemetryd.serve.status import StatusFacts
+from telemetryd.serve.verdict import Finding, Verdict, judge
+
+_NANO: Final = 10**9
+_GIB: Final = 2**30
+_ROLES: Final = ("controlplane", "etcd", "worker", "other")
+
+_LINKS: Final = (
+    (".", "Refresh"),
+    ("metrics", "Metrics"),
+    ("status.json", "Status as JSON"),
+    ("readyz?verbose", "Readiness"),
+)
+
+
+def render_page(facts: StatusFacts) -> str:
+    """The whole document."""
+    verdict = judge(facts)
+    head = join(
+        (
+            tag("meta", charset="utf-8"),
+            tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+            tag("meta", name="color-scheme", content="light dark"),
+            tag("title", f"{TONE_NAMES[verdict.tone]} · telemetryd"),
+            tag("link", rel="icon", href=ICON),
+            tag("style", Markup(STYLE)),
+        )
+    )
+    body = tag(
+        "body",
+        tag("a", "Skip to the status", class_="skip", href="#status"),
+        _header(facts),
+        tag(
+            "main",
+            _verdict(verdict),
+            _section("exporters", "Exporters", exporters_table(facts)),
+            _section("requests", "SecretRequests", requests_table(facts)) if facts.requests else "",
+            _section("informers", "Caches", informers_table(facts)),
+            tag("div", _fleet(facts), _configuration(facts), class_="pair"),
+            _disclosure(facts),
+            _switches(),
+            id="status",
+            tabindex="-1",
+        ),
+    )
+    return f"<!doctype html>\n{tag('html', tag('head', head), body, lang='en')}\n"
+
+
+def _header(facts: StatusFacts) -> Markup:
+    links = (tag("li", tag("a", text, href=target)) for target, text in _LINKS)
+    up = (
+        tag("span", "up ", tag("b", span(facts.now - facts.started_at))),
+        tag("span", "since ", time_of(facts.started_at, facts.now, absolute=True)),
+        tag("span", "as of ", time_of(facts.now, facts.now, absolute=True)),
+    )
+    return tag(
+        "header",
+        tag(
+            "div",
+            tag("p", "telemetryd ", tag("span", facts.version), class_="brand"),
+            tag("nav", tag("ul", *links), aria_label="Other views"),
+            class_="bar",
+        ),
+        tag("p", *up, class_="facts"),
+    )
+
+
+def _verdict(verdict: Verdict) -> Markup:
+    said = [finding for finding in verdict.findings if finding.what == verdict.sentence]
+    rest = [finding for finding in verdict.findings if finding not in said]
+    advice = [line for finding in said for line in _advice(finding)]
+    return tag(
+        "section",
+        tag("h1", mark(verdict.tone), tag("span", verdict.sentence), id="verdict"),
+        tag("div", *advice, class_="advice") if advice else "",
+        tag("ul", *map(_finding, rest), class_="findings") if rest else "",
+        class_=f"verdict {verdict.tone.name.lower()}",
+        aria_labelledby="verdict",
+    )
+
+
+def _finding(finding: Finding) -> Markup:
+    return tag("li", mark(finding.tone), tag("div", tag("p", finding.what), *_advice(finding)))
+
+
+def _advice(finding: Finding) -> Iterator[Markup]:
+    if finding.why:
+        yield tag("p", finding.why, class_="why")
+    if finding.mend:
+        yield tag("p", finding.mend)
+
+
+def _section(name: str, heading: str, *children: Child) -> Markup:
+    return tag(
+        "section",
+        tag("h2", heading, id=name),
+        *children,
+        aria_labelledby=name,
+    )
+
+
+def _list(rows: Iterable[tuple[str, Child]]) -> Markup:
+    """Names and values."""
+    pairs = (tag("div", tag("dt", name), tag("dd", value)) for name, value in rows)
+    return tag("dl", *pairs)
+
+
+def _fleet(facts: StatusFacts) -> Markup:
+    snapshot = facts.snapshot
+    if snapshot is None:
+        missing = ", ".join(facts.missing)
+        text = f"Not known yet: waiting for {missing}." if missing else "Not known."
+        return _section("fleet", "Fleet", tag("p", text, class_="quiet"))
+    totals = snapshot.totals
+    roles = ", ".join(
+        f"{render_count(totals.roles.get(role, 0))} {role}"
+        for role in _ROLES
+        if totals.roles.get(role)
+    )
+    gaps = {
+        "without CPU": totals.unreported_cpu,
+        "without memory": totals.unreported_memory,
+        "whose cluster is gone": totals.orphan_nodes,
+    }
+    left = ", ".join(f"{render_count(count)} {what}" for what, count in gaps.items() if count)
+    local = "with" if totals.local_clusters else "without"
+    clusters = totals.local_clusters + totals.managed_clusters
+    rows: list[tuple[str, Child]] = [
+        ("Clusters", f"{render_count(clusters)}, {local} Rancher's own"),
+        ("Nodes", render_count(totals.nodes)),
+        ("Roles", roles or "none"),
+        ("CPU", f"{totals.cpu_nano / _NANO:,.0f} cores"),
+        ("Memory", f"{totals.memory_nano / _NANO / _GIB:,.0f} GiB"),
+        ("Nodes with gaps", left or "none"),
+        ("Counted", time_of(snapshot.taken_at, facts.now)),
+    ]
+    return _section("fleet", "Fleet", _list(rows))
+
+
+def _configuration(facts: StatusFacts) -> Markup:
+    config = facts.config
+    if config.reloaded_at is None:
+        last: Child = "none since the start"
+    else:
+        outcome = "rejected " if config.problems else "accepted "
+        last = join((outcome, time_of(config.reloaded_at, facts.now)))
+    rows: list[tuple[str, Child]] = [
+        ("API server", tag("code", facts.api_server) if facts.api_server else "none yet"),
+        (
+            "Source",
+            "none at the moment" if facts.source is None else str(facts.source).capitalize(),
+        ),
+        ("Configuration", tag("code", config.where)),
+        ("In force", time_of(config.in_force_at, facts.now)),
+        ("Hash", tag("code", f"{config.hash:012x}")),
+        ("Last reload", last),
+        ("Leader election", "off"),
+        ("Payloads", "shown here" if facts.payload_exposed else "not shown here"),
+    ]
+    problems = tag("ul", *(tag("li", tag("code", each)) for each in config.problems))
+    return _section(
+        "configuration",
+        "Configuration",
+        _list(rows),
+        join((tag("h3", "Why the reload was rejected"), problems)) if config.problems else "",
+    )
+
+
+def _disclosure(facts: StatusFacts) -> Markup:
+    formats = sorted({exporter.format for exporter in facts.exporters}) or ["scc"]
+    held = [HELD_BACK.get(name, ()) for name in formats]
+    kept = [text for text in (held[0] if held else ()) if all(text in other for other in held)]
+    columns = [
+        *((f"Sent ({name})", [each.what for each in SENT.get(name, ())]) for name in formats),
+        ("Read, but not sent", kept),
+        ("Never read", list(NEVER_READ)),
+    ]
+    groups = (
+        tag("div", tag("h3", heading), tag("ul", *(tag("li", line) for line in lines)))
+        for heading, lines in columns
+    )
+    exact = tag(
+        "p",
+        "Exactly what would be sent is printed by ",
+        tag("code", "telemetryd payload"),
+        "; what each key means, by ",
+        tag("code", "telemetryd schema"),
+        ".",
+        class_="quiet",
+    )
+    return _section("collected", "What is collected", exact, tag("div", *groups, class_="columns"))
+
+
+def _switches() -> Markup:
+    ways = (
+        (
+            "One exporter, for now",
+            tag("code", "telemetryd ctl stop NAME"),
+            "lasts until it is started again, or the daemon is.",
+        ),
+        (
+            "One exporter, for good",
+            tag("code", "enabled = false"),
+            "in its table of the configuration; a reload is enough.",
+        ),
+        (
+            "Everything, while it runs",
+            tag("code", "enabled = false"),
+            "in the configuration and a reload, or telemetry-opt = out in Rancher's settings.",
+        ),
+        (
+            "Everything, from the start",
+            tag("code", "DO_NOT_TRACK=1"),
+            "or TELEMETRYD_ENABLED=false in the environment, whatever the file says.",
+        ),
+    )
+    rows = [(name, join((command, " ", text))) for name, command, text in ways]
+    return _section("off", "Switching it off", _list(rows))

@@ -1,0 +1,152 @@
+"""How the status page looks, and the policy under which a browser shows it.
+
+Two schemes of colour, by what the reader's system asks for; each text has a contrast of 4.5 or
+more. Below 60 rem tables become cards. Nothing is loaded: the style is in the page, and its hash
+in the policy lets no other in.
+"""
+
+from base64 import b64encode
+from hashlib import sha256
+from typing import Final
+
+STYLE: Final = """
+:root {
+  color-scheme: light dark;
+  --ground: #f4f5f6; --sheet: #fff; --line: #dfe2e6; --text: #1b1f24; --quiet: #59626d;
+  --link: #0a58a8; --good: #17713f; --busy: #2f55ad; --gaps: #855600; --bad: #b0241c;
+  --good-sheet: #edf7f1; --busy-sheet: #eff3fc; --gaps-sheet: #fcf5e6; --bad-sheet: #fdf0ef;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --ground: #121518; --sheet: #1a1e22; --line: #30363d; --text: #e4e7ea; --quiet: #a1aab4;
+    --link: #84b9f7; --good: #62cf95; --busy: #94b4ff; --gaps: #e5ba62; --bad: #ff958c;
+    --good-sheet: #16241d; --busy-sheet: #181f2e; --gaps-sheet: #272114; --bad-sheet: #2c1a19;
+  }
+}
+*, *::before { box-sizing: border-box; }
+html { background: var(--ground); -webkit-text-size-adjust: 100%; text-size-adjust: 100%; }
+body {
+  max-width: 78rem; margin: 0 auto; padding: 1.25rem clamp(1rem, 3vw, 2.5rem) 3rem;
+  background: var(--ground); color: var(--text);
+  font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, Cantarell, "DejaVu Sans", sans-serif;
+  font-variant-numeric: tabular-nums; overflow-wrap: anywhere;
+}
+h1, h2, h3, p, ul, dl, dd { margin: 0; padding: 0; }
+a { color: var(--link); text-decoration-thickness: 1px; text-underline-offset: .2em; }
+a:hover { text-decoration-thickness: 2px; }
+:focus-visible { outline: 3px solid var(--link); outline-offset: 3px; border-radius: 2px; }
+main:focus { outline: none; }
+code { font: .9em/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; }
+b { font-weight: 600; }
+small { display: block; font-size: .8125rem; color: var(--quiet); }
+.quiet { color: var(--quiet); }
+.skip { position: absolute; left: -100vw; padding: .5rem 1rem; background: var(--sheet); }
+.skip:focus { left: 1rem; top: 1rem; z-index: 1; }
+
+header { margin-bottom: 1.25rem; }
+.bar { display: flex; flex-wrap: wrap; justify-content: space-between; gap: .25rem 2rem; }
+.brand { font-size: 1.125rem; font-weight: 600; }
+.brand span { font-size: .875rem; font-weight: 400; color: var(--quiet); }
+nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; list-style: none; }
+nav a { display: inline-block; padding: .125rem 0; }
+.facts { display: flex; flex-wrap: wrap; gap: 0 1.25rem; font-size: .875rem; color: var(--quiet); }
+.facts b { font-weight: 500; color: var(--text); }
+
+.mark {
+  display: inline-block; flex: none; width: .7em; height: .7em; forced-color-adjust: none;
+  background: currentColor; border-radius: 50%; color: var(--good);
+}
+.mark.quiet {
+  height: .2em; transform: translateY(-.22em); border-radius: 1px; color: var(--quiet);
+}
+.mark.busy { background: none; border: .18em solid currentColor; color: var(--busy); }
+.mark.gaps {
+  border-radius: 0; clip-path: polygon(50% 0, 100% 100%, 0 100%); color: var(--gaps);
+}
+.mark.bad { border-radius: 1px; transform: rotate(45deg) scale(.86); color: var(--bad); }
+
+section { padding: 1.25rem 1.5rem 1.375rem; margin-bottom: 1rem; background: var(--sheet);
+  border: 1px solid var(--line); border-radius: 8px; }
+h2 { margin-bottom: .125rem; font-size: 1.125rem; line-height: 1.4; font-weight: 600; }
+h3 { margin: .875rem 0 .25rem; font-size: .9375rem; font-weight: 600; }
+.verdict { border-left: 5px solid var(--good); background: var(--good-sheet); }
+.verdict.quiet { border-left-color: var(--quiet); background: var(--sheet); color: inherit; }
+.verdict.busy { border-left-color: var(--busy); background: var(--busy-sheet); }
+.verdict.gaps { border-left-color: var(--gaps); background: var(--gaps-sheet); }
+.verdict.bad { border-left-color: var(--bad); background: var(--bad-sheet); }
+h1 { display: flex; gap: .75rem; align-items: baseline; font-size: clamp(1.25rem, 2.6vw, 1.5rem);
+  line-height: 1.3; font-weight: 600; text-wrap: pretty; }
+.advice { margin-top: .5rem; padding-left: clamp(0rem, 2.6vw, 1.8rem); }
+.advice + .findings { margin-top: .5rem; }
+:is(.advice, .findings) p { max-width: 60rem; }
+:is(.advice, .findings) .why { font-size: .9375rem; color: var(--quiet); }
+.findings { margin-top: .75rem; list-style: none; }
+.findings li { display: flex; gap: .75rem; align-items: baseline; padding: .5rem 0; }
+.findings li + li { border-top: 1px solid var(--line); }
+
+table { width: 100%; border-collapse: collapse; font-size: .9375rem; }
+caption { padding-bottom: .5rem; text-align: left; font-size: .875rem; color: var(--quiet); }
+th, td { padding: .625rem 1.5rem .625rem 0; text-align: left; vertical-align: top; }
+th:last-child, td:last-child { padding-right: 0; }
+thead th { padding-block: .375rem; font-size: .8125rem; font-weight: 500; color: var(--quiet);
+  white-space: nowrap; }
+tbody tr { border-top: 1px solid var(--line); }
+tbody th { font-weight: 400; min-width: 15rem; }
+td[data-label="Last error"], td[data-label="Trouble"] { width: 40%; }
+td time, td a, td > div > .quiet { white-space: nowrap; }
+.state { display: flex; gap: .5rem; align-items: baseline; min-width: 8.5rem; }
+.informers :is(th, td):nth-child(3) { text-align: right; padding-right: 3rem; }
+.informers th small { display: inline; margin-left: .4rem; }
+
+.pair, .columns { display: grid; gap: 0 1rem; }
+.pair:has(section > p:last-child) { align-items: start; }
+.columns { gap: 0 2.5rem; }
+.columns ul { padding-left: 1.1rem; }
+.columns li { margin-bottom: .25rem; }
+.columns li::marker { color: var(--quiet); }
+dl div { display: grid; grid-template-columns: 11rem 1fr; gap: 0 1.5rem; padding: .4375rem 0;
+  font-size: .9375rem; }
+dl div + div { border-top: 1px solid var(--line); }
+dt { color: var(--quiet); }
+#configuration ~ ul { padding-left: 1.1rem; }
+
+@media (min-width: 50rem) {
+  .pair { grid-template-columns: 1fr 1fr; }
+  .columns { grid-template-columns: repeat(3, 1fr); }
+}
+@media (max-width: 59.99rem) {
+  section { padding: 1rem 1.125rem 1.125rem; }
+  table, tbody, tr, th, td, caption { display: block; width: auto; }
+  thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+  tbody tr { padding: .75rem 0; }
+  tbody tr:last-child { padding-bottom: 0; }
+  tbody th { padding: 0 0 .375rem; font-size: 1rem; }
+  td { display: grid; grid-template-columns: 7rem 1fr; gap: 0 1rem; padding: .1875rem 0; }
+  td[data-label="Last error"], td[data-label="Trouble"] { width: auto; grid-template-columns: 1fr; }
+  td.nothing { display: none; }
+  td::before { content: attr(data-label); content: attr(data-label) / ""; color: var(--quiet);
+    font-size: .875rem; line-height: 1.6; }
+  .informers :is(th, td):nth-child(3) { text-align: left; padding-right: 0; }
+  dl div { grid-template-columns: 8.5rem 1fr; gap: 0 1rem; }
+}
+@media (max-width: 26rem) {
+  #off ~ dl div { grid-template-columns: 1fr; }
+}
+"""
+
+ICON: Final = (
+    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E"
+    "%3Ccircle cx='8' cy='8' r='6' fill='none' stroke='%232f6fc2' stroke-width='3'/%3E%3C/svg%3E"
+)
+
+PAGE_POLICY: Final = "; ".join(
+    (
+        "default-src 'none'",
+        f"style-src 'sha256-{b64encode(sha256(STYLE.encode()).digest()).decode()}'",
+        "img-src data:",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+"""Content-Security-Policy of the page."""

@@ -1,0 +1,305 @@
+"""The life of the collecting half against the embedded API server, with a real manager on top."""
+
+import gc
+import json
+import weakref
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import anyio
+import pytest
+
+from telemetryd.config import Config, EnvironmentSwitches, IdentityConfig, KubernetesConfig
+from telemetryd.daemon.collector import Collector
+from telemetryd.daemon.sourcefinder import FinderTiming
+from telemetryd.demo.apiserver import ApiServer, ServerOptions
+from telemetryd.demo.fleet import Fleet, populate
+from telemetryd.demo.resources import RESOURCES
+from telemetryd.errors import NotReady
+from telemetryd.export.manager import ExporterManager
+from telemetryd.kube.client import KubeClient
+from telemetryd.model import ExporterState, SourceKind
+from telemetryd.stats import KubeStats
+from tests.apiserver.fixtures import core_node
+from tests.export.doubles import Sink, manager_of, spec
+
+pytestmark = pytest.mark.anyio
+
+RANCHER = "management.cattle.io"
+ALL_ON = EnvironmentSwitches(enabled=True, tracking=True)
+TIMING = FinderTiming(poll_s=0.1, confirm_s=0.05, retry_s=0.05)
+GONE = [each.id for each in RESOURCES if each.group == RANCHER]
+
+
+@dataclass
+class Bench:
+    """A collector that runs, and all around it."""
+
+    server: ApiServer
+    fleet: Fleet
+    collector: Collector
+    manager: ExporterManager
+    sink: Sink
+    config: Config
+
+    def reload(self, **changes: Any) -> None:
+        """As a reload would, with these keys changed."""
+        self.config = replace(self.config, **changes)
+        self.collector.follow(self.config)
+
+    async def until(self, what: Callable[[], object]) -> None:
+        with anyio.fail_after(15):
+            while not what():
+                await anyio.sleep(0.01)
+
+    async def until_sent(self) -> None:
+        """One more payload than there are."""
+        before = len(self.sink.payloads)
+        await self.until(lambda: len(self.sink.payloads) > before)
+
+    def opt(self, value: object) -> None:
+        self.server.put_object(
+            {
+                "apiVersion": f"{RANCHER}/v3",
+                "kind": "Setting",
+                "metadata": {"name": "telemetry-opt"},
+                "value": value,
+            }
+        )
+
+    def state(self) -> ExporterState:
+        return self.manager.status("scc").state
+
+    def remove_rancher(self) -> None:
+        for resource in GONE:
+            self.server.remove_resource(resource)
+
+    def restore_rancher(self) -> None:
+        for resource in GONE:
+            self.server.restore_resource(resource)
+        populate(self.server, self.fleet)
+        self.point_rancher_nowhere()
+
+    def point_rancher_nowhere(self) -> None:
+        """Its build is asked for at a port that nobody listens on, and not over a network."""
+        url = self.server.get_object(f"settings.{RANCHER}", "server-url")
+        self.server.put_object({**url, "value": "https://127.0.0.1:1"})
+
+
+@asynccontextmanager
+async def collecting(
+    folder: Path,
+    *,
+    config: Config | None = None,
+    environment: EnvironmentSwitches = ALL_ON,
+    rancher: bool = True,
+    opt: object = None,
+    interval_s: float = 0.1,
+) -> AsyncIterator[Bench]:
+    def now() -> datetime:
+        return datetime.now(UTC)
+
+    server = ApiServer(ServerOptions(), now=now, rng=Random(1))
+    fleet = Fleet(2, 2, 1, now=now)
+    async with server.serve() as endpoint:
+        kubeconfig = folder / "kubeconfig"
+        kubeconfig.write_text(json.dumps(_kubeconfig(endpoint.url)))
+        kubernetes = KubernetesConfig(kubeconfig=str(kubeconfig))
+        async with KubeClient.connect(kubernetes, KubeStats()) as client:
+            config = config or Config()
+            collector = Collector(
+                config,
+                client,
+                environment,
+                now=lambda: now().timestamp(),
+                rng=Random(1),
+                timing=TIMING,
+            )
+            manager = manager_of(collector)  # type: ignore[arg-type]
+            bench = Bench(server, fleet, collector, manager, Sink(), config)
+            manager.register(spec(interval_s=interval_s), bench.sink)
+            populate(server, fleet)
+            bench.point_rancher_nowhere()
+            for number in range(3):
+                server.put_object(core_node(f"core-{number}"))
+            if not rancher:
+                bench.remove_rancher()
+            if opt is not None:
+                bench.opt(opt)
+            async with anyio.create_task_group() as group:
+                group.start_soon(manager.run)
+                group.start_soon(collector.run, manager)
+                yield bench
+                group.cancel_scope.cancel()
+
+
+def _kubeconfig(url: str) -> dict[str, Any]:
+    return {
+        "current-context": "x",
+        "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
+        "clusters": [{"name": "x", "cluster": {"server": url}}],
+        "users": [{"name": "x", "user": {}}],
+    }
+
+
+async def test_switching_off_refuses_snapshots_at_once_and_frees_what_was_held(
+    tmp_path: Path,
+) -> None:
+    async with collecting(tmp_path) as bench:
+        await bench.until_sent()
+        (informer,) = (
+            each for each in bench.collector.watched() if each.resource.id == f"nodes.{RANCHER}"
+        )
+        held: list[weakref.ref[Any]] = [weakref.ref(informer), weakref.ref(informer.reader)]
+        del informer
+        bench.reload(enabled=False)
+        with pytest.raises(NotReady, match="switched off by enabled = false"):
+            bench.collector.snapshot()
+        await bench.until(lambda: bench.state() is ExporterState.DISABLED)
+        await bench.until(lambda: bench.server.open_watches == 0)
+        await bench.until(lambda: bench.collector.source is None)
+        gc.disable()
+        try:
+            assert [each() for each in held] == [None, None], "nothing refers to it any more"
+        finally:
+            gc.enable()
+        assert list(bench.collector.informers()) == []
+        assert bench.collector.required() == []
+        assert bench.collector.missing() == ()
+        assert bench.collector.unsettled() == ""
+        bench.reload(enabled=True)
+        await bench.until_sent()
+
+
+async def test_switched_off_from_the_start_asks_for_nothing_and_reloads_leave_it_so(
+    tmp_path: Path,
+) -> None:
+    off = EnvironmentSwitches(enabled=True, tracking=False)
+    async with collecting(tmp_path, environment=off) as bench:
+        await bench.until(lambda: bench.state() is ExporterState.DISABLED)
+        bench.reload(enabled=False)
+        bench.reload(enabled=True)
+        await anyio.sleep(0.3)
+        assert bench.state() is ExporterState.DISABLED
+        assert bench.manager.status("scc").detail == "switched off by $DO_NOT_TRACK"
+        assert bench.server.open_watches == 0
+        assert bench.sink.payloads == []
+
+
+async def test_setting_that_cannot_be_read_keeps_the_last_state(tmp_path: Path) -> None:
+    async with collecting(tmp_path, opt=[1]) as bench:
+        await bench.until_sent()
+        bench.opt("out")
+        await bench.until(lambda: bench.state() is ExporterState.DISABLED)
+        bench.opt({"not": "a text"})
+        await anyio.sleep(0.3)
+        assert bench.state() is ExporterState.DISABLED
+        assert bench.server.open_watches == 1
+        bench.reload(enabled=True)  # a reload doesn't forget what is there
+        await anyio.sleep(0.3)
+        assert bench.state() is ExporterState.DISABLED
+        bench.opt("")
+        await bench.until_sent()
+
+
+@pytest.mark.parametrize("value", ["", "in", "prompt", "OUT", " out", None])
+async def test_other_values_do_not_opt_out(tmp_path: Path, value: object) -> None:
+    async with collecting(tmp_path, opt=value) as bench:
+        await bench.until_sent()
+        assert bench.collector.switches.enabled
+
+
+async def test_setting_out_at_the_start_is_seen_before_anything_is_sent(tmp_path: Path) -> None:
+    async with collecting(tmp_path, opt="out") as bench:
+        await bench.until(lambda: bench.state() is ExporterState.DISABLED)
+        await anyio.sleep(0.3)
+        assert bench.sink.payloads == []
+        assert bench.server.open_watches == 1
+        bench.server.delete_object(f"settings.{RANCHER}", "telemetry-opt")
+        await anyio.sleep(0.3)
+        assert bench.state() is ExporterState.DISABLED
+        bench.reload(enabled=True)
+        await bench.until_sent()
+
+
+async def test_enabled_again_by_a_reload_forgets_an_out_that_went_meanwhile(tmp_path: Path) -> None:
+    async with collecting(tmp_path, opt="out") as bench:
+        await bench.until(lambda: bench.state() is ExporterState.DISABLED)
+        bench.reload(enabled=False)
+        await bench.until(lambda: not list(bench.collector.informers()))
+        bench.server.delete_object(f"settings.{RANCHER}", "telemetry-opt")
+        bench.reload(enabled=True)
+        await bench.until_sent()
+
+
+async def test_source_moves_over_and_back_and_exporters_wait_meanwhile(tmp_path: Path) -> None:
+    async with collecting(tmp_path, rancher=False, interval_s=60) as bench:
+        collector = bench.collector
+        await bench.until_sent()
+        assert collector.source is SourceKind.KUBERNETES
+        assert collector.snapshot().identity.product == "kubernetes"
+        assert collector.snapshot().totals.nodes == 3
+        bench.restore_rancher()
+        await bench.until(lambda: collector.source is SourceKind.RANCHER)
+        assert bench.state() in {ExporterState.WAITING, ExporterState.RUNNING, ExporterState.IDLE}
+        await bench.until(lambda: len(bench.sink.payloads) == 2)
+        assert collector.snapshot().identity.install_uuid == bench.fleet.install_uuid
+        assert collector.snapshot().totals.nodes == bench.fleet.node_count
+        bench.remove_rancher()
+        await bench.until(lambda: collector.source is SourceKind.KUBERNETES)
+        await bench.until(lambda: len(bench.sink.payloads) == 3)
+        assert collector.snapshot().totals.nodes == 3
+        assert bench.manager.stats()["scc"].runs["failure"] == 0
+        assert {status.resource for status, _ in collector.informers()} == {"nodes", "namespaces"}
+
+
+async def test_one_missing_crd_is_waited_for_and_moves_nothing(tmp_path: Path) -> None:
+    async with collecting(tmp_path) as bench:
+        await bench.until_sent()
+        bench.server.remove_resource(f"features.{RANCHER}")
+        await bench.until(
+            lambda: f"resource features.{RANCHER} (not served)" in bench.collector.missing()
+        )
+        await anyio.sleep(0.5)
+        assert bench.collector.source is SourceKind.RANCHER
+        bench.server.restore_resource(f"features.{RANCHER}")
+        await bench.until(lambda: bench.collector.missing() == ())
+
+
+@pytest.mark.parametrize("source", ["rancher", "kubernetes"])
+async def test_configured_source_is_taken_at_its_word(tmp_path: Path, source: str) -> None:
+    config = Config(kubernetes=KubernetesConfig(source=source))
+    async with collecting(tmp_path, config=config, rancher=source == "kubernetes") as bench:
+        await bench.until(lambda: bench.collector.source == source)
+        if source == "kubernetes":
+            await bench.until_sent()
+        else:
+            await bench.until(lambda: "(not served)" in str(bench.collector.missing()))
+            assert bench.sink.payloads == []
+
+
+async def test_overrides_outlive_a_collection(tmp_path: Path) -> None:
+    async with collecting(tmp_path) as bench:
+        await bench.until_sent()
+        bench.reload(identity=IdentityConfig(product="mine"))
+        assert bench.collector.snapshot().identity.product == "mine"
+        bench.reload(enabled=False)
+        await bench.until(lambda: bench.collector.source is None)
+        bench.reload(enabled=True)
+        await bench.until_sent()
+        assert bench.collector.snapshot().identity.product == "mine"
+
+
+async def test_unknown_source_is_named_and_not_ready(tmp_path: Path) -> None:
+    async with collecting(tmp_path) as bench:
+        assert bench.collector.unsettled() == "source (discovery)"
+        with pytest.raises(NotReady, match="source"):
+            bench.collector.snapshot()
+        await bench.collector.wait_ready()
+        assert bench.collector.unsettled() == ""
+        assert bench.collector.snapshot().totals.nodes == bench.fleet.node_count

@@ -1,0 +1,82 @@
+"""`telemetryd payload` as a shell runs it: what would be sent, whether or not anything is."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.apiserver.fixtures import core_node, setting
+from tests.daemon.embedded import FleetServer, serve_fleet
+from tests.test_cli import telemetryd
+
+SETTINGS = "settings.management.cattle.io"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetServer]:
+    with serve_fleet(tmp_path_factory.mktemp("embedded")) as fleet:
+        yield fleet
+
+
+def payload(
+    server: FleetServer, folder: Path, config: str = "", **environ: str
+) -> "subprocess.CompletedProcess[str]":
+    file = folder / "config.toml"
+    file.write_text(config)
+    return telemetryd(
+        "payload", "--config", str(file), KUBECONFIG=str(server.kubeconfig), **environ
+    )
+
+
+def test_payload_of_a_rancher_says_nothing_else(server: FleetServer, tmp_path: Path) -> None:
+    result = payload(server, tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert json.loads(result.stdout)["subscription"]["product"] == "rancher-prime"
+
+
+@pytest.mark.parametrize(
+    ("config", "environ", "named"),
+    [
+        ("enabled = false", {}, "enabled = false in the configuration"),
+        ("", {"TELEMETRYD_ENABLED": "false"}, "$TELEMETRYD_ENABLED"),
+        ("", {"DO_NOT_TRACK": "1"}, "$DO_NOT_TRACK"),
+    ],
+)
+def test_payload_while_switched_off_is_shown_with_a_note(
+    server: FleetServer, tmp_path: Path, config: str, environ: dict[str, str], named: str
+) -> None:
+    result = payload(server, tmp_path, config, **environ)
+    assert result.returncode == 0
+    assert json.loads(result.stdout)["managedClusters"]
+    assert result.stderr == f"telemetryd: a daemon sends nothing of this: switched off by {named}\n"
+
+
+def test_payload_while_the_setting_opts_out_is_shown_with_a_note(
+    server: FleetServer, tmp_path: Path
+) -> None:
+    server.put(setting("telemetry-opt", "out"))
+    try:
+        result = payload(server, tmp_path)
+    finally:
+        server.remove(SETTINGS, "telemetry-opt")
+    assert result.returncode == 0
+    assert json.loads(result.stdout)["managedClusters"]
+    assert "the Rancher setting telemetry-opt" in result.stderr
+
+
+def test_payload_of_plain_kubernetes_by_configuration(server: FleetServer, tmp_path: Path) -> None:
+    for number in range(2):
+        server.put(core_node(f"n-{number}"))
+    result = payload(server, tmp_path, '[kubernetes]\nsource = "kubernetes"')
+    assert (result.returncode, result.stderr) == (0, "")
+    document = json.loads(result.stdout)
+    assert document["managedClusters"] == [{"count": 1, "nodes": 2, "upstream": True}]
+    assert document["subscription"]["product"] == "kubernetes"
+
+
+def test_variable_that_says_neither_yes_nor_no_is_unusable_configuration() -> None:
+    result = telemetryd("check-config", TELEMETRYD_ENABLED="maybe")
+    assert result.returncode == 78
+    assert "$TELEMETRYD_ENABLED" in result.stderr

@@ -1,0 +1,86 @@
+"""`deploy/` applied to the real API server from its files, and the token of its pod."""
+
+from pathlib import Path
+
+from tests.apiserver.admin import Admin, AdminError, Object, Objects
+from tests.apiserver.process import ApiServer
+from tests.deploy.kustomize import build
+from tests.deploy.rights import ROLES
+
+NAMESPACE = "cattle-telemetry-system"
+
+_PLURALS = {
+    "Namespace": "namespaces",
+    "ServiceAccount": "serviceaccounts",
+    "ConfigMap": "configmaps",
+    "Service": "services",
+    "Deployment": "deployments",
+    "NetworkPolicy": "networkpolicies",
+    "Role": "roles",
+    "RoleBinding": "rolebindings",
+    "ClusterRole": "clusterroles",
+    "ClusterRoleBinding": "clusterrolebindings",
+}
+
+
+def path_of(obj: Object) -> str:
+    """Where the API server has the object."""
+    version, metadata = obj["apiVersion"], obj["metadata"]
+    root = f"/apis/{version}" if "/" in version else f"/api/{version}"
+    namespace = metadata.get("namespace")
+    inside = f"/namespaces/{namespace}" if namespace else ""
+    return f"{root}{inside}/{_PLURALS[obj['kind']]}/{metadata['name']}"
+
+
+def ensure_namespace(admin: Admin, name: str) -> None:
+    """Creates the namespace unless it exists."""
+    try:
+        admin.create("/api/v1/namespaces", {"metadata": {"name": name}})
+    except AdminError as error:
+        if error.status != 409:
+            raise
+
+
+class Installed:
+    """One variant of `deploy/` on the API server, and who it runs as.
+
+    Attributes:
+        objects: What was applied.
+        kubeconfig: With the token of its ServiceAccount, by TokenRequest.
+    """
+
+    def __init__(self, admin: Admin, apiserver: ApiServer, folder: Path, variant: str) -> None:
+        self.admin = admin
+        self.objects: Objects = build(variant)
+        for obj in self.objects:
+            if obj["metadata"].get("namespace") not in {None, NAMESPACE}:
+                ensure_namespace(admin, obj["metadata"]["namespace"])
+            admin.apply(path_of(obj), obj, manager="kubectl", force=True)
+        account = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/telemetryd/token"
+        request: Object = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {"expirationSeconds": 3600},
+        }
+        self.token: str = admin.create(account, request)["status"]["token"]
+        self.kubeconfig = apiserver.kubeconfig(folder / "kubeconfig-of-account", self.token)
+
+    def roles(self) -> Objects:
+        """The roles among the objects."""
+        return [obj for obj in self.objects if obj["kind"] in ROLES]
+
+    def role(self, kind: str) -> Object:
+        """The one role of that kind in the base."""
+        (found,) = [obj for obj in self.roles() if obj["kind"] == kind]
+        return found
+
+    def set_rules(self, role: Object, rules: Objects) -> None:
+        """Changes what a role grants."""
+        operation = {"op": "replace", "path": "/rules", "value": rules}
+        self.admin.patch(path_of(role), [operation], kind="json")
+
+    def remove(self) -> None:
+        """Deletes all but the namespaces, which nobody would finalize."""
+        for obj in reversed(self.objects):
+            if obj["kind"] != "Namespace":
+                self.admin.delete(path_of(obj))

@@ -1,0 +1,269 @@
+"""The doctor as the ServiceAccount of `deploy/`, on a real API server with RBAC on."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import anyio
+import pytest
+
+from telemetryd.config import Config, KubernetesConfig
+from telemetryd.config.paths import ControlSocket
+from telemetryd.doctor.access import Access, Plan, SecretTarget, plan_of
+from telemetryd.doctor.examine import examine
+from telemetryd.doctor.findings import Report, Verdict, render_report
+from tests.apiserver.admin import Admin, AdminError, Object
+from tests.apiserver.crds import SECRET_REQUESTS, collection
+from tests.deploy.installed import Installed, ensure_namespace, path_of
+from tests.deploy.kustomize import build, parse_documents
+from tests.deploy.rights import without_each
+from tests.system.daemon import free_port
+
+VARIANT = "overlays/scc"
+REQUESTS = collection(SECRET_REQUESTS)
+RIGHTS = [
+    (role["kind"], role["metadata"].get("namespace", ""), access, changed["rules"])
+    for role in build(VARIANT)
+    if role["kind"] in {"Role", "ClusterRole"}
+    for access, changed in without_each(role)
+]
+
+
+@pytest.fixture(scope="module")
+def config(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    folder: Path = tmp_path_factory.mktemp("doctor")
+    config = Config(
+        kubernetes=KubernetesConfig(kubeconfig=str(installed.kubeconfig)), state_dir=str(folder)
+    )
+    server = replace(
+        config.server,
+        listen=replace(config.server.listen, port=free_port()),
+        control_socket=ControlSocket(str(folder / "s"), explicit=True),
+    )
+    return replace(config, server=server)
+
+
+@pytest.fixture(scope="module")
+def plan(config: Config) -> Plan:
+    """With SecretRequests, for which the base has rights as well."""
+    return replace(plan_of(config), source="auto", secret_requests="auto")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def secret_request(admin: Admin, installed: Installed) -> None:
+    """The request of scc-operator."""
+    request = {
+        "apiVersion": "telemetry.cattle.io/v1",
+        "kind": "SecretRequest",
+        "metadata": {"name": "rancher-scc-metrics"},
+        "spec": {
+            "secretType": "scc",
+            "targetSecretRef": {"name": "rancher-scc-metrics", "namespace": "cattle-scc-system"},
+        },
+    }
+    try:
+        admin.create(REQUESTS, request)
+    except AdminError as error:
+        if error.status != 409:
+            raise
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _clean(admin: Admin, secret_request: None) -> object:
+    yield
+    admin.delete(f"{REQUESTS}/rancher-scc-metrics")
+
+
+def ask(config: Config, plan: Plan) -> Report:
+    return anyio.run(partial(examine, config, plan, now=time.time))
+
+
+def ask_until(config: Config, plan: Plan, well: Callable[[Report], bool]) -> Report:
+    """The report once it is as expected: a role counts a moment after it is stored."""
+    deadline = time.monotonic() + 10
+    while True:
+        report = ask(config, plan)
+        if well(report):
+            return report
+        assert time.monotonic() < deadline, "\n".join(render_report(report))
+        time.sleep(0.02)
+
+
+def differs(before: Report, now: Report) -> bool:
+    return now.missing != before.missing
+
+
+def test_all_rights_of_deploy_are_all_that_is_needed(config: Config, plan: Plan) -> None:
+    report = ask_until(config, plan, lambda report: not report.failed)
+    assert {finding.verdict for finding in report.findings} == {Verdict.PASS}
+    lines = list(render_report(report))
+    count = len(report.findings)
+    assert lines[-1] == f"{count} checks: {count} PASS, 0 WARN, 0 FAIL"
+    assert "PASS  secretrequests.telemetry.cattle.io  1: SecretRequest rancher-scc-metrics" in lines
+
+
+@pytest.mark.parametrize(
+    ("kind", "namespace", "access", "rules"),
+    RIGHTS,
+    ids=[str(access) for _, _, access, _ in RIGHTS],
+)
+def test_each_right_removed_is_named_and_nothing_else(
+    installed: Installed,
+    config: Config,
+    plan: Plan,
+    kind: str,
+    namespace: str,
+    access: Access,
+    rules: list[Object],
+) -> None:
+    (role,) = [
+        role
+        for role in installed.roles()
+        if (role["kind"], role["metadata"].get("namespace", "")) == (kind, namespace)
+    ]
+    hides_requests = access == Access("telemetry.cattle.io", "secretrequests", "", "list")
+    installed.set_rules(role, rules)
+    try:
+        report = ask_until(config, plan, lambda report: report.failed)
+        assert report.missing == (access,)
+        failures = [found for found in report.findings if found.verdict is Verdict.FAIL]
+        assert [found.what for found in failures] == [f"may {access}"]
+        (added, binding) = parse_documents("\n".join(_yaml(report)))
+        assert added["kind"] == kind
+        assert added["metadata"].get("namespace", "") == namespace
+        named = {"resourceNames": [access.name]} if access.name else {}
+        assert added["rules"] == [
+            {
+                "apiGroups": [access.group],
+                "resources": [access.resources],
+                **named,
+                "verbs": [access.verb],
+            }
+        ]
+        assert binding["subjects"] == [
+            {"kind": "ServiceAccount", "namespace": "cattle-telemetry-system", "name": "telemetryd"}
+        ]
+        assert any("SecretRequest" in str(found) for found in report.findings) or hides_requests
+    finally:
+        installed.set_rules(role, role["rules"])
+    ask_until(config, plan, lambda report: not report.missing)
+
+
+def _yaml(report: Report) -> list[str]:
+    lines = list(render_report(report))
+    return lines[lines.index("---") : -1]
+
+
+def test_what_is_printed_mends_everything_when_it_is_applied(
+    installed: Installed, config: Config, plan: Plan, admin: Admin
+) -> None:
+    for role in installed.roles():
+        installed.set_rules(role, [])
+    added: list[Object] = []
+    try:
+        # Without the right to list SecretRequests their Secrets come to light only afterwards.
+        for _ in range(2):
+            report = ask_until(config, plan, lambda report: report.failed)
+            added += parse_documents("\n".join(_yaml(report)))
+            for obj in added:
+                admin.apply(path_of(obj), obj, manager="kubectl")
+            ask_until(config, plan, partial(differs, report))
+        final = ask_until(config, plan, lambda report: not report.missing)
+        assert not final.failed
+    finally:
+        for obj in {path_of(obj): obj for obj in added}.values():
+            admin.delete(path_of(obj))
+        for role in installed.roles():
+            installed.set_rules(role, role["rules"])
+        ask_until(config, plan, lambda report: not report.missing)
+
+
+def test_other_request_s_secret_is_found_and_its_role_printed(
+    config: Config, plan: Plan, admin: Admin
+) -> None:
+    ensure_namespace(admin, "doctor-target")
+    request = {
+        "apiVersion": "telemetry.cattle.io/v1",
+        "kind": "SecretRequest",
+        "metadata": {"name": "elsewhere"},
+        "spec": {
+            "secretType": "scc",
+            "targetSecretRef": {"name": "s", "namespace": "doctor-target"},
+        },
+    }
+    admin.create(REQUESTS, request)
+    try:
+        report = ask_until(config, replace(plan, delete_secrets=True), lambda report: report.failed)
+    finally:
+        admin.delete(f"{REQUESTS}/elsewhere")
+    roles = [doc for doc in parse_documents("\n".join(_yaml(report))) if doc["kind"] == "Role"]
+    assert {role["metadata"]["namespace"]: role["rules"] for role in roles} == {
+        "cattle-scc-system": [
+            {
+                "apiGroups": [""],
+                "resources": ["secrets"],
+                "resourceNames": ["rancher-scc-metrics"],
+                "verbs": ["delete"],
+            }
+        ],
+        "doctor-target": [
+            {
+                "apiGroups": [""],
+                "resources": ["secrets"],
+                "resourceNames": ["s"],
+                "verbs": ["get", "create", "patch", "delete"],
+            }
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"secretType": "scc", "targetSecretRef": {"name": "../../x", "namespace": "y?z"}},
+        {"secretType": "scc", "targetSecretRef": {"name": 7}},
+        {"secretType": "other", "targetSecretRef": {"name": "x", "namespace": "y"}},
+        {"secretType": "scc"},
+        None,
+        "text",
+    ],
+    ids=["hostile", "odd", "other", "without", "empty", "text"],
+)
+def test_invalid_request_is_told_of_and_never_becomes_a_path(
+    config: Config, plan: Plan, admin: Admin, spec: object
+) -> None:
+    request = {
+        "apiVersion": "telemetry.cattle.io/v1",
+        "kind": "SecretRequest",
+        "metadata": {"name": "hostile"},
+        "spec": spec,
+    }
+    admin.create(REQUESTS, request)
+    try:
+        report = ask_until(config, plan, lambda report: not report.failed)
+    finally:
+        admin.delete(f"{REQUESTS}/hostile")
+    warned = [found for found in report.findings if found.verdict is Verdict.WARN]
+    assert [found.what for found in warned] == ["secretrequests.telemetry.cattle.io"]
+
+
+def test_missing_namespace_fails_with_the_command_that_mends_it(config: Config, plan: Plan) -> None:
+    target = SecretTarget("not-there", "s", "exporter x", own=True)
+    report = ask(config, replace(plan, secrets=(target,)))
+    (line,) = [str(found) for found in report.findings if found.what == "namespace not-there"]
+    assert line == (
+        "FAIL  namespace not-there  doesn't exist (exporter x); kubectl create namespace not-there"
+    )
+
+
+def test_terminating_namespace_fails(config: Config, plan: Plan, admin: Admin) -> None:
+    ensure_namespace(admin, "doctor-ending")
+    admin.delete("/api/v1/namespaces/doctor-ending")  # for ever, without a controller
+    target = SecretTarget("doctor-ending", "s", "exporter x", own=True)
+    report = ask(config, replace(plan, secrets=(target,)))
+    (found,) = [found for found in report.findings if found.what == "namespace doctor-ending"]
+    assert found.verdict is Verdict.FAIL
+    assert "being deleted" in found.detail
+    assert "finalizer" in found.mend

@@ -1,0 +1,104 @@
+"""Checks run side by side, and none costs another anything but a turn."""
+
+import threading
+import time
+
+import anyio
+import pytest
+
+from telemetryd.doctor.checking import AT_A_TIME, Check, local_check, run_checks
+from telemetryd.doctor.findings import Finding, Verdict, passed
+from telemetryd.errors import Forbidden
+
+pytestmark = pytest.mark.anyio
+
+
+def well(name: str) -> Check:
+    async def run() -> list[Finding]:
+        await anyio.sleep(0)
+        return [passed(name, "well")]
+
+    return Check(name, run)
+
+
+def raising(name: str, error: Exception) -> Check:
+    async def run() -> list[Finding]:
+        raise error
+
+    return Check(name, run)
+
+
+async def test_findings_come_in_the_order_of_the_checks() -> None:
+    async def slow() -> list[Finding]:
+        await anyio.sleep(0.05)
+        return [passed("slow", "well"), passed("slow", "twice")]
+
+    found = await run_checks([Check("slow", slow), well("quick")], deadline_s=5)
+    assert [finding.what for finding in found] == ["slow", "slow", "quick"]
+
+
+async def test_check_that_raises_costs_itself_alone() -> None:
+    checks = [well("a"), raising("b", ValueError("SENTINEL")), well("c")]
+    found = await run_checks(checks, deadline_s=5)
+    assert [finding.verdict for finding in found] == [Verdict.PASS, Verdict.FAIL, Verdict.PASS]
+    assert str(found[1]).startswith("FAIL  b  internal: ValueError; ")
+    assert "SENTINEL" not in str(found[1])
+
+
+async def test_what_the_api_server_says_is_told() -> None:
+    (finding,) = await run_checks([raising("a", Forbidden("GET /x: 403"))], deadline_s=5)
+    assert finding.verdict is Verdict.FAIL
+    assert finding.detail == "GET /x: 403"
+    assert finding.mend
+
+
+async def test_check_that_hangs_is_cut_off() -> None:
+    async def hang() -> list[Finding]:
+        await anyio.sleep_forever()
+        return []
+
+    found = await run_checks([Check("hangs", hang), well("b")], deadline_s=0.05)
+    assert str(found[0]).startswith("FAIL  hangs  not known within 0.05 s; ")
+    assert found[1].verdict is Verdict.PASS
+
+
+async def test_check_that_blocks_is_left_behind_and_blocks_nobody() -> None:
+    release = threading.Event()
+
+    def block() -> list[Finding]:
+        release.wait(30)
+        return []
+
+    started = time.monotonic()
+    found = await run_checks([local_check("blocks", block), well("b")], deadline_s=0.05)
+    try:
+        assert time.monotonic() - started < 10
+        assert [finding.verdict for finding in found] == [Verdict.FAIL, Verdict.PASS]
+        (left,) = [thread for thread in threading.enumerate() if thread.name == "doctor"]
+        assert left.daemon, "it doesn't keep the process alive"
+    finally:
+        release.set()
+        left.join(10)
+
+
+async def test_error_of_a_blocking_check_is_its_own() -> None:
+    def look() -> list[Finding]:
+        raise OSError("boom")
+
+    (finding,) = await run_checks([local_check("disk", look)], deadline_s=5)
+    assert str(finding).startswith("FAIL  disk  internal: OSError; ")
+
+
+async def test_no_more_than_the_limit_run_at_a_time() -> None:
+    running = most = 0
+
+    async def run() -> list[Finding]:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await anyio.sleep(0.001)
+        running -= 1
+        return []
+
+    await run_checks([Check("x", run) for _ in range(5 * AT_A_TIME)], deadline_s=5)
+    assert most == AT_A_TIME

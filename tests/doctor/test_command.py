@@ -1,0 +1,145 @@
+"""`telemetryd doctor` as a process, against a real API server."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from base64 import urlsafe_b64encode
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+from tests.apiserver.admin import Admin, AdminError
+from tests.apiserver.process import ApiServer
+from tests.deploy.installed import ensure_namespace
+from tests.system.daemon import free_port
+
+NAMESPACE = "doctor"
+SECRETS = f"/api/v1/namespaces/{NAMESPACE}/secrets"
+ISSUER = "https://kubernetes.default.svc"
+
+
+class Doctor:
+    """Runs the command on a configuration of its own."""
+
+    def __init__(self, apiserver: ApiServer, folder: Path) -> None:
+        self._apiserver = apiserver
+        self._folder = folder
+        self._config = folder / "config.toml"
+        self._config.write_text(
+            f'state_dir = "{folder}"\n[kubernetes]\nkubeconfig = "{folder}/kubeconfig"\n'
+            f'[server]\nlisten = "127.0.0.1:{free_port()}"\n'
+            f'[[exporters]]\nname = "scc"\ntype = "secret"\nnamespace = "{NAMESPACE}"\n'
+            f'[[exporters]]\nname = "f"\ntype = "file"\ndirectory = "{folder}/files"\n'
+        )
+
+    def ask(self, token: str | None = None) -> tuple[int, list[str]]:
+        """Exit status and lines of stdout."""
+        self._apiserver.kubeconfig(self._folder / "kubeconfig", token)
+        asked = subprocess.run(
+            [sys.executable, "-m", "telemetryd", "doctor", "--config", str(self._config)],
+            env={**os.environ, "RUNTIME_DIRECTORY": str(self._folder)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert not asked.stderr
+        assert token is None or token not in asked.stdout
+        return asked.returncode, asked.stdout.splitlines()
+
+
+@pytest.fixture
+def doctor(apiserver: ApiServer, admin: Admin, tmp_path: Path) -> Iterator[Doctor]:
+    ensure_namespace(admin, NAMESPACE)
+    yield Doctor(apiserver, tmp_path)
+    with suppress(AdminError):
+        admin.delete(f"{SECRETS}/rancher-scc-telemetry")
+
+
+def mint(apiserver: ApiServer, account: str, uid: str, expires_at: float) -> str:
+    """A ServiceAccount's token as the API server itself signs it, with any time of expiry."""
+    key = serialization.load_pem_private_key((apiserver._folder / "sa.key").read_bytes(), None)
+    assert isinstance(key, rsa.RSAPrivateKey)
+    claims = {
+        "iss": ISSUER,
+        "aud": [ISSUER],
+        "sub": f"system:serviceaccount:{NAMESPACE}:{account}",
+        "iat": int(expires_at) - 3600,
+        "nbf": int(expires_at) - 3600,
+        "exp": int(expires_at),
+        "kubernetes.io": {
+            "namespace": NAMESPACE,
+            "serviceaccount": {"name": account, "uid": uid},
+        },
+    }
+    parts = [json.dumps(part).encode() for part in ({"alg": "RS256", "typ": "JWT"}, claims)]
+    signed = b".".join(urlsafe_b64encode(part).rstrip(b"=") for part in parts)
+    signature = key.sign(signed, padding.PKCS1v15(), hashes.SHA256())
+    return (signed + b"." + urlsafe_b64encode(signature).rstrip(b"=")).decode()
+
+
+def test_all_well_exits_0_and_every_line_is_a_pass(doctor: Doctor, tmp_path: Path) -> None:
+    before = sorted(tmp_path.iterdir())
+    status, lines = doctor.ask()
+    assert status == 0, lines
+    assert all(line.startswith("PASS  ") for line in lines[:-1])
+    assert lines[-1] == f"{len(lines) - 1} checks: {len(lines) - 1} PASS, 0 WARN, 0 FAIL"
+    assert f"PASS  directory of exporter f  {tmp_path}/files can be made" in lines
+    assert sorted(path for path in tmp_path.iterdir() if path.name != "kubeconfig") == before
+
+
+def test_wrong_token_exits_1(doctor: Doctor) -> None:
+    status, lines = doctor.ask("nobody-has-this-token")
+    assert status == 1
+    assert lines[0].startswith("FAIL  connection  ")
+    assert "doesn't accept the credential; renew the token" in lines[0]
+
+
+def test_token_fails_from_when_it_has_expired(
+    doctor: Doctor, apiserver: ApiServer, admin: Admin
+) -> None:
+    accounts = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts"
+    made = admin.create(accounts, {"metadata": {"name": "brief"}})
+    uid = made["metadata"]["uid"]
+    try:
+        status, lines = doctor.ask(mint(apiserver, "brief", uid, time.time() + 600))
+        assert status == 1
+        assert lines[0].startswith("PASS  connection"), "it may do nothing, but it is somebody"
+        assert f"- {{kind: ServiceAccount, namespace: {NAMESPACE}, name: brief}}" in lines
+        status, lines = doctor.ask(mint(apiserver, "brief", uid, time.time() - 600))
+        assert status == 1
+        assert "doesn't accept the credential" in lines[0]
+        assert "kind: ClusterRole" not in lines
+    finally:
+        admin.delete(f"{accounts}/brief")
+
+
+def test_second_writer_is_named(doctor: Doctor, admin: Admin) -> None:
+    secret = {"metadata": {"name": "rancher-scc-telemetry"}, "stringData": {"payload": "{}"}}
+    admin.create(SECRETS, secret)  # as Rancher does, without server-side apply
+    status, lines = doctor.ask()
+    assert status == 1
+    (line,) = [line for line in lines if line.startswith("FAIL")]
+    assert line.startswith(
+        f"FAIL  Secret {NAMESPACE}/rancher-scc-telemetry  data.payload was written by tests-admin "
+    )
+    assert line.endswith("s ago; stop the other writer, or configure another Secret")
+
+
+def test_secret_that_can_not_be_written_is_named(doctor: Doctor, admin: Admin) -> None:
+    secret = {"metadata": {"name": "rancher-scc-telemetry"}, "immutable": True}
+    admin.create(SECRETS, secret)
+    status, lines = doctor.ask()
+    assert status == 1
+    assert any("rancher-scc-telemetry  is immutable; delete it" in line for line in lines)
+    admin.delete(f"{SECRETS}/rancher-scc-telemetry")
+    admin.create(SECRETS, {"metadata": secret["metadata"], "type": "example.com/other"})
+    status, lines = doctor.ask()
+    assert status == 1
+    assert any("has type 'example.com/other', not Opaque; delete it" in line for line in lines)

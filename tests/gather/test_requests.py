@@ -1,0 +1,71 @@
+"""SecretRequests to records: only the spec and our own conditions, whatever else is there."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from telemetryd.errors import UnreadableObject
+from telemetryd.gather.requests import SECRET_REQUESTS, RequestObject, project_request
+from telemetryd.model import ConditionRecord, SecretRequestRecord
+from tests.system.scc import scc_request
+
+
+def record(obj: Any) -> SecretRequestRecord:
+    decoded = msgspec.json.decode(msgspec.json.encode(obj), type=RequestObject)
+    return project_request("r", decoded)
+
+
+def request(**fields: Any) -> dict[str, Any]:
+    obj = scc_request("r")
+    obj["metadata"]["uid"] = "u-1"
+    return {**obj, **fields}
+
+
+def test_operators_request_is_read() -> None:
+    found = record(request(status={"conditions": [{"type": "Done", "status": "True"}]}))
+    assert found == SecretRequestRecord(
+        uid="u-1",
+        created_at="",
+        deleting=False,
+        spec_error="",
+        secret_type="scc",
+        has_target=True,
+        namespace="cattle-scc-system",
+        secret="rancher-scc-metrics",
+        conditions=(ConditionRecord("Done", "True"),),
+    )
+
+
+def test_edit_of_metadata_makes_the_same_record() -> None:
+    edited = request()
+    edited["metadata"] |= {"annotations": {"a": "1"}, "resourceVersion": "7", "labels": {}}
+    assert record(edited) == record(request())
+
+
+@pytest.mark.parametrize("spec", [5, [], "x", {"secretType": 5}, {"targetSecretRef": "x"}])
+def test_spec_of_a_wrong_type_makes_it_invalid_not_unreadable(spec: Any) -> None:
+    found = record(request(spec=spec))
+    assert found.spec_error
+    assert not found.has_target
+
+
+@pytest.mark.parametrize("spec", [None, {}, {"secretType": None, "targetSecretRef": None}])
+def test_spec_that_is_missing_is_empty(spec: Any) -> None:
+    found = record(request(spec=spec))
+    assert (found.spec_error, found.secret_type, found.has_target) == ("", "", False)
+
+
+@pytest.mark.parametrize("status", [5, {"conditions": {}}, {"conditions": [{"type": 1}]}, None])
+def test_status_that_others_broke_is_none(status: Any) -> None:
+    assert record(request(status=status)).conditions == ()
+
+
+def test_request_without_uid_is_unreadable() -> None:
+    with pytest.raises(UnreadableObject):
+        record(scc_request("r"))
+
+
+def test_resource_is_cluster_scoped() -> None:
+    assert SECRET_REQUESTS.id == "secretrequests.telemetry.cattle.io"
+    assert SECRET_REQUESTS.path == "/apis/telemetry.cattle.io/v1/secretrequests"

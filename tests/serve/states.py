@@ -1,0 +1,226 @@
+"""What the status page is shown of: each state of the daemon that looks different."""
+
+from dataclasses import replace
+
+from telemetryd.model import (
+    ConfigStatus,
+    ExporterState,
+    ExporterStatus,
+    InformerStatus,
+    RequestState,
+    RequestStatus,
+    SourceKind,
+    Switch,
+    Switches,
+    Totals,
+)
+from telemetryd.serve.status import StatusFacts
+from tests.serve.facts import (
+    CONFIG_HASH,
+    NOW,
+    SNAPSHOT,
+    exporter_status,
+    informer_status,
+    new_exporter_status,
+)
+
+GROUP = "management.cattle.io"
+HOSTILE = (
+    "<script>document.title='owned'</script><img src=x onerror=alert(1)>\"'&\x00\u202e"
+    + "unbreakable" * 40
+)
+
+WELL = StatusFacts(
+    version="0.1.0",
+    now=NOW,
+    started_at=NOW - 3 * 86400 - 4 * 3600,
+    api_server="https://10.43.0.1:443",
+    informers=tuple(
+        informer_status(resource=resource, objects=objects, unreadable=0, last_contact_at=NOW - ago)
+        for resource, objects, ago in (
+            (f"clusters.{GROUP}", 21, 12),
+            (f"features.{GROUP}", 17, 31),
+            ("namespaces", 1, 48),
+            (f"nodes.{GROUP}", 303, 0),
+            (f"projects.{GROUP}", 42, 20),
+            (f"settings.{GROUP}", 94, 7),
+        )
+    ),
+    exporters=(
+        exporter_status(
+            name="archive",
+            type="file",
+            interval_s=3600.0,
+            last_success_at=NOW - 1260,
+            next_run_in_s=2340.0,
+            payload_bytes=1187,
+        ),
+        exporter_status(payload_bytes=1187),
+        exporter_status(
+            name="secretrequest/rancher-scc-metrics",
+            last_success_at=NOW - 41,
+            next_run_in_s=19.0,
+            payload_bytes=1187,
+        ),
+    ),
+    config=ConfigStatus("/etc/telemetryd/config.toml", CONFIG_HASH, NOW - 5000, NOW - 5000),
+    snapshot=replace(
+        SNAPSHOT,
+        totals=Totals(
+            local_clusters=1,
+            managed_clusters=20,
+            nodes=303,
+            roles={"controlplane": 63, "etcd": 63, "worker": 240, "other": 0},
+            cpu_nano=2424 * 10**9,
+            memory_nano=9696 * 2**30 * 10**9,
+        ),
+    ),
+    missing=(),
+    payload_exposed=True,
+)
+
+
+def _exporters(*changed: ExporterStatus) -> tuple[ExporterStatus, ...]:
+    """Those of ``WELL``, some of them replaced."""
+    by_name = {exporter.name: exporter for exporter in (*WELL.exporters, *changed)}
+    return tuple(by_name.values())
+
+
+def _failing(**changes: object) -> ExporterStatus:
+    return exporter_status(
+        **{
+            "state": ExporterState.FAILED,
+            "consecutive_failures": 7,
+            "last_attempt_at": NOW - 14,
+            "last_success_at": NOW - 437,
+            "last_failure_at": NOW - 14,
+            "last_error": 'secrets "rancher-scc-telemetry" is forbidden: User '
+            '"system:serviceaccount:cattle-telemetry-system:telemetryd" cannot patch resource '
+            '"secrets" in API group "" in the namespace "cattle-telemetry-system"',
+            "last_error_reason": "forbidden",
+            **changes,
+        }
+    )
+
+
+def _everywhere(state: ExporterState, detail: str) -> tuple[ExporterStatus, ...]:
+    return tuple(
+        replace(
+            exporter,
+            state=state,
+            detail=detail,
+            enabled=state is not ExporterState.DISABLED,
+            next_run_in_s=None,
+        )
+        for exporter in WELL.exporters
+    )
+
+
+def _informers(**changes: object) -> tuple[InformerStatus, ...]:
+    return tuple(replace(informer, **changes) for informer in WELL.informers)  # type: ignore[arg-type]
+
+
+_CONFLICT = (
+    "cattle-telemetry-system/rancher-scc-telemetry is also written by rancher (apps/v1, Update): "
+    "nothing was written, it is taken over once its bytes have not changed for 5m; stop the other "
+    "writer, or configure another name"
+)
+
+STATES = {
+    "well": WELL,
+    "failing": replace(
+        WELL,
+        exporters=_exporters(
+            _failing(),
+            exporter_status(
+                name="archive",
+                type="file",
+                state=ExporterState.BACKOFF,
+                last_error="No space left on device: /var/lib/telemetryd/scc",
+                last_error_reason="storage",
+                consecutive_failures=1,
+                last_success_at=NOW - 7300,
+                last_failure_at=NOW - 2,
+                next_run_in_s=3.0,
+            ),
+        ),
+        config=replace(
+            WELL.config,
+            reloaded_at=NOW - 65,
+            problems=('/etc/c.toml: exporters[0].interval: is "1 minute": must be a duration',),
+        ),
+    ),
+    "conflict": replace(
+        WELL,
+        exporters=_exporters(
+            _failing(
+                state=ExporterState.CONFLICT,
+                detail=_CONFLICT,
+                last_error=_CONFLICT,
+                last_error_reason="field_conflict",
+                consecutive_failures=2,
+            )
+        ),
+    ),
+    "optout": replace(
+        WELL,
+        exporters=_everywhere(ExporterState.DISABLED, "switched off by $DO_NOT_TRACK"),
+        informers=(),
+        snapshot=None,
+        switches=Switches(frozenset({Switch.DO_NOT_TRACK})),
+    ),
+    "requests": replace(
+        WELL,
+        source=SourceKind.RANCHER,
+        requests=(
+            RequestStatus(
+                "rancher-scc-metrics", "cattle-scc-system/rancher-scc-metrics",
+                RequestState.SERVED, "", NOW - 41,
+            ),
+            RequestStatus("elsewhere", "default/x", RequestState.REJECTED, "not System", None),
+        ),
+    ),
+    "standby": replace(
+        WELL, exporters=_everywhere(ExporterState.STANDBY, "telemetryd-7c9f leads")
+    ),
+    "starting": replace(
+        WELL,
+        started_at=NOW - 2,
+        exporters=tuple(
+            new_exporter_status(name=name, detail=f"informer nodes.{GROUP}")
+            for name in ("archive", "scc")
+        ),
+        informers=_informers(synced=False, objects=0, last_contact_at=None),
+        config=ConfigStatus("defaults", CONFIG_HASH, NOW - 2),
+        snapshot=None,
+        missing=(f"informer nodes.{GROUP}", "install UUID"),
+    ),
+    "gaps": replace(
+        WELL,
+        exporters=_exporters(
+            exporter_status(
+                name="archive", type="file", state=ExporterState.STOPPED, detail="by hand",
+                next_run_in_s=None,
+            ),
+        ),
+        informers=(*WELL.informers[:3], informer_status(), *WELL.informers[4:]),
+        snapshot=replace(
+            SNAPSHOT,
+            complete=False,
+            incomplete_reasons=(f"nodes.{GROUP}: 1 unreadable",),
+        ),
+    ),
+    "unreachable": replace(
+        WELL,
+        informers=_informers(last_error="connect: no route to host", last_contact_at=NOW - 400),
+    ),
+    "hostile": replace(
+        WELL,
+        api_server=f"https://{HOSTILE}",
+        exporters=(_failing(name=f"secretrequest/{HOSTILE}", detail=HOSTILE, last_error=HOSTILE),),
+        informers=_informers(last_error=HOSTILE),
+        config=replace(WELL.config, where=HOSTILE, problems=(HOSTILE,)),
+        missing=(HOSTILE,),
+    ),
+}  # fmt: skip
+"""By name; ``hostile`` has in every text what could be mistaken for a part of the page."""

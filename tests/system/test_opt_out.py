@@ -1,0 +1,298 @@
+"""Opting out, while it runs and from the start: nothing leaves, and the API server isn't asked."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.apiserver.admin import Admin
+from tests.apiserver.crds import SETTINGS, collection
+from tests.apiserver.fixtures import setting
+from tests.apiserver.process import ApiServer
+from tests.daemon.control import ctl
+from tests.system.account import RANCHER, Trail, make_account
+from tests.system.daemon import TOP_LEVEL, Daemon
+from tests.system.rancher import Rancher
+
+SETTING = f"{collection(SETTINGS)}/telemetry-opt"
+ITS_WATCH = ["settings.management.cattle.io metadata.name=telemetry-opt"]
+ALL_WATCHES = sorted(
+    [
+        *(f"{each}.management.cattle.io" for each in ("clusters", "features", "nodes")),
+        "namespaces metadata.name=kube-system",
+        "projects.management.cattle.io",
+        "settings.management.cattle.io",
+        *ITS_WATCH,
+    ]
+)
+OFF = TOP_LEVEL + "enabled = false\n"
+WITHIN_S = 2.0
+QUIET_S = 2.5
+"""Several intervals, in which nothing may happen."""
+
+
+@pytest.fixture(scope="module")
+def rancher(admin: Admin) -> Iterator[Rancher]:
+    fleet = Rancher(admin)
+    fleet.build(clusters=2, nodes=2)
+    try:
+        yield fleet
+    finally:
+        fleet.clear()
+
+
+@pytest.fixture(scope="module")
+def kubeconfig(
+    apiserver: ApiServer, admin: Admin, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    return make_account(apiserver, admin, tmp_path_factory.mktemp("account"), RANCHER)
+
+
+class Bench:
+    """A daemon, a folder that keeps every payload that it ever sends, and its trail."""
+
+    def __init__(
+        self, daemon: Daemon, rancher: Rancher, apiserver: ApiServer, sent: Path, config: str
+    ) -> None:
+        self.daemon = daemon
+        self.rancher = rancher
+        self.apiserver = apiserver
+        self.admin = rancher.admin
+        self._sent = sent
+        self._config = config
+
+    def sent(self) -> int:
+        """Payloads sent so far, to the folder and the Secret's changes."""
+        return len([each for each in self._sent.glob("folder-*") if not each.is_symlink()])
+
+    def configure(self, top_level: str) -> None:
+        self.daemon.configure(self._config, top_level)
+
+    def reload(self, top_level: str = TOP_LEVEL) -> None:
+        self.configure(top_level)
+        result = ctl("reload", config=self.daemon.config_file, **self.environ)
+        assert result.returncode == 0, result.stderr
+
+    @property
+    def environ(self) -> dict[str, str]:
+        folder = str(self.daemon.config_file.parent)
+        return {"RUNTIME_DIRECTORY": folder, "STATE_DIRECTORY": folder}
+
+    def opt(self, value: str | None) -> None:
+        """Gives the setting a value; None deletes it."""
+        if value is None:
+            self.admin.delete(SETTING)
+        elif is_set(self.admin):
+            self.admin.patch(SETTING, {"value": value})
+        else:
+            self.admin.create(collection(SETTINGS), setting("telemetry-opt", value))
+
+    def is_off(self, reason: str) -> bool:
+        status = self.daemon.status()
+        return status["collection"]["off_by"] == [reason] and all(
+            each["state"] == "disabled" for each in status["exporters"]
+        )
+
+    def change_fleet(self, number: int) -> None:
+        """What the next payload would show."""
+        self.rancher.add_node("local", number, cpu="16", arch="arm64")
+
+    def wait_until_off(self, reason: str) -> None:
+        self.daemon.wait_for(f"off by {reason}", lambda: self.is_off(reason), WITHIN_S)
+
+    def wait_until_on(self, more_than: int) -> None:
+        """Until it sends again and watches all again."""
+        self.daemon.wait_for("a payload", lambda: self.sent() > more_than, 10)
+        assert self.daemon.status()["collection"] == {
+            "enabled": True,
+            "off_by": [],
+            "detail": "",
+            "source": "rancher",
+        }
+        self.wait_for_watches(ALL_WATCHES)
+
+    def wait_for_watches(self, expected: list[str]) -> None:
+        trail = Trail.from_now(self.apiserver)
+        try:
+            self.daemon.wait_for("the watches", lambda: trail.open_watches() == expected, 5)
+        except AssertionError as error:
+            raise AssertionError(f"watched are {trail.open_watches()}") from error
+
+    def assert_silence(self, number: int, watches: list[str]) -> None:
+        """Nothing is sent and nothing asked for, whatever happens to the fleet."""
+        self.wait_for_watches(watches)
+        trail, sent, secret = Trail.from_now(self.apiserver), self.sent(), self.rancher.secret()
+        self.change_fleet(number)
+        time.sleep(QUIET_S)
+        assert trail.requests() == []
+        assert trail.open_watches() == watches
+        assert (self.sent(), self.rancher.secret()) == (sent, secret)
+
+
+@contextmanager
+def running(
+    folder: Path,
+    kubeconfig: Path,
+    rancher: Rancher,
+    apiserver: ApiServer,
+    top_level: str = TOP_LEVEL,
+    environ: Mapping[str, str] | None = None,
+) -> Iterator[Bench]:
+    """A daemon that must end well."""
+    sent = folder / "sent"
+    config = (
+        f'[[exporters]]\nname = "folder"\ntype = "file"\ndirectory = "{sent}"\ninterval = "1s"\n'
+        '[[exporters]]\nname = "scc"\ntype = "secret"\ninterval = "1s"\nquiet_period = "1s"\n'
+    )
+    daemon = Daemon(folder, kubeconfig, config, top_level, environ=environ or {})
+    try:
+        daemon.wait_for("listening", lambda: daemon.get("/livez")[0] == 200, 15)
+        yield Bench(daemon, rancher, apiserver, sent, config)
+    finally:
+        status = daemon.stop()
+    assert status == 0, daemon.log()[-4000:]
+
+
+@pytest.fixture
+def bench(
+    tmp_path: Path, kubeconfig: Path, rancher: Rancher, apiserver: ApiServer
+) -> Iterator[Bench]:
+    """A daemon that has sent something; the setting goes with the test."""
+    with running(tmp_path, kubeconfig, rancher, apiserver) as bench:
+        try:
+            bench.wait_until_on(0)
+            yield bench
+        finally:
+            if is_set(bench.admin):
+                bench.opt(None)
+            for number in range(9500, 9510):
+                if f"sentinel-m-{number}" in node_names(bench.admin):
+                    rancher.delete_node("local", number)
+
+
+def is_set(admin: Admin) -> bool:
+    """Whether the setting exists."""
+    names = {each["metadata"]["name"] for each in admin.list(collection(SETTINGS))}
+    return "telemetry-opt" in names
+
+
+def node_names(admin: Admin) -> set[str]:
+    nodes = admin.list("/apis/management.cattle.io/v3/namespaces/local/nodes")
+    return {node["metadata"]["name"] for node in nodes}
+
+
+def test_setting_out_stops_all_but_its_own_watch_and_another_value_resumes(bench: Bench) -> None:
+    daemon = bench.daemon
+    bench.opt("prompt")
+    bench.opt("out")
+    bench.wait_until_off("setting")
+    bench.assert_silence(9500, ITS_WATCH)
+
+    document = daemon.status()
+    assert [each["resource"] for each in document["informers"]] == ["settings.management.cattle.io"]
+    assert document["snapshot"] is None
+    assert {each["detail"] for each in document["exporters"]} == {
+        "switched off by the Rancher setting telemetry-opt"
+    }
+    metrics = daemon.get("/metrics")[1]
+    assert 'telemetryd_enabled{reason="setting"} 0.0' in metrics
+    assert 'telemetryd_enabled{reason="config"} 1.0' in metrics
+    assert 'telemetryd_exporter_enabled{exporter="scc"} 0.0' in metrics
+    assert 'telemetryd_exporter_state{exporter="scc",state="disabled"} 1.0' in metrics
+    for gone in ('resource="nodes.management.cattle.io"', "telemetryd_fleet_"):
+        assert gone not in metrics
+    assert daemon.ready(), "nothing is required"
+    shown = ctl("status", config=daemon.config_file, **bench.environ).stdout
+    assert "collection is switched off by the Rancher setting telemetry-opt" in shown
+    for command in (("trigger", "scc"), ("start", "scc"), ("cache", "nodes.management.cattle.io")):
+        refused = ctl(*command, config=daemon.config_file, **bench.environ)
+        assert refused.returncode == 1
+        assert "switched off by the Rancher setting telemetry-opt" in refused.stderr
+    assert "collection off by=setting" in daemon.log()
+
+    sent = bench.sent()
+    bench.opt("in")
+    bench.wait_until_on(sent)
+    assert daemon.exporter("scc")["enabled"]
+
+
+@pytest.mark.parametrize("value", ["out", "prompt"])
+def test_deleted_out_keeps_it_off_until_a_reload_or_another_value(bench: Bench, value: str) -> None:
+    bench.opt("out")
+    bench.wait_until_off("setting")
+    sent = bench.sent()
+    bench.opt(None)
+    bench.assert_silence(9501, ITS_WATCH)
+    assert bench.is_off("setting")
+    assert "opt-out setting deleted" in bench.daemon.log()
+    if value == "out":
+        bench.reload()
+    else:
+        bench.opt(value)
+    bench.wait_until_on(sent)
+
+
+def test_reload_while_the_setting_says_out_keeps_it_off(bench: Bench) -> None:
+    bench.opt("out")
+    bench.wait_until_off("setting")
+    bench.reload()
+    bench.assert_silence(9502, ITS_WATCH)
+    assert bench.is_off("setting")
+
+
+def test_reload_with_enabled_false_stops_every_request_and_with_true_resumes(bench: Bench) -> None:
+    bench.reload(OFF)
+    bench.wait_until_off("config")
+    bench.assert_silence(9503, [])
+    assert bench.daemon.status()["informers"] == []
+    assert bench.daemon.metric('telemetryd_enabled{reason="config"}') == 0
+    sent = bench.sent()
+    bench.reload(TOP_LEVEL)
+    bench.wait_until_on(sent)
+
+
+def test_setting_that_said_out_before_the_start_is_read_before_the_fleet(
+    bench: Bench, tmp_path: Path, kubeconfig: Path
+) -> None:
+    bench.opt("out")
+    bench.wait_until_off("setting")
+    trail = Trail.from_now(bench.apiserver)
+    folder = tmp_path / "second"
+    folder.mkdir()
+    with running(folder, kubeconfig, bench.rancher, bench.apiserver) as second:
+        second.wait_until_off("setting")
+        asked = {request.partition("?")[0] for request in trail.requests()}
+        assert asked <= {
+            "get /apis",
+            "list /apis/management.cattle.io/v3/settings",
+            "watch /apis/management.cattle.io/v3/settings",
+        }
+        assert second.sent() == 0
+
+
+@pytest.mark.parametrize(
+    ("environ", "reason"),
+    [({"TELEMETRYD_ENABLED": "false"}, "environment"), ({"DO_NOT_TRACK": "1"}, "do_not_track")],
+)
+def test_environment_switches_it_off_from_the_start_and_no_reload_changes_that(
+    tmp_path: Path,
+    kubeconfig: Path,
+    rancher: Rancher,
+    apiserver: ApiServer,
+    environ: dict[str, str],
+    reason: str,
+) -> None:
+    trail = Trail.from_now(apiserver)
+    on = TOP_LEVEL + "enabled = true\n"
+    with running(tmp_path, kubeconfig, rancher, apiserver, on, environ) as bench:
+        bench.wait_until_off(reason)
+        bench.reload(OFF)
+        bench.reload(on)
+        time.sleep(QUIET_S)
+        assert bench.is_off(reason)
+        assert bench.daemon.metric(f'telemetryd_enabled{{reason="{reason}"}}') == 0
+        assert bench.daemon.ready()
+        assert bench.sent() == 0
+    assert trail.requests() == []
