@@ -29,6 +29,8 @@ from telemetryd.config.values import (
 
 DEFAULT_INTERVAL_S = 60.0
 LONGEST_DEFAULT_TIMEOUT_S = 10.0
+MIN_DEADLINE_TO_RETRY = 1.2
+"""A renew deadline must leave time for a second try, whatever the jitter (client-go's factor)."""
 FORMATS = ("scc", "fleet")
 """What a payload can hold; ``export.formats`` makes each of them."""
 
@@ -110,6 +112,39 @@ class ServerConfig:
     def listen_port(self) -> int:
         """TCP port, 0 for a free one."""
         return self.listen.port
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaderElectionConfig:
+    """``[leader_election]``: one replica exports, the others stand by.
+
+    Attributes:
+        namespace: Of the Lease.
+        name: Likewise.
+        lease_duration_s: A leader that is gone is succeeded after so long.
+        renew_deadline_s: A leader that can't renew for so long exports no more.
+        retry_period_s: Between renewals.
+    """
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            ("lease_duration_s", "renew_deadline_s"),
+            lambda duration_s, deadline_s: duration_s > deadline_s,
+            "must be longer than renew_deadline",
+        ),
+        Rule(
+            ("renew_deadline_s", "retry_period_s"),
+            lambda deadline_s, retry_s: deadline_s > MIN_DEADLINE_TO_RETRY * retry_s,
+            f"must be longer than {MIN_DEADLINE_TO_RETRY:g} times retry_period",
+        ),
+    )
+
+    enabled: Annotated[bool, Boolean()] = False
+    namespace: Annotated[str, DnsLabel()] = "cattle-telemetry-system"
+    name: Annotated[str, DnsSubdomain()] = "telemetryd"
+    lease_duration_s: Annotated[float, Duration(maximum_s=HOUR_S)] = 15.0
+    renew_deadline_s: Annotated[float, Duration(minimum_s=0.1, maximum_s=HOUR_S)] = 10.0
+    retry_period_s: Annotated[float, Duration(minimum_s=0.1, maximum_s=HOUR_S)] = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,6 +292,9 @@ class Config:
     identity: Annotated[IdentityConfig, Table(IdentityConfig)] = IdentityConfig()
     privacy: Annotated[PrivacyConfig, Table(PrivacyConfig)] = PrivacyConfig()
     server: Annotated[ServerConfig, Table(ServerConfig)] = ServerConfig()
+    leader_election: Annotated[LeaderElectionConfig, Table(LeaderElectionConfig)] = (
+        LeaderElectionConfig()
+    )
     secret_requests: Annotated[SecretRequestsConfig, Table(SecretRequestsConfig)] = (
         SecretRequestsConfig()
     )

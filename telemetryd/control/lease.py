@@ -8,8 +8,7 @@ in it. The loop that asks and writes is ``elector``'s, the object's form ``lease
 from dataclasses import dataclass
 from typing import TypeAlias, assert_never
 
-MIN_DEADLINE_TO_RETRY = 1.2
-"""The renew deadline must exceed this many retry periods (client-go's JitterFactor)."""
+from telemetryd.config.settings import MIN_DEADLINE_TO_RETRY
 
 MIN_REQUEST_TIMEOUT_S = 1.0
 

@@ -22,6 +22,7 @@ from telemetryd.daemon.earlysignals import EarlySignals
 from telemetryd.daemon.exporters import ExporterFactory
 from telemetryd.daemon.filewatch import FileWatch
 from telemetryd.daemon.heartbeat import ALIVE_WITHIN_S, Heartbeat
+from telemetryd.daemon.leadership import FencedRequests, Leadership
 from telemetryd.daemon.notify import Notifier
 from telemetryd.daemon.reload import Reloadable, Reloader
 from telemetryd.daemon.requests import SecretRequests
@@ -47,6 +48,9 @@ from telemetryd.serve.view import BuildInfo, MetricsSources
 from telemetryd.stats import ExporterStats, InformerStats, KubeStats
 
 log = logging.getLogger(__name__)
+
+RELEASE_TIMEOUT_S = 1.5
+"""A shutdown ends at most 2 s after its drain: who can't release is succeeded all the same."""
 
 
 async def run_daemon(
@@ -146,11 +150,15 @@ async def run_until(
         ConfigError: As of ``run_daemon``.
     """
     kube_stats = KubeStats()
-    async with KubeClient.connect(config.kubernetes, kube_stats) as client:
+    async with (
+        KubeClient.connect(config.kubernetes, kube_stats) as client,
+        Leadership.connect(config, kube_stats, now=now, rng=rng) as leadership,
+    ):
         daemon = Daemon(
             config,
             client,
             kube_stats,
+            leadership,
             reloader=reloader,
             status_log=status_log,
             now=now,
@@ -185,6 +193,7 @@ class Daemon:
         config: Config,
         client: KubeClient,
         kube_stats: KubeStats,
+        leadership: Leadership,
         *,
         reloader: Reloader,
         status_log: StatusLog,
@@ -196,6 +205,7 @@ class Daemon:
         self._client = client
         self._page_size = config.kubernetes.page_size
         self._kube_stats = kube_stats
+        self._leadership = leadership
         self._reloader = reloader
         self._status_log = status_log
         self._now = now
@@ -205,9 +215,14 @@ class Daemon:
             config, client, read_switches(reloader.source.environ), now=now, rng=rng
         )
         self._manager = ExporterManager(
-            self._collector, now=now, rng=rng, drain_timeout_s=config.drain_timeout_s
+            self._collector,
+            now=now,
+            rng=rng,
+            drain_timeout_s=config.drain_timeout_s,
+            epoch=lambda: leadership.epoch,
+            require_leading=leadership.require,
         )
-        self._factory = ExporterFactory(client, now=now)
+        self._factory = ExporterFactory(FencedRequests(client, leadership.require), now=now)
         for exporter in config.exporters:
             self._manager.register(*self._factory.build(exporter))
         self._requests = SecretRequests(
@@ -216,6 +231,7 @@ class Daemon:
             self._manager,
             self._factory.build,
             source=lambda: self._collector.source,
+            leadership=leadership,
             now=now,
             rng=rng,
         )
@@ -242,14 +258,21 @@ class Daemon:
             background.start_soon(self._status_log.run, self._summary, name="status log")
             if control is not None:
                 background.start_soon(ControlServer(control, self._commands()).run, name="control")
-            # A group of its own: while exporters drain, the rest goes on.
-            async with anyio.create_task_group() as exporting:
-                exporting.start_soon(self._manager.run, name="exporters")
-                exporting.start_soon(self._reloader.run, self._reloadable(), name="reloads")
-                exporting.start_soon(FileWatch(self._reloader).run, name="configuration file")
-                await stop.wait()
-                exporting.cancel_scope.cancel()
+            async with anyio.create_task_group() as electing:
+                electing.start_soon(self._leadership.run, self._manager, name="leader election")
+                await self._export(stop)
+                electing.cancel_scope.cancel()
+            await self._leadership.release(RELEASE_TIMEOUT_S)
             background.cancel_scope.cancel()
+
+    async def _export(self, stop: anyio.Event) -> None:
+        """Export until the event is set, then drain; meanwhile the rest goes on."""
+        async with anyio.create_task_group() as exporting:
+            exporting.start_soon(self._manager.run, name="exporters")
+            exporting.start_soon(self._reloader.run, self._reloadable(), name="reloads")
+            exporting.start_soon(FileWatch(self._reloader).run, name="configuration file")
+            await stop.wait()
+            exporting.cancel_scope.cancel()
 
     def _reloadable(self) -> Reloadable:
         return Reloadable(
@@ -287,6 +310,7 @@ class Daemon:
             config=self._reloader.stats,
             loop_lag=self._heartbeat.lag,
             switches=lambda: self._collector.switches,
+            leader=self._leadership.metrics,
         )
         return Endpoints(
             metrics=MetricsRenderer(sources),
@@ -347,5 +371,6 @@ class Daemon:
             requests=self._requests.statuses(),
             switches=self._collector.switches,
             source=self._collector.source,
+            leader=self._leadership.status(),
             payload_exposed=self._payload_exposed(),
         )

@@ -9,9 +9,8 @@ from telemetryd.config.values import HOUR_S
 from telemetryd.export.exporter import Exporter
 from telemetryd.export.file import FileExporter
 from telemetryd.export.formats import PAYLOAD_FORMATS
-from telemetryd.export.secret import SecretExporter
+from telemetryd.export.secret import KubeRequests, SecretExporter
 from telemetryd.export.spec import ExporterSpec
-from telemetryd.kube.client import KubeClient
 
 _REQUEST_TIMEOUT_S = HOUR_S
 """As long as an attempt may be made to take. An attempt's own time is kept by the manager, for it
@@ -21,7 +20,7 @@ may be changed while the sink lives."""
 class ExporterFactory:
     """Builds exporters without side effects: nothing is opened, asked or written before a run."""
 
-    def __init__(self, client: KubeClient, *, now: Callable[[], float]) -> None:
+    def __init__(self, client: KubeRequests, *, now: Callable[[], float]) -> None:
         """Prepare.
 
         Args:

@@ -14,6 +14,7 @@ import anyio
 from telemetryd.config import Config, ExporterConfig, SecretExporterConfig, SecretRequestsConfig
 from telemetryd.config.settings import default_timeout_s
 from telemetryd.control.secretrequest import SecretRequestController, Target
+from telemetryd.daemon.leadership import FencedRequests, Leadership
 from telemetryd.export.exporter import Exporter
 from telemetryd.export.manager import ExporterManager
 from telemetryd.export.spec import ExporterSpec
@@ -48,6 +49,7 @@ class SecretRequests:
         build: Callable[[ExporterConfig], tuple[ExporterSpec, Exporter]],
         *,
         source: Callable[[], SourceKind | None],
+        leadership: Leadership,
         now: Callable[[], float],
         rng: random.Random,
     ) -> None:
@@ -59,12 +61,14 @@ class SecretRequests:
             manager: Where exporters are registered.
             build: Makes an exporter of its configuration, without side effects.
             source: What is collected from.
+            leadership: Requests are served while this replica leads.
             now: Unix time in seconds.
             rng: Spreads retries, relists and looks.
         """
         self._client = client
         self._page_size = config.kubernetes.page_size
         self._source = source
+        self._leadership = leadership
         self._now = now
         self._rng = rng
         self._settings = config.secret_requests
@@ -78,7 +82,7 @@ class SecretRequests:
             return build(_exporter_config(name, target, settings))
 
         self._controller = SecretRequestController(
-            client,
+            FencedRequests(client, leadership.require),
             manager,
             build_for,
             settings=config.secret_requests,
@@ -116,7 +120,16 @@ class SecretRequests:
         async with anyio.create_task_group() as watching:
             for each in self._watched:
                 watching.start_soon(each.informer.run, name=f"informer {each.stats.resource}")
-            await self._controller.run(requests.informer.reader, projects.informer.reader)
+            while True:
+                if self._leadership.leading:
+                    async with anyio.create_task_group() as leading:
+                        leading.start_soon(
+                            self._controller.run, requests.informer.reader, projects.informer.reader
+                        )
+                        await self._leadership.changed()
+                        leading.cancel_scope.cancel()
+                else:
+                    await self._leadership.changed()
 
     def configure(self, config: Config) -> Collection[str]:
         """Put another configuration in force.

@@ -13,6 +13,7 @@ from telemetryd.config.settings import SecretExporterConfig
 
 MANAGEMENT: Final = "management.cattle.io"
 TELEMETRY: Final = "telemetry.cattle.io"
+COORDINATION: Final = "coordination.k8s.io"
 RANCHER_RESOURCES: Final = ("clusters", "nodes", "settings", "features", "projects")
 
 _READ: Final = ("get", "list", "watch")
@@ -86,12 +87,14 @@ class Plan:
             and the source is Rancher.
         delete_secrets: The Secret of a SecretRequest goes with it.
         secrets: Of the exporters that run.
+        lease: Namespace and name of the Lease; None without leader election.
     """
 
     source: str
     secret_requests: bool | str
     delete_secrets: bool
     secrets: tuple[SecretTarget, ...]
+    lease: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,17 +106,21 @@ class Needs:
         secret_requests: SecretRequests are fulfilled.
         delete_secrets: As of the plan.
         secrets: Of the exporters that run.
+        lease: As of the plan.
     """
 
     rancher: bool
     secret_requests: bool
     delete_secrets: bool
     secrets: tuple[SecretTarget, ...]
+    lease: tuple[str, str] | None = None
 
 
 def plan_of(config: Config) -> Plan:
     """What this configuration asks for."""
+    election = config.leader_election
     return Plan(
+        lease=(election.namespace, election.name) if election.enabled else None,
         source=config.kubernetes.source,
         secret_requests=config.secret_requests.enabled,
         delete_secrets=config.secret_requests.cleanup == "delete",
@@ -141,6 +148,7 @@ def needs_of(plan: Plan, *, rancher_served: bool, requests_served: bool) -> Need
         secret_requests=requests if isinstance(requests, bool) else rancher and requests_served,
         delete_secrets=plan.delete_secrets,
         secrets=plan.secrets,
+        lease=plan.lease,
     )
 
 
@@ -167,6 +175,12 @@ def _needed(needs: Needs, requested: Sequence[SecretTarget]) -> Iterator[Access]
         yield from (
             Access(TELEMETRY, "secretrequests", "status", verb) for verb in ("update", "patch")
         )
+    if needs.lease is not None:
+        namespace, name = needs.lease
+        # Whoever creates can't be limited to a name (authorization, "resourceNames").
+        yield Access(COORDINATION, "leases", "", "create", namespace)
+        for verb in ("get", "update", "patch"):
+            yield Access(COORDINATION, "leases", "", verb, namespace, name)
     for target in needs.secrets:
         yield from _of_secret(target, ("get", "create", "patch"))
     verbs = ("get", "create", "patch", *(("delete",) if needs.delete_secrets else ()))

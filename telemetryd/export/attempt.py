@@ -14,7 +14,14 @@ from random import Random
 import anyio
 from anyio.abc import TaskGroup
 
-from telemetryd.errors import ExportError, NotReady, PermanentError, Reason, RetryableError
+from telemetryd.errors import (
+    ExportError,
+    NotLeading,
+    NotReady,
+    PermanentError,
+    Reason,
+    RetryableError,
+)
 from telemetryd.export.doorbell import Doorbell
 from telemetryd.export.exporter import ExportContext, Exporter, Outcome
 from telemetryd.export.foreign import ForeignCall
@@ -41,6 +48,7 @@ class Surroundings:
         suspended_s: Seconds the machine has spent suspended since it booted.
         epoch: The leadership epoch.
         lost_source: Tells the manager that the source isn't ready any more.
+        require_leading: Raises NotLeading where another replica may lead.
         ready: The source gives snapshots.
         installation_id: Of the last time it became ready; what the splay hangs on.
     """
@@ -51,6 +59,7 @@ class Surroundings:
     suspended_s: Callable[[], float]
     epoch: Callable[[], int]
     lost_source: Callable[[], None]
+    require_leading: Callable[[], None]
     ready: bool = False
     installation_id: str = ""
 
@@ -141,6 +150,9 @@ class Attempts:
             return None
         if isinstance(call.error, _NothingUnsent):
             return None
+        if isinstance(call.error, NotLeading):
+            self._ledger.skipped("held")
+            return None
         if self.abandoned and call.cut_off:
             self._ledger.skipped("held")
             return None
@@ -191,6 +203,7 @@ class Attempts:
         if not self.spec.verifies_destination and self._keeps_silent(payload):
             return Outcome.UNCHANGED
         context = ExportContext(self.spec.name, number, self._around.epoch())
+        self._around.require_leading()
         started_s = anyio.current_time()
         try:
             outcome = Outcome(await self._exporter.export(payload, context))

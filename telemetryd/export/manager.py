@@ -54,6 +54,7 @@ class ExporterManager:
         rng: Random,
         drain_timeout_s: float = 20.0,
         epoch: Callable[[], int] = lambda: 0,
+        require_leading: Callable[[], None] = lambda: None,
         suspended_s: Callable[[], float] = suspended_s,
     ) -> None:
         """A manager without exporters.
@@ -64,6 +65,8 @@ class ExporterManager:
             rng: Source of every jitter.
             drain_timeout_s: How long exporters have to come to their end.
             epoch: Leadership epoch, for the exporters' context.
+            require_leading: Called directly before each sink is; raises NotLeading where another
+                replica may lead.
             suspended_s: Seconds the machine has spent suspended since it booted.
         """
         self.drain_timeout_s = drain_timeout_s
@@ -80,6 +83,7 @@ class ExporterManager:
             suspended_s=suspended_s,
             epoch=epoch,
             lost_source=self._lost_source,
+            require_leading=require_leading,
         )
 
     def register(self, spec: ExporterSpec, exporter: Exporter) -> None:

@@ -68,7 +68,11 @@ def render_complaints(request: Request, answer: Answer) -> list[str]:
 def render_table(document: Document) -> str:
     """The whole of it, each line ended."""
     now = _moment(document.get("time"))
-    lines = [_headline(document), *_collection(document.get("collection") or {})]
+    lines = [
+        _headline(document),
+        *_collection(document.get("collection") or {}),
+        *_leader(document.get("leader") or {}),
+    ]
     waiting = document.get("waiting_for") or []
     if waiting:
         lines.append(f"waiting for {', '.join(map(str, waiting))}")
@@ -95,6 +99,15 @@ def _headline(document: Document) -> str:
     uptime = _span(document.get("uptime_seconds"))
     server = document.get("api_server") or _NOTHING
     return f"telemetryd {document.get('version')}, up {uptime}, API server {server}"
+
+
+def _leader(leader: Document) -> Iterable[str]:
+    if leader.get("leading"):
+        yield f"leading, term {leader.get('epoch')}, by lease {leader.get('name')}"
+    elif leader:
+        who = leader.get("holder") or "nobody that is known"
+        trouble = f": {leader['last_error']}" if leader.get("last_error") else ""
+        yield f"standing by, {who} leads, by lease {leader.get('name')}{trouble}"
 
 
 def _collection(collection: Document) -> Iterable[str]:

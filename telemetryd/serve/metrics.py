@@ -105,6 +105,8 @@ FAMILIES = (
     Family("gauge", "fleet_unreported_nodes", ("resource",), "Nodes without this capacity."),
     Family("gauge", "fleet_orphan_nodes", (), "Nodes whose cluster is gone."),
     Family("gauge", "enabled", ("reason",), "Whether this switch leaves collection on."),
+    Family("gauge", "leader", ("name",), "Whether this replica leads, or no other can."),
+    Family("counter", "leader_transitions", ("name",), "Terms of this replica begun and ended."),
     Family("gauge", "config_last_reload_successful", (), "Whether the last reload was accepted."),
     Family("gauge", "config_last_reload_success_timestamp_seconds", (), "When one last was."),
     Family("gauge", "config_hash", (), "48 bits over the configuration in force."),
@@ -262,6 +264,9 @@ def _sheet_of(view: MetricsView) -> _Sheet:
         sheet.put_histogram("kube_request_duration_seconds", (method,), duration)
     for switch in Switch:
         sheet.put("enabled", (switch,), switch not in view.switches.off)
+    lease, leading, transitions = view.leader
+    sheet.put("leader", (lease,), leading)
+    sheet.put("leader_transitions", (lease,), transitions)
     _put_config(sheet, view)
     sheet.put_histogram("event_loop_lag_seconds", (), view.loop_lag)
     return sheet

@@ -8,6 +8,7 @@ proxy that gives it a path.
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from telemetryd.model import LeaderStatus
 from telemetryd.serve.disclosure import HELD_BACK, NEVER_READ, SENT
 from telemetryd.serve.markup import Child, Markup, join, tag
 from telemetryd.serve.page_style import ICON, STYLE
@@ -177,7 +178,7 @@ def _configuration(facts: StatusFacts) -> Markup:
         ("In force", time_of(config.in_force_at, facts.now)),
         ("Hash", tag("code", f"{config.hash:012x}")),
         ("Last reload", last),
-        ("Leader election", "off"),
+        ("Leader election", _election(facts.leader)),
         ("Payloads", "shown here" if facts.payload_exposed else "not shown here"),
     ]
     problems = tag("ul", *(tag("li", tag("code", each)) for each in config.problems))
@@ -187,6 +188,19 @@ def _configuration(facts: StatusFacts) -> Markup:
         _list(rows),
         join((tag("h3", "Why the reload was rejected"), problems)) if config.problems else "",
     )
+
+
+def _election(leader: LeaderStatus | None) -> Child:
+    if leader is None:
+        return "off"
+    lease = join(("by the Lease ", tag("code", leader.name)))
+    if leader.leading:
+        text: Child = join(("this replica leads, term ", str(leader.epoch), ", ", lease))
+    elif leader.holder:
+        text = join((tag("code", leader.holder), " leads, ", lease))
+    else:
+        text = join(("nobody is known to lead, ", lease))
+    return join((text, "; ", tag("code", leader.last_error))) if leader.last_error else text
 
 
 def _disclosure(facts: StatusFacts) -> Markup:

@@ -4,7 +4,7 @@ No HTTP, no clock, and no identity: of that only which parts are known is shown.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +14,7 @@ from telemetryd.model import (
     ExporterStatus,
     Identity,
     InformerStatus,
+    LeaderStatus,
     RequestStatus,
     Snapshot,
     SourceKind,
@@ -62,6 +63,7 @@ class StatusFacts:
         requests: SecretRequests, by name.
         switches: What has switched it off, if anything has.
         source: What is collected from, None while nothing is.
+        leader: What became of leader election, None without one.
         payload_exposed: Payloads are shown under ``/payload/``.
     """
 
@@ -77,6 +79,7 @@ class StatusFacts:
     requests: tuple[RequestStatus, ...] = ()
     switches: Switches = field(default_factory=Switches)
     source: SourceKind | None = None
+    leader: LeaderStatus | None = None
     payload_exposed: bool = False
 
 
@@ -143,6 +146,7 @@ def render_status(facts: StatusFacts) -> dict[str, Any]:
         "api_server": facts.api_server,
         "config": _config(facts.config),
         "collection": _collection(facts),
+        "leader": None if facts.leader is None else asdict(facts.leader),
         "informers": [_informer(informer) for informer in facts.informers],
         "exporters": [_exporter(exporter, facts.now) for exporter in facts.exporters],
         "secret_requests": [_request(request) for request in facts.requests],

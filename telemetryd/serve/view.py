@@ -38,6 +38,7 @@ class MetricsSources:
         snapshot: The fleet now, None while nothing is ready; doesn't raise.
         loop_lag: Seconds by which the event loop's timers come late.
         switches: Which of them are off.
+        leader: Name of the Lease, whether this replica leads, and how often that has changed.
     """
 
     build: BuildInfo
@@ -50,6 +51,7 @@ class MetricsSources:
     config: ConfigStats
     loop_lag: Histogram
     switches: Callable[[], Switches] = Switches
+    leader: Callable[[], tuple[str, bool, int]] = lambda: ("telemetryd", True, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,7 @@ class MetricsView:
     config_reloads: Mapping[tuple[str, str], int]
     loop_lag: HistogramView
     switches: Switches
+    leader: tuple[str, bool, int]
 
 
 def take_view(sources: MetricsSources) -> MetricsView:
@@ -128,6 +131,7 @@ def take_view(sources: MetricsSources) -> MetricsView:
         config_reloads=dict(sources.config.reloads),
         loop_lag=_histogram(sources.loop_lag),
         switches=sources.switches(),
+        leader=sources.leader(),
     )
 
 

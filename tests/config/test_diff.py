@@ -140,6 +140,12 @@ def test_every_key_is_either_reloadable_or_needs_a_restart() -> None:
         "kubernetes.source",
         "kubernetes.page_size",
         "kubernetes.compression",
+        "leader_election.enabled",
+        "leader_election.namespace",
+        "leader_election.name",
+        "leader_election.lease_duration",
+        "leader_election.renew_deadline",
+        "leader_election.retry_period",
         "server.listen",
         "server.control_socket",
     }

@@ -73,6 +73,8 @@ informer_list_duration_seconds histogram resource
 kube_requests_total counter method, code
 kube_request_duration_seconds histogram method
 enabled gauge reason
+leader gauge name
+leader_transitions counter name
 config_last_reload_successful gauge
 config_last_reload_success_timestamp_seconds gauge
 config_hash gauge

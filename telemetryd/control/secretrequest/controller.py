@@ -39,7 +39,7 @@ from telemetryd.control.secretrequest.projects import system_projects
 from telemetryd.control.secretrequest.releases import Releases
 from telemetryd.control.secretrequest.serving import Build, Servings
 from telemetryd.control.secretrequest.status import StatusWriter
-from telemetryd.errors import Forbidden, KubeError, ManagerError
+from telemetryd.errors import Forbidden, KubeError, ManagerError, NotLeading
 from telemetryd.export.manager import ExporterManager
 from telemetryd.export.secret import KubeRequests
 from telemetryd.kube.resource import Reader
@@ -193,6 +193,9 @@ class SecretRequestController:
     ) -> None:
         try:
             await self._pass(requests, projects)
+        except NotLeading:
+            # This ends with our term, in moments; should it not, another pass looks again.
+            self._wake_at(anyio.current_time() + CRASH_PAUSE_S)
         except Exception:
             # A fault of ours: the daemon's other parts don't deserve it, and the next pass begins
             # with what is held, whatever this one has left half done.
