@@ -17,7 +17,7 @@ from telemetryd.config import Config
 from telemetryd.daemon.collection import Collection
 from telemetryd.daemon.commands import Commanded, DaemonCommands
 from telemetryd.daemon.earlysignals import EarlySignals
-from telemetryd.daemon.exporters import ExporterFactory
+from telemetryd.daemon.exporters import ExporterFactory, spool_dir
 from telemetryd.daemon.filewatch import FileWatch
 from telemetryd.daemon.heartbeat import ALIVE_WITHIN_S, Heartbeat
 from telemetryd.daemon.notify import Notifier
@@ -199,7 +199,11 @@ class Daemon:
         self._heartbeat = Heartbeat()
         self._collection = Collection(config, client, now=now, rng=rng)
         self._manager = ExporterManager(
-            self._collection.gatherer, now=now, rng=rng, drain_timeout_s=config.drain_timeout_s
+            self._collection.gatherer,
+            now=now,
+            rng=rng,
+            drain_timeout_s=config.drain_timeout_s,
+            spool_dir=spool_dir(config),
         )
         self._factory = ExporterFactory(client, now=now)
         for exporter in config.exporters:

@@ -6,7 +6,7 @@ When attempts are made, and how many, is the runner's affair.
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from random import Random
@@ -15,12 +15,14 @@ import anyio
 from anyio.abc import TaskGroup
 
 from telemetryd.errors import ExportError, NotReady, PermanentError, Reason, RetryableError
+from telemetryd.export.delivery import DeliveryLog
 from telemetryd.export.doorbell import Doorbell
 from telemetryd.export.exporter import ExportContext, Exporter, Outcome
 from telemetryd.export.foreign import ForeignCall
 from telemetryd.export.ledger import Ledger
 from telemetryd.export.spec import ExporterSpec
-from telemetryd.model import Delivery, Payload, SnapshotSource
+from telemetryd.export.spool import Parcel
+from telemetryd.model import Payload, SnapshotSource
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ class Surroundings:
         suspended_s: Seconds the machine has spent suspended since it booted.
         epoch: The leadership epoch.
         lost_source: Tells the manager that the source isn't ready any more.
+        spool_dir: Where exporters keep what isn't delivered; None for nowhere.
         ready: The source gives snapshots.
         installation_id: Of the last time it became ready; what the splay hangs on.
     """
@@ -51,6 +54,7 @@ class Surroundings:
     suspended_s: Callable[[], float]
     epoch: Callable[[], int]
     lost_source: Callable[[], None]
+    spool_dir: str | None = None
     ready: bool = False
     installation_id: str = ""
 
@@ -73,9 +77,7 @@ class Attempts:
         "_call",
         "_exporter",
         "_ledger",
-        "_sent_at_s",
-        "_sent_digest",
-        "_sequence",
+        "_log",
         "_settled_digest",
         "_unsent_digest",
         "spec",
@@ -96,9 +98,10 @@ class Attempts:
         self._bell = bell
         self._around = around
         self._call: ForeignCall[Outcome] | None = None
-        self._sent_digest = self._settled_digest = self._unsent_digest = ""
-        self._sent_at_s = -math.inf
-        self._sequence = 0
+        self._settled_digest = self._unsent_digest = ""
+        self._log = DeliveryLog(
+            spec, ledger, spool_dir=around.spool_dir, now=around.now, clock=self._boot_time_s
+        )
         self.stop_by_s = math.inf
 
     @property
@@ -125,9 +128,21 @@ class Attempts:
         Returns:
             What went wrong; None where nothing did or there was nothing to do.
         """
-        call = await self._call_sink(group, number, run_id=run_id, final=final)
+        return await self._make(group, partial(self._deliver, number, final=final), run_id=run_id)
+
+    async def make_with_left_over(self, group: TaskGroup, *, run_id: str) -> ExportError | None:
+        """Make one attempt with what an earlier process has left on disk, where it has.
+
+        That is for as long as there is no snapshot, which would be newer.
+        """
+        return await self._make(group, self._deliver_left_over, run_id=run_id)
+
+    async def _make(
+        self, group: TaskGroup, deliver: Callable[[], Awaitable[Outcome]], *, run_id: str
+    ) -> ExportError | None:
+        call = await self._call_sink(group, deliver, run_id=run_id)
         if call.value is not None:
-            self._settled_digest = self._sent_digest = self._ledger.digest
+            self._settled_digest = self._ledger.digest
             self._unsent_digest = ""
             self._ledger.run_succeeded(call.value, run_id=run_id)
             return None
@@ -145,9 +160,9 @@ class Attempts:
         return error
 
     async def _call_sink(
-        self, group: TaskGroup, number: int, *, run_id: str, final: bool
+        self, group: TaskGroup, deliver: Callable[[], Awaitable[Outcome]], *, run_id: str
     ) -> ForeignCall[Outcome]:
-        call = ForeignCall(partial(self._deliver, number, final=final), self._call_ended)
+        call = ForeignCall(deliver, self._call_ended)
         self._call = call
         self._ledger.stats.in_flight = 1
         group.start_soon(call.run)
@@ -174,42 +189,67 @@ class Attempts:
         snapshot = self._around.source.snapshot()
         if not final:
             self._ledger.attempt_started()
+        await self._log.open()
         started_s = anyio.current_time()
-        payload = self.spec.render(snapshot, self._next_delivery())
+        delivery = self._log.next_delivery(self._around.epoch())
+        payload = self.spec.render(snapshot, delivery)
         stats.collection.observe(anyio.current_time() - started_s)
         if final:
             if payload.digest == self._settled_digest:
                 raise _NothingUnsent
             self._ledger.attempt_started()
         self._collected(payload)
-        if not self.spec.verifies_destination and self._keeps_silent(payload):
-            return Outcome.UNCHANGED
-        context = ExportContext(self.spec.name, number, self._around.epoch())
+        installation_id = snapshot.identity.install_uuid
+        if self.spec.verifies_destination:
+            return await self._send(Parcel(payload, delivery, installation_id, ""), number)
+        parcel = self._log.offer(
+            payload,
+            delivery,
+            installation_id=installation_id,
+            max_silence_s=self.spec.max_silence_s,
+        )
+        return Outcome.UNCHANGED if parcel is None else await self._send(parcel, number)
+
+    async def _deliver_left_over(self) -> Outcome:
+        """What runs as the call where there is no snapshot.
+
+        Raises:
+            _NothingUnsent: Nothing was left, or another leader has sent since.
+        """
+        await self._log.open()
+        parcel = self._log.pending
+        if parcel is None or parcel.delivery.epoch != self._around.epoch():
+            raise _NothingUnsent
+        self._ledger.attempt_started()
+        self._ledger.collected(parcel.payload)
+        return await self._send(parcel, 1)
+
+    async def _send(self, parcel: Parcel, number: int) -> Outcome:
+        await self._log.keep(parcel)
+        context = ExportContext(
+            name=self.spec.name,
+            attempt=number,
+            epoch=parcel.delivery.epoch,
+            installation_id=parcel.installation_id,
+            sequence=parcel.delivery.sequence,
+            collected_at=parcel.delivery.at,
+        )
         started_s = anyio.current_time()
         try:
-            outcome = Outcome(await self._exporter.export(payload, context))
+            outcome = Outcome(await self._exporter.export(parcel.payload, context))
         finally:
-            stats.export.observe(anyio.current_time() - started_s)
-        self._ledger.attempt_succeeded(outcome, body_bytes=len(payload.body))
-        self._sent_at_s = self._boot_time_s()
+            self._ledger.stats.export.observe(anyio.current_time() - started_s)
+        self._ledger.attempt_succeeded(outcome, body_bytes=len(parcel.payload.body))
+        await self._log.delivered(parcel)
         return outcome
 
-    def _next_delivery(self) -> Delivery:
-        """How the next payload is sent; its sequence rises even where the clock is set back."""
-        at = self._around.now()
-        self._sequence = max(self._sequence + 1, int(at * 1000))
-        return Delivery(at=at, sequence=self._sequence, epoch=self._around.epoch())
-
     def _collected(self, payload: Payload) -> None:
-        if self._unsent_digest and self._unsent_digest != payload.digest:
+        pending = self._log.pending
+        unsent = self._unsent_digest or (pending.payload.digest if pending is not None else "")
+        if unsent and unsent != payload.digest:
             self._ledger.stats.runs["superseded"] += 1
         self._unsent_digest = payload.digest
         self._ledger.collected(payload)
-
-    def _keeps_silent(self, payload: Payload) -> bool:
-        """Whether the sink has been given this digest lately enough."""
-        silent_s = self._boot_time_s() - self._sent_at_s
-        return payload.digest == self._sent_digest and silent_s < self.spec.max_silence_s
 
     def _translate(self, call: ForeignCall[Outcome]) -> ExportError:
         """What a call raised, as an error whose type says whether to try again."""

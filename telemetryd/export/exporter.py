@@ -22,11 +22,18 @@ class ExportContext:
         name: The exporter's name.
         attempt: 1 for the first of a run.
         epoch: Leadership epoch (``leaseTransitions``), 0 without leader election; informative.
+        installation_id: Of whom the payload tells.
+        sequence: Of the payload: rises with each new one of this exporter, and is the same when
+            one is sent again.
+        collected_at: Unix time in seconds at which the payload was made.
     """
 
     name: str
     attempt: int
     epoch: int
+    installation_id: str = ""
+    sequence: int = 0
+    collected_at: float = 0.0
 
 
 class Exporter(Protocol):

@@ -54,6 +54,7 @@ class ExporterManager:
         drain_timeout_s: float = 20.0,
         epoch: Callable[[], int] = lambda: 0,
         suspended_s: Callable[[], float] = suspended_s,
+        spool_dir: str | None = None,
     ) -> None:
         """A manager without exporters.
 
@@ -64,6 +65,7 @@ class ExporterManager:
             drain_timeout_s: How long exporters have to come to their end.
             epoch: Leadership epoch, for the exporters' context.
             suspended_s: Seconds the machine has spent suspended since it booted.
+            spool_dir: Where exporters keep what isn't delivered; None for nowhere.
         """
         self.drain_timeout_s = drain_timeout_s
         self._source = source
@@ -78,6 +80,7 @@ class ExporterManager:
             suspended_s=suspended_s,
             epoch=epoch,
             lost_source=self._lost_source,
+            spool_dir=spool_dir,
         )
 
     def register(self, spec: ExporterSpec, exporter: Exporter) -> None:
