@@ -18,6 +18,7 @@ import orjson
 
 from telemetryd import __version__, logs
 from telemetryd.config import (
+    FORMATS,
     Config,
     ConfigSource,
     find_config,
@@ -94,11 +95,11 @@ def _parser() -> argparse.ArgumentParser:
     payload = add(
         "payload",
         "sync once and print exactly what would be sent; send nothing",
-        "telemetryd payload --timeout 10s",
+        "telemetryd payload --format fleet --timeout 10s",
         _payload,
     )
     schema = add(
-        "schema", "print the JSON Schema of a payload", "telemetryd schema --format scc", _schema
+        "schema", "print the JSON Schema of a payload", "telemetryd schema --format fleet", _schema
     )
     health = add(
         "healthcheck",
@@ -121,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     for sub in (run, check, payload, health, *_add_ctl(ctl)):
         sub.add_argument("--config", metavar="FILE", help="configuration file (TOML)")
     for sub in (payload, schema):
-        sub.add_argument("--format", choices=("scc",), default="scc", help="payload format")
+        sub.add_argument("--format", choices=FORMATS, default="scc", help="payload format")
     payload.add_argument(
         "--timeout", type=_duration, default="30s", help="how long to wait for the sync"
     )
@@ -256,6 +257,7 @@ def _payload(options: argparse.Namespace) -> int:
         partial(
             collect_once,
             config,
+            payload_format=options.format,
             timeout_s=options.timeout,
             now=time.time,  # noqa: TID251 - the clock is chosen here
             rng=random.Random(),
@@ -269,10 +271,11 @@ def _payload(options: argparse.Namespace) -> int:
     return 1 if collected.incomplete_reasons else 0
 
 
-def _schema(_options: argparse.Namespace) -> int:
-    from telemetryd.export.scc import scc_schema  # noqa: PLC0415 - heavy imports on demand
+def _schema(options: argparse.Namespace) -> int:
+    from telemetryd.export.formats import PAYLOAD_FORMATS  # noqa: PLC0415 - heavy imports on demand
 
-    sys.stdout.buffer.write(orjson.dumps(scc_schema(), option=orjson.OPT_INDENT_2) + b"\n")
+    schema = PAYLOAD_FORMATS[options.format].schema()
+    sys.stdout.buffer.write(orjson.dumps(schema, option=orjson.OPT_INDENT_2) + b"\n")
     sys.stdout.buffer.flush()
     return 0
 

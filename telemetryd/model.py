@@ -5,7 +5,7 @@ No behaviour beyond what follows from the fields, and nothing that knows where t
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -202,6 +202,56 @@ class Totals:
     unreadable: dict[str, int] = field(default_factory=dict)
 
 
+class RoleCounts(NamedTuple):
+    """Nodes per role; a node counts in each of its roles, and without any as ``other``."""
+
+    controlplane: int
+    etcd: int
+    worker: int
+    other: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterDetail:
+    """One cluster as far as the fleet payload tells of it.
+
+    Attributes:
+        id: Anonymous, and stable within the installation; empty where there is none.
+        upstream: The cluster that hosts Rancher itself.
+        kubernetes_version: Empty where it isn't known.
+        cpu_nano: Sum over its nodes in 1e-9 cores.
+        memory_nano: Sum over its nodes in 1e-9 bytes.
+        unreported_cpu: Nodes that report no CPU capacity that can be parsed.
+        unreported_memory: Likewise memory.
+    """
+
+    id: str
+    upstream: bool
+    kubernetes_version: str
+    nodes: int
+    roles: RoleCounts
+    cpu_nano: int
+    memory_nano: int
+    unreported_cpu: int
+    unreported_memory: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeDetail:
+    """How many nodes, of clusters that exist, have one shape."""
+
+    shape: NodeShape
+    nodes: int
+
+
+@dataclass(frozen=True, slots=True)
+class FleetDetail:
+    """What the fleet payload tells beyond rows and totals; in no order, and without any name."""
+
+    clusters: tuple[ClusterDetail, ...]
+    shapes: tuple[ShapeDetail, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """The fleet at one moment; immutable, the same object until something changes.
@@ -214,6 +264,7 @@ class Snapshot:
         features: Names of the enabled features, sorted.
         systems: Sorted rows.
         clusters: Sorted rows.
+        detail: None where nobody has asked for it.
     """
 
     revision: int
@@ -225,6 +276,7 @@ class Snapshot:
     systems: tuple[SystemRow, ...]
     clusters: tuple[ClusterRow, ...]
     totals: Totals
+    detail: FleetDetail | None = None
 
 
 class SnapshotSource(Protocol):

@@ -124,9 +124,18 @@ def test_valid_configuration_is_called_valid() -> None:
     assert (result.returncode, result.stdout) == (0, "config.example.toml: valid\n")
 
 
-def test_schema_is_json_schema_2020_12() -> None:
-    document = json.loads(telemetryd("schema").stdout)
+@pytest.mark.parametrize(
+    ("arguments", "title"),
+    [
+        ((), "RMSSubscription"),
+        (("--format", "scc"), "RMSSubscription"),
+        (("--format", "fleet"), "telemetryd fleet payload"),
+    ],
+)
+def test_schema_is_json_schema_2020_12(arguments: tuple[str, ...], title: str) -> None:
+    document = json.loads(telemetryd("schema", *arguments).stdout)
     assert document["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert document["title"] == title
 
 
 def test_output_into_a_closed_pipe_ends_quietly() -> None:

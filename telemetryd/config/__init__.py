@@ -16,6 +16,7 @@ from telemetryd.config.load import (
 from telemetryd.config.locate import ControlPlace, find_control_socket
 from telemetryd.config.paths import ControlSocket
 from telemetryd.config.settings import (
+    FORMATS,
     Config,
     ExporterConfig,
     FileExporterConfig,
@@ -23,6 +24,7 @@ from telemetryd.config.settings import (
     IdentityConfig,
     KubernetesConfig,
     OtlpExporterConfig,
+    PrivacyConfig,
     RemoteExporterConfig,
     SecretExporterConfig,
     ServerConfig,
@@ -31,6 +33,7 @@ from telemetryd.config.settings import (
 from telemetryd.config.values import ListenAddress, parse_duration
 
 __all__ = [
+    "FORMATS",
     "SYSTEM_CONFIG",
     "Config",
     "ConfigFile",
@@ -44,6 +47,7 @@ __all__ = [
     "KubernetesConfig",
     "ListenAddress",
     "OtlpExporterConfig",
+    "PrivacyConfig",
     "RemoteExporterConfig",
     "SecretExporterConfig",
     "ServerConfig",

@@ -14,7 +14,14 @@ from telemetryd.config.schema import Table, Variants, keys_of
 from telemetryd.config.settings import Config, ExporterConfig
 from telemetryd.config.values import Duration, render_duration
 
-RELOADABLE = ("log_level", "log_format", "drain_timeout", "reload_on_change", "identity")
+RELOADABLE = (
+    "log_level",
+    "log_format",
+    "drain_timeout",
+    "reload_on_change",
+    "identity",
+    "privacy",
+)
 """Keys and tables that a running daemon can change, beside the exporters.
 
 Every other one needs a restart: a new key does until something here says otherwise.

@@ -29,6 +29,12 @@ from telemetryd.config.values import (
 
 DEFAULT_INTERVAL_S = 60.0
 LONGEST_DEFAULT_TIMEOUT_S = 10.0
+FORMATS = ("scc", "fleet")
+"""What a payload can hold; ``export.formats`` makes each of them."""
+
+SCC_SECRETS = frozenset({"rancher-scc-telemetry", "rancher-scc-metrics"})
+"""Secrets whose readers take the SCC payload: scc-operator crashes on any other document."""
+
 DEFAULT_LISTEN = ListenAddress("127.0.0.1", 10464)
 
 
@@ -64,6 +70,19 @@ class IdentityConfig:
     version: Annotated[str | None, Text("a version", maximum=256)] = None
     git_hash: Annotated[str | None, Text("a commit", maximum=256)] = None
     product: Annotated[str | None, Text("a product name", maximum=256)] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivacyConfig:
+    """``[privacy]``: what payloads are made without, of whatever format.
+
+    Attributes:
+        server_url: The URL of Rancher; its key stays, and is empty.
+        cluster_ids: Anonymous ids of clusters, which let them be told apart over time.
+    """
+
+    server_url: Annotated[str, Choice(("send", "omit"))] = "send"
+    cluster_ids: Annotated[str, Choice(("anonymous", "omit"))] = "anonymous"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +137,7 @@ class ExporterConfig:
     name: Annotated[str, DnsLabel(reserved="secretrequest/")]
     enabled: Annotated[bool, Boolean()] = True
     interval_s: Annotated[float, Duration()] = DEFAULT_INTERVAL_S
-    format: Annotated[str, Choice(("scc",))] = "scc"
+    format: Annotated[str, Choice(FORMATS)] = "scc"
     max_silence_s: Annotated[float, Duration()] = 24 * HOUR_S
     timeout_s: Annotated[
         float,
@@ -141,6 +160,15 @@ class SecretExporterConfig(ExporterConfig):
         quiet_period_s: Otherwise, how long its bytes must have stayed the same.
     """
 
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        *ExporterConfig.RULES,
+        Rule(
+            ("secret", "format"),
+            lambda secret, format: format == "scc" or secret not in SCC_SECRETS,  # noqa: A006
+            'is read by what takes format "scc" alone: give another one\'s payload a Secret of its '
+            "own",
+        ),
+    )
     UNIQUE: ClassVar[tuple[Unique, ...]] = (
         *ExporterConfig.UNIQUE,
         Unique(("namespace", "secret"), "Secret"),
@@ -295,6 +323,7 @@ class Config:
     reload_on_change: Annotated[bool, Boolean()] = False
     kubernetes: Annotated[KubernetesConfig, Table(KubernetesConfig)] = KubernetesConfig()
     identity: Annotated[IdentityConfig, Table(IdentityConfig)] = IdentityConfig()
+    privacy: Annotated[PrivacyConfig, Table(PrivacyConfig)] = PrivacyConfig()
     server: Annotated[ServerConfig, Table(ServerConfig)] = ServerConfig()
     exporters: Annotated[tuple[ExporterConfig, ...], Variants(ExporterConfig, EXPORTER_TYPES)] = (
         SecretExporterConfig(name="scc"),

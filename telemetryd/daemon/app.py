@@ -243,6 +243,7 @@ class Daemon:
             manager=self._manager,
             build=self._factory.build,
             override_identity=self._collection.override_identity,
+            follow=self._collection.follow,
             begin=self._supervision.reloading,
             end=self._supervision.ready,
         )

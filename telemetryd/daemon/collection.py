@@ -7,6 +7,7 @@ from typing import Any
 import anyio
 
 from telemetryd.config import Config, IdentityConfig
+from telemetryd.export.formats import PAYLOAD_FORMATS
 from telemetryd.gather.build_info import BuildInfo
 from telemetryd.gather.gatherer import Gatherer, Readers
 from telemetryd.gather.project import (
@@ -82,6 +83,8 @@ class Collection:
             git_hash=self._build_info.git_hash,
             now=now,
             stats=self.gather_stats,
+            privacy=config.privacy,
+            detailed=_needs_detail(config),
         )
         self._build_info.on_change(self.gatherer.recheck)
 
@@ -97,6 +100,15 @@ class Collection:
         self._build_info.override(overrides)
         self.gatherer.override(overrides)
 
+    def follow(self, config: Config) -> None:
+        """Put in force what a new configuration asks of snapshots, before its exporters are.
+
+        Detail that was asked for once goes on: an exporter that ends may need it to the last.
+        """
+        self.gatherer.protect(config.privacy)
+        if _needs_detail(config):
+            self.gatherer.add_detail()
+
     def informer(self, resource_id: str) -> Informer[Any, Any] | None:
         """The informer of that resource, None where there is none."""
         found = (each for each, _ in self._informers if each.resource.id == resource_id)
@@ -106,3 +118,7 @@ class Collection:
         """Status and counters of each informer."""
         for informer, stats in self._informers:
             yield informer.reader.status(), stats
+
+
+def _needs_detail(config: Config) -> bool:
+    return any(PAYLOAD_FORMATS[exporter.format].needs_detail for exporter in config.exporters)

@@ -19,8 +19,8 @@ from telemetryd.config.values import HOUR_S
 from telemetryd.daemon.web import build_http, build_otlp
 from telemetryd.export.exporter import Exporter
 from telemetryd.export.file import FileExporter
+from telemetryd.export.formats import PAYLOAD_FORMATS
 from telemetryd.export.otlp_metrics import OtlpRenderer
-from telemetryd.export.scc import SccRenderer
 from telemetryd.export.secret import SecretExporter
 from telemetryd.export.spec import ExporterSpec
 from telemetryd.kube.client import KubeClient
@@ -50,7 +50,7 @@ class ExporterFactory:
         """
         self._client = client
         self._now = now
-        self._render = {"scc": SccRenderer()}
+        self._render = {name: each.renderer() for name, each in PAYLOAD_FORMATS.items()}
 
     def build(self, config: ExporterConfig) -> tuple[ExporterSpec, Exporter]:
         """What the manager is told of the exporter, and the sink itself.

@@ -9,9 +9,9 @@ import anyio
 from telemetryd.config import Config
 from telemetryd.daemon.collection import Collection
 from telemetryd.errors import NotReady
-from telemetryd.export.scc import render_scc
+from telemetryd.export.formats import PAYLOAD_FORMATS
 from telemetryd.kube.client import KubeClient
-from telemetryd.model import Payload
+from telemetryd.model import Delivery, Payload
 from telemetryd.stats import KubeStats
 
 
@@ -24,9 +24,21 @@ class Collected:
 
 
 async def collect_once(
-    config: Config, *, timeout_s: float, now: Callable[[], float], rng: random.Random
+    config: Config,
+    *,
+    payload_format: str,
+    timeout_s: float,
+    now: Callable[[], float],
+    rng: random.Random,
 ) -> Collected:
-    """Sync every informer once and render the payload.
+    """Sync every informer once and render the payload, as the daemon's first would be.
+
+    Args:
+        config: Effective values of everything.
+        payload_format: One of ``PAYLOAD_FORMATS``.
+        timeout_s: How long the sync may take.
+        now: Unix time in seconds.
+        rng: Spreads retries.
 
     Raises:
         ConfigError: The API server can't be reached for want of a usable configuration.
@@ -34,6 +46,9 @@ async def collect_once(
     """
     async with KubeClient.connect(config.kubernetes, KubeStats()) as client:
         collection = Collection(config, client, now=now, rng=rng)
+        chosen = PAYLOAD_FORMATS[payload_format]
+        if chosen.needs_detail:
+            collection.gatherer.add_detail()
         async with anyio.create_task_group() as collecting:
             collecting.start_soon(collection.run)
             with anyio.move_on_after(timeout_s):
@@ -48,4 +63,6 @@ async def collect_once(
                 collecting.cancel_scope.cancel()
     if missing:
         raise NotReady((*missing, *reasons))
-    return Collected(render_scc(snapshot, now()), snapshot.incomplete_reasons)
+    at = now()
+    delivery = Delivery(at=at, sequence=int(at * 1000))
+    return Collected(chosen.renderer()(snapshot, delivery), snapshot.incomplete_reasons)

@@ -60,6 +60,7 @@ class Reloadable:
     Attributes:
         build: Makes an exporter without side effects.
         override_identity: Puts other overrides in force.
+        follow: Puts in force what a configuration asks of snapshots.
         begin: Called before each reload.
         end: Called after it, whatever came of it.
     """
@@ -67,6 +68,7 @@ class Reloadable:
     manager: ExporterManager
     build: Callable[[ExporterConfig], tuple[ExporterSpec, Exporter]]
     override_identity: Callable[[IdentityConfig], None]
+    follow: Callable[[Config], None]
     begin: Callable[[], None]
     end: Callable[[], None]
 
@@ -261,6 +263,7 @@ class Reloader:
             self._configure_logging(config)
         if config.identity != self.config.identity:
             target.override_identity(config.identity)
+        target.follow(config)
         target.manager.drain_timeout_s = config.drain_timeout_s
         for spec in plan.rescheduled:
             target.manager.reschedule(spec)

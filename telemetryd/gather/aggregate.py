@@ -1,21 +1,28 @@
 """Fleet totals that each delta moves, so that they never have to be counted from the nodes.
 
 A node delta costs O(1), a cluster delta the number of shapes in that cluster, and a tally the
-number of its rows, even where every node has a shape of its own. Where deltas come from doesn't
+number of its rows, even where every node has a shape of its own. The detail costs the number of
+clusters and shapes, and the shapes of each cluster that has changed. Where deltas come from doesn't
 belong here.
 """
 
 from collections import Counter
 from dataclasses import dataclass
 
+from telemetryd.gather.anonymous import anonymous_id
 from telemetryd.gather.project import LOCAL_CLUSTER
 from telemetryd.model import (
+    ClusterDetail,
     ClusterRecord,
     ClusterRow,
     Delta,
+    FleetDetail,
     NodeRecord,
     NodeShape,
+    RoleCounts,
+    ShapeDetail,
     SystemRow,
+    Unreadable,
 )
 from telemetryd.quantity import whole_cores, whole_mib
 
@@ -63,24 +70,77 @@ class _Row:
 class _ShapeCount:
     """Nodes of one shape, orphans among them. Hashed by identity, for speed."""
 
-    __slots__ = ("nodes", "row", "shape")
+    __slots__ = ("nodes", "orphans", "row", "shape")
 
     def __init__(self, shape: NodeShape, row: _Row) -> None:
         self.shape = shape
         self.row = row
         self.nodes = 0
+        self.orphans = 0
 
 
 class _Cluster:
-    """One cluster: whether it exists, and its nodes, which may be there before it and after it."""
+    """One cluster: whether it exists, and its nodes, which may be there before it and after it.
 
-    __slots__ = ("exists", "nodes", "shapes", "upstream")
+    Its id and its detail are made when asked for, and kept until what they hang on changes.
+    """
+
+    __slots__ = (
+        "detail",
+        "exists",
+        "id",
+        "kubernetes_version",
+        "nodes",
+        "shapes",
+        "uid",
+        "upstream",
+    )
 
     def __init__(self, name: str) -> None:
         self.upstream = name == LOCAL_CLUSTER
         self.exists = False
         self.nodes = 0
         self.shapes: dict[_ShapeCount, int] = {}
+        self.uid = ""
+        self.kubernetes_version = ""
+        self.id = ""
+        self.detail: ClusterDetail | None = None
+
+    def forget_id(self) -> None:
+        """Its UID, or the key of all ids, is another."""
+        self.id = ""
+        self.detail = None
+
+    def describe(self, install_uuid: str | None) -> ClusterDetail:
+        """Its detail, with an id where there is a key and a UID."""
+        if self.detail is None:
+            if install_uuid is not None and self.uid and not self.id:
+                self.id = anonymous_id(self.uid, install_uuid)
+            self.detail = self._sum_up()
+        return self.detail
+
+    def _sum_up(self) -> ClusterDetail:
+        roles = dict.fromkeys(ROLES, 0)
+        cpu_nano = memory_nano = unreported_cpu = unreported_memory = 0
+        for count, nodes in self.shapes.items():
+            shape = count.shape
+            for role in shape.roles or ("other",):
+                roles[role] += nodes
+            cpu_nano += nodes * (shape.cpu_nano or 0)
+            memory_nano += nodes * (shape.memory_nano or 0)
+            unreported_cpu += nodes * (shape.cpu_nano is None)
+            unreported_memory += nodes * (shape.memory_nano is None)
+        return ClusterDetail(
+            id=self.id,
+            upstream=self.upstream,
+            kubernetes_version=self.kubernetes_version,
+            nodes=self.nodes,
+            roles=RoleCounts(**roles),
+            cpu_nano=cpu_nano,
+            memory_nano=memory_nano,
+            unreported_cpu=unreported_cpu,
+            unreported_memory=unreported_memory,
+        )
 
 
 class FleetAggregate:
@@ -88,10 +148,13 @@ class FleetAggregate:
 
     Attributes:
         version: Rises with each delta that changed a total.
+        detail_version: Rises with each that changed what a cluster is, and no total.
     """
 
     def __init__(self) -> None:
         self.version = 0
+        self.detail_version = 0
+        self._id_key: str | None = None
         self._counts: dict[NodeShape, _ShapeCount] = {}
         self._rows: dict[tuple[str, int, int], _Row] = {}
         self._clusters: dict[str, _Cluster] = {}
@@ -134,8 +197,11 @@ class FleetAggregate:
             if not cluster.upstream:
                 self._count_size(cluster.nodes, step)
             for count, nodes in cluster.shapes.items():
+                count.orphans -= step * nodes
                 self._add(count, step * nodes, upstream=cluster.upstream)
-        if not exists and not cluster.nodes:
+        if delta.new is not None:
+            self._learn(cluster, delta.new)
+        elif not cluster.nodes:
             del self._clusters[delta.key]
 
     def tally(self) -> Tally:
@@ -165,6 +231,41 @@ class FleetAggregate:
             unreported_memory=self._unreported_memory,
         )
 
+    def detail(self, install_uuid: str | None) -> FleetDetail:
+        """Each cluster and each shape now.
+
+        Args:
+            install_uuid: What the clusters' ids are keyed with; None for no ids.
+        """
+        if install_uuid != self._id_key:
+            self._id_key = install_uuid
+            for cluster in self._clusters.values():
+                cluster.forget_id()
+        return FleetDetail(
+            clusters=tuple(
+                cluster.describe(install_uuid)
+                for cluster in self._clusters.values()
+                if cluster.exists
+            ),
+            shapes=tuple(
+                ShapeDetail(count.shape, count.nodes - count.orphans)
+                for count in self._counts.values()
+                if count.nodes > count.orphans
+            ),
+        )
+
+    def _learn(self, cluster: _Cluster, record: ClusterRecord | Unreadable) -> None:
+        """Take what is known of a cluster beside its nodes; of one that can't be read, its UID."""
+        version = record.kubernetes_version if isinstance(record, ClusterRecord) else ""
+        if (record.uid, version) == (cluster.uid, cluster.kubernetes_version):
+            return
+        self.detail_version += 1
+        cluster.kubernetes_version = version
+        cluster.detail = None
+        if record.uid != cluster.uid:
+            cluster.uid = record.uid
+            cluster.forget_id()
+
     def _count_node(self, node: NodeRecord, step: int) -> None:
         cluster = self._clusters.get(node.cluster)
         if cluster is None:
@@ -177,6 +278,7 @@ class FleetAggregate:
             del cluster.shapes[count]
         count.nodes += step
         cluster.nodes += step
+        cluster.detail = None
         if cluster.exists:
             self._add(count, step, upstream=cluster.upstream)
             if not cluster.upstream:
@@ -184,6 +286,7 @@ class FleetAggregate:
                 self._count_size(cluster.nodes, +1)
         else:
             self._orphans += step
+            count.orphans += step
             if not cluster.nodes:
                 del self._clusters[node.cluster]
         if not count.nodes:

@@ -11,7 +11,7 @@ from typing import Final
 
 import anyio
 
-from telemetryd.config import IdentityConfig
+from telemetryd.config import IdentityConfig, PrivacyConfig
 from telemetryd.errors import NotReady
 from telemetryd.gather.aggregate import FleetAggregate, Tally
 from telemetryd.gather.features import enabled_features
@@ -21,6 +21,7 @@ from telemetryd.model import (
     ClusterRecord,
     Delta,
     FeatureRecord,
+    FleetDetail,
     Identity,
     InformerStatus,
     NamespaceRecord,
@@ -37,6 +38,9 @@ STALE_AFTER_S: Final = 120.0
 
 Bookmarks come about once a minute, and a watch is renewed after 90 s without one.
 """
+
+SEND_ALL: Final = PrivacyConfig()
+"""Nothing is left out that privacy could leave out."""
 
 _RECHECK_S: Final = 1.0
 
@@ -57,6 +61,7 @@ class _Basis:
     """All that a snapshot is made from, as cheap to take as to compare."""
 
     fleet_version: int
+    detail_version: int | None
     facts_version: int
     git_hash: str
     unreadable: tuple[tuple[str, int], ...]
@@ -74,6 +79,8 @@ class Gatherer:
         git_hash: Callable[[], str | None],
         now: Callable[[], float],
         stats: GatherStats,
+        privacy: PrivacyConfig = SEND_ALL,
+        detailed: bool = False,
     ) -> None:
         """Subscribe to the readers.
 
@@ -84,11 +91,15 @@ class Gatherer:
                 ``recheck`` on its change spares ``wait_ready`` up to a second.
             now: Unix time in seconds.
             stats: Moved with each snapshot that is built.
+            privacy: What snapshots are made without.
+            detailed: They hold what the fleet payload needs; the SCC payload does without it.
         """
         self._readers = readers
         self._git_hash = git_hash
         self._now = now
         self._stats = stats
+        self._privacy = privacy
+        self._detailed = detailed
         self._identity = IdentitySource(
             settings=readers.settings, kube_system=readers.kube_system, overrides=overrides
         )
@@ -115,6 +126,16 @@ class Gatherer:
         self._facts_version += 1
         self.recheck()
 
+    def protect(self, privacy: PrivacyConfig) -> None:
+        """Leave something else out; the next snapshot does."""
+        if privacy != self._privacy:
+            self._privacy = privacy
+            self._facts_version += 1
+
+    def add_detail(self) -> None:
+        """Let snapshots hold what the fleet payload needs, from the next one on."""
+        self._detailed = True
+
     def snapshot(self) -> Snapshot:
         """The fleet now: the same object as before while nothing in it changed.
 
@@ -128,6 +149,7 @@ class Gatherer:
             raise NotReady(missing)
         basis = _Basis(
             fleet_version=self._fleet.version,
+            detail_version=self._fleet.detail_version if self._detailed else None,
             facts_version=self._facts_version,
             git_hash=git_hash,
             unreadable=tuple((status.resource, status.unreadable) for status in statuses),
@@ -222,6 +244,12 @@ class Gatherer:
             unreadable={resource: number for resource, number in sorted(unreadable) if number},
         )
 
+    def _detail(self, install_uuid: str) -> FleetDetail | None:
+        if not self._detailed:
+            return None
+        with_ids = self._privacy.cluster_ids == "anonymous"
+        return self._fleet.detail(install_uuid if with_ids else None)
+
     def _features(self, version: str) -> tuple[str, ...]:
         features = self._readers.features
         settings = self._readers.settings
@@ -245,7 +273,7 @@ class Gatherer:
             identity=Identity(
                 install_uuid=discovered.install_uuid,
                 cluster_uuid=discovered.cluster_uuid,
-                server_url=discovered.server_url,
+                server_url=discovered.server_url if self._privacy.server_url == "send" else "",
                 version=discovered.version,
                 git_hash=basis.git_hash,
                 product=discovered.product,
@@ -254,6 +282,7 @@ class Gatherer:
             systems=tally.systems,
             clusters=tally.clusters,
             totals=self._totals(basis.unreadable),
+            detail=self._detail(discovered.install_uuid),
         )
         if snapshot == previous:
             return previous

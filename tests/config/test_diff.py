@@ -95,6 +95,9 @@ def test_keys_that_a_running_daemon_can_change_are_listed_with_their_values() ->
         reload_on_change = true
         [identity]
         product = "secret-name"
+        [privacy]
+        server_url = "omit"
+        cluster_ids = "omit"
     """
     diff = diff_configs(parse(""), parse(text))
     assert diff.restart_only == ()
@@ -104,6 +107,8 @@ def test_keys_that_a_running_daemon_can_change_are_listed_with_their_values() ->
         KeyChange("drain_timeout", "20s", "5s"),
         KeyChange("reload_on_change", False, True),
         KeyChange("identity.product", None, "secret-name"),
+        KeyChange("privacy.server_url", "send", "omit"),
+        KeyChange("privacy.cluster_ids", "anonymous", "omit"),
     )
     assert render_changes(diff) == (
         'log_level changed from "info" to "debug"',
@@ -111,6 +116,8 @@ def test_keys_that_a_running_daemon_can_change_are_listed_with_their_values() ->
         'drain_timeout changed from "20s" to "5s"',
         "reload_on_change changed from false to true",
         "identity.product changed",
+        'privacy.server_url changed from "send" to "omit"',
+        'privacy.cluster_ids changed from "anonymous" to "omit"',
     )
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from telemetryd.config import (
     Config,
     ListenAddress,
+    PrivacyConfig,
     SecretExporterConfig,
     ServerConfig,
     find_config,
@@ -288,6 +289,37 @@ def test_environment_overrides_the_file_unless_empty() -> None:
 def test_broken_environment_is_named_without_a_file() -> None:
     with pytest.raises(ConfigError, match=r'^\$TELEMETRYD_LOG_LEVEL: is "loud": must be one of'):
         load_config(None, {"TELEMETRYD_LOG_LEVEL": "loud"})
+
+
+@pytest.mark.parametrize("secret", ["rancher-scc-telemetry", "rancher-scc-metrics"])
+def test_secret_of_the_scc_payload_takes_no_other_format(secret: str) -> None:
+    text = f"[[exporters]]\nname = 'a'\ntype = 'secret'\nsecret = '{secret}'\n"
+    assert parse(text + "format = 'scc'").exporters[0].format == "scc"
+    told = problems(text + "format = 'fleet'")
+    assert len(told) == 1
+    assert told[0].startswith("t.toml: exporters[0].secret: is read by what takes format")
+    for other in (
+        "type = 'secret'\nsecret = 'mine'",
+        "type = 'file'\ndirectory = '/var/lib/rancher-scc-telemetry'",
+    ):
+        config = parse(f"[[exporters]]\nname = 'a'\nformat = 'fleet'\n{other}")
+        assert config.exporters[0].format == "fleet"
+
+
+def test_default_secret_takes_no_other_format_either() -> None:
+    (told,) = problems("[[exporters]]\nname = 'a'\ntype = 'secret'\nformat = 'fleet'")
+    assert "exporters[0].secret: " in told
+
+
+def test_privacy_sends_unless_told_otherwise() -> None:
+    assert parse("").privacy == PrivacyConfig(server_url="send", cluster_ids="anonymous")
+    text = "[privacy]\nserver_url = 'omit'\ncluster_ids = 'omit'"
+    assert parse(text).privacy == PrivacyConfig(server_url="omit", cluster_ids="omit")
+    told = problems("[privacy]\nserver_url = 'hash'\ncluster_ids = 'names'")
+    assert [line.partition(": is")[0] for line in told] == [
+        "t.toml: privacy.server_url",
+        "t.toml: privacy.cluster_ids",
+    ]
 
 
 def test_two_secrets_in_different_namespaces_are_two() -> None:

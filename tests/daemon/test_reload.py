@@ -42,6 +42,7 @@ class Bench:
     sinks: dict[str, list[Sink]] = field(default_factory=dict)
     logging: list[tuple[str, str]] = field(default_factory=list)
     identities: list[IdentityConfig] = field(default_factory=list)
+    followed: list[tuple[Config, list[str]]] = field(default_factory=list)
     moments: list[str] = field(default_factory=list)
     unusable: Exception | None = None
 
@@ -70,12 +71,17 @@ class Bench:
         self.sinks.setdefault(config.name, []).append(sink)
         return spec(config.name, interval_s=config.interval_s, timeout_s=config.timeout_s), sink
 
+    def follow(self, config: Config) -> None:
+        """Notes what is to be followed, and which exporters there are at that time."""
+        self.followed.append((config, [status.name for status in self.manager.statuses()]))
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         target = Reloadable(
             manager=self.manager,
             build=self.build,
             override_identity=self.identities.append,
+            follow=self.follow,
             begin=partial(self.moments.append, "begin"),
             end=partial(self.moments.append, "end"),
         )
@@ -149,6 +155,19 @@ async def test_differences_are_applied_and_told(
     (line,) = [record for record in caplog.records if "config reloaded" in record.message]
     assert "exporter b removed; exporter d added" in line.message
     assert f"trigger=control file={bench.file}" in line.message
+
+
+async def test_what_snapshots_hold_changes_before_the_exporters_do(make: Make) -> None:
+    bench = make(secret("a"))
+    async with bench.running():
+        fleet = secret("b", 'format = "fleet"')
+        result = await bench.reload('[privacy]\ncluster_ids = "omit"\n' + fleet)
+        assert result.changes[0] == 'privacy.cluster_ids changed from "anonymous" to "omit"'
+        assert bench.manager.has("b")
+        rejected = await bench.reload('[privacy]\ncluster_ids = "send"\n' + fleet)
+        assert not rejected.ok
+    assert bench.followed == [(bench.reloader.config, ["a"])]
+    assert bench.reloader.config.privacy.cluster_ids == "omit"
 
 
 async def test_rejected_file_changes_nothing_and_is_one_line_in_the_log(

@@ -9,10 +9,19 @@ from typing import Any
 import anyio
 import pytest
 
-from telemetryd.config import IdentityConfig
+from telemetryd.config import IdentityConfig, PrivacyConfig
 from telemetryd.errors import NotReady, UnreadableReason
+from telemetryd.gather.anonymous import anonymous_id
 from telemetryd.gather.gatherer import Gatherer
-from telemetryd.model import ClusterRow, NamespaceRecord, SettingRecord, SystemRow, Unreadable
+from telemetryd.model import (
+    ClusterRecord,
+    ClusterRow,
+    NamespaceRecord,
+    SettingRecord,
+    Snapshot,
+    SystemRow,
+    Unreadable,
+)
 from telemetryd.stats import GatherStats
 from tests.gather.readers import (
     CLUSTER_UUID,
@@ -39,7 +48,13 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 class World:
     """A gatherer over a fleet in memory, with a clock and a build commit to set."""
 
-    def __init__(self, fleet: Fleet | None = None, overrides: IdentityConfig | None = None) -> None:
+    def __init__(
+        self,
+        fleet: Fleet | None = None,
+        overrides: IdentityConfig | None = None,
+        *,
+        detailed: bool = False,
+    ) -> None:
         self.fleet = fleet or Fleet()
         self.now_s = NOW_S
         self.git_hash: str | None = "0123abc"
@@ -50,6 +65,7 @@ class World:
             git_hash=lambda: self.git_hash,
             now=lambda: self.now_s,
             stats=self.stats,
+            detailed=detailed,
         )
 
 
@@ -370,3 +386,78 @@ async def test_override_ends_the_wait_for_what_it_gives() -> None:
         assert not ready_at
         world.gatherer.override(IdentityConfig(install_uuid=INSTALL_UUID))
     assert ready_at == [0.3]
+
+
+def ids(snapshot: Snapshot) -> list[str]:
+    assert snapshot.detail is not None
+    return [cluster.id for cluster in snapshot.detail.clusters]
+
+
+def test_detail_is_made_only_where_it_is_asked_for() -> None:
+    world = World()
+    world.fleet.cluster("c-1", node())
+    first = world.gatherer.snapshot()
+    assert first.detail is None
+    upgraded = ClusterRecord(uid="uid-c-1", kubernetes_version="v1.34.0")
+    world.fleet.clusters.put("c-1", upgraded)
+    assert world.gatherer.snapshot() is first
+    world.gatherer.add_detail()
+    second = world.gatherer.snapshot()
+    assert second.revision == first.revision + 1
+    assert ids(second) == [anonymous_id("uid-c-1", INSTALL_UUID)]
+    assert (second.systems, second.clusters, second.totals) == (
+        first.systems,
+        first.clusters,
+        first.totals,
+    )
+
+
+def test_what_only_the_detail_tells_raises_the_revision() -> None:
+    world = World(detailed=True)
+    world.fleet.cluster("c-1", node())
+    first = world.gatherer.snapshot()
+    assert world.gatherer.snapshot() is first
+    world.fleet.clusters.put("c-1", ClusterRecord("uid-c-1", "v1.34.0"))
+    second = world.gatherer.snapshot()
+    assert second.revision == first.revision + 1
+    world.fleet.clusters.put("c-1", ClusterRecord("another", "v1.34.0"))
+    third = world.gatherer.snapshot()
+    assert third.revision == second.revision + 1
+    assert ids(third) != ids(second) == ids(first)
+
+
+def test_another_install_uuid_gives_other_ids_and_the_former_the_former_ones() -> None:
+    world = World(detailed=True)
+    world.fleet.cluster("c-1", node())
+    first = ids(world.gatherer.snapshot())
+    world.gatherer.override(IdentityConfig(install_uuid=CLUSTER_UUID))
+    assert ids(world.gatherer.snapshot()) == [anonymous_id("uid-c-1", CLUSTER_UUID)] != first
+    world.fleet.set("install-uuid", CLUSTER_UUID)
+    world.gatherer.override(IdentityConfig())
+    assert ids(world.gatherer.snapshot()) == [anonymous_id("uid-c-1", CLUSTER_UUID)]
+    world.fleet.set("install-uuid", INSTALL_UUID)
+    assert ids(world.gatherer.snapshot()) == first
+
+
+def test_privacy_leaves_out_the_url_and_the_ids_from_the_next_snapshot_on() -> None:
+    world = World(detailed=True)
+    world.fleet.cluster("c-1", node())
+    first = world.gatherer.snapshot()
+    world.gatherer.protect(PrivacyConfig(server_url="omit"))
+    second = world.gatherer.snapshot()
+    assert (second.identity.server_url, ids(second)) == ("", ids(first))
+    world.gatherer.protect(PrivacyConfig(cluster_ids="omit"))
+    third = world.gatherer.snapshot()
+    assert (third.identity, ids(third)) == (first.identity, [""])
+    world.gatherer.protect(PrivacyConfig())
+    fourth = world.gatherer.snapshot()
+    assert (fourth.identity, fourth.detail) == (first.identity, first.detail)
+    world.gatherer.protect(PrivacyConfig())
+    assert world.gatherer.snapshot() is fourth
+
+
+def test_the_server_url_is_waited_for_even_where_it_is_not_sent() -> None:
+    world = World()
+    world.gatherer.protect(PrivacyConfig(server_url="omit"))
+    world.fleet.settings.delete("server-url")
+    assert world.gatherer.missing() == ("setting server-url",)

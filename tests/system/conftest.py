@@ -19,6 +19,13 @@ type = "secret"
 interval = "1s"
 quiet_period = "3s"
 retry_base = "200ms"
+
+[[exporters]]
+name = "fleet"
+type = "secret"
+secret = "telemetryd-fleet"
+format = "fleet"
+interval = "1s"
 """
 
 

@@ -24,6 +24,7 @@ SERVER_URL = "https://127.0.0.1:1"
 VERSION = "v2.12.3"
 TARGET_NAMESPACE = "cattle-telemetry-system"
 SECRET = f"/api/v1/namespaces/{TARGET_NAMESPACE}/secrets/rancher-scc-telemetry"
+FLEET_SECRET = f"/api/v1/namespaces/{TARGET_NAMESPACE}/secrets/telemetryd-fleet"
 SHAPES = (("4", "16384256Ki", "amd64"), ("8", "32Gi", "amd64"), ("3920m", "129M", "arm64"))
 
 
@@ -72,18 +73,18 @@ class Rancher:
         """Deletes node `sentinel-m-<number>` of the cluster."""
         self.admin.delete(f"{collection(NODES, cluster)}/sentinel-m-{number}")
 
-    def secret(self) -> Object | None:
-        """The telemetry Secret, None where there is none."""
+    def secret(self, path: str = SECRET) -> Object | None:
+        """A telemetry Secret, None where there is none."""
         try:
-            return self.admin.get(SECRET)
+            return self.admin.get(path)
         except AdminError as error:
             if error.status == 404:
                 return None
             raise
 
-    def payload(self) -> dict[str, Any] | None:
+    def payload(self, path: str = SECRET) -> dict[str, Any] | None:
         """The document in the Secret, None where there is none."""
-        secret = self.secret()
+        secret = self.secret(path)
         if secret is None or "payload" not in secret.get("data", {}):
             return None
         document: dict[str, Any] = json.loads(b64decode(secret["data"]["payload"]))
@@ -97,11 +98,11 @@ class Rancher:
                 self.admin.delete(f"{scope}/{item['metadata']['name']}")
         for definition in (CLUSTERS, SETTINGS, FEATURES):
             self.admin.delete(collection(definition))
-        secret = self.secret()
-        if secret is not None:
-            self.admin.patch(SECRET, {"metadata": {"finalizers": None}})
-            if self.secret() is not None:
-                self.admin.delete(SECRET)
+        for path in (SECRET, FLEET_SECRET):
+            if self.secret(path) is not None:
+                self.admin.patch(path, {"metadata": {"finalizers": None}})
+                if self.secret(path) is not None:
+                    self.admin.delete(path)
 
     def _create(self, path: str, body: Object) -> None:
         try:
@@ -156,6 +157,53 @@ def facts(payload: dict[str, Any]) -> dict[str, Any]:
         key = ("local", row["nodes"]) if row.get("upstream") else (row["nodes"], False)
         clusters[key] = row["count"]
     return {"systems": systems, "clusters": clusters}
+
+
+def recount_fleet(admin: Admin) -> dict[str, Any]:
+    """What the fleet payload must count, from a fresh list; knows only the sizes of `SHAPES`."""
+    millis = {"4": 4000, "8": 8000, "3920m": 3920, "16": 16000}
+    sizes = {"16384256Ki": 16384256 << 10, "32Gi": 32 << 30, "129M": 129_000_000}
+    names = {item["metadata"]["name"] for item in admin.list(collection(CLUSTERS))}
+    clusters: dict[str, list[int]] = {name: [0, 0, 0] for name in names}
+    shapes: Counter[tuple[str, str, int, int]] = Counter()
+    orphans = 0
+    for node in admin.list(collection(NODES)):
+        name = node["metadata"]["namespace"]
+        if name not in names:
+            orphans += 1
+            continue
+        status = node["status"]["internalNodeStatus"]
+        info, capacity = status["nodeInfo"], status["capacity"]
+        cpu, memory = millis[capacity["cpu"]], sizes[capacity["memory"]]
+        shapes[info["architecture"], info["kernelVersion"], cpu, memory] += 1
+        clusters[name] = [
+            total + one for total, one in zip(clusters[name], (1, cpu, memory), strict=True)
+        ]
+    return {
+        "clusters": sorted((name == "local", *counts) for name, counts in clusters.items()),
+        "shapes": dict(shapes),
+        "orphans": orphans,
+    }
+
+
+def fleet_facts(payload: dict[str, Any]) -> dict[str, Any]:
+    """A fleet payload's counts in the form of `recount_fleet`."""
+    return {
+        "clusters": sorted(
+            (row["upstream"], row["nodes"], row["cpu_millis"], row["memory_bytes"])
+            for row in payload["clusters"]
+        ),
+        "shapes": {
+            (
+                row["architecture"],
+                row["kernel_version"],
+                row["cpu_millis"],
+                row["memory_bytes"],
+            ): row["nodes"]
+            for row in payload["node_shapes"]
+        },
+        "orphans": payload["totals"]["orphan_nodes"],
+    }
 
 
 def assert_well_formed(payload: dict[str, Any]) -> None:

@@ -2,12 +2,13 @@
 
 import json
 import time
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from typing import Any
 
 from jsonschema import Draft202012Validator
 from rfc3339_validator import validate_rfc3339  # type: ignore[import-untyped]
 
+from telemetryd.export.fleet import fleet_schema
 from telemetryd.export.scc import scc_schema
 from tests.apiserver.admin import Admin
 from tests.apiserver.crds import CLUSTERS, SETTINGS, collection
@@ -15,6 +16,7 @@ from tests.apiserver.fixtures import rancher_cluster
 from tests.system.conftest import Started
 from tests.system.daemon import Daemon
 from tests.system.rancher import (
+    FLEET_SECRET,
     INSTALL_UUID,
     SECRET,
     SERVER_URL,
@@ -22,7 +24,9 @@ from tests.system.rancher import (
     Rancher,
     assert_well_formed,
     facts,
+    fleet_facts,
     recount,
+    recount_fleet,
 )
 
 INTERVALS_S = 5.0
@@ -37,6 +41,24 @@ def wait_for_truth(daemon: Daemon, rancher: Rancher) -> dict[str, Any]:
         return payload if payload and ours and facts(payload) == recount(rancher.admin) else None
 
     payload = daemon.wait_for("payload equals the recount", agrees, 20)
+    assert payload is not None
+    return payload
+
+
+def wait_for_whole_truth(daemon: Daemon, rancher: Rancher) -> dict[str, Any]:
+    """Returns the fleet payload once it equals the recount; it is valid all along."""
+    validator = Draft202012Validator(
+        fleet_schema(), format_checker=Draft202012Validator.FORMAT_CHECKER
+    )
+
+    def agrees() -> dict[str, Any] | None:
+        payload = rancher.payload(FLEET_SECRET)
+        if payload is None:
+            return None
+        validator.validate(payload)
+        return payload if fleet_facts(payload) == recount_fleet(rancher.admin) else None
+
+    payload = daemon.wait_for("fleet payload equals the recount", agrees, 20)
     assert payload is not None
     return payload
 
@@ -75,8 +97,10 @@ def test_payload_is_valid_and_equals_an_independent_recount(
 
 def test_sentinels_and_names_appear_nowhere(daemon: Daemon, rancher: Rancher) -> None:
     wait_for_truth(daemon, rancher)
+    wait_for_whole_truth(daemon, rancher)
     shown = {
         "payload": json.dumps(rancher.payload()),
+        "fleet payload": json.dumps(rancher.payload(FLEET_SECRET)),
         "log": daemon.log(),
         "metrics": daemon.get("/metrics")[1],
         "status": daemon.get("/status.json")[1],
@@ -115,6 +139,50 @@ def test_nodes_whose_cluster_goes_leave_the_payload_and_come_back(
     finally:
         admin.create(collection(CLUSTERS), rancher_cluster("sentinel-c-7"))
     wait_for_truth(daemon, rancher)
+
+
+def test_fleet_payload_equals_a_recount_through_nodes_and_clusters_that_come_and_go(
+    daemon: Daemon, rancher: Rancher, admin: Admin
+) -> None:
+    before = wait_for_whole_truth(daemon, rancher)
+    assert before["complete"] is True
+    ids = {row["id"] for row in before["clusters"]}
+    assert len(ids) == 20
+    assert {row["kubernetes_version"] for row in before["clusters"]} == {"v1.33.4+rke2r1"}
+    rancher.add_node("sentinel-c-3", 9300, cpu="16", kernel="6.12.0-1")
+    try:
+        during = wait_for_whole_truth(daemon, rancher)
+        assert {row["id"] for row in during["clusters"]} == ids
+        admin.delete(f"{collection(CLUSTERS)}/sentinel-c-3")
+        gone = wait_for_whole_truth(daemon, rancher)
+        assert gone["totals"]["orphan_nodes"] == 21
+        left = {row["id"] for row in gone["clusters"]}
+        assert len(left) == 19
+        assert left < ids
+    finally:
+        rancher.delete_node("sentinel-c-3", 9300)
+        admin.create(collection(CLUSTERS), rancher_cluster("sentinel-c-3"))
+    again = wait_for_whole_truth(daemon, rancher)
+    assert ids - {row["id"] for row in again["clusters"]} == ids - left, "made anew: another id"
+    assert again["totals"] == before["totals"]
+
+
+def test_deleted_fleet_payload_is_healed_and_an_unchanged_one_left(
+    daemon: Daemon, rancher: Rancher, admin: Admin
+) -> None:
+    wait_for_whole_truth(daemon, rancher)
+    before = rancher.secret(FLEET_SECRET)
+    time.sleep(2.5)
+    after = rancher.secret(FLEET_SECRET)
+    assert before is not None
+    assert after is not None
+    assert after["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
+    admin.delete(FLEET_SECRET)
+    payload = wait_for_whole_truth(daemon, rancher)
+    assert (
+        payload["delivery"]["digest"]
+        == json.loads(b64decode(before["data"]["payload"]))["delivery"]["digest"]
+    )
 
 
 def test_five_intervals_without_change_write_nothing(daemon: Daemon, rancher: Rancher) -> None:

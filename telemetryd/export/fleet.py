@@ -1,0 +1,338 @@
+"""The fleet payload: our own document, with what the SCC payload has no room for.
+
+The structs below *are* its JSON Schema, and every document is decoded into them before it is handed
+out. ``docs/fleet-payload.md`` says what each key means. A change of what is in it, or of what a key
+means, is a new ``schema_version`` and a new ``$id``. Where bytes go doesn't belong here.
+"""
+
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from telemetryd import __version__
+from telemetryd.errors import PermanentError, Reason
+from telemetryd.export.payload import (
+    CONTENT_TYPE,
+    Spliced,
+    document_digest,
+    is_uuid,
+    json_schema,
+    parse_rfc3339,
+    render_rfc3339,
+)
+from telemetryd.model import (
+    ClusterDetail,
+    Delivery,
+    FleetDetail,
+    Payload,
+    RoleCounts,
+    ShapeDetail,
+    Snapshot,
+    Totals,
+)
+
+SCHEMA_VERSION: Final = 1
+SCHEMA_ID: Final = f"urn:telemetryd:payload:fleet:{SCHEMA_VERSION}"
+
+MAX_AMOUNT: Final = 2**63 - 1
+"""Sums above it are told as it: a larger integer is more than most JSON parsers take."""
+
+_NANO_PER_MILLI: Final = 10**6
+_NANO: Final = 10**9
+_ID_PATTERN: Final = "^[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
+_DELIVERY: Final = "delivery"
+
+Count = Annotated[int, Meta(ge=0)]
+Amount = Annotated[int, Meta(ge=0, le=MAX_AMOUNT)]
+Label = Annotated[str, Meta(max_length=256)]
+UuidText = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
+
+
+class Installation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``installation``: who sends."""
+
+    install_uuid: UuidText
+    cluster_uuid: UuidText
+    product: str
+    version: str
+    git_hash: str
+    server_url: str
+
+    def __post_init__(self) -> None:
+        for key in ("install_uuid", "cluster_uuid"):
+            if not is_uuid(getattr(self, key)):
+                raise ValueError(f"{key} isn't a UUID")
+
+
+class RoleNumbers(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``roles``: nodes per role."""
+
+    controlplane: Count
+    etcd: Count
+    worker: Count
+    other: Count
+
+
+class Cluster(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``clusters[]``: one cluster."""
+
+    id: Annotated[str, Meta(pattern=_ID_PATTERN)] | UnsetType = UNSET
+    upstream: bool
+    kubernetes_version: Label
+    nodes: Count
+    roles: RoleNumbers
+    cpu_millis: Amount
+    memory_bytes: Amount
+    unreported_cpu: Count
+    unreported_memory: Count
+
+
+class NodeShapes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``node_shapes[]``: nodes alike in everything but their names."""
+
+    roles: list[Literal["controlplane", "etcd", "worker"]]
+    architecture: Label
+    operating_system: Label
+    container_runtime: Label
+    kernel_version: Label
+    cpu_millis: Amount | None
+    memory_bytes: Amount | None
+    nodes: Annotated[int, Meta(ge=1)]
+
+
+class FleetTotals(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``totals``: sums over all clusters."""
+
+    clusters: Count
+    nodes: Count
+    orphan_nodes: Count
+    roles: RoleNumbers
+    cpu_millis: Amount
+    memory_bytes: Amount
+    unreported_cpu: Count
+    unreported_memory: Count
+
+
+class UnreadableObjects(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``unreadable[]``: objects of one resource that could not be read."""
+
+    resource: str
+    objects: Annotated[int, Meta(ge=1)]
+
+
+class DeliveryNote(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``delivery``: when and how this document was sent; no part of the digest."""
+
+    timestamp: Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+    sequence: Count
+    epoch: Count
+    digest: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+
+    def __post_init__(self) -> None:
+        if parse_rfc3339(self.timestamp) is None:
+            raise ValueError("timestamp isn't an RFC 3339 date-time")
+
+
+class FleetDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The whole document."""
+
+    schema_version: Literal[1]
+    telemetryd_version: str
+    installation: Installation
+    complete: bool
+    incomplete_reasons: list[str]
+    feature_flags: list[str]
+    clusters: list[Cluster]
+    node_shapes: list[NodeShapes]
+    totals: FleetTotals
+    unreadable: list[UnreadableObjects]
+    delivery: DeliveryNote
+
+    def __post_init__(self) -> None:
+        if self.complete == bool(self.incomplete_reasons):
+            raise ValueError("complete and incomplete_reasons contradict each other")
+
+
+_DECODER = msgspec.json.Decoder(FleetDocument)
+
+
+def fleet_schema() -> dict[str, Any]:
+    """JSON Schema 2020-12 of the fleet payload."""
+    return json_schema(FleetDocument, schema_id=SCHEMA_ID, title="telemetryd fleet payload")
+
+
+def validate_fleet(body: bytes) -> None:
+    """Hold a document against the schema.
+
+    Raises:
+        PermanentError: It doesn't fit.
+    """
+    try:
+        _DECODER.decode(body)
+    except msgspec.MsgspecError as exc:
+        raise PermanentError(
+            Reason.INTERNAL, f"the fleet payload doesn't fit its schema: {exc}"
+        ) from exc
+
+
+class FleetRenderer:
+    """Makes fleet payloads, with a memory of the last snapshot: only ``delivery`` is made anew.
+
+    One of these serves any number of exporters.
+    """
+
+    __slots__ = ("_digest", "_document", "_snapshot")
+
+    def __init__(self) -> None:
+        self._snapshot: Snapshot | None = None
+        self._document = Spliced({}, _DELIVERY)
+        self._digest = ""
+
+    def __call__(self, snapshot: Snapshot, delivery: Delivery) -> Payload:
+        """The payload of the snapshot, so delivered.
+
+        Raises:
+            PermanentError: The snapshot makes a document that doesn't fit the schema, or was made
+                without the detail.
+        """
+        if snapshot is not self._snapshot:
+            self._remember(snapshot, delivery)
+        return Payload(
+            body=self._body(delivery),
+            content_type=CONTENT_TYPE,
+            digest=self._digest,
+            revision=snapshot.revision,
+            schema_valid=True,
+            schema_error="",
+        )
+
+    def _body(self, delivery: Delivery) -> bytes:
+        return self._document.body(
+            {
+                "timestamp": render_rfc3339(delivery.at),
+                "sequence": delivery.sequence,
+                "epoch": delivery.epoch,
+                "digest": self._digest,
+            }
+        )
+
+    def _remember(self, snapshot: Snapshot, delivery: Delivery) -> None:
+        if snapshot.detail is None:
+            raise PermanentError(
+                Reason.INTERNAL, "the snapshot was made without what the fleet payload needs"
+            )
+        self._snapshot = None
+        facts = render_facts(snapshot, snapshot.detail)
+        self._digest = document_digest(facts)
+        self._document = Spliced(facts, _DELIVERY)
+        validate_fleet(self._body(delivery))
+        self._snapshot = snapshot
+
+
+def render_facts(snapshot: Snapshot, detail: FleetDetail) -> dict[str, Any]:
+    """The fleet document without its delivery; every array sorted, so that facts decide bytes."""
+    identity = snapshot.identity
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "telemetryd_version": __version__,
+        "installation": {
+            "install_uuid": identity.install_uuid,
+            "cluster_uuid": identity.cluster_uuid,
+            "product": identity.product,
+            "version": identity.version,
+            "git_hash": identity.git_hash,
+            "server_url": identity.server_url,
+        },
+        "complete": snapshot.complete,
+        "incomplete_reasons": sorted(snapshot.incomplete_reasons),
+        "feature_flags": sorted(set(snapshot.features)),
+        "clusters": [_cluster(cluster) for cluster in sorted(detail.clusters, key=_cluster_order)],
+        "node_shapes": [_shape(shape) for shape in sorted(detail.shapes, key=_shape_order)],
+        "totals": _totals(snapshot.totals),
+        "unreadable": [
+            {"resource": resource, "objects": number}
+            for resource, number in sorted(snapshot.totals.unreadable.items())
+        ],
+    }
+
+
+def _cluster_order(cluster: ClusterDetail) -> tuple[Any, ...]:
+    """The upstream cluster, then by id; by all else where no ids are sent."""
+    return (
+        not cluster.upstream,
+        cluster.id,
+        cluster.nodes,
+        cluster.cpu_nano,
+        cluster.memory_nano,
+        cluster.kubernetes_version,
+        cluster.roles,
+        cluster.unreported_cpu,
+        cluster.unreported_memory,
+    )
+
+
+def _shape_order(counted: ShapeDetail) -> tuple[Any, ...]:
+    shape = counted.shape
+    return (
+        shape.architecture,
+        shape.operating_system,
+        shape.container_runtime,
+        shape.kernel_version,
+        shape.roles,
+        -1 if shape.cpu_nano is None else shape.cpu_nano,
+        -1 if shape.memory_nano is None else shape.memory_nano,
+    )
+
+
+def _cluster(cluster: ClusterDetail) -> dict[str, Any]:
+    row = {
+        "upstream": cluster.upstream,
+        "kubernetes_version": cluster.kubernetes_version,
+        "nodes": cluster.nodes,
+        "roles": dict(zip(RoleCounts._fields, cluster.roles, strict=True)),
+        "cpu_millis": _millis(cluster.cpu_nano),
+        "memory_bytes": _whole(cluster.memory_nano),
+        "unreported_cpu": cluster.unreported_cpu,
+        "unreported_memory": cluster.unreported_memory,
+    }
+    if cluster.id:
+        row["id"] = cluster.id
+    return row
+
+
+def _shape(counted: ShapeDetail) -> dict[str, Any]:
+    shape = counted.shape
+    return {
+        "roles": list(shape.roles),
+        "architecture": shape.architecture,
+        "operating_system": shape.operating_system,
+        "container_runtime": shape.container_runtime,
+        "kernel_version": shape.kernel_version,
+        "cpu_millis": None if shape.cpu_nano is None else _millis(shape.cpu_nano),
+        "memory_bytes": None if shape.memory_nano is None else _whole(shape.memory_nano),
+        "nodes": counted.nodes,
+    }
+
+
+def _totals(totals: Totals) -> dict[str, Any]:
+    return {
+        "clusters": totals.local_clusters + totals.managed_clusters,
+        "nodes": totals.nodes,
+        "orphan_nodes": totals.orphan_nodes,
+        "roles": totals.roles,
+        "cpu_millis": _millis(totals.cpu_nano),
+        "memory_bytes": _whole(totals.memory_nano),
+        "unreported_cpu": totals.unreported_cpu,
+        "unreported_memory": totals.unreported_memory,
+    }
+
+
+def _millis(nano: int) -> int:
+    """Whole 1e-3 cores of an amount in 1e-9 cores, rounded up and capped."""
+    return min(-(-nano // _NANO_PER_MILLI), MAX_AMOUNT)
+
+
+def _whole(nano: int) -> int:
+    """Whole bytes of an amount in 1e-9 bytes, rounded up and capped."""
+    return min(-(-nano // _NANO), MAX_AMOUNT)

@@ -1,0 +1,467 @@
+"""The fleet payload: its schema, its sums, its bounds, and canonical bytes."""
+
+import json
+import re
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from telemetryd import __version__
+from telemetryd.config import FORMATS
+from telemetryd.errors import PermanentError, Reason
+from telemetryd.export.exporter import ExportContext, Outcome
+from telemetryd.export.file import FileExporter
+from telemetryd.export.fleet import MAX_AMOUNT, FleetRenderer, fleet_schema, validate_fleet
+from telemetryd.export.formats import PAYLOAD_FORMATS
+from telemetryd.export.payload import parse_digest
+from telemetryd.model import (
+    ClusterDetail,
+    Delivery,
+    FleetDetail,
+    Identity,
+    NodeShape,
+    Payload,
+    RoleCounts,
+    ShapeDetail,
+    Snapshot,
+    Totals,
+)
+from tests.export.doubles import EPOCH_S, IDENTITY, snapshot
+
+SCHEMA = fleet_schema()
+VALIDATOR = Draft202012Validator(SCHEMA, format_checker=Draft202012Validator.FORMAT_CHECKER)
+DELIVERY = Delivery(EPOCH_S, sequence=1_790_000_000_000, epoch=3)
+SOME_ID = "8d6f8b1e-5a0b-8f3c-9a4f-0d6b1f5f0a11"
+OTHER_ID = "1b2f6b4e-90ab-8f8e-b1c7-2f1e2a3b4c5d"
+NO_ROLES = RoleCounts(0, 0, 0, 0)
+CORE_NANO = 10**9
+GIB_NANO = 2**30 * 10**9
+
+counts = st.integers(0, 10**6)
+amounts = st.one_of(st.integers(0, 10**18), st.integers(0, 2**100))
+labels = st.text(max_size=256)
+role_counts = st.builds(RoleCounts, counts, counts, counts, counts)
+clusters = st.builds(
+    ClusterDetail,
+    id=st.sampled_from(["", SOME_ID, OTHER_ID]),
+    upstream=st.booleans(),
+    kubernetes_version=labels,
+    nodes=counts,
+    roles=role_counts,
+    cpu_nano=amounts,
+    memory_nano=amounts,
+    unreported_cpu=counts,
+    unreported_memory=counts,
+)
+shapes = st.builds(
+    NodeShape,
+    architecture=labels,
+    operating_system=labels,
+    container_runtime=labels,
+    kernel_version=labels,
+    roles=st.sampled_from([(), ("etcd",), ("controlplane", "etcd", "worker")]),
+    cpu_nano=st.none() | amounts,
+    memory_nano=st.none() | amounts,
+)
+details = st.builds(
+    FleetDetail,
+    clusters=st.lists(clusters, max_size=5).map(tuple),
+    shapes=st.lists(
+        st.builds(ShapeDetail, shape=shapes, nodes=st.integers(1, 10**6)),
+        max_size=5,
+        unique_by=lambda counted: counted.shape,
+    ).map(tuple),
+)
+identities = st.builds(
+    Identity,
+    install_uuid=st.uuids().map(str),
+    cluster_uuid=st.uuids().map(str),
+    server_url=st.text(max_size=20),
+    version=st.text(max_size=12),
+    git_hash=st.sampled_from(["", "unknown", "59bd052e"]),
+    product=st.sampled_from(["rancher-prime", "kubernetes"]),
+)
+totals = st.builds(
+    Totals,
+    local_clusters=st.integers(0, 1),
+    managed_clusters=counts,
+    nodes=counts,
+    orphan_nodes=counts,
+    roles=role_counts.map(lambda roles: roles._asdict()),
+    cpu_nano=amounts,
+    memory_nano=amounts,
+    unreported_cpu=counts,
+    unreported_memory=counts,
+    unreadable=st.dictionaries(st.text(max_size=12), st.integers(1, 99), max_size=3),
+)
+
+
+@st.composite
+def snapshots(draw: st.DrawFn) -> Snapshot:
+    reasons = tuple(draw(st.lists(st.text(max_size=20), max_size=3)))
+    return Snapshot(
+        revision=draw(st.integers(0, 100)),
+        taken_at=EPOCH_S,
+        complete=not reasons,
+        incomplete_reasons=reasons,
+        identity=draw(identities),
+        features=tuple(draw(st.lists(st.text(max_size=10), max_size=5))),
+        systems=(),
+        clusters=(),
+        totals=draw(totals),
+        detail=draw(details),
+    )
+
+
+deliveries = st.builds(
+    Delivery, at=st.floats(0, 4e9), sequence=st.integers(0, 2**53), epoch=st.integers(0, 2**31)
+)
+
+
+def facts_with(**changes: Any) -> Snapshot:
+    """A small fleet with an empty detail, and what the test gives it."""
+    given = {
+        "detail": FleetDetail((), ()),
+        "totals": Totals(roles=NO_ROLES._asdict()),
+        **changes,
+    }
+    return replace(snapshot(), **given)
+
+
+def a_cluster(**changes: Any) -> ClusterDetail:
+    made = ClusterDetail(SOME_ID, False, "v1.33.1", 2, RoleCounts(1, 1, 1, 0), 0, 0, 0, 0)
+    return replace(made, **changes)
+
+
+def a_shape(**changes: Any) -> NodeShape:
+    made = NodeShape("amd64", "linux", "containerd://2.0.5", "6.4.0", ("worker",), 0, 0)
+    return replace(made, **changes)
+
+
+def render(facts: Snapshot, delivery: Delivery = DELIVERY) -> Payload:
+    return FleetRenderer()(facts, delivery)
+
+
+def document_of(facts: Snapshot) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(render(facts).body)
+    VALIDATOR.validate(document)
+    return document
+
+
+def test_formats_are_those_of_the_configuration() -> None:
+    assert tuple(PAYLOAD_FORMATS) == FORMATS
+
+
+def test_schema_is_versioned_and_leaves_no_room_for_more() -> None:
+    Draft202012Validator.check_schema(SCHEMA)
+    assert SCHEMA["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert SCHEMA["$id"] == "urn:telemetryd:payload:fleet:1"
+    assert SCHEMA["properties"]["schema_version"] == {"enum": [1]}
+
+    def objects(node: Any) -> list[dict[str, Any]]:
+        if isinstance(node, list):
+            return [found for item in node for found in objects(item)]
+        if not isinstance(node, dict):
+            return []
+        own = [node] if node.get("type") == "object" else []
+        return own + [found for item in node.values() for found in objects(item)]
+
+    found = objects(SCHEMA)
+    assert len(found) == 9
+    for each in found:
+        assert each["additionalProperties"] is False
+        assert set(each["properties"]) - set(each["required"]) <= {"id"}
+
+
+def test_every_key_of_the_schema_is_documented() -> None:
+    def names(node: Any) -> set[str]:
+        if isinstance(node, list):
+            return {name for item in node for name in names(item)}
+        if not isinstance(node, dict):
+            return set()
+        return set(node.get("properties", ())) | names(list(node.values()))
+
+    text = (Path(__file__).parents[2] / "docs" / "fleet-payload.md").read_text()
+    told = set(re.findall(r"`(?:[a-z_]+\[\]\.)?([a-z_]+)`", text))
+    assert names(SCHEMA) - told == set()
+    assert len(names(SCHEMA)) > 30
+
+
+def test_a_small_fleet_reads_as_documented() -> None:
+    facts = facts_with(
+        features=("turtles", "fleet"),
+        detail=FleetDetail(
+            clusters=(
+                a_cluster(cpu_nano=3 * CORE_NANO // 2, memory_nano=GIB_NANO, unreported_cpu=1),
+                a_cluster(id=OTHER_ID, upstream=True, nodes=0, roles=NO_ROLES),
+            ),
+            shapes=(
+                ShapeDetail(
+                    a_shape(roles=("etcd", "worker"), cpu_nano=CORE_NANO, memory_nano=None), 2
+                ),
+            ),
+        ),
+        totals=Totals(
+            local_clusters=1,
+            managed_clusters=1,
+            nodes=2,
+            orphan_nodes=4,
+            roles={"controlplane": 1, "etcd": 1, "worker": 1, "other": 0},
+            cpu_nano=3 * CORE_NANO // 2,
+            memory_nano=GIB_NANO,
+            unreported_cpu=1,
+            unreadable={"nodes": 3, "clusters": 1},
+        ),
+        complete=False,
+        incomplete_reasons=("nodes: 3 unreadable", "clusters: 1 unreadable"),
+    )
+    digest = render(facts).digest
+    assert document_of(facts) == {
+        "schema_version": 1,
+        "telemetryd_version": __version__,
+        "installation": {
+            "install_uuid": IDENTITY.install_uuid,
+            "cluster_uuid": IDENTITY.cluster_uuid,
+            "product": "rancher-prime",
+            "version": "v2.15.0",
+            "git_hash": "59bd052e",
+            "server_url": "https://rancher.example.com",
+        },
+        "complete": False,
+        "incomplete_reasons": ["clusters: 1 unreadable", "nodes: 3 unreadable"],
+        "feature_flags": ["fleet", "turtles"],
+        "clusters": [
+            {
+                "id": OTHER_ID,
+                "upstream": True,
+                "kubernetes_version": "v1.33.1",
+                "nodes": 0,
+                "roles": {"controlplane": 0, "etcd": 0, "worker": 0, "other": 0},
+                "cpu_millis": 0,
+                "memory_bytes": 0,
+                "unreported_cpu": 0,
+                "unreported_memory": 0,
+            },
+            {
+                "id": SOME_ID,
+                "upstream": False,
+                "kubernetes_version": "v1.33.1",
+                "nodes": 2,
+                "roles": {"controlplane": 1, "etcd": 1, "worker": 1, "other": 0},
+                "cpu_millis": 1500,
+                "memory_bytes": 2**30,
+                "unreported_cpu": 1,
+                "unreported_memory": 0,
+            },
+        ],
+        "node_shapes": [
+            {
+                "roles": ["etcd", "worker"],
+                "architecture": "amd64",
+                "operating_system": "linux",
+                "container_runtime": "containerd://2.0.5",
+                "kernel_version": "6.4.0",
+                "cpu_millis": 1000,
+                "memory_bytes": None,
+                "nodes": 2,
+            }
+        ],
+        "totals": {
+            "clusters": 2,
+            "nodes": 2,
+            "orphan_nodes": 4,
+            "roles": {"controlplane": 1, "etcd": 1, "worker": 1, "other": 0},
+            "cpu_millis": 1500,
+            "memory_bytes": 2**30,
+            "unreported_cpu": 1,
+            "unreported_memory": 0,
+        },
+        "unreadable": [
+            {"resource": "clusters", "objects": 1},
+            {"resource": "nodes", "objects": 3},
+        ],
+        "delivery": {
+            "timestamp": "2026-09-21T14:13:20Z",
+            "sequence": 1_790_000_000_000,
+            "epoch": 3,
+            "digest": digest,
+        },
+    }
+
+
+def test_an_empty_fleet_has_empty_arrays() -> None:
+    document = document_of(facts_with())
+    for key in ("clusters", "node_shapes", "feature_flags", "incomplete_reasons", "unreadable"):
+        assert document[key] == []
+    assert document["complete"] is True
+
+
+@pytest.mark.parametrize(
+    ("nano", "millis"), [(0, 0), (1, 1), (10**6, 1), (10**6 + 1, 2), (10**30, MAX_AMOUNT)]
+)
+def test_cpu_is_whole_millicores_rounded_up_once_and_capped(nano: int, millis: int) -> None:
+    detail = FleetDetail((a_cluster(cpu_nano=nano),), (ShapeDetail(a_shape(cpu_nano=nano), 1),))
+    document = document_of(
+        facts_with(detail=detail, totals=Totals(roles=NO_ROLES._asdict(), cpu_nano=nano))
+    )
+    told = (document["clusters"][0], document["node_shapes"][0], document["totals"])
+    assert [each["cpu_millis"] for each in told] == [millis] * 3
+
+
+@pytest.mark.parametrize(
+    ("nano", "whole"), [(0, 0), (1, 1), (10**9, 1), (10**9 + 1, 2), (10**40, MAX_AMOUNT)]
+)
+def test_memory_is_whole_bytes_rounded_up_once_and_capped(nano: int, whole: int) -> None:
+    detail = FleetDetail(
+        (a_cluster(memory_nano=nano),), (ShapeDetail(a_shape(memory_nano=nano), 1),)
+    )
+    document = document_of(
+        facts_with(detail=detail, totals=Totals(roles=NO_ROLES._asdict(), memory_nano=nano))
+    )
+    told = (document["clusters"][0], document["node_shapes"][0], document["totals"])
+    assert [each["memory_bytes"] for each in told] == [whole] * 3
+
+
+def test_without_ids_the_key_is_left_out_and_rows_are_sorted_by_content() -> None:
+    sizes = (7, 3, 11, 3)
+    detail = FleetDetail(tuple(a_cluster(id="", nodes=size) for size in sizes), ())
+    document = document_of(facts_with(detail=detail))
+    assert [row["nodes"] for row in document["clusters"]] == [3, 3, 7, 11]
+    assert not any("id" in row for row in document["clusters"])
+
+
+@given(snapshots(), deliveries)
+def test_every_payload_fits_its_schema_and_is_canonical(
+    facts: Snapshot, delivery: Delivery
+) -> None:
+    payload = render(facts, delivery)
+    document = json.loads(payload.body)
+    VALIDATOR.validate(document)
+    validate_fleet(payload.body)
+    assert payload.body == orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
+    assert payload.schema_valid
+    assert payload.schema_error == ""
+    told = document.pop("delivery")
+    assert payload.digest == sha256(orjson.dumps(document, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    assert (told["sequence"], told["epoch"]) == (delivery.sequence, delivery.epoch)
+    assert told["digest"] == payload.digest
+    assert parse_digest(payload.body) == (payload.digest, float(int(delivery.at)))
+
+
+@given(snapshots(), st.integers(0, 2**32), deliveries, deliveries)
+def test_equal_facts_in_any_order_give_equal_bytes_but_for_the_delivery(
+    facts: Snapshot, seed: int, delivery: Delivery, other_delivery: Delivery
+) -> None:
+    rng = Random(seed)
+
+    def shuffled(rows: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(rng.sample(rows, len(rows)))
+
+    detail = facts.detail
+    assert detail is not None
+    unreadable = dict(shuffled(tuple(facts.totals.unreadable.items())))
+    other = replace(
+        facts,
+        features=shuffled(facts.features),
+        incomplete_reasons=shuffled(facts.incomplete_reasons),
+        totals=replace(facts.totals, unreadable=unreadable),
+        detail=FleetDetail(shuffled(detail.clusters), shuffled(detail.shapes)),
+    )
+    assert render(other, delivery) == render(facts, delivery)
+    later = render(other, other_delivery)
+    assert later.digest == render(facts, delivery).digest
+    documents = [json.loads(render(each, delivery).body) for each in (facts, other)]
+    documents.append(json.loads(later.body))
+    for document in documents:
+        del document["delivery"]
+    assert documents[0] == documents[1] == documents[2]
+
+
+def test_renderer_remembers_the_snapshot_and_makes_the_delivery_anew() -> None:
+    renderer, facts = FleetRenderer(), facts_with()
+    later = Delivery(EPOCH_S + 60, 9, 4)
+    assert renderer(facts, DELIVERY) == render(facts, DELIVERY)
+    assert renderer(facts, later) == render(facts, later)
+    changed = facts_with(features=("fleet",))
+    assert renderer(changed, later) == render(changed, later)
+    assert renderer(changed, later).digest != renderer(facts, later).digest
+
+
+def test_incompleteness_is_a_fact_of_the_digest() -> None:
+    stale = facts_with(complete=False, incomplete_reasons=("nodes: no contact for 120 s",))
+    assert render(stale).digest != render(facts_with()).digest
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        snapshot(),
+        facts_with(identity=replace(IDENTITY, install_uuid="")),
+        facts_with(identity=replace(IDENTITY, product="\ud800")),
+        facts_with(complete=True, incomplete_reasons=("nodes: 1 unreadable",)),
+        facts_with(complete=False),
+        facts_with(detail=FleetDetail((a_cluster(id="c-m-7x2kq5zt"),), ())),
+        facts_with(detail=FleetDetail((a_cluster(id=IDENTITY.cluster_uuid),), ())),
+        facts_with(detail=FleetDetail((a_cluster(kubernetes_version="v" * 257),), ())),
+        facts_with(detail=FleetDetail((a_cluster(nodes=-1),), ())),
+        facts_with(detail=FleetDetail((), (ShapeDetail(a_shape(kernel_version="k" * 257), 1),))),
+        facts_with(detail=FleetDetail((), (ShapeDetail(a_shape(roles=("master",)), 1),))),
+        facts_with(detail=FleetDetail((), (ShapeDetail(a_shape(), 0),))),
+        facts_with(totals=Totals()),
+    ],
+    ids=[
+        "no-detail", "uuid", "surrogate", "complete", "incomplete", "name-as-id", "uid-as-id",
+        "version", "nodes", "kernel", "role", "count", "roles",
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_the_schema_is_never_handed_out(facts: Snapshot) -> None:
+    renderer = FleetRenderer()
+    for _ in range(2):
+        with pytest.raises(PermanentError) as caught:
+            renderer(facts, DELIVERY)
+        assert caught.value.reason is Reason.INTERNAL
+
+
+@pytest.mark.anyio
+async def test_an_unchanged_fleet_is_not_written_again_and_an_altered_one_is(
+    tmp_path: Any,
+) -> None:
+    now_s = EPOCH_S
+    exporter = FileExporter(
+        name="fleet",
+        directory=str(tmp_path),
+        keep=9,
+        max_bytes=None,
+        compress=False,
+        max_silence_s=3600,
+        now=lambda: now_s,
+    )
+    renderer, facts = FleetRenderer(), facts_with()
+
+    async def export() -> Outcome:
+        sequence = int(now_s * 1000)
+        return await exporter.export(
+            renderer(facts, Delivery(now_s, sequence, 1)), ExportContext("fleet", 1, 1)
+        )
+
+    latest = tmp_path / "latest"
+    outcomes = [await export()]
+    now_s += 60
+    outcomes.append(await export())
+    assert outcomes == [Outcome.WRITTEN, Outcome.UNCHANGED]
+    original = latest.read_bytes()
+    for old, new in ((b"v2.15.0", b"v2.15.1"), (b'"digest":"', b'"digest":"0'), (b"}", b"")):
+        latest.write_bytes(original.replace(old, new))
+        now_s += 1
+        assert await export() is Outcome.WRITTEN
+        assert await export() is Outcome.UNCHANGED
+    now_s += 3600
+    assert await export() is Outcome.WRITTEN
