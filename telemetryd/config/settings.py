@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from telemetryd.config.paths import ControlSocket, SocketPath
+from telemetryd.config.plugins import InstalledTypes
 from telemetryd.config.remote import is_in_clear, is_over_tls
 from telemetryd.config.schema import Derived, Env, Rule, Table, Unique, Variants
 from telemetryd.config.storage import AbsolutePath, Size
@@ -325,6 +326,6 @@ class Config:
     identity: Annotated[IdentityConfig, Table(IdentityConfig)] = IdentityConfig()
     privacy: Annotated[PrivacyConfig, Table(PrivacyConfig)] = PrivacyConfig()
     server: Annotated[ServerConfig, Table(ServerConfig)] = ServerConfig()
-    exporters: Annotated[tuple[ExporterConfig, ...], Variants(ExporterConfig, EXPORTER_TYPES)] = (
-        SecretExporterConfig(name="scc"),
-    )
+    exporters: Annotated[
+        tuple[ExporterConfig, ...], Variants(ExporterConfig, EXPORTER_TYPES, InstalledTypes())
+    ] = (SecretExporterConfig(name="scc"),)

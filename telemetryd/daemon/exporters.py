@@ -15,14 +15,18 @@ from telemetryd.config import (
     RemoteExporterConfig,
     SecretExporterConfig,
 )
-from telemetryd.config.values import HOUR_S
+from telemetryd.config.plugins import load_plugin
+from telemetryd.config.values import HOUR_S, InvalidValue
 from telemetryd.daemon.web import build_http, build_otlp
-from telemetryd.export.exporter import Exporter
+from telemetryd.errors import ConfigError, Problem
+from telemetryd.export.attempt import text_of
+from telemetryd.export.exporter import BuildContext, Exporter
 from telemetryd.export.file import FileExporter
 from telemetryd.export.formats import PAYLOAD_FORMATS
 from telemetryd.export.otlp_metrics import OtlpRenderer
 from telemetryd.export.secret import SecretExporter
 from telemetryd.export.spec import ExporterSpec
+from telemetryd.export.transport import USER_AGENT
 from telemetryd.kube.client import KubeClient
 
 _REQUEST_TIMEOUT_S = HOUR_S
@@ -57,7 +61,6 @@ class ExporterFactory:
 
         Raises:
             ConfigError: What it needs from the start can't be used.
-            TypeError: No such type is known here.
         """
         match config:
             case SecretExporterConfig():
@@ -73,7 +76,7 @@ class ExporterFactory:
                 spec = self._spec(config, render=OtlpRenderer(), destination=destination)
                 return spec, build_otlp(config, now=self._now)
             case _:
-                raise TypeError(f"no exporter is of type {config.type!r}")
+                return self._spec(config), self._foreign(config)
 
     def _spec(self, config: ExporterConfig, **more: Any) -> ExporterSpec:
         remote = isinstance(config, RemoteExporterConfig)
@@ -106,6 +109,29 @@ class ExporterFactory:
             now=self._now,
             clock=anyio.current_time,
         )
+
+    def _foreign(self, config: ExporterConfig) -> Exporter:
+        """The sink of another distribution.
+
+        Raises:
+            ConfigError: It makes none.
+        """
+        where = f"exporter {config.name}"
+        try:
+            plugin = load_plugin(config.type)
+        except InvalidValue as error:
+            raise ConfigError(Problem(where, "type", str(error))) from error
+        try:
+            made: Exporter = plugin.factory.build(config, BuildContext(self._now, USER_AGENT))
+        except ConfigError:
+            raise
+        except (Exception, SystemExit) as error:
+            said = text_of(error)
+            raise ConfigError(Problem(where, "", f"{plugin.distribution}: {said}")) from error
+        if not all(callable(getattr(made, name, None)) for name in ("export", "aclose")):
+            said = "build() made no exporter: it must have export() and aclose()"
+            raise ConfigError(Problem(where, "", f"{plugin.distribution}: {said}"))
+        return made
 
     def _file(self, config: FileExporterConfig) -> FileExporter:
         return FileExporter(
