@@ -83,12 +83,12 @@ def test_example_that_pip_has_installed_exports_from_a_running_daemon(
 
 
 def test_keys_of_the_example_are_validated_like_our_own(tmp_path: Path, installed: Path) -> None:
-    done = check(tmp_path, installed, type="lines", path="x", sycn=True, interval="5")
+    done = check(tmp_path, installed, type="lines", path="x", syncs=True, interval="5")
     where = f"{tmp_path}/config.toml: exporters[0]"
     assert done.returncode == 78
     assert done.stderr.splitlines() == [
         f'{where}.path: is "x": must be an absolute path such as "/var/lib/telemetryd/scc"',
-        f'{where}.sycn: unknown key; did you mean "sync"?',
+        f'{where}.syncs: unknown key; did you mean "sync"?',
         f'{where}.interval: "5" has no unit: write "5s" for seconds',
     ]
     assert check(tmp_path, installed, type="lines", path="/x").returncode == 0
