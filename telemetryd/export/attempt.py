@@ -22,7 +22,7 @@ from telemetryd.export.foreign import ForeignCall
 from telemetryd.export.ledger import Ledger
 from telemetryd.export.spec import ExporterSpec
 from telemetryd.export.spool import Parcel
-from telemetryd.model import Payload, SnapshotSource
+from telemetryd.model import Delivery, Payload, SnapshotSource
 
 log = logging.getLogger(__name__)
 
@@ -198,17 +198,21 @@ class Attempts:
             if payload.digest == self._settled_digest:
                 raise _NothingUnsent
             self._ledger.attempt_started()
-        self._collected(payload)
-        installation_id = snapshot.identity.install_uuid
+        self._note_superseded(payload)
+        parcel = self._choose(payload, delivery, snapshot.identity.install_uuid)
+        self._ledger.collected(payload if parcel is None else parcel.payload)
+        return Outcome.UNCHANGED if parcel is None else await self._send(parcel, number)
+
+    def _choose(self, payload: Payload, delivery: Delivery, installation_id: str) -> Parcel | None:
+        """What the sink is given; None where the receiver has it."""
         if self.spec.verifies_destination:
-            return await self._send(Parcel(payload, delivery, installation_id, ""), number)
-        parcel = self._log.offer(
+            return Parcel(payload, delivery, installation_id, "")
+        return self._log.offer(
             payload,
             delivery,
             installation_id=installation_id,
             max_silence_s=self.spec.max_silence_s,
         )
-        return Outcome.UNCHANGED if parcel is None else await self._send(parcel, number)
 
     async def _deliver_left_over(self) -> Outcome:
         """What runs as the call where there is no snapshot.
@@ -243,13 +247,12 @@ class Attempts:
         await self._log.delivered(parcel)
         return outcome
 
-    def _collected(self, payload: Payload) -> None:
+    def _note_superseded(self, payload: Payload) -> None:
         pending = self._log.pending
         unsent = self._unsent_digest or (pending.payload.digest if pending is not None else "")
         if unsent and unsent != payload.digest:
             self._ledger.stats.runs["superseded"] += 1
         self._unsent_digest = payload.digest
-        self._ledger.collected(payload)
 
     def _translate(self, call: ForeignCall[Outcome]) -> ExportError:
         """What a call raised, as an error whose type says whether to try again."""

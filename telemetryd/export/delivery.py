@@ -7,16 +7,15 @@ made the runner's.
 
 import errno
 import os
-import threading
 from collections.abc import Callable
 from typing import Final, TypeVar
 
 import anyio
-import anyio.to_thread
 
 from telemetryd.export.ledger import Ledger
 from telemetryd.export.spec import ExporterSpec
 from telemetryd.export.spool import Contents, Delivered, Parcel, SpoolFolder
+from telemetryd.export.turn import Turn
 from telemetryd.model import Delivery, Payload
 
 DISK_TIMEOUT_S: Final = 2.0
@@ -46,7 +45,6 @@ class DeliveryLog:
         "_destination",
         "_folder",
         "_ledger",
-        "_lock",
         "_now",
         "_opened",
         "_pending",
@@ -55,7 +53,8 @@ class DeliveryLog:
         "_sequence",
         "_spooled",
         "_stored",
-        "_turns",
+        "_timeout_s",
+        "_turn",
         "_unnoted",
         "_unstored",
     )
@@ -95,8 +94,9 @@ class DeliveryLog:
         self._sent_at_s = 0.0
         self._unnoted: Delivered | None = None
         self._stored = self._unstored = 0
-        self._turns = anyio.CapacityLimiter(1)
-        self._lock = threading.Lock()
+        # However short an attempt is, most of it is for sending.
+        self._timeout_s = min(DISK_TIMEOUT_S, spec.attempt_timeout_s / 4)
+        self._turn = Turn()
 
     @property
     def pending(self) -> Parcel | None:
@@ -225,10 +225,8 @@ class DeliveryLog:
     async def _on_disk(self, call: Callable[[], T]) -> T | None:
         """Do it in a worker thread, within a bound; None where it fails, which is told."""
         try:
-            with anyio.fail_after(DISK_TIMEOUT_S):
-                result = await anyio.to_thread.run_sync(
-                    self._alone, call, abandon_on_cancel=True, limiter=self._turns
-                )
+            with anyio.fail_after(self._timeout_s):
+                result = await self._turn.take(call)
         except TimeoutError:
             self._ledger.spool_failed(self._trouble("it takes too long", errno.EIO))
         except OSError as exc:
@@ -238,15 +236,6 @@ class DeliveryLog:
             self._ledger.spool_usable()
             return result
         return None
-
-    def _alone(self, call: Callable[[], T]) -> T:
-        # The limiter gives the turn of an abandoned call away; the lock is released at its end.
-        if not self._lock.acquire(blocking=False):
-            raise OSError(errno.EIO, "an earlier write still hangs")
-        try:
-            return call()
-        finally:
-            self._lock.release()
 
     def _trouble(self, why: str, number: int) -> str:
         where = self._folder.path if self._folder else ""

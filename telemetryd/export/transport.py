@@ -12,11 +12,11 @@ from typing import Final
 
 import aiohttp
 import anyio
-import anyio.to_thread
 
 from telemetryd import __version__
 from telemetryd.errors import ConfigError, ExportError, PermanentError, Reason, RetryableError
 from telemetryd.export.credentials import read_credentials
+from telemetryd.export.turn import Turn
 from telemetryd.kube.foreign import CONNECT_TIMEOUT_S, FOREIGN, translate
 from telemetryd.kube.responses import parse_http_date, parse_retry_after
 from telemetryd.kube.tls import TlsContext, TlsFiles
@@ -113,6 +113,7 @@ class HttpTransport:
         if tls_files is not None:
             self._tls = TlsContext(lambda: tls_files, now, recheck_s=0.0)
         self._tls_loaded = False
+        self._turn = Turn()
 
     async def post(self, body: bytes, headers: Mapping[str, str]) -> Answer:
         """Send, and where a credential is refused that has changed meanwhile, once more.
@@ -122,7 +123,7 @@ class HttpTransport:
             headers: ``Content-Type``, and what else goes with this body.
 
         Raises:
-            RetryableError: No answer came, or it broke off.
+            RetryableError: No answer came, it broke off, or an earlier reading of a file hangs.
             PermanentError: The receiver's certificate isn't trusted, or a file can't be used.
         """
         prepared = await self._prepare(body)
@@ -134,7 +135,13 @@ class HttpTransport:
         return answer
 
     async def _prepare(self, body: bytes) -> _Prepared:
-        return await anyio.to_thread.run_sync(self._prepare_now, body, abandon_on_cancel=True)
+        try:
+            return await self._turn.take(lambda: self._prepare_now(body))
+        except TimeoutError as error:
+            files = f"{self._to.headers_file or ''} {self._to.bearer_token_file or ''}".strip()
+            raise RetryableError(
+                Reason.STORAGE, f"an earlier reading of {files} still hangs: look after its disk"
+            ) from error
 
     def _prepare_now(self, body: bytes) -> _Prepared:
         credentials = read_credentials(self._to.headers_file, self._to.bearer_token_file)

@@ -298,18 +298,15 @@ async def test_folder_that_cannot_be_made_is_shown_and_no_reason_not_to_send(ben
     assert delivered.digest == "digest-1"
 
 
-async def test_disk_that_hangs_is_no_reason_not_to_send(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("telemetryd.export.delivery.DISK_TIMEOUT_S", 0.05)
+async def test_disk_that_hangs_is_no_reason_not_to_send(bench: Bench) -> None:
     bench.spool.path.mkdir(parents=True)
     pipe = bench.spool.path / ".pending.tmp"
     # Whoever opens a pipe for writing waits until somebody reads it.
     os.mkfifo(pipe)
-    async with bench.daemon():
+    async with bench.daemon(timeout_s=0.4):
         await bench.run_over()
         assert bench.status.state is ExporterState.IDLE
-        assert "it takes too long" in bench.status.detail or "hangs" in bench.status.detail
+        assert "it takes too long" in bench.status.detail
         assert len(bench.sink.payloads) == 1
         reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
         await anyio.sleep(0.05)
