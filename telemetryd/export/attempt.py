@@ -195,13 +195,19 @@ class Attempts:
         payload = self.spec.render(snapshot, delivery)
         stats.collection.observe(anyio.current_time() - started_s)
         if final:
-            if payload.digest == self._settled_digest:
+            if self._is_settled(payload):
                 raise _NothingUnsent
             self._ledger.attempt_started()
         self._note_superseded(payload)
         parcel = self._choose(payload, delivery, snapshot.identity.install_uuid)
         self._ledger.collected(payload if parcel is None else parcel.payload)
         return Outcome.UNCHANGED if parcel is None else await self._send(parcel, number)
+
+    def _is_settled(self, payload: Payload) -> bool:
+        """Whether the destination has, or has refused, this content, and nothing since."""
+        pending = self._log.pending
+        outdone = pending is None or pending.payload.digest == payload.digest
+        return outdone and payload.digest == self._settled_digest
 
     def _choose(self, payload: Payload, delivery: Delivery, installation_id: str) -> Parcel | None:
         """What the sink is given; None where the receiver has it."""

@@ -137,7 +137,9 @@ class DeliveryLog:
         """
         sent, pending = self._sent, self._pending
         if (
-            sent is not None
+            # Of what is pending nobody knows whether it was taken: it has to be outdone.
+            pending is None
+            and sent is not None
             and (sent.digest, sent.installation_id) == (payload.digest, installation_id)
             and self._clock() - self._sent_at_s < max_silence_s
         ):
@@ -156,9 +158,10 @@ class DeliveryLog:
     async def keep(self, parcel: Parcel) -> None:
         """Put what is about to be sent on disk, unless it is there."""
         folder, sequence = self._folder, parcel.delivery.sequence
-        if folder is None or not self._spooled or self._stored == sequence:
+        if folder is None or not self._spooled:
             return
-        size_bytes = await self._on_disk(lambda: folder.store(parcel))
+        stored = self._stored == sequence
+        size_bytes = await self._on_disk(lambda: folder.store(parcel, unless_there=stored))
         if size_bytes is not None:
             self._stored = sequence
             self._show_kept(size_bytes)

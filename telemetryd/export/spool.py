@@ -144,14 +144,22 @@ class SpoolFolder:
         corrupt = (raw is not None and parcel is None) + (state is not None and delivered is None)
         return Contents(parcel, delivered, corrupt, len(raw) if raw is not None else 0)
 
-    def store(self, parcel: Parcel) -> int:
-        """Keep a parcel in the place of any other; returns the size of its file in bytes.
+    def store(self, parcel: Parcel, *, unless_there: bool = False) -> int:
+        """Keep a parcel in the place of any other.
+
+        Args:
+            parcel: The parcel.
+            unless_there: What is there is it, where anything is.
+
+        Returns:
+            The size of its file in bytes.
 
         Raises:
             OSError: It can't be written; what was there stays.
         """
         content = render_parcel(parcel)
-        self._write(PENDING, content)
+        if not (unless_there and (self.path / PENDING).is_file()):
+            self._write(PENDING, content)
         return len(content)
 
     def settle(self, delivered: Delivered, *, clear: bool) -> None:

@@ -64,7 +64,7 @@ class Bench:
             now=self.now,
             rng=Random(7),
             epoch=lambda: self.epoch,
-            drain_timeout_s=0.05,
+            drain_timeout_s=5.0,
             spool_dir=str(self.folder / "spool"),
         )
         given = {"verifies_destination": False, "destination": "there", "spooled": True, **changes}
@@ -128,6 +128,52 @@ async def test_newer_content_takes_the_place_of_what_is_pending(bench: Bench) ->
     delivered = bench.spool.load().delivered
     assert delivered is not None
     assert (delivered.sequence, delivered.digest) == (bench.sequences[1], "digest-2")
+
+
+async def test_content_that_comes_back_outdoes_what_nobody_knows_of(bench: Bench) -> None:
+    """The receiver may have taken what it gave no answer to."""
+    first = bench.source.current
+    async with bench.daemon():
+        await bench.run_over()
+        bench.sink.behave = always(REFUSED)
+        bench.source.change()
+        await bench.run_again()
+        bench.sink.behave = None
+        bench.source.current = first
+        await bench.run_again()
+        await bench.run_again()
+    assert [payload.digest for payload in bench.sink.payloads] == [
+        "digest-1",
+        "digest-2",
+        "digest-1",
+    ]
+    assert bench.sequences == sorted(set(bench.sequences))
+
+
+async def test_content_that_comes_back_is_sent_before_the_end_too(bench: Bench) -> None:
+    first = bench.source.current
+    async with bench.daemon():
+        await bench.run_over()
+        bench.sink.behave = always(LOST)
+        bench.source.change()
+        assert bench.manager is not None
+        bench.manager.trigger("it")
+        await bench.until(lambda: len(bench.sink.payloads) > 1)
+        bench.sink.behave = None
+        bench.source.current = first
+        await bench.manager.stop("it")
+    assert bench.sink.payloads[-1].digest == "digest-1"
+    assert len(bench.sink.payloads) > 2
+
+
+async def test_pending_payload_whose_file_is_removed_is_kept_anew(bench: Bench) -> None:
+    async with bench.daemon(always(REFUSED)):
+        await bench.run_over()
+        shutil.rmtree(bench.folder / "spool")
+        await bench.run_again()
+        kept = bench.spool.peek().parcel
+    assert kept is not None
+    assert kept.delivery.sequence == bench.sequences[0]
 
 
 async def test_undelivered_payload_is_delivered_after_a_restart_as_it_was(bench: Bench) -> None:
