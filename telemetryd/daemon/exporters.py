@@ -55,6 +55,7 @@ class ExporterFactory:
         self._client = client
         self._now = now
         self._render = {name: each.renderer() for name, each in PAYLOAD_FORMATS.items()}
+        self._render_otlp = OtlpRenderer()
 
     def build(self, config: ExporterConfig) -> tuple[ExporterSpec, Exporter]:
         """What the manager is told of the exporter, and the sink itself.
@@ -73,7 +74,7 @@ class ExporterFactory:
                 return spec, build_http(config, now=self._now)
             case OtlpExporterConfig():
                 destination = _destination(config, config.endpoint)
-                spec = self._spec(config, render=OtlpRenderer(), destination=destination)
+                spec = self._spec(config, render=self._render_otlp, destination=destination)
                 return spec, build_otlp(config, now=self._now)
             case _:
                 return self._spec(config), self._foreign(config)

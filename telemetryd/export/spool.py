@@ -191,9 +191,16 @@ class SpoolFolder:
             (self.path / name).replace(self.path / (name + CORRUPT))
         return 1
 
+    def _open(self) -> int:
+        try:
+            return os.open(self.path, _FOLDER_FLAGS)
+        except FileNotFoundError:
+            _make(self.path.parent)
+            _make(self.path)
+            return os.open(self.path, _FOLDER_FLAGS)
+
     def _write(self, name: str, content: bytes) -> None:
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder = os.open(self.path, _FOLDER_FLAGS)
+        folder = self._open()
         temporary = f".{name}.tmp"
         try:
             opened = os.open(temporary, _CREATE_FLAGS, 0o600, dir_fd=folder)
@@ -212,6 +219,17 @@ class SpoolFolder:
             raise
         finally:
             os.close(folder)
+
+
+def _make(path: Path) -> None:
+    """Make a folder that outlives a loss of power, where what it is in may be read."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with suppress(OSError):
+        parent = os.open(path.parent, _FOLDER_FLAGS)
+        try:
+            os.fsync(parent)
+        finally:
+            os.close(parent)
 
 
 def exporters_in(spool_dir: str) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """What the manager is told of each type of exporter."""
 
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -39,3 +40,20 @@ def test_payloads_are_spooled_unless_told_not_to_be_and_metrics_never() -> None:
     assert spec(HTTP).destination != spec(HTTP.replace(":1/", ":2/")).destination
     off = spec(HTTP + "spool = false\n")
     assert (off.spooled, off.destination) == (False, "")
+
+
+@pytest.mark.parametrize("text", [HTTP, OTLP, FILE])
+def test_spec_that_is_built_anew_of_the_same_table_is_the_same(text: str) -> None:
+    """By that a reload knows that only a schedule has changed."""
+    factory = ExporterFactory(None, now=time.time)  # type: ignore[arg-type]
+    first, other = (
+        factory.build(parse_config(text + f'interval = "{interval}"\n', "t", {}).exporters[0])[0]
+        for interval in ("60s", "61s")
+    )
+    kept = replace(
+        first,
+        interval_s=other.interval_s,
+        timeout_s=other.timeout_s,
+        initial_delay_max_s=other.initial_delay_max_s,
+    )
+    assert kept == other

@@ -72,7 +72,8 @@ def test_folder_keeps_one_parcel_and_the_last_delivery_for_their_owner_alone(
     assert (contents.parcel, contents.delivered, contents.corrupt) == (parcel(), DELIVERED, 0)
     assert contents.pending_bytes == size_bytes == (folder.path / "pending").stat().st_size
     assert {path.name for path in folder.path.iterdir()} == {"pending", "state"}
-    assert stat.S_IMODE(folder.path.stat().st_mode) == 0o700
+    for made in (folder.path, folder.path.parent):
+        assert stat.S_IMODE(made.stat().st_mode) == 0o700
     for path in folder.path.iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     folder.settle(DELIVERED, clear=True)
