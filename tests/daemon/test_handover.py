@@ -14,6 +14,7 @@ import pytest
 from telemetryd.cli import run_command
 from telemetryd.daemon.earlysignals import EarlySignals
 from telemetryd.export.spool import SpoolFolder
+from telemetryd.logs import OWN_LOGGER
 from tests.export.receiver import receiving, status
 from tests.export.test_spool import parcel
 
@@ -53,11 +54,12 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> Iterator[Bench]:
-    root = logging.getLogger()
-    before, level = list(root.handlers), root.level
+    root, own = logging.getLogger(), logging.getLogger(OWN_LOGGER)
+    handlers, levels = list(root.handlers), (root.level, own.level)
     yield Bench(tmp_path, capsysbinary)
-    root.handlers[:] = before
-    root.setLevel(level)
+    root.handlers[:] = handlers
+    root.setLevel(levels[0])
+    own.setLevel(levels[1])
 
 
 async def test_list_shows_what_waits_and_what_cannot_be_read(bench: Bench) -> None:
