@@ -41,6 +41,10 @@ test: $(VENV)/.dev ## run all tests, with branch coverage
 	@$(BIN)/coverage combine -q
 	@$(BIN)/coverage report
 
+.PHONY: soak
+soak: $(VENV)/.dev ## export 100,000 times to a local receiver; fails where memory or files grow
+	@$(BIN)/python -m tests.export.soak $(or $(EXPORTS),100000)
+
 .PHONY: apiserver
 apiserver: ## build a real kube-apiserver for the tests (Debian or Ubuntu; 4 to 6 minutes, once)
 	@tests/apiserver/build

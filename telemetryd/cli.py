@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
 import anyio
@@ -126,7 +127,13 @@ def _parser() -> argparse.ArgumentParser:
         "telemetryd ctl status",
         _ctl,
     )
-    for sub in (run, check, payload, health, doctor, *_add_ctl(ctl)):
+    spool = add(
+        "spool",
+        "undelivered payloads on disk, for hand-over by other means",
+        "telemetryd spool export /media/usb/telemetry",
+        _spool_list,
+    )
+    for sub in (run, check, payload, health, doctor, *_add_ctl(ctl), *_add_spool(spool)):
         sub.add_argument("--config", metavar="FILE", help="configuration file (TOML)")
     for sub in (payload, schema):
         sub.add_argument("--format", choices=FORMATS, default="scc", help="payload format")
@@ -184,6 +191,29 @@ def _add_ctl(ctl: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
         sub.set_defaults(ctl=sub.prog.rpartition(" ")[2])
     ctl.set_defaults(name="", verify=False, json=False)
     return everything
+
+
+def _add_spool(spool: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    add = _adder(spool)
+    listed = add("list", "show what waits on disk", "telemetryd spool list --json", _spool_list)
+    listed.add_argument("--json", action="store_true", help="as a document")
+    exported = add(
+        "export",
+        "copy what waits into a folder, with a manifest",
+        "telemetryd spool export /media/usb/telemetry",
+        _spool_export,
+    )
+    exported.add_argument("folder", metavar="DIR", type=Path, help="made where it is missing")
+    exported.add_argument("names", metavar="NAME", nargs="*", help="of exporters; default: all")
+    replayed = add(
+        "replay",
+        "send copies by the http exporter of the configuration, as it would have",
+        "telemetryd spool replay /media/usb/telemetry --exporter receiver",
+        _spool_replay,
+    )
+    replayed.add_argument("folder", metavar="DIR", type=Path, help="of an export, or its manifest")
+    replayed.add_argument("--exporter", metavar="NAME", help="default: that of the same name")
+    return [listed, exported, replayed]
 
 
 def _name(text: str) -> str:
@@ -337,6 +367,51 @@ def _doctor(options: argparse.Namespace) -> int:
     sys.stdout.buffer.write(text.encode(errors="backslashreplace"))
     sys.stdout.buffer.flush()
     return 1 if report.failed else 0
+
+
+def _spool_list(options: argparse.Namespace) -> int:
+    from telemetryd.daemon import handover  # noqa: PLC0415 - heavy imports on demand
+
+    found = handover.read_spool(_load(options))
+    if options.json:
+        documents = [handover.describe(each) for each in found]
+        sys.stdout.buffer.write(orjson.dumps(documents, option=orjson.OPT_INDENT_2) + b"\n")
+    elif found:
+        sys.stdout.write(handover.render_table(found))
+    sys.stdout.flush()
+    return 0
+
+
+def _spool_export(options: argparse.Namespace) -> int:
+    from telemetryd.daemon import handover  # noqa: PLC0415 - heavy imports on demand
+
+    found = handover.read_spool(_load(options))
+    for entry in handover.export_spool(found, options.folder, options.names):
+        print(f"{entry.file} {entry.bytes}")
+    return 0
+
+
+def _spool_replay(options: argparse.Namespace) -> int:
+    config = _load(options)
+    logs.configure(config.log_format, "error", sys.stderr, os.environ)
+    from telemetryd.daemon import handover  # noqa: PLC0415 - heavy imports on demand
+
+    payloads = handover.read_export(options.folder)
+    choose = handover.choose_exporter(config, options.exporter)
+    for entry, _ in payloads:
+        choose(entry.exporter)  # nothing is sent where not all can be
+    failed = []
+
+    def done(entry: handover.Entry, error: TelemetrydError | None) -> None:
+        if error is None:
+            print(f"{entry.file} delivered", flush=True)
+        else:
+            failed.append(entry)
+            _complain(f"telemetryd: {entry.file}: {error}")
+
+    now = time.time  # noqa: TID251 - the clock is chosen here
+    anyio.run(partial(handover.replay, payloads, choose, now=now, done=done))
+    return 1 if failed else 0
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@
     ├── ManagerError                     the manager refuses a call: duplicate, unknown or closed
     ├── CommandRefused                   a command over the control socket isn't carried out
     ├── NoDaemon                         nobody answers on the control socket
+    ├── SpoolError                       undelivered payloads can't be read, copied or sent by hand
     ├── UnreadableObject                 one Kubernetes object that costs itself alone
     ├── KubeError                        a call to the API server failed
     │   ├── Unauthorized                 401
@@ -126,6 +127,10 @@ class CommandRefused(TelemetrydError):
 
 class NoDaemon(TelemetrydError):
     """No daemon listens on the control socket, or it gave no answer."""
+
+
+class SpoolError(TelemetrydError):
+    """Undelivered payloads can't be read, copied or sent by hand: the message says why."""
 
 
 class UnreadableObject(TelemetrydError):

@@ -110,6 +110,10 @@ class ExporterStats:
         export: Seconds of the exporter's own work per attempt.
         schedule_delay: Seconds between a slot and the start of its run.
         in_flight: 1 while a call of the sink runs, one that ignores its cancellation included.
+        spool_items: 1 while a payload that isn't delivered is kept on disk.
+        spool_bytes: Its size there.
+        spool_dropped: What wasn't kept, by reason ``storage`` (it could not be written),
+            ``corrupt`` (it could not be read back) or ``destination`` (it was meant for another).
     """
 
     runs: Counter[str] = field(default_factory=Counter)
@@ -121,6 +125,9 @@ class ExporterStats:
     schedule_delay: Histogram = field(default_factory=Histogram)
     sent_bytes: int = 0
     in_flight: int = 0
+    spool_items: int = 0
+    spool_bytes: int = 0
+    spool_dropped: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(slots=True)

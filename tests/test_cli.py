@@ -15,8 +15,19 @@ import pytest
 from telemetryd import __version__
 from tests.system.daemon import free_port
 
-COMMANDS = ("run", "check-config", "payload", "schema", "healthcheck", "doctor", "demo", "ctl")
+COMMANDS = (
+    "run",
+    "check-config",
+    "payload",
+    "schema",
+    "healthcheck",
+    "doctor",
+    "demo",
+    "ctl",
+    "spool",
+)
 CTL_COMMANDS = ("status", "reload", "start", "stop", "restart", "trigger", "cache")
+SPOOL_COMMANDS = ("list", "export", "replay")
 
 
 def telemetryd(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -62,10 +73,12 @@ def test_help_of_every_command_shows_an_example() -> None:
         shown = telemetryd(command, "--help")
         assert shown.returncode == 0
         assert f"example: telemetryd {command}" in shown.stdout
-    for command in CTL_COMMANDS:
-        shown = telemetryd("ctl", command, "--help")
+    nested = [f"ctl {command}" for command in CTL_COMMANDS]
+    nested += [f"spool {command}" for command in SPOOL_COMMANDS]
+    for command in nested:
+        shown = telemetryd(*command.split(), "--help")
         assert shown.returncode == 0
-        assert f"example: telemetryd ctl {command}" in " ".join(shown.stdout.split())
+        assert f"example: telemetryd {command}" in " ".join(shown.stdout.split())
         assert "--config FILE" in shown.stdout
 
 

@@ -9,7 +9,7 @@ import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Protocol, TypeVar
 
 from telemetryd.config.values import InvalidValue, Kind, did_you_mean, show
 from telemetryd.errors import Problem
@@ -58,6 +58,20 @@ class Table:
     declaration: type[Any]
 
 
+class MoreVariants(Protocol):
+    """Variants that come from elsewhere, and are looked for when a table asks for one."""
+
+    def names(self) -> tuple[str, ...]:
+        """What ``type`` may be beside the variants that are known."""
+
+    def find(self, name: str, base: type[Any]) -> type[Any]:
+        """The declaration of one of these names.
+
+        Raises:
+            InvalidValue: It can't be had.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Variants:
     """The key holds an array of tables whose ``type`` chooses the declaration.
@@ -65,10 +79,12 @@ class Variants:
     Attributes:
         base: What every variant has.
         variants: Each a dataclass with a class attribute ``type``.
+        more: Where others come from, None for nowhere.
     """
 
     base: type[Any]
     variants: tuple[type[Any], ...]
+    more: MoreVariants | None = None
     discriminator: ClassVar[str] = "type"
 
 
@@ -213,13 +229,19 @@ class Reading:
         declaration = by_type.get(given) if isinstance(given, str) else None
         if declaration is not None:
             return declaration, self._read_table(declaration, rest, path)
-        listed = ", ".join(show(name) for name in by_type)
         here = _join(path, kind.discriminator)
-        if given is None:
-            self._report(here, f"is missing: must be {listed}")
+        others = (
+            tuple(name for name in kind.more.names() if name not in by_type) if kind.more else ()
+        )
+        if kind.more and isinstance(given, str) and given in others:
+            try:
+                found = kind.more.find(given, kind.base)
+            except InvalidValue as invalid:
+                self._report(here, f"{show(given)} {invalid}")
+            else:
+                return found, self._read_table(found, rest, path)
         else:
-            hint = did_you_mean(given, tuple(by_type)) if isinstance(given, str) else ""
-            self._report(here, f"is {show(given)}: must be {listed}{hint}")
+            self._report(here, _unknown_variant(given, (*by_type, *others)))
         common = {key.name for key in keys_of(kind.base)}  # the others may be the meant type's
         return kind.base, self._read_table(
             kind.base, {name: value for name, value in rest.items() if name in common}, path
@@ -271,6 +293,14 @@ class Reading:
 def _join(path: str, name: str) -> str:
     quoted = name if _BARE_KEY.fullmatch(name) else show(name)
     return f"{path}.{quoted}" if path else quoted
+
+
+def _unknown_variant(given: object, known: tuple[str, ...]) -> str:
+    listed = ", ".join(show(name) for name in known)
+    if given is None:
+        return f"is missing: must be {listed}"
+    hint = did_you_mean(given, known) if isinstance(given, str) else ""
+    return f"is {show(given)}: must be {listed}{hint}"
 
 
 def _unknown_key(name: str, known: tuple[str, ...]) -> str:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from telemetryd.config.paths import ControlSocket, SocketPath
+from telemetryd.config.plugins import InstalledTypes
+from telemetryd.config.remote import is_in_clear, is_over_tls
 from telemetryd.config.schema import Derived, Env, Rule, Table, Unique, Variants
 from telemetryd.config.storage import AbsolutePath, Size
 from telemetryd.config.switch import Switch
@@ -264,7 +266,102 @@ class FileExporterConfig(ExporterConfig):
     compress: Annotated[bool, Boolean()] = False
 
 
-EXPORTER_TYPES = (SecretExporterConfig, FileExporterConfig)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteExporterConfig(ExporterConfig):
+    """An exporter that sends to another site, where many daemons must not come at one moment."""
+
+    splay_max_s: Annotated[float, Duration(minimum_s=0)] = 300.0
+
+
+def _web_rules(url: str) -> tuple[Rule, ...]:
+    """What must hold between an attribute with a URL and those that say how to send there."""
+    unsafe = (
+        "would be readable by others on plain http: give the address as https, or that of a "
+        "loopback interface"
+    )
+    pointless = "has no meaning on plain http: leave it out, or give the address as https"
+    return (
+        *ExporterConfig.RULES,
+        *(
+            Rule((name, url), lambda path, url: path is None or not is_in_clear(url), unsafe)
+            for name in ("headers_file", "bearer_token_file")
+        ),
+        *(
+            Rule((name, url), lambda path, url: path is None or is_over_tls(url), pointless)
+            for name in ("ca_file", "client_cert_file", "client_key_file")
+        ),
+        Rule(
+            ("client_key_file", "client_cert_file"),
+            lambda key, certificate: key is None or certificate is not None,
+            "is the key of no certificate: give client_cert_file too",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebExporterConfig(RemoteExporterConfig):
+    """An exporter that sends over HTTP. Files are read whenever they are used.
+
+    Attributes:
+        headers_file: Lines ``Name: value`` that every request carries.
+        bearer_token_file: A token; None for none.
+        ca_file: PEM of who may vouch for the receiver; None for the system's.
+        client_cert_file: PEM of our own certificate, and of its key too where that isn't apart.
+        compress: Send gzip.
+    """
+
+    headers_file: Annotated[str | None, AbsolutePath()] = None
+    bearer_token_file: Annotated[str | None, AbsolutePath()] = None
+    ca_file: Annotated[str | None, AbsolutePath()] = None
+    client_cert_file: Annotated[str | None, AbsolutePath()] = None
+    client_key_file: Annotated[str | None, AbsolutePath()] = None
+    compress: Annotated[bool, Boolean()] = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpExporterConfig(WebExporterConfig):
+    """An exporter of type ``http``: payloads by POST.
+
+    Attributes:
+        spool: Keep what isn't delivered yet, and what was, on disk.
+    """
+
+    RULES: ClassVar[tuple[Rule, ...]] = _web_rules("url")
+    # A receiver tells payloads apart by installation and sequence: two exporters would mix theirs.
+    UNIQUE: ClassVar[tuple[Unique, ...]] = (*ExporterConfig.UNIQUE, Unique(("url",), "URL"))
+
+    type: ClassVar[str] = "http"
+    url: Annotated[str, Url()]
+    spool: Annotated[bool, Boolean()] = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OtlpExporterConfig(WebExporterConfig):
+    """An exporter of type ``otlp``: OpenTelemetry metrics in JSON."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        *_web_rules("endpoint"),
+        Rule(
+            ("format",),
+            lambda given: given == "scc",
+            "has no meaning for metrics: leave it out",
+        ),
+    )
+    UNIQUE: ClassVar[tuple[Unique, ...]] = (
+        *ExporterConfig.UNIQUE,
+        Unique(("endpoint",), "endpoint"),
+    )
+
+    type: ClassVar[str] = "otlp"
+    endpoint: Annotated[str, Url()]
+
+
+EXPORTER_TYPES = (
+    SecretExporterConfig,
+    FileExporterConfig,
+    HttpExporterConfig,
+    OtlpExporterConfig,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,6 +395,6 @@ class Config:
     secret_requests: Annotated[SecretRequestsConfig, Table(SecretRequestsConfig)] = (
         SecretRequestsConfig()
     )
-    exporters: Annotated[tuple[ExporterConfig, ...], Variants(ExporterConfig, EXPORTER_TYPES)] = (
-        SecretExporterConfig(name="scc"),
-    )
+    exporters: Annotated[
+        tuple[ExporterConfig, ...], Variants(ExporterConfig, EXPORTER_TYPES, InstalledTypes())
+    ] = (SecretExporterConfig(name="scc"),)

@@ -19,7 +19,7 @@ from telemetryd.config import Config, read_switches
 from telemetryd.daemon.collector import Collector
 from telemetryd.daemon.commands import Commanded, DaemonCommands
 from telemetryd.daemon.earlysignals import EarlySignals
-from telemetryd.daemon.exporters import ExporterFactory
+from telemetryd.daemon.exporters import ExporterFactory, spool_dir
 from telemetryd.daemon.filewatch import FileWatch
 from telemetryd.daemon.heartbeat import ALIVE_WITHIN_S, Heartbeat
 from telemetryd.daemon.leadership import FencedRequests, Leadership
@@ -221,6 +221,7 @@ class Daemon:
             drain_timeout_s=config.drain_timeout_s,
             epoch=lambda: leadership.epoch,
             require_leading=leadership.require,
+            spool_dir=spool_dir(config),
         )
         self._factory = ExporterFactory(FencedRequests(client, leadership.require), now=now)
         for exporter in config.exporters:

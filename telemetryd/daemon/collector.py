@@ -254,8 +254,12 @@ class Collector:
         if target is not None and self._collection is None and self._may_begin(target):
             self._begin(target, group)
             self._accompanying.start(group, accompany, name="beside the collection")
+        if self._collection is None:
+            # What was left undelivered must not go out before it is known that nobody opted out.
+            await gate.hold(ExporterState.WAITING, self.unsettled())
+        else:
+            gate.release(ExporterState.WAITING)
         gate.release(ExporterState.DISABLED)
-        gate.release(ExporterState.WAITING)
 
     def _may_begin(self, target: SourceKind) -> bool:
         """Whether the setting that opts out has been read, where there is one."""

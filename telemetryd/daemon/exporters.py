@@ -1,20 +1,44 @@
 """From an exporter's table in the configuration to what the manager registers."""
 
 from collections.abc import Callable
+from hashlib import sha256
+from typing import Any
 
 import anyio
 
-from telemetryd.config import ExporterConfig, FileExporterConfig, SecretExporterConfig
-from telemetryd.config.values import HOUR_S
-from telemetryd.export.exporter import Exporter
+from telemetryd.config import (
+    Config,
+    ExporterConfig,
+    FileExporterConfig,
+    HttpExporterConfig,
+    OtlpExporterConfig,
+    RemoteExporterConfig,
+    SecretExporterConfig,
+)
+from telemetryd.config.plugins import load_plugin
+from telemetryd.config.values import HOUR_S, InvalidValue
+from telemetryd.daemon.web import build_http, build_otlp
+from telemetryd.errors import ConfigError, Problem
+from telemetryd.export.attempt import text_of
+from telemetryd.export.exporter import BuildContext, Exporter
 from telemetryd.export.file import FileExporter
 from telemetryd.export.formats import PAYLOAD_FORMATS
+from telemetryd.export.otlp_metrics import OtlpRenderer
 from telemetryd.export.secret import KubeRequests, SecretExporter
 from telemetryd.export.spec import ExporterSpec
+from telemetryd.export.transport import USER_AGENT
 
 _REQUEST_TIMEOUT_S = HOUR_S
 """As long as an attempt may be made to take. An attempt's own time is kept by the manager, for it
 may be changed while the sink lives."""
+
+LONGEST_INITIAL_DELAY_S = 30.0
+"""Daemons that start together don't all send at once; operations, section 2.2."""
+
+
+def spool_dir(config: Config) -> str | None:
+    """Where exporters keep what isn't delivered, None where no state folder is usable."""
+    return None if config.state_dir is None else f"{config.state_dir}/spool"
 
 
 class ExporterFactory:
@@ -30,37 +54,48 @@ class ExporterFactory:
         self._client = client
         self._now = now
         self._render = {name: each.renderer() for name, each in PAYLOAD_FORMATS.items()}
+        self._render_otlp = OtlpRenderer()
 
     def build(self, config: ExporterConfig) -> tuple[ExporterSpec, Exporter]:
         """What the manager is told of the exporter, and the sink itself.
 
         Raises:
-            TypeError: No such type is known here.
+            ConfigError: What it needs from the start can't be used.
         """
         match config:
             case SecretExporterConfig():
                 return self._spec(config, verifies_destination=True), self._secret(config)
             case FileExporterConfig():
                 return self._spec(config, verifies_destination=True), self._file(config)
+            case HttpExporterConfig():
+                destination = _destination(config, config.url) if config.spool else ""
+                spec = self._spec(config, destination=destination, spooled=config.spool)
+                return spec, build_http(config, now=self._now)
+            case OtlpExporterConfig():
+                destination = _destination(config, config.endpoint)
+                spec = self._spec(config, render=self._render_otlp, destination=destination)
+                return spec, build_otlp(config, now=self._now)
             case _:
-                raise TypeError(f"no exporter is of type {config.type!r}")
+                return self._spec(config), self._foreign(config)
 
-    def _spec(self, config: ExporterConfig, *, verifies_destination: bool) -> ExporterSpec:
+    def _spec(self, config: ExporterConfig, **more: Any) -> ExporterSpec:
+        remote = isinstance(config, RemoteExporterConfig)
+        given = {"render": self._render[config.format], **more}
         return ExporterSpec(
             name=config.name,
             type=config.type,
-            render=self._render[config.format],
             format=config.format,
             interval_s=config.interval_s,
             timeout_s=config.timeout_s,
             jitter=config.jitter,
             splay_max_s=config.splay_max_s,
+            initial_delay_max_s=min(config.interval_s / 10, LONGEST_INITIAL_DELAY_S) * remote,
             retry_base_s=config.retry_base_s,
             retry_cap_s=config.retry_cap_s,
             retry_budget_s=config.retry_budget_s,
             max_silence_s=config.max_silence_s,
-            verifies_destination=verifies_destination,
             enabled=config.enabled,
+            **given,
         )
 
     def _secret(self, config: SecretExporterConfig) -> SecretExporter:
@@ -76,6 +111,29 @@ class ExporterFactory:
             clock=anyio.current_time,
         )
 
+    def _foreign(self, config: ExporterConfig) -> Exporter:
+        """The sink of another distribution.
+
+        Raises:
+            ConfigError: It makes none.
+        """
+        where = f"exporter {config.name}"
+        try:
+            plugin = load_plugin(config.type)
+        except InvalidValue as error:
+            raise ConfigError(Problem(where, "type", str(error))) from error
+        try:
+            made: Exporter = plugin.factory.build(config, BuildContext(self._now, USER_AGENT))
+        except ConfigError:
+            raise
+        except (Exception, SystemExit) as error:
+            said = text_of(error)
+            raise ConfigError(Problem(where, "", f"{plugin.distribution}: {said}")) from error
+        if not all(callable(getattr(made, name, None)) for name in ("export", "aclose")):
+            said = "build() made no exporter: it must have export() and aclose()"
+            raise ConfigError(Problem(where, "", f"{plugin.distribution}: {said}"))
+        return made
+
     def _file(self, config: FileExporterConfig) -> FileExporter:
         return FileExporter(
             name=config.name,
@@ -86,3 +144,8 @@ class ExporterFactory:
             max_silence_s=config.max_silence_s,
             now=self._now,
         )
+
+
+def _destination(config: ExporterConfig, url: str) -> str:
+    """Tells a destination from another without telling where it is."""
+    return sha256(f"{config.type}\0{url}".encode()).hexdigest()

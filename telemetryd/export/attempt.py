@@ -6,7 +6,7 @@ When attempts are made, and how many, is the runner's affair.
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from random import Random
@@ -22,11 +22,13 @@ from telemetryd.errors import (
     Reason,
     RetryableError,
 )
+from telemetryd.export.delivery import DeliveryLog
 from telemetryd.export.doorbell import Doorbell
 from telemetryd.export.exporter import ExportContext, Exporter, Outcome
 from telemetryd.export.foreign import ForeignCall
 from telemetryd.export.ledger import Ledger
 from telemetryd.export.spec import ExporterSpec
+from telemetryd.export.spool import Parcel
 from telemetryd.model import Delivery, Payload, SnapshotSource
 
 log = logging.getLogger(__name__)
@@ -49,6 +51,7 @@ class Surroundings:
         epoch: The leadership epoch.
         lost_source: Tells the manager that the source isn't ready any more.
         require_leading: Raises NotLeading where another replica may lead.
+        spool_dir: Where exporters keep what isn't delivered; None for nowhere.
         ready: The source gives snapshots.
         installation_id: Of the last time it became ready; what the splay hangs on.
     """
@@ -60,6 +63,7 @@ class Surroundings:
     epoch: Callable[[], int]
     lost_source: Callable[[], None]
     require_leading: Callable[[], None]
+    spool_dir: str | None = None
     ready: bool = False
     installation_id: str = ""
 
@@ -83,9 +87,7 @@ class Attempts:
         "_call",
         "_exporter",
         "_ledger",
-        "_sent_at_s",
-        "_sent_digest",
-        "_sequence",
+        "_log",
         "_settled_digest",
         "_unsent_digest",
         "abandoned",
@@ -107,9 +109,10 @@ class Attempts:
         self._bell = bell
         self._around = around
         self._call: ForeignCall[Outcome] | None = None
-        self._sent_digest = self._settled_digest = self._unsent_digest = ""
-        self._sent_at_s = -math.inf
-        self._sequence = 0
+        self._settled_digest = self._unsent_digest = ""
+        self._log = DeliveryLog(
+            spec, ledger, spool_dir=around.spool_dir, now=around.now, clock=self._boot_time_s
+        )
         self.stop_by_s = math.inf
         self.abandoned = False
 
@@ -137,9 +140,21 @@ class Attempts:
         Returns:
             What went wrong; None where nothing did or there was nothing to do.
         """
-        call = await self._call_sink(group, number, run_id=run_id, final=final)
+        return await self._make(group, partial(self._deliver, number, final=final), run_id=run_id)
+
+    async def make_with_left_over(self, group: TaskGroup, *, run_id: str) -> ExportError | None:
+        """Make one attempt with what an earlier process has left on disk, where it has.
+
+        That is for as long as there is no snapshot, which would be newer.
+        """
+        return await self._make(group, self._deliver_left_over, run_id=run_id)
+
+    async def _make(
+        self, group: TaskGroup, deliver: Callable[[], Awaitable[Outcome]], *, run_id: str
+    ) -> ExportError | None:
+        call = await self._call_sink(group, deliver, run_id=run_id)
         if call.value is not None:
-            self._settled_digest = self._sent_digest = self._ledger.digest
+            self._settled_digest = self._ledger.digest
             self._unsent_digest = ""
             self._ledger.run_succeeded(call.value, run_id=run_id)
             return None
@@ -163,9 +178,9 @@ class Attempts:
         return error
 
     async def _call_sink(
-        self, group: TaskGroup, number: int, *, run_id: str, final: bool
+        self, group: TaskGroup, deliver: Callable[[], Awaitable[Outcome]], *, run_id: str
     ) -> ForeignCall[Outcome]:
-        call = ForeignCall(partial(self._deliver, number, final=final), self._call_ended)
+        call = ForeignCall(deliver, self._call_ended)
         self._call = call
         self._ledger.stats.in_flight = 1
         group.start_soon(call.run)
@@ -192,43 +207,77 @@ class Attempts:
         snapshot = self._around.source.snapshot()
         if not final:
             self._ledger.attempt_started()
+        await self._log.open()
         started_s = anyio.current_time()
-        payload = self.spec.render(snapshot, self._next_delivery())
+        delivery = self._log.next_delivery(self._around.epoch())
+        payload = self.spec.render(snapshot, delivery)
         stats.collection.observe(anyio.current_time() - started_s)
         if final:
-            if payload.digest == self._settled_digest:
+            if self._is_settled(payload):
                 raise _NothingUnsent
             self._ledger.attempt_started()
-        self._collected(payload)
-        if not self.spec.verifies_destination and self._keeps_silent(payload):
-            return Outcome.UNCHANGED
-        context = ExportContext(self.spec.name, number, self._around.epoch())
+        self._note_superseded(payload)
+        parcel = self._choose(payload, delivery, snapshot.identity.install_uuid)
+        self._ledger.collected(payload if parcel is None else parcel.payload)
+        return Outcome.UNCHANGED if parcel is None else await self._send(parcel, number)
+
+    def _is_settled(self, payload: Payload) -> bool:
+        """Whether the destination has, or has refused, this content, and nothing since."""
+        pending = self._log.pending
+        outdone = pending is None or pending.payload.digest == payload.digest
+        return outdone and payload.digest == self._settled_digest
+
+    def _choose(self, payload: Payload, delivery: Delivery, installation_id: str) -> Parcel | None:
+        """What the sink is given; None where the receiver has it."""
+        if self.spec.verifies_destination:
+            return Parcel(payload, delivery, installation_id, "")
+        return self._log.offer(
+            payload,
+            delivery,
+            installation_id=installation_id,
+            max_silence_s=self.spec.max_silence_s,
+        )
+
+    async def _deliver_left_over(self) -> Outcome:
+        """What runs as the call where there is no snapshot.
+
+        Raises:
+            _NothingUnsent: Nothing was left, or another leader has sent since.
+        """
+        await self._log.open()
+        parcel = self._log.pending
+        if parcel is None or parcel.delivery.epoch != self._around.epoch():
+            raise _NothingUnsent
+        self._ledger.attempt_started()
+        self._ledger.collected(parcel.payload)
+        return await self._send(parcel, 1)
+
+    async def _send(self, parcel: Parcel, number: int) -> Outcome:
+        await self._log.keep(parcel)
+        context = ExportContext(
+            name=self.spec.name,
+            attempt=number,
+            epoch=parcel.delivery.epoch,
+            installation_id=parcel.installation_id,
+            sequence=parcel.delivery.sequence,
+            collected_at=parcel.delivery.at,
+        )
         self._around.require_leading()
         started_s = anyio.current_time()
         try:
-            outcome = Outcome(await self._exporter.export(payload, context))
+            outcome = Outcome(await self._exporter.export(parcel.payload, context))
         finally:
-            stats.export.observe(anyio.current_time() - started_s)
-        self._ledger.attempt_succeeded(outcome, payload)
-        self._sent_at_s = self._boot_time_s()
+            self._ledger.stats.export.observe(anyio.current_time() - started_s)
+        self._ledger.attempt_succeeded(outcome, parcel.payload)
+        await self._log.delivered(parcel)
         return outcome
 
-    def _next_delivery(self) -> Delivery:
-        """How the next payload is sent; its sequence rises even where the clock is set back."""
-        at = self._around.now()
-        self._sequence = max(self._sequence + 1, int(at * 1000))
-        return Delivery(at=at, sequence=self._sequence, epoch=self._around.epoch())
-
-    def _collected(self, payload: Payload) -> None:
-        if self._unsent_digest and self._unsent_digest != payload.digest:
+    def _note_superseded(self, payload: Payload) -> None:
+        pending = self._log.pending
+        unsent = self._unsent_digest or (pending.payload.digest if pending is not None else "")
+        if unsent and unsent != payload.digest:
             self._ledger.stats.runs["superseded"] += 1
         self._unsent_digest = payload.digest
-        self._ledger.collected(payload)
-
-    def _keeps_silent(self, payload: Payload) -> bool:
-        """Whether the sink has been given this digest lately enough."""
-        silent_s = self._boot_time_s() - self._sent_at_s
-        return payload.digest == self._sent_digest and silent_s < self.spec.max_silence_s
 
     def _translate(self, call: ForeignCall[Outcome]) -> ExportError:
         """What a call raised, as an error whose type says whether to try again."""

@@ -1,9 +1,11 @@
 """What an exporter is: a sink that delivers one payload and knows nothing of schedules."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
+from telemetryd.config import ExporterConfig
 from telemetryd.model import Payload
 
 
@@ -22,11 +24,18 @@ class ExportContext:
         name: The exporter's name.
         attempt: 1 for the first of a run.
         epoch: Leadership epoch (``leaseTransitions``), 0 without leader election; informative.
+        installation_id: Of whom the payload tells.
+        sequence: Of the payload: rises with each new one of this exporter, and is the same when
+            one is sent again.
+        collected_at: Unix time in seconds at which the payload was made.
     """
 
     name: str
     attempt: int
     epoch: int
+    installation_id: str = ""
+    sequence: int = 0
+    collected_at: float = 0.0
 
 
 class Exporter(Protocol):
@@ -47,3 +56,40 @@ class Exporter(Protocol):
 
     async def aclose(self) -> None:
         """Release what the exporter holds; called once, after its last export."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildContext:
+    """What an exporter of another distribution may use.
+
+    Attributes:
+        now: Unix time in seconds.
+        user_agent: How telemetryd calls itself.
+    """
+
+    now: Callable[[], float]
+    user_agent: str
+
+
+class ExporterPlugin(Protocol):
+    """What an entry point in the group ``telemetryd.exporters`` leads to; its name is the type.
+
+    Attributes:
+        config: Class of the type's tables: a frozen dataclass, derived from ``ExporterConfig``, or
+            from ``RemoteExporterConfig`` where many daemons send to one place, with the type as its
+            class attribute ``type``. Each further key is annotated with its kind, and is validated
+            and told about like telemetryd's own.
+    """
+
+    config: type[ExporterConfig]
+
+    def build(self, config: Any, context: BuildContext) -> Exporter:
+        """Make the exporter of one table, without side effects: a reload makes some in vain.
+
+        Args:
+            config: An instance of the class above.
+            context: What else there is.
+
+        Raises:
+            ConfigError: What it needs from the start can't be used.
+        """

@@ -38,6 +38,7 @@ class Ledger:
         "_payload_bytes",
         "_reported",
         "_schema_valid",
+        "_spool_trouble",
         "_state",
         "_stopping",
         "digest",
@@ -59,6 +60,7 @@ class Ledger:
         self._last_error = self._last_error_reason = ""
         self._reported: set[Reason] = set()
         self._blocked = False
+        self._spool_trouble = ""
         self._payload_bytes: int | None = None
         self._schema_valid: bool | None = None
         self.digest = ""
@@ -188,6 +190,30 @@ class Ledger:
         )
         self._blocked = True
 
+    def spool_failed(self, why: str) -> None:
+        """Nothing can be kept on disk: what isn't delivered won't outlive the process."""
+        log.log(
+            logging.DEBUG if self._spool_trouble else logging.WARNING,
+            "exporter keeps nothing on disk exporter=%s error=%r",
+            self.spec.name,
+            why,
+        )
+        self._spool_trouble = why
+
+    def spool_usable(self) -> None:
+        """What was asked of the disk was done."""
+        if self._spool_trouble:
+            log.info("exporter keeps payloads on disk again exporter=%s", self.spec.name)
+        self._spool_trouble = ""
+
+    def spool_corrupt(self, where: str) -> None:
+        """Something kept there could not be read back, and was put aside."""
+        log.warning(
+            "spooled file can't be read and is put aside exporter=%s folder=%s",
+            self.spec.name,
+            where,
+        )
+
     def skipped(self, reason: str, count: int = 1) -> None:
         """Slots went by without a run, or with one that came to nothing before its attempt."""
         if count:
@@ -214,7 +240,7 @@ class Ledger:
             format=self.spec.format,
             enabled=self.spec.enabled,
             state=state,
-            detail=waiting_for if state is ExporterState.WAITING else self._detail,
+            detail=self._describe(state, waiting_for),
             interval_s=self.spec.interval_s,
             consecutive_failures=self.failed_runs,
             last_attempt_at=self._last_attempt_at,
@@ -227,6 +253,12 @@ class Ledger:
             digest=self.digest,
             schema_valid=self._schema_valid,
         )
+
+    def _describe(self, state: ExporterState, waiting_for: str) -> str:
+        parts = [waiting_for if state is ExporterState.WAITING else self._detail]
+        if self._spool_trouble:
+            parts.append(f"{Reason.STORAGE}: keeps nothing over a restart: {self._spool_trouble}")
+        return "; ".join(filter(None, parts))
 
     def _enter(self, state: ExporterState, detail: str = "") -> None:
         self._state = state

@@ -56,6 +56,7 @@ class ExporterManager:
         epoch: Callable[[], int] = lambda: 0,
         require_leading: Callable[[], None] = lambda: None,
         suspended_s: Callable[[], float] = suspended_s,
+        spool_dir: str | None = None,
     ) -> None:
         """A manager without exporters.
 
@@ -68,6 +69,7 @@ class ExporterManager:
             require_leading: Called directly before each sink is; raises NotLeading where another
                 replica may lead.
             suspended_s: Seconds the machine has spent suspended since it booted.
+            spool_dir: Where exporters keep what isn't delivered; None for nowhere.
         """
         self.drain_timeout_s = drain_timeout_s
         self._source = source
@@ -84,6 +86,7 @@ class ExporterManager:
             epoch=epoch,
             lost_source=self._lost_source,
             require_leading=require_leading,
+            spool_dir=spool_dir,
         )
 
     def register(self, spec: ExporterSpec, exporter: Exporter) -> None:

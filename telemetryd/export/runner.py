@@ -200,14 +200,14 @@ class Runner:
                 self.finished.set()
 
     async def _live(self, group: TaskGroup) -> None:
-        await self._until_ready()
+        await self._until_ready(group)
         if not self.told_to_stop():
             self.ledger.idle()
             self._suspended_s = self._around.suspended_s()
             self._schedule = self._plan(anyio.current_time())
             while await self._sleep(self._schedule):
                 late = not self._around.ready
-                await self._until_ready()
+                await self._until_ready(group)
                 if self.told_to_stop():
                     break
                 await self._run_slot(group, self._schedule, late=late)
@@ -230,10 +230,23 @@ class Runner:
             splay_max_s=spec.splay_max_s,
         )
 
-    async def _until_ready(self) -> None:
-        if not self._around.ready:
+    async def _until_ready(self, group: TaskGroup) -> None:
+        """Wait for the source, and meanwhile deliver what an earlier process has left."""
+
+        def over() -> bool:
+            return self.told_to_stop() or self._around.ready
+
+        while not over():
             self.ledger.waiting()
-        await self._bell.wait(math.inf, lambda: self.told_to_stop() or self._around.ready)
+            # One interval for the source: what it gives is newer.
+            until_s = anyio.current_time() + self.spec.interval_s
+            await self._bell.wait(until_s if self.spec.spooled else math.inf, over)
+            if not (over() or self._attempts.in_progress):
+                self._run_number += 1
+                run_id = self._run_id(self._run_number)
+                error = await self._attempts.make_with_left_over(group, run_id=run_id)
+                if error is not None:
+                    self._fail(error)
 
     async def _sleep(self, schedule: Schedule) -> bool:
         """Sleep until the next run is due or asked for; False where it is to stop instead."""

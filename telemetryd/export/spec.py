@@ -32,6 +32,9 @@ class ExporterSpec:
             that itself.
         verifies_destination: The sink reads its destination and decides what must be written
             (a Secret): it is called at every slot, with the same digest too.
+        destination: Tells a destination from others in what is kept on disk of deliveries to it;
+            empty keeps nothing.
+        spooled: A payload is kept on disk too until it is delivered.
         enabled: False keeps it registered and never runs it.
         format: What its payload holds, for people.
     """
@@ -49,6 +52,8 @@ class ExporterSpec:
     retry_budget_s: float = 300.0
     max_silence_s: float = 86_400.0
     verifies_destination: bool = False
+    destination: str = ""
+    spooled: bool = False
     enabled: bool = True
     format: str = "scc"
 

@@ -5,7 +5,6 @@ are those of ``proxy``; redirects are never followed, for a credential must not 
 """
 
 import asyncio
-import email.utils
 import io
 import math
 import os
@@ -24,7 +23,7 @@ from telemetryd.kube.account import service_account_of
 from telemetryd.kube.body import Body, ByteStream, read_head, read_whole
 from telemetryd.kube.connection import SERVICE_ACCOUNT, Connection, resolve
 from telemetryd.kube.foreign import CONNECT_TIMEOUT_S, FOREIGN, translate
-from telemetryd.kube.responses import error_for, parse_retry_after, parse_status
+from telemetryd.kube.responses import error_for, parse_http_date, parse_retry_after, parse_status
 from telemetryd.stats import Histogram, KubeStats
 
 if TYPE_CHECKING:
@@ -342,7 +341,5 @@ async def _check(response: aiohttp.ClientResponse, what: str, now_s: float, *, g
 
 def _date(response: aiohttp.ClientResponse, now_s: float) -> float:
     """Unix time in seconds by the server's clock where it tells, else by ours."""
-    try:
-        return email.utils.parsedate_to_datetime(response.headers["Date"]).timestamp()
-    except (KeyError, ValueError, TypeError, OverflowError):
-        return now_s
+    told = parse_http_date(response.headers.get("Date"))
+    return now_s if told is None else told

@@ -75,8 +75,8 @@ def _text(value: object) -> str:
     return printable(value) if isinstance(value, str) else ""
 
 
-def _clamp(seconds: float) -> float | None:
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER_S) if math.isfinite(seconds) else None
+def _clamp(seconds: float, limit_s: float = MAX_RETRY_AFTER_S) -> float | None:
+    return min(max(seconds, 0.0), limit_s) if math.isfinite(seconds) else None
 
 
 def _causes(details: Mapping[str, Any]) -> tuple[Cause, ...]:
@@ -112,27 +112,37 @@ def parse_status(body: bytes) -> StatusBody | None:
     )
 
 
-def parse_retry_after(value: str | None, now_s: float) -> float | None:
+def parse_http_date(value: str | None) -> float | None:
+    """An HTTP date in Unix seconds, None where it is missing or garbage."""
+    if value is None:
+        return None
+    try:
+        date = email.utils.parsedate_to_datetime(value)
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def parse_retry_after(
+    value: str | None, now_s: float, *, limit_s: float = MAX_RETRY_AFTER_S
+) -> float | None:
     """Seconds that a ``Retry-After`` header asks for (RFC 9110, 10.2.3), clamped.
 
     Args:
         value: The header: seconds or an HTTP date.
         now_s: Unix time in seconds against which a date counts.
+        limit_s: What is asked for is honoured up to here; below 1000.
 
     Returns:
-        Seconds between 0 and MAX_RETRY_AFTER_S; None where the header is missing or garbage.
+        Seconds between 0 and the limit; None where the header is missing or garbage.
     """
     if value is None:
         return None
     text = value.strip()
     if text.isascii() and text.isdigit():
-        return MAX_RETRY_AFTER_S if len(text) > len("999") else _clamp(float(text))
-    try:
-        date = email.utils.parsedate_to_datetime(text)
-        when_s = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, TypeError, OverflowError):
-        return None
-    return _clamp(when_s - now_s)
+        return limit_s if len(text) > len("999") else _clamp(float(text), limit_s)
+    when_s = parse_http_date(text)
+    return None if when_s is None else _clamp(when_s - now_s, limit_s)
 
 
 def _unavailable_kind(code: int) -> Reason:

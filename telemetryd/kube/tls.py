@@ -126,15 +126,23 @@ class TlsContext:
     While the new files can't be used the context before stays.
     """
 
-    def __init__(self, files: Callable[[], TlsFiles], now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        files: Callable[[], TlsFiles],
+        now: Callable[[], float],
+        *,
+        recheck_s: float = RECHECK_S,
+    ) -> None:
         """Build nothing yet.
 
         Args:
             files: What to build from; asked anew each time, for a plugin may change it.
             now: Unix time in seconds, for validity.
+            recheck_s: Between looks at the files; 0 for one at each use.
         """
         self._files = files
         self._now = now
+        self._recheck_s = recheck_s
         self._looked_files: TlsFiles | None = None
         self._verifies = True
         self._validity: Validity | None = None
@@ -172,7 +180,7 @@ class TlsContext:
 
     def _begin_look(self) -> TlsFiles:
         self._looked_at_s = anyio.current_time()
-        self._look_at_s = self._looked_at_s + RECHECK_S
+        self._look_at_s = self._looked_at_s + self._recheck_s
         self._looked_files = files = self._files()
         return files
 

@@ -79,7 +79,10 @@ FAMILIES = (
     Family("histogram", "exporter_export_duration_seconds", _E, "An attempt's own work."),
     Family("histogram", "exporter_schedule_delay_seconds", _E, "From a slot to its run."),
     Family("gauge", "exporter_payload_bytes", _E, "Size of the last payload."),
+    Family("gauge", "exporter_spool_bytes", _E, "Size of undelivered payloads on disk."),
+    Family("gauge", "exporter_spool_items", _E, "Undelivered payloads on disk."),
     Family("counter", "exporter_sent_bytes", _E, "Payload bytes delivered."),
+    Family("counter", "exporter_spool_dropped", (*_E, "reason"), "Payloads not kept on disk."),
     Family("gauge", "payload_schema_valid", _E, "Whether the last payload fits its schema."),
     Family("gauge", "snapshot_generation", (), "Number of the last snapshot built."),
     Family("gauge", "snapshot_timestamp_seconds", (), "When the last snapshot was taken."),
@@ -296,6 +299,8 @@ def _put_exporter(sheet: _Sheet, exporter: ExporterView, now: float) -> None:
             None if status.next_run_in_s is None else now + status.next_run_in_s
         ),
         "exporter_payload_bytes": status.payload_bytes,
+        "exporter_spool_bytes": exporter.spool_bytes,
+        "exporter_spool_items": exporter.spool_items,
         "payload_schema_valid": status.schema_valid,
     }
     sheet.put("exporter", (status.name, status.type), 1)
@@ -309,6 +314,7 @@ def _put_exporter(sheet: _Sheet, exporter: ExporterView, now: float) -> None:
     sheet.put_each("exporter_retries", labels, exporter.retries)
     sheet.put_each("exporter_skipped_ticks", labels, exporter.skipped_ticks)
     sheet.put("exporter_sent_bytes", labels, exporter.sent_bytes)
+    sheet.put_each("exporter_spool_dropped", labels, exporter.spool_dropped)
     sheet.put_histogram("exporter_collection_duration_seconds", labels, exporter.collection)
     sheet.put_histogram("exporter_export_duration_seconds", labels, exporter.export)
     sheet.put_histogram("exporter_schedule_delay_seconds", labels, exporter.schedule_delay)

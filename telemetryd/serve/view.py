@@ -91,6 +91,9 @@ class ExporterView:
     schedule_delay: HistogramView
     sent_bytes: int
     in_flight: int
+    spool_items: int
+    spool_bytes: int
+    spool_dropped: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,4 +167,7 @@ def _exporter(status: ExporterStatus, stats: ExporterStats) -> ExporterView:
         schedule_delay=_histogram(stats.schedule_delay),
         sent_bytes=stats.sent_bytes,
         in_flight=stats.in_flight,
+        spool_items=stats.spool_items,
+        spool_bytes=stats.spool_bytes,
+        spool_dropped=dict(stats.spool_dropped),
     )

@@ -54,4 +54,4 @@ def test_example_with_its_comments_removed_is_accepted() -> None:
     config = parse_config(text, "config.example.toml", {})
     assert config.kubernetes.context == "production"
     assert config.identity.server_url == "https://rancher.example.com"
-    assert [exporter.type for exporter in config.exporters] == ["secret", "file"]
+    assert [exporter.type for exporter in config.exporters] == ["secret", "file", "http", "otlp"]

@@ -39,12 +39,12 @@ def outcome(module: str, *arguments: str, under: tuple[str, ...] = ()) -> Any:
     return json.loads(done.stdout)
 
 
-def seen_with_mounts(scenario: str, folder: Path) -> Any:
+def seen_with_mounts(scenario: str, folder: Path, module: str = "filefaults") -> Any:
     command = own_mounts()
     if not command:
         pytest.skip("no mount namespace: needs root or unprivileged user namespaces")
     folder.mkdir()
-    return outcome("filefaults", scenario, str(folder), under=command)
+    return outcome(module, scenario, str(folder), under=command)
 
 
 def test_full_disk_fails_clearly_leaves_all_intact_and_is_recovered_from(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from telemetryd.export.manager import ExporterSpec
 from telemetryd.model import Delivery, ExporterState, Payload, Snapshot
 from tests.export.doubles import (
     EPOCH_S,
+    INSTALL_UUID,
     Sink,
     Source,
     always,
@@ -249,7 +250,9 @@ async def test_sink_that_verifies_is_called_at_every_slot() -> None:
 async def test_epoch_and_name_reach_the_sink() -> None:
     sink = Sink()
     await run_for(1, sink, epoch=lambda: 42)
-    assert sink.contexts == [ExportContext("scc", 1, 42)]
+    assert sink.contexts == [
+        ExportContext("scc", 1, 42, INSTALL_UUID, int(EPOCH_S * 1000), collected_at=EPOCH_S)
+    ]
 
 
 async def test_suspend_makes_one_run_soon_after_and_skips_the_rest() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import FrameType
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from telemetryd.errors import UnreadableReason
@@ -91,6 +91,7 @@ def in_order(detail: FleetDetail) -> FleetDetail:
     )
 
 
+@settings(deadline=None)
 @given(st.lists(steps, max_size=40))
 def test_any_order_of_deltas_equals_a_recount(changes: list[tuple[str, str, Any]]) -> None:
     fleet = FleetAggregate()
@@ -111,6 +112,7 @@ def test_any_order_of_deltas_equals_a_recount(changes: list[tuple[str, str, Any]
         assert found == in_order(recount(nodes, clusters, install_uuid))
 
 
+@settings(deadline=None)
 @given(st.lists(steps, max_size=40))
 def test_versions_rise_with_every_change_of_the_detail(changes: list[tuple[str, str, Any]]) -> None:
     fleet = FleetAggregate()
@@ -143,6 +145,7 @@ def drop(fleet: FleetAggregate, name: str, uid: str) -> None:
     fleet.apply_cluster(Delta(name, ClusterRecord(uid=uid, kubernetes_version=""), None))
 
 
+@settings(deadline=None)
 @given(st.permutations(range(6)), st.lists(names, min_size=6, max_size=6))
 def test_a_cluster_keeps_its_id_whatever_its_name_and_the_order_of_things(
     order: list[int], prefixes: list[str]

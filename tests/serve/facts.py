@@ -121,6 +121,7 @@ def busy_exporter_stats() -> ExporterStats:
     stats.attempts.update({("success", ""): 3, ("failure", "timeout"): 2})
     stats.retries.update(timeout=1)
     stats.skipped_ticks.update(overrun=1)
+    stats.spool_dropped.update(corrupt=1)
     for histogram in (stats.collection, stats.export, stats.schedule_delay):
         histogram.observe(0.002)
         histogram.observe(120)

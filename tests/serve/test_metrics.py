@@ -54,7 +54,10 @@ exporter_collection_duration_seconds histogram exporter
 exporter_export_duration_seconds histogram exporter
 exporter_schedule_delay_seconds histogram exporter
 exporter_payload_bytes gauge exporter
+exporter_spool_bytes gauge exporter
+exporter_spool_items gauge exporter
 exporter_sent_bytes_total counter exporter
+exporter_spool_dropped_total counter exporter, reason
 snapshot_generation gauge
 snapshot_timestamp_seconds gauge
 snapshot_build_duration_seconds histogram
@@ -74,7 +77,7 @@ kube_requests_total counter method, code
 kube_request_duration_seconds histogram method
 enabled gauge reason
 leader gauge name
-leader_transitions counter name
+leader_transitions_total counter name
 config_last_reload_successful gauge
 config_last_reload_success_timestamp_seconds gauge
 config_hash gauge

@@ -1,0 +1,282 @@
+"""Undelivered payloads for people: what the spool holds, copies of it, their delivery elsewhere.
+
+Everything here works beside a running daemon, whose files it only reads. A copy keeps the sequence
+of its payload, so that a receiver can tell whether it has it.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+import anyio
+import msgspec
+
+from telemetryd.config import Config, HttpExporterConfig
+from telemetryd.daemon.exporters import spool_dir
+from telemetryd.daemon.web import build_http
+from telemetryd.errors import ExportError, Reason, RetryableError, SpoolError
+from telemetryd.export.exporter import ExportContext
+from telemetryd.export.payload import render_rfc3339
+from telemetryd.export.spool import LARGEST_BYTES, Parcel, SpoolFolder, exporters_in
+from telemetryd.kube.files import read_small_file, why_unreadable
+from telemetryd.model import Payload
+
+MANIFEST: Final = "manifest.json"
+_VERSION: Final = 1
+
+
+class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One payload of a manifest.
+
+    Attributes:
+        file: Its name in the manifest's folder.
+        collected_at: Unix time in seconds.
+        sha256: Of the file, in hex.
+    """
+
+    file: str
+    exporter: str
+    installation_id: str
+    sequence: int
+    epoch: int
+    collected_at: float
+    digest: str
+    content_type: str
+    bytes: int
+    sha256: str
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What lies beside exported payloads, and says what they are."""
+
+    telemetryd_spool: int
+    payloads: list[Entry]
+
+
+@dataclass(frozen=True, slots=True)
+class Spooled:
+    """What one exporter has on disk.
+
+    Attributes:
+        parcel: What isn't delivered, None where nothing waits or it can't be read.
+        corrupt: Files that can't be read.
+    """
+
+    exporter: str
+    parcel: Parcel | None
+    corrupt: int
+
+
+def read_spool(config: Config) -> tuple[Spooled, ...]:
+    """What waits on disk, by exporter; exporters with nothing are left out.
+
+    Raises:
+        SpoolError: There is no folder for it, or it can't be read.
+    """
+    folder = spool_dir(config)
+    if folder is None:
+        raise SpoolError("there is no usable state_dir: configure one")
+    try:
+        found = [(name, SpoolFolder(folder, name).peek()) for name in exporters_in(folder)]
+    except OSError as error:
+        raise SpoolError(f"{folder} can't be read: {why_unreadable(error)}") from error
+    return tuple(
+        Spooled(name, contents.parcel, contents.corrupt)
+        for name, contents in found
+        if contents.parcel is not None or contents.corrupt
+    )
+
+
+def describe(spooled: Spooled) -> dict[str, object]:
+    """As a document for programs."""
+    parcel = spooled.parcel
+    document: dict[str, object] = {"exporter": spooled.exporter, "corrupt_files": spooled.corrupt}
+    if parcel is not None:
+        document |= {
+            "sequence": parcel.delivery.sequence,
+            "epoch": parcel.delivery.epoch,
+            "collected_at": render_rfc3339(parcel.delivery.at),
+            "bytes": len(parcel.payload.body),
+            "content_type": parcel.payload.content_type,
+            "digest": parcel.payload.digest,
+        }
+    return document
+
+
+def render_table(found: Iterable[Spooled]) -> str:
+    """As lines for people."""
+    rows = [("EXPORTER", "SEQUENCE", "COLLECTED", "BYTES", "DIGEST", "CORRUPT")]
+    for spooled in found:
+        document = {name: str(value) for name, value in describe(spooled).items()}
+        sequence, collected_at, size, digest = (
+            document.get(name, "-") for name in ("sequence", "collected_at", "bytes", "digest")
+        )
+        corrupt = document["corrupt_files"]
+        rows.append((spooled.exporter, sequence, collected_at, size, digest[:12], corrupt))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+    return "".join(f"{line}\n" for line in lines)
+
+
+def export_spool(found: Sequence[Spooled], folder: Path, names: Sequence[str]) -> tuple[Entry, ...]:
+    """Copy payloads into a folder, with a manifest that is written last.
+
+    Args:
+        found: What there is.
+        folder: Made where it is missing; must not hold an export.
+        names: Of the exporters; empty for all.
+
+    Raises:
+        SpoolError: One of them has nothing, or the folder can't be written to.
+    """
+    waiting = {each.exporter: each.parcel for each in found if each.parcel is not None}
+    if missing := sorted(set(names) - set(waiting)):
+        raise SpoolError(f"nothing waits of exporter {', '.join(missing)}")
+    entries = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / MANIFEST).exists():
+            raise SpoolError(f"{folder} holds an export already: give another folder")
+        for name in names or sorted(waiting):
+            entry = _entry(name, waiting[name])
+            _write(folder / entry.file, waiting[name].payload.body)
+            entries.append(entry)
+        manifest = Manifest(telemetryd_spool=_VERSION, payloads=entries)
+        _write(folder / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2))
+    except OSError as error:
+        raise SpoolError(f"{folder} can't be written to: {why_unreadable(error)}") from error
+    return tuple(entries)
+
+
+def read_export(path: Path) -> tuple[tuple[Entry, bytes], ...]:
+    """The payloads of an export, oldest first, held against their checksums.
+
+    Args:
+        path: Its folder, or its manifest.
+
+    Raises:
+        SpoolError: Something is missing, altered, or no export at all.
+    """
+    manifest_file = path / MANIFEST if path.is_dir() else path
+    try:
+        manifest = msgspec.json.decode(_read(manifest_file), type=Manifest)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise SpoolError(f"{manifest_file} isn't a manifest: {error}") from error
+    if manifest.telemetryd_spool != _VERSION:
+        raise SpoolError(f"{manifest_file} is of a version that isn't known here")
+    found = []
+    for entry in sorted(manifest.payloads, key=lambda each: each.sequence):
+        if "/" in entry.file or entry.file in {"", ".", ".."}:
+            raise SpoolError(f"{manifest_file} names a file outside of its folder")
+        body = _read(manifest_file.parent / entry.file)
+        if sha256(body).hexdigest() != entry.sha256:
+            raise SpoolError(f"{entry.file} isn't what was exported: export it anew")
+        found.append((entry, body))
+    return tuple(found)
+
+
+async def replay(
+    payloads: Iterable[tuple[Entry, bytes]],
+    exporters: Callable[[str], HttpExporterConfig],
+    *,
+    now: Callable[[], float],
+    done: Callable[[Entry, ExportError | None], None],
+) -> None:
+    """Send exported payloads as they would have been, one attempt each.
+
+    Args:
+        payloads: Of ``read_export``.
+        exporters: The configuration to send by, by the name in the manifest.
+        now: Unix time in seconds.
+        done: Told of each, with what went wrong.
+
+    Raises:
+        ConfigError: A proxy or a certificate can't be used.
+    """
+    for entry, body in payloads:
+        config = exporters(entry.exporter)
+        sink = build_http(config, now=now)
+        payload = Payload(
+            body=body,
+            content_type=entry.content_type,
+            digest=entry.digest,
+            revision=0,
+            schema_valid=True,
+            schema_error="",
+        )
+        context = ExportContext(
+            name=config.name,
+            attempt=1,
+            epoch=entry.epoch,
+            installation_id=entry.installation_id,
+            sequence=entry.sequence,
+            collected_at=entry.collected_at,
+        )
+        try:
+            with anyio.fail_after(config.timeout_s):
+                await sink.export(payload, context)
+        except ExportError as error:
+            done(entry, error)
+        except TimeoutError:
+            said = f"no answer within {config.timeout_s:g} s"
+            done(entry, RetryableError(Reason.TIMEOUT, said))
+        else:
+            done(entry, None)
+
+
+def choose_exporter(config: Config, instead: str | None) -> Callable[[str], HttpExporterConfig]:
+    """How an exporter of the configuration is found by the name that a manifest has.
+
+    Args:
+        config: Where they are.
+        instead: The one to use for all, None for that of the same name.
+    """
+
+    def choose(name: str) -> HttpExporterConfig:
+        wanted = instead or name
+        for each in config.exporters:
+            if isinstance(each, HttpExporterConfig) and each.name == wanted:
+                return each
+        raise SpoolError(
+            f"no exporter {wanted!r} of type http is configured: name another with --exporter"
+        )
+
+    return choose
+
+
+def _entry(name: str, parcel: Parcel) -> Entry:
+    payload, delivery = parcel.payload, parcel.delivery
+    suffix = "json" if payload.content_type == "application/json" else "payload"
+    return Entry(
+        file=f"{name}-{delivery.sequence}.{suffix}",
+        exporter=name,
+        installation_id=parcel.installation_id,
+        sequence=delivery.sequence,
+        epoch=delivery.epoch,
+        collected_at=delivery.at,
+        digest=payload.digest,
+        content_type=payload.content_type,
+        bytes=len(payload.body),
+        sha256=sha256(payload.body).hexdigest(),
+    )
+
+
+def _write(path: Path, content: bytes) -> None:
+    opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(opened, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return read_small_file(str(path), LARGEST_BYTES)
+    except (OSError, ValueError) as error:
+        raise SpoolError(f"{path} can't be read: {why_unreadable(error)}") from error

@@ -1,0 +1,86 @@
+"""Exporters that send over HTTP: from their table in the configuration to the sink."""
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from telemetryd.config import HttpExporterConfig, OtlpExporterConfig, WebExporterConfig
+from telemetryd.config.remote import is_in_clear, is_over_tls, metrics_url
+from telemetryd.export.http import HttpExporter
+from telemetryd.export.otlp import OtlpExporter
+from telemetryd.export.transport import Destination, HttpTransport
+from telemetryd.kube.proxy import proxy_for
+from telemetryd.kube.tls import Origin, TlsFiles, build_context
+
+log = logging.getLogger(__name__)
+
+
+def build_http(
+    config: HttpExporterConfig, *, now: Callable[[], float], environ: Mapping[str, str] = os.environ
+) -> HttpExporter:
+    """A sink of type ``http``; nothing is opened.
+
+    Args:
+        config: Its table.
+        now: Unix time in seconds.
+        environ: Names the proxy.
+
+    Raises:
+        ConfigError: The proxy or a certificate can't be used.
+    """
+    return HttpExporter(_build_transport(config, config.url, now, environ))
+
+
+def build_otlp(
+    config: OtlpExporterConfig, *, now: Callable[[], float], environ: Mapping[str, str] = os.environ
+) -> OtlpExporter:
+    """A sink of type ``otlp``; nothing is opened.
+
+    Args:
+        config: Its table.
+        now: Unix time in seconds.
+        environ: Names the proxy.
+
+    Raises:
+        ConfigError: The proxy or a certificate can't be used.
+    """
+    return OtlpExporter(_build_transport(config, metrics_url(config.endpoint), now, environ))
+
+
+def _build_transport(
+    config: WebExporterConfig, url: str, now: Callable[[], float], environ: Mapping[str, str]
+) -> HttpTransport:
+    """The way there, once what is there already of its files has been looked at.
+
+    Raises:
+        ConfigError: The proxy or a certificate can't be used.
+    """
+    tls_files = None
+    if is_over_tls(url):
+        where = f"exporter {config.name}"
+        tls_files = TlsFiles(
+            ca_file=config.ca_file,
+            cert_file=config.client_cert_file,
+            key_file=config.client_key_file,
+            verify=True,
+            ca_origin=Origin(where, f"ca_file {config.ca_file}"),
+            cert_origin=Origin(where, f"client_cert_file {config.client_cert_file}"),
+        )
+        # A certificate of our own may be issued later, as a token may.
+        issued = tls_files.cert_file is not None and Path(tls_files.cert_file).exists()
+        build_context(tls_files if issued else replace(tls_files, cert_file=None, key_file=None))
+    elif is_in_clear(url):
+        log.warning("payloads leave in clear text exporter=%s: give an https URL", config.name)
+    return HttpTransport(
+        Destination(
+            url=url,
+            proxy=proxy_for(url, environ),
+            headers_file=config.headers_file,
+            bearer_token_file=config.bearer_token_file,
+            compress=config.compress,
+        ),
+        tls_files=tls_files,
+        now=now,
+    )

@@ -1,0 +1,197 @@
+"""`telemetryd spool`, beside the files that a daemon leaves."""
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio.to_thread
+import pytest
+
+from telemetryd.cli import run_command
+from telemetryd.daemon.earlysignals import EarlySignals
+from telemetryd.export.spool import SpoolFolder
+from telemetryd.logs import OWN_LOGGER
+from tests.export.receiver import receiving, status
+from tests.export.test_spool import parcel
+
+pytestmark = pytest.mark.anyio
+
+BODY = b'{"a":1}'
+
+
+@dataclass
+class Bench:
+    """A configuration with an http exporter, and its spool."""
+
+    folder: Path
+    output: pytest.CaptureFixture[bytes]
+    url: str = "http://127.0.0.1:1/"
+
+    def keep(self, exporter: str, sequence: int) -> Path:
+        spool = SpoolFolder(str(self.folder / "state" / "spool"), exporter)
+        spool.store(parcel(BODY, sequence))
+        return spool.path / "pending"
+
+    def configure(self) -> str:
+        config = self.folder / "config.toml"
+        config.write_text(
+            f'state_dir = "{self.folder}/state"\n'
+            f'[[exporters]]\nname = "receiver"\ntype = "http"\nurl = "{self.url}"\n'
+        )
+        return str(config)
+
+    async def spool(self, command: str, *rest: str) -> "subprocess.CompletedProcess[bytes]":
+        """Run one command to its end, in a thread: it has an event loop of its own."""
+        arguments = ["spool", command, "--config", self.configure(), *rest]
+        status = await anyio.to_thread.run_sync(run_command, arguments, EarlySignals())
+        output, errors = self.output.readouterr()
+        return subprocess.CompletedProcess(arguments, status, output, errors)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> Iterator[Bench]:
+    root, own = logging.getLogger(), logging.getLogger(OWN_LOGGER)
+    handlers, levels = list(root.handlers), (root.level, own.level)
+    yield Bench(tmp_path, capsysbinary)
+    root.handlers[:] = handlers
+    root.setLevel(levels[0])
+    own.setLevel(levels[1])
+
+
+async def test_list_shows_what_waits_and_what_cannot_be_read(bench: Bench) -> None:
+    assert (await bench.spool("list")).stdout == b""
+    bench.keep("receiver", 1_790_000_000_123)
+    broken = bench.keep("broken", 5)
+    broken.write_bytes(b"x")
+    done = await bench.spool("list")
+    assert done.returncode == 0
+    assert [line.split() for line in done.stdout.decode().splitlines()] == [
+        ["EXPORTER", "SEQUENCE", "COLLECTED", "BYTES", "DIGEST", "CORRUPT"],
+        ["broken", "-", "-", "-", "-", "1"],
+        ["receiver", "1790000000123", "2026-09-21T14:13:20Z", "7", "ab", "0"],
+    ]
+    documents = json.loads((await bench.spool("list", "--json")).stdout)
+    assert documents[1] == {
+        "exporter": "receiver",
+        "corrupt_files": 0,
+        "sequence": 1_790_000_000_123,
+        "epoch": 2,
+        "collected_at": "2026-09-21T14:13:20Z",
+        "bytes": 7,
+        "content_type": "application/json",
+        "digest": "ab",
+    }
+    assert broken.read_bytes() == b"x"
+
+
+async def test_exported_payloads_are_replayed_as_they_would_have_been_sent(bench: Bench) -> None:
+    bench.keep("receiver", 7)
+    out = bench.folder / "usb" / "out"
+    done = await bench.spool("export", str(out))
+    assert (done.returncode, done.stdout) == (0, b"receiver-7.json 7\n")
+    assert (out / "receiver-7.json").read_bytes() == BODY
+    assert {path.name for path in out.iterdir()} == {"receiver-7.json", "manifest.json"}
+    async with receiving() as receiver:
+        bench.url = receiver.url
+        done = await bench.spool("replay", str(out))
+        assert (done.returncode, done.stdout, done.stderr) == (
+            0,
+            b"receiver-7.json delivered\n",
+            b"",
+        )
+        again = await bench.spool("replay", str(out / "manifest.json"))
+        assert again.returncode == 0
+    assert [request.body for request in receiver.requests] == [BODY, BODY]
+    assert {request.key for request in receiver.requests} == {"8d6f8b1e:7"}
+    assert receiver.requests[0].headers["telemetryd-epoch"] == "2"
+    assert receiver.requests[0].headers["telemetryd-collected-at"] == "2026-09-21T14:13:20Z"
+    spool = SpoolFolder(str(bench.folder / "state" / "spool"), "receiver")
+    assert spool.peek().parcel is not None, "the daemon's files are only read"
+
+
+async def test_replay_tells_what_was_refused_and_sends_the_rest(bench: Bench) -> None:
+    bench.keep("receiver", 7)
+    bench.keep("other", 8)
+    out = bench.folder / "out"
+    await bench.spool("export", str(out))
+    async with receiving(status(400)) as receiver:
+        bench.url = receiver.url
+        refused = await bench.spool("replay", str(out))
+        assert refused.returncode == 1
+        assert b"no exporter 'other' of type http is configured" in refused.stderr
+        assert receiver.requests == []
+        done = await bench.spool("replay", str(out), "--exporter", "receiver")
+    assert done.returncode == 1
+    assert done.stdout == b"other-8.json delivered\n"
+    assert done.stderr.startswith(b"telemetryd: receiver-7.json: the receiver answers 400")
+    assert [request.sequence for request in receiver.requests] == [7, 8]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        ("alter", "receiver-7.json isn't what was exported"),
+        ("remove", "receiver-7.json can't be read: No such file"),
+        ("escape", "names a file outside of its folder"),
+        ("garbage", "isn't a manifest"),
+        ("version", "is of a version that isn't known here"),
+    ],
+)
+async def test_export_that_was_spoilt_is_refused_before_anything_is_sent(
+    bench: Bench, spoil: str, said: str
+) -> None:
+    bench.keep("receiver", 7)
+    out = bench.folder / "out"
+    await bench.spool("export", str(out))
+    manifest, payload = out / "manifest.json", out / "receiver-7.json"
+    text = manifest.read_text()
+    match spoil:
+        case "alter":
+            payload.write_bytes(b'{"a":2}')
+        case "remove":
+            payload.unlink()
+        case "escape":
+            manifest.write_text(text.replace("receiver-7.json", "../secret"))
+        case "garbage":
+            manifest.write_text(text[:-9])
+        case _:
+            manifest.write_text(text.replace('"telemetryd_spool": 1', '"telemetryd_spool": 2'))
+    done = await bench.spool("replay", str(out))
+    assert done.returncode == 1
+    assert said in done.stderr.decode()
+
+
+async def test_export_never_touches_another_export_and_names_what_has_nothing(
+    bench: Bench,
+) -> None:
+    bench.keep("receiver", 7)
+    out = bench.folder / "out"
+    nothing = await bench.spool("export", str(out), "receiver", "other")
+    assert nothing.returncode == 1
+    assert b"nothing waits of exporter other" in nothing.stderr
+    assert not out.exists()
+    assert (await bench.spool("export", str(out), "receiver")).returncode == 0
+    second = await bench.spool("export", str(out))
+    assert second.returncode == 1
+    assert b"holds an export already" in second.stderr
+
+
+async def test_spool_that_cannot_be_read_and_a_bad_configuration_have_their_exit_status(
+    bench: Bench,
+) -> None:
+    (bench.folder / "state").mkdir()
+    (bench.folder / "state" / "spool").write_text("a file")
+    done = await bench.spool("list")
+    assert done.returncode == 1
+    assert b"can't be read: Not a directory" in done.stderr
+    bench.url = "nonsense"
+    assert (await bench.spool("list")).returncode == 78
+
+
+def test_wrong_usage_has_its_exit_status() -> None:
+    command = [sys.executable, "-m", "telemetryd", "spool", "export"]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 64

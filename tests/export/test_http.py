@@ -1,0 +1,348 @@
+"""The http sink against a receiver on a real socket: what it sends, and what it never does."""
+
+import asyncio
+import gzip
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from telemetryd.config import HttpExporterConfig
+from telemetryd.daemon.web import build_http
+from telemetryd.errors import ConfigError, ExportError, PermanentError, Reason, RetryableError
+from telemetryd.export.credentials import OWN_HEADERS, parse_headers
+from telemetryd.export.exporter import ExportContext, Outcome
+from telemetryd.export.http import HttpExporter
+from telemetryd.export.transport import BODY_BYTES, USER_AGENT
+from telemetryd.kube.tls import Origin, TlsFiles, build_context
+from telemetryd.model import Payload
+from tests.export.receiver import Request, Writer, endless, raw, receiving, status
+from tests.kube.certificates import Authority, server_side
+
+pytestmark = pytest.mark.anyio
+
+PAYLOAD = Payload(
+    body=b'{"a":1}' * 100,
+    content_type="application/json",
+    digest="ab" * 32,
+    revision=1,
+    schema_valid=True,
+    schema_error="",
+)
+CONTEXT = ExportContext(
+    name="it",
+    attempt=1,
+    epoch=4,
+    installation_id="8d6f8b1e-5a0b-4f3c-9a4f-0d6b1f5f0a11",
+    sequence=1_790_000_000_123,
+    collected_at=1_790_000_000.0,
+)
+
+
+def exporter(url: str, environ: dict[str, str] | None = None, **keys: Any) -> HttpExporter:
+    config = HttpExporterConfig(name="it", url=url, **keys)
+    return build_http(config, now=lambda: 1_790_000_000.0, environ=environ or {})
+
+
+async def test_request_tells_what_it_carries() -> None:
+    async with receiving() as receiver:
+        assert await exporter(receiver.url).export(PAYLOAD, CONTEXT) is Outcome.WRITTEN
+    (request,) = receiver.requests
+    assert (request.method, request.target, request.body) == ("POST", "/v1/payloads", PAYLOAD.body)
+    assert request.headers["content-length"] == str(len(gzip.compress(PAYLOAD.body, mtime=0)))
+    told = {
+        name: value
+        for name, value in request.headers.items()
+        if name not in {"host", "content-length", "accept"}
+    }
+    assert told == {
+        "accept-encoding": "identity",
+        "connection": "close",
+        "content-encoding": "gzip",
+        "content-type": "application/json",
+        "idempotency-key": "8d6f8b1e-5a0b-4f3c-9a4f-0d6b1f5f0a11:1790000000123",
+        "telemetryd-collected-at": "2026-09-21T14:13:20Z",
+        "telemetryd-digest": f"sha256:{PAYLOAD.digest}",
+        "telemetryd-epoch": "4",
+        "telemetryd-sequence": "1790000000123",
+        "user-agent": USER_AGENT,
+    }
+
+
+async def test_uncompressed_body_is_sent_as_it_is() -> None:
+    async with receiving() as receiver:
+        await exporter(receiver.url, compress=False).export(PAYLOAD, CONTEXT)
+    (request,) = receiver.requests
+    assert "content-encoding" not in request.headers
+    assert request.headers["content-length"] == str(len(PAYLOAD.body))
+
+
+async def test_credentials_are_read_at_each_use(tmp_path: Path) -> None:
+    token, headers = tmp_path / "token", tmp_path / "headers"
+    async with receiving() as receiver:
+        sink = exporter(receiver.url, bearer_token_file=str(token), headers_file=str(headers))
+        with pytest.raises(PermanentError, match=f"headers_file {headers} can't be read") as raised:
+            await sink.export(PAYLOAD, CONTEXT)
+        assert raised.value.reason is Reason.AUTH
+        headers.write_text("# tenant\r\nX-Tenant: blue green\r\n\nX-Empty:\n")
+        token.write_text(" \n")
+        with pytest.raises(PermanentError, match=f"bearer_token_file {token} is empty"):
+            await sink.export(PAYLOAD, CONTEXT)
+        token.write_text("one\n")
+        await sink.export(PAYLOAD, CONTEXT)
+        token.write_text("two")
+        await sink.export(PAYLOAD, CONTEXT)
+    sent = [request.headers["authorization"] for request in receiver.requests]
+    assert sent == ["Bearer one", "Bearer two"]
+    assert receiver.requests[0].headers["x-tenant"] == "blue green"
+    assert receiver.requests[0].headers["x-empty"] == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("hunter2", "line 2 isn't"),
+        ("X-A hunter2: b", "line 2 isn't"),
+        (": hunter2", "line 2 isn't"),
+        ("X-A: hunter2\x00", "line 2 isn't"),
+        ("X-A: hunter2\rX-B: b", "line 2 isn't"),
+        ("X-A: hünter2", "line 2 isn't"),
+        ("Host: hunter2", "line 2 sets Host, which telemetryd sets itself"),
+        ("content-LENGTH: 7", "which telemetryd sets itself"),
+        ("Telemetryd-Sequence: 7", "which telemetryd sets itself"),
+        ("x-ok: hunter2", "line 2 sets x-ok a second time"),
+    ],
+)
+def test_headers_file_with_a_bad_line_is_refused_without_showing_it(
+    line: str, message: str
+) -> None:
+    with pytest.raises(PermanentError, match=message) as raised:
+        parse_headers(f"X-Ok: fine\n{line}\n", "headers_file /h")
+    assert "hunter2" not in str(raised.value)
+
+
+@given(text=st.text())
+def test_headers_of_any_text_are_plain_lines_or_refused(text: str) -> None:
+    try:
+        headers = parse_headers(text, "headers_file /h")
+    except PermanentError:
+        return
+    for name, value in headers.items():
+        assert (name + value).isascii()
+        assert name.lower() not in OWN_HEADERS
+        assert not any(char in name + value for char in "\r\n\0")
+
+
+async def test_authorization_in_both_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("hunter2")
+    (tmp_path / "headers").write_text("authorization: Basic hunter2\n")
+    sink = exporter(
+        "http://127.0.0.1:1",
+        bearer_token_file=str(tmp_path / "token"),
+        headers_file=str(tmp_path / "headers"),
+    )
+    with pytest.raises(PermanentError, match="has Authorization too") as raised:
+        await sink.export(PAYLOAD, CONTEXT)
+    assert "hunter2" not in str(raised.value)
+
+
+async def test_redirect_is_followed_nowhere() -> None:
+    async with receiving() as other, receiving(status(307, f"Location: {other.url}")) as receiver:
+        with pytest.raises(PermanentError, match="answers 307, a redirect"):
+            await exporter(receiver.url).export(PAYLOAD, CONTEXT)
+    assert (len(receiver.requests), other.connections) == (1, 0)
+
+
+async def test_endless_answer_is_cut_off_and_its_connection_closed() -> None:
+    ended = anyio.Event()
+
+    async def answer(request: Request, writer: Writer) -> None:
+        with suppress(OSError):
+            await endless(request, writer)
+        ended.set()
+
+    async with receiving(answer) as receiver:
+        assert await exporter(receiver.url).export(PAYLOAD, CONTEXT) is Outcome.WRITTEN
+        with anyio.fail_after(10):
+            await ended.wait()
+
+
+async def test_answer_whose_body_never_comes_is_a_delivery() -> None:
+    async def answer(_request: Request, writer: Writer) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")
+        await asyncio.sleep(3600)
+
+    async with receiving(answer) as receiver:
+        with anyio.fail_after(10):
+            assert await exporter(receiver.url).export(PAYLOAD, CONTEXT) is Outcome.WRITTEN
+
+
+async def test_answer_that_inflates_is_left_as_it_is() -> None:
+    bomb = gzip.compress(bytes(50_000_000))
+    answer = status(200, "Content-Encoding: gzip", body=bomb)
+    async with receiving(answer) as receiver:
+        assert await exporter(receiver.url).export(PAYLOAD, CONTEXT) is Outcome.WRITTEN
+    assert len(bomb) > BODY_BYTES
+
+
+async def test_nobody_there_is_worth_another_attempt() -> None:
+    async with receiving() as receiver:
+        pass
+    with pytest.raises(RetryableError, match="refused") as raised:
+        await exporter(receiver.url).export(PAYLOAD, CONTEXT)
+    assert raised.value.reason is Reason.CONNECT
+
+
+async def test_certificates_are_read_anew_when_their_files_change(tmp_path: Path) -> None:
+    authority, other = Authority(tmp_path), Authority(tmp_path, "other")
+    server, client = authority.issue("server"), authority.issue("client")
+    ca = tmp_path / "trusted.pem"
+    ca.write_bytes(other.ca.read_bytes())
+    tls = server_side(server, client_ca=authority.ca)
+    cert, key = tmp_path / "mine.crt", tmp_path / "mine.key"
+    async with receiving(tls=tls) as receiver:
+        sink = exporter(
+            receiver.url,
+            ca_file=str(ca),
+            client_cert_file=str(cert),
+            client_key_file=str(key),
+        )
+        with pytest.raises(PermanentError, match=f"client_cert_file {cert}") as raised:
+            await sink.export(PAYLOAD, CONTEXT)
+        assert raised.value.reason is Reason.AUTH
+        stranger = other.issue("stranger")
+        cert.write_bytes(stranger.cert.read_bytes())
+        key.write_bytes(stranger.key.read_bytes())
+        with pytest.raises(PermanentError, match="certificate in certificate chain"):
+            await sink.export(PAYLOAD, CONTEXT)
+        ca.write_bytes(authority.ca.read_bytes())
+        with pytest.raises(RetryableError):
+            await sink.export(PAYLOAD, CONTEXT)
+        cert.write_bytes(client.cert.read_bytes())
+        key.write_bytes(client.key.read_bytes())
+        assert await sink.export(PAYLOAD, CONTEXT) is Outcome.WRITTEN
+        ca.write_text("half a file")
+        assert await sink.export(PAYLOAD, CONTEXT) is Outcome.WRITTEN
+    assert len(receiver.requests) == 2
+
+
+async def test_ca_that_cannot_be_used_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"exporter it: ca_file {tmp_path}/missing: CA can't be"):
+        exporter("https://127.0.0.1:1", ca_file=f"{tmp_path}/missing")
+
+
+async def test_proxy_of_the_environment_counts_and_netrc_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine receiver.example login me password hunter2\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    async with receiving() as proxy:
+        environ = {"HTTP_PROXY": f"http://user:pass@127.0.0.1:{proxy.port}"}
+        await exporter("http://receiver.example/in", environ).export(PAYLOAD, CONTEXT)
+        assert proxy.requests[0].target == "http://receiver.example/in"
+        assert "authorization" not in proxy.requests[0].headers
+        assert proxy.requests[0].headers["proxy-authorization"].startswith("Basic ")
+        excepted = exporter(proxy.url, {**environ, "NO_PROXY": "127.0.0.0/8"})
+        await excepted.export(PAYLOAD, CONTEXT)
+        assert proxy.requests[1].target == "/v1/payloads"
+    with pytest.raises(ConfigError, match="HTTP_PROXY"):
+        exporter("http://receiver.example/in", {"HTTP_PROXY": "ftp://nowhere"})
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_nothing_stays_open_between_exports() -> None:
+    async with receiving(default=status(200, "Connection: keep-alive")) as receiver:
+        sink = exporter(receiver.url)
+        await sink.export(PAYLOAD, CONTEXT)
+        before = open_files()
+        for _ in range(20):
+            await sink.export(PAYLOAD, CONTEXT)
+        await anyio.sleep(0.05)
+        assert open_files() <= before
+        await sink.aclose()
+
+
+LINES = st.lists(
+    st.one_of(
+        st.sampled_from(
+            [
+                b"HTTP/1.1 200 OK",
+                b"HTTP/1.1 429 Slow",
+                b"HTTP/1.1 99999 What",
+                b"HTTP/1.1 100 Continue",
+                b"HTTP/9.9 200 OK",
+                b"HTTP/1.1 200",
+                b"Content-Length: 5",
+                b"Content-Length: -5",
+                b"Content-Length: 5, 6",
+                b"Content-Length: 999999999999999999999999",
+                b"Transfer-Encoding: chunked",
+                b"Transfer-Encoding: gzip, chunked",
+                b"Content-Encoding: gzip",
+                b"Content-Encoding: \xff\xfe",
+                b"Content-Type: \x00",
+                b"Set-Cookie: \x01=\x02; Expires=never",
+                b"Retry-After: 99999999999999999999999999999999",
+                b"Retry-After: Mon, 99 Foo 0000 99:99:99 GMT",
+                b"Retry-After: \xd9\xa3",
+                b"Date: Thu, 01 Jan 99999 00:00:00 +9999",
+                b"Location: http://[",
+                b"Upgrade: websocket",
+                b"",
+                b"5\r\nhello\r\n0\r\n",
+                b"ZZ",
+                b"x" * 9000,
+            ]
+        ),
+        st.binary(max_size=40),
+    ),
+    max_size=12,
+)
+
+
+@settings(
+    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(lines=LINES, well_begun=st.booleans())
+def test_no_answer_raises_anything_but_what_an_exporter_may(
+    lines: list[bytes], well_begun: bool
+) -> None:
+    content = b"\r\n".join([b"HTTP/1.1 200 OK", *lines] if well_begun else lines)
+    anyio.run(export_to, raw(content))
+
+
+async def export_to(answer: Callable[[Request, Writer], Any]) -> None:
+    async with receiving(answer) as receiver:
+        said = ""
+        with anyio.fail_after(10):
+            try:
+                await exporter(receiver.url).export(PAYLOAD, CONTEXT)
+            except ExportError as error:
+                said = str(error)
+        assert said.isprintable()
+
+
+def test_tls_below_1_2_is_refused(tmp_path: Path) -> None:
+    origin = Origin("it")
+    files = TlsFiles(
+        ca_file=str(Authority(tmp_path).ca),
+        cert_file=None,
+        key_file=None,
+        verify=True,
+        ca_origin=origin,
+        cert_origin=origin,
+    )
+    context = build_context(files)
+    assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
+    assert (context.check_hostname, context.verify_mode) == (True, ssl.CERT_REQUIRED)
