@@ -8,7 +8,7 @@ import os
 import signal
 from types import FrameType
 
-ENDING = (signal.SIGINT, signal.SIGTERM)
+ENDING = (signal.SIGTERM, signal.SIGINT)
 """What a daemon is asked to end with."""
 
 
@@ -26,10 +26,10 @@ class EarlySignals:
 
     def catch(self) -> None:
         """Record signals from now on, until other handlers take their place one by one."""
-        signal.signal(signal.SIGHUP, self._record)
-        signal.signal(signal.SIGUSR1, self._record)
         for number in ENDING:
             signal.signal(number, _end)
+        signal.signal(signal.SIGUSR1, self._record)
+        signal.signal(signal.SIGHUP, self._record)
 
     def ignore(self) -> None:
         """Let none disturb the process's end, of which the interpreter's would restore defaults."""
