@@ -35,6 +35,8 @@ from telemetryd.stats import GatherStats, InformerStats
 
 log = logging.getLogger(__name__)
 
+_FIRST_LOOK = "setting telemetry-opt (first look)"
+
 
 class Gate(Protocol):
     """What of the exporter manager a collector needs."""
@@ -174,7 +176,7 @@ class Collector:
         if self._target() is None:
             error = self._finder.error if self._finder is not None else ""
             return f"source: {error}" if error else "source (discovery)"
-        return "setting telemetry-opt (first look)"
+        return _FIRST_LOOK
 
     def required(self) -> list[InformerStatus]:
         """Status of each informer that a snapshot can't be made without."""
@@ -254,9 +256,9 @@ class Collector:
         if target is not None and self._collection is None and self._may_begin(target):
             self._begin(target, group)
             self._accompanying.start(group, accompany, name="beside the collection")
-        if self._collection is None:
+        if self._collection is None or not self._knows_of_opt_out(self._collection.source):
             # What was left undelivered must not go out before it is known that nobody opted out.
-            await gate.hold(ExporterState.WAITING, self.unsettled())
+            await gate.hold(ExporterState.WAITING, self.unsettled() or _FIRST_LOOK)
         else:
             gate.release(ExporterState.WAITING)
         gate.release(ExporterState.DISABLED)
@@ -265,6 +267,11 @@ class Collector:
         """Whether the setting that opts out has been read, where there is one."""
         return target is SourceKind.KUBERNETES or (
             self._opt_out is not None and self._opt_out.looked and not self._opt_out.out
+        )
+
+    def _knows_of_opt_out(self, source: SourceKind) -> bool:
+        return source is SourceKind.KUBERNETES or (
+            self._opt_out is not None and self._opt_out.known
         )
 
     def _begin(self, source: SourceKind, group: TaskGroup) -> None:

@@ -30,7 +30,8 @@ class OptOut:
     Attributes:
         out: It opts out, or did when it was last seen: one that is deleted or can't be read
             changes nothing.
-        looked: It has been read, or couldn't be in time.
+        known: It has been read: what it says now, or that there is none, is known.
+        looked: That is so, or couldn't be in time.
     """
 
     def __init__(self, informers: Informers, *, changed: Callable[[], None]) -> None:
@@ -44,6 +45,7 @@ class OptOut:
         self._informer = informers.make(OPT_OUT)
         self._changed = changed
         self.out = False
+        self.known = False
         self.looked = False
         self._informer.reader.subscribe(self._follow)
         self._informer.reader.on_change(self._note_synced)
@@ -65,15 +67,13 @@ class OptOut:
 
     async def _give_up_waiting(self) -> None:
         await anyio.sleep(FIRST_LOOK_S)
-        self._settle()
-
-    def _note_synced(self) -> None:
-        if self._informer.reader.synced:
-            self._settle()
-
-    def _settle(self) -> None:
         if not self.looked:
             self.looked = True
+            self._changed()
+
+    def _note_synced(self) -> None:
+        if self._informer.reader.synced and not self.known:
+            self.known = self.looked = True
             self._changed()
 
     def _follow(self, delta: Delta[SettingRecord]) -> None:

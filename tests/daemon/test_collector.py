@@ -2,6 +2,7 @@
 
 import gc
 import json
+import time
 import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -303,3 +304,29 @@ async def test_unknown_source_is_named_and_not_ready(tmp_path: Path) -> None:
         await bench.collector.wait_ready()
         assert bench.collector.unsettled() == ""
         assert bench.collector.snapshot().totals.nodes == bench.fleet.node_count
+
+
+async def test_nothing_runs_before_it_is_known_whether_somebody_opted_out(tmp_path: Path) -> None:
+    """Something may have been left undelivered, and the setting be ``out`` by now."""
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(json.dumps(_kubeconfig("http://127.0.0.1:1")))
+    kubernetes = KubernetesConfig(kubeconfig=str(kubeconfig), source="rancher")
+    async with KubeClient.connect(kubernetes, KubeStats()) as client:
+        collector = Collector(
+            Config(kubernetes=kubernetes), client, ALL_ON, now=time.time, rng=Random(1)
+        )
+        manager = manager_of(collector)  # type: ignore[arg-type]
+        manager.register(spec(interval_s=0.1), Sink())
+        async with anyio.create_task_group() as group:
+            group.start_soon(manager.run)
+            group.start_soon(collector.run, manager)
+            with anyio.fail_after(15):
+                while collector.source is None:
+                    await anyio.sleep(0.05)
+            await anyio.sleep(0.3)
+            status = manager.status("scc")
+            assert (status.state, status.detail) == (
+                ExporterState.WAITING,
+                "setting telemetry-opt (first look)",
+            )
+            group.cancel_scope.cancel()
