@@ -1,0 +1,144 @@
+"""What is held of each object, and how a change of it is told.
+
+What records add up to is ``snapshot``'s.
+"""
+
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import msgspec
+
+from telemetryd.errors import UnreadableReason
+
+
+class Record(Protocol):
+    """What a store holds of one object."""
+
+    @property
+    def uid(self) -> str:
+        """``metadata.uid``; a change of it under one key is a delete and an add."""
+
+
+R = TypeVar("R", bound=Record)
+R_co = TypeVar("R_co", bound=Record, covariant=True)
+
+
+class Unreadable(msgspec.Struct, frozen=True, gc=False):
+    """Stands in for an object that could not be read: its key is kept, its content isn't known."""
+
+    uid: str
+    reason: UnreadableReason
+
+
+@dataclass(frozen=True, slots=True)
+class NodeShape:
+    """Everything a node is but its name; interned, so that equal nodes share one.
+
+    Attributes:
+        cpu_nano: CPU capacity in 1e-9 cores, None where not reported or not parseable.
+        memory_nano: Memory capacity in 1e-9 bytes, None likewise.
+        roles: Sorted subset of ``controlplane``, ``etcd``, ``worker``; empty counts as ``other``.
+    """
+
+    architecture: str
+    operating_system: str
+    container_runtime: str
+    kernel_version: str
+    roles: tuple[str, ...]
+    cpu_nano: int | None
+    memory_nano: int | None
+
+
+class NodeRecord(msgspec.Struct, frozen=True, gc=False):
+    """One node: the identity of the object and the shape it shares with its likes."""
+
+    uid: str
+    cluster: str
+    shape: NodeShape
+
+
+class ClusterRecord(msgspec.Struct, frozen=True, gc=False):
+    """One cluster; ``kubernetes_version`` is ``status.version.gitVersion`` or empty."""
+
+    uid: str
+    kubernetes_version: str
+
+
+class SettingRecord(msgspec.Struct, frozen=True, gc=False):
+    """One Rancher setting; ``value`` is the effective one, empty for settings never read."""
+
+    uid: str
+    value: str
+
+
+class FeatureRecord(msgspec.Struct, frozen=True, gc=False):
+    """One Rancher feature flag, as ``spec`` and ``status`` hold it."""
+
+    uid: str
+    value: bool | None
+    default: bool
+    locked: bool | None
+    prime: bool
+
+
+class ProjectRecord(msgspec.Struct, frozen=True, gc=False):
+    """One Rancher project; ``system`` by the label that marks the System project."""
+
+    uid: str
+    system: bool
+
+
+class NamespaceRecord(msgspec.Struct, frozen=True, gc=False):
+    """One namespace: its UID is what is wanted of kube-system."""
+
+    uid: str
+
+
+class ConditionRecord(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+    """One condition of a SecretRequest; times as the object has them, empty where it has none."""
+
+    type: str = ""
+    status: str = ""
+    reason: str = ""
+    message: str = ""
+    last_update_time: str = ""
+    last_transition_time: str = ""
+
+
+class SecretRequestRecord(msgspec.Struct, frozen=True, gc=False):
+    """One SecretRequest.
+
+    No resource version and no annotation: an edit of these alone makes no delta.
+
+    Attributes:
+        created_at: RFC 3339 as the object has it.
+        deleting: It has a deletionTimestamp.
+        spec_error: Why the spec can't be read, empty where it can.
+        has_target: ``spec.targetSecretRef`` is there.
+        conditions: Those that are ours (``Progressing``, ``Done``, ``Failure``), by type.
+    """
+
+    uid: str
+    created_at: str
+    deleting: bool
+    spec_error: str
+    secret_type: str
+    has_target: bool
+    namespace: str
+    secret: str
+    conditions: tuple[ConditionRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Delta(Generic[R_co]):
+    """One change of a store, after it has been applied.
+
+    Attributes:
+        key: ``namespace/name``, or ``name`` for cluster-scoped objects.
+        old: What was held, None for an add.
+        new: What is held now, None for a delete.
+    """
+
+    key: str
+    old: R_co | Unreadable | None
+    new: R_co | Unreadable | None
