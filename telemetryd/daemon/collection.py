@@ -192,15 +192,7 @@ def _build_rancher(
         kube_system=informers.make(KUBE_SYSTEM).reader,
     )
     build_info = BuildInfo(settings=settings, overrides=config.identity, rng=rng)
-    gatherer = Gatherer(
-        readers=readers,
-        overrides=config.identity,
-        git_hash=build_info.git_hash,
-        now=now,
-        stats=stats,
-        privacy=config.privacy,
-        detailed=needs_detail(config),
-    )
+    gatherer = _gather(readers, config, build_info.git_hash, now=now, stats=stats)
     build_info.on_change(gatherer.recheck)
     return Collection(SourceKind.RANCHER, config.identity, informers, gatherer, build_info)
 
@@ -221,17 +213,28 @@ def _build_plain(
         kube_system=informers.make(KUBE_SYSTEM).reader,
         server_version=lambda: version.version,
     )
-    gatherer = Gatherer(
+    gatherer = _gather(readers, config, version.git_hash, now=now, stats=stats)
+    version.on_change(gatherer.facts_changed)
+    return Collection(SourceKind.KUBERNETES, config.identity, informers, gatherer, version)
+
+
+def _gather(
+    readers: Readers | PlainReaders,
+    config: Config,
+    git_hash: Callable[[], str | None],
+    *,
+    now: Callable[[], float],
+    stats: GatherStats,
+) -> Gatherer:
+    return Gatherer(
         readers=readers,
         overrides=config.identity,
-        git_hash=version.git_hash,
+        git_hash=git_hash,
         now=now,
         stats=stats,
         privacy=config.privacy,
         detailed=needs_detail(config),
     )
-    version.on_change(gatherer.facts_changed)
-    return Collection(SourceKind.KUBERNETES, config.identity, informers, gatherer, version)
 
 
 def needs_detail(config: Config) -> bool:
