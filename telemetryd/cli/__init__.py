@@ -1,0 +1,46 @@
+"""The command line: arguments in, exit status out; data to stdout, everything else to stderr.
+
+What a command does lives in ``daemon``, ``doctor`` and ``demo``, which are imported when they are
+asked for, so that ``--help``, ``schema`` and ``check-config`` don't pay for the whole daemon.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from telemetryd.cli.arguments import build_parser
+from telemetryd.cli.commands import complain
+from telemetryd.daemon.earlysignals import EarlySignals
+from telemetryd.errors import ConfigError, TelemetrydError
+
+EX_INTERRUPTED = 130
+"""SIGINT, as a shell tells it."""
+EX_CONFIG = 78
+"""The configuration can't be used (sysexits.h); the unit doesn't restart on it."""
+
+
+def run_command(arguments: Sequence[str], early: EarlySignals) -> int:
+    """Run one command line without its program name; returns the exit status.
+
+    Args:
+        arguments: The command line.
+        early: Signals that came since the process began, for the daemon.
+    """
+    options = build_parser().parse_args(arguments, argparse.Namespace(early_signals=early))
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except ConfigError as error:
+        for problem in error.problems:
+            complain(str(problem))
+        return EX_CONFIG
+    except TelemetrydError as error:
+        complain(f"telemetryd: {error}")
+        return 1
+    except KeyboardInterrupt:
+        return EX_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has left: nothing more to say, to anyone.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1

@@ -1,0 +1,230 @@
+"""What each command does before and after the part of telemetryd that it calls.
+
+Those parts are imported when they are asked for. Which arguments there are belongs to
+``arguments``.
+"""
+
+import argparse
+import os
+import random
+import sys
+import time
+from functools import partial
+
+import anyio
+import orjson
+
+from telemetryd import logs
+from telemetryd.config import (
+    Config,
+    ConfigSource,
+    find_config,
+    find_control_socket,
+    load_config,
+    read_switches,
+)
+from telemetryd.errors import NoDaemon, TelemetrydError
+
+EX_NO_DAEMON = 2
+"""No daemon answers on the control socket."""
+
+
+def complain(line: str) -> None:
+    """Say what went wrong; the journal takes the prefix as the line's priority."""
+    prefix = "<3>" if logs.is_journal(sys.stderr, os.environ) else ""
+    print(f"{prefix}{line}", file=sys.stderr)
+
+
+def _load(options: argparse.Namespace) -> Config:
+    return load_config(find_config(options.config, os.environ), os.environ)
+
+
+def _configure_logging(config: Config) -> None:
+    logs.configure(config.log_format, config.log_level, sys.stderr, os.environ)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the daemon in the foreground."""
+    source = ConfigSource(options.config, os.environ)
+    file = source.read()
+    config = source.parse(file)
+    _configure_logging(config)
+    from telemetryd.daemon.app import run_daemon  # noqa: PLC0415 - heavy imports on demand
+    from telemetryd.daemon.loop import PromptLoop  # noqa: PLC0415
+    from telemetryd.daemon.reload import Reloader  # noqa: PLC0415
+
+    now = time.time  # noqa: TID251 - the clock is chosen here
+
+    async def run() -> None:
+        reloader = Reloader(source, file, configure_logging=_configure_logging, now=now)
+        await run_daemon(
+            config, reloader, early=options.early_signals, now=now, rng=random.Random()
+        )
+
+    anyio.run(run, backend_options={"loop_factory": PromptLoop})
+    return 0
+
+
+def check_config(options: argparse.Namespace) -> int:
+    """Validate a configuration."""
+    path = find_config(options.config, os.environ)
+    load_config(path, os.environ)
+    print(f"{path or 'defaults'}: valid")
+    return 0
+
+
+def payload(options: argparse.Namespace) -> int:
+    """Print what would be sent."""
+    config = _load(options)
+    # A one-shot command says what went wrong at its end: progress would only be in the way.
+    logs.configure(config.log_format, "error", sys.stderr, os.environ)
+    from telemetryd.daemon.loop import PromptLoop  # noqa: PLC0415 - heavy imports on demand
+    from telemetryd.daemon.oneshot import collect_once  # noqa: PLC0415
+
+    collected = anyio.run(
+        partial(
+            collect_once,
+            config,
+            read_switches(os.environ),
+            payload_format=options.format,
+            timeout_s=options.timeout,
+            now=time.time,  # noqa: TID251 - the clock is chosen here
+            rng=random.Random(),
+        ),
+        backend_options={"loop_factory": PromptLoop},
+    )
+    sys.stdout.buffer.write(collected.payload.body + b"\n")
+    sys.stdout.buffer.flush()
+    if not collected.switches.enabled:
+        complain(f"telemetryd: a daemon sends nothing of this: {collected.switches.detail}")
+    for reason in collected.incomplete_reasons:
+        complain(f"telemetryd: incomplete: {reason}")
+    return 1 if collected.incomplete_reasons else 0
+
+
+def schema(options: argparse.Namespace) -> int:
+    """Print a payload's JSON Schema."""
+    from telemetryd.export.formats import PAYLOAD_FORMATS  # noqa: PLC0415 - heavy imports on demand
+
+    schema = PAYLOAD_FORMATS[options.format].schema()
+    sys.stdout.buffer.write(orjson.dumps(schema, option=orjson.OPT_INDENT_2) + b"\n")
+    sys.stdout.buffer.flush()
+    return 0
+
+
+def healthcheck(options: argparse.Namespace) -> int:
+    """Ask the daemon's own ``/livez``."""
+    config = _load(options)
+    from telemetryd.serve.health import check_health  # noqa: PLC0415 - heavy imports on demand
+
+    problem = check_health(config.server.listen_host, config.server.listen_port)
+    if problem:
+        complain(f"telemetryd: {problem}")
+    return 1 if problem else 0
+
+
+def ctl(options: argparse.Namespace) -> int:
+    """Have a running daemon do or show something."""
+    place = find_control_socket(ConfigSource(options.config, os.environ))
+    from telemetryd.serve import control_client, control_protocol, control_text  # noqa: PLC0415
+
+    request = control_protocol.Request(options.ctl, options.name, options.verify)
+    try:
+        answer = control_client.ask(place.paths, request)
+    except NoDaemon as error:
+        if place.error is not None:
+            raise place.error from error  # it may be what hides the place
+        complain(f"telemetryd: {error}")
+        return EX_NO_DAEMON
+    shown = control_text.render_result(request, answer, as_json=options.json)
+    sys.stdout.buffer.write(shown.encode(errors="backslashreplace"))
+    sys.stdout.buffer.flush()
+    for line in control_text.render_complaints(request, answer):
+        complain(f"telemetryd: {line}")
+    return 0 if answer.ok else 1
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Print what is wrong, and the mend."""
+    config = _load(options)
+    # What is wrong is told on stdout, once: the log would say it again.
+    logs.configure(config.log_format, "critical", sys.stderr, os.environ)
+    from telemetryd.daemon.loop import PromptLoop  # noqa: PLC0415 - heavy imports on demand
+    from telemetryd.doctor.access import plan_of  # noqa: PLC0415
+    from telemetryd.doctor.examine import examine  # noqa: PLC0415
+    from telemetryd.doctor.findings import render_report  # noqa: PLC0415
+
+    report = anyio.run(
+        partial(examine, config, plan_of(config), now=time.time),  # noqa: TID251 - the clock is chosen here
+        backend_options={"loop_factory": PromptLoop},
+    )
+    text = "".join(f"{line}\n" for line in render_report(report))
+    sys.stdout.buffer.write(text.encode(errors="backslashreplace"))
+    sys.stdout.buffer.flush()
+    return 1 if report.failed else 0
+
+
+def spool_list(options: argparse.Namespace) -> int:
+    """Show what is undelivered."""
+    from telemetryd.daemon import handover  # noqa: PLC0415 - heavy imports on demand
+
+    found = handover.read_spool(_load(options))
+    if options.json:
+        documents = [handover.describe(each) for each in found]
+        sys.stdout.buffer.write(orjson.dumps(documents, option=orjson.OPT_INDENT_2) + b"\n")
+    elif found:
+        sys.stdout.write(handover.render_table(found))
+    sys.stdout.flush()
+    return 0
+
+
+def spool_export(options: argparse.Namespace) -> int:
+    """Copy what is undelivered."""
+    from telemetryd.daemon import handover  # noqa: PLC0415 - heavy imports on demand
+
+    found = handover.read_spool(_load(options))
+    for entry in handover.export_spool(found, options.folder, options.names):
+        print(f"{entry.file} {entry.bytes}")
+    return 0
+
+
+def spool_replay(options: argparse.Namespace) -> int:
+    """Send what was copied."""
+    config = _load(options)
+    logs.configure(config.log_format, "error", sys.stderr, os.environ)
+    from telemetryd.daemon import handover  # noqa: PLC0415 - heavy imports on demand
+
+    payloads = handover.read_export(options.folder)
+    choose = handover.choose_exporter(config, options.exporter)
+    for entry, _ in payloads:
+        choose(entry.exporter)  # nothing is sent where not all can be
+    failed = []
+
+    def done(entry: handover.Entry, error: TelemetrydError | None) -> None:
+        if error is None:
+            print(f"{entry.file} delivered", flush=True)
+        else:
+            failed.append(entry)
+            complain(f"telemetryd: {entry.file}: {error}")
+
+    now = time.time  # noqa: TID251 - the clock is chosen here
+    anyio.run(partial(handover.replay, payloads, choose, now=now, done=done))
+    return 1 if failed else 0
+
+
+def demo(options: argparse.Namespace) -> int:
+    """Run the whole against an embedded API server."""
+    logs.configure("auto", "warning", sys.stderr, os.environ)
+    from telemetryd.demo.command import run_demo  # noqa: PLC0415 - heavy imports on demand
+
+    exports = anyio.run(
+        partial(
+            run_demo,
+            clusters=options.clusters,
+            nodes=options.nodes,
+            churn_per_s=options.churn,
+            duration_s=options.duration,
+            now=time.time,  # noqa: TID251 - the clock is chosen here
+        )
+    )
+    return 0 if exports else 1
