@@ -14,11 +14,12 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup, TaskStatus
 
-from telemetryd.errors import ManagerError, NotReady
+from telemetryd.errors import ManagerError
 from telemetryd.export.attempt import CUT_GRACE_S, Surroundings
 from telemetryd.export.exporter import Exporter
 from telemetryd.export.holds import Hold, Holds
 from telemetryd.export.runner import CLOSE_TIMEOUT_S, Runner
+from telemetryd.export.sourcewatch import SourceWatch
 from telemetryd.export.spec import ExporterSpec
 from telemetryd.model import ExporterState, ExporterStatus, Payload, SnapshotSource
 from telemetryd.stats import ExporterStats
@@ -27,7 +28,6 @@ __all__ = ["ExporterManager", "ExporterSpec", "suspended_s"]
 
 log = logging.getLogger(__name__)
 
-_SOURCE_RETRY_S = 5.0
 _NOT_STARTED = "the manager to run"
 
 
@@ -72,12 +72,11 @@ class ExporterManager:
             spool_dir: Where exporters keep what isn't delivered; None for nowhere.
         """
         self.drain_timeout_s = drain_timeout_s
-        self._source = source
+        self._watch = SourceWatch(source, self._source_ready)
         self._runners: dict[str, Runner] = {}
         self._holds = Holds()
         self._group: TaskGroup | None = None
         self._running = self._draining = False
-        self._source_lost: anyio.Event | None = None
         self._around = Surroundings(
             source=source,
             now=now,
@@ -307,7 +306,7 @@ class ExporterManager:
         cancelled = anyio.Event()
         try:
             async with anyio.create_task_group() as outer:
-                outer.start_soon(self._watch_source)
+                outer.start_soon(self._watch.run)
                 outer.start_soon(_set_when_cancelled, cancelled)
                 # The exporters' tasks are out of the cancellation's reach: they are told to stop.
                 with anyio.CancelScope(shield=True):
@@ -395,43 +394,20 @@ class ExporterManager:
         if strays := sorted(runner.spec.name for runner in runners if runner.stray):
             log.error("exporters still ignore their cancellation exporters=%s", ",".join(strays))
 
-    async def _watch_source(self) -> None:
-        """Wait for the source whenever it isn't ready, on behalf of all exporters."""
-        reported = False
-        while True:
-            self._source_lost = anyio.Event()
-            try:
-                await self._source.wait_ready()
-                self._around.installation_id = self._source.snapshot().identity.install_uuid
-            except Exception as exc:
-                if not isinstance(exc, NotReady) and not reported:
-                    reported = True
-                    log.warning("snapshot source failed error=%r", exc, exc_info=exc)
-                await anyio.sleep(_SOURCE_RETRY_S)
-                continue
-            reported = False
-            self._around.ready = True
-            for runner in self._runners.values():
-                runner.source_ready()
-            await self._source_lost.wait()
+    def _source_ready(self, installation_id: str) -> None:
+        self._around.installation_id = installation_id
+        self._around.ready = True
+        for runner in self._runners.values():
+            runner.source_ready()
 
     def _lost_source(self) -> None:
         self._around.ready = False
-        if self._source_lost is not None:
-            self._source_lost.set()
+        self._watch.lost()
 
     def _waiting_for(self, runners: "list[Runner] | tuple[Runner, ...]") -> str:
         if not any(runner.ledger.state is ExporterState.WAITING for runner in runners):
             return ""
-        if self._group is None:
-            return _NOT_STARTED
-        try:
-            self._source.snapshot()
-        except NotReady as exc:
-            return ", ".join(exc.waiting_for)
-        except Exception as exc:  # noqa: BLE001 - a status is given whatever the source does
-            return f"a snapshot, which fails with {type(exc).__name__}"
-        return ""
+        return _NOT_STARTED if self._group is None else self._watch.missing()
 
     def _status(self, runner: Runner, waiting_for: str) -> ExporterStatus:
         status = runner.ledger.status(next_run_in_s=runner.next_run_in_s, waiting_for=waiting_for)
