@@ -274,9 +274,11 @@ def test_path_that_is_no_kubeconfig_exits_78(environ: dict[str, str], says: str)
 
 AS_NOBODY = """
 import os, sys
+import anyio
 import telemetryd.daemon.loop, telemetryd.daemon.oneshot, telemetryd.kube.loader
 from telemetryd.cli import run_command
 from telemetryd.daemon.earlysignals import EarlySignals
+anyio.run(anyio.sleep, 0)  # imports what it needs
 if os.geteuid() == 0:
     os.setuid(65534)
 sys.exit(run_command(["payload"], EarlySignals()))

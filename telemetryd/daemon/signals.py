@@ -9,6 +9,7 @@ import operator
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 
 import anyio
@@ -25,15 +26,8 @@ between, as it can with ``SIG_IGN``, that the interpreter then reports as lost."
 @contextmanager
 def ended_by(end: Callable[[signal.Signals], None]) -> Iterator[None]:
     """Call a handler for each request to end; once the block is left no more are needed."""
-    loop = asyncio.get_running_loop()
-    for number in ENDING:
-        loop.add_signal_handler(number, end, number)
-    try:
+    with handling({number: partial(end, number) for number in ENDING}):
         yield
-    finally:
-        for number in ENDING:
-            loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
@@ -41,7 +35,9 @@ def handling(handlers: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[
     """Call a handler on the event loop for each signal; once the block is left they are ignored.
 
     Not by ``loop.add_signal_handler``: the loop's own end would put the default in force, which is
-    to die, and so would the interpreter's.
+    to die, and so would the interpreter's. Nor would a storm do well with it: every signal of the
+    process is then written to the loop's wake-up socket, and once that is full CPython 3.11.2
+    prints from within the handlers, which has been seen never to end.
 
     From a signal to its handler further ones of its kind do nothing: they ask for nothing more,
     and in a storm the interpreter would stack one call upon the other.

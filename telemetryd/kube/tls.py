@@ -88,6 +88,7 @@ def build_context(files: TlsFiles) -> ssl.SSLContext:
                     "give PEM of a certificate and its own key, not encrypted",
                 )
             ) from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # whatever the system's OpenSSL would allow
     if not files.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
