@@ -1,6 +1,6 @@
 """A daemon behind the proxy, and what has to be true of it after each fault.
 
-The faults themselves belong to ``matrix``.
+The faults themselves belong to ``matrix`` and those that add to it.
 """
 
 import json

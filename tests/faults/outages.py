@@ -1,5 +1,9 @@
-"""The scenarios in which the API server or etcd stop, freeze, forget, or take rights away."""
+"""The scenarios in which the API server or etcd stop, freeze, forget, or take rights away.
 
+And that in which the daemon's own machine has nothing left to give.
+"""
+
+import resource
 import shutil
 import time
 
@@ -77,3 +81,20 @@ def rights_taken_and_given_back_are_shown_and_recovered_from(bench: Bench) -> No
     finally:
         del binding["metadata"]["resourceVersion"], binding["metadata"]["uid"]
         bench.admin.create(BINDING.rpartition("/")[0], binding)
+
+
+@scenario(54, asks_at_most=60, lists=0)
+def file_descriptors_that_run_out_are_named_and_survived(bench: Bench) -> None:
+    pid = bench.daemon.process.pid
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    logged = len(bench.daemon.log())
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (4, hard))
+    try:
+        bench.proxy.cut()
+        bench.until(
+            "it shows", lambda: "too many open files" in bench.daemon.log()[logged:].lower()
+        )
+        time.sleep(3)
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+    bench.until("status is served again", lambda: bench.daemon.get("/livez")[0] == 200)

@@ -181,6 +181,10 @@ class FaultProxy:
         """Ends the resource's open watches cleanly."""
         self.say(resource, b"", "end")
 
+    def cut(self) -> None:
+        """Ends every connection without a word."""
+        self._portal.call(self._break)
+
     def close_door(self) -> None:
         """Ends every connection and refuses new ones."""
         self._portal.call(self._close_door)

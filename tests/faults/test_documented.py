@@ -4,7 +4,7 @@ import ast
 import re
 from pathlib import Path
 
-from tests.faults import outages  # noqa: F401 - it adds to the matrix
+from tests.faults import answers, data, outages  # noqa: F401 - they add to the matrix
 from tests.faults.matrix import MATRIX
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ import pytest
 from tests.apiserver.admin import Admin
 from tests.apiserver.crds import install_crds
 from tests.apiserver.process import ApiServer, find_assets
-from tests.faults import outages  # noqa: F401 - it adds to the matrix
+from tests.faults import answers, data, outages  # noqa: F401 - they add to the matrix
 from tests.faults.bench import Bench, Scenario, play, set_up
 from tests.faults.matrix import MATRIX
 from tests.faults.plugin import RESULTS
