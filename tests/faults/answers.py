@@ -204,7 +204,7 @@ def certificate_of_another_or_of_yesterday_is_refused(bench: Bench) -> None:
 # -- configuration
 
 
-@scenario(42, asks_at_most=24, lists=0)
+@scenario(42, asks_at_most=40, lists=0)
 def token_that_is_refused_is_read_again(bench: Bench) -> None:
     old = bench.tokens[-1]
     bench.token_file.write_text(f"\n{bench.new_token()}\n")

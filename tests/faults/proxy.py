@@ -37,7 +37,7 @@ class Ask:
     method: str
     path: str
     query: Mapping[str, str]
-    authorization: str
+    authorization: str = field(repr=False)
 
     @property
     def resource(self) -> str:
