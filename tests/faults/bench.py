@@ -185,7 +185,6 @@ class Scenario:
         fault: Brings the fault and waits until what it has to lead to has shown.
         asks_at_most: Lists and watches, of all resources, from the fault until all agrees again.
         lists: Lists of nodes begun meanwhile; None where their number is left to chance.
-        within_s: From the end of the fault until all agrees.
         quick: Done in about three seconds.
     """
 
@@ -194,7 +193,6 @@ class Scenario:
     fault: Callable[[Bench], None]
     asks_at_most: int
     lists: int | None
-    within_s: float
     quick: bool
 
 
@@ -223,7 +221,7 @@ def play(bench: Bench, scenario: Scenario) -> Result:
         bench.proxy.heal()
     healed_s = time.monotonic()
     bench.touch()
-    bench.until("agreement", bench.settled, scenario.within_s)
+    bench.until("agreement", bench.settled, CONVERGES_WITHIN_S)
     converged_s = time.monotonic() - healed_s
     asks, lists = bench.asked(), bench.lists_begun()
     bench.check()

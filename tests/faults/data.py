@@ -116,7 +116,7 @@ def event_of_an_unknown_type_is_passed_over(bench: Bench) -> None:
     others_go_on(bench)
 
 
-@scenario(40, asks_at_most=16, lists=2, quick=True)
+@scenario(40, asks_at_most=16, lists=2)
 def empty_list_without_a_version_wipes_nothing(bench: Bench) -> None:
     kind = {"kind": "NodeList", "apiVersion": "management.cattle.io/v3"}
     spoil_a_list(bench, answer(200, {**kind, "metadata": {}, "items": []}))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from tests.apiserver.crds import CLUSTERS, NODES, collection
 from tests.apiserver.fixtures import rancher_cluster
 from tests.faults.acts import error
-from tests.faults.bench import CONVERGES_WITHIN_S, Bench, Scenario
+from tests.faults.bench import Bench, Scenario
 from tests.faults.proxy import Act
 
 MATRIX: list[Scenario] = []
@@ -20,14 +20,13 @@ def scenario(
     *rows: int,
     asks_at_most: int,
     lists: int | None = None,
-    within_s: float = CONVERGES_WITHIN_S,
     quick: bool = False,
 ) -> Callable[[Callable[[Bench], None]], Callable[[Bench], None]]:
     """Takes the function into the matrix, under its name."""
 
     def taken(fault: Callable[[Bench], None]) -> Callable[[Bench], None]:
         name = getattr(fault, "__name__", "")
-        MATRIX.append(Scenario(rows, name, fault, asks_at_most, lists, within_s, quick))
+        MATRIX.append(Scenario(rows, name, fault, asks_at_most, lists, quick))
         return fault
 
     return taken

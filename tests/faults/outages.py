@@ -1,19 +1,15 @@
-"""The scenarios in which the API server or etcd stop, freeze, forget, or take rights away.
+"""The scenarios in which the API server or etcd stop, freeze, or take rights away.
 
 And that in which the daemon's own machine has nothing left to give.
 """
 
 import resource
-import shutil
 import time
 
 from tests.apiserver.crds import NODES, collection
 from tests.faults.bench import Bench
 from tests.faults.matrix import scenario
 from tests.system.account import NAMESPACE
-
-AFTER_A_BOOKMARK_S = 150
-"""A watch from a version that is no more stays silent: only a bookmark or a list tells."""
 
 BINDING = f"/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/{NAMESPACE}"
 
@@ -48,28 +44,6 @@ def stopped_etcd_is_survived(bench: Bench) -> None:
     finally:
         bench.apiserver.start_etcd()
     bench.until("etcd answers", lambda: bench.admin.list(collection(NODES)))
-
-
-@scenario(5, asks_at_most=80, within_s=AFTER_A_BOOKMARK_S)
-def etcd_restored_from_a_backup_is_believed(bench: Bench) -> None:
-    server = bench.apiserver
-    data = server.ca_file.parent.parent / "etcd"
-    backup = data.with_name("etcd-backup")
-    server.kill_apiserver()
-    server.kill_etcd()
-    shutil.copytree(data, backup)
-    server.start_etcd()
-    server.start_apiserver()
-    for number in range(8000, 8004):
-        bench.rancher.add_node("local", number)
-    many = len(bench.admin.list(collection(NODES)))
-    bench.until("they are held", lambda: bench.informer()["objects"] == many, 60)
-    server.kill_apiserver()
-    server.kill_etcd()
-    shutil.rmtree(data)
-    backup.rename(data)
-    server.start_etcd()
-    server.start_apiserver()
 
 
 @scenario(19, asks_at_most=60)
