@@ -443,6 +443,57 @@ async def test_many_replicas_do_not_come_back_together() -> None:
         tasks.cancel_scope.cancel()
 
 
+class ForgetfulServer(FakeServer):
+    """One whose history can be lost: watches from before get 410."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.oldest = 0
+
+    @asynccontextmanager
+    async def watch(
+        self, resource_version: str, *, server_timeout_s: int, open_timeout_s: float
+    ) -> AsyncIterator[FakeStream]:
+        opened = super().watch(
+            resource_version, server_timeout_s=server_timeout_s, open_timeout_s=open_timeout_s
+        )
+        async with opened as stream:
+            if int(resource_version) < self.oldest:
+                raise FAULTS["gone"]
+            yield stream
+
+
+@pytest.mark.parametrize(("history_lost", "each_asks_at_most"), [(False, 2), (True, 6)])
+async def test_return_after_ten_minutes_meets_no_stampede_of_ten_replicas(
+    history_lost: bool, each_asks_at_most: int
+) -> None:
+    """Five informers a replica, which ask an API server that comes back for all at one moment."""
+    servers = [ForgetfulServer() for _ in range(10 * 5)]
+    async with anyio.create_task_group() as tasks:
+        for seed, server in enumerate(servers):
+            for name in "abc":  # two pages
+                server.put(name, 1)
+            tasks.start_soon(Run(server, seed).informer.run)
+        await anyio.sleep(60.0)
+        for server in servers:
+            server.fault = "refused"
+        await anyio.sleep(600.0)
+        back_s = anyio.current_time()
+        for server in servers:
+            server.fault = ""
+            server.put("d", 1)
+            server.oldest = server.version if history_lost else 0
+        await anyio.sleep(30.0)
+        asks = [at_s for server in servers for at_s, _ in server.asked if at_s >= back_s]
+        lists = [at_s for server in servers for at_s in server.times("list") if at_s >= back_s]
+        assert len(asks) <= each_asks_at_most * len(servers)
+        assert most_within(asks, 1.0) <= 0.3 * len(asks)
+        assert most_within(lists, 1.0) <= 0.3 * len(lists)
+        assert bool(lists) is history_lost
+        assert all(server.times("watch")[-1] >= back_s for server in servers), "each is back"
+        tasks.cancel_scope.cancel()
+
+
 STEPS = st.lists(
     st.tuples(
         st.sampled_from([*FAULTS, "hang", "malformed", "short", "expired pages", ""]),

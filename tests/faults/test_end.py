@@ -1,0 +1,42 @@
+"""SIGTERM while the API server owes an answer: the end doesn't wait for it."""
+
+import signal
+import time
+from pathlib import Path
+
+from tests.apiserver.admin import Admin
+from tests.apiserver.process import ApiServer
+from tests.faults import acts
+from tests.faults.bench import DRAIN_TIMEOUT_S, Bench, set_up
+from tests.faults.matrix import one_list
+from tests.faults.proxy import Rule
+
+SLACK_S = 2.0
+
+
+def end_amid(bench: Bench, rule: Rule) -> float:
+    """Seconds from SIGTERM to the end, sent once the rule has met a request."""
+    bench.until("it hangs", lambda: rule.met)
+    begin_s = time.monotonic()
+    bench.daemon.signal(signal.SIGTERM)
+    assert bench.daemon.process.wait(timeout=30) == 0
+    return time.monotonic() - begin_s
+
+
+def test_daemon_told_to_end_during_a_list_ends_within_two_seconds(
+    apiserver: ApiServer, admin: Admin, tmp_path: Path
+) -> None:
+    with set_up(apiserver, admin, tmp_path) as bench:
+        bench.until("nothing unsent", lambda: bench.daemon.exporter()["state"] == "idle")
+        rule = bench.proxy.rule("nodes", "list", acts.silence)
+        one_list(bench)
+        assert end_amid(bench, rule) < SLACK_S
+
+
+def test_daemon_told_to_end_during_a_write_ends_within_its_drain_timeout(
+    apiserver: ApiServer, admin: Admin, tmp_path: Path
+) -> None:
+    with set_up(apiserver, admin, tmp_path) as bench:
+        rule = bench.proxy.rule("rancher-scc-telemetry", "PATCH", acts.silence)
+        bench.touch()
+        assert end_amid(bench, rule) < DRAIN_TIMEOUT_S + SLACK_S
