@@ -45,7 +45,8 @@ from telemetryd.kube.states import (
 )
 from telemetryd.kube.store import Relist, Store
 from telemetryd.kube.trouble import Journal, trouble_in
-from telemetryd.kube.watch import DEFAULT_TIMING, START, Move, WatchTiming, is_short, step
+from telemetryd.kube.waits import DEFAULT_TIMING, WatchTiming
+from telemetryd.kube.watch import START, Move, is_short, step
 from telemetryd.model import R
 from telemetryd.stats import InformerStats
 
@@ -204,7 +205,7 @@ class Informer(Generic[T, R]):
             return ProbeFailed(error)
         if self._applier.is_older(page.resource_version):
             return WatchRegressed()
-        if not state.refusals:
+        if not state.refusals and not state.lost:
             # Had there been anything to tell, the watch would have told it.
             self._applier.contact()
             self._recover()
@@ -227,7 +228,8 @@ class Informer(Generic[T, R]):
                 self._stats.watches["success"] += 1
                 self._contact()
                 progress.accepted = True
-                end = await self._follow(stream, progress)
+                until_s = self._timing.unproven_s if state.unproven else math.inf
+                end = await self._follow(stream, progress, progress.started_s + until_s)
         except BadResponse as error:
             if not progress.accepted:
                 self._stats.watches["error"] += 1
@@ -257,9 +259,9 @@ class Informer(Generic[T, R]):
         return self._store.resource_version or state.resource_version
 
     async def _follow(
-        self, stream: Stream, progress: Progress
+        self, stream: Stream, progress: Progress, end_at_s: float
     ) -> WatchEnd | WatchRegressed | ResyncDue:
-        """Apply what the watch brings until it ends, one way or the other.
+        """Apply what the watch brings until it ends, one way or the other, or its time has come.
 
         Raises:
             BadResponse: It brought something that isn't an event.
@@ -275,7 +277,10 @@ class Informer(Generic[T, R]):
                 return ResyncDue()
             if now_s >= idle_at_s:
                 return WatchEnd.IDLE
-            until_s = min(self._resync_at_s, idle_at_s, self._next_look_s(progress, now_s))
+            if now_s >= end_at_s:
+                return WatchEnd.CLOSED
+            look_at_s = self._next_look_s(progress, now_s)
+            until_s = min(self._resync_at_s, idle_at_s, end_at_s, look_at_s)
             try:
                 chunk = await stream.read(until_s - now_s)
             except Unavailable as error:

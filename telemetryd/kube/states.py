@@ -58,24 +58,29 @@ class Watching:
     Attributes:
         malformed: The watch before broke off at a line that isn't an event.
         refusals: How many watches in a row were refused, or failed before they brought anything.
+        unproven: The API server was lost before, and no probe has told yet whether its state is
+            still that from which the watch goes on.
     """
 
     resource_version: str
     malformed: bool = False
     refusals: int = 0
+    unproven: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Probing:
-    """The smallest list is to tell whether the API server is there.
+    """The smallest list is to tell whether the API server is there, and at least as far.
 
     Attributes:
         resource_version: From which the watch is to go on.
-        refusals: As in ``Watching``; 0 where the last watch just wasn't answered.
+        refusals: As in ``Watching``.
+        lost: The API server was lost; else the last watch just wasn't answered, or was refused.
     """
 
     resource_version: str
     refusals: int = 0
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)

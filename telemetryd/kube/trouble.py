@@ -22,7 +22,8 @@ from telemetryd.kube.states import (
     WatchFailed,
     WatchMalformed,
 )
-from telemetryd.kube.watch import Move, WatchTiming, is_short
+from telemetryd.kube.waits import WatchTiming
+from telemetryd.kube.watch import Move, is_short
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from telemetryd.kube.client import KubeClient
 from telemetryd.kube.informer import Informer
 from telemetryd.kube.resource import Resource, T
 from telemetryd.kube.source import KubeSource, Source, Stream
-from telemetryd.kube.watch import WatchTiming
+from telemetryd.kube.waits import WatchTiming
 from telemetryd.model import Delta, NodeRecord, R
 from telemetryd.stats import InformerStats, KubeStats
 from tests.apiserver import crds, fixtures

@@ -19,7 +19,7 @@ from telemetryd.kube.client import KubeClient
 from telemetryd.kube.informer import Informer
 from telemetryd.kube.resource import Reader
 from telemetryd.kube.source import KubeSource
-from telemetryd.kube.watch import WatchTiming
+from telemetryd.kube.waits import WatchTiming
 from telemetryd.model import Delta, Unreadable
 from telemetryd.stats import InformerStats, KubeStats
 from tests.kube.samples import (

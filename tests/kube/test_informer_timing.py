@@ -93,6 +93,17 @@ class FakeServer:
         body["metadata"] = body["metadata"] | {"resourceVersion": str(self.version)}
         self.log.append((self.version, event("DELETED", body)))
 
+    def set_back(self, version: int) -> None:
+        """As where its etcd was restored from a backup: nobody is told."""
+        gone = [body for v, body in self.log if v > version]
+        self.log = self.log[: len(self.log) - len(gone)]
+        self.version = version
+        self.objects = {
+            name: body
+            for name, body in self.objects.items()
+            if int(body["metadata"]["resourceVersion"]) <= version
+        }
+
     def times(self, verb: str) -> list[float]:
         return [at_s for at_s, asked in self.asked if asked == verb]
 
@@ -277,6 +288,51 @@ async def test_outage_ends_with_a_watch_and_no_list() -> None:
         await anyio.sleep(60.0)
         assert run.held == run.expected()
         assert len(server.times("list")) == 1
+
+
+@pytest.mark.parametrize("fault", ["refused", "starting"])
+@pytest.mark.parametrize("outage_s", [0.5, 5.0, 300.0])
+async def test_server_set_back_during_an_outage_is_believed_after_one_list(
+    fault: str, outage_s: float
+) -> None:
+    server = FakeServer()
+    server.put("old", 1)
+    backup = server.version
+    for name in "abcde":
+        server.put(name, 1)
+    async with running(server) as run:
+        await anyio.sleep(200.0)
+        server.fault = fault
+        await anyio.sleep(outage_s)
+        server.set_back(backup)
+        server.fault = ""
+        asked = len(server.asked)
+        await anyio.sleep(60.0)
+        assert run.held == run.expected() == {"ns/old": record("old")}
+        assert run.stats.lists == {("success", "initial"): 1, ("success", "regression"): 1}
+        assert len(server.asked) - asked <= 6
+        server.put("new", 2)
+        await anyio.sleep(2.0)
+        assert run.held == run.expected()
+
+
+async def test_server_set_back_while_its_lists_fail_is_believed_once_they_work() -> None:
+    server = FakeServer()
+    server.put("old", 1)
+    backup = server.version
+    server.put("new", 1)
+    async with running(server) as run:
+        await anyio.sleep(10.0)
+        server.fault = "refused"
+        await anyio.sleep(20.0)
+        server.set_back(backup)
+        server.fault, server.only = "denied", "probe"
+        await anyio.sleep(600.0)
+        assert len(server.asked) < 80
+        assert server.times("list")[1:] == []
+        server.fault = ""
+        await anyio.sleep(60.0)
+        assert run.held == run.expected() == {"ns/old": record("old")}
 
 
 async def test_watch_whose_answer_is_held_back_is_no_trouble_and_never_stale() -> None:

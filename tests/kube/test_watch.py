@@ -46,15 +46,8 @@ from telemetryd.kube.states import (
     WatchRegressed,
     WatchUnheard,
 )
-from telemetryd.kube.watch import (
-    DEFAULT_TIMING,
-    START,
-    Backoff,
-    Machine,
-    Move,
-    WatchTiming,
-    step,
-)
+from telemetryd.kube.waits import DEFAULT_TIMING, Backoff, WatchTiming
+from telemetryd.kube.watch import START, Machine, Move, step
 
 WATCHING = Watching("7")
 REFUSED = Unavailable("refused", kind=Reason.CONNECT)
@@ -175,18 +168,59 @@ def test_watch_that_ends_at_once_with_events_waits_for_the_rest_of_its_second() 
     assert move.machine.retries == Backoff()
 
 
-@pytest.mark.parametrize(
-    "error", [REFUSED, GATEWAY, STARTING, Throttled("429"), Unauthorized("401"), Conflict("409")]
-)
+@pytest.mark.parametrize("error", [Throttled("429"), Unauthorized("401"), Conflict("409")])
 def test_failed_watch_is_opened_again_without_a_list(error: KubeError) -> None:
     move = after(WATCHING, WatchFailed("8", error))
     assert move.machine.state == Watching("8", refusals=1)
     assert 0.8 <= move.wait_s <= 1.6
 
 
+@pytest.mark.parametrize("error", [REFUSED, GATEWAY, STARTING])
+def test_server_that_was_lost_is_probed_before_the_next_watch(error: KubeError) -> None:
+    move = after(WATCHING, WatchFailed("8", error))
+    assert move.machine.state == Probing("8", refusals=1, lost=True)
+    assert 0.8 <= move.wait_s <= 1.6
+    again = after(move.machine.state, Probed(), machine=move.machine)
+    assert (again.machine.state, again.wait_s) == (Watching("8", refusals=1), 0.0)
+
+
+def test_server_set_back_while_it_was_lost_leads_to_one_list() -> None:
+    states, waits = chain(
+        WATCHING, WatchFailed("8", REFUSED, worked=True), WatchRegressed(), Listed("5")
+    )
+    assert states == [Probing("8", lost=True), Listing(ListReason.REGRESSION), Watching("5")]
+    assert waits[1:] == [0.0, 0.0]
+
+
+def test_server_that_is_away_is_probed_until_it_is_back() -> None:
+    states, waits = chain(
+        WATCHING, WatchFailed("8", REFUSED), *[ProbeFailed(REFUSED)] * 5, Probed()
+    )
+    assert states[:-1] == [Probing("8", refusals=1, lost=True)] * 6
+    assert states[-1] == Watching("8", refusals=1)
+    assert min(waits[:-1]) >= 0.8
+
+
+@pytest.mark.parametrize(
+    "error", [GATEWAY, STARTING, Throttled("429"), BadResponse("html"), Forbidden("403")]
+)
+def test_watch_goes_on_without_proof_where_lists_fail_until_a_probe_succeeds(
+    error: KubeError,
+) -> None:
+    end = WatchEnded("9", WatchEnd.CLOSED, lasted_s=15.0, events=1)
+    states, _ = chain(WATCHING, WatchFailed("8", REFUSED), ProbeFailed(error), end, Probed(), end)
+    assert states == [
+        Probing("8", refusals=1, lost=True),
+        Watching("8", unproven=True),
+        Probing("9", lost=True),
+        Watching("9"),
+        Watching("9"),
+    ]
+
+
 def test_watch_that_broke_after_it_had_worked_counts_as_no_refusal() -> None:
     move = after(Watching("7", refusals=2), WatchFailed("8", REFUSED, worked=True))
-    assert move.machine.state == Watching("8")
+    assert move.machine.state == Probing("8", lost=True)
 
 
 def chain(state: State, *outcomes: Outcome) -> tuple[list[State], list[float]]:
@@ -202,7 +236,7 @@ def chain(state: State, *outcomes: Outcome) -> tuple[list[State], list[float]]:
 
 
 def test_watches_that_are_refused_are_replaced_by_lists_where_those_can_be_had() -> None:
-    refused = WatchFailed("7", Unavailable("502", kind=Reason.SERVER, status=502))
+    refused = WatchFailed("7", Throttled("429"))
     states, waits = chain(
         WATCHING, refused, refused, refused, Probed(), refused, Listed("9"), refused, Listed("12")
     )
@@ -222,12 +256,34 @@ def test_watches_that_are_refused_are_replaced_by_lists_where_those_can_be_had()
     assert after(states[-1], ended).machine.state == Watching("13")
 
 
-def test_outage_leads_to_no_list() -> None:
+def test_watches_refused_as_by_a_gateway_are_replaced_by_lists_as_soon() -> None:
+    refused = WatchFailed("7", Unavailable("502", kind=Reason.SERVER, status=502))
+    in_vain: list[Outcome] = [refused, Probed()] * 3
+    states, _ = chain(WATCHING, *in_vain, refused, Listed("9"), refused)
+    assert states == [
+        Probing("7", refusals=1, lost=True),
+        Watching("7", refusals=1),
+        Probing("7", refusals=2, lost=True),
+        Watching("7", refusals=2),
+        Probing("7", refusals=3, lost=True),
+        Watching("7", refusals=3),
+        Listing(ListReason.FALLBACK, refusals=4),
+        Watching("9", refusals=4),
+        Listing(ListReason.FALLBACK, refusals=4),
+    ]
+
+
+@pytest.mark.parametrize("error", [REFUSED, STARTING])
+def test_outage_leads_to_no_list(error: Unavailable) -> None:
     """While not even the smallest list can be had, a list is no better than a watch."""
-    refused = WatchFailed("7", REFUSED)
-    alternating: list[Outcome] = [ProbeFailed(REFUSED), refused] * 4
-    states, waits = chain(WATCHING, *[refused] * 3, *alternating)
-    assert states[2:5] == [Probing("7", 3), Watching("7", refusals=2), Probing("7", 3)]
+    refused = WatchFailed("7", error)
+    machine, states, waits = Machine(WATCHING, Backoff(), Backoff()), [], []
+    for _ in range(20):
+        outcome = refused if isinstance(machine.state, Watching) else ProbeFailed(error)
+        move = after(machine.state, outcome, machine=machine)
+        machine = move.machine
+        states.append(machine.state)
+        waits.append(move.wait_s)
     assert not any(isinstance(state, Listing) for state in states)
     assert min(waits) >= 0.8
 
