@@ -37,6 +37,8 @@ class Listing:
 
     Attributes:
         paged: In pages; else in one answer, because a continue token had expired.
+        streamed: As a stream of events, which goes on as the watch; else as ``paged`` says.
+        broken_streams: How many streams of this list have failed so far.
         tolerant: Objects with broken JSON are taken as unreadable; else they fail the list once,
             for it may be what lies in between that broke them.
         absences: How often in a row the resource was found not to be served; 0 while it is, or
@@ -49,6 +51,8 @@ class Listing:
     tolerant: bool = False
     absences: int = 0
     refusals: int = 0
+    streamed: bool = False
+    broken_streams: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +113,23 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class ListFailed:
-    """Nothing of the list is applied; ``page`` counts from 1."""
+    """Nothing of the list is applied.
+
+    Attributes:
+        page: Counts from 1.
+        begun: It was a stream, and had been accepted.
+    """
 
     error: KubeError
     page: int = 1
+    begun: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRefused:
+    """The API server doesn't serve lists as streams, or never ends them. Nothing is applied."""
+
+    error: KubeError
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +232,7 @@ class Crashed:
 Outcome = (
     Listed
     | ListFailed
+    | StreamRefused
     | ListSuspect
     | ListRegressed
     | WatchEnded

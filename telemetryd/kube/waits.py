@@ -24,8 +24,14 @@ class WatchTiming:
         idle_limit_s: Without event or bookmark for this long a watch is opened anew, and so is
             one that isn't answered. Bookmarks come about every 60 s.
         watch_timeout_min_s: The API server is asked to end a watch after a random time from here.
-        list_timeout_s: Deadline of one page.
-        full_list_timeout_s: Deadline of a whole list, in pages or in one.
+        list_timeout_s: Deadline of one page; a streamed list that is silent for so long is given
+            up.
+        full_list_timeout_s: Deadline of a whole list, in pages, in one or as a stream.
+        stream_doubt_s: A streamed list that is silent for so long may come from a server too old
+            to end it, which its version tells.
+        stream_retry_s: Lists come in pages for so long after a stream was refused. A try costs a
+            request, or half a minute where the end never comes: often enough to see that the
+            server has been replaced by a newer one.
         resync_s: Between lists that nothing calls for but caution; stretched or shortened by up
             to a tenth.
         unheard_relist_s: Where no watch is ever answered, between lists: an answer may be held
@@ -47,6 +53,8 @@ class WatchTiming:
     watch_timeout_max_s: int = 600
     list_timeout_s: float = 30.0
     full_list_timeout_s: float = 300.0
+    stream_doubt_s: float = 3.0
+    stream_retry_s: float = 6 * 3600.0
     discovery_timeout_s: float = 10.0
     resync_s: float = 3600.0
     unheard_relist_s: float = 300.0
@@ -54,6 +62,10 @@ class WatchTiming:
     suspect_relist_s: float = 30.0
     absence_recheck_s: float = 5.0
     unproven_s: float = 15.0
+
+    def server_timeout_s(self, rng: random.Random) -> int:
+        """After how many seconds an API server is to end a watch."""
+        return rng.randint(self.watch_timeout_min_s, self.watch_timeout_max_s)
 
 
 DEFAULT_TIMING = WatchTiming()

@@ -1,10 +1,10 @@
 """List and watch as a state machine: the pure step from one state to the next.
 
 Pure: what is asked of the API server and what becomes of the answers is ``informer``'s business.
-The rules are client-go's where they have proved themselves; a watch-list stream would be one more
-state here.
+The rules are client-go's where they have proved themselves.
 """
 
+import math
 import random
 from dataclasses import dataclass, replace
 from typing import assert_never
@@ -36,6 +36,7 @@ from telemetryd.kube.states import (
     Probing,
     ResyncDue,
     State,
+    StreamRefused,
     WatchEnd,
     WatchEnded,
     WatchFailed,
@@ -58,15 +59,26 @@ class Machine:
         retries: Failures after which the same is tried again.
         relists: Failures that only a list mends. They have a count of their own, so that a list
             that becomes necessary after an outage doesn't wait for the outage's sake.
+        pages_until_s: Until then lists come in pages; from then on as streams.
     """
 
     state: State
     retries: Backoff
     relists: Backoff
+    pages_until_s: float = math.inf
 
 
 START = Machine(Listing(ListReason.INITIAL), Backoff(), Backoff())
-"""A list comes first."""
+"""A list in pages comes first; all others come in pages too."""
+
+START_STREAMED = Machine(
+    Listing(ListReason.INITIAL, streamed=True), Backoff(), Backoff(), pages_until_s=-math.inf
+)
+"""A list comes first, as a stream where the API server serves it so."""
+
+_NEVER_STREAMED = frozenset({ListReason.FALLBACK, ListReason.REGRESSION})
+"""What stands in for watches or streams is neither; and after a regression a quorum read of etcd
+counts, not what a watch cache makes of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +132,17 @@ def step(
     absent = (
         isinstance(state, Checking) and isinstance(following, Listing) and following.absences > 0
     )
-    return Move(Machine(following, waits.retries, waits.relists), wait_s, absent)
+    pages_until_s = machine.pages_until_s
+    if isinstance(outcome, StreamRefused):
+        pages_until_s = now_s + timing.stream_retry_s
+    if (
+        isinstance(following, Listing)
+        and not isinstance(state, Listing)
+        and following.reason not in _NEVER_STREAMED
+        and now_s >= pages_until_s
+    ):
+        following = replace(following, streamed=True)
+    return Move(Machine(following, waits.retries, waits.relists, pages_until_s), wait_s, absent)
 
 
 def _after_list(  # noqa: PLR0911 - one line a rule
@@ -130,23 +152,45 @@ def _after_list(  # noqa: PLR0911 - one line a rule
     match outcome:
         case Listed():
             return Watching(outcome.resource_version, refusals=state.refusals), 0.0
+        case ListFailed(error=NotFound()) if state.absences:
+            return replace(again, absences=state.absences + 1), waits.absence_s(state.absences)
+        case ListFailed(error=NotFound()):
+            return Checking(), 0.0
+        case ListRegressed():
+            again = replace(again, reason=ListReason.REGRESSION, streamed=False)
+            return again, waits.relist_s()
+        case _ if state.streamed:
+            return _after_stream(state, outcome, waits)
         case ListFailed(error=TooLarge()) if state.paged:
             # Whoever can't make a page small enough may not know pages: one try without.
             return replace(state, paged=False), waits.retry_s()
         case ListFailed(error=Gone(), page=page) if state.paged and page > 1:
             return replace(state, reason=ListReason.EXPIRED, paged=False), 0.0
-        case ListFailed(error=NotFound()) if state.absences:
-            return replace(again, absences=state.absences + 1), waits.absence_s(state.absences)
-        case ListFailed(error=NotFound()):
-            return Checking(), 0.0
         case ListFailed():
             return again, waits.retry_s(outcome.error)
         case ListSuspect():
             return replace(again, tolerant=True), waits.retry_s()
-        case ListRegressed():
-            return replace(again, reason=ListReason.REGRESSION), waits.relist_s()
         case _:
             return again, waits.retry_s()
+
+
+def _after_stream(state: Listing, outcome: Outcome, waits: Waits) -> tuple[State, float]:
+    """The same as a stream once more, or this one list in pages."""
+    in_pages = replace(state, reason=ListReason.FALLBACK, streamed=False)
+    match outcome:
+        case StreamRefused():
+            return in_pages, 0.0
+        case ListFailed(error=BadResponse() | TooLarge()):
+            # Of a page that isn't what it should be only the bad objects are lost.
+            return in_pages, waits.retry_s()
+        case ListFailed(error=error) if _is_away(error) and not outcome.begun:
+            return state, waits.retry_s(error)
+        case ListFailed(error=error) if not state.broken_streams:
+            return replace(state, broken_streams=1), waits.retry_s(error)
+        case ListFailed(error=error):
+            return in_pages, waits.retry_s(error)
+        case _:
+            return in_pages, waits.retry_s()
 
 
 def is_short(ended: WatchEnded, timing: WatchTiming) -> bool:

@@ -1,6 +1,7 @@
 """Each rule of the state machine, as one step."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -38,6 +39,7 @@ from telemetryd.kube.states import (
     Probing,
     ResyncDue,
     State,
+    StreamRefused,
     WatchEnd,
     WatchEnded,
     WatchFailed,
@@ -47,7 +49,7 @@ from telemetryd.kube.states import (
     WatchUnheard,
 )
 from telemetryd.kube.waits import DEFAULT_TIMING, Backoff, WatchTiming
-from telemetryd.kube.watch import START, Machine, Move, step
+from telemetryd.kube.watch import START, START_STREAMED, Machine, Move, step
 
 WATCHING = Watching("7")
 REFUSED = Unavailable("refused", kind=Reason.CONNECT)
@@ -69,7 +71,7 @@ def after(
     """The last of the moves that follow from these outcomes, each from this state."""
     move = Move(machine, 0.0)
     for outcome in outcomes:
-        machine = Machine(state, move.machine.retries, move.machine.relists)
+        machine = replace(move.machine, state=state)
         move = step(
             machine,
             outcome,
@@ -135,6 +137,85 @@ def test_list_with_broken_objects_is_made_again_and_then_taken() -> None:
 def test_list_older_than_what_is_held_is_made_again_and_then_believed() -> None:
     move = after(Listing(ListReason.RESYNC), ListRegressed())
     assert move.machine.state == Listing(ListReason.REGRESSION)
+
+
+STREAM = Listing(ListReason.INITIAL, streamed=True)
+
+
+def test_streamed_list_is_followed_by_a_watch_from_its_version_at_once() -> None:
+    move = after(STREAM, Listed("5"), machine=START_STREAMED)
+    assert (move.machine.state, move.wait_s) == (Watching("5"), 0.0)
+
+
+def test_refused_stream_leads_to_pages_at_once_and_for_hours() -> None:
+    refused = StreamRefused(Invalid("422"))
+    move = after(STREAM, refused, machine=START_STREAMED, now_s=1000.0)
+    assert (move.machine.state, move.wait_s) == (Listing(ListReason.FALLBACK), 0.0)
+    assert move.machine.pages_until_s == 1000.0 + DEFAULT_TIMING.stream_retry_s
+    gone = WatchFailed("5", Gone("410"))
+    for now_s, streamed in ((1001.0, False), (1000.0 + DEFAULT_TIMING.stream_retry_s, True)):
+        machine = replace(move.machine, state=WATCHING)
+        again = after(WATCHING, gone, machine=machine, now_s=now_s)
+        assert again.machine.state == Listing(ListReason.EXPIRED, streamed=streamed)
+
+
+@pytest.mark.parametrize("error", [Throttled("429"), INTERNAL, GATEWAY, Gone("410"), TOO_LARGE])
+def test_stream_that_fails_is_tried_once_more_and_then_replaced_by_pages(error: KubeError) -> None:
+    states, waits = chain(STREAM, *[ListFailed(error)] * 2, machine=START_STREAMED)
+    assert states == [
+        Listing(ListReason.INITIAL, streamed=True, broken_streams=1),
+        Listing(ListReason.FALLBACK, broken_streams=1),
+    ]
+    assert min(waits) >= 0.8
+
+
+def test_stream_of_a_server_that_is_away_is_tried_until_it_is_back() -> None:
+    states, _ = chain(STREAM, *[ListFailed(REFUSED)] * 9, machine=START_STREAMED)
+    assert states == [STREAM] * 9
+
+
+def test_stream_that_breaks_off_is_no_server_that_is_away() -> None:
+    states, _ = chain(STREAM, *[ListFailed(REFUSED, begun=True)] * 2, machine=START_STREAMED)
+    assert states[-1] == Listing(ListReason.FALLBACK, broken_streams=1)
+
+
+@pytest.mark.parametrize("outcome", [ListFailed(BadResponse("html")), Crashed()])
+def test_stream_that_makes_no_sense_leads_to_pages_for_this_list_alone(outcome: Outcome) -> None:
+    move = after(STREAM, outcome, machine=START_STREAMED)
+    assert move.machine.state == Listing(ListReason.FALLBACK)
+    assert move.wait_s > 0.0
+    assert move.machine.pages_until_s == START_STREAMED.pages_until_s
+
+
+def test_stream_of_what_is_not_served_is_checked_by_discovery() -> None:
+    missing = ListFailed(NotFound("404"))
+    assert after(STREAM, missing, machine=START_STREAMED).machine.state == Checking()
+    absent = replace(STREAM, absences=2)
+    assert after(absent, missing, machine=START_STREAMED).machine.state == replace(
+        STREAM, absences=3
+    )
+
+
+def test_stream_older_than_what_is_held_leads_to_a_quorum_list_in_pages() -> None:
+    move = after(STREAM, ListRegressed(), machine=START_STREAMED)
+    assert move.machine.state == Listing(ListReason.REGRESSION)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason", "streamed"),
+    [
+        (WatchFailed("7", Gone("410")), ListReason.EXPIRED, True),
+        (WatchFailed("7", INTERNAL), ListReason.ERROR, True),
+        (ResyncDue(), ListReason.RESYNC, True),
+        (WatchRegressed(), ListReason.REGRESSION, False),
+        (WatchFailed("7", Forbidden("403")), ListReason.FALLBACK, False),
+    ],
+)
+def test_later_list_is_a_stream_unless_a_quorum_or_no_watch_is_wanted(
+    outcome: Outcome, reason: ListReason, streamed: bool
+) -> None:
+    move = after(WATCHING, outcome, machine=START_STREAMED)
+    assert move.machine.state == Listing(reason, streamed=streamed)
 
 
 @pytest.mark.parametrize("how", [WatchEnd.CLOSED, WatchEnd.TIMEOUT])
@@ -223,9 +304,11 @@ def test_watch_that_broke_after_it_had_worked_counts_as_no_refusal() -> None:
     assert move.machine.state == Probing("8", lost=True)
 
 
-def chain(state: State, *outcomes: Outcome) -> tuple[list[State], list[float]]:
+def chain(
+    state: State, *outcomes: Outcome, machine: Machine = START
+) -> tuple[list[State], list[float]]:
     """The states that follow from each other, and the waits before them."""
-    machine = Machine(state, Backoff(), Backoff())
+    machine = replace(machine, state=state)
     states, waits = [], []
     for outcome in outcomes:
         move = after(machine.state, outcome, machine=machine)
@@ -515,7 +598,8 @@ ERRORS = st.sampled_from(
 OUTCOMES = {
     Listing: st.one_of(
         st.just(Listed("1")),
-        st.builds(ListFailed, ERRORS, st.integers(1, 3)),
+        st.builds(ListFailed, ERRORS, st.integers(1, 3), st.booleans()),
+        st.builds(StreamRefused, ERRORS),
         st.just(ListSuspect()),
         st.just(ListRegressed()),
         st.just(Crashed()),
@@ -550,10 +634,12 @@ OUTCOMES = {
 
 
 @settings(deadline=None)  # other tests share the machine
-@given(st.data())
-def test_no_wait_is_longer_than_30_s_and_no_loop_is_without_one(data: st.DataObject) -> None:
+@given(st.data(), st.sampled_from([START, START_STREAMED]))
+def test_no_wait_is_longer_than_30_s_and_no_loop_is_without_one(
+    data: st.DataObject, start: Machine
+) -> None:
     """In any ten steps that bring nothing good there is a wait, so that requests stay bounded."""
-    machine, rng, in_vain = START, random.Random(1), 0
+    machine, rng, in_vain = start, random.Random(1), 0
     timing = WatchTiming()
     for _ in range(30):
         outcome = data.draw(OUTCOMES[type(machine.state)])
