@@ -6,6 +6,7 @@ never read. What is answered doesn't belong here.
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import cast
@@ -37,7 +38,7 @@ class Limits:
             in and an answer is made.
         answer_timeout_s: For the client to take the answer.
         keep_alive_s: Of an idle connection: longer than the usual scrape interval of a minute.
-        connections: At a time, of all clients; one more is dropped.
+        connections: At a time, of all clients, handshakes included; one more is dropped.
     """
 
     request_timeout_s: float = 10.0
@@ -62,10 +63,19 @@ class Connection(web.RequestHandler):
     def __init__(
         self,
         manager: web.Server,
+        is_current: Callable[[], bool],
         *,
         loop: asyncio.AbstractEventLoop,
         limits: Limits,
     ) -> None:
+        """Serve one client.
+
+        Args:
+            manager: All connections.
+            is_current: Whether what was asked of the client when it connected still is.
+            loop: The event loop.
+            limits: What a client may take.
+        """
         super().__init__(
             manager,
             loop=loop,
@@ -77,16 +87,16 @@ class Connection(web.RequestHandler):
             max_field_size=_LONGEST_LINE_BYTES,
             max_headers=_MOST_HEADERS,
         )
-        self._server = manager
+        self._is_current = is_current
         self._stream: asyncio.Transport | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._timer = loop
         self._limits = limits
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start the first request's deadline, or turn away one client too many."""
+        """Start the first request's deadline, unless what is asked changed during a handshake."""
         self._stream = cast("asyncio.Transport", transport)
-        if len(self._server.connections) >= self._limits.connections:
+        if not self._is_current():
             self._stream.abort()
             return
         self._expect(self._limits.request_timeout_s)

@@ -235,6 +235,10 @@ def test_values_are_shown_as_the_file_has_them() -> None:
     assert values["server"] == {
         "listen": "[::1]:7",
         "control_socket": "/run/t.sock",
+        "tls_cert_file": None,
+        "tls_key_file": None,
+        "client_ca_file": None,
+        "kubernetes_auth": False,
         "expose_payload": False,
     }
     assert parse(f'drain_timeout = "{values["drain_timeout"]}"').drain_timeout_s == 90
