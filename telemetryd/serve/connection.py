@@ -144,6 +144,13 @@ class Connection(web.RequestHandler):
         response.force_close()
         return response
 
+    def end(self) -> None:
+        """Close the connection: at once where it is idle, else with the answer under way."""
+        if self._current_request is None:
+            self.force_close()
+        else:
+            self.close()
+
     def abort(self) -> None:
         """Drop the connection without sending what is left."""
         if self._stream is not None:

@@ -8,7 +8,7 @@ by ``connection``, connections are taken up by ``listener``, and who may see som
 import asyncio
 import logging
 from base64 import b64encode
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -121,19 +121,21 @@ async def serve(
         raise failure
 
 
+def _connections(server: web.Server) -> Iterator[Connection]:
+    return (each for each in server.connections if isinstance(each, Connection))
+
+
 def _end_connections(server: web.Server) -> None:
-    """Close each connection, at once where it is idle, else once it is answered."""
-    for connection in server.connections:
-        connection.close()
+    for connection in _connections(server):
+        connection.end()
 
 
 async def _drain(server: web.Server) -> None:
     server.pre_shutdown()
     with anyio.move_on_after(SHUTDOWN_S, shield=True):
         await server.shutdown(SHUTDOWN_S / 2)  # for the handler, and again for its task
-    for connection in server.connections:
-        if isinstance(connection, Connection):
-            connection.abort()
+    for connection in _connections(server):
+        connection.abort()
     await cancel_shielded_checkpoint()  # transports close in the loop's next turn
 
 
