@@ -38,7 +38,8 @@ class Limits:
             in and an answer is made.
         answer_timeout_s: For the client to take the answer.
         keep_alive_s: Of an idle connection: longer than the usual scrape interval of a minute.
-        connections: At a time, of all clients, handshakes included; one more is dropped.
+        connections: At a time, of all clients, handshakes included; one more takes the place of the
+            one that has waited longest without a request, and is dropped where none waits.
     """
 
     request_timeout_s: float = 10.0
@@ -58,7 +59,11 @@ def answer_text(status: int, text: str) -> web.Response:
 
 
 class Connection(web.RequestHandler):
-    """aiohttp's protocol with a deadline for each request and each answer."""
+    """aiohttp's protocol with a deadline for each request and each answer.
+
+    Attributes:
+        waiting_since_s: When it was made or last answered, by the event loop's clock.
+    """
 
     def __init__(
         self,
@@ -92,6 +97,17 @@ class Connection(web.RequestHandler):
         self._deadline: asyncio.TimerHandle | None = None
         self._timer = loop
         self._limits = limits
+        self.waiting_since_s = loop.time()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it isn't being closed."""
+        return self._stream is not None and not self._stream.is_closing()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether no whole request is in, or all are answered."""
+        return self._current_request is None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the first request's deadline, unless what is asked changed during a handshake."""
@@ -123,6 +139,7 @@ class Connection(web.RequestHandler):
             return await super().finish_response(request, resp, start_time)
         finally:
             self._disarm()
+            self.waiting_since_s = self._timer.time()
 
     def handle_error(
         self,
@@ -146,7 +163,7 @@ class Connection(web.RequestHandler):
 
     def end(self) -> None:
         """Close the connection: at once where it is idle, else with the answer under way."""
-        if self._current_request is None:
+        if self.is_waiting:
             self.force_close()
         else:
             self.close()

@@ -1,5 +1,8 @@
 """The socket that clients connect to: bound, and each connection taken up as security has it.
 
+A client too many takes the place of the one that has waited longest without a request, so that idle
+clients, however many, keep out neither a probe nor a scrape.
+
 Connections are accepted here rather than by asyncio's own server, for a handshake counts among the
 connections from its first byte on, and each is made with the certificates in force at that moment.
 What is said on a connection doesn't belong here.
@@ -9,7 +12,7 @@ import asyncio
 import errno
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import anyio
@@ -17,7 +20,7 @@ import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from telemetryd.errors import ConfigError, Problem
-from telemetryd.serve.connection import Limits
+from telemetryd.serve.connection import Connection, Limits
 from telemetryd.serve.security import Security
 
 log = logging.getLogger(__name__)
@@ -53,7 +56,7 @@ class Acceptor:
         limits: Limits,
         *,
         make: Callable[[Callable[[], bool]], asyncio.Protocol],
-        established: Callable[[], int],
+        established: Callable[[], Iterable[Connection]],
     ) -> None:
         """Nothing is accepted before ``run``.
 
@@ -63,14 +66,14 @@ class Acceptor:
             limits: What a client may take.
             make: Makes a connection's protocol, given whether what was asked of the client when
                 it connected is what is asked now.
-            established: The number of connections, without those in a handshake.
+            established: All connections, without those in a handshake.
         """
         self._bound = bound
         self._security = security
         self._limits = limits
         self._make = make
         self._established = established
-        self._beginning = 0
+        self._beginning: dict[anyio.CancelScope, None] = {}
         self._accepting = True
 
     async def run(self) -> None:
@@ -92,29 +95,47 @@ class Acceptor:
                 await anyio.lowlevel.checkpoint()
 
     def _admit(self, stream: socket.socket, group: TaskGroup) -> None:
-        if self._beginning + self._established() >= self._limits.connections:
+        clients = [client for client in self._established() if client.is_open]
+        full = len(self._beginning) + len(clients) >= self._limits.connections
+        if full and not self._make_room(clients):
             stream.close()
             return
-        self._beginning += 1
-        group.start_soon(self._begin, stream, name="http client")
+        scope = anyio.CancelScope()
+        self._beginning[scope] = None
+        group.start_soon(self._begin, stream, scope, name="http client")
 
-    async def _begin(self, stream: socket.socket) -> None:
+    def _make_room(self, clients: Sequence[Connection]) -> bool:
+        """Drop a client that waits, or a handshake, the oldest; whether there was any."""
+        waiting = (client for client in clients if client.is_waiting)
+        longest = min(waiting, key=lambda client: client.waiting_since_s, default=None)
+        if longest is not None:
+            longest.abort()
+        elif self._beginning:
+            scope = next(iter(self._beginning))
+            del self._beginning[scope]
+            scope.cancel()
+        else:
+            return False
+        return True
+
+    async def _begin(self, stream: socket.socket, scope: anyio.CancelScope) -> None:
         """Make the connection; a handshake that fails costs its client alone."""
         context, demand = self._security.context, self._security.demand
         # For the handshake, and for the farewell at the end.
         timeout_s = self._limits.request_timeout_s if context else None
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: self._make(lambda: self._security.demand == demand),
-                stream,
-                ssl=context,
-                ssl_handshake_timeout=timeout_s,
-                ssl_shutdown_timeout=timeout_s,
-            )
+            with scope:
+                await asyncio.get_running_loop().connect_accepted_socket(
+                    lambda: self._make(lambda: self._security.demand == demand),
+                    stream,
+                    ssl=context,
+                    ssl_handshake_timeout=timeout_s,
+                    ssl_shutdown_timeout=timeout_s,
+                )
         except OSError as error:
             log.debug("connection not established error=%r", str(error))
         finally:
-            self._beginning -= 1
+            self._beginning.pop(scope, None)
 
 
 async def bind(host: str, port: int, where: str) -> socket.socket:

@@ -40,6 +40,7 @@ OPEN_PATHS: Final = frozenset({"/livez", "/healthz", "/readyz"})
 
 T = TypeVar("T")
 
+_STAY = "certificates changed but can't be used, those before stay: %s"
 _BEARER = re.compile(r"Bearer +([A-Za-z0-9._~+/-]+=*) *", re.IGNORECASE)
 """RFC 6750, section 2.1."""
 
@@ -103,6 +104,9 @@ class Security:
     async def prepare(self, config: ServerConfig, where: str) -> Measures:
         """Read what is configured, and put nothing in force.
 
+        Files that are in use already and can't be used for the moment are no reason to refuse what
+        else is configured: what they held stays, as it does without a reload.
+
         Args:
             config: ``[server]``.
             where: Configuration file, for messages.
@@ -111,7 +115,16 @@ class Security:
             ConfigError: A file can't be used.
         """
         files = CertificateFiles.of(config)
-        certificates = None if files is None else await self._load(files, where)
+        if files is None:
+            return Measures(where, tokens=config.kubernetes_auth)
+        try:
+            certificates = await self._load(files, where)
+        except ConfigError as error:
+            in_use = self._measures
+            if files != in_use.files or in_use.certificates is None:
+                raise
+            self._tell(_STAY, str(error))
+            certificates = in_use.certificates
         return Measures(where, files, certificates, config.kubernetes_auth)
 
     def apply(self, measures: Measures) -> None:
@@ -141,9 +154,7 @@ class Security:
             try:
                 await self._look(measures, measures.files, measures.certificates)
             except ConfigError as error:
-                self._tell(
-                    "certificates changed but can't be used, those before stay: %s", str(error)
-                )
+                self._tell(_STAY, str(error))
 
     async def refusal(self, request: web.BaseRequest) -> web.Response | None:
         """What to answer instead of what was asked for; None where that may be seen."""
@@ -162,8 +173,9 @@ class Security:
         found = _BEARER.fullmatch(request.headers.get("Authorization", ""))
         if found is None:
             return _challenge(_needed(measures))
+        path = request.path
         try:
-            verdict = await reviews.judge(found[1], request.path)
+            verdict = await reviews.judge(found[1], path)
         except KubeError:
             refused = answer_text(503, "who asks can't be found out now: the log says more\n")
             refused.headers["Retry-After"] = "1"
@@ -172,9 +184,9 @@ class Security:
             return None
         if verdict.user is None:
             return _challenge("the token isn't valid for this cluster's API server\n")
-        log.debug("not shown path=%r user=%r", request.path, verdict.user)
+        log.debug("not shown path=%r user=%r", path, verdict.user)
         return answer_text(
-            403, f"{verdict.user!r} isn't allowed to get the nonResourceURL {request.path!r}\n"
+            403, f"{verdict.user!r} isn't allowed to get the nonResourceURL {path!r}\n"
         )
 
     def _is_vouched_for(self, request: web.BaseRequest) -> bool:

@@ -100,7 +100,7 @@ async def serve(
             security,
             limits,
             make=partial(Connection, server, loop=loop, limits=limits),
-            established=lambda: len(server.connections),
+            established=partial(_connections, server),
         )
         security.changed = partial(_end_connections, server)
         address = bound.getsockname()

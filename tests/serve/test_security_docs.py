@@ -164,10 +164,11 @@ def test_numbers_are_those_of_the_code() -> None:
     limits = Limits()
     told = " ".join(TEXT.split())
     for number in (
-        f"until its answer is made, the handshake included | {limits.request_timeout_s:g} s |",
+        f"for the handshake | {limits.request_timeout_s:g} s |",
+        f"until its answer is made | {limits.request_timeout_s:g} s |",
         f"to take an answer | {limits.answer_timeout_s:g} s |",
         f"an idle connection | {limits.keep_alive_s:g} s |",
-        f"handshakes included | {limits.connections}; one more is dropped |",
+        f"handshakes included | {limits.connections}; one more takes the place",
         f"at a time | {MOST_SCRAPES}; more are answered 503",
         f"kept for {ALLOWED_S:g} s where it lets in, for {DENIED_S:g} s where it doesn't",
         f"at most {MOST_REVIEWS} are under way",
