@@ -1,9 +1,8 @@
 """Configuration: TOML and environment in, frozen dataclasses with effective values out.
 
-``load`` finds and reads, ``settings`` declares every key (``server`` those of its table),
-``schema`` walks a table against such a declaration, ``values`` and ``storage`` hold one parser per
-kind of value. Nothing here opens a connection, reads what a key points to, or knows what a setting
-does.
+``load`` finds and reads, ``settings`` declares every key, ``schema`` walks a table against such
+a declaration, ``values`` and ``storage`` hold one parser per kind of value. Nothing here opens a
+connection, reads what a key points to, or knows what a setting does.
 """
 
 from telemetryd.config.load import (
@@ -17,7 +16,6 @@ from telemetryd.config.load import (
 from telemetryd.config.locate import ControlPlace, find_control_socket
 from telemetryd.config.optout import EnvironmentSwitches, read_switches
 from telemetryd.config.paths import ControlSocket
-from telemetryd.config.server import ServerConfig
 from telemetryd.config.settings import (
     FORMATS,
     Config,
@@ -31,6 +29,7 @@ from telemetryd.config.settings import (
     RemoteExporterConfig,
     SecretExporterConfig,
     SecretRequestsConfig,
+    ServerConfig,
     WebExporterConfig,
 )
 from telemetryd.config.values import ListenAddress, parse_duration

@@ -7,10 +7,10 @@ A key is a field, its kind stands in ``Annotated``; a duration's attribute carri
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
+from telemetryd.config.paths import ControlSocket, SocketPath
 from telemetryd.config.plugins import InstalledTypes
-from telemetryd.config.remote import is_in_clear, is_over_tls
+from telemetryd.config.remote import is_in_clear, is_loopback, is_over_tls
 from telemetryd.config.schema import Derived, Env, Rule, Table, Unique, Variants
-from telemetryd.config.server import ServerConfig
 from telemetryd.config.storage import AbsolutePath, Size
 from telemetryd.config.switch import Switch
 from telemetryd.config.values import (
@@ -21,6 +21,8 @@ from telemetryd.config.values import (
     DnsSubdomain,
     Duration,
     Integer,
+    Listen,
+    ListenAddress,
     Number,
     Text,
     Url,
@@ -36,6 +38,8 @@ FORMATS = ("scc", "fleet")
 
 SCC_SECRETS = frozenset({"rancher-scc-telemetry", "rancher-scc-metrics"})
 """Secrets whose readers take the SCC payload: scc-operator crashes on any other document."""
+
+DEFAULT_LISTEN = ListenAddress("127.0.0.1", 10464)
 
 
 def default_timeout_s(interval_s: float) -> float:
@@ -86,6 +90,73 @@ class PrivacyConfig:
 
     server_url: Annotated[str, Choice(("send", "omit"))] = "send"
     cluster_ids: Annotated[str, Choice(("anonymous", "omit"))] = "anonymous"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """``[server]``: where HTTP is served and to whom, and where commands are taken.
+
+    The files are read anew when they change. ``/livez``, ``/healthz`` and ``/readyz`` are shown to
+    everyone; with ``client_ca_file`` and ``kubernetes_auth`` either suffices for the rest.
+
+    Attributes:
+        listen: For metrics, health and status; ``:10464`` is every address of the machine.
+        tls_cert_file: PEM of the certificate to show, and of those between it and its authority;
+            left out: plain HTTP.
+        tls_key_file: PEM of its key, not encrypted.
+        client_ca_file: PEM of authorities: a client whose certificate one of them has signed may
+            look.
+        kubernetes_auth: A client with a bearer token whose user may ``get`` the path, by the API
+            server's TokenReview and SubjectAccessReview, may look. Needs TLS, but on loopback.
+        expose_payload: Show at ``/payload/NAME`` what each exporter last sent.
+        control_socket: Where ``telemetryd ctl`` finds the daemon; left out: in
+            ``$RUNTIME_DIRECTORY``, else in the state folder.
+    """
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            ("tls_cert_file", "tls_key_file"),
+            lambda certificate, key: certificate is None or key is not None,
+            "is a certificate without its key: give tls_key_file too",
+        ),
+        Rule(
+            ("tls_key_file", "tls_cert_file"),
+            lambda key, certificate: key is None or certificate is not None,
+            "is the key of no certificate: give tls_cert_file too",
+        ),
+        Rule(
+            ("client_ca_file", "tls_cert_file"),
+            lambda authority, certificate: authority is None or certificate is not None,
+            "has no meaning on plain http: give tls_cert_file and tls_key_file too",
+        ),
+        Rule(
+            ("kubernetes_auth", "tls_cert_file", "listen"),
+            lambda asked, certificate, listen: (
+                not asked or certificate is not None or is_loopback(listen.host)
+            ),
+            "would have tokens sent in clear text: give tls_cert_file and tls_key_file too, or "
+            "listen on a loopback address",
+        ),
+    )
+
+    listen: Annotated[ListenAddress, Listen(), Env("TELEMETRYD_LISTEN")] = DEFAULT_LISTEN
+    # None where no folder is usable, or none has been looked for.
+    control_socket: Annotated[ControlSocket | None, SocketPath()] = None
+    tls_cert_file: Annotated[str | None, AbsolutePath()] = None
+    tls_key_file: Annotated[str | None, AbsolutePath()] = None
+    client_ca_file: Annotated[str | None, AbsolutePath()] = None
+    kubernetes_auth: Annotated[bool, Boolean()] = False
+    expose_payload: Annotated[bool, Boolean()] = False
+
+    @property
+    def listen_host(self) -> str:
+        """Host or IP address, empty for every address of the machine."""
+        return self.listen.host
+
+    @property
+    def listen_port(self) -> int:
+        """TCP port, 0 for a free one."""
+        return self.listen.port
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -360,7 +431,7 @@ class Config:
     kubernetes: Annotated[KubernetesConfig, Table(KubernetesConfig)] = KubernetesConfig()
     identity: Annotated[IdentityConfig, Table(IdentityConfig)] = IdentityConfig()
     privacy: Annotated[PrivacyConfig, Table(PrivacyConfig)] = PrivacyConfig()
-    server: Annotated[ServerConfig, Table(ServerConfig)] = ServerConfig()  # noqa: RUF009 - frozen
+    server: Annotated[ServerConfig, Table(ServerConfig)] = ServerConfig()
     leader_election: Annotated[LeaderElectionConfig, Table(LeaderElectionConfig)] = (
         LeaderElectionConfig()
     )
