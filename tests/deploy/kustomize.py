@@ -11,30 +11,36 @@ import yaml
 from tests.apiserver.admin import Object, Objects
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-VARIANTS = ("base", "overlays/scc", "overlays/kubernetes")
+VARIANTS = ("base", "overlays/scc", "overlays/kubernetes", "overlays/kubernetes-auth")
 
-_KNOWN = {"apiVersion", "kind", "resources", "patches"}
+_KNOWN = {"apiVersion", "kind", "resources", "components", "patches"}
 
 
 def build(variant: str) -> Objects:
     """Every object of one of the `VARIANTS`, in the order of the files."""
-    return _build(DEPLOY / variant)
+    objects: Objects = []
+    _build(DEPLOY / variant, objects)
+    return objects
 
 
-def _build(folder: Path) -> Objects:
+def _build(folder: Path, objects: Objects) -> None:
+    """Add the objects of a kustomization, or of a component, which changes those before it too."""
     (kustomization,) = _documents(folder / "kustomization.yaml")
     unknown = set(kustomization) - _KNOWN
     assert not unknown, f"{folder}: teach this builder {unknown}"
-    objects: Objects = []
     for resource in kustomization["resources"]:
         path = folder / resource
-        objects += _build(path.resolve()) if path.is_dir() else _documents(path)
+        if path.is_dir():
+            _build(path.resolve(), objects)
+        else:
+            objects += _documents(path)
+    for component in kustomization.get("components", ()):
+        _build((folder / component).resolve(), objects)
     for patch in kustomization.get("patches", ()):
         (patched,) = [obj for obj in objects if _matches(obj, patch["target"])]
         (operations,) = _documents(folder / patch["path"])
         for operation in operations:
             _apply(patched, operation)
-    return objects
 
 
 def parse_documents(text: str) -> list[Any]:
@@ -60,10 +66,19 @@ def _matches(obj: Object, target: Object) -> bool:
 
 def _apply(obj: Object, operation: Object) -> None:
     """One operation of a JSON patch (RFC 6902), of those that are used."""
-    assert operation["op"] == "replace", f"teach this builder {operation['op']}"
     *parents, last = operation["path"].lstrip("/").split("/")
-    place = obj
+    place: Any = obj
     for parent in parents:
-        place = place[parent.replace("~1", "/").replace("~0", "~")]
-    assert last in place
-    place[last] = operation["value"]
+        name = parent.replace("~1", "/").replace("~0", "~")
+        place = place[int(name)] if isinstance(place, list) else place[name]
+    match operation["op"]:
+        case "add" if isinstance(place, list):
+            assert last == "-"
+            place.append(operation["value"])
+        case "add":
+            place[last] = operation["value"]
+        case "replace":
+            assert last in place
+            place[last] = operation["value"]
+        case other:
+            raise AssertionError(f"teach this builder {other}")

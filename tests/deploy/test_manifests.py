@@ -108,6 +108,47 @@ def test_kubernetes_overlay_grants_core_nodes_and_nothing_of_rancher() -> None:
     assert Access("", "nodes", "", "watch") in rights
 
 
+def test_kubernetes_auth_grants_the_reviews_beside_the_base(tmp_path: Path) -> None:
+    objects = build("overlays/kubernetes-auth")
+    file = tmp_path / "config.toml"
+    file.write_text(find(objects, "ConfigMap")["data"]["config.toml"])
+    plan = plan_of(load_config(file, {}))
+    needs = Needs(
+        rancher=True,
+        secret_requests=True,
+        delete_secrets=False,
+        secrets=plan.secrets,
+        reviews=plan.reviews,
+    )
+    assert plan.reviews
+    assert granted(objects) == set(needed_access(needs))
+    added = granted(objects) - granted(build("base"))
+    assert {str(access) for access in added} == {
+        "create tokenreviews.authentication.k8s.io",
+        "create subjectaccessreviews.authorization.k8s.io",
+    }
+
+
+def test_kubernetes_auth_mounts_the_certificate_where_it_is_read_and_probes_over_tls(
+    tmp_path: Path,
+) -> None:
+    objects = build("overlays/kubernetes-auth")
+    file = tmp_path / "config.toml"
+    file.write_text(find(objects, "ConfigMap")["data"]["config.toml"])
+    server = load_config(file, {}).server
+    pod = find(objects, "Deployment")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    (mount,) = [each for each in container["volumeMounts"] if each["name"] == "tls"]
+    assert mount["readOnly"]
+    assert "subPath" not in mount, "a file's mount never sees a renewed certificate"
+    assert server.tls_cert_file == f"{mount['mountPath']}/tls.crt"
+    assert server.tls_key_file == f"{mount['mountPath']}/tls.key"
+    (volume,) = [each for each in pod["volumes"] if each["name"] == "tls"]
+    assert volume["secret"]["defaultMode"] == 0o440, "readable by fsGroup"
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert container[probe]["httpGet"]["scheme"] == "HTTPS"
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_no_secret_can_be_listed_and_none_be_read_without_its_name(variant: str) -> None:
     secrets = [access for access in granted(build(variant)) if access.resource == "secrets"]
