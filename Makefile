@@ -65,8 +65,22 @@ check: $(VENV)/.dev ## lint, types, layers, dependencies, spelling
 	$(BIN)/lint-imports
 	$(BIN)/deptry telemetryd
 	$(BIN)/codespell
-	$(BIN)/shellcheck .ci/run tests/apiserver/build
+	$(BIN)/shellcheck .ci/run tests/apiserver/build supply/install
 	$(BIN)/hadolint Dockerfile
+
+.PHONY: lock
+lock: $(VENV)/.dev ## write requirements*.lock anew from constraints.txt (asks the index; 2 minutes)
+	@$(BIN)/python -m supply.lock
+
+.PHONY: licences
+licences: $(VENV)/.dev ## write docs/licences.md anew
+	@$(BIN)/python -m supply.licences
+
+.PHONY: sbom
+sbom: $(VENV)/.dev ## leave the bill of materials in ./dist (CycloneDX JSON)
+	@mkdir -p dist
+	@$(BIN)/python -m supply.sbom >dist/telemetryd.cdx.json
+	@echo dist/telemetryd.cdx.json
 
 .PHONY: format
 format: $(VENV)/.dev ## format the code and mend what can be mended
