@@ -9,11 +9,8 @@ from telemetryd import __version__
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
-INSTRUCTIONS = re.findall(
-    r"^([A-Z]+) (.*)$",
-    re.sub(r"^#.*\n", "", DOCKERFILE, flags=re.MULTILINE).replace("\\\n", ""),
-    re.MULTILINE,
-)
+_JOINED = re.sub(r"^#.*\n", "", DOCKERFILE, flags=re.MULTILINE).replace("\\\n", "")
+INSTRUCTIONS = re.findall(r"^([A-Z]+) (.*)$", _JOINED, re.MULTILINE)
 LABEL = "org.opencontainers.image."
 
 
