@@ -60,6 +60,7 @@ def test_nothing_is_left_that_installs_or_builds(content: dict[str, Entry]) -> N
     assert not modules & {"pip", "setuptools", "hatchling", "wheel", "ensurepip"}
     programs = {PurePath(path).name for path in content if PurePath(path).parent.name == "bin"}
     assert not programs & {"pip", "pip3", "gcc", "cc", "make"}
+    assert {"cat", "tar"} <= programs, "by which snapshots are fetched"
     assert not [path for path in content if re.search(r"pip-[\d.]+.*\.whl$|\.cache/pip", path)]
     own = {
         PurePath(path).name for path in content if PurePath(path).parent == PurePath(HOME, "bin")
