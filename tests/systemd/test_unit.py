@@ -71,8 +71,8 @@ def test_systemd_understands_every_line(analyze: str, tmp_path: Path) -> None:
     text = UNIT.read_text()
     assert verified(analyze, text, tmp_path) == ""
     # It exits 0 all the same: what it prints is what counts.
-    wrong = verified(analyze, text.replace("Type=notify", "Type=notfy"), tmp_path)
-    assert "notfy" in wrong
+    wrong = verified(analyze, text.replace("Type=notify", "Type=sometimes"), tmp_path)
+    assert "sometimes" in wrong
 
 
 def test_it_always_comes_back_but_from_a_configuration_that_cannot_work() -> None:
