@@ -45,7 +45,7 @@ class ExporterConfig:
         interval_s: From one run to the next.
         format: What is sent; ``fleet`` tells more than ``scc``, and needs a Secret of its own.
         max_silence_s: An unchanged payload is sent again after this time.
-        timeout_s: Of one attempt.
+        timeout_s: Of one attempt; left out, the lesser of 10s and half of the interval.
         jitter: Part of the interval by which each run may come late.
         splay_max_s: The runs of many installations are spread over at most this time.
         retry_base_s: First step of the exponential backoff between attempts of a run.
@@ -90,7 +90,7 @@ class SecretExporterConfig(ExporterConfig):
     """An exporter of type ``secret``: one Kubernetes Secret.
 
     Attributes:
-        namespace: Of the Secret; it must exist.
+        namespace: Namespace of the Secret, which must exist.
         secret: Name of the Secret, which is made where it doesn't exist.
         takeover: Take a Secret over from another writer without waiting.
         quiet_period_s: Otherwise, how long its bytes must have stayed the same.
@@ -124,7 +124,7 @@ class FileExporterConfig(ExporterConfig):
     Attributes:
         directory: The exporter's own folder; its last part is made where it doesn't exist.
         keep: So many snapshots stay, the newest included; the oldest go.
-        max_bytes: So much all of them may take; None for no limit. The newest stays in any case.
+        max_bytes: So much all of them may take; left out: no limit. The newest stays in any case.
         compress: Write gzip.
     """
 
@@ -177,11 +177,11 @@ class WebExporterConfig(RemoteExporterConfig):
     """An exporter that sends over HTTP. Files are read whenever they are used.
 
     Attributes:
-        headers_file: Lines ``Name: value`` that every request carries; None for none.
-        bearer_token_file: A token; None for none.
-        ca_file: PEM of who may vouch for the receiver; None for the system's.
+        headers_file: Lines ``Name: value`` that every request carries.
+        bearer_token_file: A token, sent as ``Authorization: Bearer``.
+        ca_file: PEM of who may vouch for the receiver; left out: the system's.
         client_cert_file: PEM of our own certificate, and of its key too where that isn't apart.
-        client_key_file: PEM of its key; None where that stands in ``client_cert_file``.
+        client_key_file: PEM of its key; left out where that stands in ``client_cert_file``.
         compress: Send gzip.
     """
 
@@ -198,7 +198,7 @@ class HttpExporterConfig(WebExporterConfig):
     """An exporter of type ``http``: payloads by POST.
 
     Attributes:
-        url: Where payloads are posted to; ``http://`` takes no credentials.
+        url: Where payloads are posted; ``http://`` takes no credentials.
         spool: Keep what isn't delivered yet, and what was, on disk.
     """
 

@@ -54,8 +54,8 @@ class KubernetesConfig:
     """``[kubernetes]``: which API server and how to ask it.
 
     Attributes:
-        kubeconfig: File; None for in-cluster, else ``$KUBECONFIG``, else ``~/.kube/config``.
-        context: Of the kubeconfig; None for its current one.
+        kubeconfig: File; left out: in-cluster, else ``$KUBECONFIG``, else ``~/.kube/config``.
+        context: Of the kubeconfig; left out: its current one.
         source: What is collected: a Rancher's fleet, or this cluster alone; ``auto`` goes by
             whether the API server serves Rancher's API group, and notices when that changes.
         page_size: Objects per page of a list.
@@ -71,15 +71,15 @@ class KubernetesConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdentityConfig:
-    """``[identity]``: overrides of what is otherwise discovered; None for discovered.
+    """``[identity]``: overrides of what is otherwise discovered.
 
     Attributes:
         install_uuid: Of the Rancher installation.
-        cluster_uuid: Of the cluster that hosts it.
-        server_url: Of Rancher.
-        version: Of the product.
-        git_hash: Of the product's build.
-        product: As the receiver knows it.
+        cluster_uuid: Of the cluster that hosts it: the UID of its namespace kube-system.
+        server_url: URL of Rancher.
+        version: Version of the product.
+        git_hash: Commit of the product's build.
+        product: Name of the product, as the receiver knows it.
     """
 
     install_uuid: Annotated[str | None, Uuid()] = None
@@ -110,11 +110,12 @@ class ServerConfig:
     Attributes:
         listen: For metrics, health and status; ``:10464`` is every address of the machine.
         expose_payload: Show at ``/payload/NAME`` what each exporter last sent.
-        control_socket: For ``telemetryd ctl``: in ``$RUNTIME_DIRECTORY``, else in the state folder;
-            None where no folder is usable, or none has been looked for.
+        control_socket: Where ``telemetryd ctl`` finds the daemon; left out: in
+            ``$RUNTIME_DIRECTORY``, else in the state folder.
     """
 
     listen: Annotated[ListenAddress, Listen(), Env("TELEMETRYD_LISTEN")] = DEFAULT_LISTEN
+    # None where no folder is usable, or none has been looked for; state_dir likewise.
     control_socket: Annotated[ControlSocket | None, SocketPath()] = None
     expose_payload: Annotated[bool, Boolean()] = False
 
@@ -135,8 +136,8 @@ class LeaderElectionConfig:
 
     Attributes:
         enabled: True where more than one replica runs.
-        namespace: Of the Lease.
-        name: Of the Lease.
+        namespace: Namespace of the Lease.
+        name: Name of the Lease.
         lease_duration_s: A leader that is gone is succeeded after so long.
         renew_deadline_s: A leader that can't renew for so long exports no more.
         retry_period_s: Between renewals.
@@ -168,8 +169,7 @@ class SecretRequestsConfig:
     """``[secret_requests]``: whether SecretRequests are served, and how.
 
     Attributes:
-        enabled: True, False, or ``auto``: where the source is Rancher. Without the CRD nothing is
-            done in any case.
+        enabled: ``auto`` is where the source is Rancher. Nothing is done without the CRD.
         interval_s: From one run to the next of the exporters that requests get.
         cleanup: ``delete`` removes what was written once its request is gone; ``keep`` leaves it.
         takeover: As of an exporter of type ``secret``.
@@ -188,12 +188,12 @@ class Config:
     """The whole configuration, with the effective value of everything.
 
     Attributes:
-        enabled: False switches collection off; the environment can too, see ``optout``.
-        log_level: The least grave that is logged.
+        enabled: False switches collection off; so can the environment.
+        log_level: What is less grave isn't logged.
         log_format: ``auto`` is journald prefixes under systemd, text on a terminal, else JSON.
-        state_dir: Folder for what outlives the process, not made yet: the first usable one of
+        state_dir: Folder for what outlives the process; left out: the first usable one of
             ``$STATE_DIRECTORY``, ``/var/lib/telemetryd`` and ``telemetryd`` under
-            ``$XDG_STATE_HOME``; None where none is, or none has been looked for.
+            ``$XDG_STATE_HOME``.
         drain_timeout_s: Longest shutdown; keep it below the service manager's kill timeout.
         reload_on_change: Reload when the file's content has changed, without being told.
         kubernetes: Which API server, and how to ask it.
