@@ -23,10 +23,14 @@ class FleetServer:
     """A running server; its methods may be called from any thread.
 
     Attributes:
+        url: Where it listens, without a trailing slash.
         kubeconfig: A file that leads to it.
     """
 
-    def __init__(self, server: ApiServer, portal: BlockingPortal, kubeconfig: Path) -> None:
+    def __init__(
+        self, server: ApiServer, portal: BlockingPortal, url: str, kubeconfig: Path
+    ) -> None:
+        self.url = url
         self.kubeconfig = kubeconfig
         self._server = server
         self._portal = portal
@@ -92,7 +96,7 @@ def serve_fleet(
             portal.start_task_soon(run_churn, server, fleet, churn_per_s) if churn_per_s else None
         )
         try:
-            yield FleetServer(server, portal, kubeconfig)
+            yield FleetServer(server, portal, endpoint.url, kubeconfig)
         finally:
             if churn is not None:
                 churn.cancel()

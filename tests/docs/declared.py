@@ -1,0 +1,165 @@
+"""The commands of pages that can't be run here, for want of a cluster's or a system's tools.
+
+This is the whole list of them, and each says what is checked instead: that the files it names are
+there and can be used, and that the telemetryd command which it leads to runs.
+"""
+
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+from tests.deploy import kustomize
+from tests.docs.commands import Command, NoSuchForm
+from tests.docs.sandbox import Sandbox
+
+Run = Callable[[str], None]
+"""Runs a telemetryd command that one of these leads to."""
+
+_UNIT: Final = "systemd/telemetryd.service"
+_NAMESPACED: Final = re.compile(r"^(deploy|deployment|svc|service|configmap)/([\w-]+)$")
+_KINDS: Final = {"deploy": "deployment", "svc": "service"}
+_KUBECTL: Final = frozenset(
+    {"annotate", "apply", "create", "delete", "exec", "get", "logs", "port-forward", "rollout"}
+)
+_DOCKER: Final = frozenset({"build", "push", "run", "save"})
+_SYSTEMCTL: Final = frozenset({"daemon-reload", "enable", "reload", "restart", "status"})
+
+
+def check_declared(command: Command, sandbox: Sandbox, run: Run) -> None:
+    """Check a command of ``DECLARED``.
+
+    Raises:
+        NoSuchForm: It isn't one that this can check.
+    """
+    (words,) = command.simple_commands()
+    DECLARED[words[0]](words[1:], sandbox, run)
+
+
+def _make(words: list[str], sandbox: Sandbox, run: Run) -> None:
+    """The target exists; where it only runs telemetryd, that is run, for a shorter time."""
+    shown = sandbox.run(shlex.join(["make", "-n", *words]))
+    if shown.returncode:
+        raise NoSuchForm(f"make {words}: {shown.stderr}")
+    for line in shown.stdout.splitlines():
+        _, found, arguments = line.strip().partition(".venv/bin/telemetryd ")
+        if found:
+            run("telemetryd " + arguments.replace("--duration 20s", "--duration 2s"))
+
+
+def _kubectl(words: list[str], sandbox: Sandbox, run: Run) -> None:
+    """What it names is in ``deploy``; a command for the pod is run here."""
+    options, _, inner = _split(words, "--")
+    rest = list(_without_values(options, {"-n", "--namespace", "-k", "-f", "-c"}))
+    if not rest or rest[0] not in _KUBECTL:
+        raise NoSuchForm(f"kubectl {words}: teach tests/docs/declared.py what it is to do")
+    for option, value in pairwise(options):
+        if option == "-k":
+            _objects(value)
+        elif option == "-f" and value != "-":
+            kustomize.parse_documents((sandbox.tree / value).read_text())
+        elif option in {"-n", "--namespace"}:
+            namespaces = {_namespace(obj) for obj in _every_object()}
+            _expect(value in namespaces, f"no object of deploy/ is in the namespace {value}")
+    for word in rest[1:]:
+        if found := _NAMESPACED.match(word):
+            kind = _KINDS.get(found[1], found[1])
+            named = {(obj["kind"].lower(), obj["metadata"]["name"]) for obj in _every_object()}
+            _expect((kind, found[2]) in named, f"deploy/ has no {word}")
+    if inner:
+        run(shlex.join(inner))
+
+
+def _docker(words: list[str], sandbox: Sandbox, run: Run) -> None:
+    """The Dockerfile knows the arguments of a build; what a container runs is run here."""
+    verb, *rest = words
+    if verb not in _DOCKER:
+        raise NoSuchForm(f"docker {words}: teach tests/docs/declared.py what it is to do")
+    values = {"-t", "--tag", "-o", "--build-arg", "-p", "-v", "-e", "--name", "--user", "--network"}
+    plain = list(_without_values(rest, values))
+    if verb == "build":
+        known = re.findall(r"^ARG (\w+)", (sandbox.tree / "Dockerfile").read_text(), re.MULTILINE)
+        for option, value in pairwise(rest):
+            if option == "--build-arg":
+                _expect(value.partition("=")[0] in known, f"the Dockerfile has no ARG {value}")
+        _expect((sandbox.tree / plain[-1]).is_dir(), f"there is no folder {plain[-1]}")
+    elif verb == "run" and len(plain) > 1:
+        run(shlex.join(["telemetryd", *plain[1:]]))
+
+
+def _systemctl(words: list[str], sandbox: Sandbox, run: Run) -> None:
+    """The unit is ours; what it runs is run here."""
+    verb, *units = [word for word in words if not word.startswith("-")]
+    if verb not in _SYSTEMCTL:
+        raise NoSuchForm(f"systemctl {words}: teach tests/docs/declared.py what it is to do")
+    _expect(set(units) <= {"telemetryd"}, f"there is no unit {units}")
+    if verb == "enable":
+        sandbox.ensure_daemon()
+    elif verb == "reload":
+        unit = (sandbox.tree / _UNIT).read_text()
+        (reload,) = re.findall(r"^ExecReload=/usr/bin/(.*)", unit, re.MULTILINE)
+        run(reload)
+
+
+def _journalctl(words: list[str], sandbox: Sandbox, run: Run) -> None:
+    """The unit is ours."""
+    _expect(words[:2] == ["-u", "telemetryd"], f"journalctl {words}: of which unit?")
+
+
+def _on_files(words: list[str], sandbox: Sandbox, run: Run) -> None:
+    """The files it is given are there."""
+    paths = [word for word in words if "/" in word and not word.startswith("-")]
+    _expect(bool(paths), f"{words} names no file")
+    for path in paths:
+        _expect((sandbox.tree / sandbox.place(path)).exists(), f"there is no {path}")
+
+
+DECLARED: Final[dict[str, Callable[[list[str], Sandbox, Run], None]]] = {
+    "make": _make,
+    "kubectl": _kubectl,
+    "docker": _docker,
+    "systemctl": _systemctl,
+    "journalctl": _journalctl,
+    "systemd-analyze": _on_files,
+    "promtool": _on_files,
+}
+
+
+def _expect(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise NoSuchForm(otherwise)
+
+
+def _split(words: list[str], at: str) -> tuple[list[str], bool, list[str]]:
+    if at not in words:
+        return words, False, []
+    index = words.index(at)
+    return words[:index], True, words[index + 1 :]
+
+
+def _without_values(words: list[str], valued: set[str]) -> Iterator[str]:
+    """The words that are neither options nor the values of these."""
+    rest = iter(words)
+    for word in rest:
+        if word in valued:
+            next(rest, None)
+        elif not word.startswith("-"):
+            yield word
+
+
+def _objects(folder: str) -> list[Any]:
+    path = Path(folder)
+    _expect(path.parts[:1] == ("deploy",), f"{folder} isn't in deploy/")
+    return kustomize.build(str(path.relative_to("deploy")))
+
+
+def _every_object() -> Iterator[Any]:
+    for variant in kustomize.VARIANTS:
+        yield from kustomize.build(variant)
+
+
+def _namespace(obj: Any) -> str:
+    named: str = obj["metadata"].get("namespace", "")
+    return named
