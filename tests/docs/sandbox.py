@@ -99,7 +99,7 @@ class Sandbox:
         return text.replace(SERVER, self._fleet.url)
 
     def start(self, text: str) -> None:
-        """Start the daemon by the command that runs it in the foreground, in any former one's place."""
+        """Start the daemon by its command, in the place of any other, and wait for it."""
         self.stop()
         with self._log.open("ab") as log:
             self._daemon = subprocess.Popen(

@@ -75,6 +75,7 @@ def run(command: Command, machine: Sandbox, text: str) -> None:
     assert not missing_output(shown, said), f"{command.where}: {text}\n{said}"
 
 
+@pytest.mark.timeout(300)  # one page makes a virtual environment, which is slow on a busy machine
 @pytest.mark.parametrize("page", [page for page in pages() if commands(page)])
 def test_commands_of_a_page_do_what_it_says(page: str, machine: Sandbox) -> None:
     for command in commands(page):
