@@ -34,12 +34,14 @@ class Command:
         output: What the page shows of its output; none where it shows nothing.
         status: What it must exit with.
         where: ``page:line``.
+        begins: It is the first of its block, which a reader begins in the project's folder.
     """
 
     text: str
     output: tuple[str, ...]
     status: int
     where: str
+    begins: bool = True
 
     def programs(self) -> list[str]:
         """What it runs, in order: ``telemetryd``, ``head`` of ``telemetryd payload | head``.
@@ -102,7 +104,7 @@ def _commands_of_block(
         following = next((start for start in starts if start >= after), len(lines))
         # Only what a block ends with may fail: the shell of a reader would go on as well.
         wanted = status if following == len(lines) else 0
-        yield Command(text, lines[after:following], wanted, where)
+        yield Command(text, lines[after:following], wanted, where, begins=not index)
         index = following
 
 

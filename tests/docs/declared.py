@@ -57,9 +57,9 @@ def _kubectl(words: list[str], sandbox: Sandbox, run: Run) -> None:
         raise NoSuchForm(f"kubectl {words}: teach tests/docs/declared.py what it is to do")
     for option, value in pairwise(options):
         if option == "-k":
-            _objects(value)
+            _check_kustomization(sandbox.cwd / value)
         elif option == "-f" and value != "-":
-            kustomize.parse_documents((sandbox.tree / value).read_text())
+            kustomize.parse_documents((sandbox.cwd / value).read_text())
         elif option in {"-n", "--namespace"}:
             namespaces = {_namespace(obj) for obj in _every_object()}
             _expect(value in namespaces, f"no object of deploy/ is in the namespace {value}")
@@ -84,7 +84,7 @@ def _docker(words: list[str], sandbox: Sandbox, run: Run) -> None:
         for option, value in pairwise(rest):
             if option == "--build-arg":
                 _expect(value.partition("=")[0] in known, f"the Dockerfile has no ARG {value}")
-        _expect((sandbox.tree / plain[-1]).is_dir(), f"there is no folder {plain[-1]}")
+        _expect((sandbox.cwd / plain[-1]).is_dir(), f"there is no folder {plain[-1]}")
     elif verb == "run" and len(plain) > 1:
         run(shlex.join(["telemetryd", *plain[1:]]))
 
@@ -113,7 +113,7 @@ def _on_files(words: list[str], sandbox: Sandbox, run: Run) -> None:
     paths = [word for word in words if "/" in word and not word.startswith("-")]
     _expect(bool(paths), f"{words} names no file")
     for path in paths:
-        _expect((sandbox.tree / sandbox.place(path)).exists(), f"there is no {path}")
+        _expect((sandbox.cwd / sandbox.place(path)).exists(), f"there is no {path}")
 
 
 DECLARED: Final[dict[str, Callable[[list[str], Sandbox, Run], None]]] = {
@@ -149,10 +149,17 @@ def _without_values(words: list[str], valued: set[str]) -> Iterator[str]:
             yield word
 
 
-def _objects(folder: str) -> list[Any]:
-    path = Path(folder)
-    _expect(path.parts[:1] == ("deploy",), f"{folder} isn't in deploy/")
-    return kustomize.build(str(path.relative_to("deploy")))
+def _check_kustomization(folder: Path) -> None:
+    """All that it is made of is there; that it builds is what the tests of ``deploy`` show."""
+    (found,) = kustomize.parse_documents((folder / "kustomization.yaml").read_text())
+    generators = found.get("configMapGenerator", ())
+    files = [file.rpartition("=")[2] for each in generators for file in each.get("files", ())]
+    patches = [patch["path"] for patch in found.get("patches", ()) if "path" in patch]
+    for name in (*found.get("resources", ()), *found.get("components", ()), *patches, *files):
+        path = folder / name
+        _expect(path.exists(), f"{folder.name} has no {name}")
+        if path.is_dir():
+            _check_kustomization(path)
 
 
 def _every_object() -> Iterator[Any]:

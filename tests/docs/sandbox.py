@@ -58,11 +58,12 @@ class Sandbox:
     """A machine with telemetryd on it.
 
     Attributes:
-        tree: The copy of the project, where commands are run.
+        tree: The copy of the project.
+        cwd: Where commands are run.
     """
 
     def __init__(self, folder: Path, fleet: FleetServer, receiver: str) -> None:
-        self.tree = folder / "telemetryd"
+        self.tree = self.cwd = folder / "telemetryd"
         self._folder = folder
         self._fleet = fleet
         self._receiver = receiver
@@ -82,7 +83,7 @@ class Sandbox:
         """Have the shell run a command of a page, its places put in for those of a real machine."""
         return subprocess.run(
             ["bash", "-uo", "pipefail", "-c", self.place(text)],
-            cwd=self.tree,
+            cwd=self.cwd,
             env=self._environ(),
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -44,17 +44,30 @@ def commands(page: str) -> list[Command]:
 
 def perform(command: Command, machine: Sandbox) -> None:
     """Run a command of a page, or check what is declared for it."""
-    programs = [Path(program).name for program in command.programs()]
+    if command.begins:
+        machine.cwd = machine.tree
+    programs = command.programs()
     if set(programs) & set(DECLARED):
         check_declared(command, machine, partial(run, command, machine))
         return
-    unknown = set(programs) - PROGRAMS
+    if programs == ["cd"]:
+        ((_, folder),) = command.simple_commands()
+        machine.cwd = machine.cwd / folder
+        return
+    unknown = [program for program in programs if not is_known(program, machine)]
     if unknown:
         raise NoSuchForm(f"{command.where}: teach the tests of docs about {unknown}")
     if _FOREGROUND.fullmatch(command.text.partition(" #")[0].strip()):
         machine.start(command.text)
     else:
         run(command, machine, command.text)
+
+
+def is_known(program: str, machine: Sandbox) -> bool:
+    """Whether it is one of ours, one of the project's own scripts, or one that a page has made."""
+    if "/" not in program:
+        return program in PROGRAMS
+    return (machine.cwd / program).is_file() or program.startswith(PLACES)
 
 
 def run(command: Command, machine: Sandbox, text: str) -> None:

@@ -97,6 +97,11 @@ def test_command_that_fails_or_says_something_else_is_told(
         perform(command, machine)
 
 
+def test_cd_holds_until_the_end_of_its_block(machine: Sandbox) -> None:
+    for command in (*parsed("$ cd deploy/base", "$ head rbac.yaml"), *parsed("$ head Makefile")):
+        perform(command, machine)
+
+
 def test_output_is_compared_but_for_numbers_and_what_is_left_out() -> None:
     actual = "up 11s, 21 clusters\nscc  idle   1s ago\n[+]config ok\nend\n"
     assert not missing_output(("up 3h12m, 7 clusters", "...", "end"), actual)
