@@ -35,6 +35,7 @@ class Command:
         status: What it must exit with.
         where: ``page:line``.
         begins: It is the first of its block, which a reader begins in the project's folder.
+        writes: The file that it is the content of; empty for a command that a page shows.
     """
 
     text: str
@@ -42,6 +43,7 @@ class Command:
     status: int
     where: str
     begins: bool = True
+    writes: str = ""
 
     def programs(self) -> list[str]:
         """What it runs, in order: ``telemetryd``, ``head`` of ``telemetryd payload | head``.
@@ -85,7 +87,7 @@ def commands_of(page: str, text: str) -> Iterator[Command]:
         if file := _FILE.search(before):
             content = "\n".join(block.lines)
             write = f"cat > {file[1]} <<'END'\n{content}\nEND"
-            yield Command(write, (), 0, f"{page}:{block.line}")
+            yield Command(write, (), 0, f"{page}:{block.line}", writes=file[1])
         if block.language == "console":
             status = int(found[1]) if (found := _EXITS.search(before)) else 0
             yield from _commands_of_block(page, block.line, block.lines, status)

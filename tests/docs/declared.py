@@ -16,7 +16,10 @@ from tests.docs.commands import Command, NoSuchForm
 from tests.docs.sandbox import Sandbox
 
 Run = Callable[[str], None]
-"""Runs a telemetryd command that one of these leads to."""
+"""Runs the command that one of these leads to."""
+
+Check = Callable[[Command, Sandbox, Run], None]
+"""Checks one; a ``NoSuchForm`` where it isn't one that this can check."""
 
 _UNIT: Final = "systemd/telemetryd.service"
 _NAMESPACED: Final = re.compile(r"^(deploy|deployment|svc|service|configmap)/([\w-]+)$")
@@ -28,18 +31,15 @@ _DOCKER: Final = frozenset({"build", "push", "run", "save"})
 _SYSTEMCTL: Final = frozenset({"daemon-reload", "enable", "reload", "restart", "status"})
 
 
-def check_declared(command: Command, sandbox: Sandbox, run: Run) -> None:
-    """Check a command of ``DECLARED``.
-
-    Raises:
-        NoSuchForm: It isn't one that this can check.
-    """
-    (words,) = command.simple_commands()
-    DECLARED[words[0]](words[1:], sandbox, run)
+def find_declared(command: Command) -> "Check | None":
+    """What checks a command of ``DECLARED``, None for any other."""
+    words = command.simple_commands()[0]
+    return DECLARED.get(" ".join(words[:2])) or DECLARED.get(words[0])
 
 
-def _make(words: list[str], sandbox: Sandbox, run: Run) -> None:
+def _make(command: Command, sandbox: Sandbox, run: Run) -> None:
     """The target exists; where it only runs telemetryd, that is run, for a shorter time."""
+    words = _words(command)
     shown = sandbox.run(shlex.join(["make", "-n", *words]))
     if shown.returncode:
         raise NoSuchForm(f"make {words}: {shown.stderr}")
@@ -49,9 +49,10 @@ def _make(words: list[str], sandbox: Sandbox, run: Run) -> None:
             run("telemetryd " + arguments.replace("--duration 20s", "--duration 2s"))
 
 
-def _kubectl(words: list[str], sandbox: Sandbox, run: Run) -> None:
-    """What it names is in ``deploy``; a command for the pod is run here."""
-    options, _, inner = _split(words, "--")
+def _kubectl(command: Command, sandbox: Sandbox, run: Run) -> None:
+    """What it names is in ``deploy``; a command for the pod is run here, beside a daemon."""
+    words = command.simple_commands()[0][1:]
+    options = words[: words.index("--")] if "--" in words else words
     rest = list(_without_values(options, {"-n", "--namespace", "-k", "-f", "-c"}))
     if not rest or rest[0] not in _KUBECTL:
         raise NoSuchForm(f"kubectl {words}: teach tests/docs/declared.py what it is to do")
@@ -68,13 +69,14 @@ def _kubectl(words: list[str], sandbox: Sandbox, run: Run) -> None:
             kind = _KINDS.get(found[1], found[1])
             named = {(obj["kind"].lower(), obj["metadata"]["name"]) for obj in _every_object()}
             _expect((kind, found[2]) in named, f"deploy/ has no {word}")
-    if inner:
-        run(shlex.join(inner))
+    if options != words:
+        sandbox.ensure_daemon()
+        run(command.text.partition(" -- ")[2])
 
 
-def _docker(words: list[str], sandbox: Sandbox, run: Run) -> None:
+def _docker(command: Command, sandbox: Sandbox, run: Run) -> None:
     """The Dockerfile knows the arguments of a build; what a container runs is run here."""
-    verb, *rest = words
+    verb, *rest = words = _words(command)
     if verb not in _DOCKER:
         raise NoSuchForm(f"docker {words}: teach tests/docs/declared.py what it is to do")
     values = {"-t", "--tag", "-o", "--build-arg", "-p", "-v", "-e", "--name", "--user", "--network"}
@@ -89,8 +91,9 @@ def _docker(words: list[str], sandbox: Sandbox, run: Run) -> None:
         run(shlex.join(["telemetryd", *plain[1:]]))
 
 
-def _systemctl(words: list[str], sandbox: Sandbox, run: Run) -> None:
+def _systemctl(command: Command, sandbox: Sandbox, run: Run) -> None:
     """The unit is ours; what it runs is run here."""
+    words = _words(command)
     verb, *units = [word for word in words if not word.startswith("-")]
     if verb not in _SYSTEMCTL:
         raise NoSuchForm(f"systemctl {words}: teach tests/docs/declared.py what it is to do")
@@ -103,20 +106,21 @@ def _systemctl(words: list[str], sandbox: Sandbox, run: Run) -> None:
         run(reload)
 
 
-def _journalctl(words: list[str], sandbox: Sandbox, run: Run) -> None:
+def _journalctl(command: Command, _sandbox: Sandbox, _run: Run) -> None:
     """The unit is ours."""
+    words = _words(command)
     _expect(words[:2] == ["-u", "telemetryd"], f"journalctl {words}: of which unit?")
 
 
-def _on_files(words: list[str], sandbox: Sandbox, run: Run) -> None:
+def _on_files(command: Command, sandbox: Sandbox, _run: Run) -> None:
     """The files it is given are there."""
-    paths = [word for word in words if "/" in word and not word.startswith("-")]
-    _expect(bool(paths), f"{words} names no file")
+    paths = [word for word in _words(command) if re.search(r"[/.]\w", word) and word[0] != "-"]
+    _expect(bool(paths), f"{command.text} names no file")
     for path in paths:
         _expect((sandbox.cwd / sandbox.place(path)).exists(), f"there is no {path}")
 
 
-DECLARED: Final[dict[str, Callable[[list[str], Sandbox, Run], None]]] = {
+DECLARED: Final[dict[str, Check]] = {
     "make": _make,
     "kubectl": _kubectl,
     "docker": _docker,
@@ -124,6 +128,7 @@ DECLARED: Final[dict[str, Callable[[list[str], Sandbox, Run], None]]] = {
     "journalctl": _journalctl,
     "systemd-analyze": _on_files,
     "promtool": _on_files,
+    "pip download": _on_files,
 }
 
 
@@ -132,11 +137,11 @@ def _expect(holds: bool, otherwise: str) -> None:
         raise NoSuchForm(otherwise)
 
 
-def _split(words: list[str], at: str) -> tuple[list[str], bool, list[str]]:
-    if at not in words:
-        return words, False, []
-    index = words.index(at)
-    return words[:index], True, words[index + 1 :]
+def _words(command: Command) -> list[str]:
+    """Of a command that stands alone, those after its name."""
+    words, *others = command.simple_commands()
+    _expect(not others, f"{command.where}: only kubectl exec may be piped into something")
+    return words[1:]
 
 
 def _without_values(words: list[str], valued: set[str]) -> Iterator[str]:

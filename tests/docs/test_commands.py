@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from tests.docs.commands import Command, NoSuchForm, commands_of, missing_output
-from tests.docs.declared import DECLARED, check_declared
+from tests.docs.declared import find_declared
 from tests.docs.markdown import ROOT, pages
 from tests.docs.sandbox import PLACES, PORT, Sandbox, sandbox
 
 PROGRAMS = frozenset(
     {"cat", "chmod", "cp", "curl", "grep", "head", "install", "mkdir", "openssl", "pip", "python3"}
-    | {"sed", "sha256sum", "telemetryd"}
+    | {"sed", "sha256sum", "tar", "telemetryd"}
 )
 """What is run for real. None of them may be given a path outside of the sandbox."""
 
@@ -46,18 +46,20 @@ def perform(command: Command, machine: Sandbox) -> None:
     """Run a command of a page, or check what is declared for it."""
     if command.begins:
         machine.cwd = machine.tree
-    programs = command.programs()
-    if set(programs) & set(DECLARED):
-        check_declared(command, machine, partial(run, command, machine))
-        return
-    if programs == ["cd"]:
+    if command.writes:
+        machine.stop()  # a daemon of another configuration is another daemon
+    if command.programs() == ["cd"]:
         ((_, folder),) = command.simple_commands()
         machine.cwd = machine.cwd / folder
         return
+    check = find_declared(command)
+    programs = command.programs()[1 if check else 0 :]
     unknown = [program for program in programs if not is_known(program, machine)]
     if unknown:
         raise NoSuchForm(f"{command.where}: teach the tests of docs about {unknown}")
-    if _FOREGROUND.fullmatch(command.text.partition(" #")[0].strip()):
+    if check is not None:
+        check(command, machine, partial(run, command, machine))
+    elif _FOREGROUND.fullmatch(command.text.partition(" #")[0].strip()):
         machine.start(command.text)
     else:
         run(command, machine, command.text)

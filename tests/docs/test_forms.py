@@ -64,6 +64,10 @@ def test_block_without_a_command_is_refused() -> None:
         "cat /etc/passwd",
         "telemetryd payload > /srv/payload.json",
         "kubectl drain node",
+        "kubectl -n cattle-telemetry-system exec deploy/telemetryd -- cat /etc/passwd",
+        "kubectl exec deploy/telemetryd -- telemetryd schema | unheard-of",
+        "make demo | head",
+        "pip download -r unheard-of.lock",
         "kubectl apply -k deploy/overlays/unheard-of",
         "kubectl -n elsewhere get pods",
         "kubectl -n cattle-telemetry-system exec deploy/unheard-of -- telemetryd schema",
@@ -95,6 +99,17 @@ def test_command_that_fails_or_says_something_else_is_told(
     (command,) = parsed(f"$ {text}", *shown)
     with pytest.raises(AssertionError, match=r"page\.md:4"):
         perform(command, machine)
+
+
+def test_command_for_the_pod_is_run_with_what_it_is_piped_into(machine: Sandbox) -> None:
+    pod = "kubectl -n cattle-telemetry-system exec deploy/telemetryd --"
+    for command in parsed(
+        f"$ {pod} telemetryd ctl status | head -n 1",
+        "telemetryd 0.1.0, up ...",
+        f"$ {pod} telemetryd schema > schema.json",
+    ):
+        perform(command, machine)
+    assert (machine.tree / "schema.json").read_text().startswith("{")
 
 
 def test_cd_holds_until_the_end_of_its_block(machine: Sandbox) -> None:
