@@ -57,6 +57,10 @@ apiserver: ## build a real kube-apiserver for the tests (Debian or Ubuntu; 4 to 
 screenshots: $(VENV)/.dev ## leave pictures of the status page in every state in ./screenshots (needs chromium)
 	@SCREENSHOTS=screenshots $(BIN)/pytest -q tests/browser
 
+.PHONY: docs
+docs: $(VENV)/.dev ## make the references of configuration and metrics anew, in docs/
+	@$(BIN)/python -m tests.docs.generate
+
 .PHONY: check
 check: $(VENV)/.dev ## lint, types, layers, dependencies, spelling
 	$(BIN)/ruff format --check .

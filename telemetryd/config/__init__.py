@@ -5,6 +5,16 @@ a declaration, ``values`` and ``storage`` hold one parser per kind of value. Not
 connection, reads what a key points to, or knows what a setting does.
 """
 
+from telemetryd.config.exporters import (
+    FORMATS,
+    ExporterConfig,
+    FileExporterConfig,
+    HttpExporterConfig,
+    OtlpExporterConfig,
+    RemoteExporterConfig,
+    SecretExporterConfig,
+    WebExporterConfig,
+)
 from telemetryd.config.load import (
     SYSTEM_CONFIG,
     ConfigFile,
@@ -17,20 +27,12 @@ from telemetryd.config.locate import ControlPlace, find_control_socket
 from telemetryd.config.optout import EnvironmentSwitches, read_switches
 from telemetryd.config.paths import ControlSocket
 from telemetryd.config.settings import (
-    FORMATS,
     Config,
-    ExporterConfig,
-    FileExporterConfig,
-    HttpExporterConfig,
     IdentityConfig,
     KubernetesConfig,
-    OtlpExporterConfig,
     PrivacyConfig,
-    RemoteExporterConfig,
-    SecretExporterConfig,
     SecretRequestsConfig,
     ServerConfig,
-    WebExporterConfig,
 )
 from telemetryd.config.values import ListenAddress, parse_duration
 

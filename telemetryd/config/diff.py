@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
+from telemetryd.config.exporters import ExporterConfig
 from telemetryd.config.schema import Table, Variants, keys_of
-from telemetryd.config.settings import Config, ExporterConfig
+from telemetryd.config.settings import Config
 from telemetryd.config.values import Duration, render_duration
 
 RELOADABLE = (
@@ -111,8 +112,8 @@ def diff_configs(old: Config, new: Config) -> ConfigDiff:
                 untouched.append(exporter.name)
     names = {exporter.name for exporter in new.exporters}
     return ConfigDiff(
-        restart_only=tuple(key for key in keys if not _is_reloadable(key.path)),
-        reloadable=tuple(key for key in keys if _is_reloadable(key.path)),
+        restart_only=tuple(key for key in keys if not is_reloadable(key.path)),
+        reloadable=tuple(key for key in keys if is_reloadable(key.path)),
         added=tuple(exporter for exporter in new.exporters if exporter.name not in former),
         removed=tuple(exporter for exporter in old.exporters if exporter.name not in names),
         changed=tuple(change for change in changes if not _is_in_place(change)),
@@ -204,7 +205,8 @@ def _differing(old: dict[str, Any], new: dict[str, Any]) -> tuple[KeyChange, ...
     return tuple(KeyChange(path, old[path], new[path]) for path in old if old[path] != new[path])
 
 
-def _is_reloadable(path: str) -> bool:
+def is_reloadable(path: str) -> bool:
+    """Whether a running daemon can change the key of this path, one outside of the exporters."""
     return path in RELOADABLE_ALONE or path.partition(".")[0] in RELOADABLE
 
 

@@ -1,17 +1,27 @@
-"""Every key of the file: its name, kind, default, and the rules between keys.
+"""Every key of the file: its name, kind, default, meaning, and the rules between keys.
 
 A key is a field, its kind stands in ``Annotated``; a duration's attribute carries its unit
-(``interval_s``), the key in the file doesn't. What a setting does belongs to whoever reads it.
+(``interval_s``), the key in the file doesn't. Its meaning stands in the docstring's ``Attributes``,
+of which ``docs/configuration.md`` is made. How a setting takes effect belongs to whoever reads it.
+The tables of exporters are those of ``exporters``.
 """
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
+from telemetryd.config.exporters import (
+    DEFAULT_INTERVAL_S,
+    ExporterConfig,
+    FileExporterConfig,
+    HttpExporterConfig,
+    OtlpExporterConfig,
+    SecretExporterConfig,
+)
 from telemetryd.config.paths import ControlSocket, SocketPath
 from telemetryd.config.plugins import InstalledTypes
-from telemetryd.config.remote import is_in_clear, is_loopback, is_over_tls
-from telemetryd.config.schema import Derived, Env, Rule, Table, Unique, Variants
-from telemetryd.config.storage import AbsolutePath, Size
+from telemetryd.config.remote import is_loopback
+from telemetryd.config.schema import Env, Rule, Table, Variants
+from telemetryd.config.storage import AbsolutePath
 from telemetryd.config.switch import Switch
 from telemetryd.config.values import (
     HOUR_S,
@@ -23,28 +33,21 @@ from telemetryd.config.values import (
     Integer,
     Listen,
     ListenAddress,
-    Number,
     Text,
     Url,
     Uuid,
 )
 
-DEFAULT_INTERVAL_S = 60.0
-LONGEST_DEFAULT_TIMEOUT_S = 10.0
 MIN_DEADLINE_TO_RETRY = 1.2
 """A renew deadline must leave time for a second try, whatever the jitter (client-go's factor)."""
-FORMATS = ("scc", "fleet")
-"""What a payload can hold; ``export.formats`` makes each of them."""
-
-SCC_SECRETS = frozenset({"rancher-scc-telemetry", "rancher-scc-metrics"})
-"""Secrets whose readers take the SCC payload: scc-operator crashes on any other document."""
-
 DEFAULT_LISTEN = ListenAddress("127.0.0.1", 10464)
 
-
-def default_timeout_s(interval_s: float) -> float:
-    """The timeout of an attempt where none is given: 10 s, or half of a short interval."""
-    return min(LONGEST_DEFAULT_TIMEOUT_S, interval_s / 2)
+EXPORTER_TYPES = (
+    SecretExporterConfig,
+    FileExporterConfig,
+    HttpExporterConfig,
+    OtlpExporterConfig,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +55,8 @@ class KubernetesConfig:
     """``[kubernetes]``: which API server and how to ask it.
 
     Attributes:
-        kubeconfig: File; None for in-cluster, else ``$KUBECONFIG``, else ``~/.kube/config``.
-        context: Of the kubeconfig; None for its current one.
+        kubeconfig: File; left out: in-cluster, else ``$KUBECONFIG``, else ``~/.kube/config``.
+        context: Of the kubeconfig; left out: its current one.
         source: What is collected: a Rancher's fleet, or this cluster alone; ``auto`` goes by
             whether the API server serves Rancher's API group, and notices when that changes.
         page_size: Objects per page of a list.
@@ -76,7 +79,16 @@ class KubernetesConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdentityConfig:
-    """``[identity]``: overrides of what is otherwise discovered; None for discovered."""
+    """``[identity]``: overrides of what is otherwise discovered.
+
+    Attributes:
+        install_uuid: Of the Rancher installation.
+        cluster_uuid: Of the cluster that hosts it: the UID of its namespace kube-system.
+        server_url: URL of Rancher.
+        version: Version of the product.
+        git_hash: Commit of the product's build.
+        product: Name of the product, as the receiver knows it.
+    """
 
     install_uuid: Annotated[str | None, Uuid()] = None
     cluster_uuid: Annotated[str | None, Uuid()] = None
@@ -147,7 +159,7 @@ class ServerConfig:
     )
 
     listen: Annotated[ListenAddress, Listen(), Env("TELEMETRYD_LISTEN")] = DEFAULT_LISTEN
-    # None where no folder is usable, or none has been looked for.
+    # None where no folder is usable, or none has been looked for; state_dir likewise.
     control_socket: Annotated[ControlSocket | None, SocketPath()] = None
     tls_cert_file: Annotated[str | None, AbsolutePath()] = None
     tls_key_file: Annotated[str | None, AbsolutePath()] = None
@@ -171,8 +183,9 @@ class LeaderElectionConfig:
     """``[leader_election]``: one replica exports, the others stand by.
 
     Attributes:
-        namespace: Of the Lease.
-        name: Likewise.
+        enabled: True where more than one replica runs.
+        namespace: Namespace of the Lease.
+        name: Name of the Lease.
         lease_duration_s: A leader that is gone is succeeded after so long.
         renew_deadline_s: A leader that can't renew for so long exports no more.
         retry_period_s: Between renewals.
@@ -204,12 +217,11 @@ class SecretRequestsConfig:
     """``[secret_requests]``: whether SecretRequests are served, and how.
 
     Attributes:
-        enabled: True, False, or ``auto``: where the source is Rancher. Without the CRD nothing is
-            done in any case.
-        interval_s: Of the exporters that requests get.
+        enabled: ``auto`` is where the source is Rancher. Nothing is done without the CRD.
+        interval_s: From one run to the next of the exporters that requests get.
         cleanup: ``delete`` removes what was written once its request is gone; ``keep`` leaves it.
         takeover: As of an exporter of type ``secret``.
-        quiet_period_s: Likewise.
+        quiet_period_s: As of an exporter of type ``secret``.
     """
 
     enabled: Annotated[bool | str, Switch()] = "auto"
@@ -220,211 +232,25 @@ class SecretRequestsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExporterConfig:
-    """``[[exporters]]``: what every type has.
-
-    Attributes:
-        jitter: Part of the interval by which each run may come late.
-        max_silence_s: An unchanged payload is sent again after this time.
-        retry_base_s: First step of the exponential backoff between attempts.
-        retry_cap_s: Its longest step.
-        retry_budget_s: No attempt of a run starts later than this after the first.
-    """
-
-    RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            ("timeout_s", "interval_s"),
-            lambda timeout_s, interval_s: timeout_s < interval_s,
-            "must be shorter than interval; leave it out for the lesser of 10s and half of that",
-        ),
-        Rule(
-            ("retry_base_s", "retry_cap_s"),
-            lambda base_s, cap_s: base_s <= cap_s,
-            "must not be longer than retry_cap",
-        ),
-    )
-    UNIQUE: ClassVar[tuple[Unique, ...]] = (Unique(("name",), "name"),)
-
-    type: ClassVar[str]
-    name: Annotated[str, DnsLabel(reserved="secretrequest/")]
-    enabled: Annotated[bool, Boolean()] = True
-    interval_s: Annotated[float, Duration()] = DEFAULT_INTERVAL_S
-    format: Annotated[str, Choice(FORMATS)] = "scc"
-    max_silence_s: Annotated[float, Duration()] = 24 * HOUR_S
-    timeout_s: Annotated[
-        float,
-        Duration(minimum_s=0.1, maximum_s=HOUR_S),
-        Derived(("interval_s",), default_timeout_s),
-    ] = default_timeout_s(DEFAULT_INTERVAL_S)
-    jitter: Annotated[float, Number(0, 0.5)] = 0.0
-    splay_max_s: Annotated[float, Duration(minimum_s=0)] = 0.0
-    retry_base_s: Annotated[float, Duration(minimum_s=0.001, maximum_s=HOUR_S)] = 1.0
-    retry_cap_s: Annotated[float, Duration(minimum_s=0.001, maximum_s=HOUR_S)] = 30.0
-    retry_budget_s: Annotated[float, Duration(minimum_s=0)] = 300.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SecretExporterConfig(ExporterConfig):
-    """An exporter of type ``secret``: one Kubernetes Secret.
-
-    Attributes:
-        takeover: Take a Secret over from another writer without waiting.
-        quiet_period_s: Otherwise, how long its bytes must have stayed the same.
-    """
-
-    RULES: ClassVar[tuple[Rule, ...]] = (
-        *ExporterConfig.RULES,
-        Rule(
-            ("secret", "format"),
-            lambda secret, format: format == "scc" or secret not in SCC_SECRETS,  # noqa: A006
-            'is read by what takes format "scc" alone: give another one\'s payload a Secret of its '
-            "own",
-        ),
-    )
-    UNIQUE: ClassVar[tuple[Unique, ...]] = (
-        *ExporterConfig.UNIQUE,
-        Unique(("namespace", "secret"), "Secret"),
-    )
-
-    type: ClassVar[str] = "secret"
-    namespace: Annotated[str, DnsLabel()] = "cattle-telemetry-system"
-    secret: Annotated[str, DnsSubdomain()] = "rancher-scc-telemetry"  # noqa: S105 - its name
-    takeover: Annotated[bool, Boolean()] = False
-    quiet_period_s: Annotated[float, Duration()] = 300.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileExporterConfig(ExporterConfig):
-    """An exporter of type ``file``: dated snapshots in a folder.
-
-    Attributes:
-        directory: The folder; its last part is made where it doesn't exist.
-        keep: So many snapshots stay, the newest included.
-        max_bytes: So much all of them may take; None for no limit. The newest stays in any case.
-        compress: Write gzip.
-    """
-
-    UNIQUE: ClassVar[tuple[Unique, ...]] = (
-        *ExporterConfig.UNIQUE,
-        Unique(("directory",), "directory"),
-    )
-
-    type: ClassVar[str] = "file"
-    directory: Annotated[str, AbsolutePath()]
-    keep: Annotated[int, Integer(1, 1_000_000)] = 48
-    max_bytes: Annotated[int | None, Size()] = None
-    compress: Annotated[bool, Boolean()] = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteExporterConfig(ExporterConfig):
-    """An exporter that sends to another site, where many daemons must not come at one moment."""
-
-    splay_max_s: Annotated[float, Duration(minimum_s=0)] = 300.0
-
-
-def _web_rules(url: str) -> tuple[Rule, ...]:
-    """What must hold between an attribute with a URL and those that say how to send there."""
-    unsafe = (
-        "would be readable by others on plain http: give the address as https, or that of a "
-        "loopback interface"
-    )
-    pointless = "has no meaning on plain http: leave it out, or give the address as https"
-    return (
-        *ExporterConfig.RULES,
-        *(
-            Rule((name, url), lambda path, url: path is None or not is_in_clear(url), unsafe)
-            for name in ("headers_file", "bearer_token_file")
-        ),
-        *(
-            Rule((name, url), lambda path, url: path is None or is_over_tls(url), pointless)
-            for name in ("ca_file", "client_cert_file", "client_key_file")
-        ),
-        Rule(
-            ("client_key_file", "client_cert_file"),
-            lambda key, certificate: key is None or certificate is not None,
-            "is the key of no certificate: give client_cert_file too",
-        ),
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WebExporterConfig(RemoteExporterConfig):
-    """An exporter that sends over HTTP. Files are read whenever they are used.
-
-    Attributes:
-        headers_file: Lines ``Name: value`` that every request carries.
-        bearer_token_file: A token; None for none.
-        ca_file: PEM of who may vouch for the receiver; None for the system's.
-        client_cert_file: PEM of our own certificate, and of its key too where that isn't apart.
-        compress: Send gzip.
-    """
-
-    headers_file: Annotated[str | None, AbsolutePath()] = None
-    bearer_token_file: Annotated[str | None, AbsolutePath()] = None
-    ca_file: Annotated[str | None, AbsolutePath()] = None
-    client_cert_file: Annotated[str | None, AbsolutePath()] = None
-    client_key_file: Annotated[str | None, AbsolutePath()] = None
-    compress: Annotated[bool, Boolean()] = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HttpExporterConfig(WebExporterConfig):
-    """An exporter of type ``http``: payloads by POST.
-
-    Attributes:
-        spool: Keep what isn't delivered yet, and what was, on disk.
-    """
-
-    RULES: ClassVar[tuple[Rule, ...]] = _web_rules("url")
-    # A receiver tells payloads apart by installation and sequence: two exporters would mix theirs.
-    UNIQUE: ClassVar[tuple[Unique, ...]] = (*ExporterConfig.UNIQUE, Unique(("url",), "URL"))
-
-    type: ClassVar[str] = "http"
-    url: Annotated[str, Url()]
-    spool: Annotated[bool, Boolean()] = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OtlpExporterConfig(WebExporterConfig):
-    """An exporter of type ``otlp``: OpenTelemetry metrics in JSON."""
-
-    RULES: ClassVar[tuple[Rule, ...]] = (
-        *_web_rules("endpoint"),
-        Rule(
-            ("format",),
-            lambda given: given == "scc",
-            "has no meaning for metrics: leave it out",
-        ),
-    )
-    UNIQUE: ClassVar[tuple[Unique, ...]] = (
-        *ExporterConfig.UNIQUE,
-        Unique(("endpoint",), "endpoint"),
-    )
-
-    type: ClassVar[str] = "otlp"
-    endpoint: Annotated[str, Url()]
-
-
-EXPORTER_TYPES = (
-    SecretExporterConfig,
-    FileExporterConfig,
-    HttpExporterConfig,
-    OtlpExporterConfig,
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """The whole configuration, with the effective value of everything.
 
     Attributes:
-        enabled: False switches collection off; the environment can too, see ``optout``.
+        enabled: False switches collection off; so can the environment.
+        log_level: What is less grave isn't logged.
         log_format: ``auto`` is journald prefixes under systemd, text on a terminal, else JSON.
-        state_dir: Folder for what outlives the process, not made yet; None where none is usable,
-            or none has been looked for.
-        drain_timeout_s: Longest shutdown.
+        state_dir: Folder for what outlives the process; left out: the first usable one of
+            ``$STATE_DIRECTORY``, ``/var/lib/telemetryd`` and ``telemetryd`` under
+            ``$XDG_STATE_HOME``.
+        drain_timeout_s: Longest shutdown; keep it below the service manager's kill timeout.
         reload_on_change: Reload when the file's content has changed, without being told.
+        kubernetes: Which API server, and how to ask it.
+        identity: Overrides of what is discovered.
+        privacy: What payloads are made without.
+        server: Where HTTP is served and commands are taken.
+        leader_election: Whether replicas share a Lease.
+        secret_requests: Whether SecretRequests are served.
+        exporters: Where payloads go; none at all with an empty array.
     """
 
     enabled: Annotated[bool, Boolean()] = True

@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 
 from telemetryd.config import Config, ExporterConfig, SecretExporterConfig, SecretRequestsConfig
-from telemetryd.config.settings import default_timeout_s
+from telemetryd.config.exporters import default_timeout_s
 from telemetryd.control.secretrequest import SecretRequestController, Target
 from telemetryd.daemon.leadership import FencedRequests, Leadership
 from telemetryd.export.exporter import Exporter

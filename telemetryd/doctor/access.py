@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from telemetryd.config import Config
-from telemetryd.config.settings import SecretExporterConfig
+from telemetryd.config import Config, SecretExporterConfig
 
 MANAGEMENT: Final = "management.cattle.io"
 TELEMETRY: Final = "telemetry.cattle.io"

@@ -1,14 +1,13 @@
 """Exposition of ``/metrics``: one collector over plain counters, rendered in a worker thread.
 
-The table of families is that of the reference (operations, section 5.1). Nothing here counts:
-the owners of the counters do, and ``view`` copies them.
+Which metrics there are stands in ``families``. Nothing here counts: the owners of the counters do,
+and ``view`` copies them.
 """
 
 import gzip
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, product
-from typing import Literal
 
 import anyio
 import anyio.to_thread
@@ -26,6 +25,15 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from telemetryd.model import ExporterState, Snapshot, Switch
+from telemetryd.serve.families import (
+    EVENT_TYPES,
+    FAMILIES,
+    PREFIX,
+    RELOAD_RESULTS,
+    RELOAD_TRIGGERS,
+    RUN_RESULTS,
+    WATCH_RESULTS,
+)
 from telemetryd.serve.negotiate import wants_gzip, wants_openmetrics
 from telemetryd.serve.view import (
     ExporterView,
@@ -36,86 +44,11 @@ from telemetryd.serve.view import (
     take_view,
 )
 
-_PREFIX = "telemetryd_"
 _NANO = 1_000_000_000
 _GZIP_LEVEL = 5  # the last percent of size isn't worth the CPU of a small daemon
 _CONTENT_TYPE_OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
-_RUN_RESULTS = ("success", "unchanged", "failure", "skipped", "superseded")
-_WATCH_RESULTS = ("success", "error")
-_RELOADS = dict.fromkeys(product(("success", "failure"), ("signal", "control", "file")), 0)
-_EVENT_TYPES = ("added", "modified", "deleted", "bookmark", "error", "unknown")
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """One row of the reference's table; the name is without prefix and suffix of its type."""
-
-    type: Literal["counter", "gauge", "histogram", "info"]
-    name: str
-    labels: tuple[str, ...]
-    help: str
-
-
-_E = ("exporter",)
-_R = ("resource",)
-FAMILIES = (
-    Family("info", "build", ("version", "revision", "python_version"), "What runs."),
-    Family("info", "exporter", (*_E, "type"), "Registered exporters and their types."),
-    Family("gauge", "exporter_state", (*_E, "state"), "1 for the state the exporter is in."),
-    Family("gauge", "exporter_enabled", _E, "Whether the exporter is enabled."),
-    Family("gauge", "exporter_in_flight", _E, "Whether a run is exporting now."),
-    Family("gauge", "exporter_consecutive_failures", _E, "Failed runs since the last success."),
-    Family("gauge", "exporter_interval_seconds", _E, "Time between two slots."),
-    Family("gauge", "exporter_last_attempt_timestamp_seconds", _E, "When it was last tried."),
-    Family("gauge", "exporter_last_success_timestamp_seconds", _E, "When it last succeeded."),
-    Family("gauge", "exporter_last_failure_timestamp_seconds", _E, "When it last failed."),
-    Family("gauge", "exporter_next_run_timestamp_seconds", _E, "When the next slot is."),
-    Family("counter", "exporter_runs", (*_E, "result"), "Runs by how they ended."),
-    Family("counter", "exporter_attempts", (*_E, "result", "reason"), "Attempts of runs."),
-    Family("counter", "exporter_retries", (*_E, "reason"), "Attempts after a failed one."),
-    Family("counter", "exporter_skipped_ticks", (*_E, "reason"), "Slots without a run."),
-    Family("histogram", "exporter_collection_duration_seconds", _E, "Snapshot and payload."),
-    Family("histogram", "exporter_export_duration_seconds", _E, "An attempt's own work."),
-    Family("histogram", "exporter_schedule_delay_seconds", _E, "From a slot to its run."),
-    Family("gauge", "exporter_payload_bytes", _E, "Size of the last payload."),
-    Family("gauge", "exporter_spool_bytes", _E, "Size of undelivered payloads on disk."),
-    Family("gauge", "exporter_spool_items", _E, "Undelivered payloads on disk."),
-    Family("counter", "exporter_sent_bytes", _E, "Payload bytes delivered."),
-    Family("counter", "exporter_spool_dropped", (*_E, "reason"), "Payloads not kept on disk."),
-    Family("gauge", "payload_schema_valid", _E, "Whether the last payload fits its schema."),
-    Family("gauge", "snapshot_generation", (), "Number of the last snapshot built."),
-    Family("gauge", "snapshot_timestamp_seconds", (), "When the last snapshot was taken."),
-    Family("histogram", "snapshot_build_duration_seconds", (), "Time to build a snapshot."),
-    Family("gauge", "snapshot_complete", (), "Whether all was read and is in contact."),
-    Family("gauge", "informer_synced", _R, "Whether the first list is in, or none is served."),
-    Family("gauge", "informer_objects", _R, "Objects held."),
-    Family("gauge", "informer_last_event_timestamp_seconds", _R, "When the last event came."),
-    Family("gauge", "informer_last_contact_timestamp_seconds", _R, "When anything last came."),
-    Family("counter", "informer_decode_errors", (*_R, "reason"), "Objects not readable."),
-    Family("counter", "informer_events", (*_R, "type"), "Events of watches."),
-    Family("counter", "informer_lists", (*_R, "result", "reason"), "Lists by what led to them."),
-    Family("counter", "informer_watches", (*_R, "result"), "Watches opened."),
-    Family("counter", "informer_watch_terminations", (*_R, "reason"), "Watches ended."),
-    Family("histogram", "informer_list_duration_seconds", _R, "Whole lists, all pages."),
-    Family("counter", "kube_requests", ("method", "code"), "Requests to the API server."),
-    Family("histogram", "kube_request_duration_seconds", ("method",), "Time to the answer."),
-    Family("gauge", "fleet_clusters", ("kind",), "Clusters."),
-    Family("gauge", "fleet_nodes", (), "Nodes of these clusters."),
-    Family("gauge", "fleet_node_roles", ("role",), "Nodes per role; one counts in each it has."),
-    Family("gauge", "fleet_cpu_cores", (), "CPU capacity, summed over nodes."),
-    Family("gauge", "fleet_memory_bytes", (), "Memory capacity, summed over nodes."),
-    Family("gauge", "fleet_unreported_nodes", ("resource",), "Nodes without this capacity."),
-    Family("gauge", "fleet_orphan_nodes", (), "Nodes whose cluster is gone."),
-    Family("gauge", "enabled", ("reason",), "Whether this switch leaves collection on."),
-    Family("gauge", "leader", ("name",), "Whether this replica leads, or no other can."),
-    Family("counter", "leader_transitions", ("name",), "Terms of this replica begun and ended."),
-    Family("gauge", "config_last_reload_successful", (), "Whether the last reload was accepted."),
-    Family("gauge", "config_last_reload_success_timestamp_seconds", (), "When one last was."),
-    Family("gauge", "config_hash", (), "48 bits over the configuration in force."),
-    Family("counter", "config_reloads", ("result", "trigger"), "Reloads of the configuration."),
-    Family("histogram", "event_loop_lag_seconds", (), "How late timers of the loop come."),
-)
+_RELOADS = dict.fromkeys(product(RELOAD_RESULTS, RELOAD_TRIGGERS), 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +70,7 @@ class _Sheet:
     def __init__(self) -> None:
         self._families = {family.name: family for family in FAMILIES}
         self._metrics = {
-            family.name: Metric(_PREFIX + family.name, family.help, family.type)
+            family.name: Metric(PREFIX + family.name, family.help, family.type)
             for family in FAMILIES
         }
 
@@ -148,10 +81,8 @@ class _Sheet:
         """Add the sample of a gauge, counter or info; None leaves the series out."""
         if value is not None:
             family = self._families[name]
-            suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
-            self._metrics[name].add_sample(
-                _PREFIX + name + suffix, dict(zip(family.labels, labels, strict=True)), value
-            )
+            named = dict(zip(family.label_names, labels, strict=True))
+            self._metrics[name].add_sample(family.exposed_name, named, value)
 
     def put_each(
         self,
@@ -167,8 +98,8 @@ class _Sheet:
 
     def put_histogram(self, name: str, labels: Sequence[str], histogram: HistogramView) -> None:
         """Add the samples of a classic histogram, whose buckets are cumulative."""
-        metric, full_name = self._metrics[name], _PREFIX + name
-        named = dict(zip(self._families[name].labels, labels, strict=True))
+        metric, full_name = self._metrics[name], PREFIX + name
+        named = dict(zip(self._families[name].label_names, labels, strict=True))
         bounds = (*(repr(float(bound)) for bound in histogram.bounds), "+Inf")
         cumulative = list(accumulate(histogram.counts))
         for bound, count in zip(bounds, cumulative, strict=True):
@@ -308,7 +239,7 @@ def _put_exporter(sheet: _Sheet, exporter: ExporterView, now: float) -> None:
         sheet.put("exporter_state", (status.name, state), state is status.state)
     for name, value in gauges.items():
         sheet.put(name, labels, value)
-    sheet.put_each("exporter_runs", labels, exporter.runs, always=_RUN_RESULTS)
+    sheet.put_each("exporter_runs", labels, exporter.runs, always=RUN_RESULTS)
     for (result, reason), count in exporter.attempts.items():
         sheet.put("exporter_attempts", (status.name, result, reason), count)
     sheet.put_each("exporter_retries", labels, exporter.retries)
@@ -328,10 +259,10 @@ def _put_informer(sheet: _Sheet, informer: InformerView) -> None:
     sheet.put("informer_last_event_timestamp_seconds", labels, informer.last_event_at)
     sheet.put("informer_last_contact_timestamp_seconds", labels, status.last_contact_at)
     sheet.put_each("informer_decode_errors", labels, informer.decode_errors)
-    sheet.put_each("informer_events", labels, informer.events, always=_EVENT_TYPES)
+    sheet.put_each("informer_events", labels, informer.events, always=EVENT_TYPES)
     for (result, reason), count in informer.lists.items():
         sheet.put("informer_lists", (status.resource, result, reason), count)
-    sheet.put_each("informer_watches", labels, informer.watches, always=_WATCH_RESULTS)
+    sheet.put_each("informer_watches", labels, informer.watches, always=WATCH_RESULTS)
     sheet.put_each("informer_watch_terminations", labels, informer.watch_terminations)
     sheet.put_histogram("informer_list_duration_seconds", labels, informer.list_duration)
 

@@ -23,10 +23,14 @@ class FleetServer:
     """A running server; its methods may be called from any thread.
 
     Attributes:
+        url: Where it listens, without a trailing slash.
         kubeconfig: A file that leads to it.
     """
 
-    def __init__(self, server: ApiServer, portal: BlockingPortal, kubeconfig: Path) -> None:
+    def __init__(
+        self, server: ApiServer, portal: BlockingPortal, url: str, kubeconfig: Path
+    ) -> None:
+        self.url = url
         self.kubeconfig = kubeconfig
         self._server = server
         self._portal = portal
@@ -38,6 +42,10 @@ class FleetServer:
     def remove(self, resource: str, name: str, namespace: str = "") -> None:
         """Deletes an object at once."""
         self._portal.call(self._server.delete_object, resource, name, namespace)
+
+    def drop_watches(self) -> None:
+        """Ends every watch, as a server does that goes down."""
+        self._portal.call(self._server.drop_watches)
 
     def get(self, resource: str, name: str, namespace: str = "") -> dict[str, Any] | None:
         """An object, None where there is none."""
@@ -89,7 +97,7 @@ def serve_fleet(
             portal.start_task_soon(run_churn, server, fleet, churn_per_s) if churn_per_s else None
         )
         try:
-            yield FleetServer(server, portal, kubeconfig)
+            yield FleetServer(server, portal, endpoint.url, kubeconfig)
         finally:
             if churn is not None:
                 churn.cancel()

@@ -1,0 +1,206 @@
+"""Where the commands of a page are run: a copy of the project, and a machine that is made up.
+
+There is an API server with a fleet, a home, folders in the place of the system's, and a daemon
+where a command needs one. Nothing outside of the sandbox is touched. Which commands there are, and
+what the cluster's tools come to here, is told elsewhere.
+"""
+
+import http.client
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from tests.daemon.embedded import FleetServer, serve_fleet
+from tests.docs.markdown import ROOT
+from tests.system.daemon import free_port
+
+PORT = "10464"
+SERVER = "https://10.0.0.1:6443"
+RECEIVER = "127.0.0.1:8080"
+PLACES = (
+    "/etc/telemetryd",
+    "/etc/systemd/system",
+    "/var/lib/telemetryd",
+    "/run/telemetryd",
+    "/opt/telemetryd",
+    "/media/usb",
+)
+"""Folders of a real machine that pages speak of; each is one of the sandbox here."""
+
+RUN_S = 90.0
+_WAIT_S = 30.0
+_POLL_S = 0.1
+_LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "node_modules", "screenshots")
+_ENDED = re.compile(
+    r"^telemetryd_exporter_last_(?:success|failure)_timestamp_seconds\{", re.MULTILINE
+)
+_SITE = next(path for path in map(Path, sys.path) if path.name == "site-packages")
+
+
+class _Receiver(BaseHTTPRequestHandler):
+    """Takes every payload."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - of the base class
+        """Say nothing."""
+
+
+class Sandbox:
+    """A machine with telemetryd on it.
+
+    Attributes:
+        tree: The copy of the project.
+        cwd: Where commands are run.
+    """
+
+    def __init__(self, folder: Path, fleet: FleetServer, receiver: str) -> None:
+        self.tree = self.cwd = folder / "telemetryd"
+        self._folder = folder
+        self._fleet = fleet
+        self._receiver = receiver
+        self._daemon: subprocess.Popen[bytes] | None = None
+        self._port = str(free_port())
+        self._log = folder / "log"
+        shutil.copytree(ROOT, self.tree, ignore=_LEFT_OUT)
+        for place in ("/home", "/bin", *PLACES):
+            self._at(place).mkdir(parents=True)
+        shutil.copy(fleet.kubeconfig, self.tree / "kubeconfig")  # as pages name it
+        python = sys.executable
+        self._script("python3", f'exec {python} "$@"')
+        self._script("telemetryd", f'exec {python} -P -m telemetryd "$@"')
+        self._script("pip", f'exec {python} -m pip "$@" --target {folder}/site')
+
+    def run(self, text: str) -> "subprocess.CompletedProcess[str]":
+        """Have the shell run a command of a page, its places put in for those of a real machine."""
+        return subprocess.run(
+            ["bash", "-uo", "pipefail", "-c", self.place(text)],
+            cwd=self.cwd,
+            env=self._environ(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=RUN_S,
+            check=False,
+        )
+
+    def place(self, text: str) -> str:
+        """The same text with this machine's folders, port and API server."""
+        for place in PLACES:
+            text = text.replace(place, str(self._at(place)))
+        text = text.replace(RECEIVER, self._receiver).replace(f":{PORT}", f":{self._port}")
+        return text.replace(SERVER, self._fleet.url)
+
+    def start(self, text: str) -> None:
+        """Start the daemon by its command, in the place of any other, and wait for it."""
+        self.stop()
+        with self._log.open("ab") as log:
+            self._daemon = subprocess.Popen(
+                ["bash", "-c", f"exec {self.place(text)}"],
+                cwd=self.tree,
+                env=self._environ(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        self._wait_until_ready()
+
+    def ensure_daemon(self) -> None:
+        """Start the daemon where none runs."""
+        if self._daemon is None:
+            self.start("telemetryd run")
+
+    def stop(self) -> None:
+        """End the daemon, where one runs."""
+        daemon, self._daemon = self._daemon, None
+        if daemon is None:
+            return
+        daemon.send_signal(signal.SIGTERM)
+        try:
+            daemon.wait(timeout=_WAIT_S)
+        finally:
+            daemon.kill()
+            daemon.wait()
+        assert daemon.returncode == 0, self._log.read_text()
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + _WAIT_S
+        while not self._has_tried():
+            assert self._daemon is not None
+            assert self._daemon.poll() is None, self._log.read_text()
+            assert time.monotonic() < deadline, self._log.read_text()
+            time.sleep(_POLL_S)
+
+    def _has_tried(self) -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", int(self._port), timeout=5)
+        try:
+            connection.request("GET", "/metrics")
+            text = connection.getresponse().read().decode()
+        except OSError:
+            return False
+        finally:
+            connection.close()
+        return _ENDED.search(text) is not None
+
+    def _environ(self) -> dict[str, str]:
+        config = self._at("/etc/telemetryd") / "config.toml"
+        return {
+            "PATH": f"{self._at('/bin')}:{os.environ['PATH']}",
+            "HOME": str(self._at("/home")),
+            "LANG": "C.UTF-8",
+            "KUBECONFIG": str(self._fleet.kubeconfig),
+            "STATE_DIRECTORY": str(self._at("/var/lib/telemetryd")),
+            "RUNTIME_DIRECTORY": str(self._at("/run/telemetryd")),
+            "TELEMETRYD_LISTEN": f"127.0.0.1:{self._port}",
+            **({"TELEMETRYD_CONFIG": str(config)} if config.exists() else {}),
+            # What pip would fetch is here already; what it builds with, too.
+            "PYTHONPATH": f"{self._folder}/site:{_SITE}",
+            "PIP_NO_INDEX": "1",
+            "PIP_NO_DEPS": "1",
+            "PIP_NO_BUILD_ISOLATION": "0",
+            "PIP_QUIET": "1",
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        }
+
+    def _at(self, place: str) -> Path:
+        return self._folder / "root" / place.lstrip("/")
+
+    def _script(self, name: str, line: str) -> None:
+        path = self._at("/bin") / name
+        path.write_text(f"#!/bin/bash\n{line}\n")
+        path.chmod(0o755)
+
+
+@contextmanager
+def sandbox(folder: Path) -> Iterator[Sandbox]:
+    """A sandbox in an empty folder whose path is short; it is left with nothing running."""
+    with serve_fleet(folder, clusters=20, nodes=15) as fleet, _serve_receiver() as receiver:
+        made = Sandbox(folder, fleet, receiver)
+        try:
+            yield made
+        finally:
+            made.stop()
+
+
+@contextmanager
+def _serve_receiver() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Receiver) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()

@@ -1,0 +1,119 @@
+"""Tables that list what is closed in the code: nothing is missing, nothing is made up."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from telemetryd.cli import run_command
+from telemetryd.daemon.earlysignals import EarlySignals
+from telemetryd.errors import Reason
+from telemetryd.model import ExporterState
+from telemetryd.serve.disclosure import NEVER_READ
+from telemetryd.serve.families import FAMILIES
+from tests.daemon.embedded import serve_fleet
+from tests.docs.markdown import ROOT
+from tests.serve.test_disclosure import leaves
+from tests.system.daemon import free_port
+
+_HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+
+
+def rows(page: str, heading: str) -> list[list[str]]:
+    """The cells of every row of the tables under a heading, but for those that name columns."""
+    text = (ROOT / "docs" / page).read_text()
+    _, found, rest = text.partition(f"# {heading}\n")
+    assert found, f"{page} has no heading {heading!r}"
+    section = _HEADING.split(rest)[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    rulers = [index for index, line in enumerate(lines) if line.startswith("|---")]
+    headings = {index - 1 for index in rulers} | set(rulers)
+    return [row for index, row in enumerate(cells) if index not in headings]
+
+
+def named(row: list[str], column: int = 0) -> str:
+    return row[column].strip("`")
+
+
+def test_every_state_is_explained() -> None:
+    assert [named(row) for row in rows("troubleshooting.md", "States")] == list(ExporterState)
+
+
+def test_every_reason_is_explained() -> None:
+    found = [named(row) for row in rows("troubleshooting.md", "Reasons") if len(row) == 3]
+    assert [name for name in found if name in set(Reason)] == list(Reason)
+
+
+def test_every_other_closed_list_is_explained() -> None:
+    explained: dict[tuple[str, str], list[str]] = {}
+    label = metric = ""
+    for row in rows("troubleshooting.md", "Reasons"):
+        if of := re.fullmatch(r"`(\w+)` of `(\w+)`", row[0]):
+            label, metric = of.groups()
+        if metric and (of or not row[0].strip("| ")):
+            explained.setdefault((metric, label), []).append(named(row, 1))
+    closed = {
+        (family.exposed_name, each.name): [*each.values]
+        for family in FAMILIES
+        for each in family.labels
+    }
+    assert explained
+    for which, values in explained.items():
+        assert values == closed[which]
+    reasons = {
+        which
+        for which, values in closed.items()
+        if which[1] == "reason" and values and not {*values} >= {*Reason}
+    }
+    assert reasons - set(explained) == {("telemetryd_enabled", "reason")}
+
+
+@pytest.mark.parametrize(
+    ("name", "heading"), [("scc", "The SCC payload"), ("fleet", "The fleet payload")]
+)
+def test_every_field_of_a_payload_is_listed_and_no_other(
+    name: str, heading: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(["schema", "--format", name], EarlySignals()) == 0
+    listed = [named(row) for row in rows("collected.md", heading)]
+    assert sorted(listed) == sorted(leaves(json.loads(capsys.readouterr().out)))
+
+
+def test_what_is_never_read_is_what_the_status_page_says() -> None:
+    text = (ROOT / "docs" / "collected.md").read_text()
+    section = _HEADING.split(text.partition("## Never read\n")[2])[0]
+    listed = [line.removeprefix("- ") for line in section.splitlines() if line.startswith("- ")]
+    assert listed == [f"{line}." for line in NEVER_READ]
+
+
+def test_every_check_of_doctor_is_explained(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    with serve_fleet(tmp_path) as fleet:
+        config.write_text(
+            f'state_dir = "{tmp_path}"\n[kubernetes]\nkubeconfig = "{fleet.kubeconfig}"\n'
+            f'[server]\nlisten = "127.0.0.1:{free_port()}"\n'
+            '[[exporters]]\nname = "scc"\ntype = "secret"\n'
+            f'[[exporters]]\nname = "kept"\ntype = "file"\ndirectory = "{tmp_path}/kept"\n'
+        )
+        told = subprocess.run(
+            [sys.executable, "-m", "telemetryd", "doctor", "--config", str(config)],
+            env={**os.environ, "RUNTIME_DIRECTORY": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout.splitlines()
+    patterns = {
+        re.sub("[A-Z]{4,}", ".+", re.escape(name))
+        for row in rows("troubleshooting.md", "What doctor asks")
+        if (name := named(row))
+    }
+    checks = {line.split("  ")[1] for line in told[:-1]}
+    assert len(checks) > 30
+    for check in checks:
+        assert any(re.fullmatch(pattern, check) for pattern in patterns), check
