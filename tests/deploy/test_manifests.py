@@ -19,7 +19,7 @@ from telemetryd.doctor.access import (
     plan_of,
 )
 from tests.apiserver.admin import Object, Objects
-from tests.deploy.kustomize import DEPLOY, VARIANTS, build, parse_documents
+from tests.deploy.kustomize import VARIANTS, build, folder_of, parse_documents
 from tests.deploy.rights import granted
 
 with warnings.catch_warnings():
@@ -42,13 +42,16 @@ def key_of(obj: Object) -> tuple[str, str, str]:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_builder_agrees_with_kustomize_itself(variant: str) -> None:
+def test_builder_agrees_with_kustomize_itself(variant: str, tmp_path: Path) -> None:
     commands = {"kustomize": ("build",), "kubectl": ("kustomize",)}
     tool = next((name for name in commands if shutil.which(name)), None)
     if tool is None:
         pytest.skip("neither kustomize nor kubectl here")
     built = subprocess.run(
-        [tool, *commands[tool], str(DEPLOY / variant)], capture_output=True, text=True, check=True
+        [tool, *commands[tool], str(folder_of(variant, tmp_path))],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     theirs = parse_documents(built.stdout)
     assert sorted(theirs, key=key_of) == sorted(build(variant), key=key_of)
