@@ -57,6 +57,7 @@ class KubernetesConfig:
         source: What is collected: a Rancher's fleet, or this cluster alone; ``auto`` goes by
             whether the API server serves Rancher's API group, and notices when that changes.
         page_size: Objects per page of a list.
+        watch_list: Whether lists come as streams where the API server serves them so.
         compression: Ask for gzip: saves bandwidth, costs the API server CPU.
     """
 
@@ -64,7 +65,13 @@ class KubernetesConfig:
     context: Annotated[str | None, Text("the name of a context")] = None
     source: Annotated[str, Choice(("auto", "rancher", "kubernetes"))] = "auto"
     page_size: Annotated[int, Integer(1, 10_000)] = 500
+    watch_list: Annotated[str, Choice(("auto", "off"))] = "auto"
     compression: Annotated[bool, Boolean()] = False
+
+    @property
+    def streamed(self) -> bool:
+        """Whether lists are asked for as streams at all."""
+        return self.watch_list == "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

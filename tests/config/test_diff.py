@@ -73,8 +73,8 @@ def test_ways_of_writing_make_no_difference() -> None:
     ("text", "paths"),
     [
         ('state_dir = "/elsewhere"', ["state_dir"]),
-        ("[kubernetes]\npage_size = 7\ncompression = true",
-         ["kubernetes.page_size", "kubernetes.compression"]),
+        ('[kubernetes]\npage_size = 7\nwatch_list = "off"\ncompression = true',
+         ["kubernetes.page_size", "kubernetes.watch_list", "kubernetes.compression"]),
         ('[kubernetes]\nkubeconfig = "/k"\ncontext = "c"',
          ["kubernetes.kubeconfig", "kubernetes.context"]),
         ('[server]\nlisten = "127.0.0.1:1"', ["server.listen"]),
@@ -153,6 +153,7 @@ def test_every_key_is_either_reloadable_or_needs_a_restart() -> None:
         "kubernetes.context",
         "kubernetes.source",
         "kubernetes.page_size",
+        "kubernetes.watch_list",
         "kubernetes.compression",
         "leader_election.enabled",
         "leader_election.namespace",

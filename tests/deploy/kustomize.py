@@ -18,8 +18,14 @@ VARIANTS = (
     "overlays/scc",
     "overlays/kubernetes",
     "overlays/kubernetes-auth",
-    "overlays/scc+components/kubernetes-auth",
+    "overlays/ha",
+    "overlays/air-gapped",
+    "overlays/scc+components/ha",
+    "overlays/kubernetes+components/ha",
+    "overlays/scc+components/air-gapped",
+    "overlays/kubernetes+components/air-gapped",
     "overlays/kubernetes+components/kubernetes-auth",
+    "overlays/ha+components/kubernetes-auth",
 )
 """Each a folder of `deploy/`, or one and a component as an overlay of one's own has them."""
 
@@ -111,7 +117,7 @@ def _apply(obj: Object, operation: Object) -> None:
             assert place[key] is not None
             place[key] = operation["value"]
         case "add" if isinstance(place, list):
-            assert key == "-", "teach this builder to insert"
+            assert key == "-", "teach this builder to add within lists"
             place.append(operation["value"])
         case "add":
             assert key not in place

@@ -3,13 +3,15 @@
 import shutil
 import subprocess
 import warnings
-from pathlib import Path
+from dataclasses import replace
+from ipaddress import ip_network
+from pathlib import Path, PurePath
 from typing import Any
 
 import pytest
 
 from telemetryd import __version__
-from telemetryd.config import SecretExporterConfig, load_config
+from telemetryd.config import Config, FileExporterConfig, SecretExporterConfig, load_config
 from telemetryd.doctor.access import (
     Access,
     Needs,
@@ -71,27 +73,39 @@ def test_schema_refuses_what_is_wrong() -> None:
         validate(broken, NEWEST, strict=True)
 
 
+def config_of(variant: str, folder: Path) -> Config:
+    file = folder / "config.toml"
+    file.write_text(find(build(variant), "ConfigMap")["data"]["config.toml"])
+    return load_config(file, {})
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_configuration_of_the_configmap_is_valid_and_reloads_itself(
     variant: str, tmp_path: Path
 ) -> None:
-    file = tmp_path / "config.toml"
-    file.write_text(find(build(variant), "ConfigMap")["data"]["config.toml"])
-    config = load_config(file, {})
+    config = config_of(variant, tmp_path)
     assert config.reload_on_change
-    (exporter,) = config.exporters
-    assert isinstance(exporter, SecretExporterConfig)
+    assert isinstance(config.exporters[0], SecretExporterConfig)
+    assert (len(config.exporters) == 2) == ("air-gapped" in variant)
 
 
-def test_base_grants_just_what_its_configuration_needs(tmp_path: Path) -> None:
-    file = tmp_path / "config.toml"
-    file.write_text(find(build("base"), "ConfigMap")["data"]["config.toml"])
-    plan = plan_of(load_config(file, {}))
-    needs = needs_of(plan, rancher_served=True, requests_served=True)
-    with_requests = Needs(
-        rancher=True, secret_requests=True, delete_secrets=False, secrets=needs.secrets
-    )
-    assert granted(build("base")) == set(needed_access(with_requests))
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_leader_is_elected_where_there_is_more_than_one_replica(
+    variant: str, tmp_path: Path
+) -> None:
+    replicas = find(build(variant), "Deployment")["spec"]["replicas"]
+    assert config_of(variant, tmp_path).leader_election.enabled == (replicas > 1)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_rights_are_just_what_the_configuration_needs(variant: str, tmp_path: Path) -> None:
+    rancher = variant.partition("+")[0] != "overlays/kubernetes"
+    requested = [SCC] if "scc" in variant else []
+    plan = plan_of(config_of(variant, tmp_path))
+    # With the component alone, the keys that need it are one's own to add.
+    plan = replace(plan, reviews=plan.reviews or "kubernetes-auth" in variant)
+    needs = needs_of(plan, rancher_served=rancher, requests_served=rancher)
+    assert granted(build(variant)) == set(needed_access(needs, requested))
 
 
 def test_scc_overlay_grants_the_secret_of_scc_operator_beside_the_base() -> None:
@@ -103,10 +117,7 @@ def test_scc_overlay_grants_the_secret_of_scc_operator_beside_the_base() -> None
 
 
 def test_kubernetes_overlay_grants_core_nodes_and_nothing_of_rancher() -> None:
-    secrets = (SecretTarget("cattle-telemetry-system", "rancher-scc-telemetry", "x", own=True),)
-    needs = Needs(rancher=False, secret_requests=False, delete_secrets=False, secrets=secrets)
     rights = granted(build("overlays/kubernetes"))
-    assert rights == set(needed_access(needs))
     assert {access.group for access in rights} == {""}
     assert Access("", "nodes", "", "watch") in rights
 
@@ -162,14 +173,16 @@ def test_no_secret_can_be_listed_and_none_be_read_without_its_name(variant: str)
         assert access.namespace
 
 
-def test_no_rule_has_a_wildcard() -> None:
-    for obj in build("overlays/scc"):
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_no_rule_has_a_wildcard(variant: str) -> None:
+    for obj in build(variant):
         for rule in obj.get("rules", ()):
             assert "*" not in str(rule)
 
 
-def test_pod_meets_the_restricted_standard() -> None:
-    pod = find(build("base"), "Deployment")["spec"]["template"]["spec"]
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_pod_meets_the_restricted_standard(variant: str) -> None:
+    pod = find(build(variant), "Deployment")["spec"]["template"]["spec"]
     # https://kubernetes.io/docs/concepts/security/pod-security-standards, profile restricted
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["runAsUser"] == 65532
@@ -178,6 +191,8 @@ def test_pod_meets_the_restricted_standard() -> None:
     assert {next(iter(set(volume) - {"name"})) for volume in pod["volumes"]} <= {
         "configMap",
         "emptyDir",
+        "persistentVolumeClaim",
+        "secret",
     }
     (container,) = pod["containers"]
     context = container["securityContext"]
@@ -188,8 +203,9 @@ def test_pod_meets_the_restricted_standard() -> None:
     assert namespace["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
 
 
-def test_deployment_fits_image_service_and_policy() -> None:
-    objects = build("base")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_deployment_fits_image_service_and_policy(variant: str) -> None:
+    objects = build(variant)
     deployment = find(objects, "Deployment")
     pod = deployment["spec"]["template"]["spec"]
     (container,) = pod["containers"]
@@ -197,13 +213,16 @@ def test_deployment_fits_image_service_and_policy() -> None:
     environ = {entry["name"]: entry["value"] for entry in container["env"]}
     assert environ["TELEMETRYD_LISTEN"] == "0.0.0.0:10464"
     assert container["ports"] == [{"name": "metrics", "containerPort": 10464, "protocol": "TCP"}]
+    guarded = "kubernetes-auth" in variant
+    to = {"port": "metrics", **({"scheme": "HTTPS"} if guarded else {})}
     for probe in ("startupProbe", "livenessProbe"):
-        assert container[probe]["httpGet"] == {"path": "/livez", "port": "metrics"}
-    assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "metrics"}
+        assert container[probe]["httpGet"] == {"path": "/livez", **to}
+    assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", **to}
     mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
     assert set(mounts.values()) == {volume["name"] for volume in pod["volumes"]}
     writable = {environ[name] for name in ("STATE_DIRECTORY", "RUNTIME_DIRECTORY", "TMPDIR")}
-    assert writable | {"/etc/telemetryd"} == set(mounts)
+    tls = {"/etc/telemetryd-tls"} if guarded else set()
+    assert writable | {"/etc/telemetryd"} | tls == set(mounts)
     labels = deployment["spec"]["template"]["metadata"]["labels"]
     assert deployment["spec"]["selector"]["matchLabels"] == labels
     assert find(objects, "Service")["spec"]["selector"] == labels
@@ -213,9 +232,61 @@ def test_deployment_fits_image_service_and_policy() -> None:
     assert pod["serviceAccountName"] == find(objects, "ServiceAccount")["metadata"]["name"]
 
 
+def test_high_availability_survives_a_node_and_an_update() -> None:
+    objects = build("overlays/ha")
+    deployment = find(objects, "Deployment")["spec"]
+    labels = deployment["template"]["metadata"]["labels"]
+    assert deployment["replicas"] == 2
+    assert deployment["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    budget = find(objects, "PodDisruptionBudget")["spec"]
+    assert budget["minAvailable"] < deployment["replicas"], "else no node could be drained"
+    assert budget["selector"]["matchLabels"] == labels
+    spread = deployment["template"]["spec"]["topologySpreadConstraints"]
+    assert spread[0]["topologyKey"] == "kubernetes.io/hostname"
+    for constraint in spread:
+        assert constraint["labelSelector"]["matchLabels"] == labels
+        assert constraint["whenUnsatisfiable"] == "ScheduleAnyway"
+    lease = [access for access in granted(objects) if access.resource == "leases"]
+    assert {access.namespace for access in lease} == {"cattle-telemetry-system"}
+    assert {access.verb for access in lease if not access.name} == {"create"}
+    for variant in VARIANTS:
+        election = "components/ha" in variant or variant.startswith("overlays/ha")
+        assert bool([obj for obj in build(variant) if obj["kind"] == "PodDisruptionBudget"]) == (
+            election
+        )
+
+
+def test_air_gapped_keeps_snapshots_in_its_volume_and_reaches_no_public_address(
+    tmp_path: Path,
+) -> None:
+    objects = build("overlays/air-gapped")
+    (archive,) = [
+        each
+        for each in config_of("overlays/air-gapped", tmp_path).exporters
+        if isinstance(each, FileExporterConfig)
+    ]
+    pod = find(objects, "Deployment")["spec"]["template"]["spec"]
+    (claimed,) = [each for each in pod["volumes"] if "persistentVolumeClaim" in each]
+    claim = find(objects, "PersistentVolumeClaim")
+    assert claimed["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    (mount,) = [
+        each for each in pod["containers"][0]["volumeMounts"] if each["name"] == claimed["name"]
+    ]
+    assert PurePath(archive.directory).is_relative_to(mount["mountPath"])
+    assert archive.max_bytes is not None
+    assert archive.max_bytes <= 2**30 / 2, "half of the claim"
+    assert find(objects, "Deployment")["spec"]["strategy"] == {"type": "Recreate"}
+    egress = find(objects, "NetworkPolicy")["spec"]["egress"]
+    for rule in egress:
+        assert {port["port"] for port in rule["ports"]} == {443, 6443}
+        for peer in rule["to"]:
+            assert ip_network(peer["ipBlock"]["cidr"]).is_global is False
+    assert egress
+
+
 def test_every_object_is_in_a_namespace_and_labelled() -> None:
     cluster_wide: set[str] = {"Namespace", "ClusterRole", "ClusterRoleBinding"}
-    for obj in build("overlays/scc"):
+    for obj in [obj for variant in VARIANTS for obj in build(variant)]:
         metadata: dict[str, Any] = obj["metadata"]
         assert ("namespace" in metadata) != (obj["kind"] in cluster_wide)
         assert any(label.startswith("app.kubernetes.io/") for label in metadata["labels"])
