@@ -14,6 +14,11 @@ from telemetryd.config.settings import SecretExporterConfig
 MANAGEMENT: Final = "management.cattle.io"
 TELEMETRY: Final = "telemetry.cattle.io"
 COORDINATION: Final = "coordination.k8s.io"
+REVIEWS: Final = (
+    ("authentication.k8s.io", "tokenreviews"),
+    ("authorization.k8s.io", "subjectaccessreviews"),
+)
+"""What ``kubernetes_auth`` asks of the API server, by group and resource."""
 RANCHER_RESOURCES: Final = ("clusters", "nodes", "settings", "features", "projects")
 
 _READ: Final = ("get", "list", "watch")
@@ -88,6 +93,7 @@ class Plan:
         delete_secrets: The Secret of a SecretRequest goes with it.
         secrets: Of the exporters that run.
         lease: Namespace and name of the Lease; None without leader election.
+        reviews: Those who look at what is served are reviewed (``kubernetes_auth``).
     """
 
     source: str
@@ -95,6 +101,7 @@ class Plan:
     delete_secrets: bool
     secrets: tuple[SecretTarget, ...]
     lease: tuple[str, str] | None = None
+    reviews: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +114,7 @@ class Needs:
         delete_secrets: As of the plan.
         secrets: Of the exporters that run.
         lease: As of the plan.
+        reviews: As of the plan.
     """
 
     rancher: bool
@@ -114,6 +122,7 @@ class Needs:
     delete_secrets: bool
     secrets: tuple[SecretTarget, ...]
     lease: tuple[str, str] | None = None
+    reviews: bool = False
 
 
 def plan_of(config: Config) -> Plan:
@@ -121,6 +130,7 @@ def plan_of(config: Config) -> Plan:
     election = config.leader_election
     return Plan(
         lease=(election.namespace, election.name) if election.enabled else None,
+        reviews=config.server.kubernetes_auth,
         source=config.kubernetes.source,
         secret_requests=config.secret_requests.enabled,
         delete_secrets=config.secret_requests.cleanup == "delete",
@@ -149,6 +159,7 @@ def needs_of(plan: Plan, *, rancher_served: bool, requests_served: bool) -> Need
         delete_secrets=plan.delete_secrets,
         secrets=plan.secrets,
         lease=plan.lease,
+        reviews=plan.reviews,
     )
 
 
@@ -181,6 +192,8 @@ def _needed(needs: Needs, requested: Sequence[SecretTarget]) -> Iterator[Access]
         yield Access(COORDINATION, "leases", "", "create", namespace)
         for verb in ("get", "update", "patch"):
             yield Access(COORDINATION, "leases", "", verb, namespace, name)
+    if needs.reviews:
+        yield from (Access(group, resource, "", "create") for group, resource in REVIEWS)
     for target in needs.secrets:
         yield from _of_secret(target, ("get", "create", "patch"))
     verbs = ("get", "create", "patch", *(("delete",) if needs.delete_secrets else ()))

@@ -17,6 +17,7 @@ VARIANTS = (
     "base",
     "overlays/scc",
     "overlays/kubernetes",
+    "overlays/kubernetes-auth",
     "overlays/ha",
     "overlays/air-gapped",
     "overlays/scc+components/ha",
@@ -106,15 +107,17 @@ def _apply(obj: Object, operation: Object) -> None:
     place: Any = obj
     for parent in parents:
         place = place[_index(place, parent)]
-    key = _index(place, last)
+    key = last if last == "-" else _index(place, last)
     match operation["op"]:
         case "test":
             assert place[key] == operation["value"], operation
         case "replace":
             assert place[key] is not None
             place[key] = operation["value"]
+        case "add" if isinstance(place, list):
+            assert last == "-", "teach this builder to insert"
+            place.append(operation["value"])
         case "add":
-            assert isinstance(place, dict), "teach this builder to add to lists"
             assert key not in place
             place[key] = operation["value"]
         case other:

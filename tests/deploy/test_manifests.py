@@ -98,7 +98,7 @@ def test_leader_is_elected_where_there_is_more_than_one_replica(
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_rights_are_just_what_the_configuration_needs(variant: str, tmp_path: Path) -> None:
-    rancher = "kubernetes" not in variant
+    rancher = not variant.startswith("overlays/kubernetes") or variant.endswith("-auth")
     requested = [SCC] if "scc" in variant else []
     plan = plan_of(config_of(variant, tmp_path))
     needs = needs_of(plan, rancher_served=rancher, requests_served=rancher)
@@ -117,6 +117,47 @@ def test_kubernetes_overlay_grants_core_nodes_and_nothing_of_rancher() -> None:
     rights = granted(build("overlays/kubernetes"))
     assert {access.group for access in rights} == {""}
     assert Access("", "nodes", "", "watch") in rights
+
+
+def test_kubernetes_auth_grants_the_reviews_beside_the_base(tmp_path: Path) -> None:
+    objects = build("overlays/kubernetes-auth")
+    file = tmp_path / "config.toml"
+    file.write_text(find(objects, "ConfigMap")["data"]["config.toml"])
+    plan = plan_of(load_config(file, {}))
+    needs = Needs(
+        rancher=True,
+        secret_requests=True,
+        delete_secrets=False,
+        secrets=plan.secrets,
+        reviews=plan.reviews,
+    )
+    assert plan.reviews
+    assert granted(objects) == set(needed_access(needs))
+    added = granted(objects) - granted(build("base"))
+    assert {str(access) for access in added} == {
+        "create tokenreviews.authentication.k8s.io",
+        "create subjectaccessreviews.authorization.k8s.io",
+    }
+
+
+def test_kubernetes_auth_mounts_the_certificate_where_it_is_read_and_probes_over_tls(
+    tmp_path: Path,
+) -> None:
+    objects = build("overlays/kubernetes-auth")
+    file = tmp_path / "config.toml"
+    file.write_text(find(objects, "ConfigMap")["data"]["config.toml"])
+    server = load_config(file, {}).server
+    pod = find(objects, "Deployment")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    (mount,) = [each for each in container["volumeMounts"] if each["name"] == "tls"]
+    assert mount["readOnly"]
+    assert "subPath" not in mount, "a file's mount never sees a renewed certificate"
+    assert server.tls_cert_file == f"{mount['mountPath']}/tls.crt"
+    assert server.tls_key_file == f"{mount['mountPath']}/tls.key"
+    (volume,) = [each for each in pod["volumes"] if each["name"] == "tls"]
+    assert volume["secret"]["defaultMode"] == 0o440, "readable by fsGroup"
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert container[probe]["httpGet"]["scheme"] == "HTTPS"
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -148,6 +189,7 @@ def test_pod_meets_the_restricted_standard(variant: str) -> None:
         "configMap",
         "emptyDir",
         "persistentVolumeClaim",
+        "secret",
     }
     (container,) = pod["containers"]
     context = container["securityContext"]
@@ -169,12 +211,15 @@ def test_deployment_fits_image_service_and_policy(variant: str) -> None:
     assert environ["TELEMETRYD_LISTEN"] == "0.0.0.0:10464"
     assert container["ports"] == [{"name": "metrics", "containerPort": 10464, "protocol": "TCP"}]
     for probe in ("startupProbe", "livenessProbe"):
-        assert container[probe]["httpGet"] == {"path": "/livez", "port": "metrics"}
-    assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "metrics"}
+        assert {"path": "/livez", "port": "metrics"}.items() <= container[probe]["httpGet"].items()
+    ready = container["readinessProbe"]["httpGet"]
+    assert {"path": "/readyz", "port": "metrics"}.items() <= ready.items()
     mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
     assert set(mounts.values()) == {volume["name"] for volume in pod["volumes"]}
     writable = {environ[name] for name in ("STATE_DIRECTORY", "RUNTIME_DIRECTORY", "TMPDIR")}
-    assert writable | {"/etc/telemetryd"} == set(mounts)
+    read_only = {each["mountPath"] for each in container["volumeMounts"] if each.get("readOnly")}
+    assert writable == set(mounts) - read_only
+    assert "/etc/telemetryd" in read_only
     labels = deployment["spec"]["template"]["metadata"]["labels"]
     assert deployment["spec"]["selector"]["matchLabels"] == labels
     assert find(objects, "Service")["spec"]["selector"] == labels
