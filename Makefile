@@ -78,9 +78,13 @@ install: ## install on this machine as a systemd service, or upgrade it (root; /
 
 .PHONY: uninstall
 uninstall: ## take out what `make install` put there; configuration and state stay
-	systemctl disable --now telemetryd
+	-systemctl disable --now telemetryd
 	rm -rf /opt/telemetryd /usr/bin/telemetryd /etc/systemd/system/telemetryd.service
 	systemctl daemon-reload
+
+.PHONY: install-test
+install-test: $(VENV)/.dev ## install by the locks into a temporary folder, twice, and compare (asks the index)
+	@$(BIN)/pytest -q -m index tests/supply
 
 .PHONY: drill
 drill: ## install and run it as a service under a systemd of its own (root; needs systemd-nspawn; 2 minutes)
