@@ -43,16 +43,16 @@ class FleetServer:
         """Deletes an object at once."""
         self._portal.call(self._server.delete_object, resource, name, namespace)
 
-    def drop_watches(self) -> None:
-        """Ends every watch, as a server does that goes down."""
-        self._portal.call(self._server.drop_watches)
-
     def get(self, resource: str, name: str, namespace: str = "") -> dict[str, Any] | None:
         """An object, None where there is none."""
         try:
             return self._portal.call(self._server.get_object, resource, name, namespace)
         except KeyError:
             return None
+
+    def drop_watches(self) -> None:
+        """Ends every open watch."""
+        self._portal.call(self._server.drop_watches)
 
     def payload(self, secret: str) -> dict[str, Any] | None:
         """The document in a Secret of the telemetry namespace, None where there is none."""

@@ -150,7 +150,7 @@ def _rules(declaration: type[Any], *, beyond: type[Any] = object) -> Iterator[st
     by_message: dict[str, list[str]] = {}
     for rule in rules:
         by_message.setdefault(rule.message, []).append(names[rule.of[0]])
-    lines = [f"- {' and '.join(keys)}: {message}." for message, keys in by_message.items()]
+    lines = [f"- {', '.join(keys)}: {message}." for message, keys in by_message.items()]
     lines += [
         f"- No two exporters may have the same {' and '.join(names[name] for name in each.of)}."
         for each in unique

@@ -103,7 +103,7 @@ def scrape(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Metri
             daemon.wait_for("an export", lambda: daemon.exporter()["last_success_at"], 30)
             _spoil(fleet)
             wanted = {family.exposed_name for family in FAMILIES}
-            daemon.wait_for("every metric", lambda: wanted <= set(exposed(daemon)), 30)
+            daemon.wait_for("every metric", lambda: wanted <= set(exposed(daemon)), 60)
             yield exposed(daemon)
         finally:
             assert daemon.stop() == 0
