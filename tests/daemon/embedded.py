@@ -46,6 +46,10 @@ class FleetServer:
         except KeyError:
             return None
 
+    def drop_watches(self) -> None:
+        """Ends every open watch."""
+        self._portal.call(self._server.drop_watches)
+
     def payload(self, secret: str) -> dict[str, Any] | None:
         """The document in a Secret of the telemetry namespace, None where there is none."""
         found = self.get(SECRETS, secret, NAMESPACE)
@@ -57,7 +61,12 @@ class FleetServer:
 
 @contextmanager
 def serve_fleet(
-    folder: Path, *, clusters: int = 5, nodes: int = 4, churn_per_s: float = 0
+    folder: Path,
+    *,
+    clusters: int = 5,
+    nodes: int = 4,
+    churn_per_s: float = 0,
+    bookmark_interval_s: float = 60.0,
 ) -> Iterator[FleetServer]:
     """Serves a fleet until the block is left; Rancher's server-url leads to it as well.
 
@@ -66,12 +75,14 @@ def serve_fleet(
         clusters: Managed clusters, beside the local one.
         nodes: Nodes of each of them.
         churn_per_s: Changes a second.
+        bookmark_interval_s: Between bookmarks of a watch.
     """
 
     def now() -> datetime:
         return datetime.now(UTC)
 
-    server = ApiServer(ServerOptions(token=TOKEN), now=now, rng=Random(1))
+    options = ServerOptions(token=TOKEN, bookmark_interval_s=bookmark_interval_s)
+    server = ApiServer(options, now=now, rng=Random(1))
     fleet = Fleet(clusters, nodes, 1, now=now)
     populate(server, fleet)
     # These daemons are asked for the exporters of their own configuration alone.

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 MARKER = "alerts"
+REPORT: list[str] = []
+"""Lines to show in the end."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -17,6 +19,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if slow:
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if item not in slow]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How long each alert took, where all were asked for."""
+    if REPORT:
+        terminalreporter.section("alerts")
+        for line in REPORT:
+            terminalreporter.write_line(line)
 
 
 def _program(name: str) -> Path:
