@@ -143,3 +143,16 @@ def test_scaled_rules_differ_in_durations_alone(promtool: Path, tmp_path: Path) 
     durations = re.compile(r"\b\d+(?:ms|[smhd])\b")
     for before, after in zip(text.splitlines(), fast.splitlines(), strict=True):
         assert durations.sub("", before) == durations.sub("", after)
+
+
+def test_documented_command_makes_links_of_the_runbooks(tmp_path: Path) -> None:
+    (commands,) = re.findall(r"^\$ (sed .+)$", RUNBOOKS.read_text(), re.MULTILINE)
+    for name in (RULES.name, "make-prometheusrule"):
+        (tmp_path / name).write_bytes((MONITORING / name).read_bytes())
+        (tmp_path / name).chmod(0o755)
+    subprocess.run(["bash", "-ec", commands], cwd=tmp_path, check=True)
+    plain, resource = (read_yaml(tmp_path / name) for name in (RULES.name, "prometheusrule.yaml"))
+    assert resource["spec"] == plain
+    for rule in plain["groups"][0]["rules"]:
+        link = rule["annotations"]["runbook_url"]
+        assert link.startswith("https://docs.example.com/telemetryd/docs/runbooks.md#telemetryd")
