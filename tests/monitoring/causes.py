@@ -219,5 +219,5 @@ def begin(stage: Stage, *, quick: bool) -> None:
         series = f'telemetryd_exporter_last_success_timestamp_seconds{{exporter="{exporter}"}}'
         main.wait_for(f"{exporter} to succeed", lambda it=series: main.metric(it), 30)  # type: ignore[misc]
     # For the dashboard: slots that pass without a run, and watches that end.
-    stage.pause("main", 2.5)
+    stage.pause("main", 2.1)
     stage.fleet.drop_watches()

@@ -23,6 +23,8 @@ FIRES_WITHIN_S = 150.0
 CLEARS_WITHIN_S = 240.0
 IN_MEMORY = "/dev/shm"
 """Spools give a disk an eighth of the interval, which a busy one doesn't keep."""
+SETTLES_S = 60.0
+"""For what starting up looks like: no counter has moved yet, no scrape has been answered."""
 QUIET_S = 10.0
 """Longest `for` of the quick rules."""
 
@@ -64,6 +66,8 @@ def play(program: Path, folder: Path, causes: list[Cause], *, by: int, quick: bo
     proxied = () if quick else ("main", "denied")
     with set_up(program, folder, by=by, proxied=proxied) as stage:
         begin(stage, quick=quick)
+        server = stage.prometheus
+        server.until("nothing to be told", lambda: not server.get("alerts")["alerts"], SETTLES_S)
         well_s = time.monotonic()
         while time.monotonic() < well_s + QUIET_S:
             played.at_rest += named(stage)
