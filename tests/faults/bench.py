@@ -258,10 +258,7 @@ def set_up(apiserver: ApiServer, admin: Admin, folder: Path) -> Iterator[Bench]:
             tempfile.TemporaryDirectory(prefix="td-", dir="/tmp") as short,
             FaultProxy(apiserver.url, apiserver.ca_file, folder).running() as proxy,
         ):
-            document["clusters"][0]["cluster"] = {
-                "server": f"https://127.0.0.1:{proxy.port}",
-                "certificate-authority": str(proxy.ca),
-            }
+            document["clusters"][0]["cluster"] = proxy.cluster()
             kubeconfig.write_text(json.dumps(document))
             socket = Path(short, "control.sock")
             started: list[Daemon] = []

@@ -144,6 +144,13 @@ class FaultProxy:
             finally:
                 self._portal.call(self._stop)
 
+    def cluster(self) -> dict[str, str]:
+        """It, as a kubeconfig names a cluster."""
+        return {
+            "server": f"https://127.0.0.1:{self.port}",
+            "certificate-authority": str(self.ca),
+        }
+
     # -- what is asked
 
     def asks(self, since_s: float = 0.0, resource: str = "*", verb: str = "*") -> list[Ask]:
