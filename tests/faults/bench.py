@@ -7,7 +7,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from tests.apiserver.admin import Admin
 from tests.apiserver.crds import NODES, collection
 from tests.apiserver.process import ApiServer
 from tests.faults.proxy import COLLECTIONS, FaultProxy
+from tests.faults.witness import Witness
 from tests.system.account import NAME, NAMESPACE, RANCHER, make_account
 from tests.system.daemon import TOP_LEVEL, Daemon
 from tests.system.rancher import Rancher, facts, recount
@@ -56,6 +57,7 @@ class Bench:
     admin: Admin
     rancher: Rancher
     proxy: FaultProxy
+    witness: Witness
     daemon: Daemon
     restart: Callable[[], Daemon]
     socket: Path
@@ -133,8 +135,12 @@ class Bench:
     # -- oracles
 
     def watching(self) -> bool:
-        """Whether every informer has its watch."""
-        return all(self.proxy.watches(resource) for resource in sorted(COLLECTIONS - UNWATCHED))
+        """Whether every informer has its watch, those of the witness too."""
+        return all(
+            self.proxy.watches(resource, witness=witness)
+            for resource in sorted(COLLECTIONS - UNWATCHED)
+            for witness in (False, True)
+        )
 
     def settled(self) -> bool:
         """Whether nothing stands in any informer's way, and no node is missing or left over."""
@@ -151,13 +157,21 @@ class Bench:
         return well and not troubled and held == len(self.admin.list(collection(NODES)))
 
     def check(self) -> None:
-        """Each cache equals a fresh quorum list, the Secret the recount; nothing leaked."""
+        """Each cache equals a fresh quorum list, the Secret the recount; nothing leaked.
+
+        The witness's deltas replay to what it holds, and that is the fresh list too.
+        """
         for each in self.daemon.status()["informers"]:
             answer = ask(
                 [str(self.socket)], Request("cache", each["resource"], verify=True), timeout_s=30
             )
             assert answer.ok, (each, answer)
         self.until("a true Secret", self._secret_is_true)
+        self.until(
+            "the witness's agreement",
+            lambda: not self.witness.disagreement(self.admin),
+            CONVERGES_WITHIN_S,
+        )
         log = self.daemon.log()
         assert "Bearer" not in log
         for token in self.tokens:
@@ -257,15 +271,20 @@ def set_up(apiserver: ApiServer, admin: Admin, folder: Path) -> Iterator[Bench]:
         with (
             tempfile.TemporaryDirectory(prefix="td-", dir="/tmp") as short,
             FaultProxy(apiserver.url, apiserver.ca_file, folder).running() as proxy,
+            ExitStack() as ends,
         ):
-            document["clusters"][0]["cluster"] = proxy.cluster()
-            kubeconfig.write_text(json.dumps(document))
+            own = folder / "witness-kubeconfig"
+            for file, its in ((own, True), (kubeconfig, False)):
+                document["clusters"][0]["cluster"] = proxy.cluster(witness=its)
+                file.write_text(json.dumps(document))
+            witness = ends.enter_context(Witness(own, PAGE_SIZE).running())
             socket = Path(short, "control.sock")
             started: list[Daemon] = []
 
             def restart() -> Daemon:
                 if started:
                     assert started[-1].stop() == 0, started[-1].log()[-4000:]
+                    witness.restart()
                 started.append(
                     Daemon(
                         folder,
@@ -284,6 +303,7 @@ def set_up(apiserver: ApiServer, admin: Admin, folder: Path) -> Iterator[Bench]:
                     admin,
                     rancher,
                     proxy,
+                    witness,
                     restart(),
                     restart,
                     socket,
