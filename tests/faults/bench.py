@@ -6,7 +6,7 @@ The faults themselves belong to ``matrix`` and those that add to it.
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from tests.apiserver.process import ApiServer
 from tests.faults.proxy import COLLECTIONS, FaultProxy
 from tests.faults.witness import Witness
 from tests.system.account import NAME, NAMESPACE, RANCHER, make_account
-from tests.system.daemon import TOP_LEVEL, Daemon
+from tests.system.daemon import Daemon
 from tests.system.rancher import Rancher, facts, recount
 
 CONVERGES_WITHIN_S = 60.0
@@ -63,6 +63,8 @@ class Bench:
     socket: Path
     token_file: Path
     tokens: list[str]
+    config: str
+    top_level: str
     begin_s: float = 0.0
     touched: set[int] = field(default_factory=set)
 
@@ -257,11 +259,28 @@ def table(results: list[Result]) -> list[str]:
 
 
 @contextmanager
-def set_up(apiserver: ApiServer, admin: Admin, folder: Path) -> Iterator[Bench]:
-    """A small fleet, a proxy, and a daemon behind it that must end well."""
+def set_up(
+    apiserver: ApiServer,
+    admin: Admin,
+    folder: Path,
+    *,
+    more: str = "",
+    rules: Sequence[Any] = RANCHER,
+    log_level: str = "debug",
+) -> Iterator[Bench]:
+    """A small fleet, a proxy, and a daemon behind it that must end well.
+
+    Args:
+        apiserver: What the proxy stands before.
+        admin: Past the proxy.
+        folder: For configuration, certificates and the log.
+        more: Further TOML.
+        rules: What the daemon's account may do.
+        log_level: Of the daemon.
+    """
     rancher = Rancher(admin)
     rancher.build(clusters=3, nodes=3)
-    kubeconfig = make_account(apiserver, admin, folder, RANCHER)
+    kubeconfig = make_account(apiserver, admin, folder, list(rules))
     document = json.loads(kubeconfig.read_text())
     token = document["users"][0]["user"].pop("token")
     token_file = folder / "token"
@@ -279,6 +298,11 @@ def set_up(apiserver: ApiServer, admin: Admin, folder: Path) -> Iterator[Bench]:
                 file.write_text(json.dumps(document))
             witness = ends.enter_context(Witness(own, PAGE_SIZE).running())
             socket = Path(short, "control.sock")
+            config = CONFIG.format(socket=socket) + more
+            top_level = (
+                f'log_level = "{log_level}"\nlog_format = "json"\n'
+                f'drain_timeout = "{DRAIN_TIMEOUT_S}s"\n'
+            )
             started: list[Daemon] = []
 
             def restart() -> Daemon:
@@ -289,8 +313,8 @@ def set_up(apiserver: ApiServer, admin: Admin, folder: Path) -> Iterator[Bench]:
                     Daemon(
                         folder,
                         kubeconfig,
-                        CONFIG.format(socket=socket),
-                        f'{TOP_LEVEL}drain_timeout = "{DRAIN_TIMEOUT_S}s"\n',
+                        config,
+                        top_level,
                         kubernetes=f"page_size = {PAGE_SIZE}",
                     )
                 )
@@ -309,6 +333,8 @@ def set_up(apiserver: ApiServer, admin: Admin, folder: Path) -> Iterator[Bench]:
                     socket,
                     token_file,
                     [token],
+                    config,
+                    top_level,
                 )
             finally:
                 proxy.heal()
