@@ -184,13 +184,18 @@ class Bench:
 
     def rss_mib(self) -> float:
         """What the daemon holds of the machine's memory."""
-        status = Path(f"/proc/{self.daemon.process.pid}/status").read_text()
-        (line,) = (line for line in status.splitlines() if line.startswith("VmRSS:"))
-        return int(line.split()[1]) / 1024
+        return rss_mib(self.daemon)
 
     def _secret_is_true(self) -> bool:
         payload = self.rancher.payload()
         return payload is not None and facts(payload) == recount(self.admin)
+
+
+def rss_mib(daemon: Daemon) -> float:
+    """What the daemon holds of the machine's memory."""
+    status = Path(f"/proc/{daemon.process.pid}/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("VmRSS:"))
+    return int(line.split()[1]) / 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import aiohttp
 import anyio
@@ -74,6 +74,7 @@ class Exchange:
             self.request.transport.abort()
 
 
+T = TypeVar("T")
 Act: TypeAlias = Callable[[Exchange], Awaitable[web.StreamResponse]]
 Edit: TypeAlias = Callable[[bytes], bytes]
 
@@ -163,6 +164,10 @@ class FaultProxy:
             "server": f"https://127.0.0.1:{port}",
             "certificate-authority": str(self.ca),
         }
+
+    def call(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Does the work on the proxy's own event loop."""
+        return self._portal.call(work)
 
     # -- what is asked
 

@@ -7,7 +7,7 @@ must come to what they hold, and that to a fresh list. When that is asked belong
 import json
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,13 +41,19 @@ _RESOURCES: tuple[Resource[Any, Any], ...] = (
 class Replay:
     """What the deltas of one informer come to, and what was wrong with any of them."""
 
-    def __init__(self, resource: Resource[Any, Any], reader: Reader[Any]) -> None:
+    def __init__(
+        self,
+        resource: Resource[Any, Any],
+        reader: Reader[Any],
+        judge: Callable[[Delta[Any]], str] | None = None,
+    ) -> None:
         self.resource = resource
         self.reader = reader
         self.replayed: dict[str, Any] = {}
         self.wrong: list[str] = []
         self.deltas = 0
         self._synced = False
+        self._judge = judge
         reader.subscribe(self._take)
         reader.on_change(self._look)
 
@@ -62,6 +68,8 @@ class Replay:
             self.wrong.append(f"not what was held: {delta}")
         if old is not None and new is not None and old.uid and new.uid and old.uid != new.uid:
             self.wrong.append(f"another uid without a deletion: {delta}")
+        if self._judge is not None and (why := self._judge(delta)):
+            self.wrong.append(why)
         if new is None:
             self.replayed.pop(delta.key, None)
         else:
@@ -79,11 +87,21 @@ class Witness:
     Args:
         kubeconfig: How to get to the proxy's second port.
         page_size: As the daemon's.
+        resources: What is watched.
+        judge: Says what is wrong with a delta, if anything.
     """
 
-    def __init__(self, kubeconfig: Path, page_size: int) -> None:
+    def __init__(
+        self,
+        kubeconfig: Path,
+        page_size: int,
+        resources: tuple[Resource[Any, Any], ...] = _RESOURCES,
+        judge: Callable[[Delta[Any]], str] | None = None,
+    ) -> None:
         self._config = KubernetesConfig(kubeconfig=str(kubeconfig))
         self._page_size = page_size
+        self._resources = resources
+        self._judge = judge
         self._portal: BlockingPortal
         self._running: Future[None] | None = None
         self._scope: anyio.CancelScope
@@ -111,6 +129,11 @@ class Witness:
             AssertionError: A delta was wrong in itself, which no time mends.
         """
         return "; ".join(filter(None, (self._compare(each, admin) for each in self._replays)))
+
+    def replay(self, resource: str) -> tuple[dict[str, Any], list[str]]:
+        """What the deltas of one resource come to, and what was wrong with any."""
+        (found,) = (each for each in self._replays if each.resource.id == resource)
+        return self._portal.call(lambda: (dict(found.replayed), list(found.wrong)))
 
     def _compare(self, replay: Replay, admin: Admin) -> str:
         resource = replay.resource
@@ -147,7 +170,7 @@ class Witness:
         ):
             self._scope = tasks.cancel_scope
             self._replays = []
-            for resource in _RESOURCES:
+            for resource in self._resources:
                 informer = Informer(
                     resource,
                     KubeSource(client, resource),
@@ -156,7 +179,7 @@ class Witness:
                     stats=InformerStats(resource.id),
                     page_size=self._page_size,
                 )
-                self._replays.append(Replay(resource, informer.reader))
+                self._replays.append(Replay(resource, informer.reader, self._judge))
                 tasks.start_soon(informer.run)
             task_status.started()
 
