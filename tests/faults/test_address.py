@@ -1,6 +1,7 @@
 """The API server's name gets another address while the daemon runs."""
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def test_name_whose_address_changes_is_resolved_again(
     """Two ways to the API server, on one port of two addresses, and hosts only the daemon sees."""
     target = int(apiserver.url.rpartition(":")[2])
     first = Partition(target)
-    second = Partition(target, "127.0.0.2", first.port)
+    second = Partition(target, socket.create_server(("127.0.0.2", first.port)))
     kubeconfig = apiserver.kubeconfig(tmp_path / "kubeconfig")
     document = json.loads(kubeconfig.read_text())
     document["clusters"][0]["cluster"] |= {

@@ -10,19 +10,19 @@ class Partition:
 
     Args:
         target: Port of the server behind it, on 127.0.0.1.
-        host: Where it listens; ``port`` likewise, 0 for any.
+        listener: Where connections come in; a port of 127.0.0.1 if it isn't given.
 
     Attributes:
         accepted: Connections let through so far.
     """
 
-    def __init__(self, target: int, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(self, target: int, listener: socket.socket | None = None) -> None:
         self._target = target
         self.accepted = 0
         self._open = True
         self._sockets: set[socket.socket] = set()
         self._lock = threading.Lock()
-        self._listener = socket.create_server((host, port))
+        self._listener = listener or socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
