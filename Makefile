@@ -28,7 +28,7 @@ $(VENV)/.dev: $(VENV)/.runtime
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 .PHONY: demo
 demo: $(VENV)/.runtime ## run the whole daemon for 20 s against an embedded API server
@@ -42,12 +42,16 @@ test: $(VENV)/.dev ## run all tests, with branch coverage
 	@$(BIN)/coverage report
 
 .PHONY: soak
-soak: $(VENV)/.dev ## export 100,000 times to a local receiver; fails where memory or files grow
+soak: $(VENV)/.dev ## random faults, churn and reloads against a real API server (30 minutes, or SOAK_S=seconds; SEED=)
+	@$(BIN)/python -m tests.faults.soak $(or $(SOAK_S),1800) $(SEED)
+
+.PHONY: soak-exports
+soak-exports: $(VENV)/.dev ## export 100,000 times to a local receiver; fails where memory or files grow
 	@$(BIN)/python -m tests.export.soak $(or $(EXPORTS),100000)
 
 .PHONY: faults
-faults: $(VENV)/.dev ## bring about every fault of docs/faults.md; ends with what each took (10 minutes)
-	@$(BIN)/pytest -q tests/faults -m 'faults or not faults'
+faults: $(VENV)/.dev ## bring about every fault of docs/faults.md; ends with what each took (20 minutes)
+	@$(BIN)/pytest -q tests/faults tests/system/test_replicas.py -m 'faults or not faults'
 
 .PHONY: alerts
 alerts: $(VENV)/.dev ## bring about the cause of every alert, before a real Prometheus (4 minutes)

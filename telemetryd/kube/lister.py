@@ -3,6 +3,8 @@
 When to make one doesn't belong here: that is ``watch``'s.
 """
 
+import logging
+import math
 import random
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -10,7 +12,7 @@ from typing import Generic
 
 import anyio
 
-from telemetryd.errors import KubeError
+from telemetryd.errors import KubeError, Throttled, Unavailable
 from telemetryd.kube.apply import Applier
 from telemetryd.kube.decode import Page
 from telemetryd.kube.feed import LineFeed
@@ -35,6 +37,8 @@ from telemetryd.kube.streamed import Carried, collect, is_refusal
 from telemetryd.kube.waits import WatchTiming
 from telemetryd.model import R
 from telemetryd.stats import InformerStats
+
+log = logging.getLogger(__name__)
 
 
 class Lister(Generic[T, R]):
@@ -78,6 +82,7 @@ class Lister(Generic[T, R]):
         self._timing = timing
         self._contact = contact
         self._carried: Carried | None = None
+        self._new_enough_until_s = -math.inf
         self.resync_at_s = 0.0
         self.listed_at_s = 0.0
 
@@ -123,7 +128,12 @@ class Lister(Generic[T, R]):
         """As a stream, which is then there to be taken."""
         timing = self._timing
         started_s = anyio.current_time()
-        server_timeout_s = self._timing.server_timeout_s(self._rng)
+        try:
+            if await self._is_too_old():
+                return StreamRefused()
+        except KubeError as error:
+            return ListFailed(error)
+        server_timeout_s = timing.server_timeout_s(self._rng)
         relist: Relist[R] = Relist(self._store)
         begun = False
         async with AsyncExitStack() as resources:
@@ -139,7 +149,6 @@ class Lister(Generic[T, R]):
                     feed,
                     self._applier,
                     relist,
-                    source=self._source,
                     timing=timing,
                     contact=self._contact,
                 )
@@ -150,6 +159,29 @@ class Lister(Generic[T, R]):
             await self._finish_list(relist, version, started_s, suspects=0, way="stream")
             self._carried = Carried(resources.pop_all(), feed, started_s, server_timeout_s)
         return Listed(version)
+
+    async def _is_too_old(self) -> bool:
+        """Whether the API server, by its version, would neither refuse a streamed list nor end it.
+
+        It would bring all objects first, and all for nothing.
+
+        Raises:
+            Throttled: It tells later.
+            Unavailable: It can't be reached.
+        """
+        now_s = anyio.current_time()
+        if now_s < self._new_enough_until_s:
+            return False
+        try:
+            is_known = await self._source.knows_streams(timeout_s=self._timing.discovery_timeout_s)
+        except (Throttled, Unavailable):
+            raise
+        except KubeError as error:
+            log.debug("version not had error=%r", str(error))
+            return False
+        if is_known:
+            self._new_enough_until_s = now_s + self._timing.stream_retry_s
+        return not is_known
 
     async def _finish_list(
         self, relist: Relist[R], version: str, started_s: float, *, suspects: int, way: str

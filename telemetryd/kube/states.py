@@ -127,9 +127,13 @@ class ListFailed:
 
 @dataclass(frozen=True, slots=True)
 class StreamRefused:
-    """The API server doesn't serve lists as streams, or never ends them. Nothing is applied."""
+    """The API server doesn't serve lists as streams, or never ends them. Nothing is applied.
 
-    error: KubeError
+    Attributes:
+        error: What it answered; None where it wasn't asked, being too old to know such lists.
+    """
+
+    error: KubeError | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 When one is made, and what follows where it fails, doesn't belong here: that is ``watch``'s.
 """
 
-import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -15,11 +14,8 @@ from telemetryd.errors import BadResponse, Forbidden, Invalid, KubeError, Reason
 from telemetryd.kube.apply import Applier
 from telemetryd.kube.feed import LineFeed
 from telemetryd.kube.lines import OversizeLine
-from telemetryd.kube.source import Source
 from telemetryd.kube.store import Relist
 from telemetryd.kube.waits import WatchTiming
-
-log = logging.getLogger(__name__)
 
 _NOT_IMPLEMENTED = 501
 
@@ -45,7 +41,6 @@ async def collect(
     applier: Applier[Any, Any],
     relist: Relist[Any],
     *,
-    source: Source,
     timing: WatchTiming,
     contact: Callable[[], None],
 ) -> str:
@@ -55,7 +50,6 @@ async def collect(
         feed: What the stream brings; what follows the list is put back into it.
         applier: Turns lines into records.
         relist: Takes the objects.
-        source: Is asked whether the API server knows such lists where one doesn't seem to end.
         timing: Limits.
         contact: Called whenever something came.
 
@@ -63,19 +57,13 @@ async def collect(
         The resource version of the list.
 
     Raises:
-        Invalid: The API server doesn't end it, or doesn't know such lists.
+        Invalid: The API server doesn't end it.
         BadResponse: A line that isn't an event of this resource; or it takes too long.
         KubeError: It broke, or brought an ERROR event.
     """
     patience = _Patience(timing, anyio.current_time())
     while True:
-        wait_s = patience.left_s(anyio.current_time())
-        if wait_s <= 0.0:
-            if await _is_too_old(source, timing):
-                raise Invalid("list: the API server is too old for streams")
-            patience.doubted = True
-            continue
-        lines = await _read(feed, wait_s)
+        lines = await _read(feed, patience.left_s(anyio.current_time()))
         if lines:
             patience.heard_at_s = anyio.current_time()
             contact()
@@ -92,10 +80,9 @@ class _Patience:
         self._timing = timing
         self._over_at_s = now_s + timing.full_list_timeout_s
         self.heard_at_s = now_s
-        self.doubted = False
 
     def left_s(self, now_s: float) -> float:
-        """Until something is to be done; none where the server's age is to be looked up.
+        """Until it is given up.
 
         Raises:
             Invalid: Nothing has come for too long.
@@ -107,10 +94,7 @@ class _Patience:
         silent_at_s = self.heard_at_s + timing.list_timeout_s
         if now_s >= silent_at_s:
             raise Invalid(f"list: its stream was silent for {timing.list_timeout_s:g} s")
-        wake_at_s = min(self._over_at_s, silent_at_s)
-        if not self.doubted:
-            wake_at_s = min(wake_at_s, self.heard_at_s + timing.stream_doubt_s)
-        return wake_at_s - now_s
+        return min(self._over_at_s, silent_at_s) - now_s
 
 
 async def _read(feed: LineFeed, timeout_s: float) -> list[bytes | OversizeLine]:
@@ -136,11 +120,3 @@ def is_refusal(error: KubeError) -> bool:
     return isinstance(error, Invalid | Forbidden) or (
         isinstance(error, Unavailable) and error.status == _NOT_IMPLEMENTED
     )
-
-
-async def _is_too_old(source: Source, timing: WatchTiming) -> bool:
-    try:
-        return not await source.knows_streams(timeout_s=timing.discovery_timeout_s)
-    except KubeError as error:
-        log.debug("version not had error=%r", str(error))
-        return False

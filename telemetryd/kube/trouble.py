@@ -111,9 +111,9 @@ class Journal:
             log.info("informer synced resource=%s objects=%d", self._resource_id, objects)
         if isinstance(outcome, StreamRefused):
             log.info(
-                "no streamed lists resource=%s reason=%s: they come in pages for hours",
+                "no streamed lists resource=%s reason=%r: they come in pages for hours",
                 self._resource_id,
-                outcome.error,
+                str(outcome.error or "the API server is too old"),
             )
         elif isinstance(following, Listing) and following.reason is not ListReason.INITIAL:
             changed = not isinstance(state, Listing) or state.reason is not following.reason

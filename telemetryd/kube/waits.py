@@ -27,11 +27,9 @@ class WatchTiming:
         list_timeout_s: Deadline of one page; a streamed list that is silent for so long is given
             up.
         full_list_timeout_s: Deadline of a whole list, in pages, in one or as a stream.
-        stream_doubt_s: A streamed list that is silent for so long may come from a server too old
-            to end it, which its version tells.
         stream_retry_s: Lists come in pages for so long after a stream was refused. A try costs a
             request, or half a minute where the end never comes: often enough to see that the
-            server has been replaced by a newer one.
+            server has been replaced by a newer one. Its version is believed for as long.
         resync_s: Between lists that nothing calls for but caution; stretched or shortened by up
             to a tenth.
         unheard_relist_s: Where no watch is ever answered, between lists: an answer may be held
@@ -53,7 +51,6 @@ class WatchTiming:
     watch_timeout_max_s: int = 600
     list_timeout_s: float = 30.0
     full_list_timeout_s: float = 300.0
-    stream_doubt_s: float = 3.0
     stream_retry_s: float = 6 * 3600.0
     discovery_timeout_s: float = 10.0
     resync_s: float = 3600.0

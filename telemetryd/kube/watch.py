@@ -180,6 +180,8 @@ def _after_stream(  # noqa: PLR0911 - one line a rule
     """The same as a stream once more, or this one list in pages."""
     in_pages = replace(state, reason=ListReason.FALLBACK, streamed=False)
     match outcome:
+        case StreamRefused(error=None):
+            return replace(state, streamed=False), 0.0
         case StreamRefused():
             return in_pages, 0.0
         case ListFailed(error=BadResponse() | TooLarge()):

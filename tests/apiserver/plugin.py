@@ -1,8 +1,9 @@
-"""Session fixtures around the real API server; registered through `pytest_plugins`."""
+"""Fixtures around the real API server; registered through `pytest_plugins`."""
 
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,8 @@ from tests.apiserver.process import ApiServer, find_assets
 _NO_ASSETS = "no kube-apiserver here: `make apiserver` builds one, or set KUBEBUILDER_ASSETS"
 
 
-@pytest.fixture(scope="session")
-def apiserver() -> Iterator[ApiServer]:
-    """A running API server; whoever kills or pauses it brings it back.
-
-    Without binaries the test is skipped, or failed where `CI=true`.
-    """
+@contextmanager
+def _running() -> Iterator[ApiServer]:
     assets = find_assets()
     if assets is None:
         if os.environ.get("CI") == "true":
@@ -32,6 +29,34 @@ def apiserver() -> Iterator[ApiServer]:
             yield server
         finally:
             server.stop()
+
+
+@pytest.fixture(scope="session")
+def apiserver() -> Iterator[ApiServer]:
+    """A running API server; whoever kills or pauses it brings it back.
+
+    Without binaries the test is skipped, or failed where `CI=true`.
+    """
+    with _running() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def own_apiserver() -> Iterator[ApiServer]:
+    """An API server of the module's own, without CRDs, to which it may do anything."""
+    with _running() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def own_admin(own_apiserver: ApiServer) -> Iterator[Admin]:
+    """An all-powerful client of `own_apiserver`."""
+    server = own_apiserver
+    client = Admin(server.url, server.admin_token, server.ca_file)
+    try:
+        yield client
+    finally:
+        client.close()
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ WAYS: list[Any] = [
         "auto",
         {"list_end": False, "git_version": "v1.26.4"},
         "pages",
-        {"fallback"},
+        {"initial"},
         id="old-and-endless",
     ),
 ]

@@ -1,7 +1,7 @@
 """Exports over and over to a receiver on this machine, and fails where memory or files grow.
 
-Run by ``make soak``, for it takes minutes: each export has new content, goes over TLS, and through
-the spool on disk.
+Run by ``make soak-exports``, for it takes minutes: each export has new content, goes over TLS, and
+through the spool on disk.
 """
 
 import os

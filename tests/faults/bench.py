@@ -6,8 +6,8 @@ The faults themselves belong to ``matrix`` and those that add to it.
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,8 +18,9 @@ from tests.apiserver.admin import Admin
 from tests.apiserver.crds import NODES, collection
 from tests.apiserver.process import ApiServer
 from tests.faults.proxy import COLLECTIONS, FaultProxy
+from tests.faults.witness import Witness
 from tests.system.account import NAME, NAMESPACE, RANCHER, make_account
-from tests.system.daemon import TOP_LEVEL, Daemon
+from tests.system.daemon import Daemon
 from tests.system.rancher import Rancher, facts, recount
 
 CONVERGES_WITHIN_S = 60.0
@@ -56,11 +57,14 @@ class Bench:
     admin: Admin
     rancher: Rancher
     proxy: FaultProxy
+    witness: Witness
     daemon: Daemon
     restart: Callable[[], Daemon]
     socket: Path
     token_file: Path
     tokens: list[str]
+    config: str
+    top_level: str
     begin_s: float = 0.0
     touched: set[int] = field(default_factory=set)
 
@@ -133,8 +137,12 @@ class Bench:
     # -- oracles
 
     def watching(self) -> bool:
-        """Whether every informer has its watch."""
-        return all(self.proxy.watches(resource) for resource in sorted(COLLECTIONS - UNWATCHED))
+        """Whether every informer has its watch, those of the witness too."""
+        return all(
+            self.proxy.watches(resource, witness=witness)
+            for resource in sorted(COLLECTIONS - UNWATCHED)
+            for witness in (False, True)
+        )
 
     def settled(self) -> bool:
         """Whether nothing stands in any informer's way, and no node is missing or left over."""
@@ -151,13 +159,21 @@ class Bench:
         return well and not troubled and held == len(self.admin.list(collection(NODES)))
 
     def check(self) -> None:
-        """Each cache equals a fresh quorum list, the Secret the recount; nothing leaked."""
+        """Each cache equals a fresh quorum list, the Secret the recount; nothing leaked.
+
+        The witness's deltas replay to what it holds, and that is the fresh list too.
+        """
         for each in self.daemon.status()["informers"]:
             answer = ask(
                 [str(self.socket)], Request("cache", each["resource"], verify=True), timeout_s=30
             )
             assert answer.ok, (each, answer)
         self.until("a true Secret", self._secret_is_true)
+        self.until(
+            "the witness's agreement",
+            lambda: not self.witness.disagreement(self.admin),
+            CONVERGES_WITHIN_S,
+        )
         log = self.daemon.log()
         assert "Bearer" not in log
         for token in self.tokens:
@@ -168,13 +184,18 @@ class Bench:
 
     def rss_mib(self) -> float:
         """What the daemon holds of the machine's memory."""
-        status = Path(f"/proc/{self.daemon.process.pid}/status").read_text()
-        (line,) = (line for line in status.splitlines() if line.startswith("VmRSS:"))
-        return int(line.split()[1]) / 1024
+        return rss_mib(self.daemon)
 
     def _secret_is_true(self) -> bool:
         payload = self.rancher.payload()
         return payload is not None and facts(payload) == recount(self.admin)
+
+
+def rss_mib(daemon: Daemon) -> float:
+    """What the daemon holds of the machine's memory."""
+    status = Path(f"/proc/{daemon.process.pid}/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("VmRSS:"))
+    return int(line.split()[1]) / 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,11 +264,28 @@ def table(results: list[Result]) -> list[str]:
 
 
 @contextmanager
-def set_up(apiserver: ApiServer, admin: Admin, folder: Path) -> Iterator[Bench]:
-    """A small fleet, a proxy, and a daemon behind it that must end well."""
+def set_up(
+    apiserver: ApiServer,
+    admin: Admin,
+    folder: Path,
+    *,
+    more: str = "",
+    rules: Sequence[Any] = RANCHER,
+    log_level: str = "debug",
+) -> Iterator[Bench]:
+    """A small fleet, a proxy, and a daemon behind it that must end well.
+
+    Args:
+        apiserver: What the proxy stands before.
+        admin: Past the proxy.
+        folder: For configuration, certificates and the log.
+        more: Further TOML.
+        rules: What the daemon's account may do.
+        log_level: Of the daemon.
+    """
     rancher = Rancher(admin)
     rancher.build(clusters=3, nodes=3)
-    kubeconfig = make_account(apiserver, admin, folder, RANCHER)
+    kubeconfig = make_account(apiserver, admin, folder, list(rules))
     document = json.loads(kubeconfig.read_text())
     token = document["users"][0]["user"].pop("token")
     token_file = folder / "token"
@@ -257,24 +295,31 @@ def set_up(apiserver: ApiServer, admin: Admin, folder: Path) -> Iterator[Bench]:
         with (
             tempfile.TemporaryDirectory(prefix="td-", dir="/tmp") as short,
             FaultProxy(apiserver.url, apiserver.ca_file, folder).running() as proxy,
+            ExitStack() as ends,
         ):
-            document["clusters"][0]["cluster"] = {
-                "server": f"https://127.0.0.1:{proxy.port}",
-                "certificate-authority": str(proxy.ca),
-            }
-            kubeconfig.write_text(json.dumps(document))
+            own = folder / "witness-kubeconfig"
+            for file, its in ((own, True), (kubeconfig, False)):
+                document["clusters"][0]["cluster"] = proxy.cluster(witness=its)
+                file.write_text(json.dumps(document))
+            witness = ends.enter_context(Witness(own, PAGE_SIZE).running())
             socket = Path(short, "control.sock")
+            config = CONFIG.format(socket=socket) + more
+            top_level = (
+                f'log_level = "{log_level}"\nlog_format = "json"\n'
+                f'drain_timeout = "{DRAIN_TIMEOUT_S}s"\n'
+            )
             started: list[Daemon] = []
 
             def restart() -> Daemon:
                 if started:
                     assert started[-1].stop() == 0, started[-1].log()[-4000:]
+                    witness.restart()
                 started.append(
                     Daemon(
                         folder,
                         kubeconfig,
-                        CONFIG.format(socket=socket),
-                        f'{TOP_LEVEL}drain_timeout = "{DRAIN_TIMEOUT_S}s"\n',
+                        config,
+                        top_level,
                         kubernetes=f"page_size = {PAGE_SIZE}",
                     )
                 )
@@ -287,11 +332,14 @@ def set_up(apiserver: ApiServer, admin: Admin, folder: Path) -> Iterator[Bench]:
                     admin,
                     rancher,
                     proxy,
+                    witness,
                     restart(),
                     restart,
                     socket,
                     token_file,
                     [token],
+                    config,
+                    top_level,
                 )
             finally:
                 proxy.heal()

@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     from tests.faults.bench import Result
 
 RESULTS: "list[Result]" = []
+NOTES: list[str] = []
+"""What else was measured, a line each."""
+
 MARKER = "faults"
 
 
@@ -24,10 +27,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """The table, where the matrix was asked for."""
-    if RESULTS and MARKER in str(config.getoption("markexpr")):
+    """The table and the notes, where the matrix was asked for."""
+    if (RESULTS or NOTES) and MARKER in str(config.getoption("markexpr")):
         from tests.faults.bench import table  # noqa: PLC0415 - nobody else needs it
 
         terminalreporter.section("fault matrix")
-        for line in table(RESULTS):
+        for line in [*(table(RESULTS) if RESULTS else []), *NOTES]:
             terminalreporter.write_line(line)

@@ -1,7 +1,8 @@
 """A TLS-terminating HTTP proxy before an API server that spoils what a test tells it to spoil.
 
-It has its own CA, counts what it is asked, and runs in a thread of its own. What a fault is, and
-what has to follow from it, belongs to ``matrix``.
+It has its own CA, counts what the daemon asks it, and runs in a thread of its own. A second port is
+the witness's, who meets the same faults and isn't counted. What a fault is, and what has to follow
+from it, belongs to ``matrix``.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import aiohttp
 import anyio
@@ -38,6 +39,7 @@ class Ask:
     path: str
     query: Mapping[str, str]
     authorization: str = field(repr=False)
+    by_witness: bool = False
 
     @property
     def resource(self) -> str:
@@ -72,6 +74,7 @@ class Exchange:
             self.request.transport.abort()
 
 
+T = TypeVar("T")
 Act: TypeAlias = Callable[[Exchange], Awaitable[web.StreamResponse]]
 Edit: TypeAlias = Callable[[bytes], bytes]
 
@@ -81,8 +84,8 @@ class Rule:
     """What becomes of some requests, instead of being passed on.
 
     Attributes:
-        times: How often; None for always.
-        met: How often it was so far.
+        times: How often for each of the two clients; None for always.
+        met: How often the daemon's were met so far.
     """
 
     resource: str
@@ -90,11 +93,20 @@ class Rule:
     act: Act
     times: int | None = None
     met: int = 0
+    met_by_witness: int = 0
 
     def takes(self, ask: Ask) -> bool:
         """Whether the request is one of them."""
-        left = self.times is None or self.met < self.times
+        met = self.met_by_witness if ask.by_witness else self.met
+        left = self.times is None or met < self.times
         return left and self.verb in {"*", ask.verb} and self.resource in {"*", ask.resource}
+
+    def count(self, ask: Ask) -> None:
+        """One more was met."""
+        if ask.by_witness:
+            self.met_by_witness += 1
+        else:
+            self.met += 1
 
 
 @dataclass(eq=False, slots=True)
@@ -133,6 +145,7 @@ class FaultProxy:
         self._session: aiohttp.ClientSession
         self.ca = self._authority.ca
         self.port = 0
+        self.witness_port = 0
 
     @contextmanager
     def running(self) -> Iterator["FaultProxy"]:
@@ -144,10 +157,22 @@ class FaultProxy:
             finally:
                 self._portal.call(self._stop)
 
+    def cluster(self, *, witness: bool = False) -> dict[str, str]:
+        """It, as a kubeconfig names a cluster; the witness has a port of its own."""
+        port = self.witness_port if witness else self.port
+        return {
+            "server": f"https://127.0.0.1:{port}",
+            "certificate-authority": str(self.ca),
+        }
+
+    def call(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Does the work on the proxy's own event loop."""
+        return self._portal.call(work)
+
     # -- what is asked
 
     def asks(self, since_s: float = 0.0, resource: str = "*", verb: str = "*") -> list[Ask]:
-        """Requests that came since, in order."""
+        """Requests of the daemon that came since, in order."""
         with self._lock:
             return [
                 ask
@@ -157,9 +182,11 @@ class FaultProxy:
                 and verb in {"*", ask.verb}
             ]
 
-    def watches(self, resource: str) -> int:
-        """Watches of the resource that are open."""
-        return self._portal.call(lambda: len(self._of(resource)))
+    def watches(self, resource: str, *, witness: bool = False) -> int:
+        """Watches of the resource that are open, the daemon's or the witness's."""
+        return self._portal.call(
+            lambda: sum(live.ask.by_witness is witness for live in self._of(resource))
+        )
 
     # -- faults
 
@@ -226,9 +253,9 @@ class FaultProxy:
         await self._session.close()
 
     async def _open_door(self) -> None:
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=self._tls)
-        await site.start()
-        self.port = self._runner.addresses[0][1]
+        for port in (self.port, self.witness_port):
+            await web.TCPSite(self._runner, "127.0.0.1", port, ssl_context=self._tls).start()
+        self.port, self.witness_port = (address[1] for address in self._runner.addresses)
 
     async def _close_door(self) -> None:
         for site in list(self._runner.sites):
@@ -262,13 +289,17 @@ class FaultProxy:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         authorization = request.headers.get("Authorization", "")
         query = dict(request.query)
-        ask = Ask(time.monotonic(), request.method, request.path, query, authorization)
-        with self._lock:
-            self._asks.append(ask)
+        transport = request.transport
+        name = transport.get_extra_info("sockname") if transport is not None else None
+        by_witness = name is not None and name[1] == self.witness_port
+        ask = Ask(time.monotonic(), request.method, request.path, query, authorization, by_witness)
+        if not by_witness:
+            with self._lock:
+                self._asks.append(ask)
         exchange = Exchange(ask, request, self)
         for rule in self._rules:
             if rule.takes(ask):
-                rule.met += 1
+                rule.count(ask)
                 return await rule.act(exchange)
         return await self.pass_on(exchange)
 

@@ -15,20 +15,15 @@ from tests.faults import acts
 from tests.faults.proxy import FaultProxy
 from tests.system.daemon import Daemon
 from tests.system.rancher import SECRET, Rancher, facts, recount
+from tests.system.replicas import DEADLINE_S, DELIVERY, ELECTION, SLACK_S
+from tests.system.replicas import HAND_OVER_S as PLAIN_HAND_OVER_S
+from tests.system.replicas import LEASE_NAME as LEASE
+from tests.system.sink import Sink, receiving
 
 pytestmark = pytest.mark.faults
 
-LEASE = "telemetryd"
-DURATION_S, DEADLINE_S, RETRY_S = 4.0, 2.5, 0.5
-SLACK_S = 2.0
-HAND_OVER_S = DURATION_S + 2.5 * RETRY_S + SLACK_S
-CONFIG = f"""
-[leader_election]
-enabled = true
-lease_duration = "{DURATION_S:g}s"
-renew_deadline = "{DEADLINE_S * 1000:.0f}ms"
-retry_period = "{RETRY_S * 1000:.0f}ms"
-
+HAND_OVER_S = PLAIN_HAND_OVER_S + SLACK_S
+CONFIG = f"""{ELECTION}
 [[exporters]]
 name = "scc"
 type = "secret"
@@ -55,8 +50,16 @@ def proxy(apiserver: ApiServer, tmp_path: Path) -> Iterator[FaultProxy]:
 
 
 @pytest.fixture
+def sink() -> Iterator[Sink]:
+    """What each replica delivers to as well: it must never see two at once."""
+    with receiving() as running:
+        yield running
+        running.check()
+
+
+@pytest.fixture
 def start(
-    apiserver: ApiServer, rancher: Rancher, proxy: FaultProxy, tmp_path: Path
+    apiserver: ApiServer, rancher: Rancher, proxy: FaultProxy, sink: Sink, tmp_path: Path
 ) -> Iterator[Callable[[str], Daemon]]:
     """Starts a replica, `direct` or `behind` the proxy; all that still run must end well."""
     with ExitStack() as ends:
@@ -67,12 +70,10 @@ def start(
             kubeconfig = apiserver.kubeconfig(folder / "kubeconfig")
             if name == "behind":
                 document = json.loads(kubeconfig.read_text())
-                document["clusters"][0]["cluster"] = {
-                    "server": f"https://127.0.0.1:{proxy.port}",
-                    "certificate-authority": str(proxy.ca),
-                }
+                document["clusters"][0]["cluster"] = proxy.cluster()
                 kubeconfig.write_text(json.dumps(document))
-            daemon = Daemon(folder, kubeconfig, CONFIG)
+            config = CONFIG + DELIVERY.format(url=sink.url(name))
+            daemon = Daemon(folder, kubeconfig, config)
             ends.callback(end, daemon)
             return daemon
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.apiserver.admin import Admin
 from tests.apiserver.crds import install_crds
-from tests.apiserver.process import ApiServer, find_assets
+from tests.apiserver.process import ApiServer
 from tests.faults import answers, data, outages  # noqa: F401 - they add to the matrix
 from tests.faults.bench import Bench, Scenario, play, set_up
 from tests.faults.matrix import MATRIX
@@ -16,35 +16,14 @@ from tests.faults.plugin import RESULTS
 
 
 @pytest.fixture(scope="module")
-def own_apiserver(
-    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[ApiServer]:
-    """An API server of this module's own, for its etcd is set back."""
-    assets = find_assets()
-    if assets is None:
-        request.getfixturevalue("apiserver")  # skips or fails, and says why
-        raise AssertionError("there are binaries after all")
-    server = ApiServer(assets, tmp_path_factory.mktemp("apiserver"))
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
-
-
-@pytest.fixture(scope="module")
-def bench(own_apiserver: ApiServer) -> Iterator[Bench]:
-    server = own_apiserver
-    admin = Admin(server.url, server.admin_token, server.ca_file)
-    try:
-        install_crds(admin)
-        with (
-            tempfile.TemporaryDirectory(prefix="telemetryd-faults-") as folder,
-            set_up(server, admin, Path(folder)) as made,
-        ):
-            yield made
-    finally:
-        admin.close()
+def bench(own_apiserver: ApiServer, own_admin: Admin) -> Iterator[Bench]:
+    """On an API server of this module's own, for its etcd is killed."""
+    install_crds(own_admin)
+    with (
+        tempfile.TemporaryDirectory(prefix="telemetryd-faults-") as folder,
+        set_up(own_apiserver, own_admin, Path(folder)) as made,
+    ):
+        yield made
 
 
 @pytest.mark.timeout(300)

@@ -139,6 +139,8 @@ class Scripted:
         self.requests.append(request)
         if request.path in self.others:
             return await self.others[request.path](request)
+        if request.path == "/version":
+            return await answer({"major": "1", "minor": "34"})(request)
         if request.path.endswith("/things"):
             if "sendInitialEvents" in request.query:
                 responder = self.streams.popleft() if self.streams else self._watch

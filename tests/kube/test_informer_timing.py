@@ -182,7 +182,10 @@ class FakeServer:
         yield FakeStream(self, self.version, first)
 
     async def knows_streams(self, *, timeout_s: float) -> bool:
-        self._ask("version")
+        if self.fault in {"gone", "missing"}:  # of a resource, not of the version
+            self.asked.append((anyio.current_time(), "version"))
+        else:
+            self._ask("version")
         return self.knows
 
     async def served(self, *, timeout_s: float) -> bool:
@@ -274,18 +277,27 @@ async def test_list_as_a_stream_goes_on_as_the_watch() -> None:
         server.delete("a")
         await anyio.sleep(2.0)
         assert run.held == run.expected()
-        assert [verb for _, verb in server.asked] == ["stream"]
+        assert [verb for _, verb in server.asked] == ["version", "stream"]
         assert run.stats.lists == {("success", "initial"): 1}
         assert run.stats.watches == {"success": 1}
         assert run.reader.status().list_method == "stream"
 
 
 @pytest.mark.parametrize(
-    ("streams", "knows", "in_pages_by_s"),
-    [("refused", True, 0.5), ("endless", True, 30.5), ("endless", False, 3.5)],
+    ("streams", "knows", "in_pages_by_s", "asked", "reason"),
+    [
+        ("refused", True, 0.5, 1, "fallback"),
+        ("endless", True, 30.5, 1, "fallback"),
+        ("endless", False, 0.5, 0, "initial"),
+    ],
 )
 async def test_stream_that_is_refused_or_never_ends_is_replaced_by_pages_and_not_tried_for_hours(
-    streams: str, knows: bool, in_pages_by_s: float, caplog: pytest.LogCaptureFixture
+    streams: str,
+    knows: bool,
+    in_pages_by_s: float,
+    asked: int,
+    reason: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
     server = FakeServer()
@@ -295,17 +307,18 @@ async def test_stream_that_is_refused_or_never_ends_is_replaced_by_pages_and_not
     async with running(server) as run:
         await anyio.sleep(in_pages_by_s)
         assert run.held == run.expected()
-        assert run.stats.lists == {("success", "fallback"): 1}
+        assert run.stats.lists == {("success", reason): 1}
         shown = run.reader.status()
         assert (shown.list_method, shown.last_error, shown.synced) == ("pages", "", True)
         await anyio.sleep(5.0 * 3600.0)
-        assert len(server.times("stream")) == 1
+        assert len(server.times("stream")) == asked
+        assert len(server.times("version")) == 1
         assert run.stats.lists["success", "resync"] >= 4
-        server.streams = "served"
+        server.streams, server.knows = "served", True
         await anyio.sleep(2.5 * 3600.0)
-        assert len(server.times("stream")) >= 2
+        assert len(server.times("stream")) >= asked + 1
         assert run.reader.status().list_method == "stream"
-        assert run.stats.lists["success", "fallback"] == 1
+        assert run.stats.lists["success", reason] == 1
     assert [r.levelname for r in caplog.records if "no streamed lists" in r.message] == ["INFO"]
     assert not [r for r in caplog.records if r.levelno > logging.INFO]
 

@@ -1,12 +1,14 @@
 """Lists as streams, on a real socket: the protocol, its ends, and when pages stand in for it."""
 
 import json
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import anyio
 import pytest
+from aiohttp import web
 
 from telemetryd.errors import UnreadableReason
 from telemetryd.model import Unreadable
@@ -44,7 +46,8 @@ async def test_list_and_watch_are_one_request(tmp_path: Path) -> None:
         assert watched.held == expected(*"abc")
         assert watched.wakeups == 1
         await converge(server, watched)
-        (request,) = server.requests
+        asked, request = server.requests
+        assert asked.path == "/version"
         query = dict(request.query)
         assert 300 <= int(query.pop("timeoutSeconds")) <= 600
         assert query == {
@@ -64,7 +67,7 @@ async def test_list_of_nothing_is_its_end_alone(tmp_path: Path) -> None:
         await until(lambda: watched.reader.synced)
         assert watched.held == {}
         await converge(server, watched)
-        assert len(server.requests) == 1
+        assert len(server.streams_asked()) == 1
 
 
 async def test_what_follows_the_end_in_the_same_chunk_is_the_watch(tmp_path: Path) -> None:
@@ -149,20 +152,39 @@ async def test_stream_without_an_end_is_given_up_in_time_and_remembered(tmp_path
             await converge(server, watched)
 
 
-@pytest.mark.parametrize(("minor", "is_told"), [("20", True), ("26+", True), ("27", False)])
-async def test_server_too_old_to_end_a_stream_is_told_by_its_version(
-    tmp_path: Path, minor: str, is_told: bool
+@pytest.mark.parametrize(("minor", "streams"), [("20", 0), ("26+", 0), ("27", 1), ("34+", 1)])
+async def test_server_too_old_to_end_a_stream_is_not_asked_for_one(
+    tmp_path: Path, minor: str, streams: int
 ) -> None:
-    timing = replace(FAST, stream_doubt_s=0.05, list_timeout_s=0.8)
     async with serve(streaming("a")) as server:
-        server.streams.append(stream(added(thing("a")), then="hang"))
         server.others["/version"] = answer({"major": "1", "minor": minor})
-        started_s = anyio.current_time()
-        async with watching(tmp_path, server, timing=timing) as watched:
-            await until(lambda: watched.reader.synced)
-            assert (anyio.current_time() - started_s < 0.8) is is_told
+        async with watching(tmp_path, server) as watched:
+            await until(lambda: server.open)
             assert watched.held == expected("a")
-            assert [r.path for r in server.requests].count("/version") == 1
+            assert watched.stats.lists == {("success", "initial"): 1}
+            await server.inject(EXPIRED)
+            await until(lambda: watched.relists("expired"))
+            assert len(server.streams_asked()) == 2 * streams
+            asked = [request.path for request in server.requests].count("/version")
+            assert asked == 1, "remembered"
+            await converge(server, watched)
+
+
+@pytest.mark.parametrize("version", [refuse(429, Retry_After="0"), refuse(503)])
+async def test_version_that_is_told_later_is_waited_for(tmp_path: Path, version: Responder) -> None:
+    async with serve(streaming("a")) as server:
+        told = deque([version])
+
+        async def tell(request: web.BaseRequest) -> web.StreamResponse:
+            return await (told.popleft() if told else answer({"major": "1", "minor": "34"}))(
+                request
+            )
+
+        server.others["/version"] = tell
+        async with watching(tmp_path, server) as watched:
+            await converge(server, watched)
+            assert watched.stats.lists == {("error", "initial"): 1, ("success", "initial"): 1}
+            assert watched.reader.status().list_method == "stream"
 
 
 @pytest.mark.parametrize(
@@ -173,7 +195,7 @@ async def test_server_too_old_to_end_a_stream_is_told_by_its_version(
 async def test_version_that_is_not_had_leaves_the_deadline(
     tmp_path: Path, version: Responder
 ) -> None:
-    timing = replace(FAST, stream_doubt_s=0.02, list_timeout_s=0.2)
+    timing = replace(FAST, list_timeout_s=0.2)
     async with serve(streaming("a")) as server:
         server.streams.append(stream(then="hang"))
         server.others["/version"] = version
@@ -335,6 +357,6 @@ async def test_informer_that_is_cancelled_between_list_and_watch_leaves_no_conne
     async with serve(streaming("a")) as server:
         async with watching(tmp_path, server) as watched:
             await until(lambda: watched.reader.synced)
-            (request,) = server.requests
+            _, request = server.requests
             assert request.transport is not None
         await until(lambda: request.transport is None or request.transport.is_closing())

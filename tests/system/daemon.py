@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -29,6 +29,7 @@ class Daemon:
         top_level: What comes before them.
         kubernetes: Further TOML of `[kubernetes]`.
         environ: Further variables.
+        under: A command that executes the one it is given, such as `unshare`.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Daemon:
         *,
         kubernetes: str = "",
         environ: Mapping[str, str] = MappingProxyType({}),
+        under: Sequence[str] = (),
     ) -> None:
         self.port = free_port()
         self.config_file = folder / "config.toml"
@@ -49,9 +51,10 @@ class Daemon:
         )
         self.configure(config, top_level)
         self.log_file = folder / "telemetryd.log"
+        command = [sys.executable, "-m", "telemetryd", "run", "--config", str(self.config_file)]
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "telemetryd", "run", "--config", str(self.config_file)],
+                [*under, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -9,15 +9,20 @@ class Partition:
     """Relays loopback connections to one port; `cut` and `heal` at will.
 
     Args:
-        port: Of the server behind it, on 127.0.0.1.
+        target: Port of the server behind it, on 127.0.0.1.
+        listener: Where connections come in; a port of 127.0.0.1 if it isn't given.
+
+    Attributes:
+        accepted: Connections let through so far.
     """
 
-    def __init__(self, port: int) -> None:
-        self._target = port
+    def __init__(self, target: int, listener: socket.socket | None = None) -> None:
+        self._target = target
+        self.accepted = 0
         self._open = True
         self._sockets: set[socket.socket] = set()
         self._lock = threading.Lock()
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = listener or socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
@@ -57,6 +62,7 @@ class Partition:
             far.settimeout(None)
             with self._lock:
                 accepted = self._open
+                self.accepted += accepted
                 if accepted:
                     self._sockets |= {near, far}
             if not accepted:

@@ -4,18 +4,16 @@ import json
 import uuid
 from base64 import b64decode
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from jsonschema import Draft202012Validator
 
 from telemetryd.export.scc import scc_schema
 from tests.apiserver.admin import Admin
 from tests.apiserver.crds import CRDS, create_crd, delete_crd
 from tests.apiserver.fixtures import core_node
-from tests.apiserver.process import ApiServer, find_assets
+from tests.apiserver.process import ApiServer
 from tests.system.account import PLAIN, RANCHER, Trail, make_account
 from tests.system.daemon import Daemon
 from tests.system.rancher import (
@@ -55,33 +53,6 @@ ROLES: tuple[dict[str, str], ...] = (
     {},
 )
 """Labels of a node each: of kubeadm, RKE2, RKE, kops, one's own, and none."""
-
-
-@pytest.fixture(scope="module")
-def plain_apiserver(
-    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[ApiServer]:
-    """An API server of this module's own: all others have CRDs."""
-    assets = find_assets()
-    if assets is None:
-        request.getfixturevalue("apiserver")  # skips or fails, and says why
-        raise AssertionError("there are binaries after all")
-    server = ApiServer(assets, tmp_path_factory.mktemp("plain"))
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
-
-
-@pytest.fixture(scope="module")
-def plain_admin(plain_apiserver: ApiServer) -> Iterator[Admin]:
-    server = plain_apiserver
-    client = Admin(server.url, server.admin_token, server.ca_file)
-    try:
-        yield client
-    finally:
-        client.close()
 
 
 def add_nodes(admin: Admin) -> None:
@@ -174,9 +145,9 @@ def documents(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_daemon_follows_a_rancher_that_comes_and_goes(
-    plain_apiserver: ApiServer, plain_admin: Admin, tmp_path: Path
+    own_apiserver: ApiServer, own_admin: Admin, tmp_path: Path
 ) -> None:
-    apiserver, admin = plain_apiserver, plain_admin
+    apiserver, admin = own_apiserver, own_admin
     add_nodes(admin)
     admin.create("/api/v1/namespaces", {"metadata": {"name": TARGET_NAMESPACE}})
     kubeconfig = make_account(apiserver, admin, tmp_path, [*RANCHER, *PLAIN])

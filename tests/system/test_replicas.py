@@ -1,207 +1,246 @@
 """Three replicas that share a Lease of the real API server, and all that can come between them.
 
-Each writes into a folder of its own at every run; what is in all folders together is the record of
-who acted when, under which epoch.
+Whatever it is, the sink to which all of them deliver never sees two writers.
 """
 
-import json
 import signal
+import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.apiserver.admin import Admin
+from tests.apiserver.admin import Admin, AdminError
 from tests.apiserver.process import ApiServer
-from tests.system.daemon import Daemon
-from tests.system.partition import Partition
+from tests.faults import acts
+from tests.system.clock import require_steps
 from tests.system.rancher import Rancher
+from tests.system.replicas import (
+    DEADLINE_S,
+    DURATION_S,
+    HAND_OVER_S,
+    LEASE,
+    LEASE_NAME,
+    RETRY_S,
+    SLACK_S,
+    Crew,
+    Replica,
+)
+from tests.system.sink import receiving
 
-NAMESPACE = "cattle-telemetry-system"
-LEASE = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/telemetryd"
-DURATION_S, DEADLINE_S, RETRY_S = 4.0, 2.5, 0.5
-HAND_OVER_S = DURATION_S + 2.5 * RETRY_S
-SLACK_S = 2.0
-"""For a run to follow on a take-over, on a busy machine."""
-
-CONFIG = f"""
-[leader_election]
-enabled = true
-lease_duration = "{DURATION_S:g}s"
-renew_deadline = "{DEADLINE_S * 1000:.0f}ms"
-retry_period = "{RETRY_S * 1000:.0f}ms"
-
-[[exporters]]
-name = "record"
-type = "file"
-format = "fleet"
-interval = "1s"
-max_silence = "1s"
-keep = 10000
-directory = "%s"
-
-[[exporters]]
-name = "scc"
-type = "secret"
-interval = "1s"
-retry_base = "200ms"
-"""
+BEGUN_S = 0.5
+"""For a delivery that had begun when its term ended."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Act:
-    """One write: when, by whom, under which epoch."""
+@pytest.fixture(scope="module")
+def rancher(admin: Admin) -> Iterator[Rancher]:
+    fleet = Rancher(admin)
+    fleet.build(clusters=2, nodes=3)
+    try:
+        yield fleet
+    finally:
+        fleet.clear()
 
-    at_s: float
-    replica: str
-    epoch: int
 
-
-class Replica:
-    """One daemon behind a line of its own."""
-
-    def __init__(self, name: str, folder: Path, apiserver: ApiServer) -> None:
-        self.name = name
-        self.line = Partition(int(apiserver.url.rpartition(":")[2]))
-        self.record = folder / "record"
-        self._folder = folder
-        kubeconfig = apiserver.kubeconfig(folder / "kubeconfig")
-        text = kubeconfig.read_text().replace(apiserver.url, f"https://127.0.0.1:{self.line.port}")
-        kubeconfig.write_text(text)
-        self._kubeconfig = kubeconfig
-        self.daemon = self._start()
-
-    def restart(self) -> None:
-        self.daemon = self._start()
-
-    def acts(self) -> Iterator[Act]:
-        """All its writes so far."""
-        for file in self.record.glob("record-*.json"):
-            stamp = file.stem.removeprefix("record-")
-            at = datetime.strptime(stamp, "%Y-%m-%dT%H-%M-%S.%fZ").replace(tzinfo=UTC)
-            epoch = json.loads(file.read_bytes())["delivery"]["epoch"]
-            yield Act(at.timestamp(), self.name, epoch)
-
-    def leading(self) -> bool:
-        code, body = self.daemon.get("/status.json")
-        return code == 200 and json.loads(body)["leader"]["leading"]
-
-    def state(self) -> str:
-        return str(self.daemon.exporter("record")["state"])
-
-    def kill(self) -> None:
-        self.daemon.process.kill()
-        self.daemon.process.wait()
-
-    def end(self) -> None:
-        self.daemon.signal(signal.SIGCONT)
-        if self.daemon.process.poll() is None:
-            assert self.daemon.stop() == 0, self.daemon.log()[-3000:]
-        self.line.close()
-
-    def _start(self) -> Daemon:
-        return Daemon(
-            self._folder, self._kubeconfig, CONFIG % self.record, environ={"HOSTNAME": self.name}
-        )
+@pytest.fixture(scope="module")
+def shared_crew(
+    apiserver: ApiServer, rancher: Rancher, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Crew]:
+    folder: Path = tmp_path_factory.mktemp("crew")
+    with receiving() as sink, ExitStack() as ends:
+        yield Crew(folder, apiserver, sink, ends)
 
 
 @pytest.fixture
-def crew(apiserver: ApiServer, rancher: Rancher, tmp_path: Path) -> Iterator[list[Replica]]:
-    made = []
-    for name in ("one", "two", "three"):
-        (tmp_path / name).mkdir()
-        made.append(Replica(name, tmp_path / name, apiserver))
+def crew(shared_crew: Crew) -> Iterator[Crew]:
+    """They, all well before and after; the record is judged in between."""
+    shared_crew.settle()
     try:
-        yield made
+        yield shared_crew
     finally:
-        for replica in made:
-            replica.end()
+        shared_crew.settle()
+        shared_crew.sink.check()
 
 
-def leader_of(crew: list[Replica], *, within_s: float, but: Replica | None = None) -> Replica:
-    """The one that leads and has written, as soon as one does."""
-    deadline = time.monotonic() + within_s
-    while time.monotonic() < deadline:
-        for replica in crew:
-            if replica is not but and replica.leading():
-                return replica
-        time.sleep(0.05)
-    logs = "\n".join(replica.daemon.log()[-1500:] for replica in crew)
-    raise AssertionError(f"nobody leads after {within_s} s\n{logs}")
-
-
-def test_never_two_writers_whatever_befalls_the_leader(crew: list[Replica], admin: Admin) -> None:
-    first = leader_of(crew, within_s=40)
-    time.sleep(2)
-    standbys = [replica for replica in crew if replica is not first]
+def test_never_two_writers_whatever_befalls_the_leader(crew: Crew, admin: Admin) -> None:
+    first = crew.leader(within_s=1)
+    standbys = crew.others(first)
     for replica in standbys:
-        replica.daemon.wait_for("a ready standby", replica.daemon.ready, 20)
-        assert replica.state() == "standby"
         assert str(replica.daemon.exporter("scc")["detail"]).startswith(f"{first.name}_")
         assert replica.daemon.metric('telemetryd_leader{name="telemetryd"}') == 0
     assert first.daemon.metric('telemetryd_leader{name="telemetryd"}') == 1
-    lists = {replica.name: _lists(replica) for replica in standbys}
+    begun_under = first.epoch()
+    lists = {replica.name: replica.lists() for replica in standbys}
 
     # Frozen past its term, then let go in the middle of whatever it was about to do.
     first.daemon.signal(signal.SIGSTOP)
-    second = leader_of(crew, within_s=HAND_OVER_S + SLACK_S, but=first)
-    assert _lists(second) == lists[second.name], "it takes over with what it holds"
-    time.sleep(1)
+    second = crew.leader(within_s=HAND_OVER_S + SLACK_S, but=[first])
+    assert second.lists() == lists[second.name], "it takes over with what it holds"
+    crew.until_delivery(second, within_s=5)
     first.daemon.signal(signal.SIGCONT)
-    first.daemon.wait_for("standby", lambda: first.state() == "standby", 10)
+    first.daemon.wait_for("standby", first.stands_by, 10)
 
     # Cut off from the API server, and back.
-    second.line.cut()
-    cut_s = time.time()
-    third = leader_of(crew, within_s=HAND_OVER_S + SLACK_S, but=second)
-    time.sleep(1)
-    second.line.heal()
-    second.daemon.wait_for("standby", lambda: second.state() == "standby", 10)
-    assert not [act for act in second.acts() if act.at_s > cut_s + DEADLINE_S + 0.5]
-
-    # The Lease taken out of its hands, deleted, and altered while it renews.
-    for _ in range(5):
-        admin.patch(LEASE, {"metadata": {"annotations": {"theirs": str(time.time())}}})
-        time.sleep(0.1)
-    admin.delete(LEASE)
-    time.sleep(1.5)
-    assert third.leading()
-    epoch = third.daemon.status()["leader"]["epoch"]
-    admin.patch(LEASE, {"spec": {"holderIdentity": "usurper", "leaseDurationSeconds": 1}})
-    third.daemon.wait_for("its end", lambda: not third.leading(), 3)
-
-    # Killed without a word; started again.
-    fourth = leader_of(crew, within_s=HAND_OVER_S + SLACK_S)
-    assert fourth.daemon.status()["leader"]["epoch"] > epoch
-    fourth.kill()
-    fifth = leader_of([r for r in crew if r is not fourth], within_s=HAND_OVER_S + SLACK_S)
-    fourth.restart()
+    second.line.close_door()
+    cut_s = time.monotonic()
+    third = crew.leader(within_s=HAND_OVER_S + SLACK_S, but=[second])
+    crew.until_delivery(third, within_s=5)
+    second.line.open_door()
+    second.daemon.wait_for("standby", second.stands_by, 10)
+    late = crew.sink.posts(cut_s + DEADLINE_S + BEGUN_S)
+    assert second.name not in {post.sender for post in late}
 
     # Told to go: it releases the Lease when its work has ended.
-    time.sleep(1)
-    assert fifth.daemon.stop() == 0
-    assert "lease released" in fifth.daemon.log()
-    last = leader_of([r for r in crew if r is not fifth], within_s=3)
-    last.daemon.wait_for("its own acts", lambda: len({act.epoch for act in last.acts()}) >= 1, 5)
-    fifth.restart()
-    time.sleep(1)
+    assert third.daemon.stop() == 0
+    assert "lease released" in third.daemon.log()
+    fourth = crew.leader(within_s=3, but=[third])
+    crew.until_delivery(fourth, within_s=5)
+    third.restart()
 
-    acts = sorted(act for replica in crew for act in replica.acts())
-    assert len(acts) > 10
-    assert [act.epoch for act in acts] == sorted(act.epoch for act in acts), acts
-    for epoch in {act.epoch for act in acts}:
-        assert len({act.replica for act in acts if act.epoch == epoch}) == 1, epoch
-    assert len({act.epoch for act in acts}) >= 5
+    # Killed without a word; started again.
+    fourth.kill()
+    fifth = crew.leader(within_s=HAND_OVER_S + SLACK_S, but=[fourth])
+    crew.until_delivery(fifth, within_s=5)
+    fourth.restart()
+    assert fifth.epoch() >= begun_under + 4
 
 
-def _lists(replica: Replica) -> float:
-    """First lists: in pages after all where the server doesn't stream them."""
-    labels = 'resource="nodes.management.cattle.io",result="success"'
-    series = (
-        f'telemetryd_informer_lists_total{{reason="{reason}",{labels}}}'
-        for reason in ("initial", "fallback")
+def test_lease_that_is_altered_deleted_and_stolen_has_one_holder(crew: Crew, admin: Admin) -> None:
+    leader = crew.leader(within_s=1)
+    # Others write it all the time, so that many of the renewals are conflicts.
+    with meddling(admin) as writes:
+        time.sleep(DURATION_S + RETRY_S)
+        assert leader.leading()
+    assert len(writes) > 10
+    admin.delete(LEASE)
+    crew.until("a Lease made anew", lambda: find_holder(admin), DEADLINE_S)
+    assert str(find_holder(admin)).startswith(f"{leader.name}_")
+    assert leader.leading()
+    epoch = leader.epoch()
+    for _ in range(2):
+        robbed = crew.leader(within_s=HAND_OVER_S + SLACK_S)
+        admin.patch(LEASE, {"spec": {"holderIdentity": "usurper", "leaseDurationSeconds": 1}})
+        crew.until("its end", partial(ended, robbed), 3)
+    assert crew.leader(within_s=HAND_OVER_S + SLACK_S).epoch() > epoch
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    "hangs_s", [HAND_OVER_S + SLACK_S, pytest.param(60.0, marks=pytest.mark.faults)]
+)
+def test_lease_that_hangs_costs_the_leader_its_term_and_nothing_else(
+    crew: Crew, rancher: Rancher, hangs_s: float
+) -> None:
+    leader = crew.leader(within_s=1)
+    rules = [leader.line.rule(each, "*", acts.silence) for each in (LEASE_NAME, "leases")]
+    leader.daemon.wait_for("a renewal that hangs", lambda: rules[0].met, 5)
+    begin_s = time.monotonic()
+    leader.daemon.wait_for("its end", lambda: not leader.leading(), DEADLINE_S + SLACK_S)
+    following = crew.leader(within_s=HAND_OVER_S, but=[leader])
+    assert time.monotonic() - begin_s < HAND_OVER_S + SLACK_S
+    crew.until_delivery(following, within_s=5)
+    late = crew.sink.posts(begin_s + DEADLINE_S + BEGUN_S)
+    assert leader.name not in {post.sender for post in late}
+
+    nodes = int(leader.daemon.informer("nodes.management.cattle.io")["objects"])
+    number = 9300 + int(hangs_s)
+    rancher.add_node("local", number)
+    leader.daemon.wait_for(
+        "its informers go on",
+        lambda: leader.daemon.informer("nodes.management.cattle.io")["objects"] == nodes + 1,
+        10,
     )
-    return sum(replica.daemon.metric(each) or 0.0 for each in series)
+    rancher.delete_node("local", number)
+    while time.monotonic() < begin_s + hangs_s:
+        assert not leader.leading()
+        assert following.leading()
+        time.sleep(0.5)
+
+
+def test_wall_clocks_that_step_by_an_hour_change_nothing(crew: Crew) -> None:
+    require_steps()
+    leader = crew.leader(within_s=1)
+    standbys = crew.others(leader)
+    begin_s = time.monotonic()
+    try:
+        for hours, replicas in (
+            (1, [leader]),
+            (-1, [leader]),
+            (1, standbys[:1]),
+            (-1, standbys[1:]),
+            (0, [leader]),
+        ):
+            for replica in replicas:
+                replica.clock.step(hours)
+            time.sleep(RETRY_S + 1)
+            assert leader.leading()
+        assert time.monotonic() - begin_s > DURATION_S
+        assert {post.sender for post in crew.sink.posts(begin_s)} == {leader.name}
+
+        # With clocks two hours apart the next one comes neither early nor late.
+        killed_s = time.monotonic()
+        leader.kill()
+        following = crew.leader(within_s=HAND_OVER_S + SLACK_S, but=[leader])
+        assert crew.until_delivery(following, within_s=5) > killed_s + DURATION_S - RETRY_S - 0.5
+    finally:
+        for replica in crew.replicas:
+            replica.clock.step(0)
+        if leader.daemon.process.poll() is not None:
+            leader.restart()
+
+
+def test_replicas_that_are_all_cut_off_have_no_leader(crew: Crew) -> None:
+    for replica in crew.replicas:
+        replica.line.close_door()
+    cut_s = time.monotonic()
+    try:
+        crew.until(
+            "no leader",
+            lambda: None if any(each.leading() for each in crew.replicas) else True,
+            DEADLINE_S + SLACK_S,
+        )
+        while time.monotonic() < cut_s + HAND_OVER_S + SLACK_S:
+            assert not [each.name for each in crew.replicas if each.leading()]
+            time.sleep(0.2)
+        assert crew.sink.posts(cut_s + DEADLINE_S + BEGUN_S) == []
+    finally:
+        for replica in crew.replicas:
+            replica.line.open_door()
+    crew.until_delivery(crew.leader(within_s=HAND_OVER_S + SLACK_S), within_s=5)
+
+
+@contextmanager
+def meddling(admin: Admin) -> Iterator[list[float]]:
+    """Writes the Lease some twenty times a second until left."""
+    over = threading.Event()
+    writes: list[float] = []
+
+    def meddle() -> None:
+        while not over.wait(0.05):
+            stamp = time.monotonic()
+            admin.patch(LEASE, {"metadata": {"annotations": {"theirs": str(stamp)}}})
+            writes.append(stamp)
+
+    thread = threading.Thread(target=meddle)
+    thread.start()
+    try:
+        yield writes
+    finally:
+        over.set()
+        thread.join()
+
+
+def ended(replica: Replica) -> bool | None:
+    return None if replica.leading() else True
+
+
+def find_holder(admin: Admin) -> str | None:
+    try:
+        return str(admin.get(LEASE)["spec"]["holderIdentity"])
+    except AdminError as error:
+        if error.status == 404:
+            return None
+        raise

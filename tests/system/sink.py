@@ -1,0 +1,101 @@
+"""A receiver that records who sent what when, and tells whether two ever wrote at once.
+
+Every sender has a path of its own. What is sent to it doesn't matter here, only its headers do.
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """One delivery, from its headers to its answer, by the monotonic clock."""
+
+    began_s: float
+    ended_s: float
+    sender: str
+    epoch: int
+    sequence: int
+
+
+class Sink:
+    """The record of all deliveries; made by ``receiving``."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._posts: list[Post] = []
+        self.port = 0
+
+    def url(self, sender: str) -> str:
+        """Where this one delivers to."""
+        return f"http://127.0.0.1:{self.port}/{sender}"
+
+    def note(self, post: Post) -> None:
+        """Takes a delivery into the record."""
+        with self._lock:
+            self._posts.append(post)
+
+    def posts(self, since_s: float = 0.0) -> list[Post]:
+        """Deliveries that began since, in the order in which they began."""
+        with self._lock:
+            return sorted(
+                (post for post in self._posts if post.began_s >= since_s),
+                key=lambda post: post.began_s,
+            )
+
+    def check(self) -> None:
+        """One writer at any instant: no two overlap, and each epoch is one sender's.
+
+        Raises:
+            AssertionError: Two of them don't agree with that.
+        """
+        for before, after in pairwise(self.posts()):
+            told = f"{before} and then {after}"
+            assert before.epoch <= after.epoch, f"an epoch came back: {told}"
+            if before.sender == after.sender:
+                # The same one comes again where its answer was too late.
+                assert before.sequence <= after.sequence, f"a sequence fell: {told}"
+            else:
+                assert before.ended_s <= after.began_s, f"two wrote at once: {told}"
+                assert before.epoch < after.epoch, f"two wrote under one epoch: {told}"
+
+
+@contextmanager
+def receiving() -> Iterator[Sink]:
+    """A sink that takes everything until left."""
+    sink = Sink()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            began_s = time.monotonic()
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(204)
+            self.end_headers()
+            sink.note(
+                Post(
+                    began_s,
+                    time.monotonic(),
+                    self.path.strip("/"),
+                    int(self.headers["Telemetryd-Epoch"]),
+                    int(self.headers["Telemetryd-Sequence"]),
+                )
+            )
+
+        def log_message(self, *_: Any) -> None:
+            """Nobody reads it."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        sink.port = server.server_address[1]
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield sink
+        finally:
+            server.shutdown()
+            thread.join()
