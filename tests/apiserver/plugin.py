@@ -15,16 +15,19 @@ _NO_ASSETS = "no kube-apiserver here: `make apiserver` builds one, or set KUBEBU
 
 
 @pytest.fixture(scope="session")
-def apiserver() -> Iterator[ApiServer]:
-    """A running API server; whoever kills or pauses it brings it back.
-
-    Without binaries the test is skipped, or failed where `CI=true`.
-    """
-    assets = find_assets()
-    if assets is None:
+def assets() -> Path:
+    """The folder of the binaries; without it the test is skipped, or failed where `CI=true`."""
+    found = find_assets()
+    if found is None:
         if os.environ.get("CI") == "true":
             pytest.fail(_NO_ASSETS)
         pytest.skip(_NO_ASSETS)
+    return found
+
+
+@pytest.fixture(scope="session")
+def apiserver(assets: Path) -> Iterator[ApiServer]:
+    """A running API server; whoever kills or pauses it brings it back."""
     with tempfile.TemporaryDirectory(prefix="telemetryd-apiserver-") as folder:
         server = ApiServer(assets, Path(folder))
         server.start()

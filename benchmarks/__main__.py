@@ -1,0 +1,58 @@
+"""``python -m benchmarks``: runs the benchmark, or shows the results of one anew.
+
+Reads ``BENCH_NODES`` (``1000,10000``), ``BENCH_RUNS`` (5) and ``BENCH_KUBECONFIG`` (a throwaway
+cluster in place of a kube-apiserver of our own).
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from benchmarks import plot, report
+from benchmarks.campaign import CampaignError, Plan, run, serve
+from benchmarks.fleet import BenchFleet
+from benchmarks.hotspots import profile
+from benchmarks.results import Results, load, save
+from benchmarks.scenarios import say
+from benchmarks.servers import embedded
+
+_HERE = Path(__file__).parent
+_RESULTS = _HERE / "results"
+
+
+def main() -> int:
+    """Do what the arguments say; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "what", choices=("run", "report", "profile"), help="report shows the last run's results"
+    )
+    what = parser.parse_args().what
+    try:
+        plan = Plan.from_environ(os.environ)
+        if what == "profile":
+            with serve(plan, BenchFleet(plan.usual_nodes)) as server:
+                sys.stdout.write(profile(server))
+            with embedded(plan.usual_nodes) as server:
+                sys.stdout.write("\n" + profile(server))
+            return 0
+        results = load(_RESULTS / "results.json") if what == "report" else run(plan)
+    except CampaignError as error:
+        sys.stderr.write(f"benchmarks: {error}\n")
+        return 1
+    _publish(results)
+    return 0
+
+
+def _publish(results: Results) -> None:
+    save(results, _RESULTS / "results.json")
+    (_RESULTS / "nodes.svg").write_text(plot.render(results), encoding="utf-8")
+    block = report.render(results)
+    readme = _HERE / "README.md"
+    readme.write_text(report.put_into(readme.read_text(encoding="utf-8"), block), encoding="utf-8")
+    sys.stdout.write(block)
+    say(f"written: {_RESULTS}/results.json, nodes.svg, and the block of {readme}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

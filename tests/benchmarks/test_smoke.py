@@ -1,0 +1,112 @@
+"""The whole benchmark, small: what it starts works, and what it makes of it can be shown."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import plot, report
+from benchmarks.campaign import CampaignError, Plan, run
+from benchmarks.goals import judge
+from benchmarks.hotspots import profile
+from benchmarks.results import EMBEDDED, REAL, TELEMETRYD, Results, load, save
+from benchmarks.servers import embedded
+
+pytestmark = pytest.mark.timeout(240)
+
+SMALL = Plan(
+    nodes=(50,), runs=1, peers=False, updates=50, idle_s=1.0, exporters=20, inside=(50, 100)
+)
+
+
+@pytest.fixture(scope="module")
+def results(assets: Path) -> Results:
+    """Of a fleet of 50 nodes; the servers are the benchmark's own."""
+    assert assets.is_dir()
+    return run(SMALL)
+
+
+def test_every_figure_of_the_daemon_is_measured(results: Results) -> None:
+    assert [(s.kind, s.nodes) for s in results.sections] == [(REAL, 53), (EMBEDDED, 53)]
+    figures = results.sections[0].holders[TELEMETRYD]
+    expected = {
+        "wall_s",
+        "cpu_s",
+        "peak_bytes",
+        "resident_bytes",
+        "loaded_s",
+        "first_export_s",
+        "export_after_list_s",
+        "cpu_per_event_s",
+        "scrape_loop_s",
+        "scrape_wall_s",
+        "lag_p99_s",
+        "idle_core",
+        "idle_writes",
+        "idle_exports",
+        "threads_many",
+        "many_exporters_bytes",
+        "schedule_delay_p99_bound_s",
+        "relist_peak_over_steady_bytes",
+    }
+    assert expected <= figures.keys()
+    assert all(value > 0 for name in ("wall_s", "cpu_s", "peak_bytes") for value in figures[name])
+    assert figures["idle_writes"] == [0]
+    assert figures["nodes"] == [53]
+
+
+def test_results_survive_being_kept(results: Results, tmp_path: Path) -> None:
+    save(results, tmp_path / "made" / "results.json")
+    assert load(tmp_path / "made" / "results.json") == results
+
+
+def test_results_can_be_shown(results: Results) -> None:
+    text = report.render(results)
+    assert "| telemetryd |" in text
+    assert "<svg" in plot.render(results)
+    assert len(judge(results)) == text.count("| ≤ ")
+
+
+def test_profile_shows_work_and_no_waiting() -> None:
+    with embedded(50) as server:
+        lines = profile(server).splitlines()
+    assert lines[0].startswith("Cold sync of 53 nodes")
+    rows = [line for line in lines if line.startswith("| ")][2:]
+    own_ms = [int(row.split("|")[1]) for row in rows]
+    assert len(rows) == 20
+    assert own_ms == sorted(own_ms, reverse=True)
+    assert not any("epoll" in row for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"BENCH_NODES": "75"}, "multiple of 50"),
+        ({"BENCH_NODES": "1000,some"}, "BENCH_NODES=1000,some"),
+        ({"BENCH_RUNS": "0"}, "BENCH_RUNS=0"),
+    ],
+)
+def test_unusable_variable_is_named(environ: dict[str, str], message: str) -> None:
+    with pytest.raises(CampaignError, match=message):
+        Plan.from_environ(environ)
+
+
+def test_plan_follows_its_variables() -> None:
+    plan = Plan.from_environ({"BENCH_NODES": "10000, 100000,1000", "BENCH_RUNS": "7"})
+    assert (plan.nodes, plan.runs, plan.usual_nodes) == ((1_000, 10_000, 100_000), 7, 10_000)
+    assert Plan.from_environ({}).nodes == (1_000, 10_000)
+    assert Plan.from_environ({"BENCH_KUBECONFIG": "/k"}).kubeconfig == Path("/k")
+
+
+def test_command_line_says_what_is_wrong() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "run"],
+        env={**os.environ, "BENCH_NODES": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "benchmarks: BENCH_NODES: each must be a multiple of 50, not (1,)\n"
