@@ -32,6 +32,7 @@ from benchmarks.results import (
 from benchmarks.scenarios import (
     IDLE_S,
     MANY_EXPORTERS,
+    MANY_INTERVAL_S,
     UPDATES,
     Contender,
     Measured,
@@ -76,6 +77,7 @@ class Plan:
         updates: In a measurement of their CPU.
         idle_s: How long the idle daemon is looked at.
         exporters: How many are many.
+        exporters_interval_s: From one run of such a one to the next.
         inside: Sizes that are measured without a server.
     """
 
@@ -86,6 +88,7 @@ class Plan:
     updates: int = UPDATES
     idle_s: float = IDLE_S
     exporters: int = MANY_EXPORTERS
+    exporters_interval_s: int = MANY_INTERVAL_S
     inside: tuple[int, ...] = (1_000, 10_000, 100_000)
 
     @property
@@ -192,15 +195,22 @@ def _on_real(plan: Plan, fleet: BenchFleet, server: Server, nodes: int) -> Measu
     contenders += _peers(plan, kubeconfig, nodes, churned=usual)
     with timed(f"{fleet.nodes:,} nodes, everyone in turns"):
         measured = run_rounds(server, fleet, contenders, runs=plan.runs, updates=plan.updates)
-    if not usual:
-        return measured
 
     def with_exporters(exporters: str) -> Telemetryd:
         return Telemetryd(TELEMETRYD, kubeconfig, exporters=exporters)
 
+    if nodes == min(plan.nodes):
+        with timed(f"{fleet.nodes:,} nodes, many exporters"):
+            measure_scrapes(with_exporters, measured)
+            measure_many(
+                with_exporters,
+                measured,
+                exporters=plan.exporters,
+                interval_s=plan.exporters_interval_s,
+            )
+    if not usual:
+        return measured
     with timed(f"{fleet.nodes:,} nodes, telemetryd alone"):
-        measure_scrapes(with_exporters, measured)
-        measure_many(with_exporters, measured, exporters=plan.exporters)
         measure_idle(with_exporters, measured, duration_s=plan.idle_s)
         further = min(plan.runs, _FURTHER_RUNS)
         measure_lag(start, measured, runs=further)

@@ -81,10 +81,7 @@ def show(spread: Spread | None, scale: float, digits: int) -> str:
 
 
 def _section(section: Section, results: Results) -> str:
-    runs = max(
-        (len(values) for samples in section.holders.values() for values in samples.values()),
-        default=0,
-    )
+    runs = max((len(samples.get("wall_s", ())) for samples in section.holders.values()), default=0)
     shown = [
         column
         for column in _HOLDER_COLUMNS
@@ -108,7 +105,7 @@ def _section(section: Section, results: Results) -> str:
         f"### {section.nodes:,} nodes in {section.clusters:,} clusters "
         f"({section.json_bytes / 1e6:.0f} MB as JSON), {section.server}"
     )
-    legend = f"Medians of {runs} runs in turns (least to most)."
+    legend = f"Medians of {runs} runs in turns (least to most)." if runs > 1 else "One run."
     if section.kind == REAL and CLIENT_GO in section.holders:
         legend += (
             " client-go lists from the watch cache in one reply; the others page through etcd,"

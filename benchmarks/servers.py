@@ -30,8 +30,8 @@ from tests.apiserver.admin import Admin, AdminError
 from tests.apiserver.crds import CRDS, MANAGEMENT, collection, delete_crd, install_crds
 from tests.apiserver.process import ApiServer
 
-NAMESPACE: Final = "cattle-telemetry-system"
-"""Where the daemon's Secret goes."""
+NAMESPACE: Final = "telemetryd-benchmark"
+"""Where the daemon's Secrets go."""
 
 _PUTS_A_TRANSACTION = 100
 """At 7.3 KB each, half of what etcd takes as one request."""
@@ -125,6 +125,9 @@ def given(kubeconfig: Path, fleet: BenchFleet) -> Iterator[Server]:
                 for definition in CRDS:
                     with contextlib.suppress(AdminError):
                         delete_crd(admin, definition)
+                for name in (NAMESPACE, *_cluster_names(fleet)):
+                    with contextlib.suppress(AdminError):
+                        admin.delete(f"/api/v1/namespaces/{name}")
 
 
 @contextlib.contextmanager
@@ -150,7 +153,7 @@ def embedded(nodes: int) -> Iterator[Server]:
             yield Server("the demo's API server (Python), TLS on loopback", kubeconfig)
         finally:
             process.kill()
-            process.wait()
+            process.communicate()
 
 
 class _Etcd:
@@ -264,13 +267,18 @@ def _is_cached(admin: Admin, path: str, version: str) -> bool:
 
 def _create_all(admin: Admin, fleet: BenchFleet) -> None:
     """Creates everything through the API, namespaces first."""
-    clusters = [stored.name for stored in fleet.objects() if stored.plural == "clusters"]
     with ThreadPoolExecutor(_WRITERS * 2) as pool:
-        namespaces = ({"metadata": {"name": name}} for name in clusters if name != "local")
+        namespaces = ({"metadata": {"name": name}} for name in _cluster_names(fleet))
         for _ in pool.map(lambda body: admin.create("/api/v1/namespaces", body), namespaces):
             pass
         for _ in pool.map(lambda stored: _create(admin, stored), fleet.objects()):
             pass
+
+
+def _cluster_names(fleet: BenchFleet) -> list[str]:
+    """Names of the managed clusters, whose namespaces are the benchmark's own."""
+    names = (stored.name for stored in fleet.objects() if stored.plural == "clusters")
+    return [name for name in names if name != "local"]
 
 
 def _create(admin: Admin, stored: Stored) -> None:

@@ -17,7 +17,14 @@ from benchmarks.servers import embedded
 pytestmark = pytest.mark.timeout(240)
 
 SMALL = Plan(
-    nodes=(50,), runs=1, peers=False, updates=50, idle_s=1.0, exporters=20, inside=(50, 100)
+    nodes=(50,),
+    runs=1,
+    peers=False,
+    updates=50,
+    idle_s=1.0,
+    exporters=20,
+    exporters_interval_s=1,
+    inside=(50, 100),
 )
 
 
@@ -46,9 +53,8 @@ def test_every_figure_of_the_daemon_is_measured(results: Results) -> None:
         "idle_core",
         "idle_writes",
         "idle_exports",
-        "threads_many",
-        "many_exporters_bytes",
-        "schedule_delay_p99_bound_s",
+        "threads_one",
+        *(f"many_{k}_{f}" for k in ("secret", "file") for f in ("bytes", "threads", "late_s")),
         "relist_peak_over_steady_bytes",
     }
     assert expected <= figures.keys()
