@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 from benchmarks import plot, report
-from benchmarks.campaign import CampaignError, Plan, run, serve
+from benchmarks.campaign import Plan, run, serve
+from benchmarks.errors import BenchError, CampaignError
 from benchmarks.fleet import BenchFleet
 from benchmarks.hotspots import profile
 from benchmarks.results import Results, load, save
@@ -36,12 +37,24 @@ def main() -> int:
             with embedded(plan.usual_nodes) as server:
                 sys.stdout.write("\n" + profile(server))
             return 0
-        results = load(_RESULTS / "results.json") if what == "report" else run(plan)
-    except CampaignError as error:
+        results = _last() if what == "report" else run(plan)
+    except BenchError as error:
         sys.stderr.write(f"benchmarks: {error}\n")
         return 1
     _publish(results)
     return 0
+
+
+def _last() -> Results:
+    """The results of the last run.
+
+    Raises:
+        CampaignError: There are none.
+    """
+    path = _RESULTS / "results.json"
+    if not path.exists():
+        raise CampaignError(f"no {path}: `make bench` leaves it")
+    return load(path)
 
 
 def _publish(results: Results) -> None:

@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Self
 
+from benchmarks.errors import CampaignError
 from benchmarks.fleet import NODES_EACH, BenchFleet
 from benchmarks.holders import ROOT, Peer, Telemetryd
 from benchmarks.results import (
@@ -59,10 +60,6 @@ _PEERS = {
 }
 _PEER_PACKAGES = ("kubernetes_asyncio", "lightkube", "aiohttp", "orjson")
 _OWN_PACKAGES = ("aiohttp", "msgspec", "orjson", "kubernetes_asyncio", "prometheus_client")
-
-
-class CampaignError(Exception):
-    """The benchmark can't be run as asked; the message says what would help."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -138,7 +138,7 @@ def _running(results: Results) -> Iterator[Goal]:
         _middle(usual, "lag_p99_s"),
         scale=1e3,
         unit="ms",
-        detail="" if own is None else f"the daemon's own histogram: at most {own * 1e3:g} ms",
+        detail=_lag_detail(_middle(usual, "raw_lag_p99_s"), own),
     )
     exports = _middle(usual, "idle_exports")
     yield _at_most(
@@ -160,6 +160,13 @@ def _running(results: Results) -> Iterator[Goal]:
         unit="s",
         detail="" if first is None else f"{first:.2f} s from the start of the process",
     )
+
+
+def _lag_detail(raw_s: float | None, own_s: float | None) -> str:
+    if raw_s is None:
+        return ""
+    raw = f"{raw_s * 1e3:.0f} ms with the time spent waiting for a core"
+    return raw if own_s is None else f"{raw}; its own histogram: at most {own_s * 1e3:g} ms"
 
 
 def _many(results: Results) -> Iterator[Goal]:

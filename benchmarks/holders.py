@@ -21,6 +21,7 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Final, Protocol, Self
 
 from benchmarks import processes
+from benchmarks.errors import HolderError
 from benchmarks.exposition import Exposition, fetch, parse
 
 ROOT: Final = Path(__file__).parent.parent
@@ -32,10 +33,6 @@ _LOG_TAIL_BYTES = 4_000
 _POLL_S = 0.002
 _SETTLE_S = 0.3
 """After the sync, so that what is still being freed doesn't count as resident."""
-
-
-class HolderError(Exception):
-    """A holder did not do its work; the message says what it said."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,8 +26,12 @@ def cpu_s(pid: int) -> float:
 
 def main_thread_cpu_s(pid: int) -> float:
     """CPU seconds of the first thread alone: in telemetryd, that of the event loop."""
-    fields = Path(f"/proc/{pid}/task/{pid}/schedstat").read_text(encoding="ascii").split()
-    return int(fields[0]) / _NANO
+    return _schedstat(pid)[0]
+
+
+def main_thread_queued_s(pid: int) -> float:
+    """Seconds that the first thread could have run, but for want of a core did not."""
+    return _schedstat(pid)[1]
 
 
 def memory(pid: int) -> Memory:
@@ -45,6 +49,12 @@ def forget_peak(pid: int) -> None:
 def threads(pid: int) -> int:
     """How many threads it has."""
     return _status(pid, "Threads")
+
+
+def _schedstat(pid: int) -> tuple[float, float]:
+    """Seconds on a core, and in the queue for one (schedstats of the kernel's documentation)."""
+    fields = Path(f"/proc/{pid}/task/{pid}/schedstat").read_text(encoding="ascii").split()
+    return int(fields[0]) / _NANO, int(fields[1]) / _NANO
 
 
 def _status(pid: int, key: str) -> int:

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from benchmarks.errors import ServerError
 from benchmarks.fleet import BenchFleet, Stored
 from benchmarks.holders import ROOT
 from tests.apiserver.admin import Admin, AdminError
@@ -40,10 +41,6 @@ _REQUEST_TIMEOUT_S = 60.0
 _START_TIMEOUT_S = 120.0
 _POLL_S = 0.05
 _PATHS = {definition["spec"]["names"]["plural"]: definition for definition in CRDS}
-
-
-class ServerError(Exception):
-    """A server can't be used; the message says what would help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,25 +299,42 @@ def _refuse_rancher(admin: Admin) -> None:
 
 
 def _admin_of(kubeconfig: Path, folder: Path) -> Admin:
-    server, user = load_access(kubeconfig)
-    if "token" not in user or "certificate-authority-data" not in server:
-        raise ServerError(
-            f"{kubeconfig}: the current context needs a user with `token` and a cluster with "
-            "`certificate-authority-data`"
-        )
-    ca_file = folder / "ca.crt"
-    ca_file.write_bytes(base64.b64decode(server["certificate-authority-data"]))
-    return Admin(server["server"], user["token"], ca_file)
+    """A client for the current context of a kubeconfig.
+
+    Raises:
+        ServerError: It can't be read, or has no token or CA.
+    """
+    cluster, user = _load_access(kubeconfig)
+    ca_file = kubeconfig.parent / cluster.get("certificate-authority", "")
+    if "certificate-authority-data" in cluster:
+        ca_file = folder / "ca.crt"
+        ca_file.write_bytes(base64.b64decode(cluster["certificate-authority-data"]))
+    if "token" not in user or not ca_file.is_file():
+        message = "needs a user with `token` and a cluster with `certificate-authority(-data)`"
+        raise ServerError(f"{kubeconfig}: the current context {message}")
+    return Admin(cluster["server"], user["token"], ca_file)
 
 
-def load_access(kubeconfig: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Cluster and user of the current context."""
-    config = yaml.safe_load(kubeconfig.read_text(encoding="utf-8"))  # type: ignore[no-untyped-call]
-    context = _named(config["contexts"], config["current-context"])["context"]
-    cluster: dict[str, Any] = _named(config["clusters"], context["cluster"])["cluster"]
-    user: dict[str, Any] = _named(config["users"], context["user"])["user"]
+def _load_access(kubeconfig: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Cluster and user of the current context.
+
+    Raises:
+        ServerError: It can't be read, or names none.
+    """
+    try:
+        text = kubeconfig.read_text(encoding="utf-8")
+        config = yaml.safe_load(text)  # type: ignore[no-untyped-call]
+        context = _named(config, "contexts", config["current-context"])["context"]
+        cluster: dict[str, Any] = _named(config, "clusters", context["cluster"])["cluster"]
+        user: dict[str, Any] = _named(config, "users", context["user"])["user"]
+    except OSError as error:
+        raise ServerError(f"{kubeconfig}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ServerError(f"{kubeconfig}: not YAML") from error
+    except (LookupError, TypeError, StopIteration) as error:
+        raise ServerError(f"{kubeconfig}: without a current context") from error
     return cluster, user
 
 
-def _named(entries: list[dict[str, Any]], name: str) -> dict[str, Any]:
-    return next(entry for entry in entries if entry["name"] == name)
+def _named(config: dict[str, Any], kind: str, name: str) -> dict[str, Any]:
+    return next(entry for entry in config[kind] if entry["name"] == name)

@@ -8,11 +8,16 @@ from pathlib import Path
 import pytest
 
 from benchmarks import plot, report
-from benchmarks.campaign import CampaignError, Plan, run
+from benchmarks.campaign import Plan, run
+from benchmarks.errors import CampaignError, ServerError
+from benchmarks.fleet import BenchFleet
 from benchmarks.goals import judge
 from benchmarks.hotspots import profile
 from benchmarks.results import EMBEDDED, REAL, TELEMETRYD, Results, load, save
-from benchmarks.servers import embedded
+from benchmarks.servers import embedded, given
+from tests.apiserver.admin import Admin, AdminError
+from tests.apiserver.crds import NODES, collection
+from tests.apiserver.process import ApiServer
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -84,6 +89,46 @@ def test_profile_shows_work_and_no_waiting() -> None:
     assert len(rows) == 20
     assert own_ms == sorted(own_ms, reverse=True)
     assert not any("epoll" in row for row in rows)
+
+
+def test_given_cluster_is_filled_and_left_as_it_was(assets: Path, tmp_path: Path) -> None:
+    pair = ApiServer(assets, tmp_path)
+    pair.start()
+    admin = Admin(pair.url, pair.admin_token, pair.ca_file)
+    try:
+        kubeconfig = pair.kubeconfig(tmp_path / "kubeconfig")
+        with given(kubeconfig, BenchFleet(50)) as server:
+            assert len(admin.list(collection(NODES))) == 53
+            assert server.update is not None
+            server.update(BenchFleet(50).heartbeats(10), 100)
+            changed = [n for n in admin.list(collection(NODES)) if n["metadata"]["generation"] > 1]
+            assert len(changed) == 10
+            with pytest.raises(ServerError, match="served there already"):
+                given(kubeconfig, BenchFleet(50)).__enter__()
+        with pytest.raises(AdminError, match="404"):
+            admin.list(collection(NODES))
+    finally:
+        admin.close()
+        pair.stop()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", "current context"),
+        ("contexts: []\ncurrent-context: x\n", "current context"),
+        ("[", "not YAML"),
+    ],
+)
+def test_unusable_kubeconfig_is_named(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "k").write_text(text)
+    with pytest.raises(ServerError, match=message):
+        given(tmp_path / "k", BenchFleet(50)).__enter__()
+
+
+def test_missing_kubeconfig_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ServerError, match="No such file"):
+        given(tmp_path / "k", BenchFleet(50)).__enter__()
 
 
 @pytest.mark.parametrize(
