@@ -112,7 +112,7 @@ def run_rounds(
 def _list_s(daemon: Telemetryd) -> float:
     """Seconds of the daemon's one list of nodes."""
     name = "telemetryd_informer_list_duration_seconds_sum"
-    return daemon.metrics().value(name, resource=_NODES_LABEL)
+    return daemon.metrics(name).value(name, resource=_NODES_LABEL)
 
 
 def _collect(peer: Peer, measured: Measured) -> None:
@@ -174,7 +174,7 @@ def measure_relists(
 
 def _node_lists(daemon: Telemetryd) -> float:
     name = "telemetryd_informer_lists_total"
-    return daemon.metrics().value(name, resource=_NODES_LABEL, result="success")
+    return daemon.metrics(name).value(name, resource=_NODES_LABEL, result="success")
 
 
 def measure_lag(start: Callable[[], Telemetryd], measured: Measured, *, runs: int) -> None:
@@ -192,8 +192,7 @@ def measure_lag(start: Callable[[], Telemetryd], measured: Measured, *, runs: in
             lag_s = quantile([max(0.0, took_s - queued_s) for took_s, queued_s in pings], 0.99)
             measured.add(daemon.name, "raw_lag_p99_s", raw_s)
             measured.add(daemon.name, "lag_p99_s", lag_s)
-            own = daemon.metrics().cumulative("telemetryd_event_loop_lag_seconds")
-            bound = bucket_bound(own, 0.99)
+            bound = bucket_bound(_cumulative(daemon, "telemetryd_event_loop_lag_seconds"), 0.99)
             if bound is not None:
                 measured.add(daemon.name, "own_lag_p99_bound_s", bound)
         say(f"loop lag: p99 {lag_s * 1e3:.1f} ms of {len(pings)} answers, {raw_s * 1e3:.1f} raw")
@@ -236,20 +235,19 @@ def measure_idle(
     with start(exporter) as daemon:
         daemon.cold_sync()
         time.sleep(_SETTLE_S * 3)
-        before, before_s = daemon.metrics(), processes.cpu_s(daemon.pid)
+        requests, exports = "telemetryd_kube_requests_total", "telemetryd_exporter_runs_total"
+        before, before_s = daemon.metrics(requests, exports), processes.cpu_s(daemon.pid)
         begun_s = time.monotonic()
         time.sleep(duration_s)
         spent_s = processes.cpu_s(daemon.pid) - before_s
         measured.add(daemon.name, "idle_core", spent_s / (time.monotonic() - begun_s))
-        after = daemon.metrics()
-        name = "telemetryd_kube_requests_total"
+        after = daemon.metrics(requests, exports)
         writes = sum(
-            after.value(name, method=method) - before.value(name, method=method)
+            after.value(requests, method=method) - before.value(requests, method=method)
             for method in ("POST", "PUT", "PATCH", "DELETE")
         )
         measured.add(daemon.name, "idle_writes", writes)
-        runs = "telemetryd_exporter_runs_total"
-        measured.add(daemon.name, "idle_exports", after.value(runs) - before.value(runs))
+        measured.add(daemon.name, "idle_exports", after.value(exports) - before.value(exports))
     say(f"idle: {spent_s / duration_s:.2%} of a core")
 
 
@@ -278,10 +276,14 @@ def measure_many(
             measured.add(daemon.name, f"many_{kind}_bytes", more_bytes)
             measured.add(daemon.name, f"many_{kind}_threads", most_threads)
             name = "telemetryd_exporter_schedule_delay_seconds"
-            late_s = bucket_bound(daemon.metrics().cumulative(name), 0.99)
+            late_s = bucket_bound(_cumulative(daemon, name), 0.99)
             if late_s is not None:
                 measured.add(daemon.name, f"many_{kind}_late_s", late_s)
         say(f"{exporters} {kind}s: {more_bytes / 1e6:.1f} MB, at most {most_threads} threads")
+
+
+def _cumulative(daemon: Telemetryd, histogram: str) -> list[tuple[float, float]]:
+    return daemon.metrics(f"{histogram}_bucket").cumulative(histogram)
 
 
 def _secret_exporters(count: int, further: str) -> str:

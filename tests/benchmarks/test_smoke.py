@@ -19,7 +19,7 @@ from tests.apiserver.admin import Admin, AdminError
 from tests.apiserver.crds import NODES, collection
 from tests.apiserver.process import ApiServer
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 SMALL = Plan(
     nodes=(50,),
