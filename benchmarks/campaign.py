@@ -31,12 +31,14 @@ from benchmarks.results import (
     Section,
 )
 from benchmarks.scenarios import (
+    EXPORTER_KINDS,
     IDLE_S,
     MANY_EXPORTERS,
     MANY_INTERVAL_S,
     UPDATES,
     Contender,
     Measured,
+    going_on,
     measure_idle,
     measure_lag,
     measure_many,
@@ -197,20 +199,25 @@ def _on_real(plan: Plan, fleet: BenchFleet, server: Server, nodes: int) -> Measu
         return Telemetryd(TELEMETRYD, kubeconfig, exporters=exporters)
 
     if nodes == min(plan.nodes):
-        with timed(f"{fleet.nodes:,} nodes, many exporters"):
+        with going_on("scrapes"):
             measure_scrapes(with_exporters, measured)
-            measure_many(
-                with_exporters,
-                measured,
-                exporters=plan.exporters,
-                interval_s=plan.exporters_interval_s,
-            )
+        for kind in EXPORTER_KINDS:
+            with going_on(f"{plan.exporters} exporters of type {kind}"):
+                measure_many(
+                    with_exporters,
+                    measured,
+                    kind,
+                    exporters=plan.exporters,
+                    interval_s=plan.exporters_interval_s,
+                )
     if not usual:
         return measured
-    with timed(f"{fleet.nodes:,} nodes, telemetryd alone"):
+    further = min(plan.runs, _FURTHER_RUNS)
+    with going_on("idle"):
         measure_idle(with_exporters, measured, duration_s=plan.idle_s)
-        further = min(plan.runs, _FURTHER_RUNS)
+    with going_on("loop lag"):
         measure_lag(start, measured, runs=further)
+    with going_on("relists"):
         measure_relists(server, start, measured, runs=further)
     return measured
 

@@ -28,7 +28,7 @@ from benchmarks.exposition import Exposition, fetch, parse
 ROOT: Final = Path(__file__).parent.parent
 """The working tree: what is started is found from here."""
 
-_SYNC_TIMEOUT_S = 300.0
+_SYNC_TIMEOUT_S = 1_200.0
 _STOP_TIMEOUT_S = 25.0
 _LOG_TAIL_BYTES = 4_000
 _POLL_S = 0.002
@@ -85,7 +85,11 @@ class Holder(Protocol):
 
 
 class Peer:
-    """A peer that speaks the protocol of ``benchmarks.peers``."""
+    """A peer that speaks the protocol of ``benchmarks.peers``.
+
+    Attributes:
+        watches: It goes on watching, and answers ``events`` and ``collect``.
+    """
 
     def __init__(self, name: str, command: Sequence[str | Path], *, watches: bool = False) -> None:
         """Start it.
@@ -93,10 +97,10 @@ class Peer:
         Args:
             name: As the tables have it.
             command: The program with its arguments.
-            watches: It goes on watching and answers ``events`` and ``collect``.
+            watches: As the attribute.
         """
         self.name = name
-        self._watches = watches
+        self.watches = watches
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self._started_s = time.monotonic()
         self._process = subprocess.Popen(
@@ -140,7 +144,7 @@ class Peer:
 
     def updates(self) -> int | None:
         """How many updates it has seen; None where it watches nothing."""
-        return int(self.ask("events")["count"]) if self._watches else None
+        return int(self.ask("events")["count"]) if self.watches else None
 
     def ask(self, what: str) -> dict[str, Any]:
         """Its answer to a command."""
