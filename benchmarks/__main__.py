@@ -32,10 +32,7 @@ def main() -> int:
     try:
         plan = Plan.from_environ(os.environ)
         if what == "profile":
-            with serve(plan, BenchFleet(plan.usual_nodes)) as server:
-                sys.stdout.write(profile(server))
-            with embedded(plan.usual_nodes) as server:
-                sys.stdout.write("\n" + profile(server))
+            _publish_profile(plan)
             return 0
         results = _last() if what == "report" else run(plan)
     except BenchError as error:
@@ -61,10 +58,24 @@ def _publish(results: Results) -> None:
     save(results, _RESULTS / "results.json")
     (_RESULTS / "nodes.svg").write_text(plot.render(results), encoding="utf-8")
     block = report.render(results)
-    readme = _HERE / "README.md"
-    readme.write_text(report.put_into(readme.read_text(encoding="utf-8"), block), encoding="utf-8")
+    _into_readme(block, report.RESULTS)
     sys.stdout.write(block)
-    say(f"written: {_RESULTS}/results.json, nodes.svg, and the block of {readme}")
+    say(f"written: {_RESULTS}/results.json, nodes.svg, and the block of the README")
+
+
+def _publish_profile(plan: Plan) -> None:
+    with serve(plan, BenchFleet(plan.usual_nodes)) as server:
+        paged = profile(server)
+    with embedded(plan.usual_nodes) as server:
+        block = f"{paged}\n{profile(server)}"
+    _into_readme(block, report.PROFILE)
+    sys.stdout.write(block)
+
+
+def _into_readme(block: str, markers: tuple[str, str]) -> None:
+    readme = _HERE / "README.md"
+    document = report.put_into(readme.read_text(encoding="utf-8"), block, markers)
+    readme.write_text(document, encoding="utf-8")
 
 
 if __name__ == "__main__":

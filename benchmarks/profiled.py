@@ -7,7 +7,6 @@ import cProfile
 import importlib
 import os
 import pkgutil
-import time
 
 import telemetryd
 
@@ -17,7 +16,7 @@ def main() -> None:
     for module in pkgutil.walk_packages(telemetryd.__path__, "telemetryd."):
         importlib.import_module(module.name)
     run = importlib.import_module("telemetryd.__main__").main
-    profiler = cProfile.Profile(time.thread_time)  # the machine's other work is not ours
+    profiler = cProfile.Profile()
     profiler.enable()
     try:
         run()

@@ -7,8 +7,15 @@ from benchmarks.figures import Goal, Spread
 from benchmarks.goals import judge
 from benchmarks.results import CLIENT_GO, EMBEDDED, REAL, TELEMETRYD, Results, Section
 
-BEGIN: Final = "<!-- results: written by `make bench`, from here -->"
-END: Final = "<!-- results: to here -->"
+RESULTS: Final = (
+    "<!-- results: written by `make bench`, from here -->",
+    "<!-- results: to here -->",
+)
+PROFILE: Final = (
+    "<!-- profile: written by `make bench-profile`, from here -->",
+    "<!-- profile: to here -->",
+)
+"""The lines between which the README holds each."""
 
 _HOLDER_COLUMNS: Final = (
     ("start to ready, s", "loaded_s", 1.0, 2),
@@ -36,17 +43,18 @@ def render(results: Results) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def put_into(document: str, block: str) -> str:
+def put_into(document: str, block: str, markers: tuple[str, str]) -> str:
     """The document with the block between its markers.
 
     Raises:
         ValueError: It has no markers, or not in this order.
     """
-    before, begin, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"no {BEGIN!r} followed by {END!r}")
-    return f"{before}{BEGIN}\n\n{block.strip()}\n\n{END}{after}"
+    begin, end = markers
+    before, found_begin, rest = document.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found_begin or not found_end:
+        raise ValueError(f"no {begin!r} followed by {end!r}")
+    return f"{before}{begin}\n\n{block.strip()}\n\n{end}{after}"
 
 
 def render_goals(goals: Iterable[Goal]) -> str:

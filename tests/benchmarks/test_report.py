@@ -5,6 +5,7 @@ import pytest
 from benchmarks import plot, report
 from benchmarks.figures import Goal, summarise
 from benchmarks.goals import judge
+from benchmarks.holders import ROOT
 from benchmarks.results import CLIENT_GO, DROPPED, REAL, TELEMETRYD, Results, Section
 
 
@@ -110,16 +111,21 @@ def test_report_holds_every_holder_and_the_number_of_runs() -> None:
 
 
 def test_block_is_replaced_and_the_rest_is_kept() -> None:
-    before = f"# Title\n\n{report.BEGIN}\nold\n{report.END}\n\nend\n"
-    once = report.put_into(before, "| new |\n")
-    assert once == f"# Title\n\n{report.BEGIN}\n\n| new |\n\n{report.END}\n\nend\n"
-    assert report.put_into(once, "| new |\n") == once
+    once = report.put_into("# Title\n\n<b>\nold\n<e>\n\nend\n", "| new |\n", ("<b>", "<e>"))
+    assert once == "# Title\n\n<b>\n\n| new |\n\n<e>\n\nend\n"
+    assert report.put_into(once, "| new |\n", ("<b>", "<e>")) == once
 
 
-@pytest.mark.parametrize("text", ["# Title\n", f"{report.BEGIN}\n", f"{report.END}{report.BEGIN}"])
+def test_readme_has_a_place_for_each_block() -> None:
+    readme = (ROOT / "benchmarks" / "README.md").read_text()
+    for markers in (report.RESULTS, report.PROFILE):
+        assert "| it |" in report.put_into(readme, "| it |", markers)
+
+
+@pytest.mark.parametrize("text", ["# Title\n", "<b>\n", "<e><b>"])
 def test_document_without_markers_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="results"):
-        report.put_into(text, "x")
+    with pytest.raises(ValueError, match="<b>"):
+        report.put_into(text, "x", ("<b>", "<e>"))
 
 
 def test_plot_has_a_line_for_each_holder_that_was_measured() -> None:
