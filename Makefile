@@ -65,6 +65,25 @@ rules: ## make the PrometheusRule of the rule file, after a change of that
 apiserver: ## build a real kube-apiserver for the tests (Debian or Ubuntu; 4 to 6 minutes, once)
 	@tests/apiserver/build
 
+# Peers of the benchmark, apart from what telemetryd is checked with.
+.venv-bench/.done: $(VENV)/bin/python benchmarks/requirements.txt
+	@echo "== installing the benchmark's peers in .venv-bench"
+	@$(PYTHON) -m venv .venv-bench
+	@.venv-bench/bin/python -m pip install --disable-pip-version-check -q --progress-bar off -r benchmarks/requirements.txt
+	@touch $@
+
+.PHONY: bench
+bench: $(VENV)/.dev .venv-bench/.done ## measure telemetryd beside its peers (15 minutes; BENCH_NODES, BENCH_RUNS, BENCH_KUBECONFIG)
+	@[ -n "$$BENCH_KUBECONFIG" ] || tests/apiserver/build
+	@tests/apiserver/build --program benchmarks/clientgo "$${XDG_CACHE_HOME:-$$HOME/.cache}/telemetryd/benchmarks/clientgo" \
+	  || echo "== without client-go, which needs Debian 12's sources" >&2
+	@$(BIN)/python -m benchmarks run
+
+.PHONY: bench-profile
+bench-profile: $(VENV)/.dev ## print where the time of a cold sync goes
+	@[ -n "$$BENCH_KUBECONFIG" ] || tests/apiserver/build
+	@$(BIN)/python -m benchmarks profile
+
 .PHONY: screenshots
 screenshots: $(VENV)/.dev ## leave pictures of the status page in every state in ./screenshots (needs chromium)
 	@SCREENSHOTS=screenshots $(BIN)/pytest -q tests/browser
@@ -128,4 +147,4 @@ format: $(VENV)/.dev ## format the code and mend what can be mended
 
 .PHONY: clean
 clean: ## remove what the targets made
-	rm -rf $(VENV) .coverage .coverage.* .hypothesis .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venv-bench .coverage .coverage.* .hypothesis .mypy_cache .ruff_cache .import_linter_cache

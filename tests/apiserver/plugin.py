@@ -15,13 +15,19 @@ from tests.apiserver.process import ApiServer, find_assets
 _NO_ASSETS = "no kube-apiserver here: `make apiserver` builds one, or set KUBEBUILDER_ASSETS"
 
 
-@contextmanager
-def _running() -> Iterator[ApiServer]:
-    assets = find_assets()
-    if assets is None:
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """The folder of the binaries; without it the test is skipped, or failed where `CI=true`."""
+    found = find_assets()
+    if found is None:
         if os.environ.get("CI") == "true":
             pytest.fail(_NO_ASSETS)
         pytest.skip(_NO_ASSETS)
+    return found
+
+
+@contextmanager
+def _running(assets: Path) -> Iterator[ApiServer]:
     with tempfile.TemporaryDirectory(prefix="telemetryd-apiserver-") as folder:
         server = ApiServer(assets, Path(folder))
         server.start()
@@ -32,19 +38,16 @@ def _running() -> Iterator[ApiServer]:
 
 
 @pytest.fixture(scope="session")
-def apiserver() -> Iterator[ApiServer]:
-    """A running API server; whoever kills or pauses it brings it back.
-
-    Without binaries the test is skipped, or failed where `CI=true`.
-    """
-    with _running() as server:
+def apiserver(assets: Path) -> Iterator[ApiServer]:
+    """A running API server; whoever kills or pauses it brings it back."""
+    with _running(assets) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def own_apiserver() -> Iterator[ApiServer]:
+def own_apiserver(assets: Path) -> Iterator[ApiServer]:
     """An API server of the module's own, without CRDs, to which it may do anything."""
-    with _running() as server:
+    with _running(assets) as server:
         yield server
 
 

@@ -1,0 +1,1 @@
+"""The benchmark: telemetryd as a whole daemon beside its peers, on one API server, in turns."""

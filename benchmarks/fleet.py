@@ -1,0 +1,144 @@
+"""The fleet that everything is measured on: Rancher's objects as JSON, 50 nodes to a cluster.
+
+A thousand nodes are rendered as the demo renders them, 7.2 KB each; a larger fleet repeats them
+under other names, UIDs and host names, because rendering a hundred thousand would take a minute.
+Where objects are put is ``servers``'s.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import orjson
+
+from telemetryd.demo.fleet import LOCAL_NODES, Fleet
+from telemetryd.demo.rendering import LOCAL
+from telemetryd.demo.resources import JsonObject
+
+NODES_EACH = 50
+_TEMPLATE_CLUSTERS = 20
+_SEED = 7
+_HEARTBEAT = datetime(2026, 7, 1, 8, 30, tzinfo=UTC)
+_HEARTBEAT_JSON = b'"2026-07-01T08:30:00Z"'
+_NOT_SERVED = {"Namespace", "SecretRequest"}
+"""Kinds that the API server has already, or that would make the daemon do more than is measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One object, ready to be stored.
+
+    Attributes:
+        plural: Of its kind, in ``management.cattle.io``.
+        namespace: Empty for cluster scope.
+    """
+
+    plural: str
+    namespace: str
+    name: str
+    body: bytes
+
+
+class BenchFleet:
+    """A fleet of so many nodes, and three of the local cluster.
+
+    Attributes:
+        clusters: Managed clusters.
+        nodes: All nodes, the local cluster's included.
+    """
+
+    def __init__(self, nodes: int) -> None:
+        """Render what is repeated.
+
+        Args:
+            nodes: Of managed clusters, a multiple of 50.
+
+        Raises:
+            ValueError: It is none.
+        """
+        if nodes < NODES_EACH or nodes % NODES_EACH:
+            raise ValueError(f"a fleet has a multiple of {NODES_EACH} nodes, not {nodes}")
+        self.clusters = nodes // NODES_EACH
+        self.nodes = nodes + LOCAL_NODES
+        fleet = Fleet(
+            min(self.clusters, _TEMPLATE_CLUSTERS), NODES_EACH, _SEED, now=lambda: _HEARTBEAT
+        )
+        rendered = list(fleet.objects())
+        self.namespaces = [obj for obj in rendered if obj["kind"] == "Namespace"]
+        self._once = [
+            _stored(obj)
+            for obj in rendered
+            if obj["kind"] not in _NOT_SERVED and _cluster_of(obj) in {"", LOCAL}
+        ]
+        self._groups: dict[str, list[tuple[Stored, str]]] = {}
+        for obj in rendered:
+            cluster = _cluster_of(obj)
+            if obj["kind"] in {"Cluster", "Node"} and cluster != LOCAL:
+                part = (_stored(obj), obj["metadata"]["uid"])
+                self._groups.setdefault(cluster, []).append(part)
+
+    def objects(self) -> Iterator[Stored]:
+        """All that there is."""
+        yield from self._once
+        for number in range(self.clusters):
+            yield from self._cluster(number)
+
+    def heartbeats(self, count: int) -> Iterator[Stored]:
+        """So many nodes, each as it is after another heartbeat; round and round the fleet."""
+        made = 0
+        while True:
+            for number in range(self.clusters):
+                for node in self._cluster(number):
+                    if node.plural != "nodes":
+                        continue
+                    if made == count:
+                        return
+                    made += 1
+                    yield beaten(node, made)
+
+    def _cluster(self, number: int) -> Iterator[Stored]:
+        """A cluster and its nodes; from the 21st on, those of a rendered one renamed."""
+        names = list(self._groups)
+        name = names[number % len(names)]
+        turn = number // len(names)
+        for stored, uid in self._groups[name]:
+            yield stored if not turn else _renamed(stored, uid, name, turn)
+
+
+def beaten(node: Stored, number: int) -> Stored:
+    """A node after a heartbeat; its conditions tell another time for each number."""
+    moment = datetime.fromtimestamp(_HEARTBEAT.timestamp() + number, UTC)
+    stamp = f'"{moment:%Y-%m-%dT%H:%M:%SZ}"'.encode()
+    body = node.body.replace(_HEARTBEAT_JSON, stamp)
+    return Stored(node.plural, node.namespace, node.name, body)
+
+
+def _cluster_of(obj: JsonObject) -> str:
+    """The cluster that an object belongs to, empty for Rancher's own."""
+    metadata = obj["metadata"]
+    if obj["kind"] == "Cluster":
+        name: str = metadata["name"]
+        return name
+    namespace: str = metadata.get("namespace", "")
+    return namespace
+
+
+def _stored(obj: JsonObject) -> Stored:
+    metadata = obj["metadata"]
+    return Stored(
+        plural=f"{obj['kind'].lower()}s",
+        namespace=metadata.get("namespace", ""),
+        name=metadata["name"],
+        body=orjson.dumps(obj),
+    )
+
+
+def _renamed(stored: Stored, uid: str, cluster: str, turn: int) -> Stored:
+    new_cluster = f"{cluster}-{turn}"
+    name = new_cluster if stored.plural == "clusters" else f"{stored.name}-{turn}"
+    body = stored.body.replace(cluster.encode(), new_cluster.encode())
+    body = body.replace(uid[:8].encode(), b"%08x" % turn)
+    if stored.plural == "nodes":
+        body = body.replace(stored.name.encode(), name.encode())
+    namespace = new_cluster if stored.namespace else ""
+    return Stored(stored.plural, namespace, name, body)

@@ -1,0 +1,242 @@
+"""The goals, and whether a document of results meets them. Pure."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from benchmarks.figures import Goal, per_object, ratio
+from benchmarks.results import (
+    CLIENT_GO,
+    DROPPED,
+    EMBEDDED,
+    PAGES,
+    REAL,
+    TELEMETRYD,
+    Results,
+    Section,
+)
+
+_SMALL, _USUAL, _LARGE = 1_000, 10_000, 100_000
+_MEGA = 1e6
+_MOST_THREADS = 42
+"""anyio's own limit of worker threads, the main one, and a spare."""
+_NOT_RUN: Final = "not run"
+
+
+def judge(results: Results) -> list[Goal]:
+    """Every goal with what was measured."""
+    return [
+        *_cold_sync(results),
+        *_memory(results),
+        *_collection(results),
+        *_running(results),
+        *_many(results),
+    ]
+
+
+def _cold_sync(results: Results) -> Iterator[Goal]:
+    streamed, real = results.near(EMBEDDED, _USUAL), results.near(REAL, _USUAL)
+    yield _against(
+        "cold sync of 10,000 nodes, wall, where the server streams, to client-go",
+        0.6,
+        streamed,
+        "wall_s",
+        CLIENT_GO,
+    )
+    yield _against(
+        "cold sync of 10,000 nodes, wall, in pages, to the same pages fetched and dropped",
+        1.1,
+        real,
+        "wall_s",
+        DROPPED,
+    )
+    yield _against(
+        "cold sync of 10,000 nodes, CPU, imports left out, to client-go",
+        0.45,
+        real,
+        "cpu_s",
+        CLIENT_GO,
+    )
+    yield _against(
+        "cold sync of 10,000 nodes as a stream, CPU, imports left out, to client-go's pages",
+        0.45,
+        streamed,
+        "cpu_s",
+        CLIENT_GO,
+    )
+
+
+def _memory(results: Results) -> Iterator[Goal]:
+    for nodes, limit in ((_USUAL, 0.35), (_LARGE, 0.05)):
+        what = f"peak memory at {nodes:,} nodes, everything included, to client-go"
+        yield _against(what, limit, results.near(REAL, nodes), "peak_bytes", CLIENT_GO)
+    sections = [s for s in results.of(REAL) if s.spread(TELEMETRYD, "resident_bytes")]
+    traced = ", ".join(
+        f"{inside['traced_bytes_per_node']:.0f} traced at {nodes:,}"
+        for nodes, inside in sorted(results.inside.items())
+    )
+    what = "memory that a further node takes"
+    if len(sections) > 1:
+        small, large = sections[0], sections[-1]
+        grown = {
+            figure: per_object(
+                _middle(small, figure) or 0.0,
+                _middle(large, figure) or 0.0,
+                fewer=small.nodes,
+                more=large.nodes,
+            )
+            for figure in ("resident_bytes", "peak_bytes")
+        }
+        peak = f"{grown['peak_bytes']:.0f} by the peaks"
+        yield Goal(what, 400, grown["resident_bytes"], "bytes resident", f"{peak}, {traced}")
+    else:
+        yield Goal(what, 400, None, "bytes resident", f"needs two fleets; {traced}")
+    relist = _middle(results.near(REAL, _USUAL), "relist_peak_over_steady_bytes")
+    yield Goal(
+        "relist of 10,000 unchanged nodes, peak over steady",
+        15,
+        None if relist is None else relist / _MEGA,
+        "MB",
+        "" if relist is not None else "this server can't be restarted",
+    )
+
+
+def _collection(results: Results) -> Iterator[Goal]:
+    usual, large = results.inside.get(_USUAL), results.inside.get(_LARGE)
+    theirs = results.near(REAL, _USUAL)
+    spread = theirs.spread(CLIENT_GO, "collection_s") if theirs else None
+    peer = f"client-go {spread.middle * 1e3:.1f} ms" if spread else ""
+    yield Goal(
+        "one collection at 10,000 nodes: snapshot and SCC payload after a change",
+        0.5,
+        usual["collection_s"] * 1e3 if usual else None,
+        "ms",
+        peer if usual else _NOT_RUN,
+    )
+    grown = large["collection_s"] / usual["collection_s"] if usual and large else None
+    what = "the same at 100,000 nodes, to 10,000"
+    yield Goal(what, 2, grown, "x", "" if grown is not None else _NOT_RUN)
+
+
+def _running(results: Results) -> Iterator[Goal]:
+    usual = results.near(REAL, _USUAL)
+    yield _against(
+        "CPU of an update event, to client-go", 0.35, usual, "cpu_per_event_s", CLIENT_GO
+    )
+    wall = _found(results, "scrape_wall_s")
+    yield _at_most(
+        "scrape with 50 exporters, time of the event loop's thread",
+        10,
+        _found(results, "scrape_loop_s"),
+        scale=1e3,
+        unit="ms",
+        detail="" if wall is None else f"{wall * 1e3:.0f} ms until the answer is there",
+    )
+    own = _found(results, "own_lag_p99_bound_s")
+    yield _at_most(
+        "event loop during the cold sync: p99 of answers from /livez",
+        20,
+        _middle(usual, "lag_p99_s"),
+        scale=1e3,
+        unit="ms",
+        detail=_lag_detail(_middle(usual, "raw_lag_p99_s"), own),
+    )
+    exports = _middle(usual, "idle_exports")
+    yield _at_most(
+        "idle with an export a minute",
+        0.3,
+        _middle(usual, "idle_core"),
+        scale=100,
+        unit="% of a core",
+        detail="" if exports is None else f"{exports:.0f} runs of exporters in it",
+    )
+    writes = _middle(usual, "idle_writes")
+    yield _at_most("writes to the API server while idle", 0, writes, unit="writes")
+    yield _at_most("start to READY", 1.5, _middle(usual, "loaded_s"), unit="s")
+    first = _middle(usual, "first_export_s")
+    yield _at_most(
+        "first export after the last page of the first list",
+        0.5,
+        _middle(usual, "export_after_list_s"),
+        unit="s",
+        detail="" if first is None else f"{first:.2f} s from the start of the process",
+    )
+
+
+def _lag_detail(raw_s: float | None, own_s: float | None) -> str:
+    if raw_s is None:
+        return ""
+    raw = f"{raw_s * 1e3:.0f} ms with the time spent waiting for a core"
+    return raw if own_s is None else f"{raw}; its own histogram: at most {own_s * 1e3:g} ms"
+
+
+def _many(results: Results) -> Iterator[Goal]:
+    one = _found(results, "threads_one")
+    for kind in ("secret", "file"):
+        who = f"1,000 exporters of type {kind}"
+        more = _found(results, f"many_{kind}_bytes")
+        yield _at_most(f"{who}: memory they take", 15, more, scale=1 / _MEGA, unit="MB")
+        yield _at_most(
+            f"{who}: threads, whatever their number",
+            _MOST_THREADS,
+            _found(results, f"many_{kind}_threads"),
+            unit="threads",
+            detail="" if one is None else f"{one:.0f} with one exporter",
+        )
+        yield _at_most(
+            f"{who}: p99 of how late slots are met",
+            50,
+            _found(results, f"many_{kind}_late_s"),
+            scale=1e3,
+            unit="ms",
+            detail="bound of the histogram's bucket",
+        )
+
+
+def _against(what: str, limit: float, section: Section | None, figure: str, peer: str) -> Goal:
+    if section is None:
+        return Goal(what, limit, None, "x", _NOT_RUN)
+    ours, theirs = section.spread(TELEMETRYD, figure), section.spread(peer, figure)
+    if ours is None or theirs is None:
+        return Goal(what, limit, None, "x", f"no {peer} here" if ours else _NOT_RUN)
+    detail = f"{_shown(figure, ours.middle)} to {_shown(figure, theirs.middle)}"
+    paged = section.spread(PAGES, figure)
+    if paged is not None:
+        detail += f"; {_shown(figure, paged.middle)} in pages"
+    return Goal(what, limit, ratio(ours, theirs), "x", detail)
+
+
+def _at_most(
+    what: str,
+    limit: float,
+    measured: float | None,
+    *,
+    unit: str,
+    scale: float = 1.0,
+    detail: str = "",
+) -> Goal:
+    if measured is None:
+        return Goal(what, limit, None, unit, _NOT_RUN)
+    return Goal(what, limit, measured * scale, unit, detail)
+
+
+def _found(results: Results, figure: str) -> float | None:
+    """The figure on whichever fleet it was measured."""
+    return next(
+        (
+            middle
+            for section in results.of(REAL)
+            if (middle := _middle(section, figure)) is not None
+        ),
+        None,
+    )
+
+
+def _middle(section: Section | None, figure: str) -> float | None:
+    spread = section.spread(TELEMETRYD, figure) if section is not None else None
+    return spread.middle if spread is not None else None
+
+
+def _shown(figure: str, value: float) -> str:
+    if figure.endswith("_bytes"):
+        return f"{value / _MEGA:.0f} MB"
+    return f"{value * 1e3:.2f} ms" if figure == "cpu_per_event_s" else f"{value:.2f} s"

@@ -1,0 +1,140 @@
+"""What can be counted only inside: traced bytes a node, and the time of one collection.
+
+The stores are filled with the fleet's own JSON as an informer fills them, without a server between,
+so that 100,000 nodes take seconds. A process of its own: ``NODES`` in, a JSON object out.
+"""
+
+import gc
+import json
+import sys
+import time
+import tracemalloc
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+import anyio
+import msgspec
+import orjson
+
+from benchmarks.figures import quantile
+from benchmarks.fleet import BenchFleet, Stored
+from telemetryd.config import IdentityConfig
+from telemetryd.export.formats import PAYLOAD_FORMATS
+from telemetryd.gather.gatherer import Gatherer, Readers
+from telemetryd.gather.project import (
+    CLUSTERS,
+    FEATURES,
+    KUBE_SYSTEM,
+    PROJECTS,
+    SETTINGS,
+    nodes_resource,
+)
+from telemetryd.gather.shapes import ShapeTable
+from telemetryd.kube.decode import ObjectDecoder
+from telemetryd.kube.resource import KubeObject, Resource
+from telemetryd.kube.store import Relist, Store
+from telemetryd.model import Delivery, NodeRecord, Record
+from telemetryd.stats import GatherStats, InformerStats
+
+_COLLECTIONS = 200
+T = TypeVar("T", bound=KubeObject)
+R = TypeVar("R", bound=Record)
+
+
+async def measure(nodes: int) -> dict[str, float]:
+    """Fill the stores, then collect again and again, with a change in between.
+
+    Returns:
+        ``traced_bytes_per_node``, ``collection_s`` (median, snapshot and SCC payload),
+        ``collection_unchanged_s`` and ``payload_bytes``.
+    """
+    fleet = BenchFleet(nodes)
+    resource = nodes_resource(ShapeTable())
+    gc.collect()
+    tracemalloc.start()
+    node_store = await _fill(resource, (o for o in fleet.objects() if o.plural == "nodes"))
+    gc.collect()
+    traced, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    gatherer = await _gatherer(fleet, node_store)
+    render = PAYLOAD_FORMATS["scc"].renderer()
+    key = node_store.keys()[0]
+    states = _two_states(node_store, key)
+    changed: list[float] = []
+    unchanged: list[float] = []
+    body = b""
+    for turn in range(_COLLECTIONS):
+        node_store.upsert(key, states[turn % 2])
+        node_store.flush()
+        for took in (changed, unchanged):
+            begun_s = time.perf_counter()
+            body = render(gatherer.snapshot(), Delivery(at=time.time())).body
+            took.append(time.perf_counter() - begun_s)
+    return {
+        "traced_bytes_per_node": traced / fleet.nodes,
+        "collection_s": quantile(changed, 0.5),
+        "collection_unchanged_s": quantile(unchanged, 0.5),
+        "payload_bytes": len(body),
+    }
+
+
+async def _gatherer(fleet: BenchFleet, nodes: Store[Any]) -> Gatherer:
+    objects: dict[str, list[Stored]] = {}
+    for stored in fleet.objects():
+        if stored.plural != "nodes":
+            objects.setdefault(stored.plural, []).append(stored)
+    kube_system = next(n for n in fleet.namespaces if n["metadata"]["name"] == "kube-system")
+    namespace = Stored("namespaces", "", "kube-system", orjson.dumps(kube_system))
+    await _fill(PROJECTS, objects["projects"])
+    return Gatherer(
+        readers=Readers(
+            clusters=(await _fill(CLUSTERS, objects["clusters"])).reader,
+            nodes=nodes.reader,
+            settings=(await _fill(SETTINGS, objects["settings"])).reader,
+            features=(await _fill(FEATURES, objects["features"])).reader,
+            kube_system=(await _fill(KUBE_SYSTEM, [namespace])).reader,
+        ),
+        overrides=IdentityConfig(),
+        git_hash=lambda: "unknown",
+        now=time.time,
+        stats=GatherStats(),
+    )
+
+
+async def _fill(resource: Resource[T, R], objects: Iterable[Stored]) -> Store[R]:
+    """A store that has listed these objects."""
+    stats = InformerStats(resource.id, last_contact_at=time.time())
+    store: Store[R] = Store(stats)
+    relist: Relist[R] = Relist(store)
+    decoder = ObjectDecoder(resource)
+    for body in _versioned(objects):
+        item = decoder.decode(body)
+        relist.add(item.key, item.value)
+    await relist.apply("1")
+    return store
+
+
+def _versioned(objects: Iterable[Stored]) -> Iterator[bytes]:
+    """Their JSON as the API server sends it: with a resource version."""
+    for number, stored in enumerate(objects, 1):
+        yield stored.body.replace(
+            b'"metadata":{', b'"metadata":{"resourceVersion":"%d",' % number, 1
+        )
+
+
+def _two_states(nodes: Store[NodeRecord], key: str) -> tuple[NodeRecord, NodeRecord]:
+    """A node with another's shape, and as it is: a change that moves the counts each time.
+
+    Raises:
+        TypeError: The node could not be read.
+    """
+    records = (record for name in nodes.keys() if isinstance(record := nodes.get(name), NodeRecord))  # noqa: SIM118
+    first = nodes.get(key)
+    if not isinstance(first, NodeRecord):
+        raise TypeError(f"{key} isn't held")
+    other = next(record.shape for record in records if record.shape != first.shape)
+    return msgspec.structs.replace(first, shape=other), first
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(anyio.run(measure, int(sys.argv[1]))) + "\n")

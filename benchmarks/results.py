@@ -1,0 +1,85 @@
+"""The document that a benchmark leaves: every sample, and what it was measured on.
+
+How the figures are judged is ``goals``'s, how they are shown ``report``'s and ``plot``'s.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from benchmarks.figures import Spread, summarise
+
+TELEMETRYD: Final = "telemetryd"
+PAGES: Final = "telemetryd, pages"
+CLIENT_GO: Final = "client-go"
+KUBERNETES_ASYNCIO: Final = "kubernetes_asyncio"
+LIGHTKUBE: Final = "lightkube"
+DROPPED: Final = "pages fetched and dropped"
+
+REAL: Final = "real"
+EMBEDDED: Final = "embedded"
+
+
+class Section(msgspec.Struct, frozen=True):
+    """All that was measured on one fleet.
+
+    Attributes:
+        kind: ``real`` or ``embedded``.
+        server: In words, with its version.
+        nodes: Objects of each kind follow from it; likewise ``clusters``.
+        json_bytes: Of all nodes together.
+        holders: Samples of each figure (in seconds or bytes), by holder.
+    """
+
+    kind: str
+    server: str
+    nodes: int
+    clusters: int
+    json_bytes: int
+    holders: dict[str, dict[str, list[float]]]
+
+    def spread(self, holder: str, figure: str) -> Spread | None:
+        """Median, least and most of a figure; None where it wasn't measured."""
+        samples = self.holders.get(holder, {}).get(figure)
+        return summarise(samples) if samples else None
+
+
+class Results(msgspec.Struct, frozen=True):
+    """One run of the benchmark.
+
+    Attributes:
+        taken_at: RFC 3339.
+        machine: What it ran on, by name.
+        versions: Of everything that took part.
+        sections: One for each fleet.
+        inside: What ``inprocess`` measured, by number of nodes.
+    """
+
+    taken_at: str
+    machine: dict[str, str]
+    versions: dict[str, str]
+    sections: list[Section]
+    inside: dict[int, dict[str, float]]
+
+    def of(self, kind: str) -> Iterator[Section]:
+        """The sections of this kind of server, the smallest fleet first."""
+        yield from sorted((s for s in self.sections if s.kind == kind), key=lambda s: s.nodes)
+
+    def near(self, kind: str, nodes: int) -> Section | None:
+        """The section of about so many nodes; the local cluster's come on top."""
+        return next((s for s in self.of(kind) if nodes <= s.nodes < nodes * 1.1), None)
+
+
+def save(results: Results, path: Path) -> None:
+    """Write the document, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = path.with_suffix(".new")
+    written.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1))
+    written.rename(path)
+
+
+def load(path: Path) -> Results:
+    """Read a document."""
+    return msgspec.json.decode(path.read_bytes(), type=Results)

@@ -1,0 +1,163 @@
+"""The whole benchmark, small: what it starts works, and what it makes of it can be shown."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import plot, report
+from benchmarks.campaign import Plan, run
+from benchmarks.errors import CampaignError, ServerError
+from benchmarks.fleet import BenchFleet
+from benchmarks.goals import judge
+from benchmarks.hotspots import profile
+from benchmarks.results import EMBEDDED, REAL, TELEMETRYD, Results, load, save
+from benchmarks.servers import embedded, given
+from tests.apiserver.admin import Admin, AdminError
+from tests.apiserver.crds import NODES, collection
+from tests.apiserver.process import ApiServer
+
+pytestmark = pytest.mark.timeout(600)
+
+SMALL = Plan(
+    nodes=(50,),
+    runs=1,
+    peers=False,
+    updates=50,
+    idle_s=1.0,
+    exporters=20,
+    exporters_interval_s=1,
+    inside=(50, 100),
+)
+
+
+@pytest.fixture(scope="module")
+def results(assets: Path) -> Results:
+    """Of a fleet of 50 nodes; the servers are the benchmark's own."""
+    assert assets.is_dir()
+    return run(SMALL)
+
+
+def test_every_figure_of_the_daemon_is_measured(results: Results) -> None:
+    assert [(s.kind, s.nodes) for s in results.sections] == [(REAL, 53), (EMBEDDED, 53)]
+    figures = results.sections[0].holders[TELEMETRYD]
+    expected = {
+        "wall_s",
+        "cpu_s",
+        "peak_bytes",
+        "resident_bytes",
+        "loaded_s",
+        "first_export_s",
+        "export_after_list_s",
+        "cpu_per_event_s",
+        "scrape_loop_s",
+        "scrape_wall_s",
+        "lag_p99_s",
+        "idle_core",
+        "idle_writes",
+        "idle_exports",
+        "threads_one",
+        *(f"many_{k}_{f}" for k in ("secret", "file") for f in ("bytes", "threads", "late_s")),
+        "relist_peak_over_steady_bytes",
+    }
+    assert expected <= figures.keys()
+    assert all(value > 0 for name in ("wall_s", "cpu_s", "peak_bytes") for value in figures[name])
+    assert figures["idle_writes"] == [0]
+    assert figures["nodes"] == [53]
+
+
+def test_results_survive_being_kept(results: Results, tmp_path: Path) -> None:
+    save(results, tmp_path / "made" / "results.json")
+    assert load(tmp_path / "made" / "results.json") == results
+
+
+def test_results_can_be_shown(results: Results) -> None:
+    text = report.render(results)
+    assert "| telemetryd |" in text
+    assert "<svg" in plot.render(results)
+    assert len(judge(results)) == text.count("| ≤ ")
+
+
+def test_profile_shows_work_and_no_waiting() -> None:
+    with embedded(50) as server:
+        lines = profile(server).splitlines()
+    assert lines[0].startswith("Cold sync of 53 nodes")
+    rows = [line for line in lines if line.startswith("| ")][2:]
+    own_ms = [int(row.split("|")[1]) for row in rows]
+    assert len(rows) == 20
+    assert own_ms == sorted(own_ms, reverse=True)
+    assert not any("epoll" in row for row in rows)
+
+
+def test_given_cluster_is_filled_and_left_as_it_was(assets: Path, tmp_path: Path) -> None:
+    pair = ApiServer(assets, tmp_path)
+    pair.start()
+    admin = Admin(pair.url, pair.admin_token, pair.ca_file)
+    try:
+        kubeconfig = pair.kubeconfig(tmp_path / "kubeconfig")
+        with given(kubeconfig, BenchFleet(50)) as server:
+            assert len(admin.list(collection(NODES))) == 53
+            assert server.update is not None
+            server.update(BenchFleet(50).heartbeats(10), 100)
+            changed = [n for n in admin.list(collection(NODES)) if n["metadata"]["generation"] > 1]
+            assert len(changed) == 10
+            with pytest.raises(ServerError, match="served there already"):
+                given(kubeconfig, BenchFleet(50)).__enter__()
+        with pytest.raises(AdminError, match="404"):
+            admin.list(collection(NODES))
+    finally:
+        admin.close()
+        pair.stop()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", "current context"),
+        ("contexts: []\ncurrent-context: x\n", "current context"),
+        ("[", "not YAML"),
+    ],
+)
+def test_unusable_kubeconfig_is_named(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "k").write_text(text)
+    with pytest.raises(ServerError, match=message):
+        given(tmp_path / "k", BenchFleet(50)).__enter__()
+
+
+def test_missing_kubeconfig_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ServerError, match="No such file"):
+        given(tmp_path / "k", BenchFleet(50)).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"BENCH_NODES": "75"}, "multiple of 50"),
+        ({"BENCH_NODES": "1000,some"}, "BENCH_NODES=1000,some"),
+        ({"BENCH_RUNS": "0"}, "BENCH_RUNS=0"),
+    ],
+)
+def test_unusable_variable_is_named(environ: dict[str, str], message: str) -> None:
+    with pytest.raises(CampaignError, match=message):
+        Plan.from_environ(environ)
+
+
+def test_plan_follows_its_variables() -> None:
+    plan = Plan.from_environ({"BENCH_NODES": "10000, 100000,1000", "BENCH_RUNS": "7"})
+    assert (plan.nodes, plan.runs, plan.usual_nodes) == ((1_000, 10_000, 100_000), 7, 10_000)
+    assert Plan.from_environ({}).nodes == (1_000, 10_000)
+    assert Plan.from_environ({"BENCH_KUBECONFIG": "/k"}).kubeconfig == Path("/k")
+
+
+def test_command_line_says_what_is_wrong() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "run"],
+        env={**os.environ, "BENCH_NODES": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "benchmarks: BENCH_NODES: each must be a multiple of 50, not (1,)\n"
