@@ -1,15 +1,34 @@
-# telemetryd as a container: built in one stage, run from another without build tools.
+# telemetryd as a container: installed in one stage, run from another without what installs.
+#
+#   docker build -t telemetryd:0.1.0 .
+#
+# PYTHON_IMAGE is any Debian-like image with Python 3.11 or newer and the system's CA certificates;
+# name it by its digest to build the same image again. SOURCE_DATE_EPOCH is for builders that set
+# the times of layers by it.
 ARG PYTHON_IMAGE=python:3.13-slim
 
 FROM ${PYTHON_IMAGE} AS build
+ARG SOURCE_DATE_EPOCH
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY requirements.lock requirements-build.lock pyproject.toml README.md LICENSE ./
+COPY supply/install supply/install
 COPY telemetryd telemetryd
-RUN python3 -m venv /opt/telemetryd \
- && /opt/telemetryd/bin/pip install --no-cache-dir --disable-pip-version-check -c constraints.txt . \
- && /opt/telemetryd/bin/pip uninstall --yes --quiet pip setuptools
+RUN supply/install /opt/telemetryd
 
 FROM ${PYTHON_IMAGE}
+ARG PYTHON_IMAGE
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="telemetryd" \
+      org.opencontainers.image.description="Telemetry daemon for Rancher and Kubernetes: watches, aggregates, exports, and shows what it sends" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.base.name="${PYTHON_IMAGE}"
+# No installer is left that could be run, neither the base's nor what would make one anew.
+RUN rm -rf /usr/local/lib/python3*/site-packages/* /usr/local/lib/python3*/ensurepip /usr/local/bin/pip* \
+      /usr/lib/python3*/ensurepip /usr/share/python-wheels \
+ && install -d -o 65532 -g 65532 -m 0700 /var/lib/telemetryd
 COPY --from=build /opt/telemetryd /opt/telemetryd
 ENV PATH=/opt/telemetryd/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 # A container's loopback is nobody else's: probes and Prometheus come from outside. It overrides
@@ -21,6 +40,6 @@ ENV TMPDIR=/dev/shm RUNTIME_DIRECTORY=/dev/shm/telemetryd
 USER 65532:65532
 EXPOSE 10464
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=30s --timeout=5s --retries=3 CMD ["telemetryd", "healthcheck"]
+HEALTHCHECK --interval=30s --timeout=5s --start-period=10s --retries=3 CMD ["telemetryd", "healthcheck"]
 ENTRYPOINT ["telemetryd"]
 CMD ["run"]

@@ -69,8 +69,40 @@ check: $(VENV)/.dev ## lint, types, layers, dependencies, spelling
 	$(BIN)/lint-imports
 	$(BIN)/deptry telemetryd
 	$(BIN)/codespell
-	$(BIN)/shellcheck .ci/run tests/apiserver/build
+	$(BIN)/shellcheck .ci/run tests/apiserver/build supply/install systemd/install tests/systemd/boot tests/systemd/drill
 	$(BIN)/hadolint Dockerfile
+
+.PHONY: install
+install: ## install on this machine as a systemd service, or upgrade it (root; /usr/bin/python3 unless PYTHON=...)
+	@$(if $(filter-out file default,$(origin PYTHON)),PYTHON=$(PYTHON)) systemd/install
+
+.PHONY: uninstall
+uninstall: ## take out what `make install` put there; configuration and state stay
+	systemctl disable --now telemetryd
+	rm -rf /opt/telemetryd /usr/bin/telemetryd /etc/systemd/system/telemetryd.service
+	systemctl daemon-reload
+
+.PHONY: drill
+drill: ## install and run it as a service under a systemd of its own (root; needs systemd-nspawn; 2 minutes)
+	@tests/systemd/boot
+
+.PHONY: image-test
+image-test: $(VENV)/.dev ## build the image twice, look into it, run it on a real API server (CONTAINER_ENGINE, PYTHON_IMAGE)
+	@$(BIN)/pytest -q -s -m image tests/image
+
+.PHONY: lock
+lock: $(VENV)/.dev ## write requirements*.lock anew from constraints.txt (asks the index; 2 minutes)
+	@$(BIN)/python -m supply.lock
+
+.PHONY: licences
+licences: $(VENV)/.dev ## write docs/licences.md anew
+	@$(BIN)/python -m supply.licences
+
+.PHONY: sbom
+sbom: $(VENV)/.dev ## leave the bill of materials in ./dist (CycloneDX JSON)
+	@mkdir -p dist
+	@$(BIN)/python -m supply.sbom >dist/telemetryd.cdx.json
+	@echo dist/telemetryd.cdx.json
 
 .PHONY: format
 format: $(VENV)/.dev ## format the code and mend what can be mended

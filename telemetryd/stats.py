@@ -73,6 +73,7 @@ class InformerStats:
             ``error``.
         decode_errors: By reason: ``malformed``, ``type``, ``missing``, ``oversize``.
         list_duration: Seconds of whole lists, all pages.
+        list_method: How the last whole list came, ``stream`` or ``pages``; empty before the first.
         last_event_at: Unix time in seconds of the last event, None before the first.
         last_contact_at: Unix time in seconds of the last event, bookmark, page or accepted watch.
     """
@@ -84,6 +85,7 @@ class InformerStats:
     watch_terminations: Counter[str] = field(default_factory=Counter)
     decode_errors: Counter[str] = field(default_factory=Counter)
     list_duration: Histogram = field(default_factory=Histogram)
+    list_method: str = ""
     last_event_at: float | None = None
     last_contact_at: float | None = None
 

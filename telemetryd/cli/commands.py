@@ -117,7 +117,9 @@ def healthcheck(options: argparse.Namespace) -> int:
     config = _load(options)
     from telemetryd.serve.health import check_health  # noqa: PLC0415 - heavy imports on demand
 
-    problem = check_health(config.server.listen_host, config.server.listen_port)
+    server = config.server
+    tls = server.tls_cert_file is not None
+    problem = check_health(server.listen_host, server.listen_port, tls=tls)
     if problem:
         complain(f"telemetryd: {problem}")
     return 1 if problem else 0

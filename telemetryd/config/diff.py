@@ -30,7 +30,15 @@ RELOADABLE = (
 Every other one needs a restart: a new key does until something here says otherwise.
 """
 
-RELOADABLE_ALONE = frozenset({"server.expose_payload"})
+RELOADABLE_ALONE = frozenset(
+    {
+        "server.expose_payload",
+        "server.tls_cert_file",
+        "server.tls_key_file",
+        "server.client_ca_file",
+        "server.kubernetes_auth",
+    }
+)
 """Keys that it can change in a table of which others need a restart."""
 
 IN_PLACE = frozenset({"interval", "timeout"})

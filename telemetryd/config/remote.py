@@ -1,4 +1,4 @@
-"""What a URL of the configuration means for what is sent there; nothing is looked up."""
+"""What an address of the configuration means for what is sent there; nothing is looked up."""
 
 import ipaddress
 from urllib.parse import urlsplit
@@ -9,7 +9,7 @@ _METRICS_PATH = "/v1/metrics"
 def is_in_clear(url: str) -> bool:
     """Whether others can read what is sent there: plain http that leaves this machine."""
     parts = urlsplit(url)
-    return parts.scheme == "http" and not _is_loopback(parts.hostname or "")
+    return parts.scheme == "http" and not is_loopback(parts.hostname or "")
 
 
 def is_over_tls(url: str) -> bool:
@@ -25,7 +25,8 @@ def metrics_url(endpoint: str) -> str:
     return endpoint if urlsplit(endpoint).path.strip("/") else endpoint.rstrip("/") + _METRICS_PATH
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host or IP address is this machine's loopback, by its looks alone."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

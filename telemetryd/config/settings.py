@@ -19,6 +19,7 @@ from telemetryd.config.exporters import (
 )
 from telemetryd.config.paths import ControlSocket, SocketPath
 from telemetryd.config.plugins import InstalledTypes
+from telemetryd.config.remote import is_loopback
 from telemetryd.config.schema import Env, Rule, Table, Variants
 from telemetryd.config.storage import AbsolutePath
 from telemetryd.config.switch import Switch
@@ -59,6 +60,7 @@ class KubernetesConfig:
         source: What is collected: a Rancher's fleet, or this cluster alone; ``auto`` goes by
             whether the API server serves Rancher's API group, and notices when that changes.
         page_size: Objects per page of a list.
+        watch_list: Whether lists come as streams where the API server serves them so.
         compression: Ask for gzip: saves bandwidth, costs the API server CPU.
     """
 
@@ -66,7 +68,13 @@ class KubernetesConfig:
     context: Annotated[str | None, Text("the name of a context")] = None
     source: Annotated[str, Choice(("auto", "rancher", "kubernetes"))] = "auto"
     page_size: Annotated[int, Integer(1, 10_000)] = 500
+    watch_list: Annotated[str, Choice(("auto", "off"))] = "auto"
     compression: Annotated[bool, Boolean()] = False
+
+    @property
+    def streamed(self) -> bool:
+        """Whether lists are asked for as streams at all."""
+        return self.watch_list == "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,18 +113,58 @@ class PrivacyConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
-    """``[server]``: where HTTP is served, and where commands are taken.
+    """``[server]``: where HTTP is served and to whom, and where commands are taken.
+
+    The files are read anew when they change. ``/livez``, ``/healthz`` and ``/readyz`` are shown to
+    everyone; with ``client_ca_file`` and ``kubernetes_auth`` either suffices for the rest.
 
     Attributes:
         listen: For metrics, health and status; ``:10464`` is every address of the machine.
+        tls_cert_file: PEM of the certificate to show, and of those between it and its authority;
+            left out: plain HTTP.
+        tls_key_file: PEM of its key, not encrypted.
+        client_ca_file: PEM of authorities: a client whose certificate one of them has signed may
+            look.
+        kubernetes_auth: A client with a bearer token whose user may ``get`` the path, by the API
+            server's TokenReview and SubjectAccessReview, may look. Needs TLS, but on loopback.
         expose_payload: Show at ``/payload/NAME`` what each exporter last sent.
         control_socket: Where ``telemetryd ctl`` finds the daemon; left out: in
             ``$RUNTIME_DIRECTORY``, else in the state folder.
     """
 
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            ("tls_cert_file", "tls_key_file"),
+            lambda certificate, key: certificate is None or key is not None,
+            "is a certificate without its key: give tls_key_file too",
+        ),
+        Rule(
+            ("tls_key_file", "tls_cert_file"),
+            lambda key, certificate: key is None or certificate is not None,
+            "is the key of no certificate: give tls_cert_file too",
+        ),
+        Rule(
+            ("client_ca_file", "tls_cert_file"),
+            lambda authority, certificate: authority is None or certificate is not None,
+            "has no meaning on plain http: give tls_cert_file and tls_key_file too",
+        ),
+        Rule(
+            ("kubernetes_auth", "tls_cert_file", "listen"),
+            lambda asked, certificate, listen: (
+                not asked or certificate is not None or is_loopback(listen.host)
+            ),
+            "would have tokens sent in clear text: give tls_cert_file and tls_key_file too, or "
+            "listen on a loopback address",
+        ),
+    )
+
     listen: Annotated[ListenAddress, Listen(), Env("TELEMETRYD_LISTEN")] = DEFAULT_LISTEN
     # None where no folder is usable, or none has been looked for; state_dir likewise.
     control_socket: Annotated[ControlSocket | None, SocketPath()] = None
+    tls_cert_file: Annotated[str | None, AbsolutePath()] = None
+    tls_key_file: Annotated[str | None, AbsolutePath()] = None
+    client_ca_file: Annotated[str | None, AbsolutePath()] = None
+    kubernetes_auth: Annotated[bool, Boolean()] = False
     expose_payload: Annotated[bool, Boolean()] = False
 
     @property

@@ -35,8 +35,11 @@ from telemetryd.kube.informer import Informer
 from telemetryd.model import ExporterStatus, InformerStatus, Snapshot
 from telemetryd.serve.control import ControlServer
 from telemetryd.serve.control_socket import open_control_socket
+from telemetryd.serve.listener import Listening
 from telemetryd.serve.metrics import MetricsRenderer
-from telemetryd.serve.server import Endpoints, Listening, serve
+from telemetryd.serve.reviews import Reviews
+from telemetryd.serve.security import Security
+from telemetryd.serve.server import Endpoints, serve
 from telemetryd.serve.status import (
     Report,
     StatusFacts,
@@ -71,7 +74,7 @@ async def run_daemon(
         rng: Source of every jitter.
 
     Raises:
-        ConfigError: The API server's access or the listen address can't be used.
+        ConfigError: The API server's access, the listen address or its certificates can't be used.
     """
     stop = anyio.Event()
     startup = _Startup()
@@ -150,15 +153,19 @@ async def run_until(
         ConfigError: As of ``run_daemon``.
     """
     kube_stats = KubeStats()
+    where = reloader.stats.status.where
     async with (
         KubeClient.connect(config.kubernetes, kube_stats) as client,
         Leadership.connect(config, kube_stats, now=now, rng=rng) as leadership,
     ):
+        security = Security(Reviews(client), now)
+        security.apply(await security.prepare(config.server, where))
         daemon = Daemon(
             config,
             client,
             kube_stats,
             leadership,
+            security,
             reloader=reloader,
             status_log=status_log,
             now=now,
@@ -167,9 +174,10 @@ async def run_until(
         )
         endpoints = daemon.endpoints()
         listen = config.server
-        where = reloader.stats.status.where
         async with (
-            serve(listen.listen_host, listen.listen_port, endpoints, where=where) as listening,
+            serve(
+                listen.listen_host, listen.listen_port, endpoints, security=security, where=where
+            ) as listening,
             open_control_socket(listen.control_socket, where=where) as control,
         ):
             log.info(
@@ -194,6 +202,7 @@ class Daemon:
         client: KubeClient,
         kube_stats: KubeStats,
         leadership: Leadership,
+        security: Security,
         *,
         reloader: Reloader,
         status_log: StatusLog,
@@ -206,6 +215,7 @@ class Daemon:
         self._page_size = config.kubernetes.page_size
         self._kube_stats = kube_stats
         self._leadership = leadership
+        self._security = security
         self._reloader = reloader
         self._status_log = status_log
         self._now = now
@@ -281,6 +291,7 @@ class Daemon:
             build=self._factory.build,
             follow=self._collector.follow,
             configure_requests=self._requests.configure,
+            security=self._security,
             begin=self._supervision.reloading,
             end=self._supervision.ready,
         )

@@ -40,6 +40,7 @@ class Informers:
         client: ApiClient,
         *,
         page_size: int,
+        streamed: bool,
         now: Callable[[], float],
         rng: random.Random,
     ) -> None:
@@ -48,11 +49,13 @@ class Informers:
         Args:
             client: The API server; stays the caller's.
             page_size: Objects a page.
+            streamed: Lists come as streams where the API server serves them so.
             now: Unix time in seconds.
             rng: Spreads retries and relists.
         """
         self._client = client
         self._page_size = page_size
+        self._streamed = streamed
         self._now = now
         self._rng = rng
         self._made: list[tuple[Informer[Any, Any], InformerStats]] = []
@@ -67,6 +70,7 @@ class Informers:
             rng=self._rng,
             stats=stats,
             page_size=self._page_size,
+            streamed=self._streamed,
         )
         self._made.append((made, stats))
         return made
@@ -169,7 +173,13 @@ def build_collection(
         rng: Spreads retries and relists.
         stats: Moved by its gatherer.
     """
-    informers = Informers(client, page_size=config.kubernetes.page_size, now=now, rng=rng)
+    informers = Informers(
+        client,
+        page_size=config.kubernetes.page_size,
+        streamed=config.kubernetes.streamed,
+        now=now,
+        rng=rng,
+    )
     if source is SourceKind.RANCHER:
         return _build_rancher(informers, config, now=now, rng=rng, stats=stats)
     return _build_plain(informers, config, client, now=now, rng=rng, stats=stats)

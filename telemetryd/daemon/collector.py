@@ -304,7 +304,9 @@ class Collector:
 
     def _watch_opt_out(self, group: TaskGroup) -> None:
         if self._opt_out is None:
-            informers = Informers(self._client, page_size=1, now=self._now, rng=self._rng)
+            informers = Informers(
+                self._client, page_size=1, streamed=False, now=self._now, rng=self._rng
+            )
             self._opt_out = OptOut(informers, changed=self._poke)
         self._watching.start(group, self._opt_out.run, name="opt-out")
 

@@ -26,6 +26,7 @@ from telemetryd.export.exporter import Exporter
 from telemetryd.export.manager import ExporterManager
 from telemetryd.export.spec import ExporterSpec
 from telemetryd.model import ConfigStatus
+from telemetryd.serve.security import Measures, Security
 from telemetryd.stats import ConfigStats
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class Reloadable:
         follow: Puts a configuration in force for what is collected, before its exporters are.
         configure_requests: Puts other settings of SecretRequests in force; tells which of their
             exporters must end because those configured claim their Secrets.
+        security: Who may see what is served.
         begin: Called before each reload.
         end: Called after it, whatever came of it.
     """
@@ -70,6 +72,7 @@ class Reloadable:
     build: Callable[[ExporterConfig], tuple[ExporterSpec, Exporter]]
     follow: Callable[[Config], None]
     configure_requests: Callable[[Config], Collection[str]]
+    security: Security
     begin: Callable[[], None]
     end: Callable[[], None]
 
@@ -192,10 +195,11 @@ class Reloader:
     async def _try(self, target: Reloadable) -> ReloadResult:
         try:
             plan = self._plan(*await self._read(), target)
+            measures = await target.security.prepare(plan.config.server, plan.where)
         except ConfigError as error:
             return ReloadResult(ok=False, problems=tuple(map(str, error.problems)))
         try:
-            await self._apply(plan, target)
+            await self._apply(plan, measures, target)
         except ManagerError as error:
             return ReloadResult(ok=False, problems=(f"{plan.where}: exporters: {error}",))
         return ReloadResult(ok=True, changes=render_changes(plan.diff))
@@ -253,13 +257,14 @@ class Reloader:
             rescheduled=tuple(made[change.config.name][0] for change in diff.rescheduled),
         )
 
-    async def _apply(self, plan: _Plan, target: Reloadable) -> None:
+    async def _apply(self, plan: _Plan, measures: Measures, target: Reloadable) -> None:
         """Put a plan in force.
 
         Raises:
             ManagerError: The daemon is stopping.
         """
         diff, config = plan.diff, plan.config
+        target.security.apply(measures)
         target.follow(config)  # first: what ends below must send nothing once collection is off
         if (config.log_level, config.log_format) != (self.config.log_level, self.config.log_format):
             self._configure_logging(config)

@@ -66,7 +66,7 @@ class SecretRequests:
             rng: Spreads retries, relists and looks.
         """
         self._client = client
-        self._page_size = config.kubernetes.page_size
+        self._kubernetes = config.kubernetes
         self._source = source
         self._leadership = leadership
         self._now = now
@@ -162,7 +162,8 @@ class SecretRequests:
             now=self._now,
             rng=self._rng,
             stats=stats,
-            page_size=self._page_size,
+            page_size=self._kubernetes.page_size,
+            streamed=self._kubernetes.streamed,
         )
         return _Watched(informer, stats)
 

@@ -53,6 +53,7 @@ class ServerOptions:
         rancher_version: What ``/rancherversion`` tells; None answers it with 404, as plain
             Kubernetes does.
         watch_list: Serve streaming lists (``sendInitialEvents``).
+        list_end: Say where a streaming list ends; some servers fail to.
         bookmark_interval_s: Between bookmarks of a watch.
         history_events: Changes kept per resource for watches and pages.
         fresh_wait_s: How long a revision from the future is waited for (3 s in cacher.go).
@@ -64,6 +65,7 @@ class ServerOptions:
     rancher_version: str | None = "v2.15.0"
     rancher_commit: str = "59bd052e"
     watch_list: bool = True
+    list_end: bool = True
     bookmark_interval_s: float = 60.0
     history_events: int = 10_000
     fresh_wait_s: float = 3.0
@@ -97,7 +99,7 @@ class ApiServer:
         self._options = options
         self._store = ObjectStore(RESOURCES, history_events=options.history_events)
         self._writer = Writer(self._store, now=now, rng=rng)
-        self._watches = Watches(self._store, options.bookmark_interval_s)
+        self._watches = Watches(self._store, options.bookmark_interval_s, list_end=options.list_end)
         self._handlers = Handlers(
             store=self._store,
             writer=self._writer,

@@ -39,10 +39,12 @@ class Watches:
 
     Attributes:
         bookmark_interval_s: Between bookmarks of one watch.
+        list_end: Streaming lists end with their bookmark; else with nothing.
     """
 
     store: ObjectStore
     bookmark_interval_s: float
+    list_end: bool = True
     _open: set[_Watch] = field(default_factory=set)
 
     def __len__(self) -> int:
@@ -66,7 +68,7 @@ class Watches:
         timeout_s = options.timeout_s or DEFAULT_TIMEOUT_S
         scope = anyio.CancelScope(deadline=anyio.current_time() + timeout_s)
         watch = _Watch(target.resource, scope)
-        events = _Events(self.store, table, target, options)
+        events = _Events(self.store, table, target, options, list_end=self.list_end)
         opening = events.opening()
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         response.enable_chunked_encoding()
@@ -118,6 +120,7 @@ class _Events:
     Attributes:
         position: Revision up to which everything has been said.
         over: Nothing will follow the opening.
+        list_end: The opening of a streaming list has its bookmark.
     """
 
     store: ObjectStore
@@ -126,6 +129,7 @@ class _Events:
     options: ReadOptions
     position: int = 0
     over: bool = False
+    list_end: bool = True
 
     def opening(self) -> Iterator[bytes]:
         """Lines that stand before the first change; sets the position.
@@ -159,7 +163,8 @@ class _Events:
             for key in snapshot.keys
             if self.options.selector.matches(stored := snapshot[key])
         ]
-        ends_list = self.options.send_initial_events and self.options.allow_bookmarks
+        options = self.options
+        ends_list = options.send_initial_events and options.allow_bookmarks and self.list_end
         closing = [_bookmark(resource, self.position, initial=True)] if ends_list else []
         return iter([*(_line("ADDED", body) for body in selected), *closing])
 

@@ -13,6 +13,11 @@ from telemetryd.config import Config, SecretExporterConfig
 MANAGEMENT: Final = "management.cattle.io"
 TELEMETRY: Final = "telemetry.cattle.io"
 COORDINATION: Final = "coordination.k8s.io"
+REVIEWS: Final = (
+    ("authentication.k8s.io", "tokenreviews"),
+    ("authorization.k8s.io", "subjectaccessreviews"),
+)
+"""What ``kubernetes_auth`` asks of the API server, by group and resource."""
 RANCHER_RESOURCES: Final = ("clusters", "nodes", "settings", "features", "projects")
 
 _READ: Final = ("get", "list", "watch")
@@ -87,6 +92,7 @@ class Plan:
         delete_secrets: The Secret of a SecretRequest goes with it.
         secrets: Of the exporters that run.
         lease: Namespace and name of the Lease; None without leader election.
+        reviews: Those who look at what is served are reviewed (``kubernetes_auth``).
     """
 
     source: str
@@ -94,6 +100,7 @@ class Plan:
     delete_secrets: bool
     secrets: tuple[SecretTarget, ...]
     lease: tuple[str, str] | None = None
+    reviews: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +113,7 @@ class Needs:
         delete_secrets: As of the plan.
         secrets: Of the exporters that run.
         lease: As of the plan.
+        reviews: As of the plan.
     """
 
     rancher: bool
@@ -113,6 +121,7 @@ class Needs:
     delete_secrets: bool
     secrets: tuple[SecretTarget, ...]
     lease: tuple[str, str] | None = None
+    reviews: bool = False
 
 
 def plan_of(config: Config) -> Plan:
@@ -120,6 +129,7 @@ def plan_of(config: Config) -> Plan:
     election = config.leader_election
     return Plan(
         lease=(election.namespace, election.name) if election.enabled else None,
+        reviews=config.server.kubernetes_auth,
         source=config.kubernetes.source,
         secret_requests=config.secret_requests.enabled,
         delete_secrets=config.secret_requests.cleanup == "delete",
@@ -148,6 +158,7 @@ def needs_of(plan: Plan, *, rancher_served: bool, requests_served: bool) -> Need
         delete_secrets=plan.delete_secrets,
         secrets=plan.secrets,
         lease=plan.lease,
+        reviews=plan.reviews,
     )
 
 
@@ -180,6 +191,8 @@ def _needed(needs: Needs, requested: Sequence[SecretTarget]) -> Iterator[Access]
         yield Access(COORDINATION, "leases", "", "create", namespace)
         for verb in ("get", "update", "patch"):
             yield Access(COORDINATION, "leases", "", verb, namespace, name)
+    if needs.reviews:
+        yield from (Access(group, resource, "", "create") for group, resource in REVIEWS)
     for target in needs.secrets:
         yield from _of_secret(target, ("get", "create", "patch"))
     verbs = ("get", "create", "patch", *(("delete",) if needs.delete_secrets else ()))

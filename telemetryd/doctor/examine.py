@@ -44,7 +44,7 @@ async def examine(
     on_this_machine: list[Finding] = []
 
     async def look_around() -> None:
-        on_this_machine.extend(await run_checks(_local_checks(config), deadline_s=deadline_s))
+        on_this_machine.extend(await run_checks(_local_checks(config, now), deadline_s=deadline_s))
 
     async with anyio.create_task_group() as group:
         group.start_soon(look_around)
@@ -52,13 +52,14 @@ async def examine(
     return Report((*cluster.findings, *on_this_machine), cluster.account)
 
 
-def _local_checks(config: Config) -> list[Check]:
+def _local_checks(config: Config, now: Callable[[], float]) -> list[Check]:
+    server = config.server
+    tls = server.tls_cert_file is not None
     checks = [
         local_check("state directory", partial(local.check_state_dir, config.state_dir)),
-        local_check(
-            "control socket", partial(local.check_control_socket, config.server.control_socket)
-        ),
-        local_check("listen address", partial(local.check_listen, config.server.listen)),
+        local_check("control socket", partial(local.check_control_socket, server.control_socket)),
+        local_check("listen address", partial(local.check_listen, server.listen, tls=tls)),
+        local_check("server certificate", partial(local.check_certificates, server, now())),
     ]
     return checks + [
         local_check(

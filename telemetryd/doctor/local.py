@@ -1,4 +1,4 @@
-"""This machine: folders, the control socket, the listen address. Everything here may block.
+"""This machine: folders, the control socket, where HTTP is served. Everything here may block.
 
 What is tried leaves nothing behind. The API server doesn't belong here.
 """
@@ -15,12 +15,19 @@ from typing import Any, Final
 
 import msgspec
 
-from telemetryd.config import ControlSocket, FileExporterConfig, ListenAddress
+from telemetryd.config import ControlSocket, FileExporterConfig, ListenAddress, ServerConfig
 from telemetryd.config.paths import LONGEST_SOCKET_PATH_BYTES, is_too_long
+from telemetryd.config.values import render_duration
 from telemetryd.doctor.findings import Finding, fail, passed, warn
+from telemetryd.errors import ConfigError
+from telemetryd.serve.certificates import CertificateFiles, load_certificates
+from telemetryd.serve.health import connect
 
 LOW_SPACE_BYTES: Final = 16 << 20
 """Sixteen payloads of the largest size that a Secret takes: below, writing may soon fail."""
+
+LITTLE_VALIDITY: Final = 0.1
+"""Of a certificate's lifetime: cert-manager renews it while a third is left."""
 
 _ASK_S: Final = 3.0
 _MAX_STATUS_BYTES: Final = 4 << 20
@@ -28,6 +35,7 @@ _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _STATE: Final = "state directory"
 _SOCKET: Final = "control socket"
 _LISTEN: Final = "listen address"
+_CERTIFICATE: Final = "server certificate"
 
 
 class _Unusable(Exception):
@@ -99,13 +107,50 @@ def _look_at_socket(path: Path) -> str:
     return "left by a daemon that is gone, will be replaced"
 
 
-def check_listen(address: ListenAddress) -> list[Finding]:
-    """Whether the listen address is free, or held by a telemetryd."""
+def check_certificates(server: ServerConfig, now_s: float) -> list[Finding]:
+    """Whether TLS can be served with what is configured, and for how long yet.
+
+    Args:
+        server: ``[server]``.
+        now_s: Unix time in seconds.
+    """
+    files = CertificateFiles.of(server)
+    if files is None:
+        return []
+    try:
+        validity = load_certificates(files, "", now_s).validity
+    except ConfigError as error:
+        return [fail(problem.key, *_split(problem.message)) for problem in error.problems]
+    if validity is None:
+        return [passed(_CERTIFICATE, f"{files.cert_file} and its key fit")]
+    why = validity.why_not(now_s)
+    if why:
+        return [warn(_CERTIFICATE, f"{files.cert_file} {why}", "look after the clock")]
+    left_s = validity.not_after_s - now_s
+    left = f"{files.cert_file} is valid for {render_duration(left_s // 3600 * 3600)} more"
+    if left_s < LITTLE_VALIDITY * (validity.not_after_s - validity.not_before_s):
+        return [warn(_CERTIFICATE, left, "renew it: the daemon takes it up without a restart")]
+    return [passed(_CERTIFICATE, left)]
+
+
+def _split(message: str) -> tuple[str, str]:
+    """What was found, and the mend that a configuration error ends with."""
+    found, _, mend = message.rpartition(": ")
+    return found, mend
+
+
+def check_listen(address: ListenAddress, *, tls: bool = False) -> list[Finding]:
+    """Whether the listen address is free, or held by a telemetryd.
+
+    Args:
+        address: As configured.
+        tls: Whether it serves TLS.
+    """
     host = address.host
     try:
         _try_to_bind(host, address.port)
     except OSError as error:
-        if error.errno == errno.EADDRINUSE and _is_ours(host, address.port):
+        if error.errno == errno.EADDRINUSE and _is_ours(host, address.port, tls=tls):
             return [passed(_LISTEN, f"{address} is held by a running telemetryd")]
         mend = "set server.listen to an address of this machine and a free port"
         return [fail(_LISTEN, f"{address}: {_why(error)}", mend)]
@@ -147,12 +192,15 @@ def _try(family: int, address: tuple[Any, ...], *, dualstack: bool = False) -> N
         probe.bind(address)
 
 
-def _is_ours(host: str, port: int) -> bool:
+def _is_ours(host: str, port: int, *, tls: bool) -> bool:
     reachable = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-    connection = http.client.HTTPConnection(reachable, port, timeout=_ASK_S)
+    connection = connect(reachable, port, tls=tls, timeout_s=_ASK_S)
     try:
         connection.request("GET", "/status.json")
-        msgspec.json.decode(connection.getresponse().read(_MAX_STATUS_BYTES), type=_OwnStatus)
+        answer = connection.getresponse()
+        if answer.status == http.HTTPStatus.UNAUTHORIZED:  # it shows it to others only
+            return answer.headers["Server"] == "telemetryd"
+        msgspec.json.decode(answer.read(_MAX_STATUS_BYTES), type=_OwnStatus)
     except (OSError, http.client.HTTPException, msgspec.MsgspecError, UnicodeError):
         return False
     finally:

@@ -11,7 +11,7 @@ from typing import Generic
 
 import anyio.lowlevel
 
-from telemetryd.errors import BadResponse
+from telemetryd.errors import BadResponse, Invalid
 from telemetryd.kube.aside import aside
 from telemetryd.kube.decode import (
     Event,
@@ -50,6 +50,19 @@ class Progress:
     started_s: float
     accepted: bool = False
     events: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ListEnd:
+    """A streamed list is complete.
+
+    Attributes:
+        resource_version: Of the list.
+        rest: What follows it.
+    """
+
+    resource_version: str
+    rest: list[bytes | OversizeLine]
 
 
 class Applier(Generic[T, R]):
@@ -109,6 +122,63 @@ class Applier(Generic[T, R]):
             if count % SLICE_OBJECTS == 0:
                 await anyio.lowlevel.checkpoint()
         return suspects
+
+    async def take_lines(
+        self, lines: list[bytes | OversizeLine], relist: Relist[R]
+    ) -> ListEnd | None:
+        """Take a batch of a streamed list; None where it goes on.
+
+        Raises:
+            Invalid: It brings what a streamed list doesn't hold: whoever sends it, doesn't know
+                that it is to be one.
+            BadResponse: A line isn't an event of this resource, or there are too many objects.
+            KubeError: An ERROR event.
+        """
+        for count, line in enumerate(lines, 1):
+            if isinstance(line, OversizeLine):
+                listed = self._listed_oversize(line)
+            else:
+                try:
+                    listed = self._listed(parse_event(line), None)
+                except Tangled:
+                    listed = self._listed(*await aside(scan_event, line))
+            if isinstance(listed, str):
+                return ListEnd(listed, lines[count:])
+            self._count_unreadable(listed.value)
+            relist.add(listed.key, listed.value)
+            if len(relist) + relist.keyless > MAX_LISTED_OBJECTS:
+                raise BadResponse(f"list: more than {MAX_LISTED_OBJECTS} objects")
+            if count % SLICE_OBJECTS == 0:
+                await anyio.lowlevel.checkpoint()
+        return None
+
+    def _listed(self, event: Event, known: Identity | None) -> Item[R] | str:
+        """One object of a streamed list, or the list's resource version at its end.
+
+        Raises:
+            Invalid: It is neither.
+            BadResponse: An object of another kind, or broken JSON.
+            KubeError: An ERROR event.
+        """
+        if event.type == "ADDED":
+            item = self._decoder.decode(event.object, known)
+            if item.suspect:
+                raise BadResponse("list: an object that isn't JSON")
+            return item
+        if event.type == "ERROR":
+            failure = error_of_event(bytes(event.object), f"list of {self._resource.id}")
+            raise failure
+        if event.type == "BOOKMARK":
+            bookmark = decode_bookmark(event.object)
+            if bookmark.ends_list:
+                return bookmark.metadata.resourceVersion
+        raise Invalid("list: its stream doesn't say where it ends")
+
+    def _listed_oversize(self, line: OversizeLine) -> Item[R] | str:
+        event_type, item = self._decoder.identify_head(line.head)
+        if event_type != "ADDED":
+            raise BadResponse("list: an event that is too large to be an object's")
+        return item
 
     async def apply_lines(self, lines: list[bytes | OversizeLine], progress: Progress) -> bool:
         """Apply a batch of a watch and tell of it once.

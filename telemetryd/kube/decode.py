@@ -73,6 +73,9 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     object: msgspec.Raw = msgspec.Raw(b"null")
 
 
+_LIST_END = "k8s.io/initial-events-end"
+
+
 class Bookmark(msgspec.Struct, frozen=True, gc=False):
     """What a BOOKMARK carries: the position, and annotations where there are any."""
 
@@ -80,9 +83,15 @@ class Bookmark(msgspec.Struct, frozen=True, gc=False):
         """Its metadata."""
 
         resourceVersion: str  # noqa: N815 - the field's name in JSON
+        annotations: dict[str, object] | None = None
 
     metadata: Meta
     kind: str | None = None
+
+    @property
+    def ends_list(self) -> bool:
+        """Whether it ends a streamed list."""
+        return (self.metadata.annotations or {}).get(_LIST_END) == "true"
 
 
 class _ListMeta(msgspec.Struct, gc=False):

@@ -7,34 +7,30 @@ import logging
 import math
 import random
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Generic, assert_never
 
 import anyio
 
 from telemetryd.errors import BadResponse, Gone, KubeError, Reason, Unavailable
 from telemetryd.kube.apply import Applier, Progress
-from telemetryd.kube.decode import Page
-from telemetryd.kube.lines import LineSplitter
-from telemetryd.kube.paging import Paging
+from telemetryd.kube.feed import LineFeed
+from telemetryd.kube.lister import Lister
 from telemetryd.kube.resource import Reader, Resource, T
-from telemetryd.kube.source import Source, Stream
+from telemetryd.kube.source import Source
 from telemetryd.kube.states import (
     Checked,
     CheckFailed,
     Checking,
     Crashed,
     Listed,
-    ListFailed,
     Listing,
-    ListReason,
-    ListRegressed,
-    ListSuspect,
     Outcome,
     Probed,
-    ProbeFailed,
     Probing,
     ResyncDue,
     State,
+    StreamRefused,
     WatchEnd,
     WatchEnded,
     WatchFailed,
@@ -43,9 +39,10 @@ from telemetryd.kube.states import (
     WatchRegressed,
     WatchUnheard,
 )
-from telemetryd.kube.store import Relist, Store
+from telemetryd.kube.store import Store
 from telemetryd.kube.trouble import Journal, trouble_in
-from telemetryd.kube.watch import DEFAULT_TIMING, START, Move, WatchTiming, is_short, step
+from telemetryd.kube.waits import DEFAULT_TIMING, WatchTiming
+from telemetryd.kube.watch import START, START_STREAMED, Machine, Move, is_short, step
 from telemetryd.model import R
 from telemetryd.stats import InformerStats
 
@@ -67,6 +64,7 @@ class Informer(Generic[T, R]):
         rng: random.Random,
         stats: InformerStats,
         page_size: int = 500,
+        streamed: bool = False,
         timing: WatchTiming = DEFAULT_TIMING,
     ) -> None:
         """Nothing is asked of the source before ``run``.
@@ -78,18 +76,28 @@ class Informer(Generic[T, R]):
             rng: For jitter and watch timeouts.
             stats: Counters of this informer, moved here.
             page_size: Objects a page.
+            streamed: Lists come as streams where the API server serves them so, else in pages.
             timing: Limits and waits.
         """
         self.resource = resource
         self._source = source
         self._rng = rng
         self._stats = stats
-        self._page_size = page_size
         self._timing = timing
         self._store: Store[R] = Store(stats)
         self._applier = Applier(resource, self._store, stats, now)
         self._journal = Journal(resource.id)
-        self._resync_at_s = 0.0
+        self._start = START_STREAMED if streamed else START
+        self._lister = Lister(
+            source,
+            self._store,
+            self._applier,
+            rng=rng,
+            stats=stats,
+            page_size=page_size,
+            timing=timing,
+            contact=self._contact,
+        )
         self._heard_at_s = 0.0
 
     @property
@@ -99,29 +107,41 @@ class Informer(Generic[T, R]):
 
     async def run(self) -> None:
         """List and watch until cancelled, whatever happens."""
-        machine = START
-        while True:
-            asked_at_s = anyio.current_time()
-            outcome = await self._attempt(machine.state)
-            now_s = anyio.current_time()
-            move = step(
-                machine,
-                outcome,
-                now_s=now_s,
-                took_s=now_s - asked_at_s,
-                timing=self._timing,
-                rng=self._rng,
-            )
-            self._count(machine.state, outcome)
-            self._tell(machine.state, outcome, move)
-            machine = move.machine
-            await anyio.sleep(move.wait_s)
+        machine = self._start
+        try:
+            while True:
+                machine = await self._turn(machine)
+        finally:
+            carried = self._lister.take_stream()
+            if carried is not None:
+                with anyio.CancelScope(shield=True):
+                    await carried.resources.aclose()
+
+    async def _turn(self, machine: Machine) -> Machine:
+        """Do what the state asks for, and wait for as long as what came of it asks for."""
+        asked_at_s = anyio.current_time()
+        outcome = await self._attempt(machine.state)
+        now_s = anyio.current_time()
+        move = step(
+            machine,
+            outcome,
+            now_s=now_s,
+            took_s=now_s - asked_at_s,
+            timing=self._timing,
+            rng=self._rng,
+        )
+        self._count(machine.state, outcome)
+        self._tell(machine.state, outcome, move)
+        await anyio.sleep(move.wait_s)
+        return move.machine
 
     async def _attempt(self, state: State) -> Outcome:
         try:
             match state:
+                case Listing(streamed=True):
+                    return await self._lister.stream()
                 case Listing():
-                    return await self._list(state)
+                    return await self._lister.list(state)
                 case Watching():
                     return await self._watch(state)
                 case Probing():
@@ -141,100 +161,44 @@ class Informer(Generic[T, R]):
         finally:
             self._store.flush()
 
-    # -- list
-
-    async def _list(self, state: Listing) -> Outcome:
-        started_s = anyio.current_time()
-        paging = Paging(started_s + self._timing.full_list_timeout_s)
-        relist: Relist[R] = Relist(self._store)
-        version = token = ""
-        suspects = number = 0
-        while token or not number:
-            number += 1
-            try:
-                page = await self._fetch(state, token)
-                keyless_before = relist.keyless
-                suspects += await self._applier.take_page(page, relist)
-                paging.turn(
-                    page.continue_token,
-                    now_s=anyio.current_time(),
-                    objects=len(page.items),
-                    named=len(page.items) - (relist.keyless - keyless_before),
-                    keys=len(relist),
-                )
-            except KubeError as error:
-                return ListFailed(error, number)
-            version = version or page.resource_version
-            if state.reason is not ListReason.REGRESSION and self._applier.is_older(version):
-                return ListRegressed()
-            if suspects and not state.tolerant:
-                return ListSuspect()
-            self._contact()
-            token = page.continue_token
-            del page  # a page's objects keep all of its bytes alive
-        await relist.apply(version)
-        self._applier.contact()
-        ended_s = self._heard_at_s = anyio.current_time()
-        self._stats.list_duration.observe(ended_s - started_s)
-        jittered_s = self._timing.resync_s * self._rng.uniform(0.9, 1.1)
-        self._resync_at_s = ended_s + (self._timing.suspect_relist_s if suspects else jittered_s)
-        return Listed(version)
-
-    async def _fetch(self, state: Listing, token: str) -> Page:
-        """The list's page that the token leads to, or all of the list.
-
-        Raises:
-            KubeError: It can't be had.
-        """
-        timing = self._timing
-        body = await self._source.list_page(
-            limit=self._page_size if state.paged else None,
-            continue_token=token,
-            timeout_s=timing.list_timeout_s if state.paged else timing.full_list_timeout_s,
-        )
-        return await self._applier.read_page(body)
-
     async def _probe(self, state: Probing) -> Outcome:
-        try:
-            body = await self._source.list_page(
-                limit=1, continue_token="", timeout_s=self._timing.list_timeout_s
-            )
-            page = await self._applier.read_page(body)
-        except KubeError as error:
-            return ProbeFailed(error)
-        if self._applier.is_older(page.resource_version):
-            return WatchRegressed()
-        if not state.refusals:
+        outcome = await self._lister.probe()
+        if isinstance(outcome, Probed) and not state.refusals and not state.lost:
             # Had there been anything to tell, the watch would have told it.
             self._applier.contact()
             self._recover()
-        return Probed()
+        return outcome
 
     # -- watch
 
     async def _watch(self, state: Watching) -> Outcome:
         timing = self._timing
-        timeout_s = self._rng.randint(timing.watch_timeout_min_s, timing.watch_timeout_max_s)
-        progress = Progress(anyio.current_time())
-        if progress.started_s >= self._resync_at_s:
-            return ResyncDue()
-        try:
-            async with self._source.watch(
-                state.resource_version,
-                server_timeout_s=timeout_s,
-                open_timeout_s=timing.idle_limit_s,
-            ) as stream:
+        carried = self._lister.take_stream()
+        async with AsyncExitStack() as resources:
+            if carried is not None:
+                await resources.enter_async_context(carried.resources)
+            started_s = anyio.current_time()
+            progress = Progress(carried.started_s if carried else started_s)
+            timeout_s = carried.server_timeout_s if carried else timing.server_timeout_s(self._rng)
+            if started_s >= self._lister.resync_at_s:
+                return ResyncDue()
+            try:
+                if carried is None:
+                    feed = await self._open(state, timeout_s, resources)
+                else:
+                    feed = carried.feed
                 self._stats.watches["success"] += 1
                 self._contact()
                 progress.accepted = True
-                end = await self._follow(stream, progress)
-        except BadResponse as error:
-            if not progress.accepted:
-                self._stats.watches["error"] += 1
-                return WatchFailed(self._position(state), error)
-            return WatchMalformed(self._position(state), progress.events)
-        except KubeError as error:
-            return self._broken_off(state, error, progress)
+                until_s = timing.unproven_s if state.unproven else math.inf
+                end = await self._follow(feed, progress, progress.started_s + until_s)
+            except BadResponse as error:
+                if not progress.accepted:
+                    self._stats.watches["error"] += 1
+                    return WatchFailed(self._position(state), error)
+                return WatchMalformed(self._position(state), progress.events)
+            except KubeError as error:
+                return self._broken_off(state, error, progress)
         if not isinstance(end, WatchEnd):
             return end
         lasted_s = anyio.current_time() - progress.started_s
@@ -242,12 +206,30 @@ class Informer(Generic[T, R]):
             end = WatchEnd.TIMEOUT
         return WatchEnded(self._position(state), end, lasted_s, progress.events)
 
+    async def _open(
+        self, state: Watching, server_timeout_s: int, resources: AsyncExitStack
+    ) -> LineFeed:
+        """A watch from the state's version on.
+
+        Raises:
+            KubeError: It isn't accepted.
+        """
+        stream = await resources.enter_async_context(
+            self._source.watch(
+                state.resource_version,
+                server_timeout_s=server_timeout_s,
+                open_timeout_s=self._timing.idle_limit_s,
+            )
+        )
+        return LineFeed(stream)
+
     def _broken_off(self, state: Watching, error: KubeError, progress: Progress) -> Outcome:
         now_s = anyio.current_time()
         if not progress.accepted:
             is_timeout = isinstance(error, Unavailable) and error.kind is Reason.TIMEOUT
             if is_timeout and error.status is None:
-                return WatchUnheard(self._position(state), now_s - self._heard_at_s)
+                heard_at_s = max(self._heard_at_s, self._lister.listed_at_s)
+                return WatchUnheard(self._position(state), now_s - heard_at_s)
             self._stats.watches["error"] += 1
             return WatchFailed(self._position(state), error)
         stood = now_s - progress.started_s >= self._timing.fallback_relist_s
@@ -257,35 +239,35 @@ class Informer(Generic[T, R]):
         return self._store.resource_version or state.resource_version
 
     async def _follow(
-        self, stream: Stream, progress: Progress
+        self, feed: LineFeed, progress: Progress, end_at_s: float
     ) -> WatchEnd | WatchRegressed | ResyncDue:
-        """Apply what the watch brings until it ends, one way or the other.
+        """Apply what the watch brings until it ends, one way or the other, or its time has come.
 
         Raises:
             BadResponse: It brought something that isn't an event.
             Unavailable: It broke.
             KubeError: It brought an ERROR event.
         """
-        splitter = LineSplitter()
         heard_at_s = anyio.current_time()
         while True:
             now_s = anyio.current_time()
             idle_at_s = heard_at_s + self._timing.idle_limit_s
-            if now_s >= self._resync_at_s:
+            if now_s >= self._lister.resync_at_s:
                 return ResyncDue()
             if now_s >= idle_at_s:
                 return WatchEnd.IDLE
-            until_s = min(self._resync_at_s, idle_at_s, self._next_look_s(progress, now_s))
+            if now_s >= end_at_s:
+                return WatchEnd.CLOSED
+            look_at_s = self._next_look_s(progress, now_s)
+            until_s = min(self._lister.resync_at_s, idle_at_s, end_at_s, look_at_s)
             try:
-                chunk = await stream.read(until_s - now_s)
+                lines = await feed.read(until_s - now_s)
             except Unavailable as error:
                 if error.kind is not Reason.TIMEOUT:
                     raise
                 continue
-            if not chunk:
+            if lines is None:
                 return WatchEnd.CLOSED
-            lines = splitter.feed(chunk)
-            del chunk
             if lines:
                 heard_at_s = anyio.current_time()
                 if not await self._applier.apply_lines(lines, progress):
@@ -345,6 +327,8 @@ class Informer(Generic[T, R]):
     def _count(self, state: State, outcome: Outcome) -> None:
         stats = self._stats
         match state:
+            case Listing() if isinstance(outcome, StreamRefused):
+                pass  # nothing has failed: the list is made in pages, and counted then
             case Listing():
                 result = "success" if isinstance(outcome, Listed) else "error"
                 stats.lists[result, state.reason] += 1

@@ -21,6 +21,11 @@ MAX_FULL_LIST_BYTES = 128 * 1024 * 1024
 """A list without pages, only made when a continue token has expired or pages can't be had."""
 
 
+_FIRST_STREAMS = (1, 27)
+"""The first Kubernetes whose API server knows ``sendInitialEvents``; before, it never ends a list
+that it doesn't know to be one, or refuses it."""
+
+
 class Stream(Protocol):
     """A watch that was accepted."""
 
@@ -60,6 +65,25 @@ class Source(Protocol):
                 status, means that they weren't: some proxies hold them back until the first event.
         """
 
+    def stream_list(
+        self, *, server_timeout_s: int, open_timeout_s: float
+    ) -> AbstractAsyncContextManager[Stream]:
+        """A consistent list, an event for each object, that goes on as a watch with bookmarks.
+
+        Entering it raises KubeError where it's refused. A bookmark that says so ends the list.
+
+        Args:
+            server_timeout_s: After how many seconds the API server is to end it.
+            open_timeout_s: Until its headers are there.
+        """
+
+    async def knows_streams(self, *, timeout_s: float) -> bool:
+        """Whether the API server is new enough for ``stream_list``, by its version.
+
+        Raises:
+            KubeError: It doesn't tell.
+        """
+
     async def served(self, *, timeout_s: float) -> bool:
         """Whether the API server serves the resource at all, by discovery.
 
@@ -86,6 +110,11 @@ class ApiClient(Protocol):
         self, path: str, params: Mapping[str, str], *, open_timeout_s: float
     ) -> AbstractAsyncContextManager[Stream]:
         """A GET whose answer doesn't end."""
+
+
+class _Version(msgspec.Struct, gc=False):
+    major: str
+    minor: str
 
 
 class _NamedResource(msgspec.Struct, gc=False):
@@ -171,6 +200,39 @@ class KubeSource(Generic[T, R]):
             "timeoutSeconds": str(server_timeout_s),
         }
         return self._client.stream(self._resource.path, params, open_timeout_s=open_timeout_s)
+
+    def stream_list(
+        self, *, server_timeout_s: int, open_timeout_s: float
+    ) -> AbstractAsyncContextManager[Stream]:
+        """A list as a stream, at least as new as the moment of the request.
+
+        Without a resource version NotOlderThan means just that (KEP-3157): what a quorum read
+        would give, though it comes from the API server's watch cache.
+        """
+        params = {
+            **self._selector,
+            "watch": "true",
+            "sendInitialEvents": "true",
+            "resourceVersionMatch": "NotOlderThan",
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(server_timeout_s),
+        }
+        return self._client.stream(self._resource.path, params, open_timeout_s=open_timeout_s)
+
+    async def knows_streams(self, *, timeout_s: float) -> bool:
+        """Whether the API server's version is one that knows ``sendInitialEvents``.
+
+        Raises:
+            BadResponse: It isn't a version.
+        """
+        body = await self._client.request("GET", "/version", timeout_s=timeout_s)
+        try:
+            found = msgspec.json.decode(body, type=_Version)
+            # Some add a plus sign to the minor version.
+            version = int(found.major), int(found.minor.rstrip("+"))
+        except (msgspec.MsgspecError, UnicodeError, RecursionError, ValueError) as error:
+            raise BadResponse("GET /version: not a version") from error
+        return version >= _FIRST_STREAMS
 
     async def served(self, *, timeout_s: float) -> bool:
         """Whether discovery names the resource.

@@ -37,6 +37,8 @@ class Listing:
 
     Attributes:
         paged: In pages; else in one answer, because a continue token had expired.
+        streamed: As a stream of events, which goes on as the watch; else as ``paged`` says.
+        broken_streams: How many streams of this list have failed so far.
         tolerant: Objects with broken JSON are taken as unreadable; else they fail the list once,
             for it may be what lies in between that broke them.
         absences: How often in a row the resource was found not to be served; 0 while it is, or
@@ -49,6 +51,8 @@ class Listing:
     tolerant: bool = False
     absences: int = 0
     refusals: int = 0
+    streamed: bool = False
+    broken_streams: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,24 +62,29 @@ class Watching:
     Attributes:
         malformed: The watch before broke off at a line that isn't an event.
         refusals: How many watches in a row were refused, or failed before they brought anything.
+        unproven: The API server was lost before, and no probe has told yet whether its state is
+            still that from which the watch goes on.
     """
 
     resource_version: str
     malformed: bool = False
     refusals: int = 0
+    unproven: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Probing:
-    """The smallest list is to tell whether the API server is there.
+    """The smallest list is to tell whether the API server is there, and at least as far.
 
     Attributes:
         resource_version: From which the watch is to go on.
-        refusals: As in ``Watching``; 0 where the last watch just wasn't answered.
+        refusals: As in ``Watching``.
+        lost: The API server was lost; else the last watch just wasn't answered, or was refused.
     """
 
     resource_version: str
     refusals: int = 0
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +113,23 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class ListFailed:
-    """Nothing of the list is applied; ``page`` counts from 1."""
+    """Nothing of the list is applied.
+
+    Attributes:
+        page: Counts from 1.
+        begun: It was a stream, and had been accepted.
+    """
 
     error: KubeError
     page: int = 1
+    begun: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRefused:
+    """The API server doesn't serve lists as streams, or never ends them. Nothing is applied."""
+
+    error: KubeError
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +232,7 @@ class Crashed:
 Outcome = (
     Listed
     | ListFailed
+    | StreamRefused
     | ListSuspect
     | ListRegressed
     | WatchEnded

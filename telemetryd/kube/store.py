@@ -94,6 +94,7 @@ class Store(Generic[R]):
             resource_version=self._resource_version,
             last_contact_at=self._stats.last_contact_at,
             last_error=self._last_error,
+            list_method=self._stats.list_method,
         )
 
     # -- what the informer does

@@ -73,7 +73,8 @@ def build_context(files: TlsFiles) -> ssl.SSLContext:
             Problem(
                 files.ca_origin.where,
                 files.ca_origin.key,
-                f"CA can't be loaded ({_why(error)}): give PEM with at least one certificate",
+                f"CA can't be loaded ({why_unloadable(error)}): "
+                "give PEM with at least one certificate",
             )
         ) from error
     if files.cert_file:
@@ -84,7 +85,7 @@ def build_context(files: TlsFiles) -> ssl.SSLContext:
                 Problem(
                     files.cert_origin.where,
                     files.cert_origin.key,
-                    f"client certificate and key can't be loaded ({_why(error)}): "
+                    f"client certificate and key can't be loaded ({why_unloadable(error)}): "
                     "give PEM of a certificate and its own key, not encrypted",
                 )
             ) from error
@@ -113,7 +114,8 @@ def _no_password() -> str:
     raise ValueError("the key is encrypted")
 
 
-def _why(error: Exception) -> str:
+def why_unloadable(error: Exception) -> str:
+    """In a few words, why PEM couldn't be loaded."""
     if isinstance(error, ssl.SSLError):
         return (error.reason or "not PEM").lower().replace("_", " ")
     if isinstance(error, OSError) and error.strerror:

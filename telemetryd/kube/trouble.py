@@ -18,11 +18,13 @@ from telemetryd.kube.states import (
     Outcome,
     ProbeFailed,
     State,
+    StreamRefused,
     WatchEnded,
     WatchFailed,
     WatchMalformed,
 )
-from telemetryd.kube.watch import Move, WatchTiming, is_short
+from telemetryd.kube.waits import WatchTiming
+from telemetryd.kube.watch import Move, is_short
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +109,13 @@ class Journal:
         ):
             self._synced = True
             log.info("informer synced resource=%s objects=%d", self._resource_id, objects)
-        if isinstance(following, Listing) and following.reason is not ListReason.INITIAL:
+        if isinstance(outcome, StreamRefused):
+            log.info(
+                "no streamed lists resource=%s reason=%s: they come in pages for hours",
+                self._resource_id,
+                outcome.error,
+            )
+        elif isinstance(following, Listing) and following.reason is not ListReason.INITIAL:
             changed = not isinstance(state, Listing) or state.reason is not following.reason
             log.log(
                 logging.INFO if changed else logging.DEBUG,

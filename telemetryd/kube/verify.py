@@ -18,7 +18,7 @@ from telemetryd.kube.paging import Paging
 from telemetryd.kube.resource import Reader, Resource
 from telemetryd.kube.source import Source
 from telemetryd.kube.store import SLICE_OBJECTS
-from telemetryd.kube.watch import DEFAULT_TIMING
+from telemetryd.kube.waits import DEFAULT_TIMING
 
 ROUNDS = 3
 """Lists until a difference counts as one."""

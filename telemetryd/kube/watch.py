@@ -1,8 +1,7 @@
 """List and watch as a state machine: the pure step from one state to the next.
 
 Pure: what is asked of the API server and what becomes of the answers is ``informer``'s business.
-The rules are client-go's where they have proved themselves; a watch-list stream would be one more
-state here.
+The rules are client-go's where they have proved themselves.
 """
 
 import math
@@ -17,11 +16,10 @@ from telemetryd.errors import (
     Invalid,
     KubeError,
     NotFound,
-    Throttled,
+    Reason,
     TooLarge,
     Unavailable,
 )
-from telemetryd.kube.responses import MAX_RETRY_AFTER_S
 from telemetryd.kube.states import (
     Checked,
     CheckFailed,
@@ -38,6 +36,7 @@ from telemetryd.kube.states import (
     Probing,
     ResyncDue,
     State,
+    StreamRefused,
     WatchEnd,
     WatchEnded,
     WatchFailed,
@@ -46,77 +45,10 @@ from telemetryd.kube.states import (
     WatchRegressed,
     WatchUnheard,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class WatchTiming:
-    """How long things may take; tests shorten them.
-
-    The backoff is client-go's: 0.8 s, doubled up to 30 s, forgotten after 120 s without failure.
-
-    Attributes:
-        jitter: A backoff is stretched by up to this share of itself, within the cap.
-        short_watch_s: A watch that ends sooner without an event counts as a failure; watches are
-            not opened more often than this.
-        idle_limit_s: Without event or bookmark for this long a watch is opened anew, and so is
-            one that isn't answered. Bookmarks come about every 60 s.
-        watch_timeout_min_s: The API server is asked to end a watch after a random time from here.
-        list_timeout_s: Deadline of one page.
-        full_list_timeout_s: Deadline of a whole list, in pages or in one.
-        resync_s: Between lists that nothing calls for but caution; stretched or shortened by up
-            to a tenth.
-        unheard_relist_s: Where no watch is ever answered, between lists: an answer may be held
-            back until the first event, or events with it.
-        fallback_relist_s: Between lists where lists can be had and watches can't, whether they
-            are denied or fail.
-        suspect_relist_s: Until the next list after one that held broken objects.
-        absence_recheck_s: Between the two looks that confirm absence while objects are held.
-    """
-
-    backoff_base_s: float = 0.8
-    backoff_cap_s: float = 30.0
-    backoff_reset_s: float = 120.0
-    jitter: float = 1.0
-    short_watch_s: float = 1.0
-    idle_limit_s: float = 90.0
-    watch_timeout_min_s: int = 300
-    watch_timeout_max_s: int = 600
-    list_timeout_s: float = 30.0
-    full_list_timeout_s: float = 300.0
-    discovery_timeout_s: float = 10.0
-    resync_s: float = 3600.0
-    unheard_relist_s: float = 300.0
-    fallback_relist_s: float = 30.0
-    suspect_relist_s: float = 30.0
-    absence_recheck_s: float = 5.0
-
-
-DEFAULT_TIMING = WatchTiming()
-"""The reference's numbers."""
+from telemetryd.kube.waits import Backoff, Waits, WatchTiming, asked_s
 
 REFUSALS_BEFORE_LIST = 3
 """Watches that fail in a row until lists stand in for them, if the API server gives lists."""
-
-
-@dataclass(frozen=True, slots=True)
-class Backoff:
-    """Failures that count, and when the last one was."""
-
-    failures: int = 0
-    last_at_s: float = -math.inf
-
-    def after_failure(
-        self, now_s: float, timing: WatchTiming, rng: random.Random
-    ) -> tuple["Backoff", float]:
-        """The backoff with one more failure, and seconds to wait for it.
-
-        The wait is jittered even at the cap, so that many clients don't come back together.
-        """
-        failures = 0 if now_s - self.last_at_s >= timing.backoff_reset_s else self.failures
-        plain_s = timing.backoff_base_s * 2.0 ** min(failures, 30)
-        stretched_s = plain_s * (1.0 + timing.jitter * rng.random())
-        cap_s = timing.backoff_cap_s * (1.0 - 0.25 * timing.jitter * rng.random())
-        return Backoff(failures + 1, now_s), min(stretched_s, cap_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,15 +59,26 @@ class Machine:
         retries: Failures after which the same is tried again.
         relists: Failures that only a list mends. They have a count of their own, so that a list
             that becomes necessary after an outage doesn't wait for the outage's sake.
+        pages_until_s: Until then lists come in pages; from then on as streams.
     """
 
     state: State
     retries: Backoff
     relists: Backoff
+    pages_until_s: float = math.inf
 
 
 START = Machine(Listing(ListReason.INITIAL), Backoff(), Backoff())
-"""A list comes first."""
+"""A list in pages comes first; all others come in pages too."""
+
+START_STREAMED = Machine(
+    Listing(ListReason.INITIAL, streamed=True), Backoff(), Backoff(), pages_until_s=-math.inf
+)
+"""A list comes first, as a stream where the API server serves it so."""
+
+_NEVER_STREAMED = frozenset({ListReason.FALLBACK, ListReason.REGRESSION})
+"""What stands in for watches or streams is neither; and after a regression a quorum read of etcd
+counts, not what a watch cache makes of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,56 +92,6 @@ class Move:
     machine: Machine
     wait_s: float
     absent: bool = False
-
-
-class _Waits:
-    """The waits that one step may choose from, and the failures that choosing counts."""
-
-    def __init__(
-        self,
-        machine: Machine,
-        now_s: float,
-        took_s: float,
-        timing: WatchTiming,
-        rng: random.Random,
-    ) -> None:
-        self.timing = timing
-        self._took_s = took_s
-        self.retries = machine.retries
-        self.relists = machine.relists
-        self._now_s = now_s
-        self._rng = rng
-
-    def retry_s(self, error: KubeError | None = None) -> float:
-        """Before the same is tried again.
-
-        What the attempt itself took counts towards the wait, all but the first and shortest:
-        otherwise a request that hangs and a long wait would add up to more than a minute.
-        """
-        shortest_s = self.absence_s(0)
-        self.retries, wait_s = self.retries.after_failure(self._now_s, self.timing, self._rng)
-        wait_s = max(wait_s - self._took_s, min(wait_s, shortest_s))
-        return _asked_s(error, wait_s)
-
-    def relist_s(self, error: KubeError | None = None) -> float:
-        """Before a list that mends something: none for the first, a backoff for a loop of them.
-
-        It counts from the last such list, so that it bounds lists and delays nothing else.
-        """
-        since_s = self._now_s - self.relists.last_at_s
-        self.relists, wait_s = self.relists.after_failure(self._now_s, self.timing, self._rng)
-        return _asked_s(error, max(0.0, wait_s - since_s))
-
-    def absence_s(self, absences: int) -> float:
-        """Before the next look for a resource that isn't served."""
-        return Backoff(absences, self._now_s).after_failure(self._now_s, self.timing, self._rng)[1]
-
-
-def _asked_s(error: KubeError | None, wait_s: float) -> float:
-    """The wait that the API server asks for, where it does, but never less than our own."""
-    if isinstance(error, Throttled | Unavailable) and error.retry_after_s is not None:
-        return min(max(error.retry_after_s, wait_s), MAX_RETRY_AFTER_S)
-    return wait_s
 
 
 def step(
@@ -221,12 +114,15 @@ def step(
         rng: For jitter.
     """
     state = machine.state
-    waits = _Waits(machine, now_s, took_s, timing, rng)
+    waits = Waits(
+        machine.retries, machine.relists, now_s=now_s, took_s=took_s, timing=timing, rng=rng
+    )
     match state:
         case Listing():
             following, wait_s = _after_list(state, outcome, waits)
         case Watching():
             following, wait_s = _after_watch(state, outcome, waits)
+            following = _proved(state, outcome, following)
         case Probing():
             following, wait_s = _after_probe(state, outcome, waits)
         case Checking():
@@ -236,33 +132,65 @@ def step(
     absent = (
         isinstance(state, Checking) and isinstance(following, Listing) and following.absences > 0
     )
-    return Move(Machine(following, waits.retries, waits.relists), wait_s, absent)
+    pages_until_s = machine.pages_until_s
+    if isinstance(outcome, StreamRefused):
+        pages_until_s = now_s + timing.stream_retry_s
+    if (
+        isinstance(following, Listing)
+        and not isinstance(state, Listing)
+        and following.reason not in _NEVER_STREAMED
+        and now_s >= pages_until_s
+    ):
+        following = replace(following, streamed=True)
+    return Move(Machine(following, waits.retries, waits.relists, pages_until_s), wait_s, absent)
 
 
 def _after_list(  # noqa: PLR0911 - one line a rule
-    state: Listing, outcome: Outcome, waits: _Waits
+    state: Listing, outcome: Outcome, waits: Waits
 ) -> tuple[State, float]:
     again = replace(state, paged=True)
     match outcome:
         case Listed():
             return Watching(outcome.resource_version, refusals=state.refusals), 0.0
+        case ListFailed(error=NotFound()) if state.absences:
+            return replace(again, absences=state.absences + 1), waits.absence_s(state.absences)
+        case ListFailed(error=NotFound()):
+            return Checking(), 0.0
+        case ListRegressed():
+            again = replace(again, reason=ListReason.REGRESSION, streamed=False)
+            return again, waits.relist_s()
+        case _ if state.streamed:
+            return _after_stream(state, outcome, waits)
         case ListFailed(error=TooLarge()) if state.paged:
             # Whoever can't make a page small enough may not know pages: one try without.
             return replace(state, paged=False), waits.retry_s()
         case ListFailed(error=Gone(), page=page) if state.paged and page > 1:
             return replace(state, reason=ListReason.EXPIRED, paged=False), 0.0
-        case ListFailed(error=NotFound()) if state.absences:
-            return replace(again, absences=state.absences + 1), waits.absence_s(state.absences)
-        case ListFailed(error=NotFound()):
-            return Checking(), 0.0
         case ListFailed():
             return again, waits.retry_s(outcome.error)
         case ListSuspect():
             return replace(again, tolerant=True), waits.retry_s()
-        case ListRegressed():
-            return replace(again, reason=ListReason.REGRESSION), waits.relist_s()
         case _:
             return again, waits.retry_s()
+
+
+def _after_stream(state: Listing, outcome: Outcome, waits: Waits) -> tuple[State, float]:
+    """The same as a stream once more, or this one list in pages."""
+    in_pages = replace(state, reason=ListReason.FALLBACK, streamed=False)
+    match outcome:
+        case StreamRefused():
+            return in_pages, 0.0
+        case ListFailed(error=BadResponse() | TooLarge()):
+            # Of a page that isn't what it should be only the bad objects are lost.
+            return in_pages, waits.retry_s()
+        case ListFailed(error=error) if _is_away(error) and not outcome.begun:
+            return state, waits.retry_s(error)
+        case ListFailed(error=error) if not state.broken_streams:
+            return replace(state, broken_streams=1), waits.retry_s(error)
+        case ListFailed(error=error):
+            return in_pages, waits.retry_s(error)
+        case _:
+            return in_pages, waits.retry_s()
 
 
 def is_short(ended: WatchEnded, timing: WatchTiming) -> bool:
@@ -274,8 +202,22 @@ def is_short(ended: WatchEnded, timing: WatchTiming) -> bool:
     )
 
 
+def _proved(state: Watching, outcome: Outcome, following: State) -> State:
+    """Before a watch after a loss, a probe.
+
+    An API server whose etcd was set back meanwhile accepts a watch from a version that it hasn't
+    reached, and stays silent; its lists tell.
+    """
+    lost = isinstance(outcome, WatchFailed) and isinstance(outcome.error, Unavailable)
+    if isinstance(following, Watching) and (lost or state.unproven):
+        return Probing(following.resource_version, following.refusals, lost=True)
+    if isinstance(following, Probing) and lost:
+        return replace(following, lost=True)
+    return following
+
+
 def _after_watch(  # noqa: PLR0911 - one line a rule
-    state: Watching, outcome: Outcome, waits: _Waits
+    state: Watching, outcome: Outcome, waits: Waits
 ) -> tuple[State, float]:
     match outcome:
         case WatchEnded() if is_short(outcome, waits.timing):
@@ -304,7 +246,7 @@ def _after_watch(  # noqa: PLR0911 - one line a rule
 
 
 def _after_watch_failure(  # noqa: PLR0911 - one line a rule
-    state: Watching, outcome: WatchFailed, waits: _Waits
+    state: Watching, outcome: WatchFailed, waits: Waits
 ) -> tuple[State, float]:
     error = outcome.error
     match error:
@@ -329,7 +271,7 @@ def _after_watch_failure(  # noqa: PLR0911 - one line a rule
 
 
 def _after_refusal(
-    state: Watching, resource_version: str, error: KubeError | None, waits: _Waits
+    state: Watching, resource_version: str, error: KubeError | None, waits: Waits
 ) -> tuple[State, float]:
     """A watch couldn't be had: try again, and in the end let lists stand in for it.
 
@@ -344,10 +286,12 @@ def _after_refusal(
         return Probing(resource_version, refusals), waits.retry_s(error)
     is_first = state.refusals == REFUSALS_BEFORE_LIST
     wait_s = 0.0 if is_first else waits.timing.fallback_relist_s
-    return Listing(ListReason.FALLBACK, refusals=REFUSALS_BEFORE_LIST + 1), _asked_s(error, wait_s)
+    return Listing(ListReason.FALLBACK, refusals=REFUSALS_BEFORE_LIST + 1), asked_s(error, wait_s)
 
 
-def _after_probe(state: Probing, outcome: Outcome, waits: _Waits) -> tuple[State, float]:
+def _after_probe(  # noqa: PLR0911 - one line a rule
+    state: Probing, outcome: Outcome, waits: Waits
+) -> tuple[State, float]:
     match outcome:
         case Probed():
             return Watching(state.resource_version, refusals=state.refusals), 0.0
@@ -355,13 +299,25 @@ def _after_probe(state: Probing, outcome: Outcome, waits: _Waits) -> tuple[State
             return Listing(ListReason.REGRESSION), waits.relist_s()
         case ProbeFailed(error=NotFound()):
             return Checking(), 0.0
-        case ProbeFailed(error=error) if state.refusals or isinstance(error, Forbidden):
-            again = Watching(state.resource_version, refusals=max(0, state.refusals - 1))
+        case ProbeFailed(error=error) if _is_away(error) and (state.lost or state.refusals):
+            return replace(state, lost=True), waits.retry_s(error)
+        case ProbeFailed(error=error) if (
+            state.lost or state.refusals or isinstance(error, Forbidden)
+        ):
+            # Lists alone may be what fails, and an API server that has just started may deny them.
+            again = Watching(
+                state.resource_version, refusals=max(0, state.refusals - 1), unproven=state.lost
+            )
             return again, waits.retry_s(error)
         case ProbeFailed(error=error):
             return state, waits.retry_s(error)
         case _:
             return Listing(ListReason.ERROR), waits.retry_s()
+
+
+def _is_away(error: KubeError) -> bool:
+    """Nobody answers there, neither lists nor watches."""
+    return isinstance(error, Unavailable) and error.kind is Reason.CONNECT and error.status is None
 
 
 def _needs_list(error: Unavailable) -> bool:
@@ -377,7 +333,7 @@ def _is_version_too_large(error: KubeError) -> bool:
     )
 
 
-def _after_check(state: Checking, outcome: Outcome, waits: _Waits) -> tuple[State, float]:
+def _after_check(state: Checking, outcome: Outcome, waits: Waits) -> tuple[State, float]:
     match outcome:
         case Checked(served=False) if outcome.held and not state.confirmed:
             # An API server that has just started may not know its CRDs yet: before anything held

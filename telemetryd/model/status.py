@@ -17,6 +17,8 @@ class InformerStatus:
         resource_version: The last one applied; None before the first list.
         last_contact_at: Unix time in seconds of the last event, bookmark, page or accepted watch.
         last_error: What stands in the way now, empty while all is well.
+        list_method: How the last whole list came: as a ``stream`` or in ``pages``; empty before
+            the first.
     """
 
     resource: str
@@ -27,6 +29,7 @@ class InformerStatus:
     resource_version: str | None
     last_contact_at: float | None
     last_error: str
+    list_method: str = ""
 
 
 class ExporterState(StrEnum):

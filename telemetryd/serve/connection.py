@@ -6,6 +6,7 @@ never read. What is answered doesn't belong here.
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import cast
@@ -37,7 +38,8 @@ class Limits:
             in and an answer is made.
         answer_timeout_s: For the client to take the answer.
         keep_alive_s: Of an idle connection: longer than the usual scrape interval of a minute.
-        connections: At a time, of all clients; one more is dropped.
+        connections: At a time, of all clients, handshakes included; one more takes the place of the
+            one that has waited longest without a request, and is dropped where none waits.
     """
 
     request_timeout_s: float = 10.0
@@ -57,15 +59,28 @@ def answer_text(status: int, text: str) -> web.Response:
 
 
 class Connection(web.RequestHandler):
-    """aiohttp's protocol with a deadline for each request and each answer."""
+    """aiohttp's protocol with a deadline for each request and each answer.
+
+    Attributes:
+        waiting_since_s: When it was made or last answered, by the event loop's clock.
+    """
 
     def __init__(
         self,
         manager: web.Server,
+        is_current: Callable[[], bool],
         *,
         loop: asyncio.AbstractEventLoop,
         limits: Limits,
     ) -> None:
+        """Serve one client.
+
+        Args:
+            manager: All connections.
+            is_current: Whether what was asked of the client when it connected still is.
+            loop: The event loop.
+            limits: What a client may take.
+        """
         super().__init__(
             manager,
             loop=loop,
@@ -77,16 +92,27 @@ class Connection(web.RequestHandler):
             max_field_size=_LONGEST_LINE_BYTES,
             max_headers=_MOST_HEADERS,
         )
-        self._server = manager
+        self._is_current = is_current
         self._stream: asyncio.Transport | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._timer = loop
         self._limits = limits
+        self.waiting_since_s = loop.time()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it isn't being closed."""
+        return self._stream is not None and not self._stream.is_closing()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether no whole request is in, or all are answered."""
+        return self._current_request is None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start the first request's deadline, or turn away one client too many."""
+        """Start the first request's deadline, unless what is asked changed during a handshake."""
         self._stream = cast("asyncio.Transport", transport)
-        if len(self._server.connections) >= self._limits.connections:
+        if not self._is_current():
             self._stream.abort()
             return
         self._expect(self._limits.request_timeout_s)
@@ -113,6 +139,7 @@ class Connection(web.RequestHandler):
             return await super().finish_response(request, resp, start_time)
         finally:
             self._disarm()
+            self.waiting_since_s = self._timer.time()
 
     def handle_error(
         self,
@@ -133,6 +160,13 @@ class Connection(web.RequestHandler):
         response = answer_text(status, f"{HTTPStatus(status).phrase.lower()}\n")
         response.force_close()
         return response
+
+    def end(self) -> None:
+        """Close the connection: at once where it is idle, else with the answer under way."""
+        if self.is_waiting:
+            self.force_close()
+        else:
+            self.close()
 
     def abort(self) -> None:
         """Drop the connection without sending what is left."""

@@ -127,6 +127,9 @@ def _fleet(snapshot: Document) -> Iterable[str]:
         yield f"incomplete: {', '.join(map(str, reasons))}"
 
 
+_LIST_METHODS = {"stream": "listed as a stream", "pages": "listed in pages"}
+
+
 def _informer(informer: Document, now: datetime | None) -> Sequence[str]:
     synced = "synced" if informer.get("synced") else "syncing"
     return (
@@ -134,7 +137,7 @@ def _informer(informer: Document, now: datetime | None) -> Sequence[str]:
         "absent" if informer.get("absent") else synced,
         str(informer.get("objects", _NOTHING)),
         _ago(informer.get("last_contact_at"), now),
-        str(informer.get("last_error") or ""),
+        str(informer.get("last_error") or _LIST_METHODS.get(str(informer.get("list_method")), "")),
     )
 
 

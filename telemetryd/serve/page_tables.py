@@ -158,17 +158,23 @@ def _request(request: RequestStatus, now: float) -> Sequence[Child]:
     )
 
 
+_LIST_METHODS = {"stream": "listed as a stream", "pages": "listed in pages"}
+
+
 def _informer(informer: InformerStatus, now: float) -> Sequence[Child]:
     tone = judge_informer(informer)
     if informer.last_error:
         word = "Out of date" if informer.synced else "Not synced"
     else:
         word = "Synced" if informer.synced else "Syncing"
-    unreadable = f"{informer.unreadable} unreadable" if informer.unreadable else ""
+    if informer.unreadable:
+        detail = f"{informer.unreadable} unreadable"
+    else:
+        detail = _LIST_METHODS.get(informer.list_method, "")
     name, _, group = informer.resource.partition(".")
     return (
         join((tag("b", name), tag("small", group or "core"))),
-        _state(tone, "Not served" if informer.absent else word, unreadable),
+        _state(tone, "Not served" if informer.absent else word, detail),
         render_count(informer.objects),
         time_of(informer.last_contact_at, now),
         informer.last_error or _none(),

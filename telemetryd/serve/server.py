@@ -1,15 +1,14 @@
-"""HTTP on ``server.listen``: the socket, the paths, and a shutdown that waits for nobody long.
+"""HTTP on ``server.listen``: the paths, and a shutdown that waits for nobody long.
 
-What the answers say is made by ``metrics``, ``status`` and ``page``, and limits on a client are
-kept by ``connection``. aiohttp's low-level server is enough: a few fixed paths need no router.
+What the answers say is made by ``metrics``, ``status`` and ``page``, limits on a client are kept
+by ``connection``, connections are taken up by ``listener``, and who may see something is decided by
+``security``. aiohttp's low-level server is enough: a few fixed paths need no router.
 """
 
 import asyncio
-import errno
 import logging
-import socket
 from base64 import b64encode
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,12 +21,14 @@ import orjson
 from aiohttp import web
 from anyio.lowlevel import cancel_shielded_checkpoint
 
-from telemetryd.errors import ConfigError, ManagerError, Problem
+from telemetryd.errors import ManagerError
 from telemetryd.model import Payload
 from telemetryd.serve.connection import Connection, Limits, answer, answer_text
+from telemetryd.serve.listener import Acceptor, Listening, bind
 from telemetryd.serve.metrics import MetricsRenderer
 from telemetryd.serve.page import render_page
 from telemetryd.serve.page_style import PAGE_POLICY
+from telemetryd.serve.security import Security
 from telemetryd.serve.status import Report, StatusFacts, render_report, render_status
 
 log = logging.getLogger(__name__)
@@ -38,8 +39,6 @@ SHUTDOWN_S = 1.0
 MOST_SCRAPES = 8
 """Of ``/metrics`` at a time, one rendered and the rest waiting; more are turned away with 503."""
 
-_BACKLOG = 128
-_RESOLVE_TIMEOUT_S = 10.0
 _METHODS = ("GET", "HEAD")
 _PAYLOADS = "/payload/"
 
@@ -64,28 +63,13 @@ class Endpoints:
     payload: Callable[[str], Payload | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Listening:
-    """A server that accepts connections.
-
-    Attributes:
-        host: IP address bound.
-        port: The real one where 0 was asked for.
-    """
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return _render_address(self.host, self.port)
-
-
 @asynccontextmanager
 async def serve(
     host: str,
     port: int,
     endpoints: Endpoints,
     *,
+    security: Security | None = None,
     where: str = "",
     limits: Limits = DEFAULT_LIMITS,
 ) -> AsyncIterator[Listening]:
@@ -96,6 +80,7 @@ async def serve(
             one is used, IPv4 first, as Prometheus and its exporters do.
         port: TCP port, 0 for a free one.
         endpoints: What is served.
+        security: Who may see it, its files are watched meanwhile; None for plain HTTP for everyone.
         where: Configuration file, for messages.
         limits: What a client may take.
 
@@ -105,88 +90,61 @@ async def serve(
     Raises:
         ConfigError: The address can't be bound.
     """
-    try:
-        bound = await _bind(host, port)
-    except OSError as error:
-        message = _explain(error, _render_address(host, port))
-        raise ConfigError(Problem(where, "server.listen", message)) from error
+    security = security or Security()
     loop = asyncio.get_running_loop()
-    server = web.Server(_Router(endpoints).answer)
-    listener = await loop.create_server(
-        partial(Connection, server, loop=loop, limits=limits), sock=bound, backlog=_BACKLOG
-    )
-    address = bound.getsockname()
-    try:
-        yield Listening(address[0], address[1])
-    finally:
-        listener.close()
-        await _drain(server)
+    server = web.Server(_Router(endpoints, security).answer)
+    failure: Exception | None = None
+    with await bind(host, port, where) as bound:
+        acceptor = Acceptor(
+            bound,
+            security,
+            limits,
+            make=partial(Connection, server, loop=loop, limits=limits),
+            established=partial(_connections, server),
+        )
+        security.changed = partial(_end_connections, server)
+        address = bound.getsockname()
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(acceptor.run, name="http")
+                group.start_soon(security.watch, name="certificates")
+                try:
+                    yield Listening(address[0], address[1])
+                except Exception as error:  # noqa: BLE001 - raised below, as it is
+                    failure = error
+                finally:
+                    group.cancel_scope.cancel()
+        finally:
+            bound.close()
+            await _drain(server)
+    if failure is not None:
+        raise failure
+
+
+def _connections(server: web.Server) -> Iterator[Connection]:
+    return (each for each in server.connections if isinstance(each, Connection))
+
+
+def _end_connections(server: web.Server) -> None:
+    for connection in _connections(server):
+        connection.end()
 
 
 async def _drain(server: web.Server) -> None:
     server.pre_shutdown()
     with anyio.move_on_after(SHUTDOWN_S, shield=True):
         await server.shutdown(SHUTDOWN_S / 2)  # for the handler, and again for its task
-    for connection in server.connections:
-        if isinstance(connection, Connection):
-            connection.abort()
+    for connection in _connections(server):
+        connection.abort()
     await cancel_shielded_checkpoint()  # transports close in the loop's next turn
-
-
-async def _bind(host: str, port: int) -> socket.socket:
-    if host in {"", "::"}:
-        return _bind_all(port)
-    with anyio.fail_after(_RESOLVE_TIMEOUT_S):
-        found = await anyio.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-    family, *_, address = min(found, key=lambda each: each[0] != socket.AF_INET)
-    return socket.create_server(address, family=family, backlog=_BACKLOG)
-
-
-def _bind_all(port: int) -> socket.socket:
-    """Every address, of IPv6 too where the machine has it.
-
-    Raises:
-        OSError: The port can't be bound.
-    """
-    if socket.has_dualstack_ipv6():
-        try:
-            return socket.create_server(
-                ("::", port), family=socket.AF_INET6, backlog=_BACKLOG, dualstack_ipv6=True
-            )
-        except OSError as error:
-            if error.errno not in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}:
-                raise
-    return socket.create_server(("0.0.0.0", port), backlog=_BACKLOG)  # noqa: S104 - asked for
-
-
-def _explain(error: OSError, address: str) -> str:
-    if isinstance(error, TimeoutError | socket.gaierror):
-        return f"the host of {address} can't be resolved: name an IP address of this machine"
-    match error.errno:
-        case errno.EADDRINUSE:
-            mend = "the port is taken: stop what listens there or choose another port"
-        case errno.EADDRNOTAVAIL:
-            mend = "this machine has no such address: use one that it has, or 127.0.0.1"
-        case errno.EACCES:
-            mend = "no permission: choose a port of 1024 or more"
-        case errno.EAFNOSUPPORT:
-            mend = "this machine has no IPv6: use an IPv4 address such as 127.0.0.1"
-        case _:
-            mend = error.strerror or "choose another address"
-    return f"can't listen on {address}: {mend}"
-
-
-def _render_address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class _Router:
     """Answers requests: one method per path, and one for all that payloads have."""
 
-    def __init__(self, endpoints: Endpoints) -> None:
+    def __init__(self, endpoints: Endpoints, security: Security) -> None:
         self._endpoints = endpoints
+        self._security = security
         self._scrapes = 0
         self._one_page_at_a_time = anyio.CapacityLimiter(1)
         self._failing: set[str] = set()
@@ -201,6 +159,14 @@ class _Router:
 
     async def answer(self, request: web.BaseRequest) -> web.Response:
         """Answer any request; an unexpected error is a 500 that says nothing of it."""
+        try:
+            refused = await self._security.refusal(request)
+        except Exception:
+            log.exception("request failed before it was decided who may see it")
+            return answer_text(500, "internal error: the log says more\n")
+        return refused or await self._answer(request)
+
+    async def _answer(self, request: web.BaseRequest) -> web.Response:
         path = _PAYLOADS if request.path.startswith(_PAYLOADS) else request.path
         handler = self._payload if path == _PAYLOADS else self._paths.get(path)
         if handler is None:

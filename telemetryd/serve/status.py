@@ -218,6 +218,7 @@ def _informer(informer: InformerStatus) -> dict[str, Any]:
         "resource_version": informer.resource_version,
         "last_contact_at": render_time(informer.last_contact_at),
         "last_error": informer.last_error,
+        "list_method": informer.list_method or None,
     }
 
 

@@ -73,8 +73,8 @@ def test_ways_of_writing_make_no_difference() -> None:
     ("text", "paths"),
     [
         ('state_dir = "/elsewhere"', ["state_dir"]),
-        ("[kubernetes]\npage_size = 7\ncompression = true",
-         ["kubernetes.page_size", "kubernetes.compression"]),
+        ('[kubernetes]\npage_size = 7\nwatch_list = "off"\ncompression = true',
+         ["kubernetes.page_size", "kubernetes.watch_list", "kubernetes.compression"]),
         ('[kubernetes]\nkubeconfig = "/k"\ncontext = "c"',
          ["kubernetes.kubeconfig", "kubernetes.context"]),
         ('[server]\nlisten = "127.0.0.1:1"', ["server.listen"]),
@@ -123,9 +123,23 @@ def test_keys_that_a_running_daemon_can_change_are_listed_with_their_values() ->
 
 
 def test_key_of_a_table_that_needs_a_restart_may_be_reloadable_alone() -> None:
-    diff = diff_configs(parse(""), parse("[server]\nexpose_payload = true"))
-    assert (diff.restart_only, len(diff.reloadable)) == ((), 1)
-    assert render_changes(diff) == ("server.expose_payload changed from false to true",)
+    text = """
+        [server]
+        expose_payload = true
+        tls_cert_file = "/c"
+        tls_key_file = "/k"
+        client_ca_file = "/a"
+        kubernetes_auth = true
+    """
+    diff = diff_configs(parse(""), parse(text))
+    assert diff.restart_only == ()
+    assert render_changes(diff) == (
+        'server.tls_cert_file changed from unset to "/c"',
+        'server.tls_key_file changed from unset to "/k"',
+        'server.client_ca_file changed from unset to "/a"',
+        "server.kubernetes_auth changed from false to true",
+        "server.expose_payload changed from false to true",
+    )
 
 
 def test_every_key_is_either_reloadable_or_needs_a_restart() -> None:
@@ -139,6 +153,7 @@ def test_every_key_is_either_reloadable_or_needs_a_restart() -> None:
         "kubernetes.context",
         "kubernetes.source",
         "kubernetes.page_size",
+        "kubernetes.watch_list",
         "kubernetes.compression",
         "leader_election.enabled",
         "leader_election.namespace",
@@ -235,6 +250,10 @@ def test_values_are_shown_as_the_file_has_them() -> None:
     assert values["server"] == {
         "listen": "[::1]:7",
         "control_socket": "/run/t.sock",
+        "tls_cert_file": None,
+        "tls_key_file": None,
+        "client_ca_file": None,
+        "kubernetes_auth": False,
         "expose_payload": False,
     }
     assert parse(f'drain_timeout = "{values["drain_timeout"]}"').drain_timeout_s == 90

@@ -102,7 +102,7 @@ def test_cache_that_never_synced_exits_1(tmp_path: Path) -> None:
 def test_cache_kept_in_the_dark_differs(server: FleetServer, tmp_path: Path) -> None:
     with (
         blind_proxy(tmp_path, server.kubeconfig) as blind,
-        running(tmp_path, blind, "") as commanded,
+        running(tmp_path, blind, "", kubernetes='watch_list = "off"') as commanded,
     ):
         commanded.daemon.wait_for("synced", commanded.daemon.ready, 15)
         before = json.loads(commanded.ctl("cache", SETTINGS, "--verify").stdout)

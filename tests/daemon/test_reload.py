@@ -23,6 +23,7 @@ from telemetryd.export.exporter import Exporter
 from telemetryd.export.manager import ExporterManager
 from telemetryd.export.spec import ExporterSpec
 from telemetryd.model import ExporterState
+from telemetryd.serve.security import Security
 from tests.export.doubles import Sink, Source, manager_of, spec
 
 pytestmark = pytest.mark.anyio
@@ -43,6 +44,7 @@ class Bench:
     followed: list[tuple[Config, list[str]]] = field(default_factory=list)
     moments: list[str] = field(default_factory=list)
     unusable: Exception | None = None
+    security: Security = field(default_factory=Security)
 
     @classmethod
     def make(cls, folder: Path, text: str) -> "Bench":
@@ -80,6 +82,7 @@ class Bench:
             build=self.build,
             follow=self.follow,
             configure_requests=lambda _config: (),
+            security=self.security,
             begin=partial(self.moments.append, "begin"),
             end=partial(self.moments.append, "end"),
         )

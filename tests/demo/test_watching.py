@@ -139,6 +139,19 @@ async def test_streaming_list_ends_with_an_annotated_bookmark(api: Api, server: 
         assert await watch.take(1) == [("ADDED", "c")]
 
 
+async def test_streaming_list_may_be_left_without_its_end() -> None:
+    server = new_server(list_end=False)
+    put(server, "a")
+    async with (
+        server.serve() as endpoint,
+        aiohttp.ClientSession() as session,
+        Api(session, endpoint.url).watch(SETTINGS, **STREAM) as watch,
+    ):
+        assert await watch.take(1) == [("ADDED", "a")]
+        put(server, "b")
+        assert await watch.take(1) == [("ADDED", "b")]
+
+
 async def test_streaming_list_of_nothing_is_just_its_end(api: Api) -> None:
     async with api.watch(SETTINGS, **STREAM) as watch:
         assert await watch.take(1) == [("BOOKMARK", "")]

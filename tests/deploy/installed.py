@@ -16,11 +16,15 @@ _PLURALS = {
     "Service": "services",
     "Deployment": "deployments",
     "NetworkPolicy": "networkpolicies",
+    "PersistentVolumeClaim": "persistentvolumeclaims",
+    "PodDisruptionBudget": "poddisruptionbudgets",
     "Role": "roles",
     "RoleBinding": "rolebindings",
     "ClusterRole": "clusterroles",
     "ClusterRoleBinding": "clusterrolebindings",
 }
+
+_FIRST_WITH_POLICY_V1 = (1, 21)
 
 
 def path_of(obj: Object) -> str:
@@ -30,6 +34,13 @@ def path_of(obj: Object) -> str:
     namespace = metadata.get("namespace")
     inside = f"/namespaces/{namespace}" if namespace else ""
     return f"{root}{inside}/{_PLURALS[obj['kind']]}/{metadata['name']}"
+
+
+def as_served(obj: Object, version: tuple[int, int]) -> Object:
+    """The object in the words of an API server of that version."""
+    if obj["apiVersion"] == "policy/v1" and version < _FIRST_WITH_POLICY_V1:
+        return {**obj, "apiVersion": "policy/v1beta1"}
+    return obj
 
 
 def ensure_namespace(admin: Admin, name: str) -> None:
@@ -46,12 +57,17 @@ class Installed:
 
     Attributes:
         objects: What was applied.
-        kubeconfig: With the token of its ServiceAccount, by TokenRequest.
+        url: Where the API server is.
+        ca_file: Who vouches for it.
+        token: Of its ServiceAccount, by TokenRequest.
+        kubeconfig: With that token.
     """
 
     def __init__(self, admin: Admin, apiserver: ApiServer, folder: Path, variant: str) -> None:
         self.admin = admin
-        self.objects: Objects = build(variant)
+        self.url = apiserver.url
+        self.ca_file = apiserver.ca_file
+        self.objects: Objects = [as_served(obj, apiserver.version) for obj in build(variant)]
         for obj in self.objects:
             if obj["metadata"].get("namespace") not in {None, NAMESPACE}:
                 ensure_namespace(admin, obj["metadata"]["namespace"])
@@ -73,6 +89,12 @@ class Installed:
         """The one role of that kind in the base."""
         (found,) = [obj for obj in self.roles() if obj["kind"] == kind]
         return found
+
+    def config(self) -> str:
+        """The configuration in the ConfigMap."""
+        (found,) = [obj for obj in self.objects if obj["kind"] == "ConfigMap"]
+        text: str = found["data"]["config.toml"]
+        return text
 
     def set_rules(self, role: Object, rules: Objects) -> None:
         """Changes what a role grants."""

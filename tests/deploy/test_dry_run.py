@@ -5,7 +5,8 @@ from copy import deepcopy
 import pytest
 
 from tests.apiserver.admin import Admin, AdminError, Object
-from tests.deploy.installed import ensure_namespace, path_of
+from tests.apiserver.process import ApiServer
+from tests.deploy.installed import as_served, ensure_namespace, path_of
 from tests.deploy.kustomize import VARIANTS, build
 
 
@@ -20,8 +21,11 @@ def dry_run(admin: Admin, obj: Object) -> Object:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_object_is_accepted_as_it_is(admin: Admin, variant: str) -> None:
-    for obj in build(variant):
+def test_every_object_is_accepted_as_it_is(
+    admin: Admin, apiserver: ApiServer, variant: str
+) -> None:
+    for built in build(variant):
+        obj = as_served(built, apiserver.version)
         namespace = obj["metadata"].get("namespace")
         if namespace:
             ensure_namespace(admin, namespace)

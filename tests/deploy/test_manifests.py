@@ -3,13 +3,14 @@
 import shutil
 import subprocess
 import warnings
-from pathlib import Path
+from ipaddress import ip_network
+from pathlib import Path, PurePath
 from typing import Any
 
 import pytest
 
 from telemetryd import __version__
-from telemetryd.config import SecretExporterConfig, load_config
+from telemetryd.config import Config, FileExporterConfig, SecretExporterConfig, load_config
 from telemetryd.doctor.access import (
     Access,
     Needs,
@@ -19,7 +20,7 @@ from telemetryd.doctor.access import (
     plan_of,
 )
 from tests.apiserver.admin import Object, Objects
-from tests.deploy.kustomize import DEPLOY, VARIANTS, build, parse_documents
+from tests.deploy.kustomize import VARIANTS, build, folder_of, parse_documents
 from tests.deploy.rights import granted
 
 with warnings.catch_warnings():
@@ -42,13 +43,16 @@ def key_of(obj: Object) -> tuple[str, str, str]:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_builder_agrees_with_kustomize_itself(variant: str) -> None:
+def test_builder_agrees_with_kustomize_itself(variant: str, tmp_path: Path) -> None:
     commands = {"kustomize": ("build",), "kubectl": ("kustomize",)}
     tool = next((name for name in commands if shutil.which(name)), None)
     if tool is None:
         pytest.skip("neither kustomize nor kubectl here")
     built = subprocess.run(
-        [tool, *commands[tool], str(DEPLOY / variant)], capture_output=True, text=True, check=True
+        [tool, *commands[tool], str(folder_of(variant, tmp_path))],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     theirs = parse_documents(built.stdout)
     assert sorted(theirs, key=key_of) == sorted(build(variant), key=key_of)
@@ -68,27 +72,37 @@ def test_schema_refuses_what_is_wrong() -> None:
         validate(broken, NEWEST, strict=True)
 
 
+def config_of(variant: str, folder: Path) -> Config:
+    file = folder / "config.toml"
+    file.write_text(find(build(variant), "ConfigMap")["data"]["config.toml"])
+    return load_config(file, {})
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_configuration_of_the_configmap_is_valid_and_reloads_itself(
     variant: str, tmp_path: Path
 ) -> None:
-    file = tmp_path / "config.toml"
-    file.write_text(find(build(variant), "ConfigMap")["data"]["config.toml"])
-    config = load_config(file, {})
+    config = config_of(variant, tmp_path)
     assert config.reload_on_change
-    (exporter,) = config.exporters
-    assert isinstance(exporter, SecretExporterConfig)
+    assert isinstance(config.exporters[0], SecretExporterConfig)
+    assert (len(config.exporters) == 2) == ("air-gapped" in variant)
 
 
-def test_base_grants_just_what_its_configuration_needs(tmp_path: Path) -> None:
-    file = tmp_path / "config.toml"
-    file.write_text(find(build("base"), "ConfigMap")["data"]["config.toml"])
-    plan = plan_of(load_config(file, {}))
-    needs = needs_of(plan, rancher_served=True, requests_served=True)
-    with_requests = Needs(
-        rancher=True, secret_requests=True, delete_secrets=False, secrets=needs.secrets
-    )
-    assert granted(build("base")) == set(needed_access(with_requests))
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_leader_is_elected_where_there_is_more_than_one_replica(
+    variant: str, tmp_path: Path
+) -> None:
+    replicas = find(build(variant), "Deployment")["spec"]["replicas"]
+    assert config_of(variant, tmp_path).leader_election.enabled == (replicas > 1)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_rights_are_just_what_the_configuration_needs(variant: str, tmp_path: Path) -> None:
+    rancher = "kubernetes" not in variant
+    requested = [SCC] if "scc" in variant else []
+    plan = plan_of(config_of(variant, tmp_path))
+    needs = needs_of(plan, rancher_served=rancher, requests_served=rancher)
+    assert granted(build(variant)) == set(needed_access(needs, requested))
 
 
 def test_scc_overlay_grants_the_secret_of_scc_operator_beside_the_base() -> None:
@@ -100,12 +114,50 @@ def test_scc_overlay_grants_the_secret_of_scc_operator_beside_the_base() -> None
 
 
 def test_kubernetes_overlay_grants_core_nodes_and_nothing_of_rancher() -> None:
-    secrets = (SecretTarget("cattle-telemetry-system", "rancher-scc-telemetry", "x", own=True),)
-    needs = Needs(rancher=False, secret_requests=False, delete_secrets=False, secrets=secrets)
     rights = granted(build("overlays/kubernetes"))
-    assert rights == set(needed_access(needs))
     assert {access.group for access in rights} == {""}
     assert Access("", "nodes", "", "watch") in rights
+
+
+def test_kubernetes_auth_grants_the_reviews_beside_the_base(tmp_path: Path) -> None:
+    objects = build("overlays/kubernetes-auth")
+    file = tmp_path / "config.toml"
+    file.write_text(find(objects, "ConfigMap")["data"]["config.toml"])
+    plan = plan_of(load_config(file, {}))
+    needs = Needs(
+        rancher=True,
+        secret_requests=True,
+        delete_secrets=False,
+        secrets=plan.secrets,
+        reviews=plan.reviews,
+    )
+    assert plan.reviews
+    assert granted(objects) == set(needed_access(needs))
+    added = granted(objects) - granted(build("base"))
+    assert {str(access) for access in added} == {
+        "create tokenreviews.authentication.k8s.io",
+        "create subjectaccessreviews.authorization.k8s.io",
+    }
+
+
+def test_kubernetes_auth_mounts_the_certificate_where_it_is_read_and_probes_over_tls(
+    tmp_path: Path,
+) -> None:
+    objects = build("overlays/kubernetes-auth")
+    file = tmp_path / "config.toml"
+    file.write_text(find(objects, "ConfigMap")["data"]["config.toml"])
+    server = load_config(file, {}).server
+    pod = find(objects, "Deployment")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    (mount,) = [each for each in container["volumeMounts"] if each["name"] == "tls"]
+    assert mount["readOnly"]
+    assert "subPath" not in mount, "a file's mount never sees a renewed certificate"
+    assert server.tls_cert_file == f"{mount['mountPath']}/tls.crt"
+    assert server.tls_key_file == f"{mount['mountPath']}/tls.key"
+    (volume,) = [each for each in pod["volumes"] if each["name"] == "tls"]
+    assert volume["secret"]["defaultMode"] == 0o440, "readable by fsGroup"
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert container[probe]["httpGet"]["scheme"] == "HTTPS"
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -118,14 +170,16 @@ def test_no_secret_can_be_listed_and_none_be_read_without_its_name(variant: str)
         assert access.namespace
 
 
-def test_no_rule_has_a_wildcard() -> None:
-    for obj in build("overlays/scc"):
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_no_rule_has_a_wildcard(variant: str) -> None:
+    for obj in build(variant):
         for rule in obj.get("rules", ()):
             assert "*" not in str(rule)
 
 
-def test_pod_meets_the_restricted_standard() -> None:
-    pod = find(build("base"), "Deployment")["spec"]["template"]["spec"]
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_pod_meets_the_restricted_standard(variant: str) -> None:
+    pod = find(build(variant), "Deployment")["spec"]["template"]["spec"]
     # https://kubernetes.io/docs/concepts/security/pod-security-standards, profile restricted
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["runAsUser"] == 65532
@@ -134,6 +188,7 @@ def test_pod_meets_the_restricted_standard() -> None:
     assert {next(iter(set(volume) - {"name"})) for volume in pod["volumes"]} <= {
         "configMap",
         "emptyDir",
+        "persistentVolumeClaim",
     }
     (container,) = pod["containers"]
     context = container["securityContext"]
@@ -144,8 +199,9 @@ def test_pod_meets_the_restricted_standard() -> None:
     assert namespace["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
 
 
-def test_deployment_fits_image_service_and_policy() -> None:
-    objects = build("base")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_deployment_fits_image_service_and_policy(variant: str) -> None:
+    objects = build(variant)
     deployment = find(objects, "Deployment")
     pod = deployment["spec"]["template"]["spec"]
     (container,) = pod["containers"]
@@ -169,9 +225,61 @@ def test_deployment_fits_image_service_and_policy() -> None:
     assert pod["serviceAccountName"] == find(objects, "ServiceAccount")["metadata"]["name"]
 
 
+def test_high_availability_survives_a_node_and_an_update() -> None:
+    objects = build("overlays/ha")
+    deployment = find(objects, "Deployment")["spec"]
+    labels = deployment["template"]["metadata"]["labels"]
+    assert deployment["replicas"] == 2
+    assert deployment["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    budget = find(objects, "PodDisruptionBudget")["spec"]
+    assert budget["minAvailable"] < deployment["replicas"], "else no node could be drained"
+    assert budget["selector"]["matchLabels"] == labels
+    spread = deployment["template"]["spec"]["topologySpreadConstraints"]
+    assert spread[0]["topologyKey"] == "kubernetes.io/hostname"
+    for constraint in spread:
+        assert constraint["labelSelector"]["matchLabels"] == labels
+        assert constraint["whenUnsatisfiable"] == "ScheduleAnyway"
+    lease = [access for access in granted(objects) if access.resource == "leases"]
+    assert {access.namespace for access in lease} == {"cattle-telemetry-system"}
+    assert {access.verb for access in lease if not access.name} == {"create"}
+    for variant in VARIANTS:
+        election = "components/ha" in variant or variant == "overlays/ha"
+        assert bool([obj for obj in build(variant) if obj["kind"] == "PodDisruptionBudget"]) == (
+            election
+        )
+
+
+def test_air_gapped_keeps_snapshots_in_its_volume_and_reaches_no_public_address(
+    tmp_path: Path,
+) -> None:
+    objects = build("overlays/air-gapped")
+    (archive,) = [
+        each
+        for each in config_of("overlays/air-gapped", tmp_path).exporters
+        if isinstance(each, FileExporterConfig)
+    ]
+    pod = find(objects, "Deployment")["spec"]["template"]["spec"]
+    (claimed,) = [each for each in pod["volumes"] if "persistentVolumeClaim" in each]
+    claim = find(objects, "PersistentVolumeClaim")
+    assert claimed["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    (mount,) = [
+        each for each in pod["containers"][0]["volumeMounts"] if each["name"] == claimed["name"]
+    ]
+    assert PurePath(archive.directory).is_relative_to(mount["mountPath"])
+    assert archive.max_bytes is not None
+    assert archive.max_bytes <= 2**30 / 2, "half of the claim"
+    assert find(objects, "Deployment")["spec"]["strategy"] == {"type": "Recreate"}
+    egress = find(objects, "NetworkPolicy")["spec"]["egress"]
+    for rule in egress:
+        assert {port["port"] for port in rule["ports"]} == {443, 6443}
+        for peer in rule["to"]:
+            assert ip_network(peer["ipBlock"]["cidr"]).is_global is False
+    assert egress
+
+
 def test_every_object_is_in_a_namespace_and_labelled() -> None:
     cluster_wide: set[str] = {"Namespace", "ClusterRole", "ClusterRoleBinding"}
-    for obj in build("overlays/scc"):
+    for obj in [obj for variant in VARIANTS for obj in build(variant)]:
         metadata: dict[str, Any] = obj["metadata"]
         assert ("namespace" in metadata) != (obj["kind"] in cluster_wide)
         assert any(label.startswith("app.kubernetes.io/") for label in metadata["labels"])

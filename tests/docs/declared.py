@@ -4,6 +4,7 @@ This is the whole list of them, and each says what is checked instead: that the 
 there and can be used, and that the telemetryd command which it leads to runs.
 """
 
+import os
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -112,6 +113,12 @@ def _journalctl(command: Command, _sandbox: Sandbox, _run: Run) -> None:
     _expect(words[:2] == ["-u", "telemetryd"], f"journalctl {words}: of which unit?")
 
 
+def _script(command: Command, sandbox: Sandbox, _run: Run) -> None:
+    """It is there and can be run; it would change the machine."""
+    script = sandbox.cwd / command.simple_commands()[0][0]
+    _expect(os.access(script, os.X_OK), f"{script} can't be run")
+
+
 def _on_files(command: Command, sandbox: Sandbox, _run: Run) -> None:
     """The files it is given are there."""
     paths = [word for word in _words(command) if re.search(r"[/.]\w", word) and word[0] != "-"]
@@ -128,6 +135,7 @@ DECLARED: Final[dict[str, Check]] = {
     "journalctl": _journalctl,
     "systemd-analyze": _on_files,
     "promtool": _on_files,
+    ".ci/run": _script,
     "pip download": _on_files,
 }
 

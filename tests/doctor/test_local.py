@@ -5,15 +5,17 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
-from telemetryd.config import ControlSocket, FileExporterConfig, ListenAddress
+from telemetryd.config import ControlSocket, FileExporterConfig, ListenAddress, ServerConfig
 from telemetryd.doctor import local
 from telemetryd.doctor.findings import Finding, Verdict
+from tests.kube.certificates import Authority, Pair
 
 PASS, WARN, FAIL = Verdict.PASS, Verdict.WARN, Verdict.FAIL
 
@@ -165,3 +167,38 @@ def test_port_taken_on_one_address_is_taken_for_every_address(taken: int) -> Non
 def test_address_of_another_machine_fails() -> None:
     (finding,) = local.check_listen(ListenAddress("192.0.2.1", 10464))
     assert finding.verdict is FAIL
+
+
+def certificate_of(pair: Pair, *, now_s: float | None = None) -> Finding:
+    server = ServerConfig(tls_cert_file=str(pair.cert), tls_key_file=str(pair.key))
+    (finding,) = local.check_certificates(server, time.time() if now_s is None else now_s)
+    return finding
+
+
+def test_certificate_is_told_with_the_time_that_is_left(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    fresh = certificate_of(authority.issue("fresh", days=10))
+    assert (fresh.verdict, fresh.mend) == (PASS, "")
+    assert fresh.detail == f"{tmp_path}/fresh.crt is valid for 239h more"
+    old = certificate_of(authority.issue("old", days=2))
+    assert old.verdict is WARN
+    assert "47h more" in old.detail
+    assert old.mend.startswith("renew it")
+    early = certificate_of(authority.issue("early"), now_s=time.time() - 30 * 86400)
+    assert early.verdict is WARN
+    assert "isn't valid before" in early.detail
+
+
+def test_certificate_that_can_not_be_served_fails_with_the_mend(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    late = certificate_of(authority.issue("late", days=-1))
+    assert (late.verdict, late.what, late.mend) == (FAIL, "server.tls_cert_file", "renew it")
+    assert f"{tmp_path}/late.crt has expired on" in late.detail
+    missing = certificate_of(Pair(tmp_path / "none.crt", authority.issue("x").key))
+    assert missing.verdict is FAIL
+    assert missing.detail.endswith("can't be read (No such file or directory)")
+    assert missing.mend == "name a PEM file that is there"
+
+
+def test_nothing_is_told_of_certificates_without_tls() -> None:
+    assert local.check_certificates(ServerConfig(), time.time()) == []

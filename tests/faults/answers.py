@@ -167,7 +167,7 @@ def refused_connections_are_shown_and_need_no_list(bench: Bench) -> None:
         bench.proxy.open_door()
 
 
-@scenario(26, asks_at_most=8, lists=0)
+@scenario(26, asks_at_most=16, lists=0)
 def watch_of_a_byte_a_second_holds_up_no_other(bench: Bench) -> None:
     bench.proxy.rule("nodes", "watch", acts.drip)
     bench.proxy.hang_up("nodes")

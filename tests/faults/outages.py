@@ -1,9 +1,10 @@
-"""The scenarios in which the API server or etcd stop, freeze, or take rights away.
+"""The scenarios in which the API server or etcd stop, freeze, forget, or take rights away.
 
 And that in which the daemon's own machine has nothing left to give.
 """
 
 import resource
+import shutil
 import time
 
 from tests.apiserver.crds import NODES, collection
@@ -44,6 +45,28 @@ def stopped_etcd_is_survived(bench: Bench) -> None:
     finally:
         bench.apiserver.start_etcd()
     bench.until("etcd answers", lambda: bench.admin.list(collection(NODES)))
+
+
+@scenario(5, asks_at_most=80)
+def etcd_restored_from_a_backup_is_believed(bench: Bench) -> None:
+    server = bench.apiserver
+    data = server.ca_file.parent.parent / "etcd"
+    backup = data.with_name("etcd-backup")
+    server.kill_apiserver()
+    server.kill_etcd()
+    shutil.copytree(data, backup)
+    server.start_etcd()
+    server.start_apiserver()
+    for number in range(8000, 8004):
+        bench.rancher.add_node("local", number)
+    many = len(bench.admin.list(collection(NODES)))
+    bench.until("they are held", lambda: bench.informer()["objects"] == many, 60)
+    server.kill_apiserver()
+    server.kill_etcd()
+    shutil.rmtree(data)
+    backup.rename(data)
+    server.start_etcd()
+    server.start_apiserver()
 
 
 @scenario(19, asks_at_most=60)

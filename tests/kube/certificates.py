@@ -3,6 +3,7 @@
 import datetime as dt
 import ipaddress
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,13 +40,22 @@ class Authority:
         self.ca = folder / f"{name}.crt"
         self.ca.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str, *, address: str = "127.0.0.1", days: int = 10) -> Pair:
+    def issue(
+        self,
+        name: str,
+        *,
+        address: str = "127.0.0.1",
+        days: int = 10,
+        purposes: Sequence[x509.ObjectIdentifier] = (),
+    ) -> Pair:
         """A certificate for an address; one with negative days has expired."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        builder = self._builder(subject, days=days)
+        if purposes:
+            builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
         certificate = (
-            self._builder(subject, days=days)
-            .public_key(key.public_key())
+            builder.public_key(key.public_key())
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(signs=False), critical=True)
             .add_extension(

@@ -98,6 +98,13 @@ def bookmark(version: int) -> bytes:
     return event("BOOKMARK", {"kind": "Thing", "metadata": {"resourceVersion": str(version)}})
 
 
+def list_end(version: int) -> bytes:
+    """The BOOKMARK line that ends a streamed list."""
+    annotations = {"k8s.io/initial-events-end": "true"}
+    meta = {"resourceVersion": str(version), "annotations": annotations}
+    return event("BOOKMARK", {"kind": "Thing", "metadata": meta})
+
+
 def status(code: int, reason: str = "", message: str = "", **details: Any) -> Json:
     """A meta/v1 Status."""
     return {

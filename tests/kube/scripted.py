@@ -12,7 +12,7 @@ import anyio
 from aiohttp import web
 
 from telemetryd.config.settings import KubernetesConfig
-from tests.kube.samples import Json, event, listing, status
+from tests.kube.samples import Json, event, list_end, listing, status
 
 Responder = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -68,8 +68,10 @@ class Scripted:
     Attributes:
         objects: What a list gives, by name.
         version: The present resource version.
+        streamed: Its informers ask for lists as streams; it serves them either way.
         served: Whether discovery names the resource.
-        lists: Answers of the next lists; ``watches`` and ``discoveries`` likewise.
+        lists: Answers of the next lists in pages; ``streams``, ``watches`` and ``discoveries``
+            likewise.
         others: Answers by path.
         requests: All that came, in order.
         open: Watches that are being served.
@@ -77,8 +79,10 @@ class Scripted:
 
     objects: dict[str, Json] = field(default_factory=dict)
     version: int = 1
+    streamed: bool = False
     served: bool = True
     lists: deque[Responder] = field(default_factory=deque)
+    streams: deque[Responder] = field(default_factory=deque)
     watches: deque[Responder] = field(default_factory=deque)
     discoveries: deque[Responder] = field(default_factory=deque)
     others: dict[str, Responder] = field(default_factory=dict)
@@ -120,7 +124,15 @@ class Scripted:
         return [
             dict(request.query)
             for request in self.requests
-            if request.path.endswith("/things") and ("watch" in request.query) is watch
+            if request.path.endswith("/things")
+            and ("watch" in request.query) is watch
+            and "sendInitialEvents" not in request.query
+        ]
+
+    def streams_asked(self) -> list[dict[str, str]]:
+        """Queries of the lists as streams so far."""
+        return [
+            dict(request.query) for request in self.requests if "sendInitialEvents" in request.query
         ]
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -128,7 +140,9 @@ class Scripted:
         if request.path in self.others:
             return await self.others[request.path](request)
         if request.path.endswith("/things"):
-            if "watch" in request.query:
+            if "sendInitialEvents" in request.query:
+                responder = self.streams.popleft() if self.streams else self._watch
+            elif "watch" in request.query:
                 responder = self.watches.popleft() if self.watches else self._watch
             else:
                 responder = self.lists.popleft() if self.lists else self._list
@@ -150,9 +164,16 @@ class Scripted:
     async def _watch(self, request: web.BaseRequest) -> web.StreamResponse:
         if not self.served:
             return await refuse(404, "NotFound")(request)
-        after = int(request.query["resourceVersion"])
+        first = []
+        if "sendInitialEvents" in request.query:
+            after = self.version
+            first = [event("ADDED", self.objects[name]) for name in sorted(self.objects)]
+            first.append(list_end(after))
+        else:
+            after = int(request.query["resourceVersion"])
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
+        await response.write(b"".join(first))
         sent = 0
         self.open.append(response)
         try:

@@ -2,12 +2,9 @@
 
 import json
 import logging
-import random
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import anyio
 import anyio.abc
@@ -15,17 +12,9 @@ import pytest
 from aiohttp import web
 
 from telemetryd.errors import UnreadableReason
-from telemetryd.kube.client import KubeClient
-from telemetryd.kube.informer import Informer
-from telemetryd.kube.resource import Reader
-from telemetryd.kube.source import KubeSource
-from telemetryd.kube.watch import WatchTiming
+from telemetryd.kube.waits import WatchTiming
 from telemetryd.model import Delta, Unreadable
-from telemetryd.stats import InformerStats, KubeStats
 from tests.kube.samples import (
-    THINGS,
-    Thing,
-    ThingRecord,
     bookmark,
     deep_thing,
     event,
@@ -40,94 +29,19 @@ from tests.kube.scripted import (
     Scripted,
     answer,
     hang,
-    kubeconfig,
     refuse,
     serve,
     stream,
 )
+from tests.kube.watched import EXPIRED, converge, expected, filled, watching
 
 pytestmark = pytest.mark.anyio
 
-FAST = WatchTiming(
-    backoff_base_s=0.01,
-    backoff_cap_s=0.05,
-    short_watch_s=0.03,
-    idle_limit_s=5.0,
-    list_timeout_s=2.0,
-    fallback_relist_s=0.05,
-    suspect_relist_s=0.05,
-    absence_recheck_s=0.02,
-)
 
-
-EXPIRED = event("ERROR", status(410))
-
-
-class Watched:
-    """An informer that runs, and what it did."""
-
-    def __init__(self, informer: Informer[Thing, ThingRecord], stats: InformerStats) -> None:
-        self.reader: Reader[ThingRecord] = informer.reader
-        self.stats = stats
-        self.deltas: list[Delta[ThingRecord]] = []
-        self.wakeups = 0
-        self.reader.subscribe(self.deltas.append)
-        self.reader.on_change(self._wake)
-
-    def _wake(self) -> None:
-        self.wakeups += 1
-
-    @property
-    def held(self) -> dict[str, Any]:
-        return {key: self.reader.get(key) for key in self.reader.keys()}  # noqa: SIM118
-
-    def relists(self, reason: str) -> int:
-        return self.stats.lists["success", reason]
-
-
-@asynccontextmanager
-async def watching(
-    folder: Path, server: Scripted, *, timing: WatchTiming = FAST, page_size: int = 2
-) -> AsyncIterator[Watched]:
-    stats = InformerStats(THINGS.id)
-    config = kubeconfig(folder / "config", server.url)
-    async with KubeClient.connect(config, KubeStats(), environ={}) as client:
-        informer = Informer(
-            THINGS,
-            KubeSource(client, THINGS),
-            now=time.time,
-            rng=random.Random(1),
-            stats=stats,
-            page_size=page_size,
-            timing=timing,
-        )
-        watched = Watched(informer, stats)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(informer.run)
-            yield watched
-            tasks.cancel_scope.cancel()
-
-
-def filled(*names: str) -> Scripted:
-    server = Scripted(version=10)
-    server.objects = {name: thing(name, version=5) for name in names}
+def listed(server: Scripted, streamed: bool) -> Scripted:
+    """The server, whose lists are asked for one way or the other."""
+    server.streamed = streamed
     return server
-
-
-def expected(*names: str) -> dict[str, ThingRecord]:
-    return {f"ns/{name}": record(name) for name in names}
-
-
-async def converge(server: Scripted, watched: Watched, name: str = "last") -> None:
-    """Whatever went before, a change now arrives, and all is as the server has it."""
-    server.put(thing(name, 77))
-    await until(lambda: watched.reader.get(f"ns/{name}") == record(name, 77))
-    want = {
-        f"ns/{key}": record(key, body["spec"]["size"], body["metadata"]["uid"])
-        for key, body in server.objects.items()
-    }
-    await until(lambda: watched.held == want)
-    await until(lambda: not watched.reader.status().last_error)
 
 
 async def test_lists_in_pages_then_watches_from_the_first_pages_version(tmp_path: Path) -> None:
@@ -360,8 +274,10 @@ async def test_failing_first_list_is_shown_and_synced_only_with_the_whole(tmp_pa
 
 
 @pytest.mark.parametrize("size", [1_400_000, 5 * 1024 * 1024])
-async def test_large_object_is_accepted_from_list_and_watch(tmp_path: Path, size: int) -> None:
-    async with serve(filled("a")) as server:
+async def test_large_object_is_accepted_from_list_and_watch(
+    tmp_path: Path, size: int, streamed: bool
+) -> None:
+    async with serve(listed(filled("a"), streamed)) as server:
         server.objects["big"] = thing("big") | {"filler": "x" * size}
         async with watching(tmp_path, server) as watched:
             await until(lambda: len(watched.reader) == 2)
@@ -566,8 +482,10 @@ async def test_bad_object_costs_itself_alone_in_list_and_watch(
         assert watched.reader.status().last_error == ""
 
 
-async def test_unreadable_object_that_is_mended_gives_a_delta(tmp_path: Path) -> None:
-    async with serve(filled("a")) as server:
+async def test_unreadable_object_that_is_mended_gives_a_delta(
+    tmp_path: Path, streamed: bool
+) -> None:
+    async with serve(listed(filled("a"), streamed)) as server:
         server.objects["b"] = thing("b") | {"spec": "x"}
         async with watching(tmp_path, server) as watched:
             await until(lambda: watched.reader.unreadable == 1)
@@ -610,8 +528,13 @@ async def test_repeated_and_unknown_events_are_idempotent(tmp_path: Path) -> Non
             assert keys == ["ns/a", "ns/b", "ns/new", "ns/a"]
 
 
-async def test_object_recreated_while_away_is_deleted_and_added(tmp_path: Path) -> None:
-    async with serve(filled("a")) as server, watching(tmp_path, server) as watched:
+async def test_object_recreated_while_away_is_deleted_and_added(
+    tmp_path: Path, streamed: bool
+) -> None:
+    async with (
+        serve(listed(filled("a"), streamed)) as server,
+        watching(tmp_path, server) as watched,
+    ):
         await until(lambda: server.open)
         server.objects["a"] = thing("a", uid="another", version=12)
         server.version = 12
@@ -624,8 +547,11 @@ async def test_object_recreated_while_away_is_deleted_and_added(tmp_path: Path) 
         ]
 
 
-async def test_objects_deleted_while_away_are_deleted(tmp_path: Path) -> None:
-    async with serve(filled(*"abc")) as server, watching(tmp_path, server) as watched:
+async def test_objects_deleted_while_away_are_deleted(tmp_path: Path, streamed: bool) -> None:
+    async with (
+        serve(listed(filled(*"abc"), streamed)) as server,
+        watching(tmp_path, server) as watched,
+    ):
         await until(lambda: server.open)
         del server.objects["b"]
         server.version = 12
@@ -635,10 +561,10 @@ async def test_objects_deleted_while_away_are_deleted(tmp_path: Path) -> None:
 
 
 async def test_crd_that_comes_goes_and_comes_again_needs_no_restart(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, streamed: bool
 ) -> None:
     caplog.set_level(logging.INFO)
-    async with serve(filled("a")) as server:
+    async with serve(listed(filled("a"), streamed)) as server:
         server.served = False
         async with watching(tmp_path, server) as watched:
             await until(lambda: watched.reader.synced)
@@ -677,26 +603,32 @@ async def test_crd_that_comes_goes_and_comes_again_needs_no_restart(
     ],
 )
 async def test_404_that_discovery_does_not_confirm_gives_nothing_up(
-    tmp_path: Path, discovery: list[Responder]
+    tmp_path: Path, discovery: list[Responder], streamed: bool
 ) -> None:
     timing = WatchTiming(
         backoff_base_s=0.01, backoff_cap_s=0.05, short_watch_s=0.03, discovery_timeout_s=0.1
     )
-    async with serve(filled(*"ab")) as server, watching(tmp_path, server, timing=timing) as watched:
+    async with (
+        serve(listed(filled(*"ab"), streamed)) as server,
+        watching(tmp_path, server, timing=timing) as watched,
+    ):
         await until(lambda: server.open)
-        server.lists.append(refuse(404))
+        (server.streams if streamed else server.lists).append(refuse(404))
         server.discoveries += discovery
         await server.inject(EXPIRED)
-        await until(lambda: not server.lists and not server.discoveries)
+        await until(lambda: not server.lists and not server.streams and not server.discoveries)
         await converge(server, watched)
         assert all(delta.new is not None for delta in watched.deltas)
         assert not watched.reader.status().absent
 
 
-async def test_absence_seen_only_once_gives_nothing_up(tmp_path: Path) -> None:
-    async with serve(filled("a")) as server, watching(tmp_path, server) as watched:
+async def test_absence_seen_only_once_gives_nothing_up(tmp_path: Path, streamed: bool) -> None:
+    async with (
+        serve(listed(filled("a"), streamed)) as server,
+        watching(tmp_path, server) as watched,
+    ):
         await until(lambda: server.open)
-        server.lists.append(refuse(404))
+        (server.streams if streamed else server.lists).append(refuse(404))
         server.discoveries.append(answer({"kind": "APIResourceList", "resources": []}))
         await server.inject(EXPIRED)
         await converge(server, watched)
@@ -736,8 +668,10 @@ async def test_access_taken_and_given_back_keeps_the_cache_and_recovers(
     assert [r.message for r in caplog.records if "recovered" in r.message]
 
 
-async def test_server_that_comes_back_is_watched_on_without_a_list(tmp_path: Path) -> None:
-    server = filled("a")
+async def test_server_that_comes_back_is_watched_on_without_a_list(
+    tmp_path: Path, streamed: bool
+) -> None:
+    server = listed(filled("a"), streamed)
     async with anyio.create_task_group() as tasks:
         first = await tasks.start(keep_serving, server)
         async with watching(tmp_path, server) as watched:
@@ -761,8 +695,11 @@ async def keep_serving(
             await anyio.sleep_forever()
 
 
-async def test_relist_of_an_unchanged_fleet_tells_nobody(tmp_path: Path) -> None:
-    async with serve(filled(*"abc")) as server, watching(tmp_path, server) as watched:
+async def test_relist_of_an_unchanged_fleet_tells_nobody(tmp_path: Path, streamed: bool) -> None:
+    async with (
+        serve(listed(filled(*"abc"), streamed)) as server,
+        watching(tmp_path, server) as watched,
+    ):
         await until(lambda: server.open)
         deltas, wakeups = len(watched.deltas), watched.wakeups
         await server.inject(EXPIRED)

@@ -1,6 +1,7 @@
 """When informers ask, on virtual time: requests stay bounded, and what heals is seen in time."""
 
 import itertools
+import logging
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ from telemetryd.errors import (
     BadResponse,
     Forbidden,
     Gone,
+    Invalid,
     KubeError,
     NotFound,
     Reason,
@@ -23,7 +25,17 @@ from telemetryd.errors import (
 )
 from telemetryd.kube.informer import Informer
 from telemetryd.stats import InformerStats
-from tests.kube.samples import THINGS, Json, Thing, ThingRecord, event, listing, record, thing
+from tests.kube.samples import (
+    THINGS,
+    Json,
+    Thing,
+    ThingRecord,
+    event,
+    list_end,
+    listing,
+    record,
+    thing,
+)
 from tests.virtualtime import VirtualTimeLoop
 
 pytestmark = pytest.mark.anyio
@@ -46,11 +58,12 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 
 
 class FakeStream:
-    """A watch that brings what the server's log holds beyond a version."""
+    """A watch that brings what the server's log holds beyond a version, a list before it or not."""
 
-    def __init__(self, server: "FakeServer", after: int) -> None:
+    def __init__(self, server: "FakeServer", after: int, first: bytes = b"") -> None:
         self._server = server
         self._after = after
+        self._first = first
         self._fault = server.fault
 
     async def read(self, timeout_s: float) -> bytes:
@@ -62,6 +75,9 @@ class FakeStream:
                 return b""
             if self._fault == "malformed":
                 return b"{]\n"
+            if self._first and self._fault != "silent":
+                first, self._first = self._first, b""
+                return first
             news = [(v, line) for v, line in self._server.log if v > self._after]
             if news and self._fault != "silent":
                 self._after = news[-1][0]
@@ -76,6 +92,9 @@ class FakeServer:
     def __init__(self) -> None:
         self.fault = ""
         self.only: str | None = None
+        self.streamed = False
+        self.streams = "served"
+        self.knows = True
         self.served_at_all = True
         self.version = 1
         self.objects: dict[str, Json] = {}
@@ -93,12 +112,26 @@ class FakeServer:
         body["metadata"] = body["metadata"] | {"resourceVersion": str(self.version)}
         self.log.append((self.version, event("DELETED", body)))
 
+    def set_back(self, version: int) -> None:
+        """As where its etcd was restored from a backup: nobody is told."""
+        gone = [body for v, body in self.log if v > version]
+        self.log = self.log[: len(self.log) - len(gone)]
+        self.version = version
+        self.objects = {
+            name: body
+            for name, body in self.objects.items()
+            if int(body["metadata"]["resourceVersion"]) <= version
+        }
+
     def times(self, verb: str) -> list[float]:
-        return [at_s for at_s, asked in self.asked if asked == verb]
+        """When lists, as a page or a stream, or something else were asked for."""
+        verbs = {"list", "stream"} if verb == "list" else {verb}
+        return [at_s for at_s, asked in self.asked if asked in verbs]
 
     def _ask(self, verb: str) -> None:
         self.asked.append((anyio.current_time(), verb))
-        if self.fault in FAULTS and self.only in {None, verb}:
+        is_watch = verb == "stream" and self.only == "watch"
+        if self.fault in FAULTS and (self.only in {None, verb} or is_watch):
             raise FAULTS[self.fault]
 
     async def list_page(self, *, limit: int | None, continue_token: str, timeout_s: float) -> bytes:
@@ -133,6 +166,25 @@ class FakeServer:
             await anyio.sleep(min(1.0, deadline_s - anyio.current_time()))
         yield FakeStream(self, int(resource_version))
 
+    @asynccontextmanager
+    async def stream_list(
+        self, *, server_timeout_s: int, open_timeout_s: float
+    ) -> AsyncIterator[FakeStream]:
+        self._ask("stream")
+        if self.streams == "refused":
+            raise Invalid("422", status=422)
+        if self.fault == "hang":
+            await anyio.sleep(open_timeout_s)
+            raise Unavailable("hung", kind=Reason.TIMEOUT)
+        first = b"".join(event("ADDED", self.objects[name]) for name in sorted(self.objects))
+        if self.streams == "served":
+            first += list_end(self.version)
+        yield FakeStream(self, self.version, first)
+
+    async def knows_streams(self, *, timeout_s: float) -> bool:
+        self._ask("version")
+        return self.knows
+
     async def served(self, *, timeout_s: float) -> bool:
         self.asked.append((anyio.current_time(), "discovery"))
         return self.served_at_all
@@ -151,6 +203,7 @@ class Run:
             rng=random.Random(seed),
             stats=self.stats,
             page_size=2,
+            streamed=server.streamed,
         )
         self.reader = self.informer.reader
 
@@ -176,35 +229,127 @@ def most_within(times: list[float], window_s: float) -> int:
     return max((sum(start <= at < start + window_s for at in times) for start in times), default=0)
 
 
-async def test_watch_that_closes_at_once_100_times_is_asked_for_once_a_second_at_most() -> None:
+async def test_watch_that_closes_at_once_100_times_is_asked_for_once_a_second_at_most(
+    streamed: bool,
+) -> None:
     server = FakeServer()
+    server.streamed = streamed
     server.fault = "short"
     async with running(server) as run:
         while len(server.times("watch")) < 100:
             await anyio.sleep(1.0)
         assert most_within(server.times("watch"), 1.0) == 1
         assert len(server.times("list")) <= 100
-        assert most_within(server.times("list"), 29.0) <= 2
+        # Two streams that end too soon, and then pages.
+        assert most_within(server.times("list"), 29.0) <= (3 if streamed else 2)
         assert "end as soon as they begin" in run.reader.status().last_error
         server.fault = ""
         await anyio.sleep(31.5)
         assert run.reader.status().last_error == ""
 
 
-async def test_idle_watch_is_opened_again_every_90_s_and_is_no_trouble() -> None:
+async def test_idle_watch_is_opened_again_every_90_s_and_is_no_trouble(streamed: bool) -> None:
     server = FakeServer()
+    server.streamed = streamed
     async with running(server) as run:
         await anyio.sleep(1000.0)
         times = server.times("watch")
         gaps = [round(b - a, 3) for a, b in itertools.pairwise(times)]
         assert set(gaps) == {90.0}
-        assert run.stats.watch_terminations == {"idle": len(gaps)}
+        # The stream of the list was the first watch.
+        assert run.stats.watch_terminations == {"idle": len(gaps) + streamed}
         assert run.stats.lists == {("success", "initial"): 1}
         assert run.reader.status().last_error == ""
 
 
-async def test_list_is_made_every_hour_for_caution() -> None:
+async def test_list_as_a_stream_goes_on_as_the_watch() -> None:
     server = FakeServer()
+    server.streamed = True
+    for name in "abcde":
+        server.put(name, 1)
+    async with running(server) as run:
+        await anyio.sleep(1.0)
+        assert run.held == run.expected()
+        server.put("f", 2)
+        server.delete("a")
+        await anyio.sleep(2.0)
+        assert run.held == run.expected()
+        assert [verb for _, verb in server.asked] == ["stream"]
+        assert run.stats.lists == {("success", "initial"): 1}
+        assert run.stats.watches == {"success": 1}
+        assert run.reader.status().list_method == "stream"
+
+
+@pytest.mark.parametrize(
+    ("streams", "knows", "in_pages_by_s"),
+    [("refused", True, 0.5), ("endless", True, 30.5), ("endless", False, 3.5)],
+)
+async def test_stream_that_is_refused_or_never_ends_is_replaced_by_pages_and_not_tried_for_hours(
+    streams: str, knows: bool, in_pages_by_s: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    server = FakeServer()
+    server.streamed, server.streams, server.knows = True, streams, knows
+    for name in "abc":
+        server.put(name, 1)
+    async with running(server) as run:
+        await anyio.sleep(in_pages_by_s)
+        assert run.held == run.expected()
+        assert run.stats.lists == {("success", "fallback"): 1}
+        shown = run.reader.status()
+        assert (shown.list_method, shown.last_error, shown.synced) == ("pages", "", True)
+        await anyio.sleep(5.0 * 3600.0)
+        assert len(server.times("stream")) == 1
+        assert run.stats.lists["success", "resync"] >= 4
+        server.streams = "served"
+        await anyio.sleep(2.5 * 3600.0)
+        assert len(server.times("stream")) >= 2
+        assert run.reader.status().list_method == "stream"
+        assert run.stats.lists["success", "fallback"] == 1
+    assert [r.levelname for r in caplog.records if "no streamed lists" in r.message] == ["INFO"]
+    assert not [r for r in caplog.records if r.levelno > logging.INFO]
+
+
+async def test_streams_that_break_twice_cost_one_list_in_pages_and_are_tried_again() -> None:
+    server = FakeServer()
+    server.streamed = True
+    server.put("a", 1)
+    server.fault, server.only = "starting", "stream"
+    async with running(server) as run:
+        await anyio.sleep(70.0)
+        assert run.held == run.expected()
+        assert len(server.times("stream")) == 2
+        assert run.stats.lists["success", "fallback"] == 1
+        server.fault = ""
+        await anyio.sleep(3960.5)
+        assert run.reader.status().list_method == "stream"
+
+
+async def test_list_after_a_regression_and_in_the_place_of_watches_comes_in_pages() -> None:
+    server = FakeServer()
+    server.streamed = True
+    server.put("a", 1)
+    backup = server.version
+    server.put("b", 1)
+    async with running(server) as run:
+        await anyio.sleep(10.0)
+        server.fault = "refused"
+        await anyio.sleep(5.0)
+        server.set_back(backup)
+        server.fault = ""
+        await anyio.sleep(60.0)
+        assert run.held == run.expected()
+        assert run.stats.lists["success", "regression"] == 1
+        assert run.reader.status().list_method == "pages"
+        server.fault, server.only = "throttled", "watch"
+        await anyio.sleep(300.0)
+        assert run.stats.lists["success", "fallback"] >= 3
+        assert len(server.times("stream")) == 1
+
+
+async def test_list_is_made_every_hour_for_caution(streamed: bool) -> None:
+    server = FakeServer()
+    server.streamed = streamed
     async with running(server) as run:
         await anyio.sleep(10 * 3600.0 + 600)
         times = server.times("list")
@@ -213,8 +358,11 @@ async def test_list_is_made_every_hour_for_caution() -> None:
 
 
 @pytest.mark.parametrize("fault", [*FAULTS, "hang", "malformed", "short", "silent"])
-async def test_fault_of_ten_minutes_is_bounded_and_healed_within_a_minute(fault: str) -> None:
+async def test_fault_of_ten_minutes_is_bounded_and_healed_within_a_minute(
+    fault: str, streamed: bool
+) -> None:
     server = FakeServer()
+    server.streamed = streamed
     for name in "abcde":
         server.put(name, 1)
     async with running(server) as run:
@@ -245,8 +393,9 @@ async def test_continue_tokens_that_always_expire_stop_nothing() -> None:
         assert len(server.times("list")) == 3
 
 
-async def test_list_is_made_every_half_minute_while_watches_are_refused() -> None:
+async def test_list_is_made_every_half_minute_while_watches_are_refused(streamed: bool) -> None:
     server = FakeServer()
+    server.streamed = streamed
     server.fault, server.only = "starting", "watch"
     async with running(server) as run:
         await anyio.sleep(3600.0)
@@ -266,8 +415,9 @@ async def test_list_is_made_every_half_minute_while_watches_are_refused() -> Non
         assert run.reader.status().last_error == ""
 
 
-async def test_outage_ends_with_a_watch_and_no_list() -> None:
+async def test_outage_ends_with_a_watch_and_no_list(streamed: bool) -> None:
     server = FakeServer()
+    server.streamed = streamed
     async with running(server) as run:
         await anyio.sleep(10.0)
         server.fault = "refused"
@@ -277,6 +427,55 @@ async def test_outage_ends_with_a_watch_and_no_list() -> None:
         await anyio.sleep(60.0)
         assert run.held == run.expected()
         assert len(server.times("list")) == 1
+
+
+@pytest.mark.parametrize("fault", ["refused", "starting"])
+@pytest.mark.parametrize("outage_s", [0.5, 5.0, 300.0])
+async def test_server_set_back_during_an_outage_is_believed_after_one_list(
+    fault: str, outage_s: float, streamed: bool
+) -> None:
+    server = FakeServer()
+    server.streamed = streamed
+    server.put("old", 1)
+    backup = server.version
+    for name in "abcde":
+        server.put(name, 1)
+    async with running(server) as run:
+        await anyio.sleep(200.0)
+        server.fault = fault
+        await anyio.sleep(outage_s)
+        server.set_back(backup)
+        server.fault = ""
+        asked = len(server.asked)
+        await anyio.sleep(60.0)
+        assert run.held == run.expected() == {"ns/old": record("old")}
+        assert run.stats.lists == {("success", "initial"): 1, ("success", "regression"): 1}
+        assert len(server.asked) - asked <= 6
+        server.put("new", 2)
+        await anyio.sleep(2.0)
+        assert run.held == run.expected()
+
+
+async def test_server_set_back_while_its_lists_fail_is_believed_once_they_work(
+    streamed: bool,
+) -> None:
+    server = FakeServer()
+    server.streamed = streamed
+    server.put("old", 1)
+    backup = server.version
+    server.put("new", 1)
+    async with running(server) as run:
+        await anyio.sleep(10.0)
+        server.fault = "refused"
+        await anyio.sleep(20.0)
+        server.set_back(backup)
+        server.fault, server.only = "denied", "probe"
+        await anyio.sleep(600.0)
+        assert len(server.asked) < 80
+        assert server.times("list")[1:] == []
+        server.fault = ""
+        await anyio.sleep(60.0)
+        assert run.held == run.expected() == {"ns/old": record("old")}
 
 
 async def test_watch_whose_answer_is_held_back_is_no_trouble_and_never_stale() -> None:
@@ -300,8 +499,9 @@ async def test_watch_whose_answer_is_held_back_is_no_trouble_and_never_stale() -
         assert run.held == run.expected()
 
 
-async def test_server_that_does_not_answer_watches_nor_lists_becomes_stale() -> None:
+async def test_server_that_does_not_answer_watches_nor_lists_becomes_stale(streamed: bool) -> None:
     server = FakeServer()
+    server.streamed = streamed
     async with running(server) as run:
         await anyio.sleep(10.0)
         server.fault = "hang"
@@ -392,8 +592,9 @@ async def test_watch_that_adds_objects_without_end_is_stopped_at_the_cap(
         assert len(run.held) == 4
 
 
-async def test_denied_watch_costs_a_list_every_30_s() -> None:
+async def test_denied_watch_costs_a_list_every_30_s(streamed: bool) -> None:
     server = FakeServer()
+    server.streamed = streamed
     server.fault, server.only = "denied", "watch"
     async with running(server) as run:
         await anyio.sleep(300.0)
@@ -404,8 +605,11 @@ async def test_denied_watch_costs_a_list_every_30_s() -> None:
         assert run.reader.status().last_error == "403"
 
 
-async def test_absent_resource_is_asked_for_at_most_every_30_s_and_found_in_time() -> None:
+async def test_absent_resource_is_asked_for_at_most_every_30_s_and_found_in_time(
+    streamed: bool,
+) -> None:
     server = FakeServer()
+    server.streamed = streamed
     server.fault, server.served_at_all = "missing", False
     async with running(server) as run:
         await anyio.sleep(3600.0)
@@ -418,8 +622,9 @@ async def test_absent_resource_is_asked_for_at_most_every_30_s_and_found_in_time
         assert not run.reader.status().absent
 
 
-async def test_absence_is_believed_after_a_second_look() -> None:
+async def test_absence_is_believed_after_a_second_look(streamed: bool) -> None:
     server = FakeServer()
+    server.streamed = streamed
     server.put("a", 1)
     async with running(server) as run:
         await anyio.sleep(10.0)
@@ -507,12 +712,18 @@ STEPS = st.lists(
 
 
 @settings(max_examples=60, deadline=None)
-@given(STEPS, st.integers(0, 1000))
+@given(
+    STEPS, st.integers(0, 1000), st.booleans(), st.sampled_from(["served", "refused", "endless"])
+)
 async def test_after_any_faults_all_is_right_within_a_minute(
-    steps: list[tuple[str, str | None, float, list[tuple[str, int]]]], seed: int
+    steps: list[tuple[str, str | None, float, list[tuple[str, int]]]],
+    seed: int,
+    streamed: bool,
+    streams: str,
 ) -> None:
     """R0: whatever happened, 60 s after the last fault the cache is the server's, list by list."""
     server = FakeServer()
+    server.streamed, server.streams = streamed, streams
     async with running(server, seed) as run:
         replayed: dict[str, Any] = {}
         run.reader.subscribe(

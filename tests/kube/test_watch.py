@@ -1,6 +1,7 @@
 """Each rule of the state machine, as one step."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -38,6 +39,7 @@ from telemetryd.kube.states import (
     Probing,
     ResyncDue,
     State,
+    StreamRefused,
     WatchEnd,
     WatchEnded,
     WatchFailed,
@@ -46,15 +48,8 @@ from telemetryd.kube.states import (
     WatchRegressed,
     WatchUnheard,
 )
-from telemetryd.kube.watch import (
-    DEFAULT_TIMING,
-    START,
-    Backoff,
-    Machine,
-    Move,
-    WatchTiming,
-    step,
-)
+from telemetryd.kube.waits import DEFAULT_TIMING, Backoff, WatchTiming
+from telemetryd.kube.watch import START, START_STREAMED, Machine, Move, step
 
 WATCHING = Watching("7")
 REFUSED = Unavailable("refused", kind=Reason.CONNECT)
@@ -76,7 +71,7 @@ def after(
     """The last of the moves that follow from these outcomes, each from this state."""
     move = Move(machine, 0.0)
     for outcome in outcomes:
-        machine = Machine(state, move.machine.retries, move.machine.relists)
+        machine = replace(move.machine, state=state)
         move = step(
             machine,
             outcome,
@@ -144,6 +139,85 @@ def test_list_older_than_what_is_held_is_made_again_and_then_believed() -> None:
     assert move.machine.state == Listing(ListReason.REGRESSION)
 
 
+STREAM = Listing(ListReason.INITIAL, streamed=True)
+
+
+def test_streamed_list_is_followed_by_a_watch_from_its_version_at_once() -> None:
+    move = after(STREAM, Listed("5"), machine=START_STREAMED)
+    assert (move.machine.state, move.wait_s) == (Watching("5"), 0.0)
+
+
+def test_refused_stream_leads_to_pages_at_once_and_for_hours() -> None:
+    refused = StreamRefused(Invalid("422"))
+    move = after(STREAM, refused, machine=START_STREAMED, now_s=1000.0)
+    assert (move.machine.state, move.wait_s) == (Listing(ListReason.FALLBACK), 0.0)
+    assert move.machine.pages_until_s == 1000.0 + DEFAULT_TIMING.stream_retry_s
+    gone = WatchFailed("5", Gone("410"))
+    for now_s, streamed in ((1001.0, False), (1000.0 + DEFAULT_TIMING.stream_retry_s, True)):
+        machine = replace(move.machine, state=WATCHING)
+        again = after(WATCHING, gone, machine=machine, now_s=now_s)
+        assert again.machine.state == Listing(ListReason.EXPIRED, streamed=streamed)
+
+
+@pytest.mark.parametrize("error", [Throttled("429"), INTERNAL, GATEWAY, Gone("410"), TOO_LARGE])
+def test_stream_that_fails_is_tried_once_more_and_then_replaced_by_pages(error: KubeError) -> None:
+    states, waits = chain(STREAM, *[ListFailed(error)] * 2, machine=START_STREAMED)
+    assert states == [
+        Listing(ListReason.INITIAL, streamed=True, broken_streams=1),
+        Listing(ListReason.FALLBACK, broken_streams=1),
+    ]
+    assert min(waits) >= 0.8
+
+
+def test_stream_of_a_server_that_is_away_is_tried_until_it_is_back() -> None:
+    states, _ = chain(STREAM, *[ListFailed(REFUSED)] * 9, machine=START_STREAMED)
+    assert states == [STREAM] * 9
+
+
+def test_stream_that_breaks_off_is_no_server_that_is_away() -> None:
+    states, _ = chain(STREAM, *[ListFailed(REFUSED, begun=True)] * 2, machine=START_STREAMED)
+    assert states[-1] == Listing(ListReason.FALLBACK, broken_streams=1)
+
+
+@pytest.mark.parametrize("outcome", [ListFailed(BadResponse("html")), Crashed()])
+def test_stream_that_makes_no_sense_leads_to_pages_for_this_list_alone(outcome: Outcome) -> None:
+    move = after(STREAM, outcome, machine=START_STREAMED)
+    assert move.machine.state == Listing(ListReason.FALLBACK)
+    assert move.wait_s > 0.0
+    assert move.machine.pages_until_s == START_STREAMED.pages_until_s
+
+
+def test_stream_of_what_is_not_served_is_checked_by_discovery() -> None:
+    missing = ListFailed(NotFound("404"))
+    assert after(STREAM, missing, machine=START_STREAMED).machine.state == Checking()
+    absent = replace(STREAM, absences=2)
+    assert after(absent, missing, machine=START_STREAMED).machine.state == replace(
+        STREAM, absences=3
+    )
+
+
+def test_stream_older_than_what_is_held_leads_to_a_quorum_list_in_pages() -> None:
+    move = after(STREAM, ListRegressed(), machine=START_STREAMED)
+    assert move.machine.state == Listing(ListReason.REGRESSION)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason", "streamed"),
+    [
+        (WatchFailed("7", Gone("410")), ListReason.EXPIRED, True),
+        (WatchFailed("7", INTERNAL), ListReason.ERROR, True),
+        (ResyncDue(), ListReason.RESYNC, True),
+        (WatchRegressed(), ListReason.REGRESSION, False),
+        (WatchFailed("7", Forbidden("403")), ListReason.FALLBACK, False),
+    ],
+)
+def test_later_list_is_a_stream_unless_a_quorum_or_no_watch_is_wanted(
+    outcome: Outcome, reason: ListReason, streamed: bool
+) -> None:
+    move = after(WATCHING, outcome, machine=START_STREAMED)
+    assert move.machine.state == Listing(reason, streamed=streamed)
+
+
 @pytest.mark.parametrize("how", [WatchEnd.CLOSED, WatchEnd.TIMEOUT])
 def test_ended_watch_is_opened_again_where_it_stopped(how: WatchEnd) -> None:
     move = after(WATCHING, WatchEnded("9", how, lasted_s=300.0, events=0))
@@ -175,23 +249,66 @@ def test_watch_that_ends_at_once_with_events_waits_for_the_rest_of_its_second() 
     assert move.machine.retries == Backoff()
 
 
-@pytest.mark.parametrize(
-    "error", [REFUSED, GATEWAY, STARTING, Throttled("429"), Unauthorized("401"), Conflict("409")]
-)
+@pytest.mark.parametrize("error", [Throttled("429"), Unauthorized("401"), Conflict("409")])
 def test_failed_watch_is_opened_again_without_a_list(error: KubeError) -> None:
     move = after(WATCHING, WatchFailed("8", error))
     assert move.machine.state == Watching("8", refusals=1)
     assert 0.8 <= move.wait_s <= 1.6
 
 
+@pytest.mark.parametrize("error", [REFUSED, GATEWAY, STARTING])
+def test_server_that_was_lost_is_probed_before_the_next_watch(error: KubeError) -> None:
+    move = after(WATCHING, WatchFailed("8", error))
+    assert move.machine.state == Probing("8", refusals=1, lost=True)
+    assert 0.8 <= move.wait_s <= 1.6
+    again = after(move.machine.state, Probed(), machine=move.machine)
+    assert (again.machine.state, again.wait_s) == (Watching("8", refusals=1), 0.0)
+
+
+def test_server_set_back_while_it_was_lost_leads_to_one_list() -> None:
+    states, waits = chain(
+        WATCHING, WatchFailed("8", REFUSED, worked=True), WatchRegressed(), Listed("5")
+    )
+    assert states == [Probing("8", lost=True), Listing(ListReason.REGRESSION), Watching("5")]
+    assert waits[1:] == [0.0, 0.0]
+
+
+def test_server_that_is_away_is_probed_until_it_is_back() -> None:
+    states, waits = chain(
+        WATCHING, WatchFailed("8", REFUSED), *[ProbeFailed(REFUSED)] * 5, Probed()
+    )
+    assert states[:-1] == [Probing("8", refusals=1, lost=True)] * 6
+    assert states[-1] == Watching("8", refusals=1)
+    assert min(waits[:-1]) >= 0.8
+
+
+@pytest.mark.parametrize(
+    "error", [GATEWAY, STARTING, Throttled("429"), BadResponse("html"), Forbidden("403")]
+)
+def test_watch_goes_on_without_proof_where_lists_fail_until_a_probe_succeeds(
+    error: KubeError,
+) -> None:
+    end = WatchEnded("9", WatchEnd.CLOSED, lasted_s=15.0, events=1)
+    states, _ = chain(WATCHING, WatchFailed("8", REFUSED), ProbeFailed(error), end, Probed(), end)
+    assert states == [
+        Probing("8", refusals=1, lost=True),
+        Watching("8", unproven=True),
+        Probing("9", lost=True),
+        Watching("9"),
+        Watching("9"),
+    ]
+
+
 def test_watch_that_broke_after_it_had_worked_counts_as_no_refusal() -> None:
     move = after(Watching("7", refusals=2), WatchFailed("8", REFUSED, worked=True))
-    assert move.machine.state == Watching("8")
+    assert move.machine.state == Probing("8", lost=True)
 
 
-def chain(state: State, *outcomes: Outcome) -> tuple[list[State], list[float]]:
+def chain(
+    state: State, *outcomes: Outcome, machine: Machine = START
+) -> tuple[list[State], list[float]]:
     """The states that follow from each other, and the waits before them."""
-    machine = Machine(state, Backoff(), Backoff())
+    machine = replace(machine, state=state)
     states, waits = [], []
     for outcome in outcomes:
         move = after(machine.state, outcome, machine=machine)
@@ -202,7 +319,7 @@ def chain(state: State, *outcomes: Outcome) -> tuple[list[State], list[float]]:
 
 
 def test_watches_that_are_refused_are_replaced_by_lists_where_those_can_be_had() -> None:
-    refused = WatchFailed("7", Unavailable("502", kind=Reason.SERVER, status=502))
+    refused = WatchFailed("7", Throttled("429"))
     states, waits = chain(
         WATCHING, refused, refused, refused, Probed(), refused, Listed("9"), refused, Listed("12")
     )
@@ -222,12 +339,34 @@ def test_watches_that_are_refused_are_replaced_by_lists_where_those_can_be_had()
     assert after(states[-1], ended).machine.state == Watching("13")
 
 
-def test_outage_leads_to_no_list() -> None:
+def test_watches_refused_as_by_a_gateway_are_replaced_by_lists_as_soon() -> None:
+    refused = WatchFailed("7", Unavailable("502", kind=Reason.SERVER, status=502))
+    in_vain: list[Outcome] = [refused, Probed()] * 3
+    states, _ = chain(WATCHING, *in_vain, refused, Listed("9"), refused)
+    assert states == [
+        Probing("7", refusals=1, lost=True),
+        Watching("7", refusals=1),
+        Probing("7", refusals=2, lost=True),
+        Watching("7", refusals=2),
+        Probing("7", refusals=3, lost=True),
+        Watching("7", refusals=3),
+        Listing(ListReason.FALLBACK, refusals=4),
+        Watching("9", refusals=4),
+        Listing(ListReason.FALLBACK, refusals=4),
+    ]
+
+
+@pytest.mark.parametrize("error", [REFUSED, STARTING])
+def test_outage_leads_to_no_list(error: Unavailable) -> None:
     """While not even the smallest list can be had, a list is no better than a watch."""
-    refused = WatchFailed("7", REFUSED)
-    alternating: list[Outcome] = [ProbeFailed(REFUSED), refused] * 4
-    states, waits = chain(WATCHING, *[refused] * 3, *alternating)
-    assert states[2:5] == [Probing("7", 3), Watching("7", refusals=2), Probing("7", 3)]
+    refused = WatchFailed("7", error)
+    machine, states, waits = Machine(WATCHING, Backoff(), Backoff()), [], []
+    for _ in range(20):
+        outcome = refused if isinstance(machine.state, Watching) else ProbeFailed(error)
+        move = after(machine.state, outcome, machine=machine)
+        machine = move.machine
+        states.append(machine.state)
+        waits.append(move.wait_s)
     assert not any(isinstance(state, Listing) for state in states)
     assert min(waits) >= 0.8
 
@@ -459,7 +598,8 @@ ERRORS = st.sampled_from(
 OUTCOMES = {
     Listing: st.one_of(
         st.just(Listed("1")),
-        st.builds(ListFailed, ERRORS, st.integers(1, 3)),
+        st.builds(ListFailed, ERRORS, st.integers(1, 3), st.booleans()),
+        st.builds(StreamRefused, ERRORS),
         st.just(ListSuspect()),
         st.just(ListRegressed()),
         st.just(Crashed()),
@@ -494,10 +634,12 @@ OUTCOMES = {
 
 
 @settings(deadline=None)  # other tests share the machine
-@given(st.data())
-def test_no_wait_is_longer_than_30_s_and_no_loop_is_without_one(data: st.DataObject) -> None:
+@given(st.data(), st.sampled_from([START, START_STREAMED]))
+def test_no_wait_is_longer_than_30_s_and_no_loop_is_without_one(
+    data: st.DataObject, start: Machine
+) -> None:
     """In any ten steps that bring nothing good there is a wait, so that requests stay bounded."""
-    machine, rng, in_vain = START, random.Random(1), 0
+    machine, rng, in_vain = start, random.Random(1), 0
     timing = WatchTiming()
     for _ in range(30):
         outcome = data.draw(OUTCOMES[type(machine.state)])

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from telemetryd.errors import ConfigError, ManagerError
 from telemetryd.model import Payload
 from telemetryd.serve.connection import Limits
+from telemetryd.serve.listener import Listening
 from telemetryd.serve.metrics import Exposition, MetricsRenderer
-from telemetryd.serve.server import MOST_SCRAPES, Endpoints, Listening, serve
+from telemetryd.serve.server import MOST_SCRAPES, Endpoints, serve
 from telemetryd.serve.status import Report, StatusFacts, liveness, readiness
 from tests.serve.facts import Facts, busy_facts, informer_status
 
@@ -85,6 +86,14 @@ class Served:
         async with await self.connect() as stream:
             await stream.send(request(path, "Connection: close", *headers, method=method))
             return parse_reply(await read_to_end(stream))
+
+    async def ask_or_none(self, path: str) -> Reply | None:
+        """None where the connection is dropped without an answer."""
+        async with await self.connect() as stream:
+            with suppress(anyio.BrokenResourceError):
+                await stream.send(request(path, "Connection: close"))
+            received = await read_to_end(stream)
+            return parse_reply(received) if received else None
 
 
 def request(path: str, *headers: str, method: str = "GET") -> bytes:
@@ -390,15 +399,31 @@ def big_status() -> StatusFacts:
     return replace(Facts().status(), api_server="x" * BIG)
 
 
-async def test_clients_beyond_the_limit_are_dropped() -> None:
-    async with running(limits=Limits(connections=2)) as served:
-        async with await served.connect() as one, await served.connect():
-            await one.send(request("/livez"))
-            assert (await one.receive()).endswith(b"ok\n")
+async def test_client_beyond_the_limit_takes_the_place_of_the_one_that_waits_longest() -> None:
+    async with (
+        running(limits=Limits(connections=2)) as served,
+        await served.connect() as silent,
+        await served.connect() as used,
+    ):
+        await used.send(request("/livez"))
+        assert (await used.receive()).endswith(b"ok\n")
+        assert (await served.ask("/livez")).status == 200
+        assert await read_to_end(silent) == b""
+        await used.send(request("/livez"))
+        assert (await used.receive()).endswith(b"ok\n"), "it waited for less"
+
+
+async def test_client_beyond_the_limit_is_dropped_where_all_are_being_answered() -> None:
+    async with running(limits=Limits(connections=1)) as served:
+        served.status = big_status
+        async with await served.connect() as busy:
+            await busy.send(request("/status.json"))
+            assert (await busy.receive()).startswith(b"HTTP/1.1 200 ")
             async with await served.connect() as many:
                 assert await read_to_end(many) == b""
-        await anyio.sleep(0.05)
-        assert (await served.ask("/livez")).status == 200
+        with anyio.fail_after(10):
+            while (await served.ask_or_none("/livez")) is None:
+                await anyio.sleep(0.01)
 
 
 async def test_many_scrapes_at_a_time_are_turned_away() -> None:

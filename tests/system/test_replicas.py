@@ -197,8 +197,11 @@ def test_never_two_writers_whatever_befalls_the_leader(crew: list[Replica], admi
     assert len({act.epoch for act in acts}) >= 5
 
 
-def _lists(replica: Replica) -> float | None:
-    return replica.daemon.metric(
-        'telemetryd_informer_lists_total{reason="initial",'
-        'resource="nodes.management.cattle.io",result="success"}'
+def _lists(replica: Replica) -> float:
+    """First lists: in pages after all where the server doesn't stream them."""
+    labels = 'resource="nodes.management.cattle.io",result="success"'
+    series = (
+        f'telemetryd_informer_lists_total{{reason="{reason}",{labels}}}'
+        for reason in ("initial", "fallback")
     )
+    return sum(replica.daemon.metric(each) or 0.0 for each in series)

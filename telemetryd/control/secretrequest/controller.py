@@ -7,7 +7,7 @@ events. What is decided, written and registered is its neighbours' affair.
 import logging
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from random import Random
 from typing import assert_never
 
@@ -20,7 +20,6 @@ from telemetryd.control.secretrequest.conditions import (
     SeenFirst,
     Served,
     Verdict,
-    settle,
 )
 from telemetryd.control.secretrequest.decision import (
     Accepted,
@@ -39,7 +38,8 @@ from telemetryd.control.secretrequest.projects import system_projects
 from telemetryd.control.secretrequest.releases import Releases
 from telemetryd.control.secretrequest.serving import Build, Servings
 from telemetryd.control.secretrequest.status import StatusWriter
-from telemetryd.errors import Forbidden, KubeError, ManagerError, NotLeading
+from telemetryd.control.secretrequest.telling import Teller, Told
+from telemetryd.errors import ManagerError, NotLeading
 from telemetryd.export.manager import ExporterManager
 from telemetryd.export.secret import KubeRequests
 from telemetryd.kube.resource import Reader
@@ -50,15 +50,8 @@ from telemetryd.model import (
     SecretRequestRecord,
     Unreadable,
 )
-from telemetryd.timing import backoff_s
 
 log = logging.getLogger(__name__)
-
-RETRY_BASE_S = 1.0
-RETRY_CAP_S = 60.0
-REASSERT_S = 60.0
-"""What somebody else has written over is written again after this time at the earliest: Rancher's
-own controller answers every status that isn't its own with another."""
 
 CRASH_PAUSE_S = 30.0
 
@@ -69,12 +62,7 @@ class _Known:
 
     Attributes:
         target: The last Secret that was, or was to be, written for it.
-        told: What was last written without error; of a failed export without its words, which
-            may differ with every attempt.
-        told_at_s: When, on the loop's clock.
-        told_write_at: The last write of the Secret that its status tells of.
-        failures: Writes of its status that failed in a row.
-        retry_at_s: When the next may be made.
+        told: What its status was last made to say.
     """
 
     uid: str
@@ -82,11 +70,7 @@ class _Known:
     detail: str = ""
     asked_for: str = ""
     target: Target | None = None
-    told: Verdict | None = None
-    told_at_s: float = -math.inf
-    told_write_at: float | None = None
-    failures: int = 0
-    retry_at_s: float = -math.inf
+    told: Told = field(default_factory=Told)
 
 
 class SecretRequestController:
@@ -120,14 +104,12 @@ class SecretRequestController:
         """
         self._settings = settings
         self._configured = configured
-        self._rng = rng
         self._rung = anyio.Event()
         self._due_s = math.inf
         self._servings = Servings(manager, build, now=now, on_change=self._ring)
         self._namespaces = Namespaces(client, rng=rng)
         self._releases = Releases(client, rng=rng)
-        self._writer = StatusWriter(client, now=now)
-        self._now = now
+        self._teller = Teller(StatusWriter(client, now=now), now=now, rng=rng)
         self._known: dict[str, _Known] = {}
 
     async def run(
@@ -179,7 +161,7 @@ class SecretRequestController:
         for name in sorted(self._known):
             known = self._known[name]
             serving = self._servings.get(name)
-            written_at = serving.report.last_write_at if serving else known.told_write_at
+            written_at = serving.report.last_write_at if serving else known.told.write_at
             yield RequestStatus(name, known.asked_for, known.state, known.detail, written_at)
 
     def _ring(self) -> None:
@@ -242,7 +224,7 @@ class SecretRequestController:
             return
         known.asked_for = f"{record.namespace}/{record.secret}" if record.has_target else ""
         first = not any(condition.type == "Progressing" for condition in record.conditions)
-        if first and known.told is None and not record.deleting:
+        if first and known.told.verdict is None and not record.deleting:
             await self._tell(name, known, record, SeenFirst())
         decision = await self._decide(name, record, system)
         verdict = await self._act(name, known, record, decision)
@@ -351,48 +333,10 @@ class SecretRequestController:
     async def _tell(
         self, name: str, known: _Known, record: SecretRequestRecord, verdict: Verdict
     ) -> None:
-        """Write the status where it differs, unless the last failure is too recent."""
         serving = self._servings.get(name)
         written_at = serving.report.last_write_at if serving is not None else None
-        news = written_at if written_at != known.told_write_at else None
-        held = {condition.type: condition for condition in record.conditions}
-        if news is None and settle(held, verdict, now_s=self._now()) == held:
-            return
-        now_s = anyio.current_time()
-        earliest_s = known.retry_at_s
-        if news is None and known.told == _topic(verdict):
-            earliest_s = max(earliest_s, known.told_at_s + REASSERT_S)
-        if now_s < earliest_s:
-            self._wake_at(earliest_s)
-            return
-        try:
-            await self._writer.write(name, record.uid, verdict, synced_at=news)
-        except KubeError as error:
-            self._tell_later(name, known, error)
-            return
-        known.failures = 0
-        known.told, known.told_at_s = _topic(verdict), anyio.current_time()
-        if news is not None:
-            known.told_write_at = news
-
-    def _tell_later(self, name: str, known: _Known, error: KubeError) -> None:
-        pause_s = backoff_s(known.failures, base_s=RETRY_BASE_S, cap_s=RETRY_CAP_S, rng=self._rng)
-        known.retry_at_s = anyio.current_time() + pause_s
-        self._wake_at(known.retry_at_s)
-        why = str(error)
-        if isinstance(error, Forbidden):
-            why = (
-                "not allowed to write its status: grant get on secretrequests and patch on"
-                " secretrequests/status of telemetry.cattle.io by a ClusterRole"
-            )
-        log.log(
-            logging.DEBUG if known.failures else logging.WARNING,
-            "secret request status not written name=%s error=%r retry_in_s=%.1f",
-            name,
-            why,
-            pause_s,
-        )
-        known.failures += 1
+        due_s = await self._teller.tell(known.told, name, record, verdict, written_at)
+        self._wake_at(due_s)
 
     def _note(self, name: str, known: _Known, state: RequestState, detail: str) -> None:
         if state is not known.state or (not known.detail and detail):
@@ -409,7 +353,3 @@ class SecretRequestController:
 
 
 _QUIET = frozenset({RequestState.SERVED, RequestState.LEAVING, RequestState.WAITING})
-
-
-def _topic(verdict: Verdict) -> Verdict:
-    return replace(verdict, message="") if isinstance(verdict, Served) else verdict

@@ -1,0 +1,125 @@
+"""When the status of a SecretRequest is written: on news, not too often, and again after failures.
+
+What it says is ``conditions``'s; how it is written is ``status``'s.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from random import Random
+
+import anyio
+
+from telemetryd.control.secretrequest.conditions import Served, Verdict, settle
+from telemetryd.control.secretrequest.status import StatusWriter
+from telemetryd.errors import Forbidden, KubeError
+from telemetryd.model import SecretRequestRecord
+from telemetryd.timing import backoff_s
+
+log = logging.getLogger(__name__)
+
+RETRY_BASE_S = 1.0
+RETRY_CAP_S = 60.0
+REASSERT_S = 60.0
+"""What somebody else has written over is written again after this time at the earliest: Rancher's
+own controller answers every status that isn't its own with another."""
+
+
+@dataclass(slots=True)
+class Told:
+    """What the status of one request was last made to say.
+
+    Attributes:
+        verdict: What was last written without error; of a failed export without its words, which
+            may differ with every attempt.
+        at_s: When, on the loop's clock.
+        write_at: The last write of the Secret that the status tells of, in Unix time.
+        failures: Writes of the status that failed in a row.
+        retry_at_s: When the next may be made.
+    """
+
+    verdict: Verdict | None = None
+    at_s: float = -math.inf
+    write_at: float | None = None
+    failures: int = 0
+    retry_at_s: float = -math.inf
+
+
+class Teller:
+    """Writes statuses where they differ from what they should say."""
+
+    def __init__(self, writer: StatusWriter, *, now: Callable[[], float], rng: Random) -> None:
+        """Nothing is written before ``tell``.
+
+        Args:
+            writer: Makes the writes.
+            now: Unix time in seconds.
+            rng: Spreads retries.
+        """
+        self._writer = writer
+        self._now = now
+        self._rng = rng
+
+    async def tell(
+        self,
+        told: Told,
+        name: str,
+        record: SecretRequestRecord,
+        verdict: Verdict,
+        written_at: float | None,
+    ) -> float:
+        """Write the status where it differs, unless the last failure is too recent.
+
+        Args:
+            told: What it was last made to say; changed here.
+            name: Of the request.
+            record: The request as it is held, with the conditions it has.
+            verdict: What its conditions are to say.
+            written_at: Unix time in seconds of the last write of its Secret; None before it.
+
+        Returns:
+            When to come back, on the loop's clock; infinity where nothing is left to be written.
+        """
+        news = written_at if written_at != told.write_at else None
+        held = {condition.type: condition for condition in record.conditions}
+        if news is None and settle(held, verdict, now_s=self._now()) == held:
+            return math.inf
+        now_s = anyio.current_time()
+        earliest_s = told.retry_at_s
+        if news is None and told.verdict == _topic(verdict):
+            earliest_s = max(earliest_s, told.at_s + REASSERT_S)
+        if now_s < earliest_s:
+            return earliest_s
+        try:
+            await self._writer.write(name, record.uid, verdict, synced_at=news)
+        except KubeError as error:
+            return self._later(name, told, error)
+        told.failures = 0
+        told.verdict, told.at_s = _topic(verdict), anyio.current_time()
+        if news is not None:
+            told.write_at = news
+        return math.inf
+
+    def _later(self, name: str, told: Told, error: KubeError) -> float:
+        pause_s = backoff_s(told.failures, base_s=RETRY_BASE_S, cap_s=RETRY_CAP_S, rng=self._rng)
+        told.retry_at_s = anyio.current_time() + pause_s
+        why = str(error)
+        if isinstance(error, Forbidden):
+            why = (
+                "not allowed to write its status: grant get on secretrequests and patch on"
+                " secretrequests/status of telemetry.cattle.io by a ClusterRole"
+            )
+        log.log(
+            logging.DEBUG if told.failures else logging.WARNING,
+            "secret request status not written name=%s error=%r retry_in_s=%.1f",
+            name,
+            why,
+            pause_s,
+        )
+        told.failures += 1
+        return told.retry_at_s
+
+
+def _topic(verdict: Verdict) -> Verdict:
+    return replace(verdict, message="") if isinstance(verdict, Served) else verdict

@@ -1,0 +1,146 @@
+"""A list that comes as a stream of events, one object at a time, and goes on as the watch.
+
+When one is made, and what follows where it fails, doesn't belong here: that is ``watch``'s.
+"""
+
+import logging
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+
+from telemetryd.errors import BadResponse, Forbidden, Invalid, KubeError, Reason, Unavailable
+from telemetryd.kube.apply import Applier
+from telemetryd.kube.feed import LineFeed
+from telemetryd.kube.lines import OversizeLine
+from telemetryd.kube.source import Source
+from telemetryd.kube.store import Relist
+from telemetryd.kube.waits import WatchTiming
+
+log = logging.getLogger(__name__)
+
+_NOT_IMPLEMENTED = 501
+
+
+@dataclass(slots=True)
+class Carried:
+    """The stream of a list that is complete, for the watch to go on with.
+
+    Attributes:
+        resources: Closes the stream.
+        started_s: When it was asked for, on the loop's clock.
+        server_timeout_s: After how many seconds the API server is to end it.
+    """
+
+    resources: AsyncExitStack
+    feed: LineFeed
+    started_s: float
+    server_timeout_s: int
+
+
+async def collect(
+    feed: LineFeed,
+    applier: Applier[Any, Any],
+    relist: Relist[Any],
+    *,
+    source: Source,
+    timing: WatchTiming,
+    contact: Callable[[], None],
+) -> str:
+    """Take a streamed list to its end.
+
+    Args:
+        feed: What the stream brings; what follows the list is put back into it.
+        applier: Turns lines into records.
+        relist: Takes the objects.
+        source: Is asked whether the API server knows such lists where one doesn't seem to end.
+        timing: Limits.
+        contact: Called whenever something came.
+
+    Returns:
+        The resource version of the list.
+
+    Raises:
+        Invalid: The API server doesn't end it, or doesn't know such lists.
+        BadResponse: A line that isn't an event of this resource; or it takes too long.
+        KubeError: It broke, or brought an ERROR event.
+    """
+    patience = _Patience(timing, anyio.current_time())
+    while True:
+        wait_s = patience.left_s(anyio.current_time())
+        if wait_s <= 0.0:
+            if await _is_too_old(source, timing):
+                raise Invalid("list: the API server is too old for streams")
+            patience.doubted = True
+            continue
+        lines = await _read(feed, wait_s)
+        if lines:
+            patience.heard_at_s = anyio.current_time()
+            contact()
+            end = await applier.take_lines(lines, relist)
+            if end is not None:
+                feed.put_back(end.rest)
+                return end.resource_version
+
+
+class _Patience:
+    """How long to wait for the next line."""
+
+    def __init__(self, timing: WatchTiming, now_s: float) -> None:
+        self._timing = timing
+        self._over_at_s = now_s + timing.full_list_timeout_s
+        self.heard_at_s = now_s
+        self.doubted = False
+
+    def left_s(self, now_s: float) -> float:
+        """Until something is to be done; none where the server's age is to be looked up.
+
+        Raises:
+            Invalid: Nothing has come for too long.
+            BadResponse: It takes too long altogether.
+        """
+        timing = self._timing
+        if now_s >= self._over_at_s:
+            raise BadResponse("list: its stream takes too long to come to an end")
+        silent_at_s = self.heard_at_s + timing.list_timeout_s
+        if now_s >= silent_at_s:
+            raise Invalid(f"list: its stream was silent for {timing.list_timeout_s:g} s")
+        wake_at_s = min(self._over_at_s, silent_at_s)
+        if not self.doubted:
+            wake_at_s = min(wake_at_s, self.heard_at_s + timing.stream_doubt_s)
+        return wake_at_s - now_s
+
+
+async def _read(feed: LineFeed, timeout_s: float) -> list[bytes | OversizeLine]:
+    """The next lines, none where nothing came in time.
+
+    Raises:
+        Unavailable: It broke, or ended.
+        BadResponse: It can't be decompressed.
+    """
+    try:
+        lines = await feed.read(timeout_s)
+    except Unavailable as error:
+        if error.kind is not Reason.TIMEOUT:
+            raise
+        return []
+    if lines is None:
+        raise Unavailable("list: its stream ended before it did", kind=Reason.CONNECT)
+    return lines
+
+
+def is_refusal(error: KubeError) -> bool:
+    """Whether the API server doesn't serve lists as streams, or not to us; others may pass."""
+    return isinstance(error, Invalid | Forbidden) or (
+        isinstance(error, Unavailable) and error.status == _NOT_IMPLEMENTED
+    )
+
+
+async def _is_too_old(source: Source, timing: WatchTiming) -> bool:
+    try:
+        return not await source.knows_streams(timeout_s=timing.discovery_timeout_s)
+    except KubeError as error:
+        log.debug("version not had error=%r", str(error))
+        return False

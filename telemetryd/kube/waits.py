@@ -1,0 +1,145 @@
+"""How long things may take, and how long to wait after failures.
+
+What is done after which failure doesn't belong here: that is ``watch``'s.
+"""
+
+import math
+import random
+from dataclasses import dataclass
+
+from telemetryd.errors import KubeError, Throttled, Unavailable
+from telemetryd.kube.responses import MAX_RETRY_AFTER_S
+
+
+@dataclass(frozen=True, slots=True)
+class WatchTiming:
+    """How long things may take; tests shorten them.
+
+    The backoff is client-go's: 0.8 s, doubled up to 30 s, forgotten after 120 s without failure.
+
+    Attributes:
+        jitter: A backoff is stretched by up to this share of itself, within the cap.
+        short_watch_s: A watch that ends sooner without an event counts as a failure; watches are
+            not opened more often than this.
+        idle_limit_s: Without event or bookmark for this long a watch is opened anew, and so is
+            one that isn't answered. Bookmarks come about every 60 s.
+        watch_timeout_min_s: The API server is asked to end a watch after a random time from here.
+        list_timeout_s: Deadline of one page; a streamed list that is silent for so long is given
+            up.
+        full_list_timeout_s: Deadline of a whole list, in pages, in one or as a stream.
+        stream_doubt_s: A streamed list that is silent for so long may come from a server too old
+            to end it, which its version tells.
+        stream_retry_s: Lists come in pages for so long after a stream was refused. A try costs a
+            request, or half a minute where the end never comes: often enough to see that the
+            server has been replaced by a newer one.
+        resync_s: Between lists that nothing calls for but caution; stretched or shortened by up
+            to a tenth.
+        unheard_relist_s: Where no watch is ever answered, between lists: an answer may be held
+            back until the first event, or events with it.
+        fallback_relist_s: Between lists where lists can be had and watches can't, whether they
+            are denied or fail.
+        suspect_relist_s: Until the next list after one that held broken objects.
+        absence_recheck_s: Between the two looks that confirm absence while objects are held.
+        unproven_s: A watch that no probe has proved is ended after this time for another probe.
+    """
+
+    backoff_base_s: float = 0.8
+    backoff_cap_s: float = 30.0
+    backoff_reset_s: float = 120.0
+    jitter: float = 1.0
+    short_watch_s: float = 1.0
+    idle_limit_s: float = 90.0
+    watch_timeout_min_s: int = 300
+    watch_timeout_max_s: int = 600
+    list_timeout_s: float = 30.0
+    full_list_timeout_s: float = 300.0
+    stream_doubt_s: float = 3.0
+    stream_retry_s: float = 6 * 3600.0
+    discovery_timeout_s: float = 10.0
+    resync_s: float = 3600.0
+    unheard_relist_s: float = 300.0
+    fallback_relist_s: float = 30.0
+    suspect_relist_s: float = 30.0
+    absence_recheck_s: float = 5.0
+    unproven_s: float = 15.0
+
+    def server_timeout_s(self, rng: random.Random) -> int:
+        """After how many seconds an API server is to end a watch."""
+        return rng.randint(self.watch_timeout_min_s, self.watch_timeout_max_s)
+
+
+DEFAULT_TIMING = WatchTiming()
+"""The reference's numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Failures that count, and when the last one was."""
+
+    failures: int = 0
+    last_at_s: float = -math.inf
+
+    def after_failure(
+        self, now_s: float, timing: WatchTiming, rng: random.Random
+    ) -> tuple["Backoff", float]:
+        """The backoff with one more failure, and seconds to wait for it.
+
+        The wait is jittered even at the cap, so that many clients don't come back together.
+        """
+        failures = 0 if now_s - self.last_at_s >= timing.backoff_reset_s else self.failures
+        plain_s = timing.backoff_base_s * 2.0 ** min(failures, 30)
+        stretched_s = plain_s * (1.0 + timing.jitter * rng.random())
+        cap_s = timing.backoff_cap_s * (1.0 - 0.25 * timing.jitter * rng.random())
+        return Backoff(failures + 1, now_s), min(stretched_s, cap_s)
+
+
+class Waits:
+    """The waits that one step may choose from, and the failures that choosing counts."""
+
+    def __init__(
+        self,
+        retries: Backoff,
+        relists: Backoff,
+        *,
+        now_s: float,
+        took_s: float,
+        timing: WatchTiming,
+        rng: random.Random,
+    ) -> None:
+        self.timing = timing
+        self._took_s = took_s
+        self.retries = retries
+        self.relists = relists
+        self._now_s = now_s
+        self._rng = rng
+
+    def retry_s(self, error: KubeError | None = None) -> float:
+        """Before the same is tried again.
+
+        What the attempt itself took counts towards the wait, all but the first and shortest:
+        otherwise a request that hangs and a long wait would add up to more than a minute.
+        """
+        shortest_s = self.absence_s(0)
+        self.retries, wait_s = self.retries.after_failure(self._now_s, self.timing, self._rng)
+        wait_s = max(wait_s - self._took_s, min(wait_s, shortest_s))
+        return asked_s(error, wait_s)
+
+    def relist_s(self, error: KubeError | None = None) -> float:
+        """Before a list that mends something: none for the first, a backoff for a loop of them.
+
+        It counts from the last such list, so that it bounds lists and delays nothing else.
+        """
+        since_s = self._now_s - self.relists.last_at_s
+        self.relists, wait_s = self.relists.after_failure(self._now_s, self.timing, self._rng)
+        return asked_s(error, max(0.0, wait_s - since_s))
+
+    def absence_s(self, absences: int) -> float:
+        """Before the next look for a resource that isn't served."""
+        return Backoff(absences, self._now_s).after_failure(self._now_s, self.timing, self._rng)[1]
+
+
+def asked_s(error: KubeError | None, wait_s: float) -> float:
+    """The wait that the API server asks for, where it does, but never less than our own."""
+    if isinstance(error, Throttled | Unavailable) and error.retry_after_s is not None:
+        return min(max(error.retry_after_s, wait_s), MAX_RETRY_AFTER_S)
+    return wait_s

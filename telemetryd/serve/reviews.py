@@ -1,0 +1,239 @@
+"""Whether a bearer token may see a path: asked of the API server, and kept for a moment.
+
+By TokenReview (whose token is it?) and SubjectAccessReview (may that user ``get`` the path?), as
+controller-runtime and kube-state-metrics guard their metrics. A token is sent to the API server and
+nowhere else: it is kept as its digest, and no log line and no message holds it. What is answered
+to a client belongs to ``security``.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Final, Protocol, TypeAlias
+
+import anyio
+import msgspec
+import orjson
+
+from telemetryd.errors import BadResponse, KubeError, Reason, Throttled, Unavailable
+
+log = logging.getLogger(__name__)
+
+REVIEW_S: Final = 5.0
+"""For both reviews of a request, within the 10 s that Prometheus gives a scrape by default."""
+ALLOWED_S: Final = 60.0
+"""A token that is revoked, or a right that is withdrawn, goes on for so long: controller-runtime
+keeps who someone is for 1 min, and that something is allowed for 5 min."""
+DENIED_S: Final = 10.0
+"""A right that is granted works after so long; controller-runtime's is 30 s."""
+MOST_KEPT: Final = 256
+"""Verdicts of each kind; a Prometheus needs one."""
+MOST_REVIEWS: Final = 8
+"""At a time, so that a flood of made-up tokens isn't passed on to the API server."""
+
+_TOKEN_REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"  # noqa: S105 - a path
+_ACCESS_REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+_VERB = "get"
+
+_Key: TypeAlias = tuple[bytes, str]
+
+
+class Requester(Protocol):
+    """The part of a ``KubeClient`` that is needed."""
+
+    async def request(self, method: str, path: str, *, body: bytes, timeout_s: float) -> bytes:
+        """The body of a successful answer.
+
+        Raises:
+            KubeError: There is none.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the API server says of a token and a path.
+
+    Attributes:
+        allowed: The path may be shown.
+        user: Whose token it is, None where it is nobody's.
+    """
+
+    allowed: bool
+    user: str | None = None
+
+
+class _User(msgspec.Struct, gc=False):
+    username: str = ""
+    uid: str = ""
+    groups: list[str] = []
+    extra: dict[str, list[str]] = {}
+
+
+class _Whose(msgspec.Struct, gc=False):
+    authenticated: bool = False
+    user: _User | None = None
+
+
+class _TokenReview(msgspec.Struct, gc=False):
+    status: _Whose
+
+
+class _Access(msgspec.Struct, gc=False):
+    allowed: bool = False
+    denied: bool = False
+
+
+class _AccessReview(msgspec.Struct, gc=False):
+    status: _Access
+
+
+@dataclass(slots=True)
+class _Asking:
+    """A review on its way, shared by all who want to know the same."""
+
+    done: anyio.Event = field(default_factory=anyio.Event)
+    verdict: Verdict | None = None
+    error: KubeError | None = None
+
+
+class _Kept:
+    """Verdicts of one kind, for a time; the oldest go where there are too many."""
+
+    def __init__(self, for_s: float) -> None:
+        self._for_s = for_s
+        self._verdicts: OrderedDict[_Key, tuple[float, Verdict]] = OrderedDict()
+
+    def find(self, key: _Key) -> Verdict | None:
+        found = self._verdicts.get(key)
+        return found[1] if found and anyio.current_time() < found[0] else None
+
+    def __contains__(self, key: _Key) -> bool:
+        """Whether there was one, be it out of date."""
+        return key in self._verdicts
+
+    def keep(self, key: _Key, verdict: Verdict) -> None:
+        self.drop(key)
+        self._verdicts[key] = (anyio.current_time() + self._for_s, verdict)
+        if len(self._verdicts) > MOST_KEPT:
+            self._verdicts.popitem(last=False)
+
+    def drop(self, key: _Key) -> None:
+        self._verdicts.pop(key, None)
+
+
+class Reviews:
+    """Asks the API server, once for all who want to know the same at one time."""
+
+    def __init__(
+        self, client: Requester, *, allowed_s: float = ALLOWED_S, denied_s: float = DENIED_S
+    ) -> None:
+        """Ask nothing yet.
+
+        Args:
+            client: As whoever may create both kinds of reviews.
+            allowed_s: For how long it holds that a token is allowed something.
+            denied_s: For how long it holds that it isn't.
+        """
+        self._client = client
+        self._allowed = _Kept(allowed_s)
+        self._denied = _Kept(denied_s)
+        self._asked: dict[_Key, _Asking] = {}
+        self._failing = False
+
+    async def judge(self, token: str, path: str) -> Verdict:
+        """Whether whoever has the token may ``get`` the path; within ``REVIEW_S``.
+
+        Raises:
+            Throttled: Too much is being asked.
+            KubeError: It can't be found out now. In any case nothing may be shown.
+        """
+        key = (sha256(token.encode()).digest(), path)
+        kept = self._allowed.find(key) or self._denied.find(key)
+        if kept is not None:
+            return kept
+        asking = self._asked.get(key)
+        if asking is not None:
+            await asking.done.wait()
+        else:
+            # Made-up tokens, however many, don't keep those out that were good a moment ago.
+            if len(self._asked) >= MOST_REVIEWS and key not in self._allowed:
+                raise Throttled("too many tokens to review at a time")
+            asking = self._asked[key] = _Asking()
+            await self._settle(key, asking, token)
+        if asking.verdict is None:
+            raise asking.error or Unavailable("the review was broken off", kind=Reason.CONNECT)
+        return asking.verdict
+
+    async def _settle(self, key: _Key, asking: _Asking, token: str) -> None:
+        """Find out, and tell all who wait for it, whatever comes of it."""
+        try:
+            asking.verdict = verdict = await self._review(token, key[1])
+        except KubeError as error:
+            asking.error = error
+            log.log(
+                logging.DEBUG if self._failing else logging.WARNING,
+                "who asks can't be reviewed, nothing is shown: error=%r",
+                str(error).replace(token, "..."),
+            )
+            self._failing = True
+        else:
+            self._failing = False
+            kept, other = self._allowed, self._denied
+            if not verdict.allowed:
+                kept, other = other, kept
+            kept.keep(key, verdict)
+            other.drop(key)
+        finally:
+            del self._asked[key]
+            asking.done.set()
+
+    async def _review(self, token: str, path: str) -> Verdict:
+        """Ask for both.
+
+        Raises:
+            Unavailable: Not both are answered in time.
+            BadResponse: An answer isn't a review.
+            KubeError: One is refused.
+        """
+        try:
+            with anyio.fail_after(REVIEW_S):
+                user = await self._whose(token)
+                if user is None:
+                    return Verdict(allowed=False)
+                return Verdict(await self._may(user, path), user.username)
+        except TimeoutError as error:
+            raise Unavailable(f"no review within {REVIEW_S:g} s", kind=Reason.TIMEOUT) from error
+        except (msgspec.MsgspecError, UnicodeError) as error:
+            raise BadResponse("the API server's answer isn't a review") from error
+
+    async def _whose(self, token: str) -> _User | None:
+        body = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenReview",
+            "spec": {"token": token},
+        }
+        answer = await self._post(_TOKEN_REVIEWS, body)
+        status = msgspec.json.decode(answer, type=_TokenReview).status
+        return status.user if status.authenticated else None
+
+    async def _may(self, user: _User, path: str) -> bool:
+        asked = {
+            "user": user.username,
+            "uid": user.uid,
+            "groups": user.groups,
+            "extra": user.extra,
+            "nonResourceAttributes": {"path": path, "verb": _VERB},
+        }
+        body = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SubjectAccessReview",
+            "spec": asked,
+        }
+        answer = await self._post(_ACCESS_REVIEWS, body)
+        status = msgspec.json.decode(answer, type=_AccessReview).status
+        return status.allowed and not status.denied
+
+    async def _post(self, path: str, body: Mapping[str, object]) -> bytes:
+        return await self._client.request("POST", path, body=orjson.dumps(body), timeout_s=REVIEW_S)

@@ -1,0 +1,116 @@
+"""Two daemons as `deploy/overlays/ha` configures them, with its account and a real Lease."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.apiserver.admin import Admin, AdminError
+from tests.deploy.installed import NAMESPACE, Installed
+from tests.system.daemon import TOP_LEVEL, Daemon
+from tests.system.rancher import SECRET, Rancher, facts, recount
+
+VARIANT = "overlays/ha"
+LEASE = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/telemetryd"
+LEASE_DURATION_S, RETRY_PERIOD_S = 15.0, 2.0
+SLACK_S = 10.0
+"""For a busy machine."""
+
+
+class Replica:
+    """One pod of the Deployment."""
+
+    def __init__(self, name: str, folder: Path, installed: Installed) -> None:
+        folder.mkdir()
+        self.name = name
+        top_level, bracket, tables = installed.config().partition("[")
+        self.daemon = Daemon(
+            folder,
+            installed.kubeconfig,
+            bracket + tables,
+            TOP_LEVEL + top_level,
+            environ={"HOSTNAME": name},
+        )
+
+    def leads(self) -> bool:
+        code, body = self.daemon.get("/status.json")
+        return code == 200 and bool(json.loads(body)["leader"]["leading"])
+
+    def kill(self) -> None:
+        self.daemon.process.kill()
+        self.daemon.process.wait()
+
+
+@pytest.fixture
+def rancher(admin: Admin) -> Iterator[Rancher]:
+    fleet = Rancher(admin)
+    fleet.build(clusters=3, nodes=2)
+    try:
+        yield fleet
+    finally:
+        fleet.clear()
+
+
+@pytest.fixture
+def replicas(
+    installed: Installed, rancher: Rancher, admin: Admin, tmp_path: Path
+) -> Iterator[list[Replica]]:
+    for path in (SECRET, LEASE):
+        try:
+            admin.delete(path)
+        except AdminError as error:
+            if error.status != 404:
+                raise
+    made = [Replica(name, tmp_path / name, installed) for name in ("pod-a", "pod-b")]
+    try:
+        yield made
+    finally:
+        for replica in made:
+            if replica.daemon.process.poll() is None:
+                replica.kill()
+
+
+def leaders(replicas: list[Replica]) -> list[Replica]:
+    leading = [replica for replica in replicas if replica.leads()]
+    assert len(leading) <= 1
+    return leading
+
+
+@pytest.mark.timeout(300)
+def test_one_exports_and_the_other_takes_over_with_the_rights_of_the_overlay(
+    replicas: list[Replica], rancher: Rancher, installed: Installed, admin: Admin, tmp_path: Path
+) -> None:
+    for replica in replicas:
+        replica.daemon.wait_for(f"{replica.name} is ready", replica.daemon.ready, 30)
+    (first,) = replicas[0].daemon.wait_for("a leader", lambda: leaders(replicas), 30)
+    (second,) = [replica for replica in replicas if replica is not first]
+
+    def written() -> bool:
+        payload = rancher.payload()
+        return payload is not None and facts(payload) == recount(admin)
+
+    first.daemon.wait_for("the leader exports", written, 30)
+    assert second.daemon.exporter()["state"] == "standby"
+    assert second.daemon.metric('telemetryd_leader{name="telemetryd"}') == 0
+    assert second.daemon.ready()
+    assert first.name in admin.get(LEASE)["spec"]["holderIdentity"]
+
+    first.kill()
+    rancher.admin.delete(SECRET)
+    begun = time.monotonic()
+    second.daemon.wait_for("the standby leads", second.leads, LEASE_DURATION_S * 2 + SLACK_S)
+    assert time.monotonic() - begun <= LEASE_DURATION_S + 2 * RETRY_PERIOD_S + SLACK_S
+    second.daemon.wait_for("it exports", written, 30)
+    assert second.name in admin.get(LEASE)["spec"]["holderIdentity"]
+
+    third = Replica("pod-c", tmp_path / "pod-c", installed)
+    replicas.append(third)
+    third.daemon.wait_for("its successor is ready", third.daemon.ready, 30)
+    assert not third.leads()
+    begun = time.monotonic()
+    assert second.daemon.stop() == 0, second.daemon.log()[-3000:]
+    third.daemon.wait_for("a released Lease is taken", third.leads, 30)
+    assert time.monotonic() - begun < LEASE_DURATION_S, "sooner than an abandoned one"
+    assert third.daemon.stop() == 0, third.daemon.log()[-3000:]

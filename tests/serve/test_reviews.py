@@ -1,0 +1,263 @@
+"""Reviews on virtual time: what is asked, shared and kept for how long, what lets nobody in."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+import pytest
+
+from telemetryd.errors import KubeError, Reason, Throttled, Unavailable
+from telemetryd.serve.reviews import (
+    ALLOWED_S,
+    DENIED_S,
+    MOST_KEPT,
+    MOST_REVIEWS,
+    REVIEW_S,
+    Reviews,
+    Verdict,
+)
+from tests.virtualtime import VirtualTimeLoop
+
+pytestmark = pytest.mark.anyio
+
+USER = "system:serviceaccount:monitoring:prometheus"
+TOKEN_REVIEW = {"status": {"authenticated": True, "user": {"username": USER}}}
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    return "asyncio", {"loop_factory": VirtualTimeLoop}
+
+
+@dataclass
+class ApiServer:
+    """Says of every token whose it is, and what that user may see."""
+
+    tokens: dict[str, dict[str, Any]] = field(default_factory=lambda: {"good": {"username": USER}})
+    paths: set[str] = field(default_factory=lambda: {"/metrics"})
+    takes_s: float = 0.0
+    error: KubeError | None = None
+    answers: list[bytes] = field(default_factory=list)
+    asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+    async def request(self, method: str, path: str, *, body: bytes, timeout_s: float) -> bytes:
+        assert method == "POST"
+        kind = path.rpartition("/")[2]
+        document = json.loads(body)
+        assert document["kind"].lower() + "s" == kind
+        assert path == f"/apis/{document['apiVersion']}/{kind}"
+        self.asked.append((kind, document["spec"]))
+        with anyio.fail_after(timeout_s):
+            await anyio.sleep(self.takes_s)
+        if self.error is not None:
+            raise self.error
+        if self.answers:
+            return self.answers.pop(0)
+        status = self._whose(document["spec"]) if kind == "tokenreviews" else self._may(document)
+        return json.dumps({**document, "status": status}).encode()
+
+    def _whose(self, spec: dict[str, Any]) -> dict[str, Any]:
+        user = self.tokens.get(spec["token"])
+        return {"authenticated": True, "user": user} if user else {"error": "not a valid token"}
+
+    def _may(self, document: dict[str, Any]) -> dict[str, Any]:
+        asked = document["spec"]["nonResourceAttributes"]
+        return {"allowed": asked["path"] in self.paths and asked["verb"] == "get"}
+
+    def count(self, kind: str = "tokenreviews") -> int:
+        return sum(each == kind for each, _ in self.asked)
+
+
+async def test_everything_known_of_a_user_is_asked_about() -> None:
+    user = {"username": USER, "uid": "7", "groups": ["a", "b"], "extra": {"x/y": ["1", "2"]}}
+    server = ApiServer(tokens={"good": user})
+    verdict = await Reviews(server).judge("good", "/metrics")
+    assert verdict == Verdict(allowed=True, user=USER)
+    assert server.asked == [
+        ("tokenreviews", {"token": "good"}),
+        (
+            "subjectaccessreviews",
+            {
+                "user": USER,
+                "uid": "7",
+                "groups": ["a", "b"],
+                "extra": {"x/y": ["1", "2"]},
+                "nonResourceAttributes": {"path": "/metrics", "verb": "get"},
+            },
+        ),
+    ]
+
+
+async def test_token_of_nobody_and_path_that_is_denied_are_told_apart() -> None:
+    server = ApiServer()
+    reviews = Reviews(server)
+    assert await reviews.judge("bad", "/metrics") == Verdict(allowed=False)
+    assert server.count("subjectaccessreviews") == 0
+    assert await reviews.judge("good", "/status.json") == Verdict(allowed=False, user=USER)
+    assert (await reviews.judge("good", "/metrics")).allowed
+
+
+async def test_explicit_denial_counts_more_than_an_allowance() -> None:
+    both = b'{"status": {"allowed": true, "denied": true}}'
+    server = ApiServer(answers=[json.dumps(TOKEN_REVIEW).encode(), both])
+    assert not (await Reviews(server).judge("good", "/metrics")).allowed
+
+
+async def test_verdicts_are_kept_for_a_moment_and_then_asked_for_again() -> None:
+    server = ApiServer()
+    reviews = Reviews(server)
+    for token, kept_s in (("good", ALLOWED_S), ("bad", DENIED_S)):
+        server.asked.clear()
+        await reviews.judge(token, "/metrics")
+        await anyio.sleep(kept_s - 0.1)
+        await reviews.judge(token, "/metrics")
+        assert server.count() == 1
+        await anyio.sleep(0.2)
+        await reviews.judge(token, "/metrics")
+        assert server.count() == 2
+
+
+async def test_right_that_is_granted_or_withdrawn_is_seen_once_the_verdict_is_old() -> None:
+    server = ApiServer(paths=set())
+    reviews = Reviews(server)
+    assert not (await reviews.judge("good", "/metrics")).allowed
+    server.paths.add("/metrics")
+    await anyio.sleep(DENIED_S + 0.1)
+    assert (await reviews.judge("good", "/metrics")).allowed
+    server.paths.clear()
+    await anyio.sleep(ALLOWED_S + 0.1)
+    assert not (await reviews.judge("good", "/metrics")).allowed
+
+
+async def test_requests_at_one_time_share_one_review() -> None:
+    server = ApiServer(takes_s=1)
+    reviews = Reviews(server)
+    verdicts = []
+
+    async def ask() -> None:
+        verdicts.append(await reviews.judge("good", "/metrics"))
+
+    async with anyio.create_task_group() as group:
+        for _ in range(50):
+            group.start_soon(ask)
+    assert verdicts == [Verdict(allowed=True, user=USER)] * 50
+    assert (server.count(), server.count("subjectaccessreviews")) == (1, 1)
+
+
+async def test_errors_reach_all_who_wait_and_are_not_kept() -> None:
+    server = ApiServer(takes_s=1, error=Unavailable("down", kind=Reason.CONNECT))
+    reviews = Reviews(server)
+    failed = []
+
+    async def ask() -> None:
+        with pytest.raises(Unavailable):
+            await reviews.judge("good", "/metrics")
+        failed.append(1)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(ask)
+    assert (len(failed), server.count()) == (3, 1)
+    server.error = None
+    assert (await reviews.judge("good", "/metrics")).allowed
+
+
+async def test_api_server_that_does_not_answer_is_waited_for_no_longer_than_its_deadline() -> None:
+    reviews = Reviews(ApiServer(takes_s=REVIEW_S * 0.6))  # each in time, both together not
+    started_s = anyio.current_time()
+    with pytest.raises(Unavailable):
+        await reviews.judge("good", "/metrics")
+    assert anyio.current_time() - started_s == pytest.approx(REVIEW_S)
+
+
+async def test_review_that_is_broken_off_lets_nobody_in() -> None:
+    reviews = Reviews(ApiServer(takes_s=1))
+    outcomes: list[str] = []
+
+    async def ask() -> None:
+        try:
+            outcomes.append(str(await reviews.judge("good", "/metrics")))
+        except Unavailable:
+            outcomes.append("unavailable")
+
+    async with anyio.create_task_group() as group:
+        first = anyio.CancelScope()
+
+        async def ask_first() -> None:
+            with first:
+                await ask()
+
+        group.start_soon(ask_first)
+        await anyio.sleep(0.1)
+        group.start_soon(ask)
+        await anyio.sleep(0.1)
+        first.cancel()
+    assert outcomes == ["unavailable"]
+    assert (await reviews.judge("good", "/metrics")).allowed
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"{}", b"null", b"[]", b'{"status": {"authenticated": "yes"}}', b"\xff", b'{"status": null}'],
+)
+async def test_answer_that_is_no_review_lets_nobody_in(answer: bytes) -> None:
+    reviews = Reviews(ApiServer(answers=[answer]))
+    with pytest.raises(KubeError):
+        await reviews.judge("good", "/metrics")
+
+
+async def test_user_without_a_name_is_nobody() -> None:
+    server = ApiServer(answers=[b'{"status": {"authenticated": true}}'])
+    assert await Reviews(server).judge("good", "/metrics") == Verdict(allowed=False)
+
+
+async def test_flood_of_made_up_tokens_is_not_passed_on_and_keeps_no_good_one_out() -> None:
+    server = ApiServer()
+    reviews = Reviews(server)
+    assert (await reviews.judge("good", "/metrics")).allowed
+    await anyio.sleep(ALLOWED_S + 1)
+    server.takes_s, server.asked = 1, []
+    refused = []
+
+    async def flood(number: int) -> None:
+        try:
+            await reviews.judge(f"made-up-{number}", "/metrics")
+        except Throttled:
+            refused.append(number)
+
+    async with anyio.create_task_group() as group:
+        for number in range(100):
+            group.start_soon(flood, number)
+        await anyio.sleep(0.1)
+        assert server.count() == MOST_REVIEWS
+        assert (await reviews.judge("good", "/metrics")).allowed
+    assert len(refused) == 100 - MOST_REVIEWS
+
+
+async def test_no_more_verdicts_than_the_limit_are_kept_and_none_displaces_those_who_may() -> None:
+    server = ApiServer()
+    reviews = Reviews(server)
+    await reviews.judge("good", "/metrics")
+    for number in range(MOST_KEPT + 1):
+        await reviews.judge(f"bad-{number}", "/metrics")
+    server.asked.clear()
+    await reviews.judge("good", "/metrics")
+    await reviews.judge(f"bad-{MOST_KEPT}", "/metrics")
+    assert server.count() == 0
+    await reviews.judge("bad-0", "/metrics")
+    assert server.count() == 1
+
+
+async def test_trouble_is_logged_once_and_without_the_token(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("DEBUG")
+    server = ApiServer(error=Unavailable("400 the token s3cret-token is bad", kind=Reason.SERVER))
+    reviews = Reviews(server)
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            await reviews.judge("s3cret-token", "/metrics")
+    assert [record.levelname for record in caplog.records] == ["WARNING", "DEBUG", "DEBUG"]
+    assert "the token ... is bad" in caplog.text
+    assert "s3cret-token" not in caplog.text

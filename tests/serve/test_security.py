@@ -1,0 +1,272 @@
+"""Who may look, over real sockets with real certificates: each mode, changes of mode."""
+
+import ssl
+import time
+
+import aiohttp
+import pytest
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from telemetryd.config import ServerConfig
+from telemetryd.errors import Reason, Unavailable
+from telemetryd.serve.reviews import Reviews
+from tests.kube.certificates import Authority, Pair
+from tests.serve.guarded import (
+    connect,
+    guarded,
+    tls,
+    until,
+)
+from tests.serve.test_reviews import USER, ApiServer
+
+pytestmark = pytest.mark.anyio
+
+HEALTH = ("/livez", "/healthz", "/readyz", "/readyz?verbose")
+GUARDED = ("/", "/metrics", "/status.json", "/payload/scc", "/nothing-here", "//livez", "/livez/")
+DAY_S = 86400.0
+
+
+def newest(context: ssl.SSLContext, version: ssl.TLSVersion) -> ssl.SSLContext:
+    context.maximum_version = version
+    return context
+
+
+async def test_tls_serves_everyone_who_speaks_it_and_nobody_in_clear(
+    authority: Authority, pair: Pair
+) -> None:
+    async with guarded(authority, tls(pair)) as served:
+        for path in ("/", "/metrics", "/livez"):
+            assert (await served.get(path, served.trusting())).status == 200, path
+        with pytest.raises(aiohttp.ClientError):
+            await served.get("/livez")
+        for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            old = newest(served.trusting(), version)
+            assert (await served.get("/metrics", old)).status == 200, version
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_client_certificate_is_needed_for_all_but_health(
+    authority: Authority, pair: Pair, clients: Authority, version: ssl.TLSVersion
+) -> None:
+    async with guarded(authority, tls(pair, client_ca=clients.ca)) as served:
+        without = newest(served.trusting(), version)
+        for path in GUARDED:
+            reply = await served.get(path, without)
+            assert reply.status == 401, path
+            assert "client certificate" in reply.text
+            assert reply.headers["content-type"] == "text/plain; charset=utf-8"
+        for path in HEALTH:
+            assert (await served.get(path, without)).status != 401, path
+        assert (await served.get("/metrics", without, method="POST")).status == 401
+        issued = clients.issue("prometheus", purposes=[ExtendedKeyUsageOID.CLIENT_AUTH])
+        shown = newest(served.trusting(issued), version)
+        assert "telemetryd_fleet_nodes" in (await served.get("/metrics", shown)).text
+        assert (await served.get("/", shown)).status == 200
+        assert (await served.get("/nothing-here", shown)).status == 404
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize(
+    "which", ["expired", "for servers", "of the server's authority", "of its own making"]
+)
+async def test_client_certificate_that_is_not_vouched_for_fails_the_handshake(
+    authority: Authority, pair: Pair, clients: Authority, which: str, version: ssl.TLSVersion
+) -> None:
+    shown = {
+        "expired": lambda: clients.issue("late", days=-1),
+        "for servers": lambda: clients.issue("x", purposes=[ExtendedKeyUsageOID.SERVER_AUTH]),
+        "of the server's authority": lambda: authority.issue("not-a-client"),
+        "of its own making": lambda: Authority(clients.ca.parent, "own").issue("client"),
+    }[which]()
+    async with guarded(authority, tls(pair, client_ca=clients.ca)) as served:
+        context = newest(served.trusting(shown), version)
+        for path in ("/metrics", "/livez"):
+            with pytest.raises((aiohttp.ClientError, ssl.SSLError, OSError)):
+                await served.get(path, context)
+        assert (await served.get("/livez", served.trusting())).status == 200
+
+
+async def test_client_certificate_that_expires_on_an_open_connection_lets_in_no_more(
+    authority: Authority, pair: Pair, clients: Authority
+) -> None:
+    ahead_s = 0.0
+    config = tls(pair, client_ca=clients.ca)
+    async with (
+        guarded(authority, config, now=lambda: time.time() + ahead_s) as served,
+        served.client(served.trusting(clients.issue("prometheus", days=1))) as client,
+    ):
+        assert (await client.get("/metrics")).status == 200
+        ahead_s = DAY_S + 60
+        assert (await client.get("/metrics")).status == 401
+        assert (await client.get("/livez")).status == 200
+
+
+@pytest.mark.parametrize("over_tls", [True, False])
+async def test_token_is_needed_for_all_but_health(
+    authority: Authority, pair: Pair, over_tls: bool
+) -> None:
+    cluster = ApiServer(paths={"/metrics"})
+    config = tls(pair, tokens=True) if over_tls else ServerConfig(kubernetes_auth=True)
+    async with guarded(authority, config, reviews=Reviews(cluster)) as served:
+        context = served.trusting() if over_tls else None
+        for path in GUARDED:
+            reply = await served.get(path, context)
+            assert reply.status == 401, path
+            assert reply.headers["www-authenticate"] == 'Bearer realm="telemetryd"'
+            assert "needed: a bearer token" in reply.text
+        for path in HEALTH:
+            assert (await served.get(path, context)).status != 401, path
+        assert not cluster.asked
+        reply = await served.get("/metrics", context, "unknown")
+        assert (reply.status, "www-authenticate" in reply.headers) == (401, True)
+        assert "isn't valid" in reply.text
+        reply = await served.get("/status.json", context, "good")
+        assert reply.status == 403
+        assert f"'{USER}' isn't allowed to get the nonResourceURL '/status.json'" in reply.text
+        for method in ("GET", "HEAD"):
+            assert (await served.get("/metrics", context, "good", method)).status == 200
+        assert (await served.get("/metrics", context, "good", "POST")).status == 405
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        "Bearer",
+        "Bearer ",
+        "Basic Z29vZA==",
+        "good",
+        "Bearer good good",
+        "Bearer g{ood",
+        "B good",
+    ],
+)
+async def test_header_without_a_bearer_token_is_asked_nowhere(
+    authority: Authority, header: str
+) -> None:
+    cluster = ApiServer()
+    config = ServerConfig(kubernetes_auth=True)
+    async with (
+        guarded(authority, config, reviews=Reviews(cluster)) as served,
+        aiohttp.ClientSession() as session,
+        session.get(
+            f"http://127.0.0.1:{served.port}/metrics", headers={"Authorization": header}
+        ) as response,
+    ):
+        assert response.status == 401
+    assert not cluster.asked
+
+
+async def test_nothing_but_health_is_shown_while_nobody_can_be_reviewed(
+    authority: Authority, pair: Pair
+) -> None:
+    cluster = ApiServer(error=Unavailable("down", kind=Reason.CONNECT))
+    async with guarded(authority, tls(pair, tokens=True), reviews=Reviews(cluster)) as served:
+        for path in GUARDED:
+            reply = await served.get(path, served.trusting(), "good")
+            assert (reply.status, reply.headers["retry-after"]) == (503, "1"), path
+            assert "down" not in reply.text
+        assert (await served.get("/livez", served.trusting(), "good")).status == 200
+        cluster.error = None
+        assert (await served.get("/metrics", served.trusting(), "good")).status == 200
+
+
+async def test_fault_of_the_reviews_shows_nothing(authority: Authority) -> None:
+    class Broken(ApiServer):
+        async def request(self, *args: object, **kwargs: object) -> bytes:
+            raise RuntimeError("a fault of ours")
+
+    reviews = Reviews(Broken())
+    async with guarded(authority, ServerConfig(kubernetes_auth=True), reviews=reviews) as served:
+        reply = await served.get("/metrics", token="good")
+        assert (reply.status, "fault" in reply.text) == (500, False)
+
+
+async def test_without_reviews_tokens_let_nobody_in(authority: Authority) -> None:
+    async with guarded(authority, ServerConfig(kubernetes_auth=True)) as served:
+        assert (await served.get("/metrics", token="good")).status == 401
+
+
+async def test_certificate_or_token_suffices_where_both_are_asked_for(
+    authority: Authority, pair: Pair, clients: Authority
+) -> None:
+    cluster = ApiServer(paths={"/metrics"})
+    config = tls(pair, client_ca=clients.ca, tokens=True)
+    async with guarded(authority, config, reviews=Reviews(cluster)) as served:
+        reply = await served.get("/metrics", served.trusting())
+        assert reply.status == 401
+        assert "a bearer token" in reply.text
+        assert "client certificate" in reply.text
+        shown = served.trusting(clients.issue("prometheus"))
+        assert (await served.get("/metrics", shown)).status == 200
+        assert not cluster.asked
+        assert (await served.get("/metrics", served.trusting(), "good")).status == 200
+
+
+async def test_no_log_line_holds_a_token(
+    authority: Authority, pair: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    cluster = ApiServer(tokens={"s3cret.good": {"username": USER}})
+    async with guarded(authority, tls(pair, tokens=True), reviews=Reviews(cluster)) as served:
+        for token in ("s3cret.good", "s3cret.bad", "s3cret {bad"):
+            for path in ("/metrics", "/status.json"):
+                await served.get(path, served.trusting(), token)
+        cluster.error = Unavailable("down", kind=Reason.CONNECT)
+        await served.get("/", served.trusting(), "s3cret.good")
+    assert "not shown" in caplog.text
+    assert "s3cret" not in caplog.text
+
+
+async def test_measures_change_while_it_serves_and_connections_made_before_end(
+    authority: Authority, pair: Pair, clients: Authority
+) -> None:
+    async with guarded(authority, ServerConfig()) as served:
+        async with connect(served.port) as plain:
+            assert await plain.ask() == 200
+            await served.change(tls(pair))
+            assert await plain.end() == b""
+        assert (await served.get("/metrics", served.trusting())).status == 200
+        async with connect(served.port, served.trusting()) as over_tls:
+            assert await over_tls.ask() == 200
+            await served.change(tls(pair, client_ca=clients.ca))
+            assert await over_tls.end() == b""
+        assert (await served.get("/metrics", served.trusting())).status == 401
+        await served.change(ServerConfig())
+        assert (await served.get("/metrics")).status == 200
+
+
+async def test_answer_under_way_is_given_before_its_connection_ends(
+    authority: Authority, pair: Pair
+) -> None:
+    cluster = ApiServer(takes_s=0.2)
+    config = tls(pair, tokens=True)
+    async with (
+        guarded(authority, config, reviews=Reviews(cluster)) as served,
+        connect(served.port, served.trusting()) as held,
+    ):
+        lines = (b"GET /metrics HTTP/1.1", b"Host: x", b"Authorization: Bearer good", b"", b"")
+        await held.stream.send(b"\r\n".join(lines))
+        await until("it is being reviewed", lambda: bool(cluster.asked))
+        await served.change(tls(pair))
+        received = await held.end()
+        assert received.startswith(b"HTTP/1.1 200 OK")
+        assert b"telemetryd_fleet_nodes" in received
+
+
+@pytest.mark.parametrize("path", ["/%ff", "/%ed%a0%80", "/a%00b%0a", "/%e4%bd%a0", "//metrics"])
+async def test_path_is_asked_about_whatever_it_holds(authority: Authority, path: str) -> None:
+    cluster = ApiServer(paths={"/"})
+    config = ServerConfig(kubernetes_auth=True)
+    async with (
+        guarded(authority, config, reviews=Reviews(cluster)) as served,
+        connect(served.port) as held,
+    ):
+        lines = (
+            f"GET {path} HTTP/1.1",
+            "Host: x",
+            "Authorization: Bearer good",
+            "Connection: close",
+        )
+        await held.stream.send("\r\n".join((*lines, "", "")).encode())
+        assert (await held.end()).startswith(b"HTTP/1.1 403 ")
