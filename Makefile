@@ -49,6 +49,14 @@ soak: $(VENV)/.dev ## export 100,000 times to a local receiver; fails where memo
 faults: $(VENV)/.dev ## bring about every fault of docs/faults.md; ends with what each took (10 minutes)
 	@$(BIN)/pytest -q tests/faults -m 'faults or not faults'
 
+.PHONY: alerts
+alerts: $(VENV)/.dev ## bring about the cause of every alert, before a real Prometheus (4 minutes)
+	@$(BIN)/pytest -q tests/monitoring -m 'alerts or not alerts'
+
+.PHONY: rules
+rules: ## make the PrometheusRule of the rule file, after a change of that
+	@deploy/monitoring/make-prometheusrule > deploy/monitoring/prometheusrule.yaml
+
 .PHONY: apiserver
 apiserver: ## build a real kube-apiserver for the tests (Debian or Ubuntu; 4 to 6 minutes, once)
 	@tests/apiserver/build
@@ -69,7 +77,8 @@ check: $(VENV)/.dev ## lint, types, layers, dependencies, spelling
 	$(BIN)/lint-imports
 	$(BIN)/deptry telemetryd
 	$(BIN)/codespell
-	$(BIN)/shellcheck .ci/run tests/apiserver/build supply/install systemd/install tests/systemd/boot tests/systemd/drill
+	$(BIN)/shellcheck .ci/run tests/apiserver/build deploy/monitoring/make-prometheusrule \
+	  supply/install systemd/install tests/systemd/boot tests/systemd/drill
 	$(BIN)/hadolint Dockerfile
 
 .PHONY: install
@@ -78,9 +87,13 @@ install: ## install on this machine as a systemd service, or upgrade it (root; /
 
 .PHONY: uninstall
 uninstall: ## take out what `make install` put there; configuration and state stay
-	systemctl disable --now telemetryd
+	-systemctl disable --now telemetryd
 	rm -rf /opt/telemetryd /usr/bin/telemetryd /etc/systemd/system/telemetryd.service
 	systemctl daemon-reload
+
+.PHONY: install-test
+install-test: $(VENV)/.dev ## install by the locks into a temporary folder, twice, and compare (asks the index)
+	@$(BIN)/pytest -q -m index tests/supply
 
 .PHONY: drill
 drill: ## install and run it as a service under a systemd of its own (root; needs systemd-nspawn; 2 minutes)

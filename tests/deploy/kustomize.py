@@ -24,6 +24,8 @@ VARIANTS = (
     "overlays/kubernetes+components/ha",
     "overlays/scc+components/air-gapped",
     "overlays/kubernetes+components/air-gapped",
+    "overlays/kubernetes+components/kubernetes-auth",
+    "overlays/ha+components/kubernetes-auth",
 )
 """Each a folder of `deploy/`, or one and a component as an overlay of one's own has them."""
 

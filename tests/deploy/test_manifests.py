@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import warnings
+from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path, PurePath
 from typing import Any
@@ -98,9 +99,11 @@ def test_leader_is_elected_where_there_is_more_than_one_replica(
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_rights_are_just_what_the_configuration_needs(variant: str, tmp_path: Path) -> None:
-    rancher = "kubernetes" not in variant
+    rancher = variant.partition("+")[0] != "overlays/kubernetes"
     requested = [SCC] if "scc" in variant else []
     plan = plan_of(config_of(variant, tmp_path))
+    # With the component alone, the keys that need it are one's own to add.
+    plan = replace(plan, reviews=plan.reviews or "kubernetes-auth" in variant)
     needs = needs_of(plan, rancher_served=rancher, requests_served=rancher)
     assert granted(build(variant)) == set(needed_access(needs, requested))
 
@@ -189,6 +192,7 @@ def test_pod_meets_the_restricted_standard(variant: str) -> None:
         "configMap",
         "emptyDir",
         "persistentVolumeClaim",
+        "secret",
     }
     (container,) = pod["containers"]
     context = container["securityContext"]
@@ -209,13 +213,16 @@ def test_deployment_fits_image_service_and_policy(variant: str) -> None:
     environ = {entry["name"]: entry["value"] for entry in container["env"]}
     assert environ["TELEMETRYD_LISTEN"] == "0.0.0.0:10464"
     assert container["ports"] == [{"name": "metrics", "containerPort": 10464, "protocol": "TCP"}]
+    guarded = "kubernetes-auth" in variant
+    to = {"port": "metrics", **({"scheme": "HTTPS"} if guarded else {})}
     for probe in ("startupProbe", "livenessProbe"):
-        assert container[probe]["httpGet"] == {"path": "/livez", "port": "metrics"}
-    assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "metrics"}
+        assert container[probe]["httpGet"] == {"path": "/livez", **to}
+    assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", **to}
     mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
     assert set(mounts.values()) == {volume["name"] for volume in pod["volumes"]}
     writable = {environ[name] for name in ("STATE_DIRECTORY", "RUNTIME_DIRECTORY", "TMPDIR")}
-    assert writable | {"/etc/telemetryd"} == set(mounts)
+    tls = {"/etc/telemetryd-tls"} if guarded else set()
+    assert writable | {"/etc/telemetryd"} | tls == set(mounts)
     labels = deployment["spec"]["template"]["metadata"]["labels"]
     assert deployment["spec"]["selector"]["matchLabels"] == labels
     assert find(objects, "Service")["spec"]["selector"] == labels
@@ -243,7 +250,7 @@ def test_high_availability_survives_a_node_and_an_update() -> None:
     assert {access.namespace for access in lease} == {"cattle-telemetry-system"}
     assert {access.verb for access in lease if not access.name} == {"create"}
     for variant in VARIANTS:
-        election = "components/ha" in variant or variant == "overlays/ha"
+        election = "components/ha" in variant or variant.startswith("overlays/ha")
         assert bool([obj for obj in build(variant) if obj["kind"] == "PodDisruptionBudget"]) == (
             election
         )

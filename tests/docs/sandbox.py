@@ -7,6 +7,7 @@ what the cluster's tools come to here, is told elsewhere.
 
 import http.client
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -38,8 +39,10 @@ PLACES = (
 RUN_S = 90.0
 _WAIT_S = 30.0
 _POLL_S = 0.1
-_LEFT_OUT = {"__pycache__", "dist", "node_modules", "screenshots"}
-_HIDDEN = {".ci", ".dockerignore"}
+_LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "node_modules", "screenshots")
+_ENDED = re.compile(
+    r"^telemetryd_exporter_last_(?:success|failure)_timestamp_seconds\{", re.MULTILINE
+)
 _GET = """
 import sys, urllib.request
 print(urllib.request.urlopen("http://" + sys.argv[-1]).read().decode())
@@ -75,7 +78,7 @@ class Sandbox:
         self._daemon: subprocess.Popen[bytes] | None = None
         self._port = str(free_port())
         self._log = folder / "log"
-        shutil.copytree(ROOT, self.tree, ignore=_ignored)
+        shutil.copytree(ROOT, self.tree, ignore=_LEFT_OUT)
         for place in ("/home", "/bin", *PLACES):
             self._at(place).mkdir(parents=True)
         shutil.copy(fleet.kubeconfig, self.tree / "kubeconfig")  # as pages name it
@@ -155,7 +158,7 @@ class Sandbox:
             return False
         finally:
             connection.close()
-        return "\ntelemetryd_exporter_last_attempt_timestamp_seconds{" in text
+        return _ENDED.search(text) is not None
 
     def _environ(self) -> dict[str, str]:
         config = self._at("/etc/telemetryd") / "config.toml"
@@ -184,10 +187,6 @@ class Sandbox:
         path = self._at("/bin") / name
         path.write_text(f"#!/bin/bash\n{line}\n")
         path.chmod(0o755)
-
-
-def _ignored(_folder: str, names: list[str]) -> set[str]:
-    return {name for name in names if name in _LEFT_OUT or (name[0] == "." and name not in _HIDDEN)}
 
 
 @contextmanager

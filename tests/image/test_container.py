@@ -1,9 +1,10 @@
-"""The image as the Deployment of `deploy/base` runs it, on a real API server with RBAC on.
+"""The image as the Deployment of `deploy/` runs it, on a real API server with RBAC on.
 
 Only `make image-test` runs this: it needs a container engine.
 """
 
 import http.client
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from tests.system.rancher import Rancher, facts, recount
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(1800)]
 
+VARIANT = "overlays/air-gapped"  # what the base does, and a folder that is written to
 NAME = "telemetryd-under-test"
 ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 USER = 65532
@@ -35,7 +37,6 @@ class Container:
         self.port = free_port()
         self.state = folder / "state"
         (deployment,) = [obj for obj in installed.objects if obj["kind"] == "Deployment"]
-        (config,) = [obj for obj in installed.objects if obj["kind"] == "ConfigMap"]
         (container,) = deployment["spec"]["template"]["spec"]["containers"]
         account, etc = folder / "account", folder / "etc"
         for made in (account, etc, self.state):
@@ -44,7 +45,7 @@ class Container:
         (account / "token").write_text(installed.token)
         (account / "ca.crt").write_bytes(installed.ca_file.read_bytes())
         (account / "namespace").write_text(NAMESPACE)
-        (etc / "config.toml").write_text(config["data"]["config.toml"])
+        (etc / "config.toml").write_text(installed.config())
         address = urlsplit(installed.url)
         environ = {entry["name"]: entry["value"] for entry in container["env"]}
         environ |= {
@@ -135,7 +136,7 @@ def container(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Container]:
     folder = tmp_path_factory.mktemp("container")
-    installed = Installed(admin, apiserver, folder, "base")
+    installed = Installed(admin, apiserver, folder, VARIANT)
     engine.attempt("rm", "--force", NAME)
     try:
         yield Container(engine, image, folder, installed)
@@ -157,9 +158,7 @@ def test_container_does_the_whole_job_and_leaves_no_trace(
 
     wait_for("it is ready", lambda: container.get("/readyz")[0] == 200)
     wait_for("the Secret is true", written)
-    rancher.add_node("local", 7200)
-    wait_for("a change is written", written, 90)
-    rancher.delete_node("local", 7200)
+    wait_for("a snapshot is kept", (container.state / "archive" / "latest").exists)
     assert (
         'telemetryd_exporter_runs_total{exporter="scc",result="success"}'
         in container.get("/metrics")[1]
@@ -184,8 +183,14 @@ def test_container_does_the_whole_job_and_leaves_no_trace(
     mounted = ("/etc", "/var", "/run", "/tmp", "/dev", "/proc", "/sys")
     strange = [line for line in changed if not line.split(" ", 1)[1].startswith(mounted)]
     assert not strange, changed
-    written_to = {file.stat().st_uid for file in container.state.rglob("*")}
-    assert written_to <= {USER}
+    kept = sorted(str(file.relative_to(container.state)) for file in container.state.rglob("*"))
+    assert {file.lstat().st_uid for file in container.state.rglob("*")} == {USER}
+    assert "archive/latest" in kept
+    # As the component says that snapshots are fetched.
+    snapshot = json.loads(container.exec("cat", "/var/lib/telemetryd/archive/latest"))
+    assert facts(snapshot) == recount(rancher.admin)
+    listed = container.exec("sh", "-c", "tar -C /var/lib/telemetryd -c archive | tar -t")
+    assert "archive/latest" in listed.splitlines()
 
     begun = time.monotonic()
     engine.run("stop", "--time=30", NAME)
@@ -193,7 +198,6 @@ def test_container_does_the_whole_job_and_leaves_no_trace(
     state = engine.inspect("container", NAME)["State"]
     assert state["ExitCode"] == 0
     assert took_s < DRAIN_S + 5
-    kept = sorted(str(file.relative_to(container.state)) for file in container.state.rglob("*"))
     say(f"\nresident {memory_mib:.0f} MiB; {len(processes)} process(es), none as root")
     say(f"written: {changed} of the root, {kept} of the state folder")
     say(f"stopped in {took_s:.1f} s")

@@ -1,0 +1,1 @@
+"""`deploy/monitoring`: alerts, dashboard and scrape configuration, held to the daemon's metrics."""

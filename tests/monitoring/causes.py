@@ -1,0 +1,223 @@
+"""What brings each alert about, and what mends it, as it would come in production."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tests.daemon.embedded import NAMESPACE, SECRETS
+from tests.export.receiver import WELL, status
+from tests.faults.acts import refusal
+from tests.monitoring.stage import LEASES, NODES, SECRET, SETTINGS, Stage
+from tests.system.daemon import TOP_LEVEL
+
+LEASE = (NAMESPACE, "telemetryd")
+ELSEWHERE = ("default", "telemetryd")
+ALONE = (NAMESPACE, "alone")
+BROKEN = "broken-m-1"
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """An alert that has to fire, with at least these labels."""
+
+    alert: str
+    labels: tuple[tuple[str, str], ...]
+
+    def is_(self, alert: Mapping[str, Any]) -> bool:
+        """Whether an alert that fires is it."""
+        labels: dict[str, str] = alert["labels"]
+        return {"alertname": self.alert, **dict(self.labels)}.items() <= labels.items()
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Something that goes wrong.
+
+    Attributes:
+        alerts: What has to fire.
+        bring: Makes it go wrong; returns what makes it right again.
+        quick: Needs the daemons `main` and `gone` alone, and no proxy.
+    """
+
+    name: str
+    alerts: tuple[Expected, ...]
+    bring: Callable[[Stage], Callable[[], object]]
+    quick: bool
+
+
+CAUSES: list[Cause] = []
+
+
+def cause(
+    *alerts: Expected, quick: bool = False
+) -> Callable[[Callable[[Stage], Callable[[], object]]], Callable[[Stage], Callable[[], object]]]:
+    """Adds to the causes."""
+
+    def add(
+        bring: Callable[[Stage], Callable[[], object]],
+    ) -> Callable[[Stage], Callable[[], object]]:
+        CAUSES.append(Cause(bring.__name__, alerts, bring, quick))
+        return bring
+
+    return add
+
+
+def of(alert: str, **labels: str) -> Expected:
+    return Expected(f"Telemetryd{alert}", tuple(labels.items()))
+
+
+@cause(of("Down", instance="gone"), quick=True)
+def daemon_that_ended(stage: Stage) -> Callable[[], object]:
+    stage.end("gone")
+    return lambda: stage.start("gone")
+
+
+@cause(
+    of("ExporterFailing", instance="main", exporter="receiver"),
+    of("ExporterStale", instance="main", exporter="receiver"),
+    of("SpoolDropping", instance="main", exporter="receiver"),
+    quick=True,
+)
+def receiver_that_answers_503_and_a_spool_that_is_no_folder(stage: Stage) -> Callable[[], object]:
+    spool = stage.folder("main") / "spool" / "receiver"
+    spool.rename(spool.with_suffix(".aside"))
+    spool.touch()
+    stage.receiver.default = status(503)
+
+    def mend() -> None:
+        spool.unlink()
+        stage.receiver.default = WELL
+
+    return mend
+
+
+@cause(of("ExporterConflict", instance="main", exporter="scc"), quick=True)
+def another_writer_of_the_secret(stage: Stage) -> Callable[[], object]:
+    stage.foreign_write()
+    return lambda: stage.fleet.remove(SECRETS, SECRET, NAMESPACE)
+
+
+@cause(of("ExporterStopped", instance="main", exporter="folder"), quick=True)
+def exporter_that_was_stopped_by_hand(stage: Stage) -> Callable[[], object]:
+    stage.command("main", "stop", "folder")
+    return lambda: stage.command("main", "start", "folder")
+
+
+@cause(of("ConfigReloadFailed", instance="main"), quick=True)
+def configuration_with_an_unknown_key(stage: Stage) -> Callable[[], object]:
+    stage.reload("main", "[colour]\n")
+    return lambda: stage.reload("main")
+
+
+@cause(of("SnapshotIncomplete", instance="main"), quick=True)
+def node_whose_fields_have_wrong_types(stage: Stage) -> Callable[[], object]:
+    stage.fleet.put(
+        {
+            "apiVersion": "management.cattle.io/v3",
+            "kind": "Node",
+            "metadata": {"name": BROKEN, "namespace": "local"},
+            "status": {"internalNodeStatus": {"capacity": ["cpu", "memory"]}},
+        }
+    )
+    return lambda: stage.fleet.remove(NODES, BROKEN, "local")
+
+
+@cause(of("PayloadSchemaInvalid", instance="main", exporter="scc"), quick=True)
+def version_that_is_none(stage: Stage) -> Callable[[], object]:
+    setting = stage.fleet.get(SETTINGS, "server-version")
+    assert setting is not None
+    stage.fleet.put({**setting, "value": "of-our-own"})
+    return lambda: stage.fleet.put(setting)
+
+
+@cause(
+    of("InformerNotSynced", instance="denied", resource="features.management.cattle.io"),
+    of("ExporterNeverSucceeded", instance="denied", exporter="folder"),
+)
+def list_that_is_denied_from_the_start(stage: Stage) -> Callable[[], object]:
+    stage.proxies["denied"].rule("features", "list", refusal(403, "Forbidden"))
+    stage.start("denied")
+    return stage.proxies["denied"].heal
+
+
+@cause(
+    of("InformerRelistStorm", instance="main", resource="features.management.cattle.io"),
+    of("WatchErrors", instance="main", resource="clusters.management.cattle.io"),
+    of("InformerOutOfContact", instance="main", resource="namespaces"),
+)
+def watches_that_are_expired_refused_or_silent(stage: Stage) -> Callable[[], object]:
+    proxy = stage.proxies["main"]
+    proxy.rule("features", "watch", refusal(410, "Expired"))
+    proxy.hang_up("features")
+    proxy.rule("clusters", "watch", refusal(503, "ServiceUnavailable"))
+    proxy.hang_up("clusters")
+    proxy.edit("namespaces", lambda _line: b"")
+    return proxy.heal
+
+
+@cause(of("LoopLag", instance="starved"))
+def process_that_gets_half_of_its_time(stage: Stage) -> Callable[[], object]:
+    over = threading.Event()
+
+    def starve() -> None:
+        while not over.is_set():
+            stage.pause("starved", 0.85)
+            time.sleep(0.65)
+
+    thread = threading.Thread(target=starve, name="starve")
+    thread.start()
+
+    def mend() -> None:
+        over.set()
+        thread.join()
+
+    return mend
+
+
+@cause(of("LeaderMultiple", cluster="twins"))
+def replicas_with_leases_in_two_namespaces(stage: Stage) -> Callable[[], object]:
+    stage.end("twin")
+    stage.start("twin", lease=ELSEWHERE, cluster="twins")
+
+    def mend() -> None:
+        stage.end("twin")
+        stage.start("twin", lease=LEASE, cluster="twins")
+
+    return mend
+
+
+@cause(of("LeaderMissing", cluster="alone"))
+def lease_that_somebody_unknown_holds(stage: Stage) -> Callable[[], object]:
+    lease = stage.fleet.get(LEASES, ALONE[1], ALONE[0])
+    assert lease is not None
+    held = {**lease["spec"], "holderIdentity": "somebody", "leaseDurationSeconds": 3600}
+    stage.fleet.put({**lease, "spec": held})
+    return lambda: stage.fleet.remove(LEASES, ALONE[1], ALONE[0])
+
+
+@cause(of("CollectionOff", instance="switched", reason="config"))
+def collection_that_is_switched_off(stage: Stage) -> Callable[[], object]:
+    stage.reload("switched", top_level=f"enabled = false\n{TOP_LEVEL}")
+    return lambda: stage.reload("switched")
+
+
+def begin(stage: Stage, *, quick: bool) -> None:
+    """Starts the daemons, and waits until all of them do their work."""
+    stage.start("main")
+    stage.start("gone")
+    if not quick:
+        stage.start("starved", lease=LEASE, cluster="twins")
+        stage.start("twin", lease=LEASE, cluster="twins")
+        stage.start("alone", lease=ALONE, cluster="alone")
+        stage.start("switched")
+    for name, daemon in stage.daemons.items():
+        daemon.wait_for(f"{name} to be ready", daemon.ready, 60)
+    main = stage.daemons["main"]
+    for exporter in ("scc", "receiver", "folder"):
+        series = f'telemetryd_exporter_last_success_timestamp_seconds{{exporter="{exporter}"}}'
+        main.wait_for(f"{exporter} to succeed", lambda it=series: main.metric(it), 30)  # type: ignore[misc]
+    # For the dashboard: slots that pass without a run, and watches that end.
+    stage.pause("main", 2.1)
+    stage.fleet.drop_watches()
