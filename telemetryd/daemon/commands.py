@@ -6,6 +6,7 @@ Who may command, and how commands travel, belongs to ``serve.control``.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import islice
 from typing import Any
 
 import anyio
@@ -18,6 +19,7 @@ from telemetryd.kube.informer import Informer
 from telemetryd.kube.resource import Reader
 from telemetryd.kube.source import ApiClient, KubeSource
 from telemetryd.kube.verify import Verification, verify
+from telemetryd.model import Unreadable
 from telemetryd.serve.control import Outcome
 from telemetryd.serve.control_protocol import Document
 from telemetryd.serve.status import StatusFacts, render_status, render_time
@@ -25,7 +27,7 @@ from telemetryd.serve.status import StatusFacts, render_status, render_time
 VERIFY_TIMEOUT_S = 300.0
 """For all lists of one comparison: a hundred thousand nodes take a minute each."""
 MOST_SHOWN_KEYS = 1000
-"""Of those that differ, in either direction."""
+"""Of those that differ, in either direction, and of those that can't be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +152,14 @@ class DaemonCommands:
 
 
 def describe_cache(reader: Reader[Any]) -> Document:
-    """What a store holds, without any of it: keys only go into a digest."""
+    """What a store holds, without any of it: keys only go into a digest.
+
+    Objects that can't be read are named, with the reason that counts them: who may command the
+    daemon may mend them.
+    """
     status = reader.status()
     keys = reader.keys()
-    return {
+    document: Document = {
         "resource": status.resource,
         "objects": len(keys),
         "resource_version": status.resource_version,
@@ -161,6 +167,12 @@ def describe_cache(reader: Reader[Any]) -> Document:
         "last_contact": render_time(status.last_contact_at),
         "keys_sha256": sha256("\n".join(keys).encode()).hexdigest(),
     }
+    if reader.unreadable:
+        held = ((key, reader.get(key)) for key in keys)
+        odd = ((key, value.reason) for key, value in held if isinstance(value, Unreadable))
+        document["unreadable"] = dict(islice(odd, MOST_SHOWN_KEYS))
+        document["unreadable_count"] = reader.unreadable
+    return document
 
 
 def _describe(found: Verification) -> Document:

@@ -155,7 +155,7 @@ def _find(facts: StatusFacts) -> Iterator[Finding]:
             Tone.GAPS,
             "What is sent has gaps.",
             why="; ".join(facts.snapshot.incomplete_reasons),
-            mend="Objects that can't be read are left out: the log says why they can't.",
+            mend="What can't be read is left out: telemetryd ctl cache RESOURCE names it.",
         )
 
 

@@ -267,7 +267,7 @@ async def test_stream_older_than_what_is_held_is_not_believed_without_pages(
 async def test_server_that_does_not_answer_is_asked_in_pages(tmp_path: Path) -> None:
     timing = replace(FAST, list_timeout_s=0.1)
     async with serve(streaming("a")) as server:
-        server.streams += [hang] * 2
+        server.streams.append(hang)
         async with watching(tmp_path, server, timing=timing) as watched:
             await converge(server, watched)
             assert watched.reader.status().list_method == "pages"

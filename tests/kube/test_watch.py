@@ -179,8 +179,17 @@ def test_stream_that_breaks_off_is_no_server_that_is_away() -> None:
     assert states[-1] == Listing(ListReason.FALLBACK, broken_streams=1)
 
 
-@pytest.mark.parametrize("outcome", [ListFailed(BadResponse("html")), Crashed()])
-def test_stream_that_makes_no_sense_leads_to_pages_for_this_list_alone(outcome: Outcome) -> None:
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        ListFailed(BadResponse("html")),
+        ListFailed(Unavailable("no answer within 30 s", kind=Reason.TIMEOUT)),
+        Crashed(),
+    ],
+)
+def test_stream_that_makes_no_sense_or_is_not_answered_leads_to_pages_for_this_list_alone(
+    outcome: Outcome,
+) -> None:
     move = after(STREAM, outcome, machine=START_STREAMED)
     assert move.machine.state == Listing(ListReason.FALLBACK)
     assert move.wait_s > 0.0

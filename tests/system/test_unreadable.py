@@ -9,6 +9,7 @@ import pytest
 from tests.apiserver.admin import Admin, AdminError
 from tests.apiserver.crds import CLUSTERS, NODES, collection
 from tests.apiserver.fixtures import rancher_node
+from tests.daemon.control import ctl
 from tests.system.daemon import Daemon
 from tests.system.rancher import Rancher, facts, recount
 from tests.system.test_main_job import wait_for_truth
@@ -76,6 +77,16 @@ def test_wrong_types_cost_themselves_alone(
     informer = daemon.informer("nodes.management.cattle.io")
     assert informer["unreadable"] == len(NODE_FIELDS)
     assert informer["objects"] == 400 + len(NODE_FIELDS), "each keeps its key"
+    folder = str(daemon.config_file.parent)
+    shown = ctl(
+        "cache",
+        "nodes.management.cattle.io",
+        config=daemon.config_file,
+        RUNTIME_DIRECTORY=folder,
+    )
+    document = json.loads(shown.stdout)
+    assert document["unreadable"] == {f"local/{name}": "type" for name in sorted(odd_nodes)}
+    assert document["unreadable_count"] == len(NODE_FIELDS)
     assert daemon.metric("telemetryd_snapshot_complete") == 0
     rancher.add_node("local", 9400)
     try:
