@@ -23,6 +23,9 @@ PROGRAMS = frozenset(
 )
 """What is run for real. None of them may be given a path outside of the sandbox."""
 
+SCRIPTS = frozenset({"make-prometheusrule"})
+"""Scripts of the project that are run too, for they change nothing but what they write."""
+
 _ASKS_THE_DAEMON = re.compile(rf"telemetryd (ctl|healthcheck|spool list)\b|curl .*:{PORT}\b")
 _FOREGROUND = re.compile(r"telemetryd run( --config \S+)?")
 _ABSOLUTE = re.compile(r"(?:^|[\s=>])(/[^\s:]*)")
@@ -66,10 +69,11 @@ def perform(command: Command, machine: Sandbox) -> None:
 
 
 def is_known(program: str, machine: Sandbox) -> bool:
-    """Whether it is one of ours, one of the project's own scripts, or one that a page has made."""
+    """Whether it may be run: a usual program, a script of ours, or what a page has installed."""
     if "/" not in program:
         return program in PROGRAMS
-    return (machine.cwd / program).is_file() or program.startswith(PLACES)
+    is_ours = Path(program).name in SCRIPTS and (machine.cwd / program).is_file()
+    return is_ours or program.startswith(PLACES)
 
 
 def run(command: Command, machine: Sandbox, text: str) -> None:
