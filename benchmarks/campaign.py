@@ -48,7 +48,6 @@ from benchmarks.scenarios import (
     timed,
 )
 from benchmarks.servers import Server, embedded, given, own_pair
-from telemetryd.config import KubernetesConfig
 from tests.apiserver.process import find_assets
 
 USUAL_NODES = 10_000
@@ -241,12 +240,12 @@ def _streamed(plan: Plan, kubeconfig: Path) -> Sequence[Contender]:
 
     Its release of 2021 can't stream: it lists in one reply here as well.
     """
-    contenders = [Contender(TELEMETRYD, partial(Telemetryd, TELEMETRYD, kubeconfig))]
-    if "watch_list" in {field.name for field in dataclasses.fields(KubernetesConfig)}:
-        off = 'watch_list = "off"'
-        paged = partial(Telemetryd, PAGES, kubeconfig, kubernetes=off)
-        contenders.append(Contender(PAGES, paged))
-    return [*contenders, *_peers(plan, kubeconfig, USUAL_NODES, churned=False)]
+    paged = partial(Telemetryd, PAGES, kubeconfig, kubernetes='watch_list = "off"')
+    return [
+        Contender(TELEMETRYD, partial(Telemetryd, TELEMETRYD, kubeconfig)),
+        Contender(PAGES, paged),
+        *_peers(plan, kubeconfig, USUAL_NODES, churned=False),
+    ]
 
 
 def _section(kind: str, server: Server, fleet: BenchFleet, measured: Measured) -> Section:
