@@ -7,6 +7,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from aiohttp import web
 
 from telemetryd.errors import UnreadableReason
 from telemetryd.model import Unreadable
@@ -329,12 +330,44 @@ async def test_stream_of_more_objects_than_are_held_is_refused(
             await until(lambda: "more than 4 objects" in watched.reader.status().last_error)
 
 
+async def test_stream_of_ever_more_objects_is_given_up_in_time(tmp_path: Path) -> None:
+    async def endless(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        for number in range(1000):
+            await response.write(added(thing(f"n{number}")))
+            await anyio.sleep(0.01)
+        return response
+
+    timing = replace(FAST, full_list_timeout_s=0.3)
+    async with serve(streaming("a")) as server:
+        server.streams.append(endless)
+        async with watching(tmp_path, server, timing=timing) as watched:
+            await until(lambda: watched.reader.synced)
+            assert watched.held == expected("a")
+            assert watched.stats.lists == {("error", "initial"): 1, ("success", "fallback"): 1}
+
+
 async def test_informer_that_is_cancelled_between_list_and_watch_leaves_no_connection(
     tmp_path: Path,
 ) -> None:
     async with serve(streaming("a")) as server:
+        with anyio.CancelScope() as scope:
+            async with watching(tmp_path, server) as watched:
+                watched.reader.on_change(scope.cancel)
+                await anyio.sleep_forever()
+        assert watched.reader.synced
+        assert watched.stats.watches == {}
+        (request,) = server.requests
+        await until(lambda: request.transport is None or request.transport.is_closing())
+
+
+async def test_informer_that_is_cancelled_in_its_watch_leaves_no_connection(
+    tmp_path: Path,
+) -> None:
+    async with serve(streaming("a")) as server:
         async with watching(tmp_path, server) as watched:
-            await until(lambda: watched.reader.synced)
+            await until(lambda: watched.stats.watches["success"])
             (request,) = server.requests
             assert request.transport is not None
         await until(lambda: request.transport is None or request.transport.is_closing())
