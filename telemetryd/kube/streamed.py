@@ -10,7 +10,7 @@ from typing import Any
 
 import anyio
 
-from telemetryd.errors import BadResponse, Forbidden, Invalid, KubeError, Reason, Unavailable
+from telemetryd.errors import BadResponse, Invalid, KubeError, Reason, Unavailable
 from telemetryd.kube.apply import Applier
 from telemetryd.kube.feed import LineFeed
 from telemetryd.kube.lines import OversizeLine
@@ -116,7 +116,7 @@ async def _read(feed: LineFeed, timeout_s: float) -> list[bytes | OversizeLine]:
 
 
 def is_refusal(error: KubeError) -> bool:
-    """Whether the API server doesn't serve lists as streams, or not to us; others may pass."""
-    return isinstance(error, Invalid | Forbidden) or (
+    """Whether the API server doesn't serve lists as streams; other errors may pass."""
+    return isinstance(error, Invalid) or (
         isinstance(error, Unavailable) and error.status == _NOT_IMPLEMENTED
     )

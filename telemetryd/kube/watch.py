@@ -184,11 +184,11 @@ def _after_stream(  # noqa: PLR0911 - one line a rule
             return replace(state, streamed=False), 0.0
         case StreamRefused():
             return in_pages, 0.0
-        case ListFailed(error=BadResponse() | TooLarge()):
-            # Of a page that isn't what it should be only the bad objects are lost.
-            return in_pages, waits.retry_s()
-        case ListFailed(error=Unavailable(kind=Reason.TIMEOUT, status=None)):
-            # Something in between may hold streams back.
+        case ListFailed(
+            error=BadResponse()  # of a page only the bad objects are lost
+            | Forbidden()  # lists may be allowed where watches aren't
+            | Unavailable(kind=Reason.TIMEOUT, status=None)  # something may hold streams back
+        ):
             return in_pages, waits.retry_s()
         case ListFailed(error=error) if _is_away(error) and not outcome.begun:
             return state, waits.retry_s(error)

@@ -1,7 +1,10 @@
 """The scenarios of what the API server answers, of the network between, and of credentials."""
 
+import asyncio
 import json
 import time
+
+from aiohttp import web
 
 from tests.apiserver.crds import NODES, collection
 from tests.apiserver.fixtures import rancher_node
@@ -9,6 +12,7 @@ from tests.faults import acts
 from tests.faults.acts import answer, error, event, refusal
 from tests.faults.bench import NODES_ID, Bench
 from tests.faults.matrix import one_list, others_go_on, scenario, spoil_a_list
+from tests.faults.proxy import COLLECTIONS, Act, Exchange
 
 # -- server
 
@@ -251,6 +255,46 @@ def history_gone_during_the_list_that_its_loss_made(bench: Bench) -> None:
     one_list(bench)
     bench.touch()
     bench.until("a whole list", lambda: bench.lists_begun() >= 2)
+
+
+# -- lists as streams
+
+
+def only_once_and_then_in_pages(bench: Bench, act: Act) -> None:
+    """A daemon whose first list of nodes gets this answer to its stream.
+
+    It believes that the API server, which is too old, knows streams; all others are refused.
+    """
+    version = {"major": "1", "minor": "34", "gitVersion": "v1.34.1"}
+    bench.proxy.rule("version", "GET", answer(200, version))
+    bench.proxy.rule("nodes", "watch", act, times=1)
+    for plural in (COLLECTIONS - {"nodes"}) | {"secretrequests"}:
+        bench.proxy.rule(plural, "watch", refusal(422, "Invalid"), times=1)
+    bench.daemon = bench.restart()
+    assert bench.informer()["list_method"] == "pages"
+    assert not bench.error()
+    one_list(bench)
+    bench.until("another list", lambda: bench.lists_begun() >= 2)
+    watches = bench.proxy.asks(bench.begin_s, "nodes", "watch")
+    assert sum("sendInitialEvents" in asked.query for asked in watches) == 1
+
+
+@scenario(14, asks_at_most=60, lists=2)
+def streaming_list_that_is_refused_is_made_in_pages(bench: Bench) -> None:
+    only_once_and_then_in_pages(bench, refusal(422, "Invalid"))
+
+
+@scenario(15, asks_at_most=60, lists=2)
+def streaming_list_that_goes_on_without_an_end_is_made_in_pages(bench: Bench) -> None:
+    lines = event("ADDED", bench.node()) + event("BOOKMARK", {"metadata": {"resourceVersion": "1"}})
+
+    async def endless(exchange: Exchange) -> web.StreamResponse:
+        response = await exchange.start()
+        await response.write(lines)
+        await asyncio.Event().wait()
+        return response
+
+    only_once_and_then_in_pages(bench, endless)
 
 
 # -- long silence, each of another resource, at the same time

@@ -108,7 +108,6 @@ async def test_watch_of_a_list_that_ends_is_opened_again_where_it_stopped(tmp_pa
     [
         pytest.param(refuse(422, "Invalid", "sendInitialEvents is forbidden"), id="14"),
         pytest.param(refuse(400, "BadRequest"), id="400"),
-        pytest.param(refuse(403, "Forbidden"), id="403"),
         pytest.param(refuse(405, "MethodNotAllowed"), id="405"),
         pytest.param(refuse(501), id="501"),
         pytest.param(stream(event("ERROR", status(422))), id="422-stream"),
@@ -246,6 +245,7 @@ async def test_stream_that_fails_is_tried_again_and_wipes_nothing(
 @pytest.mark.parametrize(
     "responder",
     [
+        pytest.param(refuse(403, "Forbidden"), id="403"),
         pytest.param(answer(b"<html>", 200, "text/html"), id="html"),
         pytest.param(stream(b"{]\n", then="hang"), id="broken"),
         pytest.param(stream(b"\xff\n", then="hang"), id="utf8"),
@@ -257,7 +257,7 @@ async def test_stream_that_fails_is_tried_again_and_wipes_nothing(
         pytest.param(stream(event("ODD", {"z": "x" * 9_000_000}), then="hang"), id="oversize"),
     ],
 )
-async def test_stream_that_makes_no_sense_is_listed_in_pages_this_once(
+async def test_stream_that_makes_no_sense_or_is_denied_is_listed_in_pages_this_once(
     tmp_path: Path, responder: Responder
 ) -> None:
     async with serve(streaming(*"abc")) as server:
@@ -351,12 +351,44 @@ async def test_stream_of_more_objects_than_are_held_is_refused(
             await until(lambda: "more than 4 objects" in watched.reader.status().last_error)
 
 
+async def test_stream_of_ever_more_objects_is_given_up_in_time(tmp_path: Path) -> None:
+    async def endless(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        for number in range(1000):
+            await response.write(added(thing(f"n{number}")))
+            await anyio.sleep(0.01)
+        return response
+
+    timing = replace(FAST, full_list_timeout_s=0.3)
+    async with serve(streaming("a")) as server:
+        server.streams.append(endless)
+        async with watching(tmp_path, server, timing=timing) as watched:
+            await until(lambda: watched.reader.synced)
+            assert watched.held == expected("a")
+            assert watched.stats.lists == {("error", "initial"): 1, ("success", "fallback"): 1}
+
+
 async def test_informer_that_is_cancelled_between_list_and_watch_leaves_no_connection(
     tmp_path: Path,
 ) -> None:
     async with serve(streaming("a")) as server:
+        with anyio.CancelScope() as scope:
+            async with watching(tmp_path, server) as watched:
+                watched.reader.on_change(scope.cancel)
+                await anyio.sleep_forever()
+        assert watched.reader.synced
+        assert watched.stats.watches == {}
+        _, request = server.requests
+        await until(lambda: request.transport is None or request.transport.is_closing())
+
+
+async def test_informer_that_is_cancelled_in_its_watch_leaves_no_connection(
+    tmp_path: Path,
+) -> None:
+    async with serve(streaming("a")) as server:
         async with watching(tmp_path, server) as watched:
-            await until(lambda: watched.reader.synced)
+            await until(lambda: watched.stats.watches["success"])
             _, request = server.requests
             assert request.transport is not None
         await until(lambda: request.transport is None or request.transport.is_closing())

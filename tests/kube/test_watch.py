@@ -183,6 +183,7 @@ def test_stream_that_breaks_off_is_no_server_that_is_away() -> None:
     "outcome",
     [
         ListFailed(BadResponse("html")),
+        ListFailed(Forbidden("403")),
         ListFailed(Unavailable("no answer within 30 s", kind=Reason.TIMEOUT)),
         Crashed(),
     ],
