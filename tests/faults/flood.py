@@ -94,6 +94,8 @@ class Flood:
         return web.Response(body=body, headers={"Content-Type": "application/json"})
 
     async def _watch(self, exchange: Exchange) -> web.StreamResponse:
+        if "sendInitialEvents" in exchange.ask.query:
+            return web.Response(status=422)  # as a server that has no streaming lists
         response = await exchange.start()
         told = int(exchange.ask.query["resourceVersion"]) - FIRST_VERSION
         while True:

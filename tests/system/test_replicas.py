@@ -184,7 +184,7 @@ def test_wall_clocks_that_step_by_an_hour_change_nothing(crew: Crew) -> None:
         killed_s = time.monotonic()
         leader.kill()
         following = crew.leader(within_s=HAND_OVER_S + SLACK_S, but=[leader])
-        assert crew.until_delivery(following, within_s=5) > killed_s + DURATION_S - RETRY_S - 0.5
+        assert crew.until_delivery(following, within_s=5) > killed_s + DURATION_S - DEADLINE_S
     finally:
         for replica in crew.replicas:
             replica.clock.step(0)
