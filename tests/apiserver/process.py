@@ -311,7 +311,8 @@ def _free_ports(count: int) -> list[int]:
     """Returns distinct loopback ports that nobody listens on."""
     ports: list[int] = []
     with contextlib.ExitStack() as held:
-        for port in random.sample(_PORTS, len(_PORTS)):
+        # A test that seeds the generator would make two workers' ports alike.
+        for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
             probe = held.enter_context(socket.socket())
             try:
                 probe.bind(("127.0.0.1", port))
