@@ -158,7 +158,7 @@ async def test_server_too_old_to_end_a_stream_is_not_asked_for_one(
     async with serve(streaming("a")) as server:
         server.others["/version"] = answer({"major": "1", "minor": minor})
         async with watching(tmp_path, server) as watched:
-            await until(lambda: server.open)
+            await until(lambda: watched.reader.synced and server.open)
             assert watched.held == expected("a")
             assert watched.stats.lists == {("success", "initial"): 1}
             await server.inject(EXPIRED)

@@ -44,6 +44,6 @@ def test_delivery_is_recorded_with_its_sender_and_headers() -> None:
         request = urllib.request.Request(sink.url("one"), b"{}", headers)
         with urllib.request.urlopen(request, timeout=5) as answer:
             assert answer.status == 204
-        (post,) = sink.posts()
+    (post,) = sink.posts()  # it is noted once the answer is out, which leaving waits for
     assert (post.sender, post.epoch, post.sequence) == ("one", 7, 42)
     assert post.began_s <= post.ended_s
