@@ -32,6 +32,7 @@ from telemetryd.errors import NotReady
 from telemetryd.export.manager import ExporterManager
 from telemetryd.kube.client import KubeClient
 from telemetryd.kube.informer import Informer
+from telemetryd.kube.lane import Lane
 from telemetryd.model import ExporterStatus, InformerStatus, Snapshot
 from telemetryd.serve.control import ControlServer
 from telemetryd.serve.control_socket import open_control_socket
@@ -233,7 +234,9 @@ class Daemon:
             require_leading=leadership.require,
             spool_dir=spool_dir(config),
         )
-        self._factory = ExporterFactory(FencedRequests(client, leadership.require), now=now)
+        # The fence is behind the lane: it must be passed directly before a request goes out.
+        lane = Lane(FencedRequests(client, leadership.require))
+        self._factory = ExporterFactory(lane, now=now)
         for exporter in config.exporters:
             self._manager.register(*self._factory.build(exporter))
         self._requests = SecretRequests(

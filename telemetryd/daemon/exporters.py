@@ -27,6 +27,7 @@ from telemetryd.export.otlp_metrics import OtlpRenderer
 from telemetryd.export.secret import KubeRequests, SecretExporter
 from telemetryd.export.spec import ExporterSpec
 from telemetryd.export.transport import USER_AGENT
+from telemetryd.export.turn import shared_threads
 
 _REQUEST_TIMEOUT_S = HOUR_S
 """As long as an attempt may be made to take. An attempt's own time is kept by the manager, for it
@@ -55,6 +56,9 @@ class ExporterFactory:
         self._now = now
         self._render = {name: each.renderer() for name, each in PAYLOAD_FORMATS.items()}
         self._render_otlp = OtlpRenderer()
+        # One for each kind: a disk that hangs holds up those who write to others for moments.
+        self._file_threads = shared_threads()
+        self._web_threads = shared_threads()
 
     def build(self, config: ExporterConfig) -> tuple[ExporterSpec, Exporter]:
         """What the manager is told of the exporter, and the sink itself.
@@ -70,11 +74,11 @@ class ExporterFactory:
             case HttpExporterConfig():
                 destination = _destination(config, config.url) if config.spool else ""
                 spec = self._spec(config, destination=destination, spooled=config.spool)
-                return spec, build_http(config, now=self._now)
+                return spec, build_http(config, now=self._now, threads=self._web_threads)
             case OtlpExporterConfig():
                 destination = _destination(config, config.endpoint)
                 spec = self._spec(config, render=self._render_otlp, destination=destination)
-                return spec, build_otlp(config, now=self._now)
+                return spec, build_otlp(config, now=self._now, threads=self._web_threads)
             case _:
                 return self._spec(config), self._foreign(config)
 
@@ -143,6 +147,7 @@ class ExporterFactory:
             compress=config.compress,
             max_silence_s=config.max_silence_s,
             now=self._now,
+            threads=self._file_threads,
         )
 
 

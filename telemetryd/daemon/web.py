@@ -11,14 +11,20 @@ from telemetryd.config.remote import is_in_clear, is_over_tls, metrics_url
 from telemetryd.export.http import HttpExporter
 from telemetryd.export.otlp import OtlpExporter
 from telemetryd.export.transport import Destination, HttpTransport
+from telemetryd.export.turn import shared_threads
 from telemetryd.kube.proxy import proxy_for
 from telemetryd.kube.tls import Origin, TlsFiles, build_context
+from telemetryd.turnstile import Turnstile
 
 log = logging.getLogger(__name__)
 
 
 def build_http(
-    config: HttpExporterConfig, *, now: Callable[[], float], environ: Mapping[str, str] = os.environ
+    config: HttpExporterConfig,
+    *,
+    now: Callable[[], float],
+    environ: Mapping[str, str] = os.environ,
+    threads: Turnstile | None = None,
 ) -> HttpExporter:
     """A sink of type ``http``; nothing is opened.
 
@@ -26,15 +32,20 @@ def build_http(
         config: Its table.
         now: Unix time in seconds.
         environ: Names the proxy.
+        threads: Shared with other such sinks, None for its own.
 
     Raises:
         ConfigError: The proxy or a certificate can't be used.
     """
-    return HttpExporter(_build_transport(config, config.url, now, environ))
+    return HttpExporter(_build_transport(config, config.url, now, environ, threads))
 
 
 def build_otlp(
-    config: OtlpExporterConfig, *, now: Callable[[], float], environ: Mapping[str, str] = os.environ
+    config: OtlpExporterConfig,
+    *,
+    now: Callable[[], float],
+    environ: Mapping[str, str] = os.environ,
+    threads: Turnstile | None = None,
 ) -> OtlpExporter:
     """A sink of type ``otlp``; nothing is opened.
 
@@ -42,15 +53,21 @@ def build_otlp(
         config: Its table.
         now: Unix time in seconds.
         environ: Names the proxy.
+        threads: Shared with other such sinks, None for its own.
 
     Raises:
         ConfigError: The proxy or a certificate can't be used.
     """
-    return OtlpExporter(_build_transport(config, metrics_url(config.endpoint), now, environ))
+    url = metrics_url(config.endpoint)
+    return OtlpExporter(_build_transport(config, url, now, environ, threads))
 
 
 def _build_transport(
-    config: WebExporterConfig, url: str, now: Callable[[], float], environ: Mapping[str, str]
+    config: WebExporterConfig,
+    url: str,
+    now: Callable[[], float],
+    environ: Mapping[str, str],
+    threads: Turnstile | None,
 ) -> HttpTransport:
     """The way there, once what is there already of its files has been looked at.
 
@@ -83,4 +100,5 @@ def _build_transport(
         ),
         tls_files=tls_files,
         now=now,
+        threads=threads or shared_threads(),
     )

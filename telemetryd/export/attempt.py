@@ -30,6 +30,7 @@ from telemetryd.export.ledger import Ledger
 from telemetryd.export.spec import ExporterSpec
 from telemetryd.export.spool import Parcel
 from telemetryd.model import Delivery, Payload, SnapshotSource
+from telemetryd.turnstile import Turnstile
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Surroundings:
         epoch: The leadership epoch.
         lost_source: Tells the manager that the source isn't ready any more.
         require_leading: Raises NotLeading where another replica may lead.
+        spool_threads: For their reading and writing of what isn't delivered.
         spool_dir: Where exporters keep what isn't delivered; None for nowhere.
         ready: The source gives snapshots.
         installation_id: Of the last time it became ready; what the splay hangs on.
@@ -63,6 +65,7 @@ class Surroundings:
     epoch: Callable[[], int]
     lost_source: Callable[[], None]
     require_leading: Callable[[], None]
+    spool_threads: Turnstile
     spool_dir: str | None = None
     ready: bool = False
     installation_id: str = ""
@@ -111,7 +114,12 @@ class Attempts:
         self._call: ForeignCall[Outcome] | None = None
         self._settled_digest = self._unsent_digest = ""
         self._log = DeliveryLog(
-            spec, ledger, spool_dir=around.spool_dir, now=around.now, clock=self._boot_time_s
+            spec,
+            ledger,
+            spool_dir=around.spool_dir,
+            now=around.now,
+            clock=self._boot_time_s,
+            threads=around.spool_threads,
         )
         self.stop_by_s = math.inf
         self.abandoned = False
@@ -289,9 +297,8 @@ class Attempts:
                 Reason.TIMEOUT, "cut off at its timeout, and it ignores its cancellation"
             )
         if call.cut_off and isinstance(error, asyncio.CancelledError):
-            return RetryableError(
-                Reason.TIMEOUT, f"no answer within {self.spec.attempt_timeout_s:g} s"
-            )
+            what = f"no answer within {self.spec.attempt_timeout_s:g} s"
+            return RetryableError(Reason.TIMEOUT, ": ".join((what, *_notes(error))))
         if isinstance(error, TimeoutError):
             translated: ExportError = RetryableError(Reason.TIMEOUT, text_of(error))
         else:
@@ -310,6 +317,11 @@ class Attempts:
 
     def _boot_time_s(self) -> float:
         return anyio.current_time() + self._around.suspended_s()
+
+
+def _notes(error: BaseException) -> list[str]:
+    """What was noted on an exception on its way, as that a turn was waited for."""
+    return getattr(error, "__notes__", [])
 
 
 def text_of(error: BaseException) -> str:

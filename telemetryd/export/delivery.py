@@ -15,8 +15,9 @@ import anyio
 from telemetryd.export.ledger import Ledger
 from telemetryd.export.spec import ExporterSpec
 from telemetryd.export.spool import Contents, Delivered, Parcel, SpoolFolder
-from telemetryd.export.turn import Turn
+from telemetryd.export.turn import StillHangingError, Turn
 from telemetryd.model import Delivery, Payload
+from telemetryd.turnstile import Turnstile
 
 DISK_TIMEOUT_S: Final = 2.0
 """A disk that takes longer doesn't keep a payload from being sent."""
@@ -67,6 +68,7 @@ class DeliveryLog:
         spool_dir: str | None,
         now: Callable[[], float],
         clock: Callable[[], float],
+        threads: Turnstile,
     ) -> None:
         """Nothing is read yet.
 
@@ -76,6 +78,7 @@ class DeliveryLog:
             spool_dir: Where all exporters keep theirs, None for nowhere.
             now: Unix time in seconds.
             clock: Seconds that also pass in suspend, from anywhere.
+            threads: Shared by all exporters: few are at the disk at a time.
         """
         self._ledger = ledger
         self._now = now
@@ -96,7 +99,7 @@ class DeliveryLog:
         self._stored = self._unstored = 0
         # However short an attempt is, most of it is for sending.
         self._timeout_s = min(DISK_TIMEOUT_S, spec.attempt_timeout_s / 4)
-        self._turn = Turn()
+        self._turn = Turn(threads)
 
     @property
     def pending(self) -> Parcel | None:
@@ -230,7 +233,7 @@ class DeliveryLog:
         try:
             with anyio.fail_after(self._timeout_s):
                 result = await self._turn.take(call)
-        except TimeoutError:
+        except (TimeoutError, StillHangingError):
             self._ledger.spool_failed(self._trouble("it takes too long", errno.EIO))
         except OSError as exc:
             number = exc.errno or 0

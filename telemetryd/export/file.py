@@ -6,17 +6,16 @@ manager's.
 
 import errno
 import os
-import threading
 from collections.abc import Callable
-
-import anyio
-import anyio.to_thread
+from functools import partial
 
 from telemetryd.errors import ExportError, PermanentError, Reason, RetryableError
 from telemetryd.export.exporter import ExportContext, Outcome
 from telemetryd.export.payload import parse_digest
 from telemetryd.export.snapshots import SnapshotFolder, open_snapshots
+from telemetryd.export.turn import StillHangingError, Turn
 from telemetryd.model import Payload
+from telemetryd.turnstile import Turnstile
 
 _SLACK_BYTES = 4096
 """What equal content may differ by in size: its timestamp and how it was delivered."""
@@ -61,6 +60,7 @@ class FileExporter:
         compress: bool,
         max_silence_s: float,
         now: Callable[[], float],
+        threads: Turnstile,
     ) -> None:
         """A sink for that folder; nothing is opened or made yet.
 
@@ -72,6 +72,7 @@ class FileExporter:
             compress: Write gzip.
             max_silence_s: After so many seconds an unchanged payload is written again.
             now: Unix time in seconds; called from the worker thread.
+            threads: Shared by all such sinks: few write at a time.
         """
         self._name = name
         self._directory = directory
@@ -80,8 +81,7 @@ class FileExporter:
         self._compress = compress
         self._max_silence_s = max_silence_s
         self._now = now
-        self._turns = anyio.CapacityLimiter(1)
-        self._writing = threading.Lock()
+        self._turn = Turn(threads)
 
     async def export(self, payload: Payload, context: ExportContext) -> Outcome:  # noqa: ARG002
         """Make ``latest`` lead to the payload, and drop the oldest snapshots beyond the limits.
@@ -91,27 +91,19 @@ class FileExporter:
                 an earlier write still hangs.
             PermanentError: The folder can't be written to until somebody mends that.
         """
-        return await anyio.to_thread.run_sync(
-            self._export_alone, payload, abandon_on_cancel=True, limiter=self._turns
-        )
-
-    async def aclose(self) -> None:
-        """Nothing is held between exports."""
-
-    def _export_alone(self, payload: Payload) -> Outcome:
-        # The limiter gives the turn of an abandoned call away; the lock is released at its end.
-        if not self._writing.acquire(blocking=False):
+        try:
+            return await self._turn.take(partial(self._export, payload))
+        except StillHangingError as exc:
             raise RetryableError(
                 Reason.STORAGE,
                 f"an earlier write to {self._directory} still hangs: look after the disk or its "
                 "server",
-            )
-        try:
-            return self._export(payload)
+            ) from exc
         except OSError as exc:
             raise self._translate(exc) from exc
-        finally:
-            self._writing.release()
+
+    async def aclose(self) -> None:
+        """Nothing is held between exports."""
 
     def _export(self, payload: Payload) -> Outcome:
         now_s = self._now()

@@ -21,6 +21,7 @@ from telemetryd.export.holds import Hold, Holds
 from telemetryd.export.runner import CLOSE_TIMEOUT_S, Runner
 from telemetryd.export.sourcewatch import SourceWatch
 from telemetryd.export.spec import ExporterSpec
+from telemetryd.export.turn import shared_threads
 from telemetryd.model import ExporterState, ExporterStatus, Payload, SnapshotSource
 from telemetryd.stats import ExporterStats
 
@@ -85,6 +86,7 @@ class ExporterManager:
             epoch=epoch,
             lost_source=self._lost_source,
             require_leading=require_leading,
+            spool_threads=shared_threads(),
             spool_dir=spool_dir,
         )
 

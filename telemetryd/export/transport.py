@@ -16,11 +16,12 @@ import anyio
 from telemetryd import __version__
 from telemetryd.errors import ConfigError, ExportError, PermanentError, Reason, RetryableError
 from telemetryd.export.credentials import read_credentials
-from telemetryd.export.turn import Turn
+from telemetryd.export.turn import StillHangingError, Turn
 from telemetryd.kube.foreign import CONNECT_TIMEOUT_S, FOREIGN, translate
 from telemetryd.kube.responses import parse_http_date, parse_retry_after
 from telemetryd.kube.tls import TlsContext, TlsFiles
 from telemetryd.timing import RETRY_AFTER_CAP_S
+from telemetryd.turnstile import Turnstile
 
 USER_AGENT: Final = f"telemetryd/{__version__}"
 
@@ -99,6 +100,7 @@ class HttpTransport:
         *,
         tls_files: TlsFiles | None,
         now: Callable[[], float],
+        threads: Turnstile,
     ) -> None:
         """Nothing is opened or read yet.
 
@@ -106,6 +108,7 @@ class HttpTransport:
             destination: Where to.
             tls_files: What vouches for the receiver and for us; None for plain http.
             now: Unix time in seconds.
+            threads: Shared by all such sinks: few read files or compress at a time.
         """
         self._to = destination
         self._now = now
@@ -113,7 +116,7 @@ class HttpTransport:
         if tls_files is not None:
             self._tls = TlsContext(lambda: tls_files, now, recheck_s=0.0)
         self._tls_loaded = False
-        self._turn = Turn()
+        self._turn = Turn(threads)
 
     async def post(self, body: bytes, headers: Mapping[str, str]) -> Answer:
         """Send, and where a credential is refused that has changed meanwhile, once more.
@@ -137,7 +140,7 @@ class HttpTransport:
     async def _prepare(self, body: bytes) -> _Prepared:
         try:
             return await self._turn.take(lambda: self._prepare_now(body))
-        except TimeoutError as error:
+        except StillHangingError as error:
             files = f"{self._to.headers_file or ''} {self._to.bearer_token_file or ''}".strip()
             raise RetryableError(
                 Reason.STORAGE, f"an earlier reading of {files} still hangs: look after its disk"

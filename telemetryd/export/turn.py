@@ -1,16 +1,34 @@
-"""Blocking calls in worker threads, one at a time and within a bound.
+"""Blocking calls in worker threads: of one caller one at a time, and of all no more than a few.
 
 What is called, and what comes of a failure, is the caller's affair.
 """
 
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import anyio
 import anyio.to_thread
 
+from telemetryd.turnstile import Turnstile
+
 T = TypeVar("T")
+
+MOST_THREADS: Final = 8
+"""At work at a time for those who share a turnstile, but for those that hang."""
+
+PATIENCE_S: Final = 0.25
+"""A call that takes longer no longer counts among them: a disk that hangs must not hold up another,
+and one that is merely slow does with a few threads more."""
+
+
+def shared_threads() -> Turnstile:
+    """A turnstile for the calls of any number of callers; it belongs to one event loop."""
+    return Turnstile(MOST_THREADS, patience_s=PATIENCE_S)
+
+
+class StillHangingError(Exception):
+    """An earlier call of the same caller isn't back yet."""
 
 
 class Turn:
@@ -20,9 +38,15 @@ class Turn:
     so that a disk that hangs costs one thread.
     """
 
-    __slots__ = ("_limiter", "_lock")
+    __slots__ = ("_limiter", "_lock", "_threads")
 
-    def __init__(self) -> None:
+    def __init__(self, threads: Turnstile) -> None:
+        """Nothing is called yet.
+
+        Args:
+            threads: Shared with others, so that there are few threads for them all.
+        """
+        self._threads = threads
         self._limiter = anyio.CapacityLimiter(1)
         self._lock = threading.Lock()
 
@@ -30,16 +54,17 @@ class Turn:
         """What the call returns or raises.
 
         Raises:
-            TimeoutError: An earlier one hangs.
+            StillHangingError: An earlier one hangs.
         """
-        return await anyio.to_thread.run_sync(
-            self._alone, call, abandon_on_cancel=True, limiter=self._limiter
-        )
+        async with self._threads.turn():
+            return await anyio.to_thread.run_sync(
+                self._alone, call, abandon_on_cancel=True, limiter=self._limiter
+            )
 
     def _alone(self, call: Callable[[], T]) -> T:
         # The limiter gives the turn of an abandoned call away; the lock is released at its end.
         if not self._lock.acquire(blocking=False):
-            raise TimeoutError("an earlier call still hangs")
+            raise StillHangingError
         try:
             return call()
         finally:

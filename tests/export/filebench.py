@@ -11,6 +11,7 @@ import orjson
 from telemetryd.export.exporter import ExportContext, Outcome
 from telemetryd.export.file import FileExporter
 from telemetryd.export.scc import render_scc, validate_scc
+from telemetryd.export.turn import shared_threads
 from telemetryd.model import Payload
 from tests.export.doubles import EPOCH_S, snapshot
 
@@ -32,6 +33,7 @@ def exporter(folder: Path, *, now: Callable[[], float], **changes: Any) -> FileE
         "compress": False,
         "max_silence_s": 86_400.0,
         "now": now,
+        "threads": shared_threads(),
     }
     return FileExporter(**{**options, **changes})
 

@@ -29,7 +29,7 @@ def write_forever(folder: Path, payloads: Iterable[Payload], ready: int, **how: 
     sink = exporter(folder, now=time.time, keep=KEEP, **how)
     os.write(ready, b".")
     for each in payloads:
-        sink._export_alone(each)
+        sink._export(each)
 
 
 def fork(body: Callable[[], None]) -> int:

@@ -22,6 +22,7 @@ from telemetryd.export.file import FileExporter
 from telemetryd.export.fleet import MAX_AMOUNT, FleetRenderer, fleet_schema, validate_fleet
 from telemetryd.export.formats import PAYLOAD_FORMATS
 from telemetryd.export.payload import parse_digest
+from telemetryd.export.turn import shared_threads
 from telemetryd.model import (
     ClusterDetail,
     Delivery,
@@ -445,6 +446,7 @@ async def test_an_unchanged_fleet_is_not_written_again_and_an_altered_one_is(
         compress=False,
         max_silence_s=3600,
         now=lambda: now_s,
+        threads=shared_threads(),
     )
     renderer, facts = FleetRenderer(), facts_with()
 
