@@ -96,7 +96,8 @@ td[data-label="Last error"], td[data-label="Trouble"] { width: 40%; }
 td time, td a, td > div > .quiet { white-space: nowrap; }
 .state { display: flex; gap: .5rem; align-items: baseline; min-width: 8.5rem; }
 .informers :is(th, td):nth-child(3) { text-align: right; padding-right: 3rem; }
-.informers th small { display: inline; margin-left: .4rem; }
+.informers th small { display: inline-block; }
+.informers th b { margin-right: .4rem; }
 
 .pair, .columns { display: grid; gap: 0 1rem; }
 .pair:has(section > p:last-child) { align-items: start; }
