@@ -53,6 +53,8 @@ from tests.apiserver.process import find_assets
 USUAL_NODES = 10_000
 _MOST_NODES_FOR_ALL = 20_000
 """Above it only those whom a goal names take part: the others need gigabytes, and minutes."""
+_LARGE_RUNS = 2
+"""Rounds there: a holder takes a minute or more in each."""
 _FURTHER_RUNS = 3
 _PEERS = {
     KUBERNETES_ASYNCIO: "asyncio_client",
@@ -191,8 +193,9 @@ def _on_real(plan: Plan, fleet: BenchFleet, server: Server, nodes: int) -> Measu
     start = partial(Telemetryd, TELEMETRYD, kubeconfig)
     contenders = [Contender(TELEMETRYD, start, churned=usual)]
     contenders += _peers(plan, kubeconfig, nodes, churned=usual)
+    runs = plan.runs if nodes <= _MOST_NODES_FOR_ALL else min(plan.runs, _LARGE_RUNS)
     with timed(f"{fleet.nodes:,} nodes, everyone in turns"):
-        measured = run_rounds(server, fleet, contenders, runs=plan.runs, updates=plan.updates)
+        measured = run_rounds(server, fleet, contenders, runs=runs, updates=plan.updates)
 
     def with_exporters(exporters: str) -> Telemetryd:
         return Telemetryd(TELEMETRYD, kubeconfig, exporters=exporters)
