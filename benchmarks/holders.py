@@ -373,8 +373,14 @@ interval = "60s"
 
 
 def _environ() -> dict[str, str]:
-    """Ours, without a proxy: all traffic stays on this machine."""
-    return {name: value for name, value in os.environ.items() if "PROXY" not in name.upper()}
+    """Ours, without a proxy: all traffic stays on this machine. Modules are compiled once.
+
+    An installed telemetryd has its modules compiled; one that may not keep what it compiles would
+    do that anew at each start.
+    """
+    kept = {name: value for name, value in os.environ.items() if "PROXY" not in name.upper()}
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)
+    return kept
 
 
 def _free_port() -> int:

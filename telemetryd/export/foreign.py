@@ -75,6 +75,7 @@ class ForeignCall(Generic[T]):
             self.error = exc
         finally:
             self.done = True
+            self._task = None  # with all that hangs on it, for a call is kept until the next
             self._on_done()
 
     def cut(self) -> None:

@@ -47,7 +47,7 @@ class Turn:
             threads: Shared with others, so that there are few threads for them all.
         """
         self._threads = threads
-        self._limiter = anyio.CapacityLimiter(1)
+        self._limiter: anyio.CapacityLimiter | None = None  # made when needed: it takes a kilobyte
         self._lock = threading.Lock()
 
     async def take(self, call: Callable[[], T]) -> T:
@@ -56,9 +56,10 @@ class Turn:
         Raises:
             StillHangingError: An earlier one hangs.
         """
+        limiter = self._limiter = self._limiter or anyio.CapacityLimiter(1)
         async with self._threads.turn():
             return await anyio.to_thread.run_sync(
-                self._alone, call, abandon_on_cancel=True, limiter=self._limiter
+                self._alone, call, abandon_on_cancel=True, limiter=limiter
             )
 
     def _alone(self, call: Callable[[], T]) -> T:

@@ -35,7 +35,9 @@ class Limits:
 
     Attributes:
         request_timeout_s: From the first byte of a connection or a request until its headers are
-            in and an answer is made.
+            in and it is let in.
+        making_timeout_s: From then until an answer is made. That time is ours, not the client's: a
+            thousand exporters have megabytes of metrics.
         answer_timeout_s: For the client to take the answer.
         keep_alive_s: Of an idle connection: longer than the usual scrape interval of a minute.
         connections: At a time, of all clients, handshakes included; one more takes the place of the
@@ -43,6 +45,7 @@ class Limits:
     """
 
     request_timeout_s: float = 10.0
+    making_timeout_s: float = 60.0
     answer_timeout_s: float = 30.0
     keep_alive_s: float = 120.0
     connections: int = 512
@@ -129,6 +132,10 @@ class Connection(web.RequestHandler):
         if data and self._deadline is None:
             self._expect(self._limits.request_timeout_s)
         super().data_received(data)
+
+    def expect_answer(self) -> None:
+        """The request was let in: start the deadline for making its answer."""
+        self._expect(self._limits.making_timeout_s)
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None

@@ -164,7 +164,11 @@ class _Router:
         except Exception:
             log.exception("request failed before it was decided who may see it")
             return answer_text(500, "internal error: the log says more\n")
-        return refused or await self._answer(request)
+        if refused is not None:
+            return refused
+        if isinstance(connection := request.protocol, Connection):
+            connection.expect_answer()
+        return await self._answer(request)
 
     async def _answer(self, request: web.BaseRequest) -> web.Response:
         path = _PAYLOADS if request.path.startswith(_PAYLOADS) else request.path

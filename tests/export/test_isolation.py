@@ -225,7 +225,7 @@ async def test_two_hundred_exporters_run_beside_three_that_misbehave() -> None:
         assert odd["ignoring"].starts == [0.0, 6.0, 12.0, 18.0, 24.0, 30.0]
         assert len(odd["raising"].starts) == 31
         assert odd["hanging"].starts == [float(n) for n in range(31)]
-        assert threading.active_count() == threads
+        assert threading.active_count() <= threads  # another test's may end late
 
 
 @pytest.mark.parametrize("seed", range(4))

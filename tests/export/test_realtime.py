@@ -79,7 +79,7 @@ async def test_two_hundred_exporters_beside_bad_ones_keep_their_slots(
     async with running(manager):
         began_s = anyio.current_time()
         await anyio.sleep(BESIDE_BAD_ONES_S + 0.5)
-        assert threading.active_count() == threads
+        assert threading.active_count() <= threads  # another test's may end late
         stats = manager.stats()
         statuses = {status.name: status for status in manager.statuses()}
     for sink in (*healthy.values(), *bad.values()):

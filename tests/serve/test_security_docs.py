@@ -165,7 +165,8 @@ def test_numbers_are_those_of_the_code() -> None:
     told = " ".join(TEXT.split())
     for number in (
         f"for the handshake | {limits.request_timeout_s:g} s |",
-        f"until its answer is made | {limits.request_timeout_s:g} s |",
+        f"until it is let in or refused | {limits.request_timeout_s:g} s |",
+        f"for its answer to be made | {limits.making_timeout_s:g} s |",
         f"to take an answer | {limits.answer_timeout_s:g} s |",
         f"an idle connection | {limits.keep_alive_s:g} s |",
         f"handshakes included | {limits.connections}; one more takes the place",

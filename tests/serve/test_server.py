@@ -529,16 +529,36 @@ async def test_shutdown_doesnt_wait_for_slow_clients() -> None:
 class SlowRenderer(MetricsRenderer):
     """Takes its time, and says when it has begun."""
 
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, facts: Facts, takes_s: float = 0.2) -> None:
         super().__init__(facts.sources())
         self.begun = anyio.Event()
+        self.takes_s = takes_s
 
     async def render(
         self, *, accept: str = "", accept_encoding: str = "", names: Sequence[str] = ()
     ) -> Exposition:
         self.begun.set()
-        await anyio.sleep(0.2)
+        await anyio.sleep(self.takes_s)
         return await super().render(accept=accept, accept_encoding=accept_encoding, names=names)
+
+
+async def test_answer_that_takes_long_to_make_is_not_cut_off_by_the_deadline_of_requests() -> None:
+    limits = Limits(request_timeout_s=0.3, making_timeout_s=10.0)
+    served = Served(busy_facts())
+    endpoints = replace(served.endpoints(), metrics=SlowRenderer(served.facts, takes_s=0.9))
+    async with serve("127.0.0.1", 0, endpoints, limits=limits) as served.listening:
+        reply = await served.ask("/metrics")
+        assert (reply.status, b"telemetryd_build_info" in reply.body) == (200, True)
+
+
+async def test_answer_that_is_never_made_ends_the_connection() -> None:
+    limits = Limits(making_timeout_s=0.2)
+    served = Served(busy_facts())
+    endpoints = replace(served.endpoints(), metrics=SlowRenderer(served.facts, takes_s=3600.0))
+    async with serve("127.0.0.1", 0, endpoints, limits=limits) as served.listening:
+        with anyio.fail_after(10):
+            assert await served.ask_or_none("/metrics") is None
+        assert (await served.ask("/livez")).status == 200
 
 
 async def test_shutdown_lets_an_answer_finish() -> None:
