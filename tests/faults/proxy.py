@@ -251,6 +251,9 @@ class FaultProxy:
     async def _stop(self) -> None:
         await self._runner.cleanup()
         await self._session.close()
+        await anyio.sleep(
+            0.25
+        )  # as aiohttp says: TLS connections take some turns of the loop to close
 
     async def _open_door(self) -> None:
         for port in (self.port, self.witness_port):
