@@ -147,6 +147,7 @@ def by_name(expected: Expected) -> str:
     return expected.alert
 
 
+@pytest.mark.alerts
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("expected", expected_of(QUICK), ids=by_name)
 def test_alert_fires_by_its_cause_and_clears_when_that_is_mended(
@@ -156,17 +157,20 @@ def test_alert_fires_by_its_cause_and_clears_when_that_is_mended(
     assert expected in quick_play.cleared_s
 
 
+@pytest.mark.alerts
 @pytest.mark.timeout(600)
 def test_nothing_fires_before_the_causes_or_after_their_mends(quick_play: Play) -> None:
     assert quick_play.at_rest == []
     assert quick_play.left == []
 
 
+@pytest.mark.alerts
 @pytest.mark.timeout(600)
 def test_every_query_of_the_dashboard_has_data(quick_play: Play) -> None:
     assert quick_play.empty == []
 
 
+@pytest.mark.alerts
 @pytest.mark.timeout(600)
 def test_texts_of_what_fires_are_filled_in(quick_play: Play) -> None:
     assert quick_play.texts
