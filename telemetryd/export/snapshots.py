@@ -22,11 +22,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+from telemetryd.atomicfile import FOLDER_FLAGS, sync_folder, write_synced
 from telemetryd.errors import PermanentError, Reason, RetryableError
 
 LATEST: Final = "latest"
 
-_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _GZIP = ".gz"
@@ -36,9 +36,6 @@ _GZIP_WINDOW = 31  # zlib's number for its largest window with gzip's header and
 
 _NO_LOCKS = {errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 """What ``flock`` of a folder says on file systems without it; EBADF is NFS."""
-
-_NO_FOLDER_SYNC = {errno.EINVAL, errno.EBADF, errno.EOPNOTSUPP}
-"""What ``fsync`` of a folder says on file systems without it; there it is implied, or hopeless."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -144,18 +141,18 @@ class SnapshotFolder:
         data, link = f".{name}.tmp", f".{name}.{LATEST}.tmp"
         try:
             # All that takes space comes before anything can be seen.
-            self._write_synced(data, content)
+            write_synced(self._fd, data, content, flags=_CREATE_FLAGS)
             os.symlink(name, link, dir_fd=self._fd)
             self._rename(data, name)
             # Only a snapshot that outlives a loss of power may be led to.
-            self._sync()
+            sync_folder(self._fd)
             self._rename(link, LATEST)
         except OSError:
             self._roll_back(name, data, link)
             raise
         self._latest = name
         self._files[name] = SnapshotFile(name, len(content))
-        self._sync()
+        sync_folder(self._fd)
 
     def drop_excess(self, *, keep: int, max_bytes: int | None) -> None:
         """Remove the oldest snapshots beyond the limits; what ``latest`` leads to always stays.
@@ -225,25 +222,8 @@ class SnapshotFolder:
                 return name
             at_ms += 1
 
-    def _write_synced(self, name: str, content: bytes) -> None:
-        fd = os.open(name, _CREATE_FLAGS, 0o600, dir_fd=self._fd)
-        try:
-            rest = memoryview(content)
-            while rest:
-                rest = rest[os.write(fd, rest) :]
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
     def _rename(self, old: str, new: str) -> None:
         os.rename(old, new, src_dir_fd=self._fd, dst_dir_fd=self._fd)
-
-    def _sync(self) -> None:
-        try:
-            os.fsync(self._fd)
-        except OSError as exc:
-            if exc.errno not in _NO_FOLDER_SYNC:
-                raise
 
     def _roll_back(self, name: str, *temporary: str) -> None:
         with suppress(OSError):
@@ -261,7 +241,7 @@ class SnapshotFolder:
 
 def _open_folder(path: str) -> int:
     try:
-        return os.open(path, _FOLDER_FLAGS)
+        return os.open(path, FOLDER_FLAGS)
     except FileNotFoundError:
         pass
     parent = Path(path).parent
@@ -276,12 +256,12 @@ def _open_folder(path: str) -> int:
         ) from exc
     # Whether the new folder outlives a loss of power is out of the hands of who may not read there.
     with suppress(OSError):
-        parent_fd = os.open(parent, _FOLDER_FLAGS)
+        parent_fd = os.open(parent, FOLDER_FLAGS)
         try:
             os.fsync(parent_fd)
         finally:
             os.close(parent_fd)
-    return os.open(path, _FOLDER_FLAGS)
+    return os.open(path, FOLDER_FLAGS)
 
 
 def _lock(fd: int, path: str) -> None:

@@ -11,8 +11,6 @@ begins with the checksum of the rest. Everything blocks: this is for a worker th
 is kept or sent doesn't belong here.
 """
 
-import errno
-import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -24,6 +22,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from telemetryd.atomicfile import write_file
 from telemetryd.kube.files import MIB, read_small_file
 from telemetryd.model import Delivery, Payload
 
@@ -36,12 +35,6 @@ LARGEST_BYTES: Final = 256 * MIB
 
 _FRAME = re.compile(rb"telemetryd-spool 1 ([0-9a-f]{64})\n")
 _FRAME_BYTES: Final = len(b"telemetryd-spool 1 \n") + 64
-_CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-
-_NO_FOLDER_SYNC = {errno.EINVAL, errno.EBADF, errno.EOPNOTSUPP}
-"""What ``fsync`` of a folder says on file systems without it; there it is implied, or hopeless."""
-
 S = TypeVar("S", bound=msgspec.Struct)
 
 
@@ -159,7 +152,7 @@ class SpoolFolder:
         """
         content = render_parcel(parcel)
         if not (unless_there and (self.path / PENDING).is_file()):
-            self._write(PENDING, content)
+            write_file(self.path / PENDING, content)
         return len(content)
 
     def settle(self, delivered: Delivered, *, clear: bool) -> None:
@@ -173,7 +166,7 @@ class SpoolFolder:
             OSError: It can't be written.
         """
         try:
-            self._write(STATE, _frame(msgspec.json.encode(delivered)))
+            write_file(self.path / STATE, _frame(msgspec.json.encode(delivered)))
         finally:
             # Even where nothing can be written: it takes no space to have it sent no more.
             if clear:
@@ -190,46 +183,6 @@ class SpoolFolder:
         with suppress(OSError):
             (self.path / name).replace(self.path / (name + CORRUPT))
         return 1
-
-    def _open(self) -> int:
-        try:
-            return os.open(self.path, _FOLDER_FLAGS)
-        except FileNotFoundError:
-            _make(self.path.parent)
-            _make(self.path)
-            return os.open(self.path, _FOLDER_FLAGS)
-
-    def _write(self, name: str, content: bytes) -> None:
-        folder = self._open()
-        temporary = f".{name}.tmp"
-        try:
-            opened = os.open(temporary, _CREATE_FLAGS, 0o600, dir_fd=folder)
-            try:
-                rest = memoryview(content)
-                while rest:
-                    rest = rest[os.write(opened, rest) :]
-                os.fsync(opened)
-            finally:
-                os.close(opened)
-            os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
-            _sync(folder)
-        except OSError:
-            with suppress(OSError):
-                os.unlink(temporary, dir_fd=folder)
-            raise
-        finally:
-            os.close(folder)
-
-
-def _make(path: Path) -> None:
-    """Make a folder that outlives a loss of power, where what it is in may be read."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with suppress(OSError):
-        parent = os.open(path.parent, _FOLDER_FLAGS)
-        try:
-            os.fsync(parent)
-        finally:
-            os.close(parent)
 
 
 def exporters_in(spool_dir: str) -> Iterator[str]:
@@ -300,11 +253,3 @@ def _decode(content: bytes | None, struct: type[S]) -> S | None:
         return msgspec.json.decode(content, type=struct)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
-
-
-def _sync(folder: int) -> None:
-    try:
-        os.fsync(folder)
-    except OSError as exc:
-        if exc.errno not in _NO_FOLDER_SYNC:
-            raise

@@ -1,0 +1,92 @@
+"""Files that are whole or absent: written beside their place, synced, renamed.
+
+Everything here blocks, so it belongs into a worker thread.
+"""
+
+import errno
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+_CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+_NO_FOLDER_SYNC = {errno.EINVAL, errno.EBADF, errno.EOPNOTSUPP}
+"""What ``fsync`` of a folder says on file systems without it; there it is implied, or hopeless."""
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Put a file in place, mode 0600; a crash or a full disk leaves the old one.
+
+    The folder, and the one above it, are made (mode 0700) where they are missing.
+
+    Raises:
+        OSError: The file cannot be written; what was there stays.
+    """
+    folder = _open_folder(path.parent)
+    temporary = f".{path.name}.tmp"
+    try:
+        write_synced(folder, temporary, content, flags=_CREATE_FLAGS)
+        os.rename(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        sync_folder(folder)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(temporary, dir_fd=folder)
+        raise
+    finally:
+        os.close(folder)
+
+
+def write_synced(folder: int, name: str, content: bytes, *, flags: int) -> None:
+    """Write a file, mode 0600, in an open folder and sync it.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    opened = os.open(name, flags, 0o600, dir_fd=folder)
+    try:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(opened, rest) :]
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def sync_folder(folder: int) -> None:
+    """Sync an open folder, where its file system can.
+
+    Raises:
+        OSError: The disk failed.
+    """
+    try:
+        os.fsync(folder)
+    except OSError as exc:
+        if exc.errno not in _NO_FOLDER_SYNC:
+            raise
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder (mode 0700) that outlives a loss of power.
+
+    Raises:
+        OSError: The folder cannot be made.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # The folder above may be unreadable for this user: then its sync is out of our hands.
+    with suppress(OSError):
+        parent = os.open(path.parent, FOLDER_FLAGS)
+        try:
+            os.fsync(parent)
+        finally:
+            os.close(parent)
+
+
+def _open_folder(path: Path) -> int:
+    try:
+        return os.open(path, FOLDER_FLAGS)
+    except FileNotFoundError:
+        make_folder(path.parent)
+        make_folder(path)
+        return os.open(path, FOLDER_FLAGS)
