@@ -3,6 +3,7 @@
 Whatever it is, the sink to which all of them deliver never sees two writers.
 """
 
+import random
 import signal
 import threading
 import time
@@ -31,6 +32,7 @@ from tests.system.replicas import (
 )
 from tests.system.sink import receiving
 
+SECRET_PATH = "/api/v1/namespaces/cattle-telemetry-system/secrets/rancher-scc-telemetry"
 BEGUN_S = 0.5
 """For a delivery that had begun when its term ended."""
 
@@ -190,6 +192,31 @@ def test_wall_clocks_that_step_by_an_hour_change_nothing(crew: Crew) -> None:
             replica.clock.step(0)
         if leader.daemon.process.poll() is not None:
             leader.restart()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("rounds", [3, pytest.param(20, marks=pytest.mark.faults)])
+def test_leader_frozen_at_a_random_moment_writes_nothing_afterwards(
+    crew: Crew, admin: Admin, rounds: int
+) -> None:
+    for _ in range(rounds):
+        frozen = crew.leader(within_s=HAND_OVER_S + SLACK_S)
+        crew.until_delivery(frozen, within_s=5)
+        moment_s = random.uniform(0.0, 1.2)
+        time.sleep(moment_s)
+        frozen.daemon.signal(signal.SIGSTOP)
+        try:
+            following = crew.leader(within_s=HAND_OVER_S + SLACK_S, but=[frozen])
+            crew.until_delivery(following, within_s=5)
+            before = admin.get(SECRET_PATH)["metadata"]["resourceVersion"]
+            thawed_s = time.monotonic()
+        finally:
+            frozen.daemon.signal(signal.SIGCONT)
+        frozen.daemon.wait_for("standby", frozen.stands_by, 20)
+        crew.until_delivery(following, within_s=5)
+        assert {post.sender for post in crew.sink.posts(thawed_s)} == {following.name}, moment_s
+        # The fleet has not changed, so the leader has no reason to write the Secret either.
+        assert admin.get(SECRET_PATH)["metadata"]["resourceVersion"] == before
 
 
 def test_replicas_that_are_all_cut_off_have_no_leader(crew: Crew) -> None:
