@@ -13,11 +13,11 @@ import msgspec
 import orjson
 
 from telemetryd.control.lease import LeaseRecord
-from telemetryd.errors import BadResponse, NotFound
-from telemetryd.kube.client import KubeClient
+from telemetryd.errors import BadResponse
+from telemetryd.kube import objects
+from telemetryd.kube.requests import Requests
 
 _API_VERSION = "coordination.k8s.io/v1"
-_MAX_BYTES = 1024 * 1024
 RELEASED_DURATION_S = 1
 
 
@@ -74,20 +74,20 @@ class Term:
 
 
 class LeaseApi:
-    """One Lease over one client, which should have a connection pool of its own."""
+    """One Lease which should have a connection pool of its own."""
 
     def __init__(
-        self, client: KubeClient, *, namespace: str, name: str, now: Callable[[], float]
+        self, requests: Requests, *, namespace: str, name: str, now: Callable[[], float]
     ) -> None:
         """Nothing is asked yet.
 
         Args:
-            client: The API server; stays the caller's.
+            requests: To the API server.
             namespace: Of the Lease.
             name: Of the Lease.
             now: Unix time in seconds, for the times that people read.
         """
-        self._client = client
+        self._requests = requests
         self._namespace = namespace
         self._name = name
         self._now = now
@@ -99,13 +99,9 @@ class LeaseApi:
         Raises:
             KubeError: It can't be had, or isn't a Lease.
         """
-        try:
-            answer = await self._client.request(
-                "GET", f"{self._collection}/{self._name}", timeout_s=timeout_s, max_bytes=_MAX_BYTES
-            )
-        except NotFound:
-            return None
-        return parse_lease(answer)
+        return await objects.get(
+            self._requests, f"{self._collection}/{self._name}", parse_lease, timeout_s=timeout_s
+        )
 
     async def create(self, term: Term, timeout_s: float) -> FetchedLease:
         """Make the Lease.
@@ -119,11 +115,13 @@ class LeaseApi:
             "kind": "Lease",
             "metadata": {"namespace": self._namespace, "name": self._name},
         }
-        body = orjson.dumps(render_lease(document, term, self._now()))
-        answer = await self._client.request(
-            "POST", self._collection, body=body, timeout_s=timeout_s, max_bytes=_MAX_BYTES
+        return await objects.create(
+            self._requests,
+            self._collection,
+            render_lease(document, term, self._now()),
+            parse_lease,
+            timeout_s=timeout_s,
         )
-        return parse_lease(answer)
 
     async def replace(self, over: FetchedLease, term: Term, timeout_s: float) -> FetchedLease:
         """Write over the Lease as it was read, and over no other state of it.
@@ -133,15 +131,13 @@ class LeaseApi:
             NotFound: It is gone.
             KubeError: It can't be written.
         """
-        body = orjson.dumps(render_lease(over.document, term, self._now()))
-        answer = await self._client.request(
-            "PUT",
+        return await objects.replace(
+            self._requests,
             f"{self._collection}/{self._name}",
-            body=body,
+            render_lease(over.document, term, self._now()),
+            parse_lease,
             timeout_s=timeout_s,
-            max_bytes=_MAX_BYTES,
         )
-        return parse_lease(answer)
 
 
 def parse_lease(answer: bytes) -> FetchedLease:

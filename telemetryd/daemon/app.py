@@ -22,7 +22,7 @@ from telemetryd.daemon.earlysignals import EarlySignals
 from telemetryd.daemon.exporters import ExporterFactory, spool_dir
 from telemetryd.daemon.filewatch import FileWatch
 from telemetryd.daemon.heartbeat import ALIVE_WITHIN_S, Heartbeat
-from telemetryd.daemon.leadership import FencedRequests, Leadership
+from telemetryd.daemon.leadership import Leadership
 from telemetryd.daemon.notify import Notifier
 from telemetryd.daemon.reload import Reloadable, Reloader
 from telemetryd.daemon.requests import SecretRequests
@@ -32,7 +32,7 @@ from telemetryd.errors import NotReady
 from telemetryd.export.manager import ExporterManager
 from telemetryd.kube.client import KubeClient
 from telemetryd.kube.informer import Informer
-from telemetryd.kube.lane import Lane
+from telemetryd.kube.requests import request_limiter
 from telemetryd.model import ExporterStatus, InformerStatus, Snapshot
 from telemetryd.serve.control import ControlServer
 from telemetryd.serve.control_socket import open_control_socket
@@ -234,9 +234,8 @@ class Daemon:
             require_leading=leadership.require,
             spool_dir=spool_dir(config),
         )
-        # The fence is behind the lane: it must be passed directly before a request goes out.
-        lane = Lane(FencedRequests(client, leadership.require))
-        self._factory = ExporterFactory(lane, now=now)
+        fenced = client.requests(fence=leadership.require, limiter=request_limiter())
+        self._factory = ExporterFactory(fenced, now=now)
         for exporter in config.exporters:
             self._manager.register(*self._factory.build(exporter))
         self._requests = SecretRequests(

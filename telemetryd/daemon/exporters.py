@@ -24,10 +24,11 @@ from telemetryd.export.exporter import BuildContext, Exporter
 from telemetryd.export.file import FileExporter
 from telemetryd.export.formats import PAYLOAD_FORMATS
 from telemetryd.export.otlp_metrics import OtlpRenderer
-from telemetryd.export.secret import KubeRequests, SecretExporter
+from telemetryd.export.secret import SecretExporter
 from telemetryd.export.spec import ExporterSpec
 from telemetryd.export.transport import USER_AGENT
 from telemetryd.export.turn import shared_threads
+from telemetryd.kube.requests import Requests
 
 _REQUEST_TIMEOUT_S = HOUR_S
 """As long as an attempt may be made to take. An attempt's own time is kept by the manager, for it
@@ -45,14 +46,14 @@ def spool_dir(config: Config) -> str | None:
 class ExporterFactory:
     """Builds exporters without side effects: nothing is opened, asked or written before a run."""
 
-    def __init__(self, client: KubeRequests, *, now: Callable[[], float]) -> None:
+    def __init__(self, requests: Requests, *, now: Callable[[], float]) -> None:
         """Prepare.
 
         Args:
-            client: The API server; stays the caller's.
+            requests: To the API server, under the fence of leadership.
             now: Unix time in seconds.
         """
-        self._client = client
+        self._requests = requests
         self._now = now
         self._render = {name: each.renderer() for name, each in PAYLOAD_FORMATS.items()}
         self._render_otlp = OtlpRenderer()
@@ -104,7 +105,7 @@ class ExporterFactory:
 
     def _secret(self, config: SecretExporterConfig) -> SecretExporter:
         return SecretExporter(
-            self._client,
+            self._requests,
             namespace=config.namespace,
             secret=config.secret,
             max_silence_s=config.max_silence_s,

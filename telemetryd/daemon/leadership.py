@@ -7,7 +7,7 @@ what a hold does to exporters is the manager's.
 import os
 import random
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from uuid import uuid4
 
@@ -18,7 +18,6 @@ from telemetryd.control.elector import Elector
 from telemetryd.control.lease import LeaseTiming
 from telemetryd.control.leaseapi import LeaseApi
 from telemetryd.daemon.collector import Gate
-from telemetryd.export.secret import KubeRequests
 from telemetryd.kube.client import KubeClient
 from telemetryd.model import ExporterState, LeaderStatus
 from telemetryd.stats import KubeStats, LeaderStats
@@ -151,44 +150,3 @@ class Leadership:
             self._told_to_lead = leading
             self._changed.set()
             self._changed = anyio.Event()
-
-
-class FencedRequests:
-    """Requests of which those that change something begin only while this replica leads."""
-
-    def __init__(self, client: KubeRequests, require: Callable[[], None]) -> None:
-        """Prepare.
-
-        Args:
-            client: Makes them.
-            require: Raises where this replica doesn't lead.
-        """
-        self._client = client
-        self._require = require
-
-    async def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, str] | None = None,
-        body: bytes | None = None,
-        content_type: str | None = None,
-        timeout_s: float,
-    ) -> bytes:
-        """Make one request; the answer's body.
-
-        Raises:
-            NotLeading: It would change something, and this replica doesn't lead.
-            KubeError: There was no answer, or an error.
-        """
-        if method != "GET":
-            self._require()
-        return await self._client.request(
-            method,
-            path,
-            params=params,
-            body=body,
-            content_type=content_type,
-            timeout_s=timeout_s,
-        )

@@ -14,7 +14,7 @@ import anyio
 from telemetryd.config import Config, ExporterConfig, SecretExporterConfig, SecretRequestsConfig
 from telemetryd.config.exporters import default_timeout_s
 from telemetryd.control.secretrequest import SecretRequestController, Target
-from telemetryd.daemon.leadership import FencedRequests, Leadership
+from telemetryd.daemon.leadership import Leadership
 from telemetryd.export.exporter import Exporter
 from telemetryd.export.manager import ExporterManager
 from telemetryd.export.spec import ExporterSpec
@@ -82,7 +82,7 @@ class SecretRequests:
             return build(_exporter_config(name, target, settings))
 
         self._controller = SecretRequestController(
-            FencedRequests(client, leadership.require),
+            client.requests(fence=leadership.require),
             manager,
             build_for,
             settings=config.secret_requests,

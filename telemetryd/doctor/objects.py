@@ -13,9 +13,9 @@ from telemetryd.doctor.access import SecretTarget
 from telemetryd.doctor.cluster import REQUEST_S
 from telemetryd.doctor.findings import Finding, fail, passed, warn
 from telemetryd.errors import Forbidden, NotFound
-from telemetryd.export.secret import FIELD_MANAGER
 from telemetryd.export.secretobject import FoundSecret, parse_secret
-from telemetryd.kube.client import KubeClient
+from telemetryd.kube import objects
+from telemetryd.kube.requests import Requests
 
 REQUESTS: Final = "secretrequests.telemetry.cattle.io"
 
@@ -60,7 +60,11 @@ class _Requests(msgspec.Struct, gc=False):
     items: list[msgspec.Raw] | None = None
 
 
-async def check_namespace(client: KubeClient, target: SecretTarget) -> list[Finding]:
+_NAMESPACE = msgspec.json.Decoder(_Namespace)
+_REQUESTS = msgspec.json.Decoder(_Requests)
+
+
+async def check_namespace(requests: Requests, target: SecretTarget) -> list[Finding]:
     """Whether a Secret's namespace exists and isn't being deleted.
 
     Raises:
@@ -70,20 +74,21 @@ async def check_namespace(client: KubeClient, target: SecretTarget) -> list[Find
     what = f"namespace {name}"
     judge = fail if target.own else warn
     try:
-        body = await client.request("GET", f"/api/v1/namespaces/{name}", timeout_s=REQUEST_S)
-    except NotFound:
-        return [judge(what, f"doesn't exist ({target.of})", f"kubectl create namespace {name}")]
+        found = await objects.get(
+            requests, f"/api/v1/namespaces/{name}", _NAMESPACE.decode, timeout_s=REQUEST_S
+        )
     except Forbidden:
         return [warn(what, _HIDDEN)]
-    metadata = msgspec.json.decode(body, type=_Namespace).metadata
-    if metadata is not None and metadata.deletionTimestamp is not None:
+    if found is None:
+        return [judge(what, f"doesn't exist ({target.of})", f"kubectl create namespace {name}")]
+    if found.metadata is not None and found.metadata.deletionTimestamp is not None:
         mend = "wait for its end, which a finalizer in it may hold up, and create it anew"
         return [judge(what, f"is being deleted ({target.of})", mend)]
     return [passed(what, "exists")]
 
 
 async def check_secret(
-    client: KubeClient, target: SecretTarget, now: Callable[[], float]
+    requests: Requests, target: SecretTarget, now: Callable[[], float]
 ) -> list[Finding]:
     """Whether the Secret, where it exists, can be written and is ours alone.
 
@@ -93,12 +98,11 @@ async def check_secret(
     what = str(target)
     path = f"/api/v1/namespaces/{target.namespace}/secrets/{target.name}"
     try:
-        body = await client.request("GET", path, timeout_s=REQUEST_S)
-    except NotFound:
-        return [passed(what, "doesn't exist yet")]
+        secret = await objects.get(requests, path, parse_secret, timeout_s=REQUEST_S)
     except Forbidden:
         return [warn(what, _HIDDEN)]
-    secret = parse_secret(body, FIELD_MANAGER)
+    if secret is None:
+        return [passed(what, "doesn't exist yet")]
     mend = "delete it, or configure another name"
     if secret.type != "Opaque":
         return [fail(what, f"has type {secret.type!r}, not Opaque", mend)]
@@ -122,7 +126,7 @@ def _judge_writers(target: SecretTarget, secret: FoundSecret, now_s: float) -> F
     return fail(what, detail, "stop the other writer, or configure another Secret")
 
 
-async def list_requested(client: KubeClient) -> tuple[list[Finding], list[SecretTarget]]:
+async def list_requested(requests: Requests) -> tuple[list[Finding], list[SecretTarget]]:
     """The Secrets that existing SecretRequests ask for.
 
     Returns:
@@ -133,14 +137,14 @@ async def list_requested(client: KubeClient) -> tuple[list[Finding], list[Secret
     """
     query = {"limit": str(_MOST_REQUESTS)}
     try:
-        body = await client.request("GET", _REQUESTS_PATH, params=query, timeout_s=REQUEST_S)
+        body = await requests.request("GET", _REQUESTS_PATH, params=query, timeout_s=REQUEST_S)
     except NotFound:
         return [], []
     except Forbidden:
         return [warn(REQUESTS, _HIDDEN)], []
     targets: list[SecretTarget] = []
     findings: list[Finding] = []
-    page = msgspec.json.decode(body, type=_Requests)
+    page = objects.parsed(body, _REQUESTS.decode, f"GET {_REQUESTS_PATH}")
     items = page.items or []
     if page.metadata.continue_token:
         findings.append(warn(REQUESTS, f"more than {_MOST_REQUESTS}: only these are checked"))

@@ -3,14 +3,16 @@
 What is needed is ``access``'s business.
 """
 
+from typing import Any
+
 import msgspec
-import orjson
 
 from telemetryd.doctor.access import Access
 from telemetryd.doctor.cluster import REQUEST_S
 from telemetryd.doctor.findings import Finding, fail, passed, warn
-from telemetryd.errors import Forbidden, NotFound
-from telemetryd.kube.client import KubeClient
+from telemetryd.errors import BadResponse, Forbidden, NotFound
+from telemetryd.kube import objects
+from telemetryd.kube.requests import Requests
 
 _PATH = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 
@@ -23,7 +25,10 @@ class _Review(msgspec.Struct, gc=False):
     status: _Status | None = None
 
 
-async def check_access(client: KubeClient, access: Access) -> list[Finding]:
+_DECODER = msgspec.json.Decoder(_Review)
+
+
+async def check_access(requests: Requests, access: Access) -> list[Finding]:
     """Ask for one right by a SelfSubjectAccessReview, which stores nothing.
 
     Raises:
@@ -31,20 +36,21 @@ async def check_access(client: KubeClient, access: Access) -> list[Finding]:
     """
     what = f"may {access}"
     try:
-        body = await client.request("POST", _PATH, body=_render(access), timeout_s=REQUEST_S)
-        status = msgspec.json.decode(body, type=_Review).status
+        review = await objects.create(
+            requests, _PATH, _render(access), _DECODER.decode, timeout_s=REQUEST_S
+        )
     except (Forbidden, NotFound):
         mend = "bind system:basic-user to find out"
         return [warn(what, "not known: the API server takes no SelfSubjectAccessReview", mend)]
-    except (msgspec.MsgspecError, UnicodeError):
+    except BadResponse:
         return [warn(what, "not known: the API server's answer isn't one")]
-    if status is not None and status.allowed:
+    if review.status is not None and review.status.allowed:
         return [passed(what, "allowed")]
     role = f"a Role in {access.namespace}" if access.namespace else "a ClusterRole"
     return [fail(what, "denied", f"add the rule below by {role}", access)]
 
 
-def _render(access: Access) -> bytes:
+def _render(access: Access) -> dict[str, Any]:
     asked = {
         "group": access.group,
         "resource": access.resource,
@@ -53,10 +59,8 @@ def _render(access: Access) -> bytes:
         "namespace": access.namespace,
         "name": access.name,
     }
-    return orjson.dumps(
-        {
-            "apiVersion": "authorization.k8s.io/v1",
-            "kind": "SelfSubjectAccessReview",
-            "spec": {"resourceAttributes": {key: value for key, value in asked.items() if value}},
-        }
-    )
+    return {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": {key: value for key, value in asked.items() if value}},
+    }

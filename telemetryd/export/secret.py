@@ -9,10 +9,7 @@ from binascii import b2a_base64
 from collections import deque
 from collections.abc import Callable, Mapping
 from hashlib import sha256
-from typing import Final, Protocol
-
-import msgspec
-import orjson
+from typing import Any, Final
 
 from telemetryd.errors import (
     Conflict,
@@ -32,9 +29,11 @@ from telemetryd.errors import (
 from telemetryd.export.exporter import ExportContext, Outcome
 from telemetryd.export.payload import parse_digest, parse_rfc3339, render_rfc3339
 from telemetryd.export.secretobject import FoundSecret, parse_secret
+from telemetryd.kube import objects
+from telemetryd.kube.objects import Version
+from telemetryd.kube.requests import Requests
 from telemetryd.model import Payload
 
-FIELD_MANAGER: Final = "telemetryd"
 MAX_PAYLOAD_BYTES: Final = 1 << 20
 """What Kubernetes lets the values of a Secret hold (core/v1 MaxSecretSize)."""
 
@@ -47,29 +46,8 @@ _PART_OF: Final = "scc.cattle.io/part-of"
 _LAST_CHANGED: Final = "scc.cattle.io/last-changed"
 _DIGEST: Final = "telemetryd/digest"
 _EPOCH: Final = "telemetryd/epoch"
-_APPLY: Final = "application/apply-patch+yaml"
 _TOO_LARGE: Final = 413
 _OTHER_MANAGER = re.compile(r'conflicts? with "([^"]*)"')
-
-
-class KubeRequests(Protocol):
-    """The part of ``kube.client.KubeClient`` that is needed here."""
-
-    async def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, str] | None = None,
-        body: bytes | None = None,
-        content_type: str | None = None,
-        timeout_s: float,
-    ) -> bytes:
-        """Make one request; the answer's body.
-
-        Raises:
-            KubeError: There was no answer, or an error.
-        """
 
 
 class SecretExporter:
@@ -82,7 +60,7 @@ class SecretExporter:
 
     def __init__(
         self,
-        client: KubeRequests,
+        requests: Requests,
         *,
         namespace: str,
         secret: str,
@@ -96,7 +74,7 @@ class SecretExporter:
         """A sink for the Secret of that name; nothing is asked of the API server yet.
 
         Args:
-            client: The API server; stays the caller's.
+            requests: To the API server, under the fence of leadership.
             namespace: Of the Secret; must exist.
             secret: The Secret's name.
             max_silence_s: After so many seconds an unchanged payload is written again.
@@ -106,7 +84,7 @@ class SecretExporter:
             now: Unix time in seconds.
             clock: Seconds that never jump, for the quiet period.
         """
-        self._client = client
+        self._requests = requests
         self._namespace = namespace
         self._name = secret
         self._path = f"/api/v1/namespaces/{namespace}/secrets/{secret}"
@@ -146,14 +124,14 @@ class SecretExporter:
                 Reason.IMMUTABLE,
                 f"{self} is immutable, which can't be undone: delete it, or configure another name",
             )
-        body = self._render(found, payload, last_changed=last_changed, epoch=context.epoch)
+        document = self._render(payload, last_changed=last_changed, epoch=context.epoch)
         try:
-            await self._apply(body, force=False)
+            await self._apply(document, found, force=False)
         except Conflict as exc:
             if not exc.has_cause("FieldManagerConflict"):
                 raise self._translate(exc) from exc
             self._require_right_to_force(found, exc)
-            await self._force(body)
+            await self._force(document, found)
         except KubeError as exc:
             verb = "create or patch" if found is None else "patch"
             raise self._translate(exc, verb=verb, creating=found is None) from exc
@@ -168,18 +146,11 @@ class SecretExporter:
 
     async def _read(self) -> FoundSecret | None:
         try:
-            answer = await self._client.request("GET", self._path, timeout_s=self._timeout_s)
-        except NotFound:
-            return None
+            return await objects.get(
+                self._requests, self._path, parse_secret, timeout_s=self._timeout_s
+            )
         except KubeError as exc:
             raise self._translate(exc, verb="get") from exc
-        try:
-            return parse_secret(answer, FIELD_MANAGER)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError) as exc:
-            # The error's text names a path, never a value; the Secret's content stays where it is.
-            raise RetryableError(
-                Reason.SERVER, f"the answer for {self} isn't a Secret: {exc}"
-            ) from exc
 
     def _plan(self, found: FoundSecret | None, payload: Payload) -> str | None:
         """What ``last-changed`` must say after a write, None where nothing must be written.
@@ -200,48 +171,41 @@ class SecretExporter:
             return None
         return kept or render_rfc3339(now_s)
 
-    def _render(
-        self, found: FoundSecret | None, payload: Payload, *, last_changed: str, epoch: int
-    ) -> bytes:
-        """The apply patch: just our fields, and what was read as its precondition."""
-        precondition = (
-            {} if found is None else {"uid": found.uid, "resourceVersion": found.resource_version}
-        )
-        return orjson.dumps(
-            {
-                "apiVersion": "v1",
-                "kind": "Secret",
-                "metadata": {
-                    "name": self._name,
-                    "namespace": self._namespace,
-                    "annotations": {
-                        _PART_OF: "telemetry",
-                        _LAST_CHANGED: last_changed,
-                        _DIGEST: payload.digest,
-                        _EPOCH: str(epoch),
-                    },
-                    **precondition,
+    def _render(self, payload: Payload, *, last_changed: str, epoch: int) -> Mapping[str, Any]:
+        """The apply patch: just our fields."""
+        return {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {
+                "name": self._name,
+                "namespace": self._namespace,
+                "annotations": {
+                    _PART_OF: "telemetry",
+                    _LAST_CHANGED: last_changed,
+                    _DIGEST: payload.digest,
+                    _EPOCH: str(epoch),
                 },
-                "type": "Opaque",
-                "data": {"payload": b2a_base64(payload.body, newline=False).decode()},
-            }
-        )
+            },
+            "type": "Opaque",
+            "data": {"payload": b2a_base64(payload.body, newline=False).decode()},
+        }
 
-    async def _apply(self, body: bytes, *, force: bool) -> None:
-        params = {"fieldManager": FIELD_MANAGER, "force": "true" if force else "false"}
-        await self._client.request(
-            "PATCH",
+    async def _apply(
+        self, document: Mapping[str, Any], found: FoundSecret | None, *, force: bool
+    ) -> None:
+        await objects.apply(
+            self._requests,
             self._path,
-            params=params,
-            body=body,
-            content_type=_APPLY,
+            document,
+            over=None if found is None else Version(found.uid, found.resource_version),
+            force=force,
             timeout_s=self._timeout_s,
         )
 
-    async def _force(self, body: bytes) -> None:
+    async def _force(self, document: Mapping[str, Any], found: FoundSecret | None) -> None:
         self._forced_at.append(self._clock())
         try:
-            await self._apply(body, force=True)
+            await self._apply(document, found, force=True)
         except KubeError as exc:
             raise self._translate(exc) from exc
 

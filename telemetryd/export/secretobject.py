@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from telemetryd.export.payload import parse_rfc3339
+from telemetryd.kube.objects import FIELD_MANAGER
 
 
 class Annotations(msgspec.Struct, frozen=True, gc=False):
@@ -76,7 +77,7 @@ class FoundSecret:
 
     Attributes:
         payload: ``data.payload``, decoded; None where it has none.
-        ours: We own ``data.payload``: the last who wrote it was this field manager.
+        ours: We own ``data.payload``: we were the last to write it.
         others: Who else owns it.
     """
 
@@ -90,7 +91,7 @@ class FoundSecret:
     others: tuple[OtherWriter, ...]
 
 
-def parse_secret(body: bytes, field_manager: str) -> FoundSecret:
+def parse_secret(body: bytes) -> FoundSecret:
     """A Secret's JSON to what is needed of it.
 
     Raises:
@@ -99,7 +100,7 @@ def parse_secret(body: bytes, field_manager: str) -> FoundSecret:
     secret = _DECODER.decode(body)
     owners = [entry for entry in secret.metadata.managedFields or () if _owns_payload(entry)]
     ours = [
-        entry for entry in owners if (entry.manager, entry.operation) == (field_manager, "Apply")
+        entry for entry in owners if (entry.manager, entry.operation) == (FIELD_MANAGER, "Apply")
     ]
     return FoundSecret(
         uid=secret.metadata.uid,

@@ -5,7 +5,6 @@ are those of ``proxy``; redirects are never followed, for a credential must not 
 """
 
 import asyncio
-import io
 import math
 import os
 import socket
@@ -13,6 +12,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -22,15 +22,15 @@ from telemetryd.errors import BadResponse, Reason, Unavailable
 from telemetryd.kube.account import service_account_of
 from telemetryd.kube.body import Body, ByteStream, read_head, read_whole
 from telemetryd.kube.connection import SERVICE_ACCOUNT, Connection, resolve
+from telemetryd.kube.fence import Fence, FencedBody, no_fence
 from telemetryd.kube.foreign import CONNECT_TIMEOUT_S, FOREIGN, translate
+from telemetryd.kube.requests import MAX_BODY_BYTES, Handle
 from telemetryd.kube.responses import error_for, parse_http_date, parse_retry_after, parse_status
 from telemetryd.stats import Histogram, KubeStats
+from telemetryd.turnstile import Turnstile
 
 if TYPE_CHECKING:
     from telemetryd.config.settings import KubernetesConfig
-
-MAX_BODY_BYTES = 16 * 1024 * 1024
-"""Of a single object; lists name their own limit."""
 
 _READ_BUFFER_BYTES = 512 * 1024
 _KEEPALIVE = (
@@ -52,6 +52,22 @@ def _open_socket(address: Any) -> socket.socket:
         if option is not None:
             opened.setsockopt(socket.IPPROTO_TCP, option, value)
     return opened
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What is asked, on each attempt."""
+
+    method: str
+    path: str
+    params: Mapping[str, str] | None = None
+    body: bytes | None = None
+    content_type: str | None = None
+    fence: Fence | None = None
+
+    @property
+    def what(self) -> str:
+        return f"{self.method} {self.path}"
 
 
 class KubeClient:
@@ -122,6 +138,15 @@ class KubeClient:
     def __repr__(self) -> str:
         return f"KubeClient({self.server})"
 
+    def requests(self, *, fence: Fence | None = None, limiter: Turnstile | None = None) -> Handle:
+        """A handle for requests under a fence and a limiter.
+
+        Args:
+            fence: Asked before the bytes of each request that isn't a read.
+            limiter: Lets a few at a time through.
+        """
+        return Handle(self, fence=fence, limiter=limiter)
+
     async def request(
         self,
         method: str,
@@ -132,6 +157,7 @@ class KubeClient:
         content_type: str | None = None,
         timeout_s: float,
         max_bytes: int = MAX_BODY_BYTES,
+        fence: Fence | None = None,
     ) -> bytes:
         """The body of a successful answer.
 
@@ -143,18 +169,21 @@ class KubeClient:
             content_type: Of the body; JSON where not given.
             timeout_s: Deadline of the whole.
             max_bytes: A longer answer is refused.
+            fence: Asked on each attempt, as the last thing before its bytes leave.
 
         Raises:
+            NotLeading: The fence refuses.
             Unavailable: No answer came in time, or none at all.
             TooLarge: The answer is longer than that.
             BadResponse: The answer isn't JSON, or encoded as it wasn't asked for.
             KubeError: Another of the tree, by status code.
         """
-        what = f"{method} {path}"
+        call = _Call(method, path, params, body, content_type, fence)
+        what = call.what
         started_s = anyio.current_time()
         try:
             with anyio.fail_after(timeout_s):
-                response = await self._send(method, path, params, body, content_type)
+                response = await self._send(call)
                 async with response:
                     return await read_whole(response, what, max_bytes, gzip=self._gzip)
         except TimeoutError as error:
@@ -179,7 +208,7 @@ class KubeClient:
         """
         try:
             with anyio.fail_after(timeout_s):
-                response = await self._send("GET", "/version", None, None, None)
+                response = await self._send(_Call("GET", "/version"))
         except TimeoutError as error:
             message = f"GET /version: no answer within {timeout_s:g} s"
             raise Unavailable(message, kind=Reason.TIMEOUT) from error
@@ -214,7 +243,7 @@ class KubeClient:
         started_s = anyio.current_time()
         try:
             with anyio.fail_after(open_timeout_s):
-                response = await self._send("GET", path, params, None, None)
+                response = await self._send(_Call("GET", path, params))
         except TimeoutError as error:
             self._stats.requests["GET", "error"] += 1
             message = f"{what}: no answer within {open_timeout_s:g} s"
@@ -232,77 +261,66 @@ class KubeClient:
             if isinstance(transport, asyncio.WriteTransport):
                 transport.abort()
 
-    async def _send(
-        self,
-        method: str,
-        path: str,
-        params: Mapping[str, str] | None,
-        body: bytes | None,
-        content_type: str | None,
-    ) -> aiohttp.ClientResponse:
+    async def _send(self, call: _Call) -> aiohttp.ClientResponse:
         """The answer, checked for success and JSON; a refused credential is renewed once.
 
         Raises:
+            NotLeading: The fence refuses.
             KubeError: It isn't what was asked for.
         """
-        what = f"{method} {path}"
         headers = {
             "Accept": "application/json",
             "Accept-Encoding": "gzip" if self._gzip else "identity",
         }
-        if body is not None:
-            headers["Content-Type"] = content_type or "application/json"
+        if call.body is not None:
+            headers["Content-Type"] = call.content_type or "application/json"
         used = await self._connection.credential.header()
-        response = await self._exchange(method, path, params, _authorized(headers, used), body)
+        response = await self._exchange(call, _authorized(headers, used))
         if response.status == 401:  # noqa: PLR2004 - HTTP
             if self._connection.tls:
                 self._connection.tls.distrust()  # the refused credential may be a certificate
             if await self._connection.credential.renew(used):
                 response.close()
                 used = await self._connection.credential.header()
-                response = await self._exchange(
-                    method, path, params, _authorized(headers, used), body
-                )
+                response = await self._exchange(call, _authorized(headers, used))
         try:
-            await _check(response, what, self._now(), gzip=self._gzip)
+            await _check(response, call.what, self._now(), gzip=self._gzip)
         except BaseException:
             response.close()
             raise
         return response
 
-    async def _exchange(
-        self,
-        method: str,
-        path: str,
-        params: Mapping[str, str] | None,
-        headers: dict[str, str],
-        body: bytes | None,
-    ) -> aiohttp.ClientResponse:
-        """One request; counted.
+    async def _exchange(self, call: _Call, headers: dict[str, str]) -> aiohttp.ClientResponse:
+        """One request; counted unless the fence refuses it.
 
         Raises:
+            NotLeading: The fence refuses.
             Unavailable: No answer came.
         """
-        connection = self._connection
+        connection, method = self._connection, call.method
+        sent = None
+        if call.body is not None or call.fence is not None:
+            sent = FencedBody(call.body or b"", call.fence or no_fence)
         context = await connection.tls.current() if connection.tls else True
         try:
             response = await self._session.request(
                 method,
-                connection.server + path,
-                params=params,
+                connection.server + call.path,
+                params=call.params,
                 headers=headers,
-                # In pieces: a large body in one go would block the loop, and aiohttp says so.
-                data=io.BytesIO(body) if body is not None else None,
+                data=sent,
                 ssl=context,
                 server_hostname=connection.server_name,
                 proxy=connection.proxy,
                 allow_redirects=False,
             )
         except FOREIGN as error:
+            if sent is not None and sent.refused is not None:
+                raise sent.refused from None
             self._stats.requests[method, "error"] += 1
             if isinstance(error, ssl.SSLError) and connection.tls:
                 connection.tls.distrust()
-            failure = translate(error, f"{method} {path}")
+            failure = translate(error, call.what)
             raise failure from error
         self._stats.requests[method, str(response.status)] += 1
         return response

@@ -11,6 +11,7 @@ from typing import Generic, Protocol, TypeVar
 import msgspec
 
 from telemetryd.errors import BadResponse, NotFound, TooLarge
+from telemetryd.kube.requests import Requests
 from telemetryd.kube.resource import Resource, T
 from telemetryd.model import R
 
@@ -92,19 +93,8 @@ class Source(Protocol):
         """
 
 
-class ApiClient(Protocol):
+class ApiClient(Requests, Protocol):
     """What of ``KubeClient`` a source needs."""
-
-    async def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, str] | None = None,
-        timeout_s: float,
-        max_bytes: int = ...,
-    ) -> bytes:
-        """The body of the answer."""
 
     def stream(
         self, path: str, params: Mapping[str, str], *, open_timeout_s: float

@@ -8,16 +8,19 @@ to a client belongs to ``security``.
 
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Final, Protocol, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 import anyio
 import msgspec
-import orjson
 
-from telemetryd.errors import BadResponse, KubeError, Reason, Throttled, Unavailable
+from telemetryd.errors import KubeError, Reason, Throttled, Unavailable
+from telemetryd.kube import objects
+from telemetryd.kube.requests import Requests
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -38,17 +41,6 @@ _ACCESS_REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 _VERB = "get"
 
 _Key: TypeAlias = tuple[bytes, str]
-
-
-class Requester(Protocol):
-    """The part of a ``KubeClient`` that is needed."""
-
-    async def request(self, method: str, path: str, *, body: bytes, timeout_s: float) -> bytes:
-        """The body of a successful answer.
-
-        Raises:
-            KubeError: There is none.
-        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +81,10 @@ class _AccessReview(msgspec.Struct, gc=False):
     status: _Access
 
 
+_TOKEN_REVIEW = msgspec.json.Decoder(_TokenReview)
+_ACCESS_REVIEW = msgspec.json.Decoder(_AccessReview)
+
+
 @dataclass(slots=True)
 class _Asking:
     """A review on its way, shared by all who want to know the same."""
@@ -127,16 +123,16 @@ class Reviews:
     """Asks the API server, once for all who want to know the same at one time."""
 
     def __init__(
-        self, client: Requester, *, allowed_s: float = ALLOWED_S, denied_s: float = DENIED_S
+        self, requests: Requests, *, allowed_s: float = ALLOWED_S, denied_s: float = DENIED_S
     ) -> None:
         """Ask nothing yet.
 
         Args:
-            client: As whoever may create both kinds of reviews.
+            requests: To the API server, as an account that may create both kinds of reviews.
             allowed_s: For how long it holds that a token is allowed something.
             denied_s: For how long it holds that it isn't.
         """
-        self._client = client
+        self._requests = requests
         self._allowed = _Kept(allowed_s)
         self._denied = _Kept(denied_s)
         self._asked: dict[_Key, _Asking] = {}
@@ -205,8 +201,6 @@ class Reviews:
                 return Verdict(await self._may(user, path), user.username)
         except TimeoutError as error:
             raise Unavailable(f"no review within {REVIEW_S:g} s", kind=Reason.TIMEOUT) from error
-        except (msgspec.MsgspecError, UnicodeError) as error:
-            raise BadResponse("the API server's answer isn't a review") from error
 
     async def _whose(self, token: str) -> _User | None:
         body = {
@@ -214,8 +208,7 @@ class Reviews:
             "kind": "TokenReview",
             "spec": {"token": token},
         }
-        answer = await self._post(_TOKEN_REVIEWS, body)
-        status = msgspec.json.decode(answer, type=_TokenReview).status
+        status = (await self._review_by(_TOKEN_REVIEWS, body, _TOKEN_REVIEW.decode)).status
         return status.user if status.authenticated else None
 
     async def _may(self, user: _User, path: str) -> bool:
@@ -231,9 +224,10 @@ class Reviews:
             "kind": "SubjectAccessReview",
             "spec": asked,
         }
-        answer = await self._post(_ACCESS_REVIEWS, body)
-        status = msgspec.json.decode(answer, type=_AccessReview).status
+        status = (await self._review_by(_ACCESS_REVIEWS, body, _ACCESS_REVIEW.decode)).status
         return status.allowed and not status.denied
 
-    async def _post(self, path: str, body: Mapping[str, object]) -> bytes:
-        return await self._client.request("POST", path, body=orjson.dumps(body), timeout_s=REVIEW_S)
+    async def _review_by(
+        self, path: str, body: Mapping[str, object], parse: Callable[[bytes], T]
+    ) -> T:
+        return await objects.create(self._requests, path, body, parse, timeout_s=REVIEW_S)

@@ -49,6 +49,8 @@ class Discovery:
         path: str,
         *,
         params: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        content_type: str | None = None,
         timeout_s: float,
         max_bytes: int = 0,
     ) -> bytes:

@@ -14,7 +14,8 @@ from telemetryd.errors import (
 )
 from telemetryd.export.exporter import ExportContext, Outcome
 from telemetryd.export.scc import render_scc
-from telemetryd.export.secret import KubeRequests, SecretExporter
+from telemetryd.export.secret import SecretExporter
+from telemetryd.kube.requests import MAX_BODY_BYTES, Requests
 from telemetryd.model import Payload
 from tests.apiserver.admin import Admin, Object
 from tests.export.doubles import EPOCH_S, snapshot
@@ -30,7 +31,7 @@ class Bench:
 
     namespace: str
     oracle: Admin
-    client: KubeRequests
+    client: Requests
     elapsed_s: float = 0.0
     epoch: int = 0
 
@@ -90,7 +91,7 @@ async def refused(
 class Interloper:
     """A client between whose read and write something happens on the server."""
 
-    def __init__(self, client: KubeRequests, act: Callable[[], object]) -> None:
+    def __init__(self, client: Requests, act: Callable[[], object]) -> None:
         self._client = client
         self._act = act
 
@@ -103,9 +104,16 @@ class Interloper:
         body: bytes | None = None,
         content_type: str | None = None,
         timeout_s: float,
+        max_bytes: int = MAX_BODY_BYTES,
     ) -> bytes:
         if method == "PATCH":
             self._act()
         return await self._client.request(
-            method, path, params=params, body=body, content_type=content_type, timeout_s=timeout_s
+            method,
+            path,
+            params=params,
+            body=body,
+            content_type=content_type,
+            timeout_s=timeout_s,
+            max_bytes=max_bytes,
         )

@@ -40,7 +40,7 @@ async def test_another_writer_of_equal_content_is_seen_and_makes_no_war(bench: B
     body = json.dumps({**dict(reversed(document.items())), "timestamp": "2026-09-21T14:20:00Z"})
     secret["data"]["payload"] = b64encode(body.encode()).decode()
     bench.oracle.put(bench.path + "?fieldManager=rancher", secret)
-    found = parse_secret(json.dumps(bench.read()).encode(), "telemetryd")
+    found = parse_secret(json.dumps(bench.read()).encode())
     assert not found.ours
     before = bench.read()
     for bench.elapsed_s in (60.0, 600.0, 3600.0):

@@ -1,6 +1,7 @@
 """Reviews on virtual time: what is asked, shared and kept for how long, what lets nobody in."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,8 +42,19 @@ class ApiServer:
     answers: list[bytes] = field(default_factory=list)
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
-    async def request(self, method: str, path: str, *, body: bytes, timeout_s: float) -> bytes:
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        content_type: str | None = None,
+        timeout_s: float,
+        max_bytes: int = 0,
+    ) -> bytes:
         assert method == "POST"
+        assert body is not None
         kind = path.rpartition("/")[2]
         document = json.loads(body)
         assert document["kind"].lower() + "s" == kind

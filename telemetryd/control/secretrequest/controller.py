@@ -41,7 +41,7 @@ from telemetryd.control.secretrequest.status import StatusWriter
 from telemetryd.control.secretrequest.telling import Teller, Told
 from telemetryd.errors import ManagerError, NotLeading
 from telemetryd.export.manager import ExporterManager
-from telemetryd.export.secret import KubeRequests
+from telemetryd.kube.requests import Requests
 from telemetryd.kube.resource import Reader
 from telemetryd.model import (
     ProjectRecord,
@@ -82,7 +82,7 @@ class SecretRequestController:
 
     def __init__(
         self,
-        client: KubeRequests,
+        client: Requests,
         manager: ExporterManager,
         build: Build,
         *,

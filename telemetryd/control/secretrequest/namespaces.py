@@ -18,8 +18,9 @@ from telemetryd.control.secretrequest.decision import (
     NamespaceMissing,
     NamespaceUnknown,
 )
-from telemetryd.errors import Forbidden, KubeError, NotFound, Throttled, Unavailable
-from telemetryd.export.secret import KubeRequests
+from telemetryd.errors import Forbidden, KubeError, Throttled, Unavailable
+from telemetryd.kube import objects
+from telemetryd.kube.requests import Requests
 from telemetryd.timing import backoff_s, retry_delay_s
 
 REQUEST_TIMEOUT_S = 10.0
@@ -61,14 +62,14 @@ class _Look:
 class Namespaces:
     """Remembers the last look at each namespace for as long as it holds."""
 
-    def __init__(self, client: KubeRequests, *, rng: Random) -> None:
+    def __init__(self, requests: Requests, *, rng: Random) -> None:
         """Nothing is asked before ``look``.
 
         Args:
-            client: The API server; stays the caller's.
+            requests: To the API server.
             rng: Spreads the looks.
         """
-        self._client = client
+        self._requests = requests
         self._rng = rng
         self._looks: dict[str, _Look] = {}
 
@@ -114,15 +115,15 @@ class Namespaces:
         Raises:
             KubeError: It gave no answer that tells.
         """
-        path = f"/api/v1/namespaces/{name}"
-        try:
-            answer = await self._client.request("GET", path, timeout_s=REQUEST_TIMEOUT_S)
-        except NotFound:
+        found = await objects.get(
+            self._requests,
+            f"/api/v1/namespaces/{name}",
+            _DECODER.decode,
+            timeout_s=REQUEST_TIMEOUT_S,
+        )
+        if found is None:
             return NamespaceMissing()
-        try:
-            labels = _DECODER.decode(answer).metadata.labels
-        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-            raise KubeError(f"GET {path}: isn't a namespace: {error}") from error
+        labels = found.metadata.labels
         return NamespaceFound((labels.project if labels is not None else None) or "")
 
 

@@ -5,14 +5,14 @@ hold any. Of the Secret's values nothing is read.
 """
 
 import msgspec
-import orjson
 
 from telemetryd.control.secretrequest.decision import Target
-from telemetryd.errors import BadResponse, Invalid, NotFound
-from telemetryd.export.secret import FIELD_MANAGER, KubeRequests
+from telemetryd.errors import Invalid, NotFound
+from telemetryd.kube import objects
+from telemetryd.kube.objects import FIELD_MANAGER, Version
+from telemetryd.kube.requests import Requests
 
 REQUEST_TIMEOUT_S = 10.0
-_APPLY = "application/apply-patch+yaml"
 
 
 class _Ignored(msgspec.Struct, gc=False):
@@ -37,6 +37,10 @@ class _Metadata(msgspec.Struct, gc=False, rename="camel"):
 class _Secret(msgspec.Struct, gc=False):
     metadata: _Metadata
     data: dict[str, msgspec.Raw] | None = None
+
+    @property
+    def version(self) -> Version:
+        return Version(self.metadata.uid, self.metadata.resource_version)
 
     @property
     def ours(self) -> bool:
@@ -66,14 +70,14 @@ _DECODER = msgspec.json.Decoder(_Secret)
 class Release:
     """The giving up of one Secret, which may take several attempts."""
 
-    def __init__(self, client: KubeRequests, target: Target) -> None:
+    def __init__(self, requests: Requests, target: Target) -> None:
         """Nothing is asked before ``attempt``.
 
         Args:
-            client: The API server; stays the caller's.
+            requests: To the API server, under the fence of leadership.
             target: The Secret.
         """
-        self._client = client
+        self._requests = requests
         self._target = target
         self._path = f"/api/v1/namespaces/{target.namespace}/secrets/{target.secret}"
         self._given_up_uid = ""
@@ -95,52 +99,23 @@ class Release:
             return "kept"  # immutable: its fields can't go
 
     async def _try(self) -> str:
-        found = self._decode(await self._request("GET"))
+        found = await objects.get(
+            self._requests, self._path, _DECODER.decode, timeout_s=REQUEST_TIMEOUT_S
+        )
+        if found is None:
+            return "gone"
         if found.ours:
-            body = {
-                "apiVersion": "v1",
-                "kind": "Secret",
-                "metadata": {
-                    "name": self._target.secret,
-                    "namespace": self._target.namespace,
-                    "uid": found.metadata.uid,
-                    "resourceVersion": found.metadata.resource_version,
-                },
-            }
-            answer = await self._request(
-                "PATCH", body, params={"fieldManager": FIELD_MANAGER}, content_type=_APPLY
+            names = {"name": self._target.secret, "namespace": self._target.namespace}
+            answer = await objects.apply(
+                self._requests,
+                self._path,
+                {"apiVersion": "v1", "kind": "Secret", "metadata": names},
+                over=found.version,
+                timeout_s=REQUEST_TIMEOUT_S,
             )
             self._given_up_uid = found.metadata.uid
-            found = self._decode(answer)
+            found = objects.parsed(answer, _DECODER.decode, f"PATCH {self._path}")
         if found.metadata.uid != self._given_up_uid or not found.bare:
             return "kept"
-        preconditions = {
-            "uid": found.metadata.uid,
-            "resourceVersion": found.metadata.resource_version,
-        }
-        await self._request("DELETE", {"preconditions": preconditions})
+        await objects.delete(self._requests, self._path, found.version, timeout_s=REQUEST_TIMEOUT_S)
         return "deleted"
-
-    async def _request(
-        self,
-        method: str,
-        body: object = None,
-        *,
-        params: dict[str, str] | None = None,
-        content_type: str | None = None,
-    ) -> bytes:
-        return await self._client.request(
-            method,
-            self._path,
-            params=params,
-            body=None if body is None else orjson.dumps(body),
-            content_type=content_type,
-            timeout_s=REQUEST_TIMEOUT_S,
-        )
-
-    def _decode(self, answer: bytes) -> _Secret:
-        try:
-            return _DECODER.decode(answer)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-            # The error's text names a path, never a value.
-            raise BadResponse(f"the answer for Secret {self._target} isn't one: {error}") from error

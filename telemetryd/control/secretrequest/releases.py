@@ -14,7 +14,7 @@ import anyio
 from telemetryd.control.secretrequest.decision import Target
 from telemetryd.control.secretrequest.release import Release
 from telemetryd.errors import Forbidden, KubeError
-from telemetryd.export.secret import KubeRequests
+from telemetryd.kube.requests import Requests
 from telemetryd.timing import backoff_s
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class _Pending:
 class Releases:
     """Gives Secrets up one after the other, for as long as nobody claims them again."""
 
-    def __init__(self, client: KubeRequests, *, rng: Random) -> None:
+    def __init__(self, client: Requests, *, rng: Random) -> None:
         """None yet.
 
         Args:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-import orjson
 
 from telemetryd.control.secretrequest.conditions import (
     Conditions,
@@ -15,16 +14,15 @@ from telemetryd.control.secretrequest.conditions import (
     render_conditions,
     settle,
 )
-from telemetryd.errors import BadResponse, Conflict, NotFound
+from telemetryd.errors import Conflict, NotFound
 from telemetryd.export.payload import render_rfc3339
-from telemetryd.export.secret import FIELD_MANAGER, KubeRequests
 from telemetryd.gather.requests import SECRET_REQUESTS, Condition, own_conditions
+from telemetryd.kube import objects
+from telemetryd.kube.requests import Requests
 
 REQUEST_TIMEOUT_S = 10.0
 MAX_TRIES = 5
 """How often a write that met a change in between is begun anew before there is a pause."""
-
-_MERGE_PATCH = "application/merge-patch+json"
 
 
 class _Metadata(msgspec.Struct, gc=False):
@@ -47,14 +45,14 @@ class StatusWriter:
         writes: So many patches have been made.
     """
 
-    def __init__(self, client: KubeRequests, *, now: Callable[[], float]) -> None:
+    def __init__(self, requests: Requests, *, now: Callable[[], float]) -> None:
         """Nothing is asked before ``write``.
 
         Args:
-            client: The API server; stays the caller's.
+            requests: To the API server, under the fence of leadership.
             now: Unix time in seconds.
         """
-        self._client = client
+        self._requests = requests
         self._now = now
         self.writes = 0
 
@@ -74,21 +72,23 @@ class StatusWriter:
             KubeError: It can't be read or written now.
         """
         for attempt in range(1, MAX_TRIES + 1):
-            found = await self._read(name)
+            found = await objects.get(
+                self._requests,
+                f"{SECRET_REQUESTS.path}/{name}",
+                _DECODER.decode,
+                timeout_s=REQUEST_TIMEOUT_S,
+            )
             if found is None or found.metadata.uid != uid:
                 return
             status = self._render(found, verdict, synced_at)
             if status is None:
                 return
-            # Of another object of this name it is another: a uid isn't heeded in a status.
-            metadata = {"resourceVersion": found.metadata.resourceVersion}
             try:
-                await self._client.request(
-                    "PATCH",
+                await objects.merge_patch(
+                    self._requests,
                     f"{SECRET_REQUESTS.path}/{name}/status",
-                    params={"fieldManager": FIELD_MANAGER},
-                    body=orjson.dumps({"metadata": metadata, "status": status}),
-                    content_type=_MERGE_PATCH,
+                    {"status": status},
+                    resource_version=found.metadata.resourceVersion,
                     timeout_s=REQUEST_TIMEOUT_S,
                 )
             except Conflict:
@@ -99,17 +99,6 @@ class StatusWriter:
                 return
             self.writes += 1
             return
-
-    async def _read(self, name: str) -> _Request | None:
-        path = f"{SECRET_REQUESTS.path}/{name}"
-        try:
-            answer = await self._client.request("GET", path, timeout_s=REQUEST_TIMEOUT_S)
-        except NotFound:
-            return None
-        try:
-            return _DECODER.decode(answer)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-            raise BadResponse(f"GET {path}: isn't a SecretRequest: {error}") from error
 
     def _render(
         self, found: _Request, verdict: Verdict, synced_at: float | None

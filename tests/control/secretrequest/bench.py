@@ -72,6 +72,7 @@ class Api:
         body: bytes | None = None,
         content_type: str | None = None,
         timeout_s: float,
+        max_bytes: int = 0,
     ) -> bytes:
         self.calls.append((method, path))
         await anyio.sleep(0.001)

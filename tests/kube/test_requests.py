@@ -10,7 +10,7 @@ from aiohttp import web
 
 from telemetryd.errors import NotFound, Reason, Unavailable
 from telemetryd.kube.client import KubeClient
-from telemetryd.kube.lane import MOST_REQUESTS, Lane
+from telemetryd.kube.requests import MOST_REQUESTS, Requests, request_limiter
 from telemetryd.stats import KubeStats
 from tests.kube.scripted import Scripted, answer, hang, kubeconfig, serve
 
@@ -39,10 +39,10 @@ async def test_hundreds_of_requests_at_once_take_few_connections(tmp_path: Path)
 
     async with serve() as server, connected(tmp_path, server) as client:
         server.others["/x"] = take
-        lane = Lane(client, patience_s=NEVER_S)
+        limited = client.requests(limiter=request_limiter(patience_s=NEVER_S))
 
         async def ask() -> None:
-            assert await lane.request("PATCH", "/x", body=b"{}", timeout_s=60.0)
+            assert await limited.request("PATCH", "/x", body=b"{}", timeout_s=60.0)
 
         async with anyio.create_task_group() as group:
             for _ in range(EXPORTERS):
@@ -56,14 +56,14 @@ async def test_requests_that_hang_hold_up_neither_informers_nor_for_long_the_oth
 ) -> None:
     async with serve() as server, connected(tmp_path, server) as client:
         server.others |= {"/hanging": hang, "/x": OK}
-        lane = Lane(client, patience_s=0.05)
+        limited = client.requests(limiter=request_limiter(patience_s=0.05))
         async with anyio.create_task_group() as group:
             for _ in range(2 * MOST_REQUESTS):
-                group.start_soon(_ask_in_vain, lane, "/hanging", NEVER_S)
+                group.start_soon(_ask_in_vain, limited, "/hanging", NEVER_S)
             await _until_asked(server, MOST_REQUESTS)
             with anyio.fail_after(5):
                 assert await client.request("GET", "/x", timeout_s=5.0)
-                assert await lane.request("GET", "/x", timeout_s=5.0)
+                assert await limited.request("GET", "/x", timeout_s=5.0)
             assert len(server.requests) == 2 * MOST_REQUESTS + 2
             group.cancel_scope.cancel()
 
@@ -71,12 +71,12 @@ async def test_requests_that_hang_hold_up_neither_informers_nor_for_long_the_oth
 async def test_wait_for_a_turn_counts_against_the_deadline_and_is_named(tmp_path: Path) -> None:
     async with serve() as server, connected(tmp_path, server) as client:
         server.others |= {"/hanging": hang, "/x": OK}
-        lane = Lane(client, patience_s=NEVER_S)
+        limited = client.requests(limiter=request_limiter(patience_s=NEVER_S))
         async with anyio.create_task_group() as group:
             for _ in range(MOST_REQUESTS):
-                group.start_soon(_ask_in_vain, lane, "/hanging", NEVER_S)
+                group.start_soon(_ask_in_vain, limited, "/hanging", NEVER_S)
             await _until_asked(server, MOST_REQUESTS)
-            error = await _ask_in_vain(lane, "/x", 0.05)
+            error = await _ask_in_vain(limited, "/x", 0.05)
             group.cancel_scope.cancel()
     assert str(error) == "GET /x: no turn beside 16 other requests within 0.05 s"
     assert error.kind is Reason.TIMEOUT
@@ -85,19 +85,19 @@ async def test_wait_for_a_turn_counts_against_the_deadline_and_is_named(tmp_path
 async def test_deadline_and_errors_of_the_request_itself_are_the_clients(tmp_path: Path) -> None:
     async with serve() as server, connected(tmp_path, server) as client:
         server.others["/hanging"] = hang
-        lane = Lane(client)
-        assert str(await _ask_in_vain(lane, "/hanging", 0.25)) == (
+        limited = client.requests(limiter=request_limiter())
+        assert str(await _ask_in_vain(limited, "/hanging", 0.25)) == (
             "GET /hanging: no answer within 0.25 s"
         )
         server.others["/x"] = answer({"kind": "Status"}, 404)
         for _ in range(2 * MOST_REQUESTS):
             with pytest.raises(NotFound):
-                await lane.request("GET", "/x", timeout_s=5.0)
+                await limited.request("GET", "/x", timeout_s=5.0)
 
 
-async def _ask_in_vain(lane: Lane, path: str, timeout_s: float) -> Unavailable:
+async def _ask_in_vain(limited: Requests, path: str, timeout_s: float) -> Unavailable:
     with pytest.raises(Unavailable) as caught:
-        await lane.request("GET", path, timeout_s=timeout_s)
+        await limited.request("GET", path, timeout_s=timeout_s)
     return caught.value
 
 

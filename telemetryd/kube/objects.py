@@ -1,0 +1,195 @@
+"""Single objects of the API server: read, created, replaced, applied, patched, deleted.
+
+Answers are decoded here, and one that isn't what was asked for becomes a ``BadResponse`` that names
+the path and never a value. Requests go through a handle, which has the fence.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import msgspec
+import orjson
+
+from telemetryd.errors import BadResponse, NotFound
+from telemetryd.kube.requests import Requests
+
+T = TypeVar("T")
+
+FIELD_MANAGER: Final = "telemetryd"
+
+_APPLY: Final = "application/apply-patch+yaml"
+_MERGE_PATCH: Final = "application/merge-patch+json"
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One state of one object, as the precondition of a write.
+
+    Attributes:
+        uid: An object of the same name that was made later has another.
+        resource_version: Another after each change.
+    """
+
+    uid: str
+    resource_version: str
+
+    def members(self) -> dict[str, str]:
+        """As JSON names them, in ``metadata`` and in ``preconditions``."""
+        return {"uid": self.uid, "resourceVersion": self.resource_version}
+
+
+def parsed(answer: bytes, parse: Callable[[bytes], T], what: str) -> T:
+    """What an answer holds.
+
+    Args:
+        answer: The body.
+        parse: Decodes what was asked for.
+        what: What was asked, for the message.
+
+    Raises:
+        BadResponse: It is something else. The message quotes no value.
+    """
+    try:
+        return parse(answer)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise BadResponse(f"{what}: the answer isn't what was asked for: {error}") from error
+
+
+async def get(
+    requests: Requests, path: str, parse: Callable[[bytes], T], *, timeout_s: float
+) -> T | None:
+    """Read an object, None where there is none.
+
+    Raises:
+        BadResponse: The answer is something else.
+        KubeError: It can't be read now.
+    """
+    try:
+        answer = await requests.request("GET", path, timeout_s=timeout_s)
+    except NotFound:
+        return None
+    return parsed(answer, parse, f"GET {path}")
+
+
+async def create(
+    requests: Requests,
+    path: str,
+    document: Mapping[str, Any],
+    parse: Callable[[bytes], T],
+    *,
+    timeout_s: float,
+) -> T:
+    """Create an object, or have a review answered; the answer.
+
+    Args:
+        requests: The API server.
+        path: Of the collection.
+        document: The object.
+        parse: Decodes the answer.
+        timeout_s: Deadline.
+
+    Raises:
+        Conflict: It exists already.
+        BadResponse: The answer is something else.
+        KubeError: It can't be created.
+    """
+    body = orjson.dumps(document)
+    answer = await requests.request("POST", path, body=body, timeout_s=timeout_s)
+    return parsed(answer, parse, f"POST {path}")
+
+
+async def replace(
+    requests: Requests,
+    path: str,
+    document: Mapping[str, Any],
+    parse: Callable[[bytes], T],
+    *,
+    timeout_s: float,
+) -> T:
+    """Replace the object that the document was made from, and no other state of it; the answer.
+
+    Raises:
+        Conflict: It has changed since.
+        NotFound: It is gone.
+        BadResponse: The answer is something else.
+        KubeError: It can't be written.
+    """
+    body = orjson.dumps(document)
+    answer = await requests.request("PUT", path, body=body, timeout_s=timeout_s)
+    return parsed(answer, parse, f"PUT {path}")
+
+
+async def apply(
+    requests: Requests,
+    path: str,
+    document: Mapping[str, Any],
+    *,
+    over: Version | None,
+    force: bool = False,
+    timeout_s: float,
+) -> bytes:
+    """Apply our fields on the server; the object as it is then.
+
+    Args:
+        requests: The API server.
+        path: Of the object.
+        document: Just our fields, with ``metadata``.
+        over: What was read: another state isn't written. None to create the object; an apply
+            without a precondition also writes over an object that was made meanwhile.
+        force: Take fields that another field manager owns.
+        timeout_s: Deadline.
+
+    Raises:
+        Conflict: It has changed since, or another field manager owns one of the fields.
+        KubeError: It can't be written.
+    """
+    metadata = {**document["metadata"], **(over.members() if over is not None else {})}
+    return await requests.request(
+        "PATCH",
+        path,
+        params={"fieldManager": FIELD_MANAGER, "force": "true" if force else "false"},
+        body=orjson.dumps({**document, "metadata": metadata}),
+        content_type=_APPLY,
+        timeout_s=timeout_s,
+    )
+
+
+async def merge_patch(
+    requests: Requests,
+    path: str,
+    document: Mapping[str, Any],
+    *,
+    resource_version: str,
+    timeout_s: float,
+) -> None:
+    """Change the members of this document, in the state that was read and no other.
+
+    An API server ignores a uid in a status; another object of that name has another
+    resourceVersion.
+
+    Raises:
+        Conflict: It has changed since, or is another object of that name.
+        NotFound: It is gone.
+        KubeError: It can't be written.
+    """
+    await requests.request(
+        "PATCH",
+        path,
+        params={"fieldManager": FIELD_MANAGER},
+        body=orjson.dumps({**document, "metadata": {"resourceVersion": resource_version}}),
+        content_type=_MERGE_PATCH,
+        timeout_s=timeout_s,
+    )
+
+
+async def delete(requests: Requests, path: str, over: Version, *, timeout_s: float) -> None:
+    """Delete the object in the state that was read, and no other.
+
+    Raises:
+        Conflict: It has changed since, or is another object of that name.
+        NotFound: It is gone.
+        KubeError: It can't be deleted.
+    """
+    body = orjson.dumps({"preconditions": over.members()})
+    await requests.request("DELETE", path, body=body, timeout_s=timeout_s)

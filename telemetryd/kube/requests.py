@@ -1,0 +1,123 @@
+"""Requests to the API server as the parts of the program make them: fenced, and limited.
+
+A connection costs a TLS handshake, and a quarter of a megabyte for as long as it is kept. Exporters
+and SecretRequests are many, so they share a limiter. Informers and the Lease don't, so the many
+can't delay them.
+"""
+
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Final, Protocol
+
+import anyio
+
+from telemetryd.errors import Reason, Unavailable
+from telemetryd.kube.fence import Fence
+from telemetryd.turnstile import Turnstile
+
+if TYPE_CHECKING:
+    from telemetryd.kube.client import KubeClient
+
+MAX_BODY_BYTES: Final = 16 * 1024 * 1024
+"""Of a single object; lists name their own limit."""
+
+MOST_REQUESTS: Final = 16
+"""At a time. At 5 ms each, 3,000 a second: more than one core makes."""
+
+PATIENCE_S: Final = 1.0
+"""A request that takes longer no longer counts, and its connection is one more."""
+
+_READS: Final = frozenset({"GET", "HEAD"})
+
+
+class Requests(Protocol):
+    """Makes requests: a ``KubeClient``, or a handle to one."""
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        content_type: str | None = None,
+        timeout_s: float,
+        max_bytes: int = MAX_BODY_BYTES,
+    ) -> bytes:
+        """Make one request.
+
+        Args:
+            method: HTTP method.
+            path: From the server's root, with a slash.
+            params: Query.
+            body: What is sent.
+            content_type: Of the body; JSON where not given.
+            timeout_s: Deadline of the whole.
+            max_bytes: A longer answer is refused.
+
+        Returns:
+            The body of a successful answer.
+
+        Raises:
+            NotLeading: The fence refuses a request that would change something.
+            KubeError: There was no answer, or an error.
+        """
+
+
+def request_limiter(*, patience_s: float = PATIENCE_S) -> Turnstile:
+    """A limiter for the many requests of exporters and SecretRequests.
+
+    Args:
+        patience_s: A request that takes longer lets others pass.
+    """
+    return Turnstile(MOST_REQUESTS, patience_s=patience_s)
+
+
+class Handle:
+    """Requests through a client under a fence and a limiter; made by ``KubeClient.requests``."""
+
+    def __init__(
+        self, client: "KubeClient", *, fence: Fence | None, limiter: Turnstile | None
+    ) -> None:
+        self._client = client
+        self._fence = fence
+        self._limiter = limiter
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        content_type: str | None = None,
+        timeout_s: float,
+        max_bytes: int = MAX_BODY_BYTES,
+    ) -> bytes:
+        """As ``Requests`` says; waiting for the limiter counts against the deadline.
+
+        Raises:
+            Unavailable: The limiter let it through too late.
+            NotLeading: The fence refuses a request that would change something.
+            KubeError: There was no answer, or an error.
+        """
+        by_s = anyio.current_time() + timeout_s
+        async with AsyncExitStack() as stack:
+            if self._limiter is not None:
+                try:
+                    with anyio.fail_after(timeout_s):
+                        await stack.enter_async_context(self._limiter.turn())
+                except TimeoutError as error:
+                    others = f"{MOST_REQUESTS} other requests"
+                    message = f"{method} {path}: no turn beside {others} within {timeout_s:g} s"
+                    raise Unavailable(message, kind=Reason.TIMEOUT) from error
+            return await self._client.request(
+                method,
+                path,
+                params=params,
+                body=body,
+                content_type=content_type,
+                timeout_s=round(by_s - anyio.current_time(), 3),
+                max_bytes=max_bytes,
+                fence=None if method in _READS else self._fence,
+            )
