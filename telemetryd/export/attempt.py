@@ -269,6 +269,7 @@ class Attempts:
             installation_id=parcel.installation_id,
             sequence=parcel.delivery.sequence,
             collected_at=parcel.delivery.at,
+            fence=self._around.require_leading,
         )
         self._around.require_leading()
         started_s = anyio.current_time()

@@ -1,7 +1,7 @@
 """What an exporter is: a sink that delivers one payload and knows nothing of schedules."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -28,6 +28,8 @@ class ExportContext:
         sequence: Of the payload: rises with each new one of this exporter, and is the same when
             one is sent again.
         collected_at: Unix time in seconds at which the payload was made.
+        fence: Call it as the last statement before bytes go out, on each attempt. It raises
+            NotLeading, or an ExportError where the payload must not leave any more.
     """
 
     name: str
@@ -36,6 +38,7 @@ class ExportContext:
     installation_id: str = ""
     sequence: int = 0
     collected_at: float = 0.0
+    fence: Callable[[], None] = field(default=lambda: None, repr=False, compare=False)
 
 
 class Exporter(Protocol):

@@ -25,7 +25,9 @@ class HttpExporter:
             PermanentError: Any other answer but a success, an untrusted certificate, or a file
                 that can't be used.
         """
-        answer = await self._transport.post(payload.body, delivery_headers(payload, context))
+        answer = await self._transport.post(
+            payload.body, delivery_headers(payload, context), fence=context.fence
+        )
         if not answer.ok:
             failure = refusal(answer, retryable=is_server_error)
             raise failure

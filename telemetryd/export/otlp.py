@@ -11,11 +11,14 @@ import orjson
 from telemetryd.errors import PermanentError, Reason
 from telemetryd.export.exporter import ExportContext, Outcome
 from telemetryd.export.http import delivery_headers
-from telemetryd.export.transport import HttpTransport, refusal
+from telemetryd.export.transport import BodyLimit, HttpTransport, refusal
 from telemetryd.model import Payload
 
 RETRYABLE: Final = frozenset({502, 503, 504})
 """Beside 429, all that a client of OTLP may try again on."""
+
+ANSWER: Final = BodyLimit(4 * 1024 * 1024, 10.0)
+"""The usual limit of OTLP's answers; a receiver may list every rejected point in its message."""
 
 _MOST_DIGITS: Final = 19  # of an int64
 
@@ -34,7 +37,12 @@ class OtlpExporter:
             PermanentError: Any other answer but a success, points that were rejected, an untrusted
                 certificate, or a file that can't be used.
         """
-        answer = await self._transport.post(payload.body, delivery_headers(payload, context))
+        answer = await self._transport.post(
+            payload.body,
+            delivery_headers(payload, context),
+            fence=context.fence,
+            read=ANSWER,
+        )
         if not answer.ok:
             failure = refusal(answer, retryable=RETRYABLE.__contains__)
             raise failure

@@ -4,8 +4,8 @@ What an answer means to a payload is its exporter's affair; when to try again, t
 """
 
 import gzip
-import io
 import ssl
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -16,8 +16,17 @@ import anyio
 from telemetryd import __version__
 from telemetryd.errors import ConfigError, ExportError, PermanentError, Reason, RetryableError
 from telemetryd.export.credentials import read_credentials
+from telemetryd.export.statusline import NotingConnector
 from telemetryd.export.turn import StillHangingError, Turn
-from telemetryd.kube.foreign import CONNECT_TIMEOUT_S, FOREIGN, translate
+from telemetryd.kube.fence import Fence, FencedBody, no_fence
+from telemetryd.kube.foreign import (
+    CONNECT_TIMEOUT_S,
+    FOREIGN,
+    MAX_HEADER_BYTES,
+    MAX_HEADERS,
+    is_unreadable,
+    translate,
+)
 from telemetryd.kube.responses import parse_http_date, parse_retry_after
 from telemetryd.kube.tls import TlsContext, TlsFiles
 from telemetryd.timing import RETRY_AFTER_CAP_S
@@ -25,11 +34,10 @@ from telemetryd.turnstile import Turnstile
 
 USER_AGENT: Final = f"telemetryd/{__version__}"
 
-BODY_BYTES: Final = 16 * 1024
-"""So much of a success's body is read; the answers that say anything are far shorter."""
 
-BODY_S: Final = 2.0
-"""So long is waited for it: the status has told already what counts."""
+_ZLIB: Final = frozenset({"gzip", "x-gzip", "deflate"})
+"""Not asked for, but some receivers and proxies compress all the same."""
+_GZIP_OR_ZLIB: Final = 32 + zlib.MAX_WBITS
 
 _OK = range(200, 300)
 _REDIRECTS = range(300, 400)
@@ -57,6 +65,22 @@ class Destination:
     headers_file: str | None = None
     bearer_token_file: str | None = None
     compress: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class BodyLimit:
+    """How much of a success's body is read, and for how long; the status already says what counts.
+
+    Attributes:
+        size: In bytes, inflated.
+        patience_s: What has come by then is all of it.
+    """
+
+    size: int
+    patience_s: float
+
+
+BRIEF: Final = BodyLimit(16 * 1024, 2.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,23 +142,33 @@ class HttpTransport:
         self._tls_loaded = False
         self._turn = Turn(threads)
 
-    async def post(self, body: bytes, headers: Mapping[str, str]) -> Answer:
+    async def post(
+        self,
+        body: bytes,
+        headers: Mapping[str, str],
+        *,
+        fence: Fence = no_fence,
+        read: BodyLimit = BRIEF,
+    ) -> Answer:
         """Send, and where a credential is refused that has changed meanwhile, once more.
 
         Args:
             body: As it is; it is compressed here.
             headers: ``Content-Type``, and what else goes with this body.
+            fence: Called on each attempt as the last thing before bytes leave; what it raises is
+                raised here.
+            read: How much of a success's body is wanted.
 
         Raises:
             RetryableError: No answer came, it broke off, or an earlier reading of a file hangs.
             PermanentError: The receiver's certificate isn't trusted, or a file can't be used.
         """
         prepared = await self._prepare(body)
-        answer = await self._exchange(prepared, headers)
+        answer = await self._exchange(prepared, headers, fence, read)
         if answer.status in _AUTH:
             renewed = await self._prepare(body)
             if renewed.credentials != prepared.credentials:
-                return await self._exchange(renewed, headers)
+                return await self._exchange(renewed, headers, fence, read)
         return answer
 
     async def _prepare(self, body: bytes) -> _Prepared:
@@ -150,8 +184,12 @@ class HttpTransport:
         credentials = read_credentials(self._to.headers_file, self._to.bearer_token_file)
         return _Prepared(credentials, gzip.compress(body, mtime=0) if self._to.compress else body)
 
-    async def _exchange(self, prepared: _Prepared, headers: Mapping[str, str]) -> Answer:
+    async def _exchange(
+        self, prepared: _Prepared, headers: Mapping[str, str], fence: Fence, read: BodyLimit
+    ) -> Answer:
         context = await self._tls_context()
+        connector = NotingConnector()
+        outgoing = FencedBody(prepared.body, fence)
         sent = {
             "User-Agent": USER_AGENT,
             "Accept-Encoding": "identity",
@@ -162,23 +200,29 @@ class HttpTransport:
         try:
             async with (
                 aiohttp.ClientSession(
-                    connector=aiohttp.TCPConnector(limit=1, force_close=True),
+                    connector=connector,
                     cookie_jar=aiohttp.DummyCookieJar(),
                     timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S),
                     auto_decompress=False,  # a small answer may inflate to any size
+                    max_field_size=MAX_HEADER_BYTES,
+                    max_headers=MAX_HEADERS,
                     trust_env=False,
                 ) as session,
                 session.post(
                     self._to.url,
-                    data=io.BytesIO(prepared.body),
+                    data=outgoing,
                     headers=sent,
                     ssl=context if context is not None else True,
                     proxy=self._to.proxy,
                     allow_redirects=False,
                 ) as response,
             ):
-                return await self._read(response)
+                return await self._read(response, read)
         except FOREIGN as error:
+            if outgoing.refused is not None:
+                raise outgoing.refused from None
+            if connector.status is not None and outgoing.sent and is_unreadable(error):
+                return Answer(connector.status, None, b"")
             raise _no_answer(error) from error
 
     async def _tls_context(self) -> ssl.SSLContext | None:
@@ -192,7 +236,7 @@ class HttpTransport:
         except ConfigError as error:
             raise PermanentError(Reason.AUTH, str(error)) from error
 
-    async def _read(self, response: aiohttp.ClientResponse) -> Answer:
+    async def _read(self, response: aiohttp.ClientResponse, limit: BodyLimit) -> Answer:
         headers = response.headers
         sent_at = parse_http_date(headers.get("Date"))
         answer = Answer(
@@ -202,19 +246,25 @@ class HttpTransport:
                 self._now() if sent_at is None else sent_at,
                 limit_s=RETRY_AFTER_CAP_S,
             ),
-            body=await _read_head(response) if response.status in _OK else b"",
+            body=await _read_body(response, limit) if response.status in _OK else b"",
         )
         response.close()  # the rest of it isn't wanted
         return answer
 
 
-async def _read_head(response: aiohttp.ClientResponse) -> bytes:
-    """The beginning of a body; one that breaks off before raises as aiohttp does."""
-    head = bytearray()
-    with anyio.move_on_after(BODY_S):
-        while len(head) < BODY_BYTES and (piece := await response.content.readany()):
-            head += piece
-    return bytes(head[:BODY_BYTES])
+async def _read_body(response: aiohttp.ClientResponse, limit: BodyLimit) -> bytes:
+    """The body as far as it is wanted; one that breaks off before raises as aiohttp does."""
+    body = bytearray()
+    with anyio.move_on_after(limit.patience_s):
+        while len(body) < limit.size and (piece := await response.content.readany()):
+            body += piece
+    encoding = response.headers.get("Content-Encoding", "").strip().lower()
+    if encoding not in _ZLIB:
+        return bytes(body[: limit.size])
+    try:
+        return zlib.decompressobj(_GZIP_OR_ZLIB).decompress(body, limit.size)
+    except zlib.error:
+        return b""
 
 
 def _no_answer(error: BaseException) -> ExportError:

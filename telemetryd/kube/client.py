@@ -23,7 +23,13 @@ from telemetryd.kube.account import service_account_of
 from telemetryd.kube.body import Body, ByteStream, read_head, read_whole
 from telemetryd.kube.connection import SERVICE_ACCOUNT, Connection, resolve
 from telemetryd.kube.fence import Fence, FencedBody, no_fence
-from telemetryd.kube.foreign import CONNECT_TIMEOUT_S, FOREIGN, translate
+from telemetryd.kube.foreign import (
+    CONNECT_TIMEOUT_S,
+    FOREIGN,
+    MAX_HEADER_BYTES,
+    MAX_HEADERS,
+    translate,
+)
 from telemetryd.kube.requests import MAX_BODY_BYTES, Handle
 from telemetryd.kube.responses import error_for, parse_http_date, parse_retry_after, parse_status
 from telemetryd.stats import Histogram, KubeStats
@@ -126,6 +132,8 @@ class KubeClient:
             timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S),
             read_bufsize=_READ_BUFFER_BYTES,
             auto_decompress=False,  # a small answer may inflate to any size: ``body`` bounds it
+            max_field_size=MAX_HEADER_BYTES,
+            max_headers=MAX_HEADERS,
             trust_env=False,
         ) as session:
             yield cls(connection, session, stats, now=now, compression=config.compression)

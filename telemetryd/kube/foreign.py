@@ -1,10 +1,11 @@
 """What errors of aiohttp, TLS and sockets mean: each becomes one of ours, here and nowhere else."""
 
 import os
+import re
 import ssl
 
 import aiohttp
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_exceptions import HttpProcessingError, PayloadEncodingError
 
 from telemetryd.errors import Reason, Unavailable
 from telemetryd.kube.responses import printable
@@ -12,8 +13,16 @@ from telemetryd.kube.responses import printable
 CONNECT_TIMEOUT_S = 5.0
 """Until a connection stands, TLS and a proxy's tunnel included."""
 
+MAX_HEADER_BYTES = 32 * 1024
+"""Of one header line of an answer: four times what servers commonly send at most."""
+
+MAX_HEADERS = 500
+"""Header lines of an answer; an API server adds one for each warning."""
+
 FOREIGN = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError, EOFError)
 """What a request or the reading of its answer may raise."""
+
+_TOO_LONG = re.compile(r"Got more than ([0-9]+) bytes")
 
 
 def translate(error: BaseException, what: str) -> Unavailable:
@@ -24,6 +33,22 @@ def translate(error: BaseException, what: str) -> Unavailable:
         what: What was asked, for the message; nothing secret.
     """
     return Unavailable(f"{what}: {_why(error)}", kind=Reason.CONNECT)
+
+
+def is_unreadable(error: BaseException) -> bool:
+    """Whether an answer came that can't be parsed, as opposed to none or one that broke off."""
+    if isinstance(error, aiohttp.ClientHttpProxyError | PayloadEncodingError):
+        return False
+    return isinstance(error, aiohttp.ClientResponseError | HttpProcessingError)
+
+
+def _why_unreadable(error: BaseException) -> str:
+    said = str(getattr(error, "message", ""))
+    if too_long := _TOO_LONG.match(said):
+        return f"the answer's head has a line of more than {too_long[1]} bytes"
+    if said.startswith("Too many headers"):
+        return f"the answer has more than {MAX_HEADERS} header lines"
+    return "the answer isn't valid HTTP"
 
 
 def _why(error: BaseException) -> str:  # noqa: PLR0911 - one line a case
@@ -40,6 +65,8 @@ def _why(error: BaseException) -> str:  # noqa: PLR0911 - one line a case
     cause = getattr(error, "os_error", error)
     if isinstance(cause, ssl.SSLError):
         return f"TLS {(cause.reason or 'failed').lower().replace('_', ' ')}"
+    if is_unreadable(error):
+        return _why_unreadable(error)
     if isinstance(error, aiohttp.ClientPayloadError | HttpProcessingError):
         return "the answer broke off"
     if isinstance(error, aiohttp.ServerDisconnectedError):

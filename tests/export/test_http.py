@@ -5,6 +5,7 @@ import gzip
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,18 @@ from hypothesis import strategies as st
 
 from telemetryd.config import HttpExporterConfig
 from telemetryd.daemon.web import build_http
-from telemetryd.errors import ConfigError, ExportError, PermanentError, Reason, RetryableError
+from telemetryd.errors import (
+    ConfigError,
+    ExportError,
+    NotLeading,
+    PermanentError,
+    Reason,
+    RetryableError,
+)
 from telemetryd.export.credentials import OWN_HEADERS, parse_headers
 from telemetryd.export.exporter import ExportContext, Outcome
 from telemetryd.export.http import HttpExporter
-from telemetryd.export.transport import BODY_BYTES, USER_AGENT
+from telemetryd.export.transport import BRIEF, USER_AGENT
 from telemetryd.kube.tls import Origin, TlsFiles, build_context
 from telemetryd.model import Payload
 from tests.export.receiver import Request, Writer, endless, raw, receiving, status
@@ -188,7 +196,7 @@ async def test_answer_that_inflates_is_left_as_it_is() -> None:
     answer = status(200, "Content-Encoding: gzip", body=bomb)
     async with receiving(answer) as receiver:
         assert await exporter(receiver.url).export(PAYLOAD, CONTEXT) is Outcome.WRITTEN
-    assert len(bomb) > BODY_BYTES
+    assert len(bomb) > BRIEF.size
 
 
 async def test_nobody_there_is_worth_another_attempt() -> None:
@@ -346,3 +354,77 @@ def test_tls_below_1_2_is_refused(tmp_path: Path) -> None:
     context = build_context(files)
     assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
     assert (context.check_hostname, context.verify_mode) == (True, ssl.CERT_REQUIRED)
+
+
+LONG = b"X-Long: " + b"a" * 100_000 + b"\r\n"
+MANY = b"".join(b"X-%d: a\r\n" % number for number in range(2_000))
+UNREADABLE = {
+    "long line": b"HTTP/1.1 %d Something\r\n" + LONG + b"Content-Length: 0\r\n\r\n",
+    "many lines": b"HTTP/1.1 %d Something\r\n" + MANY + b"Content-Length: 0\r\n\r\n",
+    "body of none": b"HTTP/1.1 %d Something\r\nContent-Length: 2\r\n\r\nok and more",
+    "no header": b"HTTP/1.1 %d Something\r\n\x00bad\r\n\r\n",
+    "two lengths": b"HTTP/1.1 %d Something\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok",
+    "bad chunk": b"HTTP/1.1 %d Something\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "after an interim": b"HTTP/1.1 103 Hints\r\nLink: a\r\n\r\nHTTP/1.1 %d Something\r\n" + LONG,
+}
+
+
+@pytest.mark.parametrize("what", UNREADABLE)
+@pytest.mark.parametrize("code", [200, 204])
+async def test_success_whose_rest_cannot_be_parsed_is_a_delivery(what: str, code: int) -> None:
+    async with receiving(raw(UNREADABLE[what] % code)) as receiver:
+        assert await exporter(receiver.url).export(PAYLOAD, CONTEXT) is Outcome.WRITTEN
+    assert len(receiver.requests) == 1
+
+
+async def test_success_with_headers_of_usual_size_is_read_whole() -> None:
+    headers = [f"X-{number}: {'a' * 40}" for number in range(200)]
+    async with receiving(status(200, *headers, f"X-Long: {'a' * 9_000}")) as receiver:
+        assert await exporter(receiver.url).export(PAYLOAD, CONTEXT) is Outcome.WRITTEN
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"), [(503, Reason.SERVER), (400, Reason.REJECTED), (429, Reason.THROTTLED)]
+)
+async def test_refusal_whose_rest_cannot_be_parsed_counts_by_its_status(
+    code: int, reason: Reason
+) -> None:
+    async with receiving(raw(UNREADABLE["long line"] % code)) as receiver:
+        with pytest.raises(ExportError, match=f"answers {code}") as caught:
+            await exporter(receiver.url).export(PAYLOAD, CONTEXT)
+    assert caught.value.reason is reason
+
+
+async def test_answer_without_a_status_line_is_no_delivery() -> None:
+    async with receiving(raw(b"SSH-2.0-server\r\n\r\n")) as receiver:
+        with pytest.raises(RetryableError, match="isn't valid HTTP"):
+            await exporter(receiver.url).export(PAYLOAD, CONTEXT)
+
+
+async def test_success_of_a_proxy_is_no_delivery() -> None:
+    """The proxy's own answer to CONNECT says 200, and what follows can't be parsed."""
+    async with receiving(raw(UNREADABLE["long line"] % 200)) as proxy:
+        environ = {"HTTPS_PROXY": f"http://127.0.0.1:{proxy.port}"}
+        with pytest.raises(RetryableError, match="more than"):
+            await exporter("https://receiver.invalid/", environ).export(PAYLOAD, CONTEXT)
+
+
+async def test_fence_is_called_last_on_each_attempt(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("one")
+    calls: list[int] = []
+
+    async with receiving(status(401)) as receiver:
+
+        def fence() -> None:
+            calls.append(len(receiver.requests))
+            token.write_text("two")
+            if len(calls) == 2:
+                raise NotLeading("the term is over")
+
+        context = replace(CONTEXT, fence=fence)
+        with pytest.raises(NotLeading, match="the term is over"):
+            await exporter(receiver.url, bearer_token_file=str(token)).export(PAYLOAD, context)
+        assert receiver.connections == 2, "it was there when the fence refused"
+    assert calls == [0, 1]
+    assert len(receiver.requests) == 1

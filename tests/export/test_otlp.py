@@ -1,6 +1,8 @@
 """The otlp sink and its metrics, held against OpenTelemetry's own messages."""
 
+import gzip
 import json
+import zlib
 from dataclasses import replace
 from typing import Any
 
@@ -230,3 +232,22 @@ def test_partial_success_is_read_as_the_official_messages_write_it(
 ).map(lambda value: json.dumps(value).encode()))  # fmt: skip
 def test_answer_that_makes_no_sense_is_a_success(body: bytes) -> None:
     assert rejected_points(body) >= 0
+
+
+@pytest.mark.parametrize("encoding", ["", "gzip", "deflate"])
+@pytest.mark.parametrize("first", ["message", "count"])
+@pytest.mark.parametrize("size", [20_000, 3_000_000])
+async def test_rejected_points_are_read_whatever_the_size_of_the_message(
+    size: int, first: str, encoding: str
+) -> None:
+    message = ("errorMessage", "no such point, " * (size // 15))
+    count = ("rejectedDataPoints", "7")
+    partial = dict([message, count] if first == "message" else [count, message])
+    body = json.dumps({"partialSuccess": partial}).encode()
+    if encoding:
+        body = gzip.compress(body) if encoding == "gzip" else zlib.compress(body)
+    headers = [f"Content-Encoding: {encoding}"] if encoding else []
+    payload = OtlpRenderer()(fleet(), Delivery(at=AT, sequence=7, epoch=0))
+    async with receiving(status(200, *headers, body=body)) as receiver:
+        with pytest.raises(PermanentError, match="rejected 7 data points"):
+            await exporter(receiver.url).export(payload, CONTEXT)

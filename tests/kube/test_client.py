@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 import pytest
 from aiohttp import web
+from multidict import CIMultiDict
 
 from telemetryd.errors import (
     BadResponse,
@@ -579,3 +580,36 @@ async def test_server_time_is_that_of_its_date(tmp_path: Path) -> None:
         with pytest.raises(Unavailable) as caught:
             await client.server_time(timeout_s=0.05)
         assert caught.value.kind is Reason.TIMEOUT
+
+
+@pytest.mark.parametrize(
+    ("headers", "why"),
+    [
+        ([("X-Long", "a" * 100_000)], "a line of more than 32768 bytes"),
+        ([(f"X-{number}", "a") for number in range(600)], "more than 500 header lines"),
+    ],
+)
+async def test_answer_with_oversized_headers_is_told_plainly(
+    tmp_path: Path, headers: list[tuple[str, str]], why: str
+) -> None:
+    async def oversized(_request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(
+            body=b"{}", content_type="application/json", headers=CIMultiDict(headers)
+        )
+
+    async with serve() as server, connected(tmp_path, server) as client:
+        server.others["/x"] = oversized
+        error = await failure(client)
+    assert isinstance(error, Unavailable)
+    assert why in str(error)
+
+
+async def test_answer_with_many_headers_of_usual_size_is_read(tmp_path: Path) -> None:
+    async def warned(_request: web.BaseRequest) -> web.StreamResponse:
+        headers = CIMultiDict((f"X-{number}", "a") for number in range(200))
+        headers.add("X-Long", "a" * 9_000)
+        return web.Response(body=b"{}", content_type="application/json", headers=headers)
+
+    async with serve() as server, connected(tmp_path, server) as client:
+        server.others["/x"] = warned
+        assert await get(client) == b"{}"
