@@ -428,3 +428,25 @@ async def test_fence_is_called_last_on_each_attempt(tmp_path: Path) -> None:
         assert receiver.connections == 2, "it was there when the fence refused"
     assert calls == [0, 1]
     assert len(receiver.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("head", "rest"),
+    [
+        (b"Transfer-Encoding: chunked\r\n\r\n", b"zz\r\nand more"),
+        (b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", b"zz\r\nand more"),
+        (b"Content-Length: 2\r\n\r\n", b"ok and more"),
+        (b"X-Half: a", b"a" * 100_000),
+    ],
+)
+async def test_success_that_comes_in_pieces_that_cannot_be_parsed_is_a_delivery(
+    head: bytes, rest: bytes
+) -> None:
+    async def in_pieces(_request: Request, writer: Writer) -> None:
+        for piece in (b"HTTP/1.1 ", b"200 OK\r\n", head, rest):
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0.05)
+
+    async with receiving(in_pieces) as receiver:
+        assert await exporter(receiver.url).export(PAYLOAD, CONTEXT) is Outcome.WRITTEN
