@@ -24,6 +24,7 @@
     │       └── TooLarge                 it is longer than the caller allows
     ├── ExportError
     │   ├── RetryableError               try again within the run, with retry_after_s
+    │   │   └── OutrankedError           the receiver has a payload of a higher epoch and sequence
     │   └── PermanentError               not within this run
     │       └── ConflictError            another writer owns the destination
     └── QuantityError
@@ -279,6 +280,20 @@ class RetryableError(ExportError):
     def __init__(self, reason: Reason, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(reason, message)
         self.retry_after_s = retry_after_s
+
+
+class OutrankedError(RetryableError):
+    """The receiver has a payload of a higher epoch and sequence: worth another attempt above it.
+
+    Attributes:
+        epoch: Of that payload, as the receiver says.
+        sequence: Of that payload, as the receiver says.
+    """
+
+    def __init__(self, message: str, *, epoch: int, sequence: int) -> None:
+        super().__init__(Reason.REJECTED, message)
+        self.epoch = epoch
+        self.sequence = sequence
 
 
 class PermanentError(ExportError):

@@ -114,8 +114,9 @@ class ExporterStats:
         in_flight: 1 while a call of the sink runs, one that ignores its cancellation included.
         spool_items: 1 while a payload that isn't delivered is kept on disk.
         spool_bytes: Its size there.
-        spool_dropped: What wasn't kept, by reason ``storage`` (it could not be written),
-            ``corrupt`` (it could not be read back) or ``destination`` (it was meant for another).
+        spool_dropped: Pending payloads that were lost or dropped, by reason: ``storage`` (it could
+            not be written), ``corrupt`` (it could not be read back), ``destination`` or ``format``
+            (the exporter has another one now) or ``privacy`` (``[privacy]`` is stricter now).
     """
 
     runs: Counter[str] = field(default_factory=Counter)

@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from hashlib import sha256
 from random import Random
 
-BACKOFF_FLOOR_S = 0.5
-"""Shortest pause between two attempts, whatever the dice say."""
-
 RETRY_AFTER_CAP_S = 600.0
 """The longest a destination can put us off."""
 
@@ -26,7 +23,9 @@ _RETRY_AFTER_JITTER = 0.1
 
 
 def backoff_s(failures: int, *, base_s: float, cap_s: float, rng: Random) -> float:
-    """Full-jitter backoff: U(0, min(cap, base·2ⁿ)), at least ``BACKOFF_FLOOR_S``.
+    """Full-jitter backoff: U(0, min(cap, base·2ⁿ)).
+
+    There is no lower limit: it would make all that fall below it come back at the same moment.
 
     Args:
         failures: Attempts of this run that have failed before the last one; 0 after the first.
@@ -35,7 +34,7 @@ def backoff_s(failures: int, *, base_s: float, cap_s: float, rng: Random) -> flo
         rng: Source of the jitter.
     """
     bound_s = min(cap_s, base_s * 2.0 ** min(failures, _MAX_DOUBLINGS))
-    return max(BACKOFF_FLOOR_S, rng.uniform(0.0, bound_s))
+    return rng.uniform(0.0, bound_s)
 
 
 def retry_delay_s(delay_s: float, retry_after_s: float | None, rng: Random) -> float:

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetryd.timing import (
-    BACKOFF_FLOOR_S,
     RETRY_AFTER_CAP_S,
     Grid,
     Schedule,
@@ -23,22 +22,31 @@ INTERVALS = st.floats(min_value=0.5, max_value=1e5, allow_nan=False)
 SEEDS = st.integers(0, 2**32).map(Random)
 
 
-@given(st.integers(0, 10_000), st.floats(0.1, 60), st.floats(1, 600), SEEDS)
-def test_backoff_stays_within_floor_and_cap(
+@given(st.integers(0, 10_000), st.floats(0.001, 60), st.floats(0.001, 600), SEEDS)
+def test_backoff_stays_below_its_doubled_base_and_its_cap(
     failures: int, base_s: float, cap_s: float, rng: Random
 ) -> None:
     delay_s = backoff_s(failures, base_s=base_s, cap_s=cap_s, rng=rng)
-    assert BACKOFF_FLOOR_S <= delay_s <= max(BACKOFF_FLOOR_S, cap_s)
-    assert delay_s <= max(BACKOFF_FLOOR_S, base_s * 2.0 ** min(failures, 900))
+    assert 0 <= delay_s <= min(cap_s, base_s * 2.0 ** min(failures, 900))
+
+
+def test_first_retries_do_not_bunch() -> None:
+    """Ten thousand daemons whose receiver fails at one moment come back evenly over a second."""
+    rng = Random(1)
+    tenths = [int(backoff_s(0, base_s=1, cap_s=30, rng=rng) * 10) for _ in range(10_000)]
+    assert {tenth: tenths.count(tenth) for tenth in range(10)} == pytest.approx(
+        dict.fromkeys(range(10), 1000), rel=0.15
+    )
+    assert len({backoff_s(0, base_s=1, cap_s=30, rng=rng) for _ in range(1000)}) == 1000
 
 
 def test_backoff_grows_to_its_cap_on_average() -> None:
     rng = Random(1)
     means = [
         sum(backoff_s(n, base_s=1, cap_s=30, rng=rng) for _ in range(2000)) / 2000
-        for n in (2, 4, 8)
+        for n in (0, 2, 4, 8)
     ]
-    assert means == pytest.approx([2.03, 8, 15], rel=0.1)
+    assert means == pytest.approx([0.5, 2, 8, 15], rel=0.1)
 
 
 @given(SECONDS, SECONDS, st.floats(-1e6, 1e6))
@@ -217,7 +225,7 @@ def test_change_of_interval_comes_soon_enough_and_never_in_a_burst(
     assert earliest_s <= first_s <= earliest_s + new_s * (1 + 1e-6)
     for n in range(5):
         assert schedule.next_slot_s == pytest.approx(first_s + n * new_s)
-        assert 0 <= schedule.due_s - schedule.next_slot_s <= jitter * new_s * (1 + 1e-6)
+        assert 0 <= schedule.due_s - schedule.next_slot_s <= jitter * new_s * (1 + 1e-6) + 1e-6
         assert schedule.begin(schedule.due_s) == 0
         assert schedule.finish(schedule.due_s) == 0
 

@@ -210,7 +210,8 @@ def spool_replay(options: argparse.Namespace) -> int:
             complain(f"telemetryd: {entry.file}: {error}")
 
     now = time.time  # noqa: TID251 - the clock is chosen here
-    anyio.run(partial(handover.replay, payloads, choose, now=now, done=done))
+    omitted = config.privacy.omitted
+    anyio.run(partial(handover.replay, payloads, choose, omitted=omitted, now=now, done=done))
     return 1 if failed else 0
 
 

@@ -6,7 +6,7 @@ of which ``docs/configuration.md`` is made. How a setting takes effect belongs t
 The tables of exporters are those of ``exporters``.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, ClassVar
 
 from telemetryd.config.exporters import (
@@ -109,6 +109,11 @@ class PrivacyConfig:
 
     server_url: Annotated[str, Choice(("send", "omit"))] = "send"
     cluster_ids: Annotated[str, Choice(("anonymous", "omit"))] = "anonymous"
+
+    @property
+    def omitted(self) -> frozenset[str]:
+        """Names of the keys that omit something."""
+        return frozenset(key.name for key in fields(self) if getattr(self, key.name) == "omit")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -233,6 +233,7 @@ class Daemon:
             epoch=lambda: leadership.epoch,
             require_leading=leadership.require,
             spool_dir=spool_dir(config),
+            omitted=lambda: self._collector.omitted,
         )
         fenced = client.requests(fence=leadership.require, limiter=request_limiter())
         self._factory = ExporterFactory(fenced, now=now)

@@ -136,6 +136,11 @@ class Collector:
         """What is collected from, None while nothing is."""
         return self._collection.source if self._collection is not None else None
 
+    @property
+    def omitted(self) -> frozenset[str]:
+        """Names of the ``[privacy]`` keys that omit something now."""
+        return self._config.privacy.omitted
+
     def snapshot(self) -> Snapshot:
         """The fleet now.
 

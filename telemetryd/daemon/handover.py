@@ -1,7 +1,8 @@
-"""Undelivered payloads for people: what the spool holds, copies of it, their delivery elsewhere.
+"""Pending payloads for people: a list of them, copies of them, and their delivery elsewhere.
 
-Everything here works beside a running daemon, whose files it only reads. A copy keeps the sequence
-of its payload, so that a receiver can tell whether it has it.
+Everything here works beside a running daemon, whose files it only reads. A copy keeps the epoch and
+sequence of its payload, so that a receiver can tell whether it has it. A payload that was made
+under less strict ``[privacy]`` settings than those in force is neither listed, copied nor sent.
 """
 
 import os
@@ -17,10 +18,10 @@ import msgspec
 from telemetryd.config import Config, HttpExporterConfig
 from telemetryd.daemon.exporters import spool_dir
 from telemetryd.daemon.web import build_http
-from telemetryd.errors import ExportError, Reason, RetryableError, SpoolError
+from telemetryd.errors import ExportError, PermanentError, Reason, RetryableError, SpoolError
 from telemetryd.export.exporter import ExportContext
 from telemetryd.export.payload import render_rfc3339
-from telemetryd.export.spool import LARGEST_BYTES, Parcel, SpoolFolder, exporters_in
+from telemetryd.export.spool import LARGEST_BYTES, PendingPayload, SpoolFolder, exporters_in
 from telemetryd.kube.files import read_small_file, why_unreadable
 from telemetryd.model import Payload
 
@@ -28,13 +29,16 @@ MANIFEST: Final = "manifest.json"
 _VERSION: Final = 1
 
 
-class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Entry(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True
+):
     """One payload of a manifest.
 
     Attributes:
         file: Its name in the manifest's folder.
         collected_at: Unix time in seconds.
         sha256: Of the file, in hex.
+        omitted: Names of the ``[privacy]`` keys that omitted something from it.
     """
 
     file: str
@@ -47,6 +51,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     content_type: str
     bytes: int
     sha256: str
+    omitted: list[str] = []
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -61,17 +66,17 @@ class Spooled:
     """What one exporter has on disk.
 
     Attributes:
-        parcel: What isn't delivered, None where nothing waits or it can't be read.
-        corrupt: Files that can't be read.
+        pending: None where nothing is pending, or it cannot be read or must not leave.
+        corrupt: Files that cannot be read.
     """
 
     exporter: str
-    parcel: Parcel | None
+    pending: PendingPayload | None
     corrupt: int
 
 
 def read_spool(config: Config) -> tuple[Spooled, ...]:
-    """What waits on disk, by exporter; exporters with nothing are left out.
+    """The pending payloads on disk, by exporter; exporters without any are left out.
 
     Raises:
         SpoolError: There is no folder for it, or it can't be read.
@@ -79,29 +84,32 @@ def read_spool(config: Config) -> tuple[Spooled, ...]:
     folder = spool_dir(config)
     if folder is None:
         raise SpoolError("there is no usable state_dir: configure one")
+    found = []
     try:
-        found = [(name, SpoolFolder(folder, name).peek()) for name in exporters_in(folder)]
+        for name in exporters_in(folder):
+            contents = SpoolFolder(folder, name).peek()
+            pending = contents.pending
+            if pending is not None and not config.privacy.omitted <= pending.omitted:
+                pending = None
+            if pending is not None or contents.damaged:
+                found.append(Spooled(name, pending, len(contents.damaged)))
     except OSError as error:
         raise SpoolError(f"{folder} can't be read: {why_unreadable(error)}") from error
-    return tuple(
-        Spooled(name, contents.parcel, contents.corrupt)
-        for name, contents in found
-        if contents.parcel is not None or contents.corrupt
-    )
+    return tuple(found)
 
 
 def describe(spooled: Spooled) -> dict[str, object]:
     """As a document for programs."""
-    parcel = spooled.parcel
+    pending = spooled.pending
     document: dict[str, object] = {"exporter": spooled.exporter, "corrupt_files": spooled.corrupt}
-    if parcel is not None:
+    if pending is not None:
         document |= {
-            "sequence": parcel.delivery.sequence,
-            "epoch": parcel.delivery.epoch,
-            "collected_at": render_rfc3339(parcel.delivery.at),
-            "bytes": len(parcel.payload.body),
-            "content_type": parcel.payload.content_type,
-            "digest": parcel.payload.digest,
+            "sequence": pending.delivery.sequence,
+            "epoch": pending.delivery.epoch,
+            "collected_at": render_rfc3339(pending.delivery.at),
+            "bytes": len(pending.payload.body),
+            "content_type": pending.payload.content_type,
+            "digest": pending.payload.digest,
         }
     return document
 
@@ -135,9 +143,9 @@ def export_spool(found: Sequence[Spooled], folder: Path, names: Sequence[str]) -
     Raises:
         SpoolError: One of them has nothing, or the folder can't be written to.
     """
-    waiting = {each.exporter: each.parcel for each in found if each.parcel is not None}
+    waiting = {each.exporter: each.pending for each in found if each.pending is not None}
     if missing := sorted(set(names) - set(waiting)):
-        raise SpoolError(f"nothing waits of exporter {', '.join(missing)}")
+        raise SpoolError(f"no pending payload of exporter {', '.join(missing)}")
     entries = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -185,6 +193,7 @@ async def replay(
     payloads: Iterable[tuple[Entry, bytes]],
     exporters: Callable[[str], HttpExporterConfig],
     *,
+    omitted: frozenset[str],
     now: Callable[[], float],
     done: Callable[[Entry, ExportError | None], None],
 ) -> None:
@@ -193,14 +202,19 @@ async def replay(
     Args:
         payloads: Of ``read_export``.
         exporters: The configuration to send by, by the name in the manifest.
+        omitted: Names of the ``[privacy]`` keys that omit something now.
         now: Unix time in seconds.
-        done: Told of each, with what went wrong.
+        done: Called for each, with the error where there was one.
 
     Raises:
         ConfigError: A proxy or a certificate can't be used.
     """
     for entry, body in payloads:
         config = exporters(entry.exporter)
+        if missing := sorted(omitted.difference(entry.omitted)):
+            said = f'made without [privacy] {", ".join(missing)} = "omit": it is not sent'
+            done(entry, PermanentError(Reason.REJECTED, said))
+            continue
         sink = build_http(config, now=now)
         payload = Payload(
             body=body,
@@ -240,8 +254,12 @@ def choose_exporter(config: Config, instead: str | None) -> Callable[[str], Http
 
     def choose(name: str) -> HttpExporterConfig:
         wanted = instead or name
+        if not config.enabled:
+            raise SpoolError("collection is off (enabled = false): nothing is sent")
         for each in config.exporters:
             if isinstance(each, HttpExporterConfig) and each.name == wanted:
+                if not each.enabled:
+                    raise SpoolError(f"exporter {wanted!r} is off (enabled = false)")
                 return each
         raise SpoolError(
             f"no exporter {wanted!r} of type http is configured: name another with --exporter"
@@ -250,13 +268,13 @@ def choose_exporter(config: Config, instead: str | None) -> Callable[[str], Http
     return choose
 
 
-def _entry(name: str, parcel: Parcel) -> Entry:
-    payload, delivery = parcel.payload, parcel.delivery
+def _entry(name: str, pending: PendingPayload) -> Entry:
+    payload, delivery = pending.payload, pending.delivery
     suffix = "json" if payload.content_type == "application/json" else "payload"
     return Entry(
         file=f"{name}-{delivery.sequence}.{suffix}",
         exporter=name,
-        installation_id=parcel.installation_id,
+        installation_id=pending.installation_id,
         sequence=delivery.sequence,
         epoch=delivery.epoch,
         collected_at=delivery.at,
@@ -264,6 +282,7 @@ def _entry(name: str, parcel: Parcel) -> Entry:
         content_type=payload.content_type,
         bytes=len(payload.body),
         sha256=sha256(payload.body).hexdigest(),
+        omitted=sorted(pending.omitted),
     )
 
 

@@ -1,6 +1,6 @@
 """One attempt to export: newest snapshot, payload, sink, all within a deadline and in isolation.
 
-When attempts are made, and how many, is the runner's affair.
+The runner decides when attempts are made, and how many.
 """
 
 import asyncio
@@ -18,18 +18,19 @@ from telemetryd.errors import (
     ExportError,
     NotLeading,
     NotReady,
+    OutrankedError,
     PermanentError,
     Reason,
     RetryableError,
 )
-from telemetryd.export.delivery import DeliveryLog
 from telemetryd.export.doorbell import Doorbell
 from telemetryd.export.exporter import ExportContext, Exporter, Outcome
 from telemetryd.export.foreign import ForeignCall
 from telemetryd.export.ledger import Ledger
+from telemetryd.export.outbox import Outbox, why_withheld
 from telemetryd.export.spec import ExporterSpec
-from telemetryd.export.spool import Parcel
-from telemetryd.model import Delivery, Payload, SnapshotSource
+from telemetryd.export.spool import PendingPayload
+from telemetryd.model import Payload, SnapshotSource
 from telemetryd.turnstile import Turnstile
 
 log = logging.getLogger(__name__)
@@ -50,10 +51,12 @@ class Surroundings:
         now: Unix time in seconds.
         suspended_s: Seconds the machine has spent suspended since it booted.
         epoch: The leadership epoch.
+        saw_epoch: Called with each epoch that is found on disk or in a receiver's answer.
+        omitted: Names of the ``[privacy]`` keys that omit something now.
         lost_source: Tells the manager that the source isn't ready any more.
         require_leading: Raises NotLeading where another replica may lead.
-        spool_threads: For their reading and writing of what isn't delivered.
-        spool_dir: Where exporters keep what isn't delivered; None for nowhere.
+        spool_threads: For reading and writing pending payloads.
+        spool_dir: Where exporters keep pending payloads; None for nowhere.
         ready: The source gives snapshots.
         installation_id: Of the last time it became ready; what the splay hangs on.
     """
@@ -63,6 +66,8 @@ class Surroundings:
     rng: Random
     suspended_s: Callable[[], float]
     epoch: Callable[[], int]
+    saw_epoch: Callable[[int], None]
+    omitted: Callable[[], frozenset[str]]
     lost_source: Callable[[], None]
     require_leading: Callable[[], None]
     spool_threads: Turnstile
@@ -90,7 +95,7 @@ class Attempts:
         "_call",
         "_exporter",
         "_ledger",
-        "_log",
+        "_outbox",
         "_settled_digest",
         "_unsent_digest",
         "abandoned",
@@ -113,13 +118,14 @@ class Attempts:
         self._around = around
         self._call: ForeignCall[Outcome] | None = None
         self._settled_digest = self._unsent_digest = ""
-        self._log = DeliveryLog(
-            spec,
+        self._outbox = Outbox(
+            lambda: self.spec,
             ledger,
             spool_dir=around.spool_dir,
             now=around.now,
             clock=self._boot_time_s,
             threads=around.spool_threads,
+            saw_epoch=around.saw_epoch,
         )
         self.stop_by_s = math.inf
         self.abandoned = False
@@ -150,12 +156,12 @@ class Attempts:
         """
         return await self._make(group, partial(self._deliver, number, final=final), run_id=run_id)
 
-    async def make_with_left_over(self, group: TaskGroup, *, run_id: str) -> ExportError | None:
-        """Make one attempt with what an earlier process has left on disk, where it has.
+    async def make_without_snapshot(self, group: TaskGroup, *, run_id: str) -> ExportError | None:
+        """Make one attempt with the pending payload of an earlier process, if there is one.
 
         That is for as long as there is no snapshot, which would be newer.
         """
-        return await self._make(group, self._deliver_left_over, run_id=run_id)
+        return await self._make(group, self._deliver_pending, run_id=run_id)
 
     async def _make(
         self, group: TaskGroup, deliver: Callable[[], Awaitable[Outcome]], *, run_id: str
@@ -215,9 +221,9 @@ class Attempts:
         snapshot = self._around.source.snapshot()
         if not final:
             self._ledger.attempt_started()
-        await self._log.open()
+        await self._outbox.open(self._around.omitted())
         started_s = anyio.current_time()
-        delivery = self._log.next_delivery(self._around.epoch())
+        delivery = self._outbox.next_delivery(self._around.epoch())
         payload = self.spec.render(snapshot, delivery)
         stats.collection.observe(anyio.current_time() - started_s)
         if final:
@@ -225,64 +231,91 @@ class Attempts:
                 raise _NothingUnsent
             self._ledger.attempt_started()
         self._note_superseded(payload)
-        parcel = self._choose(payload, delivery, snapshot.identity.install_uuid)
-        self._ledger.collected(payload if parcel is None else parcel.payload)
-        return Outcome.UNCHANGED if parcel is None else await self._send(parcel, number)
+        newest = PendingPayload(
+            payload,
+            delivery,
+            snapshot.identity.install_uuid,
+            self.spec.destination,
+            self.spec.format,
+            snapshot.omitted,
+        )
+        # A sink that reads its destination is given the newest, whatever was delivered before.
+        pending = newest if self.spec.verifies_destination else self._outbox.offer(newest)
+        self._ledger.collected(payload if pending is None else pending.payload)
+        return Outcome.UNCHANGED if pending is None else await self._send(pending, number)
 
     def _is_settled(self, payload: Payload) -> bool:
         """Whether the destination has, or has refused, this content, and nothing since."""
-        pending = self._log.pending
+        pending = self._outbox.pending
         outdone = pending is None or pending.payload.digest == payload.digest
         return outdone and payload.digest == self._settled_digest
 
-    def _choose(self, payload: Payload, delivery: Delivery, installation_id: str) -> Parcel | None:
-        """What the sink is given; None where the receiver has it."""
-        if self.spec.verifies_destination:
-            return Parcel(payload, delivery, installation_id, "")
-        return self._log.offer(
-            payload,
-            delivery,
-            installation_id=installation_id,
-            max_silence_s=self.spec.max_silence_s,
-        )
-
-    async def _deliver_left_over(self) -> Outcome:
+    async def _deliver_pending(self) -> Outcome:
         """What runs as the call where there is no snapshot.
 
         Raises:
-            _NothingUnsent: Nothing was left, or another leader has sent since.
+            _NothingUnsent: Nothing is pending, or another leader has sent since.
         """
-        await self._log.open()
-        parcel = self._log.pending
-        if parcel is None or parcel.delivery.epoch != self._around.epoch():
+        await self._outbox.open(self._around.omitted())
+        pending = self._outbox.pending
+        if pending is None or pending.delivery.epoch != self._outbox.epoch(self._around.epoch()):
             raise _NothingUnsent
         self._ledger.attempt_started()
-        self._ledger.collected(parcel.payload)
-        return await self._send(parcel, 1)
+        self._ledger.collected(pending.payload)
+        try:
+            return await self._send(pending, 1)
+        except OutrankedError as error:
+            self._ledger.stats.runs["superseded"] += 1
+            raise _NothingUnsent from error
 
-    async def _send(self, parcel: Parcel, number: int) -> Outcome:
-        await self._log.keep(parcel)
+    async def _send(self, pending: PendingPayload, number: int) -> Outcome:
+        self._require_privacy(pending)
+        await self._outbox.keep(pending)
+        fence = partial(self._fence, pending)
         context = ExportContext(
             name=self.spec.name,
             attempt=number,
-            epoch=parcel.delivery.epoch,
-            installation_id=parcel.installation_id,
-            sequence=parcel.delivery.sequence,
-            collected_at=parcel.delivery.at,
-            fence=self._around.require_leading,
+            epoch=pending.delivery.epoch,
+            installation_id=pending.installation_id,
+            sequence=pending.delivery.sequence,
+            collected_at=pending.delivery.at,
+            fence=fence,
         )
-        self._around.require_leading()
+        fence()
         started_s = anyio.current_time()
         try:
-            outcome = Outcome(await self._exporter.export(parcel.payload, context))
+            outcome = Outcome(await self._exporter.export(pending.payload, context))
+        except OutrankedError as error:
+            if await self._outbox.outranked(pending, error):
+                raise
+            said = f"{error}: that cannot be right, check the receiver's own log"
+            raise PermanentError(error.reason, said) from error
         finally:
             self._ledger.stats.export.observe(anyio.current_time() - started_s)
-        self._ledger.attempt_succeeded(outcome, parcel.payload)
-        await self._log.delivered(parcel)
+        self._ledger.attempt_succeeded(outcome, pending.payload)
+        if not self.spec.verifies_destination:
+            await self._outbox.delivered(pending)
         return outcome
 
+    def _fence(self, pending: PendingPayload) -> None:
+        """Let bytes of this payload go out now.
+
+        Raises:
+            NotLeading: Another replica may lead.
+            RetryableError: ``[privacy]`` has become stricter.
+        """
+        self._around.require_leading()
+        self._require_privacy(pending)
+
+    def _require_privacy(self, pending: PendingPayload) -> None:
+        if why_withheld(pending, self.spec.format, self._around.omitted()):
+            raise RetryableError(
+                Reason.INTERNAL,
+                "[privacy] has become stricter since this payload was made: it is not sent",
+            )
+
     def _note_superseded(self, payload: Payload) -> None:
-        pending = self._log.pending
+        pending = self._outbox.pending
         unsent = self._unsent_digest or (pending.payload.digest if pending is not None else "")
         if unsent and unsent != payload.digest:
             self._ledger.stats.runs["superseded"] += 1

@@ -23,7 +23,7 @@ class ExportContext:
     Attributes:
         name: The exporter's name.
         attempt: 1 for the first of a run.
-        epoch: Leadership epoch (``leaseTransitions``), 0 without leader election; informative.
+        epoch: Leadership epoch, 0 without leader election. A receiver compares (epoch, sequence).
         installation_id: Of whom the payload tells.
         sequence: Of the payload: rises with each new one of this exporter, and is the same when
             one is sent again.
@@ -53,6 +53,7 @@ class Exporter(Protocol):
 
         Raises:
             RetryableError: Another attempt in this run may succeed.
+            OutrankedError: The receiver has a payload of a higher epoch and sequence.
             ConflictError: Another writer owns the destination; nothing was written.
             PermanentError: No attempt with this payload can succeed.
         """

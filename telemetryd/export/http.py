@@ -1,14 +1,19 @@
 """The http sink: posts each payload to a receiver, which can tell by its headers what is new.
 
-The receiver drops what has an ``Idempotency-Key`` it has seen, and ignores what has a lower
-``Telemetryd-Sequence`` than it has. How bytes get there is ``transport``'s affair; what is kept for
-another attempt, the manager's.
+The receiver compares (``Telemetryd-Epoch``, ``Telemetryd-Sequence``), as docs/delivery.md says.
+``transport`` sends the bytes; the manager keeps a payload for another attempt.
 """
 
+import re
+
+from telemetryd.errors import OutrankedError
 from telemetryd.export.exporter import ExportContext, Outcome
 from telemetryd.export.payload import render_rfc3339
-from telemetryd.export.transport import HttpTransport, is_server_error, refusal
+from telemetryd.export.transport import Answer, HttpTransport, is_server_error, refusal
 from telemetryd.model import Payload
+
+_CONFLICT = 409
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
 
 
 class HttpExporter:
@@ -22,6 +27,7 @@ class HttpExporter:
 
         Raises:
             RetryableError: No answer, or one of 408, 429 and 5xx.
+            OutrankedError: 409 with the highest epoch and sequence that the receiver has.
             PermanentError: Any other answer but a success, an untrusted certificate, or a file
                 that can't be used.
         """
@@ -29,12 +35,23 @@ class HttpExporter:
             payload.body, delivery_headers(payload, context), fence=context.fence
         )
         if not answer.ok:
+            _raise_if_outranked(answer)
             failure = refusal(answer, retryable=is_server_error)
             raise failure
         return Outcome.WRITTEN
 
     async def aclose(self) -> None:
         """Nothing is held between exports."""
+
+
+def _raise_if_outranked(answer: Answer) -> None:
+    numbers = (answer.epoch, answer.sequence)
+    if answer.status == _CONFLICT and all(map(_WHOLE_NUMBER.fullmatch, numbers)):
+        raise OutrankedError(
+            f"the receiver answers 409: it has epoch {answer.epoch}, sequence {answer.sequence}",
+            epoch=int(answer.epoch),
+            sequence=int(answer.sequence),
+        )
 
 
 def delivery_headers(payload: Payload, context: ExportContext) -> dict[str, str]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from telemetryd.errors import ConflictError, ExportError, Reason
 from telemetryd.export.exporter import Outcome
 from telemetryd.export.spec import ExporterSpec
+from telemetryd.export.spool import Damage
 from telemetryd.model import ExporterState, ExporterStatus, Payload
 from telemetryd.stats import ExporterStats
 
@@ -206,13 +207,21 @@ class Ledger:
             log.info("exporter keeps payloads on disk again exporter=%s", self.spec.name)
         self._spool_trouble = ""
 
-    def spool_corrupt(self, where: str) -> None:
-        """Something kept there could not be read back, and was put aside."""
-        log.warning(
-            "spooled file can't be read and is put aside exporter=%s folder=%s",
+    def spool_damaged(self, damage: Damage) -> None:
+        """A file on disk cannot be used; what it held is not sent."""
+        self.stats.spool_dropped["corrupt"] += 1
+        log.error(
+            "spooled file is damaged and ignored exporter=%s file=%s error=%r moved_to=%s",
             self.spec.name,
-            where,
+            damage.file,
+            damage.why,
+            damage.moved_to,
         )
+
+    def payload_dropped(self, why: str) -> None:
+        """The pending payload must not leave: it is dropped."""
+        self.stats.spool_dropped[why] += 1
+        log.warning("pending payload dropped exporter=%s reason=%s", self.spec.name, why)
 
     def skipped(self, reason: str, count: int = 1) -> None:
         """Slots went by without a run, or with one that came to nothing before its attempt."""

@@ -58,6 +58,8 @@ class ExporterManager:
         require_leading: Callable[[], None] = lambda: None,
         suspended_s: Callable[[], float] = suspended_s,
         spool_dir: str | None = None,
+        saw_epoch: Callable[[int], None] = lambda _: None,
+        omitted: Callable[[], frozenset[str]] = frozenset,
     ) -> None:
         """A manager without exporters.
 
@@ -70,7 +72,10 @@ class ExporterManager:
             require_leading: Called directly before each sink is; raises NotLeading where another
                 replica may lead.
             suspended_s: Seconds the machine has spent suspended since it booted.
-            spool_dir: Where exporters keep what isn't delivered; None for nowhere.
+            spool_dir: Where exporters keep pending payloads; None for nowhere.
+            saw_epoch: Called with each epoch that is found on disk or in a receiver's answer.
+            omitted: Names of the ``[privacy]`` keys that omit something now. A payload that was
+                made while fewer did never leaves.
         """
         self.drain_timeout_s = drain_timeout_s
         self._watch = SourceWatch(source, self._source_ready)
@@ -84,6 +89,8 @@ class ExporterManager:
             rng=rng,
             suspended_s=suspended_s,
             epoch=epoch,
+            saw_epoch=saw_epoch,
+            omitted=omitted,
             lost_source=self._lost_source,
             require_leading=require_leading,
             spool_threads=shared_threads(),

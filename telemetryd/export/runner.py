@@ -11,7 +11,13 @@ from functools import partial
 import anyio
 from anyio.abc import TaskGroup
 
-from telemetryd.errors import ExportError, PermanentError, Reason, RetryableError
+from telemetryd.errors import (
+    ExportError,
+    OutrankedError,
+    PermanentError,
+    Reason,
+    RetryableError,
+)
 from telemetryd.export.attempt import CUT_GRACE_S, Attempts, Surroundings, text_of
 from telemetryd.export.doorbell import Doorbell
 from telemetryd.export.exporter import Exporter
@@ -36,6 +42,9 @@ CLOSE_TIMEOUT_S = 1.0
 BREAKER_RUNS = 3
 """After so many failed runs a run has one attempt, until one succeeds or is asked for by hand."""
 
+MOST_OUTRANKED = 3
+"""So often a run goes on above what the receiver has; then it has failed."""
+
 BY_HAND = "by hand"
 """Shown as the detail of an exporter that is stopped while its manager runs."""
 
@@ -53,12 +62,13 @@ class Runner:
     """
 
     __slots__ = (
-        "_again",
         "_around",
+        "_asked",
         "_attempts",
         "_bell",
         "_failed_in_a_row",
         "_run_number",
+        "_runs_numbered",
         "_schedule",
         "_suspended_s",
         "closed",
@@ -81,8 +91,8 @@ class Runner:
         self._bell = Doorbell()
         self._attempts = Attempts(spec, exporter, self.ledger, self._bell, around)
         self._schedule: Schedule | None = None
-        self._again = False
-        self._run_number = 0
+        self._asked: int | None = None
+        self._run_number = self._runs_numbered = 0
         self._failed_in_a_row = 0
         self._suspended_s = 0.0
 
@@ -128,9 +138,10 @@ class Runner:
 
     def trigger(self) -> str:
         """Ask for a run as soon as the current one, if any, is over; returns that run's id."""
-        self._again = True
+        if self._asked is None:
+            self._asked = self._next_number()
         self._bell.ring()
-        return self._run_id(self._run_number + 1)
+        return self._run_id(self._asked)
 
     def reschedule(self, spec: ExporterSpec) -> None:
         """Go on by another interval and timeout; a run or a retry in progress isn't disturbed."""
@@ -242,15 +253,14 @@ class Runner:
             until_s = anyio.current_time() + self.spec.interval_s
             await self._bell.wait(until_s if self.spec.spooled else math.inf, over)
             if not (over() or self._attempts.in_progress):
-                self._run_number += 1
-                run_id = self._run_id(self._run_number)
-                error = await self._attempts.make_with_left_over(group, run_id=run_id)
+                run_id = self._begin_run(self._next_number())
+                error = await self._attempts.make_without_snapshot(group, run_id=run_id)
                 if error is not None:
                     self._fail(error)
 
     async def _sleep(self, schedule: Schedule) -> bool:
         """Sleep until the next run is due or asked for; False where it is to stop instead."""
-        while not (self.told_to_stop() or self._again):
+        while not (self.told_to_stop() or self._asked):
             now_s = anyio.current_time()
             if now_s >= schedule.due_s:
                 break
@@ -260,7 +270,7 @@ class Runner:
         return not self.told_to_stop()
 
     def _woken(self, schedule: Schedule, until_s: float) -> bool:
-        return self.told_to_stop() or self._again or schedule.due_s < until_s
+        return self.told_to_stop() or self._asked is not None or schedule.due_s < until_s
 
     def _notice_suspend(self, schedule: Schedule) -> None:
         grown_s = self._around.suspended_s() - self._suspended_s
@@ -276,10 +286,10 @@ class Runner:
             self.ledger.stats.schedule_delay.observe(now_s - schedule.due_s)
         missed = schedule.begin(now_s)
         self.ledger.skipped("not_ready" if late else "overrun", missed)
-        if self._again:
-            self._again = False
+        if self._asked is not None:
             self._failed_in_a_row = 0
-        self._run_number += 1
+        self._begin_run(self._asked or self._next_number())
+        self._asked = None
         if self._attempts.in_progress:
             self.ledger.skipped("overrun")
             parked_until_s = None
@@ -298,11 +308,19 @@ class Runner:
             to_next_slot_s=next_slot_s - began_s,
             timeout_s=spec.attempt_timeout_s,
         )
-        attempt = 1
+        attempt, outranked = 1, 0
         while (error := await self._attempts.make(group, attempt, run_id=run_id)) is not None:
             if not isinstance(error, RetryableError):
                 self._fail(error)
                 return None
+            if isinstance(error, OutrankedError):
+                outranked += 1
+                if outranked > MOST_OUTRANKED or self.told_to_stop():
+                    self._fail(error)
+                    return None
+                self.ledger.stats.retries[error.reason] += 1
+                attempt += 1
+                continue
             pause_s = backoff_s(
                 attempt - 1, base_s=spec.retry_base_s, cap_s=spec.retry_cap_s, rng=rng
             )
@@ -335,11 +353,20 @@ class Runner:
             or anyio.current_time() >= attempts.stop_by_s
         ):
             return
-        self._run_number += 1
-        run_id = self._run_id(self._run_number)
+        run_id = self._begin_run(self._next_number())
         error = await attempts.make(group, 1, run_id=run_id, final=True)
+        if isinstance(error, OutrankedError):
+            error = await attempts.make(group, 2, run_id=run_id, final=True)
         if error is not None:
             self._fail(error)
+
+    def _next_number(self) -> int:
+        self._runs_numbered += 1
+        return self._runs_numbered
+
+    def _begin_run(self, number: int) -> str:
+        self._run_number = number
+        return self._run_id(number)
 
     def _run_id(self, number: int) -> str:
         return f"{self.spec.name}#{number}"

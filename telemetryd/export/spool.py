@@ -1,29 +1,32 @@
-"""What one exporter keeps on disk: the newest payload that isn't delivered, and what last was.
+"""What one exporter keeps on disk: the pending payload, and the last delivery.
 
 ::
 
     <state_dir>/spool/<exporter>/pending         the payload, replaced by each newer one
     <state_dir>/spool/<exporter>/state           the last delivery
-    <state_dir>/spool/<exporter>/*.corrupt       what could not be read, for a person to look at
+    <state_dir>/spool/<exporter>/*.corrupt       damaged files, for a person to look at
 
-A file is written beside its place, synced and renamed, so that it is whole or not there, and
-begins with the checksum of the rest. Everything blocks: this is for a worker thread. When something
-is kept or sent doesn't belong here.
+A file is written beside its place, synced and renamed, so that it is whole or absent, and begins
+with the checksum of the rest. Everything here blocks, so it belongs into a worker thread. The
+outbox decides what is kept and what is sent.
 """
 
+import errno
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Final, TypeVar
-from urllib.parse import quote
+from typing import Annotated, Final, TypeVar
+from urllib.parse import quote, unquote
 
 import msgspec
+from msgspec import UNSET, Meta, UnsetType
 
 from telemetryd.atomicfile import write_file
-from telemetryd.kube.files import MIB, read_small_file
+from telemetryd.kube.files import MIB, read_small_file, why_unreadable
 from telemetryd.model import Delivery, Payload
 
 PENDING: Final = "pending"
@@ -31,53 +34,104 @@ STATE: Final = "state"
 CORRUPT: Final = ".corrupt"
 
 LARGEST_BYTES: Final = 256 * MIB
-"""No payload comes near; whatever is larger isn't ours."""
+"""No payload comes near; a larger file is not one of ours."""
+
+MAX_SEQUENCE: Final = 2**63 - 1
+"""Receivers may keep sequences and epochs as signed 64-bit integers."""
 
 _FRAME = re.compile(rb"telemetryd-spool 1 ([0-9a-f]{64})\n")
 _FRAME_BYTES: Final = len(b"telemetryd-spool 1 \n") + 64
+
+_DAMAGE: Final = {errno.EISDIR, errno.EINVAL, errno.EFBIG, errno.EACCES, errno.ELOOP, errno.ENXIO}
+"""Errors of a file that only a person can fix. Others may pass: a disk that fails or hangs."""
+
+_ASIDE: Final = (CORRUPT, *(f"{CORRUPT}.{number}" for number in range(2, 10)))
+"""A folder cannot replace a file, nor a file a folder: then the next name is tried."""
+
 S = TypeVar("S", bound=msgspec.Struct)
+T = TypeVar("T")
+
+_Number = Annotated[int, Meta(ge=0, le=MAX_SEQUENCE)]
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
-    """A payload and all that stays the same whenever it is sent again.
+class PendingPayload:
+    """A payload, and everything that stays the same whenever it is sent again.
 
     Attributes:
-        installation_id: Of whom it tells.
-        destination: Where it is meant to go.
+        installation_id: Of the installation that it describes.
+        destination: Where it must go.
+        format: Of the payload (``scc``).
+        omitted: Names of the ``[privacy]`` keys that omitted something when it was made.
     """
 
     payload: Payload
     delivery: Delivery
     installation_id: str
     destination: str
+    format: str = "scc"
+    omitted: frozenset[str] = frozenset()
 
 
-class Delivered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class LastDelivery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The last delivery of an exporter.
 
     Attributes:
         at: Unix time in seconds of the receiver's answer.
+        epoch: None in files of earlier versions, which did not keep it.
+        exporter: Empty in files of earlier versions.
     """
 
     installation_id: str
     destination: str
-    sequence: int
+    sequence: _Number
     digest: str
     at: float
+    epoch: _Number | None = None
+    exporter: str = ""
+
+    def covers(self, pending: PendingPayload) -> bool:
+        """Whether that payload is delivered, or older than what is."""
+        delivery = pending.delivery
+        epoch = delivery.epoch if self.epoch is None else self.epoch
+        return (epoch, self.sequence) >= (delivery.epoch, delivery.sequence)
 
 
-class _Label(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The line before a payload's bytes."""
+class _Label(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The line before a payload's bytes; earlier versions wrote it without the last three."""
 
     installation_id: str
     destination: str
-    sequence: int
-    epoch: int
+    sequence: _Number
+    epoch: _Number
     collected_at: float
     digest: str
     content_type: str
     revision: int
+    exporter: str = ""
+    format: str = ""
+    omitted: list[str] = []
+
+
+class _Unlabelled(msgspec.Struct, frozen=True):
+    """What tells the formats of earlier versions apart: the SCC payload has no such key."""
+
+    schema_version: msgspec.Raw | UnsetType = UNSET
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A file that cannot be used.
+
+    Attributes:
+        file: Its path.
+        why: What is wrong with it.
+        moved_to: Where it is now, empty where it is still in its place.
+    """
+
+    file: str
+    why: str
+    moved_to: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +139,21 @@ class Contents:
     """What a folder holds.
 
     Attributes:
-        corrupt: How many files could not be read this time, and were put aside.
-        pending_bytes: Size of the file with the parcel, 0 without one.
+        pending: None where it is delivered already.
+        damaged: The files that could not be used.
+        pending_bytes: Size of the file with the pending payload, 0 without one.
+        pending_damaged: The receiver may have a payload that the file no longer tells of.
     """
 
-    parcel: Parcel | None
-    delivered: Delivered | None
-    corrupt: int = 0
+    pending: PendingPayload | None
+    delivered: LastDelivery | None
+    damaged: tuple[Damage, ...] = ()
     pending_bytes: int = 0
+    pending_damaged: bool = False
 
 
 class SpoolFolder:
-    """One exporter's folder, made when something is to be kept."""
+    """One exporter's folder, made when something is kept."""
 
     def __init__(self, spool_dir: str, exporter: str) -> None:
         """Name it; nothing is opened or made yet.
@@ -105,122 +162,172 @@ class SpoolFolder:
             spool_dir: Absolute; holds the folders of all exporters.
             exporter: Its name.
         """
+        self.exporter = exporter
         self.path = Path(spool_dir, quote(exporter, safe="").replace(".", "%2E"))
 
     def load(self) -> Contents:
-        """All that was kept; what can't be made sense of is put aside, and counted.
+        """Read everything; damaged files are moved aside.
 
         Raises:
-            OSError: It can't be read.
+            OSError: The folder cannot be read.
         """
-        corrupt = 0
-        raw, parcel = self._read(PENDING), None
-        if raw is not None:
-            parcel = parse_parcel(raw)
-            corrupt += self._put_aside(PENDING) if parcel is None else 0
-        state, delivered = self._read(STATE), None
-        if state is not None:
-            delivered = _decode(_unframe(state), Delivered)
-            corrupt += self._put_aside(STATE) if delivered is None else 0
-        kept_bytes = len(raw) if raw is not None and parcel is not None else 0
-        return Contents(parcel, delivered, corrupt, kept_bytes)
+        return self._take_stock(self._move_aside)
 
     def peek(self) -> Contents:
-        """The same, without touching anything.
+        """The same, without changing anything.
 
         Raises:
-            OSError: It can't be read.
+            OSError: The folder cannot be read.
         """
-        raw, state = self._read(PENDING), self._read(STATE)
-        parcel = None if raw is None else parse_parcel(raw)
-        delivered = None if state is None else _decode(_unframe(state), Delivered)
-        corrupt = (raw is not None and parcel is None) + (state is not None and delivered is None)
-        return Contents(parcel, delivered, corrupt, len(raw) if raw is not None else 0)
+        return self._take_stock(lambda _name: "")
 
-    def store(self, parcel: Parcel, *, unless_there: bool = False) -> int:
-        """Keep a parcel in the place of any other.
+    def store(self, pending: PendingPayload, *, unless_there: bool = False) -> int:
+        """Keep a payload in the place of any other.
 
         Args:
-            parcel: The parcel.
-            unless_there: What is there is it, where anything is.
+            pending: The payload.
+            unless_there: Any file in its place is this payload already.
 
         Returns:
             The size of its file in bytes.
 
         Raises:
-            OSError: It can't be written; what was there stays.
+            OSError: It cannot be written. An older payload stays, the last delivery is forgotten.
         """
-        content = render_parcel(parcel)
+        content = render_pending(pending, self.exporter)
         if not (unless_there and (self.path / PENDING).is_file()):
-            write_file(self.path / PENDING, content)
+            try:
+                write_file(self.path / PENDING, content)
+            except OSError:
+                self._forget()
+                raise
         return len(content)
 
-    def settle(self, delivered: Delivered, *, clear: bool) -> None:
-        """Note a delivery.
-
-        Args:
-            delivered: The delivery.
-            clear: What is pending is delivered too, or older than what is.
+    def settle(self, delivered: LastDelivery) -> None:
+        """Note a delivery; nothing is pending then.
 
         Raises:
-            OSError: It can't be written.
+            OSError: It cannot be written. The delivery before is forgotten.
         """
+        record = msgspec.structs.replace(delivered, exporter=self.exporter)
         try:
-            write_file(self.path / STATE, _frame(msgspec.json.encode(delivered)))
+            write_file(self.path / STATE, _frame(msgspec.json.encode(record)))
+        except OSError:
+            self._forget()
+            raise
         finally:
-            # Even where nothing can be written: it takes no space to have it sent no more.
-            if clear:
-                with suppress(FileNotFoundError):
-                    (self.path / PENDING).unlink()
+            # A full disk can still remove files, and a delivered payload must not leave again.
+            self._remove(PENDING)
 
-    def _read(self, name: str) -> bytes | None:
-        try:
-            return read_small_file(str(self.path / name), LARGEST_BYTES)
-        except FileNotFoundError:
-            return None
+    def discard(self) -> None:
+        """Remove the pending payload.
 
-    def _put_aside(self, name: str) -> int:
+        Raises:
+            OSError: It cannot be removed.
+        """
+        self._remove(PENDING)
+
+    def forget(self) -> None:
+        """Remove the note of the last delivery: the receiver may be about to get something else.
+
+        Raises:
+            OSError: It cannot be removed.
+        """
+        self._remove(STATE)
+
+    def _forget(self) -> None:
         with suppress(OSError):
-            (self.path / name).replace(self.path / (name + CORRUPT))
-        return 1
+            self.forget()
+
+    def _remove(self, name: str) -> None:
+        with suppress(FileNotFoundError):
+            (self.path / name).unlink()
+
+    def _take_stock(self, move_aside: Callable[[str], str]) -> Contents:
+        damaged: list[Damage] = []
+
+        def read(name: str, parse: Callable[[bytes], tuple[T, str]]) -> tuple[T | None, int]:
+            why = ""
+            try:
+                content = read_small_file(str(self.path / name), LARGEST_BYTES)
+                value, owner = parse(content)
+            except FileNotFoundError:
+                return None, 0
+            except OSError as error:
+                if error.errno not in _DAMAGE or not os.access(self.path, os.X_OK):
+                    raise
+                why = why_unreadable(error)
+            except ValueError as error:
+                why = str(error)
+            else:
+                if owner in {"", self.exporter}:
+                    return value, len(content)
+                why = f"it belongs to exporter {owner}"
+            damaged.append(Damage(str(self.path / name), why, move_aside(name)))
+            return None, 0
+
+        pending, size_bytes = read(PENDING, _parse_pending)
+        pending_damaged = bool(damaged)
+        delivered, _ = read(STATE, _parse_delivery)
+        if pending is not None and delivered is not None and delivered.covers(pending):
+            pending, size_bytes = None, 0
+        return Contents(pending, delivered, tuple(damaged), size_bytes, pending_damaged)
+
+    def _move_aside(self, name: str) -> str:
+        for suffix in _ASIDE:
+            target = self.path / (name + suffix)
+            with suppress(OSError):
+                (self.path / name).replace(target)
+                return str(target)
+        return ""
 
 
 def exporters_in(spool_dir: str) -> Iterator[str]:
     """Names of the exporters that have kept anything, sorted.
 
     Raises:
-        OSError: The folder can't be read.
+        OSError: The folder cannot be read.
     """
     with suppress(FileNotFoundError):
         for path in sorted(Path(spool_dir).iterdir()):
             if path.is_dir() and not path.is_symlink():
-                yield path.name
+                yield unquote(path.name)
 
 
-def render_parcel(parcel: Parcel) -> bytes:
-    """A parcel as a file's content."""
-    payload, delivery = parcel.payload, parcel.delivery
+def render_pending(pending: PendingPayload, exporter: str = "") -> bytes:
+    """A pending payload as a file's content."""
+    payload, delivery = pending.payload, pending.delivery
     label = _Label(
-        installation_id=parcel.installation_id,
-        destination=parcel.destination,
+        installation_id=pending.installation_id,
+        destination=pending.destination,
         sequence=delivery.sequence,
         epoch=delivery.epoch,
         collected_at=delivery.at,
         digest=payload.digest,
         content_type=payload.content_type,
         revision=payload.revision,
+        exporter=exporter,
+        format=pending.format,
+        omitted=sorted(pending.omitted),
     )
     return _frame(msgspec.json.encode(label) + b"\n" + payload.body)
 
 
-def parse_parcel(content: bytes) -> Parcel | None:
-    """What ``render_parcel`` made, None where it is anything else or not whole."""
-    framed = _unframe(content)
-    line, newline, body = (framed or b"").partition(b"\n")
-    label = _decode(line, _Label) if newline else None
-    if label is None:
-        return None
-    return Parcel(
+def parse_pending(content: bytes) -> PendingPayload:
+    """What ``render_pending`` made.
+
+    Raises:
+        ValueError: It is anything else, or not whole.
+    """
+    return _parse_pending(content)[0]
+
+
+def _parse_pending(content: bytes) -> tuple[PendingPayload, str]:
+    line, newline, body = _unframe(content).partition(b"\n")
+    if not newline:
+        raise ValueError("it is not a pending payload")
+    label = _decode(line, _Label, "a pending payload")
+    pending = PendingPayload(
         payload=Payload(
             body=body,
             content_type=label.content_type,
@@ -232,24 +339,40 @@ def parse_parcel(content: bytes) -> Parcel | None:
         delivery=Delivery(at=label.collected_at, sequence=label.sequence, epoch=label.epoch),
         installation_id=label.installation_id,
         destination=label.destination,
+        format=label.format or _format_of(body),
+        omitted=frozenset(label.omitted),
     )
+    return pending, label.exporter
+
+
+def _parse_delivery(content: bytes) -> tuple[LastDelivery, str]:
+    delivered = _decode(_unframe(content), LastDelivery, "the note of a delivery")
+    return delivered, delivered.exporter
+
+
+def _format_of(body: bytes) -> str:
+    """The format of a payload whose label does not name it."""
+    try:
+        document = msgspec.json.decode(body, type=_Unlabelled)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return "scc"
+    return "scc" if document.schema_version is UNSET else "fleet"
 
 
 def _frame(content: bytes) -> bytes:
     return b"telemetryd-spool 1 %b\n%b" % (sha256(content).hexdigest().encode(), content)
 
 
-def _unframe(content: bytes) -> bytes | None:
+def _unframe(content: bytes) -> bytes:
     found = _FRAME.match(content)
     rest = content[_FRAME_BYTES:]
-    whole = found is not None and sha256(rest).hexdigest().encode() == found[1]
-    return rest if whole else None
+    if found is None or sha256(rest).hexdigest().encode() != found[1]:
+        raise ValueError("it is cut off or altered")
+    return rest
 
 
-def _decode(content: bytes | None, struct: type[S]) -> S | None:
-    if content is None:
-        return None
+def _decode(content: bytes, struct: type[S], what: str) -> S:
     try:
         return msgspec.json.decode(content, type=struct)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return None
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise ValueError(f"it is not {what}") from error

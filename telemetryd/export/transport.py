@@ -90,11 +90,15 @@ class Answer:
     Attributes:
         retry_after_s: Seconds the receiver asks for, None where it names none.
         body: Its beginning where it is a success, else empty.
+        epoch: Header ``Telemetryd-Epoch``, empty without one.
+        sequence: Header ``Telemetryd-Sequence``, empty without one.
     """
 
     status: int
     retry_after_s: float | None
     body: bytes
+    epoch: str = ""
+    sequence: str = ""
 
     @property
     def ok(self) -> bool:
@@ -247,6 +251,8 @@ class HttpTransport:
                 limit_s=RETRY_AFTER_CAP_S,
             ),
             body=await _read_body(response, limit) if response.status in _OK else b"",
+            epoch=headers.get("Telemetryd-Epoch", ""),
+            sequence=headers.get("Telemetryd-Sequence", ""),
         )
         response.close()  # the rest of it isn't wanted
         return answer

@@ -302,6 +302,7 @@ class Gatherer:
             clusters=tally.clusters,
             totals=self._totals(basis.unreadable),
             detail=self._detail(discovered.install_uuid),
+            omitted=self._privacy.omitted,
         )
         if snapshot == previous:
             return previous

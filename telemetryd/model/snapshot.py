@@ -139,6 +139,7 @@ class Snapshot:
         systems: Sorted rows.
         clusters: Sorted rows.
         detail: None where nobody has asked for it.
+        omitted: Names of the ``[privacy]`` keys that omitted something from it.
     """
 
     revision: int
@@ -151,6 +152,7 @@ class Snapshot:
     clusters: tuple[ClusterRow, ...]
     totals: Totals
     detail: FleetDetail | None = None
+    omitted: frozenset[str] = frozenset()
 
 
 class SnapshotSource(Protocol):

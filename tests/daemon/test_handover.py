@@ -16,7 +16,7 @@ from telemetryd.daemon.earlysignals import EarlySignals
 from telemetryd.export.spool import SpoolFolder
 from telemetryd.logs import OWN_LOGGER
 from tests.export.receiver import receiving, status
-from tests.export.test_spool import parcel
+from tests.export.test_spool import pending_payload
 
 pytestmark = pytest.mark.anyio
 
@@ -33,7 +33,7 @@ class Bench:
 
     def keep(self, exporter: str, sequence: int) -> Path:
         spool = SpoolFolder(str(self.folder / "state" / "spool"), exporter)
-        spool.store(parcel(BODY, sequence))
+        spool.store(pending_payload(BODY, sequence))
         return spool.path / "pending"
 
     def configure(self) -> str:
@@ -110,7 +110,7 @@ async def test_exported_payloads_are_replayed_as_they_would_have_been_sent(bench
     assert receiver.requests[0].headers["telemetryd-epoch"] == "2"
     assert receiver.requests[0].headers["telemetryd-collected-at"] == "2026-09-21T14:13:20Z"
     spool = SpoolFolder(str(bench.folder / "state" / "spool"), "receiver")
-    assert spool.peek().parcel is not None, "the daemon's files are only read"
+    assert spool.peek().pending is not None, "the daemon's files are only read"
 
 
 async def test_replay_tells_what_was_refused_and_sends_the_rest(bench: Bench) -> None:
@@ -172,7 +172,7 @@ async def test_export_never_touches_another_export_and_names_what_has_nothing(
     out = bench.folder / "out"
     nothing = await bench.spool("export", str(out), "receiver", "other")
     assert nothing.returncode == 1
-    assert b"nothing waits of exporter other" in nothing.stderr
+    assert b"no pending payload of exporter other" in nothing.stderr
     assert not out.exists()
     assert (await bench.spool("export", str(out), "receiver")).returncode == 0
     second = await bench.spool("export", str(out))

@@ -1,6 +1,11 @@
 """The files of the spool: what is written is read back, and nothing else is taken for it."""
 
+import json
+import os
 import stat
+from collections.abc import Callable
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -8,22 +13,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetryd.export.spool import (
-    Delivered,
-    Parcel,
+    MAX_SEQUENCE,
+    LastDelivery,
+    PendingPayload,
     SpoolFolder,
     exporters_in,
-    parse_parcel,
-    render_parcel,
+    parse_pending,
+    render_pending,
 )
 from telemetryd.model import Delivery, Payload
 
-DELIVERED = Delivered(
-    installation_id="8d6f8b1e", destination="there", sequence=7, digest="ab", at=3.5
+DELIVERED = LastDelivery(
+    installation_id="8d6f8b1e",
+    destination="there",
+    sequence=7,
+    epoch=2,
+    digest="ab",
+    at=3.5,
+    exporter="it",
 )
 
 
-def parcel(body: bytes = b'{"a":1}\n{"b":2}', sequence: int = 7) -> Parcel:
-    return Parcel(
+def pending_payload(body: bytes = b'{"a":1}\n{"b":2}', sequence: int = 7) -> PendingPayload:
+    return PendingPayload(
         payload=Payload(
             body=body,
             content_type="application/json",
@@ -38,76 +50,215 @@ def parcel(body: bytes = b'{"a":1}\n{"b":2}', sequence: int = 7) -> Parcel:
     )
 
 
-@given(body=st.binary(max_size=200), sequence=st.integers(0, 2**62))
-def test_parcel_is_read_back_as_it_was(body: bytes, sequence: int) -> None:
-    given = parcel(body, sequence)
-    assert parse_parcel(render_parcel(given)) == given
+def framed(content: bytes) -> bytes:
+    """Content with the checksum that a file begins with."""
+    return b"telemetryd-spool 1 %b\n%b" % (sha256(content).hexdigest().encode(), content)
+
+
+OLD_LABEL = {
+    "installation_id": "8d6f8b1e",
+    "destination": "there",
+    "sequence": 7,
+    "epoch": 2,
+    "collected_at": 1_790_000_000.25,
+    "digest": "ab",
+    "content_type": "application/json",
+    "revision": 3,
+}
+
+
+@given(
+    body=st.binary(max_size=200),
+    sequence=st.integers(0, MAX_SEQUENCE),
+    omitted=st.frozensets(st.sampled_from(["server_url", "cluster_ids"])),
+)
+def test_pending_payload_is_read_back_as_it_was(
+    body: bytes, sequence: int, omitted: frozenset[str]
+) -> None:
+    given = replace(pending_payload(body, sequence), omitted=omitted, format="fleet")
+    assert parse_pending(render_pending(given)) == given
+
+
+@pytest.mark.parametrize(
+    ("body", "format_"), [(b'{"a":1}', "scc"), (b'{"schema_version":1}', "fleet"), (b"{", "scc")]
+)
+def test_file_of_an_earlier_version_is_read_as_made_under_no_omission(
+    body: bytes, format_: str
+) -> None:
+    read = parse_pending(framed(json.dumps(OLD_LABEL).encode() + b"\n" + body))
+    assert (read.payload.body, read.omitted, read.format) == (body, frozenset(), format_)
 
 
 @given(data=st.data())
-def test_parcel_that_is_cut_or_altered_anywhere_is_none(data: st.DataObject) -> None:
-    whole = render_parcel(parcel())
+def test_pending_payload_that_is_cut_or_altered_anywhere_is_refused(data: st.DataObject) -> None:
+    whole = render_pending(pending_payload())
     position = data.draw(st.integers(0, len(whole) - 1))
     altered = bytearray(whole)
     altered[position] ^= data.draw(st.integers(1, 255))
-    assert parse_parcel(bytes(altered)) is None
-    assert parse_parcel(whole[:position]) is None
-    assert parse_parcel(whole + whole[: position + 1]) is None
+    for damaged in (bytes(altered), whole[:position], whole + whole[: position + 1]):
+        with pytest.raises(ValueError, match="cut off or altered"):
+            parse_pending(damaged)
 
 
 @given(content=st.binary(max_size=300))
-def test_other_bytes_are_no_parcel(content: bytes) -> None:
-    assert parse_parcel(content) is None
+def test_other_bytes_are_not_a_pending_payload(content: bytes) -> None:
+    with pytest.raises(ValueError, match="cut off or altered"):
+        parse_pending(content)
+    with pytest.raises(ValueError, match="not a pending payload"):
+        parse_pending(framed(content))
 
 
-def test_folder_keeps_one_parcel_and_the_last_delivery_for_their_owner_alone(
+@pytest.mark.parametrize("number", [-1, MAX_SEQUENCE + 1, 2**70, 1.5, "7", None])
+@pytest.mark.parametrize("key", ["sequence", "epoch"])
+def test_number_that_no_receiver_can_hold_is_refused(key: str, number: object) -> None:
+    label = json.dumps(OLD_LABEL | {key: number}).encode()
+    with pytest.raises(ValueError, match="not a pending payload"):
+        parse_pending(framed(label + b"\n{}"))
+
+
+def test_folder_keeps_one_payload_and_the_last_delivery_for_their_owner_alone(
     tmp_path: Path,
 ) -> None:
     folder = SpoolFolder(str(tmp_path / "spool"), "it")
-    assert folder.load().parcel is None
-    folder.store(parcel(sequence=6))
-    size_bytes = folder.store(parcel())
-    folder.settle(DELIVERED, clear=False)
+    assert folder.load().pending is None
+    folder.store(pending_payload(sequence=6))
+    folder.settle(DELIVERED)
+    size_bytes = folder.store(pending_payload(sequence=8))
     contents = folder.load()
-    assert (contents.parcel, contents.delivered, contents.corrupt) == (parcel(), DELIVERED, 0)
+    assert contents.pending == pending_payload(sequence=8)
+    assert (contents.delivered, contents.damaged) == (DELIVERED, ())
     assert contents.pending_bytes == size_bytes == (folder.path / "pending").stat().st_size
     assert {path.name for path in folder.path.iterdir()} == {"pending", "state"}
     for made in (folder.path, folder.path.parent):
         assert stat.S_IMODE(made.stat().st_mode) == 0o700
     for path in folder.path.iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    folder.settle(DELIVERED, clear=True)
-    assert folder.load().parcel is None
+    folder.settle(DELIVERED)
+    assert folder.load().pending is None
 
 
-def test_what_cannot_be_read_is_put_aside_and_counted(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("sequence", "pending"), [(6, False), (7, False), (8, True)])
+@pytest.mark.parametrize("epoch", [None, 2])
+def test_payload_that_is_delivered_is_not_pending_though_its_file_is_still_there(
+    tmp_path: Path, sequence: int, pending: bool, epoch: int | None
+) -> None:
+    """A crash between the note of the delivery and the removal of the payload."""
     folder = SpoolFolder(str(tmp_path), "it")
-    folder.store(parcel())
-    folder.settle(DELIVERED, clear=False)
-    for name in ("pending", "state"):
-        path = folder.path / name
-        path.write_bytes(path.read_bytes()[:-3])
-    assert folder.peek().corrupt == 2
-    assert folder.load().corrupt == 2
-    assert {path.name for path in folder.path.iterdir()} == {"pending.corrupt", "state.corrupt"}
-    assert folder.load().corrupt == 0
+    folder.store(pending_payload(sequence=sequence))
+    stored = (folder.path / "pending").read_bytes()
+    note = {
+        "installation_id": "8d6f8b1e",
+        "destination": "there",
+        "sequence": 7,
+        "digest": "ab",
+        "at": 3.5,
+        **({} if epoch is None else {"epoch": epoch}),
+    }
+    (folder.path / "state").write_bytes(framed(json.dumps(note).encode()))
+    for contents in (folder.peek(), folder.load()):
+        assert (contents.pending is not None) is pending
+        assert contents.damaged == ()
+    assert (folder.path / "pending").read_bytes() == stored
+
+
+def _folder(path: Path) -> None:
+    path.unlink()
+    (path / "x").mkdir(parents=True)
+
+
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _loop(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+def _swapped(path: Path) -> None:
+    other = path.parent / ("state" if path.name == "pending" else "pending")
+    path.write_bytes(other.read_bytes())
+
+
+def _of_another_exporter(path: Path) -> None:
+    folder = SpoolFolder(str(path.parent.parent), "other")
+    folder.settle(DELIVERED)
+    folder.store(pending_payload(sequence=8))
+    path.write_bytes((folder.path / path.name).read_bytes())
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "empty": lambda path: path.write_bytes(b""),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-3]),
+    "garbage": lambda path: path.write_bytes(b"\0" * 100),
+    "larger": lambda path: os.truncate(path, 257 * 1024 * 1024),
+    "other version": lambda path: path.write_bytes(path.read_bytes().replace(b" 1 ", b" 2 ", 1)),
+    "folder": _folder,
+    "pipe": _pipe,
+    "loop": _loop,
+    "swapped": _swapped,
+    "of another exporter": _of_another_exporter,
+}
+
+
+@pytest.mark.parametrize("name", ["pending", "state"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_file_is_named_moved_aside_and_touches_nothing_else(
+    tmp_path: Path, damage: str, name: str
+) -> None:
+    folder = SpoolFolder(str(tmp_path), "it")
+    folder.settle(DELIVERED)
+    folder.store(pending_payload(sequence=8))
+    path = folder.path / name
+    DAMAGES[damage](path)
+    (seen,) = folder.peek().damaged
+    assert (seen.file, seen.moved_to) == (str(path), "")
+    contents = folder.load()
+    (damaged,) = contents.damaged
+    assert (damaged.file, damaged.why) == (seen.file, seen.why)
+    assert damaged.moved_to == f"{path}.corrupt"
+    assert damaged.why
+    assert (contents.pending is None) is (name == "pending")
+    assert (contents.delivered is None) is (name == "state")
+    assert folder.load().damaged == ()
+    kept = {"pending", "state", f"{name}.corrupt"} - {name}
+    assert {each.name for each in folder.path.iterdir()} == kept
+
+
+def test_damaged_file_goes_to_the_next_free_name_where_one_is_in_its_way(tmp_path: Path) -> None:
+    folder = SpoolFolder(str(tmp_path), "it")
+    (folder.path / "pending.corrupt" / "x").mkdir(parents=True)
+    (folder.path / "pending").write_bytes(b"x")
+    (damaged,) = folder.load().damaged
+    assert damaged.moved_to == f"{folder.path}/pending.corrupt.2"
+
+
+def test_delivery_before_is_forgotten_where_the_next_cannot_be_noted(tmp_path: Path) -> None:
+    """Otherwise its content would count as delivered, though the receiver has another since."""
+    folder = SpoolFolder(str(tmp_path), "it")
+    folder.settle(DELIVERED)
+    (folder.path / ".pending.tmp").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        folder.store(pending_payload(sequence=8))
+    assert folder.load().delivered is None
 
 
 def test_half_a_file_of_a_killed_process_is_in_nobodys_way(tmp_path: Path) -> None:
     folder = SpoolFolder(str(tmp_path), "it")
     folder.path.mkdir()
     (folder.path / ".pending.tmp").write_bytes(b"telemetryd-spo")
-    assert folder.load().parcel is None
-    folder.store(parcel())
+    assert folder.load().pending is None
+    folder.store(pending_payload())
     assert [path.name for path in folder.path.iterdir()] == ["pending"]
 
 
 @pytest.mark.parametrize("name", ["..", ".", "a/b", "../x", "secretrequest/a", "a b"])
 def test_no_name_of_an_exporter_leads_out_of_the_spool(tmp_path: Path, name: str) -> None:
     folder = SpoolFolder(str(tmp_path / "spool"), name)
-    folder.store(parcel())
+    folder.store(pending_payload())
     assert folder.path.parent == tmp_path / "spool"
-    assert list(exporters_in(str(tmp_path / "spool"))) == [folder.path.name]
+    assert list(exporters_in(str(tmp_path / "spool"))) == [name]
     assert [path.name for path in tmp_path.iterdir()] == ["spool"]
 
 

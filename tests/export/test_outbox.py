@@ -33,6 +33,8 @@ class Bench:
     folder: Path
     now: Callable[[], float] = time.time
     epoch: int = 0
+    omitted: frozenset[str] = frozenset()
+    seen_epochs: list[int] = field(default_factory=list)
     sink: Sink = field(default_factory=Sink)
     source: Source = field(default_factory=Source)
     manager: ExporterManager | None = None
@@ -66,6 +68,8 @@ class Bench:
             epoch=lambda: self.epoch,
             drain_timeout_s=5.0,
             spool_dir=str(self.folder / "spool"),
+            saw_epoch=self.seen_epochs.append,
+            omitted=lambda: self.omitted,
         )
         given = {"verifies_destination": False, "destination": "there", "spooled": True, **changes}
         self.manager.register(spec("it", **given), self.sink)
@@ -115,7 +119,7 @@ async def test_retry_sends_the_same_bytes_under_the_same_sequence(bench: Bench) 
 async def test_newer_content_takes_the_place_of_what_is_pending(bench: Bench) -> None:
     async with bench.daemon(failing(REFUSED)):
         await bench.run_over()
-        pending = bench.spool.load().parcel
+        pending = bench.spool.load().pending
         assert pending is not None
         assert pending.payload.body == bench.sink.payloads[0].body
         assert (bench.stats.spool_items, bench.stats.spool_bytes > 100) == (1, True)
@@ -124,7 +128,7 @@ async def test_newer_content_takes_the_place_of_what_is_pending(bench: Bench) ->
         assert bench.stats.runs["superseded"] == 1
         assert (bench.stats.spool_items, bench.stats.spool_bytes) == (0, 0)
     assert bench.sequences[0] < bench.sequences[1]
-    assert bench.spool.load().parcel is None
+    assert bench.spool.load().pending is None
     delivered = bench.spool.load().delivered
     assert delivered is not None
     assert (delivered.sequence, delivered.digest) == (bench.sequences[1], "digest-2")
@@ -171,7 +175,7 @@ async def test_pending_payload_whose_file_is_removed_is_kept_anew(bench: Bench) 
         await bench.run_over()
         shutil.rmtree(bench.folder / "spool")
         await bench.run_again()
-        kept = bench.spool.peek().parcel
+        kept = bench.spool.peek().pending
     assert kept is not None
     assert kept.delivery.sequence == bench.sequences[0]
 
@@ -259,16 +263,25 @@ async def test_payload_of_a_former_leadership_is_sent_as_a_new_one(bench: Bench)
 
 
 @pytest.mark.parametrize("name", ["pending", "state"])
-async def test_corrupt_file_is_put_aside_counted_and_in_nobodys_way(
-    bench: Bench, name: str
+async def test_damaged_file_is_one_error_and_sends_nothing_that_it_held(
+    bench: Bench, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with bench.daemon(failing(REFUSED) if name == "pending" else None):
         await bench.run_over()
     (bench.spool.path / name).write_bytes(b"garbage")
+    bench.source.change()
+    caplog.clear()
     async with bench.daemon():
         await bench.run_over()
+        await bench.run_again()
         assert bench.stats.spool_dropped == {"corrupt": 1}
-    assert len(bench.sink.payloads) == 1
+    assert [payload.digest for payload in bench.sink.payloads] == ["digest-2"]
+    (error,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    path = bench.spool.path / name
+    assert error.getMessage() == (
+        f"spooled file is damaged and ignored exporter=it file={path} "
+        f"error='it is cut off or altered' moved_to={path}.corrupt"
+    )
     assert (bench.spool.path / f"{name}.corrupt").read_bytes() == b"garbage"
 
 
@@ -293,6 +306,22 @@ async def test_nothing_is_sent_where_nothing_was_left_and_nothing_can_come(bench
         assert bench.status.state is ExporterState.WAITING
         assert bench.status.last_attempt_at is None
     assert bench.sink.payloads == []
+
+
+async def test_content_that_may_have_been_replaced_is_sent_again_after_a_restart(
+    bench: Bench,
+) -> None:
+    """Nothing was spooled of what the receiver may have taken since the last delivery."""
+    first = bench.source.current
+    async with bench.daemon(spooled=False):
+        await bench.run_over()
+        bench.sink.behave = always(REFUSED)
+        bench.source.change()
+        await bench.run_again()
+    bench.source.current = first
+    async with bench.daemon(spooled=False):
+        await bench.run_over()
+    assert [payload.digest for payload in bench.sink.payloads] == ["digest-1"]
 
 
 async def test_exporter_that_spools_nothing_still_remembers_what_it_delivered(
@@ -342,6 +371,24 @@ async def test_folder_that_cannot_be_made_is_shown_and_no_reason_not_to_send(ben
     delivered = bench.spool.load().delivered
     assert delivered is not None
     assert delivered.digest == "digest-1"
+
+
+async def test_shorter_timeout_in_place_shortens_the_wait_for_a_disk_that_hangs(
+    bench: Bench,
+) -> None:
+    async with bench.daemon(timeout_s=20.0):
+        await bench.run_over()
+        os.mkfifo(bench.spool.path / ".pending.tmp")
+        assert bench.manager is not None
+        given = {"verifies_destination": False, "destination": "there", "spooled": True}
+        bench.manager.reschedule(spec("it", timeout_s=2.0, **given))
+        bench.source.change()
+        await bench.run_again()
+        assert "it takes too long" in bench.status.detail
+        assert bench.stats.runs["success"] == 2
+        reader = os.open(bench.spool.path / ".pending.tmp", os.O_RDONLY | os.O_NONBLOCK)
+        await bench.until(lambda: bench.sink.payloads[-1].digest == "digest-2")
+        os.close(reader)
 
 
 async def test_disk_that_hangs_is_no_reason_not_to_send(bench: Bench) -> None:

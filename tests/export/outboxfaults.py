@@ -13,7 +13,7 @@ import anyio
 
 from tests.export.doubles import failing
 from tests.export.filefaults import fill, mount
-from tests.export.test_delivery import REFUSED, Bench
+from tests.export.test_outbox import REFUSED, Bench
 
 
 async def spoil(folder: Path, spoilt: Callable[[], None], mended: Callable[[], None]) -> Any:
@@ -25,7 +25,7 @@ async def spoil(folder: Path, spoilt: Callable[[], None], mended: Callable[[], N
         bench.source.change()
         await bench.run_again()
         detail = bench.status.detail
-        kept = bench.spool.peek().parcel
+        kept = bench.spool.peek().pending
         await bench.run_again()
         state, dropped = bench.status.state, dict(bench.stats.spool_dropped)
         mended()
@@ -39,7 +39,7 @@ async def spoil(folder: Path, spoilt: Callable[[], None], mended: Callable[[], N
             "state": state,
             "detail after": bench.status.detail,
             "noted after": after.delivered and after.delivered.digest,
-            "pending after": after.parcel is not None,
+            "pending after": after.pending is not None,
         }
 
 

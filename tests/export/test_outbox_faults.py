@@ -63,7 +63,7 @@ async def test_exporters_killed_200_times_while_they_send_lose_nothing_and_never
 ) -> None:
     flaky = Flaky()
     async with receiving(default=flaky.answer) as receiver:
-        command = [sys.executable, "-m", "tests.export.deliverykiller", "random"]
+        command = [sys.executable, "-m", "tests.export.outboxkiller", "random"]
         done = await anyio.run_process(
             [*command, str(quick_folder), receiver.url], cwd=ROOT, check=False
         )
@@ -81,7 +81,7 @@ async def test_exporters_killed_200_times_while_they_send_lose_nothing_and_never
 def test_exporter_killed_at_each_step_of_a_write_keeps_the_old_payload_or_the_new(
     tmp_path: Path,
 ) -> None:
-    command = outcome("deliverykiller", "steps", str(tmp_path))
+    command = outcome("outboxkiller", "steps", str(tmp_path))
     assert command["steps"] > 5
     assert command["kept"] == [0, 1, 2]
 
@@ -97,7 +97,7 @@ def test_unusable_disk_is_shown_leaves_the_old_file_intact_and_is_recovered_from
     tmp_path: Path, scenario: str, why: str
 ) -> None:
     folder = tmp_path / "spool"
-    seen = seen_with_mounts(scenario, folder, module="deliveryfaults")
+    seen = seen_with_mounts(scenario, folder, module="outboxfaults")
     assert seen == {
         "detail": f"storage: keeps nothing over a restart: can't use {folder}/it: {why}",
         "dropped": {"storage": 1},

@@ -28,7 +28,7 @@ from telemetryd.export.spool import SpoolFolder
 from telemetryd.model import ExporterState, Payload, Snapshot
 from tests.export.doubles import Source, render, running, snapshot
 from tests.export.filekiller import fork
-from tests.export.test_spool import DELIVERED, parcel
+from tests.export.test_spool import DELIVERED, pending_payload
 
 
 class Counting(Source):
@@ -93,8 +93,8 @@ def look(folder: SpoolFolder) -> tuple[bool, bool]:
     names = {path.name for path in folder.path.iterdir()}
     assert names <= {"pending", "state", ".pending.tmp", ".state.tmp"}, names
     contents = folder.peek()
-    assert contents.corrupt == 0
-    return contents.parcel is not None, any(name.startswith(".") for name in names)
+    assert contents.damaged == ()
+    return contents.pending is not None, any(name.startswith(".") for name in names)
 
 
 def until(told: int, what: bytes) -> None:
@@ -144,14 +144,14 @@ def kill_at_random(folder: Path, url: str, times: int = 200) -> dict[str, int]:
 
 
 def kill_at_each_step(folder: Path) -> dict[str, Any]:
-    """A parcel stored over another and then settled, killed at its first step, its second, …"""
+    """A payload stored over another and then settled, killed at its first step, its second, …"""
     spool, steps, kept = SpoolFolder(str(folder), "it"), 1, set()
     while True:
-        spool.store(parcel(sequence=1))
+        spool.store(pending_payload(sequence=1))
         status = os.waitpid(fork(partial(replace_dying_at, spool, steps)), 0)[1]
         look(spool)
         contents = spool.load()
-        kept.add(contents.parcel.delivery.sequence if contents.parcel else 0)
+        kept.add(contents.pending.delivery.sequence if contents.pending else 0)
         if status == 0:
             return {"steps": steps, "kept": sorted(kept)}
         assert status == signal.SIGKILL, "the exporter has failed"
@@ -172,8 +172,8 @@ def replace_dying_at(spool: SpoolFolder, step: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(count)
-    spool.store(parcel(sequence=2))
-    spool.settle(DELIVERED, clear=True)
+    spool.store(pending_payload(sequence=2))
+    spool.settle(DELIVERED)
 
 
 if __name__ == "__main__":
