@@ -52,7 +52,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Empty:
-    """Nothing is pending, and nobody knows what the receiver has."""
+    """Nothing is pending, and it is not known what the receiver has."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,4 +179,4 @@ def replace_dying_at(spool: SpoolFolder, step: int) -> None:
 if __name__ == "__main__":
     kills: dict[str, Callable[..., Any]] = {"random": kill_at_random, "steps": kill_at_each_step}
     kill = kills[sys.argv[1]]
-    json.dump(kill(Path(sys.argv[2]), *sys.argv[3:]), sys.stdout)
+    json.dump(kill(Path(sys.argv[2]), *sys.argv[3:4], *map(int, sys.argv[4:])), sys.stdout)

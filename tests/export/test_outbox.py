@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 import pytest
 
-from telemetryd.errors import PermanentError, Reason, RetryableError
+from telemetryd.errors import NotLeading, PermanentError, Reason, RetryableError
 from telemetryd.export.manager import ExporterManager
 from telemetryd.export.spool import SpoolFolder
 from telemetryd.model import ExporterState, ExporterStatus
@@ -33,6 +33,7 @@ class Bench:
     folder: Path
     now: Callable[[], float] = time.time
     epoch: int = 0
+    leads: bool = True
     omitted: frozenset[str] = frozenset()
     seen_epochs: list[int] = field(default_factory=list)
     sink: Sink = field(default_factory=Sink)
@@ -53,6 +54,10 @@ class Bench:
         assert self.manager is not None
         return self.manager.stats()["it"]
 
+    def require_leading(self) -> None:
+        if not self.leads:
+            raise NotLeading
+
     @property
     def sequences(self) -> list[int]:
         return [context.sequence for context in self.sink.contexts]
@@ -68,6 +73,7 @@ class Bench:
             epoch=lambda: self.epoch,
             drain_timeout_s=5.0,
             spool_dir=str(self.folder / "spool"),
+            require_leading=self.require_leading,
             saw_epoch=self.seen_epochs.append,
             omitted=lambda: self.omitted,
         )
