@@ -50,6 +50,10 @@ class FleetServer:
         except KeyError:
             return None
 
+    def stop_serving(self, resource: str) -> None:
+        """Serves a resource no more."""
+        self._portal.call(self._server.remove_resource, resource)
+
     def drop_watches(self) -> None:
         """Ends every open watch."""
         self._portal.call(self._server.drop_watches)

@@ -16,7 +16,7 @@ from telemetryd.daemon.earlysignals import EarlySignals
 from telemetryd.export.spool import SpoolFolder
 from telemetryd.logs import OWN_LOGGER
 from tests.export.receiver import receiving, status
-from tests.export.test_spool import pending_payload
+from tests.export.test_spool import DELIVERED, pending_payload
 
 pytestmark = pytest.mark.anyio
 
@@ -30,6 +30,9 @@ class Bench:
     folder: Path
     output: pytest.CaptureFixture[bytes]
     url: str = "http://127.0.0.1:1/"
+    top_level: str = ""
+    privacy: str = ""
+    exporter: str = ""
 
     def keep(self, exporter: str, sequence: int) -> Path:
         spool = SpoolFolder(str(self.folder / "state" / "spool"), exporter)
@@ -39,8 +42,9 @@ class Bench:
     def configure(self) -> str:
         config = self.folder / "config.toml"
         config.write_text(
-            f'state_dir = "{self.folder}/state"\n'
+            f'{self.top_level}state_dir = "{self.folder}/state"\n{self.privacy}'
             f'[[exporters]]\nname = "receiver"\ntype = "http"\nurl = "{self.url}"\n'
+            f"{self.exporter}"
         )
         return str(config)
 
@@ -86,6 +90,52 @@ async def test_list_shows_what_waits_and_what_cannot_be_read(bench: Bench) -> No
         "digest": "ab",
     }
     assert broken.read_bytes() == b"x"
+
+
+async def test_payload_that_is_delivered_is_not_listed(bench: Bench) -> None:
+    """A crash came between the note of the delivery and the removal of the payload."""
+    path = bench.keep("receiver", 7)
+    left = path.read_bytes()
+    SpoolFolder(str(path.parent.parent), "receiver").settle(DELIVERED)
+    path.write_bytes(left)
+    assert (await bench.spool("list")).stdout == b""
+    bench.keep("receiver", 8)
+    assert b" 8 " in (await bench.spool("list")).stdout
+
+
+async def test_payload_made_under_weaker_privacy_is_neither_listed_nor_copied_nor_sent(
+    bench: Bench,
+) -> None:
+    bench.keep("receiver", 7)
+    out = bench.folder / "out"
+    assert (await bench.spool("export", str(out))).returncode == 0
+    bench.privacy = '[privacy]\nserver_url = "omit"\n'
+    assert (await bench.spool("list")).stdout == b""
+    refused = await bench.spool("export", str(bench.folder / "again"), "receiver")
+    assert refused.returncode == 1
+    async with receiving() as receiver:
+        bench.url = receiver.url
+        done = await bench.spool("replay", str(out))
+    assert done.returncode == 1
+    assert b'made without [privacy] server_url = "omit": it is not sent' in done.stderr
+    assert receiver.requests == []
+
+
+@pytest.mark.parametrize("off", ["collection", "exporter"])
+async def test_replay_sends_nothing_while_it_is_off(bench: Bench, off: str) -> None:
+    bench.keep("receiver", 7)
+    out = bench.folder / "out"
+    assert (await bench.spool("export", str(out))).returncode == 0
+    if off == "collection":
+        bench.top_level = "enabled = false\n"
+    else:
+        bench.exporter = "enabled = false\n"
+    async with receiving() as receiver:
+        bench.url = receiver.url
+        done = await bench.spool("replay", str(out))
+    assert done.returncode == 1
+    assert b"is off (enabled = false)" in done.stderr
+    assert receiver.requests == []
 
 
 async def test_exported_payloads_are_replayed_as_they_would_have_been_sent(bench: Bench) -> None:

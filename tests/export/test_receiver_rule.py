@@ -191,7 +191,7 @@ async def test_frozen_leader_never_overtakes(bench: Bench, documented: Documente
 async def test_replicas_with_skewed_clocks_a_recreated_lease_and_lost_state_never_go_back(
     tmp_path: Path, documented: Documented
 ) -> None:
-    """Whoever leads, the receiver ends each term with the newest content."""
+    """Under each leader the receiver ends each term with the newest content."""
     rng, source = Random(5), Source()
     replicas = [Bench(tmp_path / "a", source=source), Bench(tmp_path / "b", source=source)]
     transitions, pairs = 0, []
