@@ -18,7 +18,7 @@ OMIT = '[privacy]\nserver_url = "omit"\ncluster_ids = "omit"\n'
 
 
 class Receiver:
-    """Refuses every payload until it is told to take them; keeps what it is sent."""
+    """Refuses payloads until ``taking`` is set; keeps what it gets."""
 
     def __init__(self) -> None:
         self.taking = False

@@ -1,6 +1,5 @@
 """Which payloads reach a sink, under which sequence, over failures and restarts; on a real disk."""
 
-import os
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable
@@ -305,6 +304,25 @@ async def test_what_was_left_is_delivered_where_nothing_newer_can_come(bench: Be
     assert bench.sequences == [former]
 
 
+async def test_id_of_a_run_that_was_asked_for_is_its_own(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Though runs without a snapshot come before it."""
+    current, bench.source = bench.source.current, Source(ready=False)
+    async with bench.daemon(always(REFUSED), interval_s=0.2, timeout_s=0.15):
+        assert bench.manager is not None
+        asked = bench.manager.trigger("it")
+        assert bench.manager.trigger("it") == asked
+        await anyio.sleep(0.5)
+        bench.source.current = current
+        bench.source.become_ready()
+        await bench.until(lambda: bench.stats.runs["failure"])
+        failing_line = next(line for line in caplog.messages if "exporter failing" in line)
+        assert failing_line.endswith(f" run={asked}")
+        again = bench.manager.trigger("it")
+        assert again != asked
+
+
 async def test_nothing_is_sent_where_nothing_was_left_and_nothing_can_come(bench: Bench) -> None:
     bench.source = Source(ready=False)
     async with bench.daemon(interval_s=0.02, timeout_s=0.01):
@@ -348,69 +366,3 @@ async def test_exporter_without_a_destination_keeps_nothing_on_disk(bench: Bench
         await bench.run_over()
     assert bench.sequences[0] == bench.sequences[1]
     assert not (bench.folder / "spool").exists()
-
-
-async def test_folder_that_is_removed_meanwhile_is_made_anew(bench: Bench) -> None:
-    async with bench.daemon():
-        await bench.run_over()
-        shutil.rmtree(bench.folder / "spool")
-        bench.source.change()
-        await bench.run_again()
-        assert bench.status.detail == ""
-    delivered = bench.spool.load().delivered
-    assert delivered is not None
-    assert delivered.digest == "digest-2"
-
-
-async def test_folder_that_cannot_be_made_is_shown_and_no_reason_not_to_send(bench: Bench) -> None:
-    (bench.folder / "spool").write_text("in the way")
-    async with bench.daemon():
-        await bench.run_over()
-        assert bench.status.state is ExporterState.IDLE
-        assert bench.status.detail.startswith("storage: keeps nothing over a restart: can't use ")
-        assert "move away the file that stands there" in bench.status.detail
-        assert bench.stats.spool_dropped == {"storage": 1}
-        (bench.folder / "spool").unlink()
-        await bench.run_again()
-        assert bench.status.detail == ""
-    assert len(bench.sink.payloads) == 1
-    delivered = bench.spool.load().delivered
-    assert delivered is not None
-    assert delivered.digest == "digest-1"
-
-
-async def test_shorter_timeout_in_place_shortens_the_wait_for_a_disk_that_hangs(
-    bench: Bench,
-) -> None:
-    async with bench.daemon(timeout_s=20.0):
-        await bench.run_over()
-        os.mkfifo(bench.spool.path / ".pending.tmp")
-        assert bench.manager is not None
-        given = {"verifies_destination": False, "destination": "there", "spooled": True}
-        bench.manager.reschedule(spec("it", timeout_s=2.0, **given))
-        bench.source.change()
-        await bench.run_again()
-        assert "it takes too long" in bench.status.detail
-        assert bench.stats.runs["success"] == 2
-        reader = os.open(bench.spool.path / ".pending.tmp", os.O_RDONLY | os.O_NONBLOCK)
-        await bench.until(lambda: bench.sink.payloads[-1].digest == "digest-2")
-        os.close(reader)
-
-
-async def test_disk_that_hangs_is_no_reason_not_to_send(bench: Bench) -> None:
-    bench.spool.path.mkdir(parents=True)
-    pipe = bench.spool.path / ".pending.tmp"
-    # Whoever opens a pipe for writing waits until somebody reads it.
-    os.mkfifo(pipe)
-    async with bench.daemon(timeout_s=0.4):
-        await bench.run_over()
-        assert bench.status.state is ExporterState.IDLE
-        assert "it takes too long" in bench.status.detail
-        assert len(bench.sink.payloads) == 1
-        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-        await anyio.sleep(0.05)
-        os.close(reader)
-        bench.source.change()
-        await bench.run_again()
-        await bench.run_again()
-        assert bench.status.detail == ""

@@ -1,0 +1,85 @@
+"""A disk that cannot be used, or hangs, never keeps a payload from being sent."""
+
+import os
+import shutil
+from pathlib import Path
+
+import anyio
+import pytest
+
+from telemetryd.model import ExporterState
+from tests.export.doubles import spec
+from tests.export.test_outbox import Bench
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+async def test_folder_that_is_removed_meanwhile_is_made_anew(bench: Bench) -> None:
+    async with bench.daemon():
+        await bench.run_over()
+        shutil.rmtree(bench.folder / "spool")
+        bench.source.change()
+        await bench.run_again()
+        assert bench.status.detail == ""
+    delivered = bench.spool.load().delivered
+    assert delivered is not None
+    assert delivered.digest == "digest-2"
+
+
+async def test_folder_that_cannot_be_made_is_shown_and_no_reason_not_to_send(bench: Bench) -> None:
+    (bench.folder / "spool").write_text("in the way")
+    async with bench.daemon():
+        await bench.run_over()
+        assert bench.status.state is ExporterState.IDLE
+        assert bench.status.detail.startswith("storage: keeps nothing over a restart: can't use ")
+        assert "move away the file that stands there" in bench.status.detail
+        assert bench.stats.spool_dropped == {"storage": 1}
+        (bench.folder / "spool").unlink()
+        await bench.run_again()
+        assert bench.status.detail == ""
+    assert len(bench.sink.payloads) == 1
+    delivered = bench.spool.load().delivered
+    assert delivered is not None
+    assert delivered.digest == "digest-1"
+
+
+async def test_shorter_timeout_in_place_shortens_the_wait_for_a_disk_that_hangs(
+    bench: Bench,
+) -> None:
+    async with bench.daemon(timeout_s=20.0):
+        await bench.run_over()
+        os.mkfifo(bench.spool.path / ".pending.tmp")
+        assert bench.manager is not None
+        given = {"verifies_destination": False, "destination": "there", "spooled": True}
+        bench.manager.reschedule(spec("it", timeout_s=2.0, **given))
+        bench.source.change()
+        await bench.run_again()
+        assert "it takes too long" in bench.status.detail
+        assert bench.stats.runs["success"] == 2
+        reader = os.open(bench.spool.path / ".pending.tmp", os.O_RDONLY | os.O_NONBLOCK)
+        await bench.until(lambda: bench.sink.payloads[-1].digest == "digest-2")
+        os.close(reader)
+
+
+async def test_disk_that_hangs_is_no_reason_not_to_send(bench: Bench) -> None:
+    bench.spool.path.mkdir(parents=True)
+    pipe = bench.spool.path / ".pending.tmp"
+    # Whoever opens a pipe for writing waits until somebody reads it.
+    os.mkfifo(pipe)
+    async with bench.daemon(timeout_s=0.4):
+        await bench.run_over()
+        assert bench.status.state is ExporterState.IDLE
+        assert "it takes too long" in bench.status.detail
+        assert len(bench.sink.payloads) == 1
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        await anyio.sleep(0.05)
+        os.close(reader)
+        bench.source.change()
+        await bench.run_again()
+        await bench.run_again()
+        assert bench.status.detail == ""
