@@ -8,8 +8,9 @@ import anyio
 import pytest
 
 from telemetryd.model import ExporterState
-from tests.export.doubles import spec
-from tests.export.test_outbox import Bench
+from tests.export.doubles import always, spec
+from tests.export.test_outbox import REFUSED, Bench
+from tests.export.test_spool import DAMAGES
 
 pytestmark = pytest.mark.anyio
 
@@ -17,6 +18,35 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["pending", "state"])
+@pytest.mark.parametrize("damage", DAMAGES)
+async def test_damaged_file_of_any_kind_is_one_error_and_what_it_held_is_never_sent(
+    bench: Bench, damage: str, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with bench.daemon():
+        await bench.run_over()
+        bench.sink.behave = always(REFUSED)
+        bench.source.change()
+        await bench.run_again()
+    former = bench.sequences[-1]
+    DAMAGES[damage](bench.spool.path / name)
+    bench.source.change()
+    caplog.clear()
+    async with bench.daemon():
+        await bench.run_over()
+        await bench.run_again()
+        assert bench.stats.runs["failure"] == 0
+        assert bench.status.detail == ""
+    assert [payload.digest for payload in bench.sink.payloads] == ["digest-3"]
+    assert bench.sequences[0] > former
+    (error,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert f"file={bench.spool.path / name} " in error.getMessage()
+    contents = bench.spool.load()
+    assert (contents.damaged, contents.pending) == ((), None)
+    assert contents.delivered is not None
+    assert contents.delivered.digest == "digest-3"
 
 
 async def test_folder_that_is_removed_meanwhile_is_made_anew(bench: Bench) -> None:
