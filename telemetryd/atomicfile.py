@@ -67,13 +67,17 @@ def sync_folder(folder: int) -> None:
             raise
 
 
-def make_folder(path: Path) -> None:
+def make_folder(path: Path, *, parents: bool = True) -> None:
     """Make a folder (mode 0700) that outlives a loss of power.
+
+    Args:
+        path: The folder.
+        parents: Make the folders above it too, where they are missing.
 
     Raises:
         OSError: The folder cannot be made.
     """
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.mkdir(mode=0o700, parents=parents, exist_ok=True)
     # The folder above may be unreadable for this user: then its sync is out of our hands.
     with suppress(OSError):
         parent = os.open(path.parent, FOLDER_FLAGS)

@@ -22,7 +22,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from telemetryd.atomicfile import FOLDER_FLAGS, sync_folder, write_synced
+from telemetryd.atomicfile import FOLDER_FLAGS, make_folder, sync_folder, write_synced
 from telemetryd.errors import PermanentError, Reason, RetryableError
 
 LATEST: Final = "latest"
@@ -247,20 +247,13 @@ def _open_folder(path: str) -> int:
     parent = Path(path).parent
     try:
         with suppress(FileExistsError):
-            Path(path).mkdir(mode=0o700)
+            make_folder(Path(path), parents=False)
     except FileNotFoundError as exc:
         raise PermanentError(
             Reason.STORAGE,
             f"{path} can't be made, for {parent} doesn't exist: create it, or configure another "
             "directory",
         ) from exc
-    # Whether the new folder outlives a loss of power is out of the hands of who may not read there.
-    with suppress(OSError):
-        parent_fd = os.open(parent, FOLDER_FLAGS)
-        try:
-            os.fsync(parent_fd)
-        finally:
-            os.close(parent_fd)
     return os.open(path, FOLDER_FLAGS)
 
 
