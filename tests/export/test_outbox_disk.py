@@ -99,7 +99,7 @@ async def test_shorter_timeout_in_place_shortens_the_wait_for_a_disk_that_hangs(
 async def test_disk_that_hangs_is_no_reason_not_to_send(bench: Bench) -> None:
     bench.spool.path.mkdir(parents=True)
     pipe = bench.spool.path / ".pending.tmp"
-    # Whoever opens a pipe for writing waits until somebody reads it.
+    # Opening a pipe for writing waits for a reader.
     os.mkfifo(pipe)
     async with bench.daemon(timeout_s=0.4):
         await bench.run_over()
