@@ -92,11 +92,19 @@ class Reader(Protocol[R_co]):
     def __len__(self) -> int:
         """Objects held."""
 
-    def subscribe(self, handler: Callable[[Delta[R_co]], None]) -> None:
-        """Call the handler with each delta from now on, after an add for each object held."""
+    def subscribe(self, handler: Callable[[Delta[R_co]], None]) -> Callable[[], None]:
+        """Call the handler with each delta from now on, after an add for each object held.
 
-    def on_change(self, handler: Callable[[], None]) -> None:
-        """Call the handler after each batch of deltas and whenever ``synced`` turns true."""
+        Returns:
+            Ends that.
+        """
+
+    def on_change(self, handler: Callable[[], None]) -> Callable[[], None]:
+        """Call the handler after each batch of deltas and whenever ``synced`` turns true.
+
+        Returns:
+            Ends that.
+        """
 
     def status(self) -> InformerStatus:
         """What the informer shows of itself."""

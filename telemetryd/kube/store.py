@@ -5,6 +5,7 @@ Where objects come from doesn't belong here. Readers are given the store as a ``
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Generic
 
 import anyio.lowlevel
@@ -73,15 +74,25 @@ class Store(Generic[R]):
     def __len__(self) -> int:
         return len(self._items)
 
-    def subscribe(self, handler: Callable[[Delta[R]], None]) -> None:
-        """Call the handler with each delta from now on, after an add for each object held."""
+    def subscribe(self, handler: Callable[[Delta[R]], None]) -> Callable[[], None]:
+        """Call the handler with each delta from now on, after an add for each object held.
+
+        Returns:
+            Ends that.
+        """
         for key, value in list(self._items.items()):
             self._call(handler, Delta(key, None, value))
         self._handlers.append(handler)
+        return partial(self._handlers.remove, handler)
 
-    def on_change(self, handler: Callable[[], None]) -> None:
-        """Call the handler after each batch of deltas and whenever ``synced`` turns true."""
+    def on_change(self, handler: Callable[[], None]) -> Callable[[], None]:
+        """Call the handler after each batch of deltas and whenever ``synced`` turns true.
+
+        Returns:
+            Ends that.
+        """
         self._listeners.append(handler)
+        return partial(self._listeners.remove, handler)
 
     def status(self) -> InformerStatus:
         """What the informer shows of itself."""
@@ -154,7 +165,7 @@ class Store(Generic[R]):
         if not self._changed:
             return
         self._changed = False
-        for listener in self._listeners:
+        for listener in tuple(self._listeners):
             try:
                 listener()
             except Exception:  # noqa: BLE001 - a reader's defect is the reader's
@@ -171,7 +182,7 @@ class Store(Generic[R]):
             self._items[key] = new
         self._changed = True
         delta = Delta(key, old, new)
-        for handler in self._handlers:
+        for handler in tuple(self._handlers):
             self._call(handler, delta)
 
     def _call(self, handler: Callable[[Delta[R]], None], delta: Delta[R]) -> None:

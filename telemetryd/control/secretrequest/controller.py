@@ -34,7 +34,7 @@ from telemetryd.control.secretrequest.decision import (
     target_of,
 )
 from telemetryd.control.secretrequest.namespaces import RECHECK_S, SERVED_FACTOR, Namespaces
-from telemetryd.control.secretrequest.projects import system_projects
+from telemetryd.control.secretrequest.projects import SystemProjectWatch
 from telemetryd.control.secretrequest.releases import Releases
 from telemetryd.control.secretrequest.serving import Build, Servings
 from telemetryd.control.secretrequest.status import StatusWriter
@@ -121,15 +121,19 @@ class SecretRequestController:
             requests: Nothing is done before it has synced.
             projects: Of all clusters.
         """
-        requests.on_change(self._ring)
-        projects.on_change(self._ring)
-        while True:
-            self._rung = anyio.Event()
-            self._due_s = math.inf
-            if requests.synced:
-                await self._pass_safely(requests, projects)
-            with anyio.move_on_at(self._due_s):
-                await self._rung.wait()
+        system = SystemProjectWatch(projects, self._ring)
+        stop_listening = requests.on_change(self._ring)
+        try:
+            while True:
+                self._rung = anyio.Event()
+                self._due_s = math.inf
+                if requests.synced:
+                    await self._pass_safely(requests, system)
+                with anyio.move_on_at(self._due_s):
+                    await self._rung.wait()
+        finally:
+            stop_listening()
+            system.close()
 
     def configure(
         self, settings: SecretRequestsConfig, configured: Mapping[Target, str]
@@ -171,10 +175,10 @@ class SecretRequestController:
         self._due_s = min(self._due_s, time_s)
 
     async def _pass_safely(
-        self, requests: Reader[SecretRequestRecord], projects: Reader[ProjectRecord]
+        self, requests: Reader[SecretRequestRecord], system: SystemProjectWatch
     ) -> None:
         try:
-            await self._pass(requests, projects)
+            await self._pass(requests, system)
         except NotLeading:
             # This ends with our term, in moments; should it not, another pass looks again.
             self._wake_at(anyio.current_time() + CRASH_PAUSE_S)
@@ -185,7 +189,7 @@ class SecretRequestController:
             self._wake_at(anyio.current_time() + CRASH_PAUSE_S)
 
     async def _pass(
-        self, requests: Reader[SecretRequestRecord], projects: Reader[ProjectRecord]
+        self, requests: Reader[SecretRequestRecord], system: SystemProjectWatch
     ) -> None:
         self._servings.prune()
         held = {name: requests.get(name) for name in requests.keys()}  # noqa: SIM118 - no mapping
@@ -193,11 +197,11 @@ class SecretRequestController:
             record = held.get(name)
             if record is None or record.uid != known.uid:
                 await self._forget(name, known)
-        system = system_projects(projects)
+        projects = system.found()
         for name in sorted(held, key=lambda name: self._precedence(name, held[name])):
             record = held[name]
             if record is not None:
-                await self._see_to(name, record, system)
+                await self._see_to(name, record, projects)
         self._namespaces.keep(
             {
                 record.namespace

@@ -16,10 +16,10 @@ from telemetryd.errors import (
     Unavailable,
 )
 from telemetryd.export.exporter import ExportContext, Exporter, Outcome
-from telemetryd.model import ExporterState, Payload, RequestState
+from telemetryd.model import ExporterState, Payload, ProjectRecord, RequestState
 from tests.control.secretrequest.bench import EXPORTER, Bench, with_settings
 from tests.export.doubles import running
-from tests.system.scc import NAMESPACE, REQUEST, SECRET
+from tests.system.scc import NAMESPACE, REQUEST, SECRET, SYSTEM_PROJECT
 from tests.virtualtime import VirtualTimeLoop
 
 pytestmark = pytest.mark.anyio
@@ -481,3 +481,68 @@ async def test_deletion_takes_the_exporter_and_leaves_every_finalizer() -> None:
         assert bench.exporters() == []
         assert bench.request() == before
         assert bench.built == [EXPORTER]
+
+
+async def test_two_hundred_terms_leave_no_listener_behind() -> None:
+    bench = ready()
+    stores = (bench.requests, bench.projects)
+    async with running(bench.manager):
+        for _ in range(200):
+            async with bench.controlling():
+                await anyio.sleep(0.001)
+    for store in stores:
+        called: list[str] = []
+        store.on_change(lambda called=called: called.append("ours"))  # type: ignore[misc]
+        # Nobody else listens: only what this test added is called.
+        assert len(store._listeners) == 1
+        assert store._handlers == []
+        store.set_error("a change")
+        store.flush()
+        assert called == ["ours"]
+
+
+async def test_an_event_looks_at_no_other_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = ready()
+    looked: list[str] = []
+    async with bench.serving():
+        bench.ask()
+        await anyio.sleep(5)
+        assert bench.conditions() == SERVED
+        for number in range(1000):
+            bench.projects.upsert(f"c-m-{number:04d}/p", ProjectRecord(str(number), system=True))
+        bench.projects.flush()
+        projects = bench.projects
+        monkeypatch.setattr(projects, "keys", partial(looked.append, "keys"))
+        monkeypatch.setattr(projects, "get", looked.append)
+        bench.api.calls.clear()
+        for number in range(100):
+            bench.projects.upsert(f"c-m-{number:04d}/p", ProjectRecord(str(number), system=False))
+            bench.projects.flush()
+            bench.requests.set_error(f"event {number}")
+            bench.requests.flush()
+            await anyio.sleep(0.1)
+        assert looked == []
+        assert bench.api.count("PATCH", STATUS_PATH) == 0
+    assert bench.conditions() == SERVED
+
+
+async def test_system_project_that_comes_goes_and_changes_is_followed() -> None:
+    bench = Bench()
+    bench.put_namespace()
+    bench.sync()
+    async with bench.serving():
+        bench.ask()
+        await anyio.sleep(1)
+        assert bench.shown().state is RequestState.WAITING
+        bench.put_project("p-other", namespace="c-m-1")
+        await anyio.sleep(1)
+        assert bench.shown().state is RequestState.WAITING, "another cluster's"
+        bench.put_project()
+        await anyio.sleep(1)
+        assert bench.shown().state is RequestState.SERVED
+        bench.put_project(SYSTEM_PROJECT, no="label")
+        await anyio.sleep(1)
+        assert bench.shown().state is RequestState.WAITING
+        bench.put_project()
+        await anyio.sleep(1)
+        assert bench.shown().state is RequestState.SERVED
