@@ -15,6 +15,7 @@ from typing import Protocol, assert_never
 
 import anyio
 
+from telemetryd.control.epochs import Epochs
 from telemetryd.control.lease import (
     Acquire,
     Kept,
@@ -62,8 +63,11 @@ class Lease(Protocol):
 class Guarded(Protocol):
     """The work that one replica alone may do."""
 
+    async def prepare(self) -> None:
+        """A term may begin: look for epochs that were given out before, within a bound."""
+
     async def lead(self) -> None:
-        """Begin: we are the leader."""
+        """Begin: we are the leader; what comes before the work is done within a bound."""
 
     async def stand_by(self, leader: str) -> None:
         """End all of it, within a bound, or stay without it.
@@ -86,6 +90,13 @@ class _Term:
     sent_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Free:
+    """The Lease may be taken as it was found; None where it must be created."""
+
+    found: FetchedLease | None
+
+
 class Elector:
     """Takes part in the election of one Lease.
 
@@ -103,6 +114,7 @@ class Elector:
         name: str,
         identity: str,
         timing: LeaseTiming,
+        epochs: Epochs,
         rng: Random,
         clock: Callable[[], float] = boot_time_s,
     ) -> None:
@@ -114,6 +126,7 @@ class Elector:
             name: The attribute.
             identity: The attribute.
             timing: Durations.
+            epochs: All that were seen; each term's is above them.
             rng: Spreads looks.
             clock: Boot time in seconds.
         """
@@ -123,6 +136,7 @@ class Elector:
         self._lease = lease
         self._guarded = guarded
         self._timing = timing
+        self._epochs = epochs
         self._rng = rng
         self._clock = clock
         self._term: _Term | None = None
@@ -137,11 +151,14 @@ class Elector:
 
     @property
     def epoch(self) -> int:
-        """``leaseTransitions`` of our term, of the last one seen where we don't lead."""
-        if self._term is not None:
-            return self._term.lease.record.transitions
-        record = self._observed.record if self._observed is not None else None
-        return record.transitions if record is not None else 0
+        """Of our term; the highest one seen where we don't lead."""
+        return self._epochs.highest
+
+    def saw(self, epoch: int) -> None:
+        """Take note of an epoch that was given out somewhere; a term of ours goes on above it."""
+        if self._epochs.saw(epoch) and self._term is not None:
+            # The Lease says so from the next renewal on.
+            self._epochs.saw(self._epochs.next)
 
     def require(self) -> None:
         """Let a side effect begin.
@@ -203,7 +220,8 @@ class Elector:
         if found is None or found.record.holder != self.identity:
             self._named = False
             return True
-        term = Term("", RELEASED_DURATION_S, found.record.transitions, begins=False)
+        self._epochs.saw(found.record.transitions)
+        term = Term("", RELEASED_DURATION_S, self.epoch, begins=False)
         try:
             await self._lease.replace(found, term, self._timing.request_timeout_s)
         except (Conflict, NotFound):
@@ -218,8 +236,8 @@ class Elector:
             poll_s = self._timing.retry_period_s * self._rng.uniform(1.0, _POLL_SPREAD)
             try:
                 decision = await self._look()
-                if isinstance(decision, tuple):
-                    return await self._take(*decision)
+                if isinstance(decision, _Free):
+                    return await self._take(decision.found)
                 poll_s = min(poll_s, decision.expires_in_s)
                 self._well()
             except (Conflict, NotFound) as error:
@@ -229,9 +247,11 @@ class Elector:
                 self._ill(error)
             await anyio.sleep(poll_s)
 
-    async def _look(self) -> "Wait | tuple[Acquire, FetchedLease | None]":
+    async def _look(self) -> "Wait | _Free":
         found = await self._lease.read(self._timing.request_timeout_s)
         record = found.record if found is not None else None
+        if record is not None:
+            self._epochs.saw(record.transitions)
         before = self._observed
         self._observed = observe(before, record, self._clock())
         if before is None or self._holder_of(before) != self._holder():
@@ -242,17 +262,13 @@ class Elector:
             case Wait():
                 return decision
             case Acquire():
-                return decision, found
+                return _Free(found)
             case _:
                 assert_never(decision)
 
-    async def _take(self, decision: Acquire, found: FetchedLease | None) -> _Term:
-        term = Term(
-            self.identity,
-            whole_seconds(self._timing.duration_s),
-            decision.epoch,
-            begins=True,
-        )
+    async def _take(self, found: FetchedLease | None) -> _Term:
+        await self._guarded.prepare()
+        term = self._wanted(self._epochs.next, begins=True)
         sent_s = self._clock()
         timeout_s = self._timing.request_timeout_s
         # From here on the Lease may bear our name, whatever comes back.
@@ -262,7 +278,10 @@ class Elector:
         else:
             lease = await self._lease.replace(found, term, timeout_s)
         self._well()
-        return self._begun(lease, sent_s)
+        # Above what was seen meanwhile, too: the Lease says so from the next renewal on.
+        self._epochs.saw(self._epochs.next)
+        self._observed = Observed(lease.record, sent_s)
+        return _Term(lease, sent_s)
 
     async def _keep(self, term: _Term) -> str:
         """Renew until that fails for too long; says why it ended."""
@@ -307,12 +326,8 @@ class Elector:
                     return await self._renew_anew(term)
                 case Kept() if found is not None:
                     term.lease = found
-        wanted = Term(
-            self.identity,
-            whole_seconds(self._timing.duration_s),
-            term.lease.record.transitions,
-            begins=False,
-        )
+                    self.saw(found.record.transitions)
+        wanted = self._wanted(self.epoch, begins=False)
         sent_s = self._clock()
         try:
             term.lease = await self._lease.replace(term.lease, wanted, timeout_s)
@@ -323,12 +338,7 @@ class Elector:
 
     async def _renew_anew(self, term: _Term) -> tuple[bool, str | None]:
         """Make anew what somebody deleted: no one else does so before our term is over."""
-        wanted = Term(
-            self.identity,
-            whole_seconds(self._timing.duration_s),
-            term.lease.record.transitions,
-            begins=True,
-        )
+        wanted = self._wanted(self.epoch, begins=True)
         sent_s = self._clock()
         try:
             term.lease = await self._lease.create(wanted, self._timing.request_timeout_s)
@@ -337,9 +347,9 @@ class Elector:
         self._renewed(term, sent_s)
         return False, None
 
-    def _begun(self, lease: FetchedLease, sent_s: float) -> _Term:
-        self._observed = Observed(lease.record, sent_s)
-        return _Term(lease, sent_s)
+    def _wanted(self, epoch: int, *, begins: bool) -> Term:
+        duration_s = whole_seconds(self._timing.duration_s)
+        return Term(self.identity, duration_s, epoch, begins=begins)
 
     def _renewed(self, term: _Term, sent_s: float) -> None:
         self._well()

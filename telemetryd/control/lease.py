@@ -48,7 +48,7 @@ class LeaseRecord:
     Attributes:
         holder: ``spec.holderIdentity``, empty where it was released.
         duration_s: ``spec.leaseDurationSeconds``, None where there is no sane one.
-        transitions: ``spec.leaseTransitions``: the epoch.
+        transitions: ``spec.leaseTransitions``: the epoch of the last term, where all is well.
         resource_version: Of the object; changes with every write, a renewal too.
         uid: Of the object; another one is another Lease.
     """
@@ -79,11 +79,9 @@ class Acquire:
 
     Attributes:
         over: The record to write over; None to create the Lease.
-        epoch: ``leaseTransitions`` of the new term.
     """
 
     over: LeaseRecord | None
-    epoch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,14 +144,14 @@ def decide(observed: Observed, identity: str, *, timing: LeaseTiming, now_s: flo
     """
     record = observed.record
     if record is not None and record.holder in ("", identity):
-        return Acquire(record, record.transitions + 1)
+        return Acquire(record)
     duration_s = timing.duration_s
     if record is not None and record.duration_s is not None:
         duration_s = record.duration_s
     left_s = observed.since_s + duration_s - now_s
     if left_s > 0:
         return Wait(record.holder if record is not None else "", left_s)
-    return Acquire(record, record.transitions + 1 if record is not None else 0)
+    return Acquire(record)
 
 
 def find_standing(record: LeaseRecord | None, identity: str) -> Standing:

@@ -21,6 +21,7 @@ from telemetryd.daemon.commands import Commanded, DaemonCommands
 from telemetryd.daemon.earlysignals import EarlySignals
 from telemetryd.daemon.exporters import ExporterFactory, spool_dir
 from telemetryd.daemon.filewatch import FileWatch
+from telemetryd.daemon.guarded import GuardedWork
 from telemetryd.daemon.heartbeat import ALIVE_WITHIN_S, Heartbeat
 from telemetryd.daemon.leadership import Leadership
 from telemetryd.daemon.notify import Notifier
@@ -157,7 +158,7 @@ async def run_until(
     where = reloader.stats.status.where
     async with (
         KubeClient.connect(config.kubernetes, kube_stats) as client,
-        Leadership.connect(config, kube_stats, now=now, rng=rng) as leadership,
+        Leadership.connect(config, client, kube_stats, now=now, rng=rng) as leadership,
     ):
         security = Security(Reviews(client), now)
         security.apply(await security.prepare(config.server, where))
@@ -234,9 +235,10 @@ class Daemon:
             require_leading=leadership.require,
             spool_dir=spool_dir(config),
             omitted=lambda: self._collector.omitted,
+            saw_epoch=leadership.saw,
         )
         fenced = client.requests(fence=leadership.require, limiter=request_limiter())
-        self._factory = ExporterFactory(fenced, now=now)
+        self._factory = ExporterFactory(fenced, now=now, saw_epoch=leadership.saw)
         for exporter in config.exporters:
             self._manager.register(*self._factory.build(exporter))
         self._requests = SecretRequests(
@@ -249,6 +251,7 @@ class Daemon:
             now=now,
             rng=rng,
         )
+        self._guarded = GuardedWork(self._manager, self._requests)
         self._supervision = Supervision(
             notifier,
             summary=self._summary,
@@ -267,37 +270,41 @@ class Daemon:
             background.start_soon(self._heartbeat.run, name="heartbeat")
             background.start_soon(self._supervision.run, name="supervision")
             background.start_soon(
-                self._collector.run, self._manager, self._requests.run, name="collector"
+                self._collector.run, self._guarded, self._requests.run, name="collector"
             )
             background.start_soon(self._status_log.run, self._summary, name="status log")
             if control is not None:
                 background.start_soon(ControlServer(control, self._commands()).run, name="control")
             async with anyio.create_task_group() as electing:
-                electing.start_soon(self._leadership.run, self._manager, name="leader election")
-                await self._export(stop)
+                electing.start_soon(self._leadership.run, self._guarded, name="leader election")
+                await self._work(stop)
                 electing.cancel_scope.cancel()
             await self._leadership.release(RELEASE_TIMEOUT_S)
             background.cancel_scope.cancel()
 
-    async def _export(self, stop: anyio.Event) -> None:
-        """Export until the event is set, then drain; meanwhile the rest goes on."""
-        async with anyio.create_task_group() as exporting:
-            exporting.start_soon(self._manager.run, name="exporters")
-            exporting.start_soon(self._reloader.run, self._reloadable(), name="reloads")
-            exporting.start_soon(FileWatch(self._reloader).run, name="configuration file")
+    async def _work(self, stop: anyio.Event) -> None:
+        """Do the guarded work until the event is set, then drain it; meanwhile the rest goes on."""
+        async with anyio.create_task_group() as working:
+            working.start_soon(self._guarded.run, name="guarded work")
+            working.start_soon(self._reloader.run, self._reloadable(), name="reloads")
+            working.start_soon(FileWatch(self._reloader).run, name="configuration file")
             await stop.wait()
-            exporting.cancel_scope.cancel()
+            working.cancel_scope.cancel()
 
     def _reloadable(self) -> Reloadable:
         return Reloadable(
             manager=self._manager,
             build=self._factory.build,
-            follow=self._collector.follow,
+            follow=self._follow,
             configure_requests=self._requests.configure,
             security=self._security,
             begin=self._supervision.reloading,
             end=self._supervision.ready,
         )
+
+    def _follow(self, config: Config) -> None:
+        self._collector.follow(config)
+        self._leadership.follow(config)
 
     def _commands(self) -> DaemonCommands:
         return DaemonCommands(

@@ -46,14 +46,22 @@ def spool_dir(config: Config) -> str | None:
 class ExporterFactory:
     """Builds exporters without side effects: nothing is opened, asked or written before a run."""
 
-    def __init__(self, requests: Requests, *, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        requests: Requests,
+        *,
+        now: Callable[[], float],
+        saw_epoch: Callable[[int], None] = lambda _: None,
+    ) -> None:
         """Prepare.
 
         Args:
             requests: To the API server, under the fence of leadership.
             now: Unix time in seconds.
+            saw_epoch: Called with each leadership epoch that a destination names.
         """
         self._requests = requests
+        self._saw_epoch = saw_epoch
         self._now = now
         self._render = {name: each.renderer() for name, each in PAYLOAD_FORMATS.items()}
         self._render_otlp = OtlpRenderer()
@@ -114,6 +122,7 @@ class ExporterFactory:
             takeover=config.takeover,
             now=self._now,
             clock=anyio.current_time,
+            saw_epoch=self._saw_epoch,
         )
 
     def _foreign(self, config: ExporterConfig) -> Exporter:

@@ -70,6 +70,7 @@ class SecretExporter:
         takeover: bool,
         now: Callable[[], float],
         clock: Callable[[], float],
+        saw_epoch: Callable[[int], None] = lambda _: None,
     ) -> None:
         """A sink for the Secret of that name; nothing is asked of the API server yet.
 
@@ -83,6 +84,7 @@ class SecretExporter:
             takeover: Overrule another writer at once.
             now: Unix time in seconds.
             clock: Seconds that never jump, for the quiet period.
+            saw_epoch: Called with the leadership epoch that each found Secret names.
         """
         self._requests = requests
         self._namespace = namespace
@@ -94,6 +96,7 @@ class SecretExporter:
         self._takeover = takeover
         self._now = now
         self._clock = clock
+        self._saw_epoch = saw_epoch
         self._foreign: tuple[bytes, float] | None = None
         self._forced_at: deque[float] = deque(maxlen=MAX_FORCED)
 
@@ -109,6 +112,8 @@ class SecretExporter:
         if len(payload.body) > MAX_PAYLOAD_BYTES:
             raise self._oversize(f"the payload has {len(payload.body)} bytes")
         found = await self._read()
+        if found is not None:
+            self._saw_epoch(found.epoch)
         if found is not None and found.type != "Opaque":
             raise PermanentError(
                 Reason.WRONG_TYPE,

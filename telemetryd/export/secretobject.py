@@ -17,6 +17,7 @@ class Annotations(msgspec.Struct, frozen=True, gc=False):
     part_of: str | None = msgspec.field(name="scc.cattle.io/part-of", default=None)
     last_changed: str | None = msgspec.field(name="scc.cattle.io/last-changed", default=None)
     digest: str | None = msgspec.field(name="telemetryd/digest", default=None)
+    epoch: str | None = msgspec.field(name="telemetryd/epoch", default=None)
 
 
 class _Present(msgspec.Struct, gc=False):
@@ -57,6 +58,8 @@ class _Secret(msgspec.Struct, gc=False):
 
 
 _DECODER = msgspec.json.Decoder(_Secret)
+_MOST_DIGITS = 10
+"""Of an epoch, which is an int32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,12 @@ class FoundSecret:
     annotations: Annotations
     ours: bool
     others: tuple[OtherWriter, ...]
+
+    @property
+    def epoch(self) -> int:
+        """The leadership epoch it was last written under, 0 where it names none."""
+        text = self.annotations.epoch or ""
+        return int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else 0
 
 
 def parse_secret(body: bytes) -> FoundSecret:

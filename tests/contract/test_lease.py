@@ -9,6 +9,7 @@ import pytest
 
 from telemetryd.config import KubernetesConfig
 from telemetryd.control.elector import Elector
+from telemetryd.control.epochs import Epochs
 from telemetryd.control.lease import LeaseTiming
 from telemetryd.control.leaseapi import LeaseApi, Term
 from telemetryd.errors import Conflict, KubeError, NotFound
@@ -96,6 +97,9 @@ class Worker:
     def __init__(self) -> None:
         self.working = False
 
+    async def prepare(self) -> None:
+        pass
+
     async def lead(self) -> None:
         self.working = True
 
@@ -116,6 +120,7 @@ async def test_two_replicas_take_turns(config: KubernetesConfig, namespace: str)
                 name="telemetryd",
                 identity=f"replica-{number}",
                 timing=SHORT,
+                epochs=Epochs(),
                 rng=Random(number),
             )
             for number, (client, worker) in enumerate(zip((one, two), workers, strict=True))
@@ -137,4 +142,4 @@ async def test_two_replicas_take_turns(config: KubernetesConfig, namespace: str)
                     other.cancel_scope.cancel()
                 group.cancel_scope.cancel()
             await leader.release()
-            assert leader.epoch == turn
+            assert leader.epoch == turn + 1

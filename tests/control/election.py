@@ -13,6 +13,7 @@ import anyio
 import orjson
 
 from telemetryd.control.elector import Elector
+from telemetryd.control.epochs import Epochs
 from telemetryd.control.lease import LeaseTiming
 from telemetryd.control.leaseapi import FetchedLease, Term, parse_lease, render_lease
 from telemetryd.errors import Conflict, NotFound, Reason, Unavailable
@@ -125,6 +126,8 @@ class Replica:
         told: (virtual time, ``lead`` or ``stand by``), in order.
         working: Between the two.
         ends_in_s: How long its work takes to come to an end.
+        epochs: What it remembers of them.
+        named: The epoch that a Secret names.
     """
 
     name: str
@@ -135,6 +138,8 @@ class Replica:
     told: list[tuple[float, str]] = field(default_factory=list)
     working: bool = False
     skew_s: float = 0.0
+    epochs: Epochs = field(default_factory=Epochs)
+    named: int = 0
     elector: Elector = field(init=False)
     life: anyio.CancelScope = field(default_factory=anyio.CancelScope)
 
@@ -145,6 +150,7 @@ class Replica:
             name="telemetryd",
             identity=self.name,
             timing=self.timing,
+            epochs=self.epochs,
             rng=self.rng,
             clock=lambda: anyio.current_time() + self.skew_s,
         )
@@ -153,6 +159,9 @@ class Replica:
         """Stands for election until it is to die."""
         with self.life:
             await self.elector.run()
+
+    async def prepare(self) -> None:
+        self.elector.saw(self.named)
 
     async def lead(self) -> None:
         self.told.append((anyio.current_time(), "lead"))

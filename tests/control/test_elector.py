@@ -6,6 +6,7 @@ from typing import Any
 import anyio
 import pytest
 
+from telemetryd.control.epochs import MAX_EPOCH
 from telemetryd.errors import NotLeading
 from tests.control.election import TIMING, Etcd, Line, Replica, replicas, standing, until_leading
 from tests.virtualtime import VirtualTimeLoop
@@ -28,8 +29,8 @@ async def test_fresh_candidate_waits_a_whole_term_before_it_makes_the_lease() ->
         await anyio.sleep(TIMING.duration_s - 0.1)
         assert etcd.document is None
         await until_leading(only, within_s=1)
-        assert etcd.read().record.transitions == 0
-        assert only.elector.epoch == 0
+        assert etcd.read().record.transitions == 1
+        assert only.elector.epoch == 1
 
 
 async def test_leader_renews_and_no_other_takes_over() -> None:
@@ -60,7 +61,7 @@ async def test_dead_leader_is_succeeded_within_a_term_and_two_and_a_half_looks()
                 successor = await until_leading(second, third, within_s=HAND_OVER_S)
                 assert anyio.current_time() - died_s > TIMING.renew_deadline_s
                 assert etcd.holder == successor.name
-                assert successor.elector.epoch == 1
+                assert successor.elector.epoch == 2
 
 
 async def test_released_lease_is_taken_within_three_seconds() -> None:
@@ -73,7 +74,7 @@ async def test_released_lease_is_taken_within_three_seconds() -> None:
             await anyio.sleep(Random(seed).uniform(2, 5))
             await first.elector.release()
             await until_leading(second, within_s=3)
-            assert second.elector.epoch == first.elector.epoch + 1 == 1
+            assert second.elector.epoch == first.elector.epoch + 1 == 2
 
 
 async def test_release_leaves_a_successors_lease_alone() -> None:
@@ -160,7 +161,7 @@ async def test_renewal_that_comes_through_late_brings_no_term_back_to_life() -> 
         assert only.told[-1][1] == "stand by"
         only.line.deaf = False
         await until_leading(only, within_s=TIMING.request_timeout_s + 3)
-        assert only.elector.epoch == 1  # a new term, and it says so
+        assert only.elector.epoch == 2  # a new term, and it says so
 
 
 async def test_deleted_lease_is_made_anew_by_its_leader() -> None:
@@ -318,3 +319,93 @@ async def _harass(crew: list[Replica], etcd: Etcd, rng: Random) -> None:
             case _:
                 _heal(victim.line)
                 victim.line.latency_s = rng.choice([0.001, 0.1, 1.0])
+
+
+async def test_lease_deleted_and_made_again_takes_no_epoch_back() -> None:
+    etcd = Etcd()
+    first, second = replicas(2, etcd)
+    given_out: list[int] = []
+    async with standing(first, second):
+        for _ in range(6):
+            leader = await until_leading(first, second, within_s=2 * HAND_OVER_S)
+            given_out.append(leader.elector.epoch)
+            assert etcd.read().record.transitions == leader.elector.epoch
+            await anyio.sleep(1.5 * TIMING.retry_period_s)  # the other looks at the Lease
+            leader.skew_s += TIMING.duration_s  # its term is over before it knows
+            etcd.document = None
+            await anyio.sleep(TIMING.renew_deadline_s)
+    assert given_out == sorted(set(given_out)), "each term has a higher one"
+
+
+async def test_replica_that_lost_its_state_learns_the_epoch_from_the_lease() -> None:
+    etcd = Etcd()
+    first, second = replicas(2, etcd)
+    first.epochs.saw(41)
+    async with standing(first):
+        await until_leading(first, within_s=20)
+        assert etcd.read().record.transitions == 42
+        async with standing(second):
+            await anyio.sleep(5)
+            etcd.document = None
+            first.life.cancel()
+            await until_leading(second, within_s=2 * HAND_OVER_S)
+            assert second.elector.epoch == 43
+
+
+async def test_epoch_that_a_secret_names_is_exceeded_in_the_first_write_of_the_lease() -> None:
+    etcd = Etcd()
+    (only,) = replicas(1, etcd)
+    only.named = 7  # the Lease and all state are lost
+    async with standing(only):
+        await until_leading(only, within_s=20)
+        assert only.elector.epoch == 8
+        assert etcd.read().record.transitions == 8
+
+
+async def test_epoch_seen_during_a_term_is_exceeded_from_then_on() -> None:
+    """As where all that remembered is lost, and a receiver says what it holds."""
+    etcd = Etcd()
+    first, second = replicas(2, etcd)
+    async with standing(first):
+        await until_leading(first, within_s=20)
+        assert first.elector.epoch == 1
+        first.elector.saw(9)
+        assert first.elector.epoch == 10
+        first.elector.saw(10)
+        first.elector.saw(3)
+        assert first.elector.epoch == 10, "its own, and a lower one, change nothing"
+        await anyio.sleep(TIMING.retry_period_s + 0.1)
+        assert etcd.read().record.transitions == 10
+        assert first.told[-1][1] == "lead", "the term goes on"
+        async with standing(second):
+            await anyio.sleep(5)
+            first.life.cancel()
+            await until_leading(second, within_s=HAND_OVER_S)
+            assert second.elector.epoch == 11
+    await second.elector.release()
+    assert etcd.read().record.transitions == 11
+
+
+async def test_lease_set_back_by_hand_is_raised_again() -> None:
+    etcd = Etcd()
+    (only,) = replicas(1, etcd)
+    only.epochs.saw(20)
+    async with standing(only):
+        await until_leading(only, within_s=20)
+        etcd.meddle(leaseTransitions=3)
+        await anyio.sleep(2 * TIMING.retry_period_s)
+        assert etcd.read().record.transitions == only.elector.epoch == 21
+        etcd.meddle(leaseTransitions=90)
+        await anyio.sleep(2 * TIMING.retry_period_s)
+        assert etcd.read().record.transitions == only.elector.epoch == 91
+
+
+async def test_epoch_never_exceeds_what_a_lease_can_hold() -> None:
+    etcd = Etcd()
+    (only,) = replicas(1, etcd)
+    only.epochs.saw(MAX_EPOCH + 1)
+    assert only.epochs.highest == 0
+    only.epochs.saw(MAX_EPOCH)
+    async with standing(only):
+        await until_leading(only, within_s=20)
+        assert etcd.read().record.transitions == MAX_EPOCH

@@ -493,7 +493,7 @@ async def test_two_hundred_terms_leave_no_listener_behind() -> None:
     for store in stores:
         called: list[str] = []
         store.on_change(lambda called=called: called.append("ours"))  # type: ignore[misc]
-        # Nobody else listens: only what this test added is called.
+        # Only what this test added is called.
         assert len(store._listeners) == 1
         assert store._handlers == []
         store.set_error("a change")

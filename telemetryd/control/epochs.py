@@ -1,0 +1,148 @@
+"""The epochs of leadership: the highest one seen anywhere, and the file that remembers it.
+
+A receiver refuses what comes under a lower epoch than it has seen. A Lease can be deleted and made
+again, and a state folder can be lost, so no single place is trusted to know the highest epoch.
+"""
+
+import logging
+import math
+import os
+from pathlib import Path
+from typing import Final
+
+import anyio
+
+from telemetryd.atomicfile import write_file
+from telemetryd.export.turn import StillHangingError, Turn, shared_threads
+
+log = logging.getLogger(__name__)
+
+MAX_EPOCH: Final = 2**31 - 1
+"""``leaseTransitions`` of ``coordination.k8s.io/v1`` is an int32."""
+
+DISK_TIMEOUT_S: Final = 2.0
+RETRY_S: Final = 30.0
+_MAX_BYTES: Final = 64
+
+
+class Epochs:
+    """The highest epoch that this process knows of.
+
+    Attributes:
+        highest: 0 where none was ever seen.
+        raised: Set when ``highest`` rises, and then replaced.
+    """
+
+    __slots__ = ("highest", "raised")
+
+    def __init__(self) -> None:
+        """No epoch is known yet."""
+        self.highest = 0
+        self.raised = anyio.Event()
+
+    @property
+    def next(self) -> int:
+        """The epoch of a term that begins now."""
+        return min(self.highest + 1, MAX_EPOCH)
+
+    def saw(self, epoch: int) -> bool:
+        """Take note of an epoch; whether it is higher than all before. Impossible ones are ignored.
+
+        Args:
+            epoch: From a Lease, a Secret, a file or a receiver.
+        """
+        if not self.highest < epoch <= MAX_EPOCH:
+            return False
+        self.highest = epoch
+        self.raised.set()
+        self.raised = anyio.Event()
+        return True
+
+
+class EpochFile:
+    """Keeps the highest epoch in a file; a disk that hangs or fails only costs the memory of it."""
+
+    def __init__(self, path: str | None, epochs: Epochs) -> None:
+        """Nothing is read before ``load``.
+
+        Args:
+            path: The file, None where there is no state folder.
+            epochs: What is kept; what the file says is added to it.
+        """
+        self._path = None if path is None else Path(path)
+        self._epochs = epochs
+        self._turn = Turn(shared_threads())
+        self._stored = -1
+        self._wrote = anyio.Event()
+        self._trouble = ""
+
+    async def load(self) -> None:
+        """Read the file, within a bound; ``run`` tries again where that fails."""
+        if self._path is not None:
+            await self._catch_up(self._path)
+
+    async def run(self) -> None:
+        """Write each higher epoch; returns only when cancelled."""
+        while True:
+            raised = self._epochs.raised
+            kept = self._path is None or await self._catch_up(self._path)
+            with anyio.move_on_after(math.inf if kept else RETRY_S):
+                await raised.wait()
+
+    async def keep(self, timeout_s: float) -> None:
+        """Return once ``run`` has written the highest epoch, or after that time."""
+        with anyio.move_on_after(timeout_s):
+            while self._path is not None and self._stored < self._epochs.highest:
+                await self._wrote.wait()
+
+    async def _catch_up(self, path: Path) -> bool:
+        """Read the file once and write what is higher; False where the disk fails."""
+        try:
+            with anyio.fail_after(DISK_TIMEOUT_S):
+                if self._stored < 0:
+                    # Before the first write: the file may know a higher epoch than the Lease.
+                    self._stored = await self._turn.take(lambda: read_epoch(path))
+                    self._epochs.saw(self._stored)
+                if self._stored < (epoch := self._epochs.highest):
+                    await self._turn.take(lambda: write_file(path, b"%d\n" % epoch))
+                    self._stored = epoch
+        except (TimeoutError, StillHangingError):
+            self._fail("the disk takes too long: check the disk or the file server")
+            return False
+        except OSError as error:
+            self._fail(f"{os.strerror(error.errno or 0)}: check state_dir")
+            return False
+        self._trouble = ""
+        self._wrote.set()
+        self._wrote = anyio.Event()
+        return True
+
+    def _fail(self, why: str) -> None:
+        if why != self._trouble:
+            log.warning("cannot keep the leadership epoch file=%s error=%r", self._path, why)
+        self._trouble = why
+
+
+def read_epoch(path: Path) -> int:
+    """The epoch in a file, 0 where there is no file or it is damaged, which is logged. Blocks.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES)
+    except FileNotFoundError:
+        return 0
+    epoch = parse_epoch(content.decode("ascii", "replace").strip())
+    if epoch is None:
+        log.warning("epoch file is damaged, ignoring it file=%s", path)
+    return epoch or 0
+
+
+def parse_epoch(text: str) -> int | None:
+    """An epoch as it is written down, None where the text isn't one."""
+    if not (text.isascii() and text.isdigit()) or len(text) > len(str(MAX_EPOCH)):
+        return None
+    epoch = int(text)
+    return epoch if epoch <= MAX_EPOCH else None

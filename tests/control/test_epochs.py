@@ -1,0 +1,119 @@
+"""The file that remembers the highest epoch, on a real disk and on one that hangs or fails."""
+
+import os
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from telemetryd.control import epochs as module
+from telemetryd.control.epochs import MAX_EPOCH, EpochFile, Epochs, parse_epoch
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def kept(path: Path | None) -> AsyncIterator[tuple[Epochs, EpochFile]]:
+    """The epochs of one process, and the file that it keeps."""
+    epochs = Epochs()
+    file = EpochFile(None if path is None else str(path), epochs)
+    await file.load()
+    async with anyio.create_task_group() as group:
+        group.start_soon(file.run)
+        yield epochs, file
+        group.cancel_scope.cancel()
+
+
+async def test_epoch_outlives_the_process_and_never_falls(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "epoch"
+    async with kept(path) as (epochs, file):
+        assert (epochs.highest, epochs.next) == (0, 1)
+        epochs.saw(5)
+        await file.keep(10)
+        assert path.read_text() == "5\n"
+    async with kept(path) as (epochs, file):
+        assert epochs.highest == 5
+        assert not epochs.saw(4)
+        await file.keep(10)
+        assert path.read_text() == "5\n"
+        epochs.saw(epochs.next)
+        await file.keep(10)
+    assert path.read_text() == "6\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\n", b"-3\n", b"1e3", b"99999999999", b"4294967296", b"\xff\xfe", b"7 8", b"7" * 99],
+)
+async def test_damaged_file_is_named_and_written_over(
+    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "epoch"
+    path.write_bytes(content)
+    async with kept(path) as (epochs, file):
+        assert epochs.highest == 0
+        assert [record.getMessage() for record in caplog.records] == [
+            f"epoch file is damaged, ignoring it file={path}"
+        ]
+        epochs.saw(2)
+        await file.keep(10)
+        assert path.read_text() == "2\n"
+
+
+async def test_disk_that_fails_is_named_once_and_used_once_it_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "RETRY_S", 0.05)
+    path = tmp_path / "epoch"
+    path.mkdir()
+    async with kept(path) as (epochs, file):
+        epochs.saw(3)
+        await file.keep(0.3)
+        assert [record.getMessage() for record in caplog.records] == [
+            f"cannot keep the leadership epoch file={path} error='Is a directory: check state_dir'"
+        ]
+        path.rmdir()
+        await file.keep(30)
+        assert path.read_text() == "3\n"
+
+
+async def test_disk_that_hangs_costs_the_caller_its_patience_and_is_used_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "DISK_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(module, "RETRY_S", 0.05)
+    path = tmp_path / "epoch"
+    os.mkfifo(path)  # opening it for reading hangs until somebody writes
+    begun = threading.active_count()
+    async with kept(path) as (epochs, file):
+        epochs.saw(4)
+        await file.keep(0.5)
+        assert threading.active_count() <= begun + 8
+        with path.open("wb") as writer:
+            writer.write(b"11\n")
+        with anyio.fail_after(30):
+            while epochs.highest < 11:
+                if path.is_fifo():
+                    with path.open("wb") as writer:
+                        writer.write(b"11\n")
+                await anyio.sleep(0.05)
+        epochs.saw(12)
+        await file.keep(30)
+        assert path.read_text() == "12\n"
+
+
+async def test_without_a_state_folder_nothing_is_waited_for() -> None:
+    async with kept(None) as (epochs, file):
+        epochs.saw(4)
+        with anyio.fail_after(5):
+            await file.keep(1000)
+
+
+def test_epoch_is_written_in_digits_and_no_other_way() -> None:
+    assert parse_epoch("0") == 0
+    assert parse_epoch(str(MAX_EPOCH)) == MAX_EPOCH
+    for text in ("", " 1", "+1", "-1", "1.0", "\u0661", str(MAX_EPOCH + 1)):
+        assert parse_epoch(text) is None
