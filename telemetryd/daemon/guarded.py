@@ -1,6 +1,6 @@
 """The guarded work: all that one replica alone may do, as one group of tasks.
 
-A hold cuts it off, whoever asks for that: an opt-out, a move to another source, the loss of the
+A hold cuts it off: after an opt-out, a move to another source, or the loss of the
 Lease. A shutdown drains it. In both cases it has ended when the call returns, so that the Lease is
 released, or sought again, only after that.
 """
