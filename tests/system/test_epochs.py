@@ -1,0 +1,185 @@
+"""What a receiver that follows the documented rule holds in the end, whatever befell the replicas.
+
+It refuses what isn't above the highest (epoch, sequence) it has taken. Two replicas whose clocks
+are two minutes apart deliver to it, and are killed again and again.
+"""
+
+import gzip
+import json
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from tests.apiserver.admin import Admin
+from tests.apiserver.process import ApiServer
+from tests.system.daemon import Daemon
+from tests.system.rancher import Rancher
+from tests.system.replicas import DELIVERY, LEASE, SECRET
+
+ELECTION = """
+[leader_election]
+enabled = true
+lease_duration = "2s"
+renew_deadline = "1200ms"
+retry_period = "250ms"
+"""
+SKEW = """
+import time
+real = time.time
+time.time = lambda: real() + {skew_s}
+"""
+SKEWS_S = (60, -60)
+SETTLE_S = 90
+"""For a busy machine: two starts, an election and a run."""
+
+
+class Receiver:
+    """The documented rule, and a record of what it refused."""
+
+    def __init__(self) -> None:
+        self.highest = (0, 0)
+        self.nodes = 0
+        self.accepted = 0
+        self.refused_newer: list[str] = []
+        self.port = 0
+
+    def take(self, pair: tuple[int, int], nodes: int) -> bool:
+        """Take a payload whose pair is above all before."""
+        if pair <= self.highest:
+            if nodes > self.nodes:
+                self.refused_newer.append(f"{pair} of {nodes} nodes at {self.highest}")
+            return False
+        self.highest, self.nodes = pair, nodes
+        self.accepted += 1
+        return True
+
+
+@contextmanager
+def receiving() -> Iterator[Receiver]:
+    """A receiver until left."""
+    receiver = Receiver()
+    lock = threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.headers["Content-Encoding"] == "gzip":
+                body = gzip.decompress(body)
+            names = ("Telemetryd-Epoch", "Telemetryd-Sequence")
+            epoch, sequence = (int(self.headers[name]) for name in names)
+            nodes = json.loads(body)["totals"]["nodes"]
+            with lock:
+                taken = receiver.take((epoch, sequence), nodes)
+                highest = receiver.highest
+            self.send_response(204 if taken else 409)
+            for name, value in zip(names, highest, strict=True):
+                self.send_header(name, str(value))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            """Not needed."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        receiver.port = server.server_address[1]
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield receiver
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class Victim:
+    """A replica with a clock of its own that is killed and started again."""
+
+    def __init__(self, folder: Path, apiserver: ApiServer, receiver: Receiver, skew_s: int) -> None:
+        folder.mkdir()
+        self.folder = folder
+        self.state = folder / "state"
+        (folder / "sitecustomize.py").write_text(SKEW.format(skew_s=skew_s))
+        self._kubeconfig = apiserver.kubeconfig(folder / "kubeconfig")
+        url = f"http://127.0.0.1:{receiver.port}/"
+        self._config = ELECTION + DELIVERY.format(url=url) + SECRET
+        self.daemon = self.start()
+
+    def start(self) -> Daemon:
+        """A process whose wall clock is wrong."""
+        self.state.mkdir(exist_ok=True)
+        self.daemon = Daemon(
+            self.folder,
+            self._kubeconfig,
+            self._config,
+            environ={"PYTHONPATH": str(self.folder), "STATE_DIRECTORY": str(self.state)},
+        )
+        return self.daemon
+
+    def kill(self) -> None:
+        self.daemon.process.kill()
+        self.daemon.process.wait()
+
+    def leading(self) -> bool:
+        code, body = self.daemon.get("/status.json")
+        return code == 200 and bool(json.loads(body)["leader"]["leading"])
+
+
+@pytest.fixture
+def rancher(admin: Admin) -> Iterator[Rancher]:
+    fleet = Rancher(admin)
+    fleet.build(clusters=1, nodes=1)
+    try:
+        yield fleet
+    finally:
+        fleet.clear()
+        admin.delete(LEASE)
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("kills", [12, pytest.param(200, marks=pytest.mark.faults)])
+def test_receiver_ends_with_the_newest_payload_and_never_drops_a_newer_one(
+    kills: int, apiserver: ApiServer, rancher: Rancher, admin: Admin, tmp_path: Path
+) -> None:
+    rng = Random(kills)
+    with receiving() as receiver, ExitStack() as ends:
+        victims = []
+        for number, skew_s in enumerate(SKEWS_S):
+            victim = Victim(tmp_path / str(number), apiserver, receiver, skew_s)
+            ends.callback(victim.kill)
+            victims.append(victim)
+        wait_for("a first delivery", lambda: receiver.accepted, SETTLE_S)
+
+        for kill in range(kills):
+            rancher.add_node("local", 20_000 + kill)
+            before = receiver.accepted
+            if kill % 3 == 0:
+                wait_for("a delivery", lambda: receiver.accepted > before, SETTLE_S)  # noqa: B023
+            else:
+                time.sleep(rng.uniform(0.0, 2.0))
+            victim = next((each for each in victims if each.leading()), rng.choice(victims))
+            victim.kill()
+            if kill == kills // 3:
+                shutil.rmtree(victim.state)
+            if kill == kills // 2:
+                admin.delete(LEASE)
+            victim.start()
+
+        newest = 1 + kills
+        wait_for("the newest payload", lambda: receiver.nodes == newest, SETTLE_S)
+        assert receiver.refused_newer == []
+        assert receiver.highest[0] > kills / 3, "each third kill ended a term at least"
+
+
+def wait_for(what: str, probe: Any, timeout_s: float) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not probe():
+        assert time.monotonic() < deadline_s, f"{what}: waited {timeout_s} s"
+        time.sleep(0.05)
