@@ -23,7 +23,7 @@ class ExportContext:
     Attributes:
         name: The exporter's name.
         attempt: 1 for the first of a run.
-        epoch: Leadership epoch, 0 without leader election. A receiver compares (epoch, sequence).
+        epoch: Leadership epoch, which never falls. A receiver compares (epoch, sequence).
         installation_id: Of whom the payload tells.
         sequence: Of the payload: rises with each new one of this exporter, and is the same when
             one is sent again.

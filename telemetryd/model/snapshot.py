@@ -176,7 +176,7 @@ class Delivery:
     Attributes:
         at: Unix time in seconds.
         sequence: Rises strictly from one payload of an exporter to the next.
-        epoch: Leadership epoch (``leaseTransitions``), 0 without leader election.
+        epoch: Leadership epoch; it rises with each term, and never falls.
     """
 
     at: float

@@ -136,7 +136,7 @@ class LeaderStatus:
         identity: Ours in it.
         leading: We may write now.
         holder: Who holds it, as last seen; empty where nobody is known to.
-        epoch: ``leaseTransitions``, as last seen.
+        epoch: Of this replica's term; the highest one seen where it doesn't lead.
         last_error: What stands between us and the Lease now, empty while all is well.
     """
 
