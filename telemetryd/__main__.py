@@ -1,23 +1,66 @@
 """Entry point of ``telemetryd`` and ``python -m telemetryd``: the one place that exits."""
 
+import logging
+import os
 import sys
+import threading
+import time
+from typing import Final, NoReturn
 
 from telemetryd.daemon.earlysignals import EarlySignals
+from telemetryd.standardstreams import give_up_output, output_failure, prepare_streams
+
+_JOIN_S: Final = 0.25
+"""For threads that are still at work at the end; what hangs longer is left behind."""
 
 
 def main() -> None:
     """Run the command line and exit with its status."""
+    prepare_streams()
     early = EarlySignals()
     is_daemon = sys.argv[1:2] == ["run"]
     if is_daemon:
         early.catch()
-    from telemetryd.cli import run_command  # noqa: PLC0415 - signals are caught before it
+    status = _run(early)
+    if is_daemon:
+        early.ignore()
+    _leave(status)
 
+
+def _run(early: EarlySignals) -> int:
+    from telemetryd import logs  # noqa: PLC0415 - signals are caught before it
+    from telemetryd.cli import run_command  # noqa: PLC0415
+
+    logs.take_over_stderr()
     try:
         status = run_command(sys.argv[1:], early)
-    finally:
-        if is_daemon:
-            early.ignore()
+    except SystemExit as ended:  # argparse
+        status = ended.code if isinstance(ended.code, int) else 0
+    except Exception as error:  # noqa: BLE001 - as the interpreter, but stderr may hang
+        status = 1
+        if error is not output_failure():
+            logs.say_fatal(type(error), error, error.__traceback__)
+    failure = output_failure()
+    if failure is not None:
+        give_up_output()
+        if not isinstance(failure, BrokenPipeError):  # whoever read it has left: no more to say
+            logs.say(f"telemetryd: standard output can't be written: {failure.strerror}")
+    return status or int(failure is not None)
+
+
+def _leave(status: int) -> NoReturn:
+    """End the process, whatever its threads wait for: the interpreter would wait for them."""
+    end_s = time.monotonic() + _JOIN_S
+    others = [
+        thread
+        for thread in threading.enumerate()
+        if thread is not threading.current_thread() and not thread.daemon
+    ]
+    for thread in others:
+        thread.join(max(0.0, end_s - time.monotonic()))
+    if any(thread.is_alive() for thread in others):
+        logging.shutdown()
+        os._exit(status)
     sys.exit(status)
 
 

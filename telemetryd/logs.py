@@ -1,20 +1,29 @@
 """Log lines on one stream: journald prefixes, JSON or text, whatever happens to the stream.
 
-What is logged, and when, is its writer's affair. Nothing here raises into the daemon: a line that
-can't be made is replaced, one that can't be written is lost.
+Nothing here raises into the daemon or blocks it: a line that can't be made is replaced, one that
+can't be written is lost and counted. ``logwriter`` writes the lines.
 """
 
-import io
 import logging
 import os
+import sys
+import threading
 import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Protocol, TextIO
+from types import TracebackType
+from typing import Final, Protocol, TextIO
 
 import orjson
 
+from telemetryd.logwriter import writer_of
+
 OWN_LOGGER = "telemetryd"
+
+FLUSH_S: Final = 0.4
+"""At the end of a process, for the lines that are still to be written."""
+COMPLAINT_S: Final = 5.0
+"""For the message with which a command fails."""
 
 # syslog(3) priorities, as journald reads them in front of each line (sd-daemon(3))
 _PRIORITIES = (
@@ -69,25 +78,55 @@ class JsonFormatter:
 
 
 class StreamHandler(logging.Handler):
-    """Writes records to a stream, and never raises.
+    """Writes records to a stream, and neither raises nor waits for it."""
 
-    Attributes:
-        lost: Records that could not be written.
-    """
+    def __init__(self, stream: TextIO | None, line_formatter: LineFormatter) -> None:
+        """Write nothing yet.
 
-    def __init__(self, stream: TextIO, line_formatter: LineFormatter) -> None:
+        Args:
+            stream: None loses every record.
+            line_formatter: Makes their text.
+        """
         super().__init__()
-        self.lost = 0
+        self._lost = 0
         self._stream = stream
         self._line_formatter = line_formatter
+        self._writer = None if stream is None else writer_of(stream)
+        if self._writer is not None:
+            self._writer.notice = self._notice
+
+    @property
+    def lost(self) -> int:
+        """Records that could not be written, to this stream and by whatever handler."""
+        return self._lost if self._writer is None else self._writer.lost
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record; a closed, full or broken stream loses it."""
+        """Have one record written; a closed, full or broken stream loses it."""
         try:
             text = self._render(record) + "\n"
-            _write(self._stream, text.encode(errors="backslashreplace"))
+            if self._writer is not None:
+                self._writer.put(text.encode(errors="backslashreplace"))
+            elif self._stream is not None:
+                self._stream.write(text)
+                self._stream.flush()
+            else:
+                self._lost += 1
         except Exception:  # noqa: BLE001 - logging must not end what it watches
-            self.lost += 1
+            self._lost += 1
+
+    def flush(self) -> None:
+        """Wait for what isn't written yet, but not for long; called at the process's end."""
+        self.drain(FLUSH_S)
+
+    def drain(self, timeout_s: float) -> bool:
+        """Wait until every record is written or lost; whether that came about in time."""
+        return self._writer is None or self._writer.drain(timeout_s)
+
+    def _notice(self, missing: int) -> bytes:
+        record = logging.LogRecord(
+            __name__, logging.WARNING, __file__, 0, "log lines lost count=%d", (missing,), None
+        )
+        return (self._line_formatter.render(record) + "\n").encode()
 
     def _render(self, record: logging.LogRecord) -> str:
         try:
@@ -101,7 +140,7 @@ class StreamHandler(logging.Handler):
 
 
 def configure(
-    log_format: str, log_level: str, stream: TextIO, environ: Mapping[str, str]
+    log_format: str, log_level: str, stream: TextIO | None, environ: Mapping[str, str]
 ) -> StreamHandler:
     """Send every log record to one stream, in place of whatever handled them before.
 
@@ -110,7 +149,7 @@ def configure(
             terminal, else JSON), ``json`` or ``text``.
         log_level: ``debug``, ``info``, ``warning`` or ``error``, for telemetryd's own loggers;
             those of libraries are held to warnings and worse, as theirs show response bodies.
-        stream: Usually stderr.
+        stream: Usually stderr; None where that is closed.
         environ: For ``JOURNAL_STREAM``.
 
     Returns:
@@ -127,7 +166,59 @@ def configure(
     return handler
 
 
-def choose_formatter(log_format: str, stream: TextIO, environ: Mapping[str, str]) -> LineFormatter:
+def lines_lost() -> int:
+    """Lines that could not be written since the process began."""
+    handlers = logging.getLogger().handlers
+    return sum(handler.lost for handler in handlers if isinstance(handler, StreamHandler))
+
+
+def say(text: str) -> None:
+    """Write lines to stderr as they are, after all that was logged; never raises.
+
+    They are waited for within ``COMPLAINT_S``: a process that fails may end right afterwards.
+    """
+    stream = sys.stderr
+    writer = None if stream is None else writer_of(stream)
+    try:
+        if writer is not None:
+            writer.put(f"{text}\n".encode(errors="backslashreplace"))
+            writer.drain(COMPLAINT_S)
+        elif stream is not None:
+            stream.write(f"{text}\n")
+            stream.flush()
+    except Exception:  # noqa: BLE001, S110 - nobody is left to hear of it
+        pass
+
+
+def say_fatal(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Write the traceback of an error that ends the process: a ``sys.excepthook``."""
+    say("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"))
+
+
+def take_over_stderr() -> None:
+    """Have all that Python itself writes to stderr go the way of log lines, which never blocks."""
+    sys.excepthook = say_fatal
+    sys.unraisablehook = _log_unraisable
+    threading.excepthook = _log_thread_error
+    logging.captureWarnings(capture=True)
+
+
+def _log_unraisable(told: "sys.UnraisableHookArgs") -> None:
+    error = told.exc_value
+    logging.getLogger(__name__).error(
+        "error in cleanup ignored in=%r", told.object, exc_info=error or False
+    )
+
+
+def _log_thread_error(told: threading.ExceptHookArgs) -> None:
+    error = told.exc_value
+    name = told.thread.name if told.thread else ""
+    logging.getLogger(__name__).error("thread failed name=%s", name, exc_info=error or False)
+
+
+def choose_formatter(
+    log_format: str, stream: TextIO | None, environ: Mapping[str, str]
+) -> LineFormatter:
     """The formatter of a ``log_format``; ``auto`` looks at the stream."""
     if log_format == "auto" and is_journal(stream, environ):
         return JournaldFormatter()
@@ -136,13 +227,15 @@ def choose_formatter(log_format: str, stream: TextIO, environ: Mapping[str, str]
     return JsonFormatter()
 
 
-def is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
+def is_journal(stream: TextIO | None, environ: Mapping[str, str]) -> bool:
     """Whether the stream is the one that ``$JOURNAL_STREAM`` names (systemd.exec(5)).
 
     The variable is inherited by processes whose stderr goes elsewhere, so the device and inode
     numbers in it must be the stream's.
     """
     device, _, inode = environ.get("JOURNAL_STREAM", "").partition(":")
+    if stream is None:
+        return False
     try:
         status = os.fstat(stream.fileno())
         return (int(device), int(inode)) == (status.st_dev, status.st_ino)
@@ -150,31 +243,11 @@ def is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
         return False
 
 
-def _is_terminal(stream: TextIO) -> bool:
+def _is_terminal(stream: TextIO | None) -> bool:
     try:
-        return stream.isatty()
+        return stream is not None and stream.isatty()
     except (OSError, ValueError):
         return False
-
-
-def _write(stream: TextIO, data: bytes) -> None:
-    """Write unbuffered where possible: what a buffer can't flush would fail the exit too.
-
-    Raises:
-        BlockingIOError: The stream doesn't block and is full.
-        OSError: It is broken; a closed one raises ValueError.
-    """
-    raw = getattr(getattr(stream, "buffer", None), "raw", None)
-    if not isinstance(raw, io.RawIOBase):
-        stream.write(data.decode())
-        stream.flush()
-        return
-    rest = memoryview(data)
-    while rest:
-        written = raw.write(rest)
-        if not written:
-            raise BlockingIOError
-        rest = rest[written:]
 
 
 def _priority(level: int) -> int:

@@ -8,6 +8,9 @@ import pty
 import re
 import subprocess
 import sys
+import termios
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TextIO
@@ -24,6 +27,7 @@ from telemetryd.logs import (
     choose_formatter,
     configure,
     is_journal,
+    lines_lost,
 )
 
 FORMATTERS = (JournaldFormatter(), TextFormatter(), JsonFormatter())
@@ -224,6 +228,7 @@ def test_full_disk_loses_lines_and_nothing_else() -> None:
         handler = configure("text", "info", full, {})
         logging.getLogger(OURS).error("lost")
         logging.getLogger(OURS).error("lost too")
+        handler.flush()
     assert handler.lost == 2
 
 
@@ -235,6 +240,72 @@ def test_full_pipe_that_doesnt_block_loses_lines_and_nothing_else() -> None:
         while not handler.lost:
             logging.getLogger(OURS).error("x" * 10_000)
     os.close(reading)
+
+
+def test_pipe_that_nobody_reads_blocks_no_caller_and_says_later_what_is_missing() -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as pipe:
+        handler = configure("text", "info", pipe, {})
+        count = 0
+        while handler.lost < 100:  # the pipe is full, then the queue
+            logging.getLogger(OURS).error("number=%d %s", count, "x" * 1000)
+            count += 1
+        received: list[bytes] = []
+        with os.fdopen(reading, "rb") as read_end:
+            reader = threading.Thread(target=lambda: received.extend(read_end))
+            reader.start()
+            assert eventually(lambda: handler.drain(1.0))
+            logging.getLogger(OURS).error("number=%d", count)
+            assert eventually(lambda: handler.drain(1.0))
+            pipe.close()
+            reader.join()
+    lines = b"".join(received).decode().splitlines()
+    numbers = [int(line.split("number=")[1].split()[0]) for line in lines if "number=" in line]
+    notices = [line for line in lines if "log lines lost" in line]
+    assert [notice.split("count=")[1] for notice in notices] == [str(handler.lost)]
+    assert numbers == [*range(count - handler.lost), count]  # in order, the notice in the gap
+    assert lines.index(notices[0]) == count - handler.lost
+
+
+def test_disk_that_is_full_for_a_while_is_followed_by_the_number_of_lost_lines(
+    tmp_path: Path,
+) -> None:
+    with (tmp_path / "log").open("w") as log, open("/dev/full", "w") as full:  # noqa: PTH123
+        handler = configure("json", "info", log, {})
+        logging.getLogger(OURS).error("before")
+        handler.flush()
+        kept = os.dup(log.fileno())
+        os.dup2(full.fileno(), log.fileno())
+        for _ in range(3):
+            logging.getLogger(OURS).error("lost")
+        handler.flush()
+        os.dup2(kept, log.fileno())
+        os.close(kept)
+        logging.getLogger(OURS).error("after")
+        handler.flush()
+    messages = [json.loads(line)["message"] for line in (tmp_path / "log").read_text().splitlines()]
+    assert messages == ["before", "log lines lost count=3", "after"]
+
+
+def test_closed_stderr_loses_lines_and_counts_them() -> None:
+    handler = configure("auto", "info", None, {"JOURNAL_STREAM": "1:2"})
+    logging.getLogger(OURS).error("lost")
+    assert handler.lost == lines_lost() == 1
+
+
+def test_another_handler_of_a_stream_goes_on_with_its_lines_and_its_count(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w") as log, open("/dev/full", "w") as full:  # noqa: PTH123
+        configure("json", "info", full, {}).emit(record())
+        again = configure("text", "info", full, {})
+        again.flush()
+        assert again.lost == 1
+        configure("json", "info", log, {}).emit(record("first"))
+        other = configure("text", "info", log, {})
+        other.emit(record("second"))
+        other.flush()
+    first, second = (tmp_path / "log").read_text().splitlines()
+    assert "first" in first
+    assert second.endswith("second")
 
 
 PROGRAM = """
@@ -257,6 +328,37 @@ def run(log_format: str, stderr: int, **environ: str) -> int:
         check=False,
         timeout=30,
     ).returncode
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    end_s = time.monotonic() + 30.0
+    while not holds():
+        if time.monotonic() > end_s:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def test_process_whose_stderr_nobody_reads_ends_with_its_own_status() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    while True:
+        try:
+            os.write(writing, b"x" * 4096)
+        except BlockingIOError:
+            break
+    os.set_blocking(writing, True)
+    assert run("text", writing) == 7
+    os.close(reading)
+    os.close(writing)
+
+
+def test_terminal_stopped_by_its_user_holds_up_nobody() -> None:
+    ours, theirs = pty.openpty()
+    termios.tcflow(theirs, termios.TCOOFF)  # what Ctrl-S does
+    assert run("text", theirs) == 7
+    os.close(ours)
+    os.close(theirs)
 
 
 def test_broken_pipe_doesnt_change_the_exit_status() -> None:

@@ -5,8 +5,6 @@ asked for, so that ``--help``, ``schema`` and ``check-config`` don't pay for the
 """
 
 import argparse
-import os
-import sys
 from collections.abc import Callable, Sequence
 
 from telemetryd.cli.arguments import build_parser
@@ -40,7 +38,3 @@ def run_command(arguments: Sequence[str], early: EarlySignals) -> int:
         return 1
     except KeyboardInterrupt:
         return EX_INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has left: nothing more to say, to anyone.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1

@@ -32,7 +32,7 @@ EX_NO_DAEMON = 2
 def complain(line: str) -> None:
     """Say what went wrong; the journal takes the prefix as the line's priority."""
     prefix = "<3>" if logs.is_journal(sys.stderr, os.environ) else ""
-    print(f"{prefix}{line}", file=sys.stderr)
+    logs.say(f"{prefix}{line}")
 
 
 def _load(options: argparse.Namespace) -> Config:

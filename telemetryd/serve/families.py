@@ -271,5 +271,6 @@ FAMILIES = (
         (_closed("result", RELOAD_RESULTS), _closed("trigger", RELOAD_TRIGGERS)),
         "Reloads of the configuration.",
     ),
+    Family("counter", "log_lines_lost", (), "Lines of the log that could not be written."),
     Family("histogram", "event_loop_lag_seconds", (), "How late timers of the loop come."),
 )

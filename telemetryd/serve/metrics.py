@@ -202,6 +202,7 @@ def _sheet_of(view: MetricsView) -> _Sheet:
     sheet.put("leader", (lease,), leading)
     sheet.put("leader_transitions", (lease,), transitions)
     _put_config(sheet, view)
+    sheet.put("log_lines_lost", (), view.log_lines_lost)
     sheet.put_histogram("event_loop_lag_seconds", (), view.loop_lag)
     return sheet
 

@@ -7,6 +7,7 @@ another. Names of metrics don't belong here.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from telemetryd.logs import lines_lost
 from telemetryd.model import ConfigStatus, ExporterStatus, InformerStatus, Snapshot, Switches
 from telemetryd.stats import (
     ConfigStats,
@@ -39,6 +40,7 @@ class MetricsSources:
         loop_lag: Seconds by which the event loop's timers come late.
         switches: Which of them are off.
         leader: Name of the Lease, whether this replica leads, and how often that has changed.
+        log_lines_lost: Lines of the log that could not be written.
     """
 
     build: BuildInfo
@@ -52,6 +54,7 @@ class MetricsSources:
     loop_lag: Histogram
     switches: Callable[[], Switches] = Switches
     leader: Callable[[], tuple[str, bool, int]] = lambda: ("telemetryd", True, 0)
+    log_lines_lost: Callable[[], int] = lines_lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,7 @@ class MetricsView:
     loop_lag: HistogramView
     switches: Switches
     leader: tuple[str, bool, int]
+    log_lines_lost: int
 
 
 def take_view(sources: MetricsSources) -> MetricsView:
@@ -135,6 +139,7 @@ def take_view(sources: MetricsSources) -> MetricsView:
         loop_lag=_histogram(sources.loop_lag),
         switches=sources.switches(),
         leader=sources.leader(),
+        log_lines_lost=sources.log_lines_lost(),
     )
 
 

@@ -84,6 +84,7 @@ config_last_reload_success_timestamp_seconds gauge
 config_hash gauge
 config_reloads_total counter result, trigger
 event_loop_lag_seconds histogram
+log_lines_lost_total counter
 fleet_clusters gauge kind
 fleet_nodes gauge
 fleet_node_roles gauge role

@@ -1,0 +1,67 @@
+"""Commands whose standard streams are closed, full or broken: a clear status, and no traceback."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BAD_CONFIG = "check-config --config /there/is/none"
+
+
+def shell(line: str) -> subprocess.CompletedProcess[str]:
+    """A shell line with ``telemetryd`` in it; its own stdout and stderr, read to the end."""
+    command = line.replace("telemetryd", f"{sys.executable} -m telemetryd")
+    return subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize("redirect", ["2>&-", "2>/dev/full", "2>&- >&- <&-"])
+@pytest.mark.parametrize(
+    ("arguments", "status"), [(BAD_CONFIG, 78), ("run --config /there/is/none", 78), ("x", 64)]
+)
+def test_stderr_that_cant_be_written_leaves_the_exit_status(
+    redirect: str, arguments: str, status: int
+) -> None:
+    assert shell(f"telemetryd {arguments} {redirect}").returncode == status
+
+
+def test_stderr_whose_reader_has_left_leaves_the_exit_status() -> None:
+    done = shell(f"telemetryd {BAD_CONFIG} 2>&1 >/dev/null | true; exit ${{PIPESTATUS[0]}}")
+    assert done.returncode == 78
+
+
+def test_valid_configuration_is_valid_with_stderr_closed() -> None:
+    done = shell("telemetryd check-config 2>&-")
+    assert (done.returncode, done.stdout) == (0, "defaults: valid\n")
+
+
+@pytest.mark.parametrize("arguments", ["schema", "check-config", "--version"])
+@pytest.mark.parametrize(
+    ("redirect", "why"), [(">&-", "Bad file descriptor"), (">/dev/full", "No space left on device")]
+)
+def test_stdout_that_cant_be_written_is_one_complaint(
+    arguments: str, redirect: str, why: str
+) -> None:
+    done = shell(f"telemetryd {arguments} {redirect}")
+    assert done.returncode == 1
+    assert done.stderr == f"telemetryd: standard output can't be written: {why}\n"
+
+
+def test_stdout_whose_reader_has_left_needs_no_words() -> None:
+    done = shell("(sleep 0.1; telemetryd schema) | true; exit ${PIPESTATUS[0]}")
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_numbers_of_closed_streams_are_given_to_no_other_file(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, sys\n"
+        "from telemetryd.standardstreams import prepare_streams\n"
+        "prepare_streams()\n"
+        "sys.exit(os.open(os.devnull, os.O_RDONLY))\n"
+    )
+    done = shell(f"PYTHONPATH=. {sys.executable} {program} <&- >&- 2>&-")
+    assert done.returncode > 2
