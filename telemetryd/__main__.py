@@ -43,7 +43,7 @@ def _run(early: EarlySignals) -> int:
     failure = output_failure()
     if failure is not None:
         give_up_output()
-        if not isinstance(failure, BrokenPipeError):  # whoever read it has left: no more to say
+        if not isinstance(failure, BrokenPipeError):  # the reader has left
             logs.say(f"telemetryd: standard output can't be written: {failure.strerror}")
     return status or int(failure is not None)
 

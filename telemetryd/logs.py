@@ -186,7 +186,7 @@ def say(text: str) -> None:
         elif stream is not None:
             stream.write(f"{text}\n")
             stream.flush()
-    except Exception:  # noqa: BLE001, S110 - nobody is left to hear of it
+    except Exception:  # noqa: BLE001, S110 - there is no other place to report it
         pass
 
 
@@ -203,16 +203,16 @@ def take_over_stderr() -> None:
     logging.captureWarnings(capture=True)
 
 
-def _log_unraisable(told: "sys.UnraisableHookArgs") -> None:
-    error = told.exc_value
+def _log_unraisable(args: "sys.UnraisableHookArgs") -> None:
+    error = args.exc_value
     logging.getLogger(__name__).error(
-        "error in cleanup ignored in=%r", told.object, exc_info=error or False
+        "error in cleanup ignored in=%r", args.object, exc_info=error or False
     )
 
 
-def _log_thread_error(told: threading.ExceptHookArgs) -> None:
-    error = told.exc_value
-    name = told.thread.name if told.thread else ""
+def _log_thread_error(args: threading.ExceptHookArgs) -> None:
+    error = args.exc_value
+    name = args.thread.name if args.thread else ""
     logging.getLogger(__name__).error("thread failed name=%s", name, exc_info=error or False)
 
 

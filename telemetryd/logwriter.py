@@ -83,7 +83,7 @@ class LineWriter:
         self._is_running = True
         try:
             thread.start()
-        except RuntimeError:  # no thread is to be had now: the next line tries again
+        except RuntimeError:  # too many threads: the next line tries again
             self._is_running = False
 
     def _run(self) -> None:
@@ -144,7 +144,7 @@ class LineWriter:
         rest = memoryview(data)
         while rest:
             written = self._raw.write(rest)
-            if written is None:  # it doesn't block, and whoever made it so has filled it
+            if written is None:  # another process made it non-blocking, and it is full
                 poll = select.poll()
                 poll.register(self._raw.fileno(), select.POLLOUT)
                 poll.poll()

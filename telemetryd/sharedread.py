@@ -1,4 +1,4 @@
-"""Reads from disks that may hang: in a thread that nobody joins, shared by all who want the result.
+"""Reads from disks that may hang: in a daemon thread, shared by all callers.
 
 A disk or a file server that hangs can't be interrupted. It may cost one thread, but neither a
 deadline nor the end of the process.
@@ -9,17 +9,21 @@ import errno
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Generic, TypeVar, cast
+from typing import Final, Generic, TypeVar, cast
 
 import anyio
 
 T = TypeVar("T")
+
+PATIENCE_S: Final = 1.0
+"""For a read whose last result is still good."""
 
 
 class _Call(Generic[T]):
     """One call on its way."""
 
     def __init__(self) -> None:
+        self.begun_s = anyio.current_time()
         self.done = anyio.Event()
         self.result: T | None = None
         self.error: Exception | None = None
@@ -28,16 +32,18 @@ class _Call(Generic[T]):
 class SharedRead(Generic[T]):
     """Makes a blocking call in a thread, one at a time; it belongs to one event loop.
 
-    Whoever stops waiting, by a deadline or a cancellation, leaves the call to the others.
+    A caller that stops waiting, by a deadline or a cancellation, leaves the call to the others.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, settle: Callable[[T], None] | None = None) -> None:
         """Call nothing yet.
 
         Args:
             name: Of the thread.
+            settle: Gets each result, also one that comes after every caller has stopped waiting.
         """
         self._name = name
+        self._settle = settle
         self._call: _Call[T] | None = None
 
     @property
@@ -61,6 +67,22 @@ class SharedRead(Generic[T]):
         if call.error is not None:
             raise call.error
         return cast("T", call.result)
+
+    async def take_soon(self, read: Callable[[], T]) -> T:
+        """As ``take``, for callers that can do without: waits ``PATIENCE_S`` after the beginning.
+
+        Args:
+            read: As of ``take``.
+
+        Raises:
+            TimeoutError: It takes longer; ``settle`` still gets the result.
+        """
+        call = self._call
+        begun_s = anyio.current_time() if call is None else call.begun_s
+        left_s = anyio.current_effective_deadline() - anyio.current_time()
+        wait_s = min(begun_s + PATIENCE_S - anyio.current_time(), left_s / 2)
+        with anyio.fail_after(max(0.0, wait_s)):
+            return await self.take(read)
 
     async def begin(self, read: Callable[[], T]) -> T:
         """What a call that begins now returns or raises; one on its way is waited for before."""
@@ -90,4 +112,8 @@ class SharedRead(Generic[T]):
 
     def _end(self, call: _Call[T]) -> None:
         self._call = None
-        call.done.set()
+        try:
+            if call.error is None and self._settle is not None:
+                self._settle(cast("T", call.result))
+        finally:
+            call.done.set()

@@ -5,6 +5,7 @@ What a body says doesn't belong here.
 
 import io
 import zlib
+from collections import deque
 
 import aiohttp
 import anyio
@@ -38,6 +39,7 @@ class Body:
         self._what = what
         self._inflater: zlib._Decompress | None = None
         self._holds_back = False
+        self._ready: deque[bytes] = deque()
         encoding = response.headers.get("Content-Encoding", "").strip().lower()
         if encoding == "gzip" and gzip:
             self._inflater = zlib.decompressobj(_GZIP)
@@ -52,29 +54,42 @@ class Body:
             BadResponse: It isn't gzip though it says so.
             Unavailable: It breaks off.
         """
+        while not self._ready:
+            # It is kept before anything else is awaited, so that a deadline drops none of it.
+            packed = await self._content.readany() if self._is_used_up() else None
+            if self._inflater is None:
+                return packed or b""
+            self._inflate(self._inflater, packed)
+        if self._inflater is not None:
+            await anyio.lowlevel.checkpoint()
+        return self._ready.popleft()
+
+    def _is_used_up(self) -> bool:
         inflater = self._inflater
-        if inflater is None:
-            return await self._content.readany()
-        while True:
-            packed = inflater.unconsumed_tail
-            ended = False
-            if not packed and not self._holds_back:
-                packed = await self._content.readany()
-                ended = not packed
-            try:
-                piece = inflater.decompress(packed, _PIECE_BYTES)
-            except zlib.error as error:
-                raise BadResponse(f"{self._what}: broken gzip") from error
-            self._holds_back = len(piece) == _PIECE_BYTES
-            if inflater.unused_data:
-                raise BadResponse(f"{self._what}: something follows the gzip")
-            if piece:
-                await anyio.lowlevel.checkpoint()
-                return piece
-            if ended:
-                if inflater.eof:
-                    return b""
+        return inflater is None or not (inflater.unconsumed_tail or self._holds_back)
+
+    def _inflate(self, inflater: "zlib._Decompress", packed: bytes | None) -> None:
+        """Inflate a piece at most, and keep it.
+
+        Raises:
+            BadResponse: It isn't gzip.
+            Unavailable: It broke off.
+        """
+        try:
+            piece = inflater.decompress(
+                inflater.unconsumed_tail if packed is None else packed, _PIECE_BYTES
+            )
+        except zlib.error as error:
+            raise BadResponse(f"{self._what}: broken gzip") from error
+        self._holds_back = len(piece) == _PIECE_BYTES
+        if inflater.unused_data:
+            raise BadResponse(f"{self._what}: something follows the gzip")
+        if piece:
+            self._ready.append(piece)
+        elif packed == b"":
+            if not inflater.eof:
                 raise Unavailable(f"{self._what}: the answer broke off", kind=Reason.CONNECT)
+            self._ready.append(b"")
 
 
 class ByteStream:

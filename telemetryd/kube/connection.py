@@ -4,13 +4,15 @@ In a pod its service account; else the kubeconfig. HTTP doesn't belong here.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
-import anyio.to_thread
+import anyio
 
-from telemetryd.errors import ConfigError, Problem
+from telemetryd.errors import ConfigError, Problem, Reason, Unavailable
 from telemetryd.kube.credentials import (
     Credential,
     FixedCredential,
@@ -24,11 +26,17 @@ from telemetryd.kube.kubeconfig import Chosen, choose, fingerprint
 from telemetryd.kube.proxy import proxy_for
 from telemetryd.kube.rechosen import Login, RechosenCredential
 from telemetryd.kube.tls import Origin, TlsContext, TlsFiles, build_context
+from telemetryd.sharedread import SharedRead
 
 if TYPE_CHECKING:
     from types import ModuleType
 
     from telemetryd.config.settings import KubernetesConfig
+
+T = TypeVar("T")
+
+READ_TIMEOUT_S = 10.0
+"""For each file at the start, where there is no last good content yet."""
 
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 """Where Kubernetes mounts a pod's token and CA."""
@@ -143,7 +151,7 @@ async def _in_cluster(
 ) -> Connection:
     token_file, ca_file = f"{folder}/token", f"{folder}/ca.crt"
     try:
-        token = clean_token(await anyio.to_thread.run_sync(read_small_file, token_file))
+        token = clean_token(await _read(partial(read_small_file, token_file), token_file))
     except (OSError, ValueError) as error:
         why = f"can't be read ({why_unreadable(error)}): mount a service account"
         raise ConfigError(Problem(token_file, "", why)) from error
@@ -153,7 +161,7 @@ async def _in_cluster(
     origin = Origin(ca_file)
     files = TlsFiles(ca_file, None, None, verify=True, ca_origin=origin, cert_origin=origin)
     tls = TlsContext(lambda: files, now)
-    await tls.load()
+    await _load(tls, ca_file)
     server: str = loader.load_in_cluster(dict(environ), token_file, ca_file)
     why_not = what_is_wrong_with_server(server)
     if why_not is not None:
@@ -180,19 +188,56 @@ async def _by_kubeconfig(
             why = "names another API server: restart telemetryd to use it"
             raise ConfigError(other.cluster.problem("server", why))
         if _is_tls(again.server):
-            await anyio.to_thread.run_sync(build_context, again.files())  # or it can't be used
+            files = again.files()  # or it can't be used
+            await _read(partial(build_context, files), f"{files.ca_origin.where}: CA")
         return again
 
-    seen = await anyio.to_thread.run_sync(take_fingerprint)
+    seen = await _read(take_fingerprint, "kubeconfig")
     chosen, login = await _choose(find(), context, now)
     credential = RechosenCredential(login, seen, fingerprint=take_fingerprint, choose=choose_again)
     tls = None
     if _is_tls(login.server):
         tls = TlsContext(credential.files, now)
-        await tls.load()
+        await _load(tls, chosen.cluster.file)
     cluster = chosen.cluster.body
     proxy = cluster.get("proxy-url") or proxy_for(login.server, environ)
     return Connection(login.server, credential, tls, cluster.get("tls-server-name"), proxy)
+
+
+async def _read(read: Callable[[], T], what: str) -> T:
+    """What is read, off the event loop.
+
+    Raises:
+        Unavailable: Not in time.
+    """
+    with _deadline(what):
+        return await SharedRead[T]("connection").take(read)
+
+
+async def _load(tls: TlsContext, where: str) -> None:
+    """Build the first context.
+
+    Raises:
+        ConfigError: It can't be built.
+        Unavailable: Not in time.
+    """
+    with _deadline(f"{where}: CA or client certificate"):
+        await tls.load()
+
+
+@contextmanager
+def _deadline(what: str) -> Iterator[None]:
+    """What is read here must come within ``READ_TIMEOUT_S``.
+
+    Raises:
+        Unavailable: It doesn't.
+    """
+    try:
+        with anyio.fail_after(READ_TIMEOUT_S):
+            yield
+    except TimeoutError as error:
+        message = f"{what} can't be read within {READ_TIMEOUT_S:g} s: check its disk or file server"
+        raise Unavailable(message, kind=Reason.TIMEOUT) from error
 
 
 def _is_tls(server: str) -> bool:
@@ -207,7 +252,7 @@ async def _choose(
     Raises:
         ConfigError: It can't be used.
     """
-    chosen = await anyio.to_thread.run_sync(choose, paths, context)
+    chosen = await _read(partial(choose, paths, context), "kubeconfig")
     loaded = _import_loader().KubeconfigConnection(chosen, now)
     user = chosen.user.body
     credential: Credential
@@ -229,7 +274,7 @@ async def _token_file(chosen: Chosen) -> TokenFile:
     """
     path = chosen.user.body["tokenFile"]
     try:
-        token = clean_token(await anyio.to_thread.run_sync(read_small_file, path))
+        token = clean_token(await _read(partial(read_small_file, path), path))
     except (OSError, ValueError) as error:
         why = f"can't be read ({why_unreadable(error)})"
         raise ConfigError(chosen.user.problem("tokenFile", why)) from error

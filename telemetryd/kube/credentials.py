@@ -8,13 +8,14 @@ import logging
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import anyio
-import anyio.to_thread
 
 from telemetryd.errors import ConfigError, Reason, Unavailable
 from telemetryd.kube.files import read_small_file, why_unreadable
+from telemetryd.sharedread import SharedRead
 
 log = logging.getLogger(__name__)
 
@@ -77,10 +78,11 @@ class FixedCredential:
 class TokenFile:
     """A bearer token in a file that someone else rotates.
 
-    The last good token stays while the file is missing, unreadable, empty or garbage.
+    The last good token stays while the file is missing, unreadable, empty or garbage, or while its
+    disk hangs.
     """
 
-    __slots__ = ("_failing", "_lock", "_path", "_read_at_s", "_token")
+    __slots__ = ("_failing", "_path", "_read", "_read_at_s", "_token")
 
     def __init__(self, path: str, token: str) -> None:
         """Start with a token that has just been read.
@@ -93,37 +95,44 @@ class TokenFile:
         self._token = token
         self._read_at_s = anyio.current_time()
         self._failing = False
-        self._lock = anyio.Lock()
+        self._read: SharedRead[bytes] = SharedRead("token file", self._take)
 
     async def header(self) -> str | None:
         """The token, re-read once a minute."""
         if anyio.current_time() - self._read_at_s >= REREAD_S:
-            await self._read()
+            await self._reread()
         return self._value()
 
     async def renew(self, refused: str | None) -> bool:
         """Read the file now, unless that has happened since the refused value was taken."""
         if self._value() == refused:
-            await self._read()
+            was_running = self._read.is_running
+            await self._reread()
+            if was_running and self._value() == refused:  # it may have begun before the refusal
+                await self._reread()
         return self._value() != refused
 
     def _value(self) -> str:
         return f"Bearer {self._token}"
 
-    async def _read(self) -> None:
-        async with self._lock:
+    async def _reread(self) -> None:
+        """Read the file; requests that come meanwhile share the read, but do not wait for long."""
+        if not self._read.is_running:
             self._read_at_s = anyio.current_time()
-            try:
-                raw = await anyio.to_thread.run_sync(read_small_file, self._path)
-            except (OSError, ValueError) as error:
-                self._keep(why_unreadable(error))
-                return
-            token = clean_token(raw)
-            if token is None:
-                self._keep("not a token" if raw.strip() else "empty")
-                return
-            self._token = token
-            self._failing = False
+        try:
+            await self._read.take_soon(partial(read_small_file, self._path))
+        except TimeoutError:
+            self._keep("its disk is slow or hangs")
+        except (OSError, ValueError) as error:
+            self._keep(why_unreadable(error))
+
+    def _take(self, raw: bytes) -> None:
+        token = clean_token(raw)
+        if token is None:
+            self._keep("not a token" if raw.strip() else "empty")
+            return
+        self._token = token
+        self._failing = False
 
     def _keep(self, why: str) -> None:
         log.log(

@@ -9,11 +9,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import anyio
-import anyio.to_thread
 
 from telemetryd.errors import ConfigError, Unavailable
 from telemetryd.kube.credentials import Credential
 from telemetryd.kube.tls import TlsFiles
+from telemetryd.sharedread import SharedRead
 
 log = logging.getLogger(__name__)
 
@@ -58,13 +58,15 @@ class RechosenCredential:
             login: It.
             seen: Fingerprint of the files, taken before.
             fingerprint: Takes it again; blocks.
-            choose: Chooses again. Raises ConfigError.
+            choose: Chooses again. Raises ConfigError, or Unavailable where a disk hangs.
         """
         self._login = login
         self._seen = seen
         self._fingerprint = fingerprint
         self._choose = choose
         self._lock = anyio.Lock()
+        self._read: SharedRead[bytes] = SharedRead("kubeconfig")
+        self._failing = False
 
     def files(self) -> TlsFiles:
         """What TLS is made of now."""
@@ -89,11 +91,18 @@ class RechosenCredential:
 
     async def _choose_again(self) -> bool:
         async with self._lock:
-            seen = await anyio.to_thread.run_sync(self._fingerprint)
+            try:
+                seen = await self._read.take_soon(self._fingerprint)
+            except TimeoutError:
+                self._keep("its disk is slow or hangs")
+                return False
             if seen == self._seen:
                 return False
             try:
                 login = await self._choose()
+            except Unavailable as error:
+                self._keep(str(error))
+                return False
             except ConfigError as error:
                 self._seen = seen
                 log.warning(
@@ -103,5 +112,14 @@ class RechosenCredential:
             # Not before: where the request's deadline ends the choice, another one makes it.
             self._seen = seen
             self._login = login
+            self._failing = False
             log.info("kubeconfig changed, its login is used file=%s", login.where)
             return True
+
+    def _keep(self, why: str) -> None:
+        log.log(
+            logging.DEBUG if self._failing else logging.WARNING,
+            "kubeconfig can't be read, the last good login stays: %s",
+            why,
+        )
+        self._failing = True

@@ -8,13 +8,14 @@ import os
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import anyio
-import anyio.to_thread
 
 from telemetryd.errors import ConfigError, Problem
 from telemetryd.kube.files import check_regular
 from telemetryd.kube.validity import Validity, read_validity
+from telemetryd.sharedread import SharedRead
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +155,7 @@ class TlsContext:
         self._seen: object = None
         self._look_at_s = self._looked_at_s = 0.0
         self._failing = False
-        self._lock = anyio.Lock()
+        self._read: SharedRead[_Loaded | None] = SharedRead("certificates", self._settle)
 
     async def load(self) -> None:
         """Build the first context.
@@ -162,16 +163,12 @@ class TlsContext:
         Raises:
             ConfigError: It can't be built.
         """
-        files = self._begin_look()
-        self._seen = await anyio.to_thread.run_sync(_fingerprint, files)
-        await self._build(files)
-        self._tell(files)
+        await self._read.begin(partial(_load, self._begin_look(), None))
 
     async def current(self) -> ssl.SSLContext:
         """The context for a new connection; ``load`` comes first."""
         if self._is_due():
-            async with self._lock:
-                await self._look()
+            await self._look()
         return self._context
 
     def distrust(self) -> None:
@@ -188,37 +185,37 @@ class TlsContext:
         return files
 
     async def _look(self) -> None:
-        if not self._is_due():
-            return
-        files = self._begin_look()
-        seen = await anyio.to_thread.run_sync(_fingerprint, files)
-        if seen == self._seen:
-            self._tell(files)
-            return
+        """Look at the files; connections that are made meanwhile share that, but wait briefly."""
+        if not self._read.is_running:
+            self._begin_look()
+        files = self._looked_files or self._files()
         try:
-            await self._build(files)
+            await self._read.take_soon(partial(_load, files, self._seen))
+        except TimeoutError:
+            self._keep("their disk is slow or hangs")
         except ConfigError as error:
-            log.log(
-                logging.DEBUG if self._failing else logging.WARNING,
-                "certificates changed but can't be used, the old ones stay: %s",
-                error,
-            )
-            self._failing = True
-            return
-        self._seen = seen
+            self._keep(error)
+
+    def _keep(self, why: object) -> None:
+        log.log(
+            logging.DEBUG if self._failing else logging.WARNING,
+            "certificates changed but can't be used, the old ones stay: %s",
+            why,
+        )
+        self._failing = True
+
+    def _settle(self, loaded: "_Loaded | None") -> None:
+        """Take what was read into use; None where nothing has changed."""
+        files = self._looked_files or self._files()
+        if loaded is not None:
+            is_first = self._seen is None
+            self._context, self._validity = loaded.context, loaded.validity
+            self._seen = loaded.seen
+            if not is_first:
+                log.info("certificates reloaded ca_file=%s", loaded.files.ca_file)
+            files = loaded.files
         self._failing = False
-        log.info("certificates reloaded ca_file=%s", files.ca_file)
         self._tell(files)
-
-    async def _build(self, files: TlsFiles) -> None:
-        """Take new files into use.
-
-        Raises:
-            ConfigError: They can't be used; what was in use stays.
-        """
-        self._context = await anyio.to_thread.run_sync(build_context, files)
-        name = files.cert_file
-        self._validity = await anyio.to_thread.run_sync(read_validity, name) if name else None
 
     def _tell(self, files: TlsFiles) -> None:
         """Say once what will be regretted, of each client certificate too: the server may not."""
@@ -240,6 +237,31 @@ class TlsContext:
                 files.cert_origin.key,
             )
         self._told = told
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """Files, and what was made of them."""
+
+    files: TlsFiles
+    seen: object
+    context: ssl.SSLContext
+    validity: Validity | None
+
+
+def _load(files: TlsFiles, seen: object) -> _Loaded | None:
+    """What files hold, None where they are as they were; blocks.
+
+    Raises:
+        ConfigError: They can't be used.
+    """
+    found = _fingerprint(files)
+    if found == seen:
+        return None
+    context = build_context(files)
+    return _Loaded(
+        files, found, context, read_validity(files.cert_file) if files.cert_file else None
+    )
 
 
 def _fingerprint(files: TlsFiles) -> tuple[object, ...]:

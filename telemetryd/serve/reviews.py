@@ -89,7 +89,8 @@ _ACCESS_REVIEW = msgspec.json.Decoder(_AccessReview)
 class _Asking:
     """A review on its way, shared by all who want to know the same."""
 
-    done: anyio.Event = field(default_factory=anyio.Event)
+    lock: anyio.Lock = field(default_factory=anyio.Lock)
+    callers: int = 0
     verdict: Verdict | None = None
     error: KubeError | None = None
 
@@ -143,6 +144,7 @@ class Reviews:
 
         Raises:
             Throttled: Too much is being asked.
+            Unavailable: No answer came in time.
             KubeError: It can't be found out now. In any case nothing may be shown.
         """
         key = (sha256(token.encode()).digest(), path)
@@ -150,20 +152,31 @@ class Reviews:
         if kept is not None:
             return kept
         asking = self._asked.get(key)
-        if asking is not None:
-            await asking.done.wait()
-        else:
+        if asking is None:
             # Made-up tokens, however many, don't keep those out that were good a moment ago.
             if len(self._asked) >= MOST_REVIEWS and key not in self._allowed:
                 raise Throttled("too many tokens to review at a time")
             asking = self._asked[key] = _Asking()
-            await self._settle(key, asking, token)
+        asking.callers += 1
+        try:
+            with anyio.fail_after(REVIEW_S):
+                # A caller that hangs up leaves the review to the next one.
+                async with asking.lock:
+                    if asking.verdict is None and asking.error is None:
+                        await self._settle(key, asking, token)
+        except TimeoutError as error:
+            raise Unavailable(f"no review within {REVIEW_S:g} s", kind=Reason.TIMEOUT) from error
+        finally:
+            asking.callers -= 1
+            is_over = asking.verdict is not None or asking.error is not None
+            if (is_over or not asking.callers) and self._asked.get(key) is asking:
+                del self._asked[key]
         if asking.verdict is None:
-            raise asking.error or Unavailable("the review was broken off", kind=Reason.CONNECT)
+            raise asking.error or Unavailable("no review", kind=Reason.CONNECT)
         return asking.verdict
 
     async def _settle(self, key: _Key, asking: _Asking, token: str) -> None:
-        """Find out, and tell all who wait for it, whatever comes of it."""
+        """Find out, for all who wait for it."""
         try:
             asking.verdict = verdict = await self._review(token, key[1])
         except KubeError as error:
@@ -181,9 +194,6 @@ class Reviews:
                 kept, other = other, kept
             kept.keep(key, verdict)
             other.drop(key)
-        finally:
-            del self._asked[key]
-            asking.done.set()
 
     async def _review(self, token: str, path: str) -> Verdict:
         """Ask for both.

@@ -1,9 +1,14 @@
 """Bodies over a real socket: bounded, held once, and inflated only where that was asked for."""
 
+import asyncio
 import gzip
 import json
+import socket
+import threading
+import time
 import tracemalloc
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -11,8 +16,10 @@ import pytest
 from aiohttp import web
 
 from telemetryd.errors import BadResponse, KubeError, TooLarge, Unavailable
+from telemetryd.kube.client import KubeClient
+from telemetryd.stats import KubeStats
 from tests.kube.samples import status
-from tests.kube.scripted import Responder, answer, serve
+from tests.kube.scripted import Responder, answer, kubeconfig, serve
 from tests.kube.test_client import connected, failure, get
 
 pytestmark = pytest.mark.anyio
@@ -126,3 +133,59 @@ async def test_body_is_held_once(tmp_path: Path) -> None:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 45_000_000
+
+
+@pytest.mark.parametrize("is_gzip", [False, True], ids=["plain", "gzip"])
+async def test_event_that_comes_as_the_deadline_passes_is_not_lost(
+    tmp_path: Path, is_gzip: bool
+) -> None:
+    """The loop is held up while the event comes and the deadline of the read passes."""
+    packer = zlib.compressobj(wbits=31)
+
+    def packed(line: bytes) -> bytes:
+        return packer.compress(line) + packer.flush(zlib.Z_SYNC_FLUSH) if is_gzip else line
+
+    gates = [threading.Event() for _ in range(3)]
+
+    def talk(listening: socket.socket) -> None:
+        peer, _ = listening.accept()
+        with peer:
+            peer.recv(65536)
+            encoding = b"Content-Encoding: gzip\r\n" if is_gzip else b""
+            peer.sendall(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+                b"Transfer-Encoding: chunked\r\n" + encoding + b"\r\n"
+            )
+            for number, gate in enumerate(gates):
+                assert gate.wait(30)
+                data = packed(b"%d\n" % number)
+                peer.sendall(b"%x\r\n%b\r\n" % (len(data), data))
+            peer.sendall(b"0\r\n\r\n")
+            peer.recv(1)
+
+    def hold_up() -> None:
+        time.sleep(0.1)
+        gates[1].set()
+        time.sleep(0.3)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=talk, args=(listening,))
+        thread.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        config = kubeconfig(tmp_path / "config", url)
+        object.__setattr__(config, "compression", is_gzip)
+        received = b""
+        async with (
+            KubeClient.connect(config, KubeStats(), environ={}) as client,
+            client.stream("/x", {}, open_timeout_s=30) as stream,
+        ):
+            gates[0].set()
+            received += await stream.read(30)
+            asyncio.get_running_loop().call_later(0.1, hold_up)
+            with suppress(Unavailable):  # not in time
+                received += await stream.read(0.3)
+            gates[2].set()
+            while not received.endswith(b"2\n"):
+                received += await stream.read(30)
+        thread.join(30)
+    assert received == b"0\n1\n2\n"

@@ -1,6 +1,7 @@
 """Credentials stay fresh, and the last good one stays when no other can be had."""
 
 import logging
+import threading
 from pathlib import Path
 
 import anyio
@@ -72,6 +73,48 @@ async def test_token_file_is_read_again_after_a_minute(
     start_s = anyio.current_time()
     monkeypatch.setattr("telemetryd.kube.credentials.anyio.current_time", lambda: start_s + 61)
     assert await credential.header() == "Bearer two"
+
+
+async def test_token_file_whose_disk_hangs_leaves_the_last_good_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    released, reads = threading.Event(), []
+
+    def hang(path: str) -> bytes:
+        reads.append(path)
+        assert released.wait(60)
+        return b"two"
+
+    monkeypatch.setattr("telemetryd.kube.credentials.read_small_file", hang)
+    monkeypatch.setattr("telemetryd.kube.credentials.REREAD_S", 0.0)
+    monkeypatch.setattr("telemetryd.sharedread.PATIENCE_S", 0.1)
+    credential = TokenFile(str(tmp_path / "token"), "one")
+    with anyio.fail_after(30):
+        for _ in range(50):
+            assert await credential.header() == "Bearer one"
+            assert not await credential.renew("Bearer one")
+        assert len(reads) == 1
+        assert [record.levelname for record in caplog.records].count("WARNING") == 1
+        released.set()
+        while await credential.header() != "Bearer two":
+            await anyio.sleep(0.01)
+
+
+async def test_deadline_of_a_request_holds_while_the_token_file_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = threading.Event()
+    monkeypatch.setattr(
+        "telemetryd.kube.credentials.read_small_file", lambda _: released.wait(60) and b"two"
+    )
+    monkeypatch.setattr("telemetryd.kube.credentials.REREAD_S", 0.0)
+    monkeypatch.setattr("telemetryd.sharedread.PATIENCE_S", 50.0)
+    credential = TokenFile(str(tmp_path / "token"), "one")
+    try:
+        with anyio.fail_after(1.0):  # half of it is for the read
+            assert await credential.header() == "Bearer one"
+    finally:
+        released.set()
 
 
 async def test_fixed_credential_has_no_other() -> None:
