@@ -122,6 +122,10 @@ class ManagerError(TelemetrydError):
     """The exporter manager refuses a call: the message names the exporter and why."""
 
 
+class UnknownExporter(TelemetrydError):
+    """The configuration has no exporter of that name."""
+
+
 class CommandRefused(TelemetrydError):
     """A command over the control socket isn't carried out: the message says why."""
 

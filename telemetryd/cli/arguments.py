@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     payload = add(
         "payload",
         "sync once and print exactly what would be sent; send nothing",
-        "telemetryd payload --format fleet --timeout 10s",
+        "telemetryd payload --exporter scc --timeout 10s",
         commands.payload,
     )
     schema = add(
@@ -84,8 +84,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     for sub in (run, check, payload, health, doctor, *_add_ctl(ctl), *_add_spool(spool)):
         sub.add_argument("--config", metavar="FILE", help="configuration file (TOML)")
-    for sub in (payload, schema):
-        sub.add_argument("--format", choices=FORMATS, default="scc", help="payload format")
+    chosen = payload.add_mutually_exclusive_group()
+    for place in (chosen, schema):
+        place.add_argument("--format", choices=FORMATS, default="scc", help="payload format")
+    chosen.add_argument(
+        "--exporter", metavar="NAME", type=_name, help="what this configured exporter would send"
+    )
     payload.add_argument(
         "--timeout", type=_duration, default="30s", help="how long to wait for the sync"
     )

@@ -79,14 +79,23 @@ def payload(options: argparse.Namespace) -> int:
     # A one-shot command says what went wrong at its end: progress would only be in the way.
     logs.configure(config.log_format, "error", sys.stderr, os.environ)
     from telemetryd.daemon.loop import PromptLoop  # noqa: PLC0415 - heavy imports on demand
-    from telemetryd.daemon.oneshot import collect_once  # noqa: PLC0415
+    from telemetryd.daemon.oneshot import (  # noqa: PLC0415
+        collect_once,
+        preview_of_exporter,
+        preview_of_format,
+    )
 
+    preview = (
+        preview_of_exporter(config, options.exporter)
+        if options.exporter
+        else preview_of_format(options.format)
+    )
     collected = anyio.run(
         partial(
             collect_once,
             config,
             read_switches(os.environ),
-            payload_format=options.format,
+            preview=preview,
             timeout_s=options.timeout,
             now=time.time,  # noqa: TID251 - the clock is chosen here
             rng=random.Random(),

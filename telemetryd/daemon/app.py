@@ -395,4 +395,6 @@ class Daemon:
             source=self._collector.source,
             leader=self._leadership.status(),
             payload_exposed=self._payload_exposed(),
+            privacy=self._reloader.config.privacy,
+            identity=self._reloader.config.identity,
         )

@@ -1,6 +1,7 @@
 """From an exporter's table in the configuration to what the manager registers."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
@@ -19,20 +20,27 @@ from telemetryd.config.plugins import load_plugin
 from telemetryd.config.values import HOUR_S, InvalidValue
 from telemetryd.daemon.web import build_http, build_otlp
 from telemetryd.errors import ConfigError, Problem
+from telemetryd.export import http, otlp_metrics, secret
 from telemetryd.export.attempt import text_of
 from telemetryd.export.exporter import BuildContext, Exporter
 from telemetryd.export.file import FileExporter
 from telemetryd.export.formats import PAYLOAD_FORMATS
-from telemetryd.export.otlp_metrics import OtlpRenderer
+from telemetryd.export.payload import Renderer
 from telemetryd.export.secret import SecretExporter
 from telemetryd.export.spec import ExporterSpec
 from telemetryd.export.transport import USER_AGENT
 from telemetryd.export.turn import shared_threads
 from telemetryd.kube.requests import Requests
+from telemetryd.model import Disclosure, Field
 
 _REQUEST_TIMEOUT_S = HOUR_S
 """As long as an attempt may be made to take. An attempt's own time is kept by the manager, for it
 may be changed while the sink lives."""
+
+_GIVEN = (
+    "the payload, and of each delivery the exporter's name, the attempt, the term, the UUID of the "
+    "installation, the sequence and the time"
+)
 
 LONGEST_INITIAL_DELAY_S = 30.0
 """Daemons that start together don't all send at once; operations, section 2.2."""
@@ -41,6 +49,37 @@ LONGEST_INITIAL_DELAY_S = 30.0
 def spool_dir(config: Config) -> str | None:
     """Where exporters keep what isn't delivered, None where no state folder is usable."""
     return None if config.state_dir is None else f"{config.state_dir}/spool"
+
+
+def renderer_of(config: ExporterConfig) -> Renderer:
+    """What makes the payloads of this exporter."""
+    if isinstance(config, OtlpExporterConfig):
+        return otlp_metrics.OtlpRenderer()
+    return PAYLOAD_FORMATS[config.format].renderer()
+
+
+def disclosure_of(config: ExporterConfig) -> Disclosure:
+    """All that this exporter sends.
+
+    Raises:
+        InvalidValue: It is of another distribution, which can't be used.
+    """
+    match config:
+        case OtlpExporterConfig():
+            return Disclosure(fields=(*otlp_metrics.FIELDS, *http.HEADERS))
+        case HttpExporterConfig():
+            return _of_format(config, http.HEADERS)
+        case SecretExporterConfig():
+            return _of_format(config, secret.ANNOTATIONS)
+        case FileExporterConfig():
+            return _of_format(config)
+        case _:
+            plugin = load_plugin(config.type)
+            return replace(_of_format(config), plugin=plugin.distribution, given=_GIVEN)
+
+
+def _of_format(config: ExporterConfig, beside: tuple[Field, ...] = ()) -> Disclosure:
+    return Disclosure(config.format, (*PAYLOAD_FORMATS[config.format].fields, *beside))
 
 
 class ExporterFactory:
@@ -64,7 +103,7 @@ class ExporterFactory:
         self._saw_epoch = saw_epoch
         self._now = now
         self._render = {name: each.renderer() for name, each in PAYLOAD_FORMATS.items()}
-        self._render_otlp = OtlpRenderer()
+        self._render_otlp = otlp_metrics.OtlpRenderer()
         # One for each kind: a disk that hangs holds up those who write to others for moments.
         self._file_threads = shared_threads()
         self._web_threads = shared_threads()
@@ -89,7 +128,8 @@ class ExporterFactory:
                 spec = self._spec(config, render=self._render_otlp, destination=destination)
                 return spec, build_otlp(config, now=self._now, threads=self._web_threads)
             case _:
-                return self._spec(config), self._foreign(config)
+                sink = self._foreign(config)
+                return self._spec(config), sink
 
     def _spec(self, config: ExporterConfig, **more: Any) -> ExporterSpec:
         remote = isinstance(config, RemoteExporterConfig)
@@ -97,7 +137,7 @@ class ExporterFactory:
         return ExporterSpec(
             name=config.name,
             type=config.type,
-            format=config.format,
+            disclosure=disclosure_of(config),
             interval_s=config.interval_s,
             timeout_s=config.timeout_s,
             jitter=config.jitter,

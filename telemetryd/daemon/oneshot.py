@@ -9,10 +9,12 @@ import anyio
 from telemetryd.config import Config, EnvironmentSwitches
 from telemetryd.daemon.collection import build_collection
 from telemetryd.daemon.collector import switches_of
+from telemetryd.daemon.exporters import renderer_of
 from telemetryd.daemon.optout import OUT
 from telemetryd.daemon.sourcefinder import SourceFinder
-from telemetryd.errors import NotReady
+from telemetryd.errors import NotReady, UnknownExporter
 from telemetryd.export.formats import PAYLOAD_FORMATS
+from telemetryd.export.payload import Renderer
 from telemetryd.gather.project import OPT_OUT_SETTING, SETTINGS
 from telemetryd.kube.client import KubeClient
 from telemetryd.model import Delivery, Payload, SettingRecord, SourceKind, Switches
@@ -33,11 +35,42 @@ class Collected:
     switches: Switches
 
 
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What makes the payload that is printed.
+
+    Attributes:
+        needs_detail: It needs the fleet in detail.
+    """
+
+    render: Renderer
+    needs_detail: bool
+
+
+def preview_of_format(name: str) -> Preview:
+    """The payload of a format."""
+    chosen = PAYLOAD_FORMATS[name]
+    return Preview(chosen.renderer(), chosen.needs_detail)
+
+
+def preview_of_exporter(config: Config, name: str) -> Preview:
+    """The payload of an exporter of the configuration, whether it is enabled or not.
+
+    Raises:
+        UnknownExporter: There is none of that name.
+    """
+    for exporter in config.exporters:
+        if exporter.name == name:
+            return Preview(renderer_of(exporter), PAYLOAD_FORMATS[exporter.format].needs_detail)
+    known = ", ".join(exporter.name for exporter in config.exporters) or "none"
+    raise UnknownExporter(f"there is no exporter {name!r} in the configuration, which has: {known}")
+
+
 async def collect_once(
     config: Config,
     environment: EnvironmentSwitches,
     *,
-    payload_format: str,
+    preview: Preview,
     timeout_s: float,
     now: Callable[[], float],
     rng: random.Random,
@@ -49,7 +82,7 @@ async def collect_once(
     Args:
         config: Effective values of everything.
         environment: What the environment leaves on.
-        payload_format: One of ``PAYLOAD_FORMATS``.
+        preview: What is made of the snapshot.
         timeout_s: How long the sync may take.
         now: Unix time in seconds.
         rng: Spreads retries.
@@ -69,8 +102,7 @@ async def collect_once(
             rng=rng,
             stats=GatherStats(),
         )
-        chosen = PAYLOAD_FORMATS[payload_format]
-        if chosen.needs_detail:
+        if preview.needs_detail:
             collection.gatherer.add_detail()
         async with anyio.create_task_group() as collecting:
             collecting.start_soon(collection.run)
@@ -90,7 +122,7 @@ async def collect_once(
     opt_out = settings.reader.get(OPT_OUT_SETTING) if settings is not None else None
     at = now()
     return Collected(
-        chosen.renderer()(snapshot, Delivery(at=at, sequence=int(at * 1000))),
+        preview.render(snapshot, Delivery(at=at, sequence=int(at * 1000))),
         snapshot.incomplete_reasons,
         source,
         switches_of(

@@ -236,7 +236,7 @@ class Attempts:
             delivery,
             snapshot.identity.install_uuid,
             self.spec.destination,
-            self.spec.format,
+            self.spec.disclosure.format,
             snapshot.omitted,
         )
         # A sink that reads its destination is given the newest, whatever was delivered before.
@@ -308,7 +308,7 @@ class Attempts:
         self._require_privacy(pending)
 
     def _require_privacy(self, pending: PendingPayload) -> None:
-        if why_withheld(pending, self.spec.format, self._around.omitted()):
+        if why_withheld(pending, self.spec.disclosure.format, self._around.omitted()):
             raise RetryableError(
                 Reason.INTERNAL,
                 "[privacy] has become stricter since this payload was made: it is not sent",

@@ -1,26 +1,15 @@
 """The fleet payload: our own document, with what the SCC payload has no room for.
 
-The structs below *are* its JSON Schema, and every document is decoded into them before it is handed
-out. ``docs/fleet-payload.md`` says what each key means. A change of what is in it, or of what a key
-means, is a new ``schema_version`` and a new ``$id``. Where bytes go doesn't belong here.
+What the document holds is ``fleet_document``'s; every one is held against that before it is handed
+out. Where bytes go doesn't belong here.
 """
 
-from typing import Annotated, Any, Final, Literal
-
-import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from typing import Any, Final
 
 from telemetryd import __version__
 from telemetryd.errors import PermanentError, Reason
-from telemetryd.export.payload import (
-    CONTENT_TYPE,
-    Spliced,
-    document_digest,
-    is_uuid,
-    json_schema,
-    parse_rfc3339,
-    render_rfc3339,
-)
+from telemetryd.export.fleet_document import MAX_AMOUNT, SCHEMA_VERSION, validate_fleet
+from telemetryd.export.payload import CONTENT_TYPE, Spliced, document_digest, render_rfc3339
 from telemetryd.model import (
     ClusterDetail,
     Delivery,
@@ -32,148 +21,9 @@ from telemetryd.model import (
     Totals,
 )
 
-SCHEMA_VERSION: Final = 1
-SCHEMA_ID: Final = f"urn:telemetryd:payload:fleet:{SCHEMA_VERSION}"
-
-MAX_AMOUNT: Final = 2**63 - 1
-"""Sums above it are told as it: a larger integer is more than most JSON parsers take."""
-
 _NANO_PER_MILLI: Final = 10**6
 _NANO: Final = 10**9
-_ID_PATTERN: Final = "^[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
 _DELIVERY: Final = "delivery"
-
-Count = Annotated[int, Meta(ge=0)]
-Amount = Annotated[int, Meta(ge=0, le=MAX_AMOUNT)]
-Label = Annotated[str, Meta(max_length=256)]
-UuidText = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
-
-
-class Installation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``installation``: who sends."""
-
-    install_uuid: UuidText
-    cluster_uuid: UuidText
-    product: str
-    version: str
-    git_hash: str
-    server_url: str
-
-    def __post_init__(self) -> None:
-        for key in ("install_uuid", "cluster_uuid"):
-            if not is_uuid(getattr(self, key)):
-                raise ValueError(f"{key} isn't a UUID")
-
-
-class RoleNumbers(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``roles``: nodes per role."""
-
-    controlplane: Count
-    etcd: Count
-    worker: Count
-    other: Count
-
-
-class Cluster(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``clusters[]``: one cluster."""
-
-    id: Annotated[str, Meta(pattern=_ID_PATTERN)] | UnsetType = UNSET
-    upstream: bool
-    kubernetes_version: Label
-    nodes: Count
-    roles: RoleNumbers
-    cpu_millis: Amount
-    memory_bytes: Amount
-    unreported_cpu: Count
-    unreported_memory: Count
-
-
-class NodeShapes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``node_shapes[]``: nodes alike in everything but their names."""
-
-    roles: list[Literal["controlplane", "etcd", "worker"]]
-    architecture: Label
-    operating_system: Label
-    container_runtime: Label
-    kernel_version: Label
-    cpu_millis: Amount | None
-    memory_bytes: Amount | None
-    nodes: Annotated[int, Meta(ge=1)]
-
-
-class FleetTotals(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``totals``: sums over all clusters."""
-
-    clusters: Count
-    nodes: Count
-    orphan_nodes: Count
-    roles: RoleNumbers
-    cpu_millis: Amount
-    memory_bytes: Amount
-    unreported_cpu: Count
-    unreported_memory: Count
-
-
-class UnreadableObjects(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``unreadable[]``: objects of one resource that could not be read."""
-
-    resource: str
-    objects: Annotated[int, Meta(ge=1)]
-
-
-class DeliveryNote(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``delivery``: when and how this document was sent; no part of the digest."""
-
-    timestamp: Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
-    sequence: Count
-    epoch: Count
-    digest: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
-
-    def __post_init__(self) -> None:
-        if parse_rfc3339(self.timestamp) is None:
-            raise ValueError("timestamp isn't an RFC 3339 date-time")
-
-
-class FleetDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The whole document."""
-
-    schema_version: Literal[1]
-    telemetryd_version: str
-    installation: Installation
-    complete: bool
-    incomplete_reasons: list[str]
-    feature_flags: list[str]
-    clusters: list[Cluster]
-    node_shapes: list[NodeShapes]
-    totals: FleetTotals
-    unreadable: list[UnreadableObjects]
-    delivery: DeliveryNote
-
-    def __post_init__(self) -> None:
-        if self.complete == bool(self.incomplete_reasons):
-            raise ValueError("complete and incomplete_reasons contradict each other")
-
-
-_DECODER = msgspec.json.Decoder(FleetDocument)
-
-
-def fleet_schema() -> dict[str, Any]:
-    """JSON Schema 2020-12 of the fleet payload."""
-    return json_schema(FleetDocument, schema_id=SCHEMA_ID, title="telemetryd fleet payload")
-
-
-def validate_fleet(body: bytes) -> None:
-    """Hold a document against the schema.
-
-    Raises:
-        PermanentError: It doesn't fit.
-    """
-    try:
-        _DECODER.decode(body)
-    except msgspec.MsgspecError as exc:
-        raise PermanentError(
-            Reason.INTERNAL, f"the fleet payload doesn't fit its schema: {exc}"
-        ) from exc
 
 
 class FleetRenderer:

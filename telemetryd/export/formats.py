@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from telemetryd.export.fleet import FleetRenderer, fleet_schema
+from telemetryd.export import fleet_document, scc
+from telemetryd.export.fleet import FleetRenderer
 from telemetryd.export.payload import Renderer
-from telemetryd.export.scc import SccRenderer, scc_schema
+from telemetryd.model import Field
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,16 +16,20 @@ class Format:
 
     Attributes:
         renderer: Makes what makes its payloads.
+        fields: All that leaves in it.
         schema: Its JSON Schema.
         needs_detail: Its snapshots must hold the fleet in detail.
     """
 
     renderer: Callable[[], Renderer]
+    fields: tuple[Field, ...]
     schema: Callable[[], dict[str, Any]]
     needs_detail: bool
 
 
 PAYLOAD_FORMATS: Final[Mapping[str, Format]] = {
-    "scc": Format(SccRenderer, scc_schema, needs_detail=False),
-    "fleet": Format(FleetRenderer, fleet_schema, needs_detail=True),
+    "scc": Format(scc.SccRenderer, scc.FIELDS, scc.scc_schema, needs_detail=False),
+    "fleet": Format(
+        FleetRenderer, fleet_document.FIELDS, fleet_document.fleet_schema, needs_detail=True
+    ),
 }

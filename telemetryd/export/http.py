@@ -5,8 +5,10 @@ The receiver compares (``Telemetryd-Epoch``, ``Telemetryd-Sequence``), as docs/d
 """
 
 import re
+from typing import Final
 
 from telemetryd.errors import OutrankedError
+from telemetryd.export.declare import beside
 from telemetryd.export.exporter import ExportContext, Outcome
 from telemetryd.export.payload import render_rfc3339
 from telemetryd.export.transport import Answer, HttpTransport, is_server_error, refusal
@@ -14,6 +16,15 @@ from telemetryd.model import Payload
 
 _CONFLICT = 409
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
+HEADERS: Final = (
+    beside("header Idempotency-Key", "UUID of the installation, and the sequence", "computed"),
+    beside("header Telemetryd-Sequence", "Rises with each payload", "counted, from the clock on"),
+    beside("header Telemetryd-Epoch", "Term of the leader", "the Lease; 0 without leader election"),
+    beside("header Telemetryd-Digest", "SHA-256 of the payload's facts", "computed"),
+    beside("header Telemetryd-Collected-At", "When the payload was made", "the clock"),
+    beside("header User-Agent", "Version of telemetryd", "a constant"),
+)
+"""What leaves in the headers of each request, beside those that HTTP itself needs."""
 
 
 class HttpExporter:

@@ -246,7 +246,7 @@ class Ledger:
         return ExporterStatus(
             name=self.spec.name,
             type=self.spec.type,
-            format=self.spec.format,
+            disclosure=self.spec.disclosure,
             enabled=self.spec.enabled,
             state=state,
             detail=self._describe(state, waiting_for),

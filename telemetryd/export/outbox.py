@@ -233,7 +233,7 @@ class Outbox:
         pending = self.pending
         if pending is None:
             return
-        why = why_withheld(pending, self._spec().format, omitted)
+        why = why_withheld(pending, self._spec().disclosure.format, omitted)
         if why:
             await self._drop(why)
 

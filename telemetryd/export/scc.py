@@ -1,8 +1,8 @@
 """The SCC payload: what Rancher's telemetry tells, and the JSON Schema that it fits.
 
 The structs below *are* the schema: it is generated from them, and every document is decoded into
-them before it is handed out, because its consumer crashes on one that doesn't fit. Where bytes go
-doesn't belong here.
+them before it is handed out, because its consumer crashes on one that doesn't fit. What leaves is
+declared in the same annotations. Where bytes go doesn't belong here.
 """
 
 import re
@@ -13,6 +13,8 @@ import orjson
 from msgspec import UNSET, Meta, UnsetType
 
 from telemetryd.errors import PermanentError, Reason
+from telemetryd.export import declare
+from telemetryd.export.declare import fields_of, sent
 from telemetryd.export.payload import (
     CONTENT_TYPE,
     Spliced,
@@ -44,6 +46,7 @@ class Subscription(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             description="Rancher's unique cluster identifier - based on InstallUUID setting",
             extra_json_schema={"format": "uuid"},
         ),
+        declare.INSTALL_UUID,
     ]
     clusteruuid: Annotated[
         str,
@@ -51,12 +54,15 @@ class Subscription(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             description="The UID of the k8s kube-system namespace",
             extra_json_schema={"format": "uuid"},
         ),
+        declare.CLUSTER_UUID,
     ]
-    product: Annotated[str, _described("CPE of the product")]
-    version: Annotated[str, _described("Rancher's raw build version")]
-    arch: str
-    git: Annotated[str, _described("Rancher's build git SHA")]
-    server_url: str
+    product: Annotated[str, _described("CPE of the product"), declare.PRODUCT]
+    version: Annotated[str, _described("Rancher's raw build version"), declare.VERSION]
+    arch: Annotated[
+        str, sent('The word "unknown", where an architecture is expected', "a constant")
+    ]
+    git: Annotated[str, _described("Rancher's build git SHA"), declare.GIT_HASH]
+    server_url: Annotated[str, declare.SERVER_URL]
 
     def __post_init__(self) -> None:
         for key in ("installuuid", "clusteruuid"):
@@ -67,10 +73,19 @@ class Subscription(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 class ManagedSystem(msgspec.Struct, frozen=True, kw_only=True):
     """``managedSystems[]``: nodes alike in architecture, capacity and place."""
 
-    arch: str
-    cpu: Annotated[int, Meta(ge=0, description="From status.internalNodeStatus.capacity.cpu")]
+    arch: Annotated[
+        str,
+        sent("Architecture of nodes that are alike", *declare.node_info("architecture")),
+    ]
+    cpu: Annotated[
+        int,
+        Meta(ge=0, description="From status.internalNodeStatus.capacity.cpu"),
+        sent("CPU of one of them, up to whole cores", *declare.capacity("cpu")),
+    ]
     memory: Annotated[
-        int, Meta(ge=0, description="From status.internalNodeStatus.capacity.memory, in MiB")
+        int,
+        Meta(ge=0, description="From status.internalNodeStatus.capacity.memory, in MiB"),
+        sent("Memory of one of them, up to whole MiB", *declare.capacity("memory")),
     ]
     count: Annotated[
         int,
@@ -79,21 +94,44 @@ class ManagedSystem(msgspec.Struct, frozen=True, kw_only=True):
             description="Number of systems with these attributes",
             extra_json_schema={"default": 1},
         ),
+        sent("How many of them there are", "counted"),
     ]
-    upstream: Annotated[bool, _described("The cluster hosting Rancher itself")] | UnsetType = UNSET
+    upstream: (
+        Annotated[
+            bool,
+            _described("The cluster hosting Rancher itself"),
+            sent(
+                "They belong to the cluster that hosts Rancher; left out where they do not",
+                "the cluster's name is local",
+                "always: there is one cluster",
+                keeps_key=False,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class ManagedCluster(msgspec.Struct, frozen=True, kw_only=True):
     """``managedClusters[]``: clusters with the same number of nodes."""
 
-    count: Annotated[int, Meta(ge=1, description="De-duplication of identical clusters")]
-    nodes: Annotated[int, Meta(ge=0)]
+    count: Annotated[
+        int,
+        Meta(ge=1, description="De-duplication of identical clusters"),
+        sent("How many clusters have this number of nodes", "counted"),
+    ]
+    nodes: Annotated[int, Meta(ge=0), sent("Nodes of one cluster", "counted")]
     upstream: (
         Annotated[
             bool,
             Meta(
                 description="The cluster hosting Rancher itself",
                 extra_json_schema={"default": False},
+            ),
+            sent(
+                "It is the cluster that hosts Rancher; left out where it is not",
+                "the cluster's name is local",
+                "always: there is one cluster",
+                keeps_key=False,
             ),
         ]
         | UnsetType
@@ -109,19 +147,44 @@ class SccDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             pattern=VERSION_PATTERN,
             description="Product version normalised for SCC; must be semver",
         ),
+        sent(
+            "Version of the product, reduced to three numbers where it has them",
+            "setting server-version",
+            "API server's /version",
+            identity="version",
+        ),
     ]
     subscription: Subscription
-    feature_flags: Annotated[list[str], _described("Enabled feature flags")] | UnsetType = UNSET
+    feature_flags: (
+        Annotated[
+            list[str],
+            _described("Enabled feature flags"),
+            sent(
+                "Names of the feature flags that are on; left out where none is",
+                "features.management.cattle.io",
+                "",
+                keeps_key=False,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
     managedSystems: Annotated[  # noqa: N815 - the key's name in JSON
         list[ManagedSystem], _described("Active systems under management; to be expanded")
     ]
     managedClusters: list[ManagedCluster]  # noqa: N815 - the key's name in JSON
-    timestamp: Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+    timestamp: Annotated[
+        str,
+        Meta(extra_json_schema={"format": "date-time"}),
+        sent("When the payload was made", "the clock"),
+    ]
 
     def __post_init__(self) -> None:
         if parse_rfc3339(self.timestamp) is None:
             raise ValueError("timestamp isn't an RFC 3339 date-time")
 
+
+FIELDS: Final = fields_of(SccDocument)
+"""All that leaves in this document."""
 
 _DOCUMENT_DECODER = msgspec.json.Decoder(SccDocument)
 

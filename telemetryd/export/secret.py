@@ -26,6 +26,7 @@ from telemetryd.errors import (
     Unauthorized,
     Unavailable,
 )
+from telemetryd.export.declare import beside
 from telemetryd.export.exporter import ExportContext, Outcome
 from telemetryd.export.payload import parse_digest, parse_rfc3339, render_rfc3339
 from telemetryd.export.secretobject import FoundSecret, parse_secret
@@ -46,6 +47,14 @@ _PART_OF: Final = "scc.cattle.io/part-of"
 _LAST_CHANGED: Final = "scc.cattle.io/last-changed"
 _DIGEST: Final = "telemetryd/digest"
 _EPOCH: Final = "telemetryd/epoch"
+ANNOTATIONS: Final = (
+    beside(f"annotation {_PART_OF}", "The word telemetry", "a constant"),
+    beside(f"annotation {_LAST_CHANGED}", "When the content last changed", "the clock"),
+    beside(f"annotation {_DIGEST}", "SHA-256 of the payload's facts", "computed"),
+    beside(f"annotation {_EPOCH}", "Term of the leader", "the Lease; 0 without leader election"),
+)
+"""What is written to the Secret beside the payload."""
+
 _TOO_LARGE: Final = 413
 _OTHER_MANAGER = re.compile(r'conflicts? with "([^"]*)"')
 

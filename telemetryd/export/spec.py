@@ -1,9 +1,10 @@
 """What the manager is told of an exporter when it is registered: its schedule and its limits."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from telemetryd.export.payload import Renderer
+from telemetryd.model import Disclosure
 
 MAX_JITTER = 0.5
 """Above half an interval a run could leave its own slot."""
@@ -36,7 +37,7 @@ class ExporterSpec:
             empty keeps nothing.
         spooled: A payload is kept on disk too until it is delivered.
         enabled: False keeps it registered and never runs it.
-        format: What its payload holds, for people.
+        disclosure: All that it sends.
     """
 
     name: str
@@ -55,7 +56,7 @@ class ExporterSpec:
     destination: str = ""
     spooled: bool = False
     enabled: bool = True
-    format: str = "scc"
+    disclosure: Disclosure = field(default_factory=Disclosure)
 
     def __post_init__(self) -> None:
         finite_s = (self.interval_s, self.attempt_timeout_s, self.retry_base_s, self.retry_cap_s)

@@ -3,6 +3,7 @@
 No behaviour beyond what follows from the fields, and nothing that knows where they came from.
 """
 
+from telemetryd.model.disclosure import Disclosure, Field
 from telemetryd.model.records import (
     ClusterRecord,
     ConditionRecord,
@@ -54,9 +55,11 @@ __all__ = [
     "ConfigStatus",
     "Delivery",
     "Delta",
+    "Disclosure",
     "ExporterState",
     "ExporterStatus",
     "FeatureRecord",
+    "Field",
     "FleetDetail",
     "Identity",
     "InformerStatus",

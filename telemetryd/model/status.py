@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from telemetryd.model.disclosure import Disclosure
+
 
 @dataclass(frozen=True, slots=True)
 class InformerStatus:
@@ -52,7 +54,7 @@ class ExporterStatus:
     """What the manager shows of one exporter. Times are Unix seconds, None until the first.
 
     Attributes:
-        format: What its payload holds: ``scc``.
+        disclosure: All that it sends, and the format of its payload.
         detail: What is waited for, who else writes, why it doesn't run, or what is amiss
             while it does; empty otherwise.
         last_error: Of the last failed attempt, kept until the next success.
@@ -63,7 +65,7 @@ class ExporterStatus:
 
     name: str
     type: str
-    format: str
+    disclosure: Disclosure
     enabled: bool
     state: ExporterState
     detail: str

@@ -1,176 +1,145 @@
-"""What is collected and what is not, in words for people; tests hold it against the schemas.
+"""What is collected and what is not, for the status page and ``/status.json``.
 
-What is sent at this moment doesn't belong here: that is ``/payload/``.
+Pure functions of what exporters declare and of what the running source is. What each exporter
+sends is declared next to the code that renders it; what is read, by the types that it is read into.
 """
 
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any, Final
+
+from telemetryd.config import IdentityConfig, PrivacyConfig
+from telemetryd.gather.reads import KEYS_READ, READ_OF
+from telemetryd.model import Disclosure, ExporterStatus, Field, InformerStatus, SourceKind
+
+
+class FieldState(StrEnum):
+    """What becomes of a field."""
+
+    SENT = "sent"
+    EMPTY = "empty"
+    LEFT_OUT = "left_out"
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
-    """Something that leaves.
+class Situation:
+    """What decides what is sent, beside the exporter.
 
     Attributes:
-        what: In words.
-        keys: Its keys in the payload: ``subscription.arch``, ``managedSystems[].cpu``.
+        source: What is collected from, None while that isn't known.
+        omitted: The ``[privacy]`` keys that omit.
+        identity: The ``[identity]`` keys that are set.
     """
 
+    source: SourceKind | None = None
+    omitted: frozenset[str] = frozenset()
+    identity: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class ListedField:
+    """One field as it is shown.
+
+    Attributes:
+        state: Whether it has a value.
+        source: Where that comes from, or why it has none.
+    """
+
+    key: str
     what: str
-    keys: tuple[str, ...]
+    state: FieldState
+    source: str
 
 
-SENT: Final[dict[str, tuple[Sent, ...]]] = {
-    "scc": (
-        Sent(
-            "Rancher's installation: its UUID, the UUID of its own cluster and, unless [privacy] "
-            "omits it, its URL",
-            ("subscription.installuuid", "subscription.clusteruuid", "subscription.server_url"),
-        ),
-        Sent(
-            "Product, version and build",
-            ("version", "subscription.product", "subscription.version", "subscription.git"),
-        ),
-        Sent('The word "unknown", where an architecture is expected', ("subscription.arch",)),
-        Sent("Names of the feature flags that are on", ("feature_flags[]",)),
-        Sent(
-            "How many nodes are alike in architecture, CPU cores and memory",
-            (
-                "managedSystems[].arch",
-                "managedSystems[].cpu",
-                "managedSystems[].memory",
-                "managedSystems[].count",
-            ),
-        ),
-        Sent(
-            "How many clusters have the same number of nodes",
-            ("managedClusters[].nodes", "managedClusters[].count"),
-        ),
-        Sent(
-            "Which of these are Rancher's own cluster",
-            ("managedSystems[].upstream", "managedClusters[].upstream"),
-        ),
-        Sent("When it was made", ("timestamp",)),
-    ),
-    "fleet": (
-        Sent(
-            "The installation: its UUID, the UUID of its own cluster and, unless [privacy] omits "
-            "it, Rancher's URL",
-            (
-                "installation.install_uuid",
-                "installation.cluster_uuid",
-                "installation.server_url",
-            ),
-        ),
-        Sent(
-            "Product, version and build; the version of telemetryd and of the document",
-            (
-                "installation.product",
-                "installation.version",
-                "installation.git_hash",
-                "telemetryd_version",
-                "schema_version",
-            ),
-        ),
-        Sent("Names of the feature flags that are on", ("feature_flags[]",)),
-        Sent(
-            "Each cluster, under an anonymous id that stays the same unless [privacy] omits it, "
-            "and whether it is Rancher's own",
-            ("clusters[].id", "clusters[].upstream"),
-        ),
-        Sent(
-            "Of each cluster: Kubernetes version, nodes by role, CPU and memory",
-            (
-                "clusters[].kubernetes_version",
-                "clusters[].nodes",
-                "clusters[].roles.controlplane",
-                "clusters[].roles.etcd",
-                "clusters[].roles.worker",
-                "clusters[].roles.other",
-                "clusters[].cpu_millis",
-                "clusters[].memory_bytes",
-                "clusters[].unreported_cpu",
-                "clusters[].unreported_memory",
-            ),
-        ),
-        Sent(
-            "How many nodes are alike in roles, architecture, operating system, kernel, container "
-            "runtime, CPU and memory",
-            (
-                "node_shapes[].roles[]",
-                "node_shapes[].architecture",
-                "node_shapes[].operating_system",
-                "node_shapes[].container_runtime",
-                "node_shapes[].kernel_version",
-                "node_shapes[].cpu_millis",
-                "node_shapes[].memory_bytes",
-                "node_shapes[].nodes",
-            ),
-        ),
-        Sent(
-            "The sums of these",
-            (
-                "totals.clusters",
-                "totals.nodes",
-                "totals.orphan_nodes",
-                "totals.roles.controlplane",
-                "totals.roles.etcd",
-                "totals.roles.worker",
-                "totals.roles.other",
-                "totals.cpu_millis",
-                "totals.memory_bytes",
-                "totals.unreported_cpu",
-                "totals.unreported_memory",
-            ),
-        ),
-        Sent(
-            "What could not be read, and why the document has gaps",
-            (
-                "complete",
-                "incomplete_reasons[]",
-                "unreadable[].resource",
-                "unreadable[].objects",
-            ),
-        ),
-        Sent(
-            "When it was made, which one of how many it is, and its digest",
-            (
-                "delivery.timestamp",
-                "delivery.sequence",
-                "delivery.epoch",
-                "delivery.digest",
-            ),
-        ),
-    ),
-}
-"""By format of the payload, in the order of importance."""
+def situation_of(
+    source: SourceKind | None, privacy: PrivacyConfig, identity: IdentityConfig
+) -> Situation:
+    """What the configuration and the source decide."""
+    return Situation(
+        source,
+        frozenset(each.name for each in fields(privacy) if getattr(privacy, each.name) == "omit"),
+        frozenset(each.name for each in fields(identity) if getattr(identity, each.name)),
+    )
 
-_NAMES: Final = (
-    "Names of nodes, clusters, settings and projects: keys of the caches, in memory alone"
-)
-_PROJECTS: Final = "Which project is the System project, and which namespaces of targets are its"
-_REQUESTS: Final = "SecretRequests: what they ask for, and how they are served"
-_CERTIFICATE: Final = "Rancher's CA certificate, to know the server by that is asked for its build"
 
-HELD_BACK: Final[dict[str, tuple[str, ...]]] = {
-    "scc": (
-        _NAMES,
-        "Roles, operating system, kernel and container runtime of nodes",
-        "Kubernetes versions of clusters",
-        _PROJECTS,
-        _REQUESTS,
-        _CERTIFICATE,
-    ),
-    "fleet": (_NAMES, _PROJECTS, _REQUESTS, _CERTIFICATE),
-}
-"""By format, what is read and is no part of the payload."""
+def list_fields(disclosure: Disclosure, situation: Situation) -> tuple[ListedField, ...]:
+    """All that an exporter sends in this situation, and what it leaves out."""
+    return tuple(_listed(field, situation) for field in disclosure.fields)
+
+
+def _listed(field: Field, situation: Situation) -> ListedField:
+    plain = situation.source is SourceKind.KUBERNETES
+    source = field.kubernetes if plain else field.rancher
+    nothing = FieldState.EMPTY if field.keeps_key else FieldState.LEFT_OUT
+    if field.privacy in situation.omitted:
+        return ListedField(field.key, field.what, nothing, f'{field.privacy} = "omit" in [privacy]')
+    if field.identity in situation.identity:
+        source = f"{field.identity} in [identity]"
+    if source:
+        return ListedField(field.key, field.what, FieldState.SENT, source)
+    return ListedField(field.key, field.what, nothing, "nothing to send without a Rancher")
+
+
+def render_fields(listed: Iterable[ListedField]) -> list[dict[str, str]]:
+    """The fields as data."""
+    return [
+        {"key": each.key, "what": each.what, "state": str(each.state), "from": each.source}
+        for each in listed
+    ]
+
+
+def render_plugin(disclosure: Disclosure) -> dict[str, Any]:
+    """Which distribution brings the exporter and what that is given; nothing for our own."""
+    if not disclosure.plugin:
+        return {}
+    name, _, version = disclosure.plugin.partition(" ")
+    return {"plugin": {"distribution": name, "version": version, "given": disclosure.given}}
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Exporters that send the same, and what that is."""
+
+    names: tuple[str, ...]
+    disclosure: Disclosure
+    fields: tuple[ListedField, ...]
+
+
+def group_exporters(exporters: Iterable[ExporterStatus], situation: Situation) -> tuple[Group, ...]:
+    """Exporters by what they send, in their order."""
+    names: dict[Disclosure, list[str]] = {}
+    for exporter in exporters:
+        names.setdefault(exporter.disclosure, []).append(exporter.name)
+    return tuple(
+        Group(tuple(each), disclosure, list_fields(disclosure, situation))
+        for disclosure, each in names.items()
+    )
+
+
+def list_reads(
+    informers: Iterable[InformerStatus], exporters: Iterable[ExporterStatus], situation: Situation
+) -> Iterator[tuple[str, str]]:
+    """What is read now, whether it is sent or not: where, and which keys."""
+    followed = [informer.resource for informer in informers]
+    for resource in followed:
+        if keys := KEYS_READ.get(resource):
+            scope = READ_OF.get(resource)
+            yield resource, ", ".join(keys) + (f" ({scope})" if scope else "")
+    if followed and situation.source is SourceKind.RANCHER:
+        yield "Rancher's /rancherversion", "GitCommit, Version; the setting cacerts verifies it"
+    if followed and situation.source is SourceKind.KUBERNETES:
+        yield "API server's /version", "gitVersion, gitCommit"
+    if any(exporter.type == "secret" for exporter in exporters):
+        yield "The Secret that an exporter writes", "to know whether to write"
+
 
 NEVER_READ: Final = (
-    "Labels and annotations, but for those of the System project and of the roles of nodes",
+    "Other labels and annotations of objects",
     "IP addresses and host names of nodes",
     "Pods, workloads, images, volumes and events",
     "ConfigMaps, and any Secret but the one that an exporter writes",
     "Users, groups, tokens and role bindings",
-    "Names of projects and namespaces as people see them, and descriptions",
+    "Display names and descriptions of clusters, projects and namespaces",
 )
 """What is never decoded: no declared type has a field for it."""

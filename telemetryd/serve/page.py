@@ -8,8 +8,14 @@ proxy that gives it a path.
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from telemetryd.model import LeaderStatus
-from telemetryd.serve.disclosure import HELD_BACK, NEVER_READ, SENT
+from telemetryd.model import LeaderStatus, SourceKind
+from telemetryd.serve.disclosure import (
+    NEVER_READ,
+    FieldState,
+    Group,
+    group_exporters,
+    list_reads,
+)
 from telemetryd.serve.markup import Child, Markup, join, tag
 from telemetryd.serve.page_style import ICON, STYLE
 from telemetryd.serve.page_tables import (
@@ -62,7 +68,7 @@ def render_page(facts: StatusFacts) -> str:
             _section("informers", "Caches", informers_table(facts)),
             tag("div", _fleet(facts), _configuration(facts), class_="pair"),
             _disclosure(facts),
-            _switches(),
+            _switches(facts),
             id="status",
             tabindex="-1",
         ),
@@ -148,9 +154,10 @@ def _fleet(facts: StatusFacts) -> Markup:
     }
     left = ", ".join(f"{render_count(count)} {what}" for what, count in gaps.items() if count)
     local = "with" if totals.local_clusters else "without"
+    whose = "" if facts.source is SourceKind.KUBERNETES else f", {local} Rancher's own"
     clusters = totals.local_clusters + totals.managed_clusters
     rows: list[tuple[str, Child]] = [
-        ("Clusters", f"{render_count(clusters)}, {local} Rancher's own"),
+        ("Clusters", f"{render_count(clusters)}{whose}"),
         ("Nodes", render_count(totals.nodes)),
         ("Roles", roles or "none"),
         ("CPU", f"{totals.cpu_nano / _NANO:,.0f} cores"),
@@ -204,31 +211,67 @@ def _election(leader: LeaderStatus | None) -> Child:
 
 
 def _disclosure(facts: StatusFacts) -> Markup:
-    formats = sorted({exporter.format for exporter in facts.exporters}) or ["scc"]
-    held = [HELD_BACK.get(name, ()) for name in formats]
-    kept = [text for text in (held[0] if held else ()) if all(text in other for other in held)]
-    columns = [
-        *((f"Sent ({name})", [each.what for each in SENT.get(name, ())]) for name in formats),
-        ("Read, but not sent", kept),
-        ("Never read", list(NEVER_READ)),
-    ]
-    groups = (
-        tag("div", tag("h3", heading), tag("ul", *(tag("li", line) for line in lines)))
-        for heading, lines in columns
-    )
+    situation = facts.situation
     exact = tag(
         "p",
-        "Exactly what would be sent is printed by ",
-        tag("code", "telemetryd payload"),
-        "; what each key means, by ",
-        tag("code", "telemetryd schema"),
+        "Exactly what an exporter would send is printed by ",
+        tag("code", "telemetryd payload --exporter NAME"),
         ".",
+        " What is collected from isn't known yet: this is what a Rancher's fleet would give."
+        if situation.source is None
+        else "",
         class_="quiet",
     )
-    return _section("collected", "What is collected", exact, tag("div", *groups, class_="columns"))
+    groups = [_sent(group) for group in group_exporters(facts.exporters, situation)]
+    reads = list_reads(facts.informers, facts.exporters, situation)
+    read = [tag("li", tag("b", where), " ", tag("code", keys)) for where, keys in reads]
+    return _section(
+        "collected",
+        "What is collected",
+        exact,
+        *(groups or [tag("p", "No exporter is configured: nothing is sent.")]),
+        tag("h3", "Read, whether it is sent or not"),
+        tag("ul", *read, class_="fields") if read else tag("p", "Nothing is read at the moment."),
+        tag("h3", "Never read"),
+        tag("ul", *(tag("li", line) for line in NEVER_READ), class_="fields"),
+    )
 
 
-def _switches() -> Markup:
+_STATES: Final = {
+    FieldState.SENT: "from: ",
+    FieldState.EMPTY: "empty: ",
+    FieldState.LEFT_OUT: "left out: ",
+}
+
+
+def _sent(group: Group) -> Markup:
+    sent = group.disclosure
+    form = f" ({sent.format})" if sent.format else ""
+    lines = (
+        tag(
+            "li",
+            tag("code", each.key),
+            tag("span", each.what),
+            tag("small", f"{_STATES[each.state]}{each.source}"),
+            class_=str(each.state).replace("_", "-"),
+        )
+        for each in group.fields
+    )
+    given = (
+        f"The plug-in {sent.plugin} decides what it sends. It is given {sent.given}. "
+        "These are the fields of that payload:"
+    )
+    return tag(
+        "div",
+        tag("h3", f"Sent by {', '.join(group.names)}{form}"),
+        tag("p", given) if sent.plugin else "",
+        tag("ul", *lines, class_="fields") if sent.fields else tag("p", "Nothing is declared."),
+    )
+
+
+def _switches(facts: StatusFacts) -> Markup:
+    plain = facts.source is SourceKind.KUBERNETES
+    setting = "" if plain else ", or telemetry-opt = out in Rancher's settings"
     ways = (
         (
             "One exporter, for now",
@@ -243,7 +286,7 @@ def _switches() -> Markup:
         (
             "Everything, while it runs",
             tag("code", "enabled = false"),
-            "in the configuration and a reload, or telemetry-opt = out in Rancher's settings.",
+            f"in the configuration and a reload{setting}.",
         ),
         (
             "Everything, from the start",

@@ -109,6 +109,10 @@ dl div { display: grid; grid-template-columns: 11rem 1fr; gap: 0 1.5rem; padding
   font-size: .9375rem; }
 dl div + div { border-top: 1px solid var(--line); }
 dt { color: var(--quiet); }
+.fields { list-style: none; columns: 21rem; column-gap: 2.5rem; font-size: .9375rem; }
+.fields li { break-inside: avoid; padding-bottom: .4375rem; }
+.fields code { overflow-wrap: anywhere; }
+.fields :is(code, span, small) { display: block; }
 #configuration ~ ul { padding-left: 1.1rem; }
 
 @media (min-width: 50rem) {

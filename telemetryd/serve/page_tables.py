@@ -106,12 +106,12 @@ def informers_table(facts: StatusFacts) -> Markup:
 
 def _exporter(exporter: ExporterStatus, facts: StatusFacts) -> Sequence[Child]:
     detail = "" if exporter.detail == exporter.last_error else exporter.detail
-    every = span(exporter.interval_s)
+    kind = (exporter.type, exporter.disclosure.format, f"every {span(exporter.interval_s)}")
     return (
         join(
             (
                 tag("b", exporter.name),
-                tag("small", f"{exporter.type}, {exporter.format}, every {every}"),
+                tag("small", ", ".join(filter(None, kind))),
             )
         ),
         _state(judge_exporter(exporter), str(exporter.state).capitalize(), detail),

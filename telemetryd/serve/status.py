@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
 
+from telemetryd.config import IdentityConfig, PrivacyConfig
 from telemetryd.model import (
     ConfigStatus,
     ExporterState,
@@ -20,6 +21,13 @@ from telemetryd.model import (
     SourceKind,
     Switches,
     Totals,
+)
+from telemetryd.serve.disclosure import (
+    Situation,
+    list_fields,
+    render_fields,
+    render_plugin,
+    situation_of,
 )
 
 _NANO = 1_000_000_000
@@ -65,6 +73,8 @@ class StatusFacts:
         source: What is collected from, None while nothing is.
         leader: What became of leader election, None without one.
         payload_exposed: Payloads are shown under ``/payload/``.
+        privacy: In force.
+        identity: Likewise.
     """
 
     version: str
@@ -81,6 +91,13 @@ class StatusFacts:
     source: SourceKind | None = None
     leader: LeaderStatus | None = None
     payload_exposed: bool = False
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
+    identity: IdentityConfig = field(default_factory=IdentityConfig)
+
+    @property
+    def situation(self) -> Situation:
+        """What decides what exporters send."""
+        return situation_of(self.source, self.privacy, self.identity)
 
 
 def liveness(*, loop_alive: bool, scheduler_alive: bool) -> Report:
@@ -148,7 +165,9 @@ def render_status(facts: StatusFacts) -> dict[str, Any]:
         "collection": _collection(facts),
         "leader": None if facts.leader is None else asdict(facts.leader),
         "informers": [_informer(informer) for informer in facts.informers],
-        "exporters": [_exporter(exporter, facts.now) for exporter in facts.exporters],
+        "exporters": [
+            _exporter(exporter, facts.now, facts.situation) for exporter in facts.exporters
+        ],
         "secret_requests": [_request(request) for request in facts.requests],
         "identity": _identity(facts.snapshot),
         "waiting_for": list(facts.missing),
@@ -222,12 +241,13 @@ def _informer(informer: InformerStatus) -> dict[str, Any]:
     }
 
 
-def _exporter(exporter: ExporterStatus, now: float) -> dict[str, Any]:
+def _exporter(exporter: ExporterStatus, now: float, situation: Situation) -> dict[str, Any]:
+    sent = exporter.disclosure
     next_run_at = None if exporter.next_run_in_s is None else now + exporter.next_run_in_s
     return {
         "name": exporter.name,
         "type": exporter.type,
-        "format": exporter.format,
+        **({"format": sent.format} if sent.format else {}),
         "enabled": exporter.enabled,
         "state": str(exporter.state),
         "detail": exporter.detail,
@@ -242,6 +262,8 @@ def _exporter(exporter: ExporterStatus, now: float) -> dict[str, Any]:
         "payload_bytes": exporter.payload_bytes,
         "digest": exporter.digest,
         "schema_valid": exporter.schema_valid,
+        "fields": render_fields(list_fields(sent, situation)),
+        **render_plugin(sent),
     }
 
 

@@ -19,7 +19,8 @@ from telemetryd.config import FORMATS
 from telemetryd.errors import PermanentError, Reason
 from telemetryd.export.exporter import ExportContext, Outcome
 from telemetryd.export.file import FileExporter
-from telemetryd.export.fleet import MAX_AMOUNT, FleetRenderer, fleet_schema, validate_fleet
+from telemetryd.export.fleet import FleetRenderer
+from telemetryd.export.fleet_document import MAX_AMOUNT, fleet_schema, validate_fleet
 from telemetryd.export.formats import PAYLOAD_FORMATS
 from telemetryd.export.payload import parse_digest
 from telemetryd.export.turn import shared_threads

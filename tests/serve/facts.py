@@ -3,8 +3,10 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from telemetryd.export.formats import PAYLOAD_FORMATS
 from telemetryd.model import (
     ConfigStatus,
+    Disclosure,
     ExporterState,
     ExporterStatus,
     Identity,
@@ -30,6 +32,8 @@ NOW = 1_800_000_000.0
 NODES = "nodes.management.cattle.io"
 CONFIG_HASH = (1 << 48) - 3
 INSTALL_UUID = "6f1e1c2e-3f3b-4a53-9d5f-0d9d2a3b4c5d"
+
+SCC_DISCLOSURE = Disclosure("scc", PAYLOAD_FORMATS["scc"].fields)
 
 SNAPSHOT = Snapshot(
     revision=7,
@@ -80,7 +84,7 @@ def exporter_status(**changes: Any) -> ExporterStatus:
     status = ExporterStatus(
         name="scc",
         type="secret",
-        format="scc",
+        disclosure=SCC_DISCLOSURE,
         enabled=True,
         state=ExporterState.IDLE,
         detail="",
