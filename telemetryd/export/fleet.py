@@ -23,6 +23,7 @@ from telemetryd.model import (
 
 _NANO_PER_MILLI: Final = 10**6
 _NANO: Final = 10**9
+_GIB: Final = 2**30
 _DELIVERY: Final = "delivery"
 
 
@@ -99,7 +100,7 @@ def render_facts(snapshot: Snapshot, detail: FleetDetail) -> dict[str, Any]:
         "feature_flags": sorted(set(snapshot.features)),
         "clusters": [_cluster(cluster) for cluster in sorted(detail.clusters, key=_cluster_order)],
         "node_shapes": [_shape(shape) for shape in sorted(detail.shapes, key=_shape_order)],
-        "totals": _totals(snapshot.totals),
+        "totals": _totals(snapshot.totals, coarse=detail.coarse),
         "unreadable": [
             {"resource": resource, "objects": number}
             for resource, number in sorted(snapshot.totals.unreadable.items())
@@ -165,14 +166,15 @@ def _shape(counted: ShapeDetail) -> dict[str, Any]:
     }
 
 
-def _totals(totals: Totals) -> dict[str, Any]:
+def _totals(totals: Totals, *, coarse: bool) -> dict[str, Any]:
+    cpu_unit, memory_unit = (_NANO, _GIB * _NANO) if coarse else (1, 1)
     return {
         "clusters": totals.local_clusters + totals.managed_clusters,
         "nodes": totals.nodes,
         "orphan_nodes": totals.orphan_nodes,
         "roles": totals.roles,
-        "cpu_millis": _millis(totals.cpu_nano),
-        "memory_bytes": _whole(totals.memory_nano),
+        "cpu_millis": _millis(-(-totals.cpu_nano // cpu_unit) * cpu_unit),
+        "memory_bytes": _whole(-(-totals.memory_nano // memory_unit) * memory_unit),
         "unreported_cpu": totals.unreported_cpu,
         "unreported_memory": totals.unreported_memory,
     }

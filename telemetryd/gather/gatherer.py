@@ -14,6 +14,7 @@ import anyio
 from telemetryd.config import IdentityConfig, PrivacyConfig
 from telemetryd.errors import NotReady
 from telemetryd.gather.aggregate import FleetAggregate, Tally
+from telemetryd.gather.coarse import coarsen
 from telemetryd.gather.features import enabled_features
 from telemetryd.gather.identity import Discovered, IdentitySource, setting_value
 from telemetryd.gather.plain import LocalCluster, PlainIdentity, PlainReaders
@@ -264,8 +265,9 @@ class Gatherer:
     def _detail(self, install_uuid: str) -> FleetDetail | None:
         if not self._detailed:
             return None
-        with_ids = self._privacy.cluster_ids == "anonymous"
-        return self._fleet.detail(install_uuid if with_ids else None)
+        if self._privacy.cluster_ids == "omit":
+            return coarsen(self._fleet.detail(None))
+        return self._fleet.detail(install_uuid)
 
     def _features(self, version: str) -> tuple[str, ...]:
         if isinstance(self._readers, PlainReaders):

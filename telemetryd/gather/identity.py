@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from telemetryd.config import IdentityConfig
+from telemetryd.gather import texts
 from telemetryd.gather.project import KUBE_SYSTEM_NAME
+from telemetryd.gather.publicurl import public_url
 from telemetryd.kube.resource import Reader
 from telemetryd.model import NamespaceRecord, SettingRecord, Unreadable
 
@@ -26,6 +28,7 @@ class Discovered:
     """The identity but for the build commit, as far as it is known.
 
     Attributes:
+        withheld: Names of the parts whose text may not leave as it is.
         missing: What is not there or invalid, each named with where to mend it; empty when whole.
     """
 
@@ -35,6 +38,7 @@ class Discovered:
     version: str
     product: str
     missing: tuple[str, ...]
+    withheld: tuple[str, ...] = ()
 
 
 class IdentitySource:
@@ -67,13 +71,20 @@ class IdentitySource:
         """The identity now, and what is missing of it."""
         missing: list[str] = []
         overrides = self._overrides
+        install_uuid = self._uuid_or_setting(overrides.install_uuid, missing)
+        cluster_uuid = self._cluster_uuid(missing)
+        raw_url = overrides.server_url or self._setting("server-url", missing)
+        server_url = public_url(raw_url)
+        found_version = "" if overrides.version else self._setting("server-version", missing)
+        found_version = texts.product_version(found_version)
         return Discovered(
-            install_uuid=self._uuid_or_setting(overrides.install_uuid, missing),
-            cluster_uuid=self._cluster_uuid(missing),
-            server_url=overrides.server_url or self._setting("server-url", missing),
-            version=overrides.version or self._setting("server-version", missing),
+            install_uuid=install_uuid,
+            cluster_uuid=cluster_uuid,
+            server_url=server_url,
+            version=overrides.version or found_version,
             product=overrides.product or DEFAULT_PRODUCT,
             missing=tuple(missing),
+            withheld=find_withheld(server_url, raw_url, found_version),
         )
 
     def _setting(self, name: str, missing: list[str]) -> str:
@@ -97,6 +108,15 @@ class IdentitySource:
         if override:
             return checked_uuid(override, "configuration identity.cluster_uuid", missing)
         return kube_system_uuid(self._kube_system, missing)
+
+
+def find_withheld(server_url: str, raw_url: str, found_version: str) -> tuple[str, ...]:
+    """Which parts of an identity did not leave as they were found."""
+    parts = {
+        "server_url": bool(raw_url) and not server_url,
+        "version": found_version == texts.OTHER,
+    }
+    return tuple(name for name, is_withheld in parts.items() if is_withheld)
 
 
 def setting_value(settings: Reader[SettingRecord], name: str) -> str:

@@ -9,8 +9,15 @@ from typing import Final
 from uuid import UUID, uuid5
 
 from telemetryd.config import IdentityConfig
-from telemetryd.gather.identity import Discovered, checked_uuid, kube_system_uuid
+from telemetryd.gather import texts
+from telemetryd.gather.identity import (
+    Discovered,
+    checked_uuid,
+    find_withheld,
+    kube_system_uuid,
+)
 from telemetryd.gather.project import KUBE_SYSTEM_NAME, LOCAL_CLUSTER
+from telemetryd.gather.publicurl import public_url
 from telemetryd.kube.resource import Reader
 from telemetryd.model import ClusterRecord, Delta, NamespaceRecord, NodeRecord
 
@@ -58,7 +65,9 @@ class PlainIdentity:
         missing: list[str] = []
         overrides = self._overrides
         found = kube_system_uuid(self._readers.kube_system, missing)
-        version = overrides.version or self._readers.server_version() or ""
+        found_version = texts.kubernetes_version(self._readers.server_version() or "")
+        version = overrides.version or found_version
+        server_url = public_url(overrides.server_url or "")
         if not version:
             missing.append("version of the API server")
         return Discovered(
@@ -72,10 +81,11 @@ class PlainIdentity:
             )
             if overrides.cluster_uuid
             else found,
-            server_url=overrides.server_url or "",
+            server_url=server_url,
             version=version,
             product=overrides.product or DEFAULT_PRODUCT,
             missing=tuple(missing),
+            withheld=find_withheld(server_url, overrides.server_url or "", found_version),
         )
 
 
@@ -113,5 +123,5 @@ class LocalCluster:
         namespace = self._readers.kube_system.get(KUBE_SYSTEM_NAME)
         return ClusterRecord(
             uid=namespace.uid if namespace is not None else "",
-            kubernetes_version=self._readers.server_version() or "",
+            kubernetes_version=texts.kubernetes_version(self._readers.server_version() or ""),
         )

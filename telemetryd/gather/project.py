@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from telemetryd.errors import UnreadableObject, UnreadableReason
+from telemetryd.gather import texts
 from telemetryd.gather.shapes import Quantity, ShapeTable, shorten
 from telemetryd.kube.resource import KubeObject, ObjectMeta, Resource
 from telemetryd.model import (
@@ -184,7 +185,9 @@ def project_cluster(_key: str, cluster: ClusterObject) -> ClusterRecord:
     uid = require_uid(cluster.metadata)
     version = cluster.status.version if cluster.status is not None else None
     git_version = version.git_version if version is not None else None
-    return ClusterRecord(uid=uid, kubernetes_version=sys.intern(shorten(git_version)))
+    return ClusterRecord(
+        uid=uid, kubernetes_version=sys.intern(texts.kubernetes_version(shorten(git_version)))
+    )
 
 
 def project_node(shapes: ShapeTable, _key: str, node: NodeObject) -> NodeRecord:

@@ -7,6 +7,7 @@ import sys
 from typing import Final
 
 from telemetryd.errors import QuantityError
+from telemetryd.gather import texts
 from telemetryd.model import NodeShape
 from telemetryd.quantity import MAX_TEXT, parse_cpu, parse_memory
 
@@ -47,7 +48,8 @@ class ShapeTable:
         A capacity that is missing or can't be parsed is None in the shape: not reported.
 
         Args:
-            labels: Architecture, operating system, container runtime and kernel version.
+            labels: Architecture, operating system, container runtime and kernel version; the
+                shape has them in the forms of ``texts``.
             roles: Sorted.
             cpu: Capacity as the object holds it.
             memory: Likewise.
@@ -60,12 +62,12 @@ class ShapeTable:
         if len(self._by_raw) >= self._max_shapes:
             self._by_raw.clear()
             self._shapes.clear()
-        architecture, operating_system, container_runtime, kernel_version = map(sys.intern, labels)
+        architecture, operating_system, container_runtime, kernel_version = labels
         made = NodeShape(
-            architecture=architecture,
-            operating_system=operating_system,
-            container_runtime=container_runtime,
-            kernel_version=kernel_version,
+            architecture=sys.intern(texts.architecture(architecture)),
+            operating_system=sys.intern(texts.operating_system(operating_system)),
+            container_runtime=sys.intern(texts.container_runtime(container_runtime)),
+            kernel_version=sys.intern(texts.kernel_version(kernel_version)),
             roles=roles,
             cpu_nano=_cpu_nano(cpu),
             memory_nano=_memory_nano(memory),

@@ -120,10 +120,15 @@ class ShapeDetail:
 
 @dataclass(frozen=True, slots=True)
 class FleetDetail:
-    """What the fleet payload tells beyond rows and totals; in no order, and without any name."""
+    """What the fleet payload tells beyond rows and totals; in no order, and without any name.
+
+    Attributes:
+        coarse: Numbers are rounded, so that no cluster is recognised by them.
+    """
 
     clusters: tuple[ClusterDetail, ...]
     shapes: tuple[ShapeDetail, ...]
+    coarse: bool = False
 
 
 @dataclass(frozen=True, slots=True)

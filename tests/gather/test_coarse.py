@@ -1,0 +1,44 @@
+"""Rows without ids: nothing in them recognises a cluster from one run to the next."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from telemetryd.gather.coarse import coarsen
+from telemetryd.model import ClusterDetail, FleetDetail, NodeShape, RoleCounts, ShapeDetail
+
+GIB = 2**30 * 10**9
+
+
+def cluster(nodes: int, node_memory: int, version: str = "v1.33.1+rke2r1") -> ClusterDetail:
+    roles = RoleCounts(3, 3, nodes, 0)
+    cpu = nodes * 4 * 10**9
+    return ClusterDetail("x", False, version, nodes, roles, cpu, nodes * node_memory, 0, 0)
+
+
+def shape(memory: int | None) -> NodeShape:
+    return NodeShape("amd64", "linux", "", "", ("worker",), 3_920_000_000, memory)
+
+
+@given(st.lists(st.integers(16 * GIB - GIB // 2, 16 * GIB), min_size=2, max_size=20))
+def test_clusters_whose_memory_differs_by_little_are_alike(memories: list[int]) -> None:
+    rows = coarsen(FleetDetail(tuple(cluster(15, each) for each in memories), ())).clusters
+    assert len(set(rows)) == 1
+    assert rows[0].id == ""
+    assert (rows[0].nodes, rows[0].memory_nano) == (16, 256 * GIB)
+    assert rows[0].kubernetes_version == "v1.33"
+
+
+def test_shapes_that_become_alike_are_one() -> None:
+    shapes = tuple(ShapeDetail(shape(memory), 2) for memory in (16 * GIB - 5, 16 * GIB - 7, None))
+    made = coarsen(FleetDetail((), shapes))
+    assert {(each.shape.memory_nano, each.nodes) for each in made.shapes} == {
+        (16 * GIB, 4),
+        (None, 2),
+    }
+    assert {each.shape.cpu_nano for each in made.shapes} == {4 * 10**9}
+    assert made.coarse
+
+
+def test_nothing_stays_nothing() -> None:
+    (row,) = coarsen(FleetDetail((cluster(0, 0, ""),), ())).clusters
+    assert (row.nodes, row.cpu_nano, row.memory_nano, row.kubernetes_version) == (0, 0, 0, "")
