@@ -104,7 +104,7 @@ class PrivacyConfig:
 
     Attributes:
         server_url: The URL of Rancher; its key stays, and is empty.
-        cluster_ids: Anonymous ids of clusters, which let them be told apart over time.
+        cluster_ids: Pseudonymous ids of clusters, and rows exact enough to recognise one.
     """
 
     server_url: Annotated[str, Choice(("send", "omit"))] = "send"

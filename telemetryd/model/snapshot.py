@@ -90,7 +90,7 @@ class ClusterDetail:
     """One cluster as far as the fleet payload tells of it.
 
     Attributes:
-        id: Anonymous, and stable within the installation; empty where there is none.
+        id: Pseudonymous, and stable within the installation; empty where there is none.
         upstream: The cluster that hosts Rancher itself.
         kubernetes_version: Empty where it isn't known.
         cpu_nano: Sum over its nodes in 1e-9 cores.
