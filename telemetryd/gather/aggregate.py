@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from telemetryd.gather.anonymous import anonymous_id
 from telemetryd.gather.project import LOCAL_CLUSTER
+from telemetryd.gather.texts import OTHER
 from telemetryd.model import (
     ClusterDetail,
     ClusterRecord,
@@ -25,6 +26,9 @@ from telemetryd.model import (
     Unreadable,
 )
 from telemetryd.quantity import whole_cores, whole_mib
+
+TEXTS = ("architecture", "operating_system", "container_runtime", "kernel_version")
+"""Texts of a shape that have a form."""
 
 ROLES = ("controlplane", "etcd", "worker", "other")
 """All roles that are told apart; ``other`` is a node without any of the three."""
@@ -230,6 +234,19 @@ class FleetAggregate:
             unreported_cpu=self._unreported_cpu,
             unreported_memory=self._unreported_memory,
         )
+
+    def withheld(self) -> Counter[str]:
+        """Nodes, and clusters, by the field whose text may not leave."""
+        found: Counter[str] = Counter()
+        for count in self._counts.values():
+            for name in TEXTS:
+                if getattr(count.shape, name) == OTHER:
+                    found[name] += count.nodes - count.orphans
+        found["kubernetes_version"] = sum(
+            cluster.exists and cluster.kubernetes_version == OTHER
+            for cluster in self._clusters.values()
+        )
+        return found
 
     def detail(self, install_uuid: str | None) -> FleetDetail:
         """Each cluster and each shape now.

@@ -249,6 +249,8 @@ class Gatherer:
 
     def _totals(self, unreadable: tuple[tuple[str, int], ...]) -> Totals:
         tally = self._count()
+        withheld = self._fleet.withheld()
+        withheld.update(self._discover().withheld)
         return Totals(
             local_clusters=tally.local_clusters,
             managed_clusters=tally.managed_clusters,
@@ -260,6 +262,7 @@ class Gatherer:
             unreported_cpu=tally.unreported_cpu,
             unreported_memory=tally.unreported_memory,
             unreadable={resource: number for resource, number in sorted(unreadable) if number},
+            withheld={name: number for name, number in sorted(withheld.items()) if number},
         )
 
     def _detail(self, install_uuid: str) -> FleetDetail | None:

@@ -62,6 +62,7 @@ class Totals:
         cpu_nano: Sum over nodes in 1e-9 cores.
         memory_nano: Sum over nodes in 1e-9 bytes.
         unreadable: Objects that could not be read, by resource; only those above 0.
+        withheld: Nodes, clusters or settings whose text may not leave, by field; likewise.
     """
 
     local_clusters: int = 0
@@ -74,6 +75,7 @@ class Totals:
     unreported_cpu: int = 0
     unreported_memory: int = 0
     unreadable: dict[str, int] = field(default_factory=dict)
+    withheld: dict[str, int] = field(default_factory=dict)
 
 
 class RoleCounts(NamedTuple):

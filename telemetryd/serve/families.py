@@ -75,6 +75,16 @@ _REASON = _closed("reason", Reason)
 _SKIPPED = _closed("reason", ("overrun", "suspend", "retry_after", "not_ready", "held"))
 _DROPPED = _closed("reason", ("storage", "corrupt", "destination", "format", "privacy"))
 _ENDED = _closed("reason", (*WatchEnd, "short", "expired", "error"))
+WITHHELD_TEXTS = (
+    "architecture",
+    "operating_system",
+    "container_runtime",
+    "kernel_version",
+    "kubernetes_version",
+    "server_url",
+    "version",
+)
+"""Texts that leave in a known form or not at all."""
 _E = (_EXPORTER,)
 _R = (_RESOURCE,)
 _ON_USE = "from the first use of a reason on"
@@ -254,6 +264,13 @@ FAMILIES = (
         _SNAPSHOT,
     ),
     Family("gauge", "fleet_orphan_nodes", (), "Nodes whose cluster is gone.", _SNAPSHOT),
+    Family(
+        "gauge",
+        "fleet_withheld_texts",
+        (_closed("field", WITHHELD_TEXTS),),
+        "Nodes, clusters and settings whose text was not sent.",
+        _SNAPSHOT,
+    ),
     Family(
         "gauge",
         "enabled",

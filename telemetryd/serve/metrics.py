@@ -33,6 +33,7 @@ from telemetryd.serve.families import (
     RELOAD_TRIGGERS,
     RUN_RESULTS,
     WATCH_RESULTS,
+    WITHHELD_TEXTS,
 )
 from telemetryd.serve.negotiate import wants_gzip, wants_openmetrics
 from telemetryd.serve.view import (
@@ -280,3 +281,5 @@ def _put_fleet(sheet: _Sheet, snapshot: Snapshot) -> None:
     sheet.put("fleet_unreported_nodes", ("cpu",), totals.unreported_cpu)
     sheet.put("fleet_unreported_nodes", ("memory",), totals.unreported_memory)
     sheet.put("fleet_orphan_nodes", (), totals.orphan_nodes)
+    for name in WITHHELD_TEXTS:
+        sheet.put("fleet_withheld_texts", (name,), totals.withheld.get(name, 0))

@@ -303,6 +303,7 @@ def _fleet(totals: Totals) -> dict[str, Any]:
         "unreported_nodes": {"cpu": totals.unreported_cpu, "memory": totals.unreported_memory},
         "orphan_nodes": totals.orphan_nodes,
         "unreadable_objects": dict(totals.unreadable),
+        "withheld_texts": dict(totals.withheld),
     }
 
 

@@ -31,6 +31,7 @@ PRIVACY = {
     "no-ids": '[privacy]\ncluster_ids = "omit"\n',
     "neither": OMIT,
 }
+ODD_TEXTS = ("architecture", "operating_system", "container_runtime", "kernel_version")
 TRANSPORT = {"host", "accept", "accept-encoding", "connection"}
 
 
@@ -257,6 +258,8 @@ def test_what_arrives_is_what_the_page_and_the_status_list(
         heading = next(each for each in listed if name in each.split("(")[0].split(" by ")[-1])
         shown = {(field["key"], field["state"].replace("_", "-")) for field in exporter["fields"]}
         assert listed[heading] == shown, heading
+    withheld = status["snapshot"]["fleet"]["withheld_texts"]
+    assert dict.fromkeys(withheld, 1) == dict.fromkeys(ODD_TEXTS, 1)
     for name, text in arrived.texts.items():
         assert not [word for word in SECRET_WORDS if word in text], name
         assert "\\u0000" not in text, name

@@ -92,6 +92,7 @@ fleet_cpu_cores gauge
 fleet_memory_bytes gauge
 fleet_unreported_nodes gauge resource
 fleet_orphan_nodes gauge
+fleet_withheld_texts gauge field
 """
 
 
