@@ -131,8 +131,9 @@ async def test_reader_is_told_of_landmarks_headings_and_tables_by_name(
     assert ("navigation", "Other views") in told
     assert [name for role, name in told if role == "heading"] == [
         "3 things need attention.", "Exporters", "Caches", "Fleet", "Configuration",
-        "Why the reload was rejected", "What is collected", "Sent (scc)", "Read, but not sent",
-        "Never read", "Switching it off",
+        "Why the reload was rejected", "What is collected",
+        "Sent by archive, scc, secretrequest/rancher-scc-metrics (scc)",
+        "Read, whether it is sent or not", "Never read", "Switching it off",
     ]  # fmt: skip
     regions = [name for role, name in told if role == "region"]
     assert regions[:2] == ["3 things need attention.", "Exporters"]
