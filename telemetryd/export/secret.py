@@ -139,6 +139,7 @@ class SecretExporter:
                 f"{self} is immutable, which can't be undone: delete it, or configure another name",
             )
         document = self._render(payload, last_changed=last_changed, epoch=context.epoch)
+        context.fence()
         try:
             await self._apply(document, found, force=False)
         except Conflict as exc:
