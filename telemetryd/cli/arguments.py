@@ -121,6 +121,11 @@ def _add_ctl(ctl: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
     status = add("status", "show informers and exporters", "telemetryd ctl status --json")
     status.add_argument("--json", action="store_true", help="the document of /status.json")
     reload = add("reload", "reload the configuration and say what changed", "telemetryd ctl reload")
+    opt_in = add(
+        "opt-in",
+        "end every remembered restriction, and say what is still written",
+        "telemetryd ctl opt-in",
+    )
     exporters = [
         add(name, about, f"telemetryd ctl {name} scc")
         for name, about in (
@@ -139,7 +144,7 @@ def _add_ctl(ctl: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
     )
     cache.add_argument("name", metavar="RESOURCE", type=_name, help="such as those of the status")
     cache.add_argument("--verify", action="store_true", help="compare with a fresh list")
-    everything = [status, reload, *exporters, cache]
+    everything = [status, reload, opt_in, *exporters, cache]
     for sub in everything:
         sub.set_defaults(ctl=sub.prog.rpartition(" ")[2])
     ctl.set_defaults(name="", verify=False, json=False)

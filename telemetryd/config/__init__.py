@@ -16,6 +16,7 @@ from telemetryd.config.exporters import (
     WebExporterConfig,
 )
 from telemetryd.config.load import (
+    DEFAULTS,
     SYSTEM_CONFIG,
     ConfigFile,
     ConfigSource,
@@ -37,6 +38,7 @@ from telemetryd.config.settings import (
 from telemetryd.config.values import ListenAddress, parse_duration
 
 __all__ = [
+    "DEFAULTS",
     "FORMATS",
     "SYSTEM_CONFIG",
     "Config",

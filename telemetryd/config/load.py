@@ -10,11 +10,15 @@ from pathlib import Path
 
 from telemetryd.config.optout import find_problem
 from telemetryd.config.paths import default_control_socket, default_state_dir
+from telemetryd.config.restrictions import Statement, file_statements
 from telemetryd.config.schema import Reading
 from telemetryd.config.settings import Config
 from telemetryd.errors import ConfigError, Problem
 
 SYSTEM_CONFIG = Path("/etc/telemetryd/config.toml")
+
+DEFAULTS = "defaults"
+"""What stands for the file where there is none."""
 
 _CONFIG_VARIABLE = "TELEMETRYD_CONFIG"
 _LARGEST_FILE_BYTES = 1024 * 1024
@@ -89,6 +93,11 @@ class ConfigSource:
         """
         return find_config(self.path_option, self.environ, system_path=self.system_path)
 
+    @property
+    def unnamed(self) -> bool:
+        """Neither an option nor a variable names the file."""
+        return self.path_option is None and not self.environ.get(_CONFIG_VARIABLE)
+
     def read(self) -> ConfigFile:
         """Find the file and read it.
 
@@ -96,7 +105,7 @@ class ConfigSource:
             ConfigError: It can't be read.
         """
         path = self.find()
-        return ConfigFile("defaults", "") if path is None else ConfigFile(str(path), _read(path))
+        return ConfigFile(DEFAULTS, "") if path is None else ConfigFile(str(path), _read(path))
 
     def parse(self, file: ConfigFile) -> Config:
         """Validate what was read.
@@ -113,6 +122,10 @@ class ConfigSource:
             ConfigError: With every problem found.
         """
         return _validate(file.text, file.where, self.environ)
+
+    def statements(self, file: ConfigFile) -> tuple[Statement, ...]:
+        """What a valid file writes about keys that restrict."""
+        return file_statements(_decode(file.text, file.where), file.where)
 
 
 def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
@@ -176,12 +189,23 @@ def _read(path: Path) -> str:
     if len(content) > _LARGEST_FILE_BYTES:
         raise ConfigError(Problem(where, "", "is larger than 1 MiB: name a TOML file"))
     try:
-        return content.decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigError(
             Problem(where, "", f"isn't UTF-8 (at line {line}): save it as UTF-8")
         ) from error
+    if _is_blank(text):
+        raise ConfigError(
+            Problem(where, "", "holds no statement: write it again, or remove it for the defaults")
+        )
+    return text
+
+
+def _is_blank(text: str) -> bool:
+    """Whether there are only comments: what an interrupted copy or a full disk leaves behind."""
+    lines = (line.strip(" \t\r") for line in text.split("\n"))
+    return all(not line or line.startswith("#") for line in lines)
 
 
 def _open_regular(path: Path) -> int:

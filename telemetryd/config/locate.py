@@ -49,16 +49,18 @@ def find_control_socket(source: ConfigSource) -> ControlPlace:
     """Where the daemon with this configuration listens for commands.
 
     Raises:
-        ConfigError: The file can't be read at all.
+        ConfigError: No file can be looked for.
     """
-    file = source.read()
-    error = None
+    text, error = "", None
+    path = source.find()
     try:
+        file = source.read()
+        text = file.text
         socket = source.parse(file).server.control_socket
     except ConfigError as found:
-        socket, error = _guess(file.text, source.environ), found
+        socket, error = _guess(text, source.environ), found
     paths = () if socket is None else (socket.path,)
-    of_system = source.find() in {None, source.system_path}
+    of_system = path in {None, source.system_path}
     if of_system and not (socket and socket.explicit) and not source.environ.get(RUNTIME_VARIABLE):
         paths = (*paths, SYSTEM_SOCKET)
     return ControlPlace(paths, error)

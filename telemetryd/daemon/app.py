@@ -25,6 +25,7 @@ from telemetryd.daemon.guarded import GuardedWork
 from telemetryd.daemon.heartbeat import ALIVE_WITHIN_S, Heartbeat
 from telemetryd.daemon.leadership import Leadership
 from telemetryd.daemon.notify import Notifier
+from telemetryd.daemon.optoutmark import OptOutMark
 from telemetryd.daemon.reload import Reloadable, Reloader
 from telemetryd.daemon.requests import SecretRequests
 from telemetryd.daemon.signals import StatusLog, ended_by, handling
@@ -154,6 +155,7 @@ async def run_until(
     Raises:
         ConfigError: As of ``run_daemon``.
     """
+    config = await reloader.recall(config)
     kube_stats = KubeStats()
     where = reloader.stats.status.where
     async with (
@@ -224,7 +226,13 @@ class Daemon:
         self._started_at = now()
         self._heartbeat = Heartbeat()
         self._collector = Collector(
-            config, client, read_switches(reloader.source.environ), now=now, rng=rng
+            config,
+            client,
+            read_switches(reloader.source.environ),
+            now=now,
+            rng=rng,
+            restrictions=reloader.restrictions,
+            looked_at_marks=lambda: self._opt_out_mark.looked,
         )
         self._manager = ExporterManager(
             self._collector,
@@ -239,6 +247,14 @@ class Daemon:
         )
         fenced = client.requests(fence=leadership.require, limiter=request_limiter())
         self._factory = ExporterFactory(fenced, now=now, saw_epoch=leadership.saw)
+        self._opt_out_mark = OptOutMark(
+            fenced,
+            reloader.restrictions,
+            config,
+            wanted=lambda: self._collector.asks_about_opt_out,
+            now=now,
+            changed=self._collector.poke,
+        )
         for exporter in config.exporters:
             self._manager.register(*self._factory.build(exporter))
         self._requests = SecretRequests(
@@ -273,6 +289,9 @@ class Daemon:
                 self._collector.run, self._guarded, self._requests.run, name="collector"
             )
             background.start_soon(self._status_log.run, self._summary, name="status log")
+            background.start_soon(
+                self._reloader.restrictions.run, self._reloader.reapply, name="restrictions"
+            )
             if control is not None:
                 background.start_soon(ControlServer(control, self._commands()).run, name="control")
             async with anyio.create_task_group() as electing:
@@ -286,6 +305,7 @@ class Daemon:
         """Do the guarded work until the event is set, then drain it; meanwhile the rest goes on."""
         async with anyio.create_task_group() as working:
             working.start_soon(self._guarded.run, name="guarded work")
+            working.start_soon(self._opt_out_mark.run, name="opt-out mark")
             working.start_soon(self._reloader.run, self._reloadable(), name="reloads")
             working.start_soon(FileWatch(self._reloader).run, name="configuration file")
             await stop.wait()
@@ -295,6 +315,7 @@ class Daemon:
         return Reloadable(
             manager=self._manager,
             build=self._factory.build,
+            spec=self._factory.spec,
             follow=self._follow,
             configure_requests=self._requests.configure,
             security=self._security,
@@ -303,6 +324,7 @@ class Daemon:
         )
 
     def _follow(self, config: Config) -> None:
+        self._opt_out_mark.follow(config)
         self._collector.follow(config)
         self._leadership.follow(config)
 
@@ -397,4 +419,6 @@ class Daemon:
             payload_exposed=self._payload_exposed(),
             privacy=self._reloader.config.privacy,
             identity=self._reloader.config.identity,
+            restrictions=self._reloader.restrictions.statuses(),
+            memory_warning=self._reloader.restrictions.warning,
         )

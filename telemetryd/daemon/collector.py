@@ -17,8 +17,10 @@ import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from telemetryd.config import Config, EnvironmentSwitches
+from telemetryd.config.restrictions import COLLECTION, OPT_OUT
 from telemetryd.daemon.collection import Collection, Informers, build_collection
 from telemetryd.daemon.optout import OptOut
+from telemetryd.daemon.restrictions import Restrictions
 from telemetryd.daemon.sourcefinder import DEFAULT_TIMING, FinderTiming, SourceFinder
 from telemetryd.errors import NotReady
 from telemetryd.kube.informer import Informer
@@ -36,6 +38,8 @@ from telemetryd.stats import GatherStats, InformerStats
 log = logging.getLogger(__name__)
 
 _FIRST_LOOK = "setting telemetry-opt (first look)"
+_MARK = "the opt-out's mark on the Secret (first look)"
+_BY_SETTING = {Switch.SETTING, Switch.MEMORY}
 
 
 class Gate(Protocol):
@@ -96,6 +100,8 @@ class Collector:
         now: Callable[[], float],
         rng: random.Random,
         timing: FinderTiming = DEFAULT_TIMING,
+        restrictions: Restrictions | None = None,
+        looked_at_marks: Callable[[], bool] = lambda: True,
     ) -> None:
         """Prepare; nothing runs before ``run``.
 
@@ -106,7 +112,13 @@ class Collector:
             now: Unix time in seconds.
             rng: Spreads retries, relists and looks.
             timing: When to look for a source.
+            restrictions: What is remembered; learns what the Setting says.
+            looked_at_marks: Whether it is known that no Secret bears the mark of an opt-out, or
+                that one does.
         """
+        self._restrictions = restrictions or Restrictions((), {}, now=now)
+        self._restrictions.on_change(self._poke)
+        self._looked_at_marks = looked_at_marks
         self._config = config
         self._client = client
         self._now = now
@@ -128,8 +140,19 @@ class Collector:
     @property
     def switches(self) -> Switches:
         """Which switches are off now."""
-        opted_out = self._opt_out is not None and self._opt_out.out
-        return switches_of(self._environment, enabled=self._config.enabled, opted_out=opted_out)
+        remembered = self._restrictions.remembered_switches
+        return switches_of(
+            self._environment,
+            enabled=self._config.enabled or COLLECTION in remembered,
+            opted_out=self._opt_out is not None and self._opt_out.out,
+            remembered=bool(remembered),
+        )
+
+    @property
+    def asks_about_opt_out(self) -> bool:
+        """It is on, or only the Setting's opt-out keeps it off, which another word may end."""
+        remembered = self._restrictions.remembered_switches
+        return self.switches.off <= _BY_SETTING and remembered <= {OPT_OUT}
 
     @property
     def source(self) -> SourceKind | None:
@@ -201,15 +224,13 @@ class Collector:
     # -- what a reload does
 
     def follow(self, config: Config) -> None:
-        """A reload: this is in force now, before its exporters are; a deleted opt-out is forgotten.
+        """A reload: this is in force now, before its exporters are.
 
         What needs a restart to change is as it was.
         """
         self._config = config
         if self._collection is not None:
             self._collection.follow(config)
-        if self._opt_out is not None:
-            self._opt_out.reload()
         self._poke()
 
     # -- what runs
@@ -230,16 +251,18 @@ class Collector:
                 if self.switches.enabled:
                     await self._bring_up(gate, group, accompany)
                 else:
-                    await self._bring_down(gate)
+                    await self._bring_down(gate, group)
                 await changed.wait()
 
-    async def _bring_down(self, gate: Gate) -> None:
-        switches = self.switches
-        await gate.hold(ExporterState.DISABLED, switches.detail)
+    async def _bring_down(self, gate: Gate, group: TaskGroup) -> None:
+        await gate.hold(ExporterState.DISABLED, self.switches.detail)
         await self._drop_collection()
         await self._finding.stop()
         self._finder = None
-        if switches.off != {Switch.SETTING}:
+        if self.asks_about_opt_out:
+            if self._config.kubernetes.source != SourceKind.KUBERNETES:
+                self._watch_opt_out(group)
+        else:
             await self._drop_opt_out()
 
     async def _bring_up(
@@ -264,6 +287,8 @@ class Collector:
         if self._collection is None or not self._knows_of_opt_out(self._collection.source):
             # What was left undelivered must not go out before it is known that nobody opted out.
             await gate.hold(ExporterState.WAITING, self.unsettled() or _FIRST_LOOK)
+        elif not self._looked_at_marks():
+            await gate.hold(ExporterState.WAITING, _MARK)
         else:
             gate.release(ExporterState.WAITING)
         gate.release(ExporterState.DISABLED)
@@ -312,12 +337,16 @@ class Collector:
             informers = Informers(
                 self._client, page_size=1, streamed=False, now=self._now, rng=self._rng
             )
-            self._opt_out = OptOut(informers, changed=self._poke)
+            self._opt_out = OptOut(
+                informers, note=self._restrictions.note_setting, changed=self._poke
+            )
         self._watching.start(group, self._opt_out.run, name="opt-out")
 
     async def _drop_opt_out(self) -> None:
         await self._watching.stop()
-        self._opt_out = None
+        if self._opt_out is not None:
+            self._opt_out = None
+            self._restrictions.note_setting(None)
 
     def _target(self) -> SourceKind | None:
         configured = self._config.kubernetes.source
@@ -339,6 +368,10 @@ class Collector:
             self._finder.look()
         self._absent = absent
 
+    def poke(self) -> None:
+        """Something that is asked for has changed."""
+        self._poke()
+
     def _poke(self) -> None:
         self._changed.set()
         self._changed = anyio.Event()
@@ -357,19 +390,23 @@ class Collector:
             )
 
 
-def switches_of(environment: EnvironmentSwitches, *, enabled: bool, opted_out: bool) -> Switches:
+def switches_of(
+    environment: EnvironmentSwitches, *, enabled: bool, opted_out: bool, remembered: bool = False
+) -> Switches:
     """All switches.
 
     Args:
         environment: What the environment leaves on.
         enabled: What the configuration says.
         opted_out: What the Rancher setting says.
+        remembered: An opt-out that nothing says any more is remembered.
     """
     off = {
         Switch.CONFIG: not enabled,
         Switch.ENVIRONMENT: not environment.enabled,
         Switch.DO_NOT_TRACK: not environment.tracking,
         Switch.SETTING: opted_out,
+        Switch.MEMORY: remembered,
     }
     return Switches(frozenset(switch for switch, is_off in off.items() if is_off))
 

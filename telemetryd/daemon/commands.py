@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 
+from telemetryd.config.restrictions import IMPLIED
 from telemetryd.daemon.collector import Collector
 from telemetryd.daemon.reload import Reloader
 from telemetryd.errors import CommandRefused
@@ -22,7 +23,12 @@ from telemetryd.kube.verify import Verification, verify
 from telemetryd.model import Unreadable
 from telemetryd.serve.control import Outcome
 from telemetryd.serve.control_protocol import Document
-from telemetryd.serve.status import StatusFacts, render_status, render_time
+from telemetryd.serve.status import (
+    StatusFacts,
+    render_restriction,
+    render_status,
+    render_time,
+)
 
 VERIFY_TIMEOUT_S = 300.0
 """For all lists of one comparison: a hundred thousand nodes take a minute each."""
@@ -64,6 +70,25 @@ class DaemonCommands:
         result = await self._parts.reloader.reload("control")
         document = {"changes": list(result.changes), "problems": list(result.problems)}
         return Outcome(document, ok=result.ok)
+
+    async def opt_in(self) -> Outcome:
+        """End every restriction that is remembered and not written; say what remains."""
+        reloader = self._parts.reloader
+        restrictions = reloader.restrictions
+        ended = await restrictions.opt_in()
+        result = await reloader.reapplied()
+        remaining = restrictions.statuses()
+        problems = [
+            f"{each.what}: {each.restriction.where}: {each.end}"
+            for each in remaining
+            if each.restriction.key != IMPLIED
+        ]
+        document = {
+            "ended": [render_restriction(each) for each in ended],
+            "remaining": [render_restriction(each) for each in remaining],
+            "problems": [*result.problems, *problems],
+        }
+        return Outcome(document, ok=result.ok and not problems)
 
     def start(self, name: str) -> Outcome:
         """Start an exporter.

@@ -114,22 +114,35 @@ class ExporterFactory:
         Raises:
             ConfigError: What it needs from the start can't be used.
         """
+        sink = self._sink(config)
+        return self.spec(config), sink
+
+    def spec(self, config: ExporterConfig) -> ExporterSpec:
+        """What the manager is told of the exporter."""
         match config:
-            case SecretExporterConfig():
-                return self._spec(config, verifies_destination=True), self._secret(config)
-            case FileExporterConfig():
-                return self._spec(config, verifies_destination=True), self._file(config)
+            case SecretExporterConfig() | FileExporterConfig():
+                return self._spec(config, verifies_destination=True)
             case HttpExporterConfig():
                 destination = _destination(config, config.url) if config.spool else ""
-                spec = self._spec(config, destination=destination, spooled=config.spool)
-                return spec, build_http(config, now=self._now, threads=self._web_threads)
+                return self._spec(config, destination=destination, spooled=config.spool)
             case OtlpExporterConfig():
                 destination = _destination(config, config.endpoint)
-                spec = self._spec(config, render=self._render_otlp, destination=destination)
-                return spec, build_otlp(config, now=self._now, threads=self._web_threads)
+                return self._spec(config, render=self._render_otlp, destination=destination)
             case _:
-                sink = self._foreign(config)
-                return self._spec(config), sink
+                return self._spec(config)
+
+    def _sink(self, config: ExporterConfig) -> Exporter:
+        match config:
+            case SecretExporterConfig():
+                return self._secret(config)
+            case FileExporterConfig():
+                return self._file(config)
+            case HttpExporterConfig():
+                return build_http(config, now=self._now, threads=self._web_threads)
+            case OtlpExporterConfig():
+                return build_otlp(config, now=self._now, threads=self._web_threads)
+            case _:
+                return self._foreign(config)
 
     def _spec(self, config: ExporterConfig, **more: Any) -> ExporterSpec:
         remote = isinstance(config, RemoteExporterConfig)

@@ -11,14 +11,14 @@ from typing import Final
 import anyio
 
 from telemetryd.daemon.collection import Informers
-from telemetryd.gather.project import OPT_OUT, OPT_OUT_SETTING
+from telemetryd.gather.project import OPT_OUT
 from telemetryd.model import Delta, InformerStatus, SettingRecord
 from telemetryd.stats import InformerStats
 
 log = logging.getLogger(__name__)
 
 OUT: Final = "out"
-"""The one value that opts out: ``in``, ``prompt`` and none at all don't."""
+"""The one value that opts out; ``in`` and ``prompt`` permit, and none at all says nothing."""
 
 FIRST_LOOK_S: Final = 2.0
 """How long the fleet isn't asked for at the start, for the setting to be read first."""
@@ -28,21 +28,28 @@ class OptOut:
     """Follows the setting.
 
     Attributes:
-        out: It opts out, or did when it was last seen: one that is deleted or can't be read
-            changes nothing.
+        out: It opts out now.
         known: It has been read: what it says now, or that there is none, is known.
         looked: That is so, or couldn't be in time.
     """
 
-    def __init__(self, informers: Informers, *, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        informers: Informers,
+        *,
+        note: Callable[[str | None], None],
+        changed: Callable[[], None],
+    ) -> None:
         """Prepare.
 
         Args:
             informers: Makes the one informer that is needed.
+            note: Called with each value; None where there is none, or none that can be read.
             changed: Called whenever an attribute has changed.
         """
         self._informers = informers
         self._informer = informers.make(OPT_OUT)
+        self._note = note
         self._changed = changed
         self.out = False
         self.known = False
@@ -55,11 +62,6 @@ class OptOut:
         async with anyio.create_task_group() as group:
             group.start_soon(self._give_up_waiting)
             group.start_soon(self._informers.run)
-
-    def reload(self) -> None:
-        """Forget a value that isn't there any more."""
-        if self._informer.reader.get(OPT_OUT_SETTING) is None:
-            self._turn(out=False)
 
     def informers(self) -> Iterator[tuple[InformerStatus, InformerStats]]:
         """Status and counters of the informer."""
@@ -77,16 +79,15 @@ class OptOut:
             self._changed()
 
     def _follow(self, delta: Delta[SettingRecord]) -> None:
-        if isinstance(delta.new, SettingRecord):
-            self._turn(out=delta.new.value == OUT)
-        elif self.out:
-            what = "deleted" if delta.new is None else "unreadable"
+        value = delta.new.value if isinstance(delta.new, SettingRecord) else None
+        if self.out and not value:
+            what = {True: "deleted", False: "unreadable"}[delta.new is None]
+            if value is not None:
+                what = "emptied"
             log.warning(
-                "opt-out setting %s: collection stays off until it has another value or a reload",
+                "opt-out setting %s: collection stays off until it has another value or an opt-in",
                 what,
             )
-
-    def _turn(self, *, out: bool) -> None:
-        if out is not self.out:
-            self.out = out
-            self._changed()
+        self.out = value == OUT
+        self._note(value)
+        self._changed()

@@ -12,7 +12,14 @@ from typing import Literal, TypeAlias
 import anyio
 from anyio import to_thread
 
-from telemetryd.config import Config, ConfigFile, ConfigSource, ExporterConfig
+from telemetryd.config import (
+    DEFAULTS,
+    Config,
+    ConfigFile,
+    ConfigSource,
+    ExporterConfig,
+    WebExporterConfig,
+)
 from telemetryd.config.diff import (
     ConfigDiff,
     KeyChange,
@@ -21,6 +28,10 @@ from telemetryd.config.diff import (
     render_changes,
     render_value,
 )
+from telemetryd.config.paths import default_state_dir
+from telemetryd.config.restrictions import Statement
+from telemetryd.daemon.memory import Memory, memory_folders
+from telemetryd.daemon.restrictions import Restrictions
 from telemetryd.errors import ConfigError, ManagerError, Problem
 from telemetryd.export.exporter import Exporter
 from telemetryd.export.manager import ExporterManager
@@ -33,6 +44,9 @@ log = logging.getLogger(__name__)
 
 READ_TIMEOUT_S = 10.0
 """For reading the file: a network file system may hang."""
+
+BUILD_TIMEOUT_S = 30.0
+"""For making all exporters that changed: they read certificates."""
 
 Trigger: TypeAlias = Literal["signal", "control", "file"]
 
@@ -60,6 +74,7 @@ class Reloadable:
 
     Attributes:
         build: Makes an exporter without side effects.
+        spec: What the manager is told of an exporter, without making it.
         follow: Puts a configuration in force for what is collected, before its exporters are.
         configure_requests: Puts other settings of SecretRequests in force; tells which of their
             exporters must end because those configured claim their Secrets.
@@ -70,6 +85,7 @@ class Reloadable:
 
     manager: ExporterManager
     build: Callable[[ExporterConfig], tuple[ExporterSpec, Exporter]]
+    spec: Callable[[ExporterConfig], ExporterSpec]
     follow: Callable[[Config], None]
     configure_requests: Callable[[Config], Collection[str]]
     security: Security
@@ -79,9 +95,14 @@ class Reloadable:
 
 @dataclass(slots=True)
 class _Request:
-    """One reload to come, shared by all who ask before it begins."""
+    """One reload to come, shared by all who ask before it begins.
+
+    Attributes:
+        again: The last good file is applied again, as other restrictions hold now.
+    """
 
     trigger: Trigger
+    again: bool = False
     done: anyio.Event = field(default_factory=anyio.Event)
     result: ReloadResult = ReloadResult(ok=False, problems=(_STOPPING,))
 
@@ -91,7 +112,8 @@ class _Plan:
     """A configuration that can be put in force, and the exporters made for it."""
 
     config: Config
-    where: str
+    file: ConfigFile
+    statements: tuple[Statement, ...]
     diff: ConfigDiff
     into: tuple[tuple[ExporterSpec, Exporter], ...]
     rescheduled: tuple[ExporterSpec, ...]
@@ -105,7 +127,9 @@ class Reloader:
 
     Attributes:
         source: Where the file is looked for.
-        config: In force, as the file has it: folders that it leaves open are left open.
+        config: In force: the file's, with every restriction applied; folders that the file leaves
+            open are left open.
+        restrictions: What holds whatever the file says.
         tried: Digest of what the last reload read, accepted or not; empty where it couldn't.
         stats: For the metrics and the status.
     """
@@ -130,14 +154,37 @@ class Reloader:
             ConfigError: That file isn't valid.
         """
         self.source = source
-        self.config = source.parse_as_written(file)
+        config = source.parse_as_written(file)
+        statements = source.statements(file)
+        self.restrictions = Restrictions(statements, source.environ, now=now)
+        self.config = self.restrictions.restrict(config, statements)
+        self._file = file
         self.tried = file.digest
         self.stats = ConfigStats(ConfigStatus(file.where, config_hash(self.config), now()))
         self._configure_logging = configure_logging
         self._now = now
         self._asked = anyio.Event()
         self._next: _Request | None = None
+        self._again: _Request | None = None
         self._over = False
+
+    async def recall(self, config: Config) -> Config:
+        """The configuration of the start as it is in force with all that is remembered.
+
+        Args:
+            config: The file's.
+        """
+        default = default_state_dir(self.source.environ) if self.source.unnamed else None
+        folders = memory_folders(config.state_dir, self.source.environ, default)
+        await self.restrictions.recall(Memory(folders))
+        statements = self.source.statements(self._file)
+        await self.restrictions.accept(statements)
+        self.config = self.restrictions.restrict(
+            self.source.parse_as_written(self._file), statements
+        )
+        status = replace(self.stats.status, hash=config_hash(self.config))
+        self.stats.status = status
+        return self.restrictions.restrict(config, statements)
 
     def ask(self, trigger: Trigger) -> None:
         """Have it reloaded, without waiting for what comes of it."""
@@ -152,6 +199,16 @@ class Reloader:
         await request.done.wait()
         return request.result
 
+    def reapply(self) -> None:
+        """Have the last good file applied again: other restrictions hold now."""
+        self._request_again()
+
+    async def reapplied(self) -> ReloadResult:
+        """The same, and what came of it."""
+        request = self._request_again()
+        await request.done.wait()
+        return request.result
+
     async def run(self, target: Reloadable) -> None:
         """Do what is asked for until cancelled; whatever is asked for later is refused."""
         request: _Request | None = None
@@ -159,13 +216,17 @@ class Reloader:
             while True:
                 await self._asked.wait()
                 self._asked = anyio.Event()
+                request, self._again = self._again, None
+                if request is not None:
+                    request.result = await self._reload(request, target)
+                    request.done.set()
                 request, self._next = self._next, None
                 if request is not None:
-                    request.result = await self._reload(request.trigger, target)
+                    request.result = await self._reload(request, target)
                     request.done.set()
         finally:
             self._over = True
-            for unanswered in (request, self._next):
+            for unanswered in (request, self._next, self._again):
                 if unanswered is not None:
                     unanswered.done.set()
 
@@ -180,81 +241,88 @@ class Reloader:
             self._asked.set()
         return self._next
 
-    async def _reload(self, trigger: Trigger, target: Reloadable) -> ReloadResult:
+    def _request_again(self) -> _Request:
+        if self._again is None:
+            self._again = _Request("control", again=True)
+            self._asked.set()
+        if self._over:
+            self._again.done.set()
+        return self._again
+
+    async def _reload(self, request: _Request, target: Reloadable) -> ReloadResult:
+        trigger = request.trigger
         target.begin()
         try:
-            result = await self._try(target)
+            result = await self._try(target, again=request.again)
         except Exception as exc:
             # A fault of ours: the daemon runs on, and whoever asked learns of it.
             log.exception("config reload failed trigger=%s", trigger)
             result = ReloadResult(ok=False, problems=(f"internal error: {type(exc).__name__}",))
-        self._record(trigger, result)
+        if not request.again:
+            self._record(trigger, result)
         target.end()
         return result
 
-    async def _try(self, target: Reloadable) -> ReloadResult:
+    async def _try(self, target: Reloadable, *, again: bool) -> ReloadResult:
         try:
-            plan = self._plan(*await self._read(), target)
-            measures = await target.security.prepare(plan.config.server, plan.where)
+            await self.restrictions.recall_damaged()
+            file, config = await self._read(again=again)
+            plan = await self._plan(file, config, target)
+            measures = await target.security.prepare(plan.config.server, file.where)
         except ConfigError as error:
             return ReloadResult(ok=False, problems=tuple(map(str, error.problems)))
         try:
             await self._apply(plan, measures, target)
         except ManagerError as error:
-            return ReloadResult(ok=False, problems=(f"{plan.where}: exporters: {error}",))
+            return ReloadResult(ok=False, problems=(f"{file.where}: exporters: {error}",))
         return ReloadResult(ok=True, changes=render_changes(plan.diff))
 
-    async def _read(self) -> tuple[ConfigFile, Config]:
+    async def _read(self, *, again: bool) -> tuple[ConfigFile, Config]:
         """Read the file, wherever it is by now, and validate it; both off the event loop.
 
         Raises:
             ConfigError: With every problem found.
         """
-        self.tried = ""
+        where = self.stats.status.where
         try:
             with anyio.fail_after(READ_TIMEOUT_S):
-                file = await to_thread.run_sync(self.source.read, abandon_on_cancel=True)
-                self.tried = file.digest
+                file = self._file
+                if not again:
+                    self.tried = ""
+                    file = await to_thread.run_sync(self.source.read, abandon_on_cancel=True)
+                if file.where == DEFAULTS != where:
+                    message = "is gone: put it back; to run by the defaults, restart without it"
+                    raise ConfigError(Problem(where, "", message))
+                if not again:
+                    self.tried = file.digest
                 config = await to_thread.run_sync(
                     self.source.parse_as_written, file, abandon_on_cancel=True
                 )
         except TimeoutError as error:
             message = f"can't be read within {READ_TIMEOUT_S:g} s: look after its file system"
-            raise ConfigError(Problem(self.stats.status.where, "", message)) from error
+            raise ConfigError(Problem(where, "", message)) from error
         return file, config
 
-    def _plan(self, file: ConfigFile, config: Config, target: Reloadable) -> _Plan:
+    async def _plan(self, file: ConfigFile, config: Config, target: Reloadable) -> _Plan:
         """Find what differs and make what is new, so that nothing can go wrong afterwards.
 
         Raises:
             ConfigError: With all that stands in the way.
         """
+        statements = self.source.statements(file)
+        config = self.restrictions.restrict(config, statements)
         diff = diff_configs(self.config, config)
         problems = [Problem(file.where, key.path, _needs_restart(key)) for key in diff.restart_only]
         problems += _find_conflicts(config, diff, target.manager, file.where)
         if problems:
             raise ConfigError(*problems)
-        made: dict[str, tuple[ExporterSpec, Exporter]] = {}
-        for index, exporter in enumerate(config.exporters):
-            if exporter.name in diff.untouched:
-                continue
-            try:
-                made[exporter.name] = target.build(exporter)
-            except ConfigError as error:
-                problems += error.problems
-            except (OSError, ValueError) as error:
-                problems.append(Problem(file.where, f"exporters[{index}]", f"is unusable: {error}"))
-        if problems:
-            raise ConfigError(*problems)
         return _Plan(
             config=config,
-            where=file.where,
+            file=file,
+            statements=statements,
             diff=diff,
-            into=tuple(
-                made[exporter.name]
-                for exporter in (*(change.config for change in diff.changed), *diff.added)
-            ),
-            rescheduled=tuple(made[change.config.name][0] for change in diff.rescheduled),
+            into=await _make(config, diff, target, file.where),
+            rescheduled=tuple(target.spec(change.config) for change in diff.rescheduled),
         )
 
     async def _apply(self, plan: _Plan, measures: Measures, target: Reloadable) -> None:
@@ -264,6 +332,7 @@ class Reloader:
             ManagerError: The daemon is stopping.
         """
         diff, config = plan.diff, plan.config
+        await self.restrictions.accept(plan.statements)
         target.security.apply(measures)
         target.follow(config)  # first: what ends below must send nothing once collection is off
         if (config.log_level, config.log_format) != (self.config.log_level, self.config.log_format):
@@ -275,8 +344,13 @@ class Reloader:
         ending += [change.config.name for change in diff.changed]
         ending += target.configure_requests(config)
         await target.manager.exchange(ending, plan.into)
-        self.config = config
-        self.stats.status = ConfigStatus(plan.where, config_hash(config), self._now())
+        self.config, self._file = config, plan.file
+        self.stats.status = replace(
+            self.stats.status,
+            where=plan.file.where,
+            hash=config_hash(config),
+            in_force_at=self._now(),
+        )
 
     def _record(self, trigger: Trigger, result: ReloadResult) -> None:
         status = replace(self.stats.status, reloaded_at=self._now(), problems=result.problems)
@@ -295,6 +369,42 @@ class Reloader:
                 trigger,
                 "; ".join(result.problems),
             )
+
+
+async def _make(
+    config: Config, diff: ConfigDiff, target: Reloadable, where: str
+) -> tuple[tuple[ExporterSpec, Exporter], ...]:
+    """Make the exporters that are new or changed, those that read certificates off the event loop.
+
+    Raises:
+        ConfigError: With all that can't be made.
+    """
+    wanted = [*(change.config for change in diff.changed), *diff.added]
+    index = {exporter.name: index for index, exporter in enumerate(config.exporters)}
+    made: list[tuple[ExporterSpec, Exporter]] = []
+    problems: list[Problem] = []
+    deadline_s = anyio.current_time() + BUILD_TIMEOUT_S
+    for exporter in sorted(wanted, key=lambda each: index[each.name]):
+        key = f"exporters[{index[exporter.name]}]"
+        try:
+            if not isinstance(exporter, WebExporterConfig):
+                made.append(target.build(exporter))
+                continue
+            with anyio.fail_after(deadline_s - anyio.current_time()):
+                made.append(
+                    await to_thread.run_sync(target.build, exporter, abandon_on_cancel=True)
+                )
+        except ConfigError as error:
+            problems += error.problems
+        except TimeoutError:
+            message = f"isn't made within {BUILD_TIMEOUT_S:g} s: check the disk of its certificates"
+            problems.append(Problem(where, key, message))
+        except (OSError, ValueError) as error:
+            problems.append(Problem(where, key, f"is unusable: {error}"))
+    if problems:
+        raise ConfigError(*problems)
+    order = {exporter.name: number for number, exporter in enumerate(wanted)}
+    return tuple(sorted(made, key=lambda each: order[each[0].name]))
 
 
 def _needs_restart(key: KeyChange) -> str:

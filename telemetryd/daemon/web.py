@@ -87,7 +87,10 @@ def _build_transport(
         )
         # A certificate of our own may be issued later, as a token may.
         issued = tls_files.cert_file is not None and Path(tls_files.cert_file).exists()
-        build_context(tls_files if issued else replace(tls_files, cert_file=None, key_file=None))
+        if issued or tls_files.ca_file is not None:
+            build_context(
+                tls_files if issued else replace(tls_files, cert_file=None, key_file=None)
+            )
     elif is_in_clear(url):
         log.warning("payloads leave in clear text exporter=%s: give an https URL", config.name)
     return HttpTransport(

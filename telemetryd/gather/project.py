@@ -247,6 +247,17 @@ def project_setting(key: str, setting: SettingObject) -> SettingRecord:
     return SettingRecord(uid=uid, value=value or default)
 
 
+def project_opt_out(key: str, setting: SettingObject) -> SettingRecord:
+    """The setting that opts out: a default permits nothing, for nobody has written it.
+
+    Raises:
+        UnreadableObject: As of ``project_setting``.
+    """
+    record = project_setting(key, setting)
+    written = _text("value", setting.value)
+    return record if written or record.value == "out" else SettingRecord(uid=record.uid, value="")
+
+
 def project_feature(_key: str, feature: FeatureObject) -> FeatureRecord:
     """A feature flag to its record.
 
@@ -354,7 +365,7 @@ PROJECTS: Final = Resource(
     object_type=ProjectObject,
     project=project_project,
 )
-OPT_OUT: Final = replace(SETTINGS, name=OPT_OUT_SETTING)
+OPT_OUT: Final = replace(SETTINGS, name=OPT_OUT_SETTING, project=project_opt_out)
 """Of the settings the one that switches collection off, watched by itself."""
 
 KUBE_SYSTEM: Final = Resource(

@@ -157,6 +157,7 @@ class Switch(StrEnum):
     ENVIRONMENT = "environment"
     DO_NOT_TRACK = "do_not_track"
     SETTING = "setting"
+    MEMORY = "memory"
 
 
 SWITCH_NAMES = {
@@ -164,6 +165,7 @@ SWITCH_NAMES = {
     Switch.ENVIRONMENT: "$TELEMETRYD_ENABLED",
     Switch.DO_NOT_TRACK: "$DO_NOT_TRACK",
     Switch.SETTING: "the Rancher setting telemetry-opt",
+    Switch.MEMORY: "a remembered opt-out (telemetryd ctl opt-in ends it)",
 }
 """What people know the switches by."""
 
@@ -189,6 +191,42 @@ class Switches:
         """What switched it off, for people; empty while it is on."""
         names = " and ".join(SWITCH_NAMES[switch] for switch in self.off_by)
         return f"switched off by {names}" if names else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Restriction:
+    """Something that must not be collected or sent.
+
+    Attributes:
+        source: Who made it: ``file``, ``environment``, ``setting``.
+        key: ``enabled``, ``privacy.NAME``, ``exporters.NAME.enabled``, ``exporters.scc`` for the
+            implied exporter that a file leaves out, ``telemetry-opt``, or ``$VARIABLE``.
+        where: The file's path, the variable or the Setting.
+        since: Unix time in seconds.
+        written: Its source says so now; else it is remembered.
+    """
+
+    source: str
+    key: str
+    where: str
+    since: float
+    written: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RestrictionStatus:
+    """What is shown of one restriction.
+
+    Attributes:
+        what: In a few words.
+        remembered_in: Files and Secrets that outlive the process.
+        end: How a person ends it.
+    """
+
+    restriction: Restriction
+    what: str
+    remembered_in: tuple[str, ...]
+    end: str
 
 
 class SourceKind(StrEnum):

@@ -90,6 +90,9 @@ class Commands(Protocol):
     def trigger(self, name: str) -> Outcome:
         """``run``: its id, as the log names it."""
 
+    async def opt_in(self) -> Outcome:
+        """``ended`` and ``remaining``, lists; not ok where one remains that is written."""
+
     async def cache(self, resource: str, *, verify: bool) -> Outcome:
         """What is held of a resource; not ok where it isn't synced, or differs."""
 
@@ -260,6 +263,8 @@ class ControlServer:
                 return await commands.restart(name)
             case "trigger":
                 return commands.trigger(name)
+            case "opt-in":
+                return await commands.opt_in()
             case "cache":
                 return await commands.cache(name, verify=request.verify)
 

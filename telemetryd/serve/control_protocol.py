@@ -10,7 +10,9 @@ import msgspec
 Document: TypeAlias = dict[str, Any]
 """JSON types only."""
 
-CommandName: TypeAlias = Literal["status", "reload", "start", "stop", "restart", "trigger", "cache"]
+CommandName: TypeAlias = Literal[
+    "status", "reload", "start", "stop", "restart", "trigger", "cache", "opt-in"
+]
 
 MAX_REQUEST_BYTES = 16 * 1024
 """Of one line; names have 512 characters at most."""

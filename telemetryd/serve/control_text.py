@@ -19,7 +19,9 @@ _HOUR_S = 3600
 _DAY_S = 86400
 
 
-def render_result(request: Request, answer: Answer, *, as_json: bool) -> str:
+def render_result(  # noqa: PLR0911 - one a command
+    request: Request, answer: Answer, *, as_json: bool
+) -> str:
     """What goes to stdout, each line ended; empty where the command was refused.
 
     Args:
@@ -39,6 +41,10 @@ def render_result(request: Request, answer: Answer, *, as_json: bool) -> str:
         case "reload":
             changes = result.get("changes") or (["nothing has changed"] if answer.ok else [])
             return _lines(changes)
+        case "opt-in":
+            ended = [f"ended: {_restriction(each)}" for each in result.get("ended") or ()]
+            kept = [f"remains: {_restriction(each)}" for each in result.get("remaining") or ()]
+            return _lines([*(ended or ["nothing was remembered"]), *kept])
         case "trigger":
             return _lines([result.get("run")])
         case "start" | "stop" | "restart":
@@ -56,7 +62,7 @@ def render_complaints(request: Request, answer: Answer) -> list[str]:
     if answer.ok:
         return []
     result = answer.result
-    if request.command == "reload":
+    if request.command in {"reload", "opt-in"}:
         return [_printable(str(problem)) for problem in result.get("problems") or ()]
     if not result.get("synced"):
         return [f"{request.name} isn't synced"]
@@ -115,6 +121,20 @@ def _collection(collection: Document) -> Iterable[str]:
         yield f"collection is {collection.get('detail')}"
     elif source := collection.get("source"):
         yield f"source {source}"
+    for restriction in collection.get("restrictions") or ():
+        yield f"restriction: {_restriction(restriction)}"
+    if warning := collection.get("memory_warning"):
+        yield f"restrictions: {warning}"
+
+
+def _restriction(restriction: Document) -> str:
+    said = "written in" if restriction.get("written") else "remembered from"
+    kept = ", ".join(map(str, restriction.get("remembered_in") or ())) or "nowhere"
+    return (
+        f"{restriction.get('what')}: {restriction.get('key')}, {said} {restriction.get('where')},"
+        f" since {restriction.get('since')}, remembered in {kept};"
+        f" to end it, {restriction.get('end')}"
+    )
 
 
 def _fleet(snapshot: Document) -> Iterable[str]:

@@ -273,8 +273,8 @@ FAMILIES = (
     ),
     Family(
         "gauge",
-        "enabled",
-        (_closed("reason", Switch),),
+        "collection_allowed",
+        (_closed("by", Switch),),
         "Whether this switch leaves collection on.",
     ),
     Family("gauge", "leader", (_LEASE,), "Whether this replica leads, or no other can."),

@@ -198,7 +198,7 @@ def _sheet_of(view: MetricsView) -> _Sheet:
     for method, duration in view.kube_duration.items():
         sheet.put_histogram("kube_request_duration_seconds", (method,), duration)
     for switch in Switch:
-        sheet.put("enabled", (switch,), switch not in view.switches.off)
+        sheet.put("collection_allowed", (switch,), switch not in view.switches.off)
     lease, leading, transitions = view.leader
     sheet.put("leader", (lease,), leading)
     sheet.put("leader_transitions", (lease,), transitions)

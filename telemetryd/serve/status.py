@@ -17,6 +17,7 @@ from telemetryd.model import (
     InformerStatus,
     LeaderStatus,
     RequestStatus,
+    RestrictionStatus,
     Snapshot,
     SourceKind,
     Switches,
@@ -75,6 +76,8 @@ class StatusFacts:
         payload_exposed: Payloads are shown under ``/payload/``.
         privacy: In force.
         identity: Likewise.
+        restrictions: Each with who made it, when, and where it is remembered.
+        memory_warning: Why they would be forgotten at a restart, empty where they wouldn't.
     """
 
     version: str
@@ -93,6 +96,8 @@ class StatusFacts:
     payload_exposed: bool = False
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     identity: IdentityConfig = field(default_factory=IdentityConfig)
+    restrictions: tuple[RestrictionStatus, ...] = ()
+    memory_warning: str = ""
 
     @property
     def situation(self) -> Situation:
@@ -209,6 +214,23 @@ def _collection(facts: StatusFacts) -> dict[str, Any]:
         "off_by": [str(switch) for switch in facts.switches.off_by],
         "detail": facts.switches.detail,
         "source": None if facts.source is None else str(facts.source),
+        "restrictions": [render_restriction(each) for each in facts.restrictions],
+        "memory_warning": facts.memory_warning,
+    }
+
+
+def render_restriction(status: RestrictionStatus) -> dict[str, Any]:
+    """One restriction, of JSON types only."""
+    restriction = status.restriction
+    return {
+        "what": status.what,
+        "source": restriction.source,
+        "key": restriction.key,
+        "where": restriction.where,
+        "since": render_time(restriction.since),
+        "written": restriction.written,
+        "remembered_in": list(status.remembered_in),
+        "end": status.end,
     }
 
 

@@ -36,10 +36,21 @@ def parse(text: str) -> Config:
     return parse_config(text, "t.toml", {})
 
 
-def test_empty_file_is_the_defaults(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [b"", b" \t\r\n\n", b"# enabled = false\n  # more", b"\xef\xbb\xbf", b"\xef\xbb\xbf#\n"],
+)
+def test_file_without_a_statement_is_an_error(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "config.toml"
-    file.touch()
-    assert load_config(file, {}) == load_config(None, {}) == parse("")
+    file.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, {})
+    (problem,) = caught.value.problems
+    assert str(problem).startswith(f"{file}: holds no statement: write it again")
+
+
+def test_no_file_is_the_defaults() -> None:
+    assert load_config(None, {}) == parse("")
     assert replace(parse(""), state_dir=None, server=ServerConfig()) == Config()
 
 

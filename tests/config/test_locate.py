@@ -57,9 +57,13 @@ def test_file_with_nothing_but_errors_leads_to_the_default(file: Path) -> None:
     assert place.paths == (f"{file.parent}/control.sock",)
 
 
-def test_file_that_cant_be_read_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="doesn't exist"):
-        find_control_socket(ConfigSource(str(tmp_path / "none"), {}))
+def test_file_that_cannot_be_read_is_told_and_the_usual_place_is_tried(tmp_path: Path) -> None:
+    environ = {"STATE_DIRECTORY": str(tmp_path)}
+    place = find_control_socket(ConfigSource(str(tmp_path / "none"), environ))
+    assert place.paths == (f"{tmp_path}/control.sock",)
+    assert "doesn't exist" in str(place.error)
+    with pytest.raises(ConfigError, match="is empty"):
+        find_control_socket(ConfigSource("", environ))
 
 
 def test_services_own_socket_is_tried_only_for_the_system_file(file: Path) -> None:

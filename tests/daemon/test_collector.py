@@ -24,7 +24,7 @@ from telemetryd.demo.resources import RESOURCES
 from telemetryd.errors import NotReady
 from telemetryd.export.manager import ExporterManager
 from telemetryd.kube.client import KubeClient
-from telemetryd.model import ExporterState, SourceKind
+from telemetryd.model import ExporterState, SourceKind, Switch
 from telemetryd.stats import KubeStats
 from tests.apiserver.fixtures import core_node
 from tests.export.doubles import Sink, manager_of, spec
@@ -205,6 +205,9 @@ async def test_setting_that_cannot_be_read_keeps_the_last_state(tmp_path: Path) 
         await anyio.sleep(0.3)
         assert bench.state() is ExporterState.DISABLED
         bench.opt("")
+        await anyio.sleep(0.3)
+        assert bench.state() is ExporterState.DISABLED
+        bench.opt("in")
         await bench.until_sent()
 
 
@@ -225,16 +228,25 @@ async def test_setting_out_at_the_start_is_seen_before_anything_is_sent(tmp_path
         await anyio.sleep(0.3)
         assert bench.state() is ExporterState.DISABLED
         bench.reload(enabled=True)
+        await anyio.sleep(0.3)
+        assert bench.state() is ExporterState.DISABLED
+        assert bench.sink.payloads == []
+        assert bench.collector.switches.off_by == (Switch.MEMORY,)
+        bench.opt("in")
         await bench.until_sent()
 
 
-async def test_enabled_again_by_a_reload_forgets_an_out_that_went_meanwhile(tmp_path: Path) -> None:
+async def test_out_that_went_while_it_was_off_is_remembered_when_it_is_on(tmp_path: Path) -> None:
     async with collecting(tmp_path, opt="out") as bench:
         await bench.until(lambda: bench.state() is ExporterState.DISABLED)
         bench.reload(enabled=False)
         await bench.until(lambda: not list(bench.collector.informers()))
         bench.server.delete_object(f"settings.{RANCHER}", "telemetry-opt")
         bench.reload(enabled=True)
+        await bench.until(lambda: list(bench.collector.informers()))
+        await anyio.sleep(0.3)
+        assert bench.sink.payloads == []
+        bench.opt("prompt")
         await bench.until_sent()
 
 

@@ -70,7 +70,7 @@ def test_every_other_closed_list_is_explained() -> None:
         for which, values in closed.items()
         if which[1] == "reason" and values and not {*values} >= {*Reason}
     }
-    assert reasons - set(explained) == {("telemetryd_enabled", "reason")}
+    assert reasons - set(explained) == set()
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,10 @@ class Noted:
         self.given.append(("reload",))
         return Outcome({"changes": [], "problems": ["f.toml: k: is wrong"]}, ok=False)
 
+    async def opt_in(self) -> Outcome:
+        self.given.append(("opt-in",))
+        return Outcome({"ended": [], "remaining": [], "problems": []})
+
     def start(self, name: str) -> Outcome:
         self.given.append(("start", name))
         raise ManagerError(f"there is no exporter {name!r}")

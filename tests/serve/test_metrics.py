@@ -76,7 +76,7 @@ informer_watch_terminations_total counter resource, reason
 informer_list_duration_seconds histogram resource
 kube_requests_total counter method, code
 kube_request_duration_seconds histogram method
-enabled gauge reason
+collection_allowed gauge by
 leader gauge name
 leader_transitions_total counter name
 config_last_reload_successful gauge
@@ -245,8 +245,10 @@ async def test_unsynced_informer_shows_results_and_no_times() -> None:
 
 async def test_every_switch_is_shown_and_is_1_unless_it_is_off() -> None:
     found = await samples(Facts(switches=Switches(frozenset({Switch.SETTING}))))
-    shown = {name: value for name, value in found.items() if name.startswith("enabled")}
-    assert shown == {f"enabled[reason={each}]": each is not Switch.SETTING for each in Switch}
+    shown = {name: value for name, value in found.items() if name.startswith("collection_allowed")}
+    assert shown == {
+        f"collection_allowed[by={each}]": each is not Switch.SETTING for each in Switch
+    }
 
 
 async def test_config_counts_as_accepted_before_the_first_reload() -> None:

@@ -145,6 +145,8 @@ def test_switched_off_is_said_plainly_and_by_what() -> None:
         "off_by": ["do_not_track", "setting"],
         "detail": "switched off by $DO_NOT_TRACK and the Rancher setting telemetry-opt",
         "source": None,
+        "restrictions": [],
+        "memory_warning": "",
     }
     assert render_summary(facts.status()).startswith(
         "collection=off by=do_not_track,setting informers_synced="
@@ -159,6 +161,8 @@ def test_source_is_shown_while_it_is_on() -> None:
         "off_by": [],
         "detail": "",
         "source": "kubernetes",
+        "restrictions": [],
+        "memory_warning": "",
     }
     assert " source=kubernetes " in render_summary(facts.status())
 

@@ -197,8 +197,8 @@ def test_setting_out_stops_all_but_its_own_watch_and_another_value_resumes(bench
         "switched off by the Rancher setting telemetry-opt"
     }
     metrics = daemon.get("/metrics")[1]
-    assert 'telemetryd_enabled{reason="setting"} 0.0' in metrics
-    assert 'telemetryd_enabled{reason="config"} 1.0' in metrics
+    assert 'telemetryd_collection_allowed{by="setting"} 0.0' in metrics
+    assert 'telemetryd_collection_allowed{by="config"} 1.0' in metrics
     assert 'telemetryd_exporter_enabled{exporter="scc"} 0.0' in metrics
     assert 'telemetryd_exporter_state{exporter="scc",state="disabled"} 1.0' in metrics
     for gone in ('resource="nodes.management.cattle.io"', "telemetryd_fleet_"):
@@ -247,7 +247,7 @@ def test_reload_with_enabled_false_stops_every_request_and_with_true_resumes(ben
     bench.wait_until_off("config")
     bench.assert_silence(9503, [])
     assert bench.daemon.status()["informers"] == []
-    assert bench.daemon.metric('telemetryd_enabled{reason="config"}') == 0
+    assert bench.daemon.metric('telemetryd_collection_allowed{by="config"}') == 0
     sent = bench.sent()
     bench.reload(TOP_LEVEL)
     bench.wait_until_on(sent)
@@ -292,7 +292,7 @@ def test_environment_switches_it_off_from_the_start_and_no_reload_changes_that(
         bench.reload(on)
         time.sleep(QUIET_S)
         assert bench.is_off(reason)
-        assert bench.daemon.metric(f'telemetryd_enabled{{reason="{reason}"}}') == 0
+        assert bench.daemon.metric(f'telemetryd_collection_allowed{{by="{reason}"}}') == 0
         assert bench.daemon.ready()
         assert bench.sent() == 0
     assert trail.requests() == []

@@ -1,0 +1,223 @@
+"""What keeps telemetryd from collecting or sending, and when that ends: pure decisions.
+
+A restriction ends only when the source that made it writes its opposite, or by an opt-in. That a
+key, a table, a file or a Setting is missing ends nothing. Where the restrictions are stored
+belongs to the daemon.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from telemetryd.config.optout import DO_NOT_TRACK_VARIABLE, ENABLED_VARIABLE, read_switches
+from telemetryd.config.schema import keys_of
+from telemetryd.config.settings import Config, PrivacyConfig
+from telemetryd.model import Restriction
+
+FILE: Final = "file"
+ENVIRONMENT: Final = "environment"
+SETTING: Final = "setting"
+
+NOT_REMEMBERED: Final = frozenset({ENVIRONMENT})
+"""Sources whose restrictions hold for as long as they are written."""
+
+COLLECTION: Final = "enabled"
+IMPLIED_EXPORTER: Final = "scc"
+IMPLIED: Final = f"exporters.{IMPLIED_EXPORTER}"
+"""The exporter of a file that names none: a file that names others leaves it out."""
+OPT_OUT: Final = "telemetry-opt"
+
+_EXPORTER_PREFIX: Final = "exporters."
+_ENABLED_SUFFIX: Final = ".enabled"
+_PRIVACY_PREFIX: Final = "privacy."
+_OMIT: Final = "omit"
+_PRIVACY_KEYS: Final = tuple(key.name for key in keys_of(PrivacyConfig))
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One thing that a source writes about a key.
+
+    Attributes:
+        source: ``file``, ``environment``, ``setting``.
+        key: As of ``Restriction``.
+        restricts: It is the restricting value; else the value that permits.
+        where: The file's path, the variable or the Setting.
+        since: Unix time in seconds when it was first seen; None for now.
+    """
+
+    source: str
+    key: str
+    restricts: bool
+    where: str
+    since: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What holds now.
+
+    Attributes:
+        effective: Every restriction, written or remembered.
+        remembered: Those to remember from now on.
+    """
+
+    effective: tuple[Restriction, ...]
+    remembered: tuple[Restriction, ...]
+
+
+def decide(
+    statements: Iterable[Statement], remembered: Iterable[Restriction], *, at: float
+) -> Decision:
+    """Weigh what is written against what is remembered; the strictest wins.
+
+    Args:
+        statements: Of any number of sources.
+        remembered: From earlier decisions.
+        at: Unix time in seconds.
+    """
+    written: dict[tuple[str, str], Statement] = {}
+    permitted: set[tuple[str, str]] = set()
+    for each in statements:
+        if each.restricts:
+            written[each.source, each.key] = each
+        else:
+            permitted.add((each.source, each.key))
+    permitted -= written.keys()
+    held = {(each.source, each.key): each for each in remembered}
+    effective = {
+        place: replace(each, written=False)
+        for place, each in held.items()
+        if place not in permitted
+    }
+    for place, statement in written.items():
+        since = at if statement.since is None else statement.since
+        if place in held:
+            since = held[place].since
+        effective[place] = Restriction(
+            source=statement.source,
+            key=statement.key,
+            where=statement.where,
+            since=since,
+            written=True,
+        )
+    return Decision(
+        effective=tuple(effective.values()),
+        remembered=tuple(
+            each
+            for each in effective.values()
+            if not each.written or each.source not in NOT_REMEMBERED
+        ),
+    )
+
+
+def file_statements(table: Mapping[str, Any], where: str) -> tuple[Statement, ...]:
+    """What a valid file writes about keys that restrict.
+
+    Args:
+        table: The decoded file.
+        where: Its path.
+    """
+
+    def statement(key: str, *, restricts: bool) -> Statement:
+        return Statement(FILE, key, restricts, where)
+
+    found = []
+    if COLLECTION in table:
+        found.append(statement(COLLECTION, restricts=not table[COLLECTION]))
+    found += [
+        statement(f"{_PRIVACY_PREFIX}{name}", restricts=value == _OMIT)
+        for name, value in table.get("privacy", {}).items()
+    ]
+    if "exporters" in table:
+        named = {exporter["name"]: exporter for exporter in table["exporters"]}
+        found.append(statement(IMPLIED, restricts=IMPLIED_EXPORTER not in named))
+        found += [
+            statement(exporter_key(name), restricts=not exporter["enabled"])
+            for name, exporter in named.items()
+            if "enabled" in exporter
+        ]
+    return tuple(found)
+
+
+def environment_statements(environ: Mapping[str, str], *, since: float) -> tuple[Statement, ...]:
+    """What the environment switches off; it permits nothing.
+
+    Args:
+        environ: Read once, as it can't change while the process runs.
+        since: Unix time in seconds when the process began.
+    """
+    switches = read_switches(environ)
+    found = {ENABLED_VARIABLE: switches.enabled, DO_NOT_TRACK_VARIABLE: switches.tracking}
+    return tuple(
+        Statement(ENVIRONMENT, f"${name}", True, f"${name}", since)
+        for name, allowed in found.items()
+        if not allowed
+    )
+
+
+def restrict(config: Config, effective: Iterable[Restriction]) -> Config:
+    """The configuration with every restriction of its keys applied.
+
+    Switches of the environment and the Setting are no keys of it.
+    """
+    keys = {each.key for each in effective}
+    if COLLECTION in keys:
+        config = replace(config, enabled=False)
+    omitted = {name: _OMIT for name in _PRIVACY_KEYS if f"{_PRIVACY_PREFIX}{name}" in keys}
+    if omitted:
+        config = replace(config, privacy=replace(config.privacy, **omitted))
+    exporters = tuple(
+        replace(each, enabled=False) if exporter_key(each.name) in keys else each
+        for each in config.exporters
+        if each.name != IMPLIED_EXPORTER or IMPLIED not in keys
+    )
+    return config if exporters == config.exporters else replace(config, exporters=exporters)
+
+
+def exporter_key(name: str) -> str:
+    """The key that switches this exporter off."""
+    return f"{_EXPORTER_PREFIX}{name}{_ENABLED_SUFFIX}"
+
+
+def is_known_key(key: str) -> bool:
+    """Whether a remembered key can be applied by this version."""
+    if key in {COLLECTION, OPT_OUT, IMPLIED}:
+        return True
+    if key.startswith(_PRIVACY_PREFIX):
+        return key.removeprefix(_PRIVACY_PREFIX) in _PRIVACY_KEYS
+    name = key.removeprefix(_EXPORTER_PREFIX).removesuffix(_ENABLED_SUFFIX)
+    return bool(name) and key == exporter_key(name)
+
+
+def describe(key: str) -> str:
+    """What a restriction does, in a few words."""
+    if key == IMPLIED:
+        return f"exporter {IMPLIED_EXPORTER} is left out"
+    if key == OPT_OUT:
+        return "the Rancher setting telemetry-opt is out"
+    if key == COLLECTION or key.startswith("$"):
+        return "collection is off"
+    if key.startswith(_PRIVACY_PREFIX):
+        return f"{key.removeprefix(_PRIVACY_PREFIX)} is omitted"
+    return f"exporter {key.removeprefix(_EXPORTER_PREFIX).removesuffix(_ENABLED_SUFFIX)} is off"
+
+
+def how_to_end(restriction: Restriction) -> str:
+    """What ends it, for people."""
+    opt_in = "" if restriction.written else ", or run telemetryd ctl opt-in"
+    if restriction.source == ENVIRONMENT:
+        return f"take {restriction.key} out of the environment and restart"
+    if restriction.source == SETTING:
+        return f"give the setting {OPT_OUT} another value (in, prompt){opt_in}"
+    return f"write {_permissive(restriction.key)} in the configuration file{opt_in}"
+
+
+def _permissive(key: str) -> str:
+    if key == IMPLIED:
+        return f'an exporter with name = "{IMPLIED_EXPORTER}"'
+    if key == "privacy.server_url":
+        return '[privacy] server_url = "send"'
+    if key.startswith(_PRIVACY_PREFIX):
+        return f'[privacy] {key.removeprefix(_PRIVACY_PREFIX)} = "anonymous"'
+    return "enabled = true" + ("" if key == COLLECTION else " for the exporter")

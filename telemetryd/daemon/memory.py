@@ -1,0 +1,206 @@
+"""Remembered restrictions on disk: read strictly, written whole, never replaced where damaged.
+
+A file that is missing means that nothing is remembered. One that can't be understood may have
+held anything: collection stays off until a person fixes it or opts in.
+"""
+
+import stat
+import threading
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import anyio
+import msgspec
+from anyio import to_thread
+
+from telemetryd.atomicfile import write_file
+from telemetryd.config.restrictions import is_known_key
+from telemetryd.errors import TelemetrydError
+from telemetryd.model import Restriction
+
+FILE_NAME: Final = "restrictions.json"
+DEADLINE_S: Final = 5.0
+"""Of reading or writing all of it."""
+
+_VERSION: Final = 1
+_LARGEST_BYTES: Final = 4 << 20
+_FIX: Final = "fix or remove it and reload, or run telemetryd ctl opt-in"
+
+_Line = Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
+
+
+class DamagedMemory(TelemetrydError):
+    """What is remembered can't be told; the message names the file and the fix."""
+
+
+class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    source: _Line
+    key: _Line
+    where: _Line
+    since: Annotated[float, msgspec.Meta(ge=0)]
+
+
+class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    version: Literal[1]
+    restrictions: list[_Entry]
+
+
+def memory_folders(
+    state_dir: str | None, environ: Mapping[str, str], default: str | None
+) -> tuple[str, ...]:
+    """Where restrictions are stored: wherever the next start may look.
+
+    The file that names ``state_dir`` may be cut or gone by then: so the service's own folder
+    counts too, and the default one for a daemon that was started without naming a file.
+
+    Args:
+        state_dir: In force; None where no folder is usable.
+        environ: ``STATE_DIRECTORY`` names the service's folder.
+        default: The folder of a daemon without a file; None where another file was named.
+    """
+    service = environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    candidates = (state_dir, service if service.startswith("/") else None, default)
+    return tuple(dict.fromkeys(each for each in candidates if each))
+
+
+class Memory:
+    """The same file in each of the folders.
+
+    Attributes:
+        paths: Of the files, the first one being the main one.
+        stored: Those that hold what was last to be stored.
+        failure: Why others don't, empty where all do.
+    """
+
+    def __init__(self, folders: Iterable[str]) -> None:
+        """Nothing is read or written yet."""
+        self.paths = tuple(Path(folder, FILE_NAME) for folder in folders)
+        self.stored: tuple[str, ...] = ()
+        self.failure = "" if self.paths else "no state folder is usable: set state_dir"
+        self._content = b""
+        self._writing = threading.Lock()
+
+    async def load(self, *, deadline_s: float = DEADLINE_S) -> tuple[Restriction, ...]:
+        """All that is remembered anywhere, the earliest of each.
+
+        Raises:
+            DamagedMemory: A file is there and can't be understood, or can't be read in time.
+        """
+        found: dict[tuple[str, str], Restriction] = {}
+        for path in self.paths:
+            try:
+                with anyio.fail_after(deadline_s):
+                    content = await to_thread.run_sync(_read, path, abandon_on_cancel=True)
+            except TimeoutError as error:
+                message = f"{path}: can't be read within {deadline_s:g} s: check the disk"
+                raise DamagedMemory(message) from error
+            for each in () if content is None else _parse(path, content):
+                known = found.setdefault((each.source, each.key), each)
+                if each.since < known.since:
+                    found[each.source, each.key] = each
+        return tuple(found.values())
+
+    async def store(
+        self, restrictions: Iterable[Restriction], *, deadline_s: float = DEADLINE_S
+    ) -> None:
+        """Write them; what failed is in ``failure``. No empty file is made."""
+        self._content = _render(restrictions)
+        try:
+            with anyio.fail_after(deadline_s):
+                self.stored, self.failure = await to_thread.run_sync(
+                    self._write, abandon_on_cancel=True
+                )
+        except TimeoutError:
+            self.stored, self.failure = (), f"can't be written within {deadline_s:g} s"
+        if not self.paths:
+            self.failure = "no state folder is usable: set state_dir"
+
+    async def put_aside(self, *, deadline_s: float = DEADLINE_S) -> None:
+        """Keep files that can't be understood under another name; a person may want them."""
+        with anyio.move_on_after(deadline_s):
+            await to_thread.run_sync(self._put_aside, abandon_on_cancel=True)
+
+    def _write(self) -> tuple[tuple[str, ...], str]:
+        """Runs in a thread. A write that hangs holds up those after it, which bring the newest."""
+        if not self._writing.acquire(timeout=DEADLINE_S):
+            return (), "an earlier write hangs: check the disk"
+        try:
+            stored, failures = [], []
+            content = self._content
+            for path in self.paths:
+                try:
+                    if content != _EMPTY or path.exists():
+                        write_file(path, content)
+                    stored.append(str(path))
+                except OSError as error:
+                    failures.append(f"{path}: {error.strerror or error}")
+            return tuple(stored), "; ".join(failures)
+        finally:
+            self._writing.release()
+
+    def _put_aside(self) -> None:
+        for path in self.paths:
+            try:
+                content = _read(path)
+                if content is not None:
+                    _parse(path, content)
+            except DamagedMemory:
+                with suppress(OSError):
+                    path.rename(_free_name(path))
+
+
+def _free_name(path: Path) -> Path:
+    numbered = (path.with_name(f"{FILE_NAME}.damaged-{number}") for number in range(1, 10_000))
+    return next(each for each in numbered if not each.exists())
+
+
+def _read(path: Path) -> bytes | None:
+    """The file's content, None where there is none.
+
+    Raises:
+        DamagedMemory: It can't be read.
+    """
+    try:
+        mode = path.lstat().st_mode
+        if stat.S_ISREG(mode):
+            with path.open("rb") as file:
+                return file.read(_LARGEST_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        message = f"{path}: can't be read: {(error.strerror or str(error)).lower()}: {_FIX}"
+        raise DamagedMemory(message) from error
+    raise DamagedMemory(f"{path}: isn't a regular file: {_FIX}")
+
+
+def _parse(path: Path, content: bytes) -> tuple[Restriction, ...]:
+    """The restrictions in a file.
+
+    Raises:
+        DamagedMemory: It isn't one of ours.
+    """
+    try:
+        entries = msgspec.json.decode(content, type=_Document).restrictions
+    except (ValueError, RecursionError) as error:
+        raise DamagedMemory(f"{path}: is damaged: {error}: {_FIX}") from error
+    unknown = [each.key for each in entries if not is_known_key(each.key)]
+    if unknown or len(content) > _LARGEST_BYTES:
+        why = f"{unknown[0][:80]!r} is no restriction" if unknown else "it is too large"
+        raise DamagedMemory(f"{path}: is damaged: {why}: {_FIX}")
+    return tuple(
+        Restriction(each.source, each.key, each.where, each.since, written=False)
+        for each in entries
+    )
+
+
+def _render(restrictions: Iterable[Restriction]) -> bytes:
+    entries = [
+        _Entry(each.source, each.key, each.where[:4096], each.since) for each in restrictions
+    ]
+    document = msgspec.json.encode(_Document(_VERSION, entries))
+    return msgspec.json.format(document, indent=2) + b"\n"
+
+
+_EMPTY: Final = _render(())

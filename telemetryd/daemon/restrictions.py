@@ -1,0 +1,251 @@
+"""The restrictions of a running daemon: what holds, who made it, and where it is remembered.
+
+How sources are weighed is ``config.restrictions``'; files are ``memory``'s, the mark on Secrets
+is ``optoutmark``'s.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Final
+
+import anyio
+
+from telemetryd.config import Config
+from telemetryd.config.restrictions import (
+    COLLECTION,
+    NOT_REMEMBERED,
+    OPT_OUT,
+    SETTING,
+    Decision,
+    Statement,
+    decide,
+    describe,
+    environment_statements,
+    how_to_end,
+    restrict,
+)
+from telemetryd.daemon.memory import DamagedMemory, Memory
+from telemetryd.model import Restriction, RestrictionStatus
+
+log = logging.getLogger(__name__)
+
+RETRY_S: Final = 10.0
+"""After a disk failed."""
+
+DAMAGED: Final = "memory"
+"""Source of the restriction that stands for all that a damaged file may hold."""
+
+
+class Restrictions:
+    """Weighs what file, environment and Setting say against what is remembered.
+
+    Attributes:
+        effective: Every restriction that holds now.
+        damaged: Why what is remembered can't be told, empty where it can.
+        marked: Secrets that bear the opt-out's mark.
+    """
+
+    def __init__(
+        self,
+        file: Iterable[Statement],
+        environ: Mapping[str, str],
+        *,
+        now: Callable[[], float],
+    ) -> None:
+        """Hold what is written; nothing is remembered before ``recall``.
+
+        Args:
+            file: What the configuration file says.
+            environ: What the environment says.
+            now: Unix time in seconds.
+        """
+        self._now = now
+        self._file = tuple(file)
+        self._environment = environment_statements(environ, since=now())
+        self._setting: tuple[Statement, ...] = ()
+        self._remembered: tuple[Restriction, ...] = ()
+        self._memory = Memory(())
+        self._dirty = anyio.Event()
+        self._storing = anyio.Lock()
+        self._stored: tuple[Restriction, ...] | None = None
+        self._listeners: list[Callable[[], None]] = []
+        self._complained = ""
+        self.effective: tuple[Restriction, ...] = ()
+        self.damaged = ""
+        self.marked: tuple[str, ...] = ()
+        self.opted_in = False
+        self._settle()
+
+    # -- what holds
+
+    def weigh(self, file: Iterable[Statement]) -> Decision:
+        """What would hold with this file; nothing changes."""
+        written = (*file, *self._environment, *self._setting)
+        return decide(written, self._remembered, at=self._now())
+
+    def restrict(self, config: Config, file: Iterable[Statement]) -> Config:
+        """The configuration as it would be in force with this file."""
+        restricted = restrict(config, self.weigh(file).effective)
+        return replace(restricted, enabled=False) if self.damaged else restricted
+
+    @property
+    def remembered_switches(self) -> frozenset[str]:
+        """Keys by which memory alone keeps collection off."""
+        keys = {each.key for each in self.effective if not each.written}
+        return frozenset(keys & {COLLECTION, OPT_OUT}) | ({COLLECTION} if self.damaged else set())
+
+    @property
+    def opted_out_since(self) -> float | None:
+        """Unix time in seconds since when the Setting's opt-out holds, None where it doesn't."""
+        held = (each.since for each in self.effective if each.source == SETTING)
+        return next(held, None)
+
+    def statuses(self) -> tuple[RestrictionStatus, ...]:
+        """What is shown of each restriction."""
+        found = tuple(self._status(each) for each in self.effective)
+        if not self.damaged:
+            return found
+        lost = Restriction(DAMAGED, COLLECTION, self.damaged, self._now(), written=False)
+        what = "collection is off: what is remembered can't be read"
+        end = "fix the file and reload, or run telemetryd ctl opt-in"
+        return (*found, RestrictionStatus(lost, what, (), end))
+
+    @property
+    def warning(self) -> str:
+        """What is wrong with remembering, empty where nothing is."""
+        if self.damaged:
+            return self.damaged
+        lost = (
+            each.restriction.source not in NOT_REMEMBERED and not each.remembered_in
+            for each in self.statuses()
+        )
+        if any(lost):
+            return f"not remembered after a restart: {self._memory.failure or 'not stored yet'}"
+        return ""
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call the listener whenever something else holds."""
+        self._listeners.append(listener)
+
+    # -- what changes it
+
+    async def recall(self, memory: Memory) -> None:
+        """Read what is remembered; where it can't be told, nothing is collected."""
+        self._memory = memory
+        try:
+            remembered = await memory.load()
+        except DamagedMemory as error:
+            if self.damaged != str(error):
+                log.error(  # noqa: TRY400 - a traceback says no more
+                    "collection stays off error=%r", str(error)
+                )
+                self.damaged = str(error)
+                self._changed()
+            return
+        self.damaged = ""
+        self._remembered = decide((), (*remembered, *self._remembered), at=0).remembered
+        self._settle()
+        self._changed()
+
+    async def recall_damaged(self) -> None:
+        """Read again what couldn't be read: a person may have fixed it."""
+        if self.damaged:
+            await self.recall(self._memory)
+
+    async def accept(self, file: Iterable[Statement]) -> None:
+        """A configuration is about to be in force: remember its restrictions first."""
+        self._file = tuple(file)
+        self._settle()
+        await self.store()
+        self._changed()
+
+    def note_setting(self, value: str | None) -> None:
+        """The Setting says something else now; None and empty say nothing."""
+        where = f"setting {OPT_OUT}"
+        said = Statement(SETTING, OPT_OUT, restricts=value == "out", where=where)
+        statements = (said,) if value else ()
+        if statements != self._setting:
+            self._setting = statements
+            self.opted_in = self.opted_in and not said.restricts
+            self._settle()
+            self._changed()
+
+    def note_mark(self, where: str, since: float) -> None:
+        """A Secret bears the opt-out's mark."""
+        if self.opted_out_since is None:
+            log.warning("opted out earlier where=%r: collection stays off", where)
+        mark = Restriction(SETTING, OPT_OUT, where, since, written=False)
+        self._remembered = decide((), (mark, *self._remembered), at=0).remembered
+        self._settle()
+        self._changed()
+
+    async def opt_in(self) -> tuple[RestrictionStatus, ...]:
+        """Forget all that isn't written; returns what that ended."""
+        ended = tuple(each for each in self.statuses() if not each.restriction.written)
+        if self.damaged:
+            await self._memory.put_aside()
+            self.damaged = ""
+        self._remembered = ()
+        self.opted_in = True
+        self._settle()
+        await self.store()
+        self._changed()
+        return ended
+
+    @property
+    def may_unmark(self) -> bool:
+        """The opt-out was ended by somebody's word, so that its mark must go."""
+        return self.opted_out_since is None and (bool(self._setting) or self.opted_in)
+
+    # -- what is stored
+
+    async def store(self) -> None:
+        """Write what must outlive the process; a disk that fails is tried again by ``run``."""
+        if self.damaged:
+            return  # the damaged file stays: it keeps collection off over a restart too
+        async with self._storing:
+            remembered = tuple(replace(each, written=False) for each in self._remembered)
+            if remembered == self._stored and not self._memory.failure:
+                return
+            await self._memory.store(remembered)
+            self._stored = remembered
+        failure = self._memory.failure if self._remembered else ""
+        if failure and failure != self._complained:
+            log.warning("restrictions not stored error=%r", failure)
+        self._complained = failure
+
+    async def run(self, reapply: Callable[[], None]) -> None:
+        """Store what the Setting changes, and try again what failed; ends only when cancelled.
+
+        Args:
+            reapply: Called when what is remembered can be read at last.
+        """
+        while True:
+            dirty = self._dirty
+            if self.damaged:
+                await self.recall(self._memory)
+                if not self.damaged:
+                    reapply()
+            await self.store()
+            failing = self.damaged or (self._remembered and self._memory.failure)
+            with anyio.move_on_after(RETRY_S if failing else None):
+                await dirty.wait()
+
+    def _settle(self) -> None:
+        decision = self.weigh(self._file)
+        self.effective, self._remembered = decision.effective, decision.remembered
+
+    def _changed(self) -> None:
+        self._dirty.set()
+        self._dirty = anyio.Event()
+        for listener in self._listeners:
+            listener()
+
+    def _status(self, each: Restriction) -> RestrictionStatus:
+        remembered: tuple[str, ...] = ()
+        if any((each.source, each.key) == (other.source, other.key) for other in self._remembered):
+            remembered = self._memory.stored
+        if each.source == SETTING:
+            remembered += self.marked
+        return RestrictionStatus(each, describe(each.key), remembered, how_to_end(each))

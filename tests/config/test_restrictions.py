@@ -1,0 +1,123 @@
+"""What restricts and what ends it: properties of the pure decision, and of the file's cuts."""
+
+import tomllib
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from telemetryd.config import ConfigSource, parse_config
+from telemetryd.config.load import ConfigFile
+from telemetryd.config.restrictions import (
+    Statement,
+    decide,
+    environment_statements,
+    file_statements,
+    restrict,
+)
+from telemetryd.errors import ConfigError
+from telemetryd.model import Restriction
+
+SOURCES = st.sampled_from(["file", "environment", "setting", "--set"])
+KEYS = st.sampled_from(
+    ["enabled", "privacy.server_url", "exporters.a.enabled", "exporters.scc", "telemetry-opt"]
+)
+STATEMENTS = st.lists(st.builds(Statement, SOURCES, KEYS, st.booleans(), st.just("w")))
+REMEMBERED = st.lists(
+    st.builds(Restriction, SOURCES, KEYS, st.just("w"), st.floats(0, 1e9), st.just(False)),
+    unique_by=lambda each: (each.source, each.key),
+)
+
+FULL = """
+enabled = false
+
+[privacy]
+server_url = "omit"
+cluster_ids = "omit"
+
+[[exporters]]
+name = "receiver"
+type = "http"
+url = "http://127.0.0.1:9/x"
+enabled = false
+"""
+
+
+def places(restrictions: tuple[Restriction, ...]) -> set[tuple[str, str]]:
+    return {(each.source, each.key) for each in restrictions}
+
+
+@given(STATEMENTS, REMEMBERED)
+def test_only_the_written_opposite_of_the_same_source_ends_what_is_remembered(
+    statements: list[Statement], remembered: list[Restriction]
+) -> None:
+    effective = places(decide(statements, remembered, at=1.0).effective)
+    permitted = {(each.source, each.key) for each in statements if not each.restricts}
+    for each in remembered:
+        assert (each.source, each.key) in effective | permitted
+
+
+@given(STATEMENTS, REMEMBERED)
+def test_what_is_written_always_restricts(
+    statements: list[Statement], remembered: list[Restriction]
+) -> None:
+    effective = places(decide(statements, remembered, at=1.0).effective)
+    assert {(each.source, each.key) for each in statements if each.restricts} <= effective
+
+
+@given(STATEMENTS, REMEMBERED)
+def test_silence_afterwards_changes_nothing_but_the_environments(
+    statements: list[Statement], remembered: list[Restriction]
+) -> None:
+    first = decide(statements, remembered, at=1.0)
+    later = decide((), first.remembered, at=2.0)
+    assert later.remembered == later.effective
+    written = {(e.source, e.key) for e in first.effective if e.written}
+    gone = places(first.effective) - places(later.effective)
+    assert gone <= {place for place in written if place[0] == "environment"}
+    since = {(each.source, each.key): each.since for each in first.effective}
+    assert all(each.since == since[each.source, each.key] for each in later.effective)
+
+
+@given(st.integers(0, len(FULL)))
+def test_file_cut_anywhere_permits_nothing_that_the_whole_forbade(cut: int) -> None:
+    whole = decide(file_statements(tomllib.loads(FULL), "f"), (), at=1.0)
+    source = ConfigSource(None, {})
+    file = ConfigFile("f", FULL[:cut])
+    try:
+        config = source.parse_as_written(file)
+    except ConfigError:
+        return
+    decision = decide(source.statements(file), whole.remembered, at=2.0)
+    config = restrict(config, decision.effective)
+    assert not config.enabled
+    assert (config.privacy.server_url, config.privacy.cluster_ids) == ("omit", "omit")
+    assert not any(each.enabled for each in config.exporters)
+    assert "scc" not in {each.name for each in config.exporters}
+
+
+def test_each_opposite_that_is_written_ends_its_restriction() -> None:
+    whole = decide(file_statements(tomllib.loads(FULL), "f"), (), at=1.0)
+    opposite = (
+        FULL.replace("false", "true")
+        .replace('server_url = "omit"', 'server_url = "send"')
+        .replace('cluster_ids = "omit"', 'cluster_ids = "anonymous"')
+        + '[[exporters]]\nname = "scc"\ntype = "secret"\n'
+    )
+    found = decide(file_statements(tomllib.loads(opposite), "f"), whole.remembered, at=2.0)
+    assert found.effective == found.remembered == ()
+
+
+def test_exporter_that_comes_back_without_the_key_is_still_off() -> None:
+    whole = decide(file_statements(tomllib.loads(FULL), "f"), (), at=1.0)
+    text = FULL.replace("enabled = false\n", "")
+    found = decide(file_statements(tomllib.loads(text), "f"), whole.remembered, at=2.0)
+    config = restrict(parse_config(text, "f", {}), found.effective)
+    assert [each.enabled for each in config.exporters] == [False]
+
+
+def test_environment_restricts_while_it_is_set_and_permits_nothing() -> None:
+    environ = {"TELEMETRYD_ENABLED": "false", "DO_NOT_TRACK": "1"}
+    found = decide(environment_statements(environ, since=1.0), (), at=5.0)
+    assert {each.key for each in found.effective} == {"$TELEMETRYD_ENABLED", "$DO_NOT_TRACK"}
+    assert found.remembered == ()
+    assert environment_statements({"TELEMETRYD_ENABLED": "true"}, since=1.0) == ()
