@@ -316,6 +316,7 @@ class Daemon:
             manager=self._manager,
             build=self._factory.build,
             spec=self._factory.spec,
+            look=self._opt_out_mark.look,
             follow=self._follow,
             configure_requests=self._requests.configure,
             security=self._security,

@@ -81,20 +81,27 @@ class OptOutMark:
         self._now = now
         self._on_looked = changed
         self._places = _places_of(config)
-        self._put_off = False
+        self._looked = self._put_off = False
         self._seen: set[tuple[str, str]] = set()
         self._wake = anyio.Event()
         restrictions.on_change(self.wake)
 
     @property
     def looked(self) -> bool:
-        """As of the class."""
-        return self._seen >= set(self._places)
+        """As of the class; stays so, for a reload must not hold up exporters that it leaves."""
+        return self._looked or self._all_seen()
 
     def follow(self, config: Config) -> None:
         """A reload: these exporters' Secrets count now."""
         self._places = _places_of(config)
         self.wake()
+
+    async def look(self, config: Config) -> None:
+        """Read the Secrets that a reload adds, before anything is sent to them."""
+        self._places = _places_of(config)
+        if self._wanted() and not self._all_seen():
+            with anyio.move_on_after(REQUEST_TIMEOUT_S):
+                await self._look_at_all()
 
     def wake(self) -> None:
         """Look again."""
@@ -121,7 +128,10 @@ class OptOutMark:
         if not self._wanted():
             return restrictions.opted_in and restrictions.may_unmark
         opted_out = restrictions.opted_out_since is not None
-        return not self.looked or opted_out or restrictions.may_unmark
+        return not self._all_seen() or opted_out or restrictions.may_unmark
+
+    def _all_seen(self) -> bool:
+        return self._seen >= set(self._places)
 
     async def _look_at_all(self) -> bool:
         """Whether every Secret is as it must be."""
@@ -144,7 +154,8 @@ class OptOutMark:
             if has_mark:
                 marked.append(f"Secret {namespace}/{name}, annotation {ANNOTATION}")
         self._restrictions.marked = tuple(marked)
-        if self.looked and not looked:
+        self._looked = self.looked
+        if self._looked and not looked:
             self._on_looked()
         return settled
 

@@ -5,7 +5,7 @@ How an exporter is stopped or started is the manager's affair.
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
@@ -75,6 +75,7 @@ class Reloadable:
     Attributes:
         build: Makes an exporter without side effects.
         spec: What the manager is told of an exporter, without making it.
+        look: Looks for the mark of an opt-out where a configuration adds Secrets.
         follow: Puts a configuration in force for what is collected, before its exporters are.
         configure_requests: Puts other settings of SecretRequests in force; tells which of their
             exporters must end because those configured claim their Secrets.
@@ -86,6 +87,7 @@ class Reloadable:
     manager: ExporterManager
     build: Callable[[ExporterConfig], tuple[ExporterSpec, Exporter]]
     spec: Callable[[ExporterConfig], ExporterSpec]
+    look: Callable[[Config], Awaitable[None]]
     follow: Callable[[Config], None]
     configure_requests: Callable[[Config], Collection[str]]
     security: Security
@@ -332,6 +334,7 @@ class Reloader:
             ManagerError: The daemon is stopping.
         """
         diff, config = plan.diff, plan.config
+        await target.look(config)
         await self.restrictions.accept(plan.statements)
         target.security.apply(measures)
         target.follow(config)  # first: what ends below must send nothing once collection is off

@@ -79,12 +79,16 @@ class Bench:
         """Notes what is to be followed, and which exporters there are at that time."""
         self.followed.append((config, [status.name for status in self.manager.statuses()]))
 
+    async def look(self, _config: Config) -> None:
+        """Nothing is marked."""
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         target = Reloadable(
             manager=self.manager,
             build=self.build,
             spec=self.spec,
+            look=self.look,
             follow=self.follow,
             configure_requests=lambda _config: (),
             security=self.security,

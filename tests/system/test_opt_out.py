@@ -110,6 +110,8 @@ class Bench:
             "off_by": [],
             "detail": "",
             "source": "rancher",
+            "restrictions": [],
+            "memory_warning": "",
         }
         self.wait_for_watches(ALL_WATCHES)
 
@@ -219,16 +221,22 @@ def test_setting_out_stops_all_but_its_own_watch_and_another_value_resumes(bench
 
 
 @pytest.mark.parametrize("value", ["out", "prompt"])
-def test_deleted_out_keeps_it_off_until_a_reload_or_another_value(bench: Bench, value: str) -> None:
+def test_deleted_out_keeps_it_off_until_an_opt_in_or_another_value(
+    bench: Bench, value: str
+) -> None:
     bench.opt("out")
     bench.wait_until_off("setting")
     sent = bench.sent()
     bench.opt(None)
     bench.assert_silence(9501, ITS_WATCH)
-    assert bench.is_off("setting")
+    assert bench.is_off("memory")
     assert "opt-out setting deleted" in bench.daemon.log()
+    bench.reload()
+    assert bench.is_off("memory")
     if value == "out":
-        bench.reload()
+        result = ctl("opt-in", config=bench.daemon.config_file, **bench.environ)
+        assert result.returncode == 0, result.stderr
+        assert "ended: the Rancher setting telemetry-opt is out" in result.stdout
     else:
         bench.opt(value)
     bench.wait_until_on(sent)
@@ -250,6 +258,9 @@ def test_reload_with_enabled_false_stops_every_request_and_with_true_resumes(ben
     assert bench.daemon.metric('telemetryd_collection_allowed{by="config"}') == 0
     sent = bench.sent()
     bench.reload(TOP_LEVEL)
+    bench.assert_silence(9504, [])
+    assert bench.is_off("memory")
+    bench.reload(TOP_LEVEL + "enabled = true\n")
     bench.wait_until_on(sent)
 
 
@@ -266,6 +277,7 @@ def test_setting_that_said_out_before_the_start_is_read_before_the_fleet(
         asked = {request.partition("?")[0] for request in trail.requests()}
         assert asked <= {
             "get /apis",
+            "get /api/v1/namespaces/cattle-telemetry-system/secrets/rancher-scc-telemetry",
             "list /apis/management.cattle.io/v3/settings",
             "watch /apis/management.cattle.io/v3/settings",
         }
