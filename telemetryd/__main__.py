@@ -1,6 +1,6 @@
 """Entry point of ``telemetryd`` and ``python -m telemetryd``: the one place that exits."""
 
-import logging
+import atexit
 import os
 import sys
 import threading
@@ -59,7 +59,7 @@ def _leave(status: int) -> NoReturn:
     for thread in others:
         thread.join(max(0.0, end_s - time.monotonic()))
     if any(thread.is_alive() for thread in others):
-        logging.shutdown()
+        atexit._run_exitfuncs()  # noqa: SLF001 - the rest of what the interpreter would do
         os._exit(status)
     sys.exit(status)
 

@@ -4,12 +4,17 @@ The only module that imports kubernetes_asyncio, which takes its time even witho
 import this one when a connection is made, not before.
 """
 
+import base64
 import errno
 import json
 import logging
+import os
 import ssl
 import subprocess
+import tempfile
+import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -26,7 +31,7 @@ with slim_library():
     from kubernetes_asyncio.config.dateutil import parse_rfc3339
     from kubernetes_asyncio.config.exec_provider import ExecProvider
     from kubernetes_asyncio.config.incluster_config import InClusterConfigLoader
-    from kubernetes_asyncio.config.kube_config import FileOrData, KubeConfigLoader
+    from kubernetes_asyncio.config.kube_config import KubeConfigLoader
 
 _POLL_S = 300.0
 """An identity provider's token is looked at this often; it is renewed within five minutes of its
@@ -117,6 +122,7 @@ class _Loader(KubeConfigLoader):
     """The library's loader with our plugin runner in place of its own."""
 
     expires_at: float | None = None
+    _granted: "tuple[_PrivateFile, _PrivateFile] | None" = None
     cert_file: str | None
     key_file: str | None
 
@@ -144,35 +150,78 @@ class _Loader(KubeConfigLoader):
         expires = status.get("expirationTimestamp")
         expires_at = parse_rfc3339(expires).timestamp() if expires else None
         if isinstance(certificate, str):
-            self.cert_file, self.key_file = _granted_pair(status)
+            granted = _granted_pair(status)
+            self.cert_file, self.key_file = (file.path for file in granted)
+            self._granted = granted  # those before are removed with this
         if clean:
             self.token = f"Bearer {clean}"
         self.expires_at = expires_at
         return True
 
 
-def _granted_pair(status: dict[str, Any]) -> tuple[str, str]:
+class _PrivateFile:
+    """A file that only this user may read; removed with this object, or at the process's end."""
+
+    def __init__(self, content: bytes) -> None:
+        """Write it; blocks.
+
+        Raises:
+            OSError: It can't be written.
+        """
+        opened, self.path = tempfile.mkstemp(prefix="telemetryd-", suffix=".pem")  # mode 0600
+        weakref.finalize(self, _remove, self.path)
+        with os.fdopen(opened, "wb") as file:
+            file.write(content)
+
+
+def _remove(path: str) -> None:
+    with suppress(OSError):
+        os.unlink(path)  # noqa: PTH108 - a path is only a name here
+
+
+def _granted_pair(status: dict[str, Any]) -> tuple[_PrivateFile, _PrivateFile]:
     """Files of the certificate and the key that a plugin grants.
 
     Raises:
         ConfigException: They can't be used.
     """
-    if not isinstance(status.get("clientKeyData"), str):
+    certificate, key = status.get("clientCertificateData"), status.get("clientKeyData")
+    if not isinstance(certificate, str) or not isinstance(key, str):
         raise ConfigException("it grants a certificate without its key")
-    certificate, key = (_as_file(status, f"client{part}Data") for part in ("Certificate", "Key"))
     try:
-        load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), certificate, key)
+        pair = _PrivateFile(certificate.encode()), _PrivateFile(key.encode())
+        load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), pair[0].path, pair[1].path)
     except (OSError, ValueError) as error:
         raise ConfigException("the certificate and key that it grants can't be used") from error
-    return certificate, key
+    return pair
+
+
+_DATA_KEYS = (
+    ("clusters", "cluster", "certificate-authority"),
+    ("users", "user", "client-certificate"),
+    ("users", "user", "client-key"),
+)
+
+
+def _as_files(kubeconfig: dict[str, Any]) -> list[_PrivateFile]:
+    """Put what the kubeconfig holds as data into files: the library would never remove its own.
+
+    Raises:
+        OSError: A file can't be written.
+        ValueError: It isn't base64.
+    """
+    files = []
+    for kind, singular, key in _DATA_KEYS:
+        for entry in kubeconfig[kind]:
+            data = entry[singular].pop(f"{key}-data", None)
+            if data:
+                files.append(file := _PrivateFile(base64.b64decode(data)))
+                entry[singular][key] = file.path
+    return files
 
 
 def _text(value: str | None) -> str:
     return value or ""
-
-
-def _as_file(status: dict[str, Any], key: str) -> str:
-    return _text(FileOrData(status, None, data_key_name=key, base64_file_content=False).as_file())
 
 
 class KubeconfigConnection:
@@ -191,8 +240,10 @@ class KubeconfigConnection:
         self._chosen = chosen
         self._now = now
         self._configuration = Configuration()
-        self._loader = _Loader(chosen.as_kubeconfig(), config_base_path="")
+        kubeconfig = chosen.as_kubeconfig()
         try:
+            self._files = _as_files(kubeconfig)
+            self._loader = _Loader(kubeconfig, config_base_path="")
             self._loader.load_cluster(self._configuration)
         except Exception as error:  # noqa: BLE001 - it lets anything through
             # Its messages may quote what it was given.
