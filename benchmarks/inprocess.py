@@ -18,6 +18,7 @@ import orjson
 
 from benchmarks.figures import quantile
 from benchmarks.fleet import BenchFleet, Stored
+from telemetryd.bootclock import boot_time_s
 from telemetryd.config import IdentityConfig
 from telemetryd.export.formats import PAYLOAD_FORMATS
 from telemetryd.gather.gatherer import Gatherer, Readers
@@ -103,7 +104,7 @@ async def _gatherer(fleet: BenchFleet, nodes: Store[Any]) -> Gatherer:
 
 async def _fill(resource: Resource[T, R], objects: Iterable[Stored]) -> Store[R]:
     """A store that has listed these objects."""
-    stats = InformerStats(resource.id, last_contact_at=time.time())
+    stats = InformerStats(resource.id, last_contact_boot_s=boot_time_s())
     store: Store[R] = Store(stats)
     relist: Relist[R] = Relist(store)
     decoder = ObjectDecoder(resource)

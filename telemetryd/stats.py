@@ -76,6 +76,7 @@ class InformerStats:
         list_method: How the last whole list came, ``stream`` or ``pages``; empty before the first.
         last_event_at: Unix time in seconds of the last event, None before the first.
         last_contact_at: Unix time in seconds of the last event, bookmark, page or accepted watch.
+        last_contact_boot_s: The same as seconds since the machine booted.
     """
 
     resource: str
@@ -88,6 +89,7 @@ class InformerStats:
     list_method: str = ""
     last_event_at: float | None = None
     last_contact_at: float | None = None
+    last_contact_boot_s: float | None = None
 
 
 @dataclass(slots=True)

@@ -7,7 +7,6 @@ released or sought again. What the Lease says is judged by ``lease``.
 """
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
@@ -15,6 +14,7 @@ from typing import Protocol, assert_never
 
 import anyio
 
+from telemetryd.bootclock import boot_time_s
 from telemetryd.control.epochs import Epochs
 from telemetryd.control.lease import (
     Acquire,
@@ -40,11 +40,6 @@ RELEASE_TIMEOUT_S = 10.0
 
 _POLL_SPREAD = 1.2
 """Candidates look every U(1, this) retry periods, so that they don't look together."""
-
-
-def boot_time_s() -> float:
-    """Seconds since the machine booted, suspends included; no clock step moves it."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Lease(Protocol):

@@ -11,6 +11,7 @@ from typing import Final
 
 import anyio
 
+from telemetryd.bootclock import boot_time_s
 from telemetryd.config import IdentityConfig, PrivacyConfig
 from telemetryd.errors import NotReady
 from telemetryd.gather.aggregate import FleetAggregate, Tally
@@ -83,6 +84,7 @@ class Gatherer:
         stats: GatherStats,
         privacy: PrivacyConfig = SEND_ALL,
         detailed: bool = False,
+        clock: Callable[[], float] = boot_time_s,
     ) -> None:
         """Subscribe to the readers.
 
@@ -95,10 +97,12 @@ class Gatherer:
             stats: Moved with each snapshot that is built.
             privacy: What snapshots are made without.
             detailed: They hold what the fleet payload needs; the SCC payload does without it.
+            clock: Seconds since the machine booted.
         """
         self._readers = readers
         self._git_hash = git_hash
         self._now = now
+        self._clock = clock
         self._stats = stats
         self._privacy = privacy
         self._detailed = detailed
@@ -160,7 +164,7 @@ class Gatherer:
             facts_version=self._facts_version,
             git_hash=git_hash,
             unreadable=tuple((status.resource, status.unreadable) for status in statuses),
-            incomplete_reasons=_incomplete_reasons(statuses, self._now()),
+            incomplete_reasons=_incomplete_reasons(statuses, self._clock()),
         )
         if self._snapshot is None or basis != self._basis:
             started = time.perf_counter()
@@ -319,7 +323,7 @@ def _incomplete_reasons(statuses: list[InformerStatus], now_s: float) -> tuple[s
     for status in statuses:
         if status.unreadable:
             reasons.append(f"{status.resource}: {status.unreadable} unreadable")
-        contact = status.last_contact_at
+        contact = status.last_contact_boot_s
         if contact is None or now_s - contact > STALE_AFTER_S:
             reasons.append(f"{status.resource}: no contact for {STALE_AFTER_S:.0f} s")
     return tuple(sorted(reasons))

@@ -11,6 +11,7 @@ from typing import Generic
 
 import anyio.lowlevel
 
+from telemetryd.bootclock import boot_time_s
 from telemetryd.errors import BadResponse, Invalid
 from telemetryd.kube.aside import aside
 from telemetryd.kube.decode import (
@@ -85,6 +86,7 @@ class Applier(Generic[T, R]):
     def contact(self) -> None:
         """The API server has just been heard."""
         self._stats.last_contact_at = self._now()
+        self._stats.last_contact_boot_s = boot_time_s()
 
     def is_older(self, version: str) -> bool:
         """Whether the resource version is certainly older than what is held."""

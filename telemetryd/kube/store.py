@@ -104,6 +104,7 @@ class Store(Generic[R]):
             unreadable=self.unreadable,
             resource_version=self._resource_version,
             last_contact_at=self._stats.last_contact_at,
+            last_contact_boot_s=self._stats.last_contact_boot_s,
             last_error=self._last_error,
             list_method=self._stats.list_method,
         )

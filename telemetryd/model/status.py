@@ -18,6 +18,7 @@ class InformerStatus:
         unreadable: Of these, how many could not be read.
         resource_version: The last one applied; None before the first list.
         last_contact_at: Unix time in seconds of the last event, bookmark, page or accepted watch.
+        last_contact_boot_s: The same as seconds since the machine booted, to judge it by.
         last_error: What stands in the way now, empty while all is well.
         list_method: How the last whole list came: as a ``stream`` or in ``pages``; empty before
             the first.
@@ -30,6 +31,7 @@ class InformerStatus:
     unreadable: int
     resource_version: str | None
     last_contact_at: float | None
+    last_contact_boot_s: float | None
     last_error: str
     list_method: str = ""
 

@@ -48,6 +48,7 @@ class World:
             overrides=IdentityConfig(),
             git_hash=lambda: "0123abc",
             now=lambda: self.now_s,
+            clock=lambda: self.now_s,
             stats=GatherStats(),
             detailed=True,
         )

@@ -24,7 +24,7 @@ class FilledStore(Store[R]):
     """A store that a test fills; every put, delete and relist is a batch of its own."""
 
     def __init__(self, resource: str, *, synced: bool = True) -> None:
-        self.stats = InformerStats(resource, last_contact_at=NOW_S)
+        self.stats = InformerStats(resource, last_contact_at=NOW_S, last_contact_boot_s=NOW_S)
         super().__init__(self.stats)
         if synced:
             self.sync()
@@ -51,7 +51,7 @@ class FilledStore(Store[R]):
         self.finish_list("1", keyless=0)
 
     def contact(self, at_s: float | None) -> None:
-        self.stats.last_contact_at = at_s
+        self.stats.last_contact_at = self.stats.last_contact_boot_s = at_s
 
 
 class Fleet:

@@ -58,13 +58,15 @@ class World:
     ) -> None:
         self.fleet = fleet or Fleet()
         self.now_s = NOW_S
+        self.clock_step_s = 0.0
         self.git_hash: str | None = "0123abc"
         self.stats = GatherStats()
         self.gatherer = Gatherer(
             readers=self.fleet.readers(),
             overrides=overrides or IdentityConfig(),
             git_hash=lambda: self.git_hash,
-            now=lambda: self.now_s,
+            now=lambda: self.now_s + self.clock_step_s,
+            clock=lambda: self.now_s,
             stats=self.stats,
             detailed=detailed,
         )
@@ -265,6 +267,17 @@ def test_an_informer_out_of_contact_keeps_the_facts_and_says_so() -> None:
     world.fleet.clusters.contact(world.now_s)
     world.fleet.features.contact(world.now_s)
     assert world.gatherer.snapshot() is stale
+
+
+def test_a_step_of_the_wall_clock_neither_hides_lost_contact_nor_claims_it() -> None:
+    world = World()
+    world.fleet.cluster("c-1", node())
+    first = world.gatherer.snapshot()
+    world.clock_step_s = 3600.0
+    assert world.gatherer.snapshot() is first
+    world.clock_step_s = -3600.0
+    world.now_s += 300
+    assert not world.gatherer.snapshot().complete
 
 
 def test_a_relist_that_finds_the_same_keeps_the_snapshot() -> None:

@@ -44,6 +44,7 @@ class World:
             overrides=overrides or IdentityConfig(),
             git_hash=lambda: self.git_hash,
             now=lambda: NOW_S,
+            clock=lambda: NOW_S,
             stats=GatherStats(),
         )
 

@@ -11,6 +11,7 @@ import anyio.abc
 import pytest
 from aiohttp import web
 
+from telemetryd.bootclock import boot_time_s
 from telemetryd.errors import UnreadableReason
 from telemetryd.kube.waits import WatchTiming
 from telemetryd.model import Delta, Unreadable
@@ -60,6 +61,8 @@ async def test_lists_in_pages_then_watches_from_the_first_pages_version(tmp_path
         shown = watched.reader.status()
         assert (shown.synced, shown.absent, shown.last_error) == (True, False, "")
         assert shown.last_contact_at is not None
+        assert shown.last_contact_boot_s is not None
+        assert 0 <= boot_time_s() - shown.last_contact_boot_s < 60
         assert watched.stats.lists == {("success", "initial"): 1}
         await converge(server, watched)
 

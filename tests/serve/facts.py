@@ -75,6 +75,7 @@ def informer_status(**changes: Any) -> InformerStatus:
         unreadable=1,
         resource_version="4711",
         last_contact_at=NOW - 1,
+        last_contact_boot_s=3600.0,
         last_error="",
     )
     return replace(status, **changes)
