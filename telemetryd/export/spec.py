@@ -56,7 +56,7 @@ class ExporterSpec:
     destination: str = ""
     spooled: bool = False
     enabled: bool = True
-    disclosure: Disclosure = field(default_factory=Disclosure)
+    disclosure: Disclosure = field(default_factory=lambda: Disclosure(format="scc"))
 
     def __post_init__(self) -> None:
         finite_s = (self.interval_s, self.attempt_timeout_s, self.retry_base_s, self.retry_cap_s)

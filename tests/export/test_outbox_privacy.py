@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from telemetryd.export.exporter import ExportContext, Outcome
-from telemetryd.model import ExporterState, Payload
+from telemetryd.model import Disclosure, ExporterState, Payload
 from tests.export.doubles import Sink, Source, always, failing
 from tests.export.test_outbox import LOST, REFUSED, Bench
 from tests.export.test_spool import OLD_LABEL, framed
@@ -97,7 +97,7 @@ async def test_file_of_an_earlier_version_counts_as_made_without_any(
 async def test_payload_of_another_format_is_dropped(bench: Bench) -> None:
     await leave_payload(bench)
     bench.source = Source(ready=False)
-    async with bench.daemon(**QUICK, format="fleet"):
+    async with bench.daemon(**QUICK, disclosure=Disclosure(format="fleet")):
         await bench.until(lambda: bench.stats.spool_dropped)
         assert bench.stats.spool_dropped == {"format": 1}
     assert bench.sink.payloads == []

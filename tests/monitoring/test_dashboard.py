@@ -157,6 +157,8 @@ def test_every_metric_that_operators_look_at_is_on_it() -> None:
         "telemetryd_exporter_in_flight",
         "telemetryd_exporter_spool_items",
         "telemetryd_leader_transitions_total",
+        "telemetryd_fleet_withheld_texts",
+        "telemetryd_log_lines_lost_total",
         # Variables are made of it.
         "telemetryd_exporter_info",
     }
