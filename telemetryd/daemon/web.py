@@ -2,9 +2,12 @@
 
 import logging
 import os
+import queue
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from telemetryd.config import HttpExporterConfig, OtlpExporterConfig, WebExporterConfig
 from telemetryd.config.remote import is_in_clear, is_over_tls, metrics_url
@@ -17,6 +20,12 @@ from telemetryd.kube.tls import Origin, TlsFiles, build_context
 from telemetryd.turnstile import Turnstile
 
 log = logging.getLogger(__name__)
+
+CHECK_PATIENCE_S: Final = 1.0
+"""For a look at an exporter's certificates before it is made."""
+_CHECK_AGAIN_S: Final = 0.1
+"""The same while an earlier look hangs: a daemon with many exporters must start all the same."""
+_CHECK: Final = "exporter certificates"
 
 
 def build_http(
@@ -85,12 +94,7 @@ def _build_transport(
             ca_origin=Origin(where, f"ca_file {config.ca_file}"),
             cert_origin=Origin(where, f"client_cert_file {config.client_cert_file}"),
         )
-        # A certificate of our own may be issued later, as a token may.
-        issued = tls_files.cert_file is not None and Path(tls_files.cert_file).exists()
-        if issued or tls_files.ca_file is not None:
-            build_context(
-                tls_files if issued else replace(tls_files, cert_file=None, key_file=None)
-            )
+        _check(tls_files, config.name)
     elif is_in_clear(url):
         log.warning("payloads leave in clear text exporter=%s: give an https URL", config.name)
     return HttpTransport(
@@ -105,3 +109,41 @@ def _build_transport(
         now=now,
         threads=threads or shared_threads(),
     )
+
+
+def _check(files: TlsFiles, exporter: str) -> None:
+    """Refuse certificates that can't be used; blocks for ``CHECK_PATIENCE_S`` at most.
+
+    Where their disk hangs the exporter is made all the same: each of its attempts reads them, and
+    fails as long as it can't.
+
+    Raises:
+        ConfigError: They can't be used.
+    """
+    results: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+
+    def look() -> None:
+        try:
+            # A certificate of our own may be issued later, as a token may.
+            issued = files.cert_file is not None and Path(files.cert_file).exists()
+            build_context(files if issued else replace(files, cert_file=None, key_file=None))
+        except Exception as error:  # noqa: BLE001 - it is raised where it is waited for
+            results.put(error)
+        else:
+            results.put(None)
+
+    hangs = any(thread.name == _CHECK for thread in threading.enumerate())
+    threading.Thread(target=look, name=_CHECK, daemon=True).start()
+    try:
+        error = results.get(timeout=_CHECK_AGAIN_S if hangs else CHECK_PATIENCE_S)
+    except queue.Empty:
+        log.warning(
+            "certificates can't be read, their disk is slow or hangs: "
+            "attempts fail until they can exporter=%s ca_file=%s client_cert_file=%s",
+            exporter,
+            files.ca_file,
+            files.cert_file,
+        )
+        return
+    if error is not None:
+        raise error

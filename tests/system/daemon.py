@@ -30,6 +30,7 @@ class Daemon:
         kubernetes: Further TOML of `[kubernetes]`.
         environ: Further variables.
         under: A command that executes the one it is given, such as `unshare`.
+        stderr: Where its log goes in place of the file.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Daemon:
         kubernetes: str = "",
         environ: Mapping[str, str] = MappingProxyType({}),
         under: Sequence[str] = (),
+        stderr: int | None = None,
     ) -> None:
         self.port = free_port()
         self.config_file = folder / "config.toml"
@@ -57,7 +59,7 @@ class Daemon:
                 [*under, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
-                stderr=log,
+                stderr=log if stderr is None else stderr,
                 env={
                     **os.environ,
                     "TELEMETRYD_CONFIG": "/nonexistent",

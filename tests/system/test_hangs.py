@@ -1,0 +1,259 @@
+"""Whatever a daemon reads from or writes to may hang: it costs what needs it, and nothing else."""
+
+import fcntl
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.apiserver.admin import Admin
+from tests.apiserver.process import ApiServer
+from tests.daemon.control import ctl
+from tests.system.daemon import Daemon
+from tests.system.rancher import Rancher, facts, recount
+from tests.system.sink import Sink, receiving
+
+EXPORTERS = """
+[[exporters]]
+name = "scc"
+type = "secret"
+interval = "1s"
+quiet_period = "1s"
+
+[[exporters]]
+name = "receiver"
+type = "http"
+url = "{url}"
+interval = "1s"
+"""
+
+PATIENCE_S = 60.0
+REREAD_S = 150.0
+"""Tokens are read once a minute."""
+
+LOST = "telemetryd_log_lines_lost_total"
+
+_numbers = itertools.count(5000)
+
+
+@pytest.fixture(scope="module")
+def rancher(admin: Admin) -> Iterator[Rancher]:
+    """A small fleet, which tests add to."""
+    fleet = Rancher(admin)
+    fleet.build(clusters=2, nodes=2)
+    try:
+        yield fleet
+    finally:
+        fleet.clear()
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What makes paths hang, compiled."""
+    compiler = shutil.which("cc")
+    assert compiler, "no C compiler: install gcc (on Debian: apt-get install gcc libc6-dev)"
+    made = tmp_path_factory.mktemp("library") / "hanging.so"
+    source = Path(__file__).with_name("hanging.c")
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-fno-builtin", "-O1", "-o", made, source, "-ldl"],
+        check=True,
+        timeout=60,
+    )
+    return made
+
+
+@dataclass
+class Disk:
+    """A folder that can be made to hang for those who have the library."""
+
+    library: Path
+    folder: Path
+    _flag: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir()
+        self._flag = self.folder.with_name("hangs")
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """Variables of a process that uses the disk."""
+        return {
+            "LD_PRELOAD": str(self.library),
+            "HANGS_UNDER": str(self.folder),
+            "HANGS_WHILE": str(self._flag),
+        }
+
+    def hang(self) -> None:
+        """From now on nothing comes back."""
+        self._flag.touch()
+
+    def recover(self) -> None:
+        """All that hangs comes back."""
+        self._flag.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def disk(library: Path, tmp_path: Path) -> Iterator[Disk]:
+    """One that works, to begin with."""
+    made = Disk(library, tmp_path / "disk")
+    try:
+        yield made
+    finally:
+        made.recover()
+
+
+@pytest.fixture
+def sink() -> Iterator[Sink]:
+    """The receiver."""
+    with receiving() as made:
+        yield made
+
+
+@contextmanager
+def ended_in_the_end(daemon: Daemon) -> Iterator[Daemon]:
+    """The daemon, which must not outlive the test; SIGTERM has to end it well."""
+    try:
+        yield daemon
+        assert daemon.stop() == 0, daemon.log()[-4000:]
+    finally:
+        if daemon.process.poll() is None:
+            daemon.process.kill()
+            daemon.process.wait()
+
+
+def wait_for(daemon: Daemon, what: str, probe: Callable[[], object], timeout_s: float) -> None:
+    daemon.wait_for(what, probe, timeout_s)
+
+
+def assert_goes_on(daemon: Daemon, rancher: Rancher, sink: Sink) -> None:
+    """It tells how it is, and a change of the fleet reaches the Secret and the receiver."""
+    wait_for(daemon, "/livez", lambda: daemon.get("/livez")[0] == 200, PATIENCE_S)
+    told = ctl("status", config=daemon.config_file, RUNTIME_DIRECTORY=str(daemon.log_file.parent))
+    assert told.returncode == 0, told.stderr
+    assert "receiver" in told.stdout
+    began_s = time.monotonic()
+    rancher.add_node("local", next(_numbers))
+    expected = recount(rancher.admin)
+
+    def is_exported() -> bool:
+        payload = rancher.payload()
+        return payload is not None and facts(payload) == expected
+
+    wait_for(daemon, "the change in the Secret", is_exported, PATIENCE_S)
+    wait_for(daemon, "the change at the receiver", lambda: sink.posts(began_s), PATIENCE_S)
+
+
+@pytest.mark.timeout(420)
+def test_standard_error_that_nobody_reads(
+    rancher: Rancher, apiserver: ApiServer, short_path: Path, sink: Sink
+) -> None:
+    unread, stderr = os.pipe()
+    fcntl.fcntl(stderr, fcntl.F_SETPIPE_SZ, 4096)
+    kubeconfig = apiserver.kubeconfig(short_path / "kubeconfig")
+    config = EXPORTERS.format(url=sink.url("receiver"))
+    try:
+        with ended_in_the_end(Daemon(short_path, kubeconfig, config, stderr=stderr)) as daemon:
+            wait_for(daemon, "the start", daemon.ready, PATIENCE_S)
+
+            def is_lost() -> bool:
+                for _ in range(50):
+                    daemon.signal(signal.SIGHUP)
+                    daemon.signal(signal.SIGUSR1)
+                    time.sleep(0.002)
+                return (daemon.metric(LOST) or 0) > 0
+
+            wait_for(daemon, "lines that are lost", is_lost, 4 * PATIENCE_S)
+            assert_goes_on(daemon, rancher, sink)
+    finally:
+        os.close(stderr)
+        os.close(unread)
+
+
+def test_state_folder_that_hangs(
+    rancher: Rancher, apiserver: ApiServer, short_path: Path, sink: Sink, disk: Disk
+) -> None:
+    kubeconfig = apiserver.kubeconfig(short_path / "kubeconfig")
+    config = EXPORTERS.format(url=sink.url("receiver"))
+    environ = {**disk.environ, "STATE_DIRECTORY": str(disk.folder)}
+    with ended_in_the_end(Daemon(short_path, kubeconfig, config, environ=environ)) as daemon:
+        wait_for(daemon, "the start", daemon.ready, PATIENCE_S)
+        assert_goes_on(daemon, rancher, sink)
+        disk.hang()
+        assert_goes_on(daemon, rancher, sink)
+
+
+@pytest.mark.timeout(300)
+def test_token_file_and_ca_that_hang(
+    rancher: Rancher, apiserver: ApiServer, short_path: Path, sink: Sink, disk: Disk
+) -> None:
+    token, ca = disk.folder / "token", disk.folder / "ca.crt"
+    token.write_text(apiserver.admin_token)
+    shutil.copy(apiserver.ca_file, ca)
+    kubeconfig = apiserver.kubeconfig(short_path / "kubeconfig")
+    text = kubeconfig.read_text().replace(str(apiserver.ca_file), str(ca))
+    text = text.replace(f'"token": "{apiserver.admin_token}"', f'"tokenFile": "{token}"')
+    kubeconfig.write_text(text)
+    config = EXPORTERS.format(url=sink.url("receiver"))
+    with ended_in_the_end(Daemon(short_path, kubeconfig, config, environ=disk.environ)) as daemon:
+        wait_for(daemon, "the start", daemon.ready, PATIENCE_S)
+        assert_goes_on(daemon, rancher, sink)
+        disk.hang()
+        kept = "the last good token stays"
+        wait_for(daemon, "a look at the token", lambda: kept in daemon.log(), REREAD_S)
+        assert_goes_on(daemon, rancher, sink)
+
+
+SECURE = """
+[[exporters]]
+name = "secure"
+type = "http"
+url = "{url}/receiver"
+ca_file = "{ca_file}"
+interval = "2s"
+timeout = "1s"
+retry_base = "100ms"
+retry_budget = "2s"
+"""
+
+
+@pytest.mark.parametrize("from_the_start", [True, False])
+def test_ca_file_of_an_exporter_that_hangs(
+    rancher: Rancher,
+    apiserver: ApiServer,
+    short_path: Path,
+    sink: Sink,
+    disk: Disk,
+    *,
+    from_the_start: bool,
+) -> None:
+    ca = disk.folder / "ca.crt"
+    shutil.copy(apiserver.ca_file, ca)
+    kubeconfig = apiserver.kubeconfig(short_path / "kubeconfig")
+    config = EXPORTERS.format(url=sink.url("receiver"))
+    config += SECURE.format(url=apiserver.url, ca_file=ca)
+    if from_the_start:
+        disk.hang()
+    with ended_in_the_end(Daemon(short_path, kubeconfig, config, environ=disk.environ)) as daemon:
+        wait_for(daemon, "the start", daemon.ready, PATIENCE_S)
+
+        def failed(reason: str) -> Callable[[], bool]:
+            return lambda: daemon.exporter("secure")["last_error_reason"] == reason
+
+        # There is nothing at the other end that takes payloads, but its certificate is trusted.
+        if not from_the_start:
+            wait_for(daemon, "an answer", failed("auth"), PATIENCE_S)
+            disk.hang()
+        assert_goes_on(daemon, rancher, sink)
+        wait_for(daemon, "an attempt that fails", failed("timeout"), PATIENCE_S)
+        assert_goes_on(daemon, rancher, sink)
+        if from_the_start:
+            disk.recover()
+            wait_for(daemon, "an answer", failed("auth"), PATIENCE_S)
