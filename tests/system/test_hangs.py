@@ -136,9 +136,9 @@ def wait_for(daemon: Daemon, what: str, probe: Callable[[], object], timeout_s: 
 def assert_goes_on(daemon: Daemon, rancher: Rancher, sink: Sink) -> None:
     """It tells how it is, and a change of the fleet reaches the Secret and the receiver."""
     wait_for(daemon, "/livez", lambda: daemon.get("/livez")[0] == 200, PATIENCE_S)
-    told = ctl("status", config=daemon.config_file, RUNTIME_DIRECTORY=str(daemon.log_file.parent))
-    assert told.returncode == 0, told.stderr
-    assert "receiver" in told.stdout
+    shown = ctl("status", config=daemon.config_file, RUNTIME_DIRECTORY=str(daemon.log_file.parent))
+    assert shown.returncode == 0, shown.stderr
+    assert "receiver" in shown.stdout
     began_s = time.monotonic()
     rancher.add_node("local", next(_numbers))
     expected = recount(rancher.admin)
