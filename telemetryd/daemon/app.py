@@ -295,7 +295,12 @@ class Daemon:
             if control is not None:
                 background.start_soon(ControlServer(control, self._commands()).run, name="control")
             async with anyio.create_task_group() as electing:
-                electing.start_soon(self._leadership.run, self._guarded, name="leader election")
+                run = partial(
+                    self._leadership.run,
+                    self._guarded,
+                    may_read=lambda: self._collector.asks_about_opt_out,
+                )
+                electing.start_soon(run, name="leader election")
                 await self._work(stop)
                 electing.cancel_scope.cancel()
             await self._leadership.release(RELEASE_TIMEOUT_S)

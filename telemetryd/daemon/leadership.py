@@ -58,6 +58,7 @@ class Leadership:
         self._keep_timeout_s = KEEP_TIMEOUT_S
         self._elector: Elector | None = None
         self._gate: Gate | None = None
+        self._may_read: Callable[[], bool] = lambda: True
         self.stats = LeaderStats()
         self.follow(config)
 
@@ -159,9 +160,15 @@ class Leadership:
         leading = self._elector.leading if self._elector is not None else True
         return self._name, leading, self.stats.transitions
 
-    async def run(self, gate: Gate) -> None:
-        """Stand for election, and hold the gate while another leads; ends only when cancelled."""
+    async def run(self, gate: Gate, *, may_read: Callable[[], bool] = lambda: True) -> None:
+        """Stand for election, and hold the gate while another leads; ends only when cancelled.
+
+        Args:
+            gate: The gate.
+            may_read: Whether Secrets may be read for their epochs: not while collection is off.
+        """
         self._gate = gate
+        self._may_read = may_read
         async with anyio.create_task_group() as group:
             group.start_soon(self._file.run, name="epoch file")
             await (self._elector.run() if self._elector is not None else self.prepare())
@@ -174,7 +181,7 @@ class Leadership:
     async def prepare(self) -> None:
         """The elector's word: a term may begin. Look for a higher epoch in the Secrets."""
         with anyio.move_on_after(READ_TIMEOUT_S):
-            for path in self._secrets:
+            for path in self._secrets if self._may_read() else ():
                 self.saw(await self._read_epoch(path))
 
     async def lead(self) -> None:

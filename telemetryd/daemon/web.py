@@ -94,7 +94,8 @@ def _build_transport(
             ca_origin=Origin(where, f"ca_file {config.ca_file}"),
             cert_origin=Origin(where, f"client_cert_file {config.client_cert_file}"),
         )
-        _check(tls_files, config.name)
+        if tls_files.ca_file is not None or tls_files.cert_file is not None:
+            _check(tls_files, config.name)
     elif is_in_clear(url):
         log.warning("payloads leave in clear text exporter=%s: give an https URL", config.name)
     return HttpTransport(
