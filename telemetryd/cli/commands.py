@@ -75,21 +75,27 @@ def check_config(options: argparse.Namespace) -> int:
 
 def payload(options: argparse.Namespace) -> int:
     """Print what would be sent."""
-    config = _load(options)
+    source = ConfigSource(options.config, os.environ)
+    file = source.read()
+    written = source.parse(file)
     # A one-shot command says what went wrong at its end: progress would only be in the way.
-    logs.configure(config.log_format, "error", sys.stderr, os.environ)
+    logs.configure(written.log_format, "critical", sys.stderr, os.environ)
     from telemetryd.daemon.loop import PromptLoop  # noqa: PLC0415 - heavy imports on demand
     from telemetryd.daemon.oneshot import (  # noqa: PLC0415
         collect_once,
         preview_of_exporter,
         preview_of_format,
     )
+    from telemetryd.daemon.restrictions import recall_restrictions  # noqa: PLC0415
 
+    now = time.time  # noqa: TID251 - the clock is chosen here
     preview = (
-        preview_of_exporter(config, options.exporter)
+        preview_of_exporter(written, options.exporter)
         if options.exporter
         else preview_of_format(options.format)
     )
+    restrictions = anyio.run(partial(recall_restrictions, source, file, written, now=now))
+    config = restrictions.restrict(written, source.statements(file))
     collected = anyio.run(
         partial(
             collect_once,
@@ -97,8 +103,9 @@ def payload(options: argparse.Namespace) -> int:
             read_switches(os.environ),
             preview=preview,
             timeout_s=options.timeout,
-            now=time.time,  # noqa: TID251 - the clock is chosen here
+            now=now,
             rng=random.Random(),
+            remembered=restrictions.remembered_switches,
         ),
         backend_options={"loop_factory": PromptLoop},
     )
@@ -106,6 +113,11 @@ def payload(options: argparse.Namespace) -> int:
     sys.stdout.buffer.flush()
     if not collected.switches.enabled:
         complain(f"telemetryd: a daemon sends nothing of this: {collected.switches.detail}")
+    if restrictions.damaged:
+        complain(f"telemetryd: {restrictions.damaged}")
+    allowed = {each.name for each in config.exporters if each.enabled}
+    if options.exporter and options.exporter not in allowed:
+        complain(f"telemetryd: exporter {options.exporter} is off")
     for reason in collected.incomplete_reasons:
         complain(f"telemetryd: incomplete: {reason}")
     return 1 if collected.incomplete_reasons else 0
@@ -157,16 +169,27 @@ def ctl(options: argparse.Namespace) -> int:
 
 def doctor(options: argparse.Namespace) -> int:
     """Print what is wrong, and the mend."""
-    config = _load(options)
+    source = ConfigSource(options.config, os.environ)
+    file = source.read()
+    config = source.parse(file)
     # What is wrong is told on stdout, once: the log would say it again.
     logs.configure(config.log_format, "critical", sys.stderr, os.environ)
     from telemetryd.daemon.loop import PromptLoop  # noqa: PLC0415 - heavy imports on demand
+    from telemetryd.daemon.restrictions import recall_restrictions  # noqa: PLC0415
     from telemetryd.doctor.access import plan_of  # noqa: PLC0415
     from telemetryd.doctor.examine import examine  # noqa: PLC0415
     from telemetryd.doctor.findings import render_report  # noqa: PLC0415
 
+    now = time.time  # noqa: TID251 - the clock is chosen here
+    restrictions = anyio.run(partial(recall_restrictions, source, file, config, now=now))
     report = anyio.run(
-        partial(examine, config, plan_of(config), now=time.time),  # noqa: TID251 - the clock is chosen here
+        partial(
+            examine,
+            config,
+            plan_of(config),
+            now=now,
+            restrictions=restrictions.statuses(),
+        ),
         backend_options={"loop_factory": PromptLoop},
     )
     text = "".join(f"{line}\n" for line in render_report(report))

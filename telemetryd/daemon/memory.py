@@ -16,6 +16,8 @@ import msgspec
 from anyio import to_thread
 
 from telemetryd.atomicfile import write_file
+from telemetryd.config import ConfigSource
+from telemetryd.config.paths import default_state_dir
 from telemetryd.config.restrictions import is_known_key
 from telemetryd.errors import TelemetrydError
 from telemetryd.model import Restriction
@@ -63,6 +65,12 @@ def memory_folders(
     service = environ.get("STATE_DIRECTORY", "").partition(":")[0]
     candidates = (state_dir, service if service.startswith("/") else None, default)
     return tuple(dict.fromkeys(each for each in candidates if each))
+
+
+def memory_of(source: ConfigSource, state_dir: str | None) -> "Memory":
+    """Where a daemon with this configuration keeps its restrictions."""
+    default = default_state_dir(source.environ) if source.unnamed else None
+    return Memory(memory_folders(state_dir, source.environ, default))
 
 
 class Memory:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import anyio
 
 from telemetryd.config import Config, EnvironmentSwitches
+from telemetryd.config.restrictions import COLLECTION, OPT_OUT
 from telemetryd.daemon.collection import build_collection
 from telemetryd.daemon.collector import switches_of
 from telemetryd.daemon.exporters import renderer_of
@@ -74,18 +75,20 @@ async def collect_once(
     timeout_s: float,
     now: Callable[[], float],
     rng: random.Random,
+    remembered: frozenset[str] = frozenset(),
 ) -> Collected:
     """Sync every informer once and render the payload, as the daemon's first would be.
 
     Whatever is switched off is collected all the same, for nothing is sent.
 
     Args:
-        config: Effective values of everything.
+        config: With every restriction that is written or remembered.
         environment: What the environment leaves on.
         preview: What is made of the snapshot.
         timeout_s: How long the sync may take.
         now: Unix time in seconds.
         rng: Spreads retries.
+        remembered: Keys by which memory alone keeps collection off.
 
     Raises:
         ConfigError: The API server can't be reached for want of a usable configuration.
@@ -120,6 +123,9 @@ async def collect_once(
         raise NotReady((*missing, *reasons))
     settings = collection.informers.find(SETTINGS.id)
     opt_out = settings.reader.get(OPT_OUT_SETTING) if settings is not None else None
+    said = opt_out.value if isinstance(opt_out, SettingRecord) else ""
+    if said:
+        remembered -= {OPT_OUT}
     at = now()
     return Collected(
         preview.render(snapshot, Delivery(at=at, sequence=int(at * 1000))),
@@ -127,8 +133,9 @@ async def collect_once(
         source,
         switches_of(
             environment,
-            enabled=config.enabled,
-            opted_out=isinstance(opt_out, SettingRecord) and opt_out.value == OUT,
+            enabled=config.enabled or COLLECTION in remembered,
+            opted_out=said == OUT,
+            remembered=bool(remembered),
         ),
     )
 

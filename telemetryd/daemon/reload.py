@@ -28,9 +28,8 @@ from telemetryd.config.diff import (
     render_changes,
     render_value,
 )
-from telemetryd.config.paths import default_state_dir
 from telemetryd.config.restrictions import Statement
-from telemetryd.daemon.memory import Memory, memory_folders
+from telemetryd.daemon.memory import memory_of
 from telemetryd.daemon.restrictions import Restrictions
 from telemetryd.errors import ConfigError, ManagerError, Problem
 from telemetryd.export.exporter import Exporter
@@ -176,9 +175,7 @@ class Reloader:
         Args:
             config: The file's.
         """
-        default = default_state_dir(self.source.environ) if self.source.unnamed else None
-        folders = memory_folders(config.state_dir, self.source.environ, default)
-        await self.restrictions.recall(Memory(folders))
+        await self.restrictions.recall(memory_of(self.source, config.state_dir))
         statements = self.source.statements(self._file)
         await self.restrictions.accept(statements)
         self.config = self.restrictions.restrict(

@@ -11,7 +11,7 @@ from typing import Final
 
 import anyio
 
-from telemetryd.config import Config
+from telemetryd.config import Config, ConfigFile, ConfigSource
 from telemetryd.config.restrictions import (
     COLLECTION,
     NOT_REMEMBERED,
@@ -25,7 +25,7 @@ from telemetryd.config.restrictions import (
     how_to_end,
     restrict,
 )
-from telemetryd.daemon.memory import DamagedMemory, Memory
+from telemetryd.daemon.memory import DamagedMemory, Memory, memory_of
 from telemetryd.model import Restriction, RestrictionStatus
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,22 @@ RETRY_S: Final = 10.0
 
 DAMAGED: Final = "memory"
 """Source of the restriction that stands for all that a damaged file may hold."""
+
+
+async def recall_restrictions(
+    source: ConfigSource, file: ConfigFile, config: Config, *, now: Callable[[], float]
+) -> "Restrictions":
+    """What a daemon with this configuration would hold; nothing is stored.
+
+    Args:
+        source: Where the file was found.
+        file: The file.
+        config: What it says, folders included.
+        now: Unix time in seconds.
+    """
+    restrictions = Restrictions(source.statements(file), source.environ, now=now)
+    await restrictions.recall(memory_of(source, config.state_dir))
+    return restrictions
 
 
 class Restrictions:

@@ -3,7 +3,7 @@
 Nothing here writes to the cluster, and nothing takes for ever.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import Final
@@ -21,6 +21,7 @@ from telemetryd.doctor.rights import check_access
 from telemetryd.doctor.roles import Account
 from telemetryd.errors import ConfigError, KubeError
 from telemetryd.kube.client import KubeClient
+from telemetryd.model import RestrictionStatus
 from telemetryd.stats import KubeStats
 
 DEADLINE_S: Final = 10.0
@@ -30,7 +31,12 @@ _CONNECTION = "connection"
 
 
 async def examine(
-    config: Config, plan: Plan, *, now: Callable[[], float], deadline_s: float = DEADLINE_S
+    config: Config,
+    plan: Plan,
+    *,
+    now: Callable[[], float],
+    deadline_s: float = DEADLINE_S,
+    restrictions: Sequence[RestrictionStatus] = (),
 ) -> Report:
     """Look at everything that a daemon with this configuration needs.
 
@@ -39,6 +45,7 @@ async def examine(
         plan: What it asks of the cluster.
         now: Unix time in seconds.
         deadline_s: Of each check.
+        restrictions: Those that are written or remembered here.
     """
     cluster = _Cluster(config, plan, now, deadline_s)
     on_this_machine: list[Finding] = []
@@ -49,7 +56,8 @@ async def examine(
     async with anyio.create_task_group() as group:
         group.start_soon(look_around)
         group.start_soon(cluster.examine)
-    return Report((*cluster.findings, *on_this_machine), cluster.account)
+    found = (*cluster.findings, *local.judge_restrictions(restrictions), *on_this_machine)
+    return Report(found, cluster.account)
 
 
 def _local_checks(config: Config, now: Callable[[], float]) -> list[Check]:

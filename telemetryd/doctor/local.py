@@ -10,6 +10,7 @@ import pwd
 import socket
 import stat
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from telemetryd.config.paths import LONGEST_SOCKET_PATH_BYTES, is_too_long
 from telemetryd.config.values import render_duration
 from telemetryd.doctor.findings import Finding, fail, passed, warn
 from telemetryd.errors import ConfigError
+from telemetryd.model import RestrictionStatus
 from telemetryd.serve.certificates import CertificateFiles, load_certificates
 from telemetryd.serve.health import connect
 
@@ -32,6 +34,7 @@ LITTLE_VALIDITY: Final = 0.1
 _ASK_S: Final = 3.0
 _MAX_STATUS_BYTES: Final = 4 << 20
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
+_COLLECTION: Final = "collection"
 _STATE: Final = "state directory"
 _SOCKET: Final = "control socket"
 _LISTEN: Final = "listen address"
@@ -48,6 +51,17 @@ class _OwnStatus(msgspec.Struct, gc=False):
     version: str
     informers: list[msgspec.Raw]
     exporters: list[msgspec.Raw]
+
+
+def judge_restrictions(restrictions: Sequence[RestrictionStatus]) -> list[Finding]:
+    """Whether collection is off or less is sent, and by what."""
+    if not restrictions:
+        return [passed(_COLLECTION, "no restriction is written or remembered")]
+    found = []
+    for each in restrictions:
+        by = "written in" if each.restriction.written else "remembered from"
+        found.append(warn(_COLLECTION, f"{each.what}: {by} {each.restriction.where}", each.end))
+    return found
 
 
 def check_state_dir(path: str | None) -> list[Finding]:

@@ -21,7 +21,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetServer]:
 
 
 def payload(
-    server: FleetServer, folder: Path, config: str = "", **environ: str
+    server: FleetServer, folder: Path, config: str = "enabled = true", **environ: str
 ) -> "subprocess.CompletedProcess[str]":
     file = folder / "config.toml"
     file.write_text(config)
@@ -40,8 +40,8 @@ def test_payload_of_a_rancher_says_nothing_else(server: FleetServer, tmp_path: P
     ("config", "environ", "named"),
     [
         ("enabled = false", {}, "enabled = false in the configuration"),
-        ("", {"TELEMETRYD_ENABLED": "false"}, "$TELEMETRYD_ENABLED"),
-        ("", {"DO_NOT_TRACK": "1"}, "$DO_NOT_TRACK"),
+        ("enabled = true", {"TELEMETRYD_ENABLED": "false"}, "$TELEMETRYD_ENABLED"),
+        ("enabled = true", {"DO_NOT_TRACK": "1"}, "$DO_NOT_TRACK"),
     ],
 )
 def test_payload_while_switched_off_is_shown_with_a_note(

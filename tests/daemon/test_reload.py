@@ -408,3 +408,15 @@ async def test_each_accepted_reload_tells_what_enabled_says(make: Make) -> None:
         assert (await bench.reload("enabled = true\n" + secret("a"))).ok
     assert [config.enabled for config, _ in bench.followed] == [False, False, True]
     assert len(bench.sinks["a"]) == 1
+
+
+async def test_exporters_that_are_only_rescheduled_are_not_built_again(make: Make) -> None:
+    names = [f"e{number}" for number in range(20)]
+    bench = make("".join(secret(name) for name in names))
+    async with bench.running():
+        text = "".join(secret(name, 'interval = "10s"') for name in names[1:])
+        assert (await bench.reload(secret("e0", "takeover = true") + text)).ok
+        assert bench.manager.status("e1").interval_s == 10
+    assert {name: len(sinks) for name, sinks in bench.sinks.items()} == {
+        name: 2 if name == "e0" else 1 for name in names
+    }

@@ -87,7 +87,7 @@ def test_it_always_comes_back_but_from_a_configuration_that_cannot_work() -> Non
 
 def test_systemd_waits_longer_than_the_drain(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
-    config.write_text("")
+    config.write_text('log_level = "info"')
     (timeout,) = directives()["TimeoutStopSec"]
     assert float(timeout) > load_config(config, {}).drain_timeout_s
 
