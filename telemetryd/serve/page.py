@@ -68,6 +68,7 @@ def render_page(facts: StatusFacts) -> str:
             _section("informers", "Caches", informers_table(facts)),
             tag("div", _fleet(facts), _configuration(facts), class_="pair"),
             _disclosure(facts),
+            _restrictions(facts) if facts.restrictions else "",
             _switches(facts),
             id="status",
             tabindex="-1",
@@ -267,6 +268,19 @@ def _sent(group: Group) -> Markup:
         tag("p", given) if sent.plugin else "",
         tag("ul", *lines, class_="fields") if sent.fields else tag("p", "Nothing is declared."),
     )
+
+
+def _restrictions(facts: StatusFacts) -> Markup:
+    rows = []
+    for each in facts.restrictions:
+        restriction = each.restriction
+        said = "written in " if restriction.written else "remembered from "
+        since = time_of(restriction.since, facts.now, absolute=True)
+        kept = ", ".join(each.remembered_in) or "nowhere"
+        text = (said, restriction.where, " since ", since, f"; remembered in {kept}. To end it, ")
+        rows.append((each.what, join((*text, each.end, "."))))
+    warning = tag("p", facts.memory_warning) if facts.memory_warning else ""
+    return _section("restrictions", "Restrictions", join((_list(rows), warning)))
 
 
 def _switches(facts: StatusFacts) -> Markup:

@@ -197,7 +197,8 @@ def test_privacy_and_identity_change_what_is_sent_by_a_reload(
         "neither URL nor ids", lambda: (urls(), cluster_ids(server)) == (("", ""), {""}), 6
     )
     assert url not in json.dumps([sent(server, name) for name in ("scc", "fleet")])
-    daemon.configure(f'[identity]\ninstall_uuid = "{OTHER_UUID}"\n' + BOTH)
+    sent_again = '[privacy]\nserver_url = "send"\ncluster_ids = "anonymous"\n'
+    daemon.configure(f'{sent_again}[identity]\ninstall_uuid = "{OTHER_UUID}"\n' + BOTH)
     reloading.expect("success")
     daemon.wait_for(
         "other ids",

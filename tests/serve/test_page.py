@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from telemetryd.model import ExporterState
+from telemetryd.model import ExporterState, Restriction, RestrictionStatus
 from telemetryd.serve.page import render_page
 from telemetryd.serve.page_tables import span
 from telemetryd.serve.status import StatusFacts
@@ -204,3 +204,19 @@ def test_snapshot_of_this_moment_is_not_of_the_future() -> None:
 def test_next_run_that_is_due_is_now() -> None:
     due = replace(WELL, exporters=(exporter_status(next_run_in_s=0.2),))
     assert "<span>now</span>" in render_page(due)
+
+
+def test_each_restriction_says_who_made_it_and_what_ends_it() -> None:
+    restriction = Restriction("file", "enabled", "/etc/<t>.toml", WELL.now - 60, written=False)
+    shown = RestrictionStatus(restriction, "collection is off", ("/s/restrictions.json",), "opt in")
+    facts = replace(WELL, restrictions=(shown,), memory_warning="not stored")
+    text = " ".join(Document(render_page(facts)).texts)
+    for part in (
+        "remembered from",
+        "/etc/<t>.toml",
+        "/s/restrictions.json",
+        "opt in",
+        "not stored",
+    ):
+        assert part in text
+    assert "Restrictions" not in render_page(WELL)
