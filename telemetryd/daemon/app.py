@@ -26,7 +26,8 @@ from telemetryd.daemon.heartbeat import ALIVE_WITHIN_S, Heartbeat
 from telemetryd.daemon.leadership import Leadership
 from telemetryd.daemon.notify import Notifier
 from telemetryd.daemon.optoutmark import OptOutMark
-from telemetryd.daemon.reload import Reloadable, Reloader
+from telemetryd.daemon.reload import Reloader
+from telemetryd.daemon.reloadable import Reloadable
 from telemetryd.daemon.requests import SecretRequests
 from telemetryd.daemon.signals import StatusLog, ended_by, handling
 from telemetryd.daemon.supervision import Supervision

@@ -20,7 +20,7 @@ from telemetryd.config import Config, EnvironmentSwitches
 from telemetryd.config.restrictions import COLLECTION, OPT_OUT
 from telemetryd.daemon.collection import Collection, Informers, build_collection
 from telemetryd.daemon.optout import OptOut
-from telemetryd.daemon.restrictions import Restrictions
+from telemetryd.daemon.restrictions import Restrictions, switches_of
 from telemetryd.daemon.sourcefinder import DEFAULT_TIMING, FinderTiming, SourceFinder
 from telemetryd.errors import NotReady
 from telemetryd.kube.informer import Informer
@@ -388,27 +388,6 @@ class Collector:
                 "collection off by=%s: nothing is collected or exported",
                 ",".join(switches.off_by),
             )
-
-
-def switches_of(
-    environment: EnvironmentSwitches, *, enabled: bool, opted_out: bool, remembered: bool = False
-) -> Switches:
-    """All switches.
-
-    Args:
-        environment: What the environment leaves on.
-        enabled: What the configuration says.
-        opted_out: What the Rancher setting says.
-        remembered: An opt-out that nothing says any more is remembered.
-    """
-    off = {
-        Switch.CONFIG: not enabled,
-        Switch.ENVIRONMENT: not environment.enabled,
-        Switch.DO_NOT_TRACK: not environment.tracking,
-        Switch.SETTING: opted_out,
-        Switch.MEMORY: remembered,
-    }
-    return Switches(frozenset(switch for switch, is_off in off.items() if is_off))
 
 
 async def _cancel_after(event: anyio.Event, scope: anyio.CancelScope) -> None:

@@ -118,7 +118,7 @@ class ExporterFactory:
         return self.spec(config), sink
 
     def spec(self, config: ExporterConfig) -> ExporterSpec:
-        """What the manager is told of the exporter."""
+        """What the manager needs to know about the exporter."""
         match config:
             case SecretExporterConfig() | FileExporterConfig():
                 return self._spec(config, verifies_destination=True)

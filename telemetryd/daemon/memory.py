@@ -34,7 +34,7 @@ _Line = Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
 
 
 class DamagedMemory(TelemetrydError):
-    """What is remembered can't be told; the message names the file and the fix."""
+    """What is remembered is not known; the message names the file and the fix."""
 
 
 class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -9,9 +9,9 @@ import anyio
 from telemetryd.config import Config, EnvironmentSwitches
 from telemetryd.config.restrictions import COLLECTION, OPT_OUT
 from telemetryd.daemon.collection import build_collection
-from telemetryd.daemon.collector import switches_of
 from telemetryd.daemon.exporters import renderer_of
 from telemetryd.daemon.optout import OUT
+from telemetryd.daemon.restrictions import switches_of
 from telemetryd.daemon.sourcefinder import SourceFinder
 from telemetryd.errors import NotReady, UnknownExporter
 from telemetryd.export.formats import PAYLOAD_FORMATS

@@ -5,7 +5,7 @@ How an exporter is stopped or started is the manager's affair.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
@@ -17,8 +17,6 @@ from telemetryd.config import (
     Config,
     ConfigFile,
     ConfigSource,
-    ExporterConfig,
-    WebExporterConfig,
 )
 from telemetryd.config.diff import (
     ConfigDiff,
@@ -30,22 +28,19 @@ from telemetryd.config.diff import (
 )
 from telemetryd.config.restrictions import Statement
 from telemetryd.daemon.memory import memory_of
+from telemetryd.daemon.reloadable import Reloadable, find_conflicts, make_exporters
 from telemetryd.daemon.restrictions import Restrictions
 from telemetryd.errors import ConfigError, ManagerError, Problem
 from telemetryd.export.exporter import Exporter
-from telemetryd.export.manager import ExporterManager
 from telemetryd.export.spec import ExporterSpec
 from telemetryd.model import ConfigStatus
-from telemetryd.serve.security import Measures, Security
+from telemetryd.serve.security import Measures
 from telemetryd.stats import ConfigStats
 
 log = logging.getLogger(__name__)
 
 READ_TIMEOUT_S = 10.0
 """For reading the file: a network file system may hang."""
-
-BUILD_TIMEOUT_S = 30.0
-"""For making all exporters that changed: they read certificates."""
 
 Trigger: TypeAlias = Literal["signal", "control", "file"]
 
@@ -65,33 +60,6 @@ class ReloadResult:
     ok: bool
     changes: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Reloadable:
-    """The parts of a running daemon that a reload touches.
-
-    Attributes:
-        build: Makes an exporter without side effects.
-        spec: What the manager is told of an exporter, without making it.
-        look: Looks for the mark of an opt-out where a configuration adds Secrets.
-        follow: Puts a configuration in force for what is collected, before its exporters are.
-        configure_requests: Puts other settings of SecretRequests in force; tells which of their
-            exporters must end because those configured claim their Secrets.
-        security: Who may see what is served.
-        begin: Called before each reload.
-        end: Called after it, whatever came of it.
-    """
-
-    manager: ExporterManager
-    build: Callable[[ExporterConfig], tuple[ExporterSpec, Exporter]]
-    spec: Callable[[ExporterConfig], ExporterSpec]
-    look: Callable[[Config], Awaitable[None]]
-    follow: Callable[[Config], None]
-    configure_requests: Callable[[Config], Collection[str]]
-    security: Security
-    begin: Callable[[], None]
-    end: Callable[[], None]
 
 
 @dataclass(slots=True)
@@ -312,7 +280,7 @@ class Reloader:
         config = self.restrictions.restrict(config, statements)
         diff = diff_configs(self.config, config)
         problems = [Problem(file.where, key.path, _needs_restart(key)) for key in diff.restart_only]
-        problems += _find_conflicts(config, diff, target.manager, file.where)
+        problems += find_conflicts(config, diff, target.manager, file.where)
         if problems:
             raise ConfigError(*problems)
         return _Plan(
@@ -320,7 +288,7 @@ class Reloader:
             file=file,
             statements=statements,
             diff=diff,
-            into=await _make(config, diff, target, file.where),
+            into=await make_exporters(config, diff, target, file.where),
             rescheduled=tuple(target.spec(change.config) for change in diff.rescheduled),
         )
 
@@ -371,56 +339,6 @@ class Reloader:
             )
 
 
-async def _make(
-    config: Config, diff: ConfigDiff, target: Reloadable, where: str
-) -> tuple[tuple[ExporterSpec, Exporter], ...]:
-    """Make the exporters that are new or changed, those that read certificates off the event loop.
-
-    Raises:
-        ConfigError: With all that can't be made.
-    """
-    wanted = [*(change.config for change in diff.changed), *diff.added]
-    index = {exporter.name: index for index, exporter in enumerate(config.exporters)}
-    made: list[tuple[ExporterSpec, Exporter]] = []
-    problems: list[Problem] = []
-    deadline_s = anyio.current_time() + BUILD_TIMEOUT_S
-    for exporter in sorted(wanted, key=lambda each: index[each.name]):
-        key = f"exporters[{index[exporter.name]}]"
-        try:
-            if not isinstance(exporter, WebExporterConfig):
-                made.append(target.build(exporter))
-                continue
-            with anyio.fail_after(deadline_s - anyio.current_time()):
-                made.append(
-                    await to_thread.run_sync(target.build, exporter, abandon_on_cancel=True)
-                )
-        except ConfigError as error:
-            problems += error.problems
-        except TimeoutError:
-            message = f"isn't made within {BUILD_TIMEOUT_S:g} s: check the disk of its certificates"
-            problems.append(Problem(where, key, message))
-        except (OSError, ValueError) as error:
-            problems.append(Problem(where, key, f"is unusable: {error}"))
-    if problems:
-        raise ConfigError(*problems)
-    order = {exporter.name: number for number, exporter in enumerate(wanted)}
-    return tuple(sorted(made, key=lambda each: order[each[0].name]))
-
-
 def _needs_restart(key: KeyChange) -> str:
     undo = "take it out" if key.old is None else f"put {render_value(key.old)} back"
     return f"can't change while telemetryd runs: restart it, or {undo}"
-
-
-def _find_conflicts(
-    config: Config, diff: ConfigDiff, manager: ExporterManager, where: str
-) -> Iterable[Problem]:
-    """Names that running exporters have which don't come from the file, and the other way round."""
-    index = {exporter.name: index for index, exporter in enumerate(config.exporters)}
-    for exporter in diff.added:
-        if manager.has(exporter.name):
-            yield Problem(
-                where,
-                f"exporters[{index[exporter.name]}].name",
-                f'"{exporter.name}" is the name of a running exporter: choose another',
-            )

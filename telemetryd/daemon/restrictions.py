@@ -11,7 +11,7 @@ from typing import Final
 
 import anyio
 
-from telemetryd.config import Config, ConfigFile, ConfigSource
+from telemetryd.config import Config, ConfigFile, ConfigSource, EnvironmentSwitches
 from telemetryd.config.restrictions import (
     COLLECTION,
     NOT_REMEMBERED,
@@ -26,7 +26,7 @@ from telemetryd.config.restrictions import (
     restrict,
 )
 from telemetryd.daemon.memory import DamagedMemory, Memory, memory_of
-from telemetryd.model import Restriction, RestrictionStatus
+from telemetryd.model import Restriction, RestrictionStatus, Switch, Switches
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Restrictions:
 
     Attributes:
         effective: Every restriction that holds now.
-        damaged: Why what is remembered can't be told, empty where it can.
+        damaged: Why it is not known what is remembered, empty where it is.
         marked: Secrets that bear the opt-out's mark.
     """
 
@@ -147,7 +147,7 @@ class Restrictions:
     # -- what changes it
 
     async def recall(self, memory: Memory) -> None:
-        """Read what is remembered; where it can't be told, nothing is collected."""
+        """Read what is remembered; where that fails, nothing is collected."""
         self._memory = memory
         try:
             remembered = await memory.load()
@@ -265,3 +265,24 @@ class Restrictions:
         if each.source == SETTING:
             remembered += self.marked
         return RestrictionStatus(each, describe(each.key), remembered, how_to_end(each))
+
+
+def switches_of(
+    environment: EnvironmentSwitches, *, enabled: bool, opted_out: bool, remembered: bool = False
+) -> Switches:
+    """All switches.
+
+    Args:
+        environment: What the environment leaves on.
+        enabled: What the configuration says.
+        opted_out: What the Rancher setting says.
+        remembered: An opt-out that nothing says any more is remembered.
+    """
+    off = {
+        Switch.CONFIG: not enabled,
+        Switch.ENVIRONMENT: not environment.enabled,
+        Switch.DO_NOT_TRACK: not environment.tracking,
+        Switch.SETTING: opted_out,
+        Switch.MEMORY: remembered,
+    }
+    return Switches(frozenset(switch for switch, is_off in off.items() if is_off))

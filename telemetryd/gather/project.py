@@ -248,7 +248,7 @@ def project_setting(key: str, setting: SettingObject) -> SettingRecord:
 
 
 def project_opt_out(key: str, setting: SettingObject) -> SettingRecord:
-    """The setting that opts out: a default permits nothing, for nobody has written it.
+    """The setting that opts out: a default permits nothing, as it is not written.
 
     Raises:
         UnreadableObject: As of ``project_setting``.

@@ -17,7 +17,8 @@ from telemetryd.config import (
     SecretExporterConfig,
 )
 from telemetryd.config.diff import config_hash
-from telemetryd.daemon.reload import Reloadable, Reloader, ReloadResult
+from telemetryd.daemon.reload import Reloader, ReloadResult
+from telemetryd.daemon.reloadable import Reloadable
 from telemetryd.errors import ConfigError, Problem
 from telemetryd.export.exporter import Exporter
 from telemetryd.export.manager import ExporterManager
