@@ -18,7 +18,7 @@ SCHEMA_VERSION: Final = 1
 SCHEMA_ID: Final = f"urn:telemetryd:payload:fleet:{SCHEMA_VERSION}"
 
 MAX_AMOUNT: Final = 2**63 - 1
-"""Sums above it are told as it: a larger integer is more than most JSON parsers take."""
+"""A larger sum is sent as this number: a larger integer is more than most JSON parsers take."""
 
 _ID_PATTERN: Final = "^[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
 

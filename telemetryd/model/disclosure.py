@@ -13,7 +13,7 @@ class Field:
             ``resource{service.name}`` for one of the OTLP resource, ``header User-Agent``.
         what: What it says, without a full stop.
         rancher: Where it comes from with a Rancher.
-        kubernetes: Likewise on plain Kubernetes; empty where there is nothing to send.
+        kubernetes: Where it comes from on plain Kubernetes; empty where there is nothing to send.
         privacy: The ``[privacy]`` key that omits it, empty for none.
         identity: The ``[identity]`` key that replaces it, empty for none.
         keeps_key: Without a value the key is there all the same, with an empty one.

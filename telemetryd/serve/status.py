@@ -75,7 +75,7 @@ class StatusFacts:
         leader: What became of leader election, None without one.
         payload_exposed: Payloads are shown under ``/payload/``.
         privacy: In force.
-        identity: Likewise.
+        identity: In force.
         restrictions: Each with who made it, when, and where it is remembered.
         memory_warning: Why they would be forgotten at a restart, empty where they wouldn't.
     """
