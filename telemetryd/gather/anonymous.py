@@ -1,7 +1,7 @@
 """Pseudonymous ids: the same for a cluster as long as it lives.
 
-Anyone who knows the UID of a cluster's object can compute its id, for the key is in the payload:
-all who can read the clusters of the installation. On plain Kubernetes the payload has the UID as well.
+The key is in the payload, so anyone who knows the UID of a cluster's object can compute its id: all
+who can read the clusters of the installation. On plain Kubernetes the payload has the UID as well.
 
 Which clusters have one, and whether it is sent, doesn't belong here.
 """
