@@ -1,7 +1,7 @@
 """The fleet payload: our own document, with what the SCC payload has no room for.
 
 What the document holds is ``fleet_document``'s; every one is held against that before it is handed
-out. Where bytes go doesn't belong here.
+out. Sinks decide where the bytes go.
 """
 
 from typing import Any, Final

@@ -2,7 +2,7 @@
 
 The structs below *are* the schema: it is generated from them, and every document is decoded into
 them before it is handed out, because its consumer crashes on one that doesn't fit. What leaves is
-declared in the same annotations. Where bytes go doesn't belong here.
+declared in the same annotations. Sinks decide where the bytes go.
 """
 
 import re

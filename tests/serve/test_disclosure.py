@@ -45,8 +45,8 @@ def test_fields_of_a_format_are_those_of_its_schema(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_command(["schema", "--format", name], EarlySignals()) == 0
-    told = [field.key for field in FIELDS[name]]
-    assert sorted(told) == sorted(leaves(json.loads(capsys.readouterr().out)))
+    shown = [field.key for field in FIELDS[name]]
+    assert sorted(shown) == sorted(leaves(json.loads(capsys.readouterr().out)))
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -61,7 +61,7 @@ def test_declarations_are_phrases_and_each_key_has_one(name: str) -> None:
 
 def test_field_without_a_declaration_is_an_error() -> None:
     class Inner(msgspec.Struct):
-        told: Annotated[int, sent("Told", "counted")]
+        shown: Annotated[int, sent("Shown", "counted")]
         untold: int
 
     class Document(msgspec.Struct):
@@ -118,15 +118,15 @@ def test_what_is_read_are_the_keys_of_the_types_and_only_of_what_is_followed() -
     assert list(read) == ["nodes", "namespaces", "API server's /version"]
     assert "cattle" not in str(read)
     settings = [informer_status(resource="settings.management.cattle.io")]
-    told = dict(list_reads(settings, [exporter_status(type="secret")], rancher))
-    assert "server-url" in told["settings.management.cattle.io"]
-    assert "The Secret that an exporter writes" in told
+    shown = dict(list_reads(settings, [exporter_status(type="secret")], rancher))
+    assert "server-url" in shown["settings.management.cattle.io"]
+    assert "The Secret that an exporter writes" in shown
     assert dict(list_reads([], [], rancher)) == {}
 
 
 def test_plugin_is_named_with_its_version_and_what_it_is_given() -> None:
-    told = render_plugin(Disclosure("scc", (), plugin="some-exporter 1.2", given="the payload"))
-    assert told == {
+    shown = render_plugin(Disclosure("scc", (), plugin="some-exporter 1.2", given="the payload"))
+    assert shown == {
         "plugin": {"distribution": "some-exporter", "version": "1.2", "given": "the payload"}
     }
     assert render_plugin(Disclosure("scc")) == {}
