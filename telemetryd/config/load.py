@@ -1,6 +1,7 @@
 """Finds the configuration file, reads it, and makes of it a ``Config`` or all its problems."""
 
 import os
+import re
 import stat
 import tomllib
 from collections.abc import Mapping
@@ -22,6 +23,8 @@ DEFAULTS = "defaults"
 
 _CONFIG_VARIABLE = "TELEMETRYD_CONFIG"
 _LARGEST_FILE_BYTES = 1024 * 1024
+_NO_STATEMENT = re.compile(r"[ \t\r]*(\[[^\[\]]*\][ \t\r]*)?(#.*)?")
+"""A line that is empty, a comment, or the head of a table."""
 
 
 def find_config(
@@ -203,9 +206,8 @@ def _read(path: Path) -> str:
 
 
 def _is_blank(text: str) -> bool:
-    """Whether there are only comments: what an interrupted copy or a full disk leaves behind."""
-    lines = (line.strip(" \t\r") for line in text.split("\n"))
-    return all(not line or line.startswith("#") for line in lines)
+    """Whether no key is set: what an interrupted copy or a full disk leaves behind."""
+    return all(_NO_STATEMENT.fullmatch(line) for line in text.split("\n"))
 
 
 def _open_regular(path: Path) -> int:

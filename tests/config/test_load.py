@@ -38,7 +38,15 @@ def parse(text: str) -> Config:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b" \t\r\n\n", b"# enabled = false\n  # more", b"\xef\xbb\xbf", b"\xef\xbb\xbf#\n"],
+    [
+        b"",
+        b" \t\r\n\n",
+        b"# enabled = false\n  # more",
+        b"\xef\xbb\xbf",
+        b"\xef\xbb\xbf#\n",
+        b"[privacy]\n",
+        b"# cut behind a head\r\n[kubernetes] # which\r\n\n[server]",
+    ],
 )
 def test_file_without_a_statement_is_an_error(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "config.toml"
