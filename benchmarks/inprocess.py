@@ -20,7 +20,7 @@ from benchmarks.figures import quantile
 from benchmarks.fleet import BenchFleet, Stored
 from telemetryd.bootclock import boot_time_s
 from telemetryd.config import IdentityConfig
-from telemetryd.export.formats import PAYLOAD_FORMATS
+from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
 from telemetryd.gather.gatherer import Gatherer, Readers
 from telemetryd.gather.project import (
     CLUSTERS,
@@ -31,9 +31,9 @@ from telemetryd.gather.project import (
     nodes_resource,
 )
 from telemetryd.gather.shapes import ShapeTable
-from telemetryd.kube.decode import ObjectDecoder
-from telemetryd.kube.resource import KubeObject, Resource
-from telemetryd.kube.store import Relist, Store
+from telemetryd.informer.decode import ObjectDecoder
+from telemetryd.informer.resource import KubeObject, Resource
+from telemetryd.informer.store import Relist, Store
 from telemetryd.model import Delivery, NodeRecord, Record
 from telemetryd.stats import GatherStats, InformerStats
 

@@ -31,7 +31,7 @@ from telemetryd.logs import (
 )
 
 FORMATTERS = (JournaldFormatter(), TextFormatter(), JsonFormatter())
-OURS = "telemetryd.kube.informer"
+OURS = "telemetryd.informer.informer"
 
 
 @pytest.fixture(autouse=True)

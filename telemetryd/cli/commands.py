@@ -125,7 +125,7 @@ def payload(options: argparse.Namespace) -> int:
 
 def schema(options: argparse.Namespace) -> int:
     """Print a payload's JSON Schema."""
-    from telemetryd.export.formats import PAYLOAD_FORMATS  # noqa: PLC0415 - heavy imports on demand
+    from telemetryd.export.payloads.formats import PAYLOAD_FORMATS  # noqa: PLC0415 - heavy imports on demand
 
     schema = PAYLOAD_FORMATS[options.format].schema()
     sys.stdout.buffer.write(orjson.dumps(schema, option=orjson.OPT_INDENT_2) + b"\n")
@@ -136,7 +136,7 @@ def schema(options: argparse.Namespace) -> int:
 def healthcheck(options: argparse.Namespace) -> int:
     """Ask the daemon's own ``/livez``."""
     config = _load(options)
-    from telemetryd.serve.health import check_health  # noqa: PLC0415 - heavy imports on demand
+    from telemetryd.serve.http.health import check_health  # noqa: PLC0415 - heavy imports on demand
 
     server = config.server
     tls = server.tls_cert_file is not None
@@ -149,20 +149,20 @@ def healthcheck(options: argparse.Namespace) -> int:
 def ctl(options: argparse.Namespace) -> int:
     """Have a running daemon do or show something."""
     place = find_control_socket(ConfigSource(options.config, os.environ))
-    from telemetryd.serve import control_client, control_protocol, control_text  # noqa: PLC0415
+    from telemetryd.serve.control import client, protocol, text  # noqa: PLC0415
 
-    request = control_protocol.Request(options.ctl, options.name, options.verify)
+    request = protocol.Request(options.ctl, options.name, options.verify)
     try:
-        answer = control_client.ask(place.paths, request)
+        answer = client.ask(place.paths, request)
     except NoDaemon as error:
         if place.error is not None:
             raise place.error from error  # it may be what hides the place
         complain(f"telemetryd: {error}")
         return EX_NO_DAEMON
-    shown = control_text.render_result(request, answer, as_json=options.json)
+    shown = text.render_result(request, answer, as_json=options.json)
     sys.stdout.buffer.write(shown.encode(errors="backslashreplace"))
     sys.stdout.buffer.flush()
-    for line in control_text.render_complaints(request, answer):
+    for line in text.render_complaints(request, answer):
         complain(f"telemetryd: {line}")
     return 0 if answer.ok else 1
 

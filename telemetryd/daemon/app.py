@@ -32,26 +32,26 @@ from telemetryd.daemon.requests import SecretRequests
 from telemetryd.daemon.signals import StatusLog, ended_by, handling
 from telemetryd.daemon.supervision import Supervision
 from telemetryd.errors import NotReady
-from telemetryd.export.manager import ExporterManager
+from telemetryd.export.engine.manager import ExporterManager
+from telemetryd.informer.informer import Informer
 from telemetryd.kube.client import KubeClient
-from telemetryd.kube.informer import Informer
 from telemetryd.kube.requests import request_limiter
 from telemetryd.model import ExporterStatus, InformerStatus, Snapshot
-from telemetryd.serve.control import ControlServer
-from telemetryd.serve.control_socket import open_control_socket
-from telemetryd.serve.listener import Listening
-from telemetryd.serve.metrics import MetricsRenderer
-from telemetryd.serve.reviews import Reviews
-from telemetryd.serve.security import Security
-from telemetryd.serve.server import Endpoints, serve
-from telemetryd.serve.status import (
+from telemetryd.serve.control.commands import ControlServer
+from telemetryd.serve.control.socketfile import open_control_socket
+from telemetryd.serve.http.listener import Listening
+from telemetryd.serve.http.reviews import Reviews
+from telemetryd.serve.http.security import Security
+from telemetryd.serve.http.server import Endpoints, serve
+from telemetryd.serve.metrics.metrics import MetricsRenderer
+from telemetryd.serve.metrics.view import BuildInfo, MetricsSources
+from telemetryd.serve.page.status import (
     Report,
     StatusFacts,
     liveness,
     readiness,
     render_summary,
 )
-from telemetryd.serve.view import BuildInfo, MetricsSources
 from telemetryd.stats import ExporterStats, InformerStats, KubeStats
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import anyio
 
 from telemetryd.config import Config, IdentityConfig
-from telemetryd.export.formats import PAYLOAD_FORMATS
+from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
 from telemetryd.gather.build_info import BuildInfo
 from telemetryd.gather.corenode import core_nodes_resource
 from telemetryd.gather.gatherer import Gatherer, Readers
@@ -25,9 +25,9 @@ from telemetryd.gather.project import (
 )
 from telemetryd.gather.serverversion import ServerVersion
 from telemetryd.gather.shapes import ShapeTable
-from telemetryd.kube.informer import Informer
-from telemetryd.kube.resource import Resource, T
-from telemetryd.kube.source import ApiClient, KubeSource
+from telemetryd.informer.informer import Informer
+from telemetryd.informer.resource import Resource, T
+from telemetryd.informer.source import ApiClient, KubeSource
 from telemetryd.model import InformerStatus, R, SourceKind
 from telemetryd.stats import GatherStats, InformerStats
 

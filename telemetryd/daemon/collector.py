@@ -23,8 +23,8 @@ from telemetryd.daemon.optout import OptOut
 from telemetryd.daemon.restrictions import Restrictions, switches_of
 from telemetryd.daemon.sourcefinder import DEFAULT_TIMING, FinderTiming, SourceFinder
 from telemetryd.errors import NotReady
-from telemetryd.kube.informer import Informer
-from telemetryd.kube.source import ApiClient
+from telemetryd.informer.informer import Informer
+from telemetryd.informer.source import ApiClient
 from telemetryd.model import (
     ExporterState,
     InformerStatus,

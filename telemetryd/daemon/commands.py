@@ -15,15 +15,15 @@ from telemetryd.config.restrictions import IMPLIED
 from telemetryd.daemon.collector import Collector
 from telemetryd.daemon.reload import Reloader
 from telemetryd.errors import CommandRefused
-from telemetryd.export.manager import ExporterManager
-from telemetryd.kube.informer import Informer
-from telemetryd.kube.resource import Reader
-from telemetryd.kube.source import ApiClient, KubeSource
-from telemetryd.kube.verify import Verification, verify
+from telemetryd.export.engine.manager import ExporterManager
+from telemetryd.informer.informer import Informer
+from telemetryd.informer.resource import Reader
+from telemetryd.informer.source import ApiClient, KubeSource
+from telemetryd.informer.verify import Verification, verify
 from telemetryd.model import Unreadable
-from telemetryd.serve.control import Outcome
-from telemetryd.serve.control_protocol import Document
-from telemetryd.serve.status import (
+from telemetryd.serve.control.commands import Outcome
+from telemetryd.serve.control.protocol import Document
+from telemetryd.serve.page.status import (
     StatusFacts,
     render_restriction,
     render_status,

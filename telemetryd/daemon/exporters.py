@@ -20,15 +20,16 @@ from telemetryd.config.plugins import load_plugin
 from telemetryd.config.values import HOUR_S, InvalidValue
 from telemetryd.daemon.web import build_http, build_otlp
 from telemetryd.errors import ConfigError, Problem
-from telemetryd.export import http, otlp_metrics, secret
-from telemetryd.export.attempt import text_of
+from telemetryd.export.engine.attempt import text_of
 from telemetryd.export.exporter import BuildContext, Exporter
-from telemetryd.export.file import FileExporter
-from telemetryd.export.formats import PAYLOAD_FORMATS
-from telemetryd.export.payload import Renderer
-from telemetryd.export.secret import SecretExporter
+from telemetryd.export.payloads import otlp_metrics
+from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
+from telemetryd.export.payloads.payload import Renderer
+from telemetryd.export.sinks import http, secret
+from telemetryd.export.sinks.file import FileExporter
+from telemetryd.export.sinks.secret import SecretExporter
+from telemetryd.export.sinks.transport import USER_AGENT
 from telemetryd.export.spec import ExporterSpec
-from telemetryd.export.transport import USER_AGENT
 from telemetryd.export.turn import shared_threads
 from telemetryd.kube.requests import Requests
 from telemetryd.model import Disclosure, Field

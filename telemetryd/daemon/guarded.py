@@ -8,7 +8,7 @@ released, or sought again, only after that.
 import anyio
 
 from telemetryd.daemon.requests import SecretRequests
-from telemetryd.export.manager import ExporterManager
+from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.model import ExporterState
 
 

@@ -20,8 +20,8 @@ from telemetryd.daemon.exporters import spool_dir
 from telemetryd.daemon.web import build_http
 from telemetryd.errors import ExportError, PermanentError, Reason, RetryableError, SpoolError
 from telemetryd.export.exporter import ExportContext
-from telemetryd.export.payload import render_rfc3339
-from telemetryd.export.spool import LARGEST_BYTES, PendingPayload, SpoolFolder, exporters_in
+from telemetryd.export.outbox.spool import LARGEST_BYTES, PendingPayload, SpoolFolder, exporters_in
+from telemetryd.export.payloads.payload import render_rfc3339
 from telemetryd.kube.files import read_small_file, why_unreadable
 from telemetryd.model import Payload
 

@@ -21,7 +21,7 @@ from telemetryd.control.lease import LeaseTiming
 from telemetryd.control.leaseapi import LeaseApi
 from telemetryd.daemon.collector import Gate
 from telemetryd.errors import KubeError
-from telemetryd.export.secretobject import parse_secret
+from telemetryd.export.sinks.secretobject import parse_secret
 from telemetryd.kube import objects
 from telemetryd.kube.client import KubeClient
 from telemetryd.kube.requests import Requests

@@ -14,8 +14,8 @@ from telemetryd.daemon.optout import OUT
 from telemetryd.daemon.restrictions import switches_of
 from telemetryd.daemon.sourcefinder import SourceFinder
 from telemetryd.errors import NotReady, UnknownExporter
-from telemetryd.export.formats import PAYLOAD_FORMATS
-from telemetryd.export.payload import Renderer
+from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
+from telemetryd.export.payloads.payload import Renderer
 from telemetryd.gather.project import OPT_OUT_SETTING, SETTINGS
 from telemetryd.kube.client import KubeClient
 from telemetryd.model import Delivery, Payload, SettingRecord, SourceKind, Switches

@@ -15,7 +15,7 @@ import orjson
 from telemetryd.config import Config, SecretExporterConfig
 from telemetryd.daemon.restrictions import Restrictions
 from telemetryd.errors import Forbidden, Invalid, KubeError, NotFound, NotLeading
-from telemetryd.export.payload import parse_rfc3339, render_rfc3339
+from telemetryd.export.payloads.payload import parse_rfc3339, render_rfc3339
 from telemetryd.kube.requests import Requests
 
 log = logging.getLogger(__name__)

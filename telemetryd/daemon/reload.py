@@ -34,7 +34,7 @@ from telemetryd.errors import ConfigError, ManagerError, Problem
 from telemetryd.export.exporter import Exporter
 from telemetryd.export.spec import ExporterSpec
 from telemetryd.model import ConfigStatus
-from telemetryd.serve.security import Measures
+from telemetryd.serve.http.security import Measures
 from telemetryd.stats import ConfigStats
 
 log = logging.getLogger(__name__)

@@ -9,10 +9,10 @@ from anyio import to_thread
 from telemetryd.config import Config, ExporterConfig, WebExporterConfig
 from telemetryd.config.diff import ConfigDiff
 from telemetryd.errors import ConfigError, Problem
+from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.export.exporter import Exporter
-from telemetryd.export.manager import ExporterManager
 from telemetryd.export.spec import ExporterSpec
-from telemetryd.serve.security import Security
+from telemetryd.serve.http.security import Security
 
 BUILD_TIMEOUT_S = 30.0
 """For making all exporters that changed: they read certificates."""

@@ -21,16 +21,16 @@ from telemetryd.config.exporters import default_timeout_s
 from telemetryd.control.secretrequest import SecretRequestController, Target
 from telemetryd.daemon.leadership import Leadership
 from telemetryd.errors import Reason, Unavailable
+from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.export.exporter import Exporter
-from telemetryd.export.manager import ExporterManager
 from telemetryd.export.spec import ExporterSpec
 from telemetryd.gather.project import PROJECTS
 from telemetryd.gather.requests import SECRET_REQUESTS
+from telemetryd.informer.informer import Informer
+from telemetryd.informer.resource import Resource
+from telemetryd.informer.source import KubeSource
 from telemetryd.kube.client import KubeClient
-from telemetryd.kube.informer import Informer
 from telemetryd.kube.requests import MAX_BODY_BYTES, Requests
-from telemetryd.kube.resource import Resource
-from telemetryd.kube.source import KubeSource
 from telemetryd.model import ExporterState, InformerStatus, RequestStatus, SourceKind
 from telemetryd.stats import InformerStats
 

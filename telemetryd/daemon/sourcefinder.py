@@ -15,7 +15,7 @@ import anyio
 
 from telemetryd.errors import KubeError
 from telemetryd.gather.project import CLUSTERS
-from telemetryd.kube.source import ApiClient, serves_group
+from telemetryd.informer.source import ApiClient, serves_group
 from telemetryd.model import SourceKind
 
 log = logging.getLogger(__name__)

@@ -11,13 +11,13 @@ from typing import Final
 
 from telemetryd.config import HttpExporterConfig, OtlpExporterConfig, WebExporterConfig
 from telemetryd.config.remote import is_in_clear, is_over_tls, metrics_url
-from telemetryd.export.http import HttpExporter
-from telemetryd.export.otlp import OtlpExporter
-from telemetryd.export.transport import Destination, HttpTransport
+from telemetryd.export.sinks.http import HttpExporter
+from telemetryd.export.sinks.otlp import OtlpExporter
+from telemetryd.export.sinks.transport import Destination, HttpTransport
 from telemetryd.export.turn import shared_threads
 from telemetryd.kube.proxy import proxy_for
 from telemetryd.kube.tls import Origin, TlsFiles, build_context
-from telemetryd.turnstile import Turnstile
+from telemetryd.limiter import Limiter
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def build_http(
     *,
     now: Callable[[], float],
     environ: Mapping[str, str] = os.environ,
-    threads: Turnstile | None = None,
+    threads: Limiter | None = None,
 ) -> HttpExporter:
     """A sink of type ``http``; nothing is opened.
 
@@ -54,7 +54,7 @@ def build_otlp(
     *,
     now: Callable[[], float],
     environ: Mapping[str, str] = os.environ,
-    threads: Turnstile | None = None,
+    threads: Limiter | None = None,
 ) -> OtlpExporter:
     """A sink of type ``otlp``; nothing is opened.
 
@@ -76,7 +76,7 @@ def _build_transport(
     url: str,
     now: Callable[[], float],
     environ: Mapping[str, str],
-    threads: Turnstile | None,
+    threads: Limiter | None,
 ) -> HttpTransport:
     """The way there, once what is there already of its files has been looked at.
 

@@ -22,8 +22,8 @@ from telemetryd.config.values import render_duration
 from telemetryd.doctor.findings import Finding, fail, passed, warn
 from telemetryd.errors import ConfigError
 from telemetryd.model import RestrictionStatus
-from telemetryd.serve.certificates import CertificateFiles, load_certificates
-from telemetryd.serve.health import connect
+from telemetryd.serve.http.certificates import CertificateFiles, load_certificates
+from telemetryd.serve.http.health import connect
 
 LOW_SPACE_BYTES: Final = 16 << 20
 """Sixteen payloads of the largest size that a Secret takes: below, writing may soon fail."""

@@ -13,7 +13,7 @@ from telemetryd.doctor.access import SecretTarget
 from telemetryd.doctor.cluster import REQUEST_S
 from telemetryd.doctor.findings import Finding, fail, passed, warn
 from telemetryd.errors import Forbidden, NotFound
-from telemetryd.export.secretobject import FoundSecret, parse_secret
+from telemetryd.export.sinks.secretobject import FoundSecret, parse_secret
 from telemetryd.kube import objects
 from telemetryd.kube.requests import Requests
 

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from telemetryd.errors import ConflictError, ExportError, Reason
 from telemetryd.export.exporter import Outcome
 from telemetryd.export.spec import ExporterSpec
-from telemetryd.export.spool import Damage
 from telemetryd.model import ExporterState, ExporterStatus, Payload
 from telemetryd.stats import ExporterStats
 
@@ -207,15 +206,15 @@ class Ledger:
             log.info("exporter keeps payloads on disk again exporter=%s", self.spec.name)
         self._spool_trouble = ""
 
-    def spool_damaged(self, damage: Damage) -> None:
+    def spool_damaged(self, file: str, why: str, moved_to: str) -> None:
         """A file on disk cannot be used; what it held is not sent."""
         self.stats.spool_dropped["corrupt"] += 1
         log.error(
             "spooled file is damaged and ignored exporter=%s file=%s error=%r moved_to=%s",
             self.spec.name,
-            damage.file,
-            damage.why,
-            damage.moved_to,
+            file,
+            why,
+            moved_to,
         )
 
     def payload_dropped(self, why: str) -> None:

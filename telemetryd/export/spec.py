@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
-from telemetryd.export.payload import Renderer
+from telemetryd.export.payloads.payload import Renderer
 from telemetryd.model import Disclosure
 
 MAX_JITTER = 0.5

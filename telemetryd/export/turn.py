@@ -10,21 +10,21 @@ from typing import Final, TypeVar
 import anyio
 import anyio.to_thread
 
-from telemetryd.turnstile import Turnstile
+from telemetryd.limiter import Limiter
 
 T = TypeVar("T")
 
 MOST_THREADS: Final = 8
-"""At work at a time for those who share a turnstile, but for those that hang."""
+"""At work at a time for those who share a limiter, but for those that hang."""
 
 PATIENCE_S: Final = 0.25
 """A call that takes longer no longer counts among them: a disk that hangs must not hold up another,
 and one that is merely slow does with a few threads more."""
 
 
-def shared_threads() -> Turnstile:
-    """A turnstile for the calls of any number of callers; it belongs to one event loop."""
-    return Turnstile(MOST_THREADS, patience_s=PATIENCE_S)
+def shared_threads() -> Limiter:
+    """A limiter for the calls of any number of callers; it belongs to one event loop."""
+    return Limiter(MOST_THREADS, patience_s=PATIENCE_S)
 
 
 class StillHangingError(Exception):
@@ -40,7 +40,7 @@ class Turn:
 
     __slots__ = ("_limiter", "_lock", "_threads")
 
-    def __init__(self, threads: Turnstile) -> None:
+    def __init__(self, threads: Limiter) -> None:
         """Nothing is called yet.
 
         Args:

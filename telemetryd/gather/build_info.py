@@ -22,7 +22,7 @@ from anyio import to_thread
 from telemetryd.config import IdentityConfig
 from telemetryd.errors import BadResponse, KubeError, Reason, Unavailable
 from telemetryd.gather.identity import setting_value
-from telemetryd.kube.resource import Reader
+from telemetryd.informer.resource import Reader
 from telemetryd.model import SettingRecord
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from telemetryd.gather.project import (
     require_uid,
 )
 from telemetryd.gather.shapes import ShapeTable
-from telemetryd.kube.resource import KubeObject, ObjectMeta, Resource
+from telemetryd.informer.resource import KubeObject, ObjectMeta, Resource
 from telemetryd.model import NodeRecord
 
 _ROLE: Final = "node-role.kubernetes.io/"

@@ -19,7 +19,7 @@ from telemetryd.gather.coarse import coarsen
 from telemetryd.gather.features import enabled_features
 from telemetryd.gather.identity import Discovered, IdentitySource, setting_value
 from telemetryd.gather.plain import LocalCluster, PlainIdentity, PlainReaders
-from telemetryd.kube.resource import Reader
+from telemetryd.informer.resource import Reader
 from telemetryd.model import (
     ClusterRecord,
     Delta,

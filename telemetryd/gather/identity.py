@@ -12,7 +12,7 @@ from telemetryd.config import IdentityConfig
 from telemetryd.gather import texts
 from telemetryd.gather.project import KUBE_SYSTEM_NAME
 from telemetryd.gather.publicurl import public_url
-from telemetryd.kube.resource import Reader
+from telemetryd.informer.resource import Reader
 from telemetryd.model import NamespaceRecord, SettingRecord, Unreadable
 
 DEFAULT_PRODUCT: Final = "rancher-prime"

@@ -14,7 +14,7 @@ import msgspec
 from telemetryd.errors import UnreadableObject, UnreadableReason
 from telemetryd.gather import texts
 from telemetryd.gather.shapes import Quantity, ShapeTable, shorten
-from telemetryd.kube.resource import KubeObject, ObjectMeta, Resource
+from telemetryd.informer.resource import KubeObject, ObjectMeta, Resource
 from telemetryd.model import (
     ClusterRecord,
     FeatureRecord,

@@ -9,7 +9,7 @@ import msgspec
 
 from telemetryd.errors import UnreadableObject, UnreadableReason
 from telemetryd.gather.shapes import shorten
-from telemetryd.kube.resource import KubeObject, ObjectMeta, Resource
+from telemetryd.informer.resource import KubeObject, ObjectMeta, Resource
 from telemetryd.model import ConditionRecord, SecretRequestRecord
 
 OWN_CONDITIONS: Final = ("Progressing", "Done", "Failure")

@@ -18,8 +18,8 @@ import msgspec
 from telemetryd.config import IdentityConfig
 from telemetryd.errors import BadResponse, KubeError
 from telemetryd.gather.build_info import UNKNOWN
-from telemetryd.kube.resource import Reader
-from telemetryd.kube.source import ApiClient
+from telemetryd.informer.resource import Reader
+from telemetryd.informer.source import ApiClient
 from telemetryd.model import Record
 
 log = logging.getLogger(__name__)

@@ -1,1 +1,1 @@
-"""The API server's side: connection, list and watch, and the caches that informers keep."""
+"""Requests to the API server: kubeconfig, login, TLS, client, objects."""

@@ -32,8 +32,8 @@ from telemetryd.kube.foreign import (
 )
 from telemetryd.kube.requests import MAX_BODY_BYTES, Handle
 from telemetryd.kube.responses import error_for, parse_http_date, parse_retry_after, parse_status
+from telemetryd.limiter import Limiter
 from telemetryd.stats import Histogram, KubeStats
-from telemetryd.turnstile import Turnstile
 
 if TYPE_CHECKING:
     from telemetryd.config.settings import KubernetesConfig
@@ -146,7 +146,7 @@ class KubeClient:
     def __repr__(self) -> str:
         return f"KubeClient({self.server})"
 
-    def requests(self, *, fence: Fence | None = None, limiter: Turnstile | None = None) -> Handle:
+    def requests(self, *, fence: Fence | None = None, limiter: Limiter | None = None) -> Handle:
         """A handle for requests under a fence and a limiter.
 
         Args:

@@ -13,7 +13,7 @@ import anyio
 
 from telemetryd.errors import Reason, Unavailable
 from telemetryd.kube.fence import Fence
-from telemetryd.turnstile import Turnstile
+from telemetryd.limiter import Limiter
 
 if TYPE_CHECKING:
     from telemetryd.kube.client import KubeClient
@@ -64,20 +64,20 @@ class Requests(Protocol):
         """
 
 
-def request_limiter(*, patience_s: float = PATIENCE_S) -> Turnstile:
+def request_limiter(*, patience_s: float = PATIENCE_S) -> Limiter:
     """A limiter for the many requests of exporters and SecretRequests.
 
     Args:
         patience_s: A request that takes longer lets others pass.
     """
-    return Turnstile(MOST_REQUESTS, patience_s=patience_s)
+    return Limiter(MOST_REQUESTS, patience_s=patience_s)
 
 
 class Handle:
     """Requests through a client under a fence and a limiter; made by ``KubeClient.requests``."""
 
     def __init__(
-        self, client: "KubeClient", *, fence: Fence | None, limiter: Turnstile | None
+        self, client: "KubeClient", *, fence: Fence | None, limiter: Limiter | None
     ) -> None:
         self._client = client
         self._fence = fence

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from telemetryd.serve.server import serve
-from telemetryd.serve.status import StatusFacts
+from telemetryd.serve.http.server import serve
+from telemetryd.serve.page.status import StatusFacts
 from tests.browser.chromium import Page, tab
 from tests.serve.facts import Facts
 from tests.serve.states import STATES

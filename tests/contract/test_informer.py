@@ -15,19 +15,19 @@ from telemetryd.config import KubernetesConfig
 from telemetryd.errors import Conflict, Gone, Invalid, KubeError, NotFound, Unauthorized
 from telemetryd.gather.project import KUBE_SYSTEM, NodeObject, nodes_resource
 from telemetryd.gather.shapes import ShapeTable
+from telemetryd.informer.informer import Informer
+from telemetryd.informer.resource import Resource, T
+from telemetryd.informer.source import KubeSource, Source, Stream
+from telemetryd.informer.waits import WatchTiming
 from telemetryd.kube.client import KubeClient
-from telemetryd.kube.informer import Informer
-from telemetryd.kube.resource import Resource, T
-from telemetryd.kube.source import KubeSource, Source, Stream
-from telemetryd.kube.waits import WatchTiming
 from telemetryd.model import Delta, NodeRecord, R
 from telemetryd.stats import InformerStats, KubeStats
 from tests.apiserver import crds, fixtures
 from tests.apiserver.admin import Admin
 from tests.contract.objects import NAMESPACES, b64, nodes_in, secret, secrets_in
 from tests.contract.servers import Server
-from tests.kube.samples import until
-from tests.kube.scripted import kubeconfig
+from tests.informer.samples import until
+from tests.informer.scripted import kubeconfig
 from tests.system.partition import Partition
 
 pytestmark = pytest.mark.anyio

@@ -17,7 +17,7 @@ from telemetryd.kube.client import KubeClient
 from telemetryd.stats import KubeStats
 from tests.apiserver.admin import Admin
 from tests.contract.servers import Server
-from tests.kube.scripted import kubeconfig
+from tests.informer.scripted import kubeconfig
 
 pytestmark = pytest.mark.anyio
 

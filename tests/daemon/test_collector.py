@@ -22,7 +22,7 @@ from telemetryd.demo.apiserver import ApiServer, ServerOptions
 from telemetryd.demo.fleet import Fleet, populate
 from telemetryd.demo.resources import RESOURCES
 from telemetryd.errors import NotReady
-from telemetryd.export.manager import ExporterManager
+from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.kube.client import KubeClient
 from telemetryd.model import ExporterState, SourceKind, Switch
 from telemetryd.stats import KubeStats

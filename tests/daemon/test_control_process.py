@@ -213,8 +213,8 @@ def test_daemon_that_hangs_counts_as_none(commanded: Commanded) -> None:
         code = (
             "import sys\n"
             "from telemetryd.errors import NoDaemon\n"
-            "from telemetryd.serve.control_client import ask\n"
-            "from telemetryd.serve.control_protocol import Request\n"
+            "from telemetryd.serve.control.client import ask\n"
+            "from telemetryd.serve.control.protocol import Request\n"
             "try: ask(sys.argv[1:], Request('status'), timeout_s=0.5)\n"
             "except NoDaemon as error: print(error)\n"
         )

@@ -13,7 +13,7 @@ import pytest
 
 from telemetryd.cli import run_command
 from telemetryd.daemon.earlysignals import EarlySignals
-from telemetryd.export.spool import SpoolFolder
+from telemetryd.export.outbox.spool import SpoolFolder
 from telemetryd.logs import OWN_LOGGER
 from tests.export.receiver import receiving, status
 from tests.export.test_spool import DELIVERED, pending_payload

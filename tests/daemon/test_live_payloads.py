@@ -13,7 +13,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from telemetryd.demo.catalogue import PRIVATE_MARK
-from telemetryd.export.fleet_document import fleet_schema
+from telemetryd.export.payloads.fleet_document import fleet_schema
 from tests.daemon.embedded import FleetServer, serve_fleet
 from tests.daemon.test_reload_process import Reloading, exporter, running
 

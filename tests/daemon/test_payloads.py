@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 
 from telemetryd.config import IdentityConfig
 from telemetryd.errors import UnreadableReason
-from telemetryd.export.formats import PAYLOAD_FORMATS
+from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
 from telemetryd.gather.gatherer import Gatherer
 from telemetryd.model import ClusterRecord, Delivery, NodeRecord, Payload, Unreadable
 from telemetryd.stats import GatherStats

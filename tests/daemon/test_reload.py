@@ -20,11 +20,11 @@ from telemetryd.config.diff import config_hash
 from telemetryd.daemon.reload import Reloader, ReloadResult
 from telemetryd.daemon.reloadable import Reloadable
 from telemetryd.errors import ConfigError, Problem
+from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.export.exporter import Exporter
-from telemetryd.export.manager import ExporterManager
 from telemetryd.export.spec import ExporterSpec
 from telemetryd.model import ExporterState
-from telemetryd.serve.security import Security
+from telemetryd.serve.http.security import Security
 from tests.export.doubles import Sink, Source, manager_of, spec
 
 pytestmark = pytest.mark.anyio

@@ -11,7 +11,7 @@ import pytest
 
 from telemetryd.daemon.sourcefinder import FinderTiming, SourceFinder
 from telemetryd.errors import Forbidden, KubeError, NotFound, Reason, Unavailable
-from telemetryd.kube.source import Stream
+from telemetryd.informer.source import Stream
 from telemetryd.model import SourceKind
 from tests.virtualtime import VirtualTimeLoop
 

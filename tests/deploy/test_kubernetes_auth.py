@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from telemetryd.serve.reviews import DENIED_S
+from telemetryd.serve.http.reviews import DENIED_S
 from tests.apiserver.admin import Admin, Object
 from tests.deploy.installed import Installed, ensure_namespace, path_of
 from tests.kube.certificates import Authority

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from telemetryd.serve.families import FAMILIES
+from telemetryd.serve.metrics.families import FAMILIES
 from tests.daemon.embedded import FleetServer, serve_fleet
 from tests.docs.generate import DOCS, PAGES, render_page
 from tests.system.daemon import Daemon, free_port

@@ -13,8 +13,8 @@ from telemetryd.cli import run_command
 from telemetryd.daemon.earlysignals import EarlySignals
 from telemetryd.errors import Reason
 from telemetryd.model import ExporterState
-from telemetryd.serve.disclosure import NEVER_READ
-from telemetryd.serve.families import FAMILIES
+from telemetryd.serve.metrics.families import FAMILIES
+from telemetryd.serve.page.disclosure import NEVER_READ
 from tests.daemon.embedded import serve_fleet
 from tests.docs.markdown import ROOT
 from tests.serve.test_disclosure import leaves

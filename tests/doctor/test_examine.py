@@ -18,7 +18,7 @@ from telemetryd.config.paths import ControlSocket
 from telemetryd.doctor.access import RANCHER_RESOURCES, Plan, SecretTarget, plan_of
 from telemetryd.doctor.examine import examine
 from telemetryd.doctor.findings import Finding, Report, Verdict, render_report
-from tests.kube.scripted import Scripted, answer, hang, kubeconfig, refuse, serve
+from tests.informer.scripted import Scripted, answer, hang, kubeconfig, refuse, serve
 from tests.system.daemon import free_port
 
 pytestmark = pytest.mark.anyio

@@ -13,8 +13,8 @@ from telemetryd.errors import (
     Reason,
 )
 from telemetryd.export.exporter import ExportContext, Outcome
-from telemetryd.export.scc import render_scc
-from telemetryd.export.secret import SecretExporter
+from telemetryd.export.payloads.scc import render_scc
+from telemetryd.export.sinks.secret import SecretExporter
 from telemetryd.kube.requests import MAX_BODY_BYTES, Requests
 from telemetryd.model import Payload
 from tests.apiserver.admin import Admin, Object

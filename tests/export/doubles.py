@@ -11,8 +11,8 @@ import anyio
 from anyio.abc import TaskGroup
 
 from telemetryd.errors import NotReady
+from telemetryd.export.engine.manager import ExporterManager, ExporterSpec
 from telemetryd.export.exporter import ExportContext, Outcome
-from telemetryd.export.manager import ExporterManager, ExporterSpec
 from telemetryd.model import (
     Delivery,
     ExporterStatus,

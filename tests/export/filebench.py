@@ -9,8 +9,8 @@ from typing import Any
 import orjson
 
 from telemetryd.export.exporter import ExportContext, Outcome
-from telemetryd.export.file import FileExporter
-from telemetryd.export.scc import render_scc, validate_scc
+from telemetryd.export.payloads.scc import render_scc, validate_scc
+from telemetryd.export.sinks.file import FileExporter
 from telemetryd.export.turn import shared_threads
 from telemetryd.model import Payload
 from tests.export.doubles import EPOCH_S, snapshot

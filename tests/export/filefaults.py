@@ -13,9 +13,9 @@ from typing import Any
 import anyio
 
 from telemetryd.errors import ExportError
+from telemetryd.export.engine.manager import ExporterManager, ExporterSpec
 from telemetryd.export.exporter import Exporter
-from telemetryd.export.manager import ExporterManager, ExporterSpec
-from telemetryd.export.scc import SccRenderer
+from telemetryd.export.payloads.scc import SccRenderer
 from telemetryd.model import ExporterState, ExporterStatus
 from tests.export.doubles import Source, manager_of, running
 from tests.export.filebench import FolderBench, check_folder

@@ -22,9 +22,9 @@ import anyio
 
 from telemetryd.config import HttpExporterConfig
 from telemetryd.daemon.web import build_http
+from telemetryd.export.engine.manager import ExporterManager, ExporterSpec
 from telemetryd.export.exporter import ExportContext, Exporter, Outcome
-from telemetryd.export.manager import ExporterManager, ExporterSpec
-from telemetryd.export.spool import SpoolFolder
+from telemetryd.export.outbox.spool import SpoolFolder
 from telemetryd.model import ExporterState, Payload, Snapshot
 from tests.export.doubles import Source, render, running, snapshot
 from tests.export.filekiller import fork

@@ -20,8 +20,8 @@ import anyio
 
 from telemetryd.config import HttpExporterConfig
 from telemetryd.daemon.web import build_http
+from telemetryd.export.engine.manager import ExporterManager, ExporterSpec
 from telemetryd.export.exporter import ExportContext, Exporter, Outcome
-from telemetryd.export.manager import ExporterManager, ExporterSpec
 from telemetryd.model import Payload, Snapshot
 from tests.export.doubles import Source, render, running
 from tests.export.filekiller import fork

@@ -17,7 +17,7 @@ import pytest
 
 from telemetryd.config import HttpExporterConfig
 from telemetryd.daemon.web import build_http
-from telemetryd.export.manager import ExporterManager, ExporterSpec
+from telemetryd.export.engine.manager import ExporterManager, ExporterSpec
 from telemetryd.model import ExporterState, ExporterStatus
 from tests.export.doubles import Source, render, running
 from tests.export.receiver import (

@@ -7,7 +7,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from telemetryd.export.doorbell import Doorbell
+from telemetryd.export.engine.doorbell import Doorbell
 
 pytestmark = pytest.mark.anyio
 

@@ -20,9 +20,9 @@ from telemetryd.config import parse_config
 from telemetryd.daemon.exporters import ExporterFactory
 from telemetryd.errors import ExportError, PermanentError, Reason, RetryableError
 from telemetryd.export.exporter import Outcome
-from telemetryd.export.file import FileExporter
-from telemetryd.export.scc import render_scc
-from telemetryd.export.snapshots import SnapshotFile, choose_excess
+from telemetryd.export.payloads.scc import render_scc
+from telemetryd.export.sinks.file import FileExporter
+from telemetryd.export.sinks.snapshots import SnapshotFile, choose_excess
 from tests.export.doubles import EPOCH_S, Source, manager_of, running, snapshot
 from tests.export.filebench import FolderBench, check_folder, names, payload
 

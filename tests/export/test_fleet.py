@@ -18,11 +18,11 @@ from telemetryd import __version__
 from telemetryd.config import FORMATS
 from telemetryd.errors import PermanentError, Reason
 from telemetryd.export.exporter import ExportContext, Outcome
-from telemetryd.export.file import FileExporter
-from telemetryd.export.fleet import FleetRenderer
-from telemetryd.export.fleet_document import MAX_AMOUNT, fleet_schema, validate_fleet
-from telemetryd.export.formats import PAYLOAD_FORMATS
-from telemetryd.export.payload import parse_digest
+from telemetryd.export.payloads.fleet import FleetRenderer
+from telemetryd.export.payloads.fleet_document import MAX_AMOUNT, fleet_schema, validate_fleet
+from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
+from telemetryd.export.payloads.payload import parse_digest
+from telemetryd.export.sinks.file import FileExporter
 from telemetryd.export.turn import shared_threads
 from telemetryd.model import (
     ClusterDetail,

@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from telemetryd.errors import ManagerError
-from telemetryd.export.manager import ExporterManager
+from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.model import ExporterState
 from tests.export.doubles import (
     EPOCH_S,

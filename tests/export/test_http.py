@@ -24,10 +24,10 @@ from telemetryd.errors import (
     Reason,
     RetryableError,
 )
-from telemetryd.export.credentials import OWN_HEADERS, parse_headers
 from telemetryd.export.exporter import ExportContext, Outcome
-from telemetryd.export.http import HttpExporter
-from telemetryd.export.transport import BRIEF, USER_AGENT
+from telemetryd.export.sinks.credentials import OWN_HEADERS, parse_headers
+from telemetryd.export.sinks.http import HttpExporter
+from telemetryd.export.sinks.transport import BRIEF, USER_AGENT
 from telemetryd.kube.tls import Origin, TlsFiles, build_context
 from telemetryd.model import Payload
 from tests.export.receiver import Request, Writer, endless, raw, receiving, status

@@ -13,8 +13,8 @@ import anyio
 import pytest
 
 from telemetryd.errors import NotLeading, PermanentError, Reason, RetryableError
-from telemetryd.export.manager import ExporterManager
-from telemetryd.export.spool import SpoolFolder
+from telemetryd.export.engine.manager import ExporterManager
+from telemetryd.export.outbox.spool import SpoolFolder
 from telemetryd.model import ExporterState, ExporterStatus
 from telemetryd.stats import ExporterStats
 from tests.export.doubles import Sink, Source, always, failing, running, spec

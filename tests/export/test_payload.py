@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetryd.errors import PermanentError, Reason
-from telemetryd.export.payload import (
+from telemetryd.export.payloads.payload import (
     Spliced,
     canonical_bytes,
     document_digest,

@@ -8,8 +8,8 @@ import time
 import anyio
 import pytest
 
+from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.export.exporter import ExportContext, Outcome
-from telemetryd.export.manager import ExporterManager
 from telemetryd.model import ExporterState, Payload
 from telemetryd.timing import Grid
 from tests.export.doubles import Sink, Source, hang, manager_of, running, spec

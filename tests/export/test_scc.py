@@ -14,8 +14,8 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
 from telemetryd.errors import PermanentError, Reason
-from telemetryd.export.payload import parse_digest, parse_rfc3339
-from telemetryd.export.scc import (
+from telemetryd.export.payloads.payload import parse_digest, parse_rfc3339
+from telemetryd.export.payloads.scc import (
     SccRenderer,
     normalise_version,
     render_scc,

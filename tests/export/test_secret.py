@@ -20,7 +20,7 @@ from telemetryd.errors import (
     Unavailable,
 )
 from telemetryd.export.exporter import ExportContext, Outcome
-from telemetryd.export.secretobject import parse_secret
+from telemetryd.export.sinks.secretobject import parse_secret
 from tests.apiserver.admin import Admin, AdminError, Object
 from tests.contract.servers import Server
 from tests.export.bench import DAY_S, NAME, SENTINEL, Bench, Interloper, refused

@@ -12,7 +12,7 @@ from telemetryd.errors import (
     RetryableError,
 )
 from telemetryd.export.exporter import Outcome
-from telemetryd.export.secretobject import parse_secret
+from telemetryd.export.sinks.secretobject import parse_secret
 from tests.apiserver.admin import AdminError
 from tests.export.bench import NAME, Bench, Interloper, refused
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telemetryd.export.spool import (
+from telemetryd.export.outbox.spool import (
     MAX_SEQUENCE,
     LastDelivery,
     PendingPayload,

@@ -7,11 +7,11 @@ from pathlib import Path
 import anyio
 import pytest
 
-from telemetryd.export.file import FileExporter
-from telemetryd.export.manager import ExporterSpec
+from telemetryd.export.engine.manager import ExporterSpec
+from telemetryd.export.sinks.file import FileExporter
 from telemetryd.export.turn import MOST_THREADS, shared_threads
+from telemetryd.limiter import Limiter
 from telemetryd.model import ExporterState
-from telemetryd.turnstile import Turnstile
 from tests.export.doubles import EPOCH_S, Source, manager_of, render, running
 from tests.export.filebench import exporter
 
@@ -49,13 +49,13 @@ def spec(name: str, timeout_s: float = 30.0) -> ExporterSpec:
     )
 
 
-def sink(folder: Path, now: Callable[[], float], threads: Turnstile) -> FileExporter:
+def sink(folder: Path, now: Callable[[], float], threads: Limiter) -> FileExporter:
     return exporter(folder, now=now, threads=threads)
 
 
 async def test_hundreds_of_sinks_at_once_take_few_threads(tmp_path: Path) -> None:
     manager, clock = manager_of(Source()), Threads()
-    threads = Turnstile(MOST_THREADS, patience_s=3600.0)
+    threads = Limiter(MOST_THREADS, patience_s=3600.0)
     for number in range(SINKS):
         name = f"e{number}"
         manager.register(spec(name), sink(tmp_path / name, clock.now_s, threads))
@@ -100,7 +100,7 @@ async def test_who_never_had_a_turn_says_so_when_its_time_is_over(tmp_path: Path
         disk.wait(60)
         return EPOCH_S
 
-    manager, threads = manager_of(Source(), drain_timeout_s=1.0), Turnstile(1, patience_s=3600.0)
+    manager, threads = manager_of(Source(), drain_timeout_s=1.0), Limiter(1, patience_s=3600.0)
     try:
         async with running(manager):
             manager.register(spec("hung", timeout_s=50.0), sink(tmp_path / "a", hang, threads))

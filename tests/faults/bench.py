@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from telemetryd.serve.control_client import ask
-from telemetryd.serve.control_protocol import Request
+from telemetryd.serve.control.client import ask
+from telemetryd.serve.control.protocol import Request
 from tests.apiserver.admin import Admin
 from tests.apiserver.crds import NODES, collection
 from tests.apiserver.process import ApiServer

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from telemetryd.errors import TelemetrydError
-from telemetryd.serve.control_client import ask
-from telemetryd.serve.control_protocol import Request
+from telemetryd.serve.control.client import ask
+from telemetryd.serve.control.protocol import Request
 from tests.apiserver.admin import Admin
 from tests.apiserver.process import ApiServer
 from tests.faults.badline import FAR, Line, bad_line, listen

@@ -12,8 +12,8 @@ import pytest
 from telemetryd.gather.project import nodes_resource
 from telemetryd.gather.shapes import ShapeTable
 from telemetryd.model import Delta, NodeRecord
-from telemetryd.serve.control_client import ask
-from telemetryd.serve.control_protocol import Request
+from telemetryd.serve.control.client import ask
+from telemetryd.serve.control.protocol import Request
 from tests.apiserver.admin import Admin
 from tests.apiserver.process import ApiServer
 from tests.faults.bench import NODES_ID, rss_mib

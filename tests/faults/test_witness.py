@@ -2,11 +2,11 @@
 
 import pytest
 
-from telemetryd.kube.store import Relist, Store
+from telemetryd.informer.store import Relist, Store
 from telemetryd.model import Delta
 from telemetryd.stats import InformerStats
 from tests.faults.witness import Replay
-from tests.kube.samples import THINGS, ThingRecord, record
+from tests.informer.samples import THINGS, ThingRecord, record
 
 pytestmark = pytest.mark.anyio
 

@@ -20,11 +20,11 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from telemetryd.config import KubernetesConfig
 from telemetryd.gather.project import CLUSTERS, FEATURES, KUBE_SYSTEM, SETTINGS, nodes_resource
 from telemetryd.gather.shapes import ShapeTable
+from telemetryd.informer.decode import ObjectDecoder
+from telemetryd.informer.informer import Informer
+from telemetryd.informer.resource import Reader, Resource
+from telemetryd.informer.source import KubeSource
 from telemetryd.kube.client import KubeClient
-from telemetryd.kube.decode import ObjectDecoder
-from telemetryd.kube.informer import Informer
-from telemetryd.kube.resource import Reader, Resource
-from telemetryd.kube.source import KubeSource
 from telemetryd.model import Delta
 from telemetryd.stats import InformerStats, KubeStats
 from tests.apiserver.admin import Admin

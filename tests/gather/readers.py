@@ -2,7 +2,7 @@
 
 from telemetryd.gather.gatherer import Readers
 from telemetryd.gather.shapes import ShapeTable
-from telemetryd.kube.store import Store
+from telemetryd.informer.store import Store
 from telemetryd.model import (
     ClusterRecord,
     FeatureRecord,

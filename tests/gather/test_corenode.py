@@ -9,7 +9,7 @@ import pytest
 from telemetryd.errors import UnreadableReason
 from telemetryd.gather.corenode import CoreNodeObject, core_nodes_resource
 from telemetryd.gather.shapes import ShapeTable
-from telemetryd.kube.decode import ObjectDecoder
+from telemetryd.informer.decode import ObjectDecoder
 from telemetryd.model import NodeRecord, Unreadable
 from tests.apiserver.fixtures import core_node
 

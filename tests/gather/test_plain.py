@@ -9,7 +9,7 @@ import pytest
 
 from telemetryd.config import IdentityConfig
 from telemetryd.errors import NotReady, UnreadableReason
-from telemetryd.export.scc import render_scc, scc_schema
+from telemetryd.export.payloads.scc import render_scc, scc_schema
 from telemetryd.gather.gatherer import Gatherer
 from telemetryd.gather.plain import INSTALLATIONS, LocalCluster, PlainReaders
 from telemetryd.model import (

@@ -19,8 +19,8 @@ from telemetryd.gather.project import (
     nodes_resource,
 )
 from telemetryd.gather.shapes import ShapeTable
-from telemetryd.kube.decode import ObjectDecoder
-from telemetryd.kube.resource import KubeObject, Resource
+from telemetryd.informer.decode import ObjectDecoder
+from telemetryd.informer.resource import KubeObject, Resource
 from telemetryd.model import (
     ClusterRecord,
     FeatureRecord,

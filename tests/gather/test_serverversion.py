@@ -11,7 +11,7 @@ import pytest
 from telemetryd.config import IdentityConfig
 from telemetryd.errors import KubeError, Reason, Unavailable
 from telemetryd.gather.serverversion import ServerVersion, VersionTiming
-from telemetryd.kube.source import Stream
+from telemetryd.informer.source import Stream
 from telemetryd.model import NodeRecord
 from tests.gather.readers import FilledStore
 from tests.virtualtime import VirtualTimeLoop

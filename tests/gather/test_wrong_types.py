@@ -26,9 +26,9 @@ from telemetryd.gather.project import (
 )
 from telemetryd.gather.requests import SECRET_REQUESTS, RequestSpec, RequestStatus
 from telemetryd.gather.shapes import ShapeTable
-from telemetryd.kube.apply import Applier, Progress
-from telemetryd.kube.resource import Resource
-from telemetryd.kube.store import Relist, Store
+from telemetryd.informer.apply import Applier, Progress
+from telemetryd.informer.resource import Resource
+from telemetryd.informer.store import Relist, Store
 from telemetryd.model import Unreadable
 from telemetryd.stats import InformerStats
 from tests.apiserver import fixtures

@@ -18,8 +18,8 @@ from aiohttp import web
 from telemetryd.errors import BadResponse, KubeError, TooLarge, Unavailable
 from telemetryd.kube.client import KubeClient
 from telemetryd.stats import KubeStats
-from tests.kube.samples import status
-from tests.kube.scripted import Responder, answer, kubeconfig, serve
+from tests.informer.samples import status
+from tests.informer.scripted import Responder, answer, kubeconfig, serve
 from tests.kube.test_client import connected, failure, get
 
 pytestmark = pytest.mark.anyio

@@ -28,9 +28,9 @@ from telemetryd.errors import (
 )
 from telemetryd.kube.client import KubeClient
 from telemetryd.stats import KubeStats
+from tests.informer.samples import Json, status
+from tests.informer.scripted import Scripted, answer, hang, kubeconfig, refuse, serve, stream
 from tests.kube.certificates import Authority, server_side
-from tests.kube.samples import Json, status
-from tests.kube.scripted import Scripted, answer, hang, kubeconfig, refuse, serve, stream
 
 pytestmark = pytest.mark.anyio
 

@@ -20,9 +20,9 @@ from telemetryd.config.settings import KubernetesConfig
 from telemetryd.errors import ConfigError, KubeError, Reason, Unauthorized, Unavailable
 from telemetryd.kube.client import KubeClient
 from telemetryd.stats import KubeStats
+from tests.informer.samples import Json
+from tests.informer.scripted import Scripted, answer, kubeconfig, refuse, serve
 from tests.kube.certificates import Authority, Pair, server_side
-from tests.kube.samples import Json
-from tests.kube.scripted import Scripted, answer, kubeconfig, refuse, serve
 
 pytestmark = pytest.mark.anyio
 

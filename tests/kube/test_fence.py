@@ -11,7 +11,7 @@ import pytest
 from telemetryd.errors import NotLeading, Unavailable
 from telemetryd.kube.client import KubeClient
 from telemetryd.stats import KubeStats
-from tests.kube.scripted import kubeconfig
+from tests.informer.scripted import kubeconfig
 
 pytestmark = pytest.mark.anyio
 

@@ -14,9 +14,9 @@ import pytest
 
 from telemetryd.errors import KubeError
 from telemetryd.kube.client import KubeClient
+from tests.informer.samples import Json
+from tests.informer.scripted import kubeconfig, serve
 from tests.kube.certificates import Authority
-from tests.kube.samples import Json
-from tests.kube.scripted import kubeconfig, serve
 from tests.kube.test_connection import connected, get, granting, inline, only, plugin
 
 pytestmark = pytest.mark.anyio

@@ -12,7 +12,7 @@ from telemetryd.errors import NotFound, Reason, Unavailable
 from telemetryd.kube.client import KubeClient
 from telemetryd.kube.requests import MOST_REQUESTS, Requests, request_limiter
 from telemetryd.stats import KubeStats
-from tests.kube.scripted import Scripted, answer, hang, kubeconfig, serve
+from tests.informer.scripted import Scripted, answer, hang, kubeconfig, serve
 
 pytestmark = pytest.mark.anyio
 

@@ -26,7 +26,7 @@ from telemetryd.kube.responses import (
     parse_status,
     printable,
 )
-from tests.kube.samples import DEEP, status
+from tests.informer.samples import DEEP, status
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,8 @@ def test_library_of_another_shape_is_imported_plainly() -> None:
 
 def test_client_is_imported_without_the_library() -> None:
     code = (
-        "import sys, telemetryd.kube.client, telemetryd.kube.informer, telemetryd.kube.source\n"
+        "import sys, telemetryd.kube.client\n"
+        "import telemetryd.informer.informer, telemetryd.informer.source\n"
         "print([name for name in sys.modules if name.startswith('kubernetes')])\n"
     )
     assert run(code) == "[]"

@@ -14,8 +14,8 @@ from typing import Any
 
 from anyio.from_thread import start_blocking_portal
 
-from telemetryd.serve.control_client import ask
-from telemetryd.serve.control_protocol import Request
+from telemetryd.serve.control.client import ask
+from telemetryd.serve.control.protocol import Request
 from tests.daemon.embedded import NAMESPACE, TOKEN, FleetServer, serve_fleet
 from tests.export.receiver import Receiver, receiving
 from tests.faults.proxy import FaultProxy

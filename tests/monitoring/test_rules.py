@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from telemetryd.serve.families import FAMILIES
+from telemetryd.serve.metrics.families import FAMILIES
 from tests.monitoring.files import (
     MONITORING,
     RULE_CASES,

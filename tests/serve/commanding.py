@@ -11,9 +11,9 @@ import anyio
 
 from telemetryd.config import ControlSocket
 from telemetryd.errors import CommandRefused, ManagerError
-from telemetryd.serve.control import DEFAULT_LIMITS, ControlServer, Limits, Outcome
-from telemetryd.serve.control_protocol import MAX_ANSWER_BYTES
-from telemetryd.serve.control_socket import open_control_socket
+from telemetryd.serve.control.commands import DEFAULT_LIMITS, ControlServer, Limits, Outcome
+from telemetryd.serve.control.protocol import MAX_ANSWER_BYTES
+from telemetryd.serve.control.socketfile import open_control_socket
 
 
 @dataclass

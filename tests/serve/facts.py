@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from telemetryd.export.formats import PAYLOAD_FORMATS
+from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
 from telemetryd.model import (
     ConfigStatus,
     Disclosure,
@@ -16,9 +16,9 @@ from telemetryd.model import (
     Switches,
     Totals,
 )
-from telemetryd.serve.metrics import MetricsRenderer
-from telemetryd.serve.status import StatusFacts
-from telemetryd.serve.view import BuildInfo, MetricsSources
+from telemetryd.serve.metrics.metrics import MetricsRenderer
+from telemetryd.serve.metrics.view import BuildInfo, MetricsSources
+from telemetryd.serve.page.status import StatusFacts
 from telemetryd.stats import (
     ConfigStats,
     ExporterStats,

@@ -16,10 +16,10 @@ from anyio.abc import ByteStream
 from anyio.streams.tls import TLSAttribute, TLSStream
 
 from telemetryd.config import ServerConfig
-from telemetryd.serve.connection import Limits
-from telemetryd.serve.reviews import Reviews
-from telemetryd.serve.security import Security
-from telemetryd.serve.server import serve
+from telemetryd.serve.http.connection import Limits
+from telemetryd.serve.http.reviews import Reviews
+from telemetryd.serve.http.security import Security
+from telemetryd.serve.http.server import serve
 from tests.kube.certificates import Authority, Pair
 from tests.serve.facts import Facts, busy_facts
 from tests.serve.test_server import Served

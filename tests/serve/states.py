@@ -14,7 +14,7 @@ from telemetryd.model import (
     Switches,
     Totals,
 )
-from telemetryd.serve.status import StatusFacts
+from telemetryd.serve.page.status import StatusFacts
 from tests.serve.facts import (
     CONFIG_HASH,
     NOW,

@@ -12,9 +12,9 @@ import pytest
 from anyio.streams.tls import TLSAttribute
 
 from telemetryd.errors import ConfigError
-from telemetryd.serve.connection import Limits
-from telemetryd.serve.reviews import Reviews
-from telemetryd.serve.security import Security
+from telemetryd.serve.http.connection import Limits
+from telemetryd.serve.http.reviews import Reviews
+from telemetryd.serve.http.security import Security
 from tests.kube.certificates import Authority, Pair
 from tests.serve.guarded import (
     SecretVolume,

@@ -17,9 +17,9 @@ import anyio
 import pytest
 
 from telemetryd.config import ControlSocket
-from telemetryd.serve.control import ControlServer, Limits
-from telemetryd.serve.control_protocol import MAX_REQUEST_BYTES
-from telemetryd.serve.control_socket import open_control_socket
+from telemetryd.serve.control.commands import ControlServer, Limits
+from telemetryd.serve.control.protocol import MAX_REQUEST_BYTES
+from telemetryd.serve.control.socketfile import open_control_socket
 from tests.serve.commanding import Asker, Noted, commanded, connected
 
 pytestmark = pytest.mark.anyio

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from telemetryd.errors import CommandRefused, NoDaemon
-from telemetryd.serve.control_client import ask
-from telemetryd.serve.control_protocol import Answer, Request
+from telemetryd.serve.control.client import ask
+from telemetryd.serve.control.protocol import Answer, Request
 
 STATUS = Request("status")
 OK = b'{"ok":true}\n'
@@ -156,8 +156,8 @@ def test_another_user_is_told_whom_to_be(path: str) -> None:
     code = (
         "import os, sys\n"
         "from telemetryd.errors import CommandRefused\n"
-        "from telemetryd.serve.control_client import ask\n"
-        "from telemetryd.serve.control_protocol import Request\n"
+        "from telemetryd.serve.control.client import ask\n"
+        "from telemetryd.serve.control.protocol import Request\n"
         "os.setuid(65534)\n"
         "try: ask(('/nonexistent/x', sys.argv[1]), Request('status'))\n"
         "except CommandRefused as error: print(error)\n"

@@ -16,8 +16,8 @@ import pytest
 
 from telemetryd.config import ControlSocket
 from telemetryd.errors import ConfigError
-from telemetryd.serve import control_socket
-from telemetryd.serve.control_socket import open_control_socket
+from telemetryd.serve.control import socketfile
+from telemetryd.serve.control.socketfile import open_control_socket
 
 pytestmark = pytest.mark.anyio
 
@@ -207,7 +207,7 @@ async def test_longest_path_works(path: Path) -> None:
 
 
 async def test_folder_locked_for_good_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control_socket, "_LOCK_TRIES", 2)
+    monkeypatch.setattr(socketfile, "_LOCK_TRIES", 2)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)

@@ -15,9 +15,9 @@ from telemetryd.model import (
     Switch,
     Switches,
 )
-from telemetryd.serve.control_protocol import Answer, CommandName, Request
-from telemetryd.serve.control_text import render_complaints, render_result, render_table
-from telemetryd.serve.status import render_status
+from telemetryd.serve.control.protocol import Answer, CommandName, Request
+from telemetryd.serve.control.text import render_complaints, render_result, render_table
+from telemetryd.serve.page.status import render_status
 from tests.serve.facts import NOW, Facts, busy_facts, exporter_status, informer_status
 from tests.serve.facts import new_exporter_status as new
 

@@ -11,12 +11,12 @@ import pytest
 from telemetryd.cli import run_command
 from telemetryd.config import FORMATS, IdentityConfig, PrivacyConfig
 from telemetryd.daemon.earlysignals import EarlySignals
-from telemetryd.export import otlp_metrics
-from telemetryd.export.declare import fields_of, sent
-from telemetryd.export.formats import PAYLOAD_FORMATS
+from telemetryd.export.payloads import otlp_metrics
+from telemetryd.export.payloads.declare import fields_of, sent
+from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
 from telemetryd.gather.reads import KEYS_READ
 from telemetryd.model import Disclosure, SourceKind
-from telemetryd.serve.disclosure import (
+from telemetryd.serve.page.disclosure import (
     NEVER_READ,
     FieldState,
     list_fields,

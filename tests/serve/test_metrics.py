@@ -14,9 +14,9 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families
 
 from telemetryd.model import ExporterState, Switch, Switches
-from telemetryd.serve.families import FAMILIES
-from telemetryd.serve.metrics import MetricsRenderer
-from telemetryd.serve.view import take_view
+from telemetryd.serve.metrics.families import FAMILIES
+from telemetryd.serve.metrics.metrics import MetricsRenderer
+from telemetryd.serve.metrics.view import take_view
 from telemetryd.stats import ExporterStats, InformerStats
 from tests.serve.facts import (
     CONFIG_HASH,

@@ -6,9 +6,9 @@ from html.parser import HTMLParser
 import pytest
 
 from telemetryd.model import ExporterState, Restriction, RestrictionStatus
-from telemetryd.serve.page import render_page
-from telemetryd.serve.page_tables import span
-from telemetryd.serve.status import StatusFacts
+from telemetryd.serve.page.page import render_page
+from telemetryd.serve.page.status import StatusFacts
+from telemetryd.serve.page.tables import span
 from tests.serve.facts import (
     INSTALL_UUID,
     exporter_status,

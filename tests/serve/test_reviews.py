@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from telemetryd.errors import KubeError, Reason, Throttled, Unavailable
-from telemetryd.serve.reviews import (
+from telemetryd.serve.http.reviews import (
     ALLOWED_S,
     DENIED_S,
     MOST_KEPT,

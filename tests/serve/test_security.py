@@ -9,7 +9,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from telemetryd.config import ServerConfig
 from telemetryd.errors import Reason, Unavailable
-from telemetryd.serve.reviews import Reviews
+from telemetryd.serve.http.reviews import Reviews
 from tests.kube.certificates import Authority, Pair
 from tests.serve.guarded import (
     connect,

@@ -14,10 +14,10 @@ import pytest
 import yaml
 
 from telemetryd.config import parse_config
-from telemetryd.serve.connection import Limits
-from telemetryd.serve.reviews import ALLOWED_S, DENIED_S, MOST_REVIEWS, REVIEW_S, Reviews
-from telemetryd.serve.security import LOOK_S, OPEN_PATHS
-from telemetryd.serve.server import MOST_SCRAPES
+from telemetryd.serve.http.connection import Limits
+from telemetryd.serve.http.reviews import ALLOWED_S, DENIED_S, MOST_REVIEWS, REVIEW_S, Reviews
+from telemetryd.serve.http.security import LOOK_S, OPEN_PATHS
+from telemetryd.serve.http.server import MOST_SCRAPES
 from tests.deploy.kustomize import DEPLOY, build
 from tests.kube.certificates import Authority
 from tests.serve.guarded import guarded, tls

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 
 from telemetryd.errors import ConfigError, ManagerError
 from telemetryd.model import Payload
-from telemetryd.serve.connection import Limits
-from telemetryd.serve.listener import Listening
-from telemetryd.serve.metrics import Exposition, MetricsRenderer
-from telemetryd.serve.server import MOST_SCRAPES, Endpoints, serve
-from telemetryd.serve.status import Report, StatusFacts, liveness, readiness
+from telemetryd.serve.http.connection import Limits
+from telemetryd.serve.http.listener import Listening
+from telemetryd.serve.http.server import MOST_SCRAPES, Endpoints, serve
+from telemetryd.serve.metrics.metrics import Exposition, MetricsRenderer
+from telemetryd.serve.page.status import Report, StatusFacts, liveness, readiness
 from tests.serve.facts import Facts, busy_facts, informer_status
 
 pytestmark = pytest.mark.anyio

@@ -6,7 +6,7 @@ from dataclasses import replace
 import orjson
 
 from telemetryd.model import ExporterState, Identity, SourceKind, Switch, Switches
-from telemetryd.serve.status import (
+from telemetryd.serve.page.status import (
     Check,
     Report,
     liveness,

@@ -6,7 +6,7 @@ import pytest
 
 from telemetryd.errors import Reason
 from telemetryd.model import ExporterState
-from telemetryd.serve.verdict import Tone, judge, judge_exporter, judge_informer
+from telemetryd.serve.page.verdict import Tone, judge, judge_exporter, judge_informer
 from tests.serve.facts import exporter_status, informer_status, new_exporter_status
 from tests.serve.states import STATES, WELL
 

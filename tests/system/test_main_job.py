@@ -8,8 +8,8 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from rfc3339_validator import validate_rfc3339  # type: ignore[import-untyped]
 
-from telemetryd.export.fleet_document import fleet_schema
-from telemetryd.export.scc import scc_schema
+from telemetryd.export.payloads.fleet_document import fleet_schema
+from telemetryd.export.payloads.scc import scc_schema
 from tests.apiserver.admin import Admin
 from tests.apiserver.crds import CLUSTERS, SETTINGS, collection
 from tests.apiserver.fixtures import rancher_cluster

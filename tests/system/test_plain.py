@@ -9,7 +9,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
-from telemetryd.export.scc import scc_schema
+from telemetryd.export.payloads.scc import scc_schema
 from tests.apiserver.admin import Admin
 from tests.apiserver.crds import CRDS, create_crd, delete_crd
 from tests.apiserver.fixtures import core_node

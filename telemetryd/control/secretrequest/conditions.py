@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias, assert_never
 
-from telemetryd.export.payload import parse_rfc3339, render_rfc3339
+from telemetryd.export.payloads.payload import parse_rfc3339, render_rfc3339
 from telemetryd.gather.requests import OWN_CONDITIONS
 from telemetryd.model import ConditionRecord
 

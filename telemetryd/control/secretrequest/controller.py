@@ -40,9 +40,9 @@ from telemetryd.control.secretrequest.serving import Build, Servings
 from telemetryd.control.secretrequest.status import StatusWriter
 from telemetryd.control.secretrequest.telling import Teller, Told
 from telemetryd.errors import ManagerError, NotLeading
-from telemetryd.export.manager import ExporterManager
+from telemetryd.export.engine.manager import ExporterManager
+from telemetryd.informer.resource import Reader
 from telemetryd.kube.requests import Requests
-from telemetryd.kube.resource import Reader
 from telemetryd.model import (
     ProjectRecord,
     RequestState,

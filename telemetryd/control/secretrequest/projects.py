@@ -6,7 +6,7 @@ What it decides is ``decision``'s.
 from collections.abc import Callable
 
 from telemetryd.control.secretrequest.decision import SystemProjects
-from telemetryd.kube.resource import Reader
+from telemetryd.informer.resource import Reader
 from telemetryd.model import Delta, ProjectRecord
 
 _LOCAL = "local/"

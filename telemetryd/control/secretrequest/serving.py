@@ -10,8 +10,8 @@ from typing import TypeAlias
 from telemetryd.config import SecretRequestsConfig
 from telemetryd.control.secretrequest.decision import Target
 from telemetryd.errors import ManagerError, PermanentError, Reason
+from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.export.exporter import ExportContext, Exporter, Outcome
-from telemetryd.export.manager import ExporterManager
 from telemetryd.export.spec import ExporterSpec
 from telemetryd.model import Payload
 

@@ -15,7 +15,7 @@ from telemetryd.control.secretrequest.conditions import (
     settle,
 )
 from telemetryd.errors import Conflict, NotFound
-from telemetryd.export.payload import render_rfc3339
+from telemetryd.export.payloads.payload import render_rfc3339
 from telemetryd.gather.requests import SECRET_REQUESTS, Condition, own_conditions
 from telemetryd.kube import objects
 from telemetryd.kube.requests import Requests

@@ -25,15 +25,15 @@ from telemetryd.demo.routes import Routes
 from telemetryd.demo.status import ApiError
 from telemetryd.demo.writes import Writer
 from telemetryd.errors import NotFound
+from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.export.exporter import Exporter
-from telemetryd.export.manager import ExporterManager
-from telemetryd.export.scc import SccRenderer
-from telemetryd.export.secret import SecretExporter
+from telemetryd.export.payloads.scc import SccRenderer
+from telemetryd.export.sinks.secret import SecretExporter
 from telemetryd.export.spec import ExporterSpec
 from telemetryd.gather.project import PROJECTS, ProjectObject
 from telemetryd.gather.requests import SECRET_REQUESTS, RequestObject
+from telemetryd.informer.store import Store
 from telemetryd.kube.responses import error_for, parse_status
-from telemetryd.kube.store import Store
 from telemetryd.model import ProjectRecord, RequestStatus, SecretRequestRecord
 from telemetryd.stats import InformerStats
 from tests.export.doubles import EPOCH_S, Source, manager_of, running

@@ -18,7 +18,7 @@ from telemetryd.control.secretrequest.conditions import (
     render_conditions,
     settle,
 )
-from telemetryd.export.payload import render_rfc3339
+from telemetryd.export.payloads.payload import render_rfc3339
 from telemetryd.gather.requests import OWN_CONDITIONS
 
 NOW = 1_790_000_000.0

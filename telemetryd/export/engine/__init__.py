@@ -1,0 +1,1 @@
+"""The engine: schedules exporters, runs their attempts, retries."""

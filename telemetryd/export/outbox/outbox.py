@@ -1,0 +1,398 @@
+"""The outbox of one exporter: which payload is sent, under which epoch and sequence.
+
+At most one payload is pending: the newest. It keeps its bytes, its epoch and its sequence whenever
+it is sent again, so that a receiver can tell. ``spool`` writes the files, the runner decides when
+attempts are made.
+"""
+
+import errno
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final, TypeAlias, TypeVar, assert_never
+
+import anyio
+
+from telemetryd.errors import OutrankedError
+from telemetryd.export.ledger import Ledger
+from telemetryd.export.outbox.spool import (
+    MAX_SEQUENCE,
+    Contents,
+    LastDelivery,
+    PendingPayload,
+    SpoolFolder,
+)
+from telemetryd.export.spec import ExporterSpec
+from telemetryd.export.turn import StillHangingError, Turn
+from telemetryd.limiter import Limiter
+from telemetryd.model import Delivery
+
+DISK_TIMEOUT_S: Final = 2.0
+"""A disk that takes longer does not keep a payload from being sent."""
+
+HIGHEST_EPOCH: Final = 2**31 - 2
+"""The highest epoch to continue above: a Lease counts its terms in 32 bits."""
+MOST_TERMS_AHEAD: Final = 1_000_000
+"""So many terms a receiver may be ahead: years of failovers, one each minute."""
+HIGHEST_SEQUENCE: Final = MAX_SEQUENCE - 2**32
+"""The highest sequence to continue above: it leaves four billion payloads."""
+
+_FIXES: Final = {
+    errno.ENOSPC: "free space or inodes there",
+    errno.EDQUOT: "raise the quota there",
+    errno.EROFS: "mount it writable, or configure another state_dir",
+    errno.EACCES: "let the daemon's user write there, or configure another state_dir",
+    errno.EPERM: "let the daemon's user write there, or configure another state_dir",
+    errno.ENOTDIR: "move away the file that stands there",
+    errno.EIO: "check the disk or the file server",
+}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Empty:
+    """Nothing is pending, and it is not known what the receiver has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A payload must be sent. The receiver may already have it: an answer can get lost.
+
+    Attributes:
+        stored: The disk knows of it.
+        counted: It could not be stored, which was counted.
+    """
+
+    payload: PendingPayload
+    stored: bool = False
+    counted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The receiver has everything.
+
+    Attributes:
+        payload: What is remembered of the last delivery.
+        at_s: When it was, on the outbox's clock.
+        noted: The disk knows of it.
+    """
+
+    payload: LastDelivery
+    at_s: float
+    noted: bool = False
+
+
+OutboxState: TypeAlias = Empty | Pending | Delivered
+
+
+def offer(
+    state: OutboxState, newest: PendingPayload, *, now_s: float, max_silence_s: float
+) -> OutboxState:
+    """The state once the newest payload is there.
+
+    Args:
+        state: The state before.
+        newest: The newest payload.
+        now_s: The time on the outbox's clock.
+        max_silence_s: Unchanged content is not sent again for so long.
+    """
+    content = (newest.payload.digest, newest.installation_id)
+    match state:
+        case Empty():
+            return Pending(newest)
+        case Pending(payload=former):
+            # Another leader may have sent since: what is sent now must come after that.
+            same_term = former.delivery.epoch == newest.delivery.epoch
+            same = same_term and content == (former.payload.digest, former.installation_id)
+            return state if same else Pending(newest)
+        case Delivered(payload=last, at_s=at_s):
+            unchanged = content == (last.digest, last.installation_id)
+            return state if unchanged and now_s - at_s < max_silence_s else Pending(newest)
+        case _:
+            assert_never(state)
+
+
+def recover(contents: Contents, *, destination: str, now: float, now_s: float) -> OutboxState:
+    """The state that an earlier process has left.
+
+    Args:
+        contents: Of its files.
+        destination: Where this exporter sends to.
+        now: Unix time in seconds.
+        now_s: The time on the outbox's clock.
+    """
+    if contents.pending is not None and contents.pending.destination == destination:
+        return Pending(contents.pending, stored=True)
+    last = contents.delivered
+    if last is None or last.destination != destination or contents.pending_damaged:
+        return Empty()
+    # By the wall clock, which alone outlives a process; one that was set back counts too.
+    return Delivered(last, at_s=now_s - abs(now - last.at), noted=True)
+
+
+def why_withheld(payload: PendingPayload, format_: str, omitted: frozenset[str]) -> str:
+    """Why a payload must not leave, as the counter of dropped payloads names it.
+
+    Args:
+        payload: The payload.
+        format_: The format that the exporter sends.
+        omitted: Names of the ``[privacy]`` keys that omit something now.
+
+    Returns:
+        Empty where it may leave.
+    """
+    if not omitted <= payload.omitted:
+        return "privacy"
+    return "" if payload.format == format_ else "format"
+
+
+class Outbox:
+    """Holds the state of one exporter's deliveries, and keeps it on disk where its spec says so.
+
+    A disk that cannot be used is shown in the status. It never keeps a payload from being sent.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_folder",
+        "_highest",
+        "_ledger",
+        "_now",
+        "_opened",
+        "_saw_epoch",
+        "_spec",
+        "_state",
+        "_turn",
+    )
+
+    def __init__(
+        self,
+        spec: Callable[[], ExporterSpec],
+        ledger: Ledger,
+        *,
+        spool_dir: str | None,
+        now: Callable[[], float],
+        clock: Callable[[], float],
+        threads: Limiter,
+        saw_epoch: Callable[[int], None],
+    ) -> None:
+        """Nothing is read yet.
+
+        Args:
+            spec: The exporter's, as it is now.
+            ledger: Records trouble with the disk.
+            spool_dir: Where all exporters keep their files, None for nowhere.
+            now: Unix time in seconds.
+            clock: Seconds that also pass in suspend, from any start.
+            threads: Shared by all exporters, so that few use the disk at a time.
+            saw_epoch: Called with each epoch that is found on disk or in a receiver's answer.
+        """
+        self._spec = spec
+        self._ledger = ledger
+        self._now = now
+        self._clock = clock
+        self._saw_epoch = saw_epoch
+        self._folder: SpoolFolder | None = None
+        if spec().destination and spool_dir is not None:
+            self._folder = SpoolFolder(spool_dir, spec().name)
+        elif spec().destination:
+            ledger.spool_failed("there is no usable state_dir: configure one")
+        self._opened = False
+        self._state: OutboxState = Empty()
+        self._highest = Delivery(at=0.0)
+        self._turn = Turn(threads)
+
+    @property
+    def pending(self) -> PendingPayload | None:
+        """The payload that is pending, None without one."""
+        return self._state.payload if isinstance(self._state, Pending) else None
+
+    async def open(self, omitted: frozenset[str]) -> None:
+        """Catch up with the disk, and drop the pending payload where it must not leave any more.
+
+        Args:
+            omitted: Names of the ``[privacy]`` keys that omit something now.
+        """
+        folder = self._folder
+        if folder is not None and not self._opened:
+            contents = await self._on_disk(folder.load)
+            if contents is not None:
+                self._opened = True
+                await self._adopt(folder, contents)
+        await self.withhold(omitted)
+        await self._note()
+
+    async def withhold(self, omitted: frozenset[str]) -> None:
+        """Drop the pending payload where it must not leave any more.
+
+        Args:
+            omitted: Names of the ``[privacy]`` keys that omit something now.
+        """
+        pending = self.pending
+        if pending is None:
+            return
+        why = why_withheld(pending, self._spec().disclosure.format, omitted)
+        if why:
+            await self._drop(why)
+
+    def epoch(self, term: int) -> int:
+        """The epoch to send under: that of the term, or a higher one that was seen."""
+        return max(term, self._highest.epoch)
+
+    def next_delivery(self, term: int) -> Delivery:
+        """How a new payload would be sent; it outranks all others, whatever the clock says.
+
+        Args:
+            term: Epoch of this replica's leadership.
+        """
+        at = self._now()
+        sequence = max(self._highest.sequence + 1, int(at * 1000))
+        self._highest = Delivery(at=at, sequence=sequence, epoch=self.epoch(term))
+        return self._highest
+
+    def offer(self, newest: PendingPayload) -> PendingPayload | None:
+        """The payload to send now that this is the newest; None where the receiver has that."""
+        self._state = offer(
+            self._state,
+            newest,
+            now_s=self._clock(),
+            max_silence_s=self._spec().max_silence_s,
+        )
+        return self.pending
+
+    async def keep(self, payload: PendingPayload) -> None:
+        """Let the disk know of a payload before it is sent."""
+        folder, state = self._folder, self._state
+        if folder is None or not isinstance(state, Pending):
+            return
+        if not self._spec().spooled:
+            if not state.stored:
+                self._state = replace(state, stored=await self._done(folder.forget))
+            return
+        size_bytes = await self._on_disk(lambda: folder.store(payload, unless_there=state.stored))
+        if size_bytes is not None:
+            self._state = replace(state, stored=True)
+            self._show_kept(size_bytes)
+        elif not state.counted:
+            self._state = replace(state, stored=False, counted=True)
+            self._ledger.stats.spool_dropped["storage"] += 1
+
+    async def delivered(self, payload: PendingPayload) -> None:
+        """The receiver has taken it."""
+        delivery = payload.delivery
+        last = LastDelivery(
+            installation_id=payload.installation_id,
+            destination=payload.destination,
+            sequence=delivery.sequence,
+            epoch=delivery.epoch,
+            digest=payload.payload.digest,
+            at=self._now(),
+        )
+        self._state = Delivered(last, at_s=self._clock())
+        await self._note()
+
+    async def outranked(self, payload: PendingPayload, error: OutrankedError) -> bool:
+        """The receiver has a higher pair: the next payload goes above it, and this one is dropped.
+
+        Where the receiver knows of a later term than ours, ours becomes the one after it, so that
+        what an earlier leader may still send stays below.
+
+        Returns:
+            Whether that can help. A pair below what was sent, or far beyond all reason, cannot.
+        """
+        sent = payload.delivery
+        later_term = error.epoch > sent.epoch
+        if not (
+            (later_term or error.sequence >= sent.sequence)
+            and 0 <= error.epoch <= min(sent.epoch + MOST_TERMS_AHEAD, HIGHEST_EPOCH)
+            and 0 <= error.sequence <= HIGHEST_SEQUENCE
+        ):
+            return False
+        self._saw_epoch(error.epoch)
+        self._raise_highest(error.epoch + later_term, error.sequence)
+        if isinstance(self._state, Pending):
+            await self._drop("")
+        return True
+
+    async def _drop(self, why: str) -> None:
+        """Forget the pending payload, on disk too; the reason is counted where there is one."""
+        stored = isinstance(self._state, Pending) and self._state.stored
+        self._state = Empty()
+        if why:
+            self._ledger.payload_dropped(why)
+        if self._folder is not None and stored and await self._done(self._folder.discard):
+            self._show_kept(0)
+
+    async def _note(self) -> None:
+        folder, state = self._folder, self._state
+        if folder is None or not isinstance(state, Delivered) or state.noted:
+            return
+        last = state.payload
+        if await self._done(lambda: folder.settle(last)):
+            self._state = replace(state, noted=True)
+            self._show_kept(0)
+
+    async def _adopt(self, folder: SpoolFolder, contents: Contents) -> None:
+        """Go on where an earlier process has ended, unless something newer was sent since."""
+        for damage in contents.damaged:
+            self._ledger.spool_damaged(damage.file, damage.why, damage.moved_to)
+        pending, last = contents.pending, contents.delivered
+        if last is not None:
+            self._saw(last.epoch or 0, last.sequence)
+        if pending is not None:
+            self._saw(pending.delivery.epoch, pending.delivery.sequence)
+        destination = self._spec().destination
+        if isinstance(self._state, Empty):
+            self._state = recover(
+                contents, destination=destination, now=self._now(), now_s=self._clock()
+            )
+            if isinstance(self._state, Pending):
+                self._show_kept(contents.pending_bytes)
+        if pending is not None and pending.destination != destination:
+            self._ledger.payload_dropped("destination")
+            await self._done(folder.discard)
+
+    def _saw(self, epoch: int, sequence: int) -> None:
+        self._raise_highest(epoch, sequence)
+        if epoch:
+            self._saw_epoch(epoch)
+
+    def _raise_highest(self, epoch: int, sequence: int) -> None:
+        highest = self._highest
+        self._highest = replace(
+            highest, epoch=max(highest.epoch, epoch), sequence=max(highest.sequence, sequence)
+        )
+
+    def _show_kept(self, size_bytes: int) -> None:
+        self._ledger.stats.spool_bytes = size_bytes
+        self._ledger.stats.spool_items = int(size_bytes > 0)
+
+    async def _done(self, call: Callable[[], None]) -> bool:
+        def done() -> bool:
+            call()
+            return True
+
+        return await self._on_disk(done) or False
+
+    async def _on_disk(self, call: Callable[[], T]) -> T | None:
+        """Call it in a worker thread, within a bound; None where it fails, which is shown."""
+        # However short an attempt is, most of it is for sending.
+        timeout_s = min(DISK_TIMEOUT_S, self._spec().attempt_timeout_s / 4)
+        try:
+            with anyio.fail_after(timeout_s):
+                result = await self._turn.take(call)
+        except (TimeoutError, StillHangingError):
+            self._ledger.spool_failed(self._trouble("it takes too long", errno.EIO))
+        except OSError as exc:
+            number = exc.errno or 0
+            self._ledger.spool_failed(self._trouble(os.strerror(number), number))
+        else:
+            self._ledger.spool_usable()
+            return result
+        return None
+
+    def _trouble(self, why: str, number: int) -> str:
+        where = self._folder.path if self._folder else ""
+        return ": ".join(filter(None, (f"can't use {where}", why, _FIXES.get(number))))

@@ -1,0 +1,1 @@
+"""Payloads: what each format holds, and its canonical bytes."""

@@ -1,0 +1,35 @@
+"""Which formats a payload can have, and what makes each; their names are the configuration's."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from telemetryd.export.payloads import fleet_document, scc
+from telemetryd.export.payloads.fleet import FleetRenderer
+from telemetryd.export.payloads.payload import Renderer
+from telemetryd.model import Field
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One format.
+
+    Attributes:
+        renderer: Makes what makes its payloads.
+        fields: All that leaves in it.
+        schema: Its JSON Schema.
+        needs_detail: Its snapshots must hold the fleet in detail.
+    """
+
+    renderer: Callable[[], Renderer]
+    fields: tuple[Field, ...]
+    schema: Callable[[], dict[str, Any]]
+    needs_detail: bool
+
+
+PAYLOAD_FORMATS: Final[Mapping[str, Format]] = {
+    "scc": Format(scc.SccRenderer, scc.FIELDS, scc.scc_schema, needs_detail=False),
+    "fleet": Format(
+        FleetRenderer, fleet_document.FIELDS, fleet_document.fleet_schema, needs_detail=True
+    ),
+}

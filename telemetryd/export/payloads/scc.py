@@ -1,0 +1,324 @@
+"""The SCC payload: what Rancher's telemetry tells, and the JSON Schema that it fits.
+
+The structs below *are* the schema: it is generated from them, and every document is decoded into
+them before it is handed out, because its consumer crashes on one that doesn't fit. What leaves is
+declared in the same annotations. Sinks decide where the bytes go.
+"""
+
+import re
+from typing import Annotated, Any, Final
+
+import msgspec
+import orjson
+from msgspec import UNSET, Meta, UnsetType
+
+from telemetryd.errors import PermanentError, Reason
+from telemetryd.export.payloads import declare
+from telemetryd.export.payloads.declare import fields_of, sent
+from telemetryd.export.payloads.payload import (
+    CONTENT_TYPE,
+    Spliced,
+    document_digest,
+    is_uuid,
+    json_schema,
+    parse_rfc3339,
+    render_rfc3339,
+)
+from telemetryd.model import Delivery, Payload, Snapshot
+
+SCHEMA_ID: Final = "https://github.com/rancher/rancher/pkg/telemetry/scc-payload"
+VERSION_PATTERN: Final = r"^\d+\.\d+\.\d+$"
+
+_LEADING_VERSION = re.compile(r"v?(\d+\.\d+\.\d+)", re.ASCII)
+
+
+def _described(text: str) -> Meta:
+    return Meta(description=text)
+
+
+class Subscription(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``subscription``: which installation this is."""
+
+    # Upstream's schema has these two descriptions swapped; its code has them right.
+    installuuid: Annotated[
+        str,
+        Meta(
+            description="Rancher's unique cluster identifier - based on InstallUUID setting",
+            extra_json_schema={"format": "uuid"},
+        ),
+        declare.INSTALL_UUID,
+    ]
+    clusteruuid: Annotated[
+        str,
+        Meta(
+            description="The UID of the k8s kube-system namespace",
+            extra_json_schema={"format": "uuid"},
+        ),
+        declare.CLUSTER_UUID,
+    ]
+    product: Annotated[str, _described("CPE of the product"), declare.PRODUCT]
+    version: Annotated[str, _described("Rancher's raw build version"), declare.VERSION]
+    arch: Annotated[
+        str, sent('The word "unknown", where an architecture is expected', "a constant")
+    ]
+    git: Annotated[str, _described("Rancher's build git SHA"), declare.GIT_HASH]
+    server_url: Annotated[str, declare.SERVER_URL]
+
+    def __post_init__(self) -> None:
+        for key in ("installuuid", "clusteruuid"):
+            if not is_uuid(getattr(self, key)):
+                raise ValueError(f"{key} isn't a UUID")
+
+
+class ManagedSystem(msgspec.Struct, frozen=True, kw_only=True):
+    """``managedSystems[]``: nodes alike in architecture, capacity and place."""
+
+    arch: Annotated[
+        str,
+        sent("Architecture of nodes that are alike", *declare.node_info("architecture")),
+    ]
+    cpu: Annotated[
+        int,
+        Meta(ge=0, description="From status.internalNodeStatus.capacity.cpu"),
+        sent("CPU of one of them, up to whole cores", *declare.capacity("cpu")),
+    ]
+    memory: Annotated[
+        int,
+        Meta(ge=0, description="From status.internalNodeStatus.capacity.memory, in MiB"),
+        sent("Memory of one of them, up to whole MiB", *declare.capacity("memory")),
+    ]
+    count: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="Number of systems with these attributes",
+            extra_json_schema={"default": 1},
+        ),
+        sent("How many of them there are", "counted"),
+    ]
+    upstream: (
+        Annotated[
+            bool,
+            _described("The cluster hosting Rancher itself"),
+            sent(
+                "They belong to the cluster that hosts Rancher; left out where they do not",
+                "the cluster's name is local",
+                "always: there is one cluster",
+                keeps_key=False,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class ManagedCluster(msgspec.Struct, frozen=True, kw_only=True):
+    """``managedClusters[]``: clusters with the same number of nodes."""
+
+    count: Annotated[
+        int,
+        Meta(ge=1, description="De-duplication of identical clusters"),
+        sent("How many clusters have this number of nodes", "counted"),
+    ]
+    nodes: Annotated[int, Meta(ge=0), sent("Nodes of one cluster", "counted")]
+    upstream: (
+        Annotated[
+            bool,
+            Meta(
+                description="The cluster hosting Rancher itself",
+                extra_json_schema={"default": False},
+            ),
+            sent(
+                "It is the cluster that hosts Rancher; left out where it is not",
+                "the cluster's name is local",
+                "always: there is one cluster",
+                keeps_key=False,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class SccDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The whole document, ``RMSSubscription`` upstream."""
+
+    version: Annotated[
+        str,
+        Meta(
+            pattern=VERSION_PATTERN,
+            description="Product version normalised for SCC; must be semver",
+        ),
+        sent(
+            "Version of the product, reduced to three numbers where it has them",
+            "setting server-version",
+            "API server's /version",
+            identity="version",
+        ),
+    ]
+    subscription: Subscription
+    feature_flags: (
+        Annotated[
+            list[str],
+            _described("Enabled feature flags"),
+            sent(
+                "Names of the feature flags that are on; left out where none is",
+                "features.management.cattle.io",
+                "",
+                keeps_key=False,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    managedSystems: Annotated[  # noqa: N815 - the key's name in JSON
+        list[ManagedSystem], _described("Active systems under management; to be expanded")
+    ]
+    managedClusters: list[ManagedCluster]  # noqa: N815 - the key's name in JSON
+    timestamp: Annotated[
+        str,
+        Meta(extra_json_schema={"format": "date-time"}),
+        sent("When the payload was made", "the clock"),
+    ]
+
+    def __post_init__(self) -> None:
+        if parse_rfc3339(self.timestamp) is None:
+            raise ValueError("timestamp isn't an RFC 3339 date-time")
+
+
+FIELDS: Final = fields_of(SccDocument)
+"""All that leaves in this document."""
+
+_DOCUMENT_DECODER = msgspec.json.Decoder(SccDocument)
+
+
+def normalise_version(raw: str) -> str:
+    """The product version as SCC wants it.
+
+    Strict semver is reduced to major.minor.patch, and so is anything else that begins with x.y.z
+    after an optional ``v``; the rest passes through raw, as the consumer expects: it maps what it
+    can't read to the product version ``other``.
+    """
+    found = _LEADING_VERSION.match(raw)
+    return found.group(1) if found else raw
+
+
+def scc_schema() -> dict[str, Any]:
+    """JSON Schema 2020-12 of the SCC payload."""
+    return json_schema(SccDocument, schema_id=SCHEMA_ID, title="RMSSubscription")
+
+
+def validate_scc(body: bytes) -> str:
+    """Hold a document against the schema.
+
+    Returns:
+        Empty where it fits; the mismatch where its version, and nothing else, doesn't: the one
+        deviation that is sent all the same.
+
+    Raises:
+        PermanentError: Anything else doesn't fit. The consumer crashes on such a document.
+    """
+    try:
+        _DOCUMENT_DECODER.decode(body)
+    except msgspec.MsgspecError as exc:
+        try:
+            document = orjson.loads(body)
+            raw = document["version"]
+            _DOCUMENT_DECODER.decode(orjson.dumps({**document, "version": "0.0.0"}))
+        except (msgspec.MsgspecError, orjson.JSONDecodeError, KeyError, TypeError):
+            raw = None
+        if isinstance(raw, str):
+            return f"version {raw!r} doesn't match {VERSION_PATTERN}"
+        raise PermanentError(
+            Reason.INTERNAL, f"the SCC payload doesn't fit its schema: {exc}"
+        ) from exc
+    return ""
+
+
+def render_facts(snapshot: Snapshot) -> dict[str, Any]:
+    """The SCC document without its timestamp; every array sorted, so that facts decide bytes."""
+    identity = snapshot.identity
+    facts: dict[str, Any] = {
+        "version": normalise_version(identity.version),
+        "subscription": {
+            "installuuid": identity.install_uuid,
+            "clusteruuid": identity.cluster_uuid,
+            "product": identity.product,
+            "version": identity.version,
+            "arch": "unknown",
+            "git": identity.git_hash,
+            "server_url": identity.server_url,
+        },
+        "managedSystems": [
+            {
+                "arch": row.architecture,
+                "cpu": row.cpu_cores,
+                "memory": row.memory_mib,
+                "count": row.count,
+                **_upstream(row.upstream),
+            }
+            for row in sorted(snapshot.systems)
+        ],
+        "managedClusters": [
+            {"count": row.count, "nodes": row.nodes, **_upstream(row.upstream)}
+            for row in sorted(snapshot.clusters, key=lambda row: (not row.upstream, row))
+        ],
+    }
+    if snapshot.features:
+        facts["feature_flags"] = sorted(set(snapshot.features))
+    return facts
+
+
+def _upstream(value: bool) -> dict[str, bool]:  # noqa: FBT001 - the one thing it is about
+    """``upstream`` as upstream writes it: left out when false."""
+    return {"upstream": True} if value else {}
+
+
+def render_scc(snapshot: Snapshot, now_s: float) -> Payload:
+    """The SCC payload of a snapshot, validated.
+
+    Args:
+        snapshot: The fleet.
+        now_s: Generation time in Unix seconds.
+
+    Raises:
+        PermanentError: The snapshot makes a document that doesn't fit the schema.
+    """
+    return SccRenderer()(snapshot, Delivery(at=now_s))
+
+
+class SccRenderer:
+    """``render_scc`` with a memory of the last snapshot: only the timestamp is made anew.
+
+    One of these serves any number of exporters.
+    """
+
+    __slots__ = ("_digest", "_document", "_schema_error", "_snapshot")
+
+    def __init__(self) -> None:
+        self._snapshot: Snapshot | None = None
+        self._document = Spliced({}, "timestamp")
+        self._digest = self._schema_error = ""
+
+    def __call__(self, snapshot: Snapshot, delivery: Delivery) -> Payload:
+        """The payload of the snapshot at the time of delivery; see ``render_scc``.
+
+        Raises:
+            PermanentError: The snapshot makes a document that doesn't fit the schema.
+        """
+        timestamp = render_rfc3339(delivery.at)
+        if snapshot is not self._snapshot:
+            self._remember(snapshot, timestamp)
+        return Payload(
+            body=self._document.body(timestamp),
+            content_type=CONTENT_TYPE,
+            digest=self._digest,
+            revision=snapshot.revision,
+            schema_valid=not self._schema_error,
+            schema_error=self._schema_error,
+        )
+
+    def _remember(self, snapshot: Snapshot, timestamp: str) -> None:
+        self._snapshot = None
+        facts = render_facts(snapshot)
+        self._digest = document_digest(facts)
+        self._document = Spliced(facts, "timestamp")
+        self._schema_error = validate_scc(self._document.body(timestamp))
+        self._snapshot = snapshot

@@ -1,0 +1,77 @@
+"""The otlp sink: posts metrics to an OpenTelemetry receiver, by OTLP/HTTP in JSON.
+
+The rules are those of the OTLP specification, "OTLP/HTTP Response". What is in the metrics is
+``otlp_metrics``'s affair; how bytes get there, ``transport``'s.
+"""
+
+from typing import Final
+
+import orjson
+
+from telemetryd.errors import PermanentError, Reason
+from telemetryd.export.exporter import ExportContext, Outcome
+from telemetryd.export.sinks.http import delivery_headers
+from telemetryd.export.sinks.transport import BodyLimit, HttpTransport, refusal
+from telemetryd.model import Payload
+
+RETRYABLE: Final = frozenset({502, 503, 504})
+"""Beside 429, all that a client of OTLP may try again on."""
+
+ANSWER: Final = BodyLimit(4 * 1024 * 1024, 10.0)
+"""The usual limit of OTLP's answers; a receiver may list every rejected point in its message."""
+
+_MOST_DIGITS: Final = 19  # of an int64
+
+
+class OtlpExporter:
+    """Posts metrics; a success that tells of rejected points is none."""
+
+    def __init__(self, transport: HttpTransport) -> None:
+        self._transport = transport
+
+    async def export(self, payload: Payload, context: ExportContext) -> Outcome:
+        """Post the metrics.
+
+        Raises:
+            RetryableError: No answer, or one of 429, 502, 503 and 504.
+            PermanentError: Any other answer but a success, points that were rejected, an untrusted
+                certificate, or a file that can't be used.
+        """
+        answer = await self._transport.post(
+            payload.body,
+            delivery_headers(payload, context),
+            fence=context.fence,
+            read=ANSWER,
+        )
+        if not answer.ok:
+            failure = refusal(answer, retryable=RETRYABLE.__contains__)
+            raise failure
+        rejected = rejected_points(answer.body)
+        if rejected:
+            raise PermanentError(
+                Reason.REJECTED,
+                f"the receiver has rejected {rejected} data points and taken the others: look "
+                "after its own log",
+            )
+        return Outcome.WRITTEN
+
+    async def aclose(self) -> None:
+        """Nothing is held between exports."""
+
+
+def rejected_points(body: bytes) -> int:
+    """How many data points an answer's ``partialSuccess`` tells were rejected.
+
+    Returns:
+        0 where it tells of none, or can't be read: the status has told that all is well.
+    """
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return 0
+    partial = document.get("partialSuccess") if isinstance(document, dict) else None
+    count = partial.get("rejectedDataPoints") if isinstance(partial, dict) else None
+    # JSON of Protobuf writes 64-bit integers as text; some receivers don't.
+    if isinstance(count, str) and count.isascii() and count.isdigit():
+        return int(count) if len(count) <= _MOST_DIGITS else 0
+    return count if isinstance(count, int) and not isinstance(count, bool) and count > 0 else 0

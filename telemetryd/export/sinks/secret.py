@@ -1,0 +1,323 @@
+"""The Secret sink: keeps ``data.payload`` of one Secret as it should be, by server-side apply.
+
+It owns four annotations and one data key, and touches nothing else of the Secret. When it is
+called, and how often again, is the manager's affair.
+"""
+
+import re
+from binascii import b2a_base64
+from collections import deque
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from typing import Any, Final
+
+from telemetryd.errors import (
+    Conflict,
+    ConflictError,
+    ExportError,
+    Forbidden,
+    Invalid,
+    KubeError,
+    NotFound,
+    PermanentError,
+    Reason,
+    RetryableError,
+    Throttled,
+    Unauthorized,
+    Unavailable,
+)
+from telemetryd.export.exporter import ExportContext, Outcome
+from telemetryd.export.payloads.declare import beside
+from telemetryd.export.payloads.payload import parse_digest, parse_rfc3339, render_rfc3339
+from telemetryd.export.sinks.secretobject import FoundSecret, parse_secret
+from telemetryd.kube import objects
+from telemetryd.kube.objects import Version
+from telemetryd.kube.requests import Requests
+from telemetryd.model import Payload
+
+MAX_PAYLOAD_BYTES: Final = 1 << 20
+"""What Kubernetes lets the values of a Secret hold (core/v1 MaxSecretSize)."""
+
+MAX_FORCED: Final = 3
+"""So often in ``FORCED_WINDOW_S`` is another writer overruled, whatever allows it."""
+
+FORCED_WINDOW_S: Final = 600.0
+
+_PART_OF: Final = "scc.cattle.io/part-of"
+_LAST_CHANGED: Final = "scc.cattle.io/last-changed"
+_DIGEST: Final = "telemetryd/digest"
+_EPOCH: Final = "telemetryd/epoch"
+ANNOTATIONS: Final = (
+    beside(f"annotation {_PART_OF}", "The word telemetry", "a constant"),
+    beside(f"annotation {_LAST_CHANGED}", "When the content last changed", "the clock"),
+    beside(f"annotation {_DIGEST}", "SHA-256 of the payload's facts", "computed"),
+    beside(f"annotation {_EPOCH}", "Term of the leader", "the Lease; 0 without leader election"),
+)
+"""What is written to the Secret beside the payload."""
+
+_TOO_LARGE: Final = 413
+_OTHER_MANAGER = re.compile(r'conflicts? with "([^"]*)"')
+
+
+class SecretExporter:
+    """Writes payloads to one Secret, where they must be written.
+
+    Each call reads the Secret by name, so that what was deleted or altered is healed. Another
+    writer of the same fields is never overruled before its payload has been left alone for the
+    quiet period, unless ``takeover`` says so.
+    """
+
+    def __init__(
+        self,
+        requests: Requests,
+        *,
+        namespace: str,
+        secret: str,
+        max_silence_s: float,
+        timeout_s: float,
+        quiet_period_s: float,
+        takeover: bool,
+        now: Callable[[], float],
+        clock: Callable[[], float],
+        saw_epoch: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """A sink for the Secret of that name; nothing is asked of the API server yet.
+
+        Args:
+            requests: To the API server, under the fence of leadership.
+            namespace: Of the Secret; must exist.
+            secret: The Secret's name.
+            max_silence_s: After so many seconds an unchanged payload is written again.
+            timeout_s: Seconds each request may take.
+            quiet_period_s: So long another writer's payload must stay as it is to be overruled.
+            takeover: Overrule another writer at once.
+            now: Unix time in seconds.
+            clock: Seconds that never jump, for the quiet period.
+            saw_epoch: Called with the leadership epoch that each found Secret names.
+        """
+        self._requests = requests
+        self._namespace = namespace
+        self._name = secret
+        self._path = f"/api/v1/namespaces/{namespace}/secrets/{secret}"
+        self._max_silence_s = max_silence_s
+        self._timeout_s = timeout_s
+        self._quiet_period_s = quiet_period_s
+        self._takeover = takeover
+        self._now = now
+        self._clock = clock
+        self._saw_epoch = saw_epoch
+        self._foreign: tuple[bytes, float] | None = None
+        self._forced_at: deque[float] = deque(maxlen=MAX_FORCED)
+
+    async def export(self, payload: Payload, context: ExportContext) -> Outcome:
+        """Make the Secret hold the payload.
+
+        Raises:
+            RetryableError: The API server can't be reached or is busy, or the Secret changed
+                between reading and writing.
+            ConflictError: Another writer owns it; nothing was written.
+            PermanentError: It may not be written, or can't hold the payload.
+        """
+        if len(payload.body) > MAX_PAYLOAD_BYTES:
+            raise self._oversize(f"the payload has {len(payload.body)} bytes")
+        found = await self._read()
+        if found is not None:
+            self._saw_epoch(found.epoch)
+        if found is not None and found.type != "Opaque":
+            raise PermanentError(
+                Reason.WRONG_TYPE,
+                f"{self} has type {found.type!r}, not Opaque, which can't be changed: delete it, "
+                "or configure another name",
+            )
+        last_changed = self._plan(found, payload)
+        if last_changed is None:
+            self._foreign = None
+            return Outcome.UNCHANGED
+        if found is not None and found.immutable:
+            raise PermanentError(
+                Reason.IMMUTABLE,
+                f"{self} is immutable, which can't be undone: delete it, or configure another name",
+            )
+        document = self._render(payload, last_changed=last_changed, epoch=context.epoch)
+        context.fence()
+        try:
+            await self._apply(document, found, force=False)
+        except Conflict as exc:
+            if not exc.has_cause("FieldManagerConflict"):
+                raise self._translate(exc) from exc
+            self._require_right_to_force(found, exc)
+            await self._force(document, found)
+        except KubeError as exc:
+            verb = "create or patch" if found is None else "patch"
+            raise self._translate(exc, verb=verb, creating=found is None) from exc
+        self._foreign = None
+        return Outcome.WRITTEN
+
+    async def aclose(self) -> None:
+        """Nothing is held: the client is the caller's."""
+
+    def __str__(self) -> str:
+        return f"Secret {self._namespace}/{self._name}"
+
+    async def _read(self) -> FoundSecret | None:
+        try:
+            return await objects.get(
+                self._requests, self._path, parse_secret, timeout_s=self._timeout_s
+            )
+        except KubeError as exc:
+            raise self._translate(exc, verb="get") from exc
+
+    def _plan(self, found: FoundSecret | None, payload: Payload) -> str | None:
+        """What ``last-changed`` must say after a write, None where nothing must be written.
+
+        What the Secret really holds decides, not what an annotation says of it.
+        """
+        now_s = self._now()
+        content = None if found is None else parse_digest(found.payload or b"")
+        if found is None or content is None or content[0] != payload.digest:
+            return render_rfc3339(now_s)
+        written_at = content[1]
+        silent = written_at is not None and abs(now_s - written_at) < self._max_silence_s
+        notes = found.annotations
+        kept = notes.last_changed if parse_rfc3339(notes.last_changed or "") is not None else None
+        labelled = (notes.part_of, notes.digest) == ("telemetry", payload.digest) and kept
+        # Annotations that another writer of the very same content has left out aren't worth a war.
+        if silent and (labelled or not found.ours):
+            return None
+        return kept or render_rfc3339(now_s)
+
+    def _render(self, payload: Payload, *, last_changed: str, epoch: int) -> Mapping[str, Any]:
+        """The apply patch: just our fields."""
+        return {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {
+                "name": self._name,
+                "namespace": self._namespace,
+                "annotations": {
+                    _PART_OF: "telemetry",
+                    _LAST_CHANGED: last_changed,
+                    _DIGEST: payload.digest,
+                    _EPOCH: str(epoch),
+                },
+            },
+            "type": "Opaque",
+            "data": {"payload": b2a_base64(payload.body, newline=False).decode()},
+        }
+
+    async def _apply(
+        self, document: Mapping[str, Any], found: FoundSecret | None, *, force: bool
+    ) -> None:
+        await objects.apply(
+            self._requests,
+            self._path,
+            document,
+            over=None if found is None else Version(found.uid, found.resource_version),
+            force=force,
+            timeout_s=self._timeout_s,
+        )
+
+    async def _force(self, document: Mapping[str, Any], found: FoundSecret | None) -> None:
+        self._forced_at.append(self._clock())
+        try:
+            await self._apply(document, found, force=True)
+        except KubeError as exc:
+            raise self._translate(exc) from exc
+
+    def _require_right_to_force(self, found: FoundSecret | None, exc: Conflict) -> None:
+        """Decide whether the other writer may be overruled now; if not, say who it is.
+
+        Raises:
+            ConflictError: It may not.
+        """
+        clock_s = self._clock()
+        foreign_bytes = (found.payload if found is not None else None) or b""
+        fingerprint = sha256(foreign_bytes).digest()
+        if self._foreign is None or self._foreign[0] != fingerprint:
+            self._foreign = (fingerprint, clock_s)
+        quiet_s = clock_s - self._foreign[1]
+        who = ", ".join(sorted(set(_managers(exc)))) or "another field manager"
+        if not self._takeover and quiet_s < self._quiet_period_s:
+            wait = f"it is left alone until unchanged for {self._quiet_period_s:g} s"
+        elif len(self._forced_at) == MAX_FORCED and clock_s - self._forced_at[0] < FORCED_WINDOW_S:
+            wait = f"it came back after {MAX_FORCED} takeovers within {FORCED_WINDOW_S:g} s"
+        else:
+            return
+        raise ConflictError(
+            Reason.FIELD_CONFLICT,
+            f"{self} is also written by {who}: nothing was written, {wait}; stop the other "
+            "writer, or configure another name",
+        ) from exc
+
+    def _translate(
+        self, exc: KubeError, *, verb: str = "patch", creating: bool = False
+    ) -> ExportError:
+        """What the API server said, as an error with the mend in its message."""
+        match exc:
+            case NotFound() if creating:
+                reason = Reason.MISSING_NAMESPACE
+                text = (
+                    f"namespace {self._namespace} doesn't exist: create it "
+                    f"(kubectl create namespace {self._namespace})"
+                )
+            case Forbidden() if exc.has_cause("NamespaceTerminating"):
+                reason = Reason.NAMESPACE_TERMINATING
+                text = (
+                    f"namespace {self._namespace} is being deleted and takes no {self}: wait for "
+                    "its end and create it anew"
+                )
+            case Forbidden():
+                reason = Reason.FORBIDDEN
+                text = (
+                    f"not allowed to {verb} {self}: grant "
+                    f"get, create, patch on secrets with resourceNames [{self._name}] by a Role in "
+                    f"{self._namespace}"
+                )
+            case Unauthorized():
+                reason = Reason.AUTH
+                text = "the API server doesn't accept the credential: renew it"
+            case Invalid():
+                return self._refusal(exc)
+            case _:
+                return self._transient(exc)
+        return PermanentError(reason, text)
+
+    def _transient(self, exc: KubeError) -> RetryableError:
+        match exc:
+            case Throttled():
+                text = "the API server is throttling"
+                return RetryableError(Reason.THROTTLED, text, retry_after_s=exc.retry_after_s)
+            case Unavailable(status=None):
+                return RetryableError(exc.kind, str(exc), retry_after_s=exc.retry_after_s)
+            case Unavailable():
+                # What the server says of a failed write may quote the Secret.
+                text = f"the API server failed on {self}: status {exc.status} {exc.reason}".rstrip()
+                return RetryableError(exc.kind, text, retry_after_s=exc.retry_after_s)
+            case Conflict() | NotFound():
+                return RetryableError(Reason.CONFLICT, f"{self} changed between read and write")
+            case _:
+                return RetryableError(Reason.SERVER, str(exc))
+
+    def _refusal(self, exc: Invalid) -> PermanentError:
+        # The server's own text may quote values; its causes' reasons and fields don't.
+        if exc.status == _TOO_LARGE or exc.has_cause("FieldValueTooLong"):
+            return self._oversize("the API server finds it too large with what else it holds")
+        causes = ", ".join(f"{cause.reason} at {cause.field}" for cause in exc.causes)
+        return PermanentError(
+            Reason.REJECTED, f"the API server refuses {self}: status {exc.status} {causes}".rstrip()
+        )
+
+    def _oversize(self, what: str) -> PermanentError:
+        return PermanentError(
+            Reason.OVERSIZE, f"{self} can't hold more than {MAX_PAYLOAD_BYTES} bytes: {what}"
+        )
+
+
+def _managers(exc: Conflict) -> list[str]:
+    """The field managers that the causes of an apply conflict name."""
+    return [
+        found.group(1)
+        for cause in exc.causes
+        if cause.reason == "FieldManagerConflict"
+        and (found := _OTHER_MANAGER.search(cause.message)) is not None
+    ]

@@ -1,0 +1,132 @@
+"""What is read of a Secret: the declared fields, and nothing else of it becomes an object.
+
+Other data keys, labels and annotations are skipped by the parser: they can't leak from here.
+"""
+
+from dataclasses import dataclass
+
+import msgspec
+
+from telemetryd.export.payloads.payload import parse_rfc3339
+from telemetryd.kube.objects import FIELD_MANAGER
+
+
+class Annotations(msgspec.Struct, frozen=True, gc=False):
+    """Our own annotations."""
+
+    part_of: str | None = msgspec.field(name="scc.cattle.io/part-of", default=None)
+    last_changed: str | None = msgspec.field(name="scc.cattle.io/last-changed", default=None)
+    digest: str | None = msgspec.field(name="telemetryd/digest", default=None)
+    epoch: str | None = msgspec.field(name="telemetryd/epoch", default=None)
+
+
+class _Present(msgspec.Struct, gc=False):
+    pass
+
+
+class _OwnedData(msgspec.Struct, gc=False):
+    payload: _Present | None = msgspec.field(name="f:payload", default=None)
+
+
+class _OwnedFields(msgspec.Struct, gc=False):
+    data: _OwnedData | None = msgspec.field(name="f:data", default=None)
+
+
+class _ManagedFields(msgspec.Struct, gc=False):
+    manager: str | None = None
+    operation: str | None = None
+    time: str | None = None
+    fieldsV1: _OwnedFields | None = None  # noqa: N815 - the field's name in JSON
+
+
+class _Metadata(msgspec.Struct, gc=False):
+    uid: str
+    resourceVersion: str  # noqa: N815 - the field's name in JSON
+    annotations: Annotations | None = None
+    managedFields: list[_ManagedFields] | None = None  # noqa: N815 - the field's name in JSON
+
+
+class _Data(msgspec.Struct, gc=False):
+    payload: bytes | None = None
+
+
+class _Secret(msgspec.Struct, gc=False):
+    metadata: _Metadata
+    type: str | None = None
+    immutable: bool | None = None
+    data: _Data | None = None
+
+
+_DECODER = msgspec.json.Decoder(_Secret)
+_MOST_DIGITS = 10
+"""Of an epoch, which is an int32."""
+
+
+@dataclass(frozen=True, slots=True)
+class OtherWriter:
+    """Another field manager that owns ``data.payload``.
+
+    Attributes:
+        at: When it last wrote, Unix time in seconds; None where the API server doesn't tell.
+    """
+
+    manager: str
+    at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class FoundSecret:
+    """A Secret as it was read.
+
+    Attributes:
+        payload: ``data.payload``, decoded; None where it has none.
+        ours: We own ``data.payload``: we were the last to write it.
+        others: Who else owns it.
+    """
+
+    uid: str
+    resource_version: str
+    type: str
+    immutable: bool
+    payload: bytes | None
+    annotations: Annotations
+    ours: bool
+    others: tuple[OtherWriter, ...]
+
+    @property
+    def epoch(self) -> int:
+        """The leadership epoch it was last written under, 0 where it names none."""
+        text = self.annotations.epoch or ""
+        return int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else 0
+
+
+def parse_secret(body: bytes) -> FoundSecret:
+    """A Secret's JSON to what is needed of it.
+
+    Raises:
+        msgspec.MsgspecError: It isn't one.
+    """
+    secret = _DECODER.decode(body)
+    owners = [entry for entry in secret.metadata.managedFields or () if _owns_payload(entry)]
+    ours = [
+        entry for entry in owners if (entry.manager, entry.operation) == (FIELD_MANAGER, "Apply")
+    ]
+    return FoundSecret(
+        uid=secret.metadata.uid,
+        resource_version=secret.metadata.resourceVersion,
+        type=secret.type or "",
+        immutable=bool(secret.immutable),
+        payload=None if secret.data is None else secret.data.payload,
+        annotations=secret.metadata.annotations or Annotations(),
+        ours=bool(ours),
+        others=tuple(
+            OtherWriter(entry.manager or "", parse_rfc3339(entry.time or ""))
+            for entry in owners
+            if entry not in ours
+        ),
+    )
+
+
+def _owns_payload(entry: _ManagedFields) -> bool:
+    fields = entry.fieldsV1
+    return fields is not None and fields.data is not None and fields.data.payload is not None

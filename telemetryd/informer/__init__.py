@@ -1,0 +1,1 @@
+"""Objects of the API server kept as caches: list, watch, decode, store."""

@@ -1,0 +1,286 @@
+"""Pages and lines into a store: the step from bytes to what is held, in slices.
+
+When to list or watch doesn't belong here.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Generic
+
+import anyio.lowlevel
+
+from telemetryd.bootclock import boot_time_s
+from telemetryd.errors import BadResponse, Invalid
+from telemetryd.informer.aside import aside
+from telemetryd.informer.decode import (
+    Event,
+    Item,
+    ObjectDecoder,
+    Page,
+    decode_bookmark,
+    parse_event,
+    parse_page,
+    scan_event,
+    scan_page,
+)
+from telemetryd.informer.identity import Identity, Tangled, scan_identity
+from telemetryd.informer.lines import OversizeLine
+from telemetryd.informer.paging import MAX_LISTED_OBJECTS
+from telemetryd.informer.resource import Resource, T
+from telemetryd.informer.store import SLICE_OBJECTS, Relist, Store
+from telemetryd.informer.versions import is_older
+from telemetryd.kube.responses import error_of_event
+from telemetryd.model import R, Unreadable
+from telemetryd.stats import InformerStats
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far one watch has come.
+
+    Attributes:
+        started_s: When it was asked for, on the loop's clock.
+        accepted: The API server has said yes.
+        events: Applied so far, bookmarks left out.
+    """
+
+    started_s: float
+    accepted: bool = False
+    events: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ListEnd:
+    """A streamed list is complete.
+
+    Attributes:
+        resource_version: Of the list.
+        rest: What follows it.
+    """
+
+    resource_version: str
+    rest: list[bytes | OversizeLine]
+
+
+class Applier(Generic[T, R]):
+    """Moves one informer's store and counters."""
+
+    def __init__(
+        self,
+        resource: Resource[T, R],
+        store: Store[R],
+        stats: InformerStats,
+        now: Callable[[], float],
+    ) -> None:
+        self._resource = resource
+        self._store = store
+        self._stats = stats
+        self._now = now
+        self._decoder = ObjectDecoder(resource)
+        self._unknown_logged = False
+
+    def contact(self) -> None:
+        """The API server has just been heard."""
+        self._stats.last_contact_at = self._now()
+        self._stats.last_contact_boot_s = boot_time_s()
+
+    def is_older(self, version: str) -> bool:
+        """Whether the resource version is certainly older than what is held."""
+        held = self._store.resource_version
+        return held is not None and is_older(version, held)
+
+    async def read_page(self, body: bytes) -> Page:
+        """What the body of a list's page holds.
+
+        Raises:
+            BadResponse: It isn't a page of this resource.
+        """
+        try:
+            return parse_page(body, self._resource)
+        except Tangled:
+            return await aside(lambda text, check: scan_page(text, self._resource, check), body)
+
+    async def take_page(self, page: Page, relist: Relist[R]) -> int:
+        """Number of the page's objects whose JSON is broken.
+
+        Raises:
+            BadResponse: One is of another kind.
+        """
+        suspects = 0
+        decode = self._decoder.decode
+        identities = page.identities or repeat(None)
+        for count, (raw, known) in enumerate(zip(page.items, identities, strict=False), 1):
+            try:
+                item = decode(raw, known)
+            except Tangled:
+                item = decode(raw, await aside(scan_identity, bytes(raw)))
+            suspects += item.suspect
+            self._count_unreadable(item.value)
+            relist.add(item.key, item.value)
+            if count % SLICE_OBJECTS == 0:
+                await anyio.lowlevel.checkpoint()
+        return suspects
+
+    async def take_lines(
+        self, lines: list[bytes | OversizeLine], relist: Relist[R]
+    ) -> ListEnd | None:
+        """Take a batch of a streamed list; None where it goes on.
+
+        Raises:
+            Invalid: It brings what a streamed list doesn't hold: whoever sends it, doesn't know
+                that it is to be one.
+            BadResponse: A line isn't an event of this resource, or there are too many objects.
+            KubeError: An ERROR event.
+        """
+        for count, line in enumerate(lines, 1):
+            if isinstance(line, OversizeLine):
+                listed = self._listed_oversize(line)
+            else:
+                try:
+                    listed = self._listed(parse_event(line), None)
+                except Tangled:
+                    listed = self._listed(*await aside(scan_event, line))
+            if isinstance(listed, str):
+                return ListEnd(listed, lines[count:])
+            self._count_unreadable(listed.value)
+            relist.add(listed.key, listed.value)
+            if len(relist) + relist.keyless > MAX_LISTED_OBJECTS:
+                raise BadResponse(f"list: more than {MAX_LISTED_OBJECTS} objects")
+            if count % SLICE_OBJECTS == 0:
+                await anyio.lowlevel.checkpoint()
+        return None
+
+    def _listed(self, event: Event, known: Identity | None) -> Item[R] | str:
+        """One object of a streamed list, or the list's resource version at its end.
+
+        Raises:
+            Invalid: It is neither.
+            BadResponse: An object of another kind, or broken JSON.
+            KubeError: An ERROR event.
+        """
+        if event.type == "ADDED":
+            item = self._decoder.decode(event.object, known)
+            if item.suspect:
+                raise BadResponse("list: an object that isn't JSON")
+            return item
+        if event.type == "ERROR":
+            failure = error_of_event(bytes(event.object), f"list of {self._resource.id}")
+            raise failure
+        if event.type == "BOOKMARK":
+            bookmark = decode_bookmark(event.object)
+            if bookmark.ends_list:
+                return bookmark.metadata.resourceVersion
+        raise Invalid("list: its stream doesn't say where it ends")
+
+    def _listed_oversize(self, line: OversizeLine) -> Item[R] | str:
+        event_type, item = self._decoder.identify_head(line.head)
+        if event_type != "ADDED":
+            raise BadResponse("list: an event that is too large to be an object's")
+        return item
+
+    async def apply_lines(self, lines: list[bytes | OversizeLine], progress: Progress) -> bool:
+        """Apply a batch of a watch and tell of it once.
+
+        Returns:
+            Whether it is still in order; False where it goes back behind what is held.
+
+        Raises:
+            BadResponse: A line isn't an event of this resource; those before it are applied.
+            KubeError: An ERROR event; those before it are applied.
+        """
+        before = progress.events
+        try:
+            for count, line in enumerate(lines, 1):
+                if isinstance(line, OversizeLine):
+                    in_order = self._apply_oversize(line, progress)
+                else:
+                    try:
+                        in_order = self._apply_event(parse_event(line), None, progress)
+                    except Tangled:
+                        event, known = await aside(scan_event, line)
+                        in_order = self._apply_event(event, known, progress)
+                if not in_order:
+                    return False
+                if count % SLICE_OBJECTS == 0:
+                    await anyio.lowlevel.checkpoint()
+            self.contact()
+        finally:
+            if progress.events > before:
+                self.contact()
+                self._stats.last_event_at = self._stats.last_contact_at
+            self._store.flush()
+        return True
+
+    def _apply_event(self, event: Event, known: Identity | None, progress: Progress) -> bool:
+        match event.type:
+            case "ADDED" | "MODIFIED":
+                item = self._decoder.decode(event.object, known)
+                if item.suspect:
+                    raise BadResponse("watch: an object that isn't JSON")
+                self._count_unreadable(item.value)
+            case "DELETED":
+                item = self._decoder.identify_deleted(event.object, known)
+            case "BOOKMARK":
+                self._stats.events["bookmark"] += 1
+                version = decode_bookmark(event.object).metadata.resourceVersion
+                return self._move_to(version)
+            case "ERROR":
+                self._stats.events["error"] += 1
+                raise error_of_event(bytes(event.object), f"watch of {self._resource.id}")
+            case _:
+                self._stats.events["unknown"] += 1
+                if not self._unknown_logged:
+                    self._unknown_logged = True
+                    log.warning("unknown event type skipped resource=%s", self._resource.id)
+                return True
+        self._stats.events[event.type.lower()] += 1
+        return self._apply_item(item, progress, deleted=event.type == "DELETED")
+
+    def _apply_oversize(self, line: OversizeLine, progress: Progress) -> bool:
+        event_type, item = self._decoder.identify_head(line.head)
+        self._count_unreadable(item.value)
+        if event_type not in {"ADDED", "MODIFIED", "DELETED"}:
+            self._stats.events["error" if event_type == "ERROR" else "unknown"] += 1
+            raise BadResponse("watch: an event that is too large to be an object's")
+        self._stats.events[event_type.lower()] += 1
+        return self._apply_item(item, progress, deleted=event_type == "DELETED")
+
+    def _apply_item(self, item: Item[R], progress: Progress, *, deleted: bool) -> bool:
+        """Move the store.
+
+        Returns:
+            Whether the event is in order.
+
+        Raises:
+            BadResponse: Nobody knows whom it is about, so that only a list can tell what is so
+                now; or there are too many objects.
+        """
+        if item.key is None:
+            raise BadResponse("watch: an event about nobody knows what")
+        version = item.resource_version
+        if version and self.is_older(version):
+            return False
+        progress.events += 1
+        if deleted:
+            self._store.remove(item.key)
+        elif len(self._store) < MAX_LISTED_OBJECTS or self._store.get(item.key) is not None:
+            self._store.upsert(item.key, item.value)
+        else:
+            raise BadResponse(f"watch: more than {MAX_LISTED_OBJECTS} objects")
+        if version:
+            self._store.move_to(version)
+        return True
+
+    def _move_to(self, version: str) -> bool:
+        if self.is_older(version):
+            return False
+        self._store.move_to(version)
+        return True
+
+    def _count_unreadable(self, value: R | Unreadable) -> None:
+        if isinstance(value, Unreadable):
+            self._stats.decode_errors[value.reason] += 1

@@ -1,0 +1,380 @@
+"""Bytes of lists and watches to objects, where a bad object costs itself alone.
+
+Objects are decoded into their kind's struct: what isn't declared there never becomes a Python
+object. What becomes of an object doesn't belong here.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic
+
+import msgspec
+
+from telemetryd.errors import BadResponse, UnreadableObject, UnreadableReason
+from telemetryd.informer.identity import (
+    UNPARSABLE,
+    Identity,
+    LenientMeta,
+    Tangled,
+    parse_identity,
+    scalar,
+    scan_identity,
+    walk_identity,
+)
+from telemetryd.informer.resource import Resource, T
+from telemetryd.informer.scan import ScanError, Walker, unchecked
+from telemetryd.model import R, Unreadable
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a list.
+
+    Attributes:
+        resource_version: Of the whole list.
+        continue_token: For the next page, empty on the last one.
+        items: The objects, not yet decoded; each may keep the whole page alive.
+        identities: Who they are, where that had to be scanned for; else None.
+    """
+
+    resource_version: str
+    continue_token: str
+    items: Sequence[msgspec.Raw]
+    identities: Sequence[Identity] | None = None
+
+
+class Item(msgspec.Struct, Generic[R], frozen=True, gc=False):
+    """One object.
+
+    Attributes:
+        key: ``namespace/name`` or ``name``; None where it can't be told.
+        resource_version: Its own, None where it can't be told.
+        value: Its record, or what stands in for it.
+        suspect: Its JSON is broken, which API servers don't send: something in between did it.
+    """
+
+    key: str | None
+    resource_version: str | None
+    value: R | Unreadable
+    suspect: bool = False
+
+
+class Event(msgspec.Struct, frozen=True, gc=False):
+    """One event of a watch, its object not yet decoded.
+
+    Attributes:
+        type: ``ADDED``, ``MODIFIED``, ``DELETED``, ``BOOKMARK``, ``ERROR`` or one not known.
+    """
+
+    type: str
+    object: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_LIST_END = "k8s.io/initial-events-end"
+
+
+class Bookmark(msgspec.Struct, frozen=True, gc=False):
+    """What a BOOKMARK carries: the position, and annotations where there are any."""
+
+    class Meta(msgspec.Struct, frozen=True, gc=False):
+        """Its metadata."""
+
+        resourceVersion: str  # noqa: N815 - the field's name in JSON
+        annotations: dict[str, object] | None = None
+
+    metadata: Meta
+    kind: str | None = None
+
+    @property
+    def ends_list(self) -> bool:
+        """Whether it ends a streamed list."""
+        return (self.metadata.annotations or {}).get(_LIST_END) == "true"
+
+
+class _ListMeta(msgspec.Struct, gc=False):
+    resourceVersion: str | None = None  # noqa: N815
+    continue_: str | None = msgspec.field(name="continue", default=None)
+
+
+class _List(msgspec.Struct, gc=False):
+    kind: str | None = None
+    apiVersion: str | None = None  # noqa: N815
+    metadata: _ListMeta | None = None
+    items: list[msgspec.Raw] | msgspec.UnsetType | None = msgspec.UNSET
+
+
+_LIST = msgspec.json.Decoder(_List)
+_EVENT = msgspec.json.Decoder(Event)
+_BOOKMARK = msgspec.json.Decoder(Bookmark)
+
+_LARGE_PAGE_BYTES = 4 * 1024 * 1024
+_SPARSE_BYTES = 8
+"""A large page with a comma for each so many bytes (API objects have 30) may hold millions of tiny
+values, each of which takes many times its own size in memory: they are counted first."""
+
+_MAX_PAGE_ITEMS = 500_000
+
+
+def decode_page(body: bytes, resource: Resource[T, R]) -> Page:
+    """One page of a list, its objects still bytes; may take seconds where it is tangled.
+
+    Raises:
+        BadResponse: It isn't a list of the resource's kind with a resource version.
+    """
+    try:
+        return parse_page(body, resource)
+    except Tangled:
+        return scan_page(body, resource)
+
+
+def parse_page(body: bytes, resource: Resource[T, R]) -> Page:
+    """One page of a list, its objects still bytes.
+
+    Raises:
+        Tangled: Only ``scan_page`` can tell.
+        BadResponse: It isn't a list of the resource's kind with a resource version.
+    """
+    if len(body) > _LARGE_PAGE_BYTES and body.count(b",") > len(body) // _SPARSE_BYTES:
+        raise Tangled
+    try:
+        page = _LIST.decode(body)
+    except msgspec.ValidationError as error:
+        raise BadResponse(f"list of {resource.id}: not a list: {error}") from error
+    except UNPARSABLE as error:
+        raise Tangled from error
+    return _checked(page, resource, None)
+
+
+def scan_page(body: bytes, resource: Resource[T, R], check: Callable[[], None] = unchecked) -> Page:
+    """What msgspec refuses as a whole, taken apart, so that only its bad objects are lost.
+
+    Args:
+        body: The page.
+        resource: What is listed.
+        check: Called every few milliseconds; what it raises ends the scan.
+
+    Raises:
+        BadResponse: It isn't a list of the resource's kind with a resource version.
+    """
+    head: dict[str, msgspec.Raw] = {}
+    items: list[msgspec.Raw] | None = None
+    identities: list[Identity] = []
+    walker = Walker(body, check=check)
+    view = memoryview(body)
+    try:
+        for name in walker.members():
+            if name == "items" and walker.opens(b"["):
+                items, identities = [], []
+                for _ in walker.elements():
+                    if len(items) >= _MAX_PAGE_ITEMS:
+                        raise BadResponse(f"list of {resource.id}: too many values on a page")
+                    start = walker.at
+                    identities.append(walk_identity(walker))
+                    items.append(msgspec.Raw(view[start : walker.at]))
+            elif name in _List.__struct_fields__:
+                head[name] = msgspec.Raw(view[walker.skip()])
+        walker.end()
+        page = _LIST.decode(msgspec.json.encode(head))
+    except (ScanError, *UNPARSABLE) as error:
+        raise BadResponse(f"list of {resource.id}: not JSON") from error
+    if items is not None:
+        page.items = items
+    return _checked(page, resource, identities)
+
+
+def _checked(page: _List, resource: Resource[T, R], identities: list[Identity] | None) -> Page:
+    what = f"list of {resource.id}"
+    api_version = f"{resource.group}/{resource.version}" if resource.group else resource.version
+    if page.kind is None and not page.items:
+        raise BadResponse(f"{what}: without kind and items")
+    if page.kind not in {None, f"{resource.kind}List"} or page.apiVersion not in {
+        None,
+        api_version,
+    }:
+        raise BadResponse(f"{what}: got another kind")
+    if page.items is msgspec.UNSET:
+        raise BadResponse(f"{what}: without items")
+    meta = page.metadata
+    if meta is None or not meta.resourceVersion:
+        raise BadResponse(f"{what}: without a resource version")
+    return Page(meta.resourceVersion, meta.continue_ or "", page.items or [], identities)
+
+
+def parse_event(line: bytes) -> Event:
+    """One line of a watch.
+
+    Raises:
+        Tangled: Only ``scan_event`` can tell.
+        BadResponse: It isn't an event.
+    """
+    try:
+        return _EVENT.decode(line)
+    except RecursionError as error:
+        raise Tangled from error
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise BadResponse("watch: a line that isn't an event") from error
+
+
+def scan_event(line: bytes, check: Callable[[], None] = unchecked) -> tuple[Event, Identity]:
+    """One line of a watch that msgspec refuses, and whom it is about.
+
+    Args:
+        line: The line.
+        check: Called every few milliseconds; what it raises ends the scan.
+
+    Raises:
+        BadResponse: It isn't an event.
+    """
+    event_type = None
+    raw = msgspec.Raw(b"null")
+    identity = Identity()
+    walker = Walker(line, check=check)
+    try:
+        for name in walker.members():
+            if name == "type":
+                event_type = scalar(line[walker.skip()])
+            elif name == "object":
+                start = walker.at
+                identity = walk_identity(walker)
+                raw = msgspec.Raw(line[start : walker.at])
+        walker.end()
+    except ScanError as error:
+        raise BadResponse("watch: a line that isn't an event") from error
+    if event_type is None:
+        raise BadResponse("watch: an event without a type")
+    return Event(event_type, raw), identity
+
+
+def decode_bookmark(raw: bytes | msgspec.Raw) -> Bookmark:
+    """The object of a BOOKMARK.
+
+    Raises:
+        BadResponse: It carries no position.
+    """
+    try:
+        return _BOOKMARK.decode(raw)
+    except UNPARSABLE as error:
+        raise BadResponse("watch: a bookmark without a resource version") from error
+
+
+class ObjectDecoder(Generic[T, R]):
+    """Decodes and projects the objects of one resource."""
+
+    __slots__ = ("_decoder", "_logged", "_resource")
+
+    def __init__(self, resource: Resource[T, R]) -> None:
+        self._resource = resource
+        self._decoder = msgspec.json.Decoder(resource.object_type)
+        self._logged = False
+
+    def decode(self, raw: bytes | msgspec.Raw, known: Identity | None = None) -> Item[R]:
+        """One object's record, or what stands in for it.
+
+        Args:
+            raw: The object.
+            known: Who it is, where that has been found out.
+
+        Raises:
+            Tangled: Who it is isn't known, and only a scan can tell.
+            BadResponse: It is whole, but of another kind.
+        """
+        try:
+            decoded = self._decoder.decode(raw)
+        except msgspec.ValidationError:
+            return self._unreadable(known or parse_identity(raw), UnreadableReason.TYPE)
+        except RecursionError:
+            return self._unreadable(known or parse_identity(raw), UnreadableReason.MALFORMED)
+        except (msgspec.MsgspecError, UnicodeError):
+            found = known or parse_identity(raw)
+            return self._unreadable(found, UnreadableReason.MALFORMED, suspect=True)
+        self._check_kind(decoded.kind)
+        meta = decoded.metadata
+        if meta is None:
+            return Item(None, None, Unreadable("", UnreadableReason.MISSING))
+        key = self._key(meta.namespace, meta.name)
+        if key is None or not meta.uid or not meta.resourceVersion:
+            unreadable = Unreadable(meta.uid or "", UnreadableReason.MISSING)
+            return Item(key, meta.resourceVersion or None, unreadable)
+        return Item(key, meta.resourceVersion, self._project(key, meta.uid, decoded))
+
+    def identify(self, raw: bytes | msgspec.Raw, reason: UnreadableReason) -> Item[R]:
+        """An object whose content isn't looked at; may take seconds where it is tangled.
+
+        Raises:
+            BadResponse: It is of another kind.
+        """
+        try:
+            found = parse_identity(raw)
+        except Tangled:
+            found = scan_identity(bytes(raw))
+        return self._unreadable(found, reason)
+
+    def identify_deleted(self, raw: bytes | msgspec.Raw, known: Identity | None = None) -> Item[R]:
+        """An object whose content isn't looked at, for it is gone.
+
+        Args:
+            raw: The object.
+            known: Who it is, where that has been found out.
+
+        Raises:
+            Tangled: Who it is isn't known, and only a scan can tell.
+            BadResponse: It is of another kind.
+        """
+        return self._unreadable(known or parse_identity(raw), UnreadableReason.TYPE)
+
+    def identify_head(self, head: bytes) -> tuple[str, Item[R]]:
+        """Type and object of an event that was too large, from the event's first bytes.
+
+        Raises:
+            BadResponse: It is of another kind.
+        """
+        walker = Walker(head, partial=True)
+        event_type = ""
+        found = Identity()
+        try:
+            for name in walker.members():
+                if name == "type":
+                    event_type = scalar(head[walker.skip()]) or ""
+                elif name == "object" and walker.opens(b"{"):
+                    found = walk_identity(walker)
+        except ScanError:
+            found = Identity()
+        return event_type, self._unreadable(found, UnreadableReason.OVERSIZE)
+
+    def _project(self, key: str, uid: str, decoded: T) -> R | Unreadable:
+        try:
+            return self._resource.project(key, decoded)
+        except UnreadableObject as error:
+            return Unreadable(uid, error.reason)
+        except Exception:
+            # A defect in a projection must not stop the informer: the object alone is lost.
+            level = logging.DEBUG if self._logged else logging.ERROR
+            self._logged = True
+            log.log(level, "projection failed resource=%s", self._resource.id, exc_info=True)
+            return Unreadable(uid, UnreadableReason.TYPE)
+
+    def _check_kind(self, kind: object) -> None:
+        if isinstance(kind, str) and kind != self._resource.kind:
+            raise BadResponse(f"{self._resource.id}: got an object of another kind")
+
+    def _key(self, namespace: object, name: object) -> str | None:
+        if not isinstance(name, str) or not name:
+            return None
+        if not self._resource.namespaced:
+            return name
+        if not isinstance(namespace, str) or not namespace:
+            return None
+        return f"{namespace}/{name}"
+
+    def _unreadable(
+        self, found: Identity, reason: UnreadableReason, *, suspect: bool = False
+    ) -> Item[R]:
+        self._check_kind(found.kind)
+        meta = found.metadata or LenientMeta()
+        key = self._key(meta.namespace, meta.name)
+        uid = meta.uid if isinstance(meta.uid, str) else ""
+        version = meta.resourceVersion if isinstance(meta.resourceVersion, str) else None
+        return Item(key, version or None, Unreadable(uid, reason), suspect)

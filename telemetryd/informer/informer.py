@@ -1,0 +1,357 @@
+"""One resource kept in a store: source to lines to objects to records, for ever.
+
+The rules of when to list and when to watch are ``watch``'s; what a record holds is the resource's.
+"""
+
+import logging
+import math
+import random
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import Generic, assert_never
+
+import anyio
+
+from telemetryd.errors import BadResponse, Gone, KubeError, Reason, Unavailable
+from telemetryd.informer.apply import Applier, Progress
+from telemetryd.informer.feed import LineFeed
+from telemetryd.informer.lister import Lister
+from telemetryd.informer.resource import Reader, Resource, T
+from telemetryd.informer.source import Source
+from telemetryd.informer.states import (
+    Checked,
+    CheckFailed,
+    Checking,
+    Crashed,
+    Listed,
+    Listing,
+    Outcome,
+    Probed,
+    Probing,
+    ResyncDue,
+    State,
+    StreamRefused,
+    WatchEnd,
+    WatchEnded,
+    WatchFailed,
+    Watching,
+    WatchMalformed,
+    WatchRegressed,
+    WatchUnheard,
+)
+from telemetryd.informer.store import Store
+from telemetryd.informer.trouble import Journal, trouble_in
+from telemetryd.informer.waits import DEFAULT_TIMING, WatchTiming
+from telemetryd.informer.watch import START, START_STREAMED, Machine, Move, is_short, step
+from telemetryd.model import R
+from telemetryd.stats import InformerStats
+
+log = logging.getLogger(__name__)
+
+_TIMEOUT_LEEWAY_S = 5.0
+"""A watch that ends this little before the time asked for has ended because of it."""
+
+
+class Informer(Generic[T, R]):
+    """Keeps ``reader`` equal to what the API server holds of one resource."""
+
+    def __init__(
+        self,
+        resource: Resource[T, R],
+        source: Source,
+        *,
+        now: Callable[[], float],
+        rng: random.Random,
+        stats: InformerStats,
+        page_size: int = 500,
+        streamed: bool = False,
+        timing: WatchTiming = DEFAULT_TIMING,
+    ) -> None:
+        """Nothing is asked of the source before ``run``.
+
+        Args:
+            resource: What is watched, and how an object becomes a record.
+            source: Where it comes from; ``KubeSource`` outside of tests.
+            now: Unix time in seconds.
+            rng: For jitter and watch timeouts.
+            stats: Counters of this informer, moved here.
+            page_size: Objects a page.
+            streamed: Lists come as streams where the API server serves them so, else in pages.
+            timing: Limits and waits.
+        """
+        self.resource = resource
+        self._source = source
+        self._rng = rng
+        self._stats = stats
+        self._timing = timing
+        self._store: Store[R] = Store(stats)
+        self._applier = Applier(resource, self._store, stats, now)
+        self._journal = Journal(resource.id)
+        self._start = START_STREAMED if streamed else START
+        self._lister = Lister(
+            source,
+            self._store,
+            self._applier,
+            rng=rng,
+            stats=stats,
+            page_size=page_size,
+            timing=timing,
+            contact=self._contact,
+        )
+        self._heard_at_s = 0.0
+
+    @property
+    def reader(self) -> Reader[R]:
+        """What is held, for everyone else."""
+        return self._store.reader
+
+    async def run(self) -> None:
+        """List and watch until cancelled, whatever happens."""
+        machine = self._start
+        try:
+            while True:
+                machine = await self._turn(machine)
+        finally:
+            carried = self._lister.take_stream()
+            if carried is not None:
+                with anyio.CancelScope(shield=True):
+                    await carried.resources.aclose()
+
+    async def _turn(self, machine: Machine) -> Machine:
+        """Do what the state asks for, and wait for as long as what came of it asks for."""
+        asked_at_s = anyio.current_time()
+        outcome = await self._attempt(machine.state)
+        now_s = anyio.current_time()
+        move = step(
+            machine,
+            outcome,
+            now_s=now_s,
+            took_s=now_s - asked_at_s,
+            timing=self._timing,
+            rng=self._rng,
+        )
+        self._count(machine.state, outcome)
+        self._tell(machine.state, outcome, move)
+        await anyio.sleep(move.wait_s)
+        return move.machine
+
+    async def _attempt(self, state: State) -> Outcome:
+        try:
+            match state:
+                case Listing(streamed=True):
+                    return await self._lister.stream()
+                case Listing():
+                    return await self._lister.list(state)
+                case Watching():
+                    return await self._watch(state)
+                case Probing():
+                    return await self._probe(state)
+                case Checking():
+                    return await self._check()
+                case _:
+                    assert_never(state)
+        except Exception:
+            # Whatever this is, the daemon's other parts don't deserve it, and a fresh list mends
+            # what may have been left half done.
+            trouble = self._journal.trouble
+            known = trouble is not None and trouble.kind == "internal"
+            level = logging.DEBUG if known else logging.ERROR
+            log.log(level, "informer failed resource=%s", self.resource.id, exc_info=True)
+            return Crashed()
+        finally:
+            self._store.flush()
+
+    async def _probe(self, state: Probing) -> Outcome:
+        outcome = await self._lister.probe()
+        if isinstance(outcome, Probed) and not state.refusals and not state.lost:
+            # Had there been anything to tell, the watch would have told it.
+            self._applier.contact()
+            self._recover()
+        return outcome
+
+    # -- watch
+
+    async def _watch(self, state: Watching) -> Outcome:
+        timing = self._timing
+        carried = self._lister.take_stream()
+        async with AsyncExitStack() as resources:
+            if carried is not None:
+                await resources.enter_async_context(carried.resources)
+            started_s = anyio.current_time()
+            progress = Progress(carried.started_s if carried else started_s)
+            timeout_s = carried.server_timeout_s if carried else timing.server_timeout_s(self._rng)
+            if started_s >= self._lister.resync_at_s:
+                return ResyncDue()
+            try:
+                if carried is None:
+                    feed = await self._open(state, timeout_s, resources)
+                else:
+                    feed = carried.feed
+                self._stats.watches["success"] += 1
+                self._contact()
+                progress.accepted = True
+                until_s = timing.unproven_s if state.unproven else math.inf
+                end = await self._follow(feed, progress, progress.started_s + until_s)
+            except BadResponse as error:
+                if not progress.accepted:
+                    self._stats.watches["error"] += 1
+                    return WatchFailed(self._position(state), error)
+                return WatchMalformed(self._position(state), progress.events)
+            except KubeError as error:
+                return self._broken_off(state, error, progress)
+        if not isinstance(end, WatchEnd):
+            return end
+        lasted_s = anyio.current_time() - progress.started_s
+        if end is WatchEnd.CLOSED and lasted_s >= timeout_s - _TIMEOUT_LEEWAY_S:
+            end = WatchEnd.TIMEOUT
+        return WatchEnded(self._position(state), end, lasted_s, progress.events)
+
+    async def _open(
+        self, state: Watching, server_timeout_s: int, resources: AsyncExitStack
+    ) -> LineFeed:
+        """A watch from the state's version on.
+
+        Raises:
+            KubeError: It isn't accepted.
+        """
+        stream = await resources.enter_async_context(
+            self._source.watch(
+                state.resource_version,
+                server_timeout_s=server_timeout_s,
+                open_timeout_s=self._timing.idle_limit_s,
+            )
+        )
+        return LineFeed(stream)
+
+    def _broken_off(self, state: Watching, error: KubeError, progress: Progress) -> Outcome:
+        now_s = anyio.current_time()
+        if not progress.accepted:
+            is_timeout = isinstance(error, Unavailable) and error.kind is Reason.TIMEOUT
+            if is_timeout and error.status is None:
+                heard_at_s = max(self._heard_at_s, self._lister.listed_at_s)
+                return WatchUnheard(self._position(state), now_s - heard_at_s)
+            self._stats.watches["error"] += 1
+            return WatchFailed(self._position(state), error)
+        stood = now_s - progress.started_s >= self._timing.fallback_relist_s
+        return WatchFailed(self._position(state), error, worked=stood or progress.events > 0)
+
+    def _position(self, state: Watching) -> str:
+        return self._store.resource_version or state.resource_version
+
+    async def _follow(
+        self, feed: LineFeed, progress: Progress, end_at_s: float
+    ) -> WatchEnd | WatchRegressed | ResyncDue:
+        """Apply what the watch brings until it ends, one way or the other, or its time has come.
+
+        Raises:
+            BadResponse: It brought something that isn't an event.
+            Unavailable: It broke.
+            KubeError: It brought an ERROR event.
+        """
+        heard_at_s = anyio.current_time()
+        while True:
+            now_s = anyio.current_time()
+            idle_at_s = heard_at_s + self._timing.idle_limit_s
+            if now_s >= self._lister.resync_at_s:
+                return ResyncDue()
+            if now_s >= idle_at_s:
+                return WatchEnd.IDLE
+            if now_s >= end_at_s:
+                return WatchEnd.CLOSED
+            look_at_s = self._next_look_s(progress, now_s)
+            until_s = min(self._lister.resync_at_s, idle_at_s, end_at_s, look_at_s)
+            try:
+                lines = await feed.read(until_s - now_s)
+            except Unavailable as error:
+                if error.kind is not Reason.TIMEOUT:
+                    raise
+                continue
+            if lines is None:
+                return WatchEnd.CLOSED
+            if lines:
+                heard_at_s = anyio.current_time()
+                if not await self._applier.apply_lines(lines, progress):
+                    return WatchRegressed()
+                self._heard_at_s = heard_at_s
+                self._recover()
+
+    def _next_look_s(self, progress: Progress, now_s: float) -> float:
+        """When to look whether a watch that follows on trouble has lasted long enough."""
+        if self._journal.trouble is None:
+            return math.inf
+        well_at_s = progress.started_s + self._timing.short_watch_s
+        if now_s < well_at_s:
+            return well_at_s
+        self._applier.contact()
+        self._recover()
+        return math.inf
+
+    # -- discovery
+
+    async def _check(self) -> Outcome:
+        try:
+            served = await self._source.served(timeout_s=self._timing.discovery_timeout_s)
+        except KubeError as error:
+            return CheckFailed(error)
+        if not served:
+            self._applier.contact()
+        return Checked(served, len(self._store))
+
+    # -- what others see of it
+
+    def _contact(self) -> None:
+        """The API server has been heard, which proves something only while all is well.
+
+        Else the same page or watch that leads nowhere, again and again, would make what is held
+        look fresh: then only a whole list or a watch that works counts.
+        """
+        if self._journal.trouble is None:
+            self._applier.contact()
+
+    def _recover(self) -> None:
+        self._journal.leave()
+        self._store.set_error("")
+
+    def _tell(self, state: State, outcome: Outcome, move: Move) -> None:
+        self._journal.moved(state, outcome, move, len(self._store))
+        trouble = trouble_in(outcome, self._timing)
+        if move.absent:
+            self._journal.absent()
+            self._store.set_error("")
+            self._store.finish_absent()
+        elif trouble is not None:
+            self._journal.enter(trouble, move.wait_s)
+            self._store.set_error(trouble.text)
+            self._store.flush()
+
+    def _count(self, state: State, outcome: Outcome) -> None:
+        stats = self._stats
+        match state:
+            case Listing() if isinstance(outcome, StreamRefused):
+                pass  # nothing has failed: the list is made in pages, and counted then
+            case Listing():
+                result = "success" if isinstance(outcome, Listed) else "error"
+                stats.lists[result, state.reason] += 1
+            case Watching():
+                stats.watch_terminations[_termination(outcome, self._timing)] += 1
+            case Probing() | Checking():
+                pass
+            case _:
+                assert_never(state)
+
+
+def _termination(outcome: Outcome, timing: WatchTiming) -> str:
+    """Label ``reason`` of the counter of ended watches."""
+    match outcome:
+        case WatchEnded() if is_short(outcome, timing):
+            return "short"
+        case WatchEnded():
+            return outcome.how
+        case WatchUnheard():
+            return WatchEnd.IDLE
+        case WatchFailed(error=Gone()):
+            return "expired"
+        case ResyncDue():
+            return "closed"
+        case _:
+            return "error"

@@ -1,0 +1,240 @@
+"""Answers of the daemon as text: what ``telemetryd ctl`` prints, and what it complains about.
+
+Pure; ages are told by the daemon's own clock. An answer may come from another version: what it
+lacks is shown as ``-``.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from telemetryd.serve.control.protocol import Answer, Document, Request
+
+_NOTHING = "-"
+_GAP = "  "
+_MINUTE_S = 60
+_HOUR_S = 3600
+_DAY_S = 86400
+
+
+def render_result(  # noqa: PLR0911 - one a command
+    request: Request, answer: Answer, *, as_json: bool
+) -> str:
+    """What goes to stdout, each line ended; empty where the command was refused.
+
+    Args:
+        request: The command.
+        answer: What came of it.
+        as_json: Of ``status``: the document itself.
+    """
+    result = answer.result
+    if answer.error:
+        return ""
+    match request.command:
+        case "status" if not as_json:
+            return render_table(result)
+        case "status" | "cache":
+            options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+            return orjson.dumps(result, option=options).decode()
+        case "reload":
+            changes = result.get("changes") or (["nothing has changed"] if answer.ok else [])
+            return _lines(changes)
+        case "opt-in":
+            ended = [f"ended: {_restriction(each)}" for each in result.get("ended") or ()]
+            kept = [f"remains: {_restriction(each)}" for each in result.get("remaining") or ()]
+            return _lines([*(ended or ["nothing was remembered"]), *kept])
+        case "trigger":
+            return _lines([result.get("run")])
+        case "start" | "stop" | "restart":
+            exporter = result.get("exporter") or {}
+            state, detail = exporter.get("state"), exporter.get("detail")
+            return _lines(
+                [f"{request.name}: {state} ({detail})" if detail else f"{request.name}: {state}"]
+            )
+
+
+def render_complaints(request: Request, answer: Answer) -> list[str]:
+    """What goes to stderr, a line each: why all isn't well, where it isn't."""
+    if answer.error:
+        return [_printable(answer.error)]
+    if answer.ok:
+        return []
+    result = answer.result
+    if request.command in {"reload", "opt-in"}:
+        return [_printable(str(problem)) for problem in result.get("problems") or ()]
+    if not result.get("synced"):
+        return [f"{request.name} isn't synced"]
+    found = result.get("verification") or {}
+    counts = f"{found.get('missing_count')} missing, {found.get('extra_count')} extra"
+    return [f"{request.name} differs from the API server: {counts}"]
+
+
+def render_table(document: Document) -> str:
+    """The whole of it, each line ended."""
+    now = _moment(document.get("time"))
+    lines = [
+        _headline(document),
+        *_collection(document.get("collection") or {}),
+        *_leader(document.get("leader") or {}),
+    ]
+    waiting = document.get("waiting_for") or []
+    if waiting:
+        lines.append(f"waiting for {', '.join(map(str, waiting))}")
+    lines += _fleet(document.get("snapshot") or {})
+    last_reload = (document.get("config") or {}).get("last_reload") or {}
+    lines += [f"last reload rejected: {each}" for each in last_reload.get("problems") or ()]
+    informers = [_informer(each, now) for each in document.get("informers") or []]
+    exporters = [_exporter(each, now) for each in document.get("exporters") or []]
+    lines += ["", *_table(("INFORMER", "STATE", "OBJECTS", "LAST CONTACT", "DETAIL"), informers)]
+    lines += [
+        "",
+        *_table(
+            ("EXPORTER", "TYPE", "STATE", "LAST SUCCESS", "NEXT RUN", "DETAIL"),
+            exporters or [(_NOTHING,) * 6],
+        ),
+    ]
+    if requests := document.get("secret_requests"):
+        head = ("SECRETREQUEST", "SECRET", "STATE", "LAST WRITE", "DETAIL")
+        lines += ["", *_table(head, [_request(each, now) for each in requests])]
+    return _lines(lines)
+
+
+def _headline(document: Document) -> str:
+    uptime = _span(document.get("uptime_seconds"))
+    server = document.get("api_server") or _NOTHING
+    return f"telemetryd {document.get('version')}, up {uptime}, API server {server}"
+
+
+def _leader(leader: Document) -> Iterable[str]:
+    if leader.get("leading"):
+        yield f"leading, term {leader.get('epoch')}, by lease {leader.get('name')}"
+    elif leader:
+        who = leader.get("holder") or "nobody that is known"
+        trouble = f": {leader['last_error']}" if leader.get("last_error") else ""
+        yield f"standing by, {who} leads, by lease {leader.get('name')}{trouble}"
+
+
+def _collection(collection: Document) -> Iterable[str]:
+    if collection.get("enabled") is False:
+        yield f"collection is {collection.get('detail')}"
+    elif source := collection.get("source"):
+        yield f"source {source}"
+    for restriction in collection.get("restrictions") or ():
+        yield f"restriction: {_restriction(restriction)}"
+    if warning := collection.get("memory_warning"):
+        yield f"restrictions: {warning}"
+
+
+def _restriction(restriction: Document) -> str:
+    said = "written in" if restriction.get("written") else "remembered from"
+    kept = ", ".join(map(str, restriction.get("remembered_in") or ())) or "nowhere"
+    return (
+        f"{restriction.get('what')}: {restriction.get('key')}, {said} {restriction.get('where')},"
+        f" since {restriction.get('since')}, remembered in {kept};"
+        f" to end it, {restriction.get('end')}"
+    )
+
+
+def _fleet(snapshot: Document) -> Iterable[str]:
+    fleet = snapshot.get("fleet")
+    if not fleet:
+        return
+    clusters = sum((fleet.get("clusters") or {}).values())
+    yield f"{clusters} clusters, {fleet.get('nodes')} nodes"
+    if reasons := snapshot.get("incomplete_reasons"):
+        yield f"incomplete: {', '.join(map(str, reasons))}"
+
+
+_LIST_METHODS = {"stream": "listed as a stream", "pages": "listed in pages"}
+
+
+def _informer(informer: Document, now: datetime | None) -> Sequence[str]:
+    synced = "synced" if informer.get("synced") else "syncing"
+    return (
+        str(informer.get("resource")),
+        "absent" if informer.get("absent") else synced,
+        str(informer.get("objects", _NOTHING)),
+        _ago(informer.get("last_contact_at"), now),
+        str(informer.get("last_error") or _LIST_METHODS.get(str(informer.get("list_method")), "")),
+    )
+
+
+def _exporter(exporter: Document, now: datetime | None) -> Sequence[str]:
+    failing = bool(exporter.get("consecutive_failures"))
+    reason, error = exporter.get("last_error_reason"), exporter.get("last_error")
+    detail = exporter.get("detail") or (f"{reason}: {error}" if failing and error else "")
+    return (
+        str(exporter.get("name")),
+        str(exporter.get("type")),
+        str(exporter.get("state")),
+        _ago(exporter.get("last_success_at"), now),
+        _in(exporter.get("next_run_at"), now),
+        str(detail),
+    )
+
+
+def _request(request: Document, now: datetime | None) -> Sequence[str]:
+    return (
+        str(request.get("name")),
+        str(request.get("target") or _NOTHING),
+        str(request.get("state")),
+        _ago(request.get("last_write_at"), now),
+        str(request.get("detail") or ""),
+    )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterable[str]:
+    table = [head, *rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield _GAP.join(cells).rstrip()
+
+
+def _moment(text: Any) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        return None
+
+
+def _ago(text: Any, now: datetime | None) -> str:
+    moment = _moment(text)
+    if moment is None or now is None:
+        return _NOTHING
+    return f"{_span(max(0.0, (now - moment).total_seconds()))} ago"
+
+
+def _in(text: Any, now: datetime | None) -> str:
+    moment = _moment(text)
+    if moment is None or now is None:
+        return _NOTHING
+    seconds = (moment - now).total_seconds()
+    return f"in {_span(seconds)}" if seconds >= 1 else "now"
+
+
+def _span(seconds: Any) -> str:
+    """The two largest units: ``3d4h``, ``5m10s``."""
+    if not isinstance(seconds, int | float):
+        return _NOTHING
+    whole = int(seconds)
+    if whole >= _DAY_S:
+        return f"{whole // _DAY_S}d{whole % _DAY_S // _HOUR_S}h"
+    if whole >= _HOUR_S:
+        return f"{whole // _HOUR_S}h{whole % _HOUR_S // _MINUTE_S}m"
+    if whole >= _MINUTE_S:
+        return f"{whole // _MINUTE_S}m{whole % _MINUTE_S}s"
+    return f"{whole}s"
+
+
+def _lines(lines: Iterable[Any]) -> str:
+    return "".join(f"{_printable(str(line))}\n" for line in lines)
+
+
+def _printable(line: str) -> str:
+    """Nothing in it may command the terminal."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in line
+    )

@@ -1,0 +1,257 @@
+"""HTTP on ``server.listen``: the paths, and a shutdown that waits for nobody long.
+
+What the answers say is made by ``metrics``, ``status`` and ``page``, limits on a client are kept
+by ``connection``, connections are taken up by ``listener``, and who may see something is decided by
+``security``. aiohttp's low-level server is enough: a few fixed paths need no router.
+"""
+
+import asyncio
+import logging
+from base64 import b64encode
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from typing import TypeAlias
+
+import anyio
+import anyio.to_thread
+import orjson
+from aiohttp import web
+from anyio.lowlevel import cancel_shielded_checkpoint
+
+from telemetryd.errors import ManagerError
+from telemetryd.model import Payload
+from telemetryd.serve.http.connection import Connection, Limits, answer, answer_text
+from telemetryd.serve.http.listener import Acceptor, Listening, bind
+from telemetryd.serve.http.security import Security
+from telemetryd.serve.metrics.metrics import MetricsRenderer
+from telemetryd.serve.page.page import render_page
+from telemetryd.serve.page.status import Report, StatusFacts, render_report, render_status
+from telemetryd.serve.page.style import PAGE_POLICY
+
+log = logging.getLogger(__name__)
+
+DEFAULT_LIMITS = Limits()
+SHUTDOWN_S = 1.0
+"""Answers still on their way are given this long."""
+MOST_SCRAPES = 8
+"""Of ``/metrics`` at a time, one rendered and the rest waiting; more are turned away with 503."""
+
+_METHODS = ("GET", "HEAD")
+_PAYLOADS = "/payload/"
+
+_Handler: TypeAlias = Callable[[web.BaseRequest], Awaitable[web.Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """What is served; called on the event loop's thread, and quick.
+
+    Attributes:
+        payload_exposed: Whether payloads may be shown, at this moment.
+        payload: What an exporter last sent, None where it hasn't sent anything yet; a ManagerError
+            where there is no such exporter.
+    """
+
+    metrics: MetricsRenderer
+    liveness: Callable[[], Report]
+    readiness: Callable[[], Report]
+    status: Callable[[], StatusFacts]
+    payload_exposed: Callable[[], bool]
+    payload: Callable[[str], Payload | None]
+
+
+@asynccontextmanager
+async def serve(
+    host: str,
+    port: int,
+    endpoints: Endpoints,
+    *,
+    security: Security | None = None,
+    where: str = "",
+    limits: Limits = DEFAULT_LIMITS,
+) -> AsyncIterator[Listening]:
+    """Serve while the context is open; leaving it takes ``SHUTDOWN_S`` at most.
+
+    Args:
+        host: Name or IP address, empty for every address of the machine. Of a name's addresses
+            one is used, IPv4 first, as Prometheus and its exporters do.
+        port: TCP port, 0 for a free one.
+        endpoints: What is served.
+        security: Who may see it, its files are watched meanwhile; None for plain HTTP for everyone.
+        where: Configuration file, for messages.
+        limits: What a client may take.
+
+    Yields:
+        Where it listens.
+
+    Raises:
+        ConfigError: The address can't be bound.
+    """
+    security = security or Security()
+    loop = asyncio.get_running_loop()
+    server = web.Server(_Router(endpoints, security).answer)
+    failure: Exception | None = None
+    with await bind(host, port, where) as bound:
+        acceptor = Acceptor(
+            bound,
+            security,
+            limits,
+            make=partial(Connection, server, loop=loop, limits=limits),
+            established=partial(_connections, server),
+        )
+        security.changed = partial(_end_connections, server)
+        address = bound.getsockname()
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(acceptor.run, name="http")
+                group.start_soon(security.watch, name="certificates")
+                try:
+                    yield Listening(address[0], address[1])
+                except Exception as error:  # noqa: BLE001 - raised below, as it is
+                    failure = error
+                finally:
+                    group.cancel_scope.cancel()
+        finally:
+            bound.close()
+            await _drain(server)
+    if failure is not None:
+        raise failure
+
+
+def _connections(server: web.Server) -> Iterator[Connection]:
+    return (each for each in server.connections if isinstance(each, Connection))
+
+
+def _end_connections(server: web.Server) -> None:
+    for connection in _connections(server):
+        connection.end()
+
+
+async def _drain(server: web.Server) -> None:
+    server.pre_shutdown()
+    with anyio.move_on_after(SHUTDOWN_S, shield=True):
+        await server.shutdown(SHUTDOWN_S / 2)  # for the handler, and again for its task
+    for connection in _connections(server):
+        connection.abort()
+    await cancel_shielded_checkpoint()  # transports close in the loop's next turn
+
+
+class _Router:
+    """Answers requests: one method per path, and one for all that payloads have."""
+
+    def __init__(self, endpoints: Endpoints, security: Security) -> None:
+        self._endpoints = endpoints
+        self._security = security
+        self._scrapes = 0
+        self._one_page_at_a_time = anyio.CapacityLimiter(1)
+        self._failing: set[str] = set()
+        self._paths: dict[str, _Handler] = {
+            "/": self._page,
+            "/metrics": self._metrics,
+            "/livez": self._livez,
+            "/healthz": self._livez,
+            "/readyz": self._readyz,
+            "/status.json": self._status,
+        }
+
+    async def answer(self, request: web.BaseRequest) -> web.Response:
+        """Answer any request; an unexpected error is a 500 that says nothing of it."""
+        try:
+            refused = await self._security.refusal(request)
+        except Exception:
+            log.exception("request failed before it was decided who may see it")
+            return answer_text(500, "internal error: the log says more\n")
+        if refused is not None:
+            return refused
+        if isinstance(connection := request.protocol, Connection):
+            connection.expect_answer()
+        return await self._answer(request)
+
+    async def _answer(self, request: web.BaseRequest) -> web.Response:
+        path = _PAYLOADS if request.path.startswith(_PAYLOADS) else request.path
+        handler = self._payload if path == _PAYLOADS else self._paths.get(path)
+        if handler is None:
+            listed = ", ".join((*self._paths, f"{_PAYLOADS}{{exporter}}"))
+            return answer_text(404, f"not found: there are {listed}\n")
+        if request.method not in _METHODS:
+            refused = answer_text(405, "method not allowed: use GET or HEAD\n")
+            refused.headers["Allow"] = ", ".join(_METHODS)
+            return refused
+        try:
+            response = await handler(request)
+        except Exception:
+            level = logging.DEBUG if path in self._failing else logging.ERROR
+            self._failing.add(path)
+            log.log(level, "request failed path=%s", path, exc_info=True)
+            return answer_text(500, "internal error: the log says more\n")
+        self._failing.discard(path)
+        return response
+
+    async def _metrics(self, request: web.BaseRequest) -> web.Response:
+        if self._scrapes >= MOST_SCRAPES:
+            refused = answer_text(503, "too many scrapes at a time\n")
+            refused.headers["Retry-After"] = "1"
+            return refused
+        self._scrapes += 1
+        try:
+            exposition = await self._endpoints.metrics.render(
+                accept=",".join(request.headers.getall("Accept", ())),
+                accept_encoding=",".join(request.headers.getall("Accept-Encoding", ())),
+                names=request.query.getall("name[]", ()),
+            )
+        finally:
+            self._scrapes -= 1
+        response = answer(200, exposition.body, exposition.content_type)
+        response.headers["Vary"] = "Accept, Accept-Encoding"
+        if exposition.content_encoding:
+            response.headers["Content-Encoding"] = exposition.content_encoding
+        return response
+
+    async def _livez(self, request: web.BaseRequest) -> web.Response:
+        return _health(request, self._endpoints.liveness())
+
+    async def _readyz(self, request: web.BaseRequest) -> web.Response:
+        return _health(request, self._endpoints.readiness())
+
+    async def _status(self, _request: web.BaseRequest) -> web.Response:
+        document = render_status(self._endpoints.status())
+        body = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        return answer(200, body, "application/json")
+
+    async def _page(self, _request: web.BaseRequest) -> web.Response:
+        # On a thread, for a thousand exporters take a while; on one, as others need theirs.
+        text = await anyio.to_thread.run_sync(
+            render_page, self._endpoints.status(), limiter=self._one_page_at_a_time
+        )
+        response = answer(200, text.encode(), "text/html; charset=utf-8")
+        response.headers["Content-Security-Policy"] = PAGE_POLICY
+        return response
+
+    async def _payload(self, request: web.BaseRequest) -> web.Response:
+        if not self._endpoints.payload_exposed():
+            return answer_text(
+                403, "payloads aren't shown: set expose_payload = true in [server] and reload\n"
+            )
+        try:
+            payload = self._endpoints.payload(request.path.removeprefix(_PAYLOADS))
+        except ManagerError as error:
+            return answer_text(404, f"{error}: / lists them\n")
+        if payload is None:
+            return answer_text(404, "no payload yet: the exporter has had nothing to send\n")
+        response = answer(200, payload.body, payload.content_type)
+        # The digest leaves the timestamp out: equal content, not equal bytes, hence weak.
+        response.headers["ETag"] = f'W/"{payload.digest}"'
+        checksum = b64encode(sha256(payload.body).digest()).decode()
+        response.headers["Repr-Digest"] = f"sha-256=:{checksum}:"  # RFC 9530
+        return response
+
+
+def _health(request: web.BaseRequest, report: Report) -> web.Response:
+    """``ok``, or every check where one failed or ``?verbose`` asks, as Kubernetes does."""
+    if report.ok and "verbose" not in request.query:
+        return answer_text(200, "ok\n")
+    endpoint = request.path.removeprefix("/")
+    return answer_text(200 if report.ok else 503, render_report(report, endpoint))

@@ -1,0 +1,351 @@
+"""What an informer costs in memory and operations as a fleet grows tenfold: no more than tenfold.
+
+The figures themselves belong to benchmarks; what stands here holds on any machine.
+"""
+
+import gc
+import json
+import random
+import sys
+import tracemalloc
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any, Self
+
+import anyio
+import anyio.lowlevel
+import msgspec
+import pytest
+
+from telemetryd.gather.project import NodeObject, nodes_resource
+from telemetryd.gather.shapes import ShapeTable
+from telemetryd.informer.informer import Informer
+from telemetryd.informer.lines import LineSplitter
+from telemetryd.informer.resource import Resource
+from telemetryd.informer.store import SLICE_OBJECTS
+from telemetryd.model import NodeRecord
+from telemetryd.stats import InformerStats
+from tests.apiserver.fixtures import rancher_node
+from tests.informer.samples import until
+
+pytestmark = pytest.mark.anyio
+
+FEW = 300
+MANY = 10 * FEW
+CHUNK_NODES = 50
+PAGE_SIZE = 50
+BYTES_A_NODE = 400
+"""Of growth, everything included: the key, the UID, the record and its place in the store."""
+
+_NUMBER = b"@@@@@@"
+
+
+def _template() -> bytes:
+    node = rancher_node("c-m-" + _NUMBER.decode(), "machine-" + _NUMBER.decode())
+    node["metadata"] |= {"uid": f"3f3b4a53-9d5f-4d9d-a3b4-000000{_NUMBER.decode()}"}
+    node["metadata"]["resourceVersion"] = "1000"
+    return json.dumps(node).encode()
+
+
+NODE = _template()
+
+
+def node(number: int) -> bytes:
+    """A node of its own, of the size of a real one."""
+    return NODE.replace(_NUMBER, b"%06d" % number)
+
+
+def line(kind: bytes, body: bytes) -> bytes:
+    return b'{"type":"%b","object":%b}\n' % (kind, body)
+
+
+END = line(
+    b"BOOKMARK",
+    b'{"metadata":{"resourceVersion":"1000","annotations":{"k8s.io/initial-events-end":"true"}}}',
+)
+
+
+class Fleet:
+    """A source of so many nodes, made as they are asked for; a stream or a watch goes on with news.
+
+    Attributes:
+        chunks: How often something was read of a stream.
+    """
+
+    def __init__(self, nodes: int) -> None:
+        self.nodes = nodes
+        self.chunks = 0
+        self._news: list[bytes] = []
+
+    def tell(self, chunk: bytes) -> None:
+        self._news.append(chunk)
+
+    async def list_page(self, *, limit: int | None, continue_token: str, timeout_s: float) -> bytes:
+        await anyio.lowlevel.checkpoint()
+        start = int(continue_token or 0)
+        end = min(start + (limit or self.nodes), self.nodes)
+        token = b"%d" % end if end < self.nodes else b""
+        head = b'{"kind":"NodeList","metadata":{"resourceVersion":"1000","continue":"%b"},"items":['
+        return head % token + b",".join(node(number) for number in range(start, end)) + b"]}"
+
+    @asynccontextmanager
+    async def watch(
+        self, resource_version: str, *, server_timeout_s: int, open_timeout_s: float
+    ) -> AsyncIterator["Chunks"]:
+        yield Chunks(self, iter(()))
+
+    @asynccontextmanager
+    async def stream_list(
+        self, *, server_timeout_s: int, open_timeout_s: float
+    ) -> AsyncIterator["Chunks"]:
+        yield Chunks(self, self._list())
+
+    def _list(self) -> Iterator[bytes]:
+        for start in range(0, self.nodes, CHUNK_NODES):
+            numbers = range(start, min(start + CHUNK_NODES, self.nodes))
+            yield b"".join(line(b"ADDED", node(number)) for number in numbers)
+        yield END
+
+    async def knows_streams(self, *, timeout_s: float) -> bool:
+        return True
+
+    async def served(self, *, timeout_s: float) -> bool:
+        return True
+
+    async def next(self) -> bytes:
+        while not self._news:
+            await anyio.sleep(0.001)
+        return self._news.pop(0)
+
+
+class Chunks:
+    """One stream."""
+
+    def __init__(self, fleet: Fleet, first: Iterator[bytes]) -> None:
+        self._fleet = fleet
+        self._first = first
+
+    async def read(self, timeout_s: float) -> bytes:
+        await anyio.lowlevel.checkpoint()
+        chunk = next(self._first, None)
+        if chunk is None:
+            chunk = await self._fleet.next()
+        self._fleet.chunks += 1
+        return chunk
+
+
+class Held:
+    """An informer of such a fleet."""
+
+    def __init__(
+        self, nodes: int, streamed: bool, resource: Resource[NodeObject, NodeRecord] | None = None
+    ) -> None:
+        self.fleet = Fleet(nodes)
+        resource = resource or nodes_resource(ShapeTable())
+        self.stats = InformerStats(resource.id)
+        self.informer = Informer(
+            resource,
+            self.fleet,
+            now=anyio.current_time,
+            rng=random.Random(1),
+            stats=self.stats,
+            page_size=PAGE_SIZE,
+            streamed=streamed,
+        )
+        self.reader = self.informer.reader
+        self.wakeups = 0
+        self.reader.on_change(self._wake)
+
+    def _wake(self) -> None:
+        self.wakeups += 1
+
+    async def relist(self) -> None:
+        """Makes it list again, as when its history is gone."""
+        before = sum(self.stats.lists.values())
+        self.fleet.tell(line(b"ERROR", b'{"kind":"Status","code":410}'))
+        await until(lambda: sum(self.stats.lists.values()) > before, 30.0)
+
+
+@asynccontextmanager
+async def holding(nodes: int, streamed: bool, **options: Any) -> AsyncIterator[Held]:
+    """One that has synced, and runs until the block is left."""
+    held = Held(nodes, streamed, **options)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(held.informer.run)
+        await until(lambda: held.reader.synced, 30.0)
+        assert len(held.reader) == nodes
+        yield held
+        tasks.cancel_scope.cancel()
+
+
+async def held_bytes(nodes: int, streamed: bool) -> int:
+    """What is allocated for a fleet that has synced."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        async with holding(nodes, streamed):
+            gc.collect()
+            return tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+
+
+async def test_a_node_costs_a_few_hundred_bytes_however_many_there_are(streamed: bool) -> None:
+    await held_bytes(10, streamed)  # what is allocated once
+    few = min([await held_bytes(FEW, streamed) for _ in range(3)])
+    many = min([await held_bytes(MANY, streamed) for _ in range(3)])
+    assert (many - few) / (MANY - FEW) <= BYTES_A_NODE
+    assert few <= len(NODE) * CHUNK_NODES + FEW * BYTES_A_NODE
+
+
+async def relist_bytes(nodes: int, streamed: bool) -> int:
+    """What is allocated at most for a list of what is held already, above what is held."""
+    async with holding(nodes, streamed) as held:
+        gc.collect()
+        tracemalloc.start()
+        try:
+            before, _ = tracemalloc.get_traced_memory()
+            await held.relist()
+            return tracemalloc.get_traced_memory()[1] - before
+        finally:
+            tracemalloc.stop()
+
+
+async def test_list_of_an_unchanged_fleet_is_no_second_copy_of_it(streamed: bool) -> None:
+    few = min([await relist_bytes(FEW, streamed) for _ in range(2)])
+    many = min([await relist_bytes(MANY, streamed) for _ in range(2)])
+    # A key and its place in a dict of references.
+    assert (many - few) / (MANY - FEW) <= 250
+    # A page or chunk, its lines, and what this source takes to make them.
+    assert few <= 6 * len(NODE) * CHUNK_NODES
+
+
+class Calls:
+    """Counts calls of functions, of Python and of C, while it is entered."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.named: Counter[str] = Counter()
+        self.decodes: Counter[object] = Counter()
+
+    def _note(self, _frame: object, event: str, argument: Any) -> None:
+        if event == "call":
+            self.total += 1
+        elif event == "c_call":
+            self.total += 1
+            self.named[argument.__name__] += 1
+            if isinstance(getattr(argument, "__self__", None), msgspec.json.Decoder):
+                self.decodes[argument.__self__.type] += 1
+
+    def __enter__(self) -> Self:
+        sys.setprofile(self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+
+
+async def counted(nodes: int, streamed: bool) -> Calls:
+    """What it takes to sync."""
+    calls = Calls()
+    with calls:
+        async with holding(nodes, streamed):
+            pass
+    return calls
+
+
+async def test_a_node_costs_as_many_operations_in_a_fleet_ten_times_as_large(
+    streamed: bool,
+) -> None:
+    few, many = await counted(FEW, streamed), await counted(MANY, streamed)
+    assert many.total <= 11 * few.total
+    assert many.total / MANY <= 80
+
+
+async def test_each_object_is_decoded_once_and_nothing_of_it_is_logged_or_timed(
+    streamed: bool,
+) -> None:
+    calls = await counted(MANY, streamed)
+    assert calls.decodes[NodeObject] == MANY
+    assert sum(calls.decodes.values()) <= (2 * MANY + 2 if streamed else MANY + MANY / PAGE_SIZE)
+    for costly in ("isEnabledFor", "strftime", "time", "perf_counter", "acquire"):
+        assert calls.named[costly] <= MANY / 10, costly
+
+
+async def test_events_of_a_chunk_cost_one_wake_up_however_many_they_are(streamed: bool) -> None:
+    async with holding(FEW, streamed) as held:
+        changed = replace_cpu(node(0))
+        for size in (1, 10, 100):
+            wakeups, chunks = held.wakeups, held.fleet.chunks
+            told = held.stats.events["modified"] + 3 * size
+            for chunk in range(3):
+                kind = changed if chunk % 2 else node(0)
+                events = [
+                    line(b"MODIFIED", kind.replace(b"000000", b"%06d" % n)) for n in range(size)
+                ]
+                held.fleet.tell(b"".join(events))
+            await until(partial(applied, held, told))
+            assert held.fleet.chunks - chunks == 3
+            assert held.wakeups - wakeups <= 3
+
+
+def applied(held: Held, events: int) -> bool:
+    """Whether so many changes have been applied."""
+    return held.stats.events["modified"] == events
+
+
+def replace_cpu(body: bytes) -> bytes:
+    """The same node with another CPU capacity."""
+    document = json.loads(body)
+    document["status"]["internalNodeStatus"]["capacity"]["cpu"] = "64"
+    return json.dumps(document).encode()
+
+
+async def test_loop_has_its_turn_every_few_hundred_objects(streamed: bool) -> None:
+    plain = nodes_resource(ShapeTable())
+    projected = 0
+
+    def project(key: str, decoded: NodeObject) -> NodeRecord:
+        nonlocal projected
+        projected += 1
+        return plain.project(key, decoded)
+
+    held = Held(MANY, streamed, replace(plain, project=project))
+    most = 0
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(held.informer.run)
+        while not held.reader.synced:
+            before = projected
+            await anyio.lowlevel.checkpoint()
+            most = max(most, projected - before)
+        tasks.cancel_scope.cancel()
+    assert projected == MANY
+    assert 0 < most <= SLICE_OBJECTS
+
+
+@pytest.mark.parametrize("pieces", [10, 100, 1000])
+def test_line_in_many_pieces_is_joined_once(pieces: int) -> None:
+    splitter = LineSplitter()
+    piece = b"x" * 1000
+    calls = Calls()
+    with calls:
+        for _ in range(pieces):
+            assert splitter.feed(piece) == []
+        (whole,) = splitter.feed(b"\n")
+    assert whole == piece * pieces
+    assert calls.named["join"] == 1
+    assert calls.total <= 10 * pieces + 20
+
+
+@pytest.mark.parametrize("lines", [100, 1000])
+def test_lines_of_a_chunk_are_split_at_once(lines: int) -> None:
+    chunk = b"".join(b'{"n":%d}\n' % n for n in range(lines))
+    calls = Calls()
+    with calls:
+        assert len(LineSplitter().feed(chunk)) == lines
+    assert calls.named["split"] == 1
+    assert calls.total <= 3 * lines + 20
