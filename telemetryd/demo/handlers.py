@@ -74,8 +74,6 @@ class Handlers:
                 handle = self._read
             case "POST", False, _:
                 handle = self._post
-            case "PUT", True, _:
-                handle = self._put
             case "PATCH", True, "" | "status":
                 handle = self._patch
             case "DELETE", True, "":
@@ -140,12 +138,6 @@ class Handlers:
             raise status.MethodNotAllowed
         body = await _read_object(request, target)
         return _written_response(self.writer.create(target, body, _manager(request)))
-
-    async def _put(self, request: web.Request, target: Target) -> web.Response:
-        body = await _read_object(request, target)
-        if target.subresource == "finalize":
-            return _written_response(self.writer.finalize(target, body))
-        return _written_response(self.writer.replace(target, body, _manager(request)))
 
     async def _patch(self, request: web.Request, target: Target) -> web.Response:
         content_type = request.headers.get("Content-Type", "").partition(";")[0].strip()

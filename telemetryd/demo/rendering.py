@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 
+from telemetryd.demo.apply import leaves, to_fields_v1
 from telemetryd.demo.catalogue import IMAGES, PRIVATE_MARK, FeatureRow, Shape
-from telemetryd.demo.fieldsets import compare, to_fields_v1
 from telemetryd.demo.resources import JsonObject, resource_of
 
 LOCAL = "local"
@@ -336,7 +336,7 @@ def _digest(text: str) -> str:
 def _managed_fields(node: JsonObject, facts: NodeFacts) -> list[JsonObject]:
     """One entry as Rancher's own writes leave it."""
     resource = resource_of(node)
-    owned = compare({}, {key: node[key] for key in ("metadata", "spec")}, custom=True).added
+    owned = leaves({key: node[key] for key in ("metadata", "spec")})
     return [
         {
             "apiVersion": resource.api_version,

@@ -13,7 +13,7 @@ import orjson
 JsonObject: TypeAlias = dict[str, Any]
 """A decoded JSON object; stored ones are treated as immutable."""
 
-STANDARD_VERBS = ("create", "delete", "get", "list", "patch", "update", "watch")
+STANDARD_VERBS = ("create", "delete", "get", "list", "patch", "watch")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +25,6 @@ class Resource:
             drop what is empty and list their items without apiVersion and kind.
         status: Has a status subresource, so that the main path ignores ``status``.
         status_on_create: ``status`` is kept on create all the same (core nodes).
-        unconditional_update: PUT without a resourceVersion is accepted.
-        create_on_update: PUT creates what does not exist (leases).
     """
 
     group: str
@@ -37,8 +35,6 @@ class Resource:
     custom: bool = False
     status: bool = False
     status_on_create: bool = False
-    unconditional_update: bool = True
-    create_on_update: bool = False
     short_names: tuple[str, ...] = ()
 
     @property
@@ -59,8 +55,7 @@ class Resource:
     @property
     def subresources(self) -> tuple[str, ...]:
         """Paths below an object."""
-        status = ("status",) if self.status else ()
-        return (*status, "finalize") if self is NAMESPACES else status
+        return ("status",) if self.status else ()
 
     @property
     def type_prefix(self) -> bytes:
@@ -87,7 +82,7 @@ class Target:
     Attributes:
         namespace: Empty for cluster-scoped objects and for lists over all namespaces.
         name: Empty for collections.
-        subresource: ``status``, ``finalize`` or empty.
+        subresource: ``status`` or empty.
     """
 
     resource: Resource
@@ -121,15 +116,6 @@ NODES = Resource(
     short_names=("no",),
 )
 SECRETS = Resource(group="", version="v1", plural="secrets", kind="Secret", namespaced=True)
-LEASES = Resource(
-    group="coordination.k8s.io",
-    version="v1",
-    plural="leases",
-    kind="Lease",
-    namespaced=True,
-    unconditional_update=False,
-    create_on_update=True,
-)
 
 
 def _rancher(plural: str, kind: str, *, namespaced: bool = False) -> Resource:
@@ -140,7 +126,6 @@ def _rancher(plural: str, kind: str, *, namespaced: bool = False) -> Resource:
         kind=kind,
         namespaced=namespaced,
         custom=True,
-        unconditional_update=False,
     )
 
 
@@ -157,14 +142,12 @@ SECRET_REQUESTS = Resource(
     namespaced=False,
     custom=True,
     status=True,
-    unconditional_update=False,
 )
 
 RESOURCES = (
     NAMESPACES,
     NODES,
     SECRETS,
-    LEASES,
     CLUSTERS,
     RANCHER_NODES,
     SETTINGS,
@@ -217,5 +200,5 @@ def discovery_entries(resource: Resource) -> Iterator[JsonObject]:
             "singularName": "",
             "namespaced": resource.namespaced,
             "kind": resource.kind,
-            "verbs": ["update"] if subresource == "finalize" else ["get", "patch", "update"],
+            "verbs": ["get", "patch"],
         }

@@ -71,7 +71,7 @@ class Routes:
         match rest:
             case ["namespaces", name] if not group:
                 return Target(NAMESPACES, name=name)
-            case ["namespaces", name, "status" | "finalize" as below_name] if not group:
+            case ["namespaces", name, "status" as below_name] if not group:
                 return Target(NAMESPACES, name=name, subresource=below_name)
             case ["namespaces", namespace, plural, *below]:
                 pass

@@ -1,17 +1,15 @@
 """What each kind accepts: the defaults and the validation that the real server applies.
 
 Pure functions over decoded objects; wording measured on kube-apiserver 1.20.2. Only what telemetryd
-or its tests can run into is here: names, finalizers, Secrets, Leases, Namespaces.
+or its tests can run into is here: names, finalizers, Secrets, Namespaces.
 """
 
 import base64
 import binascii
 import re
-from datetime import UTC, datetime
-from typing import Any
 
 from telemetryd.demo import status
-from telemetryd.demo.resources import LEASES, NAMESPACES, SECRETS, JsonObject, Resource
+from telemetryd.demo.resources import NAMESPACES, SECRETS, JsonObject, Resource
 from telemetryd.demo.status import Cause
 
 MAX_SECRET_BYTES = 1 << 20
@@ -22,7 +20,6 @@ _NAME = re.compile(_SUBDOMAIN)
 _CONFIG_KEY = re.compile(r"[-._a-zA-Z0-9]+")
 _FINALIZER = re.compile(rf"{_SUBDOMAIN}/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
 _STANDARD_FINALIZERS = frozenset({"kubernetes", "orphan", "foregroundDeletion"})
-_MICRO_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(Z|[+-]\d\d:\d\d)")
 _SECRET_FIELDS = ("data", "immutable", "type")
 _DROPPED_WHEN_EMPTY = ("annotations", "finalizers", "labels", "ownerReferences")
 _IMMUTABLE = "Forbidden: field is immutable when `immutable` is set"
@@ -42,8 +39,6 @@ def normalise(resource: Resource, obj: JsonObject) -> JsonObject:
     obj = {**obj, "metadata": metadata}
     if resource is SECRETS:
         return _normalise_secret(obj)
-    if resource is LEASES:
-        return _normalise_lease(obj)
     return obj
 
 
@@ -56,8 +51,6 @@ def validate(resource: Resource, obj: JsonObject) -> None:
     causes = [*_name_causes(obj["metadata"]), *_finalizer_causes(obj["metadata"])]
     if resource is SECRETS:
         causes += _secret_causes(obj)
-    elif resource is LEASES:
-        causes += _lease_causes(obj)
     if causes:
         raise status.Invalid(resource, obj["metadata"].get("name", ""), causes)
 
@@ -176,45 +169,4 @@ def _secret_update_causes(old: JsonObject, new: JsonObject) -> list[Cause]:
             causes.append(Cause("FieldValueForbidden", _IMMUTABLE, "immutable"))
         if old.get("data") != new.get("data"):
             causes.append(Cause("FieldValueForbidden", _IMMUTABLE, "data"))
-    return causes
-
-
-def _normalise_lease(obj: JsonObject) -> JsonObject:
-    spec = {key: value for key, value in (obj.get("spec") or {}).items() if value is not None}
-    for name in ("acquireTime", "renewTime"):
-        if name in spec:
-            spec[name] = _micro_time(name, spec[name])
-    for name in ("leaseDurationSeconds", "leaseTransitions"):
-        if name in spec and type(spec[name]) is not int:
-            raise _unreadable_lease(name, "assertInteger: can not decode as int")
-    return {**obj, "spec": spec}
-
-
-def _micro_time(name: str, value: Any) -> str:
-    # UTC and exactly six digits: so meta/v1 parses and writes MicroTime.
-    if not isinstance(value, str) or not _MICRO_TIME.fullmatch(value):
-        raise _unreadable_lease(
-            name, f'parsing time "{value}" as "2006-01-02T15:04:05.000000Z07:00": cannot parse'
-        )
-    moment = datetime.fromisoformat(value).astimezone(UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def _unreadable_lease(name: str, why: str) -> status.ApiError:
-    field = f"v1.LeaseSpec.{name[0].upper()}{name[1:]}"
-    return status.BadRequest(
-        f'Lease in version "v1" cannot be handled as a Lease: v1.Lease.Spec: {field}: {why}'
-    )
-
-
-def _lease_causes(obj: JsonObject) -> list[Cause]:
-    spec = obj["spec"]
-    causes = []
-    duration, transitions = spec.get("leaseDurationSeconds", 1), spec.get("leaseTransitions", 0)
-    if duration <= 0:
-        message = f"Invalid value: {duration}: must be greater than 0"
-        causes.append(Cause("FieldValueInvalid", message, "spec.leaseDurationSeconds"))
-    if transitions < 0:
-        message = f"Invalid value: {transitions}: must to greater or equal than 0"
-        causes.append(Cause("FieldValueInvalid", message, "spec.leaseTransitions"))
     return causes

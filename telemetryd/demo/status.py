@@ -163,19 +163,6 @@ class Modified(Conflict):
         )
 
 
-class UidMismatch(Conflict):
-    """409: PUT with the UID of another object; worded by the storage layer."""
-
-    def __init__(self, target: Target, wanted: str, actual: str) -> None:
-        key = f"/registry/{target.resource.plural}/{target.key}"
-        super().__init__(
-            target,
-            f"StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0,"
-            f" AdditionalErrorMsg: Precondition failed: UID in precondition: {wanted},"
-            f" UID in object meta: {actual}",
-        )
-
-
 class DeletePrecondition(ApiError):
     """409: DELETE with preconditions that don't hold; the real server names the kind here."""
 
@@ -247,20 +234,6 @@ class Invalid(_Refused):
     def __init__(self, resource: Resource, name: str, causes: Sequence[Cause]) -> None:
         group = {"group": resource.group} if resource.group else {}
         super().__init__(resource.group_kind, name, {**group, "kind": resource.kind}, causes)
-
-
-class VersionRequired(_Refused):
-    """422: this resource wants a resourceVersion with every PUT; worded by the storage layer."""
-
-    def __init__(self, target: Target) -> None:
-        resource = target.resource
-        cause = Cause(
-            "FieldValueInvalid",
-            "Invalid value: 0x0: must be specified for an update",
-            "metadata.resourceVersion",
-        )
-        details = _details(resource, "")
-        super().__init__(resource.id, target.name, details, [cause])
 
 
 class InvalidOptions(_Refused):

@@ -70,31 +70,6 @@ class Writer:
         target = Target(target.resource, target.namespace, name)
         return self._create(target, body, self._write(target, manager, "Update"))
 
-    def replace(self, target: Target, body: JsonObject, manager: str) -> Written:
-        """PUT.
-
-        Raises:
-            BadRequest: The body doesn't fit the URL.
-            Invalid: The content breaks a rule.
-            Modified: The resourceVersion isn't the current one.
-            NotFound: There is no such object.
-            UidMismatch: The UID is that of another object.
-            VersionRequired: There is no resourceVersion, and this kind needs one.
-        """
-        checks.check_body(target, body)
-        write = self._write(target, manager, "Update")
-        wanted_uid = body["metadata"].get("uid", "")
-        live = self._find(target)
-        if wanted_uid and wanted_uid != (live.uid if live else ""):
-            raise status.UidMismatch(target, wanted_uid, live.uid if live else "")
-        if live is None:
-            if not target.resource.create_on_update:
-                raise status.NotFound(target.resource, target.name)
-            return self._create(target, body, write)
-        if not checks.revision(body) and not target.resource.unconditional_update:
-            raise status.VersionRequired(target)
-        return self._update(target, live, body, write)
-
     def merge_patch(self, target: Target, patch: Any, manager: str) -> Written:
         """PATCH with ``application/merge-patch+json`` (RFC 7396).
 
@@ -141,22 +116,6 @@ class Writer:
                 " and no existing object was found",
             )
         return self._create(target, config, write)
-
-    def finalize(self, target: Target, body: JsonObject) -> Written:
-        """PUT of a namespace's finalize subresource.
-
-        Raises:
-            BadRequest: The body doesn't fit the URL.
-            Modified: The resourceVersion isn't the current one.
-            NotFound: There is no such namespace.
-        """
-        checks.check_body(target, body)
-        live = self._find(target)
-        if live is None:
-            raise status.NotFound(target.resource, target.name)
-        checks.check_revision(target, live, body)
-        spec = {key: value for key, value in (body.get("spec") or {}).items() if value}
-        return self._store_update(target, live, {**live.decode(), "spec": spec})
 
     def delete(self, target: Target, preconditions: JsonObject) -> Deletion:
         """DELETE.

@@ -1,4 +1,4 @@
-"""Every test here runs twice: against the embedded API server and against the real one."""
+"""Tests run against the embedded API server and the real one, or as ``REAL`` against that alone."""
 
 from collections.abc import Iterator
 from itertools import count

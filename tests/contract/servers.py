@@ -7,6 +7,7 @@ from pathlib import Path
 from random import Random
 from typing import Protocol
 
+import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from telemetryd.demo.apiserver import ApiServer as Demo
@@ -16,6 +17,9 @@ from tests.apiserver.admin import Admin, AdminError, Object
 from tests.apiserver.process import ApiServer as Real
 from tests.contract.waiting import until
 from tests.kube.certificates import Authority
+
+REAL = pytest.mark.parametrize("server", ["real"], indirect=True)
+"""What the demo's server leaves out: it applies Secrets and patches statuses, and no more."""
 
 _CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 _TOKEN = "demo-admin"

@@ -36,7 +36,6 @@ def test_discovery_names_groups_versions_and_resources(api: Admin) -> None:
         for group in groups["groups"]
     }
     assert versions["management.cattle.io"] == ["v3"]
-    assert "v1" in versions["coordination.k8s.io"]
     listed = api.get("/apis/management.cattle.io/v3")
     assert (listed["kind"], listed["groupVersion"]) == (
         "APIResourceList",

@@ -19,7 +19,7 @@ from tests.contract.objects import (
     secrets_in,
     setting,
 )
-from tests.contract.servers import Server
+from tests.contract.servers import REAL, Server
 
 
 def test_unknown_token_is_unauthorized_everywhere(server: Server) -> None:
@@ -62,6 +62,7 @@ def test_missing_object_is_named_with_its_group_and_kind(api: Admin, namespace: 
     }
 
 
+@REAL
 @pytest.mark.parametrize("verb", ["get", "put", "patch", "delete"])
 def test_every_verb_misses_an_object_alike(api: Admin, namespace: str, verb: str) -> None:
     path = f"{secrets_in(namespace)}/x"

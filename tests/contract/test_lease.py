@@ -1,4 +1,4 @@
-"""The Lease as telemetryd reads and writes it, and two replicas that share it, on both servers."""
+"""The Lease as telemetryd reads and writes it, and two replicas that share it."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,10 +16,10 @@ from telemetryd.errors import Conflict, KubeError, NotFound
 from telemetryd.kube.client import KubeClient
 from telemetryd.stats import KubeStats
 from tests.apiserver.admin import Admin
-from tests.contract.servers import Server
+from tests.contract.servers import REAL, Server
 from tests.informer.scripted import kubeconfig
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, REAL]
 
 TIMEOUT_S = 5.0
 NOW_S = 1_700_000_000.25

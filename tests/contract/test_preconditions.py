@@ -19,6 +19,7 @@ from tests.contract.objects import (
     secrets_in,
     setting,
 )
+from tests.contract.servers import REAL
 
 STRANGER = "00000000-0000-4000-8000-000000000000"
 
@@ -165,6 +166,7 @@ def test_creation_that_comes_second_is_a_field_conflict_unless_equal(
     assert equal["data"] == theirs["data"]
 
 
+@REAL
 def test_stale_replacement_is_a_conflict(scene: Scene) -> None:
     with refused(409, "Conflict", MODIFIED) as status:
         scene.api.put(scene.path, scene.old)
@@ -187,6 +189,7 @@ def test_stale_merge_patch_is_a_conflict(scene: Scene) -> None:
     assert scene.unchanged()
 
 
+@REAL
 def test_custom_resource_is_never_replaced_without_a_revision(
     api: Admin, name: str, setting_path: str
 ) -> None:

@@ -22,6 +22,7 @@ from tests.contract.objects import (
     secrets_in,
     setting,
 )
+from tests.contract.servers import REAL
 
 ADMIN = ("tests-admin", "Update")
 HOLD = "example.com/hold"
@@ -46,11 +47,13 @@ def replace(api: Admin, path: str, **fields: Any) -> Object:
     return api.put(f"{path}?fieldManager=rancher", api.get(path) | fields)
 
 
+@REAL
 def test_created_secret_belongs_to_its_writer_by_the_user_agent(api: Admin, path: str) -> None:
     made = api.create(path.rpartition("/")[0], secret(data={"a": b64("1")}))
     assert owners(made) == {ADMIN: {"f:data": {".": {}, "f:a": {}}, "f:type": {}}}
 
 
+@REAL
 @pytest.mark.parametrize("keep", [True, False], ids=["with-owners", "without-owners"])
 def test_update_takes_what_it_changes_from_its_owner(
     api: Admin, path: str, applied: Object, keep: bool
@@ -70,6 +73,7 @@ def test_update_takes_what_it_changes_from_its_owner(
     }
 
 
+@REAL
 def test_update_that_removes_a_field_leaves_it_to_nobody(
     api: Admin, path: str, applied: Object
 ) -> None:
@@ -84,6 +88,7 @@ def test_update_that_removes_a_field_leaves_it_to_nobody(
     assert healed["data"] == {"payload": b64("2")}
 
 
+@REAL
 def test_update_without_effect_moves_nothing(api: Admin, path: str, applied: Object) -> None:
     assert replace(api, path) == applied
     assert api.patch(path, {"data": {"payload": b64("1")}}) == applied
@@ -91,6 +96,7 @@ def test_update_without_effect_moves_nothing(api: Admin, path: str, applied: Obj
     assert api.get(path) == applied
 
 
+@REAL
 @pytest.mark.parametrize("none", [[], [{}]], ids=["empty", "empty-entry"])
 def test_owners_are_cleared_on_demand_and_before_first_apply_has_it_all(
     api: Admin, path: str, applied: Object, none: list[Any]
@@ -180,6 +186,7 @@ def test_terminating_namespace_takes_changes_but_nothing_new(
     assert absent(api, path)
 
 
+@REAL
 def test_namespace_goes_once_it_is_finalized(api: Admin, namespace: str) -> None:
     path = f"{NAMESPACES}/{namespace}"
     active = api.get(path)

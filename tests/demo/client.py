@@ -133,9 +133,6 @@ class Api:
     async def post(self, path: str, body: Any) -> Answer:
         return await self.request("POST", path, body)
 
-    async def put(self, path: str, body: Any, **params: str) -> Answer:
-        return await self.request("PUT", path, body, params=params)
-
     async def delete(self, path: str, body: Any = None) -> Answer:
         return await self.request("DELETE", path, body)
 

@@ -86,7 +86,9 @@ async def test_foreign_change_is_a_field_conflict_before_any_precondition(api: A
 async def test_plain_writer_is_known_by_its_user_agent(api: Api) -> None:
     await api.apply(PATH, payload("1"))
     headers = {"User-Agent": "rancher/v2.15.0 (linux)"}
-    await api.request("PUT", PATH, payload("theirs"), headers=headers)
+    theirs = {"data": {"payload": b64("theirs")}}
+    content = {"Content-Type": "application/merge-patch+json"}
+    await api.request("PATCH", PATH, theirs, headers=headers | content)
     answer = await api.apply(PATH, payload("2"))
     assert 'conflict with "rancher" using v1' in answer.body["message"]
 

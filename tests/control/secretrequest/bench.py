@@ -252,14 +252,14 @@ class Bench:
         return self.api.store.table(place.resource).objects[place.key].decode()
 
     def write_as_rancher(self, number: int) -> None:
-        """What Rancher's own manager does: a plain PUT without a resourceVersion."""
+        """A plain write without a resourceVersion, as Rancher's own manager makes it."""
         secret = {
             "apiVersion": "v1",
             "kind": "Secret",
             "metadata": {"name": SECRET, "namespace": NAMESPACE},
             "data": {"payload": b64encode(f'{{"n":{number}}}'.encode()).decode()},
         }
-        self.api.writer.replace(Place(resource_of(secret), NAMESPACE, SECRET), secret, "rancher")
+        self.api.writer.merge_patch(Place(resource_of(secret), NAMESPACE, SECRET), secret, "rancher")
 
     # -- informers
 
