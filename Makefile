@@ -35,7 +35,19 @@ demo: $(VENV)/.runtime ## run the whole daemon for 20 s against an embedded API 
 	@$(BIN)/telemetryd demo --duration 20s
 
 .PHONY: test
-test: $(VENV)/.dev ## run all tests, with branch coverage
+test: $(VENV)/.dev ## run all tests, on the newest kube-apiserver
+	@$(BIN)/pytest -n 2 --dist loadfile
+
+.PHONY: test-oldest
+test-oldest: $(VENV)/.dev ## contract, system, deploy and the quick faults on the oldest kube-apiserver
+	@APISERVER=oldest $(BIN)/pytest -n 2 --dist loadfile tests/apiserver tests/contract tests/system tests/deploy tests/faults
+
+.PHONY: test-pages
+test-pages: $(VENV)/.dev ## the quick faults on the newest kube-apiserver with streamed lists off
+	@APISERVER_FLAGS=--feature-gates=WatchList=false $(BIN)/pytest -n 2 --dist loadfile tests/faults
+
+.PHONY: coverage
+coverage: $(VENV)/.dev ## run all tests with branch coverage (twice as long), and report what they leave out
 	@$(BIN)/coverage erase
 	@$(BIN)/coverage run -m pytest -n 2 --dist loadfile
 	@$(BIN)/coverage combine -q
@@ -62,8 +74,13 @@ rules: ## make the PrometheusRule of the rule file, after a change of that
 	@deploy/monitoring/make-prometheusrule > deploy/monitoring/prometheusrule.yaml
 
 .PHONY: apiserver
-apiserver: ## build a real kube-apiserver for the tests (Debian or Ubuntu; 4 to 6 minutes, once)
-	@tests/apiserver/build
+apiserver: ## build the newest and the oldest kube-apiserver for the tests (needs Go; 8 minutes on 2 cores, once)
+	@$(PYTHON) -m tests.apiserver.versions
+
+.PHONY: clean-servers
+clean-servers: ## remove what `make apiserver` built
+	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/telemetryd/servers"
+	@echo "The caches of the go command, up to 8 GB, are shared by all Go programs: go clean -cache -modcache empties them."
 
 # Peers of the benchmark, apart from what telemetryd is checked with.
 .venv-bench/.done: $(VENV)/bin/python benchmarks/requirements.txt
@@ -74,14 +91,13 @@ apiserver: ## build a real kube-apiserver for the tests (Debian or Ubuntu; 4 to 
 
 .PHONY: bench
 bench: $(VENV)/.dev .venv-bench/.done ## measure telemetryd beside its peers (15 minutes; BENCH_NODES, BENCH_RUNS, BENCH_KUBECONFIG)
-	@[ -n "$$BENCH_KUBECONFIG" ] || tests/apiserver/build
-	@tests/apiserver/build --program benchmarks/clientgo "$${XDG_CACHE_HOME:-$$HOME/.cache}/telemetryd/benchmarks/clientgo" \
-	  || echo "== without client-go, which needs Debian 12's sources" >&2
+	@[ -n "$$BENCH_KUBECONFIG" ] || $(BIN)/python -m tests.apiserver.versions newest
+	@$(BIN)/python -m tests.gobuild benchmarks/clientgo . "$${XDG_CACHE_HOME:-$$HOME/.cache}/telemetryd/benchmarks/clientgo"
 	@$(BIN)/python -m benchmarks run
 
 .PHONY: bench-profile
 bench-profile: $(VENV)/.dev ## print where the time of a cold sync goes
-	@[ -n "$$BENCH_KUBECONFIG" ] || tests/apiserver/build
+	@[ -n "$$BENCH_KUBECONFIG" ] || $(BIN)/python -m tests.apiserver.versions newest
 	@$(BIN)/python -m benchmarks profile
 
 .PHONY: screenshots
@@ -100,7 +116,7 @@ check: $(VENV)/.dev ## lint, types, layers, dependencies, spelling
 	$(BIN)/lint-imports
 	$(BIN)/deptry telemetryd
 	$(BIN)/codespell
-	$(BIN)/shellcheck .ci/run tests/apiserver/build deploy/monitoring/make-prometheusrule \
+	$(BIN)/shellcheck .ci/run deploy/monitoring/make-prometheusrule \
 	  supply/install systemd/install tests/systemd/boot tests/systemd/drill
 	$(BIN)/hadolint Dockerfile
 

@@ -48,7 +48,7 @@ from benchmarks.scenarios import (
     timed,
 )
 from benchmarks.servers import Server, embedded, given, own_pair
-from tests.apiserver.process import find_assets
+from tests.apiserver.versions import find_assets
 
 USUAL_NODES = 10_000
 _MOST_NODES_FOR_ALL = 20_000

@@ -10,9 +10,10 @@ import pytest
 
 from tests.apiserver.admin import Admin
 from tests.apiserver.crds import install_crds
-from tests.apiserver.process import ApiServer, find_assets
+from tests.apiserver.process import ApiServer
+from tests.apiserver.versions import find_assets
 
-_NO_ASSETS = "no kube-apiserver here: `make apiserver` builds one, or set KUBEBUILDER_ASSETS"
+_NO_ASSETS = "no kube-apiserver here: `make apiserver` builds it, or set KUBEBUILDER_ASSETS"
 
 
 @pytest.fixture(scope="session")
@@ -81,6 +82,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if skipped:
         terminalreporter.write_line(
             f"{skipped} tests need a real kube-apiserver and were skipped: "
-            "`make apiserver` builds one here (Debian or Ubuntu, 2 to 6 minutes, once)",
+            "`make apiserver` builds it here (needs Go; 8 minutes on 2 cores, once)",
             yellow=True,
         )

@@ -15,7 +15,7 @@ import pytest
 
 from tests.apiserver import crds, fixtures
 from tests.apiserver.admin import Admin, AdminError
-from tests.apiserver.process import ApiServer, ApiServerError, find_assets
+from tests.apiserver.process import ApiServer, ApiServerError
 
 pytest_plugins = ("tests.apiserver.plugin",)
 
@@ -205,6 +205,7 @@ def test_crashed_start_raises_with_the_log(tmp_path: Path) -> None:
 def test_servers_die_with_a_killed_test_process(apiserver: ApiServer, tmp_path: Path) -> None:
     program = (
         "import os, sys; from pathlib import Path; from tests.apiserver.process import *\n"
+        "from tests.apiserver.versions import find_assets\n"
         "s = ApiServer(find_assets(), Path(sys.argv[1])); s.start_etcd()\n"
         "print(s._etcd.process.pid, flush=True); os.kill(os.getpid(), 9)"
     )
@@ -217,17 +218,3 @@ def test_servers_die_with_a_killed_test_process(apiserver: ApiServer, tmp_path: 
         time.sleep(0.05)
     assert done.returncode == -signal.SIGKILL
     assert not Path(f"/proc/{pid}").exists()
-
-
-def test_assets_are_taken_from_the_environment_then_the_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given, cached = tmp_path / "given", tmp_path / "telemetryd" / "kube-apiserver"
-    monkeypatch.setenv("KUBEBUILDER_ASSETS", str(given))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert find_assets() is None
-    for folder in (cached, given):
-        folder.mkdir(parents=True)
-        for name in ("kube-apiserver", "etcd"):
-            (folder / name).symlink_to("/bin/true")
-        assert find_assets() == folder

@@ -24,7 +24,8 @@ from typing import Any
 
 from tests.apiserver.admin import Admin, AdminError
 from tests.apiserver.crds import NODES, collection, install_crds
-from tests.apiserver.process import ApiServer, find_assets
+from tests.apiserver.process import ApiServer
+from tests.apiserver.versions import find_assets
 from tests.faults.bench import CONVERGES_WITHIN_S, NODES_ID, set_up
 from tests.faults.soakfaults import FAULTS, Fault, Soaked, healing
 from tests.system.account import RANCHER

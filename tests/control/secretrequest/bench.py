@@ -259,7 +259,9 @@ class Bench:
             "metadata": {"name": SECRET, "namespace": NAMESPACE},
             "data": {"payload": b64encode(f'{{"n":{number}}}'.encode()).decode()},
         }
-        self.api.writer.merge_patch(Place(resource_of(secret), NAMESPACE, SECRET), secret, "rancher")
+        self.api.writer.merge_patch(
+            Place(resource_of(secret), NAMESPACE, SECRET), secret, "rancher"
+        )
 
     # -- informers
 
