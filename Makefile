@@ -36,7 +36,7 @@ demo: $(VENV)/.runtime ## run the whole daemon for 20 s against an embedded API 
 
 .PHONY: test
 test: $(VENV)/.dev ## run all tests, on the newest kube-apiserver
-	@$(BIN)/pytest -n 2 --dist loadfile
+	@$(BIN)/pytest -n 2 --dist loadfile --durations=15
 
 .PHONY: test-oldest
 test-oldest: $(VENV)/.dev ## contract, system, deploy and the quick faults on the oldest kube-apiserver

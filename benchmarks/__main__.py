@@ -16,7 +16,6 @@ from benchmarks.fleet import BenchFleet
 from benchmarks.hotspots import profile
 from benchmarks.results import Results, load, save
 from benchmarks.scenarios import say
-from benchmarks.servers import embedded
 
 _HERE = Path(__file__).parent
 _RESULTS = _HERE / "results"
@@ -65,9 +64,7 @@ def _publish(results: Results) -> None:
 
 def _publish_profile(plan: Plan) -> None:
     with serve(plan, BenchFleet(plan.usual_nodes)) as server:
-        paged = profile(server)
-    with embedded(plan.usual_nodes) as server:
-        block = f"{paged}\n{profile(server)}"
+        block = f"{profile(server)}\n{profile(server, pages=True)}"
     _into_readme(block, report.PROFILE)
     sys.stdout.write(block)
 

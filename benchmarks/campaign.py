@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -21,11 +21,9 @@ from benchmarks.holders import ROOT, Peer, Telemetryd
 from benchmarks.results import (
     CLIENT_GO,
     DROPPED,
-    EMBEDDED,
     KUBERNETES_ASYNCIO,
     LIGHTKUBE,
     PAGES,
-    REAL,
     TELEMETRYD,
     Results,
     Section,
@@ -47,8 +45,9 @@ from benchmarks.scenarios import (
     run_rounds,
     timed,
 )
-from benchmarks.servers import Server, embedded, given, own_pair
+from benchmarks.servers import Server, given, own_pair
 from tests.apiserver.versions import find_assets
+from tests.gobuild import cache, required
 
 USUAL_NODES = 10_000
 _MOST_NODES_FOR_ALL = 20_000
@@ -143,11 +142,7 @@ def run(plan: Plan) -> Results:
         fleet = BenchFleet(nodes)
         with serve(plan, fleet) as server:
             measured = _on_real(plan, fleet, server, nodes)
-            sections.append(_section(REAL, server, fleet, measured))
-    fleet = BenchFleet(plan.usual_nodes)
-    with timed(f"{fleet.nodes:,} nodes, streamed"), embedded(plan.usual_nodes) as server:
-        measured = run_rounds(server, fleet, _streamed(plan, server.kubeconfig), runs=plan.runs)
-        sections.append(_section(EMBEDDED, server, fleet, measured))
+            sections.append(_section(server, fleet, measured))
     with timed("the stores alone"):
         inside = {nodes: _inside(nodes) for nodes in plan.inside}
     return Results(
@@ -182,16 +177,16 @@ def serve(plan: Plan, fleet: BenchFleet) -> Iterator[Server]:
 
 
 def client_go() -> Path:
-    """Where ``make bench`` leaves the peer that is built from Debian's sources."""
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(home, "telemetryd", "benchmarks", "clientgo")
+    """Where ``make bench`` leaves the peer that is built from Go modules."""
+    return cache() / "benchmarks" / "clientgo"
 
 
 def _on_real(plan: Plan, fleet: BenchFleet, server: Server, nodes: int) -> Measured:
     usual = nodes == plan.usual_nodes
     kubeconfig = server.kubeconfig
     start = partial(Telemetryd, TELEMETRYD, kubeconfig)
-    contenders = [Contender(TELEMETRYD, start, churned=usual)]
+    paged = partial(Telemetryd, PAGES, kubeconfig, kubernetes='watch_list = "off"')
+    contenders = [Contender(TELEMETRYD, start, churned=usual), Contender(PAGES, paged)]
     contenders += _peers(plan, kubeconfig, nodes, churned=usual)
     runs = plan.runs if nodes <= _MOST_NODES_FOR_ALL else min(plan.runs, _LARGE_RUNS)
     with timed(f"{fleet.nodes:,} nodes, everyone in turns"):
@@ -238,22 +233,8 @@ def _peers(plan: Plan, kubeconfig: Path, nodes: int, *, churned: bool) -> Iterat
                 yield Contender(name, partial(Peer, name, command))
 
 
-def _streamed(plan: Plan, kubeconfig: Path) -> Sequence[Contender]:
-    """Who is measured where lists are streamed: telemetryd both ways, and client-go.
-
-    Its release of 2021 can't stream: it lists in one reply here as well.
-    """
-    paged = partial(Telemetryd, PAGES, kubeconfig, kubernetes='watch_list = "off"')
-    return [
-        Contender(TELEMETRYD, partial(Telemetryd, TELEMETRYD, kubeconfig)),
-        Contender(PAGES, paged),
-        *_peers(plan, kubeconfig, USUAL_NODES, churned=False),
-    ]
-
-
-def _section(kind: str, server: Server, fleet: BenchFleet, measured: Measured) -> Section:
+def _section(server: Server, fleet: BenchFleet, measured: Measured) -> Section:
     return Section(
-        kind=kind,
         server=server.kind,
         nodes=fleet.nodes,
         clusters=fleet.clusters + 1,
@@ -293,9 +274,8 @@ def _versions(plan: Plan) -> dict[str, str]:
     if not plan.peers:
         return versions
     if client_go().exists():
-        versions[CLIENT_GO] = (
-            "0.20.2 of Debian 12's kubernetes source, Go 1.19, typed shared informers"
-        )
+        number = required(ROOT / "benchmarks" / "clientgo", "k8s.io/client-go")
+        versions[CLIENT_GO] = f"{number}, typed shared informers"
     python = ROOT / ".venv-bench" / "bin" / "python"
     if python.exists():
         program = (

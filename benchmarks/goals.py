@@ -7,9 +7,7 @@ from benchmarks.figures import Goal, per_object, ratio
 from benchmarks.results import (
     CLIENT_GO,
     DROPPED,
-    EMBEDDED,
     PAGES,
-    REAL,
     TELEMETRYD,
     Results,
     Section,
@@ -34,42 +32,35 @@ def judge(results: Results) -> list[Goal]:
 
 
 def _cold_sync(results: Results) -> Iterator[Goal]:
-    streamed, real = results.near(EMBEDDED, _USUAL), results.near(REAL, _USUAL)
+    usual = results.near(_USUAL)
+    what = "cold sync of 10,000 nodes"
     yield _against(
-        "cold sync of 10,000 nodes, wall, where the server streams, to client-go",
-        0.6,
-        streamed,
-        "wall_s",
-        CLIENT_GO,
+        f"{what}, wall, where the server streams, to client-go", 0.6, usual, "wall_s", CLIENT_GO
     )
     yield _against(
-        "cold sync of 10,000 nodes, wall, in pages, to the same pages fetched and dropped",
+        f"{what}, wall, in pages, to the same pages fetched and dropped",
         1.1,
-        real,
+        usual,
         "wall_s",
         DROPPED,
+        ours=PAGES,
     )
+    yield _against(f"{what}, CPU, imports left out, to client-go", 0.45, usual, "cpu_s", CLIENT_GO)
     yield _against(
-        "cold sync of 10,000 nodes, CPU, imports left out, to client-go",
+        f"{what} in pages, CPU, imports left out, to client-go's stream",
         0.45,
-        real,
+        usual,
         "cpu_s",
         CLIENT_GO,
-    )
-    yield _against(
-        "cold sync of 10,000 nodes as a stream, CPU, imports left out, to client-go's pages",
-        0.45,
-        streamed,
-        "cpu_s",
-        CLIENT_GO,
+        ours=PAGES,
     )
 
 
 def _memory(results: Results) -> Iterator[Goal]:
     for nodes, limit in ((_USUAL, 0.35), (_LARGE, 0.05)):
         what = f"peak memory at {nodes:,} nodes, everything included, to client-go"
-        yield _against(what, limit, results.near(REAL, nodes), "peak_bytes", CLIENT_GO)
-    sections = [s for s in results.of(REAL) if s.spread(TELEMETRYD, "resident_bytes")]
+        yield _against(what, limit, results.near(nodes), "peak_bytes", CLIENT_GO)
+    sections = [s for s in results.ordered() if s.spread(TELEMETRYD, "resident_bytes")]
     traced = ", ".join(
         f"{inside['traced_bytes_per_node']:.0f} traced at {nodes:,}"
         for nodes, inside in sorted(results.inside.items())
@@ -90,7 +81,7 @@ def _memory(results: Results) -> Iterator[Goal]:
         yield Goal(what, 400, grown["resident_bytes"], "bytes resident", f"{peak}, {traced}")
     else:
         yield Goal(what, 400, None, "bytes resident", f"needs two fleets; {traced}")
-    relist = _middle(results.near(REAL, _USUAL), "relist_peak_over_steady_bytes")
+    relist = _middle(results.near(_USUAL), "relist_peak_over_steady_bytes")
     yield Goal(
         "relist of 10,000 unchanged nodes, peak over steady",
         15,
@@ -102,7 +93,7 @@ def _memory(results: Results) -> Iterator[Goal]:
 
 def _collection(results: Results) -> Iterator[Goal]:
     usual, large = results.inside.get(_USUAL), results.inside.get(_LARGE)
-    theirs = results.near(REAL, _USUAL)
+    theirs = results.near(_USUAL)
     spread = theirs.spread(CLIENT_GO, "collection_s") if theirs else None
     peer = f"client-go {spread.middle * 1e3:.1f} ms" if spread else ""
     yield Goal(
@@ -118,7 +109,7 @@ def _collection(results: Results) -> Iterator[Goal]:
 
 
 def _running(results: Results) -> Iterator[Goal]:
-    usual = results.near(REAL, _USUAL)
+    usual = results.near(_USUAL)
     yield _against(
         "CPU of an update event, to client-go", 0.35, usual, "cpu_per_event_s", CLIENT_GO
     )
@@ -192,17 +183,22 @@ def _many(results: Results) -> Iterator[Goal]:
         )
 
 
-def _against(what: str, limit: float, section: Section | None, figure: str, peer: str) -> Goal:
+def _against(
+    what: str,
+    limit: float,
+    section: Section | None,
+    figure: str,
+    peer: str,
+    *,
+    ours: str = TELEMETRYD,
+) -> Goal:
     if section is None:
         return Goal(what, limit, None, "x", _NOT_RUN)
-    ours, theirs = section.spread(TELEMETRYD, figure), section.spread(peer, figure)
-    if ours is None or theirs is None:
-        return Goal(what, limit, None, "x", f"no {peer} here" if ours else _NOT_RUN)
-    detail = f"{_shown(figure, ours.middle)} to {_shown(figure, theirs.middle)}"
-    paged = section.spread(PAGES, figure)
-    if paged is not None:
-        detail += f"; {_shown(figure, paged.middle)} in pages"
-    return Goal(what, limit, ratio(ours, theirs), "x", detail)
+    mine, theirs = section.spread(ours, figure), section.spread(peer, figure)
+    if mine is None or theirs is None:
+        return Goal(what, limit, None, "x", f"no {peer} here" if mine else _NOT_RUN)
+    detail = f"{_shown(figure, mine.middle)} to {_shown(figure, theirs.middle)}"
+    return Goal(what, limit, ratio(mine, theirs), "x", detail)
 
 
 def _at_most(
@@ -224,7 +220,7 @@ def _found(results: Results, figure: str) -> float | None:
     return next(
         (
             middle
-            for section in results.of(REAL)
+            for section in results.ordered()
             if (middle := _middle(section, figure)) is not None
         ),
         None,

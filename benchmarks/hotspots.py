@@ -12,8 +12,13 @@ _TOP = 20
 _WAITING = {"<method 'poll' of 'select.epoll' objects>"}
 
 
-def profile(server: Server) -> str:
-    """Let a daemon sync under cProfile; its top functions by their own time, as Markdown."""
+def profile(server: Server, *, pages: bool = False) -> str:
+    """Let a daemon sync under cProfile; its top functions by their own time, as Markdown.
+
+    Args:
+        server: Holds the fleet.
+        pages: Lists come in pages, even where the server streams them.
+    """
     with tempfile.TemporaryDirectory(prefix="telemetryd-bench-profile-") as folder:
         written = Path(folder, "profile")
         with Telemetryd(
@@ -21,11 +26,13 @@ def profile(server: Server) -> str:
             server.kubeconfig,
             program=("-m", "benchmarks.profiled"),
             environ={"BENCH_PROFILE": str(written)},
+            kubernetes='watch_list = "off"' if pages else "",
         ) as daemon:
             nodes = daemon.cold_sync().nodes
             daemon.stop()
+        way = ", in pages" if pages else ""
         return (
-            f"Cold sync of {nodes:,} nodes from {server.kind}, imports left out:\n\n"
+            f"Cold sync of {nodes:,} nodes from {server.kind}{way}, imports left out:\n\n"
             f"{render(written)}\n"
         )
 

@@ -10,7 +10,6 @@ from benchmarks.results import (
     DROPPED,
     KUBERNETES_ASYNCIO,
     LIGHTKUBE,
-    REAL,
     TELEMETRYD,
     Results,
 )
@@ -33,7 +32,7 @@ def render(results: Results) -> str:
     memory = {
         holder: [
             (float(section.nodes), spread.middle / 1e6)
-            for section in results.of(REAL)
+            for section in results.ordered()
             if (spread := section.spread(holder, "peak_bytes")) is not None
         ]
         for holder in _COLOURS
@@ -45,7 +44,7 @@ def render(results: Results) -> str:
         ],
         CLIENT_GO: [
             (float(section.nodes), spread.middle * 1e3)
-            for section in results.of(REAL)
+            for section in results.ordered()
             if (spread := section.spread(CLIENT_GO, "collection_s")) is not None
         ],
     }

@@ -5,7 +5,7 @@ from typing import Final
 
 from benchmarks.figures import Goal, Spread
 from benchmarks.goals import judge
-from benchmarks.results import CLIENT_GO, EMBEDDED, REAL, TELEMETRYD, Results, Section
+from benchmarks.results import CLIENT_GO, PAGES, TELEMETRYD, Results, Section
 
 RESULTS: Final = (
     "<!-- results: written by `make bench`, from here -->",
@@ -37,7 +37,7 @@ def render(results: Results) -> str:
         "with:",
         _list(results.versions),
         render_goals(judge(results)),
-        *(_section(section, results) for kind in (REAL, EMBEDDED) for section in results.of(kind)),
+        *(_section(section, results) for section in results.ordered()),
         _inside(results),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -114,10 +114,10 @@ def _section(section: Section, results: Results) -> str:
         f"({section.json_bytes / 1e6:.0f} MB as JSON), {section.server}"
     )
     legend = f"Medians of {runs} runs in turns (least to most)." if runs > 1 else "One run."
-    if section.kind == REAL and CLIENT_GO in section.holders:
+    if PAGES in section.holders and CLIENT_GO in section.holders:
         legend += (
-            " client-go lists from the watch cache in one reply; the others page through etcd,"
-            " whose time is most of their wall time."
+            f" {TELEMETRYD} and {CLIENT_GO} are sent the list as a stream where the API server does"
+            " that; the others ask for pages."
         )
     head = ["holder", *(column[0] for column in shown)]
     return "\n\n".join((title, legend, table(head, rows)))

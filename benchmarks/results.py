@@ -3,7 +3,6 @@
 How the figures are judged is ``goals``'s, how they are shown ``report``'s and ``plot``'s.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -18,22 +17,17 @@ KUBERNETES_ASYNCIO: Final = "kubernetes_asyncio"
 LIGHTKUBE: Final = "lightkube"
 DROPPED: Final = "pages fetched and dropped"
 
-REAL: Final = "real"
-EMBEDDED: Final = "embedded"
-
 
 class Section(msgspec.Struct, frozen=True):
     """All that was measured on one fleet.
 
     Attributes:
-        kind: ``real`` or ``embedded``.
         server: In words, with its version.
         nodes: Objects of each kind follow from it; likewise ``clusters``.
         json_bytes: Of all nodes together.
         holders: Samples of each figure (in seconds or bytes), by holder.
     """
 
-    kind: str
     server: str
     nodes: int
     clusters: int
@@ -63,13 +57,13 @@ class Results(msgspec.Struct, frozen=True):
     sections: list[Section]
     inside: dict[int, dict[str, float]]
 
-    def of(self, kind: str) -> Iterator[Section]:
-        """The sections of this kind of server, the smallest fleet first."""
-        yield from sorted((s for s in self.sections if s.kind == kind), key=lambda s: s.nodes)
+    def ordered(self) -> list[Section]:
+        """The sections, the smallest fleet first."""
+        return sorted(self.sections, key=lambda section: section.nodes)
 
-    def near(self, kind: str, nodes: int) -> Section | None:
+    def near(self, nodes: int) -> Section | None:
         """The section of about so many nodes; the local cluster's come on top."""
-        return next((s for s in self.of(kind) if nodes <= s.nodes < nodes * 1.1), None)
+        return next((s for s in self.ordered() if nodes <= s.nodes < nodes * 1.1), None)
 
 
 def save(results: Results, path: Path) -> None:

@@ -2,7 +2,7 @@
 
 A pair of our own (etcd and kube-apiserver, as the tests start them) is filled through etcd, which
 takes seconds where the API would take minutes; a server that a kubeconfig leads to, through its
-API. The demo's server is a process of its own. What is measured is ``scenarios``'s.
+API. What is measured is ``scenarios``'s.
 """
 
 import base64
@@ -10,8 +10,6 @@ import contextlib
 import http.client
 import itertools
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections import deque
@@ -26,7 +24,6 @@ import yaml
 
 from benchmarks.errors import ServerError
 from benchmarks.fleet import BenchFleet, Stored
-from benchmarks.holders import ROOT
 from tests.apiserver.admin import Admin, AdminError
 from tests.apiserver.crds import CRDS, MANAGEMENT, collection, delete_crd, install_crds
 from tests.apiserver.process import ApiServer
@@ -39,7 +36,6 @@ _PUTS_A_TRANSACTION = 100
 _WRITERS = 8
 _REQUEST_TIMEOUT_S = 60.0
 _START_TIMEOUT_S = 120.0
-_POLL_S = 0.05
 _PATHS = {definition["spec"]["names"]["plural"]: definition for definition in CRDS}
 
 
@@ -125,32 +121,6 @@ def given(kubeconfig: Path, fleet: BenchFleet) -> Iterator[Server]:
                 for name in (NAMESPACE, *_cluster_names(fleet)):
                     with contextlib.suppress(AdminError):
                         admin.delete(f"/api/v1/namespaces/{name}")
-
-
-@contextlib.contextmanager
-def embedded(nodes: int) -> Iterator[Server]:
-    """Runs the demo's API server, which streams lists, as a process until the block is left.
-
-    Raises:
-        ServerError: It ended before it was ready.
-    """
-    with tempfile.TemporaryDirectory(prefix="telemetryd-bench-embedded-") as folder:
-        kubeconfig = Path(folder, "kubeconfig")
-        process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.embedded", str(nodes), str(kubeconfig)],
-            stdin=subprocess.PIPE,
-            cwd=ROOT,
-        )
-        try:
-            deadline = time.monotonic() + _START_TIMEOUT_S
-            while not kubeconfig.exists():
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise ServerError("the demo's API server did not start")
-                time.sleep(_POLL_S)
-            yield Server("the demo's API server (Python), TLS on loopback", kubeconfig)
-        finally:
-            process.kill()
-            process.communicate()
 
 
 class _Etcd:

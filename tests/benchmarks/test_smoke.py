@@ -13,8 +13,8 @@ from benchmarks.errors import CampaignError, ServerError
 from benchmarks.fleet import BenchFleet
 from benchmarks.goals import judge
 from benchmarks.hotspots import profile
-from benchmarks.results import EMBEDDED, REAL, TELEMETRYD, Results, load, save
-from benchmarks.servers import embedded, given
+from benchmarks.results import PAGES, TELEMETRYD, Results, load, save
+from benchmarks.servers import given, own_pair
 from tests.apiserver.admin import Admin, AdminError
 from tests.apiserver.crds import NODES, collection
 from tests.apiserver.process import ApiServer
@@ -41,7 +41,7 @@ def results(assets: Path) -> Results:
 
 
 def test_every_figure_of_the_daemon_is_measured(results: Results) -> None:
-    assert [(s.kind, s.nodes) for s in results.sections] == [(REAL, 53), (EMBEDDED, 53)]
+    assert [(s.nodes, set(s.holders)) for s in results.sections] == [(53, {TELEMETRYD, PAGES})]
     figures = results.sections[0].holders[TELEMETRYD]
     expected = {
         "wall_s",
@@ -80,8 +80,8 @@ def test_results_can_be_shown(results: Results) -> None:
     assert len(judge(results)) == text.count("| ≤ ")
 
 
-def test_profile_shows_work_and_no_waiting() -> None:
-    with embedded(50) as server:
+def test_profile_shows_work_and_no_waiting(assets: Path) -> None:
+    with own_pair(assets, BenchFleet(50)) as server:
         lines = profile(server).splitlines()
     assert lines[0].startswith("Cold sync of 53 nodes")
     rows = [line for line in lines if line.startswith("| ")][2:]

@@ -41,9 +41,15 @@ def rancher(admin: Admin) -> Iterator[Rancher]:
 
 
 @contextmanager
-def running(installed: Installed, folder: Path) -> Iterator[Daemon]:
-    """The daemon with that account's token, until the block is left."""
-    daemon = Daemon(folder, installed.kubeconfig, CONFIG)
+def running(installed: Installed, folder: Path, *, kubernetes: str = "") -> Iterator[Daemon]:
+    """The daemon with that account's token, until the block is left.
+
+    Args:
+        installed: Whose account it is.
+        folder: For its files.
+        kubernetes: Further keys of that table.
+    """
+    daemon = Daemon(folder, installed.kubeconfig, CONFIG, kubernetes=kubernetes)
     try:
         daemon.wait_for("it answers", lambda: daemon.get("/livez")[0], 20)
         yield daemon
@@ -191,7 +197,11 @@ def test_denied_list_stops_what_needs_it_and_is_named_while_the_rest_goes_on(
 ) -> None:
     nodes = f"nodes.{MANAGEMENT}"
     delete_secret(rancher)
-    with without(installed, "ClusterRole", "nodes", "list"), running(installed, tmp_path) as daemon:
+    # In pages on each server: a streamed list is authorised as a watch.
+    with (
+        without(installed, "ClusterRole", "nodes", "list"),
+        running(installed, tmp_path, kubernetes='watch_list = "off"') as daemon,
+    ):
         daemon.wait_for("only nodes stand still", lambda: all_synced_but(daemon, nodes), 20)
         found = informers(daemon)[nodes]
         assert not found["synced"]
@@ -209,6 +219,21 @@ def test_denied_list_stops_what_needs_it_and_is_named_while_the_rest_goes_on(
         role = installed.role("ClusterRole")
         installed.set_rules(role, role["rules"])
         daemon.wait_for("granted, it goes on", lambda: written(rancher), 40)
+
+
+def test_denied_watch_leaves_lists_in_pages_whether_the_server_streams_or_not(
+    installed: Installed, rancher: Rancher, tmp_path: Path
+) -> None:
+    nodes = f"nodes.{MANAGEMENT}"
+    delete_secret(rancher)
+    denied = without(installed, "ClusterRole", "nodes", "watch")
+    with denied, running(installed, tmp_path) as daemon:
+        daemon.wait_for("the Secret", lambda: written(rancher), 40)
+        daemon.wait_for("its 403 is shown", lambda: informers(daemon)[nodes]["last_error"], 20)
+        found = informers(daemon)[nodes]
+        assert 'cannot watch resource "nodes"' in found["last_error"]
+        assert found["synced"]
+        assert found["list_method"] == "pages"
 
 
 def test_denied_watch_of_what_no_payload_needs_holds_up_no_export(

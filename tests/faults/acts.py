@@ -100,7 +100,8 @@ async def truncated_gzip(exchange: Exchange) -> web.StreamResponse:
 
 
 def older_and_empty(version: str) -> Act:
-    """A list as of a moment long past, when nothing was there."""
+    """A list, in pages or as a stream, as of a moment long past, when nothing was there."""
+    end = {"resourceVersion": version, "annotations": {"k8s.io/initial-events-end": "true"}}
 
     def change(body: bytes) -> bytes:
         document = json.loads(body)
@@ -109,6 +110,10 @@ def older_and_empty(version: str) -> Act:
         return json.dumps(document).encode()
 
     async def act(exchange: Exchange) -> web.StreamResponse:
+        if exchange.ask.is_stream:
+            response = await exchange.start()
+            await response.write(event("BOOKMARK", {"metadata": end}))
+            return response
         return await exchange.proxy.pass_on(exchange, change)
 
     return act
@@ -120,6 +125,15 @@ def second_page(act: Act) -> Act:
     async def only(exchange: Exchange) -> web.StreamResponse:
         follows = "continue" in exchange.ask.query
         return await (act(exchange) if follows else exchange.proxy.pass_on(exchange))
+
+    return only
+
+
+def as_stream(act: Act) -> Act:
+    """The act for streams alone, which a server authorises as a watch; pages are passed on."""
+
+    async def only(exchange: Exchange) -> web.StreamResponse:
+        return await (act(exchange) if exchange.ask.is_stream else exchange.proxy.pass_on(exchange))
 
     return only
 

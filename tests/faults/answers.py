@@ -12,7 +12,7 @@ from tests.faults import acts
 from tests.faults.acts import answer, error, event, refusal
 from tests.faults.bench import NODES_ID, Bench
 from tests.faults.matrix import one_list, others_go_on, scenario, spoil_a_list
-from tests.faults.proxy import COLLECTIONS, Act, Exchange
+from tests.faults.proxy import Act, Exchange
 
 # -- server
 
@@ -40,7 +40,7 @@ def history_gone_for_every_watch_is_no_loop(bench: Bench) -> None:
     assert 1 <= bench.lists_begun() <= 3
 
 
-@scenario(9, asks_at_most=16, lists=2, quick=True)
+@scenario(9, asks_at_most=16, lists=2, quick=True, pages=True)
 def continue_token_expired_during_a_list_makes_one_whole_list(bench: Bench) -> None:
     held = bench.informer()["objects"]
     gone = refusal(410, "Expired", metadata={"continue": "never-follow", "resourceVersion": "1"})
@@ -118,7 +118,9 @@ def watches_that_close_at_once_are_asked_for_once_a_second_at_most(bench: Bench)
 
 @scenario(57, asks_at_most=40)
 def denied_watch_is_shown_and_replaced_by_slow_lists(bench: Bench) -> None:
-    bench.proxy.rule("nodes", "watch", refusal(403, "Forbidden"))
+    denied = refusal(403, "Forbidden")
+    bench.proxy.rule("nodes", "watch", denied)
+    bench.proxy.rule("nodes", "list", acts.as_stream(denied))
     bench.proxy.hang_up("nodes")
     bench.until("it shows", bench.error)
     bench.touch()
@@ -247,7 +249,7 @@ def token_rotated_during_a_partition_converges(bench: Bench) -> None:
     bench.until("watched again", lambda: bench.proxy.watches("nodes"), 40)
 
 
-@scenario(8, 9, asks_at_most=24)
+@scenario(8, 9, asks_at_most=24, pages=True)
 def history_gone_during_the_list_that_its_loss_made(bench: Bench) -> None:
     gone = refusal(410, "Expired")
     bench.proxy.rule("nodes", "watch", gone, times=2)
@@ -261,30 +263,23 @@ def history_gone_during_the_list_that_its_loss_made(bench: Bench) -> None:
 
 
 def only_once_and_then_in_pages(bench: Bench, act: Act) -> None:
-    """A daemon whose first list of nodes gets this answer to its stream.
-
-    It believes that the API server, which is too old, knows streams; all others are refused.
-    """
-    version = {"major": "1", "minor": "34", "gitVersion": "v1.34.1"}
-    bench.proxy.rule("version", "GET", answer(200, version))
-    bench.proxy.rule("nodes", "watch", act, times=1)
-    for plural in (COLLECTIONS - {"nodes"}) | {"secretrequests"}:
-        bench.proxy.rule(plural, "watch", refusal(422, "Invalid"), times=1)
-    bench.daemon = bench.restart()
+    """A daemon whose first list of nodes gets this answer to its stream."""
+    bench.proxy.rule("nodes", "list", acts.as_stream(act))
+    bench.daemon = bench.restart(False)
     assert bench.informer()["list_method"] == "pages"
     assert not bench.error()
     one_list(bench)
-    bench.until("another list", lambda: bench.lists_begun() >= 2)
-    watches = bench.proxy.asks(bench.begin_s, "nodes", "watch")
-    assert sum("sendInitialEvents" in asked.query for asked in watches) == 1
+    bench.until("another list", lambda: bench.lists_begun() >= 3)
+    asks = bench.proxy.asks(bench.begin_s, "nodes", "list")
+    assert sum(asked.is_stream for asked in asks) == 1
 
 
-@scenario(14, asks_at_most=60, lists=2)
+@scenario(14, asks_at_most=60, lists=3)
 def streaming_list_that_is_refused_is_made_in_pages(bench: Bench) -> None:
     only_once_and_then_in_pages(bench, refusal(422, "Invalid"))
 
 
-@scenario(15, asks_at_most=60, lists=2)
+@scenario(15, asks_at_most=60, lists=3)
 def streaming_list_that_goes_on_without_an_end_is_made_in_pages(bench: Bench) -> None:
     lines = event("ADDED", bench.node()) + event("BOOKMARK", {"metadata": {"resourceVersion": "1"}})
 

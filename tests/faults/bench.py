@@ -59,7 +59,7 @@ class Bench:
     proxy: FaultProxy
     witness: Witness
     daemon: Daemon
-    restart: Callable[[], Daemon]
+    restart: Callable[[bool], Daemon]
     socket: Path
     token_file: Path
     tokens: list[str]
@@ -207,6 +207,7 @@ class Scenario:
         asks_at_most: Lists and watches, of all resources, from the fault until all agrees again.
         lists: Lists of nodes begun meanwhile; None where their number is left to chance.
         quick: Done in about three seconds.
+        pages: It is about the pages of a list, so streamed lists are off.
     """
 
     rows: tuple[int, ...]
@@ -215,6 +216,7 @@ class Scenario:
     asks_at_most: int
     lists: int | None
     quick: bool
+    pages: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +234,7 @@ def play(bench: Bench, scenario: Scenario) -> Result:
     """Brings the fault, heals it, and holds what follows against every oracle."""
     if scenario.lists != 0 or not scenario.quick:
         # Faults that follow on each other are backed off: this one shall be the first.
-        bench.daemon = bench.restart()
+        bench.daemon = bench.restart(scenario.pages)
     bench.until("agreement beforehand", bench.settled, CONVERGES_WITHIN_S)
     bench.until("its watches", bench.watching, CONVERGES_WITHIN_S)
     bench.begin_s = time.monotonic()
@@ -310,17 +312,18 @@ def set_up(
             )
             started: list[Daemon] = []
 
-            def restart() -> Daemon:
+            def restart(pages: bool) -> Daemon:
                 if started:
                     assert started[-1].stop() == 0, started[-1].log()[-4000:]
-                    witness.restart()
+                    witness.restart(pages=pages)
+                watch_list = "off" if pages else "auto"
                 started.append(
                     Daemon(
                         folder,
                         kubeconfig,
                         config,
                         top_level,
-                        kubernetes=f"page_size = {PAGE_SIZE}",
+                        kubernetes=f'page_size = {PAGE_SIZE}\nwatch_list = "{watch_list}"',
                     )
                 )
                 started[-1].wait_for("readiness", started[-1].ready, 30)
@@ -333,7 +336,7 @@ def set_up(
                     rancher,
                     proxy,
                     witness,
-                    restart(),
+                    restart(False),
                     restart,
                     socket,
                     token_file,

@@ -103,7 +103,7 @@ def node_made_anew_while_disconnected_is_another(bench: Bench) -> None:
         bench.proxy.open_door()
 
 
-@scenario(38, asks_at_most=16, lists=2)
+@scenario(38, asks_at_most=16, lists=2, pages=True)
 def table_in_the_place_of_a_list_is_refused(bench: Bench) -> None:
     table = {"kind": "Table", "apiVersion": "meta.k8s.io/v1", "rows": [], "metadata": {}}
     table["metadata"] = {"resourceVersion": bench.informer()["resource_version"]}
@@ -116,7 +116,7 @@ def event_of_an_unknown_type_is_passed_over(bench: Bench) -> None:
     others_go_on(bench)
 
 
-@scenario(40, asks_at_most=16, lists=2)
+@scenario(40, asks_at_most=16, lists=2, pages=True)
 def empty_list_without_a_version_wipes_nothing(bench: Bench) -> None:
     kind = {"kind": "NodeList", "apiVersion": "management.cattle.io/v3"}
     spoil_a_list(bench, answer(200, {**kind, "metadata": {}, "items": []}))

@@ -79,6 +79,8 @@ class Flood:
 
     async def _list(self, exchange: Exchange) -> web.StreamResponse:
         """A page of what is now; nobody asks for one while nodes change."""
+        if exchange.ask.is_stream:
+            return web.Response(status=422)  # as a server that has no streaming lists
         query = exchange.ask.query
         start = int(query.get("continue") or 0)
         end = min(start + int(query["limit"]), len(self.serials))
@@ -94,8 +96,6 @@ class Flood:
         return web.Response(body=body, headers={"Content-Type": "application/json"})
 
     async def _watch(self, exchange: Exchange) -> web.StreamResponse:
-        if "sendInitialEvents" in exchange.ask.query:
-            return web.Response(status=422)  # as a server that has no streaming lists
         response = await exchange.start()
         told = int(exchange.ask.query["resourceVersion"]) - FIRST_VERSION
         while True:

@@ -21,12 +21,13 @@ def scenario(
     asks_at_most: int,
     lists: int | None = None,
     quick: bool = False,
+    pages: bool = False,
 ) -> Callable[[Callable[[Bench], None]], Callable[[Bench], None]]:
     """Takes the function into the matrix, under its name."""
 
     def taken(fault: Callable[[Bench], None]) -> Callable[[Bench], None]:
         name = getattr(fault, "__name__", "")
-        MATRIX.append(Scenario(rows, name, fault, asks_at_most, lists, quick))
+        MATRIX.append(Scenario(rows, name, fault, asks_at_most, lists, quick, pages))
         return fault
 
     return taken

@@ -47,8 +47,15 @@ class Ask:
         return self.path.rpartition("/")[2]
 
     @property
+    def is_stream(self) -> bool:
+        """Whether it asks for a list as a stream, which then goes on as a watch."""
+        return "sendInitialEvents" in self.query
+
+    @property
     def verb(self) -> str:
-        """`watch`, `list`, or the method."""
+        """`watch`, `list` (in pages or as a stream), or the method."""
+        if self.is_stream:
+            return "list"
         if "watch" in self.query:
             return "watch"
         return "list" if self.method == "GET" and self.resource in COLLECTIONS else self.method
@@ -307,7 +314,7 @@ class FaultProxy:
         return await self.pass_on(exchange)
 
     async def pass_on(self, exchange: Exchange, change: Edit | None = None) -> web.StreamResponse:
-        """The API server's own answer, its body changed on the way if it is no watch."""
+        """The API server's own answer, its body changed on the way if it is no stream."""
         request = exchange.request
         headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
         url = f"{self._target}{request.raw_path}"
@@ -319,7 +326,7 @@ class FaultProxy:
                 data=await request.read() or None,
             ) as answer:
                 kind = {"Content-Type": answer.headers.get("Content-Type", _JSON)}
-                if exchange.ask.verb != "watch" or answer.status != 200:
+                if "watch" not in exchange.ask.query or answer.status != 200:
                     body = await answer.read()
                     body = change(body) if change else body
                     return web.Response(status=answer.status, body=body, headers=kind)

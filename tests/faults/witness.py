@@ -102,6 +102,7 @@ class Witness:
         self._page_size = page_size
         self._resources = resources
         self._judge = judge
+        self._pages = False
         self._portal: BlockingPortal
         self._running: Future[None] | None = None
         self._scope: anyio.CancelScope
@@ -117,9 +118,14 @@ class Witness:
             finally:
                 self._end()
 
-    def restart(self) -> None:
-        """Begins anew: faults that follow on each other are backed off."""
+    def restart(self, *, pages: bool = False) -> None:
+        """Begins anew: faults that follow on each other are backed off.
+
+        Args:
+            pages: Lists are asked for in pages, even where the API server streams them.
+        """
         self._end()
+        self._pages = pages
         self._running, _ = self._portal.start_task(self._watch)
 
     def disagreement(self, admin: Admin) -> str:
@@ -178,6 +184,7 @@ class Witness:
                     rng=random.Random(1),
                     stats=InformerStats(resource.id),
                     page_size=self._page_size,
+                    streamed=not self._pages,
                 )
                 self._replays.append(Replay(resource, informer.reader, self._judge))
                 tasks.start_soon(informer.run)
