@@ -149,7 +149,7 @@ def healthcheck(options: argparse.Namespace) -> int:
 def ctl(options: argparse.Namespace) -> int:
     """Have a running daemon do or show something."""
     place = find_control_socket(ConfigSource(options.config, os.environ))
-    from telemetryd.serve.control.commands import client, protocol, text  # noqa: PLC0415
+    from telemetryd.serve.control import client, protocol, text  # noqa: PLC0415
 
     request = protocol.Request(options.ctl, options.name, options.verify)
     try:

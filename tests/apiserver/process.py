@@ -33,6 +33,8 @@ _POLL_S = 0.05
 _REQUEST_TIMEOUT_S = 5.0
 _START_TIMEOUT_S = 60.0
 _LOG_TAIL_LINES = 30
+_FIRST_STREAMS = (1, 34)
+_NO_STREAMS = "--feature-gates=WatchList=false"
 
 AUDITED_USER = "system:serviceaccount:audited:telemetryd"
 """Every request of this one is in the audit log, and nobody else's."""
@@ -121,6 +123,7 @@ class ApiServer:
     def __init__(self, assets: Path, folder: Path) -> None:
         self._assets = assets
         self._folder = folder
+        self._flags = os.environ.get("APISERVER_FLAGS", "").split()
         etcd_port, self._peer_port, port = _free_ports(3)
         self.url = f"https://127.0.0.1:{port}"
         self.etcd_endpoint = f"http://127.0.0.1:{etcd_port}"
@@ -142,6 +145,11 @@ class ApiServer:
         if match is None:
             raise ApiServerError(f"kube-apiserver --version says {output!r}")
         return int(match[1]), int(match[2])
+
+    @property
+    def streams_lists(self) -> bool:
+        """Whether it serves lists as streams: from 1.34 on, unless a flag turns that off."""
+        return self.version >= _FIRST_STREAMS and _NO_STREAMS not in self._flags
 
     def audit(self) -> list[dict[str, Any]]:
         """Returns all events of `AUDITED_USER` so far: one as a request begins, one at its end."""
@@ -200,8 +208,9 @@ class ApiServer:
     def compact(self) -> int:
         """Compacts etcd to its current revision and returns that revision.
 
-        Continue tokens made before get 410 from then on. A watch at an older resource version
-        does so only once the API server was restarted as well: its watch cache remembers.
+        Watches at an older resource version get 410 only once the API server was restarted as
+        well: its watch cache remembers. So do continue tokens from 1.34 on; before, they get it at
+        once.
         """
         revision = int(self._etcd_call("/v3/maintenance/status", {})["header"]["revision"])
         try:
@@ -262,7 +271,7 @@ class ApiServer:
             "--endpoint-reconciler-type=none",
             f"--audit-policy-file={self._folder / 'audit.json'}",
             f"--audit-log-path={self._folder / 'audit.log'}",
-            *os.environ.get("APISERVER_FLAGS", "").split(),
+            *self._flags,
         ]
 
     def _etcd_is_ready(self) -> bool:

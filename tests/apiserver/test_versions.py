@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from telemetryd.doctor.cluster import OLDEST
 from tests.apiserver import versions
 from tests.apiserver.versions import AGES, find_assets, folder
 
@@ -84,6 +85,15 @@ def test_every_part_of_kubernetes_has_the_version_of_the_server(age: versions.Ag
     replaced = re.findall(r"^\t(k8s\.io/\S+) => (\S+) (\S+)$", text, re.MULTILINE)
     assert len(replaced) >= 30
     assert {(name, staged) for name, _, _ in replaced} == {(n, v) for _, n, v in replaced}
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/install.md"])
+def test_pages_name_the_versions_that_are_tested(page: str) -> None:
+    text = (ROOT / page).read_text()
+    for age in AGES:
+        assert versions.version(age) in text
+    minor = tuple(int(part) for part in versions.version("oldest").split(".")[:2])
+    assert minor == OLDEST
 
 
 def test_given_programs_leave_nothing_to_build(home: Path) -> None:

@@ -1,7 +1,7 @@
 """The two API servers under one interface, so that a test needn't know which one it talks to."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
@@ -13,15 +13,13 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from telemetryd.demo.apiserver import ApiServer as Demo
 from telemetryd.demo.apiserver import ServerOptions
 from tests.apiserver import crds
-from tests.apiserver.admin import Admin, AdminError, Object
+from tests.apiserver.admin import Admin, Object
 from tests.apiserver.process import ApiServer as Real
-from tests.contract.waiting import until
 from tests.kube.certificates import Authority
 
 REAL = pytest.mark.parametrize("server", ["real"], indirect=True)
 """What the demo's server leaves out: it applies Secrets and patches statuses, and no more."""
 
-_CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 _TOKEN = "demo-admin"
 
 
@@ -33,12 +31,14 @@ class Server(Protocol):
         ca_file: What to trust.
         admin_token: May do everything.
         admin: A client with that token.
+        streams_lists: Whether it serves lists as streams.
     """
 
     url: str
     ca_file: Path
     admin_token: str
     admin: Admin
+    streams_lists: bool
 
     def compact(self) -> None:
         """Make continue tokens of every resource, and watches of nodes from before now, expire."""
@@ -49,6 +49,8 @@ class Server(Protocol):
 
 class DemoServer:
     """The embedded one, on an event loop of its own in another thread."""
+
+    streams_lists = True
 
     def __init__(self, demo: Demo, portal: BlockingPortal, url: str, ca_file: Path) -> None:
         self.url = url
@@ -79,37 +81,18 @@ class RealServer:
         self.ca_file = apiserver.ca_file
         self.admin_token = apiserver.admin_token
         self.admin = admin
+        self.streams_lists = apiserver.streams_lists
         self._apiserver = apiserver
-        self._impatient = Admin(self.url, self.admin_token, self.ca_file, timeout_s=0.2)
 
     def compact(self) -> None:
-        """Compact etcd, and make the API server's watch cache of nodes begin anew.
+        """Compact etcd and restart the API server.
 
-        Without the second the cache would go on to answer watches from what etcd has forgotten. A
-        change of a CRD replaces the storage of its resource; restarting the server would do the
-        same in seconds.
+        Without the second its watch caches would go on to answer watches, and from 1.34 on lists
+        and continue tokens too, from what etcd has forgotten.
         """
-        nodes = crds.collection(crds.NODES)
-        before = self.admin.get(nodes)["metadata"]["resourceVersion"]
-        schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-        (version,) = crds.NODES["spec"]["versions"]
-        described = {"openAPIV3Schema": {**schema, "description": f"compacted at {before}"}}
-        path = f"{_CRDS}/{crds.NODES['metadata']['name']}"
-        self.admin.patch(path, {"spec": {"versions": [{**version, "schema": described}]}})
         self._apiserver.compact()
-        until(lambda: self._is_expired(nodes, before))
-
-    def _is_expired(self, path: str, revision: str) -> bool:
-        """Tells whether a watch from there is refused.
-
-        One that is accepted has nothing to say, or ends with the storage that is being replaced.
-        """
-        with (
-            suppress(TimeoutError, AdminError),
-            self._impatient.watch(path, resourceVersion=revision) as events,
-        ):
-            return any(event["type"] == "ERROR" for event in events)
-        return False
+        self._apiserver.kill_apiserver()
+        self._apiserver.start_apiserver()
 
     @contextmanager
     def without(self, definition: Object) -> Iterator[None]:

@@ -189,11 +189,17 @@ async def test_plugin_that_hangs_is_not_waited_for(tmp_path: Path) -> None:
     assert "log in again" in of(report, "connection").mend
 
 
-async def test_old_kubernetes_fails_and_a_hidden_version_warns(tmp_path: Path) -> None:
+async def test_kubernetes_below_the_oldest_tested_and_a_hidden_version_warn(tmp_path: Path) -> None:
     server = well()
     async with asking(tmp_path, server) as ask:
-        server.others["/version"] = answer({"gitVersion": "v1.19.16"})
-        assert failures(await ask()) == ["API server version"]
+        server.others["/version"] = answer({"gitVersion": "v1.30.14"})
+        report = await ask()
+        assert failures(report) == []
+        found = of(report, "API server version")
+        assert found.verdict is Verdict.WARN
+        assert "v1.30.14 is older than 1.31" in found.detail
+        server.others["/version"] = answer({"gitVersion": "v1.31.0"})
+        assert of(await ask(), "API server version").verdict is Verdict.PASS
         server.others["/version"] = answer({"gitVersion": "SENTINEL"})
         assert of(await ask(), "API server version").verdict is Verdict.WARN
         server.others["/version"] = refuse(403, "Forbidden")
