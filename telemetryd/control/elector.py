@@ -142,7 +142,8 @@ class Elector:
     @property
     def leading(self) -> bool:
         """Whether a side effect may begin now."""
-        return self._term is not None and self._acts_for_s(self._term) > 0
+        term = self._term  # read once: a fence may be called from a worker thread
+        return term is not None and self._acts_for_s(term) > 0
 
     @property
     def epoch(self) -> int:

@@ -30,6 +30,7 @@ from telemetryd.informer.informer import Informer
 from telemetryd.informer.resource import Resource
 from telemetryd.informer.source import KubeSource
 from telemetryd.kube.client import KubeClient
+from telemetryd.kube.fence import Fence
 from telemetryd.kube.requests import MAX_BODY_BYTES, Requests
 from telemetryd.model import ExporterState, InformerStatus, RequestStatus, SourceKind
 from telemetryd.stats import InformerStats
@@ -251,6 +252,7 @@ class UnbrokenWrites:
         content_type: str | None = None,
         timeout_s: float,
         max_bytes: int = MAX_BODY_BYTES,
+        fence: Fence | None = None,
     ) -> bytes:
         """Make one request; the answer's body.
 
@@ -268,6 +270,7 @@ class UnbrokenWrites:
                 content_type=content_type,
                 timeout_s=timeout_s,
                 max_bytes=max_bytes,
+                fence=fence,
             )
         await anyio.lowlevel.checkpoint_if_cancelled()
         raise Unavailable(f"{method} {path}: cut off", kind=Reason.TIMEOUT)

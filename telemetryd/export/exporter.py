@@ -29,7 +29,8 @@ class ExportContext:
             one is sent again.
         collected_at: Unix time in seconds at which the payload was made.
         fence: Call it as the last statement before bytes go out, on each attempt. It raises
-            NotLeading, or an ExportError where the payload must not leave any more.
+            NotLeading, or an ExportError where the payload must not leave any more. It may be
+            called from a worker thread.
     """
 
     name: str

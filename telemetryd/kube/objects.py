@@ -12,6 +12,7 @@ import msgspec
 import orjson
 
 from telemetryd.errors import BadResponse, NotFound
+from telemetryd.kube.fence import Fence
 from telemetryd.kube.requests import Requests
 
 T = TypeVar("T")
@@ -127,6 +128,7 @@ async def apply(
     *,
     over: Version | None,
     force: bool = False,
+    fence: Fence | None = None,
     timeout_s: float,
 ) -> bytes:
     """Apply our fields on the server; the object as it is then.
@@ -138,6 +140,7 @@ async def apply(
         over: What was read: another state isn't written. None to create the object; an apply
             without a precondition also writes over an object that was made meanwhile.
         force: Take fields that another field manager owns.
+        fence: Called on each attempt, beside that of ``requests``.
         timeout_s: Deadline.
 
     Raises:
@@ -152,6 +155,7 @@ async def apply(
         body=orjson.dumps({**document, "metadata": metadata}),
         content_type=_APPLY,
         timeout_s=timeout_s,
+        fence=fence,
     )
 
 

@@ -43,6 +43,7 @@ class Requests(Protocol):
         content_type: str | None = None,
         timeout_s: float,
         max_bytes: int = MAX_BODY_BYTES,
+        fence: Fence | None = None,
     ) -> bytes:
         """Make one request.
 
@@ -54,12 +55,14 @@ class Requests(Protocol):
             content_type: Of the body; JSON where not given.
             timeout_s: Deadline of the whole.
             max_bytes: A longer answer is refused.
+            fence: Called on each attempt of a request that isn't a read, as the last thing before
+                its bytes leave. A handle calls its own fence first.
 
         Returns:
             The body of a successful answer.
 
         Raises:
-            NotLeading: The fence refuses a request that would change something.
+            NotLeading: A fence refuses; whatever else a fence raises is raised as well.
             KubeError: There was no answer, or an error.
         """
 
@@ -93,12 +96,13 @@ class Handle:
         content_type: str | None = None,
         timeout_s: float,
         max_bytes: int = MAX_BODY_BYTES,
+        fence: Fence | None = None,
     ) -> bytes:
         """As ``Requests`` says; waiting for the limiter counts against the deadline.
 
         Raises:
             Unavailable: The limiter let it through too late.
-            NotLeading: The fence refuses a request that would change something.
+            NotLeading: A fence refuses a request that would change something.
             KubeError: There was no answer, or an error.
         """
         by_s = anyio.current_time() + timeout_s
@@ -119,5 +123,16 @@ class Handle:
                 content_type=content_type,
                 timeout_s=round(by_s - anyio.current_time(), 3),
                 max_bytes=max_bytes,
-                fence=None if method in _READS else self._fence,
+                fence=None if method in _READS else _both(self._fence, fence),
             )
+
+
+def _both(first: Fence | None, second: Fence | None) -> Fence | None:
+    if first is None or second is None:
+        return first or second
+
+    def ask() -> None:
+        first()
+        second()
+
+    return ask

@@ -12,6 +12,7 @@ import pytest
 from telemetryd.daemon.sourcefinder import FinderTiming, SourceFinder
 from telemetryd.errors import Forbidden, KubeError, NotFound, Reason, Unavailable
 from telemetryd.informer.source import Stream
+from telemetryd.kube.fence import Fence
 from telemetryd.model import SourceKind
 from tests.virtualtime import VirtualTimeLoop
 
@@ -53,6 +54,7 @@ class Discovery:
         content_type: str | None = None,
         timeout_s: float,
         max_bytes: int = 0,
+        fence: Fence | None = None,
     ) -> bytes:
         assert (method, path) == ("GET", "/apis")
         self.asked_at.append(anyio.current_time())

@@ -15,6 +15,7 @@ from telemetryd.errors import (
 from telemetryd.export.exporter import ExportContext, Outcome
 from telemetryd.export.payloads.scc import render_scc
 from telemetryd.export.sinks.secret import SecretExporter
+from telemetryd.kube.fence import Fence
 from telemetryd.kube.requests import MAX_BODY_BYTES, Requests
 from telemetryd.model import Payload
 from tests.apiserver.admin import Admin, Object
@@ -105,6 +106,7 @@ class Interloper:
         content_type: str | None = None,
         timeout_s: float,
         max_bytes: int = MAX_BODY_BYTES,
+        fence: Fence | None = None,
     ) -> bytes:
         if method == "PATCH":
             self._act()
@@ -116,4 +118,5 @@ class Interloper:
             content_type=content_type,
             timeout_s=timeout_s,
             max_bytes=max_bytes,
+            fence=fence,
         )

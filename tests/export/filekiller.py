@@ -18,6 +18,7 @@ from typing import Any
 
 import anyio
 
+from telemetryd.kube.fence import no_fence
 from telemetryd.model import Payload
 from tests.export.filebench import CONTEXT, check_folder, exporter, led_to, payload
 
@@ -29,7 +30,7 @@ def write_forever(folder: Path, payloads: Iterable[Payload], ready: int, **how: 
     sink = exporter(folder, now=time.time, keep=KEEP, **how)
     os.write(ready, b".")
     for each in payloads:
-        sink._export(each)
+        sink._export(each, no_fence)
 
 
 def fork(body: Callable[[], None]) -> int:

@@ -12,6 +12,7 @@ from telemetryd.config import IdentityConfig
 from telemetryd.errors import KubeError, Reason, Unavailable
 from telemetryd.gather.serverversion import ServerVersion, VersionTiming
 from telemetryd.informer.source import Stream
+from telemetryd.kube.fence import Fence
 from telemetryd.model import NodeRecord
 from tests.gather.readers import FilledStore
 from tests.virtualtime import VirtualTimeLoop
@@ -56,6 +57,7 @@ class Bench:
         content_type: str | None = None,
         timeout_s: float,
         max_bytes: int = 0,
+        fence: Fence | None = None,
     ) -> bytes:
         assert (method, path) == ("GET", "/version")
         self.asked_at.append(anyio.current_time())

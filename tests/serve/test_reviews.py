@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from telemetryd.errors import KubeError, Reason, Throttled, Unavailable
+from telemetryd.kube.fence import Fence
 from telemetryd.serve.http.reviews import (
     ALLOWED_S,
     DENIED_S,
@@ -52,6 +53,7 @@ class ApiServer:
         content_type: str | None = None,
         timeout_s: float,
         max_bytes: int = 0,
+        fence: Fence | None = None,
     ) -> bytes:
         assert method == "POST"
         assert body is not None

@@ -140,6 +140,10 @@ class Attempts:
         """A call of the sink was cut off, ignores that, and still runs."""
         return self._call is not None and not self._call.done and self._call.cut_off
 
+    @property
+    def _was_cut_off(self) -> bool:
+        return self._call is not None and self._call.cut_off
+
     async def make(
         self, group: TaskGroup, number: int, *, run_id: str, final: bool = False
     ) -> ExportError | None:
@@ -301,9 +305,12 @@ class Attempts:
         """Let bytes of this payload go out now.
 
         Raises:
-            NotLeading: Another replica may lead.
+            NotLeading: Another replica may lead, collection is off, or the exporter has ended.
             RetryableError: ``[privacy]`` has become stricter.
         """
+        # A write in a thread goes on after its attempt was cut off, for as long as its disk hangs.
+        if self.abandoned or (self.stop_by_s < math.inf and self._was_cut_off):
+            raise NotLeading("the exporter has ended")
         self._around.require_leading()
         self._require_privacy(pending)
 

@@ -14,6 +14,7 @@ from telemetryd.export.exporter import ExportContext, Outcome
 from telemetryd.export.payloads.payload import parse_digest
 from telemetryd.export.sinks.snapshots import SnapshotFolder, open_snapshots
 from telemetryd.export.turn import StillHangingError, Turn
+from telemetryd.kube.fence import Fence
 from telemetryd.limiter import Limiter
 from telemetryd.model import Payload
 
@@ -47,7 +48,8 @@ class FileExporter:
 
     Each call looks at what the folder really holds, so that what was deleted or altered is written
     again. All I/O is done in a worker thread. One that is cut off there goes on, for it can't be
-    ended: it finishes what it writes or leaves nothing, and no other starts before it is back.
+    ended: it finishes what it writes, where the fence still lets it, or leaves nothing; and no
+    other starts before it is back.
     """
 
     def __init__(
@@ -83,16 +85,17 @@ class FileExporter:
         self._now = now
         self._turn = Turn(threads)
 
-    async def export(self, payload: Payload, context: ExportContext) -> Outcome:  # noqa: ARG002
+    async def export(self, payload: Payload, context: ExportContext) -> Outcome:
         """Make ``latest`` lead to the payload, and drop the oldest snapshots beyond the limits.
 
         Raises:
+            NotLeading: The fence refuses: nothing can be seen of the payload.
             RetryableError: The disk is full or fails, another writer is at work in the folder, or
                 an earlier write still hangs.
             PermanentError: The folder can't be written to until somebody mends that.
         """
         try:
-            return await self._turn.take(partial(self._export, payload))
+            return await self._turn.take(partial(self._export, payload, context.fence))
         except StillHangingError as exc:
             raise RetryableError(
                 Reason.STORAGE,
@@ -105,14 +108,14 @@ class FileExporter:
     async def aclose(self) -> None:
         """Nothing is held between exports."""
 
-    def _export(self, payload: Payload) -> Outcome:
+    def _export(self, payload: Payload, fence: Fence) -> Outcome:
         now_s = self._now()
         with open_snapshots(self._directory, self._name) as folder:
             # First too, or runs that all die before their end would fill the disk.
             folder.drop_excess(keep=self._keep, max_bytes=self._max_bytes)
             if not self._is_due(folder, payload, now_s):
                 return Outcome.UNCHANGED
-            folder.write(payload.body, compress=self._compress, now_s=now_s)
+            folder.write(payload.body, compress=self._compress, now_s=now_s, fence=fence)
             folder.drop_excess(keep=self._keep, max_bytes=self._max_bytes)
         return Outcome.WRITTEN
 

@@ -31,6 +31,7 @@ from telemetryd.export.payloads.declare import beside
 from telemetryd.export.payloads.payload import parse_digest, parse_rfc3339, render_rfc3339
 from telemetryd.export.sinks.secretobject import FoundSecret, parse_secret
 from telemetryd.kube import objects
+from telemetryd.kube.fence import Fence
 from telemetryd.kube.objects import Version
 from telemetryd.kube.requests import Requests
 from telemetryd.model import Payload
@@ -139,14 +140,13 @@ class SecretExporter:
                 f"{self} is immutable, which can't be undone: delete it, or configure another name",
             )
         document = self._render(payload, last_changed=last_changed, epoch=context.epoch)
-        context.fence()
         try:
-            await self._apply(document, found, force=False)
+            await self._apply(document, found, fence=context.fence)
         except Conflict as exc:
             if not exc.has_cause("FieldManagerConflict"):
                 raise self._translate(exc) from exc
             self._require_right_to_force(found, exc)
-            await self._force(document, found)
+            await self._force(document, found, context.fence)
         except KubeError as exc:
             verb = "create or patch" if found is None else "patch"
             raise self._translate(exc, verb=verb, creating=found is None) from exc
@@ -206,7 +206,12 @@ class SecretExporter:
         }
 
     async def _apply(
-        self, document: Mapping[str, Any], found: FoundSecret | None, *, force: bool
+        self,
+        document: Mapping[str, Any],
+        found: FoundSecret | None,
+        *,
+        fence: Fence,
+        force: bool = False,
     ) -> None:
         await objects.apply(
             self._requests,
@@ -214,13 +219,16 @@ class SecretExporter:
             document,
             over=None if found is None else Version(found.uid, found.resource_version),
             force=force,
+            fence=fence,
             timeout_s=self._timeout_s,
         )
 
-    async def _force(self, document: Mapping[str, Any], found: FoundSecret | None) -> None:
+    async def _force(
+        self, document: Mapping[str, Any], found: FoundSecret | None, fence: Fence
+    ) -> None:
         self._forced_at.append(self._clock())
         try:
-            await self._apply(document, found, force=True)
+            await self._apply(document, found, fence=fence, force=True)
         except KubeError as exc:
             raise self._translate(exc) from exc
 

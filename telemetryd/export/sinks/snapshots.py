@@ -24,6 +24,7 @@ from typing import Final
 
 from telemetryd.atomicfile import FOLDER_FLAGS, make_folder, sync_folder, write_synced
 from telemetryd.errors import PermanentError, Reason, RetryableError
+from telemetryd.kube.fence import Fence
 
 LATEST: Final = "latest"
 
@@ -129,8 +130,15 @@ class SnapshotFolder:
             return None
         return content if len(content) <= limit_bytes else None
 
-    def write(self, content: bytes, *, compress: bool, now_s: float) -> None:
+    def write(self, content: bytes, *, compress: bool, now_s: float, fence: Fence) -> None:
         """Add a snapshot and let ``latest`` lead to it; all or nothing, on the disk when done.
+
+        Args:
+            content: Of the snapshot.
+            compress: Write gzip.
+            now_s: Unix time in seconds.
+            fence: Called as the last thing before something of it can be seen; what it raises is
+                raised here, and the folder is as it was.
 
         Raises:
             OSError: It can't be written; the folder is as it was.
@@ -143,11 +151,13 @@ class SnapshotFolder:
             # All that takes space comes before anything can be seen.
             write_synced(self._fd, data, content, flags=_CREATE_FLAGS)
             os.symlink(name, link, dir_fd=self._fd)
+            fence()
             self._rename(data, name)
             # Only a snapshot that outlives a loss of power may be led to.
             sync_folder(self._fd)
+            fence()  # again, as a disk may have taken its time
             self._rename(link, LATEST)
-        except OSError:
+        except Exception:
             self._roll_back(name, data, link)
             raise
         self._latest = name

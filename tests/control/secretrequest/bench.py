@@ -33,6 +33,7 @@ from telemetryd.export.spec import ExporterSpec
 from telemetryd.gather.project import PROJECTS, ProjectObject
 from telemetryd.gather.requests import SECRET_REQUESTS, RequestObject
 from telemetryd.informer.store import Store
+from telemetryd.kube.fence import Fence
 from telemetryd.kube.responses import error_for, parse_status
 from telemetryd.model import ProjectRecord, RequestStatus, SecretRequestRecord
 from telemetryd.stats import InformerStats
@@ -73,6 +74,7 @@ class Api:
         content_type: str | None = None,
         timeout_s: float,
         max_bytes: int = 0,
+        fence: Fence | None = None,
     ) -> bytes:
         self.calls.append((method, path))
         await anyio.sleep(0.001)
@@ -82,6 +84,8 @@ class Api:
         assert isinstance(place, Place)
         if method == "PATCH":
             self.interlude()
+        if method != "GET" and fence is not None:
+            fence()
         try:
             return self._answer(method, place, orjson.loads(body or b"null"), params or {})
         except ApiError as refused:
