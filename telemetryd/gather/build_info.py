@@ -21,6 +21,7 @@ from anyio import to_thread
 
 from telemetryd.config import IdentityConfig
 from telemetryd.errors import BadResponse, KubeError, Reason, Unavailable
+from telemetryd.gather import texts
 from telemetryd.gather.identity import setting_value
 from telemetryd.informer.resource import Reader
 from telemetryd.model import SettingRecord
@@ -191,9 +192,11 @@ class BuildInfo:
             return False
         # While Rancher rolls out, an old replica may still answer: used, but asked for again.
         confirmed = answer.version is None or answer.version == question.version
-        known = _Known(question.version, answer.git_commit or UNKNOWN, confirmed)
+        commit = texts.build_commit(answer.git_commit or UNKNOWN)
+        known = _Known(question.version, commit, confirmed)
         if known != self._known:
-            log.info("git hash known hash=%s version=%s", known.commit, known.version)
+            version = texts.product_version(known.version)
+            log.info("git hash known hash=%s version=%s", commit, version)
         self._settle(known)
         return confirmed
 

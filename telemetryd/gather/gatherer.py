@@ -19,6 +19,7 @@ from telemetryd.gather.coarse import coarsen
 from telemetryd.gather.features import enabled_features
 from telemetryd.gather.identity import Discovered, IdentitySource, setting_value
 from telemetryd.gather.plain import LocalCluster, PlainIdentity, PlainReaders
+from telemetryd.gather.texts import OTHER
 from telemetryd.informer.resource import Reader
 from telemetryd.model import (
     ClusterRecord,
@@ -251,10 +252,12 @@ class Gatherer:
             self._tally = (self._fleet.version, self._fleet.tally())
         return self._tally[1]
 
-    def _totals(self, unreadable: tuple[tuple[str, int], ...]) -> Totals:
+    def _totals(self, basis: _Basis, features: tuple[str, ...]) -> Totals:
         tally = self._count()
         withheld = self._fleet.withheld()
         withheld.update(self._discover().withheld)
+        withheld["git_hash"] = int(basis.git_hash == OTHER)
+        withheld["feature_flags"] = features.count(OTHER)
         return Totals(
             local_clusters=tally.local_clusters,
             managed_clusters=tally.managed_clusters,
@@ -265,7 +268,9 @@ class Gatherer:
             memory_nano=tally.memory_nano,
             unreported_cpu=tally.unreported_cpu,
             unreported_memory=tally.unreported_memory,
-            unreadable={resource: number for resource, number in sorted(unreadable) if number},
+            unreadable={
+                resource: number for resource, number in sorted(basis.unreadable) if number
+            },
             withheld={name: number for name, number in sorted(withheld.items()) if number},
         )
 
@@ -293,6 +298,7 @@ class Gatherer:
         """A snapshot on this basis; the previous one where it comes out the same."""
         discovered = self._discover()
         tally = self._count()
+        features = self._features(discovered.version)
         snapshot = Snapshot(
             revision=previous.revision if previous is not None else 0,
             taken_at=previous.taken_at if previous is not None else 0.0,
@@ -306,10 +312,10 @@ class Gatherer:
                 git_hash=basis.git_hash,
                 product=discovered.product,
             ),
-            features=self._features(discovered.version),
+            features=tuple(dict.fromkeys(features)),
             systems=tally.systems,
             clusters=tally.clusters,
-            totals=self._totals(basis.unreadable),
+            totals=self._totals(basis, features),
             detail=self._detail(discovered.install_uuid),
             omitted=self._privacy.omitted,
         )

@@ -9,7 +9,6 @@ from typing import Final
 from uuid import UUID, uuid5
 
 from telemetryd.config import IdentityConfig
-from telemetryd.gather import texts
 from telemetryd.gather.identity import (
     Discovered,
     checked_uuid,
@@ -35,7 +34,8 @@ class PlainReaders:
     """What a snapshot of plain Kubernetes is made of.
 
     Attributes:
-        server_version: ``gitVersion`` of the API server, None while it isn't known.
+        server_version: ``gitVersion`` of the API server in the form of ``texts``, None while it
+            isn't known.
     """
 
     nodes: Reader[NodeRecord]
@@ -65,7 +65,7 @@ class PlainIdentity:
         missing: list[str] = []
         overrides = self._overrides
         found = kube_system_uuid(self._readers.kube_system, missing)
-        found_version = texts.kubernetes_version(self._readers.server_version() or "")
+        found_version = self._readers.server_version() or ""
         version = overrides.version or found_version
         server_url = public_url(overrides.server_url or "")
         if not version:
@@ -123,5 +123,5 @@ class LocalCluster:
         namespace = self._readers.kube_system.get(KUBE_SYSTEM_NAME)
         return ClusterRecord(
             uid=namespace.uid if namespace is not None else "",
-            kubernetes_version=texts.kubernetes_version(self._readers.server_version() or ""),
+            kubernetes_version=self._readers.server_version() or "",
         )

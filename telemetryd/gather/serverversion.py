@@ -17,6 +17,7 @@ import msgspec
 
 from telemetryd.config import IdentityConfig
 from telemetryd.errors import BadResponse, KubeError
+from telemetryd.gather import texts
 from telemetryd.gather.build_info import UNKNOWN
 from telemetryd.informer.resource import Reader
 from telemetryd.informer.source import ApiClient
@@ -92,7 +93,7 @@ class ServerVersion:
 
     @property
     def version(self) -> str | None:
-        """``gitVersion``, None before the first good answer."""
+        """``gitVersion`` in the form of ``texts``, None before the first good answer."""
         return self._known.git_version if self._known is not None else None
 
     def git_hash(self) -> str | None:
@@ -146,6 +147,8 @@ class ServerVersion:
             raise BadResponse(f"GET {PATH}: names no gitVersion", status=200)
         if answer.git_commit is None or not _COMMIT.fullmatch(answer.git_commit):
             answer.git_commit = UNKNOWN
+        answer.git_version = texts.kubernetes_version(answer.git_version)
+        answer.git_commit = texts.build_commit(answer.git_commit)
         return answer
 
     def _settle(self, answer: _Answer) -> None:

@@ -1,4 +1,4 @@
-"""The forms in which texts of nodes and clusters may leave; any other text becomes ``other``.
+"""The forms in which texts of objects and answers may leave; any other text becomes ``other``.
 
 A closed list where the values are known. Versions are numbers, and words that distributions use in
 theirs: what a customer adds to a kernel's version is not among them. Sources: the kernels of RHEL,
@@ -8,7 +8,6 @@ Kubernetes.
 """
 
 import re
-from collections.abc import Mapping
 from typing import Final
 
 OTHER: Final = "other"
@@ -81,12 +80,20 @@ _RUNTIME: Final = re.compile(
     rf"(?:{_RUNTIMES})://(?:{_HASHED}|unknown)\+?", re.ASCII | re.IGNORECASE
 )
 _KUBERNETES: Final = re.compile(rf"{_HASHED}\+?", re.ASCII | re.IGNORECASE)
-_PRODUCT_VERSION: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+~_-]*", re.ASCII)
-
-
-def withheld(values: Mapping[str, str]) -> tuple[str, ...]:
-    """Names of the texts that became ``other``."""
-    return tuple(name for name, text in values.items() if text == OTHER)
+_BUILD: Final = (
+    r"(?:[0-9a-f]{1,40}|[0-9]{0,4}(?:"
+    "alpha|beta|rc|dev|head|main|master|release|debug|hotfix|patch|security|prime|community|dirty|up"
+    r")[0-9]{0,8})"
+)
+_PRODUCT_VERSION: Final = re.compile(
+    rf"(?:v?[0-9]{{1,10}}(?:\.[0-9]{{1,10}}){{0,4}}|dev|head|main|master|release)"
+    rf"(?:[-.+~_]v?{_BUILD}){{0,8}}",
+    re.ASCII | re.IGNORECASE,
+)
+_COMMIT: Final = re.compile(
+    r"(?:[0-9a-f]{4,128}|HEAD|unknown)(?:-dirty)?", re.ASCII | re.IGNORECASE
+)
+_FEATURE: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 
 
 def architecture(text: str) -> str:
@@ -115,8 +122,18 @@ def kubernetes_version(text: str) -> str:
 
 
 def product_version(text: str) -> str:
-    """A version of Rancher: also ``dev`` and what else builds are called."""
+    """A version of Rancher: also ``dev``, ``v2.12-0123abc-head`` and what builds are called."""
     return _matched(_PRODUCT_VERSION, text)
+
+
+def build_commit(text: str) -> str:
+    """The commit of a build; ``HEAD`` and ``unknown`` where it was made without one."""
+    return _matched(_COMMIT, text)
+
+
+def feature_name(text: str) -> str:
+    """The name of a feature flag of Rancher, as far as its form says so."""
+    return _matched(_FEATURE, text)
 
 
 def _matched(pattern: re.Pattern[str], text: str) -> str:

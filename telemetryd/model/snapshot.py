@@ -62,8 +62,7 @@ class Totals:
         cpu_nano: Sum over nodes in 1e-9 cores.
         memory_nano: Sum over nodes in 1e-9 bytes.
         unreadable: Objects that could not be read, by resource; only those above 0.
-        withheld: Nodes, clusters or settings whose text may not leave, by field; only those above
-            0.
+        withheld: Objects and answers whose text may not leave, by field; only those above 0.
     """
 
     local_clusters: int = 0

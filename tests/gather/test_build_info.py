@@ -232,6 +232,22 @@ async def test_a_commit_may_have_any_sane_length(start: Start, commit: str) -> N
     assert world.info.git_hash() == commit
 
 
+async def test_a_commit_that_is_none_is_other_and_nothing_logs_it(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    body = b'{"GitCommit":"acme-build","Version":"v2.15.0-acme"}'
+
+    def prepare(rancher: Rancher, fleet: Fleet) -> None:
+        rancher.body = body
+        fleet.set("server-version", "v2.15.0-acme")
+
+    world = await start(prepare=prepare)
+    await world.until(lambda: world.info.settled)
+    assert world.info.git_hash() == "other"
+    assert "acme" not in caplog.text
+
+
 @pytest.mark.parametrize(
     "body",
     [

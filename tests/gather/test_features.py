@@ -4,10 +4,12 @@ import pytest
 
 from telemetryd.errors import UnreadableReason
 from telemetryd.gather.features import WITHOUT_OBJECT, enabled_features
+from telemetryd.gather.texts import OTHER
 from telemetryd.model import FeatureRecord, Unreadable
 from tests.gather.readers import feature
 
 OLD = "v2.5.0"  # before all three that have no object
+NEWER = "v2.17.0"  # than all that is known
 
 
 def enabled(
@@ -32,20 +34,36 @@ def enabled(
 def test_locked_value_goes_before_value_and_value_before_default(
     record: FeatureRecord, on: bool
 ) -> None:
-    assert enabled(f=record) == (("f",) if on else ())
+    assert enabled(legacy=record) == (("legacy",) if on else ())
 
 
 @pytest.mark.parametrize("version_type", ["", "dev", "community", "Prime"])
 def test_a_prime_feature_is_off_on_any_other_build(version_type: str) -> None:
     locked = feature(prime=True, locked=True, value=True, default=True)
-    assert enabled(version_type=version_type, f=locked) == ()
-    assert enabled(version_type=version_type, f=feature(default=True)) == ("f",)
+    assert enabled(version_type=version_type, fleet=locked) == ()
+    assert enabled(version_type=version_type, fleet=feature(default=True)) == ("fleet",)
 
 
-def test_features_nobody_knows_count_and_all_are_sorted() -> None:
-    names = ("zebra", "legacy", "external-rules", "a-new-one")
-    features = {name: feature(default=True) for name in names}
-    assert enabled_features(features, version=OLD, version_type="") == tuple(sorted(names))
+NAMES = ("zebra", "legacy", "external-rules", "a-new-one", "a.domain", "A_b", "x" * 64)
+
+
+@pytest.mark.parametrize("version", [NEWER, "dev", "main-head"])
+def test_names_that_a_newer_rancher_may_have_are_listed(version: str) -> None:
+    features = {name: feature(default=True) for name in NAMES}
+    known = {*WITHOUT_OBJECT, "zebra", "legacy", "external-rules", "a-new-one"}
+    listed = enabled_features(features, version=version, version_type="")
+    assert listed == tuple(sorted((*known, *[OTHER] * 3)))
+
+
+@pytest.mark.parametrize("version", [OLD, "v2.15.0", "v2.16.1"])
+def test_names_that_no_known_rancher_has_are_other(version: str) -> None:
+    features = {name: feature(default=True) for name in NAMES}
+    listed = [
+        name
+        for name in enabled_features(features, version=version, version_type="")
+        if name not in WITHOUT_OBJECT
+    ]
+    assert listed == ["external-rules", "legacy", *[OTHER] * 5]
 
 
 @pytest.mark.parametrize(

@@ -477,3 +477,16 @@ def test_the_server_url_is_waited_for_even_where_it_is_not_sent() -> None:
     world.gatherer.protect(PrivacyConfig(server_url="omit"))
     world.fleet.settings.delete("server-url")
     assert world.gatherer.missing() == ("setting server-url",)
+
+
+def test_texts_that_may_not_leave_are_other_and_counted() -> None:
+    world = World()
+    world.git_hash = "other"
+    world.fleet.set("server-version", "v2.15.0-acme")
+    for name in ("acme", "acme-two", "fleet"):
+        world.fleet.features.put(name, feature(default=True))
+    snapshot = world.gatherer.snapshot()
+    assert {*snapshot.features} >= {"fleet", "other"}
+    assert len(set(snapshot.features)) == len(snapshot.features)
+    assert "acme" not in str(snapshot)
+    assert snapshot.totals.withheld == {"feature_flags": 2, "git_hash": 1, "version": 1}

@@ -136,6 +136,16 @@ async def test_answer_without_a_usable_commit_has_an_unknown_one(commit: bytes) 
     assert (bench.version.version, bench.version.git_hash()) == ("v1.33.4", "unknown")
 
 
+async def test_texts_of_no_known_form_are_other_and_nothing_logs_them(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("DEBUG")
+    bench = Bench(b'{"gitVersion":"v1.33.4-acme","gitCommit":"acme"}')
+    await bench.run_for(1)
+    assert (bench.version.version, bench.version.git_hash()) == ("other", "other")
+    assert "acme" not in caplog.text
+
+
 async def test_override_of_the_commit_needs_no_answer() -> None:
     bench = Bench(DOWN, git_hash="mine")
     assert bench.version.git_hash() == "mine"

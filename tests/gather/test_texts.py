@@ -103,6 +103,23 @@ KUBERNETES = [
     "v1.32.5-rc3+rke2r1",
 ]
 
+PRODUCTS = [
+    "v2.15.0",
+    "dev",
+    "v2.12.1-rc3",
+    "v2.9.4-rc.1",
+    "v2.12.1+up1",
+    "v2.15-59bd052e-head",
+    "v2.12-abc-head",
+    "v2.15-head",
+    "main-head",
+    "v2.16.0-alpha8",
+    "v2.11.2-debug-1",
+    "v2.12.3-hotfix-59bd.2",
+    "v2.15",
+    "",
+]
+
 SUFFIXES = ("customer-name", "acme", "prod", "berlin", "x@y", "a\x00b", "\n", "\x1b[31m", " ", "é")
 
 
@@ -114,7 +131,9 @@ SUFFIXES = ("customer-name", "acme", "prod", "berlin", "x@y", "a\x00b", "\n", "\
         (texts.kubernetes_version, KUBERNETES),
         (texts.architecture, [*sorted(texts.ARCHITECTURES), "AMD64", ""]),
         (texts.operating_system, [*sorted(texts.OPERATING_SYSTEMS), ""]),
-        (texts.product_version, ["v2.15.0", "dev", "v2.12.1-rc3", "v2.12.1+up1", "main-head", ""]),
+        (texts.product_version, PRODUCTS),
+        (texts.build_commit, ["59bd052e", "a" * 40, "HEAD", "unknown", "59bd052e-dirty", ""]),
+        (texts.feature_name, ["rke2", "provisioningv2-fleet-workspace-back-population", "x", ""]),
     ],
 )
 def test_what_real_ones_say_leaves_as_it_is(clean: object, known: list[str]) -> None:
@@ -132,6 +151,8 @@ def test_what_anyone_adds_never_leaves(suffix: str, separator: str) -> None:
     assert {texts.container_runtime(text + end) for text in RUNTIMES} == {OTHER}
     assert texts.container_runtime(f"{suffix}://1.2.3") == OTHER
     assert {texts.kubernetes_version(text + end) for text in KUBERNETES} == {OTHER}
+    assert {texts.product_version(text + end) for text in PRODUCTS} == {OTHER}
+    assert texts.build_commit("59bd052e" + end) == OTHER
     assert texts.architecture("amd64" + end) == OTHER
     assert texts.operating_system("linux" + end) == OTHER
 
@@ -142,6 +163,8 @@ def test_texts_are_bounded() -> None:
     assert texts.kubernetes_version("v1.2.3+" + "0" * 200) == OTHER
     assert texts.product_version("v" * 129) == OTHER
     assert texts.product_version("v2.15.0\n") == OTHER
+    assert texts.build_commit("f" * 129) == texts.feature_name("f" * 64) == OTHER
+    assert {texts.feature_name(text) for text in ("-a", "a-", "a.b", "A", "a\n")} == {OTHER}
 
 
 WORD = st.text(string.ascii_lowercase, min_size=9, max_size=20)
@@ -157,7 +180,7 @@ def test_no_long_word_leaves_with_a_kernel(word: str, kernel: str, separator: st
 def test_no_control_character_ever_leaves(text: str) -> None:
     for clean in (
         texts.architecture, texts.operating_system, texts.container_runtime, texts.kernel_version,
-        texts.kubernetes_version, texts.product_version,
+        texts.kubernetes_version, texts.product_version, texts.build_commit, texts.feature_name,
     ):  # fmt: skip
         assert clean(text).isascii()
         assert clean(text).isprintable()

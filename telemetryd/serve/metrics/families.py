@@ -83,6 +83,8 @@ WITHHELD_TEXTS = (
     "kubernetes_version",
     "server_url",
     "version",
+    "git_hash",
+    "feature_flags",
 )
 """Texts that leave in a known form or not at all."""
 _E = (_EXPORTER,)
@@ -268,7 +270,7 @@ FAMILIES = (
         "gauge",
         "fleet_withheld_texts",
         (_closed("field", WITHHELD_TEXTS),),
-        "Nodes, clusters and settings whose text was not sent.",
+        "Objects and answers whose text was not sent.",
         _SNAPSHOT,
     ),
     Family(
