@@ -118,6 +118,9 @@ def payload(options: argparse.Namespace) -> int:
     allowed = {each.name for each in config.exporters if each.enabled}
     if options.exporter and options.exporter not in allowed:
         complain(f"telemetryd: exporter {options.exporter} is off")
+    if plugin := preview.disclosure.plugin:
+        given = ", ".join(key for key, _ in preview.disclosure.given)
+        complain(f"telemetryd: the plug-in {plugin} decides what it sends; it is given {given}")
     for reason in collected.incomplete_reasons:
         complain(f"telemetryd: incomplete: {reason}")
     return 1 if collected.incomplete_reasons else 0

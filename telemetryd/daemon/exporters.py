@@ -21,7 +21,7 @@ from telemetryd.config.values import HOUR_S, InvalidValue
 from telemetryd.daemon.web import build_http, build_otlp
 from telemetryd.errors import ConfigError, Problem
 from telemetryd.export.engine.attempt import text_of
-from telemetryd.export.exporter import BuildContext, Exporter
+from telemetryd.export.exporter import GIVEN, BuildContext, Exporter
 from telemetryd.export.payloads import otlp_metrics
 from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
 from telemetryd.export.payloads.payload import Renderer
@@ -37,11 +37,6 @@ from telemetryd.model import Disclosure, Field
 _REQUEST_TIMEOUT_S = HOUR_S
 """As long as an attempt may be made to take. An attempt's own time is kept by the manager, for it
 may be changed while the sink lives."""
-
-_GIVEN = (
-    "the payload, and of each delivery the exporter's name, the attempt, the term, the UUID of the "
-    "installation, the sequence and the time"
-)
 
 LONGEST_INITIAL_DELAY_S = 30.0
 """Daemons that start together don't all send at once; operations, section 2.2."""
@@ -76,7 +71,7 @@ def disclosure_of(config: ExporterConfig) -> Disclosure:
             return _of_format(config)
         case _:
             plugin = load_plugin(config.type)
-            return replace(_of_format(config), plugin=plugin.distribution, given=_GIVEN)
+            return replace(_of_format(config), plugin=plugin.distribution, given=GIVEN)
 
 
 def _of_format(config: ExporterConfig, beside: tuple[Field, ...] = ()) -> Disclosure:

@@ -9,7 +9,7 @@ import anyio
 from telemetryd.config import Config, EnvironmentSwitches
 from telemetryd.config.restrictions import COLLECTION, OPT_OUT
 from telemetryd.daemon.collection import build_collection
-from telemetryd.daemon.exporters import renderer_of
+from telemetryd.daemon.exporters import disclosure_of, renderer_of
 from telemetryd.daemon.optout import OUT
 from telemetryd.daemon.restrictions import switches_of
 from telemetryd.daemon.sourcefinder import SourceFinder
@@ -18,7 +18,7 @@ from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
 from telemetryd.export.payloads.payload import Renderer
 from telemetryd.gather.project import OPT_OUT_SETTING, SETTINGS
 from telemetryd.kube.client import KubeClient
-from telemetryd.model import Delivery, Payload, SettingRecord, SourceKind, Switches
+from telemetryd.model import Delivery, Disclosure, Payload, SettingRecord, SourceKind, Switches
 from telemetryd.stats import GatherStats, KubeStats
 
 
@@ -42,16 +42,19 @@ class Preview:
 
     Attributes:
         needs_detail: It needs the fleet in detail.
+        disclosure: Which plug-in would be given it, if any.
     """
 
     render: Renderer
     needs_detail: bool
+    disclosure: Disclosure
 
 
 def preview_of_format(name: str) -> Preview:
     """The payload of a format."""
     chosen = PAYLOAD_FORMATS[name]
-    return Preview(chosen.renderer(), chosen.needs_detail)
+    disclosure = Disclosure(name, chosen.fields)
+    return Preview(chosen.renderer(), chosen.needs_detail, disclosure)
 
 
 def preview_of_exporter(config: Config, name: str) -> Preview:
@@ -62,7 +65,8 @@ def preview_of_exporter(config: Config, name: str) -> Preview:
     """
     for exporter in config.exporters:
         if exporter.name == name:
-            return Preview(renderer_of(exporter), PAYLOAD_FORMATS[exporter.format].needs_detail)
+            needs_detail = PAYLOAD_FORMATS[exporter.format].needs_detail
+            return Preview(renderer_of(exporter), needs_detail, disclosure_of(exporter))
     known = ", ".join(exporter.name for exporter in config.exporters) or "none"
     raise UnknownExporter(f"there is no exporter {name!r} in the configuration, which has: {known}")
 

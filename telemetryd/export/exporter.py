@@ -1,9 +1,9 @@
 """What an exporter is: a sink that delivers one payload and knows nothing of schedules."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from telemetryd.config import ExporterConfig
 from telemetryd.model import Payload
@@ -98,3 +98,46 @@ class ExporterPlugin(Protocol):
         Raises:
             ConfigError: What it needs from the start can't be used.
         """
+
+
+def _declared(of: str, kind: type, **said: str) -> Iterator[tuple[str, str]]:
+    """Key and meaning of each field of what a plug-in is given.
+
+    Raises:
+        KeyError: Nothing is said of one.
+    """
+    for each in fields(kind):
+        yield f"{of}.{each.name}", said[each.name]
+
+
+GIVEN: Final = (
+    *_declared(
+        "payload",
+        Payload,
+        body="The payload, which has the fields that are listed",
+        content_type="Its MIME type",
+        digest="SHA-256 of its content",
+        revision="How many snapshots there were since the start",
+        schema_valid="Whether it fits its JSON Schema",
+        schema_error="The first mismatch",
+    ),
+    *_declared(
+        "context",
+        ExportContext,
+        name="The exporter's name",
+        attempt="Number of the attempt in this run",
+        epoch="Term of the leader",
+        installation_id="UUID of the installation",
+        sequence="Rises with each payload",
+        collected_at="When the payload was made",
+        fence="A function that says whether the payload may still leave",
+    ),
+    *_declared(
+        "build",
+        BuildContext,
+        now="The clock",
+        user_agent="Name and version of telemetryd",
+    ),
+    ("config", "Its own table of the configuration"),
+)
+"""All that an exporter of another distribution is given: key and meaning."""

@@ -16,13 +16,20 @@ from telemetryd.gather.project import (
     SETTINGS_READ,
     nodes_resource,
 )
-from telemetryd.gather.requests import SECRET_REQUESTS
+from telemetryd.gather.requests import SECRET_REQUESTS, RequestSpec, RequestStatus
 from telemetryd.gather.shapes import ShapeTable
 
 
 def keys_of(object_type: type[msgspec.Struct]) -> tuple[str, ...]:
     """Every key of an object that is read: ``spec.etcd``, ``status.nodeInfo.architecture``."""
     return tuple(dict.fromkeys(_walk(inspect.type_info(object_type), "")))
+
+
+def _keys_of_requests() -> Iterator[str]:
+    """Those of SecretRequests, whose parts are decoded one by one."""
+    parts = {"spec": RequestSpec, "status": RequestStatus}
+    for key in keys_of(SECRET_REQUESTS.object_type):
+        yield from _walk(inspect.type_info(parts[key]), key) if key in parts else (key,)
 
 
 def _walk(node: inspect.Type, path: str) -> Iterator[str]:
@@ -51,11 +58,10 @@ KEYS_READ: Final[Mapping[str, tuple[str, ...]]] = {
         SETTINGS,
         FEATURES,
         PROJECTS,
-        SECRET_REQUESTS,
         KUBE_SYSTEM,
         core_nodes_resource(_SHAPES),
     )
-}
+} | {SECRET_REQUESTS.id: tuple(_keys_of_requests())}
 """By resource. Of settings, ``value`` and ``default`` are read of those in ``SETTINGS_READ``."""
 
 READ_OF: Final[Mapping[str, str]] = {

@@ -87,12 +87,17 @@ def project_request(_key: str, request: RequestObject) -> SecretRequestRecord:
         created_at=metadata.creation_timestamp or "",
         deleting=bool(metadata.deletion_timestamp),
         spec_error=spec_error,
-        secret_type=spec.secret_type or "",
+        secret_type=_clean(spec.secret_type),
         has_target=spec.target_secret_ref is not None,
-        namespace=target.namespace or "",
-        secret=target.name or "",
+        namespace=_clean(target.namespace),
+        secret=_clean(target.name),
         conditions=own_conditions(status.conditions or ()),
     )
+
+
+def _clean(text: str | None) -> str:
+    """A text of the spec as it may be shown: a name with a ``?`` in it stays a wrong one."""
+    return "".join(char if char.isprintable() else "?" for char in shorten(text))
 
 
 def own_conditions(

@@ -37,10 +37,10 @@ class Disclosure:
         fields: In the order in which people read them; empty where nothing is declared.
         plugin: Name and version of the distribution that brings the exporter; empty for
             telemetryd's own types.
-        given: What such a plug-in is given; what it sends is its own decision.
+        given: What such a plug-in is given, key and meaning; what it sends is its own decision.
     """
 
     format: str = ""
     fields: tuple[Field, ...] = ()
     plugin: str = ""
-    given: str = ""
+    given: tuple[tuple[str, str], ...] = ()

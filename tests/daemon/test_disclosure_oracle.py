@@ -1,6 +1,6 @@
 """What arrives at real receivers, compared field by field with what the page and the status list.
 
-Every text of every object carries a sentinel, which must arrive nowhere.
+Every text of every object that is read carries a sentinel, which must arrive nowhere.
 """
 
 import json
@@ -16,23 +16,86 @@ from typing import Any
 
 import pytest
 from anyio.from_thread import start_blocking_portal
+from jsonschema import Draft202012Validator
 
-from tests.apiserver.fixtures import SENTINEL, core_node, setting
+from tests.apiserver.fixtures import setting
 from tests.daemon.embedded import NAMESPACE, SECRETS, FleetServer, serve_fleet
+from tests.daemon.sentinels import ASKED, BUILDERS, ESCAPE, SENTINEL, fill, spoiled
+from tests.daemon.test_plugins import install
 from tests.export.receiver import Receiver, Request, receiving
+from tests.gather.test_build_info import make_certificate
 from tests.system.daemon import Daemon
 
-USER = "sentinel-user"
-SECRET_WORDS = (SENTINEL, USER, "sentinel-pass", "sentinel-query", "sentinel-node", "customer-name")
-OMIT = '[privacy]\nserver_url = "omit"\ncluster_ids = "omit"\n'
+SECRET_WORDS = (SENTINEL, "acme-internal", ESCAPE, "\\u001b", "\\x1b", "\x00", "\\u0000", "\\x00")
 PRIVACY = {
     "all": "",
     "no-url": '[privacy]\nserver_url = "omit"\n',
     "no-ids": '[privacy]\ncluster_ids = "omit"\n',
-    "neither": OMIT,
+    "neither": '[privacy]\nserver_url = "omit"\ncluster_ids = "omit"\n',
 }
-ODD_TEXTS = ("architecture", "operating_system", "container_runtime", "kernel_version")
+TEXTS = {"architecture", "operating_system", "container_runtime", "kernel_version", "version"}
+WITHHELD = {
+    "rancher": TEXTS | {"kubernetes_version", "git_hash", "feature_flags"},
+    "kubernetes": TEXTS | {"kubernetes_version"},
+}
 TRANSPORT = {"host", "accept", "accept-encoding", "connection"}
+TARGET = ("rancher-scc-metrics", "cattle-scc-system")
+REQUEST = f"secretrequest/{ASKED}"
+
+PLUGIN = """
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
+from telemetryd.config import ExporterConfig
+from telemetryd.config.storage import AbsolutePath
+from telemetryd.export.exporter import Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table(ExporterConfig):
+    type: ClassVar[str] = "third"
+    path: Annotated[str, AbsolutePath()]
+
+
+def public(name, what):
+    return {f"{name}.{key}": repr(getattr(what, key)) for key in dir(what) if key[0] != "_"}
+
+
+class Third:
+    def __init__(self, config, *rest):
+        self.config, self.rest = config, rest
+
+    async def export(self, payload, context):
+        (build,) = self.rest
+        given = public("payload", payload) | public("context", context) | public("build", build)
+        given["config"] = repr(self.config)
+        place = Path(self.config.path)
+        place.with_suffix(".new").write_text(json.dumps([payload.body.decode(), given]))
+        place.with_suffix(".new").rename(place)
+        return Outcome.WRITTEN
+
+    async def aclose(self):
+        pass
+
+
+class Factory:
+    config = Table
+
+    def build(self, *given):
+        return Third(*given)
+
+
+THIRD = Factory()
+"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which another distribution's exporter is installed."""
+    folder = tmp_path_factory.mktemp("site")
+    install(folder, "some_exporter", {"third": "some_exporter:THIRD"}, PLUGIN)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -48,38 +111,42 @@ def receiver() -> Iterator[Receiver]:
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, FleetServer]]:
-    """A fleet with sentinels; one node can't be read, and another's cluster is gone."""
-    with serve_fleet(tmp_path_factory.mktemp("embedded")) as fleet:
+    """A fleet with sentinels: objects that can be read, and some that can't."""
+    said: dict[str, Any] = {
+        "git_version": f"v1.34.1-{SENTINEL}",
+        "rancher_commit": f"{SENTINEL}-commit",
+    }
+    with serve_fleet(tmp_path_factory.mktemp("embedded"), **said) as fleet:
         spoil(fleet, request.param)
         yield request.param, fleet
 
 
 def spoil(fleet: FleetServer, source: str) -> None:
-    """Put sentinels into every text that a person may have written."""
-    odd = {
-        "architecture": "sentinel-node",
-        "operatingSystem": "sentinel-node\x1b",
-        "containerRuntimeVersion": "containerd://1.7.1-sentinel-node",
-        "kernelVersion": "5.14.0-customer-name\x00",
-    }
-    node = core_node("sentinel-node", roles=("worker",))
-    node["status"]["nodeInfo"] |= odd
-    fleet.put(node)
-    fleet.put(core_node("sentinel-node-fine", roles=("controlplane", "etcd")))
-    fleet.put({**core_node("sentinel-node-broken"), "status": "unreadable"})
-    if source == "rancher":
-        url = fleet.url.replace("://", f"://{USER}:sentinel-pass@")
-        fleet.put(setting("server-url", f"{url}/?sentinel-query#sentinel-query"))
-        rancher = {
-            "apiVersion": "management.cattle.io/v3",
-            "kind": "Node",
-            "metadata": {"name": "sentinel-node", "namespace": "local", "labels": {"a": SENTINEL}},
-            "spec": {"worker": True, "requestedHostname": SENTINEL},
-            "status": {"internalNodeStatus": {**node["status"], "nodeInfo": odd}},
-        }
-        fleet.put(rancher)
-        metadata = {"name": "sentinel-node-broken", "namespace": "local"}
-        fleet.put({**rancher, "metadata": metadata, "status": "unreadable"})
+    """Put sentinels into every text of every object that is read from this source."""
+    fleet.put(fill(fleet.get("namespaces", "kube-system"), frozenset({"metadata.uid"})))
+    if source == "kubernetes":
+        for obj in spoiled("nodes"):
+            fleet.put(obj)
+        return
+    for resource in BUILDERS:
+        for obj in spoiled(resource) if resource != "nodes" else ():
+            fleet.put(obj)
+    url = fleet.url.replace("://", f"://{SENTINEL}-user:{SENTINEL}-pass@")
+    certificate = make_certificate().certificate_pem
+    for name, value in {
+        "server-url": f"{url}/?{SENTINEL}-query#{SENTINEL}-fragment",
+        "server-version": f"v2.15.0-{SENTINEL}",
+        "server-version-type": SENTINEL,
+        "telemetry-opt": f"{SENTINEL}{ESCAPE}",
+        "cacerts": f"{SENTINEL}-ca\n{certificate}",
+    }.items():
+        fleet.put(fill(setting(name, value, default=SENTINEL), frozenset({"value"})))
+    name, namespace = TARGET
+    request = BUILDERS["secretrequests.telemetry.cattle.io"]()
+    request["metadata"]["name"] = ASKED
+    request["spec"]["targetSecretRef"] = {"name": name, "namespace": namespace}
+    kept = {"spec.secretType", "spec.targetSecretRef.name", "spec.targetSecretRef.namespace"}
+    fleet.put(fill(request, frozenset(kept)))
 
 
 def tables(receiver: Receiver, folder: Path) -> str:
@@ -92,6 +159,7 @@ def tables(receiver: Receiver, folder: Path) -> str:
             ("secret", {"secret": f"s-{form}"}),
             ("file", {"directory": str(folder / form)}),
             ("http", {"url": f"{url}/{form}", "splay_max": "0s"}),
+            ("third", {"path": str(folder / f"third-{form}")}),
         )
     ]
     kinds.append({"name": "otlp", "type": "otlp", "endpoint": f"{url}/otlp", "splay_max": "0s"})
@@ -154,7 +222,7 @@ class Fields(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self._tag == "h3":
             self._heading = data
-        elif self._tag == "code" and self._state in {"sent", "empty", "left-out"}:
+        elif self._tag == "code" and self._state in {"sent", "empty", "left-out", "given"}:
             self.by_heading.setdefault(self._heading, set()).add((data, self._state))
         self._tag = ""
 
@@ -162,19 +230,23 @@ class Fields(HTMLParser):
 class Arrived:
     """What the receivers have of each exporter, once all have something."""
 
-    def __init__(self, fleet: FleetServer, receiver: Receiver, folder: Path) -> None:
+    def __init__(self, fleet: FleetServer, receiver: Receiver, folder: Path, wanted: int) -> None:
         self._fleet, self._receiver, self._folder = fleet, receiver, folder
+        self._wanted = wanted
+        self.given: dict[str, str] = {}
         self.texts: dict[str, str] = {}
         self.bodies: dict[str, bytes] = {}
         self.fields: dict[str, list[tuple[str, bool]]] = {}
 
     def look(self) -> bool:
         """Whether all is there."""
+        self._look_at_secret(REQUEST, *TARGET)
         for form in ("scc", "fleet"):
-            if secret := self._fleet.get(SECRETS, f"s-{form}", NAMESPACE):
-                notes = secret["metadata"]["annotations"]
-                found = [(f"annotation {key}", bool(value)) for key, value in notes.items()]
-                self._take(f"secret-{form}", b64decode(secret["data"]["payload"]), found, notes)
+            self._look_at_secret(f"secret-{form}", f"s-{form}", NAMESPACE)
+            third = self._folder / f"third-{form}"
+            if third.exists():
+                body, self.given = json.loads(third.read_text())
+                self._take(f"third-{form}", body.encode(), more=self.given)
             latest = self._folder / form / "latest"
             if latest.exists():
                 self._take(f"file-{form}", latest.read_bytes())
@@ -182,7 +254,13 @@ class Arrived:
             name = request.target.removeprefix("/").split("/")[0]
             name = name if name == "otlp" else f"http-{name}"
             self._take(name, request.body, list(header_paths(request)), request.headers)
-        return len(self.texts) == 7
+        return len(self.texts) == self._wanted
+
+    def _look_at_secret(self, exporter: str, name: str, namespace: str) -> None:
+        if secret := self._fleet.get(SECRETS, name, namespace):
+            notes = secret["metadata"]["annotations"]
+            found = [(f"annotation {key}", bool(value)) for key, value in notes.items()]
+            self._take(exporter, b64decode(secret["data"]["payload"]), found, notes)
 
     def _take(
         self, name: str, body: bytes, beside: list[tuple[str, bool]] | None = None, more: Any = ""
@@ -202,20 +280,24 @@ class Arrived:
         }
 
 
-def preview(daemon: Daemon, fleet: FleetServer, name: str) -> bytes:
-    """What `telemetryd payload --exporter` prints with the configuration of the daemon."""
-    command = ["payload", "--config", str(daemon.config_file), "--exporter", name]
-    done = subprocess.run(
+def run(*command: str, **environ: str) -> "subprocess.CompletedProcess[bytes]":
+    """`telemetryd` with these words."""
+    return subprocess.run(
         [sys.executable, "-m", "telemetryd", *command],
-        env={**os.environ, "KUBECONFIG": str(fleet.kubeconfig)},
+        env={**os.environ, **environ},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         timeout=60,
         check=False,
     )
-    assert done.returncode == 1, done.stderr  # for one node can't be read
+
+
+def preview(daemon: Daemon, name: str, **environ: str) -> tuple[bytes, str]:
+    """What `telemetryd payload --exporter` prints with the configuration of the daemon."""
+    done = run("payload", "--config", str(daemon.config_file), "--exporter", name, **environ)
+    assert done.returncode == 1, done.stderr  # for some nodes can't be read
     assert b"incomplete: nodes" in done.stderr
-    return done.stdout.removesuffix(b"\n")
+    return done.stdout.removesuffix(b"\n"), done.stderr.decode()
 
 
 def without_delivery(body: bytes) -> bytes:
@@ -225,26 +307,15 @@ def without_delivery(body: bytes) -> bytes:
     return body
 
 
-@pytest.mark.parametrize("privacy", PRIVACY)
-def test_what_arrives_is_what_the_page_and_the_status_list(
-    server: tuple[str, FleetServer], receiver: Receiver, tmp_path: Path, privacy: str
-) -> None:
-    source, fleet = server
-    receiver.requests.clear()
-    for form in ("scc", "fleet"):
-        fleet.remove(SECRETS, f"s-{form}", NAMESPACE) if fleet.payload(f"s-{form}") else None
-    config = PRIVACY[privacy] + tables(receiver, tmp_path)
-    daemon = Daemon(tmp_path, fleet.kubeconfig, config, kubernetes=f'source = "{source}"')
-    arrived = Arrived(fleet, receiver, tmp_path)
-    try:
-        daemon.wait_for("something of each", arrived.look, 60)
-        status = json.loads(daemon.get("/status.json")[1])
-        previews = {name: preview(daemon, fleet, name) for name in ("secret-fleet", "otlp")}
-        page = daemon.get("/")[1]
-    finally:
-        assert daemon.stop() == 0
-    for name, printed in previews.items():
-        assert without_delivery(printed) == without_delivery(arrived.bodies[name])
+def clear(fleet: FleetServer) -> None:
+    """Remove what an earlier daemon has written."""
+    for name, namespace in (TARGET, ("s-scc", NAMESPACE), ("s-fleet", NAMESPACE)):
+        if fleet.get(SECRETS, name, namespace):
+            fleet.remove(SECRETS, name, namespace)
+
+
+def check_fields(arrived: Arrived, status: dict[str, Any], page: str) -> None:
+    """The fields that arrived are those that both list."""
     listed = Fields(page).by_heading
     for exporter in status["exporters"]:
         name = exporter["name"]
@@ -257,12 +328,86 @@ def test_what_arrives_is_what_the_page_and_the_status_list(
         assert ("format" in exporter) is (name != "otlp")
         heading = next(each for each in listed if name in each.split("(")[0].split(" by ")[-1])
         shown = {(field["key"], field["state"].replace("_", "-")) for field in exporter["fields"]}
+        given = exporter.get("plugin", {}).get("given", ())
+        shown |= {(each["key"], "given") for each in given}
         assert listed[heading] == shown, heading
+
+
+def check_plugin(arrived: Arrived, status: dict[str, Any], page: str, told: str) -> None:
+    """All three name the plug-in's distribution, and what they say it is given is what it was."""
+    given = set(arrived.given)
+    for exporter in status["exporters"]:
+        if exporter["type"] == "third":
+            plugin = exporter["plugin"]
+            assert (plugin["distribution"], plugin["version"]) == ("some_exporter", "1.0")
+            assert {each["key"] for each in plugin["given"]} == given
+        else:
+            assert "plugin" not in exporter
+    assert page.count("The plug-in some_exporter 1.0 decides what it sends") == 2
+    (line,) = re.findall(
+        r"the plug-in some_exporter 1\.0 decides what it sends; it is given (.*)", told
+    )
+    assert set(line.split(", ")) == given
+
+
+def excerpt(text: str, word: str) -> str:
+    """Where a word is, with what stands around it."""
+    at = text.lower().index(word)
+    return text[max(0, at - 200) : at + 200]
+
+
+def check_schemas(arrived: Arrived) -> None:
+    """Each payload fits the schema that the command prints, but for a version that is none."""
+    for form in ("scc", "fleet"):
+        validator = Draft202012Validator(
+            json.loads(run("schema", "--format", form).stdout),
+            format_checker=Draft202012Validator.FORMAT_CHECKER,
+        )
+        bodies = {name: body for name, body in arrived.bodies.items() if name.endswith(form)}
+        assert len(bodies) == 4
+        for name, body in bodies.items():
+            document = json.loads(body)
+            odd = [["version"]] if form == "scc" and document["version"] == "other" else []
+            assert [list(error.path) for error in validator.iter_errors(document)] == odd, name
+
+
+@pytest.mark.parametrize("privacy", PRIVACY)
+def test_what_arrives_is_what_the_page_and_the_status_list(
+    server: tuple[str, FleetServer], receiver: Receiver, site: Path, tmp_path: Path, privacy: str
+) -> None:
+    source, fleet = server
+    receiver.requests.clear()
+    clear(fleet)
+    config = PRIVACY[privacy] + tables(receiver, tmp_path)
+    environ = {"PYTHONPATH": str(site), "KUBECONFIG": str(fleet.kubeconfig)}
+    daemon = Daemon(
+        tmp_path, fleet.kubeconfig, config, kubernetes=f'source = "{source}"', environ=environ
+    )
+    arrived = Arrived(fleet, receiver, tmp_path, 10 if source == "rancher" else 9)
+    try:
+        daemon.wait_for("something of each", arrived.look, 120)
+        status = json.loads(daemon.get("/status.json")[1])
+        previews = {
+            name: preview(daemon, name, **environ) for name in ("secret-fleet", "otlp", "third-scc")
+        }
+        page, metrics = daemon.get("/")[1], daemon.get("/metrics")[1]
+    finally:
+        assert daemon.stop() == 0
+    for name, (printed, _) in previews.items():
+        assert without_delivery(printed) == without_delivery(arrived.bodies[name])
+    check_fields(arrived, status, page)
+    check_plugin(arrived, status, page, previews["third-scc"][1])
+    check_schemas(arrived)
     withheld = status["snapshot"]["fleet"]["withheld_texts"]
-    assert dict.fromkeys(withheld, 1) == dict.fromkeys(ODD_TEXTS, 1)
+    assert set(withheld) == WITHHELD[source]
+    shown = {"page": page, "status": json.dumps(status), "metrics": metrics, "log": daemon.log()}
+    told = {f"stderr of {name}": said for name, (_, said) in previews.items()}
+    for place, text in (arrived.texts | shown | told).items():
+        found = [word for word in SECRET_WORDS if word in text.lower()]
+        assert not found, f"{place}: {excerpt(text, found[0])}"
     for name, text in arrived.texts.items():
-        assert not [word for word in SECRET_WORDS if word in text], name
-        assert "\\u0000" not in text, name
-        assert "\\u001b" not in text, name
+        assert ASKED not in text, name
     if source == "kubernetes":
-        assert not [word for word in ("cacerts", "telemetry-opt", "rancherversion") if word in page]
+        for word in ("management.cattle.io", "cacerts", "telemetry-opt", "rancherversion"):
+            assert word not in page, word
+        assert "Rancher" not in page.replace("nothing to send without a Rancher", "")

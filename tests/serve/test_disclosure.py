@@ -125,8 +125,13 @@ def test_what_is_read_are_the_keys_of_the_types_and_only_of_what_is_followed() -
 
 
 def test_plugin_is_named_with_its_version_and_what_it_is_given() -> None:
-    shown = render_plugin(Disclosure("scc", (), plugin="some-exporter 1.2", given="the payload"))
+    given = (("payload.body", "The payload"),)
+    shown = render_plugin(Disclosure("scc", (), plugin="some-exporter 1.2", given=given))
     assert shown == {
-        "plugin": {"distribution": "some-exporter", "version": "1.2", "given": "the payload"}
+        "plugin": {
+            "distribution": "some-exporter",
+            "version": "1.2",
+            "given": [{"key": "payload.body", "what": "The payload"}],
+        }
     }
     assert render_plugin(Disclosure("scc")) == {}

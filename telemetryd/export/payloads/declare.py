@@ -116,7 +116,7 @@ GIT_HASH: Final = sent(
     "Commit of its build", "Rancher's /rancherversion", "API server's /version", identity="git_hash"
 )
 SERVER_URL: Final = sent(
-    "Rancher's URL: scheme, host, port and path alone",
+    "URL of the server: scheme, host, port and path alone",
     "setting server-url",
     "",
     privacy="server_url",

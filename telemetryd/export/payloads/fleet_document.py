@@ -83,8 +83,8 @@ class Cluster(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     upstream: Annotated[
         bool,
         sent(
-            "It is the cluster that hosts Rancher",
-            "the cluster's name is local",
+            "It is the upstream cluster",
+            "the cluster local, which hosts Rancher",
             "always true: there is one cluster",
         ),
     ]

@@ -101,8 +101,8 @@ class ManagedSystem(msgspec.Struct, frozen=True, kw_only=True):
             bool,
             _described("The cluster hosting Rancher itself"),
             sent(
-                "They belong to the cluster that hosts Rancher; left out where they do not",
-                "the cluster's name is local",
+                "They belong to the upstream cluster; left out where they do not",
+                "the cluster local, which hosts Rancher",
                 "always: there is one cluster",
                 keeps_key=False,
             ),
@@ -128,8 +128,8 @@ class ManagedCluster(msgspec.Struct, frozen=True, kw_only=True):
                 extra_json_schema={"default": False},
             ),
             sent(
-                "It is the cluster that hosts Rancher; left out where it is not",
-                "the cluster's name is local",
+                "It is the upstream cluster; left out where it is not",
+                "the cluster local, which hosts Rancher",
                 "always: there is one cluster",
                 keeps_key=False,
             ),

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from telemetryd.config import IdentityConfig, PrivacyConfig
 from telemetryd.gather.reads import KEYS_READ, READ_OF
+from telemetryd.gather.requests import SECRET_REQUESTS
 from telemetryd.model import Disclosure, ExporterStatus, Field, InformerStatus, SourceKind
 
 
@@ -94,7 +95,8 @@ def render_plugin(disclosure: Disclosure) -> dict[str, Any]:
     if not disclosure.plugin:
         return {}
     name, _, version = disclosure.plugin.partition(" ")
-    return {"plugin": {"distribution": name, "version": version, "given": disclosure.given}}
+    given = [{"key": key, "what": what} for key, what in disclosure.given]
+    return {"plugin": {"distribution": name, "version": version, "given": given}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,11 @@ def group_exporters(exporters: Iterable[ExporterStatus], situation: Situation) -
 
 
 def list_reads(
-    informers: Iterable[InformerStatus], exporters: Iterable[ExporterStatus], situation: Situation
+    informers: Iterable[InformerStatus],
+    exporters: Iterable[ExporterStatus],
+    situation: Situation,
+    *,
+    elects: bool = False,
 ) -> Iterator[tuple[str, str]]:
     """What is read now, whether it is sent or not: where, and which keys."""
     followed = [informer.resource for informer in informers]
@@ -130,8 +136,12 @@ def list_reads(
         yield "Rancher's /rancherversion", "GitCommit, Version; the setting cacerts verifies it"
     if followed and situation.source is SourceKind.KUBERNETES:
         yield "API server's /version", "gitVersion, gitCommit"
+    if SECRET_REQUESTS.id in followed:
+        yield "Namespaces that SecretRequests name", "metadata.labels.field.cattle.io/projectId"
     if any(exporter.type == "secret" for exporter in exporters):
         yield "The Secret that an exporter writes", "to know whether to write"
+    if elects:
+        yield "The Lease", "who leads"
 
 
 NEVER_READ: Final = (

@@ -8,7 +8,7 @@ proxy that gives it a path.
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from telemetryd.model import LeaderStatus, SourceKind
+from telemetryd.model import Disclosure, LeaderStatus, SourceKind
 from telemetryd.serve.page.disclosure import (
     NEVER_READ,
     FieldState,
@@ -224,7 +224,8 @@ def _disclosure(facts: StatusFacts) -> Markup:
         class_="quiet",
     )
     groups = [_sent(group) for group in group_exporters(facts.exporters, situation)]
-    reads = list_reads(facts.informers, facts.exporters, situation)
+    elects = facts.leader is not None
+    reads = list_reads(facts.informers, facts.exporters, situation, elects=elects)
     read = [tag("li", tag("b", where), " ", tag("code", keys)) for where, keys in reads]
     return _section(
         "collected",
@@ -258,15 +259,25 @@ def _sent(group: Group) -> Markup:
         )
         for each in group.fields
     )
-    given = (
-        f"The plug-in {sent.plugin} decides what it sends. It is given {sent.given}. "
-        "These are the fields of that payload:"
-    )
     return tag(
         "div",
         tag("h3", f"Sent by {', '.join(group.names)}{form}"),
-        tag("p", given) if sent.plugin else "",
+        _given(sent) if sent.plugin else "",
         tag("ul", *lines, class_="fields") if sent.fields else tag("p", "Nothing is declared."),
+    )
+
+
+def _given(sent: Disclosure) -> Markup:
+    """What an exporter of another distribution is given."""
+    lines = (
+        tag("li", tag("code", key), tag("span", what), class_="given") for key, what in sent.given
+    )
+    return join(
+        (
+            tag("p", f"The plug-in {sent.plugin} decides what it sends. It is given:"),
+            tag("ul", *lines, class_="fields"),
+            tag("p", "The payload that it is given has these fields:"),
+        )
     )
 
 
