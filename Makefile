@@ -105,7 +105,7 @@ screenshots: $(VENV)/.dev ## leave pictures of the status page in every state in
 	@SCREENSHOTS=screenshots $(BIN)/pytest -q tests/browser
 
 .PHONY: docs
-docs: $(VENV)/.dev ## make the references of configuration and metrics anew, in docs/
+docs: $(VENV)/.dev ## make the references of configuration, metrics and what is collected, in docs/
 	@$(BIN)/python -m tests.docs.generate
 
 .PHONY: check

@@ -333,7 +333,7 @@ def check_fields(arrived: Arrived, status: dict[str, Any], page: str) -> None:
         assert listed[heading] == shown, heading
 
 
-def check_plugin(arrived: Arrived, status: dict[str, Any], page: str, told: str) -> None:
+def check_plugin(arrived: Arrived, status: dict[str, Any], page: str, stderr: str) -> None:
     """All three name the plug-in's distribution, and what they say it is given is what it was."""
     given = set(arrived.given)
     for exporter in status["exporters"]:
@@ -345,7 +345,7 @@ def check_plugin(arrived: Arrived, status: dict[str, Any], page: str, told: str)
             assert "plugin" not in exporter
     assert page.count("The plug-in some_exporter 1.0 decides what it sends") == 2
     (line,) = re.findall(
-        r"the plug-in some_exporter 1\.0 decides what it sends; it is given (.*)", told
+        r"the plug-in some_exporter 1\.0 decides what it sends; it is given (.*)", stderr
     )
     assert set(line.split(", ")) == given
 
@@ -401,8 +401,8 @@ def test_what_arrives_is_what_the_page_and_the_status_list(
     withheld = status["snapshot"]["fleet"]["withheld_texts"]
     assert set(withheld) == WITHHELD[source]
     shown = {"page": page, "status": json.dumps(status), "metrics": metrics, "log": daemon.log()}
-    told = {f"stderr of {name}": said for name, (_, said) in previews.items()}
-    for place, text in (arrived.texts | shown | told).items():
+    printed_beside = {f"stderr of {name}": text for name, (_, text) in previews.items()}
+    for place, text in (arrived.texts | shown | printed_beside).items():
         found = [word for word in SECRET_WORDS if word in text.lower()]
         assert not found, f"{place}: {excerpt(text, found[0])}"
     for name, text in arrived.texts.items():

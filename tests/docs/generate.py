@@ -1,11 +1,14 @@
 """Makes the generated parts of the documentation anew: ``make docs``.
 
-A generated page begins with prose of its own, which stays; what follows the mark is made.
+A generated page begins with prose of its own, which stays; what follows the mark is made. On
+``docs/collected.md`` what is made stands between two marks each.
 """
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.docs.collected import BLOCKS
 from tests.docs.configuration import render_configuration
 from tests.docs.metrics import render_metrics
 
@@ -15,18 +18,28 @@ PAGES: dict[str, Callable[[], str]] = {
     "configuration.md": render_configuration,
     "metrics.md": render_metrics,
 }
+COLLECTED = "collected.md"
+
+_BLOCK = re.compile(
+    r"(<!-- `make docs` makes this: ([\w-]+) -->\n\n).*?(\n<!-- end -->)", re.DOTALL
+)
 
 
 def render_page(name: str) -> str:
     """A page as it should be: its prose, the mark, and what is made."""
-    prose, mark, _ = (DOCS / name).read_text().partition(MARK)
+    text = (DOCS / name).read_text()
+    if name == COLLECTED:
+        found = [block[2] for block in _BLOCK.finditer(text)]
+        assert found == [*BLOCKS], f"docs/{name} has other marks, or in another order: {found}"
+        return _BLOCK.sub(lambda block: f"{block[1]}{BLOCKS[block[2]]()}{block[3]}", text)
+    prose, mark, _ = text.partition(MARK)
     assert mark, f"docs/{name} has no mark where its generated part begins"
     return f"{prose}{MARK}\n\n{PAGES[name]()}"
 
 
 def main() -> None:
     """Write every page."""
-    for name in PAGES:
+    for name in (*PAGES, COLLECTED):
         (DOCS / name).write_text(render_page(name))
 
 

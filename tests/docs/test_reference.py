@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from telemetryd.serve.metrics.families import FAMILIES
 from tests.daemon.embedded import FleetServer, serve_fleet
-from tests.docs.generate import DOCS, PAGES, render_page
+from tests.docs.generate import COLLECTED, DOCS, PAGES, render_page
 from tests.system.daemon import Daemon, free_port
 
 _ROW = re.compile(r"^\| `(\w+)` \| (\w+) \| ([^|]*) \|", re.MULTILINE)
@@ -129,7 +129,7 @@ def labels_of(family: Metric) -> frozenset[str]:
     return found.pop()
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", [*PAGES, COLLECTED])
 def test_generated_page_is_up_to_date(name: str) -> None:
     assert (DOCS / name).read_text() == render_page(name), "run make docs"
 

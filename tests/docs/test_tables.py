@@ -117,3 +117,22 @@ def test_every_check_of_doctor_is_explained(tmp_path: Path) -> None:
     assert len(checks) > 30
     for check in checks:
         assert any(re.fullmatch(pattern, check) for pattern in patterns), check
+
+
+def test_ids_are_called_pseudonymous_wherever_they_are_named() -> None:
+    helps = [
+        subprocess.run(
+            [sys.executable, "-m", "telemetryd", *command, "--help"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for command in ([], ["payload"], ["schema"], ["run"])
+    ]
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    for text in (*helps, *(page.read_text() for page in pages)):
+        rest = text.replace('"anonymous"', "")  # the value in the configuration
+        assert "anonym" not in rest.lower(), re.findall(".*anonym.*", rest, re.IGNORECASE)
+    fleet = (ROOT / "docs" / "fleet-payload.md").read_text()
+    assert "anyone who knows the UID of a cluster's object can compute its id" in fleet
+    assert "anyone who has the payload can compute the id" in fleet
