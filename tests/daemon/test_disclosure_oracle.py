@@ -371,6 +371,7 @@ def check_schemas(arrived: Arrived) -> None:
             assert [list(error.path) for error in validator.iter_errors(document)] == odd, name
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("privacy", PRIVACY)
 def test_what_arrives_is_what_the_page_and_the_status_list(
     server: tuple[str, FleetServer], receiver: Receiver, site: Path, tmp_path: Path, privacy: str

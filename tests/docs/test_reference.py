@@ -99,11 +99,11 @@ def scrape(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Metri
         tables = EXPORTERS.format(closed=free_port(), throttling=throttling)
         daemon = Daemon(folder, fleet.kubeconfig, tables)
         try:
-            daemon.wait_for("ready", daemon.ready, 30)
-            daemon.wait_for("an export", lambda: daemon.exporter()["last_success_at"], 30)
+            daemon.wait_for("ready", daemon.ready, 60)
+            daemon.wait_for("an export", lambda: daemon.exporter()["last_success_at"], 60)
             _spoil(fleet)
             wanted = {family.exposed_name for family in FAMILIES}
-            daemon.wait_for("every metric", lambda: wanted <= set(exposed(daemon)), 60)
+            daemon.wait_for("every metric", lambda: wanted <= set(exposed(daemon)), 120)
             yield exposed(daemon)
         finally:
             assert daemon.stop() == 0
@@ -160,7 +160,7 @@ def test_metrics_that_are_always_there_are_there_before_anything_happened(tmp_pa
     unreachable.write_text(KUBECONFIG.format(port=free_port()))
     daemon = Daemon(tmp_path, unreachable, '[[exporters]]\nname = "scc"\ntype = "secret"\n')
     try:
-        found = daemon.wait_for("a scrape", lambda: exposed(daemon), 20)
+        found = daemon.wait_for("a scrape", lambda: exposed(daemon), 60)
         always = {
             family.exposed_name
             for family in FAMILIES
