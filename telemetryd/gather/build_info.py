@@ -24,6 +24,7 @@ from telemetryd.errors import BadResponse, KubeError, Reason, Unavailable
 from telemetryd.gather import texts
 from telemetryd.gather.identity import setting_value
 from telemetryd.informer.resource import Reader
+from telemetryd.kube.heads import HeadConnector
 from telemetryd.model import SettingRecord
 
 log = logging.getLogger(__name__)
@@ -244,7 +245,7 @@ async def _fetch(question: _Question) -> bytes:
     """
     # Reading the system's bundle takes tens of milliseconds: not on the event loop.
     context = await to_thread.run_sync(_ssl_context, question.cacerts)
-    connector = aiohttp.TCPConnector(ssl=context, limit=1, force_close=True)
+    connector = HeadConnector(ssl=context, limit=1, force_close=True)
     async with (
         aiohttp.ClientSession(
             connector=connector,

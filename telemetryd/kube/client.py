@@ -26,10 +26,9 @@ from telemetryd.kube.fence import Fence, FencedBody, no_fence
 from telemetryd.kube.foreign import (
     CONNECT_TIMEOUT_S,
     FOREIGN,
-    MAX_HEADER_BYTES,
-    MAX_HEADERS,
     translate,
 )
+from telemetryd.kube.heads import HeadConnector
 from telemetryd.kube.requests import MAX_BODY_BYTES, Handle
 from telemetryd.kube.responses import error_for, parse_http_date, parse_retry_after, parse_status
 from telemetryd.limiter import Limiter
@@ -121,7 +120,7 @@ class KubeClient:
         connection = await resolve(
             config, now=now, environ=environ, service_account=service_account
         )
-        connector = aiohttp.TCPConnector(
+        connector = HeadConnector(
             limit=0,  # each watch holds a connection for its whole life
             socket_factory=_open_socket,
             keepalive_timeout=30.0,
@@ -132,8 +131,6 @@ class KubeClient:
             timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S),
             read_bufsize=_READ_BUFFER_BYTES,
             auto_decompress=False,  # a small answer may inflate to any size: ``body`` bounds it
-            max_field_size=MAX_HEADER_BYTES,
-            max_headers=MAX_HEADERS,
             trust_env=False,
         ) as session:
             yield cls(connection, session, stats, now=now, compression=config.compression)

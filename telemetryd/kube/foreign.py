@@ -13,12 +13,6 @@ from telemetryd.kube.responses import printable
 CONNECT_TIMEOUT_S = 5.0
 """Until a connection stands, TLS and a proxy's tunnel included."""
 
-MAX_HEADER_BYTES = 32 * 1024
-"""Of one header line of an answer: four times what servers commonly send at most."""
-
-MAX_HEADERS = 500
-"""Header lines of an answer; an API server adds one for each warning."""
-
 FOREIGN = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError, EOFError)
 """What a request or the reading of its answer may raise."""
 
@@ -45,9 +39,7 @@ def is_unreadable(error: BaseException) -> bool:
 def _why_unreadable(error: BaseException) -> str:
     said = str(getattr(error, "message", ""))
     if too_long := _TOO_LONG.match(said):
-        return f"the answer's head has a line of more than {too_long[1]} bytes"
-    if said.startswith("Too many headers"):
-        return f"the answer has more than {MAX_HEADERS} header lines"
+        return f"the answer's headers have more than {too_long[1]} bytes"
     return "the answer isn't valid HTTP"
 
 

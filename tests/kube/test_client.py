@@ -194,7 +194,7 @@ async def test_error_with_any_body_is_still_its_error(tmp_path: Path, body: byte
 async def test_long_message_is_cut(tmp_path: Path) -> None:
     async with serve() as server, connected(tmp_path, server) as client:
         server.others["/x"] = refuse(403, "Forbidden", "x" * 50_000)
-        assert len(str(await failure(client))) < 400
+        assert len(str(await failure(client))) < 1100
 
 
 @pytest.mark.parametrize("content_type", ["text/html", "text/plain", "application/json+x"])
@@ -585,8 +585,8 @@ async def test_server_time_is_that_of_its_date(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("headers", "why"),
     [
-        ([("X-Long", "a" * 100_000)], "a line of more than 32768 bytes"),
-        ([(f"X-{number}", "a") for number in range(600)], "more than 500 header lines"),
+        ([("X-Long", "a" * 1_100_000)], "headers have more than 1048576 bytes"),
+        ([(f"X-{n}", "a" * 9_000) for n in range(200)], "headers have more than 1048576 bytes"),
     ],
 )
 async def test_answer_with_oversized_headers_is_told_plainly(
@@ -604,12 +604,24 @@ async def test_answer_with_oversized_headers_is_told_plainly(
     assert why in str(error)
 
 
-async def test_answer_with_many_headers_of_usual_size_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "given",
+    [
+        [("Set-Cookie", "a" * 9_000)],
+        [("Set-Cookie", "a" * 1_000_000)],
+        [(f"X-{number}", "a" * 9_000) for number in range(100)],
+        [(f"X-{number}", "a") for number in range(20_000)],
+    ],
+    ids=["line", "long line", "long lines", "lines"],
+)
+async def test_answer_with_headers_that_client_go_takes_is_read(
+    tmp_path: Path, given: list[tuple[str, str]]
+) -> None:
     async def warned(_request: web.BaseRequest) -> web.StreamResponse:
-        headers = CIMultiDict((f"X-{number}", "a") for number in range(200))
-        headers.add("X-Long", "a" * 9_000)
+        headers = CIMultiDict(given)
         return web.Response(body=b"{}", content_type="application/json", headers=headers)
 
     async with serve() as server, connected(tmp_path, server) as client:
         server.others["/x"] = warned
-        assert await get(client) == b"{}"
+        for _ in range(3):  # over one connection
+            assert await get(client) == b"{}"

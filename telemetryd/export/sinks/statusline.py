@@ -6,8 +6,7 @@ A receiver that answers 2xx has taken what it was sent, whatever follows that li
 import re
 from typing import Final
 
-import aiohttp
-from aiohttp.client_proto import ResponseHandler
+from telemetryd.kube.heads import HeadConnector, HeadHandler
 
 _LINE: Final = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])[ \r\n]")
 _INTERIM: Final = range(100, 200)
@@ -15,7 +14,7 @@ _MOST_BYTES: Final = 64 * 1024
 """A status line is looked for in so many bytes; only interim answers can come before it."""
 
 
-class _NotingHandler(ResponseHandler):
+class _NotingHandler(HeadHandler):
     """Feeds aiohttp's parser, and notes the status first."""
 
     status: int | None = None
@@ -39,7 +38,7 @@ class _NotingHandler(ResponseHandler):
             self._seen = rest
 
 
-class NotingConnector(aiohttp.TCPConnector):
+class NotingConnector(HeadConnector):
     """Opens one connection, and knows the status line of what is answered over it.
 
     aiohttp has no public place for a protocol of one's own. Without its private one nothing is
@@ -49,7 +48,6 @@ class NotingConnector(aiohttp.TCPConnector):
     def __init__(self) -> None:
         super().__init__(limit=1, force_close=True)
         self._handlers: list[_NotingHandler] = []
-        self._factory = self._handle  # type: ignore[assignment]
 
     @property
     def status(self) -> int | None:

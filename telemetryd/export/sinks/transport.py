@@ -22,8 +22,6 @@ from telemetryd.kube.fence import Fence, FencedBody, no_fence
 from telemetryd.kube.foreign import (
     CONNECT_TIMEOUT_S,
     FOREIGN,
-    MAX_HEADER_BYTES,
-    MAX_HEADERS,
     is_unreadable,
     translate,
 )
@@ -208,8 +206,6 @@ class HttpTransport:
                     cookie_jar=aiohttp.DummyCookieJar(),
                     timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S),
                     auto_decompress=False,  # a small answer may inflate to any size
-                    max_field_size=MAX_HEADER_BYTES,
-                    max_headers=MAX_HEADERS,
                     trust_env=False,
                 ) as session,
                 session.post(
