@@ -6,7 +6,7 @@ A key is a field, as in ``settings``. What an exporter does belongs to ``export`
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from telemetryd.config.remote import is_in_clear, is_over_tls
+from telemetryd.config.remote import is_in_clear, is_over_tls, metrics_url
 from telemetryd.config.schema import Derived, Rule, Unique
 from telemetryd.config.storage import AbsolutePath, Size
 from telemetryd.config.values import (
@@ -216,7 +216,7 @@ class OtlpExporterConfig(WebExporterConfig):
     """An exporter of type ``otlp``: OpenTelemetry metrics in JSON.
 
     Attributes:
-        endpoint: Of the collector; without a path, ``/v1/metrics`` is added.
+        endpoint: Of the collector; ``/v1/metrics`` is added unless the path ends so.
     """
 
     RULES: ClassVar[tuple[Rule, ...]] = (
@@ -229,7 +229,7 @@ class OtlpExporterConfig(WebExporterConfig):
     )
     UNIQUE: ClassVar[tuple[Unique, ...]] = (
         *ExporterConfig.UNIQUE,
-        Unique(("endpoint",), "endpoint"),
+        Unique(("endpoint",), "endpoint", metrics_url),
     )
 
     type: ClassVar[str] = "otlp"

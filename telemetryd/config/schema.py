@@ -49,6 +49,8 @@ class Unique:
 
     of: tuple[str, ...]
     what: str
+    same: Callable[[Any], Any] = lambda value: value
+    """Equal for values that mean the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +260,7 @@ class Reading:
         for unique in getattr(declaration, "UNIQUE", ()):
             if not all(name in values for name in unique.of):
                 continue
-            identity = (unique.what, *(values[name] for name in unique.of))
+            identity = (unique.what, *(unique.same(values[name]) for name in unique.of))
             first = taken.setdefault(identity, path)
             if first != path:
                 shown = "/".join(str(part) for part in identity[1:])

@@ -65,6 +65,13 @@ def test_credentials_may_go_over_tls_and_to_this_machine(url: str) -> None:
     assert not is_in_clear(url)
 
 
+@pytest.mark.parametrize("endpoint", ["https://c/", "https://c", "https://c/v1/metrics"])
+def test_two_endpoints_that_mean_one_place_are_refused(endpoint: str) -> None:
+    other = otlp(endpoint='"https://c/v1/metrics/"')
+    with pytest.raises(ConfigError, match="of exporters\\[0\\] too: each needs its own"):
+        parse(otlp(endpoint=f'"{endpoint}"'), other)
+
+
 @pytest.mark.parametrize("table", [http(), otlp()])
 def test_two_exporters_to_one_place_are_refused(table: str) -> None:
     with pytest.raises(ConfigError, match="of exporters\\[0\\] too: each needs its own"):

@@ -108,7 +108,7 @@ def test_fleet_is_what_the_official_messages_read() -> None:
         "complete": {"": 1},
     }
     for metric in scope.metrics:
-        assert metric.unit
+        assert bool(metric.unit) is (metric.name != "telemetryd.fleet.complete")
         assert metric.description
         for point in metric.gauge.data_points:
             assert point.time_unix_nano == 1_790_000_000_123_000_000
@@ -169,10 +169,15 @@ def exporter(url: str) -> OtlpExporter:
         ("http://c:4318", "http://c:4318/v1/metrics"),
         ("https://c:4318/", "https://c:4318/v1/metrics"),
         ("https://c/otlp/v1/metrics", "https://c/otlp/v1/metrics"),
-        ("https://c/custom", "https://c/custom"),
+        ("https://c/otlp", "https://c/otlp/v1/metrics"),
+        ("https://c/otlp//", "https://c/otlp/v1/metrics"),
+        ("http://c:9090/api/v1/otlp", "http://c:9090/api/v1/otlp/v1/metrics"),
+        ("https://c/v1/metrics/", "https://c/v1/metrics"),
+        ("https://c/my-v1/metrics", "https://c/my-v1/metrics/v1/metrics"),
+        ("https://[::1]:4318", "https://[::1]:4318/v1/metrics"),
     ],
 )
-def test_endpoint_without_a_path_is_a_base(endpoint: str, url: str) -> None:
+def test_metrics_path_is_added_unless_the_endpoint_ends_so(endpoint: str, url: str) -> None:
     assert metrics_url(endpoint) == url
 
 

@@ -48,7 +48,7 @@ class _Gauge:
 
     Attributes:
         name: Without the prefix.
-        unit: In UCUM, as OpenTelemetry writes it.
+        unit: In UCUM, as OpenTelemetry writes it; empty for a gauge that is 0 or 1.
         source: Where its numbers come from.
         value: Of the only point: an integer, or a number where it may have a fraction.
         attribute: Of each point where there are several.
@@ -180,7 +180,7 @@ _GAUGES: Final = (
     ),
     _Gauge(
         "complete",
-        "1",
+        "",  # of "1" Prometheus makes a ratio
         "1 where all was read and every informer is in contact.",
         ("computed", "computed"),
         value=lambda snapshot: int(snapshot.complete),
