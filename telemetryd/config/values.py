@@ -14,6 +14,8 @@ from difflib import get_close_matches
 from typing import Any, ClassVar, Protocol
 from urllib.parse import urlsplit
 
+from telemetryd.config.remote import why_unbindable
+
 HOUR_S = 3600.0
 YEAR_S = 8760 * HOUR_S
 
@@ -377,6 +379,8 @@ class Listen:
         host = found["host"] if found["ip6"] is None else found["ip6"]
         if not _is_host(host, ip6=found["ip6"] is not None):
             raise InvalidValue(f"is {show(value)}, whose host isn't valid: {right}")
+        if why := why_unbindable(host):
+            raise InvalidValue(f"is {show(value)}: {why}")
         return ListenAddress(host, port)
 
 

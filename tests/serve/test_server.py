@@ -1,6 +1,7 @@
 """The server over a real socket: paths, methods, headers, bad clients, start and stop."""
 
 import gzip
+import ipaddress
 import json
 import socket
 import time
@@ -8,7 +9,9 @@ from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
+from pathlib import Path
 
 import anyio
 import anyio.to_thread
@@ -20,6 +23,7 @@ from hypothesis import strategies as st
 from telemetryd.errors import ConfigError, ManagerError
 from telemetryd.model import Payload
 from telemetryd.serve.http.connection import Limits
+from telemetryd.serve.http.health import check_health
 from telemetryd.serve.http.listener import Listening
 from telemetryd.serve.http.server import MOST_SCRAPES, Endpoints, serve
 from telemetryd.serve.metrics.metrics import Exposition, MetricsRenderer
@@ -633,3 +637,24 @@ async def test_any_bytes_leave_the_server_alive(sent: bytes) -> None:
             assert b"Traceback" not in received
             assert not received or received.startswith(b"HTTP/1.")
         assert (await served.ask("/livez")).status == 200
+
+
+def link_local_addresses() -> list[str]:
+    """Of this machine, each with its interface."""
+    lines = Path("/proc/net/if_inet6").read_text().splitlines()
+    found = [line.split() for line in lines if line.startswith("fe80")]
+    return [f"{ipaddress.IPv6Address(int(digits, 16))}%{name}" for digits, *_, name in found]
+
+
+async def test_zone_of_a_link_local_address_reaches_the_socket() -> None:
+    for host in link_local_addresses():
+        async with serve(host, 0, Served(Facts()).endpoints()) as listening:
+            assert str(listening) == f"[{host}]:{listening.port}"
+            healthy = partial(check_health, host, listening.port, tls=False)
+            assert await anyio.to_thread.run_sync(healthy) == ""
+    with pytest.raises(ConfigError, match="no interface of that name"):
+        async with serve("fe80::1%nosuch", 0, Served(Facts()).endpoints()):
+            pass
+    with pytest.raises(ConfigError, match="this machine has no such address"):
+        async with serve("fe80::1%lo", 0, Served(Facts()).endpoints()):
+            pass

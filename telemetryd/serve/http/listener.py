@@ -159,11 +159,19 @@ async def bind(host: str, port: int, where: str) -> socket.socket:
     return bound
 
 
+def listening_at(bound: socket.socket) -> Listening:
+    """Where a listening socket is; a link-local address with its interface."""
+    host, port, *rest = bound.getsockname()
+    zone = rest[1] if rest else 0
+    return Listening(f"{host}%{socket.if_indextoname(zone)}" if zone else host, port)
+
+
 async def _bind(host: str, port: int) -> socket.socket:
     if host in {"", "::"}:
         return _bind_all(port)
     with anyio.fail_after(_RESOLVE_TIMEOUT_S):
-        found = await anyio.getaddrinfo(
+        # anyio's own leaves out the number of a link-local address's interface.
+        found = await asyncio.get_running_loop().getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     family, *_, address = min(found, key=lambda each: each[0] != socket.AF_INET)
@@ -188,6 +196,8 @@ def _bind_all(port: int) -> socket.socket:
 
 
 def _explain(error: OSError, address: str) -> str:
+    if isinstance(error, socket.gaierror) and "%" in address:
+        return f"can't listen on {address}: this machine has no interface of that name"
     if isinstance(error, TimeoutError | socket.gaierror):
         return f"the host of {address} can't be resolved: name an IP address of this machine"
     match error.errno:

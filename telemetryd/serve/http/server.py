@@ -24,7 +24,7 @@ from anyio.lowlevel import cancel_shielded_checkpoint
 from telemetryd.errors import ManagerError
 from telemetryd.model import Payload
 from telemetryd.serve.http.connection import Connection, Limits, answer, answer_text
-from telemetryd.serve.http.listener import Acceptor, Listening, bind
+from telemetryd.serve.http.listener import Acceptor, Listening, bind, listening_at
 from telemetryd.serve.http.security import Security
 from telemetryd.serve.metrics.metrics import MetricsRenderer
 from telemetryd.serve.page.page import render_page
@@ -103,13 +103,12 @@ async def serve(
             established=partial(_connections, server),
         )
         security.changed = partial(_end_connections, server)
-        address = bound.getsockname()
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(acceptor.run, name="http")
                 group.start_soon(security.watch, name="certificates")
                 try:
-                    yield Listening(address[0], address[1])
+                    yield listening_at(bound)
                 except Exception as error:  # noqa: BLE001 - raised below, as it is
                     failure = error
                 finally:
