@@ -13,7 +13,7 @@
     ├── UnreadableObject                 one Kubernetes object that costs itself alone
     ├── KubeError                        a call to the API server failed
     │   ├── Unauthorized                 401
-    │   ├── Forbidden                    403
+    │   ├── Forbidden                    403, or any 4xx of an admission policy or webhook
     │   ├── NotFound                     404
     │   ├── Conflict                     409
     │   ├── Gone                         410
@@ -159,6 +159,22 @@ class Cause:
     field: str
 
 
+class Denier(StrEnum):
+    """The part of an API server that refused a request, as its message shows."""
+
+    AUTHORIZER = "authorizer"
+    """RBAC or another authorizer: the user has no right to the verb."""
+    QUOTA = "quota"
+    POLICY = "policy"
+    """A ValidatingAdmissionPolicy or MutatingAdmissionPolicy."""
+    WEBHOOK = "webhook"
+    """An admission webhook that refused, or that the API server could not call."""
+    ADMISSION = "admission"
+    """Another admission plugin."""
+    UNKNOWN = "unknown"
+    """The answer does not show it; perhaps a proxy in front of the API server."""
+
+
 class KubeError(TelemetrydError):
     """A call to the API server failed.
 
@@ -166,6 +182,9 @@ class KubeError(TelemetrydError):
         status: HTTP status, or the code of an ERROR event; None where there was no answer.
         reason: ``Status.reason`` of the answer, empty where it had none.
         causes: ``Status.details.causes`` of the answer.
+        denier: The part of the API server that refused the request.
+        said: ``Status.message`` of the answer on one line, bounded, empty where it had none. It
+            may quote what was sent, unless the request was denied (see ``denier``).
     """
 
     def __init__(
@@ -180,6 +199,8 @@ class KubeError(TelemetrydError):
         self.status = status
         self.reason = reason
         self.causes = causes
+        self.denier = Denier.UNKNOWN
+        self.said = ""
 
     def has_cause(self, reason: str) -> bool:
         """Whether any of the answer's causes has this reason."""
@@ -187,11 +208,11 @@ class KubeError(TelemetrydError):
 
 
 class Unauthorized(KubeError):
-    """401: the credential isn't accepted."""
+    """401: the credential isn't accepted. 403 of ``system:anonymous``: there was no credential."""
 
 
 class Forbidden(KubeError):
-    """403: the identity may not do this, or the namespace is terminating."""
+    """403, or another 4xx by which an admission policy or webhook refuses: see ``denier``."""
 
 
 class NotFound(KubeError):

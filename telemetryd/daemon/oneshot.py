@@ -13,13 +13,16 @@ from telemetryd.daemon.exporters import disclosure_of, renderer_of
 from telemetryd.daemon.optout import OUT
 from telemetryd.daemon.restrictions import switches_of
 from telemetryd.daemon.sourcefinder import SourceFinder
-from telemetryd.errors import NotReady, UnknownExporter
+from telemetryd.errors import KubeError, NotReady, Unauthorized, UnknownExporter
 from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
 from telemetryd.export.payloads.payload import Renderer
-from telemetryd.gather.project import OPT_OUT_SETTING, SETTINGS
+from telemetryd.gather.project import CLUSTERS, OPT_OUT_SETTING, SETTINGS
+from telemetryd.informer.source import serves_group
 from telemetryd.kube.client import KubeClient
 from telemetryd.model import Delivery, Disclosure, Payload, SettingRecord, SourceKind, Switches
 from telemetryd.stats import GatherStats, KubeStats
+
+_SECOND_LOOK_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +100,11 @@ async def collect_once(
     Raises:
         ConfigError: The API server can't be reached for want of a usable configuration.
         NotReady: The sync didn't end within the timeout; says what is missing and why.
+        Unauthorized: The API server doesn't know who asks, which waiting doesn't change.
     """
     async with KubeClient.connect(config.kubernetes, KubeStats()) as client:
         ends_s = anyio.current_time() + timeout_s
+        await _check_login(client, timeout_s=timeout_s)
         source = await _find_source(config, client, timeout_s=timeout_s, rng=rng)
         collection = build_collection(
             source,
@@ -142,6 +147,29 @@ async def collect_once(
             remembered=bool(remembered),
         ),
     )
+
+
+async def _check_login(client: KubeClient, *, timeout_s: float) -> None:
+    """Ask something that the API server answers to users it knows, and not to others.
+
+    A refused credential gets a second look, with whatever its file or plugin holds by then. Other
+    errors may pass: the sync waits for them.
+
+    Raises:
+        Unauthorized: The API server doesn't know who asks.
+    """
+    with anyio.move_on_after(timeout_s):
+        for last in (False, True):
+            try:
+                await serves_group(client, CLUSTERS.group, CLUSTERS.version, timeout_s=timeout_s)
+            except Unauthorized as error:
+                if last or error.status != 401:  # noqa: PLR2004 - HTTP
+                    raise Unauthorized(f"{client.server}: {error}", status=error.status) from error
+                await anyio.sleep(_SECOND_LOOK_S)
+            except KubeError:
+                return
+            else:
+                return
 
 
 async def _find_source(

@@ -22,6 +22,7 @@ from telemetryd.errors import (
     Unavailable,
 )
 from telemetryd.kube.client import KubeClient
+from telemetryd.kube.responses import ANONYMOUS
 
 REQUEST_S: Final = 5.0
 """Deadline of one request: shorter than a check's, so that it is the request that complains."""
@@ -80,9 +81,8 @@ async def check_connection(client: KubeClient) -> tuple[list[Finding], bool]:
     try:
         body = await client.request("GET", "/version", timeout_s=REQUEST_S)
         text = msgspec.json.decode(body, type=_Version).gitVersion
-    except Unauthorized:
-        mend = "renew the token or certificate it is asked with, or log in again"
-        return [fail(_CONNECTION, f"{server} doesn't accept the credential", mend)], False
+    except Unauthorized as error:
+        return [judge_refusal(server, error)], False
     except Forbidden:
         told = warn(_VERSION, "not allowed to GET /version", "bind system:public-info-viewer")
         return [passed(_CONNECTION, f"{server} answers"), told], True
@@ -95,6 +95,17 @@ async def check_connection(client: KubeClient) -> tuple[list[Finding], bool]:
             mend = "mend what gives out the credential, or log in again"
         return [fail(_CONNECTION, f"{server}: {error}", mend)], False
     return [passed(_CONNECTION, f"{server} answers"), _judge_version(text)], True
+
+
+def judge_refusal(server: str, error: Unauthorized) -> Finding:
+    """What it means that the API server doesn't know who asks."""
+    if error.status != 401:  # noqa: PLR2004 - HTTP
+        return fail(_CONNECTION, f"{server} answers, and knows no user", ANONYMOUS)
+    fix = (
+        "renew the token or certificate it is asked with, log in again, or give the kubeconfig's"
+        " user a credential where it has none"
+    )
+    return fail(_CONNECTION, f"{server} doesn't accept the credential", fix)
 
 
 def _judge_version(text: str) -> Finding:

@@ -1,6 +1,6 @@
 """The whole examination: which checks there are, in which order, and what follows from what.
 
-Nothing here writes to the cluster, and nothing takes for ever.
+Nothing here changes the cluster, and every check has a deadline.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,12 +14,18 @@ from telemetryd.config import Config, FileExporterConfig
 from telemetryd.doctor import local
 from telemetryd.doctor.access import Needs, Plan, SecretTarget, needed_access, needs_of
 from telemetryd.doctor.checking import Check, local_check, run_check, run_checks
-from telemetryd.doctor.cluster import check_clock, check_connection, discover, judge_discovery
+from telemetryd.doctor.cluster import (
+    check_clock,
+    check_connection,
+    discover,
+    judge_discovery,
+    judge_refusal,
+)
 from telemetryd.doctor.findings import Finding, Report, fail, warn
 from telemetryd.doctor.objects import check_namespace, check_secret, list_requested
 from telemetryd.doctor.rights import check_access
 from telemetryd.doctor.roles import Account
-from telemetryd.errors import ConfigError, KubeError
+from telemetryd.errors import ConfigError, KubeError, Unauthorized
 from telemetryd.kube.client import KubeClient
 from telemetryd.model import RestrictionStatus
 from telemetryd.stats import KubeStats
@@ -146,7 +152,10 @@ class _Cluster:
 
         async def ask() -> list[Finding]:
             nonlocal needs
-            found = await discover(client)
+            try:
+                found = await discover(client)
+            except Unauthorized as error:  # anyone may ask for the version
+                return [judge_refusal(client.server, error)]
             needs = needs_of(
                 self._plan,
                 rancher_served=found.management is not None,

@@ -1,8 +1,10 @@
-"""Objects of the cluster: namespaces, Secrets and SecretRequests, read and never written.
+"""Objects of the cluster: namespaces, Secrets and SecretRequests, read, and applied as a dry run.
 
-Rights don't belong here: what may not be read is a warning, for ``rights`` says what is missing.
+Nothing is stored. What may not be read or written is a warning here: ``rights`` says which right is
+missing.
 """
 
+import re
 from collections.abc import Callable
 from typing import Final
 
@@ -12,16 +14,19 @@ from telemetryd.config.values import DnsLabel, DnsSubdomain, InvalidValue
 from telemetryd.doctor.access import SecretTarget
 from telemetryd.doctor.cluster import REQUEST_S
 from telemetryd.doctor.findings import Finding, fail, passed, warn
-from telemetryd.errors import Forbidden, NotFound
-from telemetryd.export.sinks.secretobject import FoundSecret, parse_secret
+from telemetryd.errors import Denier, Forbidden, Invalid, KubeError, NotFound, Unavailable
+from telemetryd.export.sinks.secretobject import FoundSecret, parse_secret, render_secret
 from telemetryd.kube import objects
 from telemetryd.kube.requests import Requests
+from telemetryd.kube.responses import explain_denial
 
 REQUESTS: Final = "secretrequests.telemetry.cattle.io"
 
 _REQUESTS_PATH = "/apis/telemetry.cattle.io/v1/secretrequests"
 _MOST_REQUESTS = 500
 _HIDDEN = "may not be read, so not checked"
+_ANNOTATIONS = {"scc.cattle.io/part-of": "telemetry"}
+_NO_DRY_RUN = re.compile("does not support dry run|dryRun is not supported")
 
 
 class _NamespaceMeta(msgspec.Struct, gc=False):
@@ -92,6 +97,9 @@ async def check_secret(
 ) -> list[Finding]:
     """Whether the Secret, where it exists, can be written and is ours alone.
 
+    A dry run of the exporter's own apply follows, where the Secret could be ours: it meets what
+    reviews of rights don't, such as quotas and admission.
+
     Raises:
         KubeError: It can't be asked.
     """
@@ -102,13 +110,54 @@ async def check_secret(
     except Forbidden:
         return [warn(what, _HIDDEN)]
     if secret is None:
-        return [passed(what, "doesn't exist yet")]
+        return [passed(what, "doesn't exist yet"), *await _try_to_apply(requests, target)]
     mend = "delete it, or configure another name"
     if secret.type != "Opaque":
         return [fail(what, f"has type {secret.type!r}, not Opaque", mend)]
     if secret.immutable:
         return [fail(what, "is immutable", mend)]
-    return [_judge_writers(target, secret, now())]
+    return [_judge_writers(target, secret, now()), *await _try_to_apply(requests, target)]
+
+
+async def _try_to_apply(requests: Requests, target: SecretTarget) -> list[Finding]:
+    """Apply the Secret with little in it, forced and without storing anything.
+
+    Raises:
+        KubeError: It can't be asked.
+    """
+    what = f"dry run of {target}"
+    path = f"/api/v1/namespaces/{target.namespace}/secrets/{target.name}"
+    secret = render_secret(target.namespace, target.name, b"{}", _ANNOTATIONS)
+    judge = fail if target.own else warn
+    try:
+        await objects.apply(
+            requests, path, secret, over=None, force=True, dry_run=True, timeout_s=REQUEST_S
+        )
+    except NotFound:
+        return [warn(what, "not possible before the namespace exists")]
+    except (Forbidden, Unavailable) as error:
+        return [_judge_denial(what, error, judge)]
+    except Invalid as error:
+        if _NO_DRY_RUN.search(error.said):
+            return [warn(what, f"not supported: {error.said}")]
+        fix = "fix what the API server says, or configure another Secret"
+        return [judge(what, f"refused: {error.status} {error.said or error.reason}", fix)]
+    return [passed(what, "accepted, with its quotas and admission")]
+
+
+def _judge_denial(
+    what: str, error: KubeError, judge: Callable[[str, str, str], Finding]
+) -> Finding:
+    if error.has_cause("NamespaceTerminating"):
+        return warn(what, "not possible while the namespace is being deleted")
+    if _NO_DRY_RUN.search(error.said):
+        return warn(what, f"not supported: {error.said}")
+    if error.denier is Denier.AUTHORIZER:
+        return warn(what, f"not allowed, see the rights: {error.said}")
+    if isinstance(error, Unavailable) and error.denier is not Denier.WEBHOOK:
+        raise error
+    denied, _, fix = explain_denial(error, "write it", grant="").partition(": ")
+    return judge(what, denied, fix)
 
 
 def _judge_writers(target: SecretTarget, secret: FoundSecret, now_s: float) -> Finding:

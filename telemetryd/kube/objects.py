@@ -129,6 +129,7 @@ async def apply(
     over: Version | None,
     force: bool = False,
     fence: Fence | None = None,
+    dry_run: bool = False,
     timeout_s: float,
 ) -> bytes:
     """Apply our fields on the server; the object as it is then.
@@ -141,6 +142,7 @@ async def apply(
             without a precondition also writes over an object that was made meanwhile.
         force: Take fields that another field manager owns.
         fence: Called on each attempt, beside that of ``requests``.
+        dry_run: The API server checks everything, admission included, and stores nothing.
         timeout_s: Deadline.
 
     Raises:
@@ -151,7 +153,11 @@ async def apply(
     return await requests.request(
         "PATCH",
         path,
-        params={"fieldManager": FIELD_MANAGER, "force": "true" if force else "false"},
+        params={
+            "fieldManager": FIELD_MANAGER,
+            "force": "true" if force else "false",
+            **({"dryRun": "All"} if dry_run else {}),
+        },
         body=orjson.dumps({**document, "metadata": metadata}),
         content_type=_APPLY,
         timeout_s=timeout_s,

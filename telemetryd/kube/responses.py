@@ -5,6 +5,7 @@ Pure functions over status codes, headers and bodies; no I/O and no idea of who 
 
 import email.utils
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC
@@ -16,6 +17,7 @@ from telemetryd.errors import (
     BadResponse,
     Cause,
     Conflict,
+    Denier,
     Forbidden,
     Gone,
     Invalid,
@@ -36,6 +38,36 @@ ERROR_BODY_BYTES = 64 * 1024
 _MESSAGE_CHARS = 300
 _MAX_CAUSES = 32
 
+_SAID_CHARS = 1000
+"""Of a Status's message: names in it have up to 253 characters each."""
+
+_IS_FORBIDDEN = r'(?:\S+ (?:"[^"]*" )?is )?forbidden: ?'
+_DENIERS = (
+    (Denier.WEBHOOK, re.compile(r'admission webhook "|.*failed calling webhook "')),
+    (Denier.POLICY, re.compile(rf"(?:{_IS_FORBIDDEN})?\w*AdmissionPolicy '|.*' denied request: ")),
+    (
+        Denier.QUOTA,
+        re.compile(rf"{_IS_FORBIDDEN}(?:\w+ quota(?: |:)|status unknown for quota)"),
+    ),
+    (
+        Denier.AUTHORIZER,
+        # An apply that creates is authorized once more, which gives the authorizer's reason alone.
+        re.compile(rf'{_IS_FORBIDDEN}(?:User "(?:[^"\\]|\\.)*" cannot |RBAC: |$)'),
+    ),
+    (Denier.ADMISSION, re.compile(_IS_FORBIDDEN)),
+)
+"""How messages of denials begin (apiserver ``responsewriters``, ``admission`` and its plugins)."""
+
+ANONYMOUS = (
+    "the API server sees no credential (system:anonymous): give the kubeconfig's user a token, a "
+    "client certificate or a plugin"
+)
+"""What 403 means for a request without a user."""
+
+_IS_ANONYMOUS = re.compile(rf'{_IS_FORBIDDEN}User "system:anonymous" cannot ')
+_ENCODED = re.compile(r"[A-Za-z0-9+/=]{64,}")
+"""What a policy's message may quote of a Secret: its content in base64."""
+
 
 @dataclass(frozen=True, slots=True)
 class StatusBody:
@@ -55,6 +87,7 @@ class StatusBody:
 
 class _Status(msgspec.Struct, gc=False):
     kind: Any = None
+    type: Any = None
     code: Any = None
     reason: Any = None
     message: Any = None
@@ -71,8 +104,8 @@ def printable(text: str, limit: int = _MESSAGE_CHARS) -> str:
     return line if len(text) <= limit else f"{line[:limit]}…"
 
 
-def _text(value: object) -> str:
-    return printable(value) if isinstance(value, str) else ""
+def _text(value: object, limit: int = _MESSAGE_CHARS) -> str:
+    return printable(value, limit) if isinstance(value, str) else ""
 
 
 def _clamp(seconds: float, limit_s: float = MAX_RETRY_AFTER_S) -> float | None:
@@ -96,7 +129,8 @@ def parse_status(body: bytes) -> StatusBody | None:
         status = _STATUS.decode(body)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
-    if status.kind != "Status":
+    # The second is how Rancher's own proxy refuses what it doesn't pass on.
+    if status.kind != "Status" and status.type != "error":
         return None
     details = status.details if isinstance(status.details, dict) else {}
     seconds: object = details.get("retryAfterSeconds")
@@ -104,7 +138,7 @@ def parse_status(body: bytes) -> StatusBody | None:
     return StatusBody(
         code=status.code if is_code else None,
         reason=_text(status.reason),
-        message=_text(status.message),
+        message=_text(status.message, _SAID_CHARS),
         causes=_causes(details),
         retry_after_s=_clamp(float(min(seconds, 3600)))
         if type(seconds) is int and seconds > 0
@@ -160,34 +194,77 @@ def error_for(
         status: The Status that came with it, if any.
         retry_after_s: Of the header; the Status's own counts where there is none.
     """
-    reason = status.reason if status else ""
-    causes = status.causes if status else ()
+    said = status.message if status else ""
+    denier = _denier(said)
+    if denier is not Denier.UNKNOWN:
+        said = _ENCODED.sub("…", said)
     if retry_after_s is None and status:
         retry_after_s = status.retry_after_s
-    said = (status.message or status.reason) if status else ""
-    message = f"{what}: {code} {said}".rstrip()
+    message = f"{what}: {code} {said or (status.reason if status else '')}".rstrip()
+    kind = _kind(code, denier, said)
+    if kind is Unauthorized and code != 401:  # noqa: PLR2004 - HTTP
+        message += f": {ANONYMOUS}"
+    more: dict[str, Any] = {"status": code}
+    if status is not None:
+        more |= {"reason": status.reason, "causes": status.causes}
+    if kind is Throttled:
+        more["retry_after_s"] = retry_after_s
+    elif kind is Unavailable:
+        more |= {"kind": _unavailable_kind(code), "retry_after_s": retry_after_s}
+    error = kind(message, **more)
+    error.denier, error.said = denier, said
+    return error
+
+
+def _denier(said: str) -> Denier:
+    matching = (denier for denier, pattern in _DENIERS if pattern.match(said))
+    return next(matching, Denier.UNKNOWN)
+
+
+def _kind(code: int, denier: Denier, said: str) -> type[KubeError]:
     if code == 429:  # noqa: PLR2004 - the status codes are their own names here
-        return Throttled(
-            message, retry_after_s=retry_after_s, status=code, reason=reason, causes=causes
-        )
+        return Throttled
     if code >= 500 or code == 408:  # noqa: PLR2004
-        return Unavailable(
-            message,
-            kind=_unavailable_kind(code),
-            retry_after_s=retry_after_s,
-            status=code,
-            reason=reason,
-            causes=causes,
-        )
-    kinds: dict[int, type[KubeError]] = {
-        401: Unauthorized,
-        403: Forbidden,
-        404: NotFound,
-        409: Conflict,
-        410: Gone,
-    }
-    default: type[KubeError] = Invalid if code >= 400 else BadResponse  # noqa: PLR2004
-    return kinds.get(code, default)(message, status=code, reason=reason, causes=causes)
+        return Unavailable
+    if code < 400:  # noqa: PLR2004
+        return BadResponse
+    if denier in {Denier.POLICY, Denier.WEBHOOK}:
+        return Forbidden  # these choose any code
+    if code == 403 and _IS_ANONYMOUS.match(said):  # noqa: PLR2004
+        return Unauthorized
+    kinds = {401: Unauthorized, 403: Forbidden, 404: NotFound, 409: Conflict, 410: Gone}
+    return kinds.get(code, Invalid)
+
+
+_FIXES = {
+    Denier.QUOTA: ("a quota denies", "raise the ResourceQuota of the namespace"),
+    Denier.POLICY: ("an admission policy denies", "change the policy, or exempt telemetryd"),
+    Denier.WEBHOOK: ("an admission webhook denies", "change the webhook, or exempt telemetryd"),
+    Denier.ADMISSION: ("admission control denies", "see which admission plugin of it says so"),
+    Denier.UNKNOWN: (
+        "the server denies, without a reason of Kubernetes,",
+        "check for a proxy or gateway in front of the API server",
+    ),
+}
+
+
+def explain_denial(error: KubeError, doing: str, *, grant: str) -> str:
+    """What a denied request means, with the fix and with what the API server said.
+
+    Args:
+        error: A ``Forbidden``, or an ``Unavailable`` of a webhook that can't be called.
+        doing: What was denied, after "not allowed to".
+        grant: The fix where a right is missing, and only there.
+    """
+    if error.denier is Denier.AUTHORIZER:
+        text = f"not allowed to {doing}: {grant}"
+    elif error.denier is Denier.WEBHOOK and isinstance(error, Unavailable):
+        text = f"can't {doing} while a webhook fails: check the webhook's service"
+    else:
+        denies, fix = _FIXES[error.denier]
+        text = f"{denies} to {doing}: {fix}"
+    said = f"{error.status or ''} {error.said or error.reason}".strip()
+    return f"{text} (the API server says: {said})" if said else text
 
 
 def error_of_event(raw: bytes, what: str) -> KubeError:

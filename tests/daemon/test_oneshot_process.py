@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.apiserver.fixtures import core_node, setting
+from tests.apiserver.process import ApiServer
 from tests.daemon.embedded import FleetServer, serve_fleet
 from tests.test_cli import telemetryd
 
@@ -80,3 +81,19 @@ def test_variable_that_says_neither_yes_nor_no_is_unusable_configuration() -> No
     result = telemetryd("check-config", TELEMETRYD_ENABLED="maybe")
     assert result.returncode == 78
     assert "$TELEMETRYD_ENABLED" in result.stderr
+
+
+def test_payload_without_a_login_fails_at_once_and_says_so(
+    apiserver: ApiServer, tmp_path: Path
+) -> None:
+    kubeconfig = tmp_path / "kubeconfig"
+    apiserver.kubeconfig(kubeconfig)
+    document = json.loads(kubeconfig.read_text())
+    for user, reason in (({}, "system:anonymous"), ({"token": "refused"}, "401 Unauthorized")):
+        document["users"][0]["user"] = user
+        kubeconfig.write_text(json.dumps(document))
+        result = telemetryd("payload", "--timeout", "10m", KUBECONFIG=str(kubeconfig))
+        assert (result.returncode, result.stdout) == (1, "")
+        (line,) = result.stderr.splitlines()
+        assert reason in line
+        assert apiserver.url in line

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from tests.apiserver.admin import Admin, AdminError
+from tests.apiserver.denials import quota, webhook
 from tests.apiserver.process import ApiServer
 from tests.deploy.installed import ensure_namespace
 from tests.system.daemon import free_port
@@ -38,9 +39,14 @@ class Doctor:
             f'[[exporters]]\nname = "f"\ntype = "file"\ndirectory = "{folder}/files"\n'
         )
 
-    def ask(self, token: str | None = None) -> tuple[int, list[str]]:
+    def ask(self, token: str | None = None, *, anonymous: bool = False) -> tuple[int, list[str]]:
         """Exit status and lines of stdout."""
-        self._apiserver.kubeconfig(self._folder / "kubeconfig", token)
+        kubeconfig = self._folder / "kubeconfig"
+        self._apiserver.kubeconfig(kubeconfig, token)
+        if anonymous:
+            document = json.loads(kubeconfig.read_text())
+            document["users"][0]["user"] = {}
+            kubeconfig.write_text(json.dumps(document))
         asked = subprocess.run(
             [sys.executable, "-m", "telemetryd", "doctor", "--config", str(self._config)],
             env={**os.environ, "RUNTIME_DIRECTORY": str(self._folder)},
@@ -99,6 +105,38 @@ def test_wrong_token_exits_1(doctor: Doctor) -> None:
     assert status == 1
     assert lines[0].startswith("FAIL  connection  ")
     assert "doesn't accept the credential; renew the token" in lines[0]
+
+
+def test_no_login_fails_in_one_line(doctor: Doctor) -> None:
+    status, lines = doctor.ask(anonymous=True)
+    assert status == 1
+    failed = [line for line in lines if line.startswith("FAIL")]
+    assert [line[:18] for line in failed] == ["FAIL  connection  "]
+    assert "give the kubeconfig's user a token" in failed[0]
+    assert not any("kind: " in line for line in lines)
+
+
+def test_quota_fails_the_dry_run_and_nothing_is_stored(doctor: Doctor, admin: Admin) -> None:
+    status, lines = doctor.ask()
+    assert status == 0, lines
+    with pytest.raises(AdminError):
+        admin.get(f"{SECRETS}/rancher-scc-telemetry")
+    with quota(admin, NAMESPACE):
+        status, lines = doctor.ask()
+    assert status == 1
+    (failed,) = [line for line in lines if line.startswith("FAIL")]
+    assert failed.startswith(f"FAIL  dry run of Secret {NAMESPACE}/rancher-scc-telemetry  ")
+    assert "exceeded quota: none, requested: secrets=1" in failed
+    assert "raise the ResourceQuota" in failed
+
+
+def test_webhook_fails_the_dry_run(doctor: Doctor, admin: Admin, tmp_path: Path) -> None:
+    with webhook(admin, NAMESPACE, tmp_path):
+        status, lines = doctor.ask()
+    assert status == 1
+    (failed,) = [line for line in lines if line.startswith("FAIL")]
+    assert "an admission webhook denies to write it; change the webhook" in failed
+    assert "ask team B first with two lines" in failed
 
 
 def test_token_fails_from_when_it_has_expired(

@@ -18,7 +18,7 @@ from telemetryd.config.paths import ControlSocket
 from telemetryd.doctor.access import RANCHER_RESOURCES, Plan, SecretTarget, plan_of
 from telemetryd.doctor.examine import examine
 from telemetryd.doctor.findings import Finding, Report, Verdict, render_report
-from tests.informer.scripted import Scripted, answer, hang, kubeconfig, refuse, serve
+from tests.informer.scripted import Responder, Scripted, answer, hang, kubeconfig, refuse, serve
 from tests.system.daemon import free_port
 
 pytestmark = pytest.mark.anyio
@@ -34,8 +34,16 @@ def discovery(*names: str, namespaced: tuple[str, ...] = ("nodes", "projects")) 
     return answer({"kind": "APIResourceList", "resources": resources})
 
 
+def by_method(**responders: Responder) -> Responder:
+    async def respond(request: web.BaseRequest) -> web.StreamResponse:
+        return await responders[request.method](request)
+
+    return respond
+
+
 def well() -> Scripted:
     """Answers of a cluster where all is well."""
+    applied = {"kind": "Secret", "metadata": {"uid": "u", "resourceVersion": "1"}}
     return Scripted(
         others={
             "/version": answer({"gitVersion": "v1.34.1+rke2r1"}),
@@ -43,7 +51,7 @@ def well() -> Scripted:
             "/apis/telemetry.cattle.io/v1": discovery("secretrequests", "secretrequests/status"),
             REVIEWS: answer({"status": {"allowed": True}}, 201),
             NAMESPACE: answer({"kind": "Namespace", "metadata": {"name": "x"}}),
-            SECRET: refuse(404, "NotFound"),
+            SECRET: by_method(GET=refuse(404, "NotFound"), PATCH=answer(applied, 201)),
         }
     )
 
@@ -94,12 +102,14 @@ async def test_all_well_is_all_pass(tmp_path: Path) -> None:
     assert of(report, "API server version").detail == "v1.34.1+rke2r1"
 
 
-async def test_nothing_is_written_but_reviews(tmp_path: Path) -> None:
+async def test_nothing_is_written_but_reviews_and_a_dry_run(tmp_path: Path) -> None:
     server = well()
     async with asking(tmp_path, server) as ask:
         await ask(lambda plan: replace(plan, secret_requests=True, delete_secrets=True))
-    written = {(seen.method, seen.path) for seen in server.requests if seen.method != "GET"}
-    assert written == {("POST", REVIEWS)}
+    asked = [seen for seen in server.requests if seen.method != "GET"]
+    assert {(seen.method, seen.path) for seen in asked} == {("POST", REVIEWS), ("PATCH", SECRET)}
+    (dry_run,) = [seen.query for seen in asked if seen.method == "PATCH"]
+    assert dry_run == {"fieldManager": "telemetryd", "force": "true", "dryRun": "All"}
 
 
 async def test_unreachable_server_fails_in_one_line_and_the_rest_is_checked(tmp_path: Path) -> None:
@@ -309,3 +319,45 @@ async def test_secret_is_judged_as_the_exporter_will_find_it(
     assert found.verdict is verdict
     assert told in found.detail
     assert "e30" not in "\n".join(render_report(report)), "its content stays where it is"
+
+
+USER = 'secrets "x" is forbidden: User "u" cannot patch resource "secrets" in API group ""'
+WEBHOOK = 'admission webhook "w" '
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "verdict", "shown"),
+    [
+        (403, USER, Verdict.WARN, "not allowed, see the rights"),
+        (403, 'secrets "x" is forbidden: exceeded quota: q', Verdict.FAIL, "exceeded quota: q"),
+        (422, f"{WEBHOOK}denied the request: no", Verdict.FAIL, "denied the request: no"),
+        (400, f"{WEBHOOK}does not support dry run", Verdict.WARN, "not supported"),
+        (500, 'failed calling webhook "w": x', Verdict.FAIL, "check the webhook's service"),
+        (403, "", Verdict.FAIL, "proxy or gateway"),
+        (422, 'Secret "x" is invalid', Verdict.FAIL, "422"),
+        (404, 'namespaces "x" not found', Verdict.WARN, "before the namespace exists"),
+        (503, "away", Verdict.FAIL, "503"),
+    ],
+)
+async def test_dry_run_says_what_the_server_said(
+    tmp_path: Path, code: int, message: str, verdict: Verdict, shown: str
+) -> None:
+    server = well()
+    denied = refuse(code, "Reason", message)
+    server.others[SECRET] = by_method(GET=refuse(404, "NotFound"), PATCH=denied)
+    async with asking(tmp_path, server) as ask:
+        report = await ask()
+    lines = [str(found) for found in report.findings if "Secret " in found.what]
+    assert [line[:4] for line in lines if shown in line] == [verdict]
+    assert report.failed is (verdict is Verdict.FAIL)
+
+
+async def test_request_without_a_login_fails_in_one_line(tmp_path: Path) -> None:
+    server = well()
+    anonymous = 'forbidden: User "system:anonymous" cannot get path "/apis"'
+    server.others["/apis/management.cattle.io/v3"] = refuse(403, "Forbidden", anonymous)
+    async with asking(tmp_path, server) as ask:
+        report = await ask()
+    assert failures(report) == ["connection"]
+    assert "give the kubeconfig's user a token" in "\n".join(render_report(report))
+    assert not report.missing

@@ -1,6 +1,7 @@
 """What an answer means, whatever it looks like."""
 
 import json
+from base64 import b64encode
 
 import pytest
 from hypothesis import given, settings
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from telemetryd.errors import (
     BadResponse,
     Conflict,
+    Denier,
     Forbidden,
     Gone,
     Invalid,
@@ -22,6 +24,7 @@ from telemetryd.errors import (
 from telemetryd.kube.responses import (
     error_for,
     error_of_event,
+    explain_denial,
     parse_retry_after,
     parse_status,
     printable,
@@ -146,3 +149,59 @@ def test_error_event_without_a_code_is_a_500(raw: bytes) -> None:
 def test_error_event_with_a_code_is_that_error() -> None:
     raw = json.dumps(status(410, "Expired", "too old")).encode()
     assert isinstance(error_of_event(raw, "watch"), Gone)
+
+
+_OBJECT = 'secrets "x" is forbidden: '
+_RBAC = 'User "system:serviceaccount:a:b" cannot patch resource "secrets" in API group ""'
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "kind", "denier"),
+    [
+        (403, f'{_OBJECT}{_RBAC} in the namespace "n"', Forbidden, Denier.AUTHORIZER),
+        (403, f"secrets is forbidden: {_RBAC}", Forbidden, Denier.AUTHORIZER),
+        (403, 'forbidden: User "a\\"b" cannot get path "/v"', Forbidden, Denier.AUTHORIZER),
+        (403, _OBJECT.rstrip(), Forbidden, Denier.AUTHORIZER),
+        (403, f"{_OBJECT}RBAC: role not found", Forbidden, Denier.AUTHORIZER),
+        (403, f"{_OBJECT}exceeded quota: q, used: secrets=0", Forbidden, Denier.QUOTA),
+        (403, f"{_OBJECT}failed quota: q: must specify x", Forbidden, Denier.QUOTA),
+        (403, f"{_OBJECT}status unknown for quota: q", Forbidden, Denier.QUOTA),
+        (403, f"{_OBJECT}insufficient quota to match these scopes", Forbidden, Denier.QUOTA),
+        (422, f"{_OBJECT}ValidatingAdmissionPolicy 'p' denied", Forbidden, Denier.POLICY),
+        (413, "ValidatingAdmissionPolicy 'p' with binding 'b' x", Forbidden, Denier.POLICY),
+        (409, 'admission webhook "w" denied the request', Forbidden, Denier.WEBHOOK),
+        (403, f'admission webhook "w" denied: {_OBJECT}{_RBAC}', Forbidden, Denier.WEBHOOK),
+        (429, 'admission webhook "w" denied the request', Throttled, Denier.WEBHOOK),
+        (500, 'Internal error: failed calling webhook "w": x', Unavailable, Denier.WEBHOOK),
+        (403, f"{_OBJECT}it is being terminated", Forbidden, Denier.ADMISSION),
+        (403, "Access denied", Forbidden, Denier.UNKNOWN),
+        (403, "", Forbidden, Denier.UNKNOWN),
+        (403, 'forbidden: User "system:anonymous" cannot get path "/"', Unauthorized, None),
+        (401, "Unauthorized", Unauthorized, Denier.UNKNOWN),
+        (422, 'Secret "x" is invalid', Invalid, Denier.UNKNOWN),
+    ],
+)
+def test_message_shows_what_denied(
+    code: int, message: str, kind: type[KubeError], denier: Denier | None
+) -> None:
+    body = json.dumps(status(code, "Reason", message)).encode()
+    error = error_for(code, "PATCH /x", parse_status(body))
+    assert type(error) is kind
+    assert denier in {None, error.denier}
+    assert error.said == message
+    fixes = explain_denial(error, "write it", grant="GRANT")
+    assert ("GRANT" in fixes) is (error.denier is Denier.AUTHORIZER)
+
+
+def test_denial_quotes_no_content_of_a_secret() -> None:
+    content = b64encode(b"SENTINEL" * 40).decode()
+    message = f'admission webhook "w" denied the request: data is {content}'
+    error = error_for(403, "x", parse_status(json.dumps(status(403, "", message)).encode()))
+    assert str(error) == 'x: 403 admission webhook "w" denied the request: data is …'
+
+
+def test_refusal_of_ranchers_proxy_is_read_as_a_status() -> None:
+    message = f"{_OBJECT}{_RBAC}"
+    body = {"type": "error", "status": 403, "code": "Forbidden", "message": message}
+    error = error_for(403, "x", parse_status(json.dumps(body).encode()))
+    assert (error.denier, error.said) == (Denier.AUTHORIZER, message)

@@ -21,6 +21,7 @@ from telemetryd.control.secretrequest.decision import (
 from telemetryd.errors import Forbidden, KubeError, Throttled, Unavailable
 from telemetryd.kube import objects
 from telemetryd.kube.requests import Requests
+from telemetryd.kube.responses import explain_denial
 from telemetryd.timing import backoff_s, retry_delay_s
 
 REQUEST_TIMEOUT_S = 10.0
@@ -129,5 +130,6 @@ class Namespaces:
 
 def _why(name: str, error: KubeError) -> str:
     if isinstance(error, Forbidden):
-        return f"not allowed to read namespace {name}: grant get on namespaces by a ClusterRole"
+        grant = "grant get on namespaces by a ClusterRole"
+        return explain_denial(error, f"read namespace {name}", grant=grant)
     return f"namespace {name} can't be read: {error}"

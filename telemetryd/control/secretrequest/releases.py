@@ -15,6 +15,7 @@ from telemetryd.control.secretrequest.decision import Target
 from telemetryd.control.secretrequest.release import Release
 from telemetryd.errors import Forbidden, KubeError
 from telemetryd.kube.requests import Requests
+from telemetryd.kube.responses import explain_denial
 from telemetryd.timing import backoff_s
 
 log = logging.getLogger(__name__)
@@ -87,8 +88,9 @@ class Releases:
 
 def _why(target: Target, error: KubeError) -> str:
     if isinstance(error, Forbidden):
-        return (
-            f"not allowed to clean up: grant get, patch, delete on secrets with resourceNames"
-            f" [{target.secret}] by a Role in {target.namespace}"
+        grant = (
+            f"grant get, patch, delete on secrets with resourceNames [{target.secret}] by a Role"
+            f" in {target.namespace}"
         )
+        return explain_denial(error, "clean up", grant=grant)
     return str(error)

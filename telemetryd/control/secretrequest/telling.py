@@ -14,6 +14,7 @@ import anyio
 from telemetryd.control.secretrequest.conditions import Served, Verdict, settle
 from telemetryd.control.secretrequest.status import StatusWriter
 from telemetryd.errors import Forbidden, KubeError
+from telemetryd.kube.responses import explain_denial
 from telemetryd.model import SecretRequestRecord
 from telemetryd.timing import backoff_s
 
@@ -106,10 +107,11 @@ class Teller:
         told.retry_at_s = anyio.current_time() + pause_s
         why = str(error)
         if isinstance(error, Forbidden):
-            why = (
-                "not allowed to write its status: grant get on secretrequests and patch on"
-                " secretrequests/status of telemetry.cattle.io by a ClusterRole"
+            grant = (
+                "grant get on secretrequests and patch on secretrequests/status of"
+                " telemetry.cattle.io by a ClusterRole"
             )
+            why = explain_denial(error, "write its status", grant=grant)
         log.log(
             logging.DEBUG if told.failures else logging.WARNING,
             "secret request status not written name=%s error=%r retry_in_s=%.1f",

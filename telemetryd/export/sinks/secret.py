@@ -5,7 +5,6 @@ called, and how often again, is the manager's affair.
 """
 
 import re
-from binascii import b2a_base64
 from collections import deque
 from collections.abc import Callable, Mapping
 from hashlib import sha256
@@ -14,6 +13,7 @@ from typing import Any, Final
 from telemetryd.errors import (
     Conflict,
     ConflictError,
+    Denier,
     ExportError,
     Forbidden,
     Invalid,
@@ -29,11 +29,12 @@ from telemetryd.errors import (
 from telemetryd.export.exporter import ExportContext, Outcome
 from telemetryd.export.payloads.declare import beside
 from telemetryd.export.payloads.payload import parse_digest, parse_rfc3339, render_rfc3339
-from telemetryd.export.sinks.secretobject import FoundSecret, parse_secret
+from telemetryd.export.sinks.secretobject import FoundSecret, parse_secret, render_secret
 from telemetryd.kube import objects
 from telemetryd.kube.fence import Fence
 from telemetryd.kube.objects import Version
 from telemetryd.kube.requests import Requests
+from telemetryd.kube.responses import ANONYMOUS, explain_denial
 from telemetryd.model import Payload
 
 MAX_PAYLOAD_BYTES: Final = 1 << 20
@@ -188,22 +189,13 @@ class SecretExporter:
 
     def _render(self, payload: Payload, *, last_changed: str, epoch: int) -> Mapping[str, Any]:
         """The apply patch: just our fields."""
-        return {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {
-                "name": self._name,
-                "namespace": self._namespace,
-                "annotations": {
-                    _PART_OF: "telemetry",
-                    _LAST_CHANGED: last_changed,
-                    _DIGEST: payload.digest,
-                    _EPOCH: str(epoch),
-                },
-            },
-            "type": "Opaque",
-            "data": {"payload": b2a_base64(payload.body, newline=False).decode()},
+        annotations = {
+            _PART_OF: "telemetry",
+            _LAST_CHANGED: last_changed,
+            _DIGEST: payload.digest,
+            _EPOCH: str(epoch),
         }
+        return render_secret(self._namespace, self._name, payload.body, annotations)
 
     async def _apply(
         self,
@@ -275,12 +267,16 @@ class SecretExporter:
                     "its end and create it anew"
                 )
             case Forbidden():
-                reason = Reason.FORBIDDEN
-                text = (
-                    f"not allowed to {verb} {self}: grant "
-                    f"get, create, patch on secrets with resourceNames [{self._name}] by a Role in "
-                    f"{self._namespace}"
+                denied_by_content = exc.denier not in {Denier.AUTHORIZER, Denier.UNKNOWN}
+                reason = Reason.REJECTED if denied_by_content else Reason.FORBIDDEN
+                grant = (
+                    f"grant get, create, patch on secrets with resourceNames [{self._name}] by a "
+                    f"Role in {self._namespace}"
                 )
+                text = explain_denial(exc, f"{verb} {self}", grant=grant)
+            case Unauthorized(status=403):
+                reason = Reason.AUTH
+                text = f"{ANONYMOUS}: {exc.said}"
             case Unauthorized():
                 reason = Reason.AUTH
                 text = "the API server doesn't accept the credential: renew it"
@@ -297,6 +293,9 @@ class SecretExporter:
                 return RetryableError(Reason.THROTTLED, text, retry_after_s=exc.retry_after_s)
             case Unavailable(status=None):
                 return RetryableError(exc.kind, str(exc), retry_after_s=exc.retry_after_s)
+            case Unavailable(denier=Denier.WEBHOOK):
+                text = explain_denial(exc, f"write {self}", grant="")
+                return RetryableError(exc.kind, text, retry_after_s=exc.retry_after_s)
             case Unavailable():
                 # What the server says of a failed write may quote the Secret.
                 text = f"the API server failed on {self}: status {exc.status} {exc.reason}".rstrip()

@@ -1,9 +1,12 @@
-"""What is read of a Secret: the declared fields, and nothing else of it becomes an object.
+"""What is read and written of a Secret: the declared fields, and nothing else becomes an object.
 
 Other data keys, labels and annotations are skipped by the parser: they can't leak from here.
 """
 
+from binascii import b2a_base64
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -125,6 +128,19 @@ def parse_secret(body: bytes) -> FoundSecret:
             if entry not in ours
         ),
     )
+
+
+def render_secret(
+    namespace: str, name: str, payload: bytes, annotations: Mapping[str, str]
+) -> Mapping[str, Any]:
+    """The Secret as it is applied: just our fields."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "namespace": namespace, "annotations": annotations},
+        "type": "Opaque",
+        "data": {"payload": b2a_base64(payload, newline=False).decode()},
+    }
 
 
 def _owns_payload(entry: _ManagedFields) -> bool:
