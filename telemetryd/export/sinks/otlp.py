@@ -8,16 +8,22 @@ from typing import Final
 
 import orjson
 
-from telemetryd.errors import PermanentError, Reason
+from telemetryd.errors import ExportError, PermanentError, Reason
 from telemetryd.export.exporter import ExportContext, Outcome
 from telemetryd.export.sinks.http import delivery_headers
-from telemetryd.export.sinks.transport import BodyLimit, HttpTransport, refusal
+from telemetryd.export.sinks.transport import Answer, BodyLimit, HttpTransport, oversize, refusal
 from telemetryd.model import Payload
 
 RETRYABLE: Final = frozenset({502, 503, 504})
 """Beside 429, all that a client of OTLP may try again on."""
 
-ANSWER: Final = BodyLimit(4 * 1024 * 1024, 10.0)
+NO_SUCH_PLACE: Final = frozenset({404, 405})
+
+_BAD_REQUEST: Final = 400
+_TOO_LARGE: Final = b"body too large"
+"""In what a Collector answers, with 400, to a body beyond its limit (net/http MaxBytesReader)."""
+
+ANSWER: Final = BodyLimit(4 * 1024 * 1024, 10.0, also=_BAD_REQUEST)
 """The usual limit of OTLP's answers; a receiver may list every rejected point in its message."""
 
 _MOST_DIGITS: Final = 19  # of an int64
@@ -44,7 +50,7 @@ class OtlpExporter:
             read=ANSWER,
         )
         if not answer.ok:
-            failure = refusal(answer, retryable=RETRYABLE.__contains__)
+            failure = _refusal(answer)
             raise failure
         rejected = rejected_points(answer.body)
         if rejected:
@@ -57,6 +63,19 @@ class OtlpExporter:
 
     async def aclose(self) -> None:
         """Nothing is held between exports."""
+
+
+def _refusal(answer: Answer) -> ExportError:
+    said = f"the receiver answers {answer.status}"
+    if answer.status in NO_SUCH_PLACE:
+        return PermanentError(
+            Reason.REJECTED,
+            f"{said}: it takes no metrics at endpoint with /v1/metrics added: check endpoint, and "
+            "that its receiver of OTLP over HTTP is on",
+        )
+    if answer.status == _BAD_REQUEST and _TOO_LARGE in answer.body:
+        return oversize(said)
+    return refusal(answer, retryable=RETRYABLE.__contains__)
 
 
 def rejected_points(body: bytes) -> int:

@@ -72,10 +72,12 @@ class BodyLimit:
     Attributes:
         size: In bytes, inflated.
         patience_s: What has come by then is all of it.
+        also: Status whose body is wanted too.
     """
 
     size: int
     patience_s: float
+    also: int | None = None
 
 
 BRIEF: Final = BodyLimit(16 * 1024, 2.0)
@@ -87,7 +89,7 @@ class Answer:
 
     Attributes:
         retry_after_s: Seconds the receiver asks for, None where it names none.
-        body: Its beginning where it is a success, else empty.
+        body: Its beginning where it is a success or was wanted, else empty.
         epoch: Header ``Telemetryd-Epoch``, empty without one.
         sequence: Header ``Telemetryd-Sequence``, empty without one.
     """
@@ -239,6 +241,7 @@ class HttpTransport:
     async def _read(self, response: aiohttp.ClientResponse, limit: BodyLimit) -> Answer:
         headers = response.headers
         sent_at = parse_http_date(headers.get("Date"))
+        wanted = (*_OK, limit.also)
         answer = Answer(
             status=response.status,
             retry_after_s=parse_retry_after(
@@ -246,7 +249,7 @@ class HttpTransport:
                 self._now() if sent_at is None else sent_at,
                 limit_s=RETRY_AFTER_CAP_S,
             ),
-            body=await _read_body(response, limit) if response.status in _OK else b"",
+            body=await _read_body(response, limit) if response.status in wanted else b"",
             epoch=headers.get("Telemetryd-Epoch", ""),
             sequence=headers.get("Telemetryd-Sequence", ""),
         )
@@ -282,6 +285,15 @@ def is_server_error(status: int) -> bool:
     return status in _SERVER_ERRORS or status in _TIMEOUTS
 
 
+def oversize(said: str) -> PermanentError:
+    """What it means that a receiver takes no body of that size."""
+    return PermanentError(
+        Reason.OVERSIZE,
+        f"{said}, too large: raise the receiver's limit for the size of requests "
+        "(max_request_body_size of an OpenTelemetry Collector)",
+    )
+
+
 def refusal(answer: Answer, *, retryable: Callable[[int], bool]) -> ExportError:
     """What an answer that isn't a success means; its body is never told.
 
@@ -305,7 +317,7 @@ def refusal(answer: Answer, *, retryable: Callable[[int], bool]) -> ExportError:
             "client_cert_file",
         )
     if status == _TOO_LARGE:
-        return PermanentError(Reason.OVERSIZE, f"{said}: raise its limit for the size of requests")
+        return oversize(said)
     if status in _REDIRECTS:
         return PermanentError(
             Reason.REJECTED,
