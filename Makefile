@@ -82,6 +82,10 @@ clean-servers: ## remove what `make apiserver` built
 	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/telemetryd/servers"
 	@echo "The caches of the go command, up to 8 GB, are shared by all Go programs: go clean -cache -modcache empties them."
 
+.PHONY: collector
+collector: ## build an OpenTelemetry Collector for the tests (needs Go; 1 to 2 minutes, once)
+	@tests/collector/build
+
 # Peers of the benchmark, apart from what telemetryd is checked with.
 .venv-bench/.done: $(VENV)/bin/python benchmarks/requirements.txt
 	@echo "== installing the benchmark's peers in .venv-bench"
@@ -116,7 +120,7 @@ check: $(VENV)/.dev ## lint, types, layers, dependencies, spelling
 	$(BIN)/lint-imports
 	$(BIN)/deptry telemetryd
 	$(BIN)/codespell
-	$(BIN)/shellcheck .ci/run deploy/monitoring/make-prometheusrule \
+	$(BIN)/shellcheck .ci/run tests/collector/build deploy/monitoring/make-prometheusrule \
 	  supply/install systemd/install tests/systemd/boot tests/systemd/drill
 	$(BIN)/hadolint Dockerfile
 
