@@ -30,8 +30,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 # port of a server that is down for a moment.
 _PORTS = range(20_000, 32_000)
 _POLL_S = 0.05
-_REQUEST_TIMEOUT_S = 5.0
-_START_TIMEOUT_S = 60.0
+_REQUEST_TIMEOUT_S = 30.0
+_START_TIMEOUT_S = 180.0
 _LOG_TAIL_LINES = 30
 _FIRST_STREAMS = (1, 34)
 _NO_STREAMS = "--feature-gates=WatchList=false"
