@@ -1,6 +1,6 @@
 """What a write must bring along: the type, identity and preconditions of its body.
 
-Raises the answers of kube-apiserver 1.20.2; what a kind accepts as content is ``rules``'s.
+Raises the answers of kube-apiserver 1.37.2; what a kind accepts as content is ``rules``'s.
 """
 
 from dataclasses import replace

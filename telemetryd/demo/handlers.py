@@ -110,7 +110,11 @@ class Handlers:
     async def _read(self, request: web.Request, target: Target) -> web.StreamResponse:
         options = parse_read_options(request.query, watch_list=self.watch_list)
         if _needs_freshness(options):
-            await self._await_revision(options.revision or 0)
+            try:
+                await self._await_revision(options.revision or 0)
+            except status.VersionTooLarge:
+                if not options.watch:  # a stream says so itself
+                    raise
         if not self.store.serves(target.resource):
             raise PlainNotFound
         if options.watch:

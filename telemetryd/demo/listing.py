@@ -24,7 +24,6 @@ _EXPIRED_CONTINUE = (
     " inconsistent list - objects that were created, modified, or deleted between the time the"
     " first chunk was returned and now may show up in the list."
 )
-_FUTURE_LIST = "etcdserver: mvcc: required revision is a future revision"
 _EXPIRED_LIST = "The resourceVersion for the provided list is too old."
 
 
@@ -52,7 +51,6 @@ def list_objects(store: ObjectStore, target: Target, options: ReadOptions) -> by
     Raises:
         BadRequest: A bad token, or one together with a revision.
         Expired: A revision or token from before the last compaction.
-        InternalError: Just a revision in the future is asked for; the real server answers so.
         VersionTooLarge: A revision in the future; the caller has waited for it already.
     """
     prefix = f"{target.namespace}/" if target.namespace else ""
@@ -113,16 +111,14 @@ def _range(store: ObjectStore, target: Target, options: ReadOptions, prefix: str
         elif revision < oldest:
             token = encode_token(-1, start)
             raise status.Expired(_EXPIRED_CONTINUE, continue_token=token)
-        return _Range(revision, prefix + start, options.limit)
+        return _Range(revision, prefix + start, 0 if options.revision == 0 else options.limit)
     wanted = options.revision or 0
+    if wanted > store.revision:
+        raise status.VersionTooLarge(wanted, store.revision)
     if options.exact:
-        if wanted > store.revision:
-            raise status.InternalError(_FUTURE_LIST)
         if wanted < oldest:
             raise status.Expired(_EXPIRED_LIST)
         return _Range(wanted, prefix, options.limit)
-    if wanted > store.revision:
-        raise status.VersionTooLarge(wanted, store.revision)
     # Revision 0 is answered from the real server's cache, which knows no pages.
     limit = 0 if options.revision == 0 else options.limit
     return _Range(store.revision, prefix, limit)

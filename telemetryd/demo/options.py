@@ -1,6 +1,6 @@
 """The query parameters of reads: parsed once, and refused where they don't go together.
 
-Wording of the refusals: kube-apiserver 1.20.2, and its later versions for ``sendInitialEvents``.
+Wording of the refusals: kube-apiserver 1.37.2.
 """
 
 from collections.abc import Mapping
@@ -54,12 +54,19 @@ def parse_read_options(query: Mapping[str, str], *, watch_list: bool) -> ReadOpt
 
     Raises:
         BadRequest: One of them can't be parsed.
-        InternalError: The resourceVersion is no number.
+        InternalError: The resourceVersion of a watch is no number.
         InvalidOptions: They don't go together.
     """
+    watch = is_true(query, "watch")
+    try:
+        revision = parse_revision(query)
+    except status.InternalError as error:
+        if watch:
+            raise
+        raise status.BadRequest(f"invalid resource version: {error}") from None
     options = ReadOptions(
-        watch=is_true(query, "watch"),
-        revision=parse_revision(query),
+        watch=watch,
+        revision=revision,
         match=query.get(_MATCH, ""),
         limit=max(0, _integer(query, "limit")),
         continue_token=query.get("continue", ""),

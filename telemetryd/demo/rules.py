@@ -1,6 +1,6 @@
 """What each kind accepts: the defaults and the validation that the real server applies.
 
-Pure functions over decoded objects; wording measured on kube-apiserver 1.20.2. Only what telemetryd
+Pure functions over decoded objects; wording measured on kube-apiserver 1.37.2. Only what telemetryd
 or its tests can run into is here: names, finalizers, Secrets, Namespaces.
 """
 

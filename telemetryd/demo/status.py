@@ -1,6 +1,6 @@
 """What the API server says instead of an object: ``Status`` bodies and the error that carries one.
 
-Wording and structure are those of kube-apiserver (measured on 1.20.2); clients tell cases apart by
+Wording and structure are those of kube-apiserver (measured on 1.37.2); clients tell cases apart by
 code, reason and causes. Deciding which one applies is not done here.
 """
 

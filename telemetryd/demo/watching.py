@@ -59,11 +59,7 @@ class Watches:
     async def serve(
         self, request: web.Request, target: Target, options: ReadOptions
     ) -> web.StreamResponse:
-        """Answer a watch request until it ends.
-
-        Raises:
-            VersionTooLarge: A streaming list asks for a revision in the future.
-        """
+        """Answer a watch request until it ends."""
         table = self.store.table(target.resource)
         timeout_s = options.timeout_s or DEFAULT_TIMEOUT_S
         scope = anyio.CancelScope(deadline=anyio.current_time() + timeout_s)
@@ -132,26 +128,25 @@ class _Events:
     list_end: bool = True
 
     def opening(self) -> Iterator[bytes]:
-        """Lines that stand before the first change; sets the position.
-
-        Raises:
-            VersionTooLarge: A streaming list asks for a revision in the future.
-        """
+        """Lines that stand before the first change; sets the position."""
         options, current = self.options, self.store.revision
         wanted = options.revision or 0
         if options.send_initial_events or (options.send_initial_events is None and not wanted):
             if wanted > current:
-                raise status.VersionTooLarge(wanted, current)
+                return self._refuse(status.VersionTooLarge(wanted, current))
             self.position = current
             return self._initial()
         oldest = self.store.oldest_revision(self.target.resource)
         if 0 < wanted < oldest:
-            self.over = True
             message = f"too old resource version: {wanted} ({oldest})"
-            return iter([_line("ERROR", orjson.dumps(status.Expired(message).status))])
-        # One in the future waits until the store gets there: measured on 1.20.
+            return self._refuse(status.Expired(message))
+        # One in the future waits until the store gets there.
         self.position = wanted or current
         return iter(())
+
+    def _refuse(self, error: status.ApiError) -> Iterator[bytes]:
+        self.over = True
+        return iter([_line("ERROR", orjson.dumps(error.status))])
 
     def _initial(self) -> Iterator[bytes]:
         """Everything there is at the position, then the bookmark that ends a streaming list."""
@@ -227,8 +222,6 @@ def _at_revision(resource: Resource, stored: StoredObject, revision: int) -> byt
 
 def _bookmark(resource: Resource, revision: int, *, initial: bool = False) -> bytes:
     metadata: JsonObject = {"resourceVersion": str(revision)}
-    if not resource.custom:
-        metadata["creationTimestamp"] = None
     if initial:
         metadata["annotations"] = {"k8s.io/initial-events-end": "true"}
     return _line("BOOKMARK", resource.encode({"metadata": metadata}))

@@ -1,6 +1,6 @@
 """The write verbs: create, replace, patch, apply and delete, with every rule that guards them.
 
-Order of checks and their answers follow kube-apiserver 1.20.2. Parsing requests is not done here,
+Order of checks and their answers follow kube-apiserver 1.37.2. Parsing requests is not done here,
 and reading is ``listing``'s and ``watching``'s.
 """
 

@@ -41,6 +41,12 @@ def version(age: Age) -> str:
     return required(_HERE / age, _KUBERNETES)
 
 
+def minor_of(age: Age) -> tuple[int, int]:
+    """Returns the major and the minor version, such as (1, 37)."""
+    major, minor, _ = version(age).split(".")
+    return int(major), int(minor)
+
+
 def folder(age: Age) -> Path:
     """Returns where `make apiserver` leaves that server, with a link to etcd beside it."""
     return cache() / "servers" / version(age)

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
+from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from random import Random
 from typing import Protocol
@@ -13,8 +15,10 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from telemetryd.demo.apiserver import ApiServer as Demo
 from telemetryd.demo.apiserver import ServerOptions
 from tests.apiserver import crds
-from tests.apiserver.admin import Admin, Object
+from tests.apiserver.admin import Admin, AdminError, Object
 from tests.apiserver.process import ApiServer as Real
+from tests.apiserver.versions import minor_of
+from tests.contract.waiting import until
 from tests.kube.certificates import Authority
 
 REAL = pytest.mark.parametrize("server", ["real"], indirect=True)
@@ -32,6 +36,7 @@ class Server(Protocol):
         admin_token: May do everything.
         admin: A client with that token.
         streams_lists: Whether it serves lists as streams.
+        version: Major and minor; the embedded one does what the newest does.
     """
 
     url: str
@@ -39,6 +44,7 @@ class Server(Protocol):
     admin_token: str
     admin: Admin
     streams_lists: bool
+    version: tuple[int, int]
 
     def compact(self) -> None:
         """Make continue tokens of every resource, and watches of nodes from before now, expire."""
@@ -51,6 +57,7 @@ class DemoServer:
     """The embedded one, on an event loop of its own in another thread."""
 
     streams_lists = True
+    version = minor_of("newest")
 
     def __init__(self, demo: Demo, portal: BlockingPortal, url: str, ca_file: Path) -> None:
         self.url = url
@@ -82,6 +89,7 @@ class RealServer:
         self.admin_token = apiserver.admin_token
         self.admin = admin
         self.streams_lists = apiserver.streams_lists
+        self.version = apiserver.version
         self._apiserver = apiserver
 
     def compact(self) -> None:
@@ -93,6 +101,18 @@ class RealServer:
         self._apiserver.compact()
         self._apiserver.kill_apiserver()
         self._apiserver.start_apiserver()
+        for resource in (crds.collection(crds.NODES), "/api/v1/secrets"):
+            until(partial(self._is_there, resource))
+
+    def _is_there(self, path: str) -> bool:
+        """Tells whether the cache of a resource is filled; until then lists get 429."""
+        try:
+            self.admin.get(path, resourceVersion=0, limit=1)
+        except AdminError as error:
+            if error.status != HTTPStatus.TOO_MANY_REQUESTS:
+                raise
+            return False
+        return True
 
     @contextmanager
     def without(self, definition: Object) -> Iterator[None]:

@@ -61,7 +61,7 @@ async def test_expired_token_is_answered_with_one_that_goes_on_inconsistently(
             "specifying resource version is not allowed when using continue",
         ),
         ({"limit": "x"}, 400, "invalid syntax"),
-        ({"resourceVersion": "x"}, 500, "invalid syntax"),
+        ({"resourceVersion": "x"}, 400, "invalid syntax"),
         ({"fieldSelector": "value=1"}, 400, "field label not supported: value"),
         ({"resourceVersionMatch": "Exact"}, 422, "forbidden unless resourceVersion is provided"),
         ({"resourceVersionMatch": "Foo", "resourceVersion": "1"}, 422, 'Unsupported value: "Foo"'),

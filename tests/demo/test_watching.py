@@ -162,7 +162,6 @@ async def test_streaming_list_of_nothing_is_just_its_end(api: Api) -> None:
     [
         ({"resourceVersionMatch": "NotOlderThan"}, 422, "forbidden for watch unless"),
         ({"sendInitialEvents": "true"}, 422, "requires setting resourceVersionMatch"),
-        ({**STREAM, "resourceVersion": "999"}, 504, "Too large resource version"),
     ],
 )
 async def test_unfit_watch_is_refused_before_it_begins(
@@ -171,6 +170,13 @@ async def test_unfit_watch_is_refused_before_it_begins(
     answer = await api.get(SETTINGS, watch="true", **params)
     assert answer.code == code
     assert text in answer.body["message"]
+
+
+async def test_stream_from_the_future_is_an_error_event(api: Api) -> None:
+    answer = await api.get(SETTINGS, watch="true", **STREAM, resourceVersion="999")
+    assert (answer.code, answer.body["type"]) == (200, "ERROR")
+    assert answer.body["object"]["code"] == 504
+    assert "Too large resource version: 999" in answer.body["object"]["message"]
 
 
 async def test_server_without_streaming_lists_refuses_them() -> None:
