@@ -4,6 +4,8 @@ Defaults come from the environment and from what the file system allows; nothing
 """
 
 import os
+import queue
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,8 @@ from telemetryd.config.values import InvalidValue
 SYSTEM_STATE_DIR = "/var/lib/telemetryd"
 CONTROL_SOCKET_NAME = "control.sock"
 RUNTIME_VARIABLE = "RUNTIME_DIRECTORY"
+LOOK_S = 2.0
+"""For a look at a folder; a disk or a file server may hang."""
 LONGEST_SOCKET_PATH_BYTES = 107
 """``sun_path`` of unix(7) without its closing NUL."""
 
@@ -64,8 +68,9 @@ def is_too_long(path: str) -> bool:
 def default_state_dir(environ: Mapping[str, str]) -> str | None:
     """The first usable one of the service manager's, the system's and the user's folder.
 
-    Usable is one that is writable, or could be made. ``$STATE_DIRECTORY`` may name several
-    folders, of which the first counts (systemd.exec(5)).
+    Usable is one that is writable, or could be made. One whose disk hangs counts as usable: it may
+    remember an opt-out. ``$STATE_DIRECTORY`` may name several folders, of which the first counts
+    (systemd.exec(5)).
 
     Returns:
         An absolute path, None where none is usable.
@@ -77,7 +82,7 @@ def default_state_dir(environ: Mapping[str, str]) -> str | None:
         SYSTEM_STATE_DIR,
         f"{user_state}/telemetryd" if user_state else "",
     )
-    return next((folder for folder in candidates if _is_usable(folder)), None)
+    return next((folder for folder in candidates if _may_be_usable(folder)), None)
 
 
 def default_control_socket(
@@ -89,6 +94,20 @@ def default_control_socket(
     if folder is None:
         return None
     return ControlSocket(str(Path(folder, CONTROL_SOCKET_NAME)), explicit=False)
+
+
+def _may_be_usable(folder: str) -> bool:
+    """Whether a folder is usable, or its disk hangs; blocks for ``LOOK_S`` at most."""
+    found: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+    def look() -> None:
+        found.put(_is_usable(folder))
+
+    threading.Thread(target=look, name="state folder", daemon=True).start()
+    try:
+        return found.get(timeout=LOOK_S)
+    except queue.Empty:
+        return True
 
 
 def _is_usable(folder: str) -> bool:

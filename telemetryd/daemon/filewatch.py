@@ -7,14 +7,15 @@ doesn't belong here.
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeAlias
 
 import anyio
-from anyio import to_thread
 
 from telemetryd.config import ConfigSource
 from telemetryd.daemon.reload import Reloader
 from telemetryd.errors import ConfigError
+from telemetryd.sharedread import SharedRead
 
 POLL_S: Final = 1.0
 SETTLED_LOOKS: Final = 2
@@ -52,6 +53,7 @@ class FileWatch:
         """
         self._reloader = reloader
         self._poll_s = poll_s
+        self._reads = SharedRead[_Found | None]("configuration file watch")
         self._last: _Found | None = None
         self._looks = 0
         self._given_up: _Found | None = None
@@ -68,9 +70,7 @@ class FileWatch:
         settled = last is not None and self._looks >= SETTLED_LOOKS
         # A link that is swapped there and back leaves the mark: what was read last counts too.
         known = last.mark if last and settled and last.content == self._reloader.tried else None
-        found = await to_thread.run_sync(
-            _look, self._reloader.source, known, abandon_on_cancel=True
-        )
+        found = await self._reads.begin(partial(_look, self._reloader.source, known))
         if found is None:
             return
         self._looks = self._looks + 1 if found == last else 1

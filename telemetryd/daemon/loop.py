@@ -11,11 +11,19 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, Final
+
+MOST_LOOKUPS: Final = 64
+"""Of different names at a time; each takes a thread for as long as its name server hangs."""
 
 
 class PromptLoop(asyncio.SelectorEventLoop):
-    """Looks each name up in a thread of its own, which nobody joins."""
+    """Looks each name up in a thread that nobody joins; who asks for the same name shares it."""
+
+    def __init__(self) -> None:
+        """Look nothing up yet."""
+        super().__init__()
+        self._lookups: dict[tuple[Any, ...], set[asyncio.Future[Any]]] = {}
 
     async def getaddrinfo(
         self,
@@ -30,24 +38,57 @@ class PromptLoop(asyncio.SelectorEventLoop):
         """As ``socket.getaddrinfo``, and with its result; a lookup that is cancelled is left alone.
 
         Raises:
-            OSError: As of ``socket.getaddrinfo``.
+            OSError: As of ``socket.getaddrinfo``; EAI_AGAIN where too many lookups hang already.
         """
+        asked = (host, port, family, type, proto, flags)
         found: asyncio.Future[Any] = self.create_future()
-        look_up = partial(socket.getaddrinfo, host, port, family, type, proto, flags)
-        threading.Thread(
-            target=self._answer, args=(look_up, found), name="lookup", daemon=True
-        ).start()
-        return await found
-
-    def _answer(self, look_up: Callable[[], Any], found: "asyncio.Future[Any]") -> None:
+        waiting = self._lookups.get(asked)
+        if waiting is None:
+            waiting = self._begin(asked)
+        waiting.add(found)
         try:
-            settle = partial(found.set_result, look_up())
-        except Exception as exc:  # noqa: BLE001 - it is raised where it is awaited
-            settle = partial(found.set_exception, exc)
+            return await found
+        finally:
+            waiting.discard(found)
+
+    def _begin(self, asked: tuple[Any, ...]) -> set[asyncio.Future[Any]]:
+        """Look up what nobody is looking up yet.
+
+        Raises:
+            gaierror: There are too many lookups, or threads.
+        """
+        if len(self._lookups) >= MOST_LOOKUPS:
+            message = f"{MOST_LOOKUPS} lookups of other names hang: check the name servers"
+            raise socket.gaierror(socket.EAI_AGAIN, message)
+        run = partial(self._look_up, asked)
+        try:
+            threading.Thread(target=run, name="lookup", daemon=True).start()
+        except RuntimeError as error:
+            raise socket.gaierror(socket.EAI_AGAIN, "no thread can be started") from error
+        waiting: set[asyncio.Future[Any]] = set()
+        self._lookups[asked] = waiting
+        return waiting
+
+    def _look_up(self, asked: tuple[Any, ...]) -> None:
+        settle: Callable[[asyncio.Future[Any]], None]
+        try:
+            answer = socket.getaddrinfo(*asked)
+        except Exception as error:  # noqa: BLE001 - it is raised where it is awaited
+            settle = partial(_raise, error)
+        else:
+            settle = partial(_answer, answer)
         with suppress(RuntimeError):  # the loop is closed
-            self.call_soon_threadsafe(_unless_done, found, settle)
+            self.call_soon_threadsafe(self._end, asked, settle)
+
+    def _end(self, asked: tuple[Any, ...], settle: Callable[[asyncio.Future[Any]], None]) -> None:
+        for found in self._lookups.pop(asked):
+            if not found.done():
+                settle(found)
 
 
-def _unless_done(found: "asyncio.Future[Any]", settle: Callable[[], None]) -> None:
-    if not found.done():
-        settle()
+def _answer(answer: list[Any], found: asyncio.Future[Any]) -> None:
+    found.set_result(list(answer))
+
+
+def _raise(error: Exception, found: asyncio.Future[Any]) -> None:
+    found.set_exception(error)

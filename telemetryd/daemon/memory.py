@@ -8,6 +8,7 @@ import stat
 import threading
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -21,6 +22,7 @@ from telemetryd.config.paths import default_state_dir
 from telemetryd.config.restrictions import is_known_key
 from telemetryd.errors import TelemetrydError
 from telemetryd.model import Restriction
+from telemetryd.sharedread import SharedRead
 
 FILE_NAME: Final = "restrictions.json"
 DEADLINE_S: Final = 5.0
@@ -87,6 +89,7 @@ class Memory:
         self.paths = tuple(Path(folder, FILE_NAME) for folder in folders)
         self.stored: tuple[str, ...] = ()
         self.failure = "" if self.paths else "no state folder is usable: set state_dir"
+        self._reads = {path: SharedRead[bytes | None]("restrictions") for path in self.paths}
         self._content = b""
         self._writing = threading.Lock()
 
@@ -97,10 +100,10 @@ class Memory:
             DamagedMemory: A file is there and can't be understood, or can't be read in time.
         """
         found: dict[tuple[str, str], Restriction] = {}
-        for path in self.paths:
+        for path, reads in self._reads.items():
             try:
                 with anyio.fail_after(deadline_s):
-                    content = await to_thread.run_sync(_read, path, abandon_on_cancel=True)
+                    content = await reads.take(partial(_read, path))
             except TimeoutError as error:
                 message = f"{path}: can't be read within {deadline_s:g} s: check the disk"
                 raise DamagedMemory(message) from error

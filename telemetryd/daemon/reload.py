@@ -35,6 +35,7 @@ from telemetryd.export.exporter import Exporter
 from telemetryd.export.spec import ExporterSpec
 from telemetryd.model import ConfigStatus
 from telemetryd.serve.http.security import Measures
+from telemetryd.sharedread import SharedRead
 from telemetryd.stats import ConfigStats
 
 log = logging.getLogger(__name__)
@@ -132,6 +133,7 @@ class Reloader:
         self.stats = ConfigStats(ConfigStatus(file.where, config_hash(self.config), now()))
         self._configure_logging = configure_logging
         self._now = now
+        self._reads = SharedRead[ConfigFile]("configuration file")
         self._asked = anyio.Event()
         self._next: _Request | None = None
         self._again: _Request | None = None
@@ -256,7 +258,7 @@ class Reloader:
                 file = self._file
                 if not again:
                     self.tried = ""
-                    file = await to_thread.run_sync(self.source.read, abandon_on_cancel=True)
+                    file = await self._reads.begin(self.source.read)
                 if file.where == DEFAULTS != where:
                     message = "is gone: put it back; to run by the defaults, restart without it"
                     raise ConfigError(Problem(where, "", message))

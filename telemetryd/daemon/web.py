@@ -25,6 +25,8 @@ CHECK_PATIENCE_S: Final = 1.0
 """For a look at an exporter's certificates before it is made."""
 _CHECK_AGAIN_S: Final = 0.1
 """The same while an earlier look hangs: a daemon with many exporters must start all the same."""
+MOST_CHECKS: Final = 8
+"""Looks that hang at a time; beyond them none is begun."""
 _CHECK: Final = "exporter certificates"
 
 
@@ -133,10 +135,14 @@ def _check(files: TlsFiles, exporter: str) -> None:
         else:
             results.put(None)
 
-    hangs = any(thread.name == _CHECK for thread in threading.enumerate())
-    threading.Thread(target=look, name=_CHECK, daemon=True).start()
+    hanging = sum(thread.name == _CHECK for thread in threading.enumerate())
+    patience_s = _CHECK_AGAIN_S if hanging else CHECK_PATIENCE_S
+    if hanging < MOST_CHECKS:
+        threading.Thread(target=look, name=_CHECK, daemon=True).start()
+    else:
+        patience_s = 0.0
     try:
-        error = results.get(timeout=_CHECK_AGAIN_S if hangs else CHECK_PATIENCE_S)
+        error = results.get(timeout=patience_s)
     except queue.Empty:
         log.warning(
             "certificates can't be read, their disk is slow or hangs: "

@@ -11,13 +11,13 @@ import re
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
 import anyio
 import msgspec
-from anyio import to_thread
 
 from telemetryd.config import IdentityConfig
 from telemetryd.errors import BadResponse, KubeError, Reason, Unavailable
@@ -26,6 +26,7 @@ from telemetryd.gather.identity import setting_value
 from telemetryd.informer.resource import Reader
 from telemetryd.kube.heads import HeadConnector
 from telemetryd.model import SettingRecord
+from telemetryd.sharedread import SharedRead
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +107,7 @@ class BuildInfo:
         self._settled = False
         self._handlers: list[Callable[[], None]] = []
         self._settings_changed = anyio.Event()
+        self._contexts = SharedRead[ssl.SSLContext]("authorities of Rancher")
         settings.on_change(self._wake)
 
     @property
@@ -221,7 +223,9 @@ class BuildInfo:
         """
         try:
             with anyio.fail_after(self._timeout_s):
-                body = await _fetch(question)
+                # Reading the system's bundle takes tens of milliseconds, and its disk may hang.
+                make = partial(_ssl_context, question.cacerts)
+                body = await _fetch(question, await self._contexts.begin(make))
         except TimeoutError as error:
             raise Unavailable("no answer in time", kind=Reason.TIMEOUT) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -236,15 +240,13 @@ class BuildInfo:
         return answer
 
 
-async def _fetch(question: _Question) -> bytes:
+async def _fetch(question: _Question, context: ssl.SSLContext) -> bytes:
     """The body of a 200, without redirects, cookies, credentials or proxies of the environment.
 
     Raises:
         Unavailable: Another status.
         BadResponse: A body that is too large.
     """
-    # Reading the system's bundle takes tens of milliseconds: not on the event loop.
-    context = await to_thread.run_sync(_ssl_context, question.cacerts)
     connector = HeadConnector(ssl=context, limit=1, force_close=True)
     async with (
         aiohttp.ClientSession(
@@ -280,7 +282,7 @@ def _url(server_url: str) -> str:
 
 
 def _ssl_context(cacerts: str) -> ssl.SSLContext:
-    """Trusts the bundle alone where there is one, else the system's authorities.
+    """Trusts the bundle alone where there is one, else the system's authorities; blocks.
 
     Raises:
         ValueError: The bundle isn't PEM.

@@ -84,9 +84,15 @@ async def resolve(
     """
     if config.kubeconfig is None and config.context is None:
         in_pod = environ.get("KUBERNETES_SERVICE_HOST") and environ.get("KUBERNETES_SERVICE_PORT")
-        if in_pod and (_may_exist(f"{service_account}/token") or not _found(environ)):
+        counts = partial(_counts, service_account, environ)
+        if in_pod and await _read(counts, f"{service_account} or the kubeconfig") is True:
             return await _in_cluster(environ, service_account, now)
     return await _by_kubeconfig(lambda: _paths(config, environ), config.context, now, environ)
+
+
+def _counts(service_account: str, environ: Mapping[str, str]) -> bool:
+    """Whether a pod's service account counts rather than a kubeconfig; blocks."""
+    return _may_exist(f"{service_account}/token") or not _found(environ)
 
 
 def _found(environ: Mapping[str, str]) -> list[str]:
@@ -109,7 +115,7 @@ def _may_exist(path: str) -> bool:
 
 
 def _paths(config: "KubernetesConfig", environ: Mapping[str, str]) -> list[str]:
-    """The kubeconfigs that count.
+    """The kubeconfigs that count; blocks.
 
     Raises:
         ConfigError: There are none.
@@ -183,7 +189,7 @@ async def _by_kubeconfig(
             return b"none"
 
     async def choose_again() -> Login:
-        other, again = await _choose(find(), context, now)
+        other, again = await _choose(await _read(find, "kubeconfig"), context, now)
         if again.server != login.server:
             why = "names another API server: restart telemetryd to use it"
             raise ConfigError(other.cluster.problem("server", why))
@@ -193,7 +199,7 @@ async def _by_kubeconfig(
         return again
 
     seen = await _read(take_fingerprint, "kubeconfig")
-    chosen, login = await _choose(find(), context, now)
+    chosen, login = await _choose(await _read(find, "kubeconfig"), context, now)
     credential = RechosenCredential(login, seen, fingerprint=take_fingerprint, choose=choose_again)
     tls = None
     if _is_tls(login.server):

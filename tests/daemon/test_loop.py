@@ -3,12 +3,14 @@
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 
 import anyio
 import pytest
 
-from telemetryd.daemon.loop import PromptLoop
+from telemetryd.daemon.loop import MOST_LOOKUPS, PromptLoop
 
 pytestmark = pytest.mark.anyio
 
@@ -49,3 +51,59 @@ anyio.run(main, backend_options={"loop_factory": PromptLoop})
     begin = time.monotonic()
     subprocess.run([sys.executable, "-c", code], check=True, timeout=20)
     assert time.monotonic() - begin < 5
+
+
+@pytest.fixture
+def name_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """One that doesn't answer before the event is set: a stand-in, for there is none to be had."""
+    answers = threading.Event()
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 443))]
+
+    def look_up(*_: object) -> list[object]:
+        assert answers.wait(60)
+        return list(found)
+
+    monkeypatch.setattr("telemetryd.daemon.loop.socket.getaddrinfo", look_up)
+    yield answers
+    answers.set()
+
+
+def lookups() -> int:
+    return sum(thread.name == "lookup" for thread in threading.enumerate())
+
+
+async def test_lookups_of_one_name_that_hang_share_a_thread(name_server: threading.Event) -> None:
+    for _ in range(20):
+        with anyio.move_on_after(0.001) as scope:
+            await anyio.getaddrinfo("api.example.com", 443)
+        assert scope.cancelled_caught
+    assert lookups() == 1
+    found: list[object] = []
+
+    async def ask() -> None:
+        found.append(await anyio.getaddrinfo("api.example.com", 443))
+
+    async with anyio.create_task_group() as group:
+        for _ in range(20):
+            group.start_soon(ask)
+        await anyio.sleep(0.01)
+        assert lookups() == 1
+        name_server.set()
+    assert len(found) == 20
+
+
+async def test_lookups_of_too_many_names_that_hang_fail_at_once(
+    name_server: threading.Event,
+) -> None:
+    for number in range(MOST_LOOKUPS):
+        with anyio.move_on_after(0.001):
+            await anyio.getaddrinfo(f"{number}.example.com", 443)
+    assert lookups() == MOST_LOOKUPS
+    with pytest.raises(socket.gaierror, match=f"{MOST_LOOKUPS} lookups of other names hang"):
+        await anyio.getaddrinfo("one.more.example.com", 443)
+    assert lookups() == MOST_LOOKUPS
+    name_server.set()
+    with anyio.fail_after(30):
+        while lookups():
+            await anyio.sleep(0.005)
+    assert await anyio.getaddrinfo("one.more.example.com", 443)

@@ -1,5 +1,6 @@
 /* Preloaded into a daemon: while the file $HANGS_WHILE is there, whatever is asked of a path that
-   begins with $HANGS_UNDER waits, as on a disk or a file server that hangs. */
+   begins with $HANGS_UNDER waits, as on a disk or a file server that hangs, and the path is added to
+   that file. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -10,6 +11,20 @@
 /* Declared here as they are called, without the headers that have them with "...". */
 typedef unsigned mode_type;
 enum { HERE = -100 /* AT_FDCWD */ };
+
+static void note(const char *flag, const char *path) {
+    int (*open_really)(const char *, int, mode_type) =
+        (int (*)(const char *, int, mode_type)) dlsym(RTLD_NEXT, "open");
+    char line[4097];
+    size_t length = strlen(path);
+    int file = open_really(flag, 02001 /* O_WRONLY | O_APPEND */, 0);
+    if (file < 0) return;
+    if (length > sizeof line - 1) length = sizeof line - 1;
+    memcpy(line, path, length);
+    line[length] = '\n';
+    if (write(file, line, length + 1) < 0) { /* Nobody learns of it. */ }
+    close(file);
+}
 
 static void hang(int folder, const char *path) {
     const char *under = getenv("HANGS_UNDER"), *flag = getenv("HANGS_WHILE");
@@ -27,6 +42,7 @@ static void hang(int folder, const char *path) {
         path = found;
     }
     if (!path || strncmp(path, under, strlen(under))) return;
+    if (access(flag, F_OK) == 0) note(flag, path);
     while (access(flag, F_OK) == 0) usleep(20000);
 }
 

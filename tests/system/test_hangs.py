@@ -2,6 +2,7 @@
 
 import fcntl
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,8 @@ import pytest
 from tests.apiserver.admin import Admin
 from tests.apiserver.process import ApiServer
 from tests.daemon.control import ctl
-from tests.system.daemon import Daemon
+from tests.faults.proxy import FaultProxy
+from tests.system.daemon import TOP_LEVEL, Daemon
 from tests.system.rancher import Rancher, facts, recount
 from tests.system.sink import Sink, receiving
 
@@ -37,7 +40,10 @@ interval = "1s"
 
 PATIENCE_S = 60.0
 REREAD_S = 150.0
-"""Tokens are read once a minute."""
+"""Tokens and CAs are looked at once a minute."""
+INTERVAL_S = 1.0
+RETRY_S = 10.0
+"""Between two reads of what a damaged state folder may remember."""
 
 LOST = "telemetryd_log_lines_lost_total"
 
@@ -95,15 +101,19 @@ class Disk:
         """From now on nothing comes back."""
         self._flag.touch()
 
+    def has_kept(self, path: Path) -> bool:
+        """Whether something has been asked of this path since it hangs."""
+        return str(path) in self._flag.read_text().splitlines()
+
     def recover(self) -> None:
         """All that hangs comes back."""
         self._flag.unlink(missing_ok=True)
 
 
 @pytest.fixture
-def disk(library: Path, tmp_path: Path) -> Iterator[Disk]:
+def disk(library: Path, short_path: Path) -> Iterator[Disk]:
     """One that works, to begin with."""
-    made = Disk(library, tmp_path / "disk")
+    made = Disk(library, short_path / "disk")
     try:
         yield made
     finally:
@@ -133,12 +143,32 @@ def wait_for(daemon: Daemon, what: str, probe: Callable[[], object], timeout_s: 
     daemon.wait_for(what, probe, timeout_s)
 
 
-def assert_goes_on(daemon: Daemon, rancher: Rancher, sink: Sink) -> None:
-    """It tells how it is, and a change of the fleet reaches the Secret and the receiver."""
+def assert_tells(daemon: Daemon, folder: Path | None = None) -> str:
+    """`/livez` and `ctl status` answer; what the latter prints.
+
+    Args:
+        daemon: The daemon.
+        folder: Of its control socket, where that isn't beside its log.
+    """
     wait_for(daemon, "/livez", lambda: daemon.get("/livez")[0] == 200, PATIENCE_S)
-    shown = ctl("status", config=daemon.config_file, RUNTIME_DIRECTORY=str(daemon.log_file.parent))
+    shown = run_ctl(daemon, folder, "status")
     assert shown.returncode == 0, shown.stderr
     assert "receiver" in shown.stdout
+    return shown.stdout
+
+
+def run_ctl(
+    daemon: Daemon, folder: Path | None, command: str
+) -> "subprocess.CompletedProcess[str]":
+    runtime = folder or daemon.log_file.parent
+    return ctl(command, config=daemon.config_file, RUNTIME_DIRECTORY=str(runtime))
+
+
+def assert_goes_on(
+    daemon: Daemon, rancher: Rancher, sink: Sink, folder: Path | None = None
+) -> None:
+    """It tells how it is, and a change of the fleet reaches the Secret and the receiver."""
+    assert_tells(daemon, folder)
     began_s = time.monotonic()
     rancher.add_node("local", next(_numbers))
     expected = recount(rancher.admin)
@@ -191,24 +221,116 @@ def test_state_folder_that_hangs(
 
 
 @pytest.mark.timeout(300)
+def test_state_folder_that_hangs_from_the_start_keeps_collection_off(
+    rancher: Rancher, apiserver: ApiServer, short_path: Path, sink: Sink, disk: Disk
+) -> None:
+    """It may hold an opt-out: until it can be read, nothing is sent."""
+    kubeconfig = apiserver.kubeconfig(short_path / "kubeconfig")
+    config = EXPORTERS.format(url=sink.url("receiver"))
+    environ = {**disk.environ, "STATE_DIRECTORY": str(disk.folder)}
+    memory = disk.folder / "restrictions.json"
+    began_s, before = time.monotonic(), rancher.secret()
+    disk.hang()
+    with ended_in_the_end(Daemon(short_path, kubeconfig, config, environ=environ)) as daemon:
+        wait_for(daemon, "the start", lambda: daemon.get("/livez")[0] == 200, PATIENCE_S)
+        assert disk.has_kept(memory)
+        said = assert_tells(daemon)
+        assert "off" in said
+        assert f"{memory}: can't be read within 5 s: check the disk" in said
+        time.sleep(4 * INTERVAL_S)
+        assert daemon.get("/status.json")[0] == 200
+        assert (sink.posts(began_s), rancher.secret()) == ([], before)
+        disk.recover()
+        wait_for(daemon, "the end of the hang", daemon.ready, PATIENCE_S)
+        assert_goes_on(daemon, rancher, sink)
+
+
+@pytest.mark.timeout(300)
+def test_state_folder_that_hangs_for_good_does_not_hold_up_the_end(
+    rancher: Rancher, apiserver: ApiServer, short_path: Path, sink: Sink, disk: Disk
+) -> None:
+    kubeconfig = apiserver.kubeconfig(short_path / "kubeconfig")
+    config = EXPORTERS.format(url=sink.url("receiver"))
+    folder = str(disk.folder)
+    environ = {**disk.environ, "STATE_DIRECTORY": folder, "RUNTIME_DIRECTORY": folder}
+    disk.hang()
+    with ended_in_the_end(Daemon(short_path, kubeconfig, config, environ=environ)) as daemon:
+        wait_for(daemon, "the start", lambda: daemon.get("/livez")[0] == 200, PATIENCE_S)
+        settled = threads_after(daemon, 2 * RETRY_S)
+        assert threads_after(daemon, 2 * RETRY_S) <= settled
+        assert daemon.get("/livez")[0] == 200
+        assert "no control socket" in daemon.log()
+
+
+@pytest.mark.timeout(300)
+def test_configuration_file_that_hangs_rejects_reloads_within_their_deadline(
+    rancher: Rancher, apiserver: ApiServer, short_path: Path, sink: Sink, disk: Disk
+) -> None:
+    kubeconfig = apiserver.kubeconfig(short_path / "kubeconfig")
+    config = EXPORTERS.format(url=sink.url("receiver"))
+    environ = {**disk.environ, "RUNTIME_DIRECTORY": str(short_path)}
+    top_level = TOP_LEVEL + "reload_on_change = true\n"
+    daemon = Daemon(disk.folder, kubeconfig, config, top_level, environ=environ)
+    with ended_in_the_end(daemon):
+        wait_for(daemon, "the start", daemon.ready, PATIENCE_S)
+        disk.hang()
+
+        def assert_rejected() -> None:
+            rejected = run_ctl(daemon, short_path, "reload")
+            assert rejected.returncode == 1, rejected.stdout
+            assert "can't be read within 10 s: look after its file system" in rejected.stderr
+
+        assert_rejected()
+        assert disk.has_kept(daemon.config_file)
+        settled = threads_after(daemon, 1.0)
+        assert_rejected()
+        rejections = daemon.log().count("config rejected")
+        daemon.signal(signal.SIGHUP)
+        again = "the end of the reload by a signal"
+        wait_for(daemon, again, lambda: daemon.log().count("rejected") > rejections, PATIENCE_S)
+        assert threads_after(daemon, 1.0) <= settled
+        assert_goes_on(daemon, rancher, sink, short_path)
+        disk.recover()
+        reloaded = run_ctl(daemon, short_path, "reload")
+        assert reloaded.returncode == 0, reloaded.stderr
+        disk.hang()
+        daemon.signal(signal.SIGHUP)
+        wait_for(daemon, "a read", lambda: disk.has_kept(daemon.config_file), PATIENCE_S)
+
+
+def threads_after(daemon: Daemon, seconds: float) -> int:
+    """How many threads the process has after that time."""
+    time.sleep(seconds)
+    return len(list(Path(f"/proc/{daemon.process.pid}/task").iterdir()))
+
+
+@pytest.mark.timeout(600)
 def test_token_file_and_ca_that_hang(
     rancher: Rancher, apiserver: ApiServer, short_path: Path, sink: Sink, disk: Disk
 ) -> None:
     token, ca = disk.folder / "token", disk.folder / "ca.crt"
     token.write_text(apiserver.admin_token)
-    shutil.copy(apiserver.ca_file, ca)
     kubeconfig = apiserver.kubeconfig(short_path / "kubeconfig")
-    text = kubeconfig.read_text().replace(str(apiserver.ca_file), str(ca))
-    text = text.replace(f'"token": "{apiserver.admin_token}"', f'"tokenFile": "{token}"')
-    kubeconfig.write_text(text)
+    proxy = FaultProxy(apiserver.url, apiserver.ca_file, short_path)
+    shutil.copy(proxy.ca, ca)
+    document = json.loads(kubeconfig.read_text())
+    document["users"][0]["user"] = {"tokenFile": str(token)}
     config = EXPORTERS.format(url=sink.url("receiver"))
-    with ended_in_the_end(Daemon(short_path, kubeconfig, config, environ=disk.environ)) as daemon:
-        wait_for(daemon, "the start", daemon.ready, PATIENCE_S)
-        assert_goes_on(daemon, rancher, sink)
-        disk.hang()
-        kept = "the last good token stays"
-        wait_for(daemon, "a look at the token", lambda: kept in daemon.log(), REREAD_S)
-        assert_goes_on(daemon, rancher, sink)
+    with proxy.running() as line:
+        cluster = {**line.cluster(), "certificate-authority": str(ca)}
+        document["clusters"][0]["cluster"] = cluster
+        kubeconfig.write_text(json.dumps(document))
+        daemon = Daemon(short_path, kubeconfig, config, environ=disk.environ)
+        with ended_in_the_end(daemon):
+            wait_for(daemon, "the start", daemon.ready, PATIENCE_S)
+            assert_goes_on(daemon, rancher, sink)
+            disk.hang()
+            for path in (token, ca):
+                wait_for(daemon, f"a look at {path}", partial(disk.has_kept, path), REREAD_S)
+            for kept in ("the last good token stays", "the old ones stay"):
+                wait_for(daemon, kept, lambda: kept in daemon.log(), REREAD_S)  # noqa: B023
+            line.cut()  # what comes now needs new connections, made with the old CA
+            assert_goes_on(daemon, rancher, sink)
 
 
 SECURE = """

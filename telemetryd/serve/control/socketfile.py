@@ -11,6 +11,7 @@ import socket
 import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -18,10 +19,15 @@ import anyio
 from telemetryd.config import ControlSocket
 from telemetryd.config.paths import LONGEST_SOCKET_PATH_BYTES, is_too_long
 from telemetryd.errors import ConfigError, Problem
+from telemetryd.sharedread import SharedRead
 
 log = logging.getLogger(__name__)
 
 _KEY = "server.control_socket"
+DISK_TIMEOUT_S = 5.0
+"""For the socket's folder: a disk may hang."""
+REMOVE_TIMEOUT_S = 1.0
+"""For its file, at the end."""
 _BACKLOG = 128
 _LOCK_TRIES = 40
 _LOCK_PAUSE_S = 0.05
@@ -68,7 +74,8 @@ async def open_control_socket(
         yield listener
     finally:
         # Its file first: while the socket lives, no other file can have its inode number.
-        _remove(path, identity)
+        with anyio.move_on_after(REMOVE_TIMEOUT_S, shield=True):
+            await SharedRead[None]("control socket").take(partial(_remove, path, identity))
         listener.close()
 
 
@@ -99,8 +106,8 @@ async def _bind(path: Path) -> socket.socket:
     if is_too_long(str(path)):
         raise _Unusable(f"the path is longer than {LONGEST_SOCKET_PATH_BYTES} bytes")
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with anyio.fail_after(DISK_TIMEOUT_S):
+            folder = await SharedRead[int]("control socket").take(partial(_open_folder, path))
         try:
             # No two daemons may judge and replace the same file at a time. The lock is gone with
             # the process in any case, and leaves nothing behind.
@@ -111,12 +118,20 @@ async def _bind(path: Path) -> socket.socket:
                 await anyio.sleep(_LOCK_PAUSE_S)
         finally:
             os.close(folder)
+    except TimeoutError as error:
+        why = f"its folder can't be opened within {DISK_TIMEOUT_S:g} s"
+        raise _Unusable(f"{why}: check the disk or choose another place") from error
     except FileExistsError as error:
         raise _Unusable("its folder is a file: choose another place") from error
     except OSError as error:
         why = (error.strerror or type(error).__name__).lower()
         raise _Unusable(f"{why}: choose another place") from error
     raise _Unusable("its folder stays locked by another process: choose another place")
+
+
+def _open_folder(path: Path) -> int:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def _replace(path: Path) -> socket.socket:

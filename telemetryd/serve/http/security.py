@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 import anyio
-import anyio.to_thread
 from aiohttp import web
 
 from telemetryd.config import ServerConfig
@@ -28,6 +27,7 @@ from telemetryd.serve.http.certificates import (
 )
 from telemetryd.serve.http.connection import answer_text
 from telemetryd.serve.http.reviews import Reviews
+from telemetryd.sharedread import SharedRead
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +100,8 @@ class Security:
         self._look_s = look_s
         self._measures = Measures()
         self._told: tuple[object, ...] = ()
+        self._digests = SharedRead[tuple[str, ...]]("certificates of the server")
+        self._loads = SharedRead[Certificates]("certificates of the server")
 
     async def prepare(self, config: ServerConfig, where: str) -> Measures:
         """Read what is configured, and put nothing in force.
@@ -204,7 +206,8 @@ class Security:
         Raises:
             ConfigError: They have changed and can't be used, or are gone.
         """
-        seen = await _read(partial(digest_files, files, measures.where), measures.where)
+        read = partial(digest_files, files, measures.where)
+        seen = await _read(self._digests, read, measures.where)
         if seen != certificates.seen:
             renewed = await self._load(files, measures.where)
             if self._measures is measures:  # not where a reload came between
@@ -222,7 +225,9 @@ class Security:
         Raises:
             ConfigError: They can't be used.
         """
-        return await _read(partial(load_certificates, files, where, self._now()), where)
+        return await _read(
+            self._loads, partial(load_certificates, files, where, self._now()), where
+        )
 
     def _tell(self, *line: object) -> None:
         """Warn of a trouble once for as long as it lasts."""
@@ -231,15 +236,15 @@ class Security:
         log.log(level, *line)
 
 
-async def _read(read: Callable[[], T], where: str) -> T:
-    """What is read, off the event loop.
+async def _read(reads: SharedRead[T], read: Callable[[], T], where: str) -> T:
+    """What is read, off the event loop, once an earlier read is back.
 
     Raises:
         ConfigError: It can't be, or not in time.
     """
     try:
         with anyio.fail_after(READ_TIMEOUT_S):
-            return await anyio.to_thread.run_sync(read, abandon_on_cancel=True)
+            return await reads.begin(read)
     except TimeoutError as error:
         message = f"can't be read within {READ_TIMEOUT_S:g} s: look after its file system"
         raise ConfigError(Problem(where, "server.tls_cert_file", message)) from error
