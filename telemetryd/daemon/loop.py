@@ -18,7 +18,7 @@ MOST_LOOKUPS: Final = 64
 
 
 class PromptLoop(asyncio.SelectorEventLoop):
-    """Looks each name up in a thread that nobody joins; who asks for the same name shares it."""
+    """Looks each name up in a thread of its own, never joined; callers with the same name share it."""
 
     def __init__(self) -> None:
         """Look nothing up yet."""
@@ -52,7 +52,7 @@ class PromptLoop(asyncio.SelectorEventLoop):
             waiting.discard(found)
 
     def _begin(self, asked: tuple[Any, ...]) -> set[asyncio.Future[Any]]:
-        """Look up what nobody is looking up yet.
+        """Begin a lookup that is not under way.
 
         Raises:
             gaierror: There are too many lookups, or threads.
