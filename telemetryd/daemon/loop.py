@@ -18,7 +18,7 @@ MOST_LOOKUPS: Final = 64
 
 
 class PromptLoop(asyncio.SelectorEventLoop):
-    """Looks each name up in a thread of its own, never joined; callers with the same name share it."""
+    """Looks each name up in a thread of its own, never joined; callers share it for one name."""
 
     def __init__(self) -> None:
         """Look nothing up yet."""

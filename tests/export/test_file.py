@@ -339,15 +339,20 @@ def test_type_of_an_error_says_whether_time_may_mend_it(
 
 
 async def test_slow_disk_blocks_nobody_and_no_write_starts_beside_it(bench: FolderBench) -> None:
-    disk = threading.Event()
+    disk, begun = threading.Event(), threading.Event()
 
     def slow() -> float:
-        disk.wait(10)
+        begun.set()
+        disk.wait(60)
         return bench.now_s
 
     sink = bench.exporter(now=slow)
-    with anyio.move_on_after(0.05) as scope:
-        await bench.send(sink)
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as group:
+            group.start_soon(bench.send, sink)
+            while not begun.is_set():
+                await anyio.sleep(0.001)
+            scope.cancel()
     assert scope.cancelled_caught, "the loop was blocked"
     error = await refused(bench, sink, 2)
     assert isinstance(error, RetryableError)
