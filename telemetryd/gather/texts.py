@@ -87,7 +87,7 @@ _BUILD: Final = (
 )
 _PRODUCT_VERSION: Final = re.compile(
     rf"(?:v?[0-9]{{1,10}}(?:\.[0-9]{{1,10}}){{0,4}}|dev|head|main|master|release)"
-    rf"(?:[-.+~_]v?{_BUILD}){{0,8}}",
+    rf"(?:[-.+~_]v?{_BUILD}){{0,8}}[-.+~_]?",
     re.ASCII | re.IGNORECASE,
 )
 _COMMIT: Final = re.compile(
