@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
+from telemetryd.export.exporter import GIVEN
 from telemetryd.model import (
     ConfigStatus,
+    Disclosure,
     ExporterState,
     ExporterStatus,
     InformerStatus,
@@ -18,6 +20,7 @@ from telemetryd.serve.page.status import StatusFacts
 from tests.serve.facts import (
     CONFIG_HASH,
     NOW,
+    SCC_DISCLOSURE,
     SNAPSHOT,
     exporter_status,
     informer_status,
@@ -126,8 +129,15 @@ _CONFLICT = (
     "writer, or configure another name"
 )
 
+_PLUGIN = Disclosure(
+    "scc", SCC_DISCLOSURE.fields, plugin="telemetryd-exporter-example 1.0", given=GIVEN
+)
+
 STATES = {
     "well": WELL,
+    "plugin": replace(
+        WELL, exporters=_exporters(exporter_status(name="lines", type="lines", disclosure=_PLUGIN))
+    ),
     "failing": replace(
         WELL,
         exporters=_exporters(
