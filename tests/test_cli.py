@@ -355,7 +355,11 @@ def test_healthcheck_without_a_daemon_exits_1() -> None:
     assert_one_clear_line(result, "127.0.0.1")
 
 
-FAILING_PLUGIN = {"apiVersion": "client.authentication.k8s.io/v1", "command": "false"}
+FAILING_PLUGIN = {
+    "apiVersion": "client.authentication.k8s.io/v1",
+    "command": "false",
+    "interactiveMode": "Never",
+}
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,9 @@ import asyncio
 import math
 import os
 import socket
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +20,16 @@ import anyio
 from telemetryd.errors import BadResponse, Reason, Unavailable
 from telemetryd.kube.account import service_account_of
 from telemetryd.kube.body import Body, ByteStream, read_head, read_whole
-from telemetryd.kube.connection import SERVICE_ACCOUNT, Connection, resolve
+from telemetryd.kube.connection import SERVICE_ACCOUNT, resolve
 from telemetryd.kube.fence import Fence, FencedBody, no_fence
 from telemetryd.kube.foreign import (
     CONNECT_TIMEOUT_S,
     FOREIGN,
+    is_unsent,
     translate,
 )
 from telemetryd.kube.heads import HeadConnector
+from telemetryd.kube.rechosen import Connection, Login
 from telemetryd.kube.requests import MAX_BODY_BYTES, Handle
 from telemetryd.kube.responses import error_for, parse_http_date, parse_retry_after, parse_status
 from telemetryd.limiter import Limiter
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from telemetryd.config.settings import KubernetesConfig
 
 _READ_BUFFER_BYTES = 512 * 1024
+_IDLE_S = 30.0
+"""Until a connection that nothing uses is closed, those of an earlier login among them."""
+
 _KEEPALIVE = (
     ("TCP_KEEPIDLE", 20),
     ("TCP_KEEPINTVL", 5),
@@ -123,22 +127,29 @@ class KubeClient:
         connector = HeadConnector(
             limit=0,  # each watch holds a connection for its whole life
             socket_factory=_open_socket,
-            keepalive_timeout=30.0,
+            keepalive_timeout=_IDLE_S,
         )
-        async with aiohttp.ClientSession(
+        session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S),
             read_bufsize=_READ_BUFFER_BYTES,
             auto_decompress=False,  # a small answer may inflate to any size: ``body`` bounds it
             trust_env=False,
-        ) as session:
-            yield cls(connection, session, stats, now=now, compression=config.compression)
+        )
+        with closing(connection):
+            async with session:
+                yield cls(connection, session, stats, now=now, compression=config.compression)
 
     @property
     def server(self) -> str:
         """URL of the API server, without credentials."""
         return self._connection.server
+
+    @property
+    def login_problem(self) -> str:
+        """Why the last good login is still in use, empty where nothing is wrong."""
+        return self._connection.problem
 
     def __repr__(self) -> str:
         return f"KubeClient({self.server})"
@@ -227,7 +238,8 @@ class KubeClient:
         Raises:
             Unavailable: No credential is to be had for now.
         """
-        return service_account_of(await self._connection.credential.header())
+        login = await self._connection.current()
+        return service_account_of(await login.credential.header())
 
     @asynccontextmanager
     async def stream(
@@ -267,27 +279,28 @@ class KubeClient:
                 transport.abort()
 
     async def _send(self, call: _Call) -> aiohttp.ClientResponse:
-        """The answer, checked for success and JSON; a refused credential is renewed once.
+        """The answer, checked for success and JSON.
+
+        Where the login has changed meanwhile, a refused credential and a connection that doesn't
+        come about lead to one more attempt.
 
         Raises:
             NotLeading: The fence refuses.
+            Unavailable: No answer came.
             KubeError: It isn't what was asked for.
         """
-        headers = {
-            "Accept": "application/json",
-            "Accept-Encoding": "gzip" if self._gzip else "identity",
-        }
-        if call.body is not None:
-            headers["Content-Type"] = call.content_type or "application/json"
-        used = await self._connection.credential.header()
-        response = await self._exchange(call, _authorized(headers, used))
-        if response.status == 401:  # noqa: PLR2004 - HTTP
-            if self._connection.tls:
-                self._connection.tls.distrust()  # the refused credential may be a certificate
-            if await self._connection.credential.renew(used):
-                response.close()
-                used = await self._connection.credential.header()
-                response = await self._exchange(call, _authorized(headers, used))
+        connection = self._connection
+        login = await connection.current()
+        try:
+            used, response = await self._exchange(call, login)
+        except Unavailable as failure:
+            if not await connection.look_again(login) or not is_unsent(failure.__cause__):
+                raise
+            login = connection.login
+            used, response = await self._exchange(call, login)
+        if response.status == 401 and await connection.renew(login, used):  # noqa: PLR2004 - HTTP
+            response.close()
+            used, response = await self._exchange(call, connection.login)
         try:
             await _check(response, call.what, self._now(), gzip=self._gzip)
         except BaseException:
@@ -295,50 +308,54 @@ class KubeClient:
             raise
         return response
 
-    async def _exchange(self, call: _Call, headers: dict[str, str]) -> aiohttp.ClientResponse:
-        """One request; counted unless the fence refuses it.
+    async def _exchange(
+        self, call: _Call, login: Login
+    ) -> tuple[str | None, aiohttp.ClientResponse]:
+        """The credential that was sent, and the answer; counted unless the fence refuses it.
 
         Raises:
             NotLeading: The fence refuses.
-            Unavailable: No answer came.
+            Unavailable: No answer came; without a cause, no credential could be got.
         """
-        connection, method = self._connection, call.method
+        headers = {
+            "Accept": "application/json",
+            "Accept-Encoding": "gzip" if self._gzip else "identity",
+        }
+        if call.body is not None:
+            headers["Content-Type"] = call.content_type or "application/json"
+        used = await login.credential.header()
+        if used is not None:
+            headers["Authorization"] = used
         sent = None
         if call.body is not None or call.fence is not None:
             sent = FencedBody(call.body or b"", call.fence or no_fence)
-        context = await connection.tls.current() if connection.tls else True
+        context = await login.tls.current() if login.tls else True
         try:
             response = await self._session.request(
-                method,
-                connection.server + call.path,
+                call.method,
+                login.server + call.path,
                 params=call.params,
                 headers=headers,
                 data=sent,
                 ssl=context,
-                server_hostname=connection.server_name,
-                proxy=connection.proxy,
+                server_hostname=login.server_name,
+                proxy=login.proxy,
                 allow_redirects=False,
             )
         except FOREIGN as error:
             if sent is not None and sent.refused is not None:
                 raise sent.refused from None
-            self._stats.requests[method, "error"] += 1
-            if isinstance(error, ssl.SSLError) and connection.tls:
-                connection.tls.distrust()
+            self._stats.requests[call.method, "error"] += 1
             failure = translate(error, call.what)
             raise failure from error
-        self._stats.requests[method, str(response.status)] += 1
-        return response
+        self._stats.requests[call.method, str(response.status)] += 1
+        return used, response
 
     def _observe(self, method: str, started_s: float) -> None:
         histogram = self._stats.duration.get(method)
         if histogram is None:
             histogram = self._stats.duration[method] = Histogram()
         histogram.observe(anyio.current_time() - started_s)
-
-
-def _authorized(headers: dict[str, str], credential: str | None) -> dict[str, str]:
-    return headers if credential is None else {**headers, "Authorization": credential}
 
 
 async def _check(response: aiohttp.ClientResponse, what: str, now_s: float, *, gzip: bool) -> None:

@@ -3,12 +3,13 @@
 In a pod its service account; else the kubeconfig. HTTP doesn't belong here.
 """
 
+import base64
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
 
 import anyio
 
@@ -20,12 +21,13 @@ from telemetryd.kube.credentials import (
     TokenFile,
     clean_token,
 )
-from telemetryd.kube.entries import what_is_wrong_with_server
+from telemetryd.kube.entries import Entry, what_is_wrong_with_server
+from telemetryd.kube.execplugin import ExecPlugin
 from telemetryd.kube.files import read_small_file, why_unreadable
 from telemetryd.kube.kubeconfig import Chosen, choose, fingerprint
 from telemetryd.kube.proxy import proxy_for
-from telemetryd.kube.rechosen import Login, RechosenCredential
-from telemetryd.kube.tls import Origin, TlsContext, TlsFiles, build_context
+from telemetryd.kube.rechosen import Connection, Login, Rechoice
+from telemetryd.kube.tls import Origin, TlsContext, TlsFiles
 from telemetryd.sharedread import SharedRead
 
 if TYPE_CHECKING:
@@ -40,28 +42,6 @@ READ_TIMEOUT_S = 10.0
 
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 """Where Kubernetes mounts a pod's token and CA."""
-
-
-@dataclass(frozen=True, slots=True)
-class Connection:
-    """How to reach the API server.
-
-    Attributes:
-        server: URL without a slash at its end and without credentials.
-        credential: Who asks.
-        tls: None for plain HTTP.
-        server_name: Name that the server's certificate must have, None for the URL's.
-        proxy: URL of the proxy, which may hold its own credentials; None for none.
-    """
-
-    server: str
-    credential: Credential
-    tls: TlsContext | None
-    server_name: str | None
-    proxy: str | None
-
-    def __repr__(self) -> str:
-        return f"Connection({self.server})"
 
 
 async def resolve(
@@ -165,7 +145,15 @@ async def _in_cluster(
         raise ConfigError(Problem(token_file, "", "holds no token: mount a service account"))
     loader = _import_loader()
     origin = Origin(ca_file)
-    files = TlsFiles(ca_file, None, None, verify=True, ca_origin=origin, cert_origin=origin)
+    files = TlsFiles(
+        ca_file,
+        None,
+        None,
+        verify=True,
+        ca_origin=origin,
+        cert_origin=origin,
+        like_client_go=True,
+    )
     tls = TlsContext(lambda: files, now)
     await _load(tls, ca_file)
     server: str = loader.load_in_cluster(dict(environ), token_file, ca_file)
@@ -173,7 +161,8 @@ async def _in_cluster(
     if why_not is not None:
         where = "$KUBERNETES_SERVICE_HOST, $KUBERNETES_SERVICE_PORT"
         raise ConfigError(Problem(where, "", f"their URL {why_not}"))
-    return Connection(server, TokenFile(token_file, token), tls, None, proxy_for(server, environ))
+    credential, proxy = TokenFile(token_file, token), proxy_for(server, environ)
+    return Connection(Login(server, token_file, credential, tls, proxy=proxy))
 
 
 async def _by_kubeconfig(
@@ -188,26 +177,29 @@ async def _by_kubeconfig(
         except ConfigError:
             return b"none"
 
-    async def choose_again() -> Login:
-        other, again = await _choose(await _read(find, "kubeconfig"), context, now)
-        if again.server != login.server:
-            why = "names another API server: restart telemetryd to use it"
-            raise ConfigError(other.cluster.problem("server", why))
-        if _is_tls(again.server):
-            files = again.files()  # or it can't be used
-            await _read(partial(build_context, files), f"{files.ca_origin.where}: CA")
-        return again
+    def find_and_choose() -> Chosen:
+        return choose(find(), context)
 
     seen = await _read(take_fingerprint, "kubeconfig")
-    chosen, login = await _choose(await _read(find, "kubeconfig"), context, now)
-    credential = RechosenCredential(login, seen, fingerprint=take_fingerprint, choose=choose_again)
-    tls = None
-    if _is_tls(login.server):
-        tls = TlsContext(credential.files, now)
-        await _load(tls, chosen.cluster.file)
-    cluster = chosen.cluster.body
-    proxy = cluster.get("proxy-url") or proxy_for(login.server, environ)
-    return Connection(login.server, credential, tls, cluster.get("tls-server-name"), proxy)
+    chosen = await _read(find_and_choose, "kubeconfig")
+
+    async def choose_again() -> Login | None:
+        nonlocal chosen
+        again = await _read(find_and_choose, "kubeconfig")
+        if again == chosen:
+            return None
+        if _server(again) != _server(chosen):
+            why = "names another API server: restart telemetryd to use it"
+            raise ConfigError(again.cluster.problem("server", why))
+        login = await _log_in(again, now, environ)
+        if login.credential.problem:
+            login.close()
+            raise Unavailable(login.credential.problem, kind=Reason.AUTH)
+        chosen = again
+        return login
+
+    login = await _log_in(chosen, now, environ)
+    return Connection(login, Rechoice(seen, fingerprint=take_fingerprint, choose=choose_again))
 
 
 async def _read(read: Callable[[], T], what: str) -> T:
@@ -246,30 +238,118 @@ def _deadline(what: str) -> Iterator[None]:
         raise Unavailable(message, kind=Reason.TIMEOUT) from error
 
 
-def _is_tls(server: str) -> bool:
-    return server.startswith("https:")
+def _server(chosen: Chosen) -> str:
+    server: str = chosen.cluster.body["server"]
+    return server.rstrip("/")
 
 
-async def _choose(
-    paths: list[str], context: str | None, now: Callable[[], float]
-) -> tuple[Chosen, Login]:
-    """What the kubeconfigs say.
+async def _log_in(chosen: Chosen, now: Callable[[], float], environ: Mapping[str, str]) -> Login:
+    """What a context means, ready for use: its plugin has run, its certificates are loaded.
 
     Raises:
         ConfigError: It can't be used.
+        Unavailable: A disk hangs.
     """
-    chosen = await _read(partial(choose, paths, context), "kubeconfig")
-    loaded = _import_loader().KubeconfigConnection(chosen, now)
+    server, cluster = _server(chosen), chosen.cluster.body
+    proxy = cluster.get("proxy-url") or proxy_for(server, environ)
+    credential, close = await _credential(chosen, now)
+    try:
+        tls = None
+        if server.startswith("https:"):
+            tls = TlsContext(partial(_tls_files, chosen, credential), now)
+            await _load(tls, chosen.cluster.file)
+    except BaseException:
+        close()
+        raise
+    name = _server_name(server, cluster.get("tls-server-name"))
+    return Login(server, chosen.user.file, credential, tls, name, proxy, close)
+
+
+def _server_name(server: str, configured: str | None) -> str | None:
+    """The name to ask for and to check, without the dot of a full name; None for the URL's own."""
+    name = configured or urlsplit(server).hostname or ""
+    return name.rstrip(".") if configured or name.endswith(".") else None
+
+
+def _tls_files(chosen: Chosen, credential: Credential) -> TlsFiles:
+    """What the SSL context is made of now; a plugin may have granted another certificate."""
+    cluster, user = chosen.cluster, chosen.user
+    granted = credential.pair if isinstance(credential, RenewedCredential) else None
+    cert, key = granted or (_decoded(user, "client-certificate"), _decoded(user, "client-key"))
+    return TlsFiles(
+        cluster.body.get("certificate-authority"),
+        user.body.get("client-certificate"),
+        user.body.get("client-key"),
+        not cluster.body.get("insecure-skip-tls-verify", False),
+        Origin(cluster.file, f"{cluster.key}.certificate-authority"),
+        Origin(user.file, f"{user.key}.client-certificate"),
+        Origin(cluster.file, f"{cluster.key}.insecure-skip-tls-verify"),
+        ca_data=_decoded(cluster, "certificate-authority"),
+        cert_data=cert,
+        key_data=key,
+        like_client_go=True,
+    )
+
+
+def _decoded(entry: Entry, key: str) -> bytes | None:
+    data = entry.body.get(f"{key}-data")
+    return base64.b64decode(data) if data else None
+
+
+async def _credential(
+    chosen: Chosen, now: Callable[[], float]
+) -> tuple[Credential, Callable[[], None]]:
+    """Who asks, and what ends what runs for that; what stands in the kubeconfig goes first.
+
+    Raises:
+        ConfigError: It can't be used.
+        Unavailable: A disk hangs.
+    """
     user = chosen.user.body
-    credential: Credential
-    if loaded.provider:
-        credential = await RenewedCredential.obtain(loaded.fetch, now, loaded.provider)
-    elif "tokenFile" in user:
-        credential = await _token_file(chosen)
-    else:
-        grant = await loaded.fetch(False)
-        credential = FixedCredential(grant.header)
-    return chosen, Login(loaded.server, chosen.user.file, credential, loaded.files)
+    if "tokenFile" in user:
+        return await _token_file(chosen), _nothing
+    if "token" in user:
+        return FixedCredential(f"Bearer {user['token']}"), _nothing
+    if "username" in user:
+        name_and_password = f"{user['username']}:{user['password']}".encode()
+        return FixedCredential(f"Basic {base64.b64encode(name_and_password).decode()}"), _nothing
+    if "exec" in user and not _has_certificate(user):
+        return await _plugin(chosen, now)
+    if "auth-provider" in user:
+        provider = _import_loader().AuthProvider(chosen.user, now)
+        who = f"auth-provider {user['auth-provider']['name']}"
+        credential = RenewedCredential(None, provider.fetch, now, who)
+        await credential.ask_first()
+        return credential, _nothing
+    return FixedCredential(None), _nothing
+
+
+def _nothing() -> None:
+    """Nothing runs for it."""
+
+
+def _has_certificate(user: Mapping[str, object]) -> bool:
+    return bool(user.get("client-certificate") or user.get("client-certificate-data"))
+
+
+async def _plugin(
+    chosen: Chosen, now: Callable[[], float]
+) -> tuple[RenewedCredential, Callable[[], None]]:
+    """A credential of an exec plugin, which has been run once.
+
+    Raises:
+        ConfigError: It can't be run, or grants nothing that can be used.
+    """
+    plugin = ExecPlugin(chosen.user, chosen.cluster)
+    who = f"exec plugin {chosen.user.body['exec']['command']}"
+    credential = RenewedCredential(None, plugin.fetch, now, who)
+    plugin.settle = credential.take
+    try:
+        await credential.ask_first()
+    except BaseException:
+        plugin.close()
+        raise
+    return credential, plugin.close
 
 
 async def _token_file(chosen: Chosen) -> TokenFile:

@@ -5,6 +5,7 @@ is ``kubeconfig``'s and ``connection``'s business.
 """
 
 import logging
+import math
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -19,18 +20,21 @@ from telemetryd.sharedread import SharedRead
 
 log = logging.getLogger(__name__)
 
-REREAD_S = 60.0
-"""Between looks at a token file, as client-go does; projected tokens are rotated well before."""
+REREAD_S = 30.0
+"""Between looks at a token file; projected tokens are rotated well before their end."""
 
 REFRESH_TIMEOUT_S = 30.0
-"""Deadline of a plugin or an identity provider."""
+"""Deadline of a plugin or an identity provider, on the side of who waits for it."""
 
 _RETRY_S = 10.0
-"""Between two grants, where the API server refuses what was granted."""
+"""Between two grants, where the API server refuses what was granted, or it has no use left."""
 
 _BACKOFF_BASE_S = 1.0
 _BACKOFF_CAP_S = 30.0
 _EXPIRY_LEEWAY_S = 60.0
+_LEEWAY_SHARE = 0.25
+"""Of a grant's life, where that is less."""
+
 _MARGIN_S = 0.2
 """A request's deadline is forestalled by this, to say what it was that took so long."""
 
@@ -47,11 +51,15 @@ def clean_token(raw: bytes) -> str | None:
 class Credential(Protocol):
     """Knows the Authorization header's value."""
 
+    @property
+    def problem(self) -> str:
+        """Why the last good value is still in use, empty where nothing is wrong."""
+
     async def header(self) -> str | None:
         """The value for the next request, None for a request without.
 
         Raises:
-            Unavailable: There should be one, and none is to be had for now.
+            Unavailable: There should be one, and none can be got now.
         """
 
     async def renew(self, refused: str | None) -> bool:
@@ -61,9 +69,10 @@ class Credential(Protocol):
 class FixedCredential:
     """A value that doesn't change: a token or password of the kubeconfig, or none."""
 
-    __slots__ = ("_value",)
+    __slots__ = ("_value", "problem")
 
     def __init__(self, value: str | None) -> None:
+        self.problem = ""
         self._value = value
 
     async def header(self) -> str | None:
@@ -82,7 +91,7 @@ class TokenFile:
     disk hangs.
     """
 
-    __slots__ = ("_failing", "_path", "_read", "_read_at_s", "_token")
+    __slots__ = ("_path", "_read", "_read_at_s", "_token", "problem")
 
     def __init__(self, path: str, token: str) -> None:
         """Start with a token that has just been read.
@@ -94,11 +103,11 @@ class TokenFile:
         self._path = path
         self._token = token
         self._read_at_s = anyio.current_time()
-        self._failing = False
+        self.problem = ""
         self._read: SharedRead[bytes] = SharedRead("token file", self._take)
 
     async def header(self) -> str | None:
-        """The token, re-read once a minute."""
+        """The token, re-read twice a minute."""
         if anyio.current_time() - self._read_at_s >= REREAD_S:
             await self._reread()
         return self._value()
@@ -132,16 +141,16 @@ class TokenFile:
             self._keep("not a token" if raw.strip() else "empty")
             return
         self._token = token
-        self._failing = False
+        self.problem = ""
 
     def _keep(self, why: str) -> None:
         log.log(
-            logging.DEBUG if self._failing else logging.WARNING,
+            logging.DEBUG if self.problem else logging.WARNING,
             "token file can't be used, the last good token stays file=%s reason=%s",
             self._path,
             why,
         )
-        self._failing = True
+        self.problem = f"token file {self._path} can't be used ({why}), the last good token stays"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +160,12 @@ class Grant:
     Attributes:
         header: Value of the Authorization header, None where it's a certificate instead.
         expires_at: Unix time in seconds, None where it isn't known.
+        pair: PEM of a client certificate and of its key, None for none.
     """
 
     header: str | None
     expires_at: float | None
+    pair: tuple[bytes, bytes] | None = None
 
     def __repr__(self) -> str:
         return f"Grant(expires_at={self.expires_at})"
@@ -167,7 +178,17 @@ class RenewedCredential:
     fails, and those that come when the next attempt is due make it.
     """
 
-    __slots__ = ("_asked_at_s", "_failures", "_fetch", "_grant", "_lock", "_now", "_who", "_why")
+    __slots__ = (
+        "_asked_at_s",
+        "_failures",
+        "_fetch",
+        "_grant",
+        "_lock",
+        "_now",
+        "_renew_at",
+        "_who",
+        "_why",
+    )
 
     def __init__(
         self,
@@ -185,40 +206,57 @@ class RenewedCredential:
             now: Unix time in seconds, for expiry.
             who: Is asked, for messages.
         """
-        self._grant = grant
+        self._grant: Grant | None = None
         self._fetch = fetch
         self._now = now
         self._who = who
         self._asked_at_s = anyio.current_time()
+        self._renew_at = math.inf
         self._failures = 0
         self._why = ""
         self._lock = anyio.Lock()
+        if grant is not None:
+            self.take(grant)
 
-    @classmethod
-    async def obtain(
-        cls, fetch: Callable[[bool], Awaitable[Grant]], now: Callable[[], float], who: str
-    ) -> "RenewedCredential":
+    async def ask_first(self) -> None:
         """Ask for the first value; what may pass by itself is waited for by the requests.
 
-        Args:
-            fetch: As of the constructor.
-            now: Unix time in seconds, for expiry.
-            who: Is asked, for messages.
-
         Raises:
-            ConfigError: It can't even be asked.
+            ConfigError: It can't even be asked, or what it grants can't be used.
         """
-        credential = cls(None, fetch, now, who)
-        await credential._ask(refused=False, is_first=True)
-        return credential
+        await self._ask(refused=False, is_first=True)
+
+    @property
+    def problem(self) -> str:
+        """Why there is none, or only the last good one."""
+        if not self._failures:
+            return ""
+        kept = "the last good credential stays" if self._grant else "there is none yet"
+        return f"no credential from the {self._who}, {kept}: {self._why}"
+
+    @property
+    def pair(self) -> tuple[bytes, bytes] | None:
+        """PEM of the client certificate and key that are granted, None for none."""
+        return self._grant.pair if self._grant else None
+
+    def take(self, grant: Grant) -> None:
+        """Use what was handed out; it may come after its question has been given up."""
+        if self._failures:
+            log.info("credential recovered from=%s", self._who)
+        self._grant = grant
+        self._failures = 0
+        self._renew_at = math.inf
+        if grant.expires_at is not None:
+            left_s = max(0.0, grant.expires_at - self._now())
+            self._renew_at = grant.expires_at - min(_EXPIRY_LEEWAY_S, left_s * _LEEWAY_SHARE)
 
     async def header(self) -> str | None:
-        """The value, renewed a minute before it expires.
+        """The value, renewed before it expires.
 
         Raises:
             Unavailable: None was ever handed out.
         """
-        if self._is_expiring():
+        if self._grant is None or self._now() >= self._renew_at:
             await self._renew(refused=False)
         if self._grant is None:
             what = f"no credential from the {self._who}: {self._why or 'none yet'}"
@@ -233,37 +271,38 @@ class RenewedCredential:
         after = self._grant
         return after is not None and (after is not before or after.header != refused)
 
-    def _is_expiring(self) -> bool:
-        if self._grant is None:
-            return True
-        expires_at = self._grant.expires_at
-        return expires_at is not None and self._now() >= expires_at - _EXPIRY_LEEWAY_S
-
-    def _is_too_soon(self) -> bool:
-        wait_s = _RETRY_S
+    def _is_too_soon(self, *, refused: bool) -> bool:
+        since_s: float = anyio.current_time() - self._asked_at_s
         if self._failures:
-            wait_s = min(_BACKOFF_BASE_S * 2 ** min(self._failures - 1, 10), _BACKOFF_CAP_S)
-        return anyio.current_time() - self._asked_at_s < wait_s
+            wait_s: float = min(_BACKOFF_BASE_S * 2 ** min(self._failures - 1, 10), _BACKOFF_CAP_S)
+            return since_s < wait_s
+        grant = self._grant
+        if grant is None or grant.expires_at is None or refused:
+            return since_s < _RETRY_S
+        # One that was of no use when it came is no better the next time.
+        return self._now() < self._renew_at or (
+            self._renew_at >= grant.expires_at and since_s < _RETRY_S
+        )
 
     async def _renew(self, *, refused: bool) -> None:
         """Ask, unless that has just happened; whoever waits for another's question is told too."""
         left_s = anyio.current_effective_deadline() - anyio.current_time() - _MARGIN_S
         with anyio.move_on_after(left_s):
             async with self._lock:
-                if not self._is_too_soon():
+                if not self._is_too_soon(refused=refused):
                     await self._ask(refused=refused)
 
     async def _ask(self, *, refused: bool, is_first: bool = False) -> None:
         """Ask once.
 
         Raises:
-            ConfigError: On the first time, as of ``obtain``.
+            ConfigError: On the first time, as of ``ask_first``.
         """
         left_s = anyio.current_effective_deadline() - anyio.current_time() - _MARGIN_S
         timeout_s = min(REFRESH_TIMEOUT_S, left_s)
         try:
             with anyio.fail_after(timeout_s):
-                self._grant = await self._fetch(refused)
+                self.take(await self._fetch(refused))
         except TimeoutError:
             self._fail(f"no answer within {timeout_s:.1f} s")
         except ConfigError as error:
@@ -274,10 +313,6 @@ class RenewedCredential:
             self._fail(str(error))
         except Exception as error:  # noqa: BLE001 - foreign code, and its message may tell
             self._fail(type(error).__name__)
-        else:
-            if self._failures:
-                log.info("credential recovered from=%s", self._who)
-            self._failures = 0
         finally:
             self._asked_at_s = anyio.current_time()
 

@@ -26,7 +26,8 @@ _DATA = {
 }
 _IMPERSONATION = ("as", "as-uid", "as-groups", "as-user-extra")
 _EXEC_GROUP = "client.authentication.k8s.io"
-_EXEC_VERSIONS = tuple(f"{_EXEC_GROUP}/{version}" for version in ("v1", "v1beta1", "v1alpha1"))
+_EXEC_VERSIONS = tuple(f"{_EXEC_GROUP}/{version}" for version in ("v1", "v1beta1"))
+_INTERACTIVE_MODES = ("Never", "IfAvailable", "Always")
 _JWT_PARTS = 3
 
 
@@ -172,12 +173,23 @@ def _check_exec(user: Entry, plugin: object) -> list[Problem]:
     if not problems and plugin["apiVersion"] not in _EXEC_VERSIONS:
         why = f"must be one of {', '.join(_EXEC_VERSIONS)}"
         problems.append(user.problem("exec.apiVersion", why))
+    elif not problems and (plugin.get("interactiveMode") or "") not in _interactive_modes(plugin):
+        why = f"must be one of {', '.join(_INTERACTIVE_MODES)}"
+        problems.append(user.problem("exec.interactiveMode", why))
+    if not isinstance(plugin.get("provideClusterInfo") or False, bool):
+        why = "must be true or false, without quotes"
+        problems.append(user.problem("exec.provideClusterInfo", why))
     arguments, variables = plugin.get("args") or [], plugin.get("env") or []
     if not isinstance(arguments, list) or not all(map(_is_argument, arguments)):
         problems.append(user.problem("exec.args", "must be a list of text, each in quotes"))
     if not isinstance(variables, list) or not all(map(_is_variable, variables)):
         problems.append(user.problem("exec.env", "must be a list, each with a name and a value"))
     return problems
+
+
+def _interactive_modes(plugin: Mapping[str, Any]) -> tuple[str, ...]:
+    """The modes that may be given; v1 alone has none by default, as for kubectl."""
+    return _INTERACTIVE_MODES if plugin["apiVersion"].endswith("/v1") else (*_INTERACTIVE_MODES, "")
 
 
 def _is_argument(value: object) -> bool:

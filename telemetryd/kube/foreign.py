@@ -29,6 +29,12 @@ def translate(error: BaseException, what: str) -> Unavailable:
     return Unavailable(f"{what}: {_why(error)}", kind=Reason.CONNECT)
 
 
+def is_unsent(error: BaseException | None) -> bool:
+    """Whether what failed a request did so before its first byte left; None is no credential."""
+    unsent = (aiohttp.ClientConnectorError, aiohttp.ClientConnectorCertificateError)
+    return error is None or isinstance(error, (*unsent, aiohttp.ClientHttpProxyError))
+
+
 def is_unreadable(error: BaseException) -> bool:
     """Whether an answer came that can't be parsed, as opposed to none or one that broke off."""
     if isinstance(error, aiohttp.ClientHttpProxyError | PayloadEncodingError):

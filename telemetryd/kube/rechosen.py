@@ -1,7 +1,7 @@
-"""A login that is chosen again from its kubeconfig when the API server refuses it.
+"""The login in use, chosen again from its kubeconfig whenever that has changed.
 
-Kubeconfigs that hold their token or certificate themselves, as Rancher's do, are replaced as a
-whole when it is renewed. How one is read and chosen is the business of who makes this.
+Kubeconfigs are replaced as a whole when something in them is renewed: a token, a certificate, the
+CA, a proxy. How one is read and chosen is the business of who makes this.
 """
 
 import logging
@@ -12,114 +12,177 @@ import anyio
 
 from telemetryd.errors import ConfigError, Unavailable
 from telemetryd.kube.credentials import Credential
-from telemetryd.kube.tls import TlsFiles
+from telemetryd.kube.tls import TlsContext
 from telemetryd.sharedread import SharedRead
 
 log = logging.getLogger(__name__)
 
+RECHECK_S = 30.0
+"""Between looks at the kubeconfig; it is also looked at after a refusal and a failed connection."""
+
+_RETRY_S = 5.0
+"""Until the next look at a kubeconfig that can't be used: what it names may be on its way."""
+
+
+def _nothing() -> None:
+    """Nothing has to be closed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Where to, and as whom.
+    """Where to, by which way, and as whom.
 
     Attributes:
-        server: URL of the API server.
+        server: URL of the API server, without a slash at its end and without credentials.
         where: File that says as whom.
-        credential: For the header.
-        files: What TLS is made of now, the client certificate among it.
+        credential: For the Authorization header.
+        tls: None for plain HTTP.
+        server_name: Name that the server's certificate must have, None for the URL's.
+        proxy: URL of the proxy, which may hold its own credentials; None for none.
+        close: Ends what runs for it.
     """
 
     server: str
     where: str
     credential: Credential
-    files: Callable[[], TlsFiles]
+    tls: TlsContext | None = None
+    server_name: str | None = None
+    proxy: str | None = None
+    close: Callable[[], None] = _nothing
 
     def __repr__(self) -> str:
         return f"Login({self.server})"
 
+    @property
+    def problem(self) -> str:
+        """Why it is in use although it can't be renewed, empty where nothing is wrong."""
+        return self.credential.problem or (self.tls.problem if self.tls else "")
 
-class RechosenCredential:
-    """The credential of the login in use; files that have changed are read again on a refusal.
 
-    The login in use stays while the new files hold none that can be used.
-    """
+class Rechoice:
+    """Where a login comes from, and whether there is another one."""
 
     def __init__(
         self,
-        login: Login,
         seen: bytes,
         *,
         fingerprint: Callable[[], bytes],
-        choose: Callable[[], Awaitable[Login]],
+        choose: Callable[[], Awaitable[Login | None]],
     ) -> None:
         """Start with what has just been chosen.
 
         Args:
-            login: It.
             seen: Fingerprint of the files, taken before.
             fingerprint: Takes it again; blocks.
-            choose: Chooses again. Raises ConfigError, or Unavailable where a disk hangs.
+            choose: Chooses again, None where the files say the same as before. Raises ConfigError,
+                or Unavailable for what may pass by itself.
         """
-        self._login = login
+        self.problem = ""
+        self.look_at_s = anyio.current_time() + RECHECK_S
         self._seen = seen
+        self._failed = b""
+        self._failed_until_s = 0.0
         self._fingerprint = fingerprint
         self._choose = choose
-        self._lock = anyio.Lock()
         self._read: SharedRead[bytes] = SharedRead("kubeconfig")
-        self._failing = False
 
-    def files(self) -> TlsFiles:
-        """What TLS is made of now."""
-        return self._login.files()
-
-    async def header(self) -> str | None:
-        """The value of the login in use.
-
-        Raises:
-            Unavailable: None is to be had for now.
-        """
+    async def look(self) -> Login | None:
+        """Another login, None where the one in use stays."""
+        self.look_at_s = anyio.current_time() + RECHECK_S
         try:
-            return await self._login.credential.header()
-        except Unavailable:
-            if not await self._choose_again():
-                raise
-            return await self._login.credential.header()
+            seen = await self._read.take_soon(self._fingerprint)
+        except TimeoutError:
+            self._keep("kubeconfig can't be read", "its disk is slow or hangs")
+            return None
+        if seen == self._seen:
+            self.problem = ""
+            return None
+        if seen == self._failed and anyio.current_time() < self._failed_until_s:
+            return None
+        try:
+            login = await self._choose()
+        except (ConfigError, Unavailable) as error:
+            self._keep("kubeconfig changed but can't be used", str(error))
+            self._failed, self._failed_until_s = seen, anyio.current_time() + _RETRY_S
+            return None
+        # Not before: where the request's deadline ends the choice, another one makes it.
+        self._seen = seen
+        self.problem = ""
+        return login
 
-    async def renew(self, refused: str | None) -> bool:
-        """Choose again where the files have changed, else have the credential renew itself."""
-        return await self._choose_again() or await self._login.credential.renew(refused)
+    def _keep(self, what: str, why: str) -> None:
+        problem = f"{what}, the last good login stays: {why}"
+        log.log(logging.DEBUG if problem == self.problem else logging.WARNING, "%s", problem)
+        self.problem = problem
+        self.look_at_s = anyio.current_time() + _RETRY_S
 
-    async def _choose_again(self) -> bool:
-        async with self._lock:
-            try:
-                seen = await self._read.take_soon(self._fingerprint)
-            except TimeoutError:
-                self._keep("its disk is slow or hangs")
-                return False
-            if seen == self._seen:
-                return False
-            try:
-                login = await self._choose()
-            except Unavailable as error:
-                self._keep(str(error))
-                return False
-            except ConfigError as error:
-                self._seen = seen
-                log.warning(
-                    "kubeconfig changed but can't be used, the last good login stays: %s", error
-                )
-                return False
-            # Not before: where the request's deadline ends the choice, another one makes it.
-            self._seen = seen
-            self._login = login
-            self._failing = False
-            log.info("kubeconfig changed, its login is used file=%s", login.where)
+
+class Connection:
+    """How to reach the API server: the login in use, kept up to date."""
+
+    def __init__(self, login: Login, rechoice: Rechoice | None = None) -> None:
+        """Use a login, for good where there is no choice.
+
+        Args:
+            login: The first one.
+            rechoice: Says whether there is another.
+        """
+        self.login = login
+        self._rechoice = rechoice
+        self._lock = anyio.Lock()
+
+    def __repr__(self) -> str:
+        return f"Connection({self.server})"
+
+    @property
+    def server(self) -> str:
+        """URL of the API server, without a slash at its end and without credentials."""
+        return self.login.server
+
+    @property
+    def problem(self) -> str:
+        """Why the last good login is still in use, empty where nothing is wrong."""
+        return (self._rechoice.problem if self._rechoice else "") or self.login.problem
+
+    async def current(self) -> Login:
+        """The login for the next request; its kubeconfig is looked at twice a minute."""
+        rechoice = self._rechoice
+        if rechoice and anyio.current_time() >= rechoice.look_at_s and not self._lock.locked():
+            await self._look(rechoice)
+        return self.login
+
+    async def look_again(self, used: Login) -> bool:
+        """A request was refused or didn't get through: look now whether the login has changed.
+
+        Args:
+            used: The login that it was made with.
+
+        Returns:
+            Whether another attempt would be made with something else.
+        """
+        if self._rechoice:
+            await self._look(self._rechoice)
+        if self.login is not used:
             return True
+        return used.tls is not None and await used.tls.look_again()
 
-    def _keep(self, why: str) -> None:
-        log.log(
-            logging.DEBUG if self._failing else logging.WARNING,
-            "kubeconfig can't be read, the last good login stays: %s",
-            why,
-        )
-        self._failing = True
+    async def renew(self, used: Login, refused: str | None) -> bool:
+        """A credential was refused: whether there is another, in the files or by asking for one.
+
+        Args:
+            used: The login of the request.
+            refused: Value of its Authorization header.
+        """
+        return await self.look_again(used) or await used.credential.renew(refused)
+
+    def close(self) -> None:
+        """End what runs for the login."""
+        self.login.close()
+
+    async def _look(self, rechoice: Rechoice) -> None:
+        async with self._lock:
+            login = await rechoice.look()
+            if login is not None:
+                before, self.login = self.login, login
+                before.close()
+                log.info("kubeconfig changed, its login is used file=%s", login.where)

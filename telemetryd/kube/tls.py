@@ -1,33 +1,38 @@
-"""The SSL context: built from files off the loop, and built anew when they change.
+"""The SSL context: built off the loop, and built again when what it is made of changes.
 
-Which files, is the connection's business.
+Which files and data those are is the business of who makes it.
 """
 
 import logging
-import os
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from hashlib import sha256
 
 import anyio
 
 from telemetryd.errors import ConfigError, Problem
-from telemetryd.kube.files import check_regular
-from telemetryd.kube.validity import Validity, read_validity
+from telemetryd.kube.files import PEM_BYTES, check_regular, read_small_file
+from telemetryd.kube.pem import load_pair_from_memory, no_password, trust
+from telemetryd.kube.validity import Validity, parse_validity
 from telemetryd.sharedread import SharedRead
 
 log = logging.getLogger(__name__)
 
-RECHECK_S = 60.0
-"""Between looks at the files; they are also looked at after a failed handshake."""
+RECHECK_S = 30.0
+"""Between looks at the files; they are also looked at after a failed handshake and a 401."""
 
 _RETRY_S = 5.0
+"""Until the next look at files that can't be used: the other half of a pair may be on its way."""
+
+_CIPHERS = "@SECLEVEL=1:ECDH+AESGCM:ECDH+CHACHA20:ECDH+AES:DHE+AES:!aNULL:!eNULL:!aDSS:!AESCCM"
+"""As Python's own, but with RSA keys of 1024 bits and SHA-1 as a cipher's MAC, which Go allows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a setting comes from, for a message that says where to mend it."""
+    """Where a setting comes from, for a message that says where to fix it."""
 
     where: str
     key: str = ""
@@ -35,16 +40,20 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """What a context is made of.
+    """What a context is made of; data goes before the file.
 
     Attributes:
-        ca_file: PEM of who may vouch for the server; None for the system's.
+        ca_file: PEM of the authorities that sign the server's certificate; None for the system's.
         cert_file: PEM of the client certificate, None for none.
         key_file: PEM of its key; None where ``cert_file`` holds it too.
         verify: Whether the server's certificate is checked at all (``insecure-skip-tls-verify``).
         ca_origin: Where the CA is configured.
         cert_origin: Where the client certificate is configured.
         verify_origin: Where it is configured whether to verify.
+        ca_data: PEM in place of ``ca_file``.
+        cert_data: PEM in place of ``cert_file``.
+        key_data: PEM in place of ``key_file``.
+        like_client_go: Trust what client-go (Go's crypto/tls) trusts, no more and no less.
     """
 
     ca_file: str | None
@@ -54,47 +63,125 @@ class TlsFiles:
     ca_origin: Origin
     cert_origin: Origin
     verify_origin: Origin = Origin("")
+    ca_data: bytes | None = field(default=None, repr=False)
+    cert_data: bytes | None = field(default=None, repr=False)
+    key_data: bytes | None = field(default=None, repr=False)
+    like_client_go: bool = False
 
 
 def build_context(files: TlsFiles) -> ssl.SSLContext:
     """A context for a client; blocks for some 25 ms.
 
-    From Python 3.13 on certificates are checked strictly (RFC 5280): a CA without a key
-    identifier is refused there.
-
     Raises:
         ConfigError: A file is missing, unreadable or not PEM, or the key isn't the certificate's.
     """
+    return _build(files, _read_material(files))
+
+
+@dataclass(frozen=True, slots=True)
+class _Material:
+    """What the files and the data hold, in PEM."""
+
+    ca: bytes | None
+    cert: bytes | None
+    key: bytes | None
+
+    def __repr__(self) -> str:
+        return "_Material()"
+
+    def digest(self) -> bytes:
+        digest = sha256()
+        for part in (self.ca, self.cert, self.key):
+            digest.update(b"-" if part is None else b"%d\n%b" % (len(part), part))
+        return digest.digest()
+
+
+def _read_material(files: TlsFiles) -> _Material:
+    """Read each file once, so that what is compared is what is used; blocks.
+
+    Raises:
+        ConfigError: One can't be read.
+    """
     try:
-        if files.ca_file:
-            check_regular(files.ca_file)
-        context = ssl.create_default_context(cafile=files.ca_file)
+        ca = _read(files.ca_data, files.ca_file)
     except (OSError, ValueError) as error:
-        raise ConfigError(
-            Problem(
-                files.ca_origin.where,
-                files.ca_origin.key,
-                f"CA can't be loaded ({why_unloadable(error)}): "
-                "give PEM with at least one certificate",
-            )
-        ) from error
-    if files.cert_file:
+        problem = _ca_problem(files, error)
+        raise problem from error
+    try:
+        cert = _read(files.cert_data, files.cert_file)
+        key = _read(files.key_data, files.key_file)
+    except (OSError, ValueError) as error:
+        problem = _pair_problem(files, error)
+        raise problem from error
+    return _Material(ca, cert, cert if key is None else key)
+
+
+def _read(data: bytes | None, name: str | None) -> bytes | None:
+    if data is not None:
+        return data
+    return read_small_file(name, PEM_BYTES) if name else None
+
+
+def _build(files: TlsFiles, material: _Material) -> ssl.SSLContext:
+    """The context of what was read; blocks.
+
+    Raises:
+        ConfigError: It can't be used.
+    """
+    try:
+        context = _trusting(files, material.ca)
+    except (OSError, ValueError) as error:
+        problem = _ca_problem(files, error)
+        raise problem from error
+    if material.cert is not None and material.key is not None:
         try:
-            load_pair(context, files.cert_file, files.key_file)
+            load_pair_from_memory(context, material.cert, material.key)
         except (OSError, ValueError) as error:
-            raise ConfigError(
-                Problem(
-                    files.cert_origin.where,
-                    files.cert_origin.key,
-                    f"client certificate and key can't be loaded ({why_unloadable(error)}): "
-                    "give PEM of a certificate and its own key, not encrypted",
-                )
-            ) from error
+            problem = _pair_problem(files, error)
+            raise problem from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2  # whatever the system's OpenSSL would allow
     if not files.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def _trusting(files: TlsFiles, ca: bytes | None) -> ssl.SSLContext:
+    """A context that trusts these authorities, None for the system's.
+
+    From Python 3.13 on certificates are checked strictly (RFC 5280), which refuses a CA without a
+    key identifier. client-go doesn't, trusts an intermediate without its root, and knows a server
+    by its alternative names alone.
+
+    Raises:
+        OSError: OpenSSL can't read them.
+        ValueError: Not text, or no certificate.
+    """
+    if not files.like_client_go:
+        return ssl.create_default_context(cafile=files.ca_file)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    context.hostname_checks_common_name = False
+    context.set_ciphers(_CIPHERS)
+    if ca is None:
+        context.load_default_certs()
+    elif not trust(context, ca):
+        raise ValueError("no certificate")
+    return context
+
+
+def _ca_problem(files: TlsFiles, error: Exception) -> ConfigError:
+    why = f"CA can't be loaded ({why_unloadable(error)}): give PEM with at least one certificate"
+    return ConfigError(Problem(files.ca_origin.where, files.ca_origin.key, why))
+
+
+def _pair_problem(files: TlsFiles, error: Exception) -> ConfigError:
+    why = (
+        f"client certificate and key can't be loaded ({why_unloadable(error)}): "
+        "give PEM of a certificate and its own key, not encrypted"
+    )
+    return ConfigError(Problem(files.cert_origin.where, files.cert_origin.key, why))
 
 
 def load_pair(context: ssl.SSLContext, cert_file: str, key_file: str | None) -> None:
@@ -108,11 +195,7 @@ def load_pair(context: ssl.SSLContext, cert_file: str, key_file: str | None) -> 
         if name:
             check_regular(name)
     # An encrypted key must not make OpenSSL ask on the terminal.
-    context.load_cert_chain(cert_file, key_file, password=_no_password)
-
-
-def _no_password() -> str:
-    raise ValueError("the key is encrypted")
+    context.load_cert_chain(cert_file, key_file, password=no_password)
 
 
 def why_unloadable(error: Exception) -> str:
@@ -153,9 +236,14 @@ class TlsContext:
         self._told: tuple[Validity, str] | None = None
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody
         self._seen: object = None
-        self._look_at_s = self._looked_at_s = 0.0
-        self._failing = False
+        self._look_at_s = 0.0
+        self._why = ""
         self._read: SharedRead[_Loaded | None] = SharedRead("certificates", self._settle)
+
+    @property
+    def problem(self) -> str:
+        """Why the files as they are now can't be used, or what is wrong with the certificate."""
+        return self._why or (self._told[1] if self._told else "")
 
     async def load(self) -> None:
         """Build the first context.
@@ -167,20 +255,18 @@ class TlsContext:
 
     async def current(self) -> ssl.SSLContext:
         """The context for a new connection; ``load`` comes first."""
-        if self._is_due():
+        if anyio.current_time() >= self._look_at_s or self._files() != self._looked_files:
             await self._look()
         return self._context
 
-    def distrust(self) -> None:
-        """A handshake or a credential was refused: look at the files soon."""
-        self._look_at_s = min(self._look_at_s, self._looked_at_s + _RETRY_S)
-
-    def _is_due(self) -> bool:
-        return anyio.current_time() >= self._look_at_s or self._files() != self._looked_files
+    async def look_again(self) -> bool:
+        """A handshake or a credential was refused: look now. Whether the context changed."""
+        before = self._context
+        await self._look()
+        return self._context is not before
 
     def _begin_look(self) -> TlsFiles:
-        self._looked_at_s = anyio.current_time()
-        self._look_at_s = self._looked_at_s + self._recheck_s
+        self._look_at_s = anyio.current_time() + self._recheck_s
         self._looked_files = files = self._files()
         return files
 
@@ -194,15 +280,16 @@ class TlsContext:
         except TimeoutError:
             self._keep("their disk is slow or hangs")
         except ConfigError as error:
-            self._keep(error)
+            self._keep(str(error))
 
-    def _keep(self, why: object) -> None:
+    def _keep(self, why: str) -> None:
         log.log(
-            logging.DEBUG if self._failing else logging.WARNING,
+            logging.DEBUG if self._why else logging.WARNING,
             "certificates changed but can't be used, the old ones stay: %s",
             why,
         )
-        self._failing = True
+        self._why = why
+        self._look_at_s = min(self._look_at_s, anyio.current_time() + _RETRY_S)
 
     def _settle(self, loaded: "_Loaded | None") -> None:
         """Take what was read into use; None where nothing has changed."""
@@ -214,7 +301,7 @@ class TlsContext:
             if not is_first:
                 log.info("certificates reloaded ca_file=%s", loaded.files.ca_file)
             files = loaded.files
-        self._failing = False
+        self._why = ""
         self._tell(files)
 
     def _tell(self, files: TlsFiles) -> None:
@@ -250,29 +337,20 @@ class _Loaded:
 
 
 def _load(files: TlsFiles, seen: object) -> _Loaded | None:
-    """What files hold, None where they are as they were; blocks.
+    """What files and data hold, None where they are as they were; blocks.
 
     Raises:
         ConfigError: They can't be used.
     """
-    found = _fingerprint(files)
+    material = _read_material(files)
+    found = (files.verify, material.digest())
     if found == seen:
         return None
-    context = build_context(files)
-    return _Loaded(
-        files, found, context, read_validity(files.cert_file) if files.cert_file else None
-    )
+    return _Loaded(files, found, _build(files, material), _validity_of(material.cert))
 
 
-def _fingerprint(files: TlsFiles) -> tuple[object, ...]:
-    return files, *(_stat(name) for name in (files.ca_file, files.cert_file, files.key_file))
-
-
-def _stat(name: str | None) -> tuple[int, int, int] | None:
-    if name is None:
-        return None
+def _validity_of(cert: bytes | None) -> Validity | None:
     try:
-        stat = os.stat(name)  # noqa: PTH116 - a path is only a name here
-    except OSError:
+        return parse_validity(cert) if cert else None
+    except ValueError:
         return None
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino

@@ -190,7 +190,8 @@ async def test_no_credential_at_first_is_retried_with_backoff_and_told_once(
 
     clock_s = [1000.0]
     monkeypatch.setattr("telemetryd.kube.credentials.anyio.current_time", lambda: clock_s[0])
-    credential = await RenewedCredential.obtain(fetch, lambda: 0.0, "exec plugin aws")
+    credential = RenewedCredential(None, fetch, lambda: 0.0, "exec plugin aws")
+    await credential.ask_first()
     with pytest.raises(Unavailable, match=r"exec plugin aws: it ended with status 1"):
         await credential.header()
     told = ""
@@ -215,7 +216,7 @@ async def test_provider_that_can_not_even_be_asked_is_a_config_error_only_at_fir
         raise ConfigError(Problem("config", "users", "no such plugin"))
 
     with pytest.raises(ConfigError):
-        await RenewedCredential.obtain(fetch, lambda: 0.0, "plugin")
+        await RenewedCredential(None, fetch, lambda: 0.0, "plugin").ask_first()
     later = RenewedCredential(Grant("Bearer one", 0.0), fetch, lambda: 10.0, "plugin")
     later._asked_at_s -= 60
     assert await later.header() == "Bearer one"

@@ -47,7 +47,11 @@ SKIP = "insecure-skip-tls-verify"
 
 
 def plugin(command: str, **more: Any) -> dict[str, Any]:
-    return {"apiVersion": "client.authentication.k8s.io/v1", "command": command} | more
+    return {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "command": command,
+        "interactiveMode": "Never",
+    } | more
 
 
 def oidc(**config: Any) -> dict[str, Any]:
