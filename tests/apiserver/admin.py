@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import json
 import ssl
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,8 @@ Object: TypeAlias = dict[str, Any]
 Objects: TypeAlias = list[Object]
 PatchKind: TypeAlias = Literal["merge", "json", "strategic"]
 
+_POLL_S = 0.1
+_STARTING = b"storage is (re)initializing"
 _JSON = "application/json"
 _APPLY = "application/apply-patch+yaml"
 _PATCH_TYPES: Mapping[PatchKind, str] = {
@@ -45,6 +48,7 @@ class Admin:
     """REST verbs on absolute paths such as `/api/v1/nodes/n1`, with JSON in and out.
 
     Connections are kept and reused; one that the server closed meanwhile is replaced silently.
+    While the API server still fills its caches, after a start, requests are sent again.
     Query parameters are given as keywords by their names in the API (`labelSelector="a=b"`).
     Without an answer at all OSError or http.client.HTTPException is raised.
 
@@ -114,15 +118,21 @@ class Admin:
     @contextlib.contextmanager
     def watch(self, path: str, **query: str | int) -> Iterator[Iterator[Object]]:
         """Opens a watch and gives an iterator over its events, until the server ends it."""
-        connection = self._connect()
-        with contextlib.closing(connection):
-            target = _target(path, {"watch": "1", **query})
-            connection.request("GET", target, headers=self._headers(_JSON))
-            response = connection.getresponse()
-            if response.status >= http.HTTPStatus.BAD_REQUEST:
-                raise AdminError(response.status, _parse(response.read()))
-            with response:
-                yield map(json.loads, response)
+        target = _target(path, {"watch": "1", **query})
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            connection = self._connect()
+            with contextlib.closing(connection):
+                connection.request("GET", target, headers=self._headers(_JSON))
+                response = connection.getresponse()
+                if response.status < http.HTTPStatus.BAD_REQUEST:
+                    with response:
+                        yield map(json.loads, response)
+                    return
+                answer = response.read()
+            if not (_is_starting(response.status, answer) and time.monotonic() < deadline):
+                raise AdminError(response.status, _parse(answer))
+            time.sleep(_POLL_S)
 
     def request(
         self,
@@ -139,7 +149,12 @@ class Admin:
             AdminError: The status is 400 or higher.
         """
         payload = None if body is None else json.dumps(body).encode()
-        status, answer = self._exchange(method, _target(path, query), payload, content_type)
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            status, answer = self._exchange(method, _target(path, query), payload, content_type)
+            if not (_is_starting(status, answer) and time.monotonic() < deadline):
+                break
+            time.sleep(_POLL_S)
         parsed = _parse(answer)
         if status >= http.HTTPStatus.BAD_REQUEST or not isinstance(parsed, dict):
             raise AdminError(status, parsed)
@@ -180,6 +195,11 @@ class Admin:
             "Content-Type": content_type,
             "User-Agent": "tests-admin",  # becomes the field manager of its writes
         }
+
+
+def _is_starting(status: int, answer: bytes) -> bool:
+    """Tells whether the API server answers so only until its cache of the resource is filled."""
+    return status == http.HTTPStatus.TOO_MANY_REQUESTS and _STARTING in answer
 
 
 def _target(path: str, query: Mapping[str, str | int] | None) -> str:

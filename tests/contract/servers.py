@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
-from functools import partial
-from http import HTTPStatus
 from pathlib import Path
 from random import Random
 from typing import Protocol
@@ -15,10 +13,9 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from telemetryd.demo.apiserver import ApiServer as Demo
 from telemetryd.demo.apiserver import ServerOptions
 from tests.apiserver import crds
-from tests.apiserver.admin import Admin, AdminError, Object
+from tests.apiserver.admin import Admin, Object
 from tests.apiserver.process import ApiServer as Real
 from tests.apiserver.versions import minor_of
-from tests.contract.waiting import until
 from tests.kube.certificates import Authority
 
 REAL = pytest.mark.parametrize("server", ["real"], indirect=True)
@@ -101,18 +98,8 @@ class RealServer:
         self._apiserver.compact()
         self._apiserver.kill_apiserver()
         self._apiserver.start_apiserver()
-        for resource in (crds.collection(crds.NODES), "/api/v1/secrets"):
-            until(partial(self._is_there, resource))
-
-    def _is_there(self, path: str) -> bool:
-        """Tells whether the cache of a resource is filled; until then lists get 429."""
-        try:
-            self.admin.get(path, resourceVersion=0, limit=1)
-        except AdminError as error:
-            if error.status != HTTPStatus.TOO_MANY_REQUESTS:
-                raise
-            return False
-        return True
+        for path in (crds.collection(crds.NODES), "/api/v1/secrets"):
+            self.admin.get(path, resourceVersion=0, limit=1)  # once its cache is filled
 
     @contextmanager
     def without(self, definition: Object) -> Iterator[None]:
