@@ -14,14 +14,9 @@ from tests.contract.objects import (
     secrets_in,
     setting,
 )
-from tests.contract.servers import REAL, Server
+from tests.contract.servers import REAL
 
 CONFLICT = "FieldManagerConflict"
-
-NULL_IS_A_CLAIM = (1, 37)
-"""From this version on, null makes its manager an owner of the map, if of nothing in it."""
-
-KIND_IS_CHECKED = (1, 37)
 
 
 @pytest.fixture
@@ -218,14 +213,13 @@ def test_finalizers_are_owned_one_by_one(api: Admin, path: str) -> None:
 
 
 @REAL
-def test_null_removes_nothing(server: Server, api: Admin, path: str) -> None:
+def test_null_claims_the_map_and_removes_nothing(api: Admin, path: str) -> None:
     made = api.apply(path, ours(), manager="us")
     same = api.apply(path, secret(metadata={"annotations": None}, data=None), manager="them")
     assert same["data"] == made["data"]
     assert same["metadata"]["annotations"] == made["metadata"]["annotations"]
-    theirs = {"f:data": {}, "f:metadata": {"f:annotations": {}}}
-    claims = {("them", "Apply"): theirs} if server.version >= NULL_IS_A_CLAIM else {}
-    assert owners(same) == owners(made) | claims
+    theirs: Object = {"f:data": {}, "f:metadata": {"f:annotations": {}}}
+    assert owners(same) == owners(made) | {("them", "Apply"): theirs}
 
 
 @REAL
@@ -294,10 +288,11 @@ def test_secret_that_would_be_too_large_with_what_it_holds_is_invalid(
         (secret() | {"apiVersion": "v2"}, 400, "BadRequest"),
         (secret(metadata={"namespace": "default"}), 400, "BadRequest"),
         (secret(metadata={"managedFields": []}), 400, "BadRequest"),
+        ({"apiVersion": "v1", "metadata": {"name": "s"}}, 400, "BadRequest"),
         (secret() | {"unknown": 1}, 500, ""),
         (secret(metadata={"finalizers": ["bad"]}), 422, "Invalid"),
     ],
-    ids=["name", "version", "namespace", "managed", "field", "finalizer"],
+    ids=["name", "version", "namespace", "managed", "kind", "field", "finalizer"],
 )
 @REAL
 @pytest.mark.parametrize("exists", [False, True])
@@ -309,14 +304,6 @@ def test_unfit_configuration_is_refused(
     with refused(code, reason):
         api.apply(path, config, manager="us")
     assert absent(api, path) is not exists
-
-
-@REAL
-def test_configuration_without_a_kind_is_refused(server: Server, api: Admin, path: str) -> None:
-    code, reason = (400, "BadRequest") if server.version >= KIND_IS_CHECKED else (500, "")
-    with refused(code, reason):
-        api.apply(path, {"apiVersion": "v1", "metadata": {"name": "s"}}, manager="us")
-    assert absent(api, path)
 
 
 def test_apply_needs_a_manager_and_other_patches_take_no_force(api: Admin, path: str) -> None:

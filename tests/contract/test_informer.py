@@ -84,6 +84,12 @@ def streamed(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
+@pytest.fixture
+def first(server: Server, streamed: bool) -> str:
+    """Why the first list that succeeds is made."""
+    return "fallback" if streamed and not server.streams_lists else "initial"
+
+
 class Watched:
     """An informer of nodes that runs, and what it told."""
 
@@ -158,19 +164,25 @@ async def watching(
     stats = InformerStats(NODES.id)
     async with running(NODES, source or KubeSource(client, NODES), stats, streamed) as informer:
         watched = Watched(informer, stats)
-        await until(lambda: watched.reader.synced, 20.0)
+        await until(lambda: watched.reader.synced, 60.0)  # the API server may restart meanwhile
         yield watched
 
 
 async def test_first_list_is_all_there_is_and_comes_as_the_server_has_it(
-    client: KubeClient, server: Server, api: Admin, cluster: str, path: str, streamed: bool
+    client: KubeClient,
+    server: Server,
+    api: Admin,
+    cluster: str,
+    path: str,
+    streamed: bool,
+    first: str,
 ) -> None:
     async with watching(client, streamed) as watched:
         await watched.equals_a_fresh_list(api)
         assert watched.stats.list_method == (
             "stream" if streamed and server.streams_lists else "pages"
         )
-        assert watched.lists == {("success", "initial"): 1}
+        assert watched.lists == {("success", first): 1}
         assert {f"{cluster}/n{number}" for number in range(7)} <= set(watched.reader.keys())
         held = watched.reader.get(f"{cluster}/n0")
         assert isinstance(held, NodeRecord)
@@ -178,7 +190,7 @@ async def test_first_list_is_all_there_is_and_comes_as_the_server_has_it(
 
 
 async def test_live_changes_arrive_without_another_list(
-    client: KubeClient, api: Admin, cluster: str, path: str, streamed: bool
+    client: KubeClient, api: Admin, cluster: str, path: str, streamed: bool, first: str
 ) -> None:
     async with watching(client, streamed) as watched:
         added = add(api, cluster, "new", cpu="8")
@@ -193,11 +205,17 @@ async def test_live_changes_arrive_without_another_list(
         assert "etcd" in changed.shape.roles
         assert len(watched.told(f"{cluster}/n2")) == 1  # nothing that is read has changed
         assert [after for _, after in watched.told(f"{cluster}/n3")][1:] == [""]
-        assert watched.lists == {("success", "initial"): 1}
+        assert watched.lists == {("success", first): 1}
 
 
 async def test_node_made_anew_while_disconnected_is_a_deletion_and_an_addition(
-    client: KubeClient, wire: Partition, api: Admin, cluster: str, path: str, streamed: bool
+    client: KubeClient,
+    wire: Partition,
+    api: Admin,
+    cluster: str,
+    path: str,
+    streamed: bool,
+    first: str,
 ) -> None:
     async with watching(client, streamed) as watched:
         key = f"{cluster}/n1"
@@ -211,7 +229,7 @@ async def test_node_made_anew_while_disconnected_is_a_deletion_and_an_addition(
         await until(lambda: watched.uid(key) == new, 20.0)
         assert watched.told(key) == [("", old), (old, ""), ("", new)]
         await watched.equals_a_fresh_list(api)
-        assert watched.lists == {("success", "initial"): 1}
+        assert watched.lists == {("success", first): 1}
 
 
 async def test_history_compacted_while_disconnected_is_made_good_by_one_list(
@@ -222,6 +240,7 @@ async def test_history_compacted_while_disconnected_is_made_good_by_one_list(
     cluster: str,
     path: str,
     streamed: bool,
+    first: str,
 ) -> None:
     async with watching(client, streamed) as watched:
         old = watched.uid(f"{cluster}/n1")
@@ -235,7 +254,7 @@ async def test_history_compacted_while_disconnected_is_made_good_by_one_list(
         await watched.equals_a_fresh_list(api)
         assert watched.told(f"{cluster}/n1") == [("", old), (old, ""), ("", new)]
         assert watched.told(f"{cluster}/n0")[-1][1] == ""
-        assert watched.lists == {("success", "initial"): 1, ("success", "expired"): 1}
+        assert watched.lists == {("success", first): 1, ("success", "expired"): 1}
         assert watched.stats.watch_terminations["expired"] == 1
         add(api, cluster, "later")
         await watched.equals_a_fresh_list(api)
