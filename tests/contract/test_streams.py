@@ -42,12 +42,12 @@ def streaming(server: Server) -> Server:
 
 def initial(events: Iterator[Object]) -> tuple[list[Object], Object]:
     """The events of the list, and the bookmark that ends it."""
-    told = []
+    sent: list[Object] = []
     for event in events:
         if event["type"] == "BOOKMARK" and event["object"]["metadata"].get("annotations") == END:
-            return told, event["object"]
-        told.append(event)
-    raise AssertionError(f"no end: {told}")
+            return sent, event["object"]
+        sent.append(event)
+    raise AssertionError(f"no end: {sent}")
 
 
 def test_server_without_streams_refuses_them(server: Server, api: Admin, path: str) -> None:
@@ -73,9 +73,9 @@ def test_stream_brings_what_is_there_then_its_end_then_what_changes(
         with api.watch(path, resourceVersion=newest - 1) as events:
             next(events)
     with api.watch(path, **STREAM, **query) as events:
-        told, end = initial(events)
-        assert {event["type"] for event in told} == {"ADDED"}
-        assert {event["object"]["metadata"]["name"]: event["object"] for event in told} == written
+        sent, end = initial(events)
+        assert {event["type"] for event in sent} == {"ADDED"}
+        assert {event["object"]["metadata"]["name"]: event["object"] for event in sent} == written
         assert revision(end) >= newest
         changed = api.patch(f"{path}/b", {"spec": {"worker": True}})
         assert next(events) == {"type": "MODIFIED", "object": changed}
@@ -98,17 +98,17 @@ def test_end_of_a_stream_is_a_bookmark_of_the_kind(api: Admin, cluster: str, pat
     api.create(secrets_in(cluster), secret())
     for collection, kind in ((path, "Node"), (secrets_in(cluster), "Secret")):
         with api.watch(collection, **STREAM) as events:
-            told, end = initial(events)
+            sent, end = initial(events)
         assert end["kind"] == kind
         assert set(end["metadata"]) >= {"resourceVersion", "annotations"}
-        assert {event["object"]["kind"] for event in told} <= {kind}
+        assert {event["object"]["kind"] for event in sent} <= {kind}
 
 
 @pytest.mark.usefixtures("streaming")
 def test_stream_of_one_name_brings_that_object_alone(api: Admin, namespace: str) -> None:
     with api.watch(NAMESPACES, **STREAM, fieldSelector=f"metadata.name={namespace}") as events:
-        told, _ = initial(events)
-    assert [event["object"]["metadata"]["name"] for event in told] == [namespace]
+        sent, _ = initial(events)
+    assert [event["object"]["metadata"]["name"] for event in sent] == [namespace]
 
 
 @pytest.mark.usefixtures("streaming")
@@ -117,13 +117,13 @@ def test_stream_over_all_namespaces_equals_the_list(api: Admin, cluster: str, pa
         api.create(path, node(cluster, f"n{number}"))
     everything = crds.collection(crds.NODES)
     with api.watch(everything, **STREAM) as events:
-        told, _ = initial(events)
+        sent, _ = initial(events)
     by_key = {
         (event["object"]["metadata"]["namespace"], event["object"]["metadata"]["name"]): event
-        for event in told
+        for event in sent
     }
     listed = api.list(everything)
-    assert len(told) == len(by_key) == len(listed)
+    assert len(sent) == len(by_key) == len(listed)
     for item in listed:
         assert by_key[item["metadata"]["namespace"], item["metadata"]["name"]]["object"] == item
 
@@ -184,7 +184,7 @@ def test_stream_keeps_its_server_timeout(api: Admin, cluster: str, path: str) ->
     api.create(path, node(cluster, "a"))
     begun_s = time.monotonic()
     with api.watch(path, **STREAM, timeoutSeconds=2) as events:
-        told = list(islice(events, 100))
-    assert told[0]["object"]["metadata"]["name"] == "a"
-    assert {event["type"] for event in told[1:]} == {"BOOKMARK"}
+        sent = list(islice(events, 100))
+    assert sent[0]["object"]["metadata"]["name"] == "a"
+    assert {event["type"] for event in sent[1:]} == {"BOOKMARK"}
     assert 1 <= time.monotonic() - begun_s < 30
