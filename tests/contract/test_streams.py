@@ -133,7 +133,7 @@ def test_stream_that_sends_nothing_initially_is_a_watch(
     api: Admin, cluster: str, path: str
 ) -> None:
     made = api.create(path, node(cluster, "a"))
-    query = {**STREAM, "sendInitialEvents": "false", "resourceVersion": revision(made)}
+    query = {**STREAM, "sendInitialEvents": "false", "resourceVersion": str(revision(made))}
     with api.watch(path, **query) as events:
         later = api.create(path, node(cluster, "b"))
         assert next(events) == {"type": "ADDED", "object": later}
