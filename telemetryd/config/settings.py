@@ -55,7 +55,7 @@ class KubernetesConfig:
     """``[kubernetes]``: which API server and how to ask it.
 
     Attributes:
-        kubeconfig: File; left out: in-cluster, else ``$KUBECONFIG``, else ``~/.kube/config``.
+        kubeconfig: File; left out: ``$KUBECONFIG``, else in-cluster, else ``~/.kube/config``.
         context: Of the kubeconfig; left out: its current one.
         source: What is collected: a Rancher's fleet, or this cluster alone; ``auto`` goes by
             whether the API server serves Rancher's API group, and notices when that changes.

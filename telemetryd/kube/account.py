@@ -34,6 +34,11 @@ def service_account_of(header: str | None) -> tuple[str, str] | None:
         subject = msgspec.json.decode(claims, type=_Claims).sub
     except (binascii.Error, ValueError, msgspec.MsgspecError):
         return None
+    return service_account_named(subject)
+
+
+def service_account_named(subject: str) -> tuple[str, str] | None:
+    """Namespace and name of the ServiceAccount that a user name stands for, None for another."""
     names = subject.removeprefix(_PREFIX).split(":")
     if not subject.startswith(_PREFIX) or len(names) != 2:  # noqa: PLR2004 - namespace and name
         return None

@@ -18,7 +18,7 @@ import aiohttp
 import anyio
 
 from telemetryd.errors import BadResponse, Reason, Unavailable
-from telemetryd.kube.account import service_account_of
+from telemetryd.kube.account import service_account_named, service_account_of
 from telemetryd.kube.body import Body, ByteStream, read_head, read_whole
 from telemetryd.kube.connection import SERVICE_ACCOUNT, resolve
 from telemetryd.kube.fence import Fence, FencedBody, no_fence
@@ -29,6 +29,7 @@ from telemetryd.kube.foreign import (
     translate,
 )
 from telemetryd.kube.heads import HeadConnector
+from telemetryd.kube.proxy import address_of
 from telemetryd.kube.rechosen import Connection, Login
 from telemetryd.kube.requests import MAX_BODY_BYTES, Handle
 from telemetryd.kube.responses import error_for, parse_http_date, parse_retry_after, parse_status
@@ -239,6 +240,9 @@ class KubeClient:
             Unavailable: No credential is to be had for now.
         """
         login = await self._connection.current()
+        acts_as = dict(login.headers).get("Impersonate-User")
+        if acts_as is not None:
+            return service_account_named(acts_as)
         return service_account_of(await login.credential.header())
 
     @asynccontextmanager
@@ -330,16 +334,20 @@ class KubeClient:
         if call.body is not None or call.fence is not None:
             sent = FencedBody(call.body or b"", call.fence or no_fence)
         context = await login.tls.current() if login.tls else True
+        proxy, for_proxy = address_of(login.proxy)
+        if login.tls is None:  # the proxy reads the request's own headers: there is no tunnel
+            headers |= for_proxy
         try:
             response = await self._session.request(
                 call.method,
                 login.server + call.path,
                 params=call.params,
-                headers=headers,
+                headers=[*headers.items(), *login.headers],
                 data=sent,
                 ssl=context,
                 server_hostname=login.server_name,
-                proxy=login.proxy,
+                proxy=proxy,
+                proxy_headers=for_proxy or None,
                 allow_redirects=False,
             )
         except FOREIGN as error:

@@ -1,12 +1,14 @@
 """Which API server, as whom, and how it is trusted: from the configuration and the environment.
 
-In a pod its service account; else the kubeconfig. HTTP doesn't belong here.
+The kubeconfig that is named by the configuration or ``$KUBECONFIG``; else, in a pod, its service
+account; else ``~/.kube/config``. Requests are made in ``client``.
 """
 
 import base64
-import os
+import ipaddress
+import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
@@ -21,10 +23,18 @@ from telemetryd.kube.credentials import (
     TokenFile,
     clean_token,
 )
-from telemetryd.kube.entries import Entry, what_is_wrong_with_server
+from telemetryd.kube.entries import Entry, impersonation, what_is_wrong_with_server
 from telemetryd.kube.execplugin import ExecPlugin
 from telemetryd.kube.files import read_small_file, why_unreadable
-from telemetryd.kube.kubeconfig import Chosen, choose, fingerprint
+from telemetryd.kube.kubeconfig import (
+    Chosen,
+    choose,
+    fingerprint,
+    found_files,
+    may_exist,
+    named_files,
+    says_nothing,
+)
 from telemetryd.kube.proxy import proxy_for
 from telemetryd.kube.rechosen import Connection, Login, Rechoice
 from telemetryd.kube.tls import Origin, TlsContext, TlsFiles
@@ -34,6 +44,8 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from telemetryd.config.settings import KubernetesConfig
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -62,58 +74,55 @@ async def resolve(
     Raises:
         ConfigError: Each problem with file, key and mend.
     """
-    if config.kubeconfig is None and config.context is None:
-        in_pod = environ.get("KUBERNETES_SERVICE_HOST") and environ.get("KUBERNETES_SERVICE_PORT")
-        counts = partial(_counts, service_account, environ)
-        if in_pod and await _read(counts, f"{service_account} or the kubeconfig") is True:
-            return await _in_cluster(environ, service_account, now)
-    return await _by_kubeconfig(lambda: _paths(config, environ), config.context, now, environ)
+    why_pod = await _why_in_cluster(config, environ, service_account)
+    if why_pod:
+        connection = await _in_cluster(environ, service_account, now)
+        why = why_pod
+    else:
+        why = _why_kubeconfig(config, environ)
+        connection = await _by_kubeconfig(
+            lambda: named_files(config.kubeconfig, environ), config.context, now, environ
+        )
+    login = connection.login
+    log.info(
+        "login chosen file=%s context=%s server=%s acts_as=%s why=%s",
+        login.where,
+        login.context,
+        login.server,
+        dict(login.headers).get("Impersonate-User", ""),
+        why,
+    )
+    return connection
 
 
-def _counts(service_account: str, environ: Mapping[str, str]) -> bool:
-    """Whether a pod's service account counts rather than a kubeconfig; blocks."""
-    return _may_exist(f"{service_account}/token") or not _found(environ)
-
-
-def _found(environ: Mapping[str, str]) -> list[str]:
-    named = [part for part in environ.get("KUBECONFIG", "").split(os.pathsep) if part]
-    default = f"{environ.get('HOME') or '~'}/.kube/config"
-    # Path.expanduser raises where there is no such user; a name that stays as it is isn't found.
-    paths = [os.path.expanduser(part) for part in named or [default]]  # noqa: PTH111
-    return [path for path in paths if _may_exist(path)]
-
-
-def _may_exist(path: str) -> bool:
-    """Whether something is there, or what stands in the way is left for reading it to tell."""
-    try:
-        os.stat(path)  # noqa: PTH116 - a path is only a name here
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except (OSError, ValueError):
-        return True
-    return True
-
-
-def _paths(config: "KubernetesConfig", environ: Mapping[str, str]) -> list[str]:
-    """The kubeconfigs that count; blocks.
+async def _why_in_cluster(
+    config: "KubernetesConfig", environ: Mapping[str, str], service_account: str
+) -> str:
+    """Why the pod's service account is used, empty where a kubeconfig is, as kubectl decides.
 
     Raises:
-        ConfigError: There are none.
+        ConfigError: A file that ``$KUBECONFIG`` names can't be used.
+        Unavailable: Its disk hangs.
     """
+    in_pod = environ.get("KUBERNETES_SERVICE_HOST") and environ.get("KUBERNETES_SERVICE_PORT")
+    if not in_pod or config.kubeconfig is not None or config.context is not None:
+        return ""
+    found = await _read(partial(found_files, environ), "kubeconfig")
+    if not environ.get("KUBECONFIG"):
+        token = f"{service_account}/token"
+        if found and not await _read(partial(may_exist, token), token):
+            return ""
+        return "this is a pod, and no kubeconfig is named"
+    if found and not await _read(partial(says_nothing, found), "kubeconfig"):
+        return ""
+    log.warning("$KUBECONFIG names no file with content, the pod's service account is used")
+    return "this is a pod, and $KUBECONFIG names no file with content"
+
+
+def _why_kubeconfig(config: "KubernetesConfig", environ: Mapping[str, str]) -> str:
     if config.kubeconfig is not None:
-        return [os.path.expanduser(config.kubeconfig)]  # noqa: PTH111 - as above
-    found = _found(environ)
-    if not found:
-        where = "$KUBECONFIG" if environ.get("KUBECONFIG") else "~/.kube/config"
-        raise ConfigError(
-            Problem(
-                where,
-                "",
-                "no kubeconfig found, and this is no pod with a service account: "
-                "set kubernetes.kubeconfig or $KUBECONFIG",
-            )
-        )
-    return found
+        return "kubernetes.kubeconfig is set"
+    return "$KUBECONFIG is set" if environ.get("KUBECONFIG") else "it is the default"
 
 
 def _import_loader() -> "ModuleType":
@@ -239,8 +248,9 @@ def _deadline(what: str) -> Iterator[None]:
 
 
 def _server(chosen: Chosen) -> str:
+    """The URL to ask; an IPv6 zone is as sockets take it, without escapes."""
     server: str = chosen.cluster.body["server"]
-    return server.rstrip("/")
+    return server.replace("%25", "%", 1) if "://[" in server else server
 
 
 async def _log_in(chosen: Chosen, now: Callable[[], float], environ: Mapping[str, str]) -> Login:
@@ -261,14 +271,34 @@ async def _log_in(chosen: Chosen, now: Callable[[], float], environ: Mapping[str
     except BaseException:
         close()
         raise
-    name = _server_name(server, cluster.get("tls-server-name"))
-    return Login(server, chosen.user.file, credential, tls, name, proxy, close)
+    verify = not cluster.get("insecure-skip-tls-verify", False)
+    name = _server_name(server, cluster.get("tls-server-name"), verify=verify)
+    headers = _host_header(server) + impersonation(chosen.user)
+    return Login(
+        server, chosen.user.file, credential, tls, name, proxy, headers, chosen.context, close
+    )
 
 
-def _server_name(server: str, configured: str | None) -> str | None:
-    """The name to ask for and to check, without the dot of a full name; None for the URL's own."""
-    name = configured or urlsplit(server).hostname or ""
-    return name.rstrip(".") if configured or name.endswith(".") else None
+def _server_name(server: str, configured: str | None, *, verify: bool) -> str | None:
+    """The name to ask for and to check, as client-go writes it; None for the URL's own.
+
+    A full name has no dot at its end, an address no brackets, and IPv4 in IPv6 is IPv4. No
+    certificate is good for an address with a zone, so the zone stays where it is checked.
+    """
+    host = urlsplit(server).hostname or ""
+    name = (configured or host).rstrip(".").removeprefix("[").removesuffix("]")
+    if not configured and not verify:
+        name = name.partition("%")[0]
+    with suppress(ValueError):
+        mapped = getattr(ipaddress.ip_address(name), "ipv4_mapped", None)
+        name = str(mapped) if mapped else name
+    return name if configured or name != host else None
+
+
+def _host_header(server: str) -> tuple[tuple[str, str], ...]:
+    """The header that keeps an IPv6 zone to ourselves, as Go does; empty where there is none."""
+    before, percent, after = urlsplit(server).netloc.partition("%")
+    return (("Host", f"{before}]{after.partition(']')[2]}"),) if percent else ()
 
 
 def _tls_files(chosen: Chosen, credential: Credential) -> TlsFiles:
@@ -353,17 +383,20 @@ async def _plugin(
 
 
 async def _token_file(chosen: Chosen) -> TokenFile:
-    """A credential of ``tokenFile``, which goes before ``token``.
+    """A credential of ``tokenFile``, which goes before ``token`` as soon as it can be used.
 
     Raises:
         ConfigError: It holds none.
     """
     path = chosen.user.body["tokenFile"]
+    spare: str | None = chosen.user.body.get("token")
+    why = "holds no token"
     try:
         token = clean_token(await _read(partial(read_small_file, path), path))
     except (OSError, ValueError) as error:
-        why = f"can't be read ({why_unreadable(error)})"
-        raise ConfigError(chosen.user.problem("tokenFile", why)) from error
+        token, why = None, f"can't be read ({why_unreadable(error)})"
+    if token is None and spare is None:
+        raise ConfigError(chosen.user.problem("tokenFile", why))
     if token is None:
-        raise ConfigError(chosen.user.problem("tokenFile", "holds no token"))
-    return TokenFile(path, token)
+        log.warning("token file can't be used, the token beside it is file=%s reason=%s", path, why)
+    return TokenFile(path, token or spare or "")

@@ -1,17 +1,17 @@
-"""A cluster and a user of a kubeconfig: what they may hold, each mistake with its mend.
+"""A cluster and a user of a kubeconfig: what they may hold, each mistake with its fix.
 
-Which ones count is ``kubeconfig``'s business, and what is made of them ``loader``'s.
+The rules are those of client-go: what ``clientcmd`` refuses is refused here, with the reason. Which
+entries count is decided in ``kubeconfig``; the login is made of them in ``connection``.
 """
 
-import base64
-import binascii
+import os.path
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from telemetryd.config.values import InvalidValue, Url
 from telemetryd.errors import Problem
+from telemetryd.kube.address import parse_server
 from telemetryd.kube.credentials import clean_token
 from telemetryd.kube.files import MIB, PEM_BYTES, read_small_file, why_unreadable
 from telemetryd.kube.proxy import what_is_wrong_with_proxy
@@ -20,15 +20,15 @@ _FILES = {
     "cluster": ("certificate-authority",),
     "user": ("client-certificate", "client-key", "tokenFile"),
 }
-_DATA = {
-    "cluster": ("certificate-authority-data",),
-    "user": ("client-certificate-data", "client-key-data"),
-}
 _IMPERSONATION = ("as", "as-uid", "as-groups", "as-user-extra")
 _EXEC_GROUP = "client.authentication.k8s.io"
 _EXEC_VERSIONS = tuple(f"{_EXEC_GROUP}/{version}" for version in ("v1", "v1beta1"))
 _INTERACTIVE_MODES = ("Never", "IfAvailable", "Always")
 _JWT_PARTS = 3
+_HEADER_NAME = frozenset(
+    "!#$&'*+-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ^_`abcdefghijklmnopqrstuvwxyz|~"
+)
+"""What may stand in a header's name (RFC 9110, section 5.6.2), but for the percent sign."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,38 +54,74 @@ class Entry:
 
 
 def normalise(body: Mapping[str, Any], singular: str, folder: Path) -> dict[str, Any]:
-    """The body of an entry as everyone after this reads it; what is wrong in it stays wrong.
+    """The body of an entry as it is used from here on; what is wrong in it stays wrong.
 
-    Relative paths count from the folder of the file they stand in; what is empty isn't there; a
-    scheme is in small letters; a token has no white space around it, as YAML's ``|`` leaves it.
+    Relative paths count from the folder of the file they stand in. Empty values are left out. The
+    URL of the server is complete, and a token has no white space around it, as YAML's ``|`` leaves.
     """
-    changed = {key: value for key, value in body.items() if value is not None and value != ""}
+    changed = {
+        key: value for key, value in body.items() if value or key in {"exec", "auth-provider"}
+    }
     for key in _FILES.get(singular, ()):
-        if isinstance(body.get(key), str) and body[key]:
-            changed[key] = str(folder / body[key])
-    plugin = body.get("exec")
-    command = plugin.get("command") if isinstance(plugin, dict) else None
-    if isinstance(plugin, dict) and isinstance(command, str) and "/" in command:
-        changed["exec"] = {**plugin, "command": str(folder / command)}
-    server, token = body.get("server"), body.get("token")
-    if singular == "cluster" and isinstance(server, str) and "://" in server:
-        scheme, _, rest = server.partition("://")
-        changed["server"] = f"{scheme.lower()}://{rest}"
-    if singular == "user" and isinstance(token, str) and token:
-        changed["token"] = token.strip()
+        if key in changed:
+            changed[key] = os.path.join(folder, changed[key])  # noqa: PTH118 - a path is only a name
+    plugin = changed.get("exec")
+    if plugin is not None and "/" in plugin.get("command", ""):
+        changed["exec"] = {**plugin, "command": str(folder / plugin["command"])}
+    if singular == "cluster" and "server" in changed:
+        changed["server"] = _complete(changed["server"])
+    if "token" in changed:
+        changed["token"] = changed["token"].strip()
     return changed
 
 
+def _complete(server: str) -> str:
+    try:
+        return parse_server(server)
+    except ValueError:
+        return server
+
+
+def in_use(user: Entry, *, is_sent: bool) -> Entry:
+    """What counts of a user that has been checked, as client-go decides.
+
+    What stands in the kubeconfig goes before a plugin or a provider, a key without its certificate
+    doesn't count, and where no credential may be sent there is none.
+    """
+    body = dict(user.body)
+    if not is_sent:
+        return Entry({key: body[key] for key in _IMPERSONATION if key in body}, user.file, user.key)
+    has_certificate = _has_certificate(body)
+    has_header = "token" in body or "tokenFile" in body or "username" in body
+    dropped = set()
+    if not has_certificate:
+        dropped |= {"client-key", "client-key-data"}
+    if has_header:
+        dropped |= {"exec", "auth-provider"}
+    elif has_certificate:
+        dropped.add("exec")
+    if provider := body.get("auth-provider"):
+        config = {"client-secret": "", **provider.get("config", {})}
+        body["auth-provider"] = {**provider, "config": config}
+    if "username" in body:
+        body.setdefault("password", "")
+    else:
+        dropped.add("password")
+    return Entry({key: body[key] for key in body if key not in dropped}, user.file, user.key)
+
+
 def check_cluster(cluster: Entry) -> list[Problem]:
-    """Everything that stands in the way of reaching it."""
-    problems = _check_files(cluster, "cluster")
+    """Each reason why it can't be used."""
     body = cluster.body
+    is_tls = body.get("server", "").startswith("https:")
+    problems = _check_files(cluster, "cluster")
     if "server" not in body:
         problems.append(cluster.problem("server", "give the URL of the API server"))
     elif (why := what_is_wrong_with_server(body["server"])) is not None:
         problems.append(cluster.problem("server", why))
-    if not isinstance(body.get("insecure-skip-tls-verify", False), bool):
-        why = "must be true or false, without quotes"
+    has_ca = "certificate-authority" in body or "certificate-authority-data" in body
+    if is_tls and has_ca and body.get("insecure-skip-tls-verify"):
+        why = "can't be used with a certificate-authority: remove one of the two"
         problems.append(cluster.problem("insecure-skip-tls-verify", why))
     if not _is_server_name(body.get("tls-server-name", "host")):
         why = "must be the host name that the server's certificate has"
@@ -95,19 +131,17 @@ def check_cluster(cluster: Entry) -> list[Problem]:
     return problems
 
 
-def what_is_wrong_with_server(server: object) -> str | None:
+def what_is_wrong_with_server(server: str) -> str | None:
     """What is wrong with the URL of an API server, None where nothing is; never shows it."""
-    if not isinstance(server, str):
-        return 'must be a URL in quotes such as "https://rancher.example.com"'
     try:
-        Url().parse(server)
-    except InvalidValue as error:
+        parse_server(server)
+    except ValueError as error:
         return str(error)
     return None
 
 
-def _is_server_name(name: object) -> bool:
-    if not isinstance(name, str) or name.startswith(".") or not name.isprintable() or " " in name:
+def _is_server_name(name: str) -> bool:
+    if name.startswith(".") or not name.isprintable() or " " in name:
         return False
     try:
         name.encode("idna")
@@ -116,59 +150,91 @@ def _is_server_name(name: object) -> bool:
     return True
 
 
-def check_user(user: Entry) -> list[Problem]:
-    """Everything that stands in the way of asking as that user."""
-    problems = _check_files(user, "user")
+def check_user(user: Entry, *, is_sent: bool) -> list[Problem]:
+    """Each reason why requests can't be made as that user."""
+    problems = _check_files(user, "user", is_sent=is_sent)
     body = user.body
-    has_certificate = bool(body.get("client-certificate") or body.get("client-certificate-data"))
-    has_key = bool(body.get("client-key") or body.get("client-key-data"))
-    if has_certificate != has_key:
-        missing = "client-key" if has_certificate else "client-certificate"
-        problems.append(user.problem(missing, "a client certificate needs both it and its key"))
-    token = body.get("token", "absent")
-    if not isinstance(token, str):
-        problems.append(user.problem("token", "must be text in quotes"))
-    elif clean_token(token.encode(errors="replace")) is None:
-        problems.append(user.problem("token", "not a token: it holds white space or worse"))
-    problems += _check_password(user)
-    problems += check_impersonation(user)
+    has_certificate = _has_certificate(body)
+    has_key = "client-key" in body or "client-key-data" in body
+    if has_certificate and not has_key:
+        problems.append(user.problem("client-key", "a client certificate needs its key"))
+    if (
+        is_sent
+        and "token" in body
+        and clean_token(body["token"].encode(errors="replace")) != body["token"]
+    ):
+        why = "not a token: it holds white space or worse"
+        problems.append(user.problem("token", why))
+    has_password = "username" in body or "password" in body
+    has_both = is_sent and "tokenFile" in body and "username" in body
+    if has_both or (has_password and "token" in body):
+        why = "two ways to log in, a token and a user name: remove one of the two"
+        problems.append(user.problem("token" if "token" in body else "tokenFile", why))
+    problems += _check_impersonation(user)
     if "exec" in body:
         problems += _check_exec(user, body["exec"])
     if "auth-provider" in body:
         problems += _check_provider(user, body["auth-provider"])
+        if "exec" in body:
+            why = "can't be used with an exec plugin: remove one of the two"
+            problems.append(user.problem("auth-provider", why))
     return problems
 
 
-def check_impersonation(entry: Entry) -> list[Problem]:
-    """Whoever is to act as another must not act as himself instead, who may do more or less."""
+def impersonation(user: Entry) -> tuple[tuple[str, str], ...]:
+    """Headers that ask the API server to act for someone else; names may repeat.
+
+    As client-go, keys of ``as-user-extra`` are percent-escaped and values are sent as they are.
+    """
+    body = user.body
+    if "as" not in body:
+        return ()
+    headers = [("Impersonate-User", body["as"])]
+    if "as-uid" in body:
+        headers.append(("Impersonate-Uid", body["as-uid"]))
+    headers += [("Impersonate-Group", group) for group in body.get("as-groups", ())]
+    headers += [
+        (f"Impersonate-Extra-{_escape(key)}", value)
+        for key, values in body.get("as-user-extra", {}).items()
+        for value in values
+    ]
+    return tuple(headers)
+
+
+def _escape(key: str) -> str:
+    return "".join(
+        chr(byte) if chr(byte) in _HEADER_NAME else f"%{byte:02X}"
+        for byte in key.encode("utf-8", "surrogatepass")
+    )
+
+
+def _check_impersonation(user: Entry) -> list[Problem]:
+    body = user.body
+    others = [key for key in _IMPERSONATION[1:] if key in body]
+    if others and "as" not in body:
+        return [user.problem("as", f"{' and '.join(others)} can't be used without it: give a name")]
+    values = {
+        "as": [body.get("as", "")],
+        "as-uid": [body.get("as-uid", "")],
+        "as-groups": body.get("as-groups", []),
+        "as-user-extra": [v for vs in body.get("as-user-extra", {}).values() for v in vs],
+    }
     return [
-        entry.problem(key, "impersonation isn't supported: give a user that has the rights itself")
-        for key in _IMPERSONATION
-        if entry.body.get(key)
+        user.problem(key, "has a control character, which no header can hold: remove it")
+        for key, texts in values.items()
+        if any(not _fits_header(text) for text in texts)
     ]
 
 
-def _check_password(user: Entry) -> list[Problem]:
-    keys = ("username", "password")
-    given = [key for key in keys if key in user.body]
-    problems = [
-        user.problem(key, "must be text in quotes")
-        for key in given
-        if not isinstance(user.body[key], str)
-    ]
-    if len(given) == 1:
-        (missing,) = set(keys) - set(given)
-        problems.append(user.problem(missing, "basic authentication needs both it and the other"))
-    return problems
+def _fits_header(text: str) -> bool:
+    return not any((char < " " and char != "\t") or char == "\x7f" for char in text)
 
 
-def _check_exec(user: Entry, plugin: object) -> list[Problem]:
-    if not isinstance(plugin, dict):
-        return [user.problem("exec", "must be a mapping")]
+def _check_exec(user: Entry, plugin: Mapping[str, Any]) -> list[Problem]:
     problems = [
         user.problem(f"exec.{key}", "must be given")
         for key in ("command", "apiVersion")
-        if not isinstance(plugin.get(key), str) or not plugin[key]
+        if not plugin.get(key)
     ]
     if not problems and plugin["apiVersion"] not in _EXEC_VERSIONS:
         why = f"must be one of {', '.join(_EXEC_VERSIONS)}"
@@ -176,13 +242,9 @@ def _check_exec(user: Entry, plugin: object) -> list[Problem]:
     elif not problems and (plugin.get("interactiveMode") or "") not in _interactive_modes(plugin):
         why = f"must be one of {', '.join(_INTERACTIVE_MODES)}"
         problems.append(user.problem("exec.interactiveMode", why))
-    if not isinstance(plugin.get("provideClusterInfo") or False, bool):
-        why = "must be true or false, without quotes"
-        problems.append(user.problem("exec.provideClusterInfo", why))
-    arguments, variables = plugin.get("args") or [], plugin.get("env") or []
-    if not isinstance(arguments, list) or not all(map(_is_argument, arguments)):
-        problems.append(user.problem("exec.args", "must be a list of text, each in quotes"))
-    if not isinstance(variables, list) or not all(map(_is_variable, variables)):
+    if "\0" in "".join(plugin.get("args", ())):
+        problems.append(user.problem("exec.args", "no argument can hold a NUL character"))
+    if not all(map(_is_variable, plugin.get("env", ()))):
         problems.append(user.problem("exec.env", "must be a list, each with a name and a value"))
     return problems
 
@@ -192,74 +254,54 @@ def _interactive_modes(plugin: Mapping[str, Any]) -> tuple[str, ...]:
     return _INTERACTIVE_MODES if plugin["apiVersion"].endswith("/v1") else (*_INTERACTIVE_MODES, "")
 
 
-def _is_argument(value: object) -> bool:
-    return isinstance(value, str) and "\0" not in value
+def _is_variable(item: Mapping[str, str]) -> bool:
+    name, value = item.get("name", ""), item.get("value", "")
+    return bool(name) and not {"=", "\0"} & set(name) and "\0" not in value
 
 
-def _is_variable(item: object) -> bool:
-    if not isinstance(item, dict):
-        return False
-    name, value = item.get("name"), item.get("value")
-    return (
-        isinstance(name, str) and bool(name) and not {"=", "\0"} & set(name) and _is_argument(value)
-    )
-
-
-def _check_provider(user: Entry, provider: object) -> list[Problem]:
-    if not isinstance(provider, dict):
-        return [user.problem("auth-provider", "must be a mapping")]
-    name = provider.get("name")
-    if name not in {"oidc", "gcp"}:
-        why = "must be oidc or gcp; others have exec plugins now"
+def _check_provider(user: Entry, provider: Mapping[str, Any]) -> list[Problem]:
+    if provider.get("name") != "oidc":
+        why = "must be oidc; others have exec plugins now, such as gke-gcloud-auth-plugin"
         return [user.problem("auth-provider.name", why)]
-    config = provider.get("config")
-    if not isinstance(config, dict):
-        return [user.problem("auth-provider.config", "must be a mapping")]
-    if name == "gcp":
-        needed: tuple[str, ...] = () if "access-token" in config else ("cmd-path", "cmd-args")
-    else:
-        needed = ("client-id", "client-secret", "idp-issuer-url") if _refreshes(config) else ()
-        token = config.get("id-token")
-        if token is None and not needed:
-            needed = ("id-token",)
-        elif token is not None and not _is_jwt(token):
-            return [user.problem("auth-provider.config.id-token", "not a JSON Web Token")]
-    return [
-        user.problem(f"auth-provider.config.{key}", "must be given, as text in quotes")
+    config = provider.get("config", {})
+    needed = ["idp-issuer-url", "client-id"]
+    if not config.get("refresh-token"):
+        needed.append("id-token")
+    problems = [
+        user.problem(f"auth-provider.config.{key}", "must be given")
         for key in needed
-        if not isinstance(config.get(key), str)
+        if not config.get(key)
     ]
+    token = config.get("id-token")
+    if token and len(token.split(".")) != _JWT_PARTS:
+        problems.append(user.problem("auth-provider.config.id-token", "not a JSON Web Token"))
+    return problems
 
 
-def _refreshes(config: Mapping[str, Any]) -> bool:
-    return config.get("refresh-token") is not None
-
-
-def _is_jwt(token: object) -> bool:
-    return isinstance(token, str) and len(token.split(".")) == _JWT_PARTS
-
-
-def _check_files(entry: Entry, singular: str) -> list[Problem]:
+def _check_files(entry: Entry, singular: str, *, is_sent: bool = True) -> list[Problem]:
     problems = []
-    for key in _DATA[singular]:
-        data = entry.body.get(key)
-        if not data:
-            continue
-        try:
-            base64.b64decode("".join(data.split()), validate=True)
-        except (AttributeError, TypeError, ValueError, binascii.Error):
-            problems.append(entry.problem(key, "not base64"))
     for key in _FILES[singular]:
         path = entry.body.get(key)
-        if not path or entry.body.get(f"{key}-data"):
+        if path is None or _is_unused(key, entry.body, is_sent=is_sent):
             continue
-        if not isinstance(path, str):
-            problems.append(entry.problem(key, "must be a path"))
-            continue
-        problem = _check_file(path, is_token=key == "tokenFile")
-        if problem:
-            problems.append(entry.problem(key, f"{path!r}: {problem}"))
+        if f"{key}-data" in entry.body:
+            problems.append(
+                entry.problem(key, f"is there beside {key}-data: remove one of the two")
+            )
+        elif why := _check_file(path, is_token=key == "tokenFile"):
+            problems.append(entry.problem(key, f"{path!r}: {why}"))
     return problems
+
+
+def _is_unused(key: str, body: Mapping[str, Any], *, is_sent: bool) -> bool:
+    """Whether a file may be missing."""
+    if key == "tokenFile":
+        return "token" in body or not is_sent
+    return key == "client-key" and not _has_certificate(body)
+
+
+def _has_certificate(body: Mapping[str, Any]) -> bool:
+    return "client-certificate" in body or "client-certificate-data" in body
 
 
 def _check_file(path: str, *, is_token: bool) -> str:

@@ -52,7 +52,7 @@ class ExecPlugin:
 
         Args:
             user: Has ``exec``, checked before.
-            cluster: What the plugin is told where ``provideClusterInfo`` is set.
+            cluster: Passed to the plugin where ``provideClusterInfo`` is set.
 
         Raises:
             ConfigError: It needs a terminal.
@@ -102,7 +102,7 @@ class ExecPlugin:
         plugin = self._user.body["exec"]
         environ = {
             **os.environ,
-            **{item["name"]: item["value"] for item in plugin.get("env") or []},
+            **{item["name"]: item.get("value") or "" for item in plugin.get("env") or []},
             "KUBERNETES_EXEC_INFO": json.dumps(self._info(), default=str),
         }
         command = self._find(plugin["command"])
@@ -324,7 +324,8 @@ def _parse(printed: bytes) -> object:
     try:
         return json.loads(printed)
     except (ValueError, RecursionError):
-        pass
+        if printed.lstrip().startswith(b"{"):  # client-go takes that for JSON alone
+            raise ValueError("it printed no ExecCredential, but broken JSON") from None
     try:
         return next(yaml.load_all(printed, Loader=_YamlLoader), None)  # type: ignore[no-untyped-call]
     except Exception:  # noqa: BLE001 - PyYAML's constructors raise all sorts

@@ -11,6 +11,9 @@ MIB = 1024 * 1024
 PEM_BYTES = 16 * MIB
 """A bundle of every authority there is stays far below."""
 
+_NULL_DEVICE = os.makedev(1, 3)
+"""/dev/null, which is an empty file to its readers."""
+
 
 def read_small_file(path: str, limit_bytes: int = MIB) -> bytes:
     """A file's content; blocks, but not on a pipe or a device, which may have no end.
@@ -42,8 +45,9 @@ def check_regular(path: str) -> None:
 
 def _open_regular(path: str) -> int:
     opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    mode = os.fstat(opened).st_mode
-    if stat.S_ISREG(mode):
+    status = os.fstat(opened)
+    mode = status.st_mode
+    if stat.S_ISREG(mode) or (stat.S_ISCHR(mode) and status.st_rdev == _NULL_DEVICE):
         return opened
     os.close(opened)
     if stat.S_ISDIR(mode):

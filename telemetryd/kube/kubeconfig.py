@@ -1,26 +1,27 @@
-"""Kubeconfig files: read, merged as kubectl does, and checked, so that every mistake has its mend.
+"""Kubeconfig files: read, merged and checked as kubectl does, each mistake with its fix.
 
-What is done with the outcome is ``connection``'s business. Importing this module is cheap but for
-PyYAML.
+The login is made of the outcome in ``connection``. Importing this module is cheap but for PyYAML.
 """
 
-import copy
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from telemetryd.errors import ConfigError, Problem
-from telemetryd.kube.entries import (
-    Entry,
-    check_cluster,
-    check_impersonation,
-    check_user,
-    normalise,
-)
-from telemetryd.kube.files import read_small_file, why_unreadable
+from telemetryd.kube.address import may_carry_credentials
+from telemetryd.kube.entries import Entry, check_cluster, check_user, in_use, normalise
+from telemetryd.kube.fields import fit
+from telemetryd.kube.files import MIB, read_small_file, why_unreadable
+from telemetryd.kube.yamljson import NotYamlError, load_first_document
+
+MAX_BYTES = 16 * MIB
+"""Of one file. client-go has no limit; 400 clusters of Rancher make 2 MB."""
+
+_VERSIONS = {"", "/", "v1", "/v1"}
+"""What client-go takes for version v1 of no group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +31,6 @@ class Chosen:
     context: str
     cluster: Entry
     user: Entry
-
-    def as_kubeconfig(self) -> dict[str, Any]:
-        """A kubeconfig of this one context, for kubernetes_asyncio's loader."""
-        return {
-            "current-context": "it",
-            "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
-            "clusters": [{"name": "it", "cluster": copy.deepcopy(dict(self.cluster.body))}],
-            "users": [{"name": "it", "user": copy.deepcopy(dict(self.user.body))}],
-        }
 
 
 @dataclass(slots=True)
@@ -51,14 +43,14 @@ class _Merged:
 
 
 def choose(paths: list[str], context: str | None) -> Chosen:
-    """What the context of these files names; the first file that says something has it its way.
+    """What the context of these files names; the first file that has an entry of a name wins.
 
     Args:
         paths: Of the files; blocks while they are read.
         context: Its name, None for the current one.
 
     Raises:
-        ConfigError: With each problem that stands in the way of a connection.
+        ConfigError: Each reason why there is no login.
     """
     merged = _merge(paths)
     where = ":".join(merged.files)
@@ -78,86 +70,149 @@ def choose(paths: list[str], context: str | None) -> Chosen:
         if entry.body.get("user")
         else Entry({}, entry.file, entry.key)
     )
-    problems = [*check_impersonation(entry), *check_cluster(cluster), *check_user(user)]
+    problems = check_cluster(cluster)
+    is_sent = not problems and may_carry_credentials(cluster.body["server"])
+    problems += check_user(user, is_sent=is_sent or bool(problems))
     if problems:
         raise ConfigError(*problems)
-    return Chosen(name, cluster, user)
+    return Chosen(name, cluster, in_use(user, is_sent=is_sent))
+
+
+def says_nothing(paths: list[str]) -> bool:
+    """Whether no file has any context, cluster or user, so that kubectl looks elsewhere; blocks.
+
+    Raises:
+        ConfigError: A file can't be used.
+    """
+    merged = _merge(paths)
+    return not merged.current and not any(merged.named.values())
 
 
 def fingerprint(paths: list[str]) -> bytes:
-    """What tells whether files have changed: a digest of their content; blocks."""
+    """A digest that changes with the content of files; blocks."""
     digest = sha256()
     for path in paths:
         try:
-            content = read_small_file(path)
+            content = read_small_file(path, MAX_BYTES)
         except (OSError, ValueError) as error:
             content = why_unreadable(error).encode()
         digest.update(f"{path}\n{len(content)}\n".encode(errors="backslashreplace") + content)
     return digest.digest()
 
 
+def found_files(environ: Mapping[str, str]) -> list[str]:
+    """The files that ``$KUBECONFIG`` names, else the default one; those that exist."""
+    named = environ.get("KUBECONFIG", "")
+    default = f"{environ.get('HOME') or '~'}/.kube/config"
+    parts = [part for part in named.split(os.pathsep) if part] if named else [default]
+    # Path.expanduser raises where there is no such user; a name that stays as it is isn't found.
+    paths = [os.path.expanduser(part) for part in parts]  # noqa: PTH111
+    return [path for path in paths if may_exist(path)]
+
+
+def may_exist(path: str) -> bool:
+    """Whether something is there; another error than that it is missing is left to its reader."""
+    try:
+        os.stat(path)  # noqa: PTH116 - a path is only a name here
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        return True
+    return True
+
+
+def named_files(kubeconfig: str | None, environ: Mapping[str, str]) -> list[str]:
+    """The kubeconfigs that count: the one that is configured, else those of the environment.
+
+    Raises:
+        ConfigError: There are none.
+    """
+    if kubeconfig is not None:
+        return [os.path.expanduser(kubeconfig)]  # noqa: PTH111 - as above
+    found = found_files(environ)
+    if not found:
+        where = "$KUBECONFIG" if environ.get("KUBECONFIG") else "~/.kube/config"
+        raise ConfigError(
+            Problem(
+                where,
+                "",
+                "no kubeconfig found, and this is no pod with a service account: "
+                "set kubernetes.kubeconfig or $KUBECONFIG",
+            )
+        )
+    return found
+
+
 def _merge(paths: list[str]) -> _Merged:
     merged = _Merged()
     problems: list[Problem] = []
-    for path in paths:
+    for path in dict.fromkeys(paths):
         try:
             content = _load(path)
         except ConfigError as error:
             problems += error.problems
             continue
         merged.files.append(path)
-        current = content.get("current-context")
-        if isinstance(current, str) and not merged.current:
-            merged.current = current
+        merged.current = merged.current or content.get("current-context", "")
         for kind, entries in merged.named.items():
-            problems += _collect(kind, content.get(kind), path, entries)
+            problems += _collect(kind, content.get(kind, []), path, entries)
     if problems:
         raise ConfigError(*problems)
     return merged
 
 
 def _load(path: str) -> dict[str, Any]:
+    """The fields of a file that client-go knows.
+
+    Raises:
+        ConfigError: It can't be read, is no YAML, or a field has another type.
+    """
     try:
-        content = yaml.safe_load(read_small_file(path))  # type: ignore[no-untyped-call]
-    except (OSError, UnicodeEncodeError) as error:
+        content = load_first_document(read_small_file(path, MAX_BYTES))
+    except NotYamlError as error:
+        raise ConfigError(Problem(path, "", f"{error}: give a kubeconfig")) from None
+    except (OSError, ValueError) as error:
         why = f"can't be read ({why_unreadable(error)}): give a readable kubeconfig"
         raise ConfigError(Problem(path, "", why)) from error
-    except Exception as error:  # noqa: BLE001 - PyYAML's constructors raise all sorts
-        # Neither the message nor the chain: both quote the line, which may hold a token.
-        mark = getattr(error, "problem_mark", None)
-        line = f" (line {mark.line + 1})" if mark is not None else ""
-        raise ConfigError(Problem(path, "", f"not YAML{line}: give a kubeconfig")) from None
     if content is None:
-        raise ConfigError(Problem(path, "", "is empty: give a kubeconfig"))
+        return {}
     if not isinstance(content, dict):
         raise ConfigError(Problem(path, "", "not a mapping: give a kubeconfig"))
-    return content
+    fitted, problems = fit(content, path)
+    if fitted.get("kind") not in {None, "", "Config"}:
+        problems.append(Problem(path, "kind", 'must be "Config": give a kubeconfig'))
+    if fitted.get("apiVersion", "") not in _VERSIONS:
+        problems.append(Problem(path, "apiVersion", 'must be "v1": give a kubeconfig'))
+    if problems:
+        raise ConfigError(*problems)
+    return fitted
 
 
-def _collect(kind: str, listed: object, path: str, entries: dict[str, Entry]) -> list[Problem]:
-    """Add the entries of one list of one file to those known before."""
-    if listed is None:
-        return []
-    if not isinstance(listed, list):
-        return [Problem(path, kind, "must be a list of entries with a name")]
+def _collect(
+    kind: str, listed: list[dict[str, Any]], path: str, entries: dict[str, Entry]
+) -> list[Problem]:
+    """Add the entries of one list of one file to those of the files before."""
+    singular = kind.removesuffix("s")
+    folder = Path(path).absolute().parent
+    here: dict[str, Entry] = {}
     problems = []
     for index, item in enumerate(listed):
-        singular = kind.removesuffix("s")
-        body = item.get(singular) if isinstance(item, dict) else None
-        name = item.get("name") if isinstance(item, dict) else None
-        if not isinstance(name, str) or not name:
-            problems.append(Problem(path, f"{kind}[{index}].name", "must be a name"))
-        elif not isinstance(body, dict | None):
-            problems.append(Problem(path, f"{kind}[name={name}].{singular}", "must be a mapping"))
-        elif name not in entries:
-            normal = normalise(body or {}, singular, Path(path).absolute().parent)
-            entries[name] = Entry(normal, path, f"{kind}[name={name}].{singular}")
+        name = item.get("name", "")
+        key = f"{kind}[name={name}]" if name else f"{kind}[{index}]"
+        if name in here:
+            why = "there are two of this name in the file: remove one of them"
+            problems.append(Problem(path, key, why))
+            continue
+        body = item.get(singular, {})
+        here[name] = Entry(normalise(body, singular, folder), path, f"{key}.{singular}")
+    for name, entry in here.items():
+        entries.setdefault(name, entry)
     return problems
 
 
 def _find(context: Entry, key: str, merged: _Merged, where: str) -> Entry:
-    name = context.body.get(key)
-    found = merged.named[f"{key}s"].get(name) if isinstance(name, str) else None
+    name = context.body.get(key, "")
+    found = merged.named[f"{key}s"].get(name)
     if found is None:
         message = f"no {key} {name!r} in {where}" if name else f"name a {key}"
         raise ConfigError(context.problem(key, message))

@@ -64,7 +64,8 @@ class _Requestor(OpenIDRequestor):
     """Asks an OIDC issuer, whose certificate the library would not check without a CA."""
 
     def __init__(self, config: dict[str, Any], context: ssl.SSLContext) -> None:
-        super().__init__(config["client-id"], config["client-secret"], config["idp-issuer-url"])
+        secret = config.get("client-secret") or ""
+        super().__init__(config["client-id"], secret, config["idp-issuer-url"].rstrip("/"))
         self._context = context
 
     def _get_connector(self) -> aiohttp.TCPConnector:
@@ -106,7 +107,7 @@ class AuthProvider:
             {
                 "current-context": "it",
                 "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
-                "clusters": [{"name": "it", "cluster": {}}],
+                "clusters": [{"name": "it", "cluster": {"server": ""}}],  # it wants one
                 "users": [{"name": "it", "user": body}],
             },
             config_base_path="",

@@ -39,6 +39,9 @@ class Login:
         tls: None for plain HTTP.
         server_name: Name that the server's certificate must have, None for the URL's.
         proxy: URL of the proxy, which may hold its own credentials; None for none.
+        headers: Of each request beside those of every one, such as for impersonation; names may
+            repeat.
+        context: Name of the kubeconfig's context, empty in a pod.
         close: Ends what runs for it.
     """
 
@@ -48,6 +51,8 @@ class Login:
     tls: TlsContext | None = None
     server_name: str | None = None
     proxy: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    context: str = ""
     close: Callable[[], None] = _nothing
 
     def __repr__(self) -> str:

@@ -12,6 +12,7 @@ from datetime import UTC
 from typing import Any
 
 import msgspec
+import orjson
 
 from telemetryd.errors import (
     BadResponse,
@@ -59,8 +60,8 @@ _DENIERS = (
 """How messages of denials begin (apiserver ``responsewriters``, ``admission`` and its plugins)."""
 
 ANONYMOUS = (
-    "the API server sees no credential (system:anonymous): give the kubeconfig's user a token, a "
-    "client certificate or a plugin"
+    "the API server sees no credential (system:anonymous): give the user of the kubeconfig a token,"
+    " a client certificate or a plugin"
 )
 """What 403 means for a request without a user."""
 
@@ -94,9 +95,6 @@ class _Status(msgspec.Struct, gc=False):
     details: Any = None
 
 
-_STATUS = msgspec.json.Decoder(_Status)
-
-
 def printable(text: str, limit: int = _MESSAGE_CHARS) -> str:
     """One line of at most ``limit`` characters, fit for a log."""
     cut = text[: limit + 1]
@@ -126,8 +124,9 @@ def _causes(details: Mapping[str, Any]) -> tuple[Cause, ...]:
 def parse_status(body: bytes) -> StatusBody | None:
     """The Status that a body holds, None where it holds none."""
     try:
-        status = _STATUS.decode(body)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        # How deep orjson goes doesn't depend on the version of Python.
+        status = msgspec.convert(orjson.loads(body), _Status)
+    except (msgspec.MsgspecError, orjson.JSONDecodeError):
         return None
     # The second is how Rancher's own proxy refuses what it doesn't pass on.
     if status.kind != "Status" and status.type != "error":

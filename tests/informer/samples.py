@@ -118,11 +118,14 @@ def status(code: int, reason: str = "", message: str = "", **details: Any) -> Js
     }
 
 
-DEEP = "[" * 9000 + "]" * 9000
+DEPTH = 1_000_000
+"""Deeper than the parser goes on any Python: 1,000 on 3.11, 10,000 on 3.12, 500,000 on 3.14."""
+
+DEEP = "[" * DEPTH + "]" * DEPTH
 
 
 def deep_thing(name: str, version: int = 1) -> bytes:
-    """An object whose JSON nests 9,000 deep."""
+    """An object whose JSON nests deeper than it can be parsed."""
     return json.dumps(thing(name, version=version))[:-1].encode() + f',"z":{DEEP}}}'.encode()
 
 

@@ -47,8 +47,9 @@ class Authority:
         address: str = "127.0.0.1",
         days: int = 10,
         purposes: Sequence[x509.ObjectIdentifier] = (),
+        also: Sequence[str] = (),
     ) -> Pair:
-        """A certificate for an address; one with negative days has expired."""
+        """A certificate for an address and others; one with negative days has expired."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         builder = self._builder(subject, days=days)
@@ -66,7 +67,9 @@ class Authority:
                 critical=False,
             )
             .add_extension(
-                x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]),
+                x509.SubjectAlternativeName(
+                    [x509.IPAddress(ipaddress.ip_address(each)) for each in (address, *also)]
+                ),
                 critical=False,
             )
             .sign(self._key, hashes.SHA256())

@@ -1,16 +1,18 @@
 """The client against a real server on a real socket."""
 
+import asyncio
 import json
 import logging
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 from aiohttp import web
+from anyio.abc import SocketAttribute, SocketStream
 from multidict import CIMultiDict
 
 from telemetryd.errors import (
@@ -523,6 +525,91 @@ async def test_proxy_of_the_kubeconfig_is_used_and_its_password_kept(
     assert "SENTINEL" not in caplog.text
 
 
+@pytest.mark.parametrize("in_kubeconfig", [True, False])
+async def test_proxy_of_a_tls_server_gets_its_password_in_utf8(
+    tmp_path: Path, in_kubeconfig: bool
+) -> None:
+    heads: list[bytes] = []
+
+    async def refuse_tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    proxy = await asyncio.start_server(refuse_tunnel, "127.0.0.1", 0)
+    async with proxy:
+        port = proxy.sockets[0].getsockname()[1]
+        url = f"http://user:p%E2%82%ACss@127.0.0.1:{port}"
+        cluster = {"proxy-url": url} if in_kubeconfig else {}
+        environ = {} if in_kubeconfig else {"HTTPS_PROXY": url}
+        target = Scripted(url="https://api.invalid")
+        async with connected(tmp_path, target, cluster=cluster, environ=environ) as client:
+            assert "the proxy says 407" in str(await failure(client))
+    assert heads[0].startswith(b"CONNECT api.invalid:443 ")
+    assert b"\r\nProxy-Authorization: Basic dXNlcjpw4oKsc3M=\r\n" in heads[0]
+
+
+async def test_zone_of_an_ipv6_address_reaches_the_socket_and_not_the_server(
+    tmp_path: Path,
+) -> None:
+    heads: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n"
+        writer.write(head.encode() + b"{}")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "::1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        zone = socket.if_nametoindex("lo")
+        target = Scripted(url=f"http://[::1%25{zone}]:{port}/a//b/")
+        async with connected(tmp_path, target) as client:
+            assert await get(client) == b"{}"
+    assert heads[0].startswith(b"GET /a/b/x ")
+    assert f"\r\nHost: [::1]:{port}\r\n".encode() in heads[0]
+
+
+@pytest.mark.parametrize(
+    ("server", "cluster", "name"),
+    [
+        ("https://h", {}, None),
+        ("https://h.", {}, "h"),
+        ("https://h", {"tls-server-name": "other."}, "other"),
+        ("https://[::1]", {}, None),
+        ("https://[::ffff:127.0.0.1]", {}, "127.0.0.1"),
+        ("https://[fe80::1%25lo]", {}, None),
+        ("https://[fe80::1%25lo]", {"insecure-skip-tls-verify": True}, "fe80::1"),
+    ],
+)
+async def test_certificate_is_checked_for_the_name_that_go_checks(
+    tmp_path: Path, server: str, cluster: Json, name: str | None
+) -> None:
+    async with connected(tmp_path, Scripted(url=server), cluster=cluster) as client:
+        assert client._connection.login.server_name == name
+
+
+async def test_user_acts_as_another_by_impersonation(tmp_path: Path) -> None:
+    user = {
+        "token": "mine",
+        "as": "system:serviceaccount:ns:b\u00f6b",
+        "as-uid": "7",
+        "as-groups": ["one", "two"],
+        "as-user-extra": {"example.org/a b%": ["x", "y"]},
+    }
+    async with serve() as server, connected(tmp_path, server, user=user) as client:
+        server.others["/x"] = OK
+        await get(client)
+        assert await client.service_account() == ("ns", "b\u00f6b")
+    sent = server.requests[0].headers
+    assert sent["Authorization"] == "Bearer mine"
+    assert sent["Impersonate-User"] == "system:serviceaccount:ns:b\u00f6b"
+    assert sent["Impersonate-Uid"] == "7"
+    assert sent.getall("Impersonate-Group") == ["one", "two"]
+    assert sent.getall("Impersonate-Extra-example.org%2Fa%20b%25") == ["x", "y"]
+
+
 async def test_proxy_of_the_environment_is_used_and_netrc_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -624,3 +711,37 @@ async def test_answer_with_headers_that_client_go_takes_is_read(
         server.others["/x"] = warned
         for _ in range(3):  # over one connection
             assert await get(client) == b"{}"
+
+
+async def test_proxy_that_opens_a_tunnel_with_a_long_header_is_used(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    async with serve(tls=server_side(authority.issue("server"))) as server:
+        server.others["/x"] = OK
+        port = int(server.url.rpartition(":")[2])
+
+        async def tunnel(client: SocketStream) -> None:
+            async with client, await anyio.connect_tcp("127.0.0.1", port) as target:
+                await client.receive()
+                cookie = b"Set-Cookie: " + b"a" * 100_000
+                await client.send(b"HTTP/1.1 200 OK\r\n" + cookie + b"\r\n\r\n")
+                async with anyio.create_task_group() as group:
+                    group.start_soon(pump, client, target)
+                    await pump(target, client)
+                    group.cancel_scope.cancel()
+
+        async with (
+            await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+            anyio.create_task_group() as group,
+        ):
+            group.start_soon(listener.serve, tunnel)
+            proxy = f"http://127.0.0.1:{listener.extra(SocketAttribute.local_port)}"
+            cluster = {"certificate-authority": str(authority.ca), "proxy-url": proxy}
+            async with connected(tmp_path, server, cluster=cluster) as client:
+                assert b"Thing" in await get(client)
+            group.cancel_scope.cancel()
+
+
+async def pump(source: SocketStream, sink: SocketStream) -> None:
+    with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+        while True:
+            await sink.send(await source.receive())

@@ -298,9 +298,9 @@ sys.exit(run_command(["payload"], EarlySignals()))
 
 
 def test_user_without_a_home_is_told_that_the_library_wants_one(tmp_path: Path) -> None:
-    provider = {"name": "oidc", "config": {"id-token": "a.b.c"}}
-    user = {"auth-provider": provider}
-    kubeconfig(tmp_path / "config", "http://127.0.0.1:1", user=user)
+    oidc = {"id-token": "a.b.c", "client-id": "x", "idp-issuer-url": "https://127.0.0.1:1"}
+    user = {"auth-provider": {"name": "oidc", "config": oidc}}
+    kubeconfig(tmp_path / "config", "https://127.0.0.1:1", user=user)
     environ = {name: value for name, value in os.environ.items() if name != "HOME"}
     done = subprocess.run(
         [sys.executable, "-c", HOMELESS],

@@ -167,7 +167,7 @@ def test_time_of_expiry_is_rfc_3339(stamp: str | None, unix_s: float | None) -> 
     assert read_credential(printed, VERSION).expires_at == unix_s
 
 
-async def test_plugin_is_told_the_cluster_where_it_asks_for_it(tmp_path: Path) -> None:
+async def test_plugin_that_asks_for_the_cluster_gets_it(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     audience = {"audience": "06e3", "since": "2024-01-01"}
     cluster = {
@@ -180,13 +180,13 @@ async def test_plugin_is_told_the_cluster_where_it_asks_for_it(tmp_path: Path) -
             {"name": "client.authentication.k8s.io/exec", "extension": audience},
         ],
     }
-    script = f'printf %s "$KUBERNETES_EXEC_INFO" > {tmp_path}/told\n{granting(token="x")}'
+    script = f'printf %s "$KUBERNETES_EXEC_INFO" > {tmp_path}/seen\n{granting(token="x")}'
 
     async def info(cluster: Json, **changes: Any) -> Any:
         user = exec_user(tmp_path, script, **changes)
         config = kubeconfig(tmp_path / "config", UNREACHABLE, user=user, cluster=cluster)
         async with connected(config):
-            return json.loads((tmp_path / "told").read_text())
+            return json.loads((tmp_path / "seen").read_text())
 
     wanted = {
         "server": cluster["server"],
@@ -212,7 +212,7 @@ async def test_plugin_is_found_by_our_path_and_gets_its_own_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "bin").mkdir()
-    script = f'echo "$PATH $ONE $KEPT $#" > {tmp_path}/told\n{granting(token="x")}'
+    script = f'echo "$PATH $ONE $KEPT $#" > {tmp_path}/seen\n{granting(token="x")}'
     plugin(tmp_path / "bin" / "my-plugin", script)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
     monkeypatch.setenv("KEPT", "kept")
@@ -224,7 +224,7 @@ async def test_plugin_is_found_by_our_path_and_gets_its_own_environment(
         env=[{"name": "PATH", "value": "/usr/bin:/bin"}, {"name": "ONE", "value": "1"}],
     )
     async with connected(kubeconfig(tmp_path / "config", UNREACHABLE, user=user)):
-        assert (tmp_path / "told").read_text() == "/usr/bin:/bin 1 kept 2\n"
+        assert (tmp_path / "seen").read_text() == "/usr/bin:/bin 1 kept 2\n"
 
 
 async def test_token_of_the_kubeconfig_goes_before_the_plugin(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ class Post:
     sender: str
     epoch: int
     sequence: int
+    digest: str = ""
 
 
 class Sink:
@@ -84,6 +85,7 @@ def receiving() -> Iterator[Sink]:
                     self.path.strip("/"),
                     int(self.headers["Telemetryd-Epoch"]),
                     int(self.headers["Telemetryd-Sequence"]),
+                    self.headers["Telemetryd-Digest"],
                 )
             )
 

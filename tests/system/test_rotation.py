@@ -1,0 +1,262 @@
+"""Whatever of a login changes while the daemon runs, contact to a real API server comes back."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+import pytest
+
+from telemetryd.config.settings import KubernetesConfig
+from telemetryd.errors import KubeError
+from telemetryd.kube.client import KubeClient
+from telemetryd.stats import KubeStats
+from tests.apiserver.fixtures import core_node, namespace
+from tests.kube.certificates import Authority
+from tests.system.daemon import Daemon
+from tests.system.rancher import TARGET_NAMESPACE
+from tests.system.rotation import RotatingServer, Running, Tunnel, inline, write_kubeconfig
+from tests.system.sink import receiving
+
+pytestmark = pytest.mark.timeout(600)
+
+CONFIG = """
+[[exporters]]
+name = "scc"
+type = "secret"
+interval = "1s"
+retry_base = "200ms"
+
+[[exporters]]
+name = "sink"
+type = "http"
+format = "fleet"
+url = "{url}"
+interval = "1s"
+splay_max = "0s"
+spool = false
+retry_base = "200ms"
+"""
+USERS = ("one", "two", "three")
+
+
+@pytest.fixture(scope="module")
+def running(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    server = RotatingServer(assets, tmp_path_factory.mktemp("server"))
+    folder = tmp_path_factory.mktemp("daemon")
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    server.start()
+    try:
+        with receiving() as sink:
+            made = Running(server, folder, sink)
+            admin = server.admin()
+            with suppress(Exception):
+                admin.create("/api/v1/namespaces", namespace("kube-system"))
+            admin.create("/api/v1/namespaces", namespace(TARGET_NAMESPACE))
+            admin.create("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", _binding())
+            admin.create("/api/v1/nodes", core_node("sentinel-first"))
+            admin.close()
+            config = CONFIG.format(url=sink.url("a"))
+            environ = {"TMPDIR": str(temporary)}
+            made.daemon = Daemon(folder, made.kubeconfig, config, environ=environ)
+            try:
+                made.daemon.wait_for("the first export", sink.posts, 120)
+                assert list(temporary.iterdir()) == [], "nothing of the login lies in files"
+                temporary.rmdir()
+                yield made
+            finally:
+                status = made.daemon.stop()
+            assert status == 0, made.daemon.log()[-4000:]
+    finally:
+        server.stop()
+
+
+def _binding() -> dict[str, Any]:
+    return {
+        "metadata": {"name": "rotated"},
+        "roleRef": {
+            "apiGroup": "rbac.authorization.k8s.io",
+            "kind": "ClusterRole",
+            "name": "cluster-admin",
+        },
+        "subjects": [{"kind": "User", "name": name} for name in USERS],
+    }
+
+
+def test_ca_and_token_inline_are_replaced_as_a_whole(running: Running) -> None:
+    authority = Authority(running.server.folder, f"ca-{running.nodes}")
+    running.server.restart(authority, token=f"token-{running.nodes}")
+    running.wait_for_loss()
+    running.cluster = {"server": running.server.url, **running.ca()}
+    running.user = {"token": running.server.token}
+    running.write()
+    running.check_contact()
+
+
+def test_ca_in_a_file_is_replaced(running: Running) -> None:
+    ca = running.folder / "ca.crt"
+    shutil.copy(running.server.authority.ca, ca)
+    running.cluster = {"server": running.server.url, "certificate-authority": str(ca)}
+    running.write()
+    running.server.restart(Authority(running.server.folder, f"ca-{running.nodes}"))
+    running.wait_for_loss()
+    shutil.copy(running.server.authority.ca, ca)
+    running.check_contact()
+
+
+def test_token_alone_is_replaced(running: Running) -> None:
+    running.server.restart(running.server.authority, token=f"token-{running.nodes}")
+    if "token" in running.user:
+        running.wait_for_loss()
+    running.user = {"token": running.server.token}
+    running.write()
+    running.check_contact()
+
+
+def test_client_certificate_is_replaced(running: Running) -> None:
+    server = running.server
+    for name in USERS[:2]:
+        server.clients = Authority(server.folder, f"clients-{running.nodes}")
+        server.restart(server.authority)
+        pair = server.clients.issue(name)
+        if "token" not in running.user:
+            running.wait_for_loss()
+        running.user = {
+            "client-certificate-data": inline(pair.cert),
+            "client-key-data": inline(pair.key),
+        }
+        running.write()
+        running.check_contact()
+    assert list(running.folder.glob("tmp*")) == [], "no folder for temporary files is needed"
+
+
+def test_name_of_the_server_is_replaced(running: Running) -> None:
+    for name in ("127.0.0.3", "127.0.0.4"):
+        running.server.restart(running.server.authority, name=name)
+        if "tls-server-name" in running.cluster:
+            running.wait_for_loss()
+        running.cluster = {**running.cluster, "tls-server-name": name}
+        running.write()
+        running.check_contact()
+    del running.cluster["tls-server-name"]
+    running.write()
+    running.check_contact()
+
+
+def test_proxy_is_replaced(running: Running) -> None:
+    tunnels = [Tunnel(), Tunnel()]
+    try:
+        for tunnel in tunnels:
+            running.cluster = {**running.cluster, "proxy-url": tunnel.url}
+            running.write()
+            running.daemon.wait_for("the tunnel is used", partial(getattr, tunnel, "tunnels"), 120)
+            running.check_contact()
+            if tunnel is tunnels[0]:
+                tunnel.close()
+                running.wait_for_loss()
+    finally:
+        del running.cluster["proxy-url"]
+        running.write()
+        for tunnel in tunnels:
+            tunnel.close()
+    running.check_contact()
+
+
+def test_kubeconfig_that_names_another_server_is_reported_and_the_login_stays(
+    running: Running,
+) -> None:
+    before = running.cluster
+    running.cluster = {**before, "server": "https://127.0.0.1:1"}
+    running.write()
+    try:
+        problem = running.daemon.wait_for(
+            "the report", lambda: running.daemon.status()["login_problem"], 120
+        )
+        assert "names another API server: restart telemetryd to use it" in problem
+        running.add_node()
+    finally:
+        running.cluster = before
+        running.write()
+    running.check_contact()
+
+
+@pytest.mark.anyio
+async def test_ca_and_token_of_a_pod_are_replaced(running: Running, tmp_path: Path) -> None:
+    server = running.server
+
+    def mount() -> None:
+        shutil.copy(server.authority.ca, tmp_path / "ca.crt")
+        (tmp_path / "token").write_text(server.token)
+
+    mount()
+    port = server.url.rpartition(":")[2]
+    environ = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": port}
+    async with KubeClient.connect(
+        KubernetesConfig(), KubeStats(), environ=environ, service_account=str(tmp_path)
+    ) as client:
+        ask = partial(client.request, "GET", "/api/v1/nodes", timeout_s=10.0)
+        await ask()
+        authority = Authority(server.folder, f"ca-pod-{running.nodes}")
+        restart = partial(server.restart, authority, token=f"token-pod-{running.nodes}")
+        await anyio.to_thread.run_sync(restart)
+        with pytest.raises(KubeError):
+            await ask()
+        mount()
+        await ask()  # at once
+    running.cluster = {"server": server.url, **running.ca()}
+    running.user = {"token": server.token}
+    running.write()
+    await anyio.to_thread.run_sync(running.check_contact)
+
+
+PLUGIN = """#!/bin/sh
+echo run >> {folder}/runs
+turn=$(($(wc -l < {folder}/runs) % 2))
+cat {folder}/granted-$turn
+"""
+
+
+@pytest.mark.anyio
+async def test_plugin_whose_certificates_are_renewed_200_times_leaves_nothing(
+    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = running.server
+    monkeypatch.setattr("telemetryd.kube.client._IDLE_S", 1.0)
+    monkeypatch.setattr("telemetryd.kube.credentials._RETRY_S", 0.0)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "missing"))
+    for turn, name in enumerate(USERS[:2]):
+        pair = server.clients.issue(name)
+        status = {
+            "clientCertificateData": pair.cert.read_text(),
+            "clientKeyData": pair.key.read_text(),
+            "expirationTimestamp": "2026-01-01T00:00:00Z",  # each request asks for another
+        }
+        credential = {"apiVersion": "client.authentication.k8s.io/v1", "status": status}
+        (tmp_path / f"granted-{turn}").write_text(json.dumps(credential))
+    plugin = tmp_path / "plugin"
+    plugin.write_text(PLUGIN.format(folder=tmp_path))
+    plugin.chmod(0o755)
+    run = {"apiVersion": "client.authentication.k8s.io/v1", "interactiveMode": "Never"}
+    kubeconfig = tmp_path / "kubeconfig"
+    cluster = {"server": server.url, **running.ca()}
+    write_kubeconfig(kubeconfig, cluster, {"exec": run | {"command": str(plugin)}})
+    config = KubernetesConfig(kubeconfig=str(kubeconfig))
+    held: list[tuple[int, int]] = []
+    async with KubeClient.connect(config, KubeStats(), environ={}) as client:
+        while len((tmp_path / "runs").read_text().split()) <= 200:
+            await client.request("GET", "/api/v1/nodes", timeout_s=30.0)
+            held.append((len(os.listdir("/proc/self/fd")), _resident_kib()))  # noqa: PTH208
+    half = len(held) // 2
+    assert max(fds for fds, _ in held[half:]) <= max(fds for fds, _ in held[:half]) + 5
+    assert max(kib for _, kib in held[half:]) <= max(kib for _, kib in held[:half]) + 8 * 1024
+
+
+def _resident_kib() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
