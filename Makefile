@@ -77,6 +77,10 @@ rules: ## make the PrometheusRule of the rule file, after a change of that
 apiserver: ## build the newest and the oldest kube-apiserver for the tests (needs Go; 8 minutes on 2 cores, once)
 	@$(PYTHON) -m tests.apiserver.versions
 
+.PHONY: clientgo
+clientgo: ## build client-go's program and kubectl, with which logins are compared (needs Go; 5 minutes on 2 cores, once)
+	@$(PYTHON) -m tests.clientgo.binaries
+
 .PHONY: clean-servers
 clean-servers: ## remove what `make apiserver` built
 	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/telemetryd/servers"

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.clientgo.differences import render_differences
 from tests.docs.collected import BLOCKS
 from tests.docs.configuration import render_configuration
 from tests.docs.metrics import render_metrics
@@ -16,6 +17,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 MARK = "<!-- What follows is made by `make docs`: edit what it is made of. -->"
 PAGES: dict[str, Callable[[], str]] = {
     "configuration.md": render_configuration,
+    "login-differences.md": render_differences,
     "metrics.md": render_metrics,
 }
 COLLECTED = "collected.md"

@@ -1,0 +1,27 @@
+"""What the three programs do with one case, compared; the tests beside it share it."""
+
+from pathlib import Path
+
+from tests.clientgo import differences
+from tests.clientgo.programs import Telemetryd, is_dialled_by_kubectl, run_clientgo, run_kubectl
+from tests.clientgo.table import Case
+
+
+def compare(
+    case: Case, oracles: tuple[Path, Path], certificates: Path, telemetryd: Telemetryd
+) -> None:
+    """Fail for a difference that isn't documented, and for a documented one that is gone."""
+    theirs = run_clientgo(oracles[0], case, certificates)
+    ours = telemetryd.run(case, certificates)
+    if case.name in differences.names():
+        assert ours.facts(dialled=True) != theirs.facts(dialled=True), "documented, but equal"
+    else:
+        assert ours.facts(dialled=True) == theirs.facts(dialled=True), (
+            f"client-go said {theirs.said!r}, telemetryd said {ours.said!r}"
+        )
+    if is_dialled_by_kubectl(theirs):
+        kubectl = run_kubectl(oracles[1], case, certificates)
+        is_same = kubectl.facts(dialled=False) == theirs.facts(dialled=False)
+        # Where the kubeconfig has no credential, kubectl asks for one on the terminal.
+        asks = kubectl.said.strip() == "error: EOF" and not theirs.has_credential()
+        assert is_same or asks, f"{theirs}\n{kubectl}"

@@ -1,0 +1,21 @@
+"""API servers are trusted as client-go and kubectl trust them."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.clientgo.cases import trust
+from tests.clientgo.comparison import compare
+from tests.clientgo.programs import Telemetryd
+from tests.clientgo.table import Case
+
+_CASES = (*trust.CASES,)
+
+
+# The recorder's ssl module grumbles about a server name beyond ASCII.
+@pytest.mark.filterwarnings("ignore:Exception ignored in.*ber.example.test")
+@pytest.mark.parametrize("case", _CASES, ids=lambda case: case.name)
+def test_server_is_trusted_as_client_go_and_kubectl_do(
+    case: Case, oracles: tuple[Path, Path], made_certificates: Path, telemetryd: Telemetryd
+) -> None:
+    compare(case, oracles, made_certificates, telemetryd)
