@@ -3,15 +3,21 @@
 A restriction ends only when the source that made it writes its opposite, or by an opt-in. That a
 key, a table, a file or a Setting is missing ends nothing. Where the restrictions are stored
 belongs to the daemon.
+
+A choice is a key of an exporter that says what is sent or where to, with another value than its
+default: a file that is cut before it would send something else, or to another place. So a choice
+that was written once must stay written, and its default too must be written.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from telemetryd.config.exporters import EXPORTER_TYPES, ExporterConfig, SecretExporterConfig
 from telemetryd.config.optout import DO_NOT_TRACK_VARIABLE, ENABLED_VARIABLE, read_switches
 from telemetryd.config.schema import keys_of
 from telemetryd.config.settings import Config, PrivacyConfig
+from telemetryd.errors import ConfigError, Problem
 from telemetryd.model import Restriction
 
 FILE: Final = "file"
@@ -26,12 +32,23 @@ IMPLIED_EXPORTER: Final = "scc"
 IMPLIED: Final = f"exporters.{IMPLIED_EXPORTER}"
 """The exporter of a file that names none: a file that names others leaves it out."""
 OPT_OUT: Final = "telemetry-opt"
+OUT: Final = "out"
+PERMITTING: Final = frozenset({"in", "prompt"})
+"""Values of the Setting that end an opt-out; an empty one, and none at all, says nothing."""
 
 _EXPORTER_PREFIX: Final = "exporters."
 _ENABLED_SUFFIX: Final = ".enabled"
 _PRIVACY_PREFIX: Final = "privacy."
 _OMIT: Final = "omit"
 _PRIVACY_KEYS: Final = tuple(key.name for key in keys_of(PrivacyConfig))
+_CHOICES: Final = {
+    key.name: key.default
+    for key in keys_of(SecretExporterConfig)
+    if key.name in {"format", "namespace", "secret"}
+}
+"""The choices of our own types, and what each is where it is left out."""
+_COMMON_KEYS: Final = {"type", *(key.name for key in keys_of(ExporterConfig))}
+_OWN_TYPES: Final = {each.type for each in EXPORTER_TYPES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +76,13 @@ class Decision:
 
     Attributes:
         effective: Every restriction, written or remembered.
-        remembered: Those to remember from now on.
+        remembered: Those to remember from now on, and choices.
+        missing: Choices that are remembered and not written.
     """
 
     effective: tuple[Restriction, ...]
     remembered: tuple[Restriction, ...]
+    missing: tuple[Restriction, ...]
 
 
 def decide(
@@ -101,13 +120,15 @@ def decide(
             since=since,
             written=True,
         )
+    choices = [each for each in effective.values() if _is_choice(each.key)]
     return Decision(
-        effective=tuple(effective.values()),
+        effective=tuple(each for each in effective.values() if each not in choices),
         remembered=tuple(
             each
             for each in effective.values()
             if not each.written or each.source not in NOT_REMEMBERED
         ),
+        missing=tuple(each for each in choices if not each.written),
     )
 
 
@@ -131,11 +152,18 @@ def file_statements(table: Mapping[str, Any], where: str) -> tuple[Statement, ..
     ]
     if "exporters" in table:
         named = {exporter["name"]: exporter for exporter in table["exporters"]}
-        found.append(statement(IMPLIED, restricts=IMPLIED_EXPORTER not in named))
+        implied = named.get(IMPLIED_EXPORTER, {}).get("type") == SecretExporterConfig.type
+        found.append(statement(IMPLIED, restricts=not implied))
         found += [
             statement(exporter_key(name), restricts=not exporter["enabled"])
             for name, exporter in named.items()
             if "enabled" in exporter
+        ]
+        found += [
+            statement(f"{_EXPORTER_PREFIX}{name}.{key}", restricts=value != _CHOICES.get(key))
+            for name, exporter in named.items()
+            for key, value in exporter.items()
+            if key in _CHOICES or (key not in _COMMON_KEYS and exporter["type"] not in _OWN_TYPES)
         ]
     return tuple(found)
 
@@ -170,9 +198,49 @@ def restrict(config: Config, effective: Iterable[Restriction]) -> Config:
     exporters = tuple(
         replace(each, enabled=False) if exporter_key(each.name) in keys else each
         for each in config.exporters
-        if each.name != IMPLIED_EXPORTER or IMPLIED not in keys
+        if not (IMPLIED in keys and _is_implied(each))
     )
     return config if exporters == config.exporters else replace(config, exporters=exporters)
+
+
+def require_choices(config: Config, missing: Iterable[Restriction], where: str) -> None:
+    """Refuse a file that leaves out a choice of an exporter that would run.
+
+    Args:
+        config: The file's, with every restriction applied.
+        missing: As of ``Decision``.
+        where: The file's path, empty where there is none.
+
+    Raises:
+        ConfigError: With a problem for each.
+    """
+    keys = {
+        f"{_EXPORTER_PREFIX}{each.name}.{key.name}"
+        for each in config.exporters
+        if each.enabled
+        for key in keys_of(type(each))
+    }
+    problems = [
+        Problem(where or each.where, each.key, _LOST) for each in missing if each.key in keys
+    ]
+    if problems:
+        raise ConfigError(*problems)
+
+
+_LOST: Final = (
+    "is missing, and says what is sent or where to: the file had it before and may be cut: write "
+    "it, also where it has its default"
+)
+
+
+def _is_implied(exporter: ExporterConfig) -> bool:
+    return exporter.name == IMPLIED_EXPORTER and isinstance(exporter, SecretExporterConfig)
+
+
+def _is_choice(key: str) -> bool:
+    """Whether it is a choice's: ``exporters.NAME.KEY``; names have no dots."""
+    prefix, *names = key.split(".")
+    return f"{prefix}." == _EXPORTER_PREFIX and len(names) == 2 and names[1] != "enabled"  # noqa: PLR2004
 
 
 def exporter_key(name: str) -> str:
@@ -187,13 +255,13 @@ def is_known_key(key: str) -> bool:
     if key.startswith(_PRIVACY_PREFIX):
         return key.removeprefix(_PRIVACY_PREFIX) in _PRIVACY_KEYS
     name = key.removeprefix(_EXPORTER_PREFIX).removesuffix(_ENABLED_SUFFIX)
-    return bool(name) and key == exporter_key(name)
+    return _is_choice(key) or (bool(name) and key == exporter_key(name))
 
 
 def describe(key: str) -> str:
     """What a restriction does, in a few words."""
     if key == IMPLIED:
-        return f"exporter {IMPLIED_EXPORTER} is left out"
+        return f"the implied exporter {IMPLIED_EXPORTER} is left out"
     if key == OPT_OUT:
         return "the Rancher setting telemetry-opt is out"
     if key == COLLECTION or key.startswith("$"):
@@ -215,7 +283,7 @@ def how_to_end(restriction: Restriction) -> str:
 
 def _permissive(key: str) -> str:
     if key == IMPLIED:
-        return f'an exporter with name = "{IMPLIED_EXPORTER}"'
+        return f'an exporter with name = "{IMPLIED_EXPORTER}" and type = "secret"'
     if key == "privacy.server_url":
         return '[privacy] server_url = "send"'
     if key.startswith(_PRIVACY_PREFIX):

@@ -16,7 +16,7 @@ from anyio.abc import TaskStatus
 
 from telemetryd import __version__
 from telemetryd.config import Config, read_switches
-from telemetryd.daemon.collector import Collector
+from telemetryd.daemon.collector import MARK_UNSEEN, Collector
 from telemetryd.daemon.commands import Commanded, DaemonCommands
 from telemetryd.daemon.earlysignals import EarlySignals
 from telemetryd.daemon.exporters import ExporterFactory, spool_dir
@@ -36,7 +36,7 @@ from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.informer.informer import Informer
 from telemetryd.kube.client import KubeClient
 from telemetryd.kube.requests import request_limiter
-from telemetryd.model import ExporterStatus, InformerStatus, Snapshot
+from telemetryd.model import ExporterState, ExporterStatus, InformerStatus, Snapshot
 from telemetryd.serve.control.commands import ControlServer
 from telemetryd.serve.control.socketfile import open_control_socket
 from telemetryd.serve.http.listener import Listening
@@ -300,12 +300,20 @@ class Daemon:
                     self._leadership.run,
                     self._guarded,
                     may_read=lambda: self._collector.asks_about_opt_out,
+                    begin=self._begin_term,
                 )
                 electing.start_soon(run, name="leader election")
                 await self._work(stop)
                 electing.cancel_scope.cancel()
             await self._leadership.release(RELEASE_TIMEOUT_S)
             background.cancel_scope.cancel()
+
+    async def _begin_term(self) -> None:
+        """Another replica led until now, and may have marked an opt-out that was missed here."""
+        self._opt_out_mark.forget()
+        if not self._opt_out_mark.looked:
+            await self._guarded.hold(ExporterState.WAITING, MARK_UNSEEN)
+        self._collector.poke()
 
     async def _work(self, stop: anyio.Event) -> None:
         """Do the guarded work until the event is set, then drain it; meanwhile the rest goes on."""
@@ -414,6 +422,7 @@ class Daemon:
             now=self._now(),
             started_at=self._started_at,
             api_server=self._client.server,
+            login_problem=self._client.login_problem,
             informers=tuple(status for status, _ in self._informers()),
             exporters=self._manager.statuses(),
             config=self._reloader.stats.status,

@@ -38,7 +38,7 @@ from telemetryd.stats import GatherStats, InformerStats
 log = logging.getLogger(__name__)
 
 _FIRST_LOOK = "setting telemetry-opt (first look)"
-_MARK = "the opt-out's mark on the Secret (first look)"
+MARK_UNSEEN = "the opt-out's mark on the Secret (first look)"
 _BY_SETTING = {Switch.SETTING, Switch.MEMORY}
 
 
@@ -286,9 +286,10 @@ class Collector:
             self._accompanying.start(group, accompany, name="beside the collection")
         if self._collection is None or not self._knows_of_opt_out(self._collection.source):
             # What was left undelivered must not go out before it is known that nobody opted out.
-            await gate.hold(ExporterState.WAITING, self.unsettled() or _FIRST_LOOK)
+            problem = self._opt_out.problem if self._opt_out is not None else ""
+            await gate.hold(ExporterState.WAITING, self.unsettled() or problem or _FIRST_LOOK)
         elif not self._looked_at_marks():
-            await gate.hold(ExporterState.WAITING, _MARK)
+            await gate.hold(ExporterState.WAITING, MARK_UNSEEN)
         else:
             gate.release(ExporterState.WAITING)
         gate.release(ExporterState.DISABLED)

@@ -83,6 +83,11 @@ class DaemonCommands:
             for each in remaining
             if each.restriction.key != IMPLIED
         ]
+        leader = self._parts.status().leader
+        if leader is not None and not leader.leading and leader.holder:
+            problems.append(
+                f"{leader.holder} leads: run telemetryd ctl opt-in there to end what it remembers"
+            )
         document = {
             "ended": [render_restriction(each) for each in ended],
             "remaining": [render_restriction(each) for each in remaining],

@@ -8,11 +8,12 @@ import logging
 import os
 import random
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from uuid import uuid4
 
 import anyio
+import anyio.lowlevel
 
 from telemetryd.config import Config, SecretExporterConfig
 from telemetryd.control.elector import Elector, Lease
@@ -59,6 +60,7 @@ class Leadership:
         self._elector: Elector | None = None
         self._gate: Gate | None = None
         self._may_read: Callable[[], bool] = lambda: True
+        self._begin: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint
         self.stats = LeaderStats()
         self.follow(config)
 
@@ -160,13 +162,21 @@ class Leadership:
         leading = self._elector.leading if self._elector is not None else True
         return self._name, leading, self.stats.transitions
 
-    async def run(self, gate: Gate, *, may_read: Callable[[], bool] = lambda: True) -> None:
+    async def run(
+        self,
+        gate: Gate,
+        *,
+        may_read: Callable[[], bool] = lambda: True,
+        begin: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint,
+    ) -> None:
         """Stand for election, and hold the gate while another leads; ends only when cancelled.
 
         Args:
             gate: The gate.
             may_read: Whether Secrets may be read for their epochs: not while collection is off.
+            begin: Awaited at the beginning of each term, before its work may begin.
         """
+        self._begin = begin
         self._gate = gate
         self._may_read = may_read
         async with anyio.create_task_group() as group:
@@ -187,6 +197,7 @@ class Leadership:
     async def lead(self) -> None:
         """The elector's word: begin, once the epoch is on disk or that takes too long."""
         await self._file.keep(self._keep_timeout_s)
+        await self._begin()
         if self._gate is not None:
             self._gate.release(ExporterState.STANDBY)
 

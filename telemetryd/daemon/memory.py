@@ -178,7 +178,7 @@ def _read(path: Path) -> bytes | None:
         if stat.S_ISREG(mode):
             with path.open("rb") as file:
                 return file.read(_LARGEST_BYTES + 1)
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return None
     except OSError as error:
         message = f"{path}: can't be read: {(error.strerror or str(error)).lower()}: {_FIX}"

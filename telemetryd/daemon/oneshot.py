@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import anyio
 
 from telemetryd.config import Config, EnvironmentSwitches
-from telemetryd.config.restrictions import COLLECTION, OPT_OUT
+from telemetryd.config.restrictions import COLLECTION, OPT_OUT, OUT
 from telemetryd.daemon.collection import build_collection
 from telemetryd.daemon.exporters import disclosure_of, renderer_of
-from telemetryd.daemon.optout import OUT
 from telemetryd.daemon.restrictions import switches_of
 from telemetryd.daemon.sourcefinder import SourceFinder
 from telemetryd.errors import KubeError, NotReady, Unauthorized, UnknownExporter

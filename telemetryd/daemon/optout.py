@@ -10,15 +10,14 @@ from typing import Final
 
 import anyio
 
+from telemetryd.config.restrictions import OUT, PERMITTING
+from telemetryd.config.values import show
 from telemetryd.daemon.collection import Informers
-from telemetryd.gather.project import OPT_OUT
+from telemetryd.gather.project import OPT_OUT, OPT_OUT_SETTING
 from telemetryd.model import Delta, InformerStatus, SettingRecord
 from telemetryd.stats import InformerStats
 
 log = logging.getLogger(__name__)
-
-OUT: Final = "out"
-"""The one value that opts out; ``in`` and ``prompt`` permit, and none at all says nothing."""
 
 FIRST_LOOK_S: Final = 2.0
 """How long the fleet isn't asked for at the start, for the setting to be read first."""
@@ -31,6 +30,7 @@ class OptOut:
         out: It opts out now.
         known: It has been read: what it says now, or that there is none, is known.
         looked: That is so, or couldn't be in time.
+        problem: What is wrong with its value, empty where nothing is.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class OptOut:
 
         Args:
             informers: Makes the one informer that is needed.
-            note: Called with each value; None where there is none, or none that can be read.
+            note: Called with each value; None where there is none that says anything.
             changed: Called whenever an attribute has changed.
         """
         self._informers = informers
@@ -54,6 +54,7 @@ class OptOut:
         self.out = False
         self.known = False
         self.looked = False
+        self.problem = ""
         self._informer.reader.subscribe(self._follow)
         self._informer.reader.on_change(self._note_synced)
 
@@ -74,20 +75,29 @@ class OptOut:
             self._changed()
 
     def _note_synced(self) -> None:
-        if self._informer.reader.synced and not self.known:
+        if self._informer.reader.synced and not self.known and not self.problem:
             self.known = self.looked = True
             self._changed()
 
     def _follow(self, delta: Delta[SettingRecord]) -> None:
-        value = delta.new.value if isinstance(delta.new, SettingRecord) else None
-        if self.out and not value:
-            what = {True: "deleted", False: "unreadable"}[delta.new is None]
-            if value is not None:
-                what = "emptied"
+        record = delta.new
+        value = record.value if isinstance(record, SettingRecord) else None
+        problem = ""
+        if record is not None and value is None:
+            problem = "can't be read"
+        elif value and value != OUT and value not in PERMITTING:
+            problem = f"is {show(value)}"
+        if problem:
+            problem = f"setting {OPT_OUT_SETTING} {problem}: give it the value in, prompt or out"
+        if problem and problem != self.problem:
+            log.error("opt-out setting damaged: it changes nothing error=%r", problem)
+        elif self.out and not value:
             log.warning(
                 "opt-out setting %s: collection stays off until it has another value or an opt-in",
-                what,
+                "deleted" if record is None else "emptied",
             )
+        self.problem = problem
         self.out = value == OUT
-        self._note(value)
+        self._note(None if problem else value)
+        self._note_synced()
         self._changed()

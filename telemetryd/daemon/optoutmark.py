@@ -1,7 +1,8 @@
-"""The opt-out's mark on the Secrets that exist, for replicas whose own state is lost.
+"""The opt-out's mark on the Secrets that exist, for replicas that know nothing of it themselves.
 
-Each replica reads it before it begins to export; the leader alone writes it, by merge patch of
-one annotation. No Secret is ever created for it.
+Each replica reads it before it begins to export, and again whenever it has become the leader. The
+leader alone writes it, by merge patch of two annotations: one says since when it is opted out, the
+other when an opt-in ended that, for replicas that remember it. No Secret is ever created for it.
 """
 
 import logging
@@ -21,6 +22,7 @@ from telemetryd.kube.requests import Requests
 log = logging.getLogger(__name__)
 
 ANNOTATION: Final = "telemetryd/opted-out"
+ENDED_ANNOTATION: Final = "telemetryd/opted-in"
 FIELD_MANAGER: Final = "telemetryd-opt-out"
 """Not the exporter's: what that applies must not take the mark away."""
 
@@ -35,6 +37,7 @@ _LONGEST_FACTOR: Final = 5
 
 class _Annotations(msgspec.Struct, frozen=True, gc=False):
     opted_out: str | None = msgspec.field(name=ANNOTATION, default=None)
+    opted_in: str | None = msgspec.field(name=ENDED_ANNOTATION, default=None)
 
 
 class _Metadata(msgspec.Struct, frozen=True, gc=False):
@@ -88,8 +91,14 @@ class OptOutMark:
 
     @property
     def looked(self) -> bool:
-        """As of the class; stays so, for a reload must not hold up exporters that it leaves."""
+        """As of the class; stays so until ``forget``: a reload must not hold up what it leaves."""
         return self._looked or self._all_seen()
+
+    def forget(self) -> None:
+        """Another replica may have marked them meanwhile: nothing is known until the next look."""
+        self._looked = False
+        self._seen.clear()
+        self.wake()
 
     def follow(self, config: Config) -> None:
         """A reload: these exporters' Secrets count now."""
@@ -126,9 +135,9 @@ class OptOutMark:
     def _must_look(self) -> bool:
         restrictions = self._restrictions
         if not self._wanted():
-            return restrictions.opted_in and restrictions.may_unmark
+            return restrictions.opted_in_at is not None and restrictions.opted_out_since is None
         opted_out = restrictions.opted_out_since is not None
-        return not self._all_seen() or opted_out or restrictions.may_unmark
+        return not self._all_seen() or opted_out or restrictions.ended_at() is not None
 
     def _all_seen(self) -> bool:
         return self._seen >= set(self._places)
@@ -171,32 +180,48 @@ class OptOutMark:
         try:
             answer = await self._client.request("GET", path, timeout_s=REQUEST_TIMEOUT_S)
         except NotFound:
+            self._put_off |= self._restrictions.opted_in_at is not None  # others learn of it later
             return False
         metadata = msgspec.json.decode(answer, type=_Secret).metadata
-        mark = metadata.annotations.opted_out if metadata.annotations is not None else None
+        annotations = metadata.annotations or _Annotations()
         restrictions = self._restrictions
-        if mark is not None and restrictions.opted_out_since is None:
-            if not restrictions.may_unmark:
-                where = f"Secret {namespace}/{name}, annotation {ANNOTATION}"
-                since = parse_rfc3339(mark)
-                restrictions.note_mark(where, self._now() if since is None else since)
-                return True
-            await self._write(path, metadata, None)
-            log.info("opt-out mark removed secret=%s/%s", namespace, name)
-            return False
+        opted_in_at = parse_rfc3339(annotations.opted_in or "")
+        if opted_in_at is not None and annotations.opted_out is None:
+            where = f"Secret {namespace}/{name}, annotation {ENDED_ANNOTATION}"
+            restrictions.note_opt_in(where, opted_in_at)
         since = restrictions.opted_out_since
-        if mark is None and since is not None:
-            await self._write(path, metadata, render_rfc3339(since))
+        if annotations.opted_out is not None:
+            marked_since = parse_rfc3339(annotations.opted_out)
+            restrictions.marked_since = max(marked_since or 0.0, restrictions.marked_since)
+            if since is not None:
+                return True
+            ended_at = restrictions.ended_at(marked_since)
+            if ended_at is None:
+                where = f"Secret {namespace}/{name}, annotation {ANNOTATION}"
+                restrictions.note_mark(where, self._now() if marked_since is None else marked_since)
+                return True
+            await self._write(path, metadata, {ANNOTATION: None, ENDED_ANNOTATION: ended_at})
+            log.info("opt-out mark removed secret=%s/%s", namespace, name)
+        elif since is not None:
+            await self._write(path, metadata, {ANNOTATION: since, ENDED_ANNOTATION: None})
             log.info("opt-out marked secret=%s/%s", namespace, name)
             return True
-        return mark is not None
+        elif restrictions.opted_in_at is not None and restrictions.opted_in_at > (opted_in_at or 0):
+            await self._write(path, metadata, {ENDED_ANNOTATION: restrictions.opted_in_at})
+            log.info("opt-in noted secret=%s/%s", namespace, name)
+        return False
 
-    async def _write(self, path: str, metadata: _Metadata, mark: str | None) -> None:
+    async def _write(
+        self, path: str, metadata: _Metadata, annotations: dict[str, float | None]
+    ) -> None:
         patch = {
             "metadata": {
                 "uid": metadata.uid,
                 "resourceVersion": metadata.version,
-                "annotations": {ANNOTATION: mark},
+                "annotations": {
+                    name: None if at is None else render_rfc3339(at)
+                    for name, at in annotations.items()
+                },
             }
         }
         await self._client.request(

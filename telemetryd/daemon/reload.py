@@ -144,13 +144,16 @@ class Reloader:
 
         Args:
             config: The file's.
+
+        Raises:
+            ConfigError: The file was cut, by what is remembered of it; nothing has changed.
         """
         await self.restrictions.recall(memory_of(self.source, config.state_dir))
         statements = self.source.statements(self._file)
-        await self.restrictions.accept(statements)
         self.config = self.restrictions.restrict(
             self.source.parse_as_written(self._file), statements
         )
+        await self.restrictions.accept(statements)
         status = replace(self.stats.status, hash=config_hash(self.config))
         self.stats.status = status
         return self.restrictions.restrict(config, statements)
@@ -267,6 +270,9 @@ class Reloader:
                 config = await to_thread.run_sync(
                     self.source.parse_as_written, file, abandon_on_cancel=True
                 )
+                if line := _cut_line(file.text, self._file.text):
+                    message = f"ends in the middle of line {line}, which was longer: write it whole"
+                    raise ConfigError(Problem(file.where, "", message))
         except TimeoutError as error:
             message = f"can't be read within {READ_TIMEOUT_S:g} s: look after its file system"
             raise ConfigError(Problem(where, "", message)) from error
@@ -339,6 +345,16 @@ class Reloader:
                 trigger,
                 "; ".join(result.problems),
             )
+
+
+def _cut_line(text: str, in_force: str) -> int:
+    """The line within which a file in force was cut, 0 where it wasn't.
+
+    An edit that removes lines leaves no line in part.
+    """
+    rest = in_force.removeprefix(text)
+    is_cut = rest != in_force and not text.endswith("\n") and not rest.startswith(("\r", "\n"))
+    return text.count("\n") + 1 if rest and is_cut else 0
 
 
 def _needs_restart(key: KeyChange) -> str:

@@ -5,6 +5,7 @@ is ``optoutmark``'s.
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
@@ -16,6 +17,8 @@ from telemetryd.config.restrictions import (
     COLLECTION,
     NOT_REMEMBERED,
     OPT_OUT,
+    OUT,
+    PERMITTING,
     SETTING,
     Decision,
     Statement,
@@ -23,6 +26,7 @@ from telemetryd.config.restrictions import (
     describe,
     environment_statements,
     how_to_end,
+    require_choices,
     restrict,
 )
 from telemetryd.daemon.memory import DamagedMemory, Memory, memory_of
@@ -60,6 +64,9 @@ class Restrictions:
         effective: Every restriction that holds now.
         damaged: Why it is not known what is remembered, empty where it is.
         marked: Secrets that bear the opt-out's mark.
+        marked_since: Unix time in seconds of the latest mark that was seen.
+        opted_in_at: Unix time in seconds of an opt-in here that no opt-out has followed; None for
+            none.
     """
 
     def __init__(
@@ -79,6 +86,7 @@ class Restrictions:
         self._now = now
         self._file = tuple(file)
         self._environment = environment_statements(environ, since=now())
+        self._said: str | None = None
         self._setting: tuple[Statement, ...] = ()
         self._remembered: tuple[Restriction, ...] = ()
         self._memory = Memory(())
@@ -90,7 +98,9 @@ class Restrictions:
         self.effective: tuple[Restriction, ...] = ()
         self.damaged = ""
         self.marked: tuple[str, ...] = ()
-        self.opted_in = False
+        self.marked_since = 0.0
+        self.opted_in_at: float | None = None
+        self._opted_in_elsewhere_at = 0.0
         self._settle()
 
     # -- what holds
@@ -101,8 +111,15 @@ class Restrictions:
         return decide(written, self._remembered, at=self._now())
 
     def restrict(self, config: Config, file: Iterable[Statement]) -> Config:
-        """The configuration as it would be in force with this file."""
-        restricted = restrict(config, self.weigh(file).effective)
+        """The configuration as it would be in force with this file.
+
+        Raises:
+            ConfigError: It leaves out what an exporter sends or where to, and was cut perhaps.
+        """
+        statements = tuple(file)
+        decision = self.weigh(statements)
+        restricted = restrict(config, decision.effective)
+        require_choices(restricted, decision.missing, statements[0].where if statements else "")
         return replace(restricted, enabled=False) if self.damaged else restricted
 
     @property
@@ -177,22 +194,37 @@ class Restrictions:
         self._changed()
 
     def note_setting(self, value: str | None) -> None:
-        """The Setting says something else now; None and empty say nothing."""
-        where = f"setting {OPT_OUT}"
-        said = Statement(SETTING, OPT_OUT, restricts=value == "out", where=where)
-        statements = (said,) if value else ()
-        if statements != self._setting:
-            self._setting = statements
-            self.opted_in = self.opted_in and not said.restricts
-            self._settle()
-            self._changed()
+        """The Setting says something else now; None and what is unknown say nothing."""
+        said = value if value == OUT or value in PERMITTING else None
+        if said == self._said:
+            return
+        self._said, self._setting = said, ()
+        if said is not None:
+            where, since = f"setting {OPT_OUT}", max(self._now(), self._opted_in_elsewhere_at + 1)
+            self._setting = (Statement(SETTING, OPT_OUT, said == OUT, where, since),)
+        if said == OUT:
+            self.opted_in_at = None
+        self._settle()
+        self._changed()
 
     def note_mark(self, where: str, since: float) -> None:
         """A Secret bears the opt-out's mark."""
         if self.opted_out_since is None:
             log.warning("opted out earlier where=%r: collection stays off", where)
+        self.opted_in_at = None
         mark = Restriction(SETTING, OPT_OUT, where, since, written=False)
         self._remembered = decide((), (mark, *self._remembered), at=0).remembered
+        self._settle()
+        self._changed()
+
+    def note_opt_in(self, where: str, at: float) -> None:
+        """A Secret tells of an opt-in: it ends an earlier opt-out that only memory holds."""
+        self._opted_in_elsewhere_at = max(at, self._opted_in_elsewhere_at)
+        since = self.opted_out_since
+        if since is None or since >= at or self._said == OUT:
+            return
+        log.warning("opted in where=%r: the opt-out before it has ended", where)
+        self._remembered = tuple(each for each in self._remembered if each.source != SETTING)
         self._settle()
         self._changed()
 
@@ -203,16 +235,25 @@ class Restrictions:
             await self._memory.put_aside()
             self.damaged = ""
         self._remembered = ()
-        self.opted_in = True
+        # Later than all that it ends, by whatever clock.
+        before = (self._now(), self.marked_since, self.opted_out_since or 0.0)
+        self.opted_in_at = math.ceil(max(before)) + 1.0
         self._settle()
         await self.store()
         self._changed()
         return ended
 
-    @property
-    def may_unmark(self) -> bool:
-        """The opt-out was ended by somebody's word, so that its mark must go."""
-        return self.opted_out_since is None and (bool(self._setting) or self.opted_in)
+    def ended_at(self, marked_since: float | None = None) -> float | None:
+        """When somebody's word ended the opt-out, so that its mark must go; None where none did.
+
+        Args:
+            marked_since: Since when a mark says that it holds: an opt-in ends what was before it.
+        """
+        if self.opted_out_since is not None:
+            return None
+        if self.opted_in_at is not None and (marked_since or 0.0) < self.opted_in_at:
+            return self.opted_in_at
+        return self._setting[0].since if self._setting else None
 
     # -- what is stored
 

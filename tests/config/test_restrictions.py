@@ -2,6 +2,7 @@
 
 import tomllib
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +13,7 @@ from telemetryd.config.restrictions import (
     decide,
     environment_statements,
     file_statements,
+    require_choices,
     restrict,
 )
 from telemetryd.errors import ConfigError
@@ -121,3 +123,86 @@ def test_environment_restricts_while_it_is_set_and_permits_nothing() -> None:
     assert {each.key for each in found.effective} == {"$TELEMETRYD_ENABLED", "$DO_NOT_TRACK"}
     assert found.remembered == ()
     assert environment_statements({"TELEMETRYD_ENABLED": "true"}, since=1.0) == ()
+
+
+CHOSEN = """
+[[exporters]]
+name = "scc"
+type = "secret"
+secret = "elsewhere"
+namespace = "apart"
+format = "fleet"
+
+[[exporters]]
+name = "web"
+type = "http"
+url = "http://127.0.0.1:9/x"
+format = "fleet"
+"""
+
+
+def taken_up(text: str, remembered: tuple[Restriction, ...]) -> set[tuple[str, ...]]:
+    """What each exporter that runs sends and where to, after an earlier file.
+
+    Raises:
+        ConfigError: The file isn't taken up.
+    """
+    source = ConfigSource(None, {})
+    file = ConfigFile("f", text)
+    config = source.parse_as_written(file)
+    decision = decide(source.statements(file), remembered, at=2.0)
+    config = restrict(config, decision.effective)
+    require_choices(config, decision.missing, "f")
+    names = ("name", "type", "format", "namespace", "secret", "url")
+    return {
+        tuple(str(getattr(exporter, name, "")) for name in names)
+        for exporter in config.exporters
+        if exporter.enabled
+    }
+
+
+@pytest.mark.parametrize("text", [CHOSEN, "enabled = true\n" + CHOSEN.replace("scc", "other")])
+def test_file_cut_anywhere_sends_nothing_else_and_to_no_other_place(text: str) -> None:
+    whole = decide(file_statements(tomllib.loads(text), "f"), (), at=1.0)
+    allowed = taken_up(text, ())
+    accepted = 0
+    for cut in range(len(text)):
+        try:
+            assert taken_up(text[:cut], whole.remembered) <= allowed, text[:cut]
+            accepted += 1
+        except ConfigError:
+            continue
+    assert accepted
+
+
+def test_choice_that_is_missing_is_named_until_its_default_is_written() -> None:
+    whole = decide(file_statements(tomllib.loads(CHOSEN), "f"), (), at=1.0)
+    assert whole.effective == ()
+    text = CHOSEN.replace('namespace = "apart"\n', "").replace('format = "fleet"\n', "")
+    with pytest.raises(ConfigError) as caught:
+        taken_up(text, whole.remembered)
+    assert [problem.key for problem in caught.value.problems] == [
+        "exporters.scc.namespace",
+        "exporters.scc.format",
+        "exporters.web.format",
+    ]
+    default = CHOSEN.replace("apart", "cattle-telemetry-system").replace("fleet", "scc")
+    found = decide(file_statements(tomllib.loads(default), "f"), whole.remembered, at=2.0)
+    left = [each.key for each in found.remembered]
+    assert left == ["exporters.scc.secret"]
+
+
+def test_choice_means_nothing_for_another_type_or_an_exporter_that_is_off() -> None:
+    whole = decide(file_statements(tomllib.loads(CHOSEN), "f"), (), at=1.0)
+    other = '[[exporters]]\nname = "scc"\ntype = "file"\ndirectory = "/x"\nformat = "fleet"\n'
+    assert [each[:2] for each in taken_up(other, whole.remembered)] == [("scc", "file")]
+    off = '[[exporters]]\nname = "scc"\ntype = "secret"\nenabled = false\n'
+    assert taken_up(off, whole.remembered) == set()
+
+
+def test_exporter_scc_of_another_type_leaves_the_implied_one_out() -> None:
+    other = '[[exporters]]\nname = "scc"\ntype = "http"\nurl = "http://127.0.0.1:9/x"\n'
+    found = decide(file_statements(tomllib.loads(other), "f"), (), at=1.0)
+    assert [each.key for each in found.effective] == ["exporters.scc"]
+    assert len(taken_up(other, found.remembered)) == 1
+    assert taken_up('log_level = "info"\n', found.remembered) == set()

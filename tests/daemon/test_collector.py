@@ -193,7 +193,9 @@ async def test_switched_off_from_the_start_asks_for_nothing_and_reloads_leave_it
 
 
 async def test_setting_that_cannot_be_read_keeps_the_last_state(tmp_path: Path) -> None:
-    async with collecting(tmp_path, opt=[1]) as bench:
+    async with collecting(tmp_path, opt="in") as bench:
+        await bench.until_sent()
+        bench.opt([1])
         await bench.until_sent()
         bench.opt("out")
         await bench.until(lambda: bench.state() is ExporterState.DISABLED)
@@ -211,7 +213,29 @@ async def test_setting_that_cannot_be_read_keeps_the_last_state(tmp_path: Path) 
         await bench.until_sent()
 
 
-@pytest.mark.parametrize("value", ["", "in", "prompt", "OUT", " out", None])
+@pytest.mark.parametrize("value", ["OUT", " out", "x" * 100_000, [1], {"not": "a text"}])
+async def test_setting_that_says_nothing_known_at_the_start_is_waited_for(
+    tmp_path: Path, value: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with collecting(tmp_path, opt=value) as bench:
+        said = "setting telemetry-opt "
+        await bench.until(lambda: bench.manager.status("scc").detail.startswith(said))
+        await anyio.sleep(0.3)
+        assert bench.state() is ExporterState.WAITING
+        assert bench.sink.payloads == []
+        (error,) = [each.message for each in caplog.records if each.levelname == "ERROR"]
+        assert "give it the value in, prompt or out" in error
+        assert len(error) < 300
+        bench.opt("out")
+        await bench.until(lambda: bench.state() is ExporterState.DISABLED)
+        bench.opt(value)
+        await anyio.sleep(0.3)
+        assert bench.sink.payloads == []
+        bench.opt("prompt")
+        await bench.until_sent()
+
+
+@pytest.mark.parametrize("value", ["", "in", "prompt", None])
 async def test_other_values_do_not_opt_out(tmp_path: Path, value: object) -> None:
     async with collecting(tmp_path, opt=value) as bench:
         await bench.until_sent()

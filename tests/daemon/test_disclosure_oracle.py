@@ -19,6 +19,7 @@ from anyio.from_thread import start_blocking_portal
 from jsonschema import Draft202012Validator
 
 from tests.apiserver.fixtures import setting
+from tests.daemon import thirdparty
 from tests.daemon.embedded import NAMESPACE, SECRETS, FleetServer, serve_fleet
 from tests.daemon.sentinels import ASKED, BUILDERS, ESCAPE, SENTINEL, fill, spoiled
 from tests.daemon.test_plugins import install
@@ -42,59 +43,13 @@ TRANSPORT = {"host", "accept", "accept-encoding", "connection"}
 TARGET = ("rancher-scc-metrics", "cattle-scc-system")
 REQUEST = f"secretrequest/{ASKED}"
 
-PLUGIN = """
-import json
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, ClassVar
-from telemetryd.config import ExporterConfig
-from telemetryd.config.storage import AbsolutePath
-from telemetryd.export.exporter import Outcome
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table(ExporterConfig):
-    type: ClassVar[str] = "third"
-    path: Annotated[str, AbsolutePath()]
-
-
-def public(name, what):
-    return {f"{name}.{key}": repr(getattr(what, key)) for key in dir(what) if key[0] != "_"}
-
-
-class Third:
-    def __init__(self, config, *rest):
-        self.config, self.rest = config, rest
-
-    async def export(self, payload, context):
-        (build,) = self.rest
-        given = public("payload", payload) | public("context", context) | public("build", build)
-        given["config"] = repr(self.config)
-        place = Path(self.config.path)
-        place.with_suffix(".new").write_text(json.dumps([payload.body.decode(), given]))
-        place.with_suffix(".new").rename(place)
-        return Outcome.WRITTEN
-
-    async def aclose(self):
-        pass
-
-
-class Factory:
-    config = Table
-
-    def build(self, *given):
-        return Third(*given)
-
-
-THIRD = Factory()
-"""
-
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which another distribution's exporter is installed."""
     folder = tmp_path_factory.mktemp("site")
-    install(folder, "some_exporter", {"third": "some_exporter:THIRD"}, PLUGIN)
+    code = Path(thirdparty.__file__).read_text()
+    install(folder, "some_exporter", {"third": "some_exporter:THIRD"}, code)
     return folder
 
 

@@ -85,14 +85,13 @@ async def test_file_that_is_fixed_is_taken_up(tmp_path: Path) -> None:
     assert [each.restriction.key for each in restrictions.statuses()] == ["enabled"]
 
 
-async def test_nothing_durable_is_said(tmp_path: Path) -> None:
+async def test_nothing_durable_is_said() -> None:
     restrictions = Restrictions((), {}, now=lambda: 9.0)
     await restrictions.recall(Memory(()))
     assert restrictions.warning == ""
     await restrictions.accept((Statement(FILE, "enabled", True, "f"),))
     assert "no state folder is usable" in restrictions.warning
-    (tmp_path / "file").touch()
-    await restrictions.recall(Memory((f"{tmp_path}/file",)))
+    await restrictions.recall(Memory(("/proc/none",)))
     await restrictions.store()
     assert "not remembered after a restart" in restrictions.warning
 
@@ -100,12 +99,47 @@ async def test_nothing_durable_is_said(tmp_path: Path) -> None:
 async def test_setting_is_remembered_until_it_says_otherwise(tmp_path: Path) -> None:
     restrictions = Restrictions((), {}, now=lambda: 9.0)
     await restrictions.recall(Memory((str(tmp_path),)))
-    for value, held in (("out", True), (None, True), ("", True), ("in", False), ("out", True)):
+    for value, held in (("out", True), (None, True), ("", True), ("Out", True), ("in", False)):
         restrictions.note_setting(value)
         assert (restrictions.opted_out_since is not None) is held
+    restrictions.note_setting("out")
     await restrictions.store()
     document = json.loads((tmp_path / FILE_NAME).read_text())
     assert [each["key"] for each in document["restrictions"]] == ["telemetry-opt"]
+
+
+async def test_opt_in_elsewhere_ends_an_earlier_opt_out_that_nothing_says_any_more(
+    tmp_path: Path,
+) -> None:
+    restrictions = Restrictions((), {}, now=lambda: 9.0)
+
+    def since() -> float | None:
+        return restrictions.opted_out_since
+
+    await restrictions.recall(Memory((str(tmp_path),)))
+    restrictions.note_setting("out")
+    restrictions.note_opt_in("secret", 99.0)
+    assert since() == 9.0, "the Setting still says so"
+    restrictions.note_setting(None)
+    restrictions.note_opt_in("secret", 9.0)
+    assert since() == 9.0, "it isn't later"
+    restrictions.note_opt_in("secret", 10.0)
+    assert since() is None
+    await restrictions.store()
+    assert await Memory((str(tmp_path),)).load() == ()
+    restrictions.note_setting("out")
+    restrictions.note_setting(None)
+    restrictions.note_opt_in("secret", 99.0)
+    assert since() == 100.0, "an opt-in that was known before ends nothing"
+
+
+async def test_opt_in_is_later_than_all_it_ends_by_whatever_clock() -> None:
+    restrictions = Restrictions((), {}, now=lambda: 9.0)
+    restrictions.marked_since = 50.0
+    restrictions.note_mark("secret", 50.0)
+    await restrictions.opt_in()
+    assert restrictions.ended_at(50.0) == restrictions.opted_in_at == 51.0
+    assert restrictions.ended_at(60.0) is None, "another opt-out has followed"
 
 
 def test_folders_are_wherever_the_next_start_may_look() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.apiserver.fixtures import core_node, setting
-from tests.apiserver.process import ApiServer
 from tests.daemon.embedded import FleetServer, serve_fleet
+from tests.system.daemon import Daemon
 from tests.test_cli import telemetryd
 
 SETTINGS = "settings.management.cattle.io"
@@ -83,17 +83,46 @@ def test_variable_that_says_neither_yes_nor_no_is_unusable_configuration() -> No
     assert "$TELEMETRYD_ENABLED" in result.stderr
 
 
+def without_login(server: FleetServer, folder: Path, user: dict[str, str]) -> Path:
+    """A kubeconfig as that of the server, with another user."""
+    document = json.loads(server.kubeconfig.read_text())
+    document["users"][0]["user"] = user
+    kubeconfig = folder / "kubeconfig"
+    kubeconfig.write_text(json.dumps(document))
+    return kubeconfig
+
+
+@pytest.mark.parametrize(
+    ("user", "reason"),
+    [({}, "give the user of the kubeconfig a token"), ({"token": "refused"}, "401 Unauthorized")],
+    ids=["anonymous", "refused token"],
+)
+@pytest.mark.parametrize("source", ["auto", "rancher", "kubernetes"])
 def test_payload_without_a_login_fails_at_once_and_says_so(
-    apiserver: ApiServer, tmp_path: Path
+    server: FleetServer, tmp_path: Path, user: dict[str, str], reason: str, source: str
 ) -> None:
-    kubeconfig = tmp_path / "kubeconfig"
-    apiserver.kubeconfig(kubeconfig)
-    document = json.loads(kubeconfig.read_text())
-    for user, reason in (({}, "system:anonymous"), ({"token": "refused"}, "401 Unauthorized")):
-        document["users"][0]["user"] = user
-        kubeconfig.write_text(json.dumps(document))
-        result = telemetryd("payload", "--timeout", "10m", KUBECONFIG=str(kubeconfig))
-        assert (result.returncode, result.stdout) == (1, "")
-        (line,) = result.stderr.splitlines()
-        assert reason in line
-        assert apiserver.url in line
+    result = telemetryd(
+        "payload",
+        "--timeout",
+        "10m",
+        KUBECONFIG=str(without_login(server, tmp_path, user)),
+        TELEMETRYD_KUBERNETES__SOURCE=source,
+    )
+    assert (result.returncode, result.stdout) == (1, "")
+    (line,) = result.stderr.splitlines()
+    assert reason in line
+    assert server.url in line
+
+
+def test_daemon_without_a_login_says_so_and_waits_for_one(
+    server: FleetServer, tmp_path: Path
+) -> None:
+    daemon = Daemon(tmp_path, without_login(server, tmp_path, {}), "")
+    try:
+        daemon.wait_for(
+            "said", lambda: "give the user of the kubeconfig a token" in daemon.log(), 30
+        )
+        daemon.wait_for("alive", lambda: daemon.get("/livez")[0] == 200, 30)
+    finally:
+        ended = daemon.stop()
+    assert ended == 0

@@ -42,7 +42,7 @@ def test_opt_in_ends_what_is_remembered_and_says_what_is_written(
 ) -> None:
     off = Daemon(tmp_path, server.kubeconfig, SCC, "enabled = false\n")
     try:
-        off.wait_for("off", lambda: off.get("/livez")[0] == 200, 15)
+        off.wait_for("off", lambda: off.get("/livez")[0] == 200, 60)
         written = ctl("opt-in", config=off.config_file, **environ(tmp_path))
         assert written.returncode == 1
         assert "nothing was remembered" in written.stdout
@@ -54,7 +54,7 @@ def test_opt_in_ends_what_is_remembered_and_says_what_is_written(
 
     cut = Daemon(tmp_path, server.kubeconfig, SCC, "")
     try:
-        cut.wait_for("listening", lambda: cut.get("/livez")[0] == 200, 15)
+        cut.wait_for("listening", lambda: cut.get("/livez")[0] == 200, 60)
         assert cut.status()["collection"]["off_by"] == ["memory"]
         assert cut.metric('telemetryd_collection_allowed{by="memory"}') == 0
         (shown,) = cut.status()["collection"]["restrictions"]
@@ -71,7 +71,7 @@ def test_opt_in_ends_what_is_remembered_and_says_what_is_written(
         ended = ctl("opt-in", config=cut.config_file, **environ(tmp_path))
         assert (ended.returncode, ended.stderr) == (0, "")
         assert "ended: collection is off" in ended.stdout
-        cut.wait_for("sends", lambda: server.payload("rancher-scc-telemetry"), 15)
+        cut.wait_for("sends", lambda: server.payload("rancher-scc-telemetry"), 60)
     finally:
         assert cut.stop() == 0
     assert ctl("opt-in", config=cut.config_file, **environ(tmp_path)).returncode == 2
@@ -80,7 +80,7 @@ def test_opt_in_ends_what_is_remembered_and_says_what_is_written(
 def test_commands_reach_a_daemon_whose_file_is_gone(tmp_path: Path, server: FleetServer) -> None:
     daemon = Daemon(tmp_path, server.kubeconfig, SCC, "enabled = false\n")
     try:
-        daemon.wait_for("listening", lambda: daemon.get("/livez")[0] == 200, 15)
+        daemon.wait_for("listening", lambda: daemon.get("/livez")[0] == 200, 60)
         daemon.config_file.unlink()
         rejected = ctl("reload", config=daemon.config_file, **environ(tmp_path))
         assert rejected.returncode == 1

@@ -1,238 +1,275 @@
 """Whatever happens to the configuration file: nothing is sent that was not sent before.
 
-The whole daemon in this process, against the embedded API server, with the real reloader. What
-the file's cuts do is in ``tests/config/test_restrictions.py`` for each byte.
+Every kind of restriction, every damage, every way by which a daemon comes to read the file again,
+all with real processes. By default each damage meets each kind at one reload by hand, and one kind
+in the slow ways; `make faults` runs the whole product.
 """
 
-import random
 import shutil
-import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import signal
+import tomllib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
-from anyio import to_thread
 
-from telemetryd.config import ConfigSource
-from telemetryd.daemon.app import run_until
-from telemetryd.daemon.notify import Notifier
-from telemetryd.daemon.optoutmark import ANNOTATION
-from telemetryd.daemon.reload import Reloader
-from telemetryd.daemon.signals import StatusLog
-from telemetryd.errors import ConfigError
-from tests.daemon.embedded import NAMESPACE, SECRETS, FleetServer, serve_fleet
+from tests.daemon.damage import (
+    DAMAGES,
+    Fields,
+    HttpReceiver,
+    Process,
+    Receivers,
+    cuts_of,
+    restore,
+    with_own_etc,
+)
+from tests.daemon.embedded import FleetServer, serve_fleet
 
-pytestmark = pytest.mark.anyio
-
-SCC = "rancher-scc-telemetry"
-PLAIN = '[[exporters]]\nname = "scc"\ntype = "secret"\ninterval = "1s"\n'
-FILES = {
-    "enabled": f"enabled = false\n{PLAIN}",
-    "server_url": f'[privacy]\nserver_url = "omit"\n{PLAIN}',
-    "cluster_ids": f'[privacy]\ncluster_ids = "omit"\n{PLAIN.replace("scc", "fleet")}'
-    'secret = "fleet"\nformat = "fleet"\n',
-    "exporter": f"{PLAIN}enabled = false\n",
-    "no scc": PLAIN.replace("scc", "other") + 'secret = "other"\n',
+SELDOM = 'interval = "20s"\n'
+SCC = f'[[exporters]]\nname = "scc"\ntype = "secret"\n{SELDOM}'
+WEB = (
+    f'[[exporters]]\nname = "web"\ntype = "http"\nurl = "URL/web"\nsplay_max = "0s"\n{SELDOM}'
+    'format = "fleet"\n'
+)
+OTHER = f'[[exporters]]\nname = "other"\ntype = "secret"\n{SELDOM}'
+KINDS = {
+    "enabled": f"enabled = false\n{SCC}{WEB}",
+    "server_url": f'{SCC}{WEB}[privacy]\nserver_url = "omit"\n',
+    "cluster_ids": f'[privacy]\ncluster_ids = "omit"\n{SCC}{WEB}',
+    "scc off": f"{WEB}{SCC}enabled = false\n",
+    "web off": f"{SCC}{WEB}enabled = false\n",
+    "no scc": f'{OTHER}format = "fleet"\nsecret = "other"\n{WEB}',
+    "other at the end": f'{WEB}{OTHER}secret = "other"\nformat = "fleet"\n',
+    "scc elsewhere": WEB.replace('"web"', '"scc"'),
 }
+WAYS = ("option", "variable", "system")
+pytestmark = pytest.mark.timeout(900)
 
-
-def put_folder(file: Path) -> None:
-    file.unlink()
-    file.mkdir()
-
-
-def put_dangling_link(file: Path) -> None:
-    """As a ConfigMap whose key is gone."""
-    file.unlink()
-    file.symlink_to("..data/config.toml")
-
-
-DAMAGES: dict[str, Callable[[Path], object]] = {
-    "removed": Path.unlink,
-    "renamed": lambda file: file.rename(file.with_suffix(".old")),
-    "emptied": lambda file: file.write_text(""),
-    "comments": lambda file: file.write_text("# nothing\n"),
-    "folder": put_folder,
-    "not text": lambda file: file.write_bytes(b"\xff"),
-    "dangling": put_dangling_link,
-    "lost key": lambda file: file.write_text('log_level = "info"\n'),
-}
+SYSTEM_FILE = "/etc/telemetryd/config.toml"
 
 
 @dataclass
-class Running:
-    """One daemon in this process."""
+class Bench:
+    """A file with a restriction, and what is sent under it.
 
-    file: Path
-    server: FleetServer
-    reloader: Reloader
+    Attributes:
+        before: Fields that each destination gets while the file is whole.
+        digest: Of the configuration that is in force then.
+        kept: A state folder that remembers it.
+    """
 
-    async def secret(self, name: str = SCC) -> dict[str, Any] | None:
-        return await to_thread.run_sync(self.server.get, SECRETS, name, NAMESPACE)
+    folder: Path
+    content: bytes
+    receivers: Receivers
+    before: dict[str, Fields]
+    digest: str = ""
 
-    async def payload(self, name: str = SCC) -> dict[str, Any] | None:
-        return await to_thread.run_sync(self.server.payload, name)
+    @property
+    def file(self) -> Path:
+        return self.folder / "etc" / "telemetryd" / "config.toml"
 
-    async def until(self, what: Callable[[], Any]) -> None:
-        with anyio.fail_after(20):
-            while not await what():
-                await anyio.sleep(0.05)
+    @property
+    def kept(self) -> Path:
+        return self.folder / "kept"
 
+    def damages(self) -> dict[str, Any]:
+        return DAMAGES | cuts_of(self.content)
 
-@asynccontextmanager
-async def running(
-    server: FleetServer, folder: Path, monkeypatch: pytest.MonkeyPatch, state: str = "state"
-) -> AsyncIterator[Running]:
-    monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig))
-    environ = {
-        "HOME": str(folder),
-        "STATE_DIRECTORY": f"{folder}/{state}",
-        "RUNTIME_DIRECTORY": str(folder),
-        "TELEMETRYD_LISTEN": "127.0.0.1:0",
-    }
-    source = ConfigSource(None, environ, folder / "config.toml")
-    file = source.read()
-    reloader = Reloader(source, file, configure_logging=lambda _config: None, now=time.time)
-    stop = anyio.Event()
+    def start(self, name: str, arguments: Sequence[str] = (), **options: Any) -> Process:
+        """A daemon that remembers what one with the whole file did."""
+        folder = self.folder / name
+        shutil.rmtree(folder, ignore_errors=True)
+        if self.kept.exists():
+            shutil.copytree(self.kept, folder, ignore=shutil.ignore_patterns("*.sock"))
+        return Process(folder, self.receivers.fleet, arguments, **options)
 
-    async def daemon(*, task_status: Any) -> None:
-        await run_until(
-            stop,
-            source.parse(file),
-            reloader,
-            StatusLog(),
-            now=time.time,
-            rng=random.Random(1),
-            notifier=Notifier(),
-            task_status=task_status,
-        )
+    def start_whole(self, name: str) -> Process:
+        """A daemon under the whole file, once it has sent whatever it sends."""
+        restore(self.file, self.content)
+        process = self.start(name, ["--config", str(self.file)])
+        assert process.starts_or_ends() is None, process.log()
+        for _ in range(2):
+            process.settle()
+        return process
 
-    async with anyio.create_task_group() as group:
-        await group.start(daemon)
+    def is_broken(self, damage: str) -> bool:
+        """Whether no configuration can be made of what is left."""
+        if damage in DAMAGES:
+            return True
         try:
-            yield Running(source.system_path, server, reloader)
-        finally:
-            stop.set()
+            tomllib.loads(self.content[: int(damage.removeprefix("cut "))].decode())
+        except tomllib.TOMLDecodeError:
+            return True
+        return False
 
-
-async def assert_no_more(daemon: Running, which: str, *, quiet_s: float = 1.5) -> None:
-    """Nothing is sent that the whole file kept from being sent."""
-    await anyio.sleep(quiet_s)
-    if which in {"enabled", "exporter", "no scc"}:
-        assert await daemon.secret() is None
-    else:
-        document = await daemon.payload()
-        assert (
-            document is None
-            or not document["subscription"]["server_url"]
-            or which != ("server_url")
-        )
-        config = daemon.reloader.config
-        assert getattr(config.privacy, which) == "omit"
-
-
-@pytest.mark.parametrize("which", list(FILES))
-async def test_damaged_file_permits_nothing_at_reloads_and_restarts(
-    tmp_path: Path, which: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with serve_fleet(tmp_path, clusters=2, nodes=1) as server:
-        file = tmp_path / "config.toml"
-        for damage, spoil in DAMAGES.items():
-            if file.is_dir():
-                file.rmdir()
-            file.unlink(missing_ok=True)
-            shutil.rmtree(tmp_path / "state", ignore_errors=True)
-            file.write_text(FILES[which])
-            async with running(server, tmp_path, monkeypatch) as daemon:
-                in_force = daemon.reloader.config
-                spoil(file)
-                for trigger in ("signal", "control", "file"):
-                    result = await daemon.reloader.reload(trigger)
-                    assert result.ok is (damage == "lost key"), damage
-                    assert len(result.problems) == (damage != "lost key")
-                if damage != "lost key":
-                    assert daemon.reloader.config == in_force
-                await assert_no_more(daemon, which, quiet_s=0.3)
-            try:
-                async with running(server, tmp_path, monkeypatch) as daemon:
-                    await assert_no_more(daemon, which)
-            except ConfigError:
-                assert damage in {"emptied", "comments", "folder", "not text", "dangling"}
-
-
-@pytest.mark.parametrize("lost", ["nothing", "state"])
-async def test_setting_that_was_out_and_is_deleted_stays_out_until_an_opt_in(
-    tmp_path: Path, lost: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with serve_fleet(tmp_path, clusters=1, nodes=1) as server:
-        (tmp_path / "config.toml").write_text(PLAIN)
-        setting = {
-            "apiVersion": "management.cattle.io/v3",
-            "kind": "Setting",
-            "metadata": {"name": "telemetry-opt"},
-            "value": "out",
+    def assert_no_more(self, damage: str) -> None:
+        """No destination got a field that it did not get under the whole file."""
+        more = {
+            where: sorted(fields - self.before.get(where, frozenset()))
+            for where, fields in self.receivers.fields().items()
         }
-        async with running(server, tmp_path, monkeypatch) as daemon:
-            await daemon.until(daemon.secret)
-            await to_thread.run_sync(server.put, setting)
-
-            async def is_marked() -> bool:
-                found = await daemon.secret()
-                return found is not None and ANNOTATION in found["metadata"]["annotations"]
-
-            await daemon.until(is_marked)
-            await to_thread.run_sync(
-                server.remove, "settings.management.cattle.io", "telemetry-opt"
-            )
-        before = await daemon.secret()
-        state = "state" if lost == "nothing" else "other"
-        async with running(server, tmp_path, monkeypatch, state) as daemon:
-            restrictions = daemon.reloader.restrictions
-
-            async def is_held() -> bool:
-                return restrictions.remembered_switches == {"telemetry-opt"}
-
-            await daemon.until(is_held)
-            await anyio.sleep(2.5)
-            assert await daemon.secret() == before
-            (shown,) = restrictions.statuses()
-            assert any("annotation" in each for each in shown.remembered_in)
-            await restrictions.opt_in()
-            await daemon.reloader.reapplied()
-
-            async def is_unmarked() -> bool:
-                found = await daemon.secret()
-                return found is not None and ANNOTATION not in found["metadata"]["annotations"]
-
-            await daemon.until(is_unmarked)
-            assert restrictions.statuses() == ()
-        async with running(server, tmp_path, monkeypatch, state) as daemon:
-            await anyio.sleep(1)
-            assert daemon.reloader.restrictions.statuses() == ()
+        assert {where: fields for where, fields in more.items() if fields} == {}, damage
 
 
-async def test_exporters_own_writes_leave_the_mark_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with serve_fleet(tmp_path, clusters=1, nodes=1) as server:
-        (tmp_path / "config.toml").write_text(PLAIN)
-        async with running(server, tmp_path, monkeypatch) as daemon:
-            await daemon.until(daemon.secret)
-            found = await daemon.secret()
-            assert found is not None
-            found["metadata"]["annotations"][ANNOTATION] = "2026-01-01T00:00:00Z"
-            del found["data"]["payload"]
-            await to_thread.run_sync(server.put, found)
+def errors_in(lines: list[dict[str, Any]]) -> list[str]:
+    return [line["message"] for line in lines if line["level"] not in {"info", "debug", "warning"}]
 
-            async def is_whole() -> bool:
-                now = await daemon.secret()
-                return now is not None and "payload" in now.get("data", {})
 
-            await daemon.until(is_whole)
-            healed = await daemon.secret()
-            assert healed is not None
-            assert ANNOTATION in healed["metadata"]["annotations"]
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetServer]:
+    with serve_fleet(tmp_path_factory.mktemp("fleet"), clusters=2, nodes=2) as fleet:
+        yield fleet
+
+
+def make_bench(folder: Path, fleet: FleetServer, http: HttpReceiver, text: str) -> Bench:
+    """Runs a daemon under the whole file once, and keeps its state."""
+    receivers = Receivers(fleet, http)
+    receivers.forget()
+    bench = Bench(folder, text.replace("URL", http.url).encode(), receivers, {})
+    bench.file.parent.mkdir(parents=True)
+    process = bench.start_whole("first")
+    try:
+        bench.digest = process.status()["config"]["hash"]
+    finally:
+        assert process.stop() == 0, process.log()
+    bench.before = receivers.fields()
+    (folder / "first").rename(bench.kept)
+    return bench
+
+
+@pytest.fixture(params=list(KINDS))
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, fleet: FleetServer, kind: str) -> Iterator[Bench]:
+    with HttpReceiver().running() as http:
+        yield make_bench(tmp_path, fleet, http, KINDS[kind])
+
+
+def reload(process: Process, trigger: str) -> list[dict[str, Any]]:
+    """What the log says of one reload."""
+    since = len(process.lines())
+
+    def seen() -> list[dict[str, Any]]:
+        lines = process.lines(since=since)
+        logged = [each["message"] for each in lines]
+        done = tuple(f"config {what} trigger={trigger} " for what in ("rejected", "reloaded"))
+        return lines if any(each.startswith(done) for each in logged) else []
+
+    match trigger:
+        case "signal":
+            process.process.send_signal(signal.SIGHUP)
+        case "control":
+            process.ask("reload")
+    found: list[dict[str, Any]] = process.until(f"a reload by {trigger}", seen, may_end=False)
+    return found
+
+
+def check_reloads(bench: Bench, process: Process, trigger: str, damages: Sequence[str]) -> None:
+    """Damages the file, reloads, and puts it back, once for each damage."""
+    for damage in damages:
+        bench.damages()[damage](bench.file, bench.content)
+        errors = errors_in(reload(process, trigger))
+        if bench.is_broken(damage) or errors:
+            (error,) = errors
+            assert str(bench.file) in error, damage
+            assert process.status()["config"]["hash"] == bench.digest, damage
+        else:
+            process.settle()
+        bench.assert_no_more(damage)
+        restore(bench.file, bench.content)
+        assert errors_in(reload(process, trigger)) == [], damage
+        assert process.status()["config"]["hash"] == bench.digest, damage
+    process.settle()
+    bench.assert_no_more("at the end")
+
+
+def check_restarts(bench: Bench, way: str, damages: Sequence[str]) -> None:
+    """Starts a daemon on the damaged file, once for each damage."""
+    ways: dict[str, dict[str, Any]] = {
+        "option": {"arguments": ["--config", str(bench.file)]},
+        "variable": {"environ": {"TELEMETRYD_CONFIG": str(bench.file)}},
+        "system": {"under": with_own_etc(bench.folder / "etc")},
+    }
+    file = SYSTEM_FILE if way == "system" else str(bench.file)
+    for damage in damages:
+        restore(bench.file, bench.content)
+        bench.damages()[damage](bench.file, bench.content)
+        process = bench.start("again", **ways[way])
+        try:
+            ended = process.starts_or_ends()
+            if ended is not None:
+                assert ended == 78, process.log()
+                logged = process.log().splitlines()  # a line for each thing that is wrong with it
+                assert logged, damage
+                assert all(each.startswith(f"{file}: ") for each in logged), logged
+            else:
+                gone = damage in {"removed", "renamed"} and way == "system"
+                assert gone or not bench.is_broken(damage), damage
+                process.settle()
+        finally:
+            status = process.stop()
+        assert status in {0, 78}, process.log()
+        bench.assert_no_more(damage)
+
+
+def reload_by_hand(bench: Bench, damages: dict[str, Sequence[str]]) -> None:
+    process = bench.start_whole("daemon")
+    try:
+        for trigger, chosen in damages.items():
+            check_reloads(bench, process, trigger, chosen)
+    finally:
+        assert process.stop() == 0, process.log()
+
+
+def watch_file(bench: Bench, damages: Sequence[str]) -> None:
+    bench.content = b"reload_on_change = true\n" + bench.content
+    process = bench.start_whole("daemon")
+    try:
+        bench.digest = process.status()["config"]["hash"]
+        cuts = bench.damages()
+        check_reloads(bench, process, "file", [each for each in damages if each in cuts])
+    finally:
+        assert process.stop() == 0, process.log()
+
+
+def own_part(bench: Bench, kind: str) -> list[str]:
+    """The damages that this kind meets by default; together the kinds meet all of them."""
+    damages = list(bench.damages())
+    return damages[list(KINDS).index(kind) :: len(KINDS)]
+
+
+def test_damaged_file_permits_nothing_at_a_reload_by_hand(bench: Bench) -> None:
+    damages = list(bench.damages())
+    reload_by_hand(bench, {"signal": damages[::2], "control": damages[1::2]})
+
+
+def test_damaged_file_permits_nothing_where_changes_are_noticed(bench: Bench, kind: str) -> None:
+    watch_file(bench, own_part(bench, kind))
+
+
+def test_damaged_file_permits_nothing_at_a_restart(bench: Bench, kind: str) -> None:
+    for number, damage in enumerate(own_part(bench, kind)):
+        check_restarts(bench, WAYS[(number + list(KINDS).index(kind)) % len(WAYS)], [damage])
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("trigger", ["signal", "control", "file"])
+def test_every_damage_permits_nothing_at_any_reload(bench: Bench, trigger: str) -> None:
+    damages = list(bench.damages())
+    if trigger == "file":
+        watch_file(bench, damages)
+    else:
+        reload_by_hand(bench, {trigger: damages})
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("way", WAYS)
+def test_every_damage_permits_nothing_at_any_restart(bench: Bench, way: str) -> None:
+    check_restarts(bench, way, list(bench.damages()))

@@ -104,7 +104,9 @@ def render_table(document: Document) -> str:
 def _headline(document: Document) -> str:
     uptime = _span(document.get("uptime_seconds"))
     server = document.get("api_server") or _NOTHING
-    return f"telemetryd {document.get('version')}, up {uptime}, API server {server}"
+    line = f"telemetryd {document.get('version')}, up {uptime}, API server {server}"
+    problem = document.get("login_problem")
+    return f"{line}, login: {problem}" if problem else line
 
 
 def _leader(leader: Document) -> Iterable[str]:

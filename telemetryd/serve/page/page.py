@@ -178,6 +178,7 @@ def _configuration(facts: StatusFacts) -> Markup:
         last = join((outcome, time_of(config.reloaded_at, facts.now)))
     rows: list[tuple[str, Child]] = [
         ("API server", tag("code", facts.api_server) if facts.api_server else "none yet"),
+        ("Login", facts.login_problem or "up to date"),
         (
             "Source",
             "none at the moment" if facts.source is None else str(facts.source).capitalize(),

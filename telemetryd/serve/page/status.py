@@ -78,6 +78,8 @@ class StatusFacts:
         identity: In force.
         restrictions: Each with who made it, when, and where it is remembered.
         memory_warning: Why they would be forgotten at a restart, empty where they wouldn't.
+        login_problem: Why the API server is asked with the last good login, empty where all is
+            well.
     """
 
     version: str
@@ -98,6 +100,7 @@ class StatusFacts:
     identity: IdentityConfig = field(default_factory=IdentityConfig)
     restrictions: tuple[RestrictionStatus, ...] = ()
     memory_warning: str = ""
+    login_problem: str = ""
 
     @property
     def situation(self) -> Situation:
@@ -166,6 +169,7 @@ def render_status(facts: StatusFacts) -> dict[str, Any]:
         "started_at": render_time(facts.started_at),
         "uptime_seconds": round(max(0.0, facts.now - facts.started_at), 3),
         "api_server": facts.api_server,
+        "login_problem": facts.login_problem,
         "config": _config(facts.config),
         "collection": _collection(facts),
         "leader": None if facts.leader is None else asdict(facts.leader),

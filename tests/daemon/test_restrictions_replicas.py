@@ -1,0 +1,172 @@
+"""An opt-out and an opt-in with replicas that share a Lease, but no state folder."""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from telemetryd.daemon.optoutmark import ANNOTATION, ENDED_ANNOTATION
+from telemetryd.export.payloads.payload import render_rfc3339
+from tests.daemon.damage import HttpReceiver, Process
+from tests.daemon.embedded import NAMESPACE, SECRETS, FleetServer, serve_fleet
+
+pytestmark = pytest.mark.timeout(900)
+
+SECRET = "rancher-scc-telemetry"
+CONFIG = """
+[leader_election]
+enabled = true
+
+[[exporters]]
+name = "scc"
+type = "secret"
+interval = "2s"
+
+[[exporters]]
+name = "web"
+type = "http"
+url = "{url}"
+interval = "2s"
+max_silence = "2s"
+splay_max = "0s"
+spool = false
+"""
+
+
+class Replicas:
+    """Replicas by name; each delivers to a path of its own, so that it shows who sends."""
+
+    def __init__(
+        self, folder: Path, fleet: FleetServer, http: HttpReceiver, ends: ExitStack
+    ) -> None:
+        self.fleet = fleet
+        self._folder = folder
+        self._http = http
+        self._ends = ends
+
+    def start(self, name: str) -> Process:
+        """A replica, once it knows who leads."""
+        file = self._folder / f"{name}.toml"
+        file.write_text(CONFIG.format(url=f"{self._http.url}/{name}"))
+        process = Process(
+            self._folder / name, self.fleet, ["--config", str(file)], environ={"HOSTNAME": name}
+        )
+        self._ends.callback(process.stop)
+        assert process.starts_or_ends() is None, process.log()
+        process.until("a leader", lambda: process.status()["leader"]["holder"])
+        return process
+
+    def annotations(self) -> dict[str, str]:
+        found = self.fleet.get(SECRETS, SECRET, NAMESPACE)
+        return {} if found is None else dict(found["metadata"]["annotations"])
+
+    def mark(self, since: float) -> None:
+        """As a replica does that has led, and is gone."""
+        found = self.fleet.get(SECRETS, SECRET, NAMESPACE)
+        assert found is not None
+        found["metadata"]["annotations"][ANNOTATION] = render_rfc3339(since)
+        self.fleet.put(found)
+
+    def opt_out_once(self, *seen_by: Process) -> None:
+        """The Setting says out until these know, and is deleted then, as Rancher does."""
+        self.fleet.put(
+            {
+                "apiVersion": "management.cattle.io/v3",
+                "kind": "Setting",
+                "metadata": {"name": "telemetry-opt"},
+                "value": "out",
+            }
+        )
+        for each in seen_by:
+            wait_until_off(each, "setting")
+        seen_by[0].until("its mark", lambda: ANNOTATION in self.annotations())
+        self.fleet.remove("settings.management.cattle.io", "telemetry-opt")
+        for each in seen_by:
+            wait_until_off(each, "memory")
+
+    def sent_by(self, name: str) -> int:
+        return self._http.counts[f"/{name}"]
+
+
+def off_by(process: Process) -> list[str]:
+    found: list[str] = process.status()["collection"]["off_by"]
+    return found
+
+
+def wait_until_off(process: Process, by: str) -> None:
+    process.until(f"off by {by}", lambda: off_by(process) == [by])
+
+
+def leads(process: Process) -> bool:
+    return bool(process.status()["leader"]["leading"])
+
+
+@pytest.fixture
+def replicas(tmp_path: Path) -> Iterator[Replicas]:
+    with (
+        serve_fleet(tmp_path, clusters=1, nodes=1) as fleet,
+        HttpReceiver().running() as http,
+        ExitStack() as ends,
+    ):
+        yield Replicas(tmp_path, fleet, http, ends)
+
+
+def test_standby_that_missed_the_opt_out_sends_nothing_once_it_leads(replicas: Replicas) -> None:
+    first = replicas.start("one")
+    first.until("a payload", lambda: replicas.sent_by("one") and replicas.annotations())
+    second = replicas.start("two")
+    second.until("its informers", lambda: second.status()["informers"])
+    time.sleep(1)  # its first look at the mark is over
+    replicas.mark(time.time())
+    assert first.stop() == 0
+    second.until("the lead", lambda: leads(second))
+    second.until("the mark", lambda: off_by(second) == ["memory"])
+    time.sleep(3)
+    assert replicas.sent_by("two") == 0
+    accepted = second.ask("opt-in")
+    assert accepted.ok, accepted.result
+    second.until("a payload", lambda: replicas.sent_by("two"))
+    second.until("no mark", lambda: ANNOTATION not in replicas.annotations())
+
+
+def test_opt_in_at_the_leader_ends_what_the_others_remember(replicas: Replicas) -> None:
+    first = replicas.start("one")
+    first.until("a payload", lambda: replicas.sent_by("one") and replicas.annotations())
+    second = replicas.start("two")
+    replicas.opt_out_once(first, second)
+    sent = replicas.sent_by("one")
+    accepted = first.ask("opt-in")
+    assert accepted.ok, accepted.result
+    first.until("the word for others", lambda: ENDED_ANNOTATION in replicas.annotations())
+    assert ANNOTATION not in replicas.annotations()
+    first.until("a payload", lambda: replicas.sent_by("one") > sent)
+    assert replicas.sent_by("two") == 0
+    assert first.stop() == 0
+    second.until("a payload of the next leader", lambda: replicas.sent_by("two"))
+    assert second.status()["collection"]["restrictions"] == []
+    assert ANNOTATION not in replicas.annotations()
+
+
+def test_opt_out_ended_for_one_replica_holds_for_the_leader(replicas: Replicas) -> None:
+    first = replicas.start("one")
+    first.until("a payload", lambda: replicas.sent_by("one") and replicas.annotations())
+    second = replicas.start("two")
+    replicas.opt_out_once(first, second)
+    sent = replicas.sent_by("one")
+    refused = second.ask("opt-in")
+    assert not refused.ok
+    (problem,) = refused.result["problems"]
+    assert problem.startswith("one_")
+    assert "leads: run telemetryd ctl opt-in there" in problem
+    assert [each["key"] for each in refused.result["ended"]] == ["telemetry-opt"]
+    second.until("its informers", lambda: second.status()["collection"]["enabled"])
+    time.sleep(3)
+    assert off_by(first) == ["memory"]
+    assert (replicas.sent_by("one"), replicas.sent_by("two")) == (sent, 0)
+    assert first.stop() == 0
+    second.until("a payload of the next leader", lambda: replicas.sent_by("two"))
+    second.until("the word for others", lambda: ENDED_ANNOTATION in replicas.annotations())
+    third = replicas.start("one")
+    third.until("its memory's end", lambda: off_by(third) == [])
