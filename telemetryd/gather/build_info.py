@@ -18,6 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 import aiohttp
 import anyio
 import msgspec
+import orjson
 
 from telemetryd.config import IdentityConfig
 from telemetryd.errors import BadResponse, KubeError, Reason, Unavailable
@@ -232,8 +233,9 @@ class BuildInfo:
             # OSError holds ssl.SSLError; a ValueError is a URL or a bundle that isn't one.
             raise Unavailable(f"{type(error).__name__}", kind=Reason.CONNECT) from error
         try:
-            answer = msgspec.json.decode(body, type=_Answer)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            # How deep orjson goes doesn't depend on the version of Python.
+            answer = msgspec.convert(orjson.loads(body), _Answer)
+        except (msgspec.MsgspecError, orjson.JSONDecodeError) as error:
             raise BadResponse("the answer isn't the JSON of a Rancher", status=200) from error
         if answer.git_commit is None or not _COMMIT.fullmatch(answer.git_commit):
             raise BadResponse("the answer names no GitCommit", status=200)

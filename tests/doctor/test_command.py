@@ -112,7 +112,7 @@ def test_no_login_fails_in_one_line(doctor: Doctor) -> None:
     assert status == 1
     failed = [line for line in lines if line.startswith("FAIL")]
     assert [line[:18] for line in failed] == ["FAIL  connection  "]
-    assert "give the kubeconfig's user a token" in failed[0]
+    assert "give the user of the kubeconfig a token" in failed[0]
     assert not any("kind: " in line for line in lines)
 
 

@@ -359,5 +359,5 @@ async def test_request_without_a_login_fails_in_one_line(tmp_path: Path) -> None
     async with asking(tmp_path, server) as ask:
         report = await ask()
     assert failures(report) == ["connection"]
-    assert "give the kubeconfig's user a token" in "\n".join(render_report(report))
+    assert "give the user of the kubeconfig a token" in "\n".join(render_report(report))
     assert not report.missing

@@ -27,7 +27,7 @@ async def test_quota_is_said_with_its_numbers_and_without_rbac(bench: Bench) -> 
     await bench.send(bench.exporter())
 
 
-@pytest.mark.parametrize("reason", ["Invalid", "Forbidden", "Unauthorized"])
+@pytest.mark.parametrize("reason", ["Invalid", "Forbidden", "RequestEntityTooLarge"])
 async def test_policy_is_said_whatever_its_status(
     bench: Bench, apiserver: ApiServer, reason: str
 ) -> None:

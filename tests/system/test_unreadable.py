@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.apiserver.admin import Admin, AdminError
@@ -142,19 +143,29 @@ def test_object_nested_nine_thousand_deep_costs_itself_alone(
     body = text[:-1] + ', "deep": ' + deep + "}"
     admin.create_raw(COLLECTION, body.encode())
     odd_nodes.append("sentinel-deep")
+    unreadable = 0 if _parses(deep) else 1
     daemon.wait_for(
         "it is counted",
-        lambda: daemon.informer("nodes.management.cattle.io")["unreadable"] == 1,
+        lambda: daemon.informer("nodes.management.cattle.io")["objects"] == 401,
         10,
     )
-    assert daemon.informer("nodes.management.cattle.io")["objects"] == 401
-    assert daemon.metric("telemetryd_snapshot_complete") == 0
+    assert daemon.informer("nodes.management.cattle.io")["unreadable"] == unreadable
+    assert daemon.metric("telemetryd_snapshot_complete") == 1 - unreadable
     rancher.add_node("sentinel-c-1", 9500)
     try:
         daemon.wait_for("good ones go on", lambda: sizes(rancher).count(21) == 1, 10)
     finally:
         rancher.delete_node("sentinel-c-1", 9500)
-    assert local_nodes(rancher) == 20
+    assert local_nodes(rancher) == 20 + (1 - unreadable)
+
+
+def _parses(text: str) -> bool:
+    """Whether this Python nests so deep: 3.12 and newer do."""
+    try:
+        msgspec.json.decode(text)
+    except RecursionError:
+        return False
+    return True
 
 
 def sizes(rancher: Rancher) -> list[int]:

@@ -14,6 +14,7 @@ import aiohttp
 import anyio
 
 from telemetryd import __version__
+from telemetryd.config.remote import is_over_tls
 from telemetryd.errors import ConfigError, ExportError, PermanentError, Reason, RetryableError
 from telemetryd.export.sinks.credentials import read_credentials
 from telemetryd.export.sinks.statusline import NotingConnector
@@ -25,6 +26,7 @@ from telemetryd.kube.foreign import (
     is_unreadable,
     translate,
 )
+from telemetryd.kube.proxy import address_of
 from telemetryd.kube.responses import parse_http_date, parse_retry_after
 from telemetryd.kube.tls import TlsContext, TlsFiles
 from telemetryd.limiter import Limiter
@@ -193,12 +195,14 @@ class HttpTransport:
     ) -> Answer:
         context = await self._tls_context()
         connector = NotingConnector()
+        proxy, for_proxy = address_of(self._to.proxy)
         outgoing = FencedBody(prepared.body, fence)
         sent = {
             "User-Agent": USER_AGENT,
             "Accept-Encoding": "identity",
             **prepared.credentials,
             **headers,
+            **({} if is_over_tls(self._to.url) else for_proxy),
             **({"Content-Encoding": "gzip"} if self._to.compress else {}),
         }
         try:
@@ -215,7 +219,8 @@ class HttpTransport:
                     data=outgoing,
                     headers=sent,
                     ssl=context if context is not None else True,
-                    proxy=self._to.proxy,
+                    proxy=proxy,
+                    proxy_headers=for_proxy or None,
                     allow_redirects=False,
                 ) as response,
             ):
