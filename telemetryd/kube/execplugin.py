@@ -321,15 +321,16 @@ def _parse(printed: bytes) -> object:
     Raises:
         ValueError: It is neither.
     """
+    neither = "it printed no ExecCredential, neither in JSON nor in YAML"
     try:
         return json.loads(printed)
     except (ValueError, RecursionError):
         if printed.lstrip().startswith(b"{"):  # client-go takes that for JSON alone
-            raise ValueError("it printed no ExecCredential, but broken JSON") from None
+            raise ValueError(neither) from None
     try:
         return next(yaml.load_all(printed, Loader=_YamlLoader), None)  # type: ignore[no-untyped-call]
     except Exception:  # noqa: BLE001 - PyYAML's constructors raise all sorts
-        raise ValueError("it printed no ExecCredential, neither in JSON nor in YAML") from None
+        raise ValueError(neither) from None
 
 
 def _grant(status: Mapping[str, Any]) -> Grant:

@@ -356,8 +356,8 @@ def test_tls_below_1_2_is_refused(tmp_path: Path) -> None:
     assert (context.check_hostname, context.verify_mode) == (True, ssl.CERT_REQUIRED)
 
 
-LONG = b"X-Long: " + b"a" * 100_000 + b"\r\n"
-MANY = b"".join(b"X-%d: a\r\n" % number for number in range(2_000))
+LONG = b"X-Long: " + b"a" * 2_000_000 + b"\r\n"
+MANY = b"".join(b"X-%d: %s\r\n" % (number, b"a" * 1_000) for number in range(2_000))
 UNREADABLE = {
     "long line": b"HTTP/1.1 %d Something\r\n" + LONG + b"Content-Length: 0\r\n\r\n",
     "many lines": b"HTTP/1.1 %d Something\r\n" + MANY + b"Content-Length: 0\r\n\r\n",
@@ -436,7 +436,7 @@ async def test_fence_is_called_last_on_each_attempt(tmp_path: Path) -> None:
         (b"Transfer-Encoding: chunked\r\n\r\n", b"zz\r\nand more"),
         (b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", b"zz\r\nand more"),
         (b"Content-Length: 2\r\n\r\n", b"ok and more"),
-        (b"X-Half: a", b"a" * 100_000),
+        (b"X-Half: a", b"a" * 2_000_000),
     ],
 )
 async def test_success_that_comes_in_pieces_that_cannot_be_parsed_is_a_delivery(

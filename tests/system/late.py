@@ -23,7 +23,7 @@ from tests.faults.proxy import Exchange, FaultProxy, Rule
 from tests.system.daemon import TOP_LEVEL, Daemon
 from tests.system.replicas import ELECTION
 
-WITHIN_S = 40
+WITHIN_S = 90
 FREEZER = Path(__file__).parent / "freezing"
 _NAME = "late-writer"
 _RBAC = "/apis/rbac.authorization.k8s.io/v1"

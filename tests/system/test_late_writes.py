@@ -79,7 +79,7 @@ Prepare = Callable[[Replica, str, str], None]
 SECRET_NAME = SECRET.rpartition("/")[2]
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_late_patch_of_the_secret_changes_nothing(
     tmp_path: Path,
@@ -111,7 +111,7 @@ def test_late_patch_of_the_secret_changes_nothing(
         assert other.leading()
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_late_creation_of_the_secret_is_corrected_at_the_next_run(
     tmp_path: Path,
@@ -150,7 +150,7 @@ def test_late_creation_of_the_secret_is_corrected_at_the_next_run(
         assert rancher.secret() == corrected
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_late_status_of_a_request_changes_nothing(
     tmp_path: Path, apiserver: ApiServer, scc: Scc, when: str, refusals: int, prepare: Prepare
@@ -168,7 +168,7 @@ def test_late_status_of_a_request_changes_nothing(
         assert scc.request() == said
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_late_delete_of_a_secret_leaves_what_was_written_since(
     tmp_path: Path, apiserver: ApiServer, scc: Scc, when: str, refusals: int, prepare: Prepare
@@ -196,7 +196,7 @@ def test_late_delete_of_a_secret_leaves_what_was_written_since(
         assert scc.secret() == written
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("unauthorized", [0, 1], ids=["at once", "after a 401"])
 def test_late_post_is_refused_by_the_rule_of_receivers(
