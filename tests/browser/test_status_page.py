@@ -15,8 +15,8 @@ from telemetryd.serve.http.server import serve
 from telemetryd.serve.page.status import StatusFacts
 from tests.browser.chromium import Page, tab
 from tests.serve.facts import Facts
+from tests.serve.http.test_server import Served
 from tests.serve.states import STATES
-from tests.serve.test_server import Served
 
 pytestmark = pytest.mark.anyio
 

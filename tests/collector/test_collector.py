@@ -20,7 +20,7 @@ from telemetryd.export.sinks.otlp import OtlpExporter
 from telemetryd.model import Delivery, Payload, Snapshot
 from tests.collector.process import Collector, Points
 from tests.daemon.embedded import FleetServer, serve_fleet
-from tests.export.test_otlp import CONTEXT, fleet
+from tests.export.sinks.test_otlp import CONTEXT, fleet
 from tests.kube.certificates import Authority
 from tests.monitoring.conftest import prometheus as prometheus  # noqa: PLC0414 - a fixture
 from tests.monitoring.prometheus import Prometheus

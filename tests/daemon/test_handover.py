@@ -15,8 +15,8 @@ from telemetryd.cli import run_command
 from telemetryd.daemon.earlysignals import EarlySignals
 from telemetryd.export.outbox.spool import SpoolFolder
 from telemetryd.logs import OWN_LOGGER
+from tests.export.outbox.test_spool import DELIVERED, pending_payload
 from tests.export.receiver import receiving, status
-from tests.export.test_spool import DELIVERED, pending_payload
 
 pytestmark = pytest.mark.anyio
 

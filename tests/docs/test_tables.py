@@ -17,7 +17,7 @@ from telemetryd.serve.metrics.families import FAMILIES
 from telemetryd.serve.page.disclosure import NEVER_READ
 from tests.daemon.embedded import serve_fleet
 from tests.docs.markdown import ROOT
-from tests.serve.test_disclosure import leaves
+from tests.serve.page.test_disclosure import leaves
 from tests.system.daemon import free_port
 
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)

@@ -28,7 +28,7 @@ from telemetryd.export.outbox.spool import SpoolFolder
 from telemetryd.model import ExporterState, Payload, Snapshot
 from tests.export.doubles import Source, render, running, snapshot
 from tests.export.filekiller import fork
-from tests.export.test_spool import DELIVERED, pending_payload
+from tests.export.outbox.test_spool import DELIVERED, pending_payload
 
 
 class Counting(Source):

@@ -22,7 +22,7 @@ from telemetryd.serve.http.security import Security
 from telemetryd.serve.http.server import serve
 from tests.kube.certificates import Authority, Pair
 from tests.serve.facts import Facts, busy_facts
-from tests.serve.test_server import Served
+from tests.serve.http.test_server import Served
 
 LOOK_S = 0.02
 WHERE = "c.toml"

@@ -11,8 +11,8 @@ import pytest
 from telemetryd.export.exporter import ExportContext, Outcome
 from telemetryd.model import Disclosure, ExporterState, Payload
 from tests.export.doubles import Sink, Source, always, failing
-from tests.export.test_outbox import LOST, REFUSED, Bench
-from tests.export.test_spool import OLD_LABEL, framed
+from tests.export.outbox.test_outbox import LOST, REFUSED, Bench
+from tests.export.outbox.test_spool import OLD_LABEL, framed
 
 pytestmark = pytest.mark.anyio
 

@@ -26,7 +26,7 @@ from tests.serve.guarded import (
     until,
     until_shown,
 )
-from tests.serve.test_reviews import ApiServer
+from tests.serve.http.test_reviews import ApiServer
 
 pytestmark = pytest.mark.anyio
 

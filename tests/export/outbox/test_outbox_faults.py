@@ -11,13 +11,13 @@ import anyio
 import pytest
 
 from tests.export.receiver import Request, Writer, receiving, status
-from tests.export.test_file_faults import outcome, quick_folder, seen_with_mounts
+from tests.export.sinks.test_file_faults import outcome, quick_folder, seen_with_mounts
 
 __all__ = ["quick_folder"]
 
 pytestmark = pytest.mark.anyio
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 class Flaky:

@@ -17,7 +17,7 @@ from tests.serve.guarded import (
     tls,
     until,
 )
-from tests.serve.test_reviews import USER, ApiServer
+from tests.serve.http.test_reviews import USER, ApiServer
 
 pytestmark = pytest.mark.anyio
 

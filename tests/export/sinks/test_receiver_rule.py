@@ -21,12 +21,12 @@ from telemetryd.export.exporter import ExportContext, Outcome
 from telemetryd.model import Payload
 from tests.docs.markdown import blocks
 from tests.export.doubles import INSTALL_UUID, Source, always, failing
+from tests.export.outbox.test_outbox import LOST, REFUSED, Bench
 from tests.export.receiver import Receiver, Request, Writer, receiving, status
-from tests.export.test_outbox import LOST, REFUSED, Bench
 
 pytestmark = pytest.mark.anyio
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs" / "delivery.md"
 
 Pair = tuple[int, int]

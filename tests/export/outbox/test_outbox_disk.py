@@ -9,8 +9,8 @@ import pytest
 
 from telemetryd.model import ExporterState
 from tests.export.doubles import always, spec
-from tests.export.test_outbox import REFUSED, Bench
-from tests.export.test_spool import DAMAGES
+from tests.export.outbox.test_outbox import REFUSED, Bench
+from tests.export.outbox.test_spool import DAMAGES
 
 pytestmark = pytest.mark.anyio
 

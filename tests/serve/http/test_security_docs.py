@@ -21,7 +21,7 @@ from telemetryd.serve.http.server import MOST_SCRAPES
 from tests.deploy.kustomize import DEPLOY, build
 from tests.kube.certificates import Authority
 from tests.serve.guarded import guarded, tls
-from tests.serve.test_reviews import ApiServer
+from tests.serve.http.test_reviews import ApiServer
 from tests.system.daemon import free_port
 
 TEXT = (DEPLOY.parent / "docs" / "security.md").read_text()

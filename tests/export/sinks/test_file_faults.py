@@ -33,7 +33,7 @@ def own_mounts() -> tuple[str, ...]:
 def outcome(module: str, *arguments: str, under: tuple[str, ...] = ()) -> Any:
     command = [*under, sys.executable, "-m", f"tests.export.{module}", *arguments]
     done = subprocess.run(
-        command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False
+        command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
