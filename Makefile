@@ -88,7 +88,7 @@ clean-servers: ## remove what `make apiserver` built
 
 .PHONY: collector
 collector: ## build an OpenTelemetry Collector for the tests (needs Go; 1 to 2 minutes, once)
-	@tests/collector/build
+	@$(PYTHON) -m tests.gobuild tests/collector . "$${XDG_CACHE_HOME:-$$HOME/.cache}/telemetryd/servers/collector/collector"
 
 # Peers of the benchmark, apart from what telemetryd is checked with.
 .venv-bench/.done: $(VENV)/bin/python benchmarks/requirements.txt
@@ -124,7 +124,7 @@ check: $(VENV)/.dev ## lint, types, layers, dependencies, spelling
 	$(BIN)/lint-imports
 	$(BIN)/deptry telemetryd
 	$(BIN)/codespell
-	$(BIN)/shellcheck .ci/run tests/collector/build deploy/monitoring/make-prometheusrule \
+	$(BIN)/shellcheck .ci/run deploy/monitoring/make-prometheusrule \
 	  supply/install systemd/install tests/systemd/boot tests/systemd/drill
 	$(BIN)/hadolint Dockerfile
 
@@ -165,7 +165,7 @@ sbom: $(VENV)/.dev ## leave the bill of materials in ./dist (CycloneDX JSON)
 	@echo dist/telemetryd.cdx.json
 
 .PHONY: format
-format: $(VENV)/.dev ## format the code and mend what can be mended
+format: $(VENV)/.dev ## format the code and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
