@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
+# Tests at a time: they wait more than they compute.
+JOBS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt
@@ -36,20 +38,20 @@ demo: $(VENV)/.runtime ## run the whole daemon for 20 s against an embedded API 
 
 .PHONY: test
 test: $(VENV)/.dev ## run all tests, on the newest kube-apiserver
-	@$(BIN)/pytest -n 2 --dist loadfile --durations=15
+	@$(BIN)/pytest -n $(JOBS) --dist loadfile --durations=15
 
 .PHONY: test-oldest
 test-oldest: $(VENV)/.dev ## contract, system, deploy and the quick faults on the oldest kube-apiserver
-	@APISERVER=oldest $(BIN)/pytest -n 2 --dist loadfile tests/apiserver tests/contract tests/system tests/deploy tests/faults
+	@APISERVER=oldest $(BIN)/pytest -n $(JOBS) --dist loadfile tests/apiserver tests/contract tests/system tests/deploy tests/faults
 
 .PHONY: test-pages
 test-pages: $(VENV)/.dev ## the quick faults on the newest kube-apiserver with streamed lists off
-	@APISERVER_FLAGS=--feature-gates=WatchList=false $(BIN)/pytest -n 2 --dist loadfile tests/faults
+	@APISERVER_FLAGS=--feature-gates=WatchList=false $(BIN)/pytest -n $(JOBS) --dist loadfile tests/faults
 
 .PHONY: coverage
 coverage: $(VENV)/.dev ## run all tests with branch coverage (twice as long), and report what they leave out
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest -n 2 --dist loadfile
+	@$(BIN)/coverage run -m pytest -n $(JOBS) --dist loadfile
 	@$(BIN)/coverage combine -q
 	@$(BIN)/coverage report
 
@@ -88,7 +90,7 @@ clean-servers: ## remove what `make apiserver` built
 
 .PHONY: collector
 collector: ## build an OpenTelemetry Collector for the tests (needs Go; 1 to 2 minutes, once)
-	@tests/collector/build
+	@$(PYTHON) -m tests.gobuild tests/collector . "$${XDG_CACHE_HOME:-$$HOME/.cache}/telemetryd/servers/collector/collector"
 
 # Peers of the benchmark, apart from what telemetryd is checked with.
 .venv-bench/.done: $(VENV)/bin/python benchmarks/requirements.txt
@@ -124,7 +126,7 @@ check: $(VENV)/.dev ## lint, types, layers, dependencies, spelling
 	$(BIN)/lint-imports
 	$(BIN)/deptry telemetryd
 	$(BIN)/codespell
-	$(BIN)/shellcheck .ci/run tests/collector/build deploy/monitoring/make-prometheusrule \
+	$(BIN)/shellcheck .ci/run deploy/monitoring/make-prometheusrule \
 	  supply/install systemd/install tests/systemd/boot tests/systemd/drill
 	$(BIN)/hadolint Dockerfile
 
@@ -165,7 +167,7 @@ sbom: $(VENV)/.dev ## leave the bill of materials in ./dist (CycloneDX JSON)
 	@echo dist/telemetryd.cdx.json
 
 .PHONY: format
-format: $(VENV)/.dev ## format the code and mend what can be mended
+format: $(VENV)/.dev ## format the code and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 

@@ -60,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     doctor = add(
         "doctor",
-        "check everything the daemon needs, and say what is missing and how to mend it",
+        "check everything the daemon needs, and say what is missing and how to fix it",
         "telemetryd doctor --config /etc/telemetryd/config.toml",
         commands.doctor,
     )

@@ -171,7 +171,7 @@ def ctl(options: argparse.Namespace) -> int:
 
 
 def doctor(options: argparse.Namespace) -> int:
-    """Print what is wrong, and the mend."""
+    """Print what is wrong, and the fix."""
     source = ConfigSource(options.config, os.environ)
     file = source.read()
     config = source.parse(file)

@@ -185,7 +185,7 @@ def describe_cache(reader: Reader[Any]) -> Document:
     """What a store holds, without any of it: keys only go into a digest.
 
     Objects that can't be read are named, with the reason that counts them: who may command the
-    daemon may mend them.
+    daemon may fix them.
     """
     status = reader.status()
     keys = reader.keys()

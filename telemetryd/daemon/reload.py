@@ -55,7 +55,7 @@ class ReloadResult:
     Attributes:
         ok: The new configuration is in force, whether or not anything differed.
         changes: What was changed, a line each; empty where nothing differed.
-        problems: Why it was rejected, a line each with file, key and mend; empty where it wasn't.
+        problems: Why it was rejected, a line each with file, key and fix; empty where it wasn't.
     """
 
     ok: bool

@@ -75,13 +75,13 @@ async def run_check(check: Check, *, deadline_s: float) -> list[Finding]:
         why = f"not known within {deadline_s:g} s"
         return [fail(check.what, why, "find out what it hangs on, then ask again")]
     except KubeError as error:
-        return [fail(check.what, str(error), "mend what the API server says, then ask again")]
+        return [fail(check.what, str(error), "fix what the API server says, then ask again")]
     except (msgspec.MsgspecError, UnicodeError):
-        mend = "see what stands between here and the API server"
-        return [fail(check.what, "the answer isn't what was asked for", mend)]
+        fix = "see what stands between here and the API server"
+        return [fail(check.what, "the answer isn't what was asked for", fix)]
     except Exception as error:  # noqa: BLE001 - a check that is broken costs itself alone
-        mend = "this is an error of telemetryd's own: please report it"
-        return [fail(check.what, f"internal: {type(error).__name__}", mend)]
+        fix = "this is an error of telemetryd's own: please report it"
+        return [fail(check.what, f"internal: {type(error).__name__}", fix)]
 
 
 async def _in_thread(look: Callable[[], T]) -> T:

@@ -87,13 +87,13 @@ async def check_connection(client: KubeClient) -> tuple[list[Finding], bool]:
         told = warn(_VERSION, "not allowed to GET /version", "bind system:public-info-viewer")
         return [passed(_CONNECTION, f"{server} answers"), told], True
     except (NotFound, BadResponse, msgspec.MsgspecError, UnicodeError):
-        mend = "name the API server's own URL in the kubeconfig"
-        return [fail(_CONNECTION, f"{server} isn't a Kubernetes API server", mend)], False
+        fix = "name the API server's own URL in the kubeconfig"
+        return [fail(_CONNECTION, f"{server} isn't a Kubernetes API server", fix)], False
     except KubeError as error:
-        mend = _NO_ANSWER
+        fix = _NO_ANSWER
         if isinstance(error, Unavailable) and error.kind is Reason.AUTH:
-            mend = "mend what gives out the credential, or log in again"
-        return [fail(_CONNECTION, f"{server}: {error}", mend)], False
+            fix = "fix what gives out the credential, or log in again"
+        return [fail(_CONNECTION, f"{server}: {error}", fix)], False
     return [passed(_CONNECTION, f"{server} answers"), _judge_version(text)], True
 
 
@@ -135,8 +135,8 @@ async def check_clock(client: KubeClient, now: Callable[[], float]) -> list[Find
     if abs(ahead_s) <= CLOCK_S:
         return [passed("clock", f"within {CLOCK_S:g} s of the API server's")]
     way = "ahead of" if ahead_s > 0 else "behind"
-    mend = "have both machines' clocks set by NTP"
-    return [warn("clock", f"{abs(ahead_s):.0f} s {way} the API server's", mend)]
+    fix = "have both machines' clocks set by NTP"
+    return [warn("clock", f"{abs(ahead_s):.0f} s {way} the API server's", fix)]
 
 
 async def discover(client: KubeClient) -> Discovery:
@@ -176,19 +176,19 @@ def judge_discovery(found: Discovery, needs: Needs) -> list[Finding]:
 def _judge_rancher(served: dict[str, _Served] | None) -> list[Finding]:
     group = f"{MANAGEMENT}/v3"
     if served is None:
-        mend = (
+        fix = (
             "install Rancher here, use the kubeconfig of the cluster that hosts it, or set "
             'kubernetes.source to "auto" or "kubernetes"'
         )
-        return [fail(group, "not served", mend)]
+        return [fail(group, "not served", fix)]
     there = [name for name in RANCHER_RESOURCES if name in served]
     findings = [passed(group, f"serves {', '.join(there)}")] if there else []
     for name in RANCHER_RESOURCES:
         if name not in served:
             findings.append(_absent(name))
         elif not _is_as_expected(served[name]):
-            mend = "let Rancher install its own CRD"
-            findings.append(fail(f"{name}.{MANAGEMENT}", "isn't the CRD of Rancher", mend))
+            fix = "let Rancher install its own CRD"
+            findings.append(fail(f"{name}.{MANAGEMENT}", "isn't the CRD of Rancher", fix))
     return findings
 
 
@@ -196,8 +196,8 @@ def _absent(name: str) -> Finding:
     what = f"{name}.{MANAGEMENT}"
     if name == "projects":
         return warn(what, "not served: no SecretRequest's namespace can be verified")
-    mend = "let Rancher finish its start, with its feature multi-cluster-management on"
-    return fail(what, "no such CRD: exporters wait for it", mend)
+    fix = "let Rancher finish its start, with its feature multi-cluster-management on"
+    return fail(what, "no such CRD: exporters wait for it", fix)
 
 
 def _is_as_expected(resource: _Served) -> bool:
@@ -213,6 +213,6 @@ def _judge_requests(served: dict[str, _Served] | None, needs: Needs) -> Sequence
     if served is None or not there:
         return [warn(group, "secretrequests not served: watched for, Rancher installs its CRD")]
     if "secretrequests/status" not in served:
-        mend = "let Rancher install its own CRD"
-        return [fail(group, "secretrequests without status: conditions can't be written", mend)]
+        fix = "let Rancher install its own CRD"
+        return [fail(group, "secretrequests without status: conditions can't be written", fix)]
     return [passed(group, "serves secretrequests with status")]

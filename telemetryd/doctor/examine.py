@@ -107,8 +107,8 @@ class _Cluster:
         async with AsyncExitStack() as stack:
             client = await self._connect(stack)
             if client is None or not await self._answers(client):
-                mend = "mend the connection, then ask again"
-                self.findings.append(warn("cluster", "nothing else of it could be checked", mend))
+                fix = "fix the connection, then ask again"
+                self.findings.append(warn("cluster", "nothing else of it could be checked", fix))
                 return
             needs = await self._discover(client)
             if needs is not None:

@@ -26,18 +26,18 @@ class Finding:
     Attributes:
         what: What was looked at.
         detail: What was seen.
-        mend: What would help, empty where nothing needs help; every FAIL has one.
+        fix: What would help, empty where nothing needs help; every FAIL has one.
         missing: The right that is missing, where that is what was found.
     """
 
     verdict: Verdict
     what: str
     detail: str
-    mend: str = ""
+    fix: str = ""
     missing: Access | None = None
 
     def __str__(self) -> str:
-        told = "; ".join(part for part in (self.detail, self.mend) if part)
+        told = "; ".join(part for part in (self.detail, self.fix) if part)
         return f"{self.verdict}  {' '.join(self.what.split())}  {' '.join(told.split())}"
 
 
@@ -69,14 +69,14 @@ def passed(what: str, detail: str) -> Finding:
     return Finding(Verdict.PASS, what, detail)
 
 
-def warn(what: str, detail: str, mend: str = "") -> Finding:
+def warn(what: str, detail: str, fix: str = "") -> Finding:
     """Something to know of; the daemon does its job."""
-    return Finding(Verdict.WARN, what, detail, mend)
+    return Finding(Verdict.WARN, what, detail, fix)
 
 
-def fail(what: str, detail: str, mend: str, missing: Access | None = None) -> Finding:
+def fail(what: str, detail: str, fix: str, missing: Access | None = None) -> Finding:
     """The daemon can't do its whole job like this."""
-    return Finding(Verdict.FAIL, what, detail, mend, missing)
+    return Finding(Verdict.FAIL, what, detail, fix, missing)
 
 
 def render_report(report: Report) -> Iterator[str]:

@@ -67,8 +67,8 @@ def judge_restrictions(restrictions: Sequence[RestrictionStatus]) -> list[Findin
 def check_state_dir(path: str | None) -> list[Finding]:
     """Whether the state directory can be used, or made."""
     if path is None:
-        mend = "set state_dir to a folder that this user may write to"
-        return [fail(_STATE, "no folder is usable", mend)]
+        fix = "set state_dir to a folder that this user may write to"
+        return [fail(_STATE, "no folder is usable", fix)]
     found = _look_at_folder(_STATE, path, parents=True)
     return [*found, *_judge_mode(path)]
 
@@ -88,8 +88,8 @@ def check_control_socket(place: ControlSocket | None) -> list[Finding]:
         return [passed(_SOCKET, f"{place}: {_look_at_socket(Path(place.path))}")]
     except _Unusable as unusable:
         judge = fail if place.explicit else warn
-        mend = "set server.control_socket to another place"
-        return [judge(_SOCKET, f"{place}: {unusable}", mend)]
+        fix = "set server.control_socket to another place"
+        return [judge(_SOCKET, f"{place}: {unusable}", fix)]
 
 
 def _look_at_socket(path: Path) -> str:
@@ -148,9 +148,9 @@ def check_certificates(server: ServerConfig, now_s: float) -> list[Finding]:
 
 
 def _split(message: str) -> tuple[str, str]:
-    """What was found, and the mend that a configuration error ends with."""
-    found, _, mend = message.rpartition(": ")
-    return found, mend
+    """What was found, and the fix that a configuration error ends with."""
+    found, _, fix = message.rpartition(": ")
+    return found, fix
 
 
 def check_listen(address: ListenAddress, *, tls: bool = False) -> list[Finding]:
@@ -166,8 +166,8 @@ def check_listen(address: ListenAddress, *, tls: bool = False) -> list[Finding]:
     except OSError as error:
         if error.errno == errno.EADDRINUSE and _is_ours(host, address.port, tls=tls):
             return [passed(_LISTEN, f"{address} is held by a running telemetryd")]
-        mend = "set server.listen to an address of this machine and a free port"
-        return [fail(_LISTEN, f"{address}: {_why(error)}", mend)]
+        fix = "set server.listen to an address of this machine and a free port"
+        return [fail(_LISTEN, f"{address}: {_why(error)}", fix)]
     return [passed(_LISTEN, f"{address} is free")]
 
 
@@ -227,14 +227,14 @@ def _look_at_folder(
 ) -> list[Finding]:
     reason = _why_unusable(Path(path), parents=parents)
     if reason:
-        mend = f"let user {_user()} write there, or configure another directory"
-        return [fail(what, f"{path}: {reason}", mend)]
+        fix = f"let user {_user()} write there, or configure another directory"
+        return [fail(what, f"{path}: {reason}", fix)]
     there = Path(path).is_dir()
     findings = [passed(what, f"{path} {'is writable' if there else 'can be made'}")]
     free = _free_bytes(Path(path))
     if free is not None and free < needed_bytes:
-        mend = "free space or inodes there, or configure another directory"
-        findings.append(warn(what, f"{path}: {free >> 20} MiB free", mend))
+        fix = "free space or inodes there, or configure another directory"
+        findings.append(warn(what, f"{path}: {free >> 20} MiB free", fix))
     return findings
 
 

@@ -87,8 +87,8 @@ async def check_namespace(requests: Requests, target: SecretTarget) -> list[Find
     if found is None:
         return [judge(what, f"doesn't exist ({target.of})", f"kubectl create namespace {name}")]
     if found.metadata is not None and found.metadata.deletionTimestamp is not None:
-        mend = "wait for its end, which a finalizer in it may hold up, and create it anew"
-        return [judge(what, f"is being deleted ({target.of})", mend)]
+        fix = "wait for its end, which a finalizer in it may hold up, and create it anew"
+        return [judge(what, f"is being deleted ({target.of})", fix)]
     return [passed(what, "exists")]
 
 
@@ -111,11 +111,11 @@ async def check_secret(
         return [warn(what, _HIDDEN)]
     if secret is None:
         return [passed(what, "doesn't exist yet"), *await _try_to_apply(requests, target)]
-    mend = "delete it, or configure another name"
+    fix = "delete it, or configure another name"
     if secret.type != "Opaque":
-        return [fail(what, f"has type {secret.type!r}, not Opaque", mend)]
+        return [fail(what, f"has type {secret.type!r}, not Opaque", fix)]
     if secret.immutable:
-        return [fail(what, "is immutable", mend)]
+        return [fail(what, "is immutable", fix)]
     return [_judge_writers(target, secret, now()), *await _try_to_apply(requests, target)]
 
 

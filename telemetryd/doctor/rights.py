@@ -40,8 +40,8 @@ async def check_access(requests: Requests, access: Access) -> list[Finding]:
             requests, _PATH, _render(access), _DECODER.decode, timeout_s=REQUEST_S
         )
     except (Forbidden, NotFound):
-        mend = "bind system:basic-user to find out"
-        return [warn(what, "not known: the API server takes no SelfSubjectAccessReview", mend)]
+        fix = "bind system:basic-user to find out"
+        return [warn(what, "not known: the API server takes no SelfSubjectAccessReview", fix)]
     except BadResponse:
         return [warn(what, "not known: the API server's answer isn't one")]
     if review.status is not None and review.status.allowed:

@@ -196,7 +196,7 @@ class Gatherer:
         self.recheck()
 
     def missing(self) -> tuple[str, ...]:
-        """What a snapshot waits for, each named as one would mend it; empty when ready."""
+        """What a snapshot waits for, each named as one would fix it; empty when ready."""
         return self._missing(self.required(), self._git_hash())
 
     def required(self) -> list[InformerStatus]:

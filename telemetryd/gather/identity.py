@@ -29,7 +29,7 @@ class Discovered:
 
     Attributes:
         withheld: Names of the parts whose text may not leave as it is.
-        missing: What is not there or invalid, each named with where to mend it; empty when whole.
+        missing: What is not there or invalid, each named with where to fix it; empty when whole.
     """
 
     install_uuid: str

@@ -151,7 +151,7 @@ class Informer(Generic[T, R]):
                 case _:
                     assert_never(state)
         except Exception:
-            # Whatever this is, the daemon's other parts don't deserve it, and a fresh list mends
+            # Whatever this is, the daemon's other parts don't deserve it, and a fresh list fixes
             # what may have been left half done.
             trouble = self._journal.trouble
             known = trouble is not None and trouble.kind == "internal"

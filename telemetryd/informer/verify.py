@@ -1,6 +1,6 @@
 """A store held against the API server: which keys a fresh quorum list has that it hasn't, and back.
 
-It only looks: what differs is mended by the informer's own relists, or is its defect.
+It only looks: what differs is fixed by the informer's own relists, or is its defect.
 """
 
 from dataclasses import dataclass

@@ -122,7 +122,7 @@ class Waits:
         return asked_s(error, wait_s)
 
     def relist_s(self, error: KubeError | None = None) -> float:
-        """Before a list that mends something: none for the first, a backoff for a loop of them.
+        """Before a list that fixes something: none for the first, a backoff for a loop of them.
 
         It counts from the last such list, so that it bounds lists and delays nothing else.
         """

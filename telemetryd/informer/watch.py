@@ -57,7 +57,7 @@ class Machine:
 
     Attributes:
         retries: Failures after which the same is tried again.
-        relists: Failures that only a list mends. They have a count of their own, so that a list
+        relists: Failures that only a list fixes. They have a count of their own, so that a list
             that becomes necessary after an outage doesn't wait for the outage's sake.
         pages_until_s: Until then lists come in pages; from then on as streams.
     """

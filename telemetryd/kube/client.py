@@ -120,7 +120,7 @@ class KubeClient:
             service_account: Folder with a pod's token and CA.
 
         Raises:
-            ConfigError: It can't be used, each problem with file, key and mend.
+            ConfigError: It can't be used, each problem with file, key and fix.
         """
         connection = await resolve(
             config, now=now, environ=environ, service_account=service_account

@@ -72,7 +72,7 @@ async def resolve(
         service_account: Folder with a pod's ``token`` and ``ca.crt``.
 
     Raises:
-        ConfigError: Each problem with file, key and mend.
+        ConfigError: Each problem with file, key and fix.
     """
     why_pod = await _why_in_cluster(config, environ, service_account)
     if why_pod:

@@ -22,14 +22,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from telemetryd.errors import ConfigError, Reason, Unavailable
 from telemetryd.kube.credentials import Grant, clean_token
 from telemetryd.kube.entries import Entry
 from telemetryd.kube.files import MIB, PEM_BYTES, read_small_file, why_unreadable
 from telemetryd.kube.pem import load_pair_from_memory
 from telemetryd.kube.responses import printable
+from telemetryd.kube.yamljson import NotYamlError, load_first_document
 from telemetryd.sharedread import SharedRead
 
 RUN_TIMEOUT_S = 30.0
@@ -278,16 +277,6 @@ def _cluster_info(cluster: Entry) -> dict[str, Any]:
     return info
 
 
-class _YamlLoader(yaml.SafeLoader):
-    """YAML in which a date stays text, as where it is turned into JSON first."""
-
-
-_YamlLoader.yaml_implicit_resolvers = {
-    first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith(":timestamp")]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-
-
 def read_credential(printed: bytes, version: str) -> Grant:
     """What an ExecCredential in JSON or YAML grants.
 
@@ -328,8 +317,8 @@ def _parse(printed: bytes) -> object:
         if printed.lstrip().startswith(b"{"):  # client-go takes that for JSON alone
             raise ValueError(neither) from None
     try:
-        return next(yaml.load_all(printed, Loader=_YamlLoader), None)  # type: ignore[no-untyped-call]
-    except Exception:  # noqa: BLE001 - PyYAML's constructors raise all sorts
+        return load_first_document(printed)
+    except NotYamlError:
         raise ValueError(neither) from None
 
 

@@ -61,7 +61,7 @@ DOCUMENTED: Final[tuple[Difference, ...]] = (
         input="a context that names a user that is not there",
         theirs="sends requests without a credential (kubectl asks for one)",
         ours="refuses it",
-        reason="It is a mistake. Anonymous requests would fail later, with a message about rights.",
+        reason="It is a mistake. Requests without one would fail later, for want of rights.",
         cases=(
             "syntax: users missing",
             "syntax: users null",

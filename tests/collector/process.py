@@ -25,7 +25,7 @@ Points = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 def find_program() -> Path | None:
-    """The collector that `tests/collector/build` has built, or None."""
+    """The collector that `make collector` has built, or None."""
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     found = Path(cache) / "telemetryd" / "servers" / "collector" / "collector"
     return found if os.access(found, os.X_OK) else None

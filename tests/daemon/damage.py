@@ -198,7 +198,7 @@ class Process:
     def __init__(
         self,
         folder: Path,
-        fleet: FleetServer,
+        kubeconfig: Path,
         arguments: Sequence[str],
         environ: Mapping[str, str] | None = None,
         under: Sequence[str] = (),
@@ -218,7 +218,7 @@ class Process:
                 stderr=log,
                 env={
                     **kept,
-                    "KUBECONFIG": str(fleet.kubeconfig),
+                    "KUBECONFIG": str(kubeconfig),
                     "STATE_DIRECTORY": str(folder),
                     "RUNTIME_DIRECTORY": str(folder),
                     "TELEMETRYD_LISTEN": "127.0.0.1:0",

@@ -92,7 +92,7 @@ def spoil(fleet: FleetServer, source: str) -> None:
         "server-url": f"{url}/?{SENTINEL}-query#{SENTINEL}-fragment",
         "server-version": f"v2.15.0-{SENTINEL}",
         "server-version-type": SENTINEL,
-        "telemetry-opt": f"{SENTINEL}{ESCAPE}",
+        "telemetry-opt": "in",
         "cacerts": f"{SENTINEL}-ca\n{certificate}",
     }.items():
         fleet.put(fill(setting(name, value, default=SENTINEL), frozenset({"value"})))

@@ -200,7 +200,7 @@ SPOILT = {
 }
 
 
-def test_broken_files_change_nothing_and_say_file_key_and_mend(
+def test_broken_files_change_nothing_and_say_file_key_and_fix(
     tmp_path: Path, server: FleetServer
 ) -> None:
     with running(tmp_path, server, exporter("scc")) as reloading:
@@ -212,11 +212,11 @@ def check_broken_files(reloading: Reloading) -> None:
     daemon.wait_for("delivers", lambda: runs(daemon, "scc") >= 1, 10)
     in_force = daemon.status()["config"]
     before = runs(daemon, "scc")
-    for kind, (config, key, mend) in BROKEN.items():
+    for kind, (config, key, fix) in BROKEN.items():
         # Keys at the top level have to come before the tables.
         top_level = TOP_LEVEL + ("" if config.startswith("[") else config)
         daemon.configure(config if config.startswith("[") else exporter("scc"), top_level)
-        check_rejection(reloading, kind, key, mend)
+        check_rejection(reloading, kind, key, fix)
     for kind, texts in SPOILT.items():
         daemon.configure(exporter("scc"))
         spoil(daemon.config_file, kind)

@@ -58,7 +58,7 @@ def receivers(fleet: FleetServer) -> Iterator[Receivers]:
 def start(folder: Path, receivers: Receivers, top: str = "") -> Process:
     file = folder / "config.toml"
     file.write_text(top + EXPORTERS.format(url=receivers.http.url))
-    process = Process(folder / "state", receivers.fleet, ["--config", str(file)])
+    process = Process(folder / "state", receivers.fleet.kubeconfig, ["--config", str(file)])
     assert process.starts_or_ends() is None, process.log()
     return process
 

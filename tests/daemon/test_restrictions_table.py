@@ -83,7 +83,7 @@ class Bench:
         shutil.rmtree(folder, ignore_errors=True)
         if self.kept.exists():
             shutil.copytree(self.kept, folder, ignore=shutil.ignore_patterns("*.sock"))
-        return Process(folder, self.receivers.fleet, arguments, **options)
+        return Process(folder, self.receivers.fleet.kubeconfig, arguments, **options)
 
     def start_whole(self, name: str) -> Process:
         """A daemon under the whole file, once it has sent whatever it sends."""

@@ -156,7 +156,7 @@ def _yaml(report: Report) -> list[str]:
     return lines[lines.index("---") : -1]
 
 
-def test_what_is_printed_mends_everything_when_it_is_applied(
+def test_what_is_printed_fixes_everything_when_it_is_applied(
     installed: Installed, config: Config, plan: Plan, admin: Admin
 ) -> None:
     for role in installed.roles():
@@ -249,7 +249,7 @@ def test_invalid_request_is_told_of_and_never_becomes_a_path(
     assert [found.what for found in warned] == ["secretrequests.telemetry.cattle.io"]
 
 
-def test_missing_namespace_fails_with_the_command_that_mends_it(config: Config, plan: Plan) -> None:
+def test_missing_namespace_fails_with_the_command_that_fixes_it(config: Config, plan: Plan) -> None:
     target = SecretTarget("not-there", "s", "exporter x", own=True)
     report = ask(config, replace(plan, secrets=(target,)))
     (line,) = [str(found) for found in report.findings if found.what == "namespace not-there"]
@@ -266,4 +266,4 @@ def test_terminating_namespace_fails(config: Config, plan: Plan, admin: Admin) -
     (found,) = [found for found in report.findings if found.what == "namespace doctor-ending"]
     assert found.verdict is Verdict.FAIL
     assert "being deleted" in found.detail
-    assert "finalizer" in found.mend
+    assert "finalizer" in found.fix

@@ -49,7 +49,7 @@ async def test_what_the_api_server_says_is_told() -> None:
     (finding,) = await run_checks([raising("a", Forbidden("GET /x: 403"))], deadline_s=5)
     assert finding.verdict is Verdict.FAIL
     assert finding.detail == "GET /x: 403"
-    assert finding.mend
+    assert finding.fix
 
 
 async def test_check_that_hangs_is_cut_off() -> None:

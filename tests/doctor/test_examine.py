@@ -152,7 +152,7 @@ async def test_refused_credential_fails_and_says_so(tmp_path: Path) -> None:
         report = await ask()
     assert failures(report) == ["connection"]
     assert "doesn't accept the credential" in of(report, "connection").detail
-    assert "renew" in of(report, "connection").mend
+    assert "renew" in of(report, "connection").fix
 
 
 @pytest.mark.parametrize(
@@ -173,13 +173,13 @@ async def test_other_web_server_is_no_api_server(tmp_path: Path, page: Any) -> N
     assert "isn't a Kubernetes API server" in of(report, "connection").detail
 
 
-async def test_kubeconfig_that_is_not_there_fails_with_its_mend(tmp_path: Path) -> None:
+async def test_kubeconfig_that_is_not_there_fails_with_its_fix(tmp_path: Path) -> None:
     config = config_for(tmp_path, "https://127.0.0.1:1")
     (tmp_path / "kubeconfig").unlink()
     report = await examine(config, plan_of(config), now=time.time)
     assert failures(report) == ["connection"]
     assert str(tmp_path / "kubeconfig") in of(report, "connection").detail
-    assert of(report, "connection").mend
+    assert of(report, "connection").fix
 
 
 async def test_plugin_that_hangs_is_not_waited_for(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ async def test_plugin_that_hangs_is_not_waited_for(tmp_path: Path) -> None:
         report = await examine(config, plan_of(config), now=time.time, deadline_s=2)
     assert failures(report) == ["connection"]
     assert "no credential from the exec plugin sleep" in of(report, "connection").detail
-    assert "log in again" in of(report, "connection").mend
+    assert "log in again" in of(report, "connection").fix
 
 
 async def test_kubernetes_below_the_oldest_tested_and_a_hidden_version_warn(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ async def test_clock_that_differs_warns_and_says_which_way(
     assert told in found.detail
     seconds = int(found.detail.split()[0])
     assert abs(seconds - abs(shift_s)) <= 3
-    assert "NTP" in found.mend
+    assert "NTP" in found.fix
 
 
 async def test_rancher_that_is_not_installed_fails_where_it_is_the_source(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_state_directory_that_is_there_or_can_be_made_passes(tmp_path: Path) -> 
 def test_state_directory_nobody_found_fails() -> None:
     (finding,) = local.check_state_dir(None)
     assert finding.verdict is FAIL
-    assert "state_dir" in finding.mend
+    assert "state_dir" in finding.fix
 
 
 def test_state_directory_below_a_file_fails(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_state_directory_others_may_write_to_warns(tmp_path: Path) -> None:
     found = local.check_state_dir(str(tmp_path))
     assert verdicts(found) == [PASS, WARN]
     assert "mode 0777" in found[1].detail
-    assert found[1].mend == f"chmod go-w {tmp_path}"
+    assert found[1].fix == f"chmod go-w {tmp_path}"
 
 
 def test_little_space_warns(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_control_socket_that_is_a_file_fails_only_where_it_is_configured(
     (short_path / "s").touch()
     (finding,) = local.check_control_socket(ControlSocket(str(short_path / "s"), explicit=explicit))
     assert finding.verdict is (FAIL if explicit else WARN)
-    assert "server.control_socket" in finding.mend
+    assert "server.control_socket" in finding.fix
 
 
 def test_control_socket_with_too_long_a_path_warns() -> None:
@@ -156,7 +156,7 @@ def test_port_of_somebody_else_fails(taken: int) -> None:
     (finding,) = local.check_listen(ListenAddress("127.0.0.1", taken))
     assert finding.verdict is FAIL
     assert "address already in use" in finding.detail
-    assert "server.listen" in finding.mend
+    assert "server.listen" in finding.fix
 
 
 def test_port_taken_on_one_address_is_taken_for_every_address(taken: int) -> None:
@@ -178,26 +178,26 @@ def certificate_of(pair: Pair, *, now_s: float | None = None) -> Finding:
 def test_certificate_is_told_with_the_time_that_is_left(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     fresh = certificate_of(authority.issue("fresh", days=10))
-    assert (fresh.verdict, fresh.mend) == (PASS, "")
+    assert (fresh.verdict, fresh.fix) == (PASS, "")
     assert fresh.detail == f"{tmp_path}/fresh.crt is valid for 239h more"
     old = certificate_of(authority.issue("old", days=2))
     assert old.verdict is WARN
     assert "47h more" in old.detail
-    assert old.mend.startswith("renew it")
+    assert old.fix.startswith("renew it")
     early = certificate_of(authority.issue("early"), now_s=time.time() - 30 * 86400)
     assert early.verdict is WARN
     assert "isn't valid before" in early.detail
 
 
-def test_certificate_that_can_not_be_served_fails_with_the_mend(tmp_path: Path) -> None:
+def test_certificate_that_can_not_be_served_fails_with_the_fix(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     late = certificate_of(authority.issue("late", days=-1))
-    assert (late.verdict, late.what, late.mend) == (FAIL, "server.tls_cert_file", "renew it")
+    assert (late.verdict, late.what, late.fix) == (FAIL, "server.tls_cert_file", "renew it")
     assert f"{tmp_path}/late.crt has expired on" in late.detail
     missing = certificate_of(Pair(tmp_path / "none.crt", authority.issue("x").key))
     assert missing.verdict is FAIL
     assert missing.detail.endswith("can't be read (No such file or directory)")
-    assert missing.mend == "name a PEM file that is there"
+    assert missing.fix == "name a PEM file that is there"
 
 
 def test_nothing_is_told_of_certificates_without_tls() -> None:

@@ -71,10 +71,8 @@ class Bench:
 
     def write_foreign(self, body: bytes, **metadata: Any) -> Object:
         """A plain Update by another writer, as Rancher makes it."""
-        secret = self.read()
-        secret["data"]["payload"] = b64encode(body).decode()
-        secret["metadata"].pop("managedFields")
-        return self.oracle.put(self.path + "?fieldManager=rancher", secret)
+        change = {"metadata": metadata, "data": {"payload": b64encode(body).decode()}}
+        return self.oracle.patch(self.path + "?fieldManager=rancher", change)
 
 
 async def refused(

@@ -16,8 +16,8 @@ from tests.export.filefaults import fill, mount
 from tests.export.outbox.test_outbox import REFUSED, Bench
 
 
-async def spoil(folder: Path, spoilt: Callable[[], None], mended: Callable[[], None]) -> Any:
-    """A payload is pending on a good disk; the disk fails, something newer comes, it is mended."""
+async def spoil(folder: Path, spoilt: Callable[[], None], fixed: Callable[[], None]) -> Any:
+    """A payload is pending on a good disk; the disk fails, something newer comes, it is fixed."""
     bench = Bench(folder.parent)
     async with bench.daemon(failing(REFUSED, REFUSED)):
         await bench.run_over()
@@ -28,7 +28,7 @@ async def spoil(folder: Path, spoilt: Callable[[], None], mended: Callable[[], N
         kept = bench.spool.peek().pending
         await bench.run_again()
         state, dropped = bench.status.state, dict(bench.stats.spool_dropped)
-        mended()
+        fixed()
         await bench.run_again()
         after = bench.spool.peek()
         return {

@@ -6,7 +6,7 @@ from tests.apiserver.crds import NODES, collection
 from tests.apiserver.fixtures import rancher_node
 from tests.faults.acts import answer, event
 from tests.faults.bench import Bench
-from tests.faults.matrix import mend, others_go_on, scenario, spoil_a_list
+from tests.faults.matrix import fix, others_go_on, scenario, spoil_a_list
 
 MIB = 1024 * 1024
 ERRORS = (
@@ -38,7 +38,7 @@ def line_above_the_limit_is_counted_and_costs_itself_alone(bench: Bench) -> None
     bench.proxy.say("nodes", event("MODIFIED", known))
     bench.until("counted", lambda: (bench.daemon.metric(ERRORS % "oversize") or 0) > before)
     others_go_on(bench)
-    mend(bench)
+    fix(bench)
 
 
 @scenario(34, asks_at_most=16, lists=1)
@@ -72,7 +72,7 @@ def objects_without_what_they_must_have_cost_themselves_alone(bench: Bench) -> N
     assert bench.informer()["unreadable"] == 1
     assert bench.informer()["objects"] == held
     assert bench.daemon.metric("telemetryd_snapshot_complete") == 0
-    mend(bench)
+    fix(bench)
 
 
 @scenario(36, asks_at_most=4, lists=0, quick=True)

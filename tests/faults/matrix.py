@@ -58,7 +58,7 @@ def others_go_on(bench: Bench) -> None:
     bench.until("it is gone", lambda: bench.informer(resource)["objects"] == held, 3)
 
 
-def mend(bench: Bench) -> None:
+def fix(bench: Bench) -> None:
     """A change of the node that was spoilt, so that the watch brings it whole."""
     path = f"{collection(NODES, 'local')}/sentinel-m-0"
-    bench.admin.patch(path, {"metadata": {"annotations": {"mended": str(time.time())}}})
+    bench.admin.patch(path, {"metadata": {"annotations": {"fixed": str(time.time())}}})

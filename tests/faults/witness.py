@@ -132,7 +132,7 @@ class Witness:
         """What its deltas, what it holds and a fresh list differ in; empty where they agree.
 
         Raises:
-            AssertionError: A delta was wrong in itself, which no time mends.
+            AssertionError: A delta was wrong in itself, which no time fixes.
         """
         return "; ".join(filter(None, (self._compare(each, admin) for each in self._replays)))
 

@@ -209,7 +209,7 @@ async def test_a_certificate_for_another_host_is_refused(start: Start) -> None:
     assert world.info.git_hash() == "unknown"
 
 
-async def test_a_bundle_that_is_mended_is_used_at_once(start: Start) -> None:
+async def test_a_bundle_that_is_fixed_is_used_at_once(start: Start) -> None:
     world = await start(certificate=trusted(), cacerts="garbage")
     await world.until(lambda: world.info.settled)
     world.fleet.set("cacerts", trusted().certificate_pem)

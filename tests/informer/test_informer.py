@@ -115,7 +115,7 @@ async def test_events_of_one_chunk_are_told_once_in_order(tmp_path: Path) -> Non
         pytest.param(stream(event("MODIFIED", thing("a", version=4))), "regression", id="5-event"),
     ],
 )
-async def test_what_only_a_list_mends_leads_to_one(
+async def test_what_only_a_list_fixes_leads_to_one(
     tmp_path: Path, responder: Responder, reason: str
 ) -> None:
     async with serve(filled(*"abc")) as server:
@@ -158,7 +158,7 @@ async def test_what_only_a_list_mends_leads_to_one(
         pytest.param(stream(b"\r\n\n  \n"), id="blank"),
     ],
 )
-async def test_what_a_new_watch_mends_costs_no_list(tmp_path: Path, responder: Responder) -> None:
+async def test_what_a_new_watch_fixes_costs_no_list(tmp_path: Path, responder: Responder) -> None:
     async with serve(filled(*"abc")) as server:
         server.watches.append(responder)
         async with watching(tmp_path, server) as watched:
@@ -485,7 +485,7 @@ async def test_bad_object_costs_itself_alone_in_list_and_watch(
         assert watched.reader.status().last_error == ""
 
 
-async def test_unreadable_object_that_is_mended_gives_a_delta(
+async def test_unreadable_object_that_is_fixed_gives_a_delta(
     tmp_path: Path, streamed: bool
 ) -> None:
     async with serve(listed(filled("a"), streamed)) as server:

@@ -429,7 +429,7 @@ def test_page_that_cannot_be_made_small_enough_leads_to_a_list_without_pages() -
         (Invalid("400"), ListReason.ERROR),
     ],
 )
-def test_error_that_only_a_list_mends_leads_to_one_at_once(
+def test_error_that_only_a_list_fixes_leads_to_one_at_once(
     error: KubeError, reason: ListReason
 ) -> None:
     move = after(WATCHING, WatchFailed("7", error))

@@ -1,4 +1,4 @@
-"""Every mistake in a kubeconfig is named with file, key and mend, and nothing secret in it."""
+"""Every mistake in a kubeconfig is named with file, key and fix, and nothing secret in it."""
 
 import base64
 import json
@@ -185,7 +185,7 @@ def oidc(**config: Any) -> dict[str, Any]:
         (b"#" + b"x" * 16 * 1024 * 1024, "", "larger than 16 MiB"),
     ],
 )
-async def test_mistake_is_a_config_error_with_file_key_and_mend(
+async def test_mistake_is_a_config_error_with_file_key_and_fix(
     tmp_path: Path, content: bytes | dict[str, Any], key: str, says: str
 ) -> None:
     authority = Authority(tmp_path)

@@ -1,4 +1,4 @@
-"""What brings each alert about, and what mends it, as it would come in production."""
+"""What brings each alert about, and what fixes it, as it would come in production."""
 
 import threading
 import time
@@ -86,11 +86,11 @@ def receiver_that_answers_503_and_a_spool_that_is_no_folder(stage: Stage) -> Cal
     spool.touch()
     stage.receiver.default = status(503)
 
-    def mend() -> None:
+    def fix() -> None:
         spool.unlink()
         stage.receiver.default = WELL
 
-    return mend
+    return fix
 
 
 @cause(of("ExporterConflict", instance="main", exporter="scc"), quick=True)
@@ -169,11 +169,11 @@ def process_that_gets_half_of_its_time(stage: Stage) -> Callable[[], object]:
     thread = threading.Thread(target=starve, name="starve")
     thread.start()
 
-    def mend() -> None:
+    def fix() -> None:
         over.set()
         thread.join()
 
-    return mend
+    return fix
 
 
 @cause(of("LeaderMultiple", cluster="twins"))
@@ -181,11 +181,11 @@ def replicas_with_leases_in_two_namespaces(stage: Stage) -> Callable[[], object]
     stage.end("twin")
     stage.start("twin", lease=ELSEWHERE, cluster="twins")
 
-    def mend() -> None:
+    def fix() -> None:
         stage.end("twin")
         stage.start("twin", lease=LEASE, cluster="twins")
 
-    return mend
+    return fix
 
 
 @cause(of("LeaderMissing", cluster="alone"))

@@ -1,6 +1,6 @@
 """The rules and the dashboard before a real Prometheus that scrapes real daemons under load.
 
-Each alert fires when its cause is brought about, and clears when that is mended. Durations of the
+Each alert fires when its cause is brought about, and clears when that is fixed. Durations of the
 rules are divided (``scaled``): the expressions and everything else are those that are shipped.
 """
 
@@ -36,7 +36,7 @@ class Play:
     Attributes:
         at_rest: Alerts that fired while all was well.
         fired_s: From the cause to the alert.
-        cleared_s: From the mend until it no longer fired.
+        cleared_s: From the fix until it no longer fired.
         texts: Annotations of what fired.
         left: What fired in the end.
         empty: Queries of the dashboard that never had a number.
@@ -60,7 +60,7 @@ def expected_of(causes: list[Cause]) -> list[Expected]:
 
 
 def play(program: Path, folder: Path, causes: list[Cause], *, by: int, quick: bool) -> Play:
-    """Brings all causes about, mends them, and looks on."""
+    """Brings all causes about, fixes them, and looks on."""
     played = Play()
     began_s = time.time()
     proxied = () if quick else ("main", "denied")
@@ -72,11 +72,11 @@ def play(program: Path, folder: Path, causes: list[Cause], *, by: int, quick: bo
         while time.monotonic() < well_s + QUIET_S:
             played.at_rest += named(stage)
             time.sleep(1)
-        with ExitStack() as mends:
+        with ExitStack() as fixes:
             wanted = set(expected_of(causes))
             brought_s = time.monotonic()
             for each in causes:
-                mends.callback(each.bring(stage))
+                fixes.callback(each.bring(stage))
             _watch_fire(stage, played, wanted, brought_s)
         mended_s = time.monotonic()
         _watch_clear(stage, played, mended_s)
@@ -150,7 +150,7 @@ def by_name(expected: Expected) -> str:
 @pytest.mark.alerts
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("expected", expected_of(QUICK), ids=by_name)
-def test_alert_fires_by_its_cause_and_clears_when_that_is_mended(
+def test_alert_fires_by_its_cause_and_clears_when_that_is_fixed(
     quick_play: Play, expected: Expected
 ) -> None:
     assert expected in quick_play.fired_s
@@ -159,7 +159,7 @@ def test_alert_fires_by_its_cause_and_clears_when_that_is_mended(
 
 @pytest.mark.alerts
 @pytest.mark.timeout(600)
-def test_nothing_fires_before_the_causes_or_after_their_mends(quick_play: Play) -> None:
+def test_nothing_fires_before_the_causes_or_after_their_fixes(quick_play: Play) -> None:
     assert quick_play.at_rest == []
     assert quick_play.left == []
 
@@ -183,7 +183,7 @@ def test_texts_of_what_fires_are_filled_in(quick_play: Play) -> None:
 @pytest.mark.alerts
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("expected", expected_of(CAUSES), ids=by_name)
-def test_every_alert_fires_by_its_cause_and_clears_when_that_is_mended(
+def test_every_alert_fires_by_its_cause_and_clears_when_that_is_fixed(
     whole_play: Play, expected: Expected
 ) -> None:
     assert expected in whole_play.fired_s

@@ -100,7 +100,7 @@ def test_wrong_types_cost_themselves_alone(
         rancher.delete_node("local", 9400)
     daemon.wait_for("as before", lambda: facts(rancher.payload() or before) == facts(before), 10)
     admin.patch(f"{COLLECTION}/{odd_nodes[1]}", {"spec": {"etcd": True}})
-    daemon.wait_for("a mended one counts", lambda: local_nodes(rancher) == 21, 10)
+    daemon.wait_for("a fixed one counts", lambda: local_nodes(rancher) == 21, 10)
     for name in odd_nodes:
         admin.delete(f"{COLLECTION}/{name}")
     daemon.wait_for(

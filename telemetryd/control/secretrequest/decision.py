@@ -69,7 +69,7 @@ class Leaving:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """It is in an invalid state, by its own fault or its target's; ``message`` has the mend."""
+    """It is in an invalid state, by its own fault or its target's; ``message`` has the fix."""
 
     message: str
 

@@ -140,10 +140,6 @@ class Attempts:
         """A call of the sink was cut off, ignores that, and still runs."""
         return self._call is not None and not self._call.done and self._call.cut_off
 
-    @property
-    def _was_cut_off(self) -> bool:
-        return self._call is not None and self._call.cut_off
-
     async def make(
         self, group: TaskGroup, number: int, *, run_id: str, final: bool = False
     ) -> ExportError | None:
@@ -275,7 +271,7 @@ class Attempts:
     async def _send(self, pending: PendingPayload, number: int) -> Outcome:
         self._require_privacy(pending)
         await self._outbox.keep(pending)
-        fence = partial(self._fence, pending)
+        fence = partial(self._fence, pending, self._call)
         context = ExportContext(
             name=self.spec.name,
             attempt=number,
@@ -301,7 +297,7 @@ class Attempts:
             await self._outbox.delivered(pending)
         return outcome
 
-    def _fence(self, pending: PendingPayload) -> None:
+    def _fence(self, pending: PendingPayload, call: ForeignCall[Outcome] | None) -> None:
         """Let bytes of this payload go out now.
 
         Raises:
@@ -309,7 +305,8 @@ class Attempts:
             RetryableError: ``[privacy]`` has become stricter.
         """
         # A write in a thread goes on after its attempt was cut off, for as long as its disk hangs.
-        if self.abandoned or (self.stop_by_s < math.inf and self._was_cut_off):
+        was_cut_off = call is not None and call.cut_off
+        if self.abandoned or (self.stop_by_s < math.inf and was_cut_off):
             raise NotLeading("the exporter has ended")
         self._around.require_leading()
         self._require_privacy(pending)

@@ -29,10 +29,10 @@ _PERMANENT = {
     errno.EROFS: "mount it writable (under systemd: name it in ReadWritePaths=), or configure "
     "another directory",
     errno.ENOTDIR: "move away the file that stands there, or configure another directory",
-    errno.ELOOP: "mend the links that lead to it, or configure another directory",
+    errno.ELOOP: "fix the links that lead to it, or configure another directory",
     errno.ENAMETOOLONG: "configure another directory",
 }
-"""The mend of what stays wrong until somebody does something."""
+"""The fix of what stays wrong until somebody does something."""
 
 _RETRYABLE = {
     errno.ENOSPC: "free space or inodes there, or set a lower keep or max_bytes",
@@ -40,7 +40,7 @@ _RETRYABLE = {
     errno.EIO: "look after the disk or its server",
     errno.ENOENT: "it was removed meanwhile, or is a link that leads nowhere",
 }
-"""The mend of what may be over with the next attempt; errors in neither table may be, too."""
+"""The fix of what may be over with the next attempt; errors in neither table may be, too."""
 
 
 class FileExporter:
@@ -92,7 +92,7 @@ class FileExporter:
             NotLeading: The fence refuses: nothing can be seen of the payload.
             RetryableError: The disk is full or fails, another writer is at work in the folder, or
                 an earlier write still hangs.
-            PermanentError: The folder can't be written to until somebody mends that.
+            PermanentError: The folder can't be written to until somebody fixes that.
         """
         try:
             return await self._turn.take(partial(self._export, payload, context.fence))
@@ -132,8 +132,8 @@ class FileExporter:
     def _translate(self, exc: OSError) -> ExportError:
         number = exc.errno or 0
         what = f"can't write to {self._directory}: {os.strerror(number)}"
-        if (mend := _PERMANENT.get(number)) is not None:
-            return PermanentError(Reason.STORAGE, f"{what}: {mend.format(user=os.geteuid())}")
+        if (fix := _PERMANENT.get(number)) is not None:
+            return PermanentError(Reason.STORAGE, f"{what}: {fix.format(user=os.geteuid())}")
         return RetryableError(
             Reason.STORAGE, ": ".join(filter(None, (what, _RETRYABLE.get(number))))
         )

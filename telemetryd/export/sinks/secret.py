@@ -252,7 +252,7 @@ class SecretExporter:
     def _translate(
         self, exc: KubeError, *, verb: str = "patch", creating: bool = False
     ) -> ExportError:
-        """What the API server said, as an error with the mend in its message."""
+        """What the API server said, as an error with the fix in its message."""
         match exc:
             case NotFound() if creating:
                 reason = Reason.MISSING_NAMESPACE

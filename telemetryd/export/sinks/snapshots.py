@@ -118,7 +118,7 @@ class SnapshotFolder:
 
         Returns:
             None where there is no such thing, it isn't one of our snapshots or not in that form, it
-            is larger than the limit, or it can't be read: all mended by a new one.
+            is larger than the limit, or it can't be read: all fixed by a new one.
         """
         if self._latest not in self._files or self._latest.endswith(_GZIP) != compressed:
             return None

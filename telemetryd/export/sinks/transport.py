@@ -280,7 +280,7 @@ async def _read_body(response: aiohttp.ClientResponse, limit: BodyLimit) -> byte
 def _no_answer(error: BaseException) -> ExportError:
     said = translate(error, "no answer")
     if isinstance(error, ssl.SSLCertVerificationError | aiohttp.ClientConnectorCertificateError):
-        return PermanentError(Reason.CONNECT, f"{said}: mend it there, or give its CA as ca_file")
+        return PermanentError(Reason.CONNECT, f"{said}: fix it there, or give its CA as ca_file")
     reason = Reason.TIMEOUT if isinstance(error, TimeoutError) else Reason.CONNECT
     return RetryableError(reason, str(said))
 

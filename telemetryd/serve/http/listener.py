@@ -202,16 +202,16 @@ def _explain(error: OSError, address: str) -> str:
         return f"the host of {address} can't be resolved: name an IP address of this machine"
     match error.errno:
         case errno.EADDRINUSE:
-            mend = "the port is taken: stop what listens there or choose another port"
+            fix = "the port is taken: stop what listens there or choose another port"
         case errno.EADDRNOTAVAIL:
-            mend = "this machine has no such address: use one that it has, or 127.0.0.1"
+            fix = "this machine has no such address: use one that it has, or 127.0.0.1"
         case errno.EACCES:
-            mend = "no permission: choose a port of 1024 or more"
+            fix = "no permission: choose a port of 1024 or more"
         case errno.EAFNOSUPPORT:
-            mend = "this machine has no IPv6: use an IPv4 address such as 127.0.0.1"
+            fix = "this machine has no IPv6: use an IPv4 address such as 127.0.0.1"
         case _:
-            mend = error.strerror or "choose another address"
-    return f"can't listen on {address}: {mend}"
+            fix = error.strerror or "choose another address"
+    return f"can't listen on {address}: {fix}"
 
 
 def _render_address(host: str, port: int) -> str:

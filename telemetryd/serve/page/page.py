@@ -117,8 +117,8 @@ def _finding(finding: Finding) -> Markup:
 def _advice(finding: Finding) -> Iterator[Markup]:
     if finding.why:
         yield tag("p", finding.why, class_="why")
-    if finding.mend:
-        yield tag("p", finding.mend)
+    if finding.fix:
+        yield tag("p", finding.fix)
 
 
 def _section(name: str, heading: str, *children: Child) -> Markup:

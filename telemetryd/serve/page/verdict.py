@@ -40,13 +40,13 @@ class Finding:
     Attributes:
         what: A sentence.
         why: What was reported, word for word; empty where ``what`` says it all.
-        mend: What to do about it, in sentences; empty where nothing need be done.
+        fix: What to do about it, in sentences; empty where nothing need be done.
     """
 
     tone: Tone
     what: str
     why: str = ""
-    mend: str = ""
+    fix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ def _find(facts: StatusFacts) -> Iterator[Finding]:
             Tone.BAD,
             "The last reload was rejected; the former configuration stays in force.",
             why="; ".join(facts.config.problems),
-            mend="Mend the file and run telemetryd ctl reload.",
+            fix="Fix the file and run telemetryd ctl reload.",
         )
     for exporter in facts.exporters:
         yield from _find_of_exporter(exporter)
@@ -155,7 +155,7 @@ def _find(facts: StatusFacts) -> Iterator[Finding]:
             Tone.GAPS,
             "What is sent has gaps.",
             why="; ".join(facts.snapshot.incomplete_reasons),
-            mend="What can't be read is left out: telemetryd ctl cache RESOURCE names it.",
+            fix="What can't be read is left out: telemetryd ctl cache RESOURCE names it.",
         )
 
 
@@ -163,12 +163,12 @@ def _find_of_exporter(exporter: ExporterStatus) -> Iterator[Finding]:
     tone = judge_exporter(exporter)
     if exporter.state is ExporterState.CONFLICT:
         what = f"Another writer is in the way of the exporter {exporter.name}."
-        yield Finding(tone, what, exporter.detail or exporter.last_error, _mend(exporter))
+        yield Finding(tone, what, exporter.detail or exporter.last_error, _fix(exporter))
     elif tone is Tone.BAD:
         runs = exporter.consecutive_failures
         fails = f"has failed {runs} times in a row" if runs > 1 else "fails"
         what = f"The exporter {exporter.name} {fails}."
-        yield Finding(tone, what, exporter.last_error, _mend(exporter))
+        yield Finding(tone, what, exporter.last_error, _fix(exporter))
     elif tone is Tone.GAPS and exporter.schema_valid is not False:
         what = f"The exporter {exporter.name} works, with a reservation."
         yield Finding(tone, what, _reservation(exporter))
@@ -176,7 +176,7 @@ def _find_of_exporter(exporter: ExporterStatus) -> Iterator[Finding]:
         yield Finding(
             tone,
             f"The payload of {exporter.name} deviates from its schema; it is sent all the same.",
-            mend="Its version is none that the schema knows: the log shows it.",
+            fix="Its version is none that the schema knows: the log shows it.",
         )
     elif tone is Tone.BUSY and exporter.state not in {ExporterState.WAITING, ExporterState.STOPPED}:
         yield Finding(tone, f"The first export of {exporter.name} is still to come.")
@@ -188,7 +188,7 @@ def _reservation(exporter: ExporterStatus) -> str:
     return exporter.detail if at_work else ""
 
 
-def _mend(exporter: ExporterStatus) -> str:
+def _fix(exporter: ExporterStatus) -> str:
     return _MENDS.get(exporter.last_error_reason, "")
 
 
@@ -211,7 +211,7 @@ def _find_at_rest(exporters: tuple[ExporterStatus, ...]) -> Iterator[Finding]:
         yield Finding(
             Tone.QUIET,
             f"{_listed(names)} {stopped}.",
-            mend=f"telemetryd ctl start {names[0]} starts it again." if detail else "",
+            fix=f"telemetryd ctl start {names[0]} starts it again." if detail else "",
         )
 
 
@@ -242,7 +242,7 @@ def _find_unread(informers: Iterable[InformerStatus]) -> Iterator[Finding]:
             Tone.BAD,
             f"{what}: {_listed(names)}.",
             why=error,
-            mend="Check the connection to the API server, and the right to get, list and watch.",
+            fix="Check the connection to the API server, and the right to get, list and watch.",
         )
 
 

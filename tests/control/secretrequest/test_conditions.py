@@ -66,10 +66,10 @@ def test_each_situation_has_the_conditions_of_the_reference(
     assert statuses(after(SeenFirst(), verdict)) == expected
 
 
-def test_invalid_request_has_upstreams_reason_and_the_mend_as_its_message() -> None:
-    failure = after(SeenFirst(), Invalid("mend it"))["Failure"]
+def test_invalid_request_has_upstreams_reason_and_the_fix_as_its_message() -> None:
+    failure = after(SeenFirst(), Invalid("fix it"))["Failure"]
     assert failure.reason == "Secret Request is in an invalid state"
-    assert failure.message == "mend it"
+    assert failure.message == "fix it"
 
 
 @settings(deadline=None)  # other tests share the machine
@@ -81,7 +81,7 @@ def test_same_verdict_again_changes_nothing(before: list[Verdict], verdict: Verd
 
 @settings(deadline=None)  # other tests share the machine
 @given(st.lists(verdicts))
-def test_reason_and_message_go_with_the_mend(before: list[Verdict]) -> None:
+def test_reason_and_message_go_with_the_fix(before: list[Verdict]) -> None:
     held = after(*before, Served(well=True))
     assert statuses(held) == {"Progressing": "False", "Done": "True"}
     assert all(not (each.reason or each.message) for each in held.values())
@@ -157,7 +157,7 @@ def _foreign(listed: list[Any]) -> Iterator[Any]:
 
 
 def test_condition_has_the_shape_that_rancher_writes() -> None:
-    rendered = render_conditions([], after(SeenFirst(), Invalid("mend it")))
+    rendered = render_conditions([], after(SeenFirst(), Invalid("fix it")))
     assert [set(each) for each in rendered] == [
         {"type", "status", "lastUpdateTime", "lastTransitionTime"},
         {"type", "status", "lastUpdateTime", "lastTransitionTime"},

@@ -431,7 +431,7 @@ async def test_rancher_that_writes_every_minute_is_left_alone_and_healed_once_it
         ({"targetSecretRef": {"name": "x", "namespace": "../../v1"}}, "DNS label"),
     ],
 )
-async def test_invalid_spec_takes_the_exporter_and_is_told_until_mended(
+async def test_invalid_spec_takes_the_exporter_and_is_told_until_fixed(
     change: dict[str, object], part: str
 ) -> None:
     bench = ready()

@@ -100,8 +100,9 @@ async def test_release_asks_a_source_anew_that_was_ready_during_the_hold() -> No
     sink = Sink()
     manager.register(spec(interval_s=60), sink)
     async with running(manager):
+        await anyio.sleep(1)
         await manager.hold(WAITING, "the move")
-        await anyio.sleep(5)
+        await anyio.sleep(4)
         source.become_unready("informer nodes")
         manager.release(WAITING)
         await anyio.sleep(3)

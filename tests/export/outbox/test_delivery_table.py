@@ -158,7 +158,7 @@ class Table:
         )
         self.manager.register(spec, build_http(config, now=time.time, environ={}))
 
-    def mend(self) -> None:
+    def fix(self) -> None:
         """Every receiver gets a certificate that is right."""
         for context in self._contexts:
             context.load_cert_chain(self._pairs["good"].cert, self._pairs["good"].key)
@@ -223,7 +223,7 @@ async def test_each_behaviour_of_a_receiver_has_the_attempts_state_and_delay_it_
             }
             assert wrong == {}
             before = {name: len(row.receiver.requests) for name, row in ROWS.items()}
-            table.mend()
+            table.fix()
             table.source.change()
             for name in ROWS:
                 table.manager.trigger(name)

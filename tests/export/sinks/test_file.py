@@ -284,7 +284,7 @@ async def test_folder_behind_a_link_is_used(bench: FolderBench, tmp_path: Path) 
     assert names(tmp_path / "real") == ["latest", FIRST]
 
 
-async def test_unusable_folders_are_named_with_their_mend(
+async def test_unusable_folders_are_named_with_their_fix(
     bench: FolderBench, tmp_path: Path
 ) -> None:
     missing, file, loop, dangling = (tmp_path / name for name in ("no", "file", "loop", "dangling"))
@@ -295,7 +295,7 @@ async def test_unusable_folders_are_named_with_their_mend(
         (missing / "out", PermanentError, f"for {missing} doesn't exist: create it"),
         (file, PermanentError, "Not a directory: move away the file"),
         (file / "out", PermanentError, "Not a directory: move away the file"),
-        (loop, PermanentError, "Too many levels of symbolic links: mend the links"),
+        (loop, PermanentError, "Too many levels of symbolic links: fix the links"),
         (tmp_path / ("a" * 300), PermanentError, "File name too long: configure another"),
         (dangling, RetryableError, "a link that leads nowhere"),
     ):
@@ -329,7 +329,7 @@ async def test_folder_of_another_user_names_the_user(bench: FolderBench) -> None
         (errno.EROFS, PermanentError),
     ],
 )
-def test_type_of_an_error_says_whether_time_may_mend_it(
+def test_type_of_an_error_says_whether_time_may_fix_it(
     bench: FolderBench, number: int, kind: type[ExportError]
 ) -> None:
     error = bench.exporter()._translate(OSError(number, "x"))

@@ -182,7 +182,7 @@ async def test_immutable_secret_is_refused_where_it_would_have_to_change(bench: 
     )
 
 
-async def test_missing_namespace_is_named_with_its_mend(bench: Bench) -> None:
+async def test_missing_namespace_is_named_with_its_fix(bench: Bench) -> None:
     bench.namespace = "no-such-namespace"
     await refused(
         PermanentError,
@@ -280,7 +280,7 @@ async def test_named_get_create_and_patch_are_all_it_needs(bench: Bench, connect
     ],
     ids=["no-get", "no-create", "no-patch"],
 )
-async def test_denied_verb_is_forbidden_with_the_grant_that_mends_it(
+async def test_denied_verb_is_forbidden_with_the_grant_that_fixes_it(
     bench: Bench, connect: Connect, verbs: tuple[str, ...], text: str
 ) -> None:
     token = grant(bench.oracle, bench.namespace, *verbs)

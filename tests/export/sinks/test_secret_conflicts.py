@@ -34,12 +34,9 @@ async def test_another_writer_of_equal_content_is_seen_and_makes_no_war(bench: B
     exporter = bench.exporter()
     await bench.send(exporter)
     document = bench.document()
-    secret = bench.read()
-    secret["metadata"]["annotations"] = {"scc.cattle.io/part-of": "telemetry"}
-    secret["metadata"].pop("managedFields")
+    wiped = dict.fromkeys(bench.read()["metadata"]["annotations"])
     body = json.dumps({**dict(reversed(document.items())), "timestamp": "2026-09-21T14:20:00Z"})
-    secret["data"]["payload"] = b64encode(body.encode()).decode()
-    bench.oracle.put(bench.path + "?fieldManager=rancher", secret)
+    bench.write_foreign(body.encode(), annotations={**wiped, "scc.cattle.io/part-of": "telemetry"})
     found = parse_secret(json.dumps(bench.read()).encode())
     assert not found.ours
     before = bench.read()

@@ -221,7 +221,7 @@ async def test_change_that_can_not_be_made_changes_nothing(
         ("no authority", "server.client_ca_file", "no certificate or crl found"),
     ],
 )
-async def test_unusable_files_are_told_by_key_file_and_mend(
+async def test_unusable_files_are_told_by_key_file_and_fix(
     authority: Authority, pair: Pair, tmp_path: Path, which: str, key: str, told: str
 ) -> None:
     empty = tmp_path / "empty"
@@ -239,7 +239,7 @@ async def test_unusable_files_are_told_by_key_file_and_mend(
     assert (problem.where, problem.key) == ("c.toml", key)
     assert told in problem.message
     assert str(tmp_path) in problem.message
-    assert ": " in problem.message, "a mend"
+    assert ": " in problem.message, "a fix"
 
 
 async def test_all_files_that_are_missing_are_told_at_once(tmp_path: Path) -> None:

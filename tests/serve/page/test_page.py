@@ -145,7 +145,7 @@ def test_errors_are_shown_whole_with_reason_and_count() -> None:
     text = Document(render_page(STATES["failing"])).text
     assert "Forbidden (7 in a row): " in text
     assert 'is "1 minute": must be a duration' in text
-    assert "Mend the file and run telemetryd ctl reload." in text
+    assert "Fix the file and run telemetryd ctl reload." in text
 
 
 def test_payloads_are_linked_where_they_are_exposed_and_exist() -> None:

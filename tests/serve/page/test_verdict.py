@@ -36,7 +36,7 @@ def test_whole_is_told_in_one_sentence(state: str, tone: Tone, sentence: str) ->
     assert (verdict.tone, verdict.sentence) == (tone, sentence)
 
 
-def test_gravest_is_told_first_with_what_was_reported_and_the_mend() -> None:
+def test_gravest_is_told_first_with_what_was_reported_and_the_fix() -> None:
     facts = replace(
         WELL,
         exporters=(
@@ -52,18 +52,18 @@ def test_gravest_is_told_first_with_what_was_reported_and_the_mend() -> None:
     bad, quiet = judge(facts).findings
     assert bad.what == "The exporter scc has failed 3 times in a row."
     assert bad.why == "no route to host"
-    assert bad.mend == "Check the destination's address, certificate and network."
+    assert bad.fix == "Check the destination's address, certificate and network."
     assert quiet.what == "held is stopped by hand."
-    assert quiet.mend == "telemetryd ctl start held starts it again."
+    assert quiet.fix == "telemetryd ctl start held starts it again."
 
 
 @pytest.mark.parametrize("reason", Reason)
-def test_every_reason_has_a_mend(reason: Reason) -> None:
+def test_every_reason_has_a_fix(reason: Reason) -> None:
     failing = exporter_status(
         state=ExporterState.FAILED, last_error="x", last_error_reason=str(reason)
     )
     (finding,) = judge(replace(WELL, exporters=(failing,))).findings
-    assert finding.mend
+    assert finding.fix
 
 
 @pytest.mark.parametrize("state", ExporterState)

@@ -2,19 +2,22 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 from telemetryd.daemon.optoutmark import ANNOTATION, ENDED_ANNOTATION
 from telemetryd.export.payloads.payload import render_rfc3339
+from tests.apiserver.admin import Admin, AdminError
+from tests.apiserver.crds import SETTINGS, collection
+from tests.apiserver.fixtures import setting
+from tests.apiserver.process import ApiServer
 from tests.daemon.damage import HttpReceiver, Process
-from tests.daemon.embedded import NAMESPACE, SECRETS, FleetServer, serve_fleet
+from tests.system.rancher import SECRET, TARGET_NAMESPACE, Rancher
 
 pytestmark = pytest.mark.timeout(900)
 
-SECRET = "rancher-scc-telemetry"
 CONFIG = """
 [leader_election]
 enabled = true
@@ -39,9 +42,10 @@ class Replicas:
     """Replicas by name; each delivers to a path of its own, so that it shows who sends."""
 
     def __init__(
-        self, folder: Path, fleet: FleetServer, http: HttpReceiver, ends: ExitStack
+        self, folder: Path, rancher: Rancher, kubeconfig: Path, http: HttpReceiver, ends: ExitStack
     ) -> None:
-        self.fleet = fleet
+        self._rancher = rancher
+        self._kubeconfig = kubeconfig
         self._folder = folder
         self._http = http
         self._ends = ends
@@ -51,7 +55,10 @@ class Replicas:
         file = self._folder / f"{name}.toml"
         file.write_text(CONFIG.format(url=f"{self._http.url}/{name}"))
         process = Process(
-            self._folder / name, self.fleet, ["--config", str(file)], environ={"HOSTNAME": name}
+            self._folder / name,
+            self._kubeconfig,
+            ["--config", str(file)],
+            environ={"HOSTNAME": name},
         )
         self._ends.callback(process.stop)
         assert process.starts_or_ends() is None, process.log()
@@ -59,30 +66,23 @@ class Replicas:
         return process
 
     def annotations(self) -> dict[str, str]:
-        found = self.fleet.get(SECRETS, SECRET, NAMESPACE)
+        found = self._rancher.secret()
         return {} if found is None else dict(found["metadata"]["annotations"])
 
     def mark(self, since: float) -> None:
         """As a replica does that has led, and is gone."""
-        found = self.fleet.get(SECRETS, SECRET, NAMESPACE)
-        assert found is not None
-        found["metadata"]["annotations"][ANNOTATION] = render_rfc3339(since)
-        self.fleet.put(found)
+        mark = {ANNOTATION: render_rfc3339(since)}
+        self._rancher.admin.patch(
+            f"{SECRET}?fieldManager=telemetryd", {"metadata": {"annotations": mark}}
+        )
 
     def opt_out_once(self, *seen_by: Process) -> None:
         """The Setting says out until these know, and is deleted then, as Rancher does."""
-        self.fleet.put(
-            {
-                "apiVersion": "management.cattle.io/v3",
-                "kind": "Setting",
-                "metadata": {"name": "telemetry-opt"},
-                "value": "out",
-            }
-        )
+        self._rancher.admin.create(collection(SETTINGS), setting("telemetry-opt", "out"))
         for each in seen_by:
             wait_until_off(each, "setting")
         seen_by[0].until("its mark", lambda: ANNOTATION in self.annotations())
-        self.fleet.remove("settings.management.cattle.io", "telemetry-opt")
+        self._rancher.admin.delete(f"{collection(SETTINGS)}/telemetry-opt")
         for each in seen_by:
             wait_until_off(each, "memory")
 
@@ -104,13 +104,19 @@ def leads(process: Process) -> bool:
 
 
 @pytest.fixture
-def replicas(tmp_path: Path) -> Iterator[Replicas]:
-    with (
-        serve_fleet(tmp_path, clusters=1, nodes=1) as fleet,
-        HttpReceiver().running() as http,
-        ExitStack() as ends,
-    ):
-        yield Replicas(tmp_path, fleet, http, ends)
+def replicas(apiserver: ApiServer, admin: Admin, tmp_path: Path) -> Iterator[Replicas]:
+    rancher = Rancher(admin)
+    with HttpReceiver().running() as http, ExitStack() as ends:
+        ends.callback(_remove_lease, admin)
+        ends.callback(rancher.clear)
+        rancher.build(clusters=1, nodes=1)
+        yield Replicas(tmp_path, rancher, apiserver.kubeconfig(tmp_path / "kubeconfig"), http, ends)
+
+
+def _remove_lease(admin: Admin) -> None:
+    leases = f"/apis/coordination.k8s.io/v1/namespaces/{TARGET_NAMESPACE}/leases"
+    with suppress(AdminError):
+        admin.delete(f"{leases}/telemetryd")
 
 
 def test_standby_that_missed_the_opt_out_sends_nothing_once_it_leads(replicas: Replicas) -> None:
