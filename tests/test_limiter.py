@@ -1,4 +1,4 @@
-"""A limiter lets a few through, in their order, and what hangs there holds up nobody for long."""
+"""A limiter lets a few through, in their order; callers that hang delay the others once."""
 
 import asyncio
 from typing import Any

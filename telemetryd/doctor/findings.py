@@ -1,4 +1,4 @@
-"""What a check found, and how it is told: a line each, then the rules to add, then a summary.
+"""What a check found, and how it is said: a line each, then the rules to add, then a summary.
 
 What is checked doesn't belong here.
 """
@@ -37,8 +37,8 @@ class Finding:
     missing: Access | None = None
 
     def __str__(self) -> str:
-        told = "; ".join(part for part in (self.detail, self.fix) if part)
-        return f"{self.verdict}  {' '.join(self.what.split())}  {' '.join(told.split())}"
+        said = "; ".join(part for part in (self.detail, self.fix) if part)
+        return f"{self.verdict}  {' '.join(self.what.split())}  {' '.join(said.split())}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Report:
     """Everything that was found.
 
     Attributes:
-        findings: In the order in which they are told.
+        findings: In the order in which they are said.
         account: Who asked, where that is a ServiceAccount.
     """
 
@@ -95,5 +95,5 @@ def _summary(findings: Sequence[Finding]) -> str:
     counts = dict.fromkeys(Verdict, 0)
     for finding in findings:
         counts[finding.verdict] += 1
-    told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    return f"{len(findings)} checks: {told}"
+    said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    return f"{len(findings)} checks: {said}"

@@ -87,7 +87,7 @@ async def check_namespace(requests: Requests, target: SecretTarget) -> list[Find
     if found is None:
         return [judge(what, f"doesn't exist ({target.of})", f"kubectl create namespace {name}")]
     if found.metadata is not None and found.metadata.deletionTimestamp is not None:
-        fix = "wait for its end, which a finalizer in it may hold up, and create it anew"
+        fix = "wait for its end, which a finalizer in it may hold up, and create it again"
         return [judge(what, f"is being deleted ({target.of})", fix)]
     return [passed(what, "exists")]
 

@@ -103,7 +103,7 @@ async def test_disk_that_hangs_costs_the_caller_its_patience_and_is_used_afterwa
 
 
 def answer_a_reader(path: Path, content: bytes) -> None:
-    """Writes into the pipe where it is read right now; waits for nobody."""
+    """Writes into the pipe where it is read right now, without waiting."""
     try:
         pipe = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
     except OSError as error:

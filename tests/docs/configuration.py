@@ -73,7 +73,7 @@ def _variants(name: str, kind: Variants) -> Iterator[str]:
         f"one of {types}, or one that another distribution brings",
         "required",
         "What kind of exporter it is.",
-        "exporter anew",
+        "exporter restarts",
     )
     yield table(_HEADINGS, [rows[0], chosen, *rows[1:]])
     yield from _rules(kind.base)
@@ -113,7 +113,7 @@ def _row(
 
 
 def _change_of(key: Key) -> str:
-    return "in place" if key.name in IN_PLACE else "exporter anew"
+    return "in place" if key.name in IN_PLACE else "exporter restarts"
 
 
 def _default(key: Key) -> str:

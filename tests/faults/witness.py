@@ -119,7 +119,7 @@ class Witness:
                 self._end()
 
     def restart(self, *, pages: bool = False) -> None:
-        """Begins anew: faults that follow on each other are backed off.
+        """Starts again: the daemon backs off where faults follow each other.
 
         Args:
             pages: Lists are asked for in pages, even where the API server streams them.

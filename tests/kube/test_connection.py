@@ -54,7 +54,7 @@ def only(token: Callable[[], str]) -> Any:
     return guarded
 
 
-def told(caplog: pytest.LogCaptureFixture, text: str = "") -> list[str]:
+def logged(caplog: pytest.LogCaptureFixture, text: str = "") -> list[str]:
     return [
         entry.getMessage()
         for entry in caplog.records
@@ -98,7 +98,7 @@ async def test_plugin_that_fails_at_the_start_is_waited_for_and_named_meanwhile(
             await anyio.sleep(0.2)
             await get(client)
             assert client.login_problem == ""
-    lines = told(caplog, "exec plugin")
+    lines = logged(caplog, "exec plugin")
     assert len(lines) == 2
     assert "ended with status 1" in lines[0]
     assert "recovered" in lines[1]
@@ -171,10 +171,10 @@ async def test_inline_token_is_chosen_again_when_it_is_refused(
             path.write_text("not: [SENTINEL")
             for _ in range(3):
                 assert isinstance(await failure(client), Unauthorized)
-            assert len(told(caplog, "last good login stays")) == 1
+            assert len(logged(caplog, "last good login stays")) == 1
             kubeconfig(path, "http://127.0.0.1:1", user={"token": "SENTINEL-two"})
             assert isinstance(await failure(client), Unauthorized)
-            assert "another API server" in told(caplog, "last good login stays")[1]
+            assert "another API server" in logged(caplog, "last good login stays")[1]
             path.unlink()
             assert isinstance(await failure(client), Unauthorized)
             good[0] = "SENTINEL-one"
@@ -184,7 +184,7 @@ async def test_inline_token_is_chosen_again_when_it_is_refused(
             kubeconfig(path, server.url, user={"token": "SENTINEL-two"})
             await get(client)
             assert server.requests[-1].headers["Authorization"] == "Bearer SENTINEL-two"
-    assert len(told(caplog, "its login is used")) == 1
+    assert len(logged(caplog, "its login is used")) == 1
     assert "SENTINEL" not in caplog.text
 
 
@@ -251,7 +251,7 @@ async def test_verification_that_is_off_is_told_once_and_a_word_for_it_refused(
                 await get(client)
             else:
                 assert isinstance(await failure(client), Unavailable)
-        lines = told(caplog, "NOT checked")
+        lines = logged(caplog, "NOT checked")
         assert len(lines) == skip
         assert all("insecure-skip-tls-verify" in line for line in lines)
         cluster = {"insecure-skip-tls-verify": str(skip).lower()}
@@ -279,7 +279,7 @@ async def test_client_certificate_that_has_expired_is_told_once(
             assert tls
             tls._look_at_s = 0.0
             await get(client)
-    lines = told(caplog, "the client certificate")
+    lines = logged(caplog, "the client certificate")
     assert len(lines) == len(says)
     for line, text in zip(lines, says, strict=True):
         assert text in line

@@ -23,9 +23,9 @@ from tests.kube.test_connection import (
     failure,
     get,
     granting,
+    logged,
     only,
     plugin,
-    told,
 )
 from tests.kube.test_private_files import granted, inline_ca
 
@@ -332,7 +332,7 @@ async def test_answer_that_becomes_wrong_leaves_the_last_good_credential(
             await get(client)
             assert "the last good credential stays" in client.login_problem
             assert "isn't a token" in client.login_problem
-    assert len(told(caplog, "isn't a token")) == 1
+    assert len(logged(caplog, "isn't a token")) == 1
     assert "SENTINEL" not in caplog.text
 
 

@@ -53,7 +53,7 @@ class Served:
     Attributes:
         well: The Secret is as it should be; None while that isn't known, and stays as it was.
         reason: Why it can't be written, one word of the closed list; empty where it can.
-        message: Likewise, with the fix.
+        message: The same in full, with the fix.
     """
 
     well: bool | None

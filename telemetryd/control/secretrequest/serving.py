@@ -32,7 +32,7 @@ class Report:
     Attributes:
         well: The last run that tells succeeded; None before the first.
         reason: Why the Secret can't be written, empty where it can.
-        message: Likewise, with the fix.
+        message: The same in full, with the fix.
         last_write_at: Unix time in seconds of the Secret's last write.
     """
 
