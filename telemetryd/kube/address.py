@@ -16,6 +16,8 @@ _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 def parse_server(server: str) -> str:
     """The URL of an API server: without scheme it is http, and a query or fragment doesn't count.
 
+    As for client-go, a ``#`` behind a path is one of the path's characters.
+
     Raises:
         ValueError: No request can go there; the message doesn't show the value.
     """
@@ -36,7 +38,10 @@ def parse_server(server: str) -> str:
     if "@" in parts.netloc:
         raise ValueError("has credentials: put them into the user of the kubeconfig")
     _check_host(host, parts)
-    return f"{parts.scheme}://{parts.netloc.removesuffix(':')}{_clean(parts.path)}"
+    path, (before, mark, fragment) = parts.path, server.partition("#")
+    if path and "?" not in before:
+        path += mark + fragment
+    return f"{parts.scheme}://{parts.netloc.removesuffix(':')}{_clean(path)}"
 
 
 def _clean(path: str) -> str:

@@ -53,6 +53,12 @@ class Entry:
         return f"Entry({self.file}: {self.key})"
 
 
+def _absolute(folder: Path, path: str) -> str:
+    """The path as client-go joins it: ``..`` is taken by name alone; a full path stays as it is."""
+    joined = os.path.join(folder, path)  # noqa: PTH118 - a path is only a name
+    return path if joined == path else os.path.normpath(joined)
+
+
 def normalise(body: Mapping[str, Any], singular: str, folder: Path) -> dict[str, Any]:
     """The body of an entry as it is used from here on; what is wrong in it stays wrong.
 
@@ -64,10 +70,10 @@ def normalise(body: Mapping[str, Any], singular: str, folder: Path) -> dict[str,
     }
     for key in _FILES.get(singular, ()):
         if key in changed:
-            changed[key] = os.path.join(folder, changed[key])  # noqa: PTH118 - a path is only a name
+            changed[key] = _absolute(folder, changed[key])
     plugin = changed.get("exec")
     if plugin is not None and "/" in plugin.get("command", ""):
-        changed["exec"] = {**plugin, "command": str(folder / plugin["command"])}
+        changed["exec"] = {**plugin, "command": _absolute(folder, plugin["command"])}
     if singular == "cluster" and "server" in changed:
         changed["server"] = _complete(changed["server"])
     if "token" in changed:

@@ -112,14 +112,15 @@ DOCUMENTED: Final[tuple[Difference, ...]] = (
         ),
     ),
     Difference(
-        input="a proxy URL without a host, or with an unknown scheme",
-        theirs="dials loopback, a host named `http`, or the proxy by HTTP",
+        input="a proxy URL without a host, with an unknown scheme or a bad escape",
+        theirs="dials loopback, a host named `http`, the proxy by HTTP, or no proxy",
         ours="refuses it",
         reason="It is a mistake, and the message names the variable or the key.",
         cases=(
             "proxy-url: no host",
             "proxy-url: no host but a port",
             "environment: no host",
+            "environment: credentials of a bad escape",
             "environment: garbage",
             "environment: scheme ftp",
         ),

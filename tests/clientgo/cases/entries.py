@@ -23,6 +23,7 @@ _USERS: Final[dict[str, Any]] = {
     "token of 8 KB": {"token": "x" * 8192},
     "tokenFile": {"tokenFile": "@dir@/token"},
     "tokenFile relative": {"tokenFile": "token"},
+    "tokenFile relative by a folder that isn't there": {"tokenFile": "./no/../token"},
     "tokenFile beside token": {"tokenFile": "@dir@/token", "token": "inline"},
     "tokenFile missing": {"tokenFile": "/no/such"},
     "tokenFile missing beside token": {"tokenFile": "/no/such", "token": "inline"},

@@ -182,6 +182,7 @@ _ENVIRONMENT: Final[dict[str, tuple[str, dict[str, str]]]] = {
     "socks4": (_NAME, {"HTTPS_PROXY": "socks4://127.0.0.1:@port@"}),
     "scheme ftp": (_NAME, {"HTTPS_PROXY": "ftp://127.0.0.1:@port@"}),
     "garbage": (_NAME, {"HTTPS_PROXY": "http://[::1"}),
+    "credentials of a bad escape": (_NAME, {"HTTPS_PROXY": "http://u:p%zz@127.0.0.1:@port@"}),
     "garbage for another scheme": (_NAME, {"HTTP_PROXY": "http://[::1"}),
     "spaces around": (_NAME, {"HTTPS_PROXY": f" {_BY} "}),
     "a space alone": (_NAME, {"HTTPS_PROXY": " "}),
