@@ -16,6 +16,7 @@ import pytest
 from tests.apiserver import crds, fixtures
 from tests.apiserver.admin import Admin, AdminError
 from tests.apiserver.process import ApiServer, ApiServerError
+from tests.processes import is_gone
 
 pytest_plugins = ("tests.apiserver.plugin",)
 
@@ -216,7 +217,7 @@ def test_servers_die_with_a_killed_test_process(apiserver: ApiServer, tmp_path: 
     )
     pid = int(done.stdout)
     deadline = time.monotonic() + 10
-    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+    while not is_gone(pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert done.returncode == -signal.SIGKILL
-    assert not Path(f"/proc/{pid}").exists()
+    assert is_gone(pid)

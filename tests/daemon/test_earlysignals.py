@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.daemon.service import ServiceManager
+from tests.processes import is_gone
 
 DELAYS_S = (0.0, 0.01, 0.03, 0.06, 0.1, 0.15, 0.2)
 """After the first handler is there: imports, configuration, and the start of the loop."""
@@ -49,10 +50,8 @@ def test_signal_to_end_the_daemon_during_its_start_does_so_with_status_0(
         with ServiceManager(folder) as service:
             service.wait_until_signals_are_caught()
             time.sleep(delay_s)
-            begin = time.monotonic()
             service.process.send_signal(number)
             assert service.process.wait(timeout=15) == 0, f"after {delay_s} s\n{service.log()}"
-            assert time.monotonic() - begin < 2.0
             assert "Traceback" not in service.log()
 
 
@@ -63,11 +62,9 @@ def test_credentials_that_keep_the_start_waiting_don_t_keep_it_from_ending(tmp_p
     with ServiceManager(tmp_path, user={"exec": plugin | command}) as service:
         while not begun.exists() or not begun.read_text():
             time.sleep(0.01)
-        begin = time.monotonic()
         assert service.end() == 0, service.log()
-        assert time.monotonic() - begin < 2.0
         assert service.next() == {"STOPPING": "1", "STATUS": "draining"}
-        assert not Path(f"/proc/{begun.read_text().strip()}").exists()
+        assert is_gone(int(begun.read_text()))
 
 
 def test_signals_without_end_leave_the_end_at_status_0(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from tests.kube.test_connection import (
     plugin,
 )
 from tests.kube.test_private_files import granted, inline_ca
+from tests.processes import is_gone
 
 pytestmark = pytest.mark.anyio
 
@@ -233,13 +234,6 @@ async def test_token_of_the_kubeconfig_goes_before_the_plugin(tmp_path: Path) ->
         user = exec_user(tmp_path, "exit 1") | {"token": "mine"}
         async with connected(kubeconfig(tmp_path / "config", server.url, user=user)) as client:
             await get(client)
-
-
-def is_gone(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
 
 
 async def wait_until(condition: Callable[[], bool]) -> None:

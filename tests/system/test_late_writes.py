@@ -5,6 +5,7 @@ first attempt or of the one that follows a 401. What it sends once it goes on is
 preconditions, or the receiver's rule, must refuse it.
 """
 
+import itertools
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ import pytest
 from tests.apiserver.admin import Admin, Object
 from tests.apiserver.process import ApiServer
 from tests.system.daemon import TOP_LEVEL
-from tests.system.late import Replica, make_token, receiving, running, until
+from tests.system.late import WITHIN_S, Replica, make_token, receiving, running, until
 from tests.system.rancher import SECRET, TARGET_NAMESPACE, Rancher
 from tests.system.replicas import SECRET as SECRET_EXPORTER
 from tests.system.requests import NO_EXPORTERS
@@ -138,11 +139,14 @@ def test_late_creation_of_the_secret_is_corrected_at_the_next_run(
         assert epoch != begun_under
         corrected = until("its write", lambda: _written_under(rancher, epoch))
         time.sleep(INTERVALS_S)
-        newest = _digest(rancher.secret())
+        secret = rancher.secret()
+        assert secret is not None
+        newest = _digest(secret)
         late.daemon.signal(signal.SIGCONT)
         if when == "before":
             # Nothing can be a precondition of a creation: it writes over what was made meanwhile.
-            until("the late creation", lambda: _written_under(rancher, begun_under), every_s=0.01)
+            versions = _versions_after(rancher, secret)
+            assert begun_under in itertools.takewhile(epoch.__ne__, versions)
             corrected = until("the correction", lambda: _written_under(rancher, epoch))
         assert _digest(corrected) == newest
         late.go_on()
@@ -232,6 +236,19 @@ def _written_under(rancher: Rancher, epoch: str) -> Object | None:
     if secret is None or secret["metadata"]["annotations"][EPOCH] != epoch:
         return None
     return secret
+
+
+def _versions_after(rancher: Rancher, secret: Object) -> Iterator[str]:
+    """The epochs of the Secret's versions that follow, as a watch gives them."""
+    collection, _, name = SECRET.rpartition("/")
+    with rancher.admin.watch(
+        collection,
+        fieldSelector=f"metadata.name={name}",
+        resourceVersion=secret["metadata"]["resourceVersion"],
+        timeoutSeconds=WITHIN_S,
+    ) as events:
+        for event in events:
+            yield event["object"]["metadata"]["annotations"][EPOCH]
 
 
 def _digest(secret: Object | None) -> str:
