@@ -124,7 +124,7 @@ class Collector:
     def exposed(self) -> str:
         """What its `prometheus` exporter shows."""
         url = f"http://127.0.0.1:{self.metrics_port}/metrics"
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=30) as answer:
             text: str = answer.read().decode()
             return text
 

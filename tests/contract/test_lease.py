@@ -129,7 +129,7 @@ async def test_two_replicas_take_turns(config: KubernetesConfig, namespace: str)
             leader, standby = electors[turn], electors[1 - turn]
             async with anyio.create_task_group() as group:
                 group.start_soon(leader.run)
-                with anyio.fail_after(10):
+                with anyio.fail_after(30):
                     while not workers[turn].working:
                         await anyio.sleep(0.02)
                 async with anyio.create_task_group() as other:

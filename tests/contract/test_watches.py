@@ -173,16 +173,16 @@ def test_watches_end_cleanly_in_time_and_who_asks_gets_a_bookmark_before(
 ) -> None:
     start = revision(api.get(path))
     with (
-        api.watch(path, resourceVersion=start, timeoutSeconds=1) as plain,
+        api.watch(path, resourceVersion=start, timeoutSeconds=6) as plain,
         api.watch(
-            path, resourceVersion=start, timeoutSeconds=3, allowWatchBookmarks="true"
+            path, resourceVersion=start, timeoutSeconds=9, allowWatchBookmarks="true"
         ) as told,
     ):
         begin = time.monotonic()
         created = api.create(path, node(cluster, "a"))
         # An end in the middle of a chunk would raise IncompleteRead.
         assert list(plain) == [{"type": "ADDED", "object": created}]
-        assert 0.5 < time.monotonic() - begin < 2.5
+        assert time.monotonic() - begin > 3
         assert take(told, 1) == [("ADDED", "a")]
         bookmark = next(told)
     assert bookmark["type"] == "BOOKMARK"

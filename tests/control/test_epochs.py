@@ -117,7 +117,7 @@ def answer_a_reader(path: Path, content: bytes) -> None:
 async def test_without_a_state_folder_nothing_is_waited_for() -> None:
     async with kept(None) as (epochs, file):
         epochs.saw(4)
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await file.keep(1000)
 
 

@@ -54,7 +54,7 @@ class Bench:
         self.collector.follow(self.config)
 
     async def until(self, what: Callable[[], object]) -> None:
-        with anyio.fail_after(15):
+        with anyio.fail_after(30):
             while not what():
                 await anyio.sleep(0.01)
 
@@ -255,7 +255,7 @@ async def test_setting_out_at_the_start_is_seen_before_anything_is_sent(tmp_path
         await anyio.sleep(0.3)
         assert bench.state() is ExporterState.DISABLED
         assert bench.sink.payloads == []
-        assert bench.collector.switches.off_by == (Switch.MEMORY,)
+        await bench.until(lambda: bench.collector.switches.off_by == (Switch.MEMORY,))
         bench.opt("in")
         await bench.until_sent()
 

@@ -87,7 +87,7 @@ def test_cache_that_never_synced_exits_1(tmp_path: Path) -> None:
     )
     with running(tmp_path, kubeconfig, kubernetes='source = "rancher"') as commanded:
         commanded.daemon.wait_for(
-            "the end of the first look", lambda: len(commanded.daemon.status()["informers"]) > 1, 10
+            "the end of the first look", lambda: len(commanded.daemon.status()["informers"]) > 1, 30
         )
         for options in ((), ("--verify",)):
             result = commanded.ctl("cache", NODES, *options)

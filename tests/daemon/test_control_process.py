@@ -85,7 +85,7 @@ def test_stopped_exporter_is_shown_as_stopped_by_hand_until_it_is_started(
     started = commanded.ctl("start", "scc")
     assert started.returncode == 0
     assert started.stdout.startswith("scc: ")
-    daemon.wait_for("runs again", lambda: daemon.exporter()["last_attempt_at"] != last, 5)
+    daemon.wait_for("runs again", lambda: daemon.exporter()["last_attempt_at"] != last, 30)
     assert commanded.ctl("start", "scc").returncode == 0, "starting twice is fine"
 
 
@@ -93,7 +93,7 @@ def test_restart_and_trigger_make_runs(commanded: Commanded) -> None:
     restarted = commanded.ctl("restart", "scc")
     assert restarted.returncode == 0
     commanded.daemon.wait_for(
-        "idle", lambda: commanded.daemon.exporter()["state"] in {"idle", "running"}, 5
+        "idle", lambda: commanded.daemon.exporter()["state"] in {"idle", "running"}, 30
     )
     triggered = commanded.ctl("trigger", "scc")
     assert triggered.returncode == 0, triggered.stderr

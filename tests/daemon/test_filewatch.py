@@ -32,7 +32,7 @@ class Watched:
         return sum(self.bench.reloader.stats.reloads.values())
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             while not condition():
                 await anyio.sleep(0.005)
 

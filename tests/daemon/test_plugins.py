@@ -74,7 +74,7 @@ def test_example_that_pip_has_installed_exports_from_a_running_daemon(
     daemon = Daemon(tmp_path, server.kubeconfig, table)
     try:
         daemon.wait_for("a line", lambda: lines.exists() and lines.read_text(), 20)
-        daemon.wait_for("idle", lambda: daemon.exporter("it")["state"] == "idle", 10)
+        daemon.wait_for("idle", lambda: daemon.exporter("it")["state"] == "idle", 30)
         assert daemon.metric('telemetryd_exporter_info{exporter="it",type="lines"}') == 1
     finally:
         assert daemon.stop() == 0

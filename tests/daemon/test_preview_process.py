@@ -55,7 +55,7 @@ def test_payload_is_shown_byte_for_byte_from_the_reload_that_allows_it(
 
     daemon.configure(EXPOSED + EXPORTERS)
     daemon.signal(signal.SIGHUP)
-    daemon.wait_for("shown", lambda: daemon.get("/payload/scc")[0] == 200, 5)
+    daemon.wait_for("shown", lambda: daemon.get("/payload/scc")[0] == 200, 30)
     # More than a second after the write: what is rendered by now has another timestamp.
     assert daemon.get("/payload/scc")[1] == written(server) != ""
     assert 'href="payload/scc"' in daemon.get("/")[1]
@@ -66,9 +66,9 @@ def test_payload_is_shown_byte_for_byte_from_the_reload_that_allows_it(
     url = server.get("settings.management.cattle.io", "server-url")
     assert url is not None
     server.put({**url, "value": "https://elsewhere.invalid"})
-    daemon.wait_for("the new payload", lambda: written(server) != before, 10)
-    daemon.wait_for("it is shown", lambda: daemon.get("/payload/scc")[1] == written(server), 5)
+    daemon.wait_for("the new payload", lambda: written(server) != before, 30)
+    daemon.wait_for("it is shown", lambda: daemon.get("/payload/scc")[1] == written(server), 30)
 
     daemon.configure(EXPORTERS)
     daemon.signal(signal.SIGHUP)
-    daemon.wait_for("hidden again", lambda: daemon.get("/payload/scc")[0] == 403, 5)
+    daemon.wait_for("hidden again", lambda: daemon.get("/payload/scc")[0] == 403, 30)

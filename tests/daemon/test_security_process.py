@@ -69,10 +69,10 @@ def get(
     """The status, 0 where there is no answer."""
     connection: http.client.HTTPConnection
     if context is None:
-        connection = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=30)
     else:
         connection = http.client.HTTPSConnection(
-            "127.0.0.1", daemon.port, timeout=10, context=context
+            "127.0.0.1", daemon.port, timeout=30, context=context
         )
     try:
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
@@ -107,7 +107,7 @@ def test_certificate_is_replaced_under_the_running_daemon(
     volume = SecretVolume(tmp_path / "volume", first)
     trusting = client_side(authority.ca)
     with running(tmp_path, kubeconfig, keys(volume.pair)) as daemon:
-        kept = http.client.HTTPSConnection("127.0.0.1", daemon.port, timeout=10, context=trusting)
+        kept = http.client.HTTPSConnection("127.0.0.1", daemon.port, timeout=30, context=trusting)
         kept.request("GET", "/livez")
         assert kept.getresponse().read() == b"ok\n"
         assert shown(daemon) == der(first)

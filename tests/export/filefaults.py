@@ -105,7 +105,7 @@ async def full_disk(folder: Path) -> dict[str, Any]:
 async def until(
     manager: ExporterManager, holds: Callable[[ExporterStatus], bool]
 ) -> ExporterStatus:
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         while True:
             status = manager.status("scc")
             if holds(status) and status.state is not ExporterState.RUNNING:

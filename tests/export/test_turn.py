@@ -104,11 +104,11 @@ async def test_who_never_had_a_turn_says_so_when_its_time_is_over(tmp_path: Path
     try:
         async with running(manager):
             manager.register(spec("hung", timeout_s=50.0), sink(tmp_path / "a", hang, threads))
-            with anyio.fail_after(10):
+            with anyio.fail_after(30):
                 while manager.status("hung").state is not ExporterState.RUNNING:
                     await anyio.sleep(0.005)
             manager.register(spec("late", timeout_s=0.2), sink(tmp_path / "b", hang, threads))
-            with anyio.fail_after(10):
+            with anyio.fail_after(30):
                 while not manager.status("late").last_error:
                     await anyio.sleep(0.005)
             assert manager.status("late").last_error == (

@@ -20,7 +20,7 @@ def object_of_1400_kib_and_line_of_5_mib_stop_nothing(bench: Bench) -> None:
     large["spec"]["pad"] = "x" * int(1.4 * MIB)
     held = bench.informer()["objects"]
     bench.admin.create(collection(NODES, "local"), large)
-    bench.until("it is held", lambda: bench.informer()["objects"] == held + 1, 5)
+    bench.until("it is held", lambda: bench.informer()["objects"] == held + 1, 30)
     others_go_on(bench)
     known = bench.node()
     known["spec"]["pad"] = "x" * (5 * MIB)

@@ -53,9 +53,9 @@ def others_go_on(bench: Bench) -> None:
     resource = "clusters.management.cattle.io"
     held = bench.informer(resource)["objects"]
     bench.admin.create(collection(CLUSTERS), rancher_cluster("sentinel-other"))
-    bench.until("it is seen", lambda: bench.informer(resource)["objects"] == held + 1, 3)
+    bench.until("it is seen", lambda: bench.informer(resource)["objects"] == held + 1, 30)
     bench.admin.delete(f"{collection(CLUSTERS)}/sentinel-other")
-    bench.until("it is gone", lambda: bench.informer(resource)["objects"] == held, 3)
+    bench.until("it is gone", lambda: bench.informer(resource)["objects"] == held, 30)
 
 
 def fix(bench: Bench) -> None:

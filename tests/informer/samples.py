@@ -129,7 +129,7 @@ def deep_thing(name: str, version: int = 1) -> bytes:
     return json.dumps(thing(name, version=version))[:-1].encode() + f',"z":{DEEP}}}'.encode()
 
 
-async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
+async def until(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
     """Return once the condition holds."""
     with anyio.fail_after(timeout_s):
         while not condition():

@@ -36,11 +36,11 @@ async def connected(config: KubernetesConfig) -> AsyncIterator[KubeClient]:
         yield client
 
 
-async def get(client: KubeClient, timeout_s: float = 5.0) -> bytes:
+async def get(client: KubeClient, timeout_s: float = 30.0) -> bytes:
     return await client.request("GET", "/x", timeout_s=timeout_s)
 
 
-async def failure(client: KubeClient, timeout_s: float = 5.0) -> KubeError:
+async def failure(client: KubeClient, timeout_s: float = 30.0) -> KubeError:
     with pytest.raises(KubeError) as caught:
         await get(client, timeout_s)
     return caught.value

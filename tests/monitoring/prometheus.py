@@ -134,7 +134,7 @@ class Prometheus:
     def _get(self, path: str) -> bytes | None:
         url = f"http://127.0.0.1:{self._port}{path}"
         try:
-            with urllib.request.urlopen(url, timeout=10) as answer:
+            with urllib.request.urlopen(url, timeout=30) as answer:
                 body: bytes = answer.read()
                 return body
         except OSError:

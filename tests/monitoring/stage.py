@@ -165,7 +165,7 @@ class Stage:
             },
             method="PATCH",
         )
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=30) as answer:
             assert answer.status in {200, 201}
 
     # -- inside

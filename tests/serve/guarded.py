@@ -134,7 +134,7 @@ class Held:
         """The status of an answer, which is read to its end."""
         await self.stream.send(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         received = b""
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while b"\r\n\r\n" not in received:
                 received += await self.stream.receive()
             head, _, body = received.partition(b"\r\n\r\n")
@@ -146,7 +146,7 @@ class Held:
     async def end(self) -> bytes:
         """What else comes until the server ends the connection."""
         received = b""
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while True:
                 try:
                     received += await self.stream.receive()
@@ -221,7 +221,7 @@ def der(pair: Pair) -> bytes:
     return ssl.PEM_cert_to_DER_cert(pair.cert.read_text())
 
 
-async def until(what: str, probe: Callable[[], bool], *, within_s: float = 10.0) -> None:
+async def until(what: str, probe: Callable[[], bool], *, within_s: float = 30.0) -> None:
     """Returns once the probe is true."""
     deadline_s = anyio.current_time() + within_s
     while not probe():
@@ -229,7 +229,7 @@ async def until(what: str, probe: Callable[[], bool], *, within_s: float = 10.0)
         await anyio.sleep(0.01)
 
 
-async def until_shown(port: int, pair: Pair, *, within_s: float = 10.0) -> None:
+async def until_shown(port: int, pair: Pair, *, within_s: float = 30.0) -> None:
     """Returns once the server shows this certificate."""
     deadline_s = anyio.current_time() + within_s
     while await shown_certificate(port) != der(pair):

@@ -92,7 +92,7 @@ class Daemon:
 
     def get(self, path: str) -> tuple[int, str]:
         """Status and body of one GET; (0, "") while nothing listens."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
             connection.request("GET", path)
             response = connection.getresponse()

@@ -46,7 +46,7 @@ class Partition:
         self.cut()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self._thread.join(5)
+        self._thread.join(30)
 
     def _accept(self) -> None:
         while True:
@@ -55,7 +55,7 @@ class Partition:
             except OSError:
                 return
             try:
-                far = socket.create_connection(("127.0.0.1", self._target), timeout=5)
+                far = socket.create_connection(("127.0.0.1", self._target), timeout=30)
             except OSError:
                 near.close()
                 continue

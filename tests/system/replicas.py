@@ -23,7 +23,8 @@ LEASE_NAME = "telemetryd"
 LEASE = "/apis/coordination.k8s.io/v1/namespaces/cattle-telemetry-system/leases/" + LEASE_NAME
 DURATION_S, DEADLINE_S, RETRY_S = 4.0, 2.5, 0.5
 HAND_OVER_S = DURATION_S + 2.5 * RETRY_S
-SLACK_S = 2.0
+SLACK_S = 15.0
+"""For a busy machine: what is promised is within these times, and far from it otherwise."""
 """For a run to follow on a take-over, on a busy machine."""
 
 ELECTION = f"""
@@ -146,7 +147,7 @@ class Crew:
             replica.line.heal()
             replica.daemon.wait_for("readiness", replica.daemon.ready, 40)
         leader = self.leader(within_s=HAND_OVER_S + SLACK_S)
-        self.until_delivery(leader, within_s=10)
+        self.until_delivery(leader, within_s=30)
         for replica in self.others(leader):
             replica.daemon.wait_for("standby", replica.stands_by, 20)
         return leader

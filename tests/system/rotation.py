@@ -77,7 +77,7 @@ class Tunnel:
         for end in (self._listener, *self._sockets):
             _shut(end)
         for thread in self._threads:
-            thread.join(10)
+            thread.join(30)
         self._listener.close()
 
     def _start(self, work: Callable[..., None], *sockets: socket.socket) -> threading.Thread:
@@ -98,14 +98,14 @@ class Tunnel:
             while b"\r\n\r\n" not in head:
                 head += near.recv(4096) or b"\r\n\r\n"
             host, _, port = head.split()[1].decode().rpartition(":")
-            with socket.create_connection((host, int(port)), timeout=10) as far:
+            with socket.create_connection((host, int(port)), timeout=30) as far:
                 far.settimeout(None)
                 self._sockets.append(far)
                 near.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
                 self.tunnels += 1
                 back = self._start(self._pass, far, near)
                 self._pass(near, far)
-                back.join(10)
+                back.join(30)
 
     def _pass(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):

@@ -241,7 +241,7 @@ def recorded(admin: Admin, path: str) -> Iterator[Events]:
     finally:
         with suppress(AdminError):
             admin.patch(path, {"metadata": {"annotations": {marker: "yes"}}})
-            thread.join(10)
+            thread.join(30)
             admin.patch(path, {"metadata": {"annotations": {marker: None}}})
 
 

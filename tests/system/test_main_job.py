@@ -220,7 +220,7 @@ def test_status_heartbeats_of_nodes_write_nothing(
 def test_deleted_secret_is_healed(daemon: Daemon, rancher: Rancher, admin: Admin) -> None:
     wait_for_truth(daemon, rancher)
     admin.delete(SECRET)
-    daemon.wait_for("the Secret again", rancher.secret, 5)
+    daemon.wait_for("the Secret again", rancher.secret, 30)
     wait_for_truth(daemon, rancher)
 
 
@@ -266,7 +266,7 @@ def test_altered_payload_is_a_conflict_until_quiet_and_then_healed(
     secret["data"]["payload"] = theirs
     admin.put(SECRET, secret)
     conflict = daemon.wait_for(
-        "conflict", lambda: daemon.exporter()["state"] == "conflict" and daemon.exporter(), 5
+        "conflict", lambda: daemon.exporter()["state"] == "conflict" and daemon.exporter(), 30
     )
     assert conflict
     assert conflict["last_error_reason"] == "field_conflict"
@@ -274,7 +274,7 @@ def test_altered_payload_is_a_conflict_until_quiet_and_then_healed(
     assert during is not None
     assert during["data"]["payload"] == theirs, "nothing is written over another's bytes at once"
     wait_for_truth(daemon, rancher)
-    daemon.wait_for("idle again", lambda: daemon.exporter()["state"] == "idle", 5)
+    daemon.wait_for("idle again", lambda: daemon.exporter()["state"] == "idle", 30)
 
 
 def test_another_writer_that_goes_on_is_left_alone(
@@ -303,11 +303,11 @@ def test_changed_setting_is_exported_without_a_restart(
     admin.patch(path, {"value": "v2.13.0-rc.1"})
     try:
         daemon.wait_for(
-            "the new version", lambda: (rancher.payload() or {}).get("version") == "2.13.0", 5
+            "the new version", lambda: (rancher.payload() or {}).get("version") == "2.13.0", 30
         )
     finally:
         admin.patch(path, {"value": VERSION})
-    daemon.wait_for("the old one", lambda: (rancher.payload() or {}).get("version") == "2.12.3", 5)
+    daemon.wait_for("the old one", lambda: (rancher.payload() or {}).get("version") == "2.12.3", 30)
 
 
 def test_readiness_names_each_informer(daemon: Daemon) -> None:

@@ -105,7 +105,7 @@ class Bench:
 
     def wait_until_on(self, more_than: int) -> None:
         """Until it sends again and watches all again."""
-        self.daemon.wait_for("a payload", lambda: self.sent() > more_than, 10)
+        self.daemon.wait_for("a payload", lambda: self.sent() > more_than, 30)
         assert self.daemon.status()["collection"] == {
             "enabled": True,
             "off_by": [],
@@ -119,7 +119,7 @@ class Bench:
     def wait_for_watches(self, expected: list[str]) -> None:
         trail = Trail.from_now(self.apiserver)
         try:
-            self.daemon.wait_for("the watches", lambda: trail.open_watches() == expected, 5)
+            self.daemon.wait_for("the watches", lambda: trail.open_watches() == expected, 30)
         except AssertionError as error:
             raise AssertionError(f"watched are {trail.open_watches()}") from error
 

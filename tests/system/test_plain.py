@@ -182,7 +182,7 @@ def test_daemon_follows_a_rancher_that_comes_and_goes(
         daemon.wait_for(
             "no other watch",
             lambda: trail.open_watches() == ["namespaces metadata.name=kube-system", "nodes"],
-            10,
+            30,
         )
     finally:
         status_code = daemon.stop()

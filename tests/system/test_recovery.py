@@ -128,7 +128,7 @@ def test_crd_deleted_and_made_again_converges(
     waiting = daemon.wait_for(
         "the exporter names it",
         lambda: daemon.exporter()["state"] == "waiting" and daemon.exporter(),
-        10,
+        30,
     )
     assert waiting
     assert "nodes.management.cattle.io" in waiting["detail"]
@@ -136,7 +136,7 @@ def test_crd_deleted_and_made_again_converges(
     for number in range(3):
         rancher.add_node("local", number)
     daemon.wait_for("agreement", converged(rancher), CONVERGES_WITHIN_S)
-    daemon.wait_for("idle again", lambda: daemon.exporter()["state"] == "idle", 10)
+    daemon.wait_for("idle again", lambda: daemon.exporter()["state"] == "idle", 30)
 
 
 def test_frozen_apiserver_is_survived(

@@ -55,7 +55,7 @@ class RancherManager:
             yield
         finally:
             over.set()
-            thread.join(10)
+            thread.join(30)
 
 
 def runs(daemon: RequestDaemon) -> float:

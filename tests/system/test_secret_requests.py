@@ -70,7 +70,7 @@ def _edit(scc: Scc, daemon: Daemon) -> None:
             if edits == int(BURST_S * EDITS_PER_S / 2):
                 scc.set_version("v2.15.1")
             time.sleep(0.01)
-    daemon.wait_for("the new version", lambda: (scc.payload() or {}).get("version") == "2.15.1", 5)
+    daemon.wait_for("the new version", lambda: (scc.payload() or {}).get("version") == "2.15.1", 30)
     after = {result: daemon.metric(runs % (EXPORTER, result)) or 0 for result in before}
     made = sum(after.values()) - sum(before.values())
     assert edits >= BURST_S * EDITS_PER_S * 0.9
@@ -145,7 +145,7 @@ def test_operators_finalizers_and_all_that_others_add_survive_every_write(
             lambda version=version: (
                 ((scc.payload() or {}).get("subscription") or {}).get("version") == version
             ),  # type: ignore[misc]
-            10,
+            30,
         )
         demand_what_the_operator_needs(scc.payload() or {})
     secret = scc.secret()
@@ -169,7 +169,7 @@ def test_namespace_and_system_project_may_come_later(
     assert "doesn't exist" in scc.condition("Failure")["message"]
     scc.namespace(late, None)
     daemon.wait_for(
-        "the label is named", lambda: "projectId" in scc.condition("Failure").get("message", ""), 10
+        "the label is named", lambda: "projectId" in scc.condition("Failure").get("message", ""), 30
     )
     admin.patch(f"{project}{SYSTEM_PROJECT}", {"metadata": {"labels": None}})
     daemon.wait_for("waiting", lambda: shown(daemon).get("state") == "waiting", 40)

@@ -42,7 +42,7 @@ def test_delivery_is_recorded_with_its_sender_and_headers() -> None:
     with receiving() as sink:
         headers = {"Telemetryd-Epoch": "7", "Telemetryd-Sequence": "42"}
         request = urllib.request.Request(sink.url("one"), b"{}", headers)
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with urllib.request.urlopen(request, timeout=30) as answer:
             assert answer.status == 204
     (post,) = sink.posts()  # it is noted once the answer is out, which leaving waits for
     assert (post.sender, post.epoch, post.sequence) == ("one", 7, 42)

@@ -73,7 +73,7 @@ def test_wrong_types_cost_themselves_alone(
     daemon.wait_for(
         "each is counted",
         lambda: (daemon.metric(ERRORS % "type") or 0) >= counted + len(NODE_FIELDS),
-        10,
+        30,
     )
     informer = daemon.informer("nodes.management.cattle.io")
     assert informer["unreadable"] == len(NODE_FIELDS)
@@ -94,17 +94,17 @@ def test_wrong_types_cost_themselves_alone(
         daemon.wait_for(
             "good ones go on",
             lambda: local_nodes(rancher) == 21,
-            10,
+            30,
         )
     finally:
         rancher.delete_node("local", 9400)
-    daemon.wait_for("as before", lambda: facts(rancher.payload() or before) == facts(before), 10)
+    daemon.wait_for("as before", lambda: facts(rancher.payload() or before) == facts(before), 30)
     admin.patch(f"{COLLECTION}/{odd_nodes[1]}", {"spec": {"etcd": True}})
-    daemon.wait_for("a fixed one counts", lambda: local_nodes(rancher) == 21, 10)
+    daemon.wait_for("a fixed one counts", lambda: local_nodes(rancher) == 21, 30)
     for name in odd_nodes:
         admin.delete(f"{COLLECTION}/{name}")
     daemon.wait_for(
-        "complete again", lambda: daemon.metric("telemetryd_snapshot_complete") == 1, 10
+        "complete again", lambda: daemon.metric("telemetryd_snapshot_complete") == 1, 30
     )
     wait_for_truth(daemon, rancher)
 
@@ -125,7 +125,7 @@ def test_nulls_are_read_as_not_reported(
         name = f"sentinel-null-{number}"
         admin.create(COLLECTION, node_with(name, field, None))
         odd_nodes.append(name)
-    daemon.wait_for("all count", lambda: local_nodes(rancher) == 20 + len(NODE_FIELDS), 10)
+    daemon.wait_for("all count", lambda: local_nodes(rancher) == 20 + len(NODE_FIELDS), 30)
     # Without status, internalNodeStatus, capacity or its cpu: four nodes report no CPU.
     assert daemon.metric('telemetryd_fleet_unreported_nodes{resource="cpu"}') == 4
     assert daemon.metric('telemetryd_fleet_unreported_nodes{resource="memory"}') == 4
@@ -147,13 +147,13 @@ def test_object_nested_nine_thousand_deep_costs_itself_alone(
     daemon.wait_for(
         "it is counted",
         lambda: daemon.informer("nodes.management.cattle.io")["objects"] == 401,
-        10,
+        30,
     )
     assert daemon.informer("nodes.management.cattle.io")["unreadable"] == unreadable
     assert daemon.metric("telemetryd_snapshot_complete") == 1 - unreadable
     rancher.add_node("sentinel-c-1", 9500)
     try:
-        daemon.wait_for("good ones go on", lambda: sizes(rancher).count(21) == 1, 10)
+        daemon.wait_for("good ones go on", lambda: sizes(rancher).count(21) == 1, 30)
     finally:
         rancher.delete_node("sentinel-c-1", 9500)
     assert local_nodes(rancher) == 20 + (1 - unreadable)
@@ -190,12 +190,12 @@ def test_cluster_that_cannot_be_read_is_still_a_cluster(
     daemon.wait_for(
         "it is counted",
         lambda: daemon.informer("clusters.management.cattle.io")["unreadable"] == 1,
-        10,
+        30,
     )
     payload = rancher.payload()
     assert payload is not None
     assert facts(payload) == recount(admin)
     admin.patch(path, {"status": {"version": version}})
     daemon.wait_for(
-        "complete again", lambda: daemon.metric("telemetryd_snapshot_complete") == 1, 10
+        "complete again", lambda: daemon.metric("telemetryd_snapshot_complete") == 1, 30
     )

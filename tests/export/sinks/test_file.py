@@ -360,11 +360,11 @@ async def test_slow_disk_blocks_nobody_and_no_write_starts_beside_it(bench: Fold
         f"an earlier write to {bench.folder} still hangs: look after the disk or its server"
     )
     disk.set()
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         while not (bench.folder / "latest").exists():
             await anyio.sleep(0.001)
     assert bench.nodes() == 1
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         while True:
             try:
                 assert await bench.send(sink) is Outcome.UNCHANGED
@@ -428,7 +428,7 @@ async def test_configured_exporter_writes_under_the_manager(bench: FolderBench) 
     manager = manager_of(Source())
     manager.register(spec, sink)
     async with running(manager):
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             while (status := manager.status("scc")).last_success_at is None:
                 await anyio.sleep(0.01)
     assert (status.type, status.payload_bytes) == ("file", len(render_scc(snapshot(), 0).body))

@@ -4,7 +4,6 @@ import gzip
 import ipaddress
 import json
 import socket
-import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -107,7 +106,7 @@ def request(path: str, *headers: str, method: str = "GET") -> bytes:
 
 async def read_to_end(stream: SocketStream) -> bytes:
     received = b""
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         while True:
             try:
                 received += await stream.receive()
@@ -333,22 +332,23 @@ async def test_connection_is_kept_for_the_next_request() -> None:
                 received += await stream.receive()
 
 
-async def test_slow_clients_are_dropped_and_block_nobody() -> None:
-    async with running(limits=Limits(request_timeout_s=0.3)) as served:
+@pytest.mark.parametrize("request_timeout_s", [0.3, 3600.0])
+async def test_slow_clients_are_dropped_and_block_nobody(request_timeout_s: float) -> None:
+    async with running(limits=Limits(request_timeout_s=request_timeout_s)) as served:
         slow = [await served.connect() for _ in range(20)]
         async with anyio.create_task_group() as tasks:
             for index, stream in enumerate(slow):
                 tasks.start_soon(drip, stream, index % 2 == 0)
-            start = time.monotonic()
             assert (await served.ask("/livez")).status == 200
-            assert time.monotonic() - start < 0.3
+            if request_timeout_s > 1:  # it was answered beside them, not after them
+                tasks.cancel_scope.cancel()
         for stream in slow:
             await stream.aclose()
 
 
 async def drip(stream: SocketStream, send: bool) -> None:
     """Send a header's bytes one by one, or nothing, until the server has had enough."""
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         try:
             if send:
                 await stream.send(b"GET /livez HTTP/1.1\r\nX: ")
@@ -360,22 +360,23 @@ async def drip(stream: SocketStream, send: bool) -> None:
             return
 
 
-async def test_idle_connection_is_ended_and_a_further_slow_request_too() -> None:
-    limits = Limits(request_timeout_s=0.2, keep_alive_s=0.6)
-    async with (
-        running(limits=limits) as served,
-        await served.connect() as idle,
-        await served.connect() as slow,
-    ):
-        for stream in (idle, slow):
-            await stream.send(request("/livez"))
-            assert (await stream.receive()).endswith(b"ok\n")
-        await anyio.sleep(0.3)
-        await slow.send(b"GET /livez HTTP/1.1\r\n")
-        start = time.monotonic()
-        assert await read_to_end(slow) == b""
-        assert time.monotonic() - start < 0.5
-        assert await read_to_end(idle) == b""
+@pytest.mark.parametrize(
+    ("limits", "further"),
+    [
+        (Limits(request_timeout_s=3600.0, keep_alive_s=0.3), b""),
+        (Limits(request_timeout_s=0.2, keep_alive_s=3600.0), b"GET /livez HTTP/1.1\r\n"),
+    ],
+)
+async def test_idle_connection_is_ended_and_a_further_slow_request_too(
+    limits: Limits, further: bytes
+) -> None:
+    async with running(limits=limits) as served, await served.connect() as stream:
+        await stream.send(request("/livez"))
+        assert (await stream.receive()).endswith(b"ok\n")
+        if further:
+            await anyio.sleep(0.3)
+            await stream.send(further)
+        assert await read_to_end(stream) == b""
 
 
 async def test_client_that_never_reads_its_answer_is_dropped() -> None:
@@ -383,15 +384,24 @@ async def test_client_that_never_reads_its_answer_is_dropped() -> None:
         served.status = big_status
         with socket.socket() as deaf:
             deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            before = descriptors()
             deaf.connect(("127.0.0.1", served.listening.port))
             deaf.sendall(request("/status.json"))
-            await anyio.sleep(0.6)
+            with anyio.fail_after(30):
+                while descriptors() == before:
+                    await anyio.sleep(0.01)
+                while descriptors() > before:
+                    await anyio.sleep(0.01)
             assert await anyio.to_thread.run_sync(drain, deaf) < BIG
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def drain(connection: socket.socket) -> int:
     """Bytes until the end or the reset of a connection."""
-    connection.settimeout(5)
+    connection.settimeout(30)
     received = 0
     with suppress(ConnectionResetError):
         while chunk := connection.recv(1 << 20):
@@ -425,7 +435,7 @@ async def test_client_beyond_the_limit_is_dropped_where_all_are_being_answered()
             assert (await busy.receive()).startswith(b"HTTP/1.1 200 ")
             async with await served.connect() as many:
                 assert await read_to_end(many) == b""
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while (await served.ask_or_none("/livez")) is None:
                 await anyio.sleep(0.01)
 
@@ -510,7 +520,9 @@ async def test_ipv6_address_is_shown_in_brackets() -> None:
 
 
 async def test_shutdown_doesnt_wait_for_slow_clients() -> None:
-    async with running() as served:
+    timeout_s = 3600.0
+    limits = Limits(timeout_s, timeout_s, timeout_s, timeout_s)
+    async with running(limits=limits) as served:
         served.status = big_status
         half = await served.connect()
         await half.send(b"GET /livez HT")
@@ -520,8 +532,6 @@ async def test_shutdown_doesnt_wait_for_slow_clients() -> None:
         deaf = await served.connect()
         await deaf.send(request("/status.json"))
         await anyio.sleep(0.1)
-        start = time.monotonic()
-    assert time.monotonic() - start < 1.5
     with pytest.raises(OSError, match=r"(?i)refused|connect"):
         await served.connect()
     for stream in (half, idle):
@@ -560,7 +570,7 @@ async def test_answer_that_is_never_made_ends_the_connection() -> None:
     served = Served(busy_facts())
     endpoints = replace(served.endpoints(), metrics=SlowRenderer(served.facts, takes_s=3600.0))
     async with serve("127.0.0.1", 0, endpoints, limits=limits) as served.listening:
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             assert await served.ask_or_none("/metrics") is None
         assert (await served.ask("/livez")).status == 200
 
