@@ -3,6 +3,7 @@
 import ipaddress
 import posixpath
 import re
+from contextlib import suppress
 from urllib.parse import SplitResult, quote, unquote_to_bytes, urlsplit
 
 _RIGHT = 'must be a URL such as "https://rancher.example.com"'
@@ -69,6 +70,28 @@ def may_carry_credentials(url: str) -> bool:
         return ipaddress.ip_address(parts.hostname or "").is_loopback
     except ValueError:
         return False
+
+
+def server_name(server: str, configured: str | None, *, verify: bool) -> str | None:
+    """The name to ask for and to check, as client-go writes it; None for the URL's own.
+
+    A full name has no dot at its end, an address no brackets, and IPv4 in IPv6 is IPv4. No
+    certificate is good for an address with a zone, so the zone stays where it is checked.
+    """
+    host = urlsplit(server).hostname or ""
+    name = (configured or host).rstrip(".").removeprefix("[").removesuffix("]")
+    if not configured and not verify:
+        name = name.partition("%")[0]
+    with suppress(ValueError):
+        mapped = getattr(ipaddress.ip_address(name), "ipv4_mapped", None)
+        name = str(mapped) if mapped else name
+    return name if configured or name != host else None
+
+
+def host_header(server: str) -> tuple[tuple[str, str], ...]:
+    """The header that keeps an IPv6 zone to ourselves, as Go does; empty where there is none."""
+    before, percent, after = urlsplit(server).netloc.partition("%")
+    return (("Host", f"{before}]{after.partition(']')[2]}"),) if percent else ()
 
 
 def _check_host(host: str, parts: SplitResult) -> None:

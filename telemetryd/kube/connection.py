@@ -5,17 +5,16 @@ account; else ``~/.kube/config``. Requests are made in ``client``.
 """
 
 import base64
-import ipaddress
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import urlsplit
 
 import anyio
 
 from telemetryd.errors import ConfigError, Problem, Reason, Unavailable
+from telemetryd.kube.address import host_header, server_name
 from telemetryd.kube.credentials import (
     Credential,
     FixedCredential,
@@ -272,33 +271,11 @@ async def _log_in(chosen: Chosen, now: Callable[[], float], environ: Mapping[str
         close()
         raise
     verify = not cluster.get("insecure-skip-tls-verify", False)
-    name = _server_name(server, cluster.get("tls-server-name"), verify=verify)
-    headers = _host_header(server) + impersonation(chosen.user)
+    name = server_name(server, cluster.get("tls-server-name"), verify=verify)
+    headers = host_header(server) + impersonation(chosen.user)
     return Login(
         server, chosen.user.file, credential, tls, name, proxy, headers, chosen.context, close
     )
-
-
-def _server_name(server: str, configured: str | None, *, verify: bool) -> str | None:
-    """The name to ask for and to check, as client-go writes it; None for the URL's own.
-
-    A full name has no dot at its end, an address no brackets, and IPv4 in IPv6 is IPv4. No
-    certificate is good for an address with a zone, so the zone stays where it is checked.
-    """
-    host = urlsplit(server).hostname or ""
-    name = (configured or host).rstrip(".").removeprefix("[").removesuffix("]")
-    if not configured and not verify:
-        name = name.partition("%")[0]
-    with suppress(ValueError):
-        mapped = getattr(ipaddress.ip_address(name), "ipv4_mapped", None)
-        name = str(mapped) if mapped else name
-    return name if configured or name != host else None
-
-
-def _host_header(server: str) -> tuple[tuple[str, str], ...]:
-    """The header that keeps an IPv6 zone to ourselves, as Go does; empty where there is none."""
-    before, percent, after = urlsplit(server).netloc.partition("%")
-    return (("Host", f"{before}]{after.partition(']')[2]}"),) if percent else ()
 
 
 def _tls_files(chosen: Chosen, credential: Credential) -> TlsFiles:

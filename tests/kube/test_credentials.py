@@ -194,16 +194,16 @@ async def test_no_credential_at_first_is_retried_with_backoff_and_told_once(
     await credential.ask_first()
     with pytest.raises(Unavailable, match=r"exec plugin aws: it ended with status 1"):
         await credential.header()
-    told = ""
+    said = ""
     while not asked_at_s or failures:
         clock_s[0] += 0.5
         with pytest.raises(Unavailable) as caught:
             await credential.header()
-        told += str(caught.value)
+        said += str(caught.value)
     clock_s[0] += 30
     assert await credential.header() == "Bearer one"
-    assert "gone meanwhile" in told
-    assert "SENTINEL" not in told
+    assert "gone meanwhile" in said
+    assert "SENTINEL" not in said
     assert [at_s - 1000.0 for at_s in asked_at_s] == [0, 1, 3, 33]
     lines = [(entry.levelname, entry.getMessage()) for entry in caplog.records]
     assert [level for level, _ in lines] == ["WARNING", "INFO"]
