@@ -286,6 +286,7 @@ class Daemon:
         async with anyio.create_task_group() as background:
             background.start_soon(self._heartbeat.run, name="heartbeat")
             background.start_soon(self._supervision.run, name="supervision")
+            background.start_soon(self._client.follow, name="login")
             background.start_soon(
                 self._collector.run, self._guarded, self._requests.run, name="collector"
             )

@@ -98,6 +98,14 @@ class ByteStream:
     def __init__(self, body: Body, what: str) -> None:
         self._body = body
         self._what = what
+        self._ended = False
+        self._reading: anyio.CancelScope | None = None
+
+    def end(self) -> None:
+        """Let it end here and now, as if the server had ended it."""
+        self._ended = True
+        if self._reading is not None:
+            self._reading.cancel()
 
     async def read(self, timeout_s: float) -> bytes:
         """The next bytes, empty at the end.
@@ -107,14 +115,18 @@ class ByteStream:
             Unavailable: None came in time (kind TIMEOUT), or the connection broke.
         """
         try:
-            with anyio.fail_after(timeout_s):
-                return await self._body.piece()
+            with anyio.fail_after(timeout_s) as self._reading:
+                if not self._ended:
+                    return await self._body.piece()
         except TimeoutError as error:
             message = f"{self._what}: nothing for {timeout_s:.0f} s"
             raise Unavailable(message, kind=Reason.TIMEOUT) from error
         except FOREIGN as error:
             failure = translate(error, self._what)
             raise failure from error
+        finally:
+            self._reading = None
+        return b""
 
 
 async def read_whole(

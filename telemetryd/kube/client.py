@@ -11,8 +11,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import aiohttp
 import anyio
@@ -30,8 +29,8 @@ from telemetryd.kube.foreign import (
 )
 from telemetryd.kube.heads import HeadConnector
 from telemetryd.kube.proxy import address_of
-from telemetryd.kube.rechosen import Connection, Login
-from telemetryd.kube.requests import MAX_BODY_BYTES, Handle
+from telemetryd.kube.rechosen import Connection, Login, Use
+from telemetryd.kube.requests import MAX_BODY_BYTES, Call, Handle
 from telemetryd.kube.responses import error_for, parse_http_date, parse_retry_after, parse_status
 from telemetryd.limiter import Limiter
 from telemetryd.stats import Histogram, KubeStats
@@ -64,20 +63,12 @@ def _open_socket(address: Any) -> socket.socket:
     return opened
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """What is asked, on each attempt."""
+class _Answer(NamedTuple):
+    """An answer, what its connection was made with, and the credential that was sent."""
 
-    method: str
-    path: str
-    params: Mapping[str, str] | None = None
-    body: bytes | None = None
-    content_type: str | None = None
-    fence: Fence | None = None
-
-    @property
-    def what(self) -> str:
-        return f"{self.method} {self.path}"
+    response: aiohttp.ClientResponse
+    use: Use
+    credential: str | None
 
 
 class KubeClient:
@@ -195,12 +186,12 @@ class KubeClient:
             BadResponse: The answer isn't JSON, or encoded as it wasn't asked for.
             KubeError: Another of the tree, by status code.
         """
-        call = _Call(method, path, params, body, content_type, fence)
+        call = Call(method, path, params, body, content_type, fence)
         what = call.what
         started_s = anyio.current_time()
         try:
             with anyio.fail_after(timeout_s):
-                response = await self._send(call)
+                response = (await self._send(call)).response
                 async with response:
                     return await read_whole(response, what, max_bytes, gzip=self._gzip)
         except TimeoutError as error:
@@ -225,7 +216,7 @@ class KubeClient:
         """
         try:
             with anyio.fail_after(timeout_s):
-                response = await self._send(_Call("GET", "/version"))
+                response = (await self._send(Call("GET", "/version"))).response
         except TimeoutError as error:
             message = f"GET /version: no answer within {timeout_s:g} s"
             raise Unavailable(message, kind=Reason.TIMEOUT) from error
@@ -264,15 +255,18 @@ class KubeClient:
         started_s = anyio.current_time()
         try:
             with anyio.fail_after(open_timeout_s):
-                response = await self._send(_Call("GET", path, params))
+                answer = await self._send(Call("GET", path, params))
         except TimeoutError as error:
             self._stats.requests["GET", "error"] += 1
             message = f"{what}: no answer within {open_timeout_s:g} s"
             raise Unavailable(message, kind=Reason.TIMEOUT) from error
         finally:
             self._observe("GET", started_s)
+        response = answer.response
         try:
-            yield ByteStream(Body(response, what, gzip=self._gzip), what)
+            stream = ByteStream(Body(response, what, gzip=self._gzip), what)
+            with self._connection.holding(answer.use, stream.end):
+                yield stream
         finally:
             # The rest of it isn't wanted, and waiting for its end, even for TLS's farewell, would
             # hold the socket of a peer that has gone silent.
@@ -282,7 +276,15 @@ class KubeClient:
             if isinstance(transport, asyncio.WriteTransport):
                 transport.abort()
 
-    async def _send(self, call: _Call) -> aiohttp.ClientResponse:
+    async def follow(self) -> None:
+        """Take up in time what changes in the login while nothing is asked, until cancelled.
+
+        A stream that was opened with a login or certificates no longer in use ends, as if the
+        server had ended it.
+        """
+        await self._connection.follow()
+
+    async def _send(self, call: Call) -> _Answer:
         """The answer, checked for success and JSON.
 
         Where the login has changed meanwhile, a refused credential and a connection that doesn't
@@ -296,26 +298,25 @@ class KubeClient:
         connection = self._connection
         login = await connection.current()
         try:
-            used, response = await self._exchange(call, login)
+            answer = await self._exchange(call, login)
         except Unavailable as failure:
             if not await connection.look_again(login) or not is_unsent(failure.__cause__):
                 raise
             login = connection.login
-            used, response = await self._exchange(call, login)
-        if response.status == 401 and await connection.renew(login, used):  # noqa: PLR2004 - HTTP
-            response.close()
-            used, response = await self._exchange(call, connection.login)
+            answer = await self._exchange(call, login)
+        refused = answer.response.status == 401  # noqa: PLR2004 - HTTP
+        if refused and await connection.renew(login, answer.credential):
+            answer.response.close()
+            answer = await self._exchange(call, connection.login)
         try:
-            await _check(response, call.what, self._now(), gzip=self._gzip)
+            await _check(answer.response, call.what, self._now(), gzip=self._gzip)
         except BaseException:
-            response.close()
+            answer.response.close()
             raise
-        return response
+        return answer
 
-    async def _exchange(
-        self, call: _Call, login: Login
-    ) -> tuple[str | None, aiohttp.ClientResponse]:
-        """The credential that was sent, and the answer; counted unless the fence refuses it.
+    async def _exchange(self, call: Call, login: Login) -> _Answer:
+        """The answer; counted unless the fence refuses it.
 
         Raises:
             NotLeading: The fence refuses.
@@ -333,7 +334,7 @@ class KubeClient:
         sent = None
         if call.body is not None or call.fence is not None:
             sent = FencedBody(call.body or b"", call.fence or no_fence)
-        context = await login.tls.current() if login.tls else True
+        use = await self._connection.use(login)
         proxy, for_proxy = address_of(login.proxy)
         if login.tls is None:  # the proxy reads the request's own headers: there is no tunnel
             headers |= for_proxy
@@ -344,7 +345,7 @@ class KubeClient:
                 params=call.params,
                 headers=[*headers.items(), *login.headers],
                 data=sent,
-                ssl=context,
+                ssl=use.context or True,
                 server_hostname=login.server_name,
                 proxy=proxy,
                 proxy_headers=for_proxy or None,
@@ -357,7 +358,7 @@ class KubeClient:
             failure = translate(error, call.what)
             raise failure from error
         self._stats.requests[call.method, str(response.status)] += 1
-        return used, response
+        return _Answer(response, use, used)
 
     def _observe(self, method: str, started_s: float) -> None:
         histogram = self._stats.duration.get(method)

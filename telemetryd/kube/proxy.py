@@ -65,7 +65,7 @@ def what_is_wrong_with_proxy(url: str) -> str | None:
         usable = bool(parts.hostname) and parts.port != 0
     except ValueError:
         return _RIGHT
-    if parts.scheme in {"socks5", "socks5h", "socks4", "socks"}:
+    if parts.scheme.startswith("socks"):
         return "is a SOCKS proxy, which isn't supported: give an http or https proxy in front of it"
     if parts.scheme not in _PORTS or not usable or not url.isprintable() or " " in url:
         return _RIGHT

@@ -5,7 +5,9 @@ CA, a proxy. How one is read and chosen is the business of who makes this.
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+import ssl
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import anyio
@@ -22,6 +24,10 @@ RECHECK_S = 30.0
 
 _RETRY_S = 5.0
 """Until the next look at a kubeconfig that can't be used: what it names may be on its way."""
+
+
+_FOLLOW_S = 10.0
+"""Between two thoughts of whether a look is due, where no request has them."""
 
 
 def _nothing() -> None:
@@ -62,6 +68,19 @@ class Login:
     def problem(self) -> str:
         """Why it is in use although it can't be renewed, empty where nothing is wrong."""
         return self.credential.problem or (self.tls.problem if self.tls else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A login as a connection was made with it; equal to itself alone.
+
+    Attributes:
+        login: It.
+        context: Its certificates, None for plain HTTP.
+    """
+
+    login: Login
+    context: ssl.SSLContext | None
 
 
 class Rechoice:
@@ -135,6 +154,7 @@ class Connection:
         self.login = login
         self._rechoice = rechoice
         self._lock = anyio.Lock()
+        self._held: dict[Callable[[], None], Use] = {}
 
     def __repr__(self) -> str:
         return f"Connection({self.server})"
@@ -179,6 +199,36 @@ class Connection:
             refused: Value of its Authorization header.
         """
         return await self.look_again(used) or await used.credential.renew(refused)
+
+    async def use(self, login: Login) -> Use:
+        """A login with the certificates for a new connection."""
+        return Use(login, await login.tls.current() if login.tls else None)
+
+    @contextmanager
+    def holding(self, use: Use, end: Callable[[], None]) -> Iterator[None]:
+        """An answer without an end is open: it is ended once ``follow`` sees another login.
+
+        Args:
+            use: What its connection was made with.
+            end: Ends it.
+        """
+        self._held[end] = use
+        try:
+            yield
+        finally:
+            del self._held[end]
+
+    async def follow(self) -> None:
+        """Take up in time what changes while nothing is asked, until cancelled."""
+        while True:
+            await anyio.sleep(_FOLLOW_S)
+            login = await self.current()
+            with suppress(Unavailable):  # ``problem`` tells
+                await login.credential.header()
+            use = await self.use(login)
+            for end, held in list(self._held.items()):
+                if held.login is not use.login or held.context is not use.context:
+                    end()
 
     def close(self) -> None:
         """End what runs for the login."""

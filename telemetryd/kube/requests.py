@@ -7,6 +7,7 @@ can't delay them.
 
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 import anyio
@@ -74,6 +75,23 @@ def request_limiter(*, patience_s: float = PATIENCE_S) -> Limiter:
         patience_s: A request that takes longer lets others pass.
     """
     return Limiter(MOST_REQUESTS, patience_s=patience_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What is asked, on each attempt."""
+
+    method: str
+    path: str
+    params: Mapping[str, str] | None = None
+    body: bytes | None = None
+    content_type: str | None = None
+    fence: Fence | None = None
+
+    @property
+    def what(self) -> str:
+        """For messages."""
+        return f"{self.method} {self.path}"
 
 
 class Handle:

@@ -2,13 +2,21 @@
 
 import base64
 import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from aiohttp import web
 
+from telemetryd.config.settings import KubernetesConfig
 from telemetryd.errors import Unauthorized, Unavailable
+from telemetryd.kube.body import ByteStream
+from telemetryd.kube.client import KubeClient
+from telemetryd.kube.credentials import TokenFile
+from telemetryd.kube.tls import TlsContext
 from tests.informer.samples import Json
 from tests.informer.scripted import answer, kubeconfig, refuse, serve
 from tests.kube.certificates import Authority, server_side
@@ -138,6 +146,104 @@ async def test_change_that_no_request_fails_for_is_taken_up_in_time(
                 cluster |= {field: value[field]}
             kubeconfig(path, server.url, cluster=cluster, user=user)
             assert isinstance(await failure(client), Unauthorized | Unavailable)
+
+
+async def endless(request: web.BaseRequest) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Type": "application/json"})
+    await response.prepare(request)
+    await response.write(b"one\n")
+    while True:
+        await anyio.sleep(0.01)
+        await response.write(b"")
+
+
+@asynccontextmanager
+async def followed(
+    config: KubernetesConfig, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[KubeClient, ByteStream]]:
+    """A client that asks nothing, and what it has open."""
+    monkeypatch.setattr("telemetryd.kube.rechosen.RECHECK_S", 0.0)
+    monkeypatch.setattr("telemetryd.kube.rechosen._FOLLOW_S", 0.01)
+    monkeypatch.setattr("telemetryd.kube.credentials.REREAD_S", 0.0)
+    monkeypatch.setattr(TlsContext.__init__, "__kwdefaults__", {"recheck_s": 0.0})
+    async with connected(config) as client, anyio.create_task_group() as tasks:
+        tasks.start_soon(client.follow)
+        async with client.stream("/x", {}, open_timeout_s=30.0) as stream:
+            assert await stream.read(30.0) == b"one\n"
+            yield client, stream
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    "what", ["ca file", "ca", "certificate file", "tls-server-name", "proxy-url", "token"]
+)
+async def test_open_answer_ends_soon_after_the_login_it_was_asked_for_with(
+    tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority, other = Authority(tmp_path), Authority(tmp_path, "other")
+    ca, pair = tmp_path / "mine-ca.crt", authority.issue("one")
+    shutil.copy(authority.ca, ca)
+    cluster: Json = {"certificate-authority": ca.name}
+    user: Json = {"client-certificate": pair.cert.name, "client-key": pair.key.name}
+    async with serve(tls=server_side(authority.issue("server"))) as server:
+        server.others["/x"] = endless
+        path = tmp_path / "config"
+        config = kubeconfig(path, server.url, cluster=cluster, user=user)
+        async with followed(config, monkeypatch) as (client, stream):
+            if what == "ca file":
+                shutil.copy(other.ca, ca)
+            elif what == "certificate file":
+                new = authority.issue("two")
+                shutil.copy(new.key, pair.key)
+                shutil.copy(new.cert, pair.cert)
+            elif what == "token":
+                kubeconfig(path, server.url, cluster=cluster, user={"token": "other"})
+            else:
+                value = {"tls-server-name": "127.0.0.9", "proxy-url": "http://127.0.0.1:1"}
+                cluster = ca_of(other) if what == "ca" else cluster | {what: value[what]}
+                kubeconfig(path, server.url, cluster=cluster, user=user)
+            assert await stream.read(30.0) == b""
+            assert await stream.read(30.0) == b"", "it stays ended"
+            assert client.login_problem == ""
+
+
+async def test_open_answer_goes_on_while_a_token_is_renewed_or_a_change_can_not_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority, token = Authority(tmp_path), tmp_path / "token"
+    token.write_text("one")
+    cluster, user = ca_of(authority), {"tokenFile": token.name}
+    path = tmp_path / "config"
+    async with serve(tls=server_side(authority.issue("server"))) as server:
+        server.others["/x"] = endless
+        config = kubeconfig(path, server.url, cluster=cluster, user=user)
+        async with followed(config, monkeypatch) as (client, stream):
+            token.write_text("two")
+            await until(client, "Bearer two")
+            token.unlink()
+            await until(client, "Bearer two", "token file")
+            token.write_text("three")
+            await until(client, "Bearer three")
+            kubeconfig(path, "https://127.0.0.1:1", cluster=cluster, user=user)
+            await until(client, "Bearer three", "names another API server: restart")
+            path.write_text("{")
+            await until(client, "Bearer three", "not YAML")
+            kubeconfig(path, server.url, cluster=cluster, user=user)
+            await until(client, "Bearer three")
+            with pytest.raises(Unavailable, match="nothing for"):
+                await stream.read(0.1)
+    assert len(server.requests) == 1, "nothing was asked meanwhile"
+
+
+async def until(client: KubeClient, value: str, problem: str = "") -> None:
+    """The client has come to this by itself."""
+    credential = client._connection.login.credential
+    assert isinstance(credential, TokenFile)
+    with anyio.fail_after(30):
+        while credential._value() != value or (
+            problem not in client.login_problem if problem else client.login_problem
+        ):
+            await anyio.sleep(0.01)
 
 
 async def test_file_that_comes_later_than_the_kubeconfig_is_waited_for(

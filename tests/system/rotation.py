@@ -155,9 +155,12 @@ class Running:
         return self.daemon.exporter("scc")["state"] not in {"backoff", "failed"}
 
     def _is_back(self) -> bool:
-        status = self.daemon.status()
-        failing = any(informer["last_error"] for informer in status["informers"])
-        return self._is_served() and not failing and not status["login_problem"]
+        problem = self.daemon.status()["login_problem"]
+        return self._is_served() and self.is_read() and not problem
+
+    def is_read(self) -> bool:
+        """Whether no informer has an error."""
+        return not any(informer["last_error"] for informer in self.daemon.status()["informers"])
 
     def add_node(self) -> None:
         """Creates a node, and waits until it was exported; no content is exported twice."""

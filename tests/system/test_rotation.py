@@ -20,7 +20,14 @@ from tests.apiserver.fixtures import core_node, namespace
 from tests.kube.certificates import Authority
 from tests.system.daemon import Daemon
 from tests.system.rancher import TARGET_NAMESPACE
-from tests.system.rotation import RotatingServer, Running, Tunnel, inline, write_kubeconfig
+from tests.system.rotation import (
+    BACK_WITHIN_S,
+    RotatingServer,
+    Running,
+    Tunnel,
+    inline,
+    write_kubeconfig,
+)
 from tests.system.sink import receiving
 
 pytestmark = pytest.mark.timeout(600)
@@ -34,6 +41,17 @@ retry_base = "200ms"
 
 [[exporters]]
 name = "sink"
+type = "http"
+format = "fleet"
+url = "{url}"
+interval = "1s"
+splay_max = "0s"
+spool = false
+retry_base = "200ms"
+"""
+IDLE_CONFIG = """
+[[exporters]]
+name = "scc"
 type = "http"
 format = "fleet"
 url = "{url}"
@@ -75,6 +93,33 @@ def running(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             assert status == 0, made.daemon.log()[-4000:]
     finally:
         server.stop()
+
+
+@pytest.fixture
+def idle(running: Running, tmp_path: Path) -> Iterator[Running]:
+    """A second daemon on the same server, which asks nothing of it but its watches."""
+    with receiving() as sink:
+        yield from _idle(Running(running.server, tmp_path, sink))
+
+
+def _idle(made: Running) -> Iterator[Running]:
+    made.nodes = 1000  # names of their own
+    pair = made.server.clients.issue(USERS[0])
+    shutil.copy(made.server.authority.ca, made.folder / "ca.crt")
+    made.cluster = {"server": made.server.url, "certificate-authority": "ca.crt"}
+    made.user = {
+        "client-certificate-data": inline(pair.cert),
+        "client-key-data": inline(pair.key),
+    }
+    made.write()
+    config = IDLE_CONFIG.format(url=made.sink.url("idle"))
+    made.daemon = Daemon(made.folder, made.kubeconfig, config)
+    try:
+        made.daemon.wait_for("all lists", made.daemon.ready, 120)
+        yield made
+    finally:
+        status = made.daemon.stop()
+    assert status == 0, made.daemon.log()[-4000:]
 
 
 def _binding() -> dict[str, Any]:
@@ -184,6 +229,61 @@ def test_kubeconfig_that_names_another_server_is_reported_and_the_login_stays(
         running.cluster = before
         running.write()
     running.check_contact()
+
+
+@pytest.mark.faults
+def test_idle_daemon_takes_up_in_time_what_no_request_of_its_own_would_find(
+    idle: Running,
+) -> None:
+    daemon, cluster = idle.daemon, idle.cluster
+
+    def watches(more_than: float = -1.0) -> float:
+        series = 'telemetryd_informer_watches_total{resource="nodes",result="success"}'
+        asked = daemon.metric(series)
+        assert asked is not None
+        return asked if asked > more_than else 0.0
+
+    asked = watches()
+
+    def problem(text: str) -> None:
+        daemon.wait_for(text, lambda: text in daemon.status()["login_problem"], BACK_WITHIN_S)
+
+    idle.kubeconfig.write_text("{")
+    problem("not YAML")
+    idle.cluster = {**cluster, "server": "https://127.0.0.1:1"}
+    idle.write()
+    problem("names another API server: restart telemetryd to use it")
+    assert watches() == asked, "its watches were open all along"
+
+    idle.cluster = cluster
+    pair = idle.server.clients.issue(USERS[1])
+    tunnel = Tunnel()
+    try:
+        for change in (
+            {"client-certificate-data": inline(pair.cert), "client-key-data": inline(pair.key)},
+            {"proxy-url": tunnel.url},
+            {"tls-server-name": "127.0.0.1"},
+        ):
+            again = partial(watches, more_than=watches())
+            if "client-key-data" in change:
+                idle.user = change
+            else:
+                idle.cluster = {**idle.cluster, **change}
+            idle.write()
+            daemon.wait_for("another watch", again, BACK_WITHIN_S)
+            idle.check_contact()
+        assert tunnel.tunnels
+    finally:
+        tunnel.close()
+    idle.cluster = cluster
+    idle.write()
+    idle.check_contact()
+
+    ca = idle.folder / "ca.crt"
+    shutil.copy(Authority(idle.folder, "unfit").ca, ca)
+    daemon.wait_for("the handshake that fails", lambda: not idle.is_read(), BACK_WITHIN_S)
+    shutil.copy(idle.server.authority.ca, ca)
+    idle.check_contact()
 
 
 @pytest.mark.anyio
