@@ -55,6 +55,10 @@ DOCUMENTED: Final[tuple[Difference, ...]] = (
             "user: tokenFile with a BOM",
             "exec: token with a space",
             "exec: token beyond ASCII",
+            "pod: token is a space inside",
+            "pod: token is beyond ASCII",
+            "pod: token is bytes that are no text",
+            "pod: token is a BOM",
         ),
     ),
     Difference(
@@ -148,6 +152,25 @@ DOCUMENTED: Final[tuple[Difference, ...]] = (
         ours="is the home folder",
         reason="Service managers set variables without a shell that would replace it.",
         cases=("files: KUBECONFIG with a tilde",),
+    ),
+    Difference(
+        input="a pod without a CA file, or with one that holds no certificate",
+        theirs="trusts what the system trusts",
+        ours="refuses it",
+        reason="Kubernetes always mounts one. The message says what to mount.",
+        cases=tuple(
+            f"pod: CA is {name}, and the system knows it" for name in ("missing", "empty", "text")
+        ),
+    ),
+    Difference(
+        input="a pod's CA file with a broken certificate among good ones",
+        theirs="ignores the file, and trusts what the system trusts",
+        ours="trusts the good ones",
+        reason="client-go does so too where a kubeconfig names the file.",
+        cases=(
+            "pod: CA is ca.badthengood.crt",
+            "pod: CA is ca.goodthenbad.crt",
+        ),
     ),
     Difference(
         input="a certificate for any purpose, a wildcard directly below a top-level domain, "

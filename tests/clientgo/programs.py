@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from telemetryd.kube.connection import SERVICE_ACCOUNT
 from tests.clientgo.recorder import Answers, Recorder
 from tests.clientgo.table import Case, written
 
@@ -90,7 +91,12 @@ def run_clientgo(program: Path, case: Case, certificates: Path) -> Outcome:
     """What client-go does."""
     with _prepared(case, certificates) as (recorder, folder, environ):
         done = subprocess.run(
-            [program, f"127.0.0.1:{recorder.port}", *([case.use] if case.use else [])],
+            [
+                *_mounting(folder),
+                program,
+                f"127.0.0.1:{recorder.port}",
+                *([case.use] if case.use else []),
+            ],
             cwd=folder,
             env=environ,
             stdin=subprocess.DEVNULL,
@@ -109,10 +115,12 @@ def run_kubectl(program: Path, case: Case, certificates: Path) -> Outcome:
     with _prepared(case, certificates) as (recorder, folder, environ):
         done = subprocess.run(
             [
+                *_mounting(folder),
                 program,
                 "version",
                 "--output=json",
-                "--request-timeout=60s",
+                # With an option that is a part of kubeconfigs it doesn't think of being in a pod.
+                *([] if (folder / "serviceaccount").is_dir() else ["--request-timeout=60s"]),
                 *(["--context", case.use] if case.use else []),
             ],
             cwd=folder,
@@ -123,6 +131,29 @@ def run_kubectl(program: Path, case: Case, certificates: Path) -> Outcome:
             check=False,
         )
     return _outcome(recorder, done.stderr.decode(errors="replace"), None, folder)
+
+
+def _mounting(folder: Path) -> list[str]:
+    """Runs what follows with the case's service account where Go looks for it.
+
+    In a mount namespace of its own: nobody else sees that.
+    """
+    if not (folder / "serviceaccount").is_dir():
+        return []
+    script = (
+        'mount -t tmpfs none /var/run && mkdir -p "$1" && mount --bind "$0" "$1" && '
+        'shift && exec "$@"'
+    )
+    return [
+        "unshare",
+        "--mount",
+        "--map-root-user",
+        "sh",
+        "-c",
+        script,
+        f"{folder}/serviceaccount",
+        SERVICE_ACCOUNT,
+    ]
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Proxies of the kubeconfig and of the environment, in all of Go's forms, and pods."""
+"""Proxies of the kubeconfig and of the environment, in all of Go's forms."""
 
 from typing import Any, Final
 
@@ -262,23 +262,5 @@ CASES: Final = (
             "proxy-url": _BY,
             "certificate-authority-data": None,
         },
-    ),
-    Case(
-        "pod: KUBECONFIG counts",
-        files={"serviceaccount/token": "pod", "serviceaccount/ca.crt": "@text:ca.crt@"},
-        env={"KUBERNETES_SERVICE_HOST": "10.43.0.1", "KUBERNETES_SERVICE_PORT": "443"},
-    ),
-    Case(
-        "pod: no service account",
-        env={
-            "KUBECONFIG": None,
-            "KUBERNETES_SERVICE_HOST": "10.43.0.1",
-            "KUBERNETES_SERVICE_PORT": "443",
-        },
-    ),
-    Case(
-        "pod: no port",
-        files={"serviceaccount/token": "pod"},
-        env={"KUBERNETES_SERVICE_HOST": "10.43.0.1"},
     ),
 )

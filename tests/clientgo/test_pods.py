@@ -1,0 +1,19 @@
+"""Pods log in with their service account as client-go and kubectl do."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.clientgo.cases import pods
+from tests.clientgo.comparison import compare
+from tests.clientgo.programs import Telemetryd
+from tests.clientgo.table import Case
+
+
+# The recorder's ssl module grumbles about a server name beyond ASCII.
+@pytest.mark.filterwarnings("ignore:Exception ignored in.*ber.example.test")
+@pytest.mark.parametrize("case", pods.CASES, ids=lambda case: case.name)
+def test_pod_logs_in_as_client_go_and_kubectl_do(
+    case: Case, oracles: tuple[Path, Path], made_certificates: Path, telemetryd: Telemetryd
+) -> None:
+    compare(case, oracles, made_certificates, telemetryd)
