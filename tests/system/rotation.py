@@ -6,20 +6,22 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from tests.apiserver.admin import Admin
-from tests.apiserver.fixtures import core_node
+from tests.apiserver.fixtures import core_node, namespace
 from tests.apiserver.process import ApiServer
 from tests.kube.certificates import Authority, Pair
 from tests.system.daemon import Daemon
+from tests.system.rancher import TARGET_NAMESPACE
 from tests.system.sink import Sink
 
 BACK_WITHIN_S = 60
+USERS = ("one", "two", "three")
 
 
 class RotatingServer(ApiServer):
@@ -59,6 +61,36 @@ class RotatingServer(ApiServer):
 
     def _apiserver_command(self) -> list[str | Path]:
         return [*super()._apiserver_command(), f"--client-ca-file={self.folder / 'clients.crt'}"]
+
+
+@contextmanager
+def serving(assets: Path, folder: Path) -> Iterator[RotatingServer]:
+    """One that runs, with a node, and users who may do everything."""
+    server = RotatingServer(assets, folder)
+    server.start()
+    try:
+        admin = server.admin()
+        with suppress(Exception):
+            admin.create("/api/v1/namespaces", namespace("kube-system"))
+        admin.create("/api/v1/namespaces", namespace(TARGET_NAMESPACE))
+        admin.create("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", _binding())
+        admin.create("/api/v1/nodes", core_node("sentinel-first"))
+        admin.close()
+        yield server
+    finally:
+        server.stop()
+
+
+def _binding() -> dict[str, Any]:
+    return {
+        "metadata": {"name": "rotated"},
+        "roleRef": {
+            "apiGroup": "rbac.authorization.k8s.io",
+            "kind": "ClusterRole",
+            "name": "cluster-admin",
+        },
+        "subjects": [{"kind": "User", "name": name} for name in USERS],
+    }
 
 
 class Tunnel:

@@ -4,10 +4,8 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import anyio.to_thread
 import pytest
@@ -16,16 +14,15 @@ from telemetryd.config.settings import KubernetesConfig
 from telemetryd.errors import KubeError
 from telemetryd.kube.client import KubeClient
 from telemetryd.stats import KubeStats
-from tests.apiserver.fixtures import core_node, namespace
 from tests.kube.certificates import Authority
 from tests.system.daemon import Daemon
-from tests.system.rancher import TARGET_NAMESPACE
 from tests.system.rotation import (
     BACK_WITHIN_S,
-    RotatingServer,
+    USERS,
     Running,
     Tunnel,
     inline,
+    serving,
     write_kubeconfig,
 )
 from tests.system.sink import receiving
@@ -60,39 +57,26 @@ splay_max = "0s"
 spool = false
 retry_base = "200ms"
 """
-USERS = ("one", "two", "three")
 
 
 @pytest.fixture(scope="module")
 def running(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    server = RotatingServer(assets, tmp_path_factory.mktemp("server"))
     folder = tmp_path_factory.mktemp("daemon")
     temporary = folder / "tmp"
     temporary.mkdir()
-    server.start()
-    try:
-        with receiving() as sink:
-            made = Running(server, folder, sink)
-            admin = server.admin()
-            with suppress(Exception):
-                admin.create("/api/v1/namespaces", namespace("kube-system"))
-            admin.create("/api/v1/namespaces", namespace(TARGET_NAMESPACE))
-            admin.create("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", _binding())
-            admin.create("/api/v1/nodes", core_node("sentinel-first"))
-            admin.close()
-            config = CONFIG.format(url=sink.url("a"))
-            environ = {"TMPDIR": str(temporary)}
-            made.daemon = Daemon(folder, made.kubeconfig, config, environ=environ)
-            try:
-                made.daemon.wait_for("the first export", sink.posts, 120)
-                assert list(temporary.iterdir()) == [], "nothing of the login lies in files"
-                temporary.rmdir()
-                yield made
-            finally:
-                status = made.daemon.stop()
-            assert status == 0, made.daemon.log()[-4000:]
-    finally:
-        server.stop()
+    with serving(assets, tmp_path_factory.mktemp("server")) as server, receiving() as sink:
+        made = Running(server, folder, sink)
+        config = CONFIG.format(url=sink.url("a"))
+        environ = {"TMPDIR": str(temporary)}
+        made.daemon = Daemon(folder, made.kubeconfig, config, environ=environ)
+        try:
+            made.daemon.wait_for("the first export", sink.posts, 120)
+            assert list(temporary.iterdir()) == [], "nothing of the login lies in files"
+            temporary.rmdir()
+            yield made
+        finally:
+            status = made.daemon.stop()
+        assert status == 0, made.daemon.log()[-4000:]
 
 
 @pytest.fixture
@@ -120,18 +104,6 @@ def _idle(made: Running) -> Iterator[Running]:
     finally:
         status = made.daemon.stop()
     assert status == 0, made.daemon.log()[-4000:]
-
-
-def _binding() -> dict[str, Any]:
-    return {
-        "metadata": {"name": "rotated"},
-        "roleRef": {
-            "apiGroup": "rbac.authorization.k8s.io",
-            "kind": "ClusterRole",
-            "name": "cluster-admin",
-        },
-        "subjects": [{"kind": "User", "name": name} for name in USERS],
-    }
 
 
 def test_ca_and_token_inline_are_replaced_as_a_whole(running: Running) -> None:
