@@ -222,13 +222,17 @@ class Connection:
         """Take up in time what changes while nothing is asked, until cancelled."""
         while True:
             await anyio.sleep(_FOLLOW_S)
-            login = await self.current()
-            with suppress(Unavailable):  # ``problem`` tells
-                await login.credential.header()
-            use = await self.use(login)
-            for end, held in list(self._held.items()):
-                if held.login is not use.login or held.context is not use.context:
-                    end()
+            with suppress(OSError):  # no thread can be started for now
+                await self._end_former()
+
+    async def _end_former(self) -> None:
+        login = await self.current()
+        with suppress(Unavailable):  # ``problem`` tells
+            await login.credential.header()
+        use = await self.use(login)
+        for end, held in list(self._held.items()):
+            if held.login is not use.login or held.context is not use.context:
+                end()
 
     def close(self) -> None:
         """End what runs for the login."""

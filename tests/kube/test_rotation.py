@@ -235,6 +235,33 @@ async def test_open_answer_goes_on_while_a_token_is_renewed_or_a_change_can_not_
     assert len(server.requests) == 1, "nothing was asked meanwhile"
 
 
+async def test_login_is_followed_again_once_threads_can_be_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority, other = Authority(tmp_path), Authority(tmp_path, "other")
+    tried: list[object] = []
+    path = tmp_path / "config"
+    async with serve(tls=server_side(authority.issue("server"))) as server:
+        server.others["/x"] = endless
+        config = kubeconfig(path, server.url, cluster=ca_of(authority))
+        async with followed(config, monkeypatch) as (_, stream):
+            with monkeypatch.context() as patch:
+                patch.setattr("telemetryd.sharedread.threading.Thread", refusing(tried))
+                kubeconfig(path, server.url, cluster=ca_of(other))
+                with anyio.fail_after(30):
+                    while len(tried) < 3:
+                        await anyio.sleep(0.01)
+            assert await stream.read(30.0) == b""
+
+
+def refusing(tried: list[object]) -> Any:
+    def start(**options: object) -> None:
+        tried.append(options)
+        raise RuntimeError("can't start new thread")
+
+    return start
+
+
 async def until(client: KubeClient, value: str, problem: str = "") -> None:
     """The client has come to this by itself."""
     credential = client._connection.login.credential
