@@ -66,7 +66,7 @@ def test_daemon_without_a_place_for_its_socket_runs_on(server: FleetServer, tmp_
     folder.mkdir()
     daemon = Daemon(folder, server.kubeconfig, EXPORTERS)
     try:
-        daemon.wait_for("ready", daemon.ready, 15)
+        daemon.wait_for("ready", daemon.ready, 90)
         assert "the path is longer than 107 bytes" in daemon.log()
     finally:
         assert daemon.stop() == 0
@@ -104,7 +104,7 @@ def test_cache_kept_in_the_dark_differs(server: FleetServer, tmp_path: Path) -> 
         blind_proxy(tmp_path, server.kubeconfig) as blind,
         running(tmp_path, blind, "", kubernetes='watch_list = "off"') as commanded,
     ):
-        commanded.daemon.wait_for("synced", commanded.daemon.ready, 15)
+        commanded.daemon.wait_for("synced", commanded.daemon.ready, 90)
         before = json.loads(commanded.ctl("cache", SETTINGS, "--verify").stdout)
         assert before["verification"]["equal"]
         setting = server.get(SETTINGS, "server-url")

@@ -35,7 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetServer]:
 def shared(server: FleetServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commanded]:
     """One daemon for all tests that leave it as they found it, but for its configuration."""
     with running(tmp_path_factory.mktemp("daemon"), server.kubeconfig) as commanded:
-        commanded.daemon.wait_for("ready", commanded.daemon.ready, 15)
+        commanded.daemon.wait_for("ready", commanded.daemon.ready, 90)
         commanded.daemon.wait_for("export", lambda: server.payload("rancher-scc-telemetry"), 15)
         yield commanded
 

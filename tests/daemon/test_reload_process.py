@@ -61,7 +61,7 @@ def running(
     """A daemon that is ready; it must end well."""
     daemon = Daemon(folder, server.kubeconfig, config, top_level)
     try:
-        daemon.wait_for("started", daemon.ready, 15)
+        daemon.wait_for("started", daemon.ready, 90)
         yield Reloading(daemon)
     finally:
         status = daemon.stop()

@@ -48,7 +48,7 @@ def test_daemon_holds_and_sends_the_same_however_lists_come(
         running(tmp_path, server.kubeconfig, EXPORTER, kubernetes) as commanded,
     ):
         daemon = commanded.daemon
-        daemon.wait_for("readiness", daemon.ready, 20)
+        daemon.wait_for("readiness", daemon.ready, 90)
         found = daemon.wait_for("a payload", lambda: server.payload("rancher-scc-telemetry"), 30)
         assert found is not None
         informers = {each["resource"]: each for each in daemon.status()["informers"]}

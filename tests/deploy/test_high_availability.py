@@ -82,7 +82,7 @@ def test_one_exports_and_the_other_takes_over_with_the_rights_of_the_overlay(
     replicas: list[Replica], rancher: Rancher, installed: Installed, admin: Admin, tmp_path: Path
 ) -> None:
     for replica in replicas:
-        replica.daemon.wait_for(f"{replica.name} is ready", replica.daemon.ready, 30)
+        replica.daemon.wait_for(f"{replica.name} is ready", replica.daemon.ready, 90)
     (first,) = replicas[0].daemon.wait_for("a leader", lambda: leaders(replicas), 30)
     (second,) = [replica for replica in replicas if replica is not first]
 
@@ -106,7 +106,7 @@ def test_one_exports_and_the_other_takes_over_with_the_rights_of_the_overlay(
 
     third = Replica("pod-c", tmp_path / "pod-c", installed)
     replicas.append(third)
-    third.daemon.wait_for("its successor is ready", third.daemon.ready, 30)
+    third.daemon.wait_for("its successor is ready", third.daemon.ready, 90)
     assert not third.leads()
     assert second.daemon.stop() == 0, second.daemon.log()[-3000:]
     assert "lease released" in second.daemon.log()

@@ -326,7 +326,7 @@ def set_up(
                         kubernetes=f'page_size = {PAGE_SIZE}\nwatch_list = "{watch_list}"',
                     )
                 )
-                started[-1].wait_for("readiness", started[-1].ready, 30)
+                started[-1].wait_for("readiness", started[-1].ready, 90)
                 return started[-1]
 
             try:

@@ -62,7 +62,7 @@ def test_name_whose_address_changes_is_resolved_again(
     under = [*OWN_MOUNTS, MOUNTED, str(hosts)]
     daemon = Daemon(tmp_path, kubeconfig, config, under=under)
     try:
-        daemon.wait_for("readiness", daemon.ready, 30)
+        daemon.wait_for("readiness", daemon.ready, 90)
         assert first.accepted > 0
         assert second.accepted == 0
         hosts.write_text(f"127.0.0.2 {NAME}\n")

@@ -31,7 +31,7 @@ def test_cache_equals_a_fresh_list_of_the_real_api_server(
             f"{TOP_LEVEL}exporters = []\n",
         )
         try:
-            daemon.wait_for("ready", daemon.ready, 20)
+            daemon.wait_for("ready", daemon.ready, 90)
             admin.delete(f"{nodes}/m-3")
             result = ctl("cache", RESOURCE, "--verify", config=daemon.config_file)
             assert (result.returncode, result.stderr) == (0, "")
