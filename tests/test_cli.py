@@ -387,7 +387,7 @@ def test_daemon_that_can_not_get_through_yet_lives_and_stops_cleanly(
         assert process.poll() is None, "an API server that is away is no reason to end"
     finally:
         process.send_signal(signal.SIGTERM)
-        _, log = process.communicate(timeout=25)
+        _, log = process.communicate(timeout=60)
     assert process.returncode == 0
     assert "Traceback" not in log
     assert "very-secret-token" not in log
@@ -418,6 +418,6 @@ def test_demo_interrupted_ends_with_its_summary() -> None:
         if "exported" in line:
             break
     process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=20)
+    rest, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     assert json.loads(rest.splitlines()[-1])["exports"] >= 1

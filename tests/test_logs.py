@@ -326,7 +326,7 @@ def run(log_format: str, stderr: int, **environ: str) -> int:
         env={**os.environ, **environ},
         cwd=Path(__file__).parents[1],
         check=False,
-        timeout=30,
+        timeout=60,
     ).returncode
 
 

@@ -30,7 +30,7 @@ def as_nobody(**environ: str) -> str:
         f"print(default_state_dir({environ!r}))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     return done.stdout.strip()
 

@@ -26,7 +26,7 @@ def test_second_daemon_on_the_same_socket_exits_78(server: FleetServer, tmp_path
     folder.mkdir()
     with running(tmp_path, server.kubeconfig) as first:
         second = Daemon(folder, server.kubeconfig, f'control_socket = "{first.socket}"\n')
-        assert second.process.wait(timeout=20) == 78
+        assert second.process.wait(timeout=60) == 78
         assert "server.control_socket: another telemetryd listens on" in second.log()
         assert "Traceback" not in second.log()
         assert first.ctl("status").returncode == 0

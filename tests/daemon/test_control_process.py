@@ -222,7 +222,7 @@ def test_daemon_that_hangs_counts_as_none(commanded: Commanded) -> None:
             [sys.executable, "-c", code, str(commanded.socket)],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             check=True,
         )
         assert "gave no answer within 0.5 s" in done.stdout
@@ -272,7 +272,7 @@ def test_another_user_is_refused(commanded: Commanded) -> None:
             [sys.executable, "-c", code, config.name],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             check=False,
         )
     assert result.returncode == 1

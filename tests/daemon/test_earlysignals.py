@@ -51,7 +51,7 @@ def test_signal_to_end_the_daemon_during_its_start_does_so_with_status_0(
             service.wait_until_signals_are_caught()
             time.sleep(delay_s)
             service.process.send_signal(number)
-            assert service.process.wait(timeout=15) == 0, f"after {delay_s} s\n{service.log()}"
+            assert service.process.wait(timeout=60) == 0, f"after {delay_s} s\n{service.log()}"
             assert "Traceback" not in service.log()
 
 

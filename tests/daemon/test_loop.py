@@ -47,7 +47,7 @@ async def main():
         await anyio.getaddrinfo("api.example.com", 443)
 anyio.run(main, backend_options={"loop_factory": PromptLoop})
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=50)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 @pytest.fixture

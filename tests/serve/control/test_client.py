@@ -169,7 +169,7 @@ def test_another_user_is_told_whom_to_be(path: str) -> None:
             [sys.executable, "-c", code, path],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             check=True,
         )
     assert done.stdout == (

@@ -106,7 +106,7 @@ async def test_killed_owner_leaves_a_socket_that_is_replaced(path: Path) -> None
         "s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen()\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    subprocess.run([sys.executable, "-c", code, str(path)], check=False, timeout=30)
+    subprocess.run([sys.executable, "-c", code, str(path)], check=False, timeout=60)
     assert path.is_socket()
     async with open_control_socket(explicit(path), where=""):
         pass
