@@ -72,7 +72,7 @@ class Login:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """A login as a connection was made with it; equal to itself alone.
+    """A login as a connection was made with it.
 
     Attributes:
         login: It.
