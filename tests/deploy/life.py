@@ -1,7 +1,7 @@
 """All that a daemon does with the rights of `deploy/`: each act with what comes of it."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,28 +127,6 @@ class Life:
             self.withdraw()
         self.wait("its Secret is gone", self.withdrawn)
 
-    def tells(self, access: Access, since: int) -> bool:
-        """Whether the status or a warning since then names the denied verb as RBAC does."""
-        denial = f'cannot {access.verb} resource "{access.resources}"'
-        shown = self.daemon.get("/status.json")[1].replace('\\"', '"')
-        return denial in shown or any(denial in line for line in self._warnings(since))
-
-    def misses(self, access: Access) -> bool:
-        """Whether the informer of that resource, and it itself, is kept from its work by that."""
-        name = f"{access.resource}.{access.group}" if access.group else access.resource
-        denial = f'cannot {access.verb} resource "{access.resources}"'
-        return any(
-            each["resource"] == name and denial in each["last_error"]
-            for each in self.daemon.status()["informers"]
-        )
-
-    def _warnings(self, since: int) -> Iterator[str]:
-        for line in self.daemon.log()[since:].splitlines():
-            with suppress(ValueError):
-                entry: dict[str, Any] = json.loads(line)
-                if entry["level"] in {"warning", "error"}:
-                    yield str(entry).replace('\\"', '"')
-
 
 INFORMERS = (
     "clusters",
@@ -174,6 +152,31 @@ class Act:
     prepare: Callable[[], object]
     begin: Callable[[], object]
     done: Callable[[], bool]
+
+
+def tells(daemon: Daemon, access: Access, since: int) -> bool:
+    """Whether the status, or a warning from that length of the log on, names the denied verb."""
+    denial = f'cannot {access.verb} resource "{access.resources}"'
+    shown = daemon.get("/status.json")[1].replace('\\"', '"')
+    return denial in shown or any(denial in line for line in _warnings(daemon, since))
+
+
+def misses(daemon: Daemon, access: Access) -> bool:
+    """Whether the informer of that resource is kept from its work by that denial."""
+    name = f"{access.resource}.{access.group}" if access.group else access.resource
+    denial = f'cannot {access.verb} resource "{access.resources}"'
+    return any(
+        each["resource"] == name and denial in each["last_error"]
+        for each in daemon.status()["informers"]
+    )
+
+
+def _warnings(daemon: Daemon, since: int) -> Iterator[str]:
+    for line in daemon.log()[since:].splitlines():
+        with suppress(ValueError):
+            entry: dict[str, Any] = json.loads(line)
+            if entry["level"] in {"warning", "error"}:
+                yield str(entry).replace('\\"', '"')
 
 
 def forget(admin: Admin, path: str) -> None:
@@ -211,6 +214,15 @@ def used(events: Objects) -> tuple[set[Access], list[str]]:
                 )
             )
     return allowed, denied
+
+
+def check_use(rights: Iterable[Access], events: Objects) -> None:
+    """Each of the rights is used, and no other is asked for."""
+    rights, (requests, denied) = set(rights), used(events)
+    assert not denied
+    unused = {str(right) for right in rights if not any(covers(right, use) for use in requests)}
+    assert not unused
+    assert all(any(covers(right, use) for right in rights) for use in requests)
 
 
 def covers(right: Access, use: Access) -> bool:

@@ -1,7 +1,6 @@
 """The rights of `deploy/` are enough, and none could go: each is taken from the daemon once."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from telemetryd.doctor.access import Access
-from tests.apiserver.admin import Admin, Object
+from tests.apiserver.admin import Admin
 from tests.apiserver.process import DEPLOYED_USER, ApiServer
 from tests.deploy.installed import Installed
 from tests.deploy.kustomize import build
-from tests.deploy.life import LEASE, covers, forget, living, used
-from tests.deploy.rights import granted, without
+from tests.deploy.life import LEASE, check_use, forget, living, misses, tells
+from tests.deploy.rights import granted
 from tests.system.rancher import Rancher
 from tests.system.scc import NAMESPACE, SECRET, Scc
 
@@ -39,7 +38,7 @@ def cluster(admin: Admin, installed: Installed) -> Iterator[Scc]:
     fleet, scc = Rancher(admin), Scc(admin)
     fleet.build(clusters=2, nodes=1)
     scc.build()
-    role = role_of(installed, replace(DELETE, verb="get"))
+    role = installed.granting(replace(DELETE, verb="get"))
     role["rules"][0]["verbs"].append("delete")
     installed.set_rules(role, role["rules"])
     try:
@@ -48,29 +47,6 @@ def cluster(admin: Admin, installed: Installed) -> Iterator[Scc]:
         scc.clear()
         fleet.clear()
         forget(admin, LEASE)
-
-
-def role_of(installed: Installed, access: Access) -> Object:
-    """The role that grants it."""
-    (found,) = [role for role in installed.roles() if access in granted([role])]
-    return found
-
-
-@contextmanager
-def taken(installed: Installed, rights: Iterable[Access]) -> Iterator[None]:
-    """Without these rights, until the block is left."""
-    changed: dict[tuple[str, str, str], tuple[Object, Object]] = {}
-    for right in rights:
-        role = role_of(installed, right)
-        key = role["kind"], role["metadata"]["name"], role["metadata"].get("namespace", "")
-        changed[key] = role, without(changed[key][1] if key in changed else role, right)
-    for role, less in changed.values():
-        installed.set_rules(role, less["rules"])
-    try:
-        yield
-    finally:
-        for role, _ in changed.values():
-            installed.set_rules(role, role["rules"])
 
 
 def test_every_right_is_used_and_nothing_is_denied(
@@ -84,17 +60,7 @@ def test_every_right_is_used_and_nothing_is_denied(
             act.prepare()
             act.begin()
             life.wait(name, act.done)
-    requests, denied = used(apiserver.audit(DEPLOYED_USER)[begin:])
-    assert not denied
-    unused = {str(right) for right in RIGHTS if not any(covers(right, use) for use in requests)}
-    assert not unused
-    assert all(any(covers(right, use) for right in RIGHTS) for use in requests)
-
-
-def act_of(right: Access) -> str:
-    if right == DELETE:
-        return "withdraws"
-    return ACTS[right.resource, right.namespace]
+    check_use(RIGHTS, apiserver.audit(DEPLOYED_USER)[begin:])
 
 
 @pytest.mark.timeout(300)
@@ -105,13 +71,13 @@ def test_without_any_one_right_its_act_fails_and_says_so_until_it_is_granted(
     with living(installed, tmp_path, admin) as life:
         life.wait("in sync", life.synced)
         for right in sorted(RIGHTS - AT_START):
-            name = act_of(right)
+            name = "withdraws" if right == DELETE else ACTS[right.resource, right.namespace]
             act = life.acts()[name]
             act.prepare()
             since = len(life.daemon.log())
-            with taken(installed, [right]):
+            with installed.without([right]):
                 act.begin()
-                life.wait(f"{right} is missed", partial(life.tells, right, since))
+                life.wait(f"{right} is missed", partial(tells, life.daemon, right, since))
                 assert not act.done(), right
             life.wait(f"with {right} it {name} again", act.done)
 
@@ -125,7 +91,7 @@ def test_without_one_right_to_follow_objects_their_informer_fails_and_says_so(
     rights = {
         each for each in AT_START if each.verb == verb and (each.resource == "settings") is settings
     }
-    with taken(installed, rights), living(installed, tmp_path, admin) as life:
+    with installed.without(rights), living(installed, tmp_path, admin) as life:
         for right in sorted(rights):
-            life.wait(f"{right} is missed", partial(life.misses, right))
+            life.wait(f"{right} is missed", partial(misses, life.daemon, right))
     assert rights
