@@ -3,8 +3,8 @@
 #   docker build -t telemetryd:0.1.0 .
 #
 # PYTHON_IMAGE is any Debian-like image with Python 3.11 or newer and the system's CA certificates;
-# name it by its digest to build the same image again. SOURCE_DATE_EPOCH is for builders that set
-# the times of layers by it.
+# name it by its digest to build the same image again, as `make release` demands. SOURCE_DATE_EPOCH
+# is for builders that set the times of layers by it.
 ARG PYTHON_IMAGE=python:3.13-slim
 
 FROM ${PYTHON_IMAGE} AS build

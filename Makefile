@@ -127,7 +127,7 @@ check: $(VENV)/.dev ## lint, types, layers, dependencies, spelling
 	$(BIN)/deptry telemetryd
 	$(BIN)/codespell
 	$(BIN)/shellcheck .ci/run deploy/monitoring/make-prometheusrule \
-	  supply/install systemd/install tests/systemd/boot tests/systemd/drill
+	  supply/install supply/release systemd/install tests/systemd/boot tests/systemd/drill
 	$(BIN)/hadolint Dockerfile
 
 .PHONY: install
@@ -151,6 +151,10 @@ drill: ## install and run it as a service under a systemd of its own (root; need
 .PHONY: image-test
 image-test: $(VENV)/.dev ## build the image twice, look into it, run it on a real API server (CONTAINER_ENGINE, PYTHON_IMAGE)
 	@$(BIN)/pytest -q -s -m image tests/image
+
+.PHONY: release
+release: ## build the image of a release (CONTAINER_ENGINE; PYTHON_IMAGE=NAME@sha256:..., refused without a digest)
+	@supply/release
 
 .PHONY: lock
 lock: $(VENV)/.dev ## write requirements*.lock anew from constraints.txt (asks the index; 2 minutes)

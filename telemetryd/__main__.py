@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import resource
 import sys
 import threading
 import time
@@ -17,6 +18,9 @@ _JOIN_S: Final = 0.25
 def main() -> None:
     """Run the command line and exit with its status."""
     prepare_streams()
+    # The memory holds credentials and parts of objects that never leave. The hard limit stays: a
+    # debugger can raise it again (prlimit).
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     early = EarlySignals()
     is_daemon = sys.argv[1:2] == ["run"]
     if is_daemon:

@@ -1,17 +1,22 @@
-"""Files that are whole or absent: written beside their place, synced, renamed.
+"""Files that are whole or absent: written beside their place, synced, renamed; and their lock.
 
 Everything here blocks, so it belongs into a worker thread.
 """
 
 import errno
+import fcntl
 import os
 from contextlib import suppress
 from pathlib import Path
+from secrets import token_hex
 from typing import Final
 
 FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+_LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NO_LOCKS = {errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+"""What ``flock`` says on file systems without it."""
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.EBADF, errno.EOPNOTSUPP}
 """What ``fsync`` of a folder says on file systems without it; there it is implied, or hopeless."""
 
@@ -65,6 +70,63 @@ def sync_folder(folder: int) -> None:
     except OSError as exc:
         if exc.errno not in _NO_FOLDER_SYNC:
             raise
+
+
+def lock_file(folder: int, name: str) -> int:
+    """Lock a file in an open folder, as only processes of this user can.
+
+    Any user who can read a file or a folder can lock it, so the file has mode 0600. It stays when
+    the lock ends: if it were removed, two processes could hold it. If another user has put
+    something in its place, that is replaced once it is in the way.
+
+    Returns:
+        A descriptor. The lock ends when it is closed, or with the process. A file system without
+        locks gives none.
+
+    Raises:
+        BlockingIOError: Another process of this user has it.
+        OSError: The file can't be made, or what is there can't be removed.
+    """
+    try:
+        return _lock(folder, name, _LOCK_FLAGS)
+    except OSError:
+        if not _is_foreign(folder, name):
+            raise
+    try:
+        os.unlink(name, dir_fd=folder)
+    except OSError as exc:
+        raise OSError(exc.errno, f"{name} isn't ours and can't be removed") from exc
+    return _lock(folder, name, _LOCK_FLAGS | os.O_EXCL)
+
+
+def _lock(folder: int, name: str, flags: int) -> int:
+    opened = os.open(name, flags, 0o600, dir_fd=folder)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        if exc.errno not in _NO_LOCKS:
+            os.close(opened)
+            raise
+    return opened
+
+
+def _is_foreign(folder: int, name: str) -> bool:
+    """Whether what is there differs from a file that we make.
+
+    A file system can report any owner and mode for our files, so one is made to compare with.
+    """
+    sample = f"{name}.{token_hex(8)}.tmp"
+    try:
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        opened = os.open(sample, _LOCK_FLAGS | os.O_EXCL, 0o600, dir_fd=folder)
+    except OSError:
+        return False
+    try:
+        ours = os.fstat(opened)
+    finally:
+        os.close(opened)
+        os.unlink(sample, dir_fd=folder)
+    return (found.st_mode, found.st_uid, found.st_nlink) != (ours.st_mode, ours.st_uid, 1)
 
 
 def make_folder(path: Path, *, parents: bool = True) -> None:

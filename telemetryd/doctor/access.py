@@ -19,8 +19,9 @@ REVIEWS: Final = (
 )
 """What ``kubernetes_auth`` asks of the API server, by group and resource."""
 RANCHER_RESOURCES: Final = ("clusters", "nodes", "settings", "features", "projects")
+"""What is read of Rancher: the payloads need all but the last, SecretRequests that one too."""
 
-_READ: Final = ("get", "list", "watch")
+_WATCH: Final = ("list", "watch")
 _KUBE_SYSTEM: Final = "kube-system"
 _DEFAULT_QUIET_PERIOD_S: Final = 300.0
 
@@ -173,23 +174,23 @@ def needed_access(needs: Needs, requested: Sequence[SecretTarget] = ()) -> tuple
 
 
 def _needed(needs: Needs, requested: Sequence[SecretTarget]) -> Iterator[Access]:
+    *of_payloads, projects = RANCHER_RESOURCES
     if needs.rancher:
-        for resource in RANCHER_RESOURCES:
-            yield from (Access(MANAGEMENT, resource, "", verb) for verb in _READ)
+        for resource in of_payloads:
+            yield from (Access(MANAGEMENT, resource, "", verb) for verb in _WATCH)
     else:
-        yield from (Access("", "nodes", "", verb) for verb in ("list", "watch"))
-    yield Access("", "namespaces", "", "get")
-    yield from (Access("", "namespaces", "", verb, name=_KUBE_SYSTEM) for verb in _READ[1:])
+        yield from (Access("", "nodes", "", verb) for verb in _WATCH)
+    yield from (Access("", "namespaces", "", verb, name=_KUBE_SYSTEM) for verb in _WATCH)
     if needs.secret_requests:
-        yield from (Access(TELEMETRY, "secretrequests", "", verb) for verb in _READ)
-        yield from (
-            Access(TELEMETRY, "secretrequests", "status", verb) for verb in ("update", "patch")
-        )
+        yield from (Access(MANAGEMENT, projects, "", verb) for verb in _WATCH)
+        yield Access("", "namespaces", "", "get")
+        yield from (Access(TELEMETRY, "secretrequests", "", verb) for verb in ("get", *_WATCH))
+        yield Access(TELEMETRY, "secretrequests", "status", "patch")
     if needs.lease is not None:
         namespace, name = needs.lease
         # Whoever creates can't be limited to a name (authorization, "resourceNames").
         yield Access(COORDINATION, "leases", "", "create", namespace)
-        for verb in ("get", "update", "patch"):
+        for verb in ("get", "update"):
             yield Access(COORDINATION, "leases", "", verb, namespace, name)
     if needs.reviews:
         yield from (Access(group, resource, "", "create") for group, resource in REVIEWS)

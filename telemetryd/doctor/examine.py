@@ -184,7 +184,10 @@ class _Cluster:
         secrets = {str(target): target for target in reversed(targets)}
         await self._run(
             *(
-                Check(f"namespace {name}", partial(check_namespace, client, target))
+                Check(
+                    f"namespace {name}",
+                    partial(check_namespace, client, target, needed=needs.secret_requests),
+                )
                 for name, target in sorted(namespaces.items())
             ),
             *(

@@ -69,8 +69,16 @@ _NAMESPACE = msgspec.json.Decoder(_Namespace)
 _REQUESTS = msgspec.json.Decoder(_Requests)
 
 
-async def check_namespace(requests: Requests, target: SecretTarget) -> list[Finding]:
+async def check_namespace(
+    requests: Requests, target: SecretTarget, *, needed: bool
+) -> list[Finding]:
     """Whether a Secret's namespace exists and isn't being deleted.
+
+    Args:
+        requests: To the API server.
+        target: The Secret.
+        needed: telemetryd itself reads the namespaces of Secrets. Without that right, the dry run
+            of the Secret shows a namespace that is missing.
 
     Raises:
         KubeError: It can't be asked.
@@ -83,7 +91,7 @@ async def check_namespace(requests: Requests, target: SecretTarget) -> list[Find
             requests, f"/api/v1/namespaces/{name}", _NAMESPACE.decode, timeout_s=REQUEST_S
         )
     except Forbidden:
-        return [warn(what, _HIDDEN)]
+        return [warn(what, _HIDDEN)] if needed else []
     if found is None:
         return [judge(what, f"doesn't exist ({target.of})", f"kubectl create namespace {name}")]
     if found.metadata is not None and found.metadata.deletionTimestamp is not None:
@@ -134,7 +142,8 @@ async def _try_to_apply(requests: Requests, target: SecretTarget) -> list[Findin
             requests, path, secret, over=None, force=True, dry_run=True, timeout_s=REQUEST_S
         )
     except NotFound:
-        return [warn(what, "not possible before the namespace exists")]
+        fix = f"kubectl create namespace {target.namespace}"
+        return [judge(what, "not possible before the namespace exists", fix)]
     except (Forbidden, Unavailable) as error:
         return [_judge_denial(what, error, judge)]
     except Invalid as error:

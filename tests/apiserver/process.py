@@ -37,12 +37,13 @@ _FIRST_STREAMS = (1, 34)
 _NO_STREAMS = "--feature-gates=WatchList=false"
 
 AUDITED_USER = "system:serviceaccount:audited:telemetryd"
-"""Every request of this one is in the audit log, and nobody else's."""
+DEPLOYED_USER = "system:serviceaccount:cattle-telemetry-system:telemetryd"
+"""Every request of these two is in the audit log, and nobody else's; the second is `deploy/`'s."""
 
 _AUDIT_POLICY = {
     "apiVersion": "audit.k8s.io/v1",
     "kind": "Policy",
-    "rules": [{"level": "Metadata", "users": [AUDITED_USER]}, {"level": "None"}],
+    "rules": [{"level": "Metadata", "users": [AUDITED_USER, DEPLOYED_USER]}, {"level": "None"}],
 }
 
 # Kills the server ($1) when our end of the pipe closes without a line, that is when the test
@@ -151,11 +152,12 @@ class ApiServer:
         """Whether it serves lists as streams: from 1.34 on, unless a flag turns that off."""
         return self.version >= _FIRST_STREAMS and _NO_STREAMS not in self._flags
 
-    def audit(self) -> list[dict[str, Any]]:
-        """Returns all events of `AUDITED_USER` so far: one as a request begins, one at its end."""
+    def audit(self, user: str = AUDITED_USER) -> list[dict[str, Any]]:
+        """Returns all events of the user so far: one as a request begins, one at its end."""
         log = self._folder / "audit.log"
         lines = log.read_text().splitlines() if log.exists() else []
-        return [json.loads(line) for line in lines]
+        events = (json.loads(line) for line in lines)
+        return [event for event in events if event["user"]["username"] == user]
 
     def start(self) -> None:
         """Starts both and returns once `/readyz` says ok; what started is killed on failure."""

@@ -1,14 +1,18 @@
 """The control socket over the life of daemons: two of them, killed ones, blind and lonely ones."""
 
 import json
+import os
+import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.daemon.control import EXPORTERS, assert_refused, blind_proxy, ctl, running
 from tests.daemon.embedded import FleetServer, serve_fleet
+from tests.locks import NOBODY, holding
 from tests.system.daemon import Daemon
 
 NODES = "nodes.management.cattle.io"
@@ -49,7 +53,38 @@ def test_killed_daemon_leaves_nothing_in_the_way(server: FleetServer, tmp_path: 
     finally:
         assert second.stop() == 0
     assert_refused(ctl("status", config=first.config_file), 2, f"no daemon listens on {path}")
-    path.parent.rmdir()
+    shutil.rmtree(path.parent)
+
+
+def test_other_user_who_locks_all_there_is_holds_up_neither_start_nor_export(
+    server: FleetServer, tmp_path: Path
+) -> None:
+    """The folders are open to all, as an administrator may make them."""
+    folder = Path(tempfile.mkdtemp(prefix="td-", dir="/tmp"))
+    archive = folder / "archive"
+    archive.mkdir()
+    planted = [folder / ".control.sock.lock", archive / ".telemetryd.lock"]
+    for path in planted:
+        path.touch(0o600)
+        os.chown(path, NOBODY, NOBODY)
+    for path in (folder, archive):
+        path.chmod(0o755)
+    config = (
+        f'control_socket = "{folder}/control.sock"\n[[exporters]]\nname = "archive"\n'
+        f'type = "file"\ndirectory = "{archive}"\ninterval = "1s"\n'
+    )
+    with ExitStack() as held:
+        for path in (folder, archive, *planted):
+            held.enter_context(holding(path, NOBODY))
+        daemon = Daemon(tmp_path, server.kubeconfig, config)
+        try:
+            daemon.wait_for("a snapshot", (archive / "latest").exists, 60)
+            assert ctl("status", config=daemon.config_file).returncode == 0
+        finally:
+            assert daemon.stop() == 0
+    for path in planted:
+        assert (path.stat().st_uid, path.stat().st_mode & 0o777) == (os.geteuid(), 0o600)
+    shutil.rmtree(folder)
 
 
 def test_spoilt_file_without_a_daemon_exits_78(tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 """`deploy/` applied to the real API server from its files, and the token of its pod."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from telemetryd.doctor.access import Access
 from tests.apiserver.admin import Admin, AdminError, Object, Objects
 from tests.apiserver.process import ApiServer
 from tests.deploy.kustomize import build
-from tests.deploy.rights import ROLES
+from tests.deploy.rights import ROLES, granted, without
 
 NAMESPACE = "cattle-telemetry-system"
 
@@ -100,6 +103,27 @@ class Installed:
         """Changes what a role grants."""
         operation = {"op": "replace", "path": "/rules", "value": rules}
         self.admin.patch(path_of(role), [operation], kind="json")
+
+    def granting(self, access: Access) -> Object:
+        """The role that grants it."""
+        (found,) = [role for role in self.roles() if access in granted([role])]
+        return found
+
+    @contextmanager
+    def without(self, rights: Iterable[Access]) -> Iterator[None]:
+        """Without these rights, until the block is left."""
+        changed: dict[str, tuple[Object, Object]] = {}
+        for right in rights:
+            role = self.granting(right)
+            _, less = changed.get(path_of(role), (role, role))
+            changed[path_of(role)] = role, without(less, right)
+        for role, less in changed.values():
+            self.set_rules(role, less["rules"])
+        try:
+            yield
+        finally:
+            for role, _ in changed.values():
+                self.set_rules(role, role["rules"])
 
     def remove(self) -> None:
         """Deletes all but the namespaces, which nobody would finalize."""

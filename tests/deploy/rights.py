@@ -31,6 +31,11 @@ def without_each(role: Object) -> Iterator[tuple[Access, Object]]:
                 yield access, _without(role, number, resources, verb)
 
 
+def without(role: Object, access: Access) -> Object:
+    """The role but for this right of its own."""
+    return next(less for each, less in without_each(role) if each == access)
+
+
 def _without(role: Object, number: int, resource: str, verb: str) -> Object:
     """The role with the rule split in two: other resources as before, this one without the verb."""
     changed = deepcopy(role)

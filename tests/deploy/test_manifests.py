@@ -1,5 +1,6 @@
 """What `deploy/` holds, without a cluster: built as kustomize does, valid, no more than needed."""
 
+import re
 import shutil
 import subprocess
 import warnings
@@ -290,3 +291,47 @@ def test_every_object_is_in_a_namespace_and_labelled() -> None:
         metadata: dict[str, Any] = obj["metadata"]
         assert ("namespace" in metadata) != (obj["kind"] in cluster_wide)
         assert any(label.startswith("app.kubernetes.io/") for label in metadata["labels"])
+
+
+VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
+
+
+def told_rights() -> set[tuple[str, str, str]]:
+    """Group, resource and verb of each right that `docs/install.md` has in its table."""
+    page = (Path(__file__).parents[2] / "docs" / "install.md").read_text()
+    section = page.partition("## What it needs of the API server")[2].partition("\n## ")[0]
+    rights: set[tuple[str, str, str]] = set()
+    group = ""
+    for line in section.splitlines():
+        if not line.startswith("|") or line.startswith(("|---", "| group")):
+            continue
+        first, second, third = (cell.strip() for cell in line.strip("|").split(" | "))
+        if first:
+            group = "" if first == "core" else re.findall("`([^`]+)`", first)[-1]
+        resources = {"secrets"} if "Secret" in second else set(re.findall("`([^`]+)`", second))
+        resources -= {"kube-system", "resourceNames"}
+        verbs = {word for word in re.findall("`([^`]+)`", third) if word in VERBS}
+        assert resources, line
+        assert verbs, line
+        rights |= {(group, resource, verb) for resource in resources for verb in verbs}
+    return rights
+
+
+def test_documented_rights_are_those_that_are_needed_with_everything_on() -> None:
+    own = SecretTarget("a", "b", "exporter scc", own=True)
+    rights = {
+        (access.group, access.resources, access.verb)
+        for rancher in (True, False)
+        for access in needed_access(
+            Needs(
+                rancher=rancher,
+                secret_requests=rancher,
+                delete_secrets=True,
+                secrets=(own,),
+                lease=("a", "b"),
+                reviews=True,
+            ),
+            [SCC],
+        )
+    }
+    assert told_rights() == rights

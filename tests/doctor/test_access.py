@@ -80,7 +80,7 @@ def test_rancher_needs_exactly_these() -> None:
     needs = Needs(rancher=True, secret_requests=True, delete_secrets=False, secrets=(OWN,))
     read = {
         f"{verb} {plural}.management.cattle.io"
-        for verb in ("get", "list", "watch")
+        for verb in ("list", "watch")
         for plural in ("clusters", "nodes", "settings", "features", "projects")
     }
     assert told(needs) == read | {
@@ -90,7 +90,6 @@ def test_rancher_needs_exactly_these() -> None:
         "get secretrequests.telemetry.cattle.io",
         "list secretrequests.telemetry.cattle.io",
         "watch secretrequests.telemetry.cattle.io",
-        "update secretrequests.telemetry.cattle.io/status",
         "patch secretrequests.telemetry.cattle.io/status",
         "get secrets own in ns",
         "create secrets own in ns",
@@ -103,7 +102,6 @@ def test_plain_kubernetes_needs_core_nodes_and_nothing_of_rancher() -> None:
     assert told(needs) == {
         "list nodes",
         "watch nodes",
-        "get namespaces",
         "list namespaces kube-system",
         "watch namespaces kube-system",
     }

@@ -142,7 +142,7 @@ async def test_server_that_never_answers_costs_each_check_its_deadline(tmp_path:
         "namespace cattle-telemetry-system",
         "Secret cattle-telemetry-system/rancher-scc-telemetry",
     ]
-    assert of(report, "may get namespaces").verdict is Verdict.PASS
+    assert of(report, "may list namespaces kube-system").verdict is Verdict.PASS
 
 
 async def test_refused_credential_fails_and_says_so(tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ async def test_server_without_access_reviews_warns(tmp_path: Path) -> None:
     async with asking(tmp_path, server) as ask:
         report = await ask()
     assert not report.failed
-    assert of(report, "may get namespaces").verdict is Verdict.WARN
+    assert of(report, "may list namespaces kube-system").verdict is Verdict.WARN
 
 
 def foreign(manager: str, at: str, **fields: Any) -> Any:
@@ -335,7 +335,7 @@ WEBHOOK = 'admission webhook "w" '
         (500, 'failed calling webhook "w": x', Verdict.FAIL, "check the webhook's service"),
         (403, "", Verdict.FAIL, "proxy or gateway"),
         (422, 'Secret "x" is invalid', Verdict.FAIL, "422"),
-        (404, 'namespaces "x" not found', Verdict.WARN, "before the namespace exists"),
+        (404, 'namespaces "x" not found', Verdict.FAIL, "before the namespace exists"),
         (503, "away", Verdict.FAIL, "503"),
     ],
 )
@@ -350,6 +350,19 @@ async def test_dry_run_says_what_the_server_said(
     lines = [str(found) for found in report.findings if "Secret " in found.what]
     assert [line[:4] for line in lines if shown in line] == [verdict]
     assert report.failed is (verdict is Verdict.FAIL)
+
+
+@pytest.mark.parametrize("requests", [True, False])
+async def test_namespace_that_may_not_be_read_counts_only_where_telemetryd_reads_it(
+    tmp_path: Path, requests: bool
+) -> None:
+    server = well()
+    server.others[NAMESPACE] = refuse(403, "Forbidden")
+    async with asking(tmp_path, server) as ask:
+        report = await ask(lambda plan: replace(plan, secret_requests=requests))
+    hidden = [found for found in report.findings if "may not be read" in found.detail]
+    assert [found.what for found in hidden] == ["namespace cattle-telemetry-system"] * requests
+    assert not report.failed
 
 
 async def test_request_without_a_login_fails_in_one_line(tmp_path: Path) -> None:

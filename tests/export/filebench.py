@@ -11,6 +11,7 @@ import orjson
 from telemetryd.export.exporter import ExportContext, Outcome
 from telemetryd.export.payloads.scc import render_scc, validate_scc
 from telemetryd.export.sinks.file import FileExporter
+from telemetryd.export.sinks.snapshots import LOCK
 from telemetryd.export.turn import shared_threads
 from telemetryd.model import Payload
 from tests.export.doubles import EPOCH_S, snapshot
@@ -39,7 +40,8 @@ def exporter(folder: Path, *, now: Callable[[], float], **changes: Any) -> FileE
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    """Of all that is there, but for the lock."""
+    return sorted(path.name for path in folder.iterdir() if path.name != LOCK)
 
 
 def led_to(folder: Path) -> str:

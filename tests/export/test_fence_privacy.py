@@ -27,10 +27,12 @@ from telemetryd.config import (
 from telemetryd.daemon.exporters import ExporterFactory
 from telemetryd.errors import NotLeading
 from telemetryd.export.engine.manager import ExporterManager
+from telemetryd.export.sinks.snapshots import LOCK
 from telemetryd.kube.client import KubeClient
 from telemetryd.model import ExporterState
 from telemetryd.stats import KubeStats
 from tests.export.doubles import EPOCH_S, Source, running
+from tests.export.filebench import names
 from tests.export.receiver import Answer, Receiver, Request, Writer, receiving, status
 from tests.informer.scripted import kubeconfig
 
@@ -171,7 +173,7 @@ async def test_snapshot_is_seen_only_where_privacy_and_leadership_still_allow_it
         daemon.at_write = changes[change]
         async with running(daemon.manager):
             await daemon.run_over()
-    assert bool(list(folder.iterdir())) is (change == "none")
+    assert bool(names(folder)) is (change == "none")
 
 
 async def test_write_that_a_disk_held_up_is_never_seen_once_its_exporter_has_ended(
@@ -194,11 +196,11 @@ async def test_write_that_a_disk_held_up_is_never_seen_once_its_exporter_has_end
             await daemon.manager.unregister("it")
         go_on.set()
         with anyio.fail_after(30):
-            while not folder.exists():
+            while not (folder / LOCK).exists():
                 await anyio.sleep(0.005)
-    opened = os.open(folder, os.O_RDONLY)
+    opened = os.open(folder / LOCK, os.O_RDONLY)
     try:
         await anyio.to_thread.run_sync(fcntl.flock, opened, fcntl.LOCK_EX)
     finally:
         os.close(opened)
-    assert list(folder.iterdir()) == []
+    assert names(folder) == []

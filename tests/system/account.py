@@ -10,16 +10,16 @@ from tests.apiserver.process import AUDITED_USER, ApiServer
 
 _, _, NAMESPACE, NAME = AUDITED_USER.split(":")
 _RBAC = "/apis/rbac.authorization.k8s.io/v1"
-READ = ["get", "list", "watch"]
+WATCH = ["list", "watch"]
 
-KUBE_SYSTEM = {"resources": ["namespaces"], "resourceNames": ["kube-system"], "verbs": READ}
+KUBE_SYSTEM = {"resources": ["namespaces"], "resourceNames": ["kube-system"], "verbs": WATCH}
 SECRET = {
     "resources": ["secrets"],
     "resourceNames": ["rancher-scc-telemetry"],
     "verbs": ["get", "create", "patch"],
 }
 PLAIN: list[dict[str, list[str]]] = [
-    {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "watch"]},
+    {"apiGroups": [""], "resources": ["nodes"], "verbs": WATCH},
     {"apiGroups": [""], **KUBE_SYSTEM},
     {"apiGroups": [""], **SECRET},
 ]
@@ -27,7 +27,7 @@ RANCHER: list[dict[str, list[str]]] = [
     {
         "apiGroups": ["management.cattle.io"],
         "resources": ["clusters", "nodes", "settings", "features", "projects"],
-        "verbs": READ,
+        "verbs": WATCH,
     },
     *PLAIN[1:],
 ]

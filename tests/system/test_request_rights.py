@@ -16,13 +16,13 @@ NAME = "telemetryd-requests"
 MANAGEMENT = {
     "apiGroups": ["management.cattle.io"],
     "resources": ["clusters", "nodes", "settings", "features", "projects"],
-    "verbs": ["get", "list", "watch"],
+    "verbs": ["list", "watch"],
 }
 KUBE_SYSTEM = {
     "apiGroups": [""],
     "resources": ["namespaces"],
     "resourceNames": ["kube-system"],
-    "verbs": ["get", "list", "watch"],
+    "verbs": ["list", "watch"],
 }
 NAMESPACES = {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get"]}
 REQUESTS = {
@@ -33,7 +33,7 @@ REQUESTS = {
 STATUS = {
     "apiGroups": ["telemetry.cattle.io"],
     "resources": ["secretrequests/status"],
-    "verbs": ["update", "patch"],
+    "verbs": ["patch"],
 }
 SECRETS = {
     "apiGroups": [""],

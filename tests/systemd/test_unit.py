@@ -100,5 +100,35 @@ def test_daemon_talks_to_systemd_and_only_the_daemon() -> None:
     assert unit["ExecReload"] == ["/usr/bin/telemetryd ctl reload"], "it waits for the outcome"
 
 
+def test_sandbox_is_as_tight_as_its_work_allows() -> None:
+    unit = directives()
+    closed = {
+        "CapabilityBoundingSet": "",
+        "AmbientCapabilities": "",
+        "DevicePolicy": "closed",
+        "LimitCORE": "0",
+        "ProtectProc": "invisible",
+        "ProtectSystem": "strict",
+        "RuntimeDirectoryMode": "0700",
+        "StateDirectoryMode": "0700",
+        "SystemCallArchitectures": "native",
+        "SystemCallErrorNumber": "EPERM",
+        "UMask": "0077",
+    }
+    switches = (
+        *("DynamicUser", "LockPersonality", "MemoryDenyWriteExecute", "NoNewPrivileges"),
+        *("PrivateDevices", "PrivateMounts", "PrivateTmp", "PrivateUsers", "RemoveIPC"),
+        *("ProtectClock", "ProtectControlGroups", "ProtectHome", "ProtectHostname"),
+        *("ProtectKernelLogs", "ProtectKernelModules", "ProtectKernelTunables"),
+        *("RestrictNamespaces", "RestrictRealtime", "RestrictSUIDSGID"),
+    )
+    assert {name: unit[name] for name in closed} == {name: [to] for name, to in closed.items()}
+    assert {name: unit[name] for name in switches} == {name: ["yes"] for name in switches}
+    # TCP to the API server and to receivers; Unix sockets for `ctl` and systemd. No netlink.
+    assert unit["RestrictAddressFamilies"] == ["AF_UNIX AF_INET AF_INET6"]
+    assert unit["SystemCallFilter"] == ["@system-service", "~@privileged @resources"]
+    assert not {"ReadWritePaths", "BindPaths", "SupplementaryGroups"} & set(unit)
+
+
 def test_process_files_stay_visible_for_the_metrics_of_the_process() -> None:
     assert "ProcSubset" not in directives(), "without /proc/stat process_* are empty"

@@ -3,30 +3,32 @@
 A snapshot is ``<prefix>-2026-11-22T11-30-00.123Z.json``, with ``.gz`` behind it where compressed:
 the time of writing in UTC to the millisecond, so that names sort by time; where two fall into one
 millisecond the second counts on. ``latest`` is a link to the newest. Temporary files are hidden and
-end in ``.tmp``. Whatever is named otherwise is someone else's: never read, counted or touched.
+end in ``.tmp``, and ``.telemetryd.lock`` keeps a second writer out. Whatever is named otherwise is
+someone else's: never read, counted or touched.
 
 Everything blocks: this is for a worker thread. What a snapshot holds, and when one is due, doesn't
 belong here.
 """
 
 import errno
-import fcntl
 import gzip
 import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from telemetryd.atomicfile import FOLDER_FLAGS, make_folder, sync_folder, write_synced
+from telemetryd.atomicfile import FOLDER_FLAGS, lock_file, make_folder, sync_folder, write_synced
 from telemetryd.errors import PermanentError, Reason, RetryableError
 from telemetryd.kube.fence import Fence
 
 LATEST: Final = "latest"
+LOCK: Final = ".telemetryd.lock"
+"""Stays, empty, when nobody writes."""
 
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -34,9 +36,6 @@ _GZIP = ".gz"
 _STAMP = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}-[0-9]{2}-[0-9]{2}\.[0-9]{3}Z"
 _UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _GZIP_WINDOW = 31  # zlib's number for its largest window with gzip's header and trailer
-
-_NO_LOCKS = {errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
-"""What ``flock`` of a folder says on file systems without it; EBADF is NFS."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -82,12 +81,11 @@ def open_snapshots(path: str, prefix: str) -> Iterator["SnapshotFolder"]:
         RetryableError: Another writer is at work in it.
         PermanentError: The folder that it should be in, or ``latest``, isn't what it must be.
     """
-    fd = _open_folder(path)
-    try:
-        _lock(fd, path)
+    with ExitStack() as opened:
+        fd = _open_folder(path)
+        opened.callback(os.close, fd)
+        opened.callback(os.close, _lock(fd, path))
         yield SnapshotFolder(fd, path, prefix)
-    finally:
-        os.close(fd)
 
 
 class SnapshotFolder:
@@ -267,15 +265,15 @@ def _open_folder(path: str) -> int:
     return os.open(path, FOLDER_FLAGS)
 
 
-def _lock(fd: int, path: str) -> None:
-    """Keep others out until the descriptor is closed, or its process dies.
+def _lock(fd: int, path: str) -> int:
+    """Keep others out until the returned descriptor is closed, or its process dies.
 
     Raises:
-        OSError: The lock can't be asked for.
+        OSError: The lock can't be had.
         RetryableError: Another has it.
     """
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return lock_file(fd, LOCK)
     except BlockingIOError as exc:
         raise RetryableError(
             Reason.CONFLICT,
@@ -283,8 +281,9 @@ def _lock(fd: int, path: str) -> None:
             "each a directory of its own",
         ) from exc
     except OSError as exc:
-        if exc.errno not in _NO_LOCKS:
+        if exc.errno != errno.EROFS:
             raise
+        return os.dup(fd)  # nobody can write here: what is there can still be compared
 
 
 def _decompress(content: bytes, limit_bytes: int) -> bytes:

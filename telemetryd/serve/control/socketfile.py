@@ -4,7 +4,6 @@ What is said over it doesn't belong here.
 """
 
 import errno
-import fcntl
 import logging
 import os
 import socket
@@ -16,9 +15,10 @@ from pathlib import Path
 
 import anyio
 
+from telemetryd.atomicfile import FOLDER_FLAGS, lock_file
 from telemetryd.config import ControlSocket
 from telemetryd.config.paths import LONGEST_SOCKET_PATH_BYTES, is_too_long
-from telemetryd.errors import ConfigError, Problem
+from telemetryd.errors import ConfigError, Problem, TelemetrydError
 from telemetryd.sharedread import SharedRead
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,10 @@ _LOCK_PAUSE_S = 0.05
 
 class _Unusable(Exception):
     """There can be no socket at this path; the message says why and what would help."""
+
+
+class _Locked(Exception):
+    """Another process of ours is at work at this path."""
 
 
 class _Taken(Exception):
@@ -59,6 +63,7 @@ async def open_control_socket(
 
     Raises:
         ConfigError: A living daemon listens there, or the configuration names an unusable place.
+        TelemetrydError: The place that it names stays locked by another start, which may pass.
     """
     listener = None
     if place is None:
@@ -88,6 +93,12 @@ async def _open(place: ControlSocket, where: str) -> socket.socket | None:
             " control_socket or state_dir"
         )
         raise ConfigError(Problem(where, _KEY, message)) from taken
+    except _Locked as locked:
+        message = f"{_lock_of(Path(place.path))} stays locked: another telemetryd starts there"
+        if place.explicit:
+            raise TelemetrydError(message) from locked
+        log.warning("no control socket path=%s error=%r", place.path, message)
+        return None
     except _Unusable as unusable:
         if place.explicit:
             message = f"can't listen on {place.path}: {unusable}"
@@ -100,24 +111,19 @@ async def _bind(path: Path) -> socket.socket:
     """A listening socket at the path.
 
     Raises:
+        _Locked: Another process of ours judges what is there, all the time.
         _Taken: A living daemon listens there.
         _Unusable: There can't be one.
     """
     if is_too_long(str(path)):
         raise _Unusable(f"the path is longer than {LONGEST_SOCKET_PATH_BYTES} bytes")
     try:
-        with anyio.fail_after(DISK_TIMEOUT_S):
-            folder = await SharedRead[int]("control socket").take(partial(_open_folder, path))
+        # No two daemons may judge and replace the same file at a time.
+        lock = await _lock_once_free(path)
         try:
-            # No two daemons may judge and replace the same file at a time. The lock is gone with
-            # the process in any case, and leaves nothing behind.
-            for _ in range(_LOCK_TRIES):
-                with suppress(BlockingIOError):
-                    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    return _replace(path)
-                await anyio.sleep(_LOCK_PAUSE_S)
+            return _replace(path)
         finally:
-            os.close(folder)
+            os.close(lock)
     except TimeoutError as error:
         why = f"its folder can't be opened within {DISK_TIMEOUT_S:g} s"
         raise _Unusable(f"{why}: check the disk or choose another place") from error
@@ -126,12 +132,34 @@ async def _bind(path: Path) -> socket.socket:
     except OSError as error:
         why = (error.strerror or type(error).__name__).lower()
         raise _Unusable(f"{why}: choose another place") from error
-    raise _Unusable("its folder stays locked by another process: choose another place")
 
 
-def _open_folder(path: Path) -> int:
+async def _lock_once_free(path: Path) -> int:
+    """The descriptor that holds the lock.
+
+    Raises:
+        _Locked: It doesn't become free.
+        OSError: It can't be had.
+        TimeoutError: The disk hangs.
+    """
+    for _ in range(_LOCK_TRIES):
+        with suppress(BlockingIOError), anyio.fail_after(DISK_TIMEOUT_S):
+            return await SharedRead[int]("control socket").take(partial(_lock, path))
+        await anyio.sleep(_LOCK_PAUSE_S)
+    raise _Locked
+
+
+def _lock(path: Path) -> int:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    folder = os.open(path.parent, FOLDER_FLAGS)
+    try:
+        return lock_file(folder, _lock_of(path).name)
+    finally:
+        os.close(folder)
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
 
 
 def _replace(path: Path) -> socket.socket:

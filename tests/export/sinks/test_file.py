@@ -1,7 +1,6 @@
 """The file sink in a real folder: what it writes, keeps and drops, and what it leaves alone."""
 
 import errno
-import fcntl
 import gzip
 import os
 import shutil
@@ -22,13 +21,13 @@ from telemetryd.errors import ExportError, PermanentError, Reason, RetryableErro
 from telemetryd.export.exporter import Outcome
 from telemetryd.export.payloads.scc import render_scc
 from telemetryd.export.sinks.file import FileExporter
-from telemetryd.export.sinks.snapshots import SnapshotFile, choose_excess
+from telemetryd.export.sinks.snapshots import LOCK, SnapshotFile, choose_excess
 from tests.export.doubles import EPOCH_S, Source, manager_of, running, snapshot
 from tests.export.filebench import FolderBench, check_folder, names, payload
+from tests.locks import NOBODY, holding
 
 pytestmark = pytest.mark.anyio
 
-NOBODY = 65534
 FIRST = "scc-2026-09-21T14-13-20.000Z.json"
 
 
@@ -404,13 +403,19 @@ async def test_writers_of_one_folder_never_overwrite_each_other(bench: FolderBen
 
 async def test_folder_in_the_hands_of_another_writer_is_left_to_it(bench: FolderBench) -> None:
     bench.folder.mkdir()
-    fd = os.open(bench.folder, os.O_RDONLY)
-    fcntl.flock(fd, fcntl.LOCK_EX)
-    error = await refused(bench, bench.exporter())
+    with holding(bench.folder / LOCK, os.geteuid()):
+        error = await refused(bench, bench.exporter())
     assert isinstance(error, RetryableError)
     assert str(bench.folder) in str(error)
-    os.close(fd)
     assert await bench.send(bench.exporter()) is Outcome.WRITTEN
+
+
+async def test_folder_locked_by_another_user_is_written_all_the_same(bench: FolderBench) -> None:
+    bench.folder.mkdir(mode=0o755)
+    (bench.folder / LOCK).touch(0o600)
+    os.chown(bench.folder / LOCK, NOBODY, NOBODY)
+    with holding(bench.folder, NOBODY), holding(bench.folder / LOCK, NOBODY):
+        assert await bench.send(bench.exporter()) is Outcome.WRITTEN
 
 
 async def test_configured_exporter_writes_under_the_manager(bench: FolderBench) -> None:
