@@ -139,6 +139,8 @@ class Connection(web.RequestHandler, asyncio.BufferedProtocol):
         self._buffer = memoryview(bytearray(_READ_BYTES))
         self._is_idle = False
         self._head_bytes = 0
+        self._seen = b""
+        self._kept = b""
         self._when_answered: Callable[[], None] | None = None
 
     @property
@@ -189,26 +191,33 @@ class Connection(web.RequestHandler, asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take what was read."""
-        self.data_received(bytes(self._buffer[:nbytes]))
+        self._take(bytes(self._buffer[:nbytes]))
 
-    def data_received(self, data: bytes) -> None:
-        """Start the deadline of a further request with its first bytes, and bound its head."""
+    def _take(self, data: bytes) -> None:
+        """Give aiohttp one request's head, and keep what follows until that is answered."""
+        stream = self._stream
+        if stream is None or self._close:
+            return
         if data and self._is_idle:
             self._is_idle = False
             self._expect(self._limits.request_timeout_s)
-        if self._stream is None or self._close:
-            return
-        end = data.find(_END_OF_HEAD)
-        self._head_bytes += len(data) if end < 0 else end + len(_END_OF_HEAD)
-        if self._head_bytes > self._limits.head_bytes:
-            self._refuse_head(self._stream)
-            return
-        before = self._request_count
-        super().data_received(data)
-        if self._request_count != before:
-            rest = len(data) - data.rfind(_END_OF_HEAD) - len(_END_OF_HEAD)
-            self._head_bytes = max(rest, 0)
-            self._stream.pause_reading()
+        while data:
+            seen = self._seen + data
+            end = seen.find(_END_OF_HEAD)
+            size = len(data) if end < 0 else end + len(_END_OF_HEAD) - len(self._seen)
+            self._seen = seen[1 - len(_END_OF_HEAD) :] if end < 0 else b""
+            self._head_bytes += size
+            if self._head_bytes > self._limits.head_bytes:
+                self._refuse_head(stream)
+                return
+            before = self._request_count
+            self.data_received(data[:size])
+            data = data[size:]
+            if self._request_count != before:
+                self._head_bytes = 0
+                self._kept = data
+                stream.pause_reading()
+                return
 
     def _refuse_head(self, stream: asyncio.Transport) -> None:
         """Say so and read no more; closed at once, the unread rest would take the answer back."""
@@ -245,12 +254,15 @@ class Connection(web.RequestHandler, asyncio.BufferedProtocol):
     def _idle(self) -> None:
         """Wait for the next request; what isn't closed in good time is aborted."""
         self.served += 1
-        if self._stream is None:
+        stream = self._stream
+        if stream is None:
             return
         self._is_idle = True
         self._expect(self._limits.keep_alive_s + self._limits.request_timeout_s)
-        if not self._messages and not self._stream.is_closing():
-            self._stream.resume_reading()
+        kept, self._kept = self._kept, b""
+        self._take(kept)
+        if not self._messages and not stream.is_closing():
+            stream.resume_reading()
         self._changed(self)
 
     def handle_error(

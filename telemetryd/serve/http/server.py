@@ -173,11 +173,11 @@ class _Router:
         if connection.served:
             async with self._repeats:
                 await anyio.lowlevel.checkpoint()
-        if request.version.major != 1:
-            request._version = HttpVersion11  # noqa: SLF001 - the answer's, otherwise as asked
-            refused = answer_text(505, "HTTP version not supported: use HTTP/1.1\n")
-            refused.force_close()
-            return refused
+        if request._version.major != 1:  # noqa: SLF001 - `version` couldn't be replaced once read
+            request._version = HttpVersion11  # noqa: SLF001
+            unsupported = answer_text(505, "HTTP version not supported: use HTTP/1.1\n")
+            unsupported.force_close()
+            return unsupported
         if self.local_names is not None and not _asks_for(request, self.local_names):
             return answer_text(421, "misdirected request: ask for localhost\n")
         try:
