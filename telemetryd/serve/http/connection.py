@@ -19,7 +19,7 @@ MOST_HEADERS = 64
 LONGEST_LINE_BYTES = 8190
 _END_OF_HEAD = b"\r\n\r\n"
 _FAREWELL_S = 1.0
-_READ_BYTES = 8192
+_READ_BYTES = 4096
 """At a time: no client keeps the event loop busy for long, or makes it hold much."""
 
 HEADERS = {
@@ -304,7 +304,8 @@ class Connection(web.RequestHandler, asyncio.BufferedProtocol):
 
     def _expect(self, within_s: float) -> None:
         self._disarm()
-        self._deadline = self._timer.call_later(within_s, self.abort)
+        if self._stream is not None:
+            self._deadline = self._timer.call_later(within_s, self.abort)
 
     def _disarm(self) -> None:
         if self._deadline is not None:

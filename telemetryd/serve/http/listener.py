@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 _BACKLOG = 4096
 """Clients that wait to be accepted; those beyond would try again only a second later."""
 _ACCEPTED_AT_A_TIME = 4
-_TLS_BUFFER_BYTES = 16_384 + 512
-"""A record of TLS with what is around it."""
+_TLS_BUFFER_BYTES = 4096
+"""Of what is not decrypted yet; asyncio's own takes 256 KiB for each connection."""
 _RESOLVE_TIMEOUT_S = 10.0
 _ACCEPT_PAUSE_S = 0.5
 
@@ -188,7 +188,7 @@ class Acceptor:
 
 
 class _Tls(sslproto.SSLProtocol):
-    """asyncio's TLS with buffers of one record, in place of 256 KiB for each connection."""
+    """asyncio's TLS with small buffers."""
 
     max_size = _TLS_BUFFER_BYTES
 

@@ -10,6 +10,8 @@ import anyio.to_thread
 import pytest
 
 from telemetryd.serve.http.connection import Limits
+from tests.kube.certificates import Authority, Pair
+from tests.serve.guarded import connect, guarded, tls
 from tests.serve.http.test_server import Served, parse_reply, read_to_end, request, running
 
 pytestmark = pytest.mark.anyio
@@ -243,3 +245,14 @@ async def test_other_host_is_refused_on_loopback_in_one_line(host: str) -> None:
 async def test_request_of_http_1_0_needs_no_host() -> None:
     async with running() as served:
         assert parse_reply(await send(served, b"GET /livez HTTP/1.0\r\n\r\n")).status == 200
+
+
+async def test_largest_headers_in_one_record_of_tls_are_answered(
+    authority: Authority, pair: Pair
+) -> None:
+    async with (
+        guarded(authority, tls(pair)) as served,
+        connect(served.port, served.trusting()) as held,
+    ):
+        await held.stream.send(headed(Limits().head_bytes))
+        assert parse_reply(await held.end()).status == 200
