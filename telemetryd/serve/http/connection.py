@@ -89,6 +89,7 @@ class Connection(web.RequestHandler, asyncio.BufferedProtocol):
         peer: The client's address, without its port.
         carrier: The TCP connection, also while TLS is not established yet.
         served: Requests answered.
+        sending_since_s: When the answer under way was made, None where none is being sent.
         since_s: When it was accepted or its handshake was complete, by the event loop's clock.
     """
 
@@ -128,6 +129,7 @@ class Connection(web.RequestHandler, asyncio.BufferedProtocol):
         self.peer = peer
         self.carrier: asyncio.Transport | None = None
         self.served = 0
+        self.sending_since_s: float | None = None
         self.since_s = loop.time()
         self.is_lost = False
         self._is_current = is_current
@@ -240,6 +242,7 @@ class Connection(web.RequestHandler, asyncio.BufferedProtocol):
     ) -> tuple[web.StreamResponse, bool]:
         """Send the answer within its deadline; after it the connection may idle."""
         self._expect(self._limits.answer_timeout_s)
+        self.sending_since_s = self._timer.time()
         try:
             return await super().finish_response(request, resp, start_time)
         finally:
@@ -247,6 +250,7 @@ class Connection(web.RequestHandler, asyncio.BufferedProtocol):
             self._idle()
 
     def _answered(self) -> None:
+        self.sending_since_s = None
         call, self._when_answered = self._when_answered, None
         if call is not None:
             call()

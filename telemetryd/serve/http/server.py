@@ -43,10 +43,13 @@ MOST_ANSWERS = 8
 """Of pages other than health at a time, until they are sent."""
 MOST_WAITING = 64
 """Requests for those pages; more are turned away with 503, so that they leave room for others."""
+TAKING_S = 2.0
+"""For a client to take an answer that others wait for."""
 _REPEATS_AT_A_TIME = 2
 """Further requests on connections, in one turn of the event loop: newcomers come first."""
 
 _HOST = re.compile(r"(?:\[(?P<address>[^\]]*)\]|(?P<name>[^:]+))(?::[0-9]*)?")
+_LIVENESS = frozenset({"/livez", "/healthz"})
 _METHODS = ("GET", "HEAD")
 _PAYLOADS = "/payload/"
 
@@ -154,6 +157,7 @@ class _Router:
         self._endpoints = endpoints
         self._security = security
         self.local_names: frozenset[str] | None = None
+        self._in_turn: dict[Connection, None] = {}
         self._turns = anyio.Semaphore(MOST_ANSWERS)
         self._repeats = anyio.Semaphore(_REPEATS_AT_A_TIME, fast_acquire=True)
         self._one_page_at_a_time = anyio.CapacityLimiter(1)
@@ -178,7 +182,8 @@ class _Router:
             unsupported = answer_text(505, "HTTP version not supported: use HTTP/1.1\n")
             unsupported.force_close()
             return unsupported
-        if self.local_names is not None and not _asks_for(request, self.local_names):
+        is_open = self.local_names is None or request.path in _LIVENESS
+        if not is_open and not _asks_for(request, self.local_names or frozenset()):
             return answer_text(421, "misdirected request: ask for localhost\n")
         try:
             refused = await self._security.refusal(request)
@@ -205,8 +210,7 @@ class _Router:
                 refused = answer_text(503, "too many requests at a time\n")
                 refused.headers["Retry-After"] = "1"
                 return refused
-            await self._turns.acquire()
-            connection.when_answered(self._turns.release)
+            await self._turn(connection)
         try:
             response = await handler(request)
         except Exception:
@@ -216,6 +220,32 @@ class _Router:
             return answer_text(500, "internal error: the log says more\n")
         self._failing.discard(path)
         return response
+
+    async def _turn(self, connection: Connection) -> None:
+        """Wait for a turn, which lasts until the answer is sent.
+
+        Who has waited for long ends the connection of a client that doesn't take its answer.
+        """
+        loop = asyncio.get_running_loop()
+
+        def make_room() -> None:
+            slow_s = loop.time() - TAKING_S
+            for other in self._in_turn:
+                if other.sending_since_s is not None and other.sending_since_s < slow_s:
+                    other.abort()
+                    return
+
+        timer = loop.call_later(TAKING_S, make_room)
+        try:
+            await self._turns.acquire()
+        finally:
+            timer.cancel()
+        self._in_turn[connection] = None
+        connection.when_answered(partial(self._end_turn, connection))
+
+    def _end_turn(self, connection: Connection) -> None:
+        del self._in_turn[connection]
+        self._turns.release()
 
     async def _metrics(self, request: web.BaseRequest) -> web.Response:
         exposition = await self._endpoints.metrics.render(

@@ -205,7 +205,7 @@ async def test_names_of_this_machine_are_answered_on_loopback(host: str) -> None
     async with running() as served:
         sent = f"GET /status.json HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
         assert parse_reply(await send(served, sent.encode())).status == 200
-        sent = f"GET http://{host}/livez HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+        sent = f"GET http://{host}/readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
         assert parse_reply(await send(served, sent.encode())).status == 200
 
 
@@ -232,7 +232,7 @@ async def test_names_of_this_machine_are_answered_on_loopback(host: str) -> None
 )
 async def test_other_host_is_refused_on_loopback_in_one_line(host: str) -> None:
     async with running() as served:
-        for path in ("/", "/status.json", "/livez"):
+        for path in ("/", "/status.json", "/metrics", "/readyz", "/payload/scc", "/nothing"):
             sent = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
             reply = parse_reply(await send(served, sent.encode()))
             assert reply.status in {400, 421}
@@ -242,9 +242,16 @@ async def test_other_host_is_refused_on_loopback_in_one_line(host: str) -> None:
             assert parse_reply(await send(served, sent.encode())).status in {400, 421}
 
 
+async def test_liveness_is_answered_under_every_name() -> None:
+    async with running() as served:
+        for path in ("/livez", "/healthz"):
+            sent = f"GET {path} HTTP/1.1\r\nHost: probe\r\nConnection: close\r\n\r\n"
+            assert parse_reply(await send(served, sent.encode())).text == "ok\n"
+
+
 async def test_request_of_http_1_0_needs_no_host() -> None:
     async with running() as served:
-        assert parse_reply(await send(served, b"GET /livez HTTP/1.0\r\n\r\n")).status == 200
+        assert parse_reply(await send(served, b"GET /status.json HTTP/1.0\r\n\r\n")).status == 200
 
 
 async def test_largest_headers_in_one_record_of_tls_are_answered(

@@ -141,9 +141,11 @@ async def test_handshakes_that_never_finish_count_and_give_way(
 
 
 @asynccontextmanager
-async def deaf_clients() -> AsyncIterator[tuple[Served, list[SocketStream]]]:
+async def deaf_clients(
+    limits: Limits | None = None,
+) -> AsyncIterator[tuple[Served, list[SocketStream]]]:
     """As many clients as may be answered at a time, none of which reads its answer."""
-    async with running() as served:
+    async with running(limits=limits) as served:
         served.status = lambda: replace(Facts().status(), api_server="x" * 8_000_000)
         async with many(served, MOST_ANSWERS, request("/status.json")) as deaf:
             for stream in deaf:
@@ -185,3 +187,11 @@ async def test_client_that_leaves_during_its_answer_makes_room_for_the_next() ->
             await stream.aclose()
         for _ in range(2 * MOST_ANSWERS):
             assert (await served.ask("/metrics")).status == 200
+
+
+async def test_clients_that_do_not_read_keep_no_scrape_out() -> None:
+    limits = Limits(answer_timeout_s=LONG_S)
+    async with deaf_clients(limits) as (served, deaf):
+        with anyio.fail_after(60):
+            assert (await served.ask("/metrics")).status == 200
+        assert len(deaf) == MOST_ANSWERS

@@ -562,7 +562,8 @@ _LINES = st.builds(
     st.sampled_from(["HTTP/1.1", "HTTP/1.0", "HTTP/2.0", "HTTP/9", ""]),
     st.lists(
         st.sampled_from([
-            b"Host: x", b"Content-Length: -1", b"Content-Length: 5", b"Transfer-Encoding: chunked",
+            b"Host: x", b"Host: localhost",
+            b"Content-Length: -1", b"Content-Length: 5", b"Transfer-Encoding: chunked",
             b"Expect: 100-continue", b"Connection: close", b"Upgrade: h2c", b"Accept: \xff;q=\xfe",
             b"Accept-Encoding: gzip;q=nan", b": empty", b" folded", b"Content-Encoding: gzip",
         ])
