@@ -1,7 +1,7 @@
-"""One client's connection: deadlines and plain error answers over aiohttp's protocol.
+"""One client's connection: bounds, deadlines and plain error answers over aiohttp's protocol.
 
 aiohttp ends idle connections, but neither a request whose headers never end nor an answer that is
-never read. What is answered doesn't belong here.
+never read, and it bounds each header line but not their sum. Other modules decide what is answered.
 """
 
 import asyncio
@@ -15,8 +15,12 @@ from aiohttp import web
 
 log = logging.getLogger(__name__)
 
-_MOST_HEADERS = 64
-_LONGEST_LINE_BYTES = 8190
+MOST_HEADERS = 64
+LONGEST_LINE_BYTES = 8190
+_END_OF_HEAD = b"\r\n\r\n"
+_FAREWELL_S = 1.0
+_READ_BYTES = 4096
+"""At a time: no client keeps the event loop busy for long, or makes it hold much."""
 
 HEADERS = {
     "Server": "telemetryd",
@@ -27,6 +31,16 @@ HEADERS = {
     "X-Frame-Options": "DENY",
 }
 """Of every answer: what is shown here is for its reader only, and never a page that runs."""
+
+_HEAD_TOO_LARGE = "\r\n".join((
+    "HTTP/1.1 431 Request Header Fields Too Large",
+    *(f"{name}: {value}" for name, value in HEADERS.items()),
+    "Content-Type: text/plain; charset=utf-8",
+    "Content-Length: 32",
+    "Connection: close",
+    "",
+    "request header fields too large\n",
+)).encode()  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +54,20 @@ class Limits:
             thousand exporters have megabytes of metrics.
         answer_timeout_s: For the client to take the answer.
         keep_alive_s: Of an idle connection: longer than the usual scrape interval of a minute.
-        connections: At a time, of all clients, handshakes included; one more takes the place of the
-            one that has waited longest without a request, and is dropped where none waits.
+        head_bytes: Of a request line and its headers together.
+        connections: At a time, of all clients, handshakes included. When one more comes, the
+            address with the most connections loses the one that was served first.
+        grace_s: No connection is dropped for another one before its first answer or the end of
+            this time, which begins again once a handshake is complete.
     """
 
     request_timeout_s: float = 10.0
     making_timeout_s: float = 60.0
     answer_timeout_s: float = 30.0
     keep_alive_s: float = 120.0
-    connections: int = 512
+    head_bytes: int = 16_384
+    connections: int = 128
+    grace_s: float = 0.25
 
 
 def answer(status: int, body: bytes, content_type: str) -> web.Response:
@@ -61,11 +80,17 @@ def answer_text(status: int, text: str) -> web.Response:
     return answer(status, text.encode(errors="backslashreplace"), "text/plain; charset=utf-8")
 
 
-class Connection(web.RequestHandler):
-    """aiohttp's protocol with a deadline for each request and each answer.
+class Connection(web.RequestHandler, asyncio.BufferedProtocol):
+    """aiohttp's protocol with bounds and a deadline for each request and each answer.
+
+    While a request is being answered nothing more is read: neither its body nor a next request.
 
     Attributes:
-        waiting_since_s: When it was made or last answered, by the event loop's clock.
+        peer: The client's address, without its port.
+        carrier: The TCP connection, also while TLS is not established yet.
+        served: Requests answered.
+        sending_since_s: When the answer under way was made, None where none is being sent.
+        since_s: When it was accepted or its handshake was complete, by the event loop's clock.
     """
 
     def __init__(
@@ -73,16 +98,20 @@ class Connection(web.RequestHandler):
         manager: web.Server,
         is_current: Callable[[], bool],
         *,
+        peer: str,
         loop: asyncio.AbstractEventLoop,
         limits: Limits,
+        changed: Callable[["Connection"], None],
     ) -> None:
         """Serve one client.
 
         Args:
             manager: All connections.
             is_current: Whether what was asked of the client when it connected still is.
+            peer: The client's address.
             loop: The event loop.
             limits: What a client may take.
+            changed: Called when it was served or is lost.
         """
         super().__init__(
             manager,
@@ -91,30 +120,51 @@ class Connection(web.RequestHandler):
             access_log=None,  # type: ignore[arg-type]  # aiohttp's way to say: none
             keepalive_timeout=limits.keep_alive_s,
             lingering_time=0,  # a body that nobody asked for isn't waited for
-            max_line_size=_LONGEST_LINE_BYTES,
-            max_field_size=_LONGEST_LINE_BYTES,
-            max_headers=_MOST_HEADERS,
+            max_line_size=LONGEST_LINE_BYTES,
+            max_field_size=LONGEST_LINE_BYTES,
+            max_headers=MOST_HEADERS,
+            read_bufsize=_READ_BYTES,
+            auto_decompress=False,
         )
+        self.peer = peer
+        self.carrier: asyncio.Transport | None = None
+        self.served = 0
+        self.sending_since_s: float | None = None
+        self.since_s = loop.time()
+        self.is_lost = False
         self._is_current = is_current
+        self._changed = changed
         self._stream: asyncio.Transport | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._timer = loop
         self._limits = limits
-        self.waiting_since_s = loop.time()
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it isn't being closed."""
-        return self._stream is not None and not self._stream.is_closing()
+        self._buffer = memoryview(bytearray(_READ_BYTES))
+        self._is_idle = False
+        self._head_bytes = 0
+        self._seen = b""
+        self._kept = b""
+        self._when_answered: Callable[[], None] | None = None
 
     @property
     def is_waiting(self) -> bool:
         """Whether no whole request is in, or all are answered."""
-        return self._current_request is None
+        return not self._request_in_progress
+
+    @property
+    def is_served(self) -> bool:
+        """Whether there is nothing to answer now, and was before; its end may have begun."""
+        return not self._request_in_progress and (self.served > 0 or self._close)
+
+    @property
+    def is_in_turn(self) -> bool:
+        """Whether an answer is under way for which others wait."""
+        return self._when_answered is not None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the first request's deadline, unless what is asked changed during a handshake."""
         self._stream = cast("asyncio.Transport", transport)
+        self.carrier = self.carrier or self._stream
+        self.since_s = self._timer.time()
         if not self._is_current():
             self._stream.abort()
             return
@@ -124,29 +174,100 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget the deadline."""
         self._disarm()
+        self._answered()
         self._stream = None
         super().connection_lost(exc)
+        self.lose()
 
-    def data_received(self, data: bytes) -> None:
-        """Start the deadline of a further request with its first bytes."""
-        if data and self._deadline is None:
+    def lose(self) -> None:
+        """Tell that it is lost, with or without having been made."""
+        self.is_lost = True
+        self.carrier = None
+        if self._stream is None:
+            self._parser = None  # which has this connection, and would keep it until collected
+        self._changed(self)
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - never more
+        """Where to read to."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take what was read."""
+        self._take(bytes(self._buffer[:nbytes]))
+
+    def _take(self, data: bytes) -> None:
+        """Give aiohttp one request's head, and keep what follows until that is answered."""
+        stream = self._stream
+        if stream is None or self._close:
+            return
+        if data and self._is_idle:
+            self._is_idle = False
             self._expect(self._limits.request_timeout_s)
-        super().data_received(data)
+        while data:
+            seen = self._seen + data
+            end = seen.find(_END_OF_HEAD)
+            size = len(data) if end < 0 else end + len(_END_OF_HEAD) - len(self._seen)
+            self._seen = seen[1 - len(_END_OF_HEAD) :] if end < 0 else b""
+            self._head_bytes += size
+            if self._head_bytes > self._limits.head_bytes:
+                self._refuse_head(stream)
+                return
+            before = self._request_count
+            self.data_received(data[:size])
+            data = data[size:]
+            if self._request_count != before:
+                self._head_bytes = 0
+                self._kept = data
+                stream.pause_reading()
+                return
+
+    def _refuse_head(self, stream: asyncio.Transport) -> None:
+        """Say so and read no more; closed at once, the unread rest would take the answer back."""
+        self.close()
+        self.served += 1
+        stream.pause_reading()
+        stream.write(_HEAD_TOO_LARGE)
+        self._expect(_FAREWELL_S)
 
     def expect_answer(self) -> None:
         """The request was let in: start the deadline for making its answer."""
         self._expect(self._limits.making_timeout_s)
+
+    def when_answered(self, call: Callable[[], None]) -> None:
+        """Call once the answer under way is sent, or can't be."""
+        self._when_answered = call
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Send the answer within its deadline; after it the connection may idle."""
         self._expect(self._limits.answer_timeout_s)
+        self.sending_since_s = self._timer.time()
         try:
             return await super().finish_response(request, resp, start_time)
         finally:
-            self._disarm()
-            self.waiting_since_s = self._timer.time()
+            self._answered()
+            self._idle()
+
+    def _answered(self) -> None:
+        self.sending_since_s = None
+        call, self._when_answered = self._when_answered, None
+        if call is not None:
+            call()
+
+    def _idle(self) -> None:
+        """Wait for the next request; what isn't closed in good time is aborted."""
+        self.served += 1
+        stream = self._stream
+        if stream is None:
+            return
+        self._is_idle = True
+        self._expect(self._limits.keep_alive_s + self._limits.request_timeout_s)
+        kept, self._kept = self._kept, b""
+        self._take(kept)
+        if not self._messages and not stream.is_closing():
+            stream.resume_reading()
+        self._changed(self)
 
     def handle_error(
         self,
@@ -155,18 +276,23 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,  # noqa: ARG002 - says what was sent
     ) -> web.StreamResponse:
-        """One plain line instead of what went wrong.
+        """One plain line instead of what went wrong, and no word of the request in the log.
 
         Raises:
             ConnectionError: A part of another answer is sent already.
         """
         level = logging.ERROR if status == HTTPStatus.INTERNAL_SERVER_ERROR else logging.DEBUG
-        log.log(level, "bad request status=%d error=%s", status, exc)
+        # Texts of aiohttp's errors hold header lines, and those may hold a token.
+        log.log(level, "bad request status=%d error=%s", status, type(exc).__name__)
         if request.writer.output_size > 0:
             raise ConnectionError("an answer is already on its way")
         response = answer_text(status, f"{HTTPStatus(status).phrase.lower()}\n")
         response.force_close()
         return response
+
+    def log_exception(self, *_args: object, **details: object) -> None:
+        """Log that aiohttp failed, without what the request holds."""
+        log.error("connection failed error=%s", type(details.get("exc_info")).__name__)
 
     def end(self) -> None:
         """Close the connection: at once where it is idle, else with the answer under way."""
@@ -177,12 +303,13 @@ class Connection(web.RequestHandler):
 
     def abort(self) -> None:
         """Drop the connection without sending what is left."""
-        if self._stream is not None:
-            self._stream.abort()
+        if self.carrier is not None:
+            self.carrier.abort()
 
     def _expect(self, within_s: float) -> None:
         self._disarm()
-        self._deadline = self._timer.call_later(within_s, self.abort)
+        if self._stream is not None:
+            self._deadline = self._timer.call_later(within_s, self.abort)
 
     def _disarm(self) -> None:
         if self._deadline is not None:

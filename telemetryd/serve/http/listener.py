@@ -1,8 +1,5 @@
 """The socket that clients connect to: bound, and each connection taken up as security has it.
 
-A client too many takes the place of the one that has waited longest without a request, so that idle
-clients, however many, keep out neither a probe nor a scrape.
-
 Connections are accepted here rather than by asyncio's own server, for a handshake counts among the
 connections from its first byte on, and each is made with the certificates in force at that moment.
 What is said on a connection doesn't belong here.
@@ -10,10 +7,14 @@ What is said on a connection doesn't belong here.
 
 import asyncio
 import errno
+import ipaddress
 import logging
 import socket
-from collections.abc import Callable, Iterable, Sequence
+import ssl
+from asyncio import sslproto
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final, cast
 
 import anyio
 import anyio.lowlevel
@@ -25,7 +26,11 @@ from telemetryd.serve.http.security import Security
 
 log = logging.getLogger(__name__)
 
-_BACKLOG = 128
+_BACKLOG = 4096
+"""Clients that wait to be accepted; those beyond would try again only a second later."""
+_ACCEPTED_AT_A_TIME = 4
+_TLS_BUFFER_BYTES = 4096
+"""Of what is not decrypted yet; asyncio's own takes 256 KiB for each connection."""
 _RESOLVE_TIMEOUT_S = 10.0
 _ACCEPT_PAUSE_S = 0.5
 
@@ -47,16 +52,20 @@ class Listening:
 
 
 class Acceptor:
-    """Takes up connections from a listening socket, no more than the limits allow."""
+    """Takes up connections from a listening socket, no more than the limits allow.
+
+    When it is full, the address with the most connections loses the one that was served first,
+    then the one that has been without a whole request longest. A newcomer is never dropped within
+    its grace, so that a prompt client is answered however many others come: while all are within
+    theirs, nothing is accepted, and clients wait in the socket's queue.
+    """
 
     def __init__(
         self,
         bound: socket.socket,
         security: Security,
         limits: Limits,
-        *,
-        make: Callable[[Callable[[], bool]], asyncio.Protocol],
-        established: Callable[[], Iterable[Connection]],
+        make: Callable[..., Connection],
     ) -> None:
         """Nothing is accepted before ``run``.
 
@@ -64,25 +73,23 @@ class Acceptor:
             bound: Non-blocking; stays the caller's.
             security: Gives the certificates.
             limits: What a client may take.
-            make: Makes a connection's protocol, given whether what was asked of the client when
-                it connected is what is asked now.
-            established: All connections, without those in a handshake.
+            make: Makes a connection, with the arguments that are left.
         """
         self._bound = bound
         self._security = security
         self._limits = limits
         self._make = make
-        self._established = established
-        self._beginning: dict[anyio.CancelScope, None] = {}
+        self._peers: dict[str, dict[Connection, None]] = {}
+        self._changed = asyncio.Event()
         self._accepting = True
 
     async def run(self) -> None:
         """Accept until cancelled."""
-        loop = asyncio.get_running_loop()
         async with anyio.create_task_group() as group:
             while True:
+                await anyio.wait_readable(self._bound)
                 try:
-                    stream, _ = await loop.sock_accept(self._bound)
+                    accepted = self._accept(group)
                 except OSError as error:
                     level = logging.WARNING if self._accepting else logging.DEBUG
                     self._accepting = False
@@ -90,52 +97,137 @@ class Acceptor:
                     await anyio.sleep(_ACCEPT_PAUSE_S)
                     continue
                 self._accepting = True
-                self._admit(stream, group)
-                # A flood of connections never lets accept wait, and the daemon has other work.
                 await anyio.lowlevel.checkpoint()
+                if not accepted:
+                    self._changed.clear()
+                    with anyio.move_on_after(self._limits.grace_s / 4):
+                        await self._changed.wait()
 
-    def _admit(self, stream: socket.socket, group: TaskGroup) -> None:
-        clients = [client for client in self._established() if client.is_open]
-        full = len(self._beginning) + len(clients) >= self._limits.connections
-        if full and not self._make_room(clients):
-            stream.close()
-            return
-        scope = anyio.CancelScope()
-        self._beginning[scope] = None
-        group.start_soon(self._begin, stream, scope, name="http client")
+    def _accept(self, group: TaskGroup) -> bool:
+        """Accept a few, for the daemon has other work; whether there was room for one.
 
-    def _make_room(self, clients: Sequence[Connection]) -> bool:
-        """Drop a client that waits, or a handshake, the oldest; whether there was any."""
-        waiting = (client for client in clients if client.is_waiting)
-        longest = min(waiting, key=lambda client: client.waiting_since_s, default=None)
-        if longest is not None:
-            longest.abort()
-        elif self._beginning:
-            scope = next(iter(self._beginning))
-            del self._beginning[scope]
-            scope.cancel()
-        else:
-            return False
+        Raises:
+            OSError: None can be accepted.
+        """
+        for turn in range(_ACCEPTED_AT_A_TIME):
+            full = sum(map(len, self._peers.values())) >= self._limits.connections
+            in_the_way = self._choose() if full else None
+            if full and in_the_way is None:
+                return turn > 0
+            try:
+                stream, (peer, *_) = self._bound.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return True
+            if in_the_way is not None:
+                self._forget(in_the_way)
+                in_the_way.abort()
+            stream.setblocking(False)
+            demand = self._security.demand
+            connection = self._make(
+                lambda demand=demand: self._security.demand == demand,
+                peer=peer,
+                changed=self._update,
+            )
+            self._peers.setdefault(peer, {})[connection] = None
+            group.start_soon(self._begin, stream, connection, name="http client")
         return True
 
-    async def _begin(self, stream: socket.socket, scope: anyio.CancelScope) -> None:
+    def _choose(self) -> Connection | None:
+        """The connection to drop for another one; None where each is within its grace."""
+        most = max(map(len, self._peers.values()))
+        held = [
+            connection
+            for peer in self._peers.values()
+            if len(peer) == most
+            for connection in peer
+            if connection.carrier is not None
+        ]
+        graceless_s = asyncio.get_running_loop().time() - self._limits.grace_s
+        for gives_way in _GIVE_WAY:
+            for connection in held:
+                if gives_way(connection, graceless_s):
+                    return connection
+        return None
+
+    def _update(self, connection: Connection) -> None:
+        """Note that a connection was served, or is lost."""
+        self._changed.set()
+        if connection.is_lost:
+            self._forget(connection)
+        elif connection.served == 1 and connection in self._peers.get(connection.peer, ()):
+            peer = self._peers[connection.peer]
+            del peer[connection]
+            peer[connection] = None
+
+    def _forget(self, connection: Connection) -> None:
+        peer = self._peers.get(connection.peer, {})
+        peer.pop(connection, None)
+        if not peer:
+            self._peers.pop(connection.peer, None)
+
+    async def _begin(self, stream: socket.socket, connection: Connection) -> None:
         """Make the connection; a handshake that fails costs its client alone."""
-        context, demand = self._security.context, self._security.demand
-        # For the handshake, and for the farewell at the end.
-        timeout_s = self._limits.request_timeout_s if context else None
+        loop = asyncio.get_running_loop()
+        context = self._security.context
+        established: asyncio.Future[None] = loop.create_future()
+        protocol: asyncio.BaseProtocol = connection
+        if context is None:
+            established.set_result(None)
+        else:
+            protocol = _Tls(connection, context, established, self._limits.request_timeout_s)
         try:
-            with scope:
-                await asyncio.get_running_loop().connect_accepted_socket(
-                    lambda: self._make(lambda: self._security.demand == demand),
-                    stream,
-                    ssl=context,
-                    ssl_handshake_timeout=timeout_s,
-                    ssl_shutdown_timeout=timeout_s,
-                )
+            await loop.connect_accepted_socket(lambda: protocol, stream)
+            await established
         except OSError as error:
             log.debug("connection not established error=%r", str(error))
+            connection.lose()
         finally:
-            self._beginning.pop(scope, None)
+            if not established.done():
+                connection.abort()
+            del established  # its error has this frame, which would wait for the collector
+
+
+class _Tls(sslproto.SSLProtocol):
+    """asyncio's TLS with small buffers."""
+
+    max_size = _TLS_BUFFER_BYTES
+
+    def __init__(
+        self,
+        connection: Connection,
+        context: ssl.SSLContext,
+        established: asyncio.Future[None],
+        timeout_s: float,
+    ) -> None:
+        super().__init__(
+            asyncio.get_running_loop(),
+            connection,
+            context,
+            established,
+            server_side=True,
+            ssl_handshake_timeout=timeout_s,  # type: ignore[arg-type]  # floats are meant too
+            ssl_shutdown_timeout=timeout_s,
+        )
+        self._connection = connection
+        self._set_read_buffer_limits(_TLS_BUFFER_BYTES)  # type: ignore[attr-defined]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._connection.carrier = cast("asyncio.Transport", transport)
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        self._connection.lose()
+
+
+_GIVE_WAY: Final[tuple[Callable[[Connection, float], bool], ...]] = (
+    lambda connection, _: connection.is_served,
+    lambda connection, graceless_s: connection.is_waiting and connection.since_s < graceless_s,
+    lambda connection, graceless_s: (
+        not connection.is_in_turn and (connection.served > 0 or connection.since_s < graceless_s)
+    ),
+)
+"""Which connections are dropped for a newcomer, in this order."""
 
 
 async def bind(host: str, port: int, where: str) -> socket.socket:
@@ -157,6 +249,21 @@ async def bind(host: str, port: int, where: str) -> socket.socket:
         raise ConfigError(Problem(where, "server.listen", message)) from error
     bound.setblocking(False)
     return bound
+
+
+def local_names(bound: socket.socket, host: str) -> frozenset[str] | None:
+    """What this machine is called where only it can reach the socket; None where others can.
+
+    Besides these names every loopback address is its own.
+
+    Args:
+        bound: The socket.
+        host: As configured.
+    """
+    if not ipaddress.ip_address(bound.getsockname()[0].partition("%")[0]).is_loopback:
+        return None
+    name = socket.gethostname().lower()
+    return frozenset({"localhost", name, name.partition(".")[0], host.lower()})
 
 
 def listening_at(bound: socket.socket) -> Listening:

@@ -6,26 +6,29 @@ by ``connection``, connections are taken up by ``listener``, and who may see som
 """
 
 import asyncio
+import ipaddress
 import logging
+import re
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import orjson
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from anyio.lowlevel import cancel_shielded_checkpoint
 
 from telemetryd.errors import ManagerError
 from telemetryd.model import Payload
 from telemetryd.serve.http.connection import Connection, Limits, answer, answer_text
-from telemetryd.serve.http.listener import Acceptor, Listening, bind, listening_at
-from telemetryd.serve.http.security import Security
+from telemetryd.serve.http.listener import Acceptor, Listening, bind, listening_at, local_names
+from telemetryd.serve.http.security import OPEN_PATHS, Security
 from telemetryd.serve.metrics.metrics import MetricsRenderer
 from telemetryd.serve.page.page import render_page
 from telemetryd.serve.page.status import Report, StatusFacts, render_report, render_status
@@ -36,9 +39,17 @@ log = logging.getLogger(__name__)
 DEFAULT_LIMITS = Limits()
 SHUTDOWN_S = 1.0
 """Answers still on their way are given this long."""
-MOST_SCRAPES = 8
-"""Of ``/metrics`` at a time, one rendered and the rest waiting; more are turned away with 503."""
+MOST_ANSWERS = 8
+"""Of pages other than health at a time, until they are sent."""
+MOST_WAITING = 64
+"""Requests for those pages; more are turned away with 503, so that they leave room for others."""
+TAKING_S = 2.0
+"""For a client to take an answer that others wait for."""
+_REPEATS_AT_A_TIME = 2
+"""Further requests on connections, in one turn of the event loop: newcomers come first."""
 
+_HOST = re.compile(r"(?:\[(?P<address>[^\]]*)\]|(?P<name>[^:]+))(?::[0-9]*)?")
+_LIVENESS = frozenset({"/livez", "/healthz"})
 _METHODS = ("GET", "HEAD")
 _PAYLOADS = "/payload/"
 
@@ -92,15 +103,16 @@ async def serve(
     """
     security = security or Security()
     loop = asyncio.get_running_loop()
-    server = web.Server(_Router(endpoints, security).answer)
+    router = _Router(endpoints, security)
+    server = web.Server(router.answer)
     failure: Exception | None = None
     with await bind(host, port, where) as bound:
+        router.local_names = local_names(bound, host)
         acceptor = Acceptor(
             bound,
             security,
             limits,
-            make=partial(Connection, server, loop=loop, limits=limits),
-            established=partial(_connections, server),
+            partial(Connection, server, loop=loop, limits=limits),
         )
         security.changed = partial(_end_connections, server)
         try:
@@ -144,7 +156,10 @@ class _Router:
     def __init__(self, endpoints: Endpoints, security: Security) -> None:
         self._endpoints = endpoints
         self._security = security
-        self._scrapes = 0
+        self.local_names: frozenset[str] | None = None
+        self._in_turn: dict[Connection, None] = {}
+        self._turns = anyio.Semaphore(MOST_ANSWERS)
+        self._repeats = anyio.Semaphore(_REPEATS_AT_A_TIME, fast_acquire=True)
         self._one_page_at_a_time = anyio.CapacityLimiter(1)
         self._failing: set[str] = set()
         self._paths: dict[str, _Handler] = {
@@ -158,6 +173,18 @@ class _Router:
 
     async def answer(self, request: web.BaseRequest) -> web.Response:
         """Answer any request; an unexpected error is a 500 that says nothing of it."""
+        connection = cast("Connection", request.protocol)
+        if connection.served:
+            async with self._repeats:
+                await anyio.lowlevel.checkpoint()
+        if request._version.major != 1:  # noqa: SLF001 - `version` couldn't be replaced once read
+            request._version = HttpVersion11  # noqa: SLF001
+            unsupported = answer_text(505, "HTTP version not supported: use HTTP/1.1\n")
+            unsupported.force_close()
+            return unsupported
+        is_open = self.local_names is None or request.path in _LIVENESS
+        if not is_open and not _asks_for(request, self.local_names or frozenset()):
+            return answer_text(421, "misdirected request: ask for localhost\n")
         try:
             refused = await self._security.refusal(request)
         except Exception:
@@ -165,11 +192,10 @@ class _Router:
             return answer_text(500, "internal error: the log says more\n")
         if refused is not None:
             return refused
-        if isinstance(connection := request.protocol, Connection):
-            connection.expect_answer()
-        return await self._answer(request)
+        connection.expect_answer()
+        return await self._answer(request, connection)
 
-    async def _answer(self, request: web.BaseRequest) -> web.Response:
+    async def _answer(self, request: web.BaseRequest, connection: Connection) -> web.Response:
         path = _PAYLOADS if request.path.startswith(_PAYLOADS) else request.path
         handler = self._payload if path == _PAYLOADS else self._paths.get(path)
         if handler is None:
@@ -179,6 +205,12 @@ class _Router:
             refused = answer_text(405, "method not allowed: use GET or HEAD\n")
             refused.headers["Allow"] = ", ".join(_METHODS)
             return refused
+        if path not in OPEN_PATHS:
+            if self._turns.statistics().tasks_waiting >= MOST_WAITING:
+                refused = answer_text(503, "too many requests at a time\n")
+                refused.headers["Retry-After"] = "1"
+                return refused
+            await self._turn(connection)
         try:
             response = await handler(request)
         except Exception:
@@ -189,20 +221,38 @@ class _Router:
         self._failing.discard(path)
         return response
 
-    async def _metrics(self, request: web.BaseRequest) -> web.Response:
-        if self._scrapes >= MOST_SCRAPES:
-            refused = answer_text(503, "too many scrapes at a time\n")
-            refused.headers["Retry-After"] = "1"
-            return refused
-        self._scrapes += 1
+    async def _turn(self, connection: Connection) -> None:
+        """Wait for a turn, which lasts until the answer is sent.
+
+        Who has waited for long ends the connection of a client that doesn't take its answer.
+        """
+        loop = asyncio.get_running_loop()
+
+        def make_room() -> None:
+            slow_s = loop.time() - TAKING_S
+            for other in self._in_turn:
+                if other.sending_since_s is not None and other.sending_since_s < slow_s:
+                    other.abort()
+                    return
+
+        timer = loop.call_later(TAKING_S, make_room)
         try:
-            exposition = await self._endpoints.metrics.render(
-                accept=",".join(request.headers.getall("Accept", ())),
-                accept_encoding=",".join(request.headers.getall("Accept-Encoding", ())),
-                names=request.query.getall("name[]", ()),
-            )
+            await self._turns.acquire()
         finally:
-            self._scrapes -= 1
+            timer.cancel()
+        self._in_turn[connection] = None
+        connection.when_answered(partial(self._end_turn, connection))
+
+    def _end_turn(self, connection: Connection) -> None:
+        del self._in_turn[connection]
+        self._turns.release()
+
+    async def _metrics(self, request: web.BaseRequest) -> web.Response:
+        exposition = await self._endpoints.metrics.render(
+            accept=",".join(request.headers.getall("Accept", ())),
+            accept_encoding=",".join(request.headers.getall("Accept-Encoding", ())),
+            names=request.query.getall("name[]", ()),
+        )
         response = answer(200, exposition.body, exposition.content_type)
         response.headers["Vary"] = "Accept, Accept-Encoding"
         if exposition.content_encoding:
@@ -246,6 +296,29 @@ class _Router:
         checksum = b64encode(sha256(payload.body).digest()).decode()
         response.headers["Repr-Digest"] = f"sha-256=:{checksum}:"  # RFC 9530
         return response
+
+
+def _asks_for(request: web.BaseRequest, names: frozenset[str]) -> bool:
+    """Whether a request is meant for this machine, and not for a name that only leads here.
+
+    A page of another site reads what is shown here where its name's address becomes a loopback one
+    (DNS rebinding); it can't choose the header. HTTP/1.0 needs none.
+    """
+    url = request._message.url  # noqa: SLF001 - aiohttp shows no other
+    if url.absolute and not _is_local(url.raw_host or "", names):
+        return False
+    found = [_HOST.fullmatch(host) for host in request.headers.getall("Host", ())]
+    return all(each and _is_local(each["address"] or each["name"], names) for each in found)
+
+
+def _is_local(host: str, names: frozenset[str]) -> bool:
+    name = host.lower().removesuffix(".")
+    if name in names:
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def _health(request: web.BaseRequest, report: Report) -> web.Response:

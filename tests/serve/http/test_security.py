@@ -245,7 +245,13 @@ async def test_answer_under_way_is_given_before_its_connection_ends(
         guarded(authority, config, reviews=Reviews(cluster)) as served,
         connect(served.port, served.trusting()) as held,
     ):
-        lines = (b"GET /metrics HTTP/1.1", b"Host: x", b"Authorization: Bearer good", b"", b"")
+        lines = (
+            b"GET /metrics HTTP/1.1",
+            b"Host: localhost",
+            b"Authorization: Bearer good",
+            b"",
+            b"",
+        )
         await held.stream.send(b"\r\n".join(lines))
         await until("it is being reviewed", lambda: bool(cluster.asked))
         await served.change(tls(pair))
@@ -264,7 +270,7 @@ async def test_path_is_asked_about_whatever_it_holds(authority: Authority, path:
     ):
         lines = (
             f"GET {path} HTTP/1.1",
-            "Host: x",
+            "Host: localhost",
             "Authorization: Bearer good",
             "Connection: close",
         )

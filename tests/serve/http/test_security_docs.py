@@ -14,10 +14,10 @@ import pytest
 import yaml
 
 from telemetryd.config import parse_config
-from telemetryd.serve.http.connection import Limits
+from telemetryd.serve.http.connection import LONGEST_LINE_BYTES, MOST_HEADERS, Limits
 from telemetryd.serve.http.reviews import ALLOWED_S, DENIED_S, MOST_REVIEWS, REVIEW_S, Reviews
 from telemetryd.serve.http.security import LOOK_S, OPEN_PATHS
-from telemetryd.serve.http.server import MOST_SCRAPES
+from telemetryd.serve.http.server import MOST_ANSWERS, MOST_WAITING, TAKING_S
 from tests.deploy.kustomize import DEPLOY, build
 from tests.kube.certificates import Authority
 from tests.serve.guarded import guarded, tls
@@ -169,8 +169,14 @@ def test_numbers_are_those_of_the_code() -> None:
         f"for its answer to be made | {limits.making_timeout_s:g} s |",
         f"to take an answer | {limits.answer_timeout_s:g} s |",
         f"an idle connection | {limits.keep_alive_s:g} s |",
-        f"handshakes included | {limits.connections}; one more takes the place",
-        f"at a time | {MOST_SCRAPES}; more are answered 503",
+        f"handshakes included | {limits.connections} |",
+        f"there are {limits.connections} connections",
+        f"{limits.head_bytes // 1024} KiB together, at most {MOST_HEADERS} headers",
+        f"headers of {LONGEST_LINE_BYTES} bytes each",
+        f"hold at most {limits.connections * limits.head_bytes >> 20} MiB",
+        f"in its first {limits.grace_s:g} s",
+        f"others have waited for | {TAKING_S:g} s |",
+        f"are sent | {MOST_ANSWERS}; {MOST_WAITING} more requests wait",
         f"kept for {ALLOWED_S:g} s where it lets in, for {DENIED_S:g} s where it doesn't",
         f"at most {MOST_REVIEWS} are under way",
         f"doesn't answer within {REVIEW_S:g} s",
