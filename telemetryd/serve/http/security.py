@@ -36,7 +36,9 @@ LOOK_S: Final = 10.0
 READ_TIMEOUT_S: Final = 10.0
 """For reading them: a network file system may hang."""
 OPEN_PATHS: Final = frozenset({"/livez", "/healthz", "/readyz"})
-"""Shown to everyone: they say no more than whether all is well."""
+"""Shown to everyone: they say which checks fail. The reasons need more, see ``REASONS_PATH``."""
+REASONS_PATH: Final = "/status.json"
+"""Has the reasons too. Every user may get ``/readyz``, by Kubernetes' system:public-info-viewer."""
 
 T = TypeVar("T")
 
@@ -160,22 +162,28 @@ class Security:
 
     async def refusal(self, request: web.BaseRequest) -> web.Response | None:
         """What to answer instead of what was asked for; None where that may be seen."""
+        return None if request.path in OPEN_PATHS else await self._refusal(request, request.path)
+
+    async def may_see_reasons(self, request: web.BaseRequest) -> bool:
+        """Whether the client may also see why a check of an open path fails."""
+        return await self._refusal(request, REASONS_PATH) is None
+
+    async def _refusal(self, request: web.BaseRequest, path: str) -> web.Response | None:
         measures = self._measures
-        if request.path in OPEN_PATHS or not (measures.asks_certificates or measures.tokens):
+        if not (measures.asks_certificates or measures.tokens):
             return None
         if measures.asks_certificates and self._is_vouched_for(request):
             return None
         if measures.tokens and self._reviews is not None:
-            return await self._judge(request, self._reviews, measures)
+            return await self._judge(request, path, self._reviews, measures)
         return answer_text(401, _needed(measures))
 
     async def _judge(
-        self, request: web.BaseRequest, reviews: Reviews, measures: Measures
+        self, request: web.BaseRequest, path: str, reviews: Reviews, measures: Measures
     ) -> web.Response | None:
         found = _BEARER.fullmatch(request.headers.get("Authorization", ""))
         if found is None:
             return _challenge(_needed(measures))
-        path = request.path
         try:
             verdict = await reviews.judge(found[1], path)
         except KubeError:

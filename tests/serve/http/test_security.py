@@ -2,6 +2,7 @@
 
 import ssl
 import time
+from dataclasses import replace
 
 import aiohttp
 import pytest
@@ -12,6 +13,7 @@ from telemetryd.errors import Reason, Unavailable
 from telemetryd.serve.http.reviews import Reviews
 from tests.kube.certificates import Authority, Pair
 from tests.serve.guarded import (
+    Guarded,
     connect,
     guarded,
     tls,
@@ -126,6 +128,49 @@ async def test_token_is_needed_for_all_but_health(
         for method in ("GET", "HEAD"):
             assert (await served.get("/metrics", context, "good", method)).status == 200
         assert (await served.get("/metrics", context, "good", "POST")).status == 405
+
+
+def failing(served: Guarded, why: str) -> None:
+    (informer, more), *rest = served.facts.informers
+    served.facts.informers[:] = [(replace(informer, synced=False, last_error=why), more), *rest]
+
+
+async def test_health_says_why_a_check_fails_only_to_clients_that_may_see_the_status(
+    authority: Authority, pair: Pair
+) -> None:
+    cluster = ApiServer(paths={"/status.json", "/metrics"})
+    cluster.tokens["other"] = {"username": "other"}
+    why = f'nodes is forbidden: User "{USER}" cannot list'
+    async with guarded(authority, tls(pair, tokens=True), reviews=Reviews(cluster)) as served:
+        failing(served, why)
+        for path in ("/readyz", "/readyz?verbose"):
+            for token in (None, "made-up"):
+                reply = await served.get(path, served.trusting(), token)
+                assert reply.status == 503, path
+                assert (
+                    "[-]informer/nodes.management.cattle.io failed: reason withheld\n" in reply.text
+                )
+                assert "forbidden" not in reply.text
+                assert "[+]config ok\n" in reply.text
+            reply = await served.get(path, served.trusting(), "good")
+            assert (reply.status, why in reply.text) == (503, True)
+        cluster.paths = {"/readyz", "/metrics"}
+        reply = await served.get("/readyz?verbose", served.trusting(), "other")
+        assert "forbidden" not in reply.text, "every user may get /readyz by Kubernetes' own roles"
+        cluster.error = Unavailable("down", kind=Reason.CONNECT)
+        reply = await served.get("/readyz", served.trusting(), "third")
+        assert (reply.status, "reason withheld" in reply.text) == (503, True)
+
+
+async def test_health_says_why_a_check_fails_to_a_client_certificate(
+    authority: Authority, pair: Pair, clients: Authority
+) -> None:
+    async with guarded(authority, tls(pair, client_ca=clients.ca)) as served:
+        failing(served, "words of the API server")
+        reply = await served.get("/readyz", served.trusting())
+        assert (reply.status, "words of" in reply.text) == (503, False)
+        shown = served.trusting(clients.issue("prometheus"))
+        assert "words of the API server" in (await served.get("/readyz", shown)).text
 
 
 @pytest.mark.parametrize(
