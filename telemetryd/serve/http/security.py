@@ -5,6 +5,7 @@ that can't be used changes nothing. How files become a context is ``certificates
 the API server says of a token ``reviews``'s.
 """
 
+import ipaddress
 import logging
 import re
 import ssl
@@ -43,8 +44,9 @@ REASONS_PATH: Final = "/status.json"
 T = TypeVar("T")
 
 _STAY = "certificates changed but can't be used, those before stay: %s"
-_BEARER = re.compile(r"Bearer +([A-Za-z0-9._~+/-]+=*) *", re.IGNORECASE)
-"""RFC 6750, section 2.1."""
+_BEARER = re.compile(r"Bearer +([\x21-\x7e]+) *", re.IGNORECASE)
+"""Printable text, bounded as every header line is. RFC 6750 allows less than tokens hold: those of
+Rancher have a colon, and JWTs are one form among many (EKS, GKE, OpenShift)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,11 +183,12 @@ class Security:
     async def _judge(
         self, request: web.BaseRequest, path: str, reviews: Reviews, measures: Measures
     ) -> web.Response | None:
-        found = _BEARER.fullmatch(request.headers.get("Authorization", ""))
+        given = request.headers.getall("Authorization", ())
+        found = _BEARER.fullmatch(given[0]) if len(given) == 1 else None
         if found is None:
             return _challenge(_needed(measures))
         try:
-            verdict = await reviews.judge(found[1], path)
+            verdict = await reviews.judge(found[1], path, _peer(request.remote or ""))
         except KubeError:
             refused = answer_text(503, "who asks can't be found out now: the log says more\n")
             refused.headers["Retry-After"] = "1"
@@ -270,6 +273,15 @@ def _challenge(text: str) -> web.Response:
     refused = answer_text(401, text)
     refused.headers["WWW-Authenticate"] = 'Bearer realm="telemetryd"'
     return refused
+
+
+def _peer(address: str) -> str:
+    """By what clients take turns: the IPv4 address, or the /64 of an IPv6 address."""
+    try:
+        found = ipaddress.IPv6Address(address)
+    except ValueError:
+        return address
+    return str(found.ipv4_mapped or ipaddress.ip_network((int(found), 64), strict=False))
 
 
 def _nothing() -> None:

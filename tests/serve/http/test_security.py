@@ -182,7 +182,7 @@ async def test_health_says_why_a_check_fails_to_a_client_certificate(
         "Basic Z29vZA==",
         "good",
         "Bearer good good",
-        "Bearer g{ood",
+        "Bearer g\xf6od",
         "B good",
     ],
 )
@@ -200,6 +200,27 @@ async def test_header_without_a_bearer_token_is_asked_nowhere(
     ):
         assert response.status == 401
     assert not cluster.asked
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "k8s-aws-v1.aHR0cHM6Ly9zdHMuYW1hem9uYXdzLmNvbS8_QWN0aW9uPUdldA",
+        "ya29.a0AfH6SMBx-Y_z",
+        "sha256~Tl0rRbnCFkzJ8lJtd9ZTJAKTyqpRg2wrlRNtrj2Z5oU",
+        "kubeconfig-u-x2k4c7rbx9:8fk2vxwlqnb5jx",
+        "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ4In0.c2ln" + "x" * 6000,
+        "!#$%&'()*+,-./:;<=>?@[\\]^_`{|}~",
+    ],
+    ids=["EKS", "GKE", "OpenShift", "Rancher", "long JWT", "any"],
+)
+async def test_token_of_any_form_is_asked_about(authority: Authority, token: str) -> None:
+    cluster = ApiServer(tokens={token: {"username": USER}})
+    async with guarded(
+        authority, ServerConfig(kubernetes_auth=True), reviews=Reviews(cluster)
+    ) as served:
+        assert (await served.get("/metrics", token=token)).status == 200
+    assert cluster.asked[0] == ("tokenreviews", {"token": token})
 
 
 async def test_nothing_but_health_is_shown_while_nobody_can_be_reviewed(
