@@ -20,7 +20,9 @@ import msgspec
 from telemetryd.errors import KubeError, Reason, Throttled, Unavailable
 from telemetryd.kube import objects
 from telemetryd.kube.requests import Requests
+from telemetryd.kube.responses import printable
 from telemetryd.limiter import FairRate
+from telemetryd.redaction import OURS
 
 T = TypeVar("T")
 
@@ -209,6 +211,10 @@ class Reviews:
 
     async def _settle(self, key: _Key, asking: _Asking, token: str) -> None:
         """Find out, for all who wait for it."""
+        with OURS.hiding(token):
+            await self._find_out(key, asking, token)
+
+    async def _find_out(self, key: _Key, asking: _Asking, token: str) -> None:
         try:
             asking.verdict = verdict = await self._review(token, key[1])
         except KubeError as error:
@@ -216,7 +222,7 @@ class Reviews:
             log.log(
                 logging.DEBUG if self._failing else logging.WARNING,
                 "who asks can't be reviewed, nothing is shown: error=%r",
-                str(error).replace(token, "..."),
+                OURS.redact(str(error)),
             )
             self._failing = True
         else:
@@ -247,7 +253,7 @@ class Reviews:
                 user = await self._whose(token)
                 if user is None:
                     return Verdict(allowed=False)
-                return Verdict(await self._may(user, path), user.username)
+                return Verdict(await self._may(user, path), printable(user.username))
         except TimeoutError as error:
             raise Unavailable(f"no review within {REVIEW_S:g} s", kind=Reason.TIMEOUT) from error
 
