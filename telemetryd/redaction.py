@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 SHORTEST: Final = 8
-"""Characters. A shorter credential can't be told from a word, so it is left in place."""
+"""Characters. A shorter one looks like any word, so it is left in place."""
 FRAGMENT: Final = 12
 """Characters of a credential that are taken out where no more of it is there."""
 MOST_SENT: Final = 32

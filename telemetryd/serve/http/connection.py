@@ -155,13 +155,14 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,  # noqa: ARG002 - says what was sent
     ) -> web.StreamResponse:
-        """One plain line instead of what went wrong.
+        """One plain line instead of what went wrong, and no word of the request in the log.
 
         Raises:
             ConnectionError: A part of another answer is sent already.
         """
         level = logging.ERROR if status == HTTPStatus.INTERNAL_SERVER_ERROR else logging.DEBUG
-        log.log(level, "bad request status=%d error=%s", status, exc)
+        # Texts of aiohttp's errors hold header lines, and those may hold a token.
+        log.log(level, "bad request status=%d error=%s", status, type(exc).__name__)
         if request.writer.output_size > 0:
             raise ConnectionError("an answer is already on its way")
         response = answer_text(status, f"{HTTPStatus(status).phrase.lower()}\n")
