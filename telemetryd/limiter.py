@@ -1,9 +1,7 @@
-"""Limits how many callers use a shared resource at once.
-
-A caller that holds its turn longer than ``patience_s`` no longer counts.
-"""
+"""Limits how many callers use a shared resource: at once, or at once and by rate."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -65,3 +63,92 @@ class Limiter:
         finally:
             timer.cancel()
             give_back()
+
+
+class FairRate:
+    """Turns at a limited rate, a few at a time, which no crowd of callers can take for itself.
+
+    Peers get a turn in rotation. Among the callers of one peer chance decides, so a newcomer is
+    never worse off than those who wait already: with ``n`` others of its peer waiting all the time
+    it is among the next ``k`` turns of the peer with a chance of ``1 - (n / (n + 1)) ** k``.
+    """
+
+    __slots__ = (
+        "_at_s",
+        "_burst",
+        "_busy",
+        "_most",
+        "_per_s",
+        "_rng",
+        "_timer",
+        "_tokens",
+        "_waiting",
+    )
+
+    def __init__(
+        self, per_s: float, *, burst: int, at_once: int, rng: random.Random | None = None
+    ) -> None:
+        """A free limiter; belongs to the event loop that first uses it.
+
+        Args:
+            per_s: Turns a second.
+            burst: Turns that may come without waiting after a quiet time.
+            at_once: Turns that may be held at a time.
+            rng: Chooses among the callers of a peer.
+        """
+        self._per_s = per_s
+        self._burst = burst
+        self._most = at_once
+        self._rng = rng or random.Random()
+        self._tokens = float(burst)
+        self._at_s = 0.0
+        self._busy = 0
+        self._waiting: dict[str, list[anyio.Event]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    @asynccontextmanager
+    async def turn(self, peer: str) -> AsyncIterator[None]:
+        """Wait for a turn, and keep it until the block is left; the deadline is the caller's.
+
+        Args:
+            peer: On whose behalf, such as an address.
+        """
+        mine = anyio.Event()
+        self._waiting.setdefault(peer, []).append(mine)
+        self._admit()
+        try:
+            await mine.wait()
+            yield
+        finally:
+            if mine.is_set():
+                self._busy -= 1
+            else:
+                self._forget(peer, mine)
+            self._admit()
+
+    def _forget(self, peer: str, mine: anyio.Event) -> None:
+        waiting = self._waiting[peer]
+        waiting.remove(mine)
+        if not waiting:
+            del self._waiting[peer]
+
+    def _admit(self) -> None:
+        """Give out the turns that are free."""
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        self._tokens = min(self._burst, self._tokens + (now_s - self._at_s) * self._per_s)
+        self._at_s = now_s
+        while self._waiting and self._tokens >= 1 and self._busy < self._most:
+            peer = next(iter(self._waiting))
+            waiting = self._waiting.pop(peer)
+            waiting.pop(self._rng.randrange(len(waiting))).set()
+            if waiting:
+                self._waiting[peer] = waiting  # behind the other peers
+            self._tokens -= 1
+            self._busy += 1
+        if self._waiting and self._tokens < 1 and self._timer is None:
+            self._timer = loop.call_later((1 - self._tokens) / self._per_s + 0.001, self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        self._admit()

@@ -17,6 +17,7 @@ from typing import Final, Protocol, TextIO
 import orjson
 
 from telemetryd.logwriter import writer_of
+from telemetryd.redaction import OURS
 
 OWN_LOGGER = "telemetryd"
 
@@ -262,7 +263,7 @@ def _time(record: logging.LogRecord) -> str:
 def _message(record: logging.LogRecord) -> str:
     """The message with its arguments, or without them where they don't fit it."""
     try:
-        return record.getMessage()
+        return OURS.redact(record.getMessage())
     except Exception:  # noqa: BLE001 - an argument's own __str__ may raise anything
         return f"{record.msg} (arguments can't be rendered)"
 
@@ -276,7 +277,7 @@ def _trace(record: logging.LogRecord) -> str:
         parts.append(record.exc_text)
     if record.stack_info:
         parts.append(record.stack_info)
-    return "\n".join(part.rstrip("\n") for part in parts)
+    return OURS.redact("\n".join(part.rstrip("\n") for part in parts))
 
 
 def _details(record: logging.LogRecord) -> list[str]:

@@ -5,6 +5,7 @@ applied, or why one can't be, is told elsewhere.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -45,6 +46,8 @@ IN_PLACE = frozenset({"interval", "timeout"})
 """Keys of an exporter that change without an end of what it does."""
 
 _EXPORTERS = "exporters"
+_HIDDEN = re.compile(r"identity\..*|.*_file|kubernetes\.kubeconfig")
+"""Keys whose values no message shows: a credential may have been given in place of its file."""
 _HASH_BYTES = 6  # a float holds 48 bits exactly, which is why kube-state-metrics shows so many
 
 
@@ -123,10 +126,10 @@ def diff_configs(old: Config, new: Config) -> ConfigDiff:
 
 
 def render_changes(diff: ConfigDiff) -> tuple[str, ...]:
-    """What is applied, a line each for people; of the identity the keys' names alone."""
+    """What is applied, a line each for people; of the identity and of files the names alone."""
     lines = [
         f"{key.path} changed"
-        if key.path.startswith("identity.")
+        if is_hidden(key.path)
         else f"{key.path} changed from {render_value(key.old)} to {render_value(key.new)}"
         for key in diff.reloadable
     ]
@@ -143,6 +146,11 @@ def render_changes(diff: ConfigDiff) -> tuple[str, ...]:
         )
         lines.append(f"exporter {change.config.name} rescheduled ({what})")
     return tuple(lines)
+
+
+def is_hidden(path: str) -> bool:
+    """Whether no message may show the value of this key."""
+    return _HIDDEN.fullmatch(path) is not None
 
 
 def render_value(value: object) -> str:

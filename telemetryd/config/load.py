@@ -23,6 +23,8 @@ DEFAULTS = "defaults"
 
 _CONFIG_VARIABLE = "TELEMETRYD_CONFIG"
 _LARGEST_FILE_BYTES = 1024 * 1024
+_QUOTED = re.compile(r"""\(['"].*['"],?\)|'.{7,}'|".{7,}\"""")
+"""Text of the file in a message of tomllib. A single character may stay."""
 _NO_STATEMENT = re.compile(r"[ \t\r]*(\[[^\[\]]*\][ \t\r]*)?(#.*)?")
 """A line that is empty, a comment, or the head of a table."""
 
@@ -231,6 +233,7 @@ def _decode(text: str, where: str) -> dict[str, object]:
     except tomllib.TOMLDecodeError as error:
         last_line = text.count("\n") + 1
         message = str(error).replace("at end of document", f"at line {last_line}, the end")
+        message = _QUOTED.sub("…", message)
         raise ConfigError(Problem(where, "", f"isn't valid TOML: {message}")) from error
     except (ValueError, RecursionError) as error:
         # a number of thousands of digits, arrays nested thousands deep: tomllib leaks both

@@ -11,11 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Protocol, TypeVar
 
-from telemetryd.config.values import InvalidValue, Kind, did_you_mean, show
+from telemetryd.config.values import InvalidValue, Kind, Url, did_you_mean, show
 from telemetryd.errors import Problem
 
 C = TypeVar("C")
 
+_CREDENTIAL = re.compile(r"_file$|token|passw|passphrase|credential|header|api_?key|_key$")
+"""Names of keys that may hold a credential, or one in place of its file."""
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -184,7 +186,7 @@ class Reading:
                 try:
                     values[key.attribute] = kind.parse(value)
                 except InvalidValue as invalid:
-                    self._report(path, str(invalid))
+                    self._report(path, _without(value, str(invalid), key.name))
 
     def _add_built(
         self,
@@ -256,17 +258,22 @@ class Reading:
         path: str,
         taken: dict[tuple[Any, ...], str],
     ) -> None:
-        names = {key.attribute: key.name for key in keys_of(declaration)}
+        keys = keys_of(declaration)
+        names = {key.attribute: key.name for key in keys}
         for unique in getattr(declaration, "UNIQUE", ()):
             if not all(name in values for name in unique.of):
                 continue
             identity = (unique.what, *(unique.same(values[name]) for name in unique.of))
             first = taken.setdefault(identity, path)
             if first != path:
-                shown = "/".join(str(part) for part in identity[1:])
+                # The path of a URL may be a credential, as that of a webhook is.
+                is_url = any(
+                    isinstance(key.kind, Url) for key in keys if key.attribute in unique.of
+                )
+                shown = "" if is_url else show("/".join(map(str, identity[1:]))) + " "
                 self._report(
                     _join(path, names[unique.of[-1]]),
-                    f"{show(shown)} is the {unique.what} of {first} too: each needs its own",
+                    f"{shown}is the {unique.what} of {first} too: each needs its own",
                 )
 
     def _override(self, key: Key, values: dict[str, Any]) -> None:
@@ -290,6 +297,15 @@ class Reading:
             self._report(_join(path, key.name), "is missing: every entry needs it")
         else:
             values[key.attribute] = key.default
+
+
+def _without(value: object, message: str, name: str) -> str:
+    """The message of a kind, which may be another distribution's, about a key of this name."""
+    if not _CREDENTIAL.search(name) or isinstance(value, bool):
+        return message
+    for shown in (show(value), repr(value), str(value)):
+        message = message.replace(shown, "what is given") if shown else message
+    return message
 
 
 def _join(path: str, name: str) -> str:

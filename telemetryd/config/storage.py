@@ -44,7 +44,10 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class AbsolutePath:
-    """An absolute path; to its shortest form, without following links."""
+    """An absolute path; to its shortest form, without following links.
+
+    No message shows the value: a token may have been given in place of the path of its file.
+    """
 
     suffix: ClassVar[str] = ""
 
@@ -57,8 +60,8 @@ class AbsolutePath:
         right = 'must be an absolute path such as "/var/lib/telemetryd/scc"'
         path = Text("an absolute path", maximum=_PATH_CHARACTERS).parse(value)
         if not path.startswith("/"):
-            raise InvalidValue(f"is {show(path)}: {right}")
+            raise InvalidValue(right)
         if ".." in path.split("/"):
             # Behind a link it leads elsewhere than it reads: two such can't be told apart.
-            raise InvalidValue(f'is {show(path)}: {right}, without ".."')
+            raise InvalidValue(f'{right}, without ".."')
         return posixpath.normpath("/" + path.lstrip("/"))

@@ -65,6 +65,19 @@ def show(value: object) -> str:
             return "a table" if isinstance(value, dict) else "an array or a date"
 
 
+def name_kind(value: object) -> str:
+    """What TOML holds, without the value: for keys that may hold a credential by mistake."""
+    match value:
+        case bool():
+            return "true or false"
+        case str():
+            return "text"
+        case int() | float():
+            return "a number"
+        case _:
+            return show(value)
+
+
 def _printable(text: str) -> str:
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
@@ -220,7 +233,7 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Text on one line, not empty; ``what`` names it in messages."""
+    """Text on one line, not empty; ``what`` names it in messages, which never show the value."""
 
     what: str
     maximum: int = 1024
@@ -233,7 +246,7 @@ class Text:
             InvalidValue: Not text, empty, too long, or with control characters.
         """
         if not isinstance(value, str):
-            raise InvalidValue(f"is {show(value)}: must be {self.what} in quotes")
+            raise InvalidValue(f"is {name_kind(value)}: must be {self.what} in quotes")
         if not value.strip():
             raise InvalidValue(f"is empty: must be {self.what}; leave the key out for its default")
         if len(value) > self.maximum:
@@ -277,7 +290,7 @@ class Url:
         """
         right = 'must be a URL such as "https://rancher.example.com"'
         if not isinstance(value, str):
-            raise InvalidValue(f"is {show(value)}: {right}")
+            raise InvalidValue(f"is {name_kind(value)}: {right}")
         try:
             parts = urlsplit(value)
             host, port = parts.hostname, parts.port

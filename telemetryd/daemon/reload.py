@@ -23,6 +23,7 @@ from telemetryd.config.diff import (
     KeyChange,
     config_hash,
     diff_configs,
+    is_hidden,
     render_changes,
     render_value,
 )
@@ -358,5 +359,6 @@ def _cut_line(text: str, in_force: str) -> int:
 
 
 def _needs_restart(key: KeyChange) -> str:
-    undo = "take it out" if key.old is None else f"put {render_value(key.old)} back"
+    former = "the former value" if is_hidden(key.path) else render_value(key.old)
+    undo = "take it out" if key.old is None else f"put {former} back"
     return f"can't change while telemetryd runs: restart it, or {undo}"

@@ -93,8 +93,8 @@ def _build_transport(
             cert_file=config.client_cert_file,
             key_file=config.client_key_file,
             verify=True,
-            ca_origin=Origin(where, f"ca_file {config.ca_file}"),
-            cert_origin=Origin(where, f"client_cert_file {config.client_cert_file}"),
+            ca_origin=Origin(where, "ca_file"),
+            cert_origin=Origin(where, "client_cert_file"),
         )
         if tls_files.ca_file is not None or tls_files.cert_file is not None:
             _check(tls_files, config.name)

@@ -31,8 +31,15 @@ from telemetryd.kube.heads import HeadConnector
 from telemetryd.kube.proxy import address_of
 from telemetryd.kube.rechosen import Connection, Login, Use
 from telemetryd.kube.requests import MAX_BODY_BYTES, Call, Handle
-from telemetryd.kube.responses import error_for, parse_http_date, parse_retry_after, parse_status
+from telemetryd.kube.responses import (
+    error_for,
+    parse_http_date,
+    parse_retry_after,
+    parse_status,
+    printable,
+)
 from telemetryd.limiter import Limiter
+from telemetryd.redaction import OURS
 from telemetryd.stats import Histogram, KubeStats
 
 if TYPE_CHECKING:
@@ -338,6 +345,9 @@ class KubeClient:
         proxy, for_proxy = address_of(login.proxy)
         if login.tls is None:  # the proxy reads the request's own headers: there is no tunnel
             headers |= for_proxy
+        for secret in (used, *for_proxy.values()):
+            if secret is not None:
+                OURS.remember(secret)
         try:
             response = await self._session.request(
                 call.method,
@@ -383,7 +393,7 @@ async def _check(response: aiohttp.ClientResponse, what: str, now_s: float, *, g
         raise refusal
     if response.content_type != "application/json":
         raise BadResponse(
-            f"{what}: {response.status} with {response.content_type[:100]}, not JSON",
+            f"{what}: {response.status} with {printable(response.content_type, 100)}, not JSON",
             status=response.status,
         )
 

@@ -24,7 +24,7 @@ from telemetryd.kube.credentials import (
 )
 from telemetryd.kube.entries import Entry, impersonation, what_is_wrong_with_server
 from telemetryd.kube.execplugin import ExecPlugin
-from telemetryd.kube.files import read_small_file, why_unreadable
+from telemetryd.kube.files import read_small_file, show_path, why_unreadable
 from telemetryd.kube.kubeconfig import (
     Chosen,
     choose,
@@ -367,13 +367,16 @@ async def _token_file(chosen: Chosen) -> TokenFile:
     """
     path = chosen.user.body["tokenFile"]
     spare: str | None = chosen.user.body.get("token")
-    why = "holds no token"
+    why, shown = "holds no token", path
     try:
         token = clean_token(await _read(partial(read_small_file, path), path))
     except (OSError, ValueError) as error:
-        token, why = None, f"can't be read ({why_unreadable(error)})"
+        token, shown = None, show_path(path, error)
+        why = f"can't be read ({why_unreadable(error)})"
     if token is None and spare is None:
         raise ConfigError(chosen.user.problem("tokenFile", why))
     if token is None:
-        log.warning("token file can't be used, the token beside it is file=%s reason=%s", path, why)
+        log.warning(
+            "token file can't be used, the token beside it is file=%s reason=%s", shown, why
+        )
     return TokenFile(path, token or spare or "")

@@ -15,7 +15,7 @@ from typing import Protocol
 import anyio
 
 from telemetryd.errors import ConfigError, Reason, Unavailable
-from telemetryd.kube.files import read_small_file, why_unreadable
+from telemetryd.kube.files import read_small_file, show_path, why_unreadable
 from telemetryd.sharedread import SharedRead
 
 log = logging.getLogger(__name__)
@@ -131,26 +131,26 @@ class TokenFile:
         try:
             await self._read.take_soon(partial(read_small_file, self._path))
         except TimeoutError:
-            self._keep("its disk is slow or hangs")
+            self._keep("its disk is slow or hangs", self._path)
         except (OSError, ValueError) as error:
-            self._keep(why_unreadable(error))
+            self._keep(why_unreadable(error), show_path(self._path, error))
 
     def _take(self, raw: bytes) -> None:
         token = clean_token(raw)
         if token is None:
-            self._keep("not a token" if raw.strip() else "empty")
+            self._keep("not a token" if raw.strip() else "empty", self._path)
             return
         self._token = token
         self.problem = ""
 
-    def _keep(self, why: str) -> None:
+    def _keep(self, why: str, shown: str) -> None:
         log.log(
             logging.DEBUG if self.problem else logging.WARNING,
             "token file can't be used, the last good token stays file=%s reason=%s",
-            self._path,
+            shown,
             why,
         )
-        self.problem = f"token file {self._path} can't be used ({why}), the last good token stays"
+        self.problem = f"token file {shown} can't be used ({why}), the last good token stays"
 
 
 @dataclass(frozen=True, slots=True)

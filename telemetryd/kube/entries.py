@@ -13,7 +13,7 @@ from typing import Any
 from telemetryd.errors import Problem
 from telemetryd.kube.address import parse_server
 from telemetryd.kube.credentials import clean_token
-from telemetryd.kube.files import MIB, PEM_BYTES, read_small_file, why_unreadable
+from telemetryd.kube.files import MIB, PEM_BYTES, read_small_file, show_path, why_unreadable
 from telemetryd.kube.proxy import what_is_wrong_with_proxy
 
 _FILES = {
@@ -295,7 +295,7 @@ def _check_files(entry: Entry, singular: str, *, is_sent: bool = True) -> list[P
                 entry.problem(key, f"is there beside {key}-data: remove one of the two")
             )
         elif why := _check_file(path, is_token=key == "tokenFile"):
-            problems.append(entry.problem(key, f"{path!r}: {why}"))
+            problems.append(entry.problem(key, why))
     return problems
 
 
@@ -314,7 +314,7 @@ def _check_file(path: str, *, is_token: bool) -> str:
     try:
         raw = read_small_file(path, MIB if is_token else PEM_BYTES)
     except (OSError, ValueError) as error:
-        return f"can't be read ({why_unreadable(error)})"
+        return f"{show_path(path, error)} can't be read ({why_unreadable(error)})"
     if not raw.strip():
-        return "is empty"
-    return "holds no token" if is_token and clean_token(raw) is None else ""
+        return f"{path!r}: is empty"
+    return f"{path!r}: holds no token" if is_token and clean_token(raw) is None else ""

@@ -9,6 +9,7 @@ import base64
 import errno
 import json
 import os
+import re
 import select
 import signal
 import ssl
@@ -34,6 +35,8 @@ from telemetryd.sharedread import SharedRead
 RUN_TIMEOUT_S = 30.0
 """Deadline of one run."""
 
+_KIND = re.compile(r"[A-Z][A-Za-z]{1,30}")
+_API_VERSION = re.compile(r"(?:[a-z.0-9]{1,60}/)?v[0-9][0-9a-z]{0,9}")
 _EXTENSION = "client.authentication.k8s.io/exec"
 _POLL_MS = 50
 _LAST_WORDS_S = 1.0
@@ -294,14 +297,21 @@ def read_credential(printed: bytes, version: str) -> Grant:
         raise ValueError("it printed no ExecCredential")  # noqa: TRY004 - of what was printed
     kind = credential.get("kind") or "ExecCredential"
     if kind != "ExecCredential":
-        raise ValueError(f"it printed a {printable(str(kind), 50)}, not an ExecCredential")
+        raise ValueError(f"it printed {_name(_KIND, kind, 'a')}, not an ExecCredential")
     if credential.get("apiVersion") != version:
-        other = printable(str(credential.get("apiVersion")), 100)
+        other = _name(_API_VERSION, credential.get("apiVersion"))
         raise ValueError(f"it printed no ExecCredential of {version}, but of {other}")
     status = credential.get("status")
     if not isinstance(status, dict):
         raise ValueError("it printed an ExecCredential without a status")  # noqa: TRY004
     return _grant(status)
+
+
+def _name(pattern: re.Pattern[str], value: object, article: str = "") -> str:
+    """The name where it looks like one: a plugin may print a token in any place."""
+    if isinstance(value, str) and pattern.fullmatch(value):
+        return f"{article} {value}".lstrip()
+    return "something else" if value is not None else "None"
 
 
 def _parse(printed: bytes) -> object:

@@ -11,6 +11,8 @@ MIB = 1024 * 1024
 PEM_BYTES = 16 * MIB
 """A bundle of every authority there is stays far below."""
 
+_NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP})
+
 _NULL_DEVICE = os.makedev(1, 3)
 """/dev/null, which is an empty file to its readers."""
 
@@ -53,6 +55,12 @@ def _open_regular(path: str) -> int:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
     raise OSError(errno.EINVAL, "not a regular file", path)
+
+
+def show_path(path: str, error: OSError | ValueError) -> str:
+    """The path for a message; where nothing is there it may be a credential, given by mistake."""
+    is_there = isinstance(error, OSError) and error.errno not in _NOT_THERE
+    return path if is_there else "the file"
 
 
 def why_unreadable(error: OSError | ValueError) -> str:

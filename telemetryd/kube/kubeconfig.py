@@ -14,7 +14,7 @@ from telemetryd.errors import ConfigError, Problem
 from telemetryd.kube.address import may_carry_credentials
 from telemetryd.kube.entries import Entry, check_cluster, check_user, in_use, normalise
 from telemetryd.kube.fields import fit
-from telemetryd.kube.files import MIB, read_small_file, why_unreadable
+from telemetryd.kube.files import MIB, read_small_file, show_path, why_unreadable
 from telemetryd.kube.yamljson import NotYamlError, load_first_document
 
 MAX_BYTES = 16 * MIB
@@ -173,7 +173,7 @@ def _load(path: str) -> dict[str, Any]:
         raise ConfigError(Problem(path, "", f"{error}: give a kubeconfig")) from None
     except (OSError, ValueError) as error:
         why = f"can't be read ({why_unreadable(error)}): give a readable kubeconfig"
-        raise ConfigError(Problem(path, "", why)) from error
+        raise ConfigError(Problem(_where(path, error), "", why)) from error
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -186,6 +186,11 @@ def _load(path: str) -> dict[str, Any]:
     if problems:
         raise ConfigError(*problems)
     return fitted
+
+
+def _where(path: str, error: OSError | ValueError) -> str:
+    """The file for a message, or its key where nothing is there: it may be a pasted kubeconfig."""
+    return path if show_path(path, error) == path else "kubernetes.kubeconfig or $KUBECONFIG"
 
 
 def _collect(

@@ -29,6 +29,7 @@ from telemetryd.errors import (
     Unauthorized,
     Unavailable,
 )
+from telemetryd.redaction import OURS
 
 MAX_RETRY_AFTER_S = 30.0
 """What an API server asks for is honoured up to here: the cache must converge within 60 s."""
@@ -37,6 +38,8 @@ ERROR_BODY_BYTES = 64 * 1024
 """An error's body is read up to here; a Status is far smaller."""
 
 _MESSAGE_CHARS = 300
+_REDACTED_TIMES = 16
+"""So many times what is kept of a text is searched for credentials: tokens have some kB."""
 _MAX_CAUSES = 32
 
 _SAID_CHARS = 1000
@@ -96,7 +99,8 @@ class _Status(msgspec.Struct, gc=False):
 
 
 def printable(text: str, limit: int = _MESSAGE_CHARS) -> str:
-    """One line of at most ``limit`` characters, fit for a log."""
+    """One line of at most ``limit`` characters, fit for a log, without credentials of ours."""
+    text = OURS.redact(text[: limit * _REDACTED_TIMES])  # first: half of one can't be recognised
     cut = text[: limit + 1]
     line = "".join(char if char.isprintable() else " " for char in cut)
     return line if len(text) <= limit else f"{line[:limit]}…"

@@ -83,9 +83,9 @@ def test_system_state_folder_is_the_default_of_root() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("state_dir = 'state'", 'state_dir: is "state": must be an absolute path'),
-        ("state_dir = '/a/../b'", "state_dir: is"),
-        ("state_dir = 1", "state_dir: is 1"),
+        ("state_dir = 'state'", "state_dir: must be an absolute path"),
+        ("state_dir = '/a/../b'", 'without ".."'),
+        ("state_dir = 1", "state_dir: is a number"),
         ("[server]\ncontrol_socket = ''", "server.control_socket: is empty"),
         ("[server]\ncontrol_socket = 'c.sock'", "must be an absolute path"),
         (

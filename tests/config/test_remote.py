@@ -44,7 +44,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         (http(url='"https://a.example/?token=hunter2"'), "url: has credentials, a query or a frag"),
         (http(url='"ftp://a.example"'), "url: isn't an http or https URL"),
         (http(token='"hunter2"'), "token: unknown key"),
-        (http(bearer_token_file='"token"'), "bearer_token_file: is"),
+        (http(bearer_token_file='"token"'), "bearer_token_file: must be"),
         (otlp(format='"fleet"'), "format: has no meaning for metrics: leave it out"),
         (otlp(spool="true"), "spool: unknown key"),
         ('type = "http"', "url: is missing"),

@@ -29,10 +29,7 @@ def parse(*lines: str, listen: str = "127.0.0.1:1") -> Config:
         ),
         (
             ('tls_cert_file = "c.crt"', KEY),
-            (
-                'server.tls_cert_file: is "c.crt": must be an absolute path such as '
-                '"/var/lib/telemetryd/scc"'
-            ),
+            ('server.tls_cert_file: must be an absolute path such as "/var/lib/telemetryd/scc"'),
         ),
     ],
 )

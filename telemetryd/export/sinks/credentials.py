@@ -1,14 +1,14 @@
 """Headers that someone else's files hold: a bearer token, and lines of ``Name: value``.
 
-Nothing of them is ever told: a message names the file and the line. Where they are sent doesn't
-belong here.
+No message shows any of it: it names the key, the line, and the file once that exists. How they are
+sent is the business of ``transport``.
 """
 
 import re
 from typing import Final
 
 from telemetryd.errors import PermanentError, Reason
-from telemetryd.kube.files import read_small_file, why_unreadable
+from telemetryd.kube.files import read_small_file, show_path, why_unreadable
 
 OWN_HEADERS: Final = frozenset(
     {
@@ -44,14 +44,15 @@ def read_credentials(headers_file: str | None, bearer_token_file: str | None) ->
     headers = {}
     if headers_file is not None:
         what = f"headers_file {headers_file}"
-        headers = parse_headers(_read(what, headers_file), what)
+        headers = parse_headers(_read("headers_file", headers_file), what)
     if bearer_token_file is not None:
         what = f"bearer_token_file {bearer_token_file}"
         if any(name.lower() == _AUTHORIZATION.lower() for name in headers):
             raise PermanentError(
                 Reason.AUTH, f"{what}: the headers_file has Authorization too: leave one of them"
             )
-        headers[_AUTHORIZATION] = f"Bearer {_parse_token(_read(what, bearer_token_file), what)}"
+        token = _parse_token(_read("bearer_token_file", bearer_token_file), what)
+        headers[_AUTHORIZATION] = f"Bearer {token}"
     return headers
 
 
@@ -97,14 +98,14 @@ def _parse_token(text: str, what: str) -> str:
     return token
 
 
-def _read(what: str, path: str) -> str:
+def _read(key: str, path: str) -> str:
     try:
         return read_small_file(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise PermanentError(Reason.AUTH, f"{what} isn't text in UTF-8") from error
+        raise PermanentError(Reason.AUTH, f"{key} {path} isn't text in UTF-8") from error
     except (OSError, ValueError) as error:
         raise PermanentError(
             Reason.AUTH,
-            f"{what} can't be read ({why_unreadable(error)}): put it there, readable by the "
-            "daemon's user",
+            f"{key}: {show_path(path, error)} can't be read ({why_unreadable(error)}): put it "
+            "there, readable by the daemon's user",
         ) from error

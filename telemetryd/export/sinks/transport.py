@@ -30,6 +30,7 @@ from telemetryd.kube.proxy import address_of
 from telemetryd.kube.responses import parse_http_date, parse_retry_after
 from telemetryd.kube.tls import TlsContext, TlsFiles
 from telemetryd.limiter import Limiter
+from telemetryd.redaction import OURS
 from telemetryd.timing import RETRY_AFTER_CAP_S
 
 USER_AGENT: Final = f"telemetryd/{__version__}"
@@ -205,6 +206,8 @@ class HttpTransport:
             **({} if is_over_tls(self._to.url) else for_proxy),
             **({"Content-Encoding": "gzip"} if self._to.compress else {}),
         }
+        for secret in (*prepared.credentials.values(), *for_proxy.values()):
+            OURS.remember(secret)
         try:
             async with (
                 aiohttp.ClientSession(

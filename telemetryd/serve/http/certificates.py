@@ -10,7 +10,7 @@ from typing import Final
 
 from telemetryd.config import ServerConfig
 from telemetryd.errors import ConfigError, Problem
-from telemetryd.kube.files import PEM_BYTES, read_small_file, why_unreadable
+from telemetryd.kube.files import PEM_BYTES, read_small_file, show_path, why_unreadable
 from telemetryd.kube.tls import load_pair, why_unloadable
 from telemetryd.kube.validity import Validity, read_validity
 
@@ -68,7 +68,8 @@ def digest_files(files: CertificateFiles, where: str) -> tuple[str, ...]:
             digests.append(sha256(read_small_file(path, PEM_BYTES)).hexdigest())
         except (OSError, ValueError) as error:
             message = (
-                f"{path} can't be read ({why_unreadable(error)}): name a PEM file that is there"
+                f"{show_path(path, error)} can't be read ({why_unreadable(error)}): "
+                "name a PEM file that is there"
             )
             problems.append(Problem(where, key, message))
     if problems:

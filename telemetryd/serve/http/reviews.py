@@ -9,6 +9,7 @@ to a client belongs to ``security``.
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final, TypeAlias, TypeVar
@@ -19,6 +20,9 @@ import msgspec
 from telemetryd.errors import KubeError, Reason, Throttled, Unavailable
 from telemetryd.kube import objects
 from telemetryd.kube.requests import Requests
+from telemetryd.kube.responses import printable
+from telemetryd.limiter import FairRate
+from telemetryd.redaction import OURS
 
 T = TypeVar("T")
 
@@ -32,9 +36,17 @@ keeps who someone is for 1 min, and that something is allowed for 5 min."""
 DENIED_S: Final = 10.0
 """A right that is granted works after so long; controller-runtime's is 30 s."""
 MOST_KEPT: Final = 256
-"""Verdicts of each kind; a Prometheus needs one."""
+"""Verdicts of each kind; a Prometheus needs one. Fewer tokens than this are refused in 10 s."""
 MOST_REVIEWS: Final = 8
-"""At a time, so that a flood of made-up tokens isn't passed on to the API server."""
+"""Of unknown tokens at a time."""
+REVIEWS_PER_S: Final = 20.0
+"""Of unknown tokens, of all clients: what a flood of made-up ones costs the API server."""
+BURST: Final = 20
+"""Of them after a quiet time: clients come together after a restart."""
+TURN_S: Final = 6.0
+"""For a turn at these. With the review itself it ends before a connection's 10 s."""
+JUDGE_S: Final = 8.0
+"""For all of it."""
 
 _TOKEN_REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"  # noqa: S105 - a path
 _ACCESS_REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
@@ -136,36 +148,41 @@ class Reviews:
         self._requests = requests
         self._allowed = _Kept(allowed_s)
         self._denied = _Kept(denied_s)
+        self._nobodys = _Kept(denied_s)
+        self._turns = FairRate(REVIEWS_PER_S, burst=BURST, at_once=MOST_REVIEWS)
         self._asked: dict[_Key, _Asking] = {}
         self._failing = False
 
-    async def judge(self, token: str, path: str) -> Verdict:
-        """Whether whoever has the token may ``get`` the path; within ``REVIEW_S``.
+    async def judge(self, token: str, path: str, peer: str = "") -> Verdict:
+        """Whether the token's user may ``get`` the path; within ``JUDGE_S``.
+
+        Args:
+            token: Bounded printable text of any form.
+            path: The nonResourceURL.
+            peer: Address of the client, by which unknown tokens take turns.
 
         Raises:
-            Throttled: Too much is being asked.
+            Throttled: No turn beside other unknown tokens in time.
             Unavailable: No answer came in time.
             KubeError: It can't be found out now. In any case nothing may be shown.
         """
-        key = (sha256(token.encode()).digest(), path)
-        kept = self._allowed.find(key) or self._denied.find(key)
+        digest = sha256(token.encode()).digest()
+        key = (digest, path)
+        kept = self._allowed.find(key) or self._denied.find(key) or self._nobodys.find((digest, ""))
         if kept is not None:
             return kept
         asking = self._asked.get(key)
         if asking is None:
-            # Made-up tokens, however many, don't keep those out that were good a moment ago.
-            if len(self._asked) >= MOST_REVIEWS and key not in self._allowed:
-                raise Throttled("too many tokens to review at a time")
             asking = self._asked[key] = _Asking()
         asking.callers += 1
         try:
-            with anyio.fail_after(REVIEW_S):
+            with anyio.fail_after(JUDGE_S):
                 # A caller that hangs up leaves the review to the next one.
                 async with asking.lock:
                     if asking.verdict is None and asking.error is None:
-                        await self._settle(key, asking, token)
+                        await self._take_turn(key, asking, token, peer)
         except TimeoutError as error:
-            raise Unavailable(f"no review within {REVIEW_S:g} s", kind=Reason.TIMEOUT) from error
+            raise Unavailable(f"no review within {JUDGE_S:g} s", kind=Reason.TIMEOUT) from error
         finally:
             asking.callers -= 1
             is_over = asking.verdict is not None or asking.error is not None
@@ -175,8 +192,29 @@ class Reviews:
             raise asking.error or Unavailable("no review", kind=Reason.CONNECT)
         return asking.verdict
 
+    async def _take_turn(self, key: _Key, asking: _Asking, token: str, peer: str) -> None:
+        """Wait until it may be found out, and find out.
+
+        Raises:
+            Throttled: No turn in time.
+        """
+        if key in self._allowed:  # made-up tokens don't delay one that was good a minute ago
+            await self._settle(key, asking, token)
+            return
+        async with AsyncExitStack() as stack:
+            try:
+                with anyio.fail_after(TURN_S):
+                    await stack.enter_async_context(self._turns.turn(peer))
+            except TimeoutError as error:
+                raise Throttled("too many unknown tokens at a time") from error
+            await self._settle(key, asking, token)
+
     async def _settle(self, key: _Key, asking: _Asking, token: str) -> None:
         """Find out, for all who wait for it."""
+        with OURS.hiding(token):
+            await self._find_out(key, asking, token)
+
+    async def _find_out(self, key: _Key, asking: _Asking, token: str) -> None:
         try:
             asking.verdict = verdict = await self._review(token, key[1])
         except KubeError as error:
@@ -184,16 +222,23 @@ class Reviews:
             log.log(
                 logging.DEBUG if self._failing else logging.WARNING,
                 "who asks can't be reviewed, nothing is shown: error=%r",
-                str(error).replace(token, "..."),
+                OURS.redact(str(error)),
             )
             self._failing = True
         else:
             self._failing = False
-            kept, other = self._allowed, self._denied
-            if not verdict.allowed:
-                kept, other = other, kept
-            kept.keep(key, verdict)
-            other.drop(key)
+            self._keep(key, verdict)
+
+    def _keep(self, key: _Key, verdict: Verdict) -> None:
+        if verdict.allowed:
+            self._allowed.keep(key, verdict)
+            self._denied.drop(key)
+            return
+        self._allowed.drop(key)
+        if verdict.user is None:
+            self._nobodys.keep((key[0], ""), verdict)  # for every path
+        else:
+            self._denied.keep(key, verdict)
 
     async def _review(self, token: str, path: str) -> Verdict:
         """Ask for both.
@@ -208,7 +253,7 @@ class Reviews:
                 user = await self._whose(token)
                 if user is None:
                     return Verdict(allowed=False)
-                return Verdict(await self._may(user, path), user.username)
+                return Verdict(await self._may(user, path), printable(user.username))
         except TimeoutError as error:
             raise Unavailable(f"no review within {REVIEW_S:g} s", kind=Reason.TIMEOUT) from error
 

@@ -5,6 +5,7 @@ that can't be used changes nothing. How files become a context is ``certificates
 the API server says of a token ``reviews``'s.
 """
 
+import ipaddress
 import logging
 import re
 import ssl
@@ -36,13 +37,16 @@ LOOK_S: Final = 10.0
 READ_TIMEOUT_S: Final = 10.0
 """For reading them: a network file system may hang."""
 OPEN_PATHS: Final = frozenset({"/livez", "/healthz", "/readyz"})
-"""Shown to everyone: they say no more than whether all is well."""
+"""Shown to everyone: they say which checks fail. The reasons need more, see ``REASONS_PATH``."""
+REASONS_PATH: Final = "/status.json"
+"""Has the reasons too. Every user may get ``/readyz``, by Kubernetes' system:public-info-viewer."""
 
 T = TypeVar("T")
 
 _STAY = "certificates changed but can't be used, those before stay: %s"
-_BEARER = re.compile(r"Bearer +([A-Za-z0-9._~+/-]+=*) *", re.IGNORECASE)
-"""RFC 6750, section 2.1."""
+_BEARER = re.compile(r"Bearer +([\x21-\x7e]+) *", re.IGNORECASE)
+"""Printable text, bounded as every header line is. RFC 6750 allows less than tokens hold: those of
+Rancher have a colon, and JWTs are one form among many (EKS, GKE, OpenShift)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,24 +164,31 @@ class Security:
 
     async def refusal(self, request: web.BaseRequest) -> web.Response | None:
         """What to answer instead of what was asked for; None where that may be seen."""
+        return None if request.path in OPEN_PATHS else await self._refusal(request, request.path)
+
+    async def may_see_reasons(self, request: web.BaseRequest) -> bool:
+        """Whether the client may also see why a check of an open path fails."""
+        return await self._refusal(request, REASONS_PATH) is None
+
+    async def _refusal(self, request: web.BaseRequest, path: str) -> web.Response | None:
         measures = self._measures
-        if request.path in OPEN_PATHS or not (measures.asks_certificates or measures.tokens):
+        if not (measures.asks_certificates or measures.tokens):
             return None
         if measures.asks_certificates and self._is_vouched_for(request):
             return None
         if measures.tokens and self._reviews is not None:
-            return await self._judge(request, self._reviews, measures)
+            return await self._judge(request, path, self._reviews, measures)
         return answer_text(401, _needed(measures))
 
     async def _judge(
-        self, request: web.BaseRequest, reviews: Reviews, measures: Measures
+        self, request: web.BaseRequest, path: str, reviews: Reviews, measures: Measures
     ) -> web.Response | None:
-        found = _BEARER.fullmatch(request.headers.get("Authorization", ""))
+        given = request.headers.getall("Authorization", ())
+        found = _BEARER.fullmatch(given[0]) if len(given) == 1 else None
         if found is None:
             return _challenge(_needed(measures))
-        path = request.path
         try:
-            verdict = await reviews.judge(found[1], path)
+            verdict = await reviews.judge(found[1], path, _peer(request.remote or ""))
         except KubeError:
             refused = answer_text(503, "who asks can't be found out now: the log says more\n")
             refused.headers["Retry-After"] = "1"
@@ -262,6 +273,15 @@ def _challenge(text: str) -> web.Response:
     refused = answer_text(401, text)
     refused.headers["WWW-Authenticate"] = 'Bearer realm="telemetryd"'
     return refused
+
+
+def _peer(address: str) -> str:
+    """By what clients take turns: the IPv4 address, or the /64 of an IPv6 address."""
+    try:
+        found = ipaddress.IPv6Address(address)
+    except ValueError:
+        return address
+    return str(found.ipv4_mapped or ipaddress.ip_network((int(found), 64), strict=False))
 
 
 def _nothing() -> None:

@@ -260,10 +260,18 @@ class _Router:
         return response
 
     async def _livez(self, request: web.BaseRequest) -> web.Response:
-        return _health(request, self._endpoints.liveness())
+        return await self._health(request, self._endpoints.liveness())
 
     async def _readyz(self, request: web.BaseRequest) -> web.Response:
-        return _health(request, self._endpoints.readiness())
+        return await self._health(request, self._endpoints.readiness())
+
+    async def _health(self, request: web.BaseRequest, report: Report) -> web.Response:
+        """``ok``, or every check where one failed or ``?verbose`` asks, as Kubernetes does."""
+        if report.ok and "verbose" not in request.query:
+            return answer_text(200, "ok\n")
+        reasons = report.ok or await self._security.may_see_reasons(request)
+        text = render_report(report, request.path.removeprefix("/"), reasons=reasons)
+        return answer_text(200 if report.ok else 503, text)
 
     async def _status(self, _request: web.BaseRequest) -> web.Response:
         document = render_status(self._endpoints.status())
@@ -319,11 +327,3 @@ def _is_local(host: str, names: frozenset[str]) -> bool:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
-
-
-def _health(request: web.BaseRequest, report: Report) -> web.Response:
-    """``ok``, or every check where one failed or ``?verbose`` asks, as Kubernetes does."""
-    if report.ok and "verbose" not in request.query:
-        return answer_text(200, "ok\n")
-    endpoint = request.path.removeprefix("/")
-    return answer_text(200 if report.ok else 503, render_report(report, endpoint))

@@ -95,7 +95,7 @@ async def test_credentials_are_read_at_each_use(tmp_path: Path) -> None:
     token, headers = tmp_path / "token", tmp_path / "headers"
     async with receiving() as receiver:
         sink = exporter(receiver.url, bearer_token_file=str(token), headers_file=str(headers))
-        with pytest.raises(PermanentError, match=f"headers_file {headers} can't be read") as raised:
+        with pytest.raises(PermanentError, match="headers_file: the file can't be read") as raised:
             await sink.export(PAYLOAD, CONTEXT)
         assert raised.value.reason is Reason.AUTH
         headers.write_text("# tenant\r\nX-Tenant: blue green\r\n\nX-Empty:\n")
@@ -221,7 +221,7 @@ async def test_certificates_are_read_anew_when_their_files_change(tmp_path: Path
             client_cert_file=str(cert),
             client_key_file=str(key),
         )
-        with pytest.raises(PermanentError, match=f"client_cert_file {cert}") as raised:
+        with pytest.raises(PermanentError, match="client_cert_file: client certificate") as raised:
             await sink.export(PAYLOAD, CONTEXT)
         assert raised.value.reason is Reason.AUTH
         stranger = other.issue("stranger")
@@ -241,7 +241,7 @@ async def test_certificates_are_read_anew_when_their_files_change(tmp_path: Path
 
 
 async def test_ca_that_cannot_be_used_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=f"exporter it: ca_file {tmp_path}/missing: CA can't be"):
+    with pytest.raises(ConfigError, match="exporter it: ca_file: CA can't be"):
         exporter("https://127.0.0.1:1", ca_file=f"{tmp_path}/missing")
 
 

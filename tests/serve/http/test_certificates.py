@@ -207,7 +207,7 @@ async def test_change_that_can_not_be_made_changes_nothing(
             await served.change(tls(Pair(tmp_path / "none.crt", pair.key)))
         (problem,) = refused.value.problems
         assert problem.key == "server.tls_cert_file"
-        assert f"{tmp_path}/none.crt can't be read (No such file or directory)" in problem.message
+        assert "the file can't be read (No such file or directory)" in problem.message
         assert (await served.get("/metrics", served.trusting())).status == 200
 
 

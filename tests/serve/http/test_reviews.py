@@ -1,7 +1,9 @@
 """Reviews on virtual time: what is asked, shared and kept for how long, what lets nobody in."""
 
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +14,12 @@ from telemetryd.errors import KubeError, Reason, Throttled, Unavailable
 from telemetryd.kube.fence import Fence
 from telemetryd.serve.http.reviews import (
     ALLOWED_S,
+    BURST,
     DENIED_S,
     MOST_KEPT,
     MOST_REVIEWS,
     REVIEW_S,
+    REVIEWS_PER_S,
     Reviews,
     Verdict,
 )
@@ -228,32 +232,102 @@ async def test_user_without_a_name_is_nobody() -> None:
     assert await Reviews(server).judge("good", "/metrics") == Verdict(allowed=False)
 
 
-async def test_flood_of_made_up_tokens_is_not_passed_on_and_keeps_no_good_one_out() -> None:
+@dataclass
+class Flood:
+    """Clients that send one made-up token after the other."""
+
+    reviews: Reviews
+    clients: int = 127
+    peer: str = "attacker"
+    sent: int = 0
+    refused: int = 0
+
+    async def _send(self, name: int) -> None:
+        for number in itertools.count():
+            self.sent += 1
+            try:
+                await self.reviews.judge(f"made-up-{name}-{number}", "/metrics", self.peer)
+            except Throttled:
+                self.refused += 1
+
+    @asynccontextmanager
+    async def going_on(self) -> AsyncIterator[None]:
+        async with anyio.create_task_group() as group:
+            for name in range(self.clients):
+                group.start_soon(self._send, name)
+            await anyio.sleep(10)
+            yield
+            group.cancel_scope.cancel()
+
+
+async def test_flood_of_made_up_tokens_costs_a_bounded_number_of_reviews() -> None:
+    server = ApiServer()
+    flood = Flood(Reviews(server))
+    async with flood.going_on():
+        await anyio.sleep(50)
+        assert server.count() <= BURST + REVIEWS_PER_S * 60 + 1
+        assert server.count() >= REVIEWS_PER_S * 60 - 1, "and all turns are used"
+        assert flood.refused > 100
+
+
+async def test_slow_api_server_gets_few_reviews_of_a_flood_at_a_time() -> None:
+    server = ApiServer(takes_s=1)
+    async with Flood(Reviews(server)).going_on():
+        assert server.count() <= MOST_REVIEWS * 11
+
+
+async def test_token_that_was_good_is_reviewed_at_once_in_a_flood() -> None:
     server = ApiServer()
     reviews = Reviews(server)
     assert (await reviews.judge("good", "/metrics")).allowed
     await anyio.sleep(ALLOWED_S + 1)
-    server.takes_s, server.asked = 1, []
-    refused = []
+    async with Flood(reviews).going_on():
+        started_s = anyio.current_time()
+        assert (await reviews.judge("good", "/metrics", "attacker")).allowed
+        assert anyio.current_time() == started_s
 
-    async def flood(number: int) -> None:
-        try:
-            await reviews.judge(f"made-up-{number}", "/metrics")
-        except Throttled:
-            refused.append(number)
 
-    async with anyio.create_task_group() as group:
-        for number in range(100):
-            group.start_soon(flood, number)
-        await anyio.sleep(0.1)
-        assert server.count() == MOST_REVIEWS
-        assert (await reviews.judge("good", "/metrics")).allowed
-    assert len(refused) == 100 - MOST_REVIEWS
+async def test_new_token_of_another_address_is_reviewed_within_two_turns_in_a_flood() -> None:
+    server = ApiServer()
+    reviews = Reviews(server)
+    async with Flood(reviews).going_on():
+        started_s = anyio.current_time()
+        assert (await reviews.judge("good", "/metrics", "prometheus")).allowed
+        assert anyio.current_time() - started_s <= 3 / REVIEWS_PER_S
+
+
+async def test_new_tokens_of_the_address_of_a_flood_get_in_within_a_few_scrapes() -> None:
+    names = [f"good-{number}" for number in range(40)]
+    server = ApiServer(tokens={name: {"username": USER} for name in names})
+    reviews = Reviews(server)
+    scrapes: list[int] = []
+
+    async def gets_in(name: str) -> bool:
+        with suppress(Throttled):
+            return (await reviews.judge(name, "/metrics", "attacker")).allowed
+        return False
+
+    async with Flood(reviews).going_on():
+        for name in names:
+            scrapes.append(1)
+            while not await gets_in(name):
+                scrapes[-1] += 1
+    assert scrapes.count(1) >= len(names) / 4
+    assert max(scrapes) <= 15
+    assert sum(scrapes) / len(scrapes) <= 4
+
+
+async def test_refused_token_is_refused_for_every_path_without_another_review() -> None:
+    server = ApiServer()
+    reviews = Reviews(server)
+    for number in range(100):
+        assert not (await reviews.judge("bad", f"/{number}")).allowed
+    assert server.count() == 1
 
 
 async def test_no_more_verdicts_than_the_limit_are_kept_and_none_displaces_those_who_may() -> None:
     server = ApiServer()
-    reviews = Reviews(server)
+    reviews = Reviews(server, allowed_s=1000, denied_s=1000)
     await reviews.judge("good", "/metrics")
     for number in range(MOST_KEPT + 1):
         await reviews.judge(f"bad-{number}", "/metrics")
@@ -275,5 +349,5 @@ async def test_trouble_is_logged_once_and_without_the_token(
         with pytest.raises(Unavailable):
             await reviews.judge("s3cret-token", "/metrics")
     assert [record.levelname for record in caplog.records] == ["WARNING", "DEBUG", "DEBUG"]
-    assert "the token ... is bad" in caplog.text
+    assert "the token [redacted] is bad" in caplog.text
     assert "s3cret-token" not in caplog.text

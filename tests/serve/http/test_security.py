@@ -2,6 +2,7 @@
 
 import ssl
 import time
+from dataclasses import replace
 
 import aiohttp
 import pytest
@@ -12,6 +13,7 @@ from telemetryd.errors import Reason, Unavailable
 from telemetryd.serve.http.reviews import Reviews
 from tests.kube.certificates import Authority, Pair
 from tests.serve.guarded import (
+    Guarded,
     connect,
     guarded,
     tls,
@@ -128,6 +130,49 @@ async def test_token_is_needed_for_all_but_health(
         assert (await served.get("/metrics", context, "good", "POST")).status == 405
 
 
+def failing(served: Guarded, why: str) -> None:
+    (informer, more), *rest = served.facts.informers
+    served.facts.informers[:] = [(replace(informer, synced=False, last_error=why), more), *rest]
+
+
+async def test_health_says_why_a_check_fails_only_to_clients_that_may_see_the_status(
+    authority: Authority, pair: Pair
+) -> None:
+    cluster = ApiServer(paths={"/status.json", "/metrics"})
+    cluster.tokens["other"] = {"username": "other"}
+    why = f'nodes is forbidden: User "{USER}" cannot list'
+    async with guarded(authority, tls(pair, tokens=True), reviews=Reviews(cluster)) as served:
+        failing(served, why)
+        for path in ("/readyz", "/readyz?verbose"):
+            for token in (None, "made-up"):
+                reply = await served.get(path, served.trusting(), token)
+                assert reply.status == 503, path
+                assert (
+                    "[-]informer/nodes.management.cattle.io failed: reason withheld\n" in reply.text
+                )
+                assert "forbidden" not in reply.text
+                assert "[+]config ok\n" in reply.text
+            reply = await served.get(path, served.trusting(), "good")
+            assert (reply.status, why in reply.text) == (503, True)
+        cluster.paths = {"/readyz", "/metrics"}
+        reply = await served.get("/readyz?verbose", served.trusting(), "other")
+        assert "forbidden" not in reply.text, "every user may get /readyz by Kubernetes' own roles"
+        cluster.error = Unavailable("down", kind=Reason.CONNECT)
+        reply = await served.get("/readyz", served.trusting(), "third")
+        assert (reply.status, "reason withheld" in reply.text) == (503, True)
+
+
+async def test_health_says_why_a_check_fails_to_a_client_certificate(
+    authority: Authority, pair: Pair, clients: Authority
+) -> None:
+    async with guarded(authority, tls(pair, client_ca=clients.ca)) as served:
+        failing(served, "words of the API server")
+        reply = await served.get("/readyz", served.trusting())
+        assert (reply.status, "words of" in reply.text) == (503, False)
+        shown = served.trusting(clients.issue("prometheus"))
+        assert "words of the API server" in (await served.get("/readyz", shown)).text
+
+
 @pytest.mark.parametrize(
     "header",
     [
@@ -137,7 +182,7 @@ async def test_token_is_needed_for_all_but_health(
         "Basic Z29vZA==",
         "good",
         "Bearer good good",
-        "Bearer g{ood",
+        "Bearer g\xf6od",
         "B good",
     ],
 )
@@ -155,6 +200,27 @@ async def test_header_without_a_bearer_token_is_asked_nowhere(
     ):
         assert response.status == 401
     assert not cluster.asked
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "k8s-aws-v1.aHR0cHM6Ly9zdHMuYW1hem9uYXdzLmNvbS8_QWN0aW9uPUdldA",
+        "ya29.a0AfH6SMBx-Y_z",
+        "sha256~Tl0rRbnCFkzJ8lJtd9ZTJAKTyqpRg2wrlRNtrj2Z5oU",
+        "kubeconfig-u-x2k4c7rbx9:8fk2vxwlqnb5jx",
+        "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ4In0.c2ln" + "x" * 6000,
+        "!#$%&'()*+,-./:;<=>?@[\\]^_`{|}~",
+    ],
+    ids=["EKS", "GKE", "OpenShift", "Rancher", "long JWT", "any"],
+)
+async def test_token_of_any_form_is_asked_about(authority: Authority, token: str) -> None:
+    cluster = ApiServer(tokens={token: {"username": USER}})
+    async with guarded(
+        authority, ServerConfig(kubernetes_auth=True), reviews=Reviews(cluster)
+    ) as served:
+        assert (await served.get("/metrics", token=token)).status == 200
+    assert cluster.asked[0] == ("tokenreviews", {"token": token})
 
 
 async def test_nothing_but_health_is_shown_while_nobody_can_be_reviewed(
