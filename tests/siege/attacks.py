@@ -103,7 +103,7 @@ async def _busy(target: Target) -> None:
                 f"GET {path} HTTP/1.1\r\nHost: localhost\r\n"
                 f"Authorization: Bearer {_made_up()}\r\n\r\n".encode()
             )
-            target.counts[f"busy answered {await _read_answer(reader)}"] += 1
+            target.counts[f"busy answered {await read_answer(reader)}"] += 1
             await asyncio.sleep(random.uniform(*PAUSE_S))
     finally:
         _drop(writer)
@@ -181,13 +181,20 @@ async def _hold(
         _drop(writer)
 
 
-async def _read_answer(reader: asyncio.StreamReader) -> int:
+async def read_answer(reader: asyncio.StreamReader) -> int:
+    """The status of an answer, which is read to its end."""
     head = await reader.readuntil(b"\r\n\r\n")
     status = int(head.split(b" ", 2)[1])
-    for line in head.split(b"\r\n"):
-        name, _, value = line.partition(b":")
-        if name.lower() == b"content-length":
-            await reader.readexactly(int(value))
+    headers = {
+        name.lower(): value.strip()
+        for name, _, value in (line.partition(b":") for line in head.split(b"\r\n"))
+    }
+    if headers.get(b"transfer-encoding") == b"chunked":
+        while size := int(await reader.readuntil(b"\r\n"), 16):
+            await reader.readexactly(size + 2)
+        await reader.readuntil(b"\r\n")
+    else:
+        await reader.readexactly(int(headers.get(b"content-length", 0)))
     return status
 
 
@@ -211,7 +218,7 @@ async def _attack_again_and_again(kind: str, target: Target) -> None:
         try:
             target.counts[f"{kind} begun"] += 1
             await ATTACKS[kind](target)
-        except (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError) as error:
+        except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
             target.counts[f"{kind} ended by {type(error).__name__}"] += 1
         else:
             target.counts[f"{kind} ended"] += 1

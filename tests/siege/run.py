@@ -58,6 +58,7 @@ SCRAPE, SCRAPE_BESIDE = "/metrics", "/metrics, attackers' address"
 _MIB = 2**20
 _SETTLE_S = 5.0
 _LOOK_S = 0.5
+_DISBAND_S = 30.0
 _RESTART_S = 60.0
 _LAST = 5
 _AS_BEFORE = 3.0
@@ -321,7 +322,11 @@ class Attackers:
 def attacking(
     server: Server, numbers: Mapping[str, int], *, control: Path | None = None
 ) -> Iterator[Attackers]:
-    """Attackers in a process of their own, until left."""
+    """Attackers in a process of their own, until left.
+
+    Raises:
+        RuntimeError: They did not attack until then.
+    """
     command = [sys.executable, "-m", "tests.siege.attacks", "--port", str(server.port)]
     command += ["--source", ATTACKERS]
     if server.context is not None:
@@ -333,12 +338,13 @@ def attacking(
     with Popen(command, stdin=PIPE, stdout=PIPE, text=True) as process:
         try:
             yield attackers
+            ended = process.poll()
+            told, _ = process.communicate(timeout=_DISBAND_S)
         finally:
-            try:
-                told, _ = process.communicate(timeout=20)
-                attackers.counts = json.loads(told)
-            except (TimeoutExpired, ValueError):
-                process.kill()
+            process.kill()
+    if ended is not None:
+        raise RuntimeError(f"the attackers ended too early, with {ended}")
+    attackers.counts = json.loads(told)
 
 
 def _restart(stage: Stage, cage: Cage, siege: Siege, tell: Callable[[str], None]) -> None:

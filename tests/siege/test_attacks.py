@@ -1,5 +1,6 @@
 """The attackers do what their names say, against a server with every default."""
 
+import asyncio
 import subprocess
 import time
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.kube.certificates import Authority
-from tests.siege.attacks import ATTACKS
+from tests.siege.attacks import ATTACKS, read_answer
 from tests.siege.cage import Cage
 from tests.siege.peers import Peer, plain
 from tests.siege.probes import Prober, Series, Server
@@ -66,3 +67,19 @@ def test_prober_asks_each_series_and_notes_what_is_not_answered(
     assert all(each.is_answered and each.text == "ok" for each in found["there"])
     assert all(each.status == 404 for each in found["nowhere"])
     assert all(not each.status and "refused" in each.error for each in found["nobody"])
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy",
+        b"HTTP/1.1 503 Busy\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbusy\r\n2\r\n..\r\n0\r\n\r\n",
+        b"HTTP/1.1 503 Busy\r\n\r\n",
+    ],
+)
+async def test_answer_is_read_to_its_end_and_no_further(answer: bytes) -> None:
+    reader = asyncio.StreamReader()
+    reader.feed_data(answer + b"HTTP/1.1 200 OK\r\n\r\n")
+    assert await read_answer(reader) == 503
+    assert await read_answer(reader) == 200
