@@ -5,8 +5,9 @@ import sys
 import time
 
 from tests.apiserver.versions import find_assets
+from tests.siege.attacks import KINDS
 from tests.siege.peers import compare
-from tests.siege.run import KINDS, Plan, besiege
+from tests.siege.run import Plan, besiege
 from tests.siege.verdict import render
 
 

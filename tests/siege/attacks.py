@@ -7,6 +7,7 @@ on until stdin closes, and then leave their counts on stdout, as JSON.
 import argparse
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import random
@@ -14,11 +15,15 @@ import resource
 import ssl
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from subprocess import PIPE, Popen
 from typing import Final
 
 import anyio
+
+from tests.siege.probes import Server
 
 RETRY_S: Final = (2.0, 6.0)
 """How soon an attacker whose connection was ended comes back, at random between these."""
@@ -31,6 +36,7 @@ HEADER_LINES: Final = 61
 _LINE_BYTES = 8100
 _TRICKLE_S = 1.0
 _CONNECT_TIMEOUT_S = 30.0
+_DISBAND_S = 30.0
 _BUSY_PATHS = ("/metrics", "/metrics", "/", "/status.json", "/livez", "/readyz?verbose")
 
 
@@ -63,6 +69,19 @@ class Target:
                 ssl=self.context if tls else None,
                 local_addr=(self.source, 0),
             )
+
+
+ATTACKERS: Final = "127.0.0.2"
+"""Their address; every process of loopback may have one of its own."""
+KINDS: Final = {
+    "slow": 400,
+    "handshakes": 200,
+    "busy": 600,
+    "headers": 100,
+    "garbage": 20,
+    "control": 20,
+}
+"""600 slow ones, of which a third does not even finish its handshake, and 600 busy ones."""
 
 
 Attack = Callable[[Target], Awaitable[None]]
@@ -234,6 +253,42 @@ async def _run(target: Target, numbers: dict[str, int]) -> None:
                 group.start_soon(_attack_again_and_again, kind, target)
         await anyio.to_thread.run_sync(sys.stdin.read)
         group.cancel_scope.cancel()
+
+
+class Attackers:
+    """The process of the attackers, and in the end what they did."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+
+
+@contextlib.contextmanager
+def attacking(
+    server: Server, numbers: Mapping[str, int], *, control: Path | None = None
+) -> Iterator[Attackers]:
+    """Attackers in a process of their own, until left.
+
+    Raises:
+        RuntimeError: They did not attack until then.
+    """
+    command = [sys.executable, "-m", "tests.siege.attacks", "--port", str(server.port)]
+    command += ["--source", ATTACKERS]
+    if server.context is not None:
+        command.append("--tls")
+    if control is not None:
+        command += ["--control", str(control)]
+    command += [f"{kind}={number}" for kind, number in numbers.items()]
+    attackers = Attackers()
+    with Popen(command, stdin=PIPE, stdout=PIPE, text=True) as process:
+        try:
+            yield attackers
+            ended = process.poll()
+            told, _ = process.communicate(timeout=_DISBAND_S)
+        finally:
+            process.kill()
+    if ended is not None:
+        raise RuntimeError(f"the attackers ended too early, with {ended}")
+    attackers.counts = json.loads(told)
 
 
 def _counted(text: str) -> tuple[str, int]:

@@ -21,9 +21,10 @@ from tests.apiserver.versions import find_assets
 from tests.gobuild import cache
 from tests.kube.certificates import Authority, Pair
 from tests.serve.guarded import client_side
+from tests.siege.attacks import ATTACKERS, attacking
 from tests.siege.cage import Cage, caged
 from tests.siege.probes import Prober, Sampler, Series, Server, milliseconds
-from tests.siege.run import ATTACKERS, LIMIT_BYTES, attacking
+from tests.siege.run import LIMIT_BYTES
 from tests.siege.stage import Stage, api_server
 from tests.system.daemon import free_port
 from tests.system.sink import receiving

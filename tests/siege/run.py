@@ -1,68 +1,40 @@
 """One siege from its quiet beginning to the restart after it."""
 
 import contextlib
-import json
-import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from subprocess import PIPE, Popen, TimeoutExpired
+from subprocess import TimeoutExpired
 from typing import Final
 
-from telemetryd.serve.control.client import ask as ask_control
-from telemetryd.serve.control.protocol import Request
 from tests.apiserver.process import ApiServer
+from tests.siege.attacks import KINDS, attacking
 from tests.siege.cage import Cage, caged
+from tests.siege.clients import SCRAPE, SCRAPE_BESIDE, held_requests, series_of
 from tests.siege.probes import (
-    SCRAPE_TIMEOUT_S,
     Asked,
     Prober,
     Sample,
     Sampler,
-    Series,
-    Server,
     memory_bytes,
     read_metrics,
 )
-from tests.siege.stage import DELIVERY_INTERVAL_S, SCC_INTERVAL_S, Stage, Tenant, api_server
+from tests.siege.recovery import Recovery
+from tests.siege.stage import EXPORTERS, Stage, Tenant, api_server
 from tests.siege.swelling import swelling
-from tests.siege.verdict import (
-    MOST_GROWTH_MIB,
-    RECOVERS_WITHIN_S,
-    Exports,
-    Phase,
-    Siege,
-    ratio_of,
-)
+from tests.siege.verdict import RECOVERS_WITHIN_S, Exports, Phase, Siege
 from tests.system.daemon import Daemon
 from tests.system.sink import Sink, receiving
 
 LIMIT_BYTES: Final = 128 * 2**20
-ATTACKERS: Final = "127.0.0.2"
-"""Their address; every process of loopback may have one of its own."""
-KINDS: Final = {
-    "slow": 400,
-    "handshakes": 200,
-    "busy": 600,
-    "headers": 100,
-    "garbage": 20,
-    "control": 20,
-}
-"""600 slow ones, of which a third does not even finish its handshake, and 600 busy ones."""
-LIVEZ, LIVEZ_BESIDE = "/livez", "/livez, attackers' address"
-SCRAPE, SCRAPE_BESIDE = "/metrics", "/metrics, attackers' address"
 _MIB = 2**20
 _SETTLE_S = 5.0
 _LOOK_S = 0.5
-_DISBAND_S = 30.0
 _RESTART_S = 60.0
-_LAST = 5
-_AS_BEFORE = 3.0
-"""So many times the quiet median at most, over the last few answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +66,12 @@ class Run:
         sampler: Sampler,
         sink: Sink,
         api: ApiServer,
-        stage: Stage,
     ) -> None:
         self.daemon = daemon
         self._prober = prober
         self._sampler = sampler
         self._sink = sink
         self._api = api
-        self._stage = stage
 
     def wait(self, name: str, seconds: float) -> _Span:
         """Lets the time pass, unless the daemon ends."""
@@ -110,14 +80,14 @@ class Run:
             self.daemon.process.wait(seconds)
         return _Span(name, begin_s, time.monotonic())
 
-    def recover(self, quiet: Phase) -> tuple[_Span, list[str]]:
-        """Waits until all is as in the quiet phase; returns what is not, in the end."""
-        begin_s = time.monotonic()
+    def recover(self, recovery: Recovery) -> tuple[_Span, list[str]]:
+        """Waits until all is as before; returns what is not, in the end."""
         while True:
-            left = self._different(quiet, begin_s)
+            left = recovery.differences()
             end_s = time.monotonic()
-            if not left or end_s - begin_s > RECOVERS_WITHIN_S or self.daemon.process.poll():
-                return _Span("after", begin_s, end_s), left
+            late = end_s - recovery.since_s > RECOVERS_WITHIN_S
+            if not left or late or self.daemon.process.poll() is not None:
+                return _Span("after", recovery.since_s, end_s), left
             time.sleep(_LOOK_S)
 
     def look(self, span: _Span) -> Phase:
@@ -148,7 +118,7 @@ class Run:
         first, last = scrapes[0], scrapes[-1]
         before, after = read_metrics(first.text), read_metrics(last.text)
         found = {}
-        for name, interval_s in (("scc", SCC_INTERVAL_S), ("receiver", DELIVERY_INTERVAL_S)):
+        for name, interval_s in EXPORTERS.items():
             grown = Counter[str]()
             for family in ("runs_total", "skipped_ticks_total"):
                 prefix = f'telemetryd_exporter_{family}{{exporter="{name}",'
@@ -185,45 +155,6 @@ class Run:
             and span.begin_s <= _monotonic_of(event["requestReceivedTimestamp"]) < span.end_s
         )
 
-    def _different(self, quiet: Phase, since_s: float) -> list[str]:
-        """What is not as it was in the quiet phase."""
-        found = []
-        sample = self._sampler.now()
-        if sample is None:
-            return ["the daemon is gone"]
-        if sample.connections > quiet.connections + 2:
-            found.append(f"{sample.connections} connections, {quiet.connections} before")
-        grown = sample.rss_bytes / _MIB - quiet.rss_mib
-        if grown > MOST_GROWTH_MIB:
-            found.append(f"{grown:.0f} MiB more are resident")
-        for name, asked in self._prober.between(since_s, time.monotonic()).items():
-            last, before = asked[-_LAST:], ratio_of(quiet.asked[name])
-            now = ratio_of(last)
-            if len(last) < _LAST or not all(each.is_answered for each in last):
-                found.append(f"{name} is not answered")
-            elif now > _AS_BEFORE * before:
-                found.append(f"{name} takes {now:.1f} ms, {before:.1f} before")
-        scrapes = self._prober.between(since_s, time.monotonic())[SCRAPE]
-        metrics = read_metrics(scrapes[-1].text) if scrapes and scrapes[-1].is_answered else {}
-        for series, value in metrics.items():
-            if series.startswith("telemetryd_informer_synced") and value != 1:
-                found.append(f"{series} is {value:g}")
-            own = 'exporter="scc"' in series or 'exporter="receiver"' in series
-            if series.startswith("telemetryd_exporter_consecutive_failures") and own and value:
-                found.append(f"{series} is {value:g}")
-        return [*found, *self._unready()]
-
-    def _unready(self) -> Iterator[str]:
-        server = Server(self.daemon.port, self._stage.context)
-        ready = server.ask("/readyz")
-        if not ready.is_answered:
-            yield f"/readyz: {ready.status} {ready.error}"
-        if not self._stage.is_operator_served():
-            yield "scc-operator's request is not served"
-        answer = ask_control([str(self._stage.control_socket)], Request("status"), timeout_s=10)
-        if not answer.ok:
-            yield f"the control socket answers {answer.error}"
-
 
 def besiege(assets: Path, plan: Plan, tell: Callable[[str], None]) -> Siege:
     """The whole run; takes about as long as its phases and a minute more."""
@@ -251,7 +182,7 @@ def _phases(
         daemon.wait_for("scc-operator's Secret", stage.is_operator_served, 60)
         prober = Prober(series_of(stage, server))
         sampler = Sampler(daemon.process.pid, daemon.port)
-        run = Run(daemon, prober, sampler, sink, api, stage)
+        run = Run(daemon, prober, sampler, sink, api)
         with prober.running(), sampler.running():
             run.wait("settling", _SETTLE_S)
             tell(f"quiet for {plan.quiet_s:.0f} s")
@@ -267,7 +198,9 @@ def _phases(
             counts = attackers.counts
             tell("and after it")
             quiet = run.look(quiet_span)
-            after_span, after = run.recover(quiet)
+            requests, now_s = tenant.created + 1, time.monotonic()
+            recovery = Recovery(quiet, requests, now_s, stage, server, prober, sampler)
+            after_span, after = run.recover(recovery)
             died = daemon.process.poll()
             peak = _peak_mib(daemon)
         siege = Siege(
@@ -295,66 +228,21 @@ def shares(samples: Sequence[Sample]) -> tuple[float, float]:
     return (last.cpu_s - first.cpu_s) / wall_s, (last.waited_s - first.waited_s) / wall_s
 
 
-def series_of(stage: Stage, server: Server) -> list[Series]:
-    """Probes and scrapes, from an address of their own and from the attackers'."""
-    token = stage.token()
-    beside = stage.token()
-
-    def scrape(source: str, token: str) -> Asked:
-        return server.ask("/metrics", source=source, token=token, timeout_s=SCRAPE_TIMEOUT_S)
-
-    return [
-        Series(LIVEZ, lambda: server.ask("/livez")),
-        Series(SCRAPE, lambda: scrape("127.0.0.1", token)),
-        Series(LIVEZ_BESIDE, lambda: server.ask("/livez", source=ATTACKERS)),
-        Series(SCRAPE_BESIDE, lambda: scrape(ATTACKERS, beside)),
-    ]
-
-
-class Attackers:
-    """The process of the attackers, and in the end what they did."""
-
-    def __init__(self) -> None:
-        self.counts: dict[str, int] = {}
-
-
-@contextlib.contextmanager
-def attacking(
-    server: Server, numbers: Mapping[str, int], *, control: Path | None = None
-) -> Iterator[Attackers]:
-    """Attackers in a process of their own, until left.
-
-    Raises:
-        RuntimeError: They did not attack until then.
-    """
-    command = [sys.executable, "-m", "tests.siege.attacks", "--port", str(server.port)]
-    command += ["--source", ATTACKERS]
-    if server.context is not None:
-        command.append("--tls")
-    if control is not None:
-        command += ["--control", str(control)]
-    command += [f"{kind}={number}" for kind, number in numbers.items()]
-    attackers = Attackers()
-    with Popen(command, stdin=PIPE, stdout=PIPE, text=True) as process:
-        try:
-            yield attackers
-            ended = process.poll()
-            told, _ = process.communicate(timeout=_DISBAND_S)
-        finally:
-            process.kill()
-    if ended is not None:
-        raise RuntimeError(f"the attackers ended too early, with {ended}")
-    attackers.counts = json.loads(told)
-
-
 def _restart(stage: Stage, cage: Cage, siege: Siege, tell: Callable[[str], None]) -> None:
     """Starts it again, with all the tenant's requests there from the beginning."""
     tell("starting again, with all requests there")
     begin_s = time.monotonic()
     try:
         with stage.daemon(cage) as (daemon, server):
+            token = stage.token()
             daemon.wait_for("readiness", lambda: server.ask("/readyz").is_answered, _RESTART_S)
+            daemon.wait_for(
+                "the list of SecretRequests",
+                lambda: held_requests(server.ask("/metrics", token=token)),
+                _RESTART_S,
+            )
             ready_s = time.monotonic() - begin_s
+            held = held_requests(server.ask("/metrics", token=token))
             peak = _peak_mib(daemon)
     except AssertionError as error:
         siege.restart = str(error).splitlines()[0]
@@ -362,7 +250,8 @@ def _restart(stage: Stage, cage: Cage, siege: Siege, tell: Callable[[str], None]
     siege.peak_mib = max(siege.peak_mib, peak)
     siege.kills += cage.kills()
     siege.notes.append(
-        f"start with all requests there: ready after {ready_s:.1f} s, {peak:.0f} MiB"
+        f"start with all requests there: {held:.0f} held and ready after {ready_s:.1f} s, "
+        f"{peak:.0f} MiB at the peak"
     )
 
 

@@ -26,8 +26,8 @@ from tests.system.scc import NAMESPACE, REQUEST, SERVED, Scc
 from tests.system.sink import Sink
 
 CLUSTERS, NODES = 10, 20
-SCC_INTERVAL_S: Final = 1
-DELIVERY_INTERVAL_S: Final = 2
+EXPORTERS: Final = {"scc": 1, "receiver": 2}
+"""Those that are configured, and seconds between two slots."""
 TEXT_BYTES: Final = 1_000_000
 _QUOTA_BYTES = 8 * 2**30
 _MONITORING = "monitoring"
@@ -144,8 +144,8 @@ class Stage:
             key=pair.key,
             auth=str(auth).lower(),
             url=sink.url("siege"),
-            scc_s=SCC_INTERVAL_S,
-            delivery_s=DELIVERY_INTERVAL_S,
+            scc_s=EXPORTERS["scc"],
+            delivery_s=EXPORTERS["receiver"],
         )
         self._allow_scrapes()
 

@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.kube.certificates import Authority
-from tests.siege.attacks import ATTACKS, read_answer
+from tests.siege.attacks import ATTACKERS, ATTACKS, KINDS, attacking, read_answer
 from tests.siege.cage import Cage
 from tests.siege.peers import Peer, plain
 from tests.siege.probes import Prober, Series, Server
-from tests.siege.run import ATTACKERS, KINDS, attacking
 
 UNLIMITED = Cage("none", None, 2**40)
 
