@@ -9,6 +9,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import logging
 import os
 import random
 import resource
@@ -25,9 +26,9 @@ import anyio
 
 from tests.siege.probes import Server
 
-RETRY_S: Final = (2.0, 6.0)
+RETRY_S: Final = (5.0, 15.0)
 """How soon an attacker whose connection was ended comes back, at random between these."""
-PAUSE_S: Final = (0.2, 0.6)
+PAUSE_S: Final = (0.5, 1.5)
 """Between an answer and the next request of a busy attacker."""
 RAMP_S: Final = 5.0
 """All of them come within this time."""
@@ -245,8 +246,9 @@ async def _attack_again_and_again(kind: str, target: Target) -> None:
 
 
 async def _run(target: Target, numbers: dict[str, int]) -> None:
-    # A connection that the server resets while a handshake goes on is no news.
+    # A connection that the server resets, be it in a handshake, is no news.
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     async with anyio.create_task_group() as group:
         for kind, number in numbers.items():
             for _ in range(number):

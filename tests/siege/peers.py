@@ -7,6 +7,7 @@ the same memory limit, and none asks for credentials.
 import contextlib
 import json
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,6 @@ from typing import Final, TypeAlias
 from tests.apiserver.versions import find_assets
 from tests.gobuild import cache
 from tests.kube.certificates import Authority, Pair
-from tests.serve.guarded import client_side
 from tests.siege.attacks import ATTACKERS, attacking
 from tests.siege.cage import Cage, caged
 from tests.siege.probes import Prober, Sampler, Series, Server, milliseconds
@@ -163,7 +163,7 @@ def _node_exporter(folder: Path, authority: Authority, pair: Pair) -> Peer:
     def start(cage: Cage) -> Started:
         port = free_port()
         command = [str(program), f"--web.listen-address=127.0.0.1:{port}"]
-        server = Server(port, client_side(authority.ca))
+        server = Server(port, ssl.create_default_context(cafile=authority.ca))
         return _running([*command, f"--web.config.file={web}"], cage, server, "/")
 
     return Peer(f"node_exporter {number}", "/", start)
@@ -175,7 +175,7 @@ def plain(authority: Authority, pair: Pair) -> Peer:
     def start(cage: Cage) -> Started:
         port = free_port()
         command = [sys.executable, "-m", "tests.siege.plain", str(port)]
-        server = Server(port, client_side(authority.ca))
+        server = Server(port, ssl.create_default_context(cafile=authority.ca))
         return _running([*command, str(pair.cert), str(pair.key)], cage, server, "/livez")
 
     return Peer("aiohttp, every default", "/livez", start)

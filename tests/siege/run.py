@@ -34,15 +34,15 @@ LIMIT_BYTES: Final = 128 * 2**20
 _MIB = 2**20
 _SETTLE_S = 5.0
 _LOOK_S = 0.5
-_RESTART_S = 60.0
+_RESTART_S = 90.0
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How long and how much."""
 
-    quiet_s: float = 20.0
-    siege_s: float = 70.0
+    quiet_s: float = 15.0
+    siege_s: float = 60.0
     requests: int = 3_000
     large: int = 50
     text_bytes: int = 1_000_000

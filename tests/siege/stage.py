@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,6 @@ from tests.apiserver.crds import SECRET_REQUESTS, collection, install_crds
 from tests.apiserver.process import ApiServer
 from tests.deploy.installed import ensure_namespace
 from tests.kube.certificates import Authority
-from tests.serve.guarded import client_side
 from tests.siege.cage import Cage
 from tests.siege.probes import Server
 from tests.siege.swelling import SWOLLEN
@@ -26,7 +26,7 @@ from tests.system.scc import NAMESPACE, REQUEST, SERVED, Scc
 from tests.system.sink import Sink
 
 CLUSTERS, NODES = 10, 20
-EXPORTERS: Final = {"scc": 1, "receiver": 2}
+EXPORTERS: Final = {"scc": 1, "receiver": 3}
 """Those that are configured, and seconds between two slots."""
 TEXT_BYTES: Final = 1_000_000
 _QUOTA_BYTES = 8 * 2**30
@@ -78,12 +78,14 @@ interval = "5s"
 name = "scc"
 type = "secret"
 interval = "{scc_s}s"
+timeout = "900ms"
 
 [[exporters]]
 name = "receiver"
 type = "http"
 url = "{url}"
 interval = "{delivery_s}s"
+timeout = "2500ms"
 max_silence = "1s"
 splay_max = "0s"
 """
@@ -138,7 +140,7 @@ class Stage:
             self._kubeconfig.write_text(json.dumps(document))
         authority = Authority(folder)
         pair = authority.issue("server")
-        self.context = client_side(authority.ca)
+        self.context = ssl.create_default_context(cafile=authority.ca)
         self._config = _CONFIG.format(
             cert=pair.cert,
             key=pair.key,
