@@ -63,6 +63,14 @@ soak: $(VENV)/.dev ## random faults, churn and reloads against a real API server
 soak-exports: $(VENV)/.dev ## export 100,000 times to a local receiver; fails where memory or files grow
 	@$(BIN)/python -m tests.export.soak $(or $(EXPORTS),100000)
 
+.PHONY: siege
+siege: $(VENV)/.dev ## attack the daemon from all sides at once; fails where a promise is broken (3 minutes)
+	@$(BIN)/python -m tests.siege
+
+.PHONY: siege-peers
+siege-peers: $(VENV)/.dev ## attack the daemon and its peers, one kind at a time; prints a table (12 minutes)
+	@$(BIN)/python -m tests.siege --peers --quiet 8 --siege 20
+
 .PHONY: faults
 faults: $(VENV)/.dev ## bring about every fault of docs/faults.md; ends with what each took (20 minutes)
 	@$(BIN)/pytest -q tests/faults tests/system/test_replicas.py -m 'faults or not faults'

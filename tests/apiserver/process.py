@@ -119,11 +119,13 @@ class ApiServer:
     Args:
         assets: The folder of the two binaries, as `versions.find_assets` returns it.
         folder: An existing empty folder for data, certificates and logs; not removed here.
+        etcd_flags: Further flags of etcd, such as a higher quota.
     """
 
-    def __init__(self, assets: Path, folder: Path) -> None:
+    def __init__(self, assets: Path, folder: Path, *, etcd_flags: Sequence[str] = ()) -> None:
         self._assets = assets
         self._folder = folder
+        self._etcd_flags = etcd_flags
         self._flags = os.environ.get("APISERVER_FLAGS", "").split()
         etcd_port, self._peer_port, port = _free_ports(3)
         self.url = f"https://127.0.0.1:{port}"
@@ -252,6 +254,7 @@ class ApiServer:
             f"--initial-advertise-peer-urls={peer}",
             f"--initial-cluster=default={peer}",
             "--unsafe-no-fsync",
+            *self._etcd_flags,
         ]
 
     def _apiserver_command(self) -> list[str | Path]:

@@ -1,0 +1,62 @@
+"""`make siege`: prints what was seen, and exits 1 where a promise is broken."""
+
+import argparse
+import sys
+import time
+
+from tests.apiserver.versions import find_assets
+from tests.siege.attacks import KINDS
+from tests.siege.peers import compare
+from tests.siege.run import Plan, besiege
+from tests.siege.verdict import render
+
+
+def _tell(line: str) -> None:
+    sys.stdout.write(f"{time.monotonic() - _BEGIN_S:5.0f} s  {line}\n")
+    sys.stdout.flush()
+
+
+def _kinds(text: str) -> tuple[str, int]:
+    kind, _, number = text.partition("=")
+    if kind not in KINDS or not number.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text}: KIND=COUNT, of {', '.join(KINDS)}")
+    return kind, int(number)
+
+
+def main(arguments: list[str]) -> int:
+    """Runs it."""
+    plan = Plan()
+    parser = argparse.ArgumentParser(prog="tests.siege", description=__doc__)
+    parser.add_argument("--quiet", type=float, default=plan.quiet_s, metavar="SECONDS")
+    parser.add_argument("--siege", type=float, default=plan.siege_s, metavar="SECONDS")
+    parser.add_argument("--requests", type=int, default=plan.requests, metavar="COUNT")
+    parser.add_argument("--large", type=int, default=plan.large, metavar="COUNT")
+    parser.add_argument("--peers", action="store_true", help="each attack on each peer instead")
+    parser.add_argument("--only", type=_kinds, nargs="+", metavar="KIND=COUNT", default=[])
+    given = parser.parse_args(arguments)
+    if given.peers:
+        sys.stdout.write(f"\n{compare(given.quiet, given.siege, _tell)}\n")
+        return 0
+    assets = find_assets()
+    if assets is None:
+        _tell("no kube-apiserver here: `make apiserver` builds one")
+        return 1
+    plan = Plan(
+        given.quiet,
+        given.siege,
+        given.requests,
+        min(given.large, given.requests),
+        kinds=dict(given.only) or None,
+    )
+    siege = besiege(assets, plan, _tell)
+    sys.stdout.write(f"\n{render(siege)}\n\n")
+    broken = list(siege.broken())
+    for each in broken:
+        sys.stdout.write(f"BROKEN: {each}\n")
+    sys.stdout.write("every promise is kept\n" if not broken else "")
+    return 1 if broken else 0
+
+
+_BEGIN_S = time.monotonic()
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
