@@ -48,6 +48,7 @@ class Reason(StrEnum):
     WRONG_TYPE = "wrong_type"
     OVERSIZE = "oversize"
     FIELD_CONFLICT = "field_conflict"
+    NOT_TELEMETRY = "not_telemetry"
     CONFLICT = "conflict"
     TIMEOUT = "timeout"
     CONNECT = "connect"

@@ -18,6 +18,7 @@ from telemetryd.config import (
 )
 from telemetryd.config.plugins import load_plugin
 from telemetryd.config.values import HOUR_S, InvalidValue
+from telemetryd.control.secretrequest.serving import PREFIX
 from telemetryd.daemon.web import build_http, build_otlp
 from telemetryd.errors import ConfigError, Problem
 from telemetryd.export.engine.attempt import text_of
@@ -169,6 +170,7 @@ class ExporterFactory:
             timeout_s=_REQUEST_TIMEOUT_S,
             quiet_period_s=config.quiet_period_s,
             takeover=config.takeover,
+            requested=config.name.startswith(PREFIX),
             now=self._now,
             clock=anyio.current_time,
             saw_epoch=self._saw_epoch,

@@ -157,6 +157,7 @@ class ProjectMeta(ObjectMeta, gc=False):
     """``metadata`` of a project."""
 
     labels: ProjectLabels | None = None
+    creationTimestamp: str | None = None  # noqa: N815 - the field's name in JSON
 
 
 class ProjectObject(KubeObject, gc=False):
@@ -280,9 +281,11 @@ def project_project(_key: str, project: ProjectObject) -> ProjectRecord:
     Raises:
         UnreadableObject: It has no UID.
     """
-    labels = project.metadata.labels if project.metadata is not None else None
-    system = labels is not None and labels.system_project == "true"
-    return ProjectRecord(uid=require_uid(project.metadata), system=system)
+    uid = require_uid(project.metadata)
+    metadata = project.metadata or ProjectMeta()
+    if metadata.labels is None or metadata.labels.system_project != "true":
+        return ProjectRecord(uid, system=False)
+    return ProjectRecord(uid, system=True, created_at=metadata.creationTimestamp or "")
 
 
 def project_namespace(_key: str, namespace: KubeObject) -> NamespaceRecord:

@@ -82,10 +82,16 @@ class FeatureRecord(msgspec.Struct, frozen=True, gc=False):
 
 
 class ProjectRecord(msgspec.Struct, frozen=True, gc=False):
-    """One Rancher project; ``system`` by the label that marks the System project."""
+    """One Rancher project.
+
+    Attributes:
+        system: It has the label that marks the System project.
+        created_at: Of one with that label, as the object has it.
+    """
 
     uid: str
     system: bool
+    created_at: str = ""
 
 
 class NamespaceRecord(msgspec.Struct, frozen=True, gc=False):

@@ -65,7 +65,7 @@ def runs(daemon: RequestDaemon) -> float:
     return sum(daemon.metric(series % (EXPORTER, result)) or 0 for result in results)
 
 
-def test_another_writer_is_a_conflict_without_a_war_and_healed_after_it_stops(
+def test_another_writer_is_a_conflict_without_a_war_until_takeover_is_set(
     scc: Scc, serving: RequestDaemon, admin: Admin
 ) -> None:
     daemon = serving
@@ -89,6 +89,9 @@ def test_another_writer_is_a_conflict_without_a_war_and_healed_after_it_stops(
         assert scc.condition("Progressing")["status"] == "False"
         assert exporters(daemon) == [EXPORTER]
         assert told.changes("status") == 1, "told once"
+        assert "takeover isn't set in [secret_requests]" in failure["message"]
+        assert states.changes("data", "payload") == during, "nor when the other is quiet"
+        daemon.reload("takeover = true")
         daemon.wait_for("healed", lambda: (scc.payload() or {}).get("version"), 40)
         daemon.wait_for("no failure", lambda: scc.conditions() == SERVED, 40)
     assert states.changes("data", "payload") == during + 1, "one forced write"

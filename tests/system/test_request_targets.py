@@ -147,6 +147,22 @@ def test_secret_that_was_never_ours_is_left_alone(
     assert scc.secret() == before
 
 
+def test_payload_that_others_have_replaced_stays_when_its_request_goes(
+    scc: Scc, serving: RequestDaemon, admin: Admin
+) -> None:
+    daemon = serving
+    daemon.reload('cleanup = "delete"')
+    scc.ask()
+    wait_served(daemon, scc)
+    admin.patch(scc.secret_path(), {"data": {"payload": b64encode(b"theirs").decode()}})
+    before = scc.secret()
+    scc.delete()
+    scc.finalize()
+    daemon.wait_for("gone", lambda: not shown(daemon), 40)
+    daemon.wait_for("told", lambda: "outcome=kept" in daemon.log(), 40)
+    assert scc.secret() == before
+
+
 def test_conditions_of_others_stay_and_an_altered_status_is_healed(
     scc: Scc, serving: RequestDaemon, admin: Admin
 ) -> None:

@@ -4,7 +4,7 @@ Their shapes are those that Rancher writes (wrangler's ``condition.Cond``), with
 added. A condition that has something to say carries reason and message; one that hasn't, neither.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias, assert_never
 
@@ -117,6 +117,12 @@ def _holds(failure: ConditionRecord | None, reason: str, now_s: float) -> bool:
         return False
     updated_s = parse_rfc3339(failure.last_update_time)
     return updated_s is not None and 0 <= now_s - updated_s < MESSAGE_HOLD_S
+
+
+def tells_of_service(conditions: Iterable[ConditionRecord]) -> bool:
+    """Whether the conditions say that the request was served without a failure."""
+    held = {condition.type: condition.status for condition in conditions}
+    return held.get("Done") == "True" and "Failure" not in held
 
 
 def render_conditions(existing: list[Any], own: Conditions) -> list[Any]:

@@ -1,7 +1,8 @@
 """What becomes of one SecretRequest: pure, by the rules that Rancher checks it by.
 
 The rules are those of ``pkg/telemetry/controllers/secretrequest``; of its lookup of the System
-project only the label is kept, for anybody may call a project "System".
+project only the label is kept, for anybody may call a project "System". Anybody who creates
+projects may set that label too: of several the oldest counts, which Rancher made at its start.
 """
 
 from collections.abc import Collection
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from telemetryd.config.values import DnsLabel, DnsSubdomain, InvalidValue
-from telemetryd.model import SecretRequestRecord
+from telemetryd.model import SecretRequestRecord, Unreadable
 
 SECRET_TYPE = "scc"  # noqa: S105 - a word of the API
 PROJECT_LABEL = "field.cattle.io/projectId"
@@ -54,11 +55,13 @@ class SystemProjects:
     """The projects that are marked as the local cluster's System project.
 
     Attributes:
-        names: Of the projects; usually one.
+        name: Of the oldest, empty where there is none.
+        ignored: The others.
         why_unknown: Why they can't be told now, empty where they can.
     """
 
-    names: Collection[str]
+    name: str = ""
+    ignored: Collection[str] = frozenset()
     why_unknown: str = ""
 
 
@@ -95,6 +98,10 @@ class Accepted:
     target: Target
 
 
+OPERATOR_REQUEST = "rancher-scc-metrics"
+OPERATOR_TARGET = Target("cattle-scc-system", "rancher-scc-metrics")
+"""What scc-operator asks for, and by which request. Nobody else's request may keep it from that."""
+
 Decision: TypeAlias = Leaving | Rejected | Waiting | Undecided | Accepted
 
 
@@ -118,6 +125,37 @@ def target_of(request: SecretRequestRecord) -> Target | Rejected:
         except InvalidValue as invalid:
             return Rejected(f"spec.targetSecretRef.{key} {invalid}")
     return Target(request.namespace, request.secret)
+
+
+def asks_for_operator(request: SecretRequestRecord | Unreadable | None) -> bool:
+    """Whether this is scc-operator's own request, as it makes it."""
+    return (
+        isinstance(request, SecretRequestRecord)
+        and not request.deleting
+        and target_of(request) == OPERATOR_TARGET
+    )
+
+
+LAST = 4
+"""The rank of a request that was rejected when it was last looked at."""
+
+
+def rank_of(
+    namespace: NamespaceFact | None, projects: SystemProjects, *, operators: bool, served: bool
+) -> int:
+    """Whose turn it is, the lowest first: scc-operator's, those served, the valid, the new.
+
+    Args:
+        namespace: The target's, as far as it is known.
+        projects: That it must be in.
+        operators: It is scc-operator's request.
+        served: It has an exporter.
+    """
+    if operators or served:
+        return 0 if operators else 1
+    if isinstance(namespace, NamespaceFound) and namespace.project == projects.name:
+        return 2
+    return 3 if namespace is None else LAST
 
 
 def decide(
@@ -156,14 +194,16 @@ def _decide_by_project(
 ) -> Decision:
     if projects.why_unknown:
         return Undecided(projects.why_unknown)
-    if not projects.names:
+    if not projects.name:
         return Waiting(
             f"waiting for the System project: no project of the local cluster has the label"
             f" {SYSTEM_PROJECT_LABEL}=true yet"
         )
-    if project not in projects.names:
-        wanted = " or ".join(sorted(projects.names))
+    if project != projects.name:
+        wanted = projects.name
         has = f"is {project!r}" if project else "is missing"
+        if project in projects.ignored:
+            has += ", which has the mark of the System project but is newer than it"
         return Rejected(
             f"namespace {target.namespace} isn't in the System project: its label {PROJECT_LABEL}"
             f" {has}, must be {wanted}"

@@ -3,14 +3,21 @@
 What it decides is ``decision``'s.
 """
 
+import logging
 from collections.abc import Callable
 
 from telemetryd.control.secretrequest.decision import SystemProjects
 from telemetryd.informer.resource import Reader
 from telemetryd.model import Delta, ProjectRecord
 
+log = logging.getLogger(__name__)
+
+_MOST_NAMED = 4
 _LOCAL = "local/"
 """Begins the keys of the local cluster's projects; each other cluster has a System project too."""
+
+_NEVER = "~"
+"""Sorts after every time: an object without one can't be the oldest."""
 
 
 class SystemProjectWatch:
@@ -25,17 +32,21 @@ class SystemProjectWatch:
         """
         self._projects = projects
         self._on_change = on_change
-        self._names: set[str] = set()
+        self._created: dict[str, str] = {}
+        self._last = SystemProjects()
         self._ends = (projects.subscribe(self._apply), projects.on_change(self._compare))
-        self._last = self.found()
+        self._compare(quiet=True)
 
     def found(self) -> SystemProjects:
         """The local cluster's System project, as far as it is known."""
         if not self._projects.synced:
             status = self._projects.status()
             why = status.last_error or "first list"
-            return SystemProjects((), f"{status.resource} not synced: {why}")
-        return SystemProjects(tuple(sorted(self._names)))
+            return SystemProjects(why_unknown=f"{status.resource} not synced: {why}")
+        if not self._created:
+            return SystemProjects()
+        oldest = min(self._created, key=lambda name: (self._created[name] or _NEVER, name))
+        return SystemProjects(oldest, self._created.keys() - {oldest})
 
     def close(self) -> None:
         """Follow the projects no longer."""
@@ -47,12 +58,21 @@ class SystemProjectWatch:
             return
         name = delta.key.removeprefix(_LOCAL)
         if isinstance(delta.new, ProjectRecord) and delta.new.system:
-            self._names.add(name)
+            self._created[name] = delta.new.created_at
         else:
-            self._names.discard(name)
+            self._created.pop(name, None)
 
-    def _compare(self) -> None:
+    def _compare(self, *, quiet: bool = False) -> None:
         found = self.found()
-        if found != self._last:
-            self._last = found
+        if found == self._last:
+            return
+        if found.ignored and found.ignored != self._last.ignored:
+            log.warning(
+                "several projects are marked as the System project used=%s ignored=%s count=%d",
+                found.name,
+                ",".join(sorted(found.ignored)[:_MOST_NAMED]),
+                len(found.ignored),
+            )
+        self._last = found
+        if not quiet:
             self._on_change()

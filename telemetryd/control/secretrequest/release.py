@@ -1,7 +1,7 @@
 """Gives a Secret up: our fields go, and the Secret too where nothing of anyone else is left.
 
-Only what telemetryd applied itself is ever touched; finalizers of others hold the Secret as they
-hold any. Of the Secret's values nothing is read.
+Only a Secret whose payload is ours is touched: where others have written the payload since, it is
+theirs. Finalizers of others hold the Secret as they hold any. No value of the Secret is read.
 """
 
 import msgspec
@@ -19,9 +19,25 @@ class _Ignored(msgspec.Struct, gc=False):
     pass
 
 
+class _OwnedData(msgspec.Struct, gc=False):
+    payload: _Ignored | None = msgspec.field(name="f:payload", default=None)
+
+
+class _OwnedFields(msgspec.Struct, gc=False):
+    data: _OwnedData | None = msgspec.field(name="f:data", default=None)
+
+
 class _Owner(msgspec.Struct, gc=False):
     manager: str | None = None
     operation: str | None = None
+    fieldsV1: _OwnedFields | None = None  # noqa: N815 - the field's name in JSON
+
+    @property
+    def wrote_our_payload(self) -> bool:
+        if (self.manager, self.operation) != (FIELD_MANAGER, "Apply"):
+            return False
+        data = self.fieldsV1.data if self.fieldsV1 is not None else None
+        return data is not None and data.payload is not None
 
 
 class _Metadata(msgspec.Struct, gc=False, rename="camel"):
@@ -44,11 +60,8 @@ class _Secret(msgspec.Struct, gc=False):
 
     @property
     def ours(self) -> bool:
-        """We own some of its fields."""
-        return any(
-            (owner.manager, owner.operation) == (FIELD_MANAGER, "Apply")
-            for owner in self.metadata.managed_fields or ()
-        )
+        """We own its payload."""
+        return any(owner.wrote_our_payload for owner in self.metadata.managed_fields or ())
 
     @property
     def bare(self) -> bool:

@@ -12,9 +12,9 @@ from random import Random
 import anyio
 
 from telemetryd.control.secretrequest.decision import Target
+from telemetryd.control.secretrequest.pace import RELEASE_COST, Pace
 from telemetryd.control.secretrequest.release import Release
 from telemetryd.errors import Forbidden, KubeError
-from telemetryd.kube.requests import Requests
 from telemetryd.kube.responses import explain_denial
 from telemetryd.timing import backoff_s
 
@@ -34,20 +34,20 @@ class _Pending:
 class Releases:
     """Gives Secrets up one after the other, for as long as nobody claims them again."""
 
-    def __init__(self, client: Requests, *, rng: Random) -> None:
+    def __init__(self, pace: Pace, *, rng: Random) -> None:
         """None yet.
 
         Args:
-            client: The API server; stays the caller's.
+            pace: To the API server.
             rng: Spreads retries.
         """
-        self._client = client
+        self._pace = pace
         self._rng = rng
         self._pending: dict[Target, _Pending] = {}
 
     def add(self, target: Target) -> None:
         """Give this Secret up with the next ``run``."""
-        self._pending.setdefault(target, _Pending(Release(self._client, target)))
+        self._pending.setdefault(target, _Pending(Release(self._pace, target)))
 
     async def run(self, *, claimed: Callable[[Target], bool]) -> float:
         """Try those that are due.
@@ -61,7 +61,9 @@ class Releases:
         for target, pending in list(self._pending.items()):
             if claimed(target):
                 del self._pending[target]
-            elif pending.due_s <= anyio.current_time():
+            elif pending.due_s <= (now_s := anyio.current_time()):
+                if (pause_s := self._pace.wait_s(RELEASE_COST)) > 0:
+                    return now_s + pause_s
                 await self._try(target, pending)
         return min((pending.due_s for pending in self._pending.values()), default=math.inf)
 

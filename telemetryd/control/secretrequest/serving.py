@@ -141,6 +141,9 @@ class Servings:
         self._on_change = on_change
         self._by_request: dict[str, Serving] = {}
 
+    def __len__(self) -> int:
+        return len(self._by_request)
+
     def __iter__(self) -> Iterator[str]:
         return iter(list(self._by_request))
 
@@ -155,7 +158,7 @@ class Servings:
                 return request
         return ""
 
-    def holds(self, target: Target) -> bool:
+    def __contains__(self, target: Target) -> bool:
         """Whether any request has an exporter for the Secret."""
         return any(serving.target == target for serving in self._by_request.values())
 

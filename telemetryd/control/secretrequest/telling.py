@@ -6,16 +6,17 @@ What it says is ``conditions``'s; how it is written is ``status``'s.
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from random import Random
 
 import anyio
 
 from telemetryd.control.secretrequest.conditions import Served, Verdict, settle
+from telemetryd.control.secretrequest.decision import Target
 from telemetryd.control.secretrequest.status import StatusWriter
 from telemetryd.errors import Forbidden, KubeError
 from telemetryd.kube.responses import explain_denial
-from telemetryd.model import SecretRequestRecord
+from telemetryd.model import RequestState, SecretRequestRecord
 from telemetryd.timing import backoff_s
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,47 @@ class Told:
     retry_at_s: float = -math.inf
 
 
+@dataclass(slots=True)
+class Known:
+    """What is remembered of one request.
+
+    Attributes:
+        target: The last Secret that was, or was to be, written for it.
+        told: What its status was last made to say.
+        seen: What it was last judged by, and when another look is due, on the loop's clock.
+    """
+
+    uid: str
+    state: RequestState = RequestState.UNDECIDED
+    detail: str = ""
+    asked_for: str = ""
+    target: Target | None = None
+    told: Told = field(default_factory=Told)
+    seen: tuple[object, object, float] = (None, None, -math.inf)
+
+    def rests(self, record: object, projects: object) -> bool:
+        """Whether another look would find what the last one found."""
+        seen, among, due_s = self.seen
+        return seen is record and among == projects and anyio.current_time() < due_s
+
+    def note(self, name: str, state: RequestState, detail: str) -> None:
+        """Remember how it fares, and log another state."""
+        if state is not self.state or (not self.detail and detail):
+            level = logging.INFO if state in _QUIET else logging.WARNING
+            log.log(
+                level,
+                "secret request %s name=%s target=%s why=%r",
+                state,
+                name,
+                self.asked_for,
+                detail,
+            )
+        self.state, self.detail = state, detail
+
+
+_QUIET = frozenset({RequestState.SERVED, RequestState.LEAVING, RequestState.WAITING})
+
+
 class Teller:
     """Writes statuses where they differ from what they should say."""
 
@@ -68,7 +110,9 @@ class Teller:
         name: str,
         record: SecretRequestRecord,
         verdict: Verdict,
+        *,
         written_at: float | None,
+        wait_s: Callable[[], float],
     ) -> float:
         """Write the status where it differs, unless the last failure is too recent.
 
@@ -78,6 +122,7 @@ class Teller:
             record: The request as it is held, with the conditions it has.
             verdict: What its conditions are to say.
             written_at: Unix time in seconds of the last write of its Secret; None before it.
+            wait_s: Seconds until it may be written, for the sake of the API server.
 
         Returns:
             When to come back, on the loop's clock; infinity where nothing is left to be written.
@@ -92,6 +137,8 @@ class Teller:
             earliest_s = max(earliest_s, told.at_s + REASSERT_S)
         if now_s < earliest_s:
             return earliest_s
+        if (pause_s := wait_s()) > 0:
+            return now_s + pause_s
         try:
             await self._writer.write(name, record.uid, verdict, synced_at=news)
         except KubeError as error:

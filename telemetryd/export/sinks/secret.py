@@ -1,7 +1,7 @@
 """The Secret sink: keeps ``data.payload`` of one Secret as it should be, by server-side apply.
 
-It owns four annotations and one data key, and touches nothing else of the Secret. When it is
-called, and how often again, is the manager's affair.
+It owns four annotations and one data key, and touches nothing else of the Secret. A Secret that
+others made for something else isn't touched at all. The manager schedules and retries.
 """
 
 import re
@@ -65,8 +65,13 @@ class SecretExporter:
     """Writes payloads to one Secret, where they must be written.
 
     Each call reads the Secret by name, so that what was deleted or altered is healed. Another
-    writer of the same fields is never overruled before its payload has been left alone for the
-    quiet period, unless ``takeover`` says so.
+    writer of the same fields is overruled only where the Secret is telemetry: its payload reads as
+    one, or we made it. That waits until the other payload has been left alone for the quiet period,
+    unless ``takeover`` says so.
+
+    Who writes a SecretRequest need not be allowed to write the Secret that it names. Of a Secret
+    that a request names nothing is overruled without ``takeover``, no data are added to a Secret of
+    others, and the messages say nothing of what such a Secret is.
     """
 
     def __init__(
@@ -79,6 +84,7 @@ class SecretExporter:
         timeout_s: float,
         quiet_period_s: float,
         takeover: bool,
+        requested: bool = False,
         now: Callable[[], float],
         clock: Callable[[], float],
         saw_epoch: Callable[[int], None] = lambda _: None,
@@ -93,6 +99,7 @@ class SecretExporter:
             timeout_s: Seconds each request may take.
             quiet_period_s: So long another writer's payload must stay as it is to be overruled.
             takeover: Overrule another writer at once.
+            requested: A SecretRequest names the Secret, not the configuration.
             now: Unix time in seconds.
             clock: Seconds that never jump, for the quiet period.
             saw_epoch: Called with the leadership epoch that each found Secret names.
@@ -105,6 +112,7 @@ class SecretExporter:
         self._timeout_s = timeout_s
         self._quiet_period_s = quiet_period_s
         self._takeover = takeover
+        self._requested = requested
         self._now = now
         self._clock = clock
         self._saw_epoch = saw_epoch
@@ -124,25 +132,16 @@ class SecretExporter:
             raise self._oversize(f"the payload has {len(payload.body)} bytes")
         found = await self._read()
         if found is not None:
-            self._saw_epoch(found.epoch)
-        if found is not None and found.type != "Opaque":
-            raise PermanentError(
-                Reason.WRONG_TYPE,
-                f"{self} has type {found.type!r}, not Opaque, which can't be changed: delete it, "
-                "or configure another name",
-            )
+            self._look_at(found)
         last_changed = self._plan(found, payload)
         if last_changed is None:
             self._foreign = None
             return Outcome.UNCHANGED
-        if found is not None and found.immutable:
-            raise PermanentError(
-                Reason.IMMUTABLE,
-                f"{self} is immutable, which can't be undone: delete it, or configure another name",
-            )
+        if found is not None:
+            self._require_writable(found)
         document = self._render(payload, last_changed=last_changed, epoch=context.epoch)
         try:
-            await self._apply(document, found, fence=context.fence)
+            answer = await self._apply(document, found, fence=context.fence)
         except Conflict as exc:
             if not exc.has_cause("FieldManagerConflict"):
                 raise self._translate(exc) from exc
@@ -151,6 +150,9 @@ class SecretExporter:
         except KubeError as exc:
             verb = "create or patch" if found is None else "patch"
             raise self._translate(exc, verb=verb, creating=found is None) from exc
+        else:
+            if found is None and self._requested:
+                await self._leave_to_others(answer, context.fence)
         self._foreign = None
         return Outcome.WRITTEN
 
@@ -167,6 +169,30 @@ class SecretExporter:
             )
         except KubeError as exc:
             raise self._translate(exc, verb="get") from exc
+
+    def _look_at(self, found: FoundSecret) -> None:
+        """Note its epoch.
+
+        Raises:
+            PermanentError: It is one of others, or can never be ours.
+        """
+        if self._requested:
+            self._require_telemetry(found)
+        self._saw_epoch(found.epoch)
+        if found.type != "Opaque":
+            raise PermanentError(
+                Reason.WRONG_TYPE,
+                f"{self} has type {found.type!r}, not Opaque, which can't be changed: delete it, "
+                "or configure another name",
+            )
+
+    def _require_writable(self, found: FoundSecret) -> None:
+        if found.immutable:
+            raise PermanentError(
+                Reason.IMMUTABLE,
+                f"{self} is immutable, which can't be undone: delete it, or configure another name",
+            )
+        self._require_telemetry(found)
 
     def _plan(self, found: FoundSecret | None, payload: Payload) -> str | None:
         """What ``last-changed`` must say after a write, None where nothing must be written.
@@ -204,8 +230,8 @@ class SecretExporter:
         *,
         fence: Fence,
         force: bool = False,
-    ) -> None:
-        await objects.apply(
+    ) -> bytes:
+        return await objects.apply(
             self._requests,
             self._path,
             document,
@@ -222,7 +248,48 @@ class SecretExporter:
         try:
             await self._apply(document, found, fence=fence, force=True)
         except KubeError as exc:
+            if isinstance(exc, Conflict):
+                self._forced_at.pop()  # nobody was overruled
             raise self._translate(exc) from exc
+
+    async def _leave_to_others(self, answer: bytes, fence: Fence) -> None:
+        """Take our fields out of a Secret that others created between our read and our write.
+
+        An apply can't demand that there be no Secret.
+
+        Raises:
+            ExportError: Others made it.
+        """
+        made = objects.parsed(answer, parse_secret, f"PATCH {self._path}")
+        if made.alone and not made.shared:
+            return
+        names = {"name": self._name, "namespace": self._namespace}
+        nothing = {"apiVersion": "v1", "kind": "Secret", "metadata": names}
+        try:
+            await self._apply(nothing, made, fence=fence)
+        except KubeError as exc:
+            raise self._translate(exc) from exc
+        raise self._not_telemetry()
+
+    def _require_telemetry(self, found: FoundSecret) -> None:
+        """Refuse a Secret that others made for something else.
+
+        Raises:
+            ConflictError: It is one.
+        """
+        apart = found.alone and found.type == "Opaque"
+        if found.made or (found.telemetry and (apart or not self._requested)):
+            return
+        if self._requested or found.payload:
+            who = ", ".join(sorted({other.manager for other in found.others}))
+            raise self._not_telemetry("" if self._requested else who)
+
+    def _not_telemetry(self, who: str = "") -> ConflictError:
+        return ConflictError(
+            Reason.NOT_TELEMETRY,
+            f"{self} exists and isn't telemetry{who and f', but written by {who}'}: nothing was"
+            " written; name another Secret, or delete this one if nobody needs it",
+        )
 
     def _require_right_to_force(self, found: FoundSecret | None, exc: Conflict) -> None:
         """Decide whether the other writer may be overruled now; if not, say who it is.
@@ -237,7 +304,9 @@ class SecretExporter:
             self._foreign = (fingerprint, clock_s)
         quiet_s = clock_s - self._foreign[1]
         who = ", ".join(sorted(set(_managers(exc)))) or "another field manager"
-        if not self._takeover and quiet_s < self._quiet_period_s:
+        if self._requested and not self._takeover:
+            wait = "as takeover isn't set in [secret_requests]"
+        elif found is None or (not self._takeover and quiet_s < self._quiet_period_s):
             wait = f"it is left alone until unchanged for {self._quiet_period_s:g} s"
         elif len(self._forced_at) == MAX_FORCED and clock_s - self._forced_at[0] < FORCED_WINDOW_S:
             wait = f"it came back after {MAX_FORCED} takeovers within {FORCED_WINDOW_S:g} s"

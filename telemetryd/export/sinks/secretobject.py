@@ -31,8 +31,18 @@ class _OwnedData(msgspec.Struct, gc=False):
     payload: _Present | None = msgspec.field(name="f:payload", default=None)
 
 
+class _OwnedAnnotations(msgspec.Struct, gc=False):
+    part_of: _Present | None = msgspec.field(name="f:scc.cattle.io/part-of", default=None)
+    digest: _Present | None = msgspec.field(name="f:telemetryd/digest", default=None)
+
+
+class _OwnedMetadata(msgspec.Struct, gc=False):
+    annotations: _OwnedAnnotations | None = msgspec.field(name="f:annotations", default=None)
+
+
 class _OwnedFields(msgspec.Struct, gc=False):
     data: _OwnedData | None = msgspec.field(name="f:data", default=None)
+    metadata: _OwnedMetadata | None = msgspec.field(name="f:metadata", default=None)
 
 
 class _ManagedFields(msgspec.Struct, gc=False):
@@ -47,20 +57,50 @@ class _Metadata(msgspec.Struct, gc=False):
     resourceVersion: str  # noqa: N815 - the field's name in JSON
     annotations: Annotations | None = None
     managedFields: list[_ManagedFields] | None = None  # noqa: N815 - the field's name in JSON
+    ownerReferences: list[_Present] | None = None  # noqa: N815 - the field's name in JSON
 
 
 class _Data(msgspec.Struct, gc=False):
     payload: bytes | None = None
 
 
+class _PayloadAlone(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    payload: msgspec.Raw = msgspec.Raw()
+
+
 class _Secret(msgspec.Struct, gc=False):
     metadata: _Metadata
     type: str | None = None
     immutable: bool | None = None
-    data: _Data | None = None
+    data: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Subscription(msgspec.Struct, gc=False):
+    installuuid: str
+    clusteruuid: str
+    product: str
+
+
+class _SccPayload(msgspec.Struct, gc=False):
+    """Rancher writes an empty list as null."""
+
+    subscription: _Subscription
+    managedSystems: list[_Present] | None  # noqa: N815 - the key's name in JSON
+    managedClusters: list[_Present] | None  # noqa: N815 - the key's name in JSON
+    timestamp: str
+
+
+class _FleetPayload(msgspec.Struct, gc=False):
+    telemetryd_version: str
+    installation: _Present
+    totals: _Present
+    delivery: _Present
 
 
 _DECODER = msgspec.json.Decoder(_Secret)
+_DATA = msgspec.json.Decoder(_Data | None)
+_PAYLOAD_ALONE = msgspec.json.Decoder(_PayloadAlone | None)
+_TELEMETRY = (msgspec.json.Decoder(_SccPayload), msgspec.json.Decoder(_FleetPayload))
 _MOST_DIGITS = 10
 """Of an epoch, which is an int32."""
 
@@ -84,7 +124,11 @@ class FoundSecret:
     Attributes:
         payload: ``data.payload``, decoded; None where it has none.
         ours: We own ``data.payload``: we were the last to write it.
-        others: Who else owns it.
+        made: We own the payload or an annotation of ours. Annotations that somebody has copied to
+            another Secret don't count.
+        alone: It holds no data but a payload, and no owner references.
+        shared: Others have written to it too.
+        others: Who else owns the payload.
     """
 
     uid: str
@@ -94,6 +138,9 @@ class FoundSecret:
     payload: bytes | None
     annotations: Annotations
     ours: bool
+    made: bool
+    alone: bool
+    shared: bool
     others: tuple[OtherWriter, ...]
 
     @property
@@ -101,6 +148,11 @@ class FoundSecret:
         """The leadership epoch it was last written under, 0 where it names none."""
         text = self.annotations.epoch or ""
         return int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else 0
+
+    @property
+    def telemetry(self) -> bool:
+        """Whether the payload reads as one of ours, of any version, or of Rancher's own."""
+        return any(_fits(decoder, self.payload or b"") for decoder in _TELEMETRY)
 
 
 def parse_secret(body: bytes) -> FoundSecret:
@@ -110,18 +162,24 @@ def parse_secret(body: bytes) -> FoundSecret:
         msgspec.MsgspecError: It isn't one.
     """
     secret = _DECODER.decode(body)
-    owners = [entry for entry in secret.metadata.managedFields or () if _owns_payload(entry)]
-    ours = [
-        entry for entry in owners if (entry.manager, entry.operation) == (FIELD_MANAGER, "Apply")
+    data = _DATA.decode(secret.data)
+    managed = secret.metadata.managedFields or []
+    owners = [entry for entry in managed if _owns_payload(entry)]
+    applied = [
+        entry for entry in managed if (entry.manager, entry.operation) == (FIELD_MANAGER, "Apply")
     ]
+    ours = [entry for entry in owners if entry in applied]
     return FoundSecret(
         uid=secret.metadata.uid,
         resource_version=secret.metadata.resourceVersion,
         type=secret.type or "",
         immutable=bool(secret.immutable),
-        payload=None if secret.data is None else secret.data.payload,
+        payload=None if data is None else data.payload,
         annotations=secret.metadata.annotations or Annotations(),
         ours=bool(ours),
+        made=bool(ours) or any(_owns_annotation(entry) for entry in applied),
+        alone=not secret.metadata.ownerReferences and _fits(_PAYLOAD_ALONE, secret.data),
+        shared=len(applied) < len(managed),
         others=tuple(
             OtherWriter(entry.manager or "", parse_rfc3339(entry.time or ""))
             for entry in owners
@@ -146,3 +204,17 @@ def render_secret(
 def _owns_payload(entry: _ManagedFields) -> bool:
     fields = entry.fieldsV1
     return fields is not None and fields.data is not None and fields.data.payload is not None
+
+
+def _owns_annotation(entry: _ManagedFields) -> bool:
+    fields = entry.fieldsV1
+    owned = fields.metadata.annotations if fields is not None and fields.metadata else None
+    return owned is not None and (owned.part_of is not None or owned.digest is not None)
+
+
+def _fits(decoder: "msgspec.json.Decoder[Any]", body: bytes | msgspec.Raw) -> bool:
+    try:
+        decoder.decode(body)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return False
+    return True

@@ -161,6 +161,7 @@ class Bench:
             timeout_s=10.0,
             quiet_period_s=settings.quiet_period_s,
             takeover=settings.takeover,
+            requested=True,
             now=self.now,
             clock=anyio.current_time,
         )

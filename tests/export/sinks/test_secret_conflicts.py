@@ -90,7 +90,7 @@ async def test_another_server_side_applier_is_named(bench: Bench) -> None:
             "apiVersion": "v1",
             "kind": "Secret",
             "metadata": {"name": NAME},
-            "data": {"payload": b64encode(b"{}").decode()},
+            "data": {"payload": b64encode(bench.payload(2).body).decode()},
         },
         manager="flux",
     )
