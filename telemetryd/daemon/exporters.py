@@ -20,7 +20,7 @@ from telemetryd.config.plugins import load_plugin
 from telemetryd.config.values import HOUR_S, InvalidValue
 from telemetryd.daemon.web import build_http, build_otlp
 from telemetryd.errors import ConfigError, Problem
-from telemetryd.export.engine.attempt import text_of
+from telemetryd.export.engine.said import text_of
 from telemetryd.export.exporter import GIVEN, BuildContext, Exporter
 from telemetryd.export.payloads import otlp_metrics
 from telemetryd.export.payloads.formats import PAYLOAD_FORMATS

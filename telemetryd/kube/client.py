@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import anyio
 
+from telemetryd.bounds import free_text
 from telemetryd.errors import BadResponse, Reason, Unavailable
 from telemetryd.kube.account import service_account_named, service_account_of
 from telemetryd.kube.body import Body, ByteStream, read_head, read_whole
@@ -382,7 +383,7 @@ async def _check(response: aiohttp.ClientResponse, what: str, now_s: float, *, g
         raise refusal
     if response.content_type != "application/json":
         raise BadResponse(
-            f"{what}: {response.status} with {response.content_type[:100]}, not JSON",
+            f"{what}: {response.status} with {free_text(response.content_type, 100)}, not JSON",
             status=response.status,
         )
 

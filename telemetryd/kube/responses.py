@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import orjson
 
+from telemetryd.bounds import FREE_TEXT_CHARS, free_text
 from telemetryd.errors import (
     BadResponse,
     Cause,
@@ -36,7 +37,6 @@ MAX_RETRY_AFTER_S = 30.0
 ERROR_BODY_BYTES = 64 * 1024
 """An error's body is read up to here; a Status is far smaller."""
 
-_MESSAGE_CHARS = 300
 _MAX_CAUSES = 32
 
 _SAID_CHARS = 1000
@@ -95,15 +95,8 @@ class _Status(msgspec.Struct, gc=False):
     details: Any = None
 
 
-def printable(text: str, limit: int = _MESSAGE_CHARS) -> str:
-    """One line of at most ``limit`` characters, fit for a log."""
-    cut = text[: limit + 1]
-    line = "".join(char if char.isprintable() else " " for char in cut)
-    return line if len(text) <= limit else f"{line[:limit]}…"
-
-
-def _text(value: object, limit: int = _MESSAGE_CHARS) -> str:
-    return printable(value, limit) if isinstance(value, str) else ""
+def _text(value: object, limit: int = FREE_TEXT_CHARS) -> str:
+    return free_text(value, limit) if isinstance(value, str) else ""
 
 
 def _clamp(seconds: float, limit_s: float = MAX_RETRY_AFTER_S) -> float | None:

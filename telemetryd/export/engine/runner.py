@@ -18,9 +18,10 @@ from telemetryd.errors import (
     Reason,
     RetryableError,
 )
-from telemetryd.export.engine.attempt import CUT_GRACE_S, Attempts, Surroundings, text_of
+from telemetryd.export.engine.attempt import CUT_GRACE_S, Attempts, Surroundings
 from telemetryd.export.engine.doorbell import Doorbell
 from telemetryd.export.engine.foreign import ForeignCall
+from telemetryd.export.engine.said import text_of
 from telemetryd.export.exporter import Exporter
 from telemetryd.export.ledger import Ledger
 from telemetryd.export.spec import ExporterSpec
