@@ -97,6 +97,10 @@ class Source(Protocol):
 class ApiClient(Requests, Protocol):
     """What of ``KubeClient`` a source needs."""
 
+    @property
+    def server(self) -> str:
+        """URL of the API server, without credentials."""
+
     def stream(
         self, path: str, params: Mapping[str, str], *, open_timeout_s: float
     ) -> AbstractAsyncContextManager[Stream]:
