@@ -26,6 +26,7 @@ DOCUMENT_CHARS: Final = 8192
 """Of one text in a document such as ``/status.json``."""
 
 _KEPT_OF_LONG: Final = 100
+_MOST_OF_A_GROUP: Final = 1000
 
 
 def identifier(text: str) -> str:
@@ -100,3 +101,33 @@ def encodable(text: str, limit: int) -> str:
     if left_out > 0:
         text = f"{text[:limit]}… ({left_out} more characters)"
     return text.encode(errors="backslashreplace").decode()
+
+
+def error_text(error: BaseException, limit: int = FREE_TEXT_CHARS) -> str:
+    """An unexpected exception in one line; of a group, what led to it."""
+    causes = causes_of(error)
+    named = free_text(f"{type(causes[0]).__name__}: {message_of(causes[0])}", limit)
+    return named if len(causes) == 1 else f"{named} (and {len(causes) - 1} more errors)"
+
+
+def message_of(error: BaseException) -> str:
+    """What an exception says, of any length."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - an exception's own __str__ may raise anything
+        return "its message can't be rendered"
+
+
+def causes_of(error: BaseException) -> list[BaseException]:
+    """The exceptions in a group that aren't groups, in their order; any other one itself."""
+    found: list[BaseException] = []
+    waiting = [error]
+    for _ in range(_MOST_OF_A_GROUP):
+        if not waiting:
+            break
+        each = waiting.pop()
+        if isinstance(each, BaseExceptionGroup):
+            waiting.extend(reversed(each.exceptions[:_MOST_OF_A_GROUP]))
+        else:
+            found.append(each)
+    return found or [error]

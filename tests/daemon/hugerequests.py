@@ -10,11 +10,20 @@ from typing import Any
 import anyio
 from aiohttp import web
 
-from telemetryd.demo.apiserver import ApiServer
+from telemetryd.demo.apiserver import ApiServer, Handler
 
 COLLECTION = "/apis/telemetry.cattle.io/v1/secretrequests"
 _JSON = {"Content-Type": "application/json"}
 _REVISION = "900000"
+
+
+@web.middleware
+async def _leave_quietly(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """A client that wants no more of a page ends the connection."""
+    try:
+        return await handler(request)
+    except ConnectionResetError:
+        return web.Response()
 
 
 class HugeRequests(ApiServer):
@@ -36,6 +45,7 @@ class HugeRequests(ApiServer):
     def _application(self) -> web.Application:
         self.patches: dict[str, list[dict[str, Any]]] = {}
         app = super()._application()
+        app.middlewares.append(_leave_quietly)
         app.router.add_get(COLLECTION, self._many)
         app.router.add_get(COLLECTION + "/{name}", self._one)
         app.router.add_patch(COLLECTION + "/{name}/status", self._patched)

@@ -6,7 +6,7 @@ reason. What is made of it here is all that status, log, page and metrics get to
 
 from typing import Final
 
-from telemetryd.bounds import free_text
+from telemetryd.bounds import causes_of, error_text, free_text, message_of
 from telemetryd.errors import (
     ConflictError,
     ExportError,
@@ -17,7 +17,6 @@ from telemetryd.errors import (
 from telemetryd.timing import RETRY_AFTER_CAP_S
 
 ERROR_CHARS: Final = 1000
-_MOST_OF_A_GROUP: Final = 1000
 
 
 def export_error(error: BaseException, plugin: str) -> ExportError:
@@ -27,12 +26,12 @@ def export_error(error: BaseException, plugin: str) -> ExportError:
         error: As it was raised. A group of one is that one.
         plugin: Name and version of the distribution that brings the exporter, empty for ours.
     """
-    causes = _causes(error)
+    causes = causes_of(error)
     cause = causes[0] if len(causes) == 1 else error
     by = f"{plugin}: " if plugin else ""
     if isinstance(cause, ExportError):
         return _of_ours(cause, by)
-    said = f"{by}{text_of(cause)}"
+    said = f"{by}{error_text(cause, ERROR_CHARS)}"
     made: ExportError
     if isinstance(cause, TimeoutError):
         made = RetryableError(Reason.TIMEOUT, said)
@@ -42,20 +41,10 @@ def export_error(error: BaseException, plugin: str) -> ExportError:
     return made
 
 
-def text_of(error: BaseException) -> str:
-    """An unexpected exception in one line of bounded length; of a group, what led to it."""
-    causes = _causes(error)
-    first = causes[0]
-    named = f"{type(first).__name__}: {_said(first)}"
-    if len(causes) == 1:
-        return free_text(named, ERROR_CHARS)
-    return f"{free_text(named, ERROR_CHARS)} (and {len(causes) - 1} more errors)"
-
-
 def _of_ours(error: ExportError, by: str) -> ExportError:
     """The same error with a reason of the list, and a text and a pause that are bounded."""
     given = getattr(error, "reason", None)
-    said = f"{by}{free_text(_said(error), ERROR_CHARS)}"
+    said = f"{by}{free_text(message_of(error), ERROR_CHARS)}"
     try:
         reason = Reason(given if isinstance(given, str) else "")
     except ValueError:
@@ -78,25 +67,3 @@ def _seconds(error: RetryableError) -> float | None:
     if isinstance(given, bool) or not isinstance(given, int | float) or given != given:  # noqa: PLR0124
         return None
     return float(min(max(given, 0), RETRY_AFTER_CAP_S))
-
-
-def _said(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001 - an exception's own __str__ may raise anything
-        return "its message can't be rendered"
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    """The exceptions that aren't groups, in their order; the group itself where it is too large."""
-    found: list[BaseException] = []
-    waiting = [error]
-    for _ in range(_MOST_OF_A_GROUP):
-        if not waiting:
-            break
-        each = waiting.pop()
-        if isinstance(each, BaseExceptionGroup):
-            waiting.extend(reversed(each.exceptions))
-        else:
-            found.append(each)
-    return found or [error]
