@@ -4,6 +4,7 @@ Nothing here raises into the daemon or blocks it: a line that can't be made is r
 can't be written is lost and counted. ``logwriter`` writes the lines.
 """
 
+import json
 import logging
 import os
 import sys
@@ -16,6 +17,7 @@ from typing import Final, Protocol, TextIO
 
 import orjson
 
+from telemetryd.bounds import encodable, escaped
 from telemetryd.logwriter import writer_of
 from telemetryd.redaction import OURS
 
@@ -25,6 +27,12 @@ FLUSH_S: Final = 0.4
 """At the end of a process, for the lines that are still to be written."""
 COMPLAINT_S: Final = 5.0
 """For the message with which a command fails."""
+
+MESSAGE_CHARS: Final = 4096
+"""Of a record, whatever its arguments are."""
+TRACE_CHARS: Final = 16_384
+"""Of a traceback: its beginning, and its end, which has the error itself."""
+_TRACE_END_CHARS: Final = 4096
 
 # syslog(3) priorities, as journald reads them in front of each line (sd-daemon(3))
 _PRIORITIES = (
@@ -49,7 +57,7 @@ class JournaldFormatter:
     def render(self, record: logging.LogRecord) -> str:
         """Logger, message, and the traceback on lines of its own."""
         prefix = f"<{_priority(record.levelno)}>"
-        lines = (f"{record.name}: {_escape(_message(record))}", *_details(record))
+        lines = (f"{_name(record)}: {_message(record)}", *_details(record))
         return "\n".join(prefix + line for line in lines)
 
 
@@ -58,7 +66,7 @@ class TextFormatter:
 
     def render(self, record: logging.LogRecord) -> str:
         """One line, and one for each of the traceback."""
-        head = f"{_time(record)} {record.levelname:<7} {record.name}: {_escape(_message(record))}"
+        head = f"{_time(record)} {record.levelname:<7} {_name(record)}: {_message(record)}"
         return "\n".join((head, *_details(record)))
 
 
@@ -70,12 +78,16 @@ class JsonFormatter:
         document = {
             "time": _time(record),
             "level": record.levelname.lower(),
-            "logger": _encodable(record.name),
-            "message": _encodable(_message(record)),
+            "logger": _name(record),
+            "message": _text(record),
         }
         if details := _trace(record):
-            document["exception"] = _encodable(details)
-        return orjson.dumps(document).decode()
+            document["exception"] = encodable(details, 2 * TRACE_CHARS)
+        line = orjson.dumps(document).decode()
+        if line.isprintable():
+            return line
+        # Of what JSON leaves as it is, terminals obey some, and some turns the direction of text.
+        return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in line)
 
 
 class StreamHandler(logging.Handler):
@@ -260,12 +272,27 @@ def _time(record: logging.LogRecord) -> str:
     return text.replace("+00:00", "Z")
 
 
-def _message(record: logging.LogRecord) -> str:
+def _name(record: logging.LogRecord) -> str:
+    return escaped(record.name, MESSAGE_CHARS)
+
+
+def _text(record: logging.LogRecord) -> str:
     """The message with its arguments, or without them where they don't fit it."""
     try:
-        return OURS.redact(record.getMessage())
+        text = record.getMessage()
     except Exception:  # noqa: BLE001 - an argument's own __str__ may raise anything
-        return f"{record.msg} (arguments can't be rendered)"
+        text = f"{record.msg} (arguments can't be rendered)"
+    # Redacted before it is cut, but not all of it: to search a text of any length takes any time.
+    shown = OURS.redact(text[: 2 * MESSAGE_CHARS])
+    left_out = len(text) - MESSAGE_CHARS
+    if left_out > 0:
+        shown = f"{shown[:MESSAGE_CHARS]}… ({left_out} more characters)"
+    return shown.encode(errors="backslashreplace").decode()
+
+
+def _message(record: logging.LogRecord) -> str:
+    """The same in one line: text of others must not forge lines."""
+    return escaped(_text(record), 2 * MESSAGE_CHARS)
 
 
 def _trace(record: logging.LogRecord) -> str:
@@ -277,23 +304,14 @@ def _trace(record: logging.LogRecord) -> str:
         parts.append(record.exc_text)
     if record.stack_info:
         parts.append(record.stack_info)
-    return OURS.redact("\n".join(part.rstrip("\n") for part in parts))
+    trace = "\n".join(part.rstrip("\n") for part in parts)
+    left_out = len(trace) - TRACE_CHARS
+    if left_out > 0:
+        begin, end = trace[: TRACE_CHARS - _TRACE_END_CHARS], trace[-_TRACE_END_CHARS:]
+        trace = f"{begin}\n… ({left_out} characters left out)\n{end}"
+    return OURS.redact(trace)
 
 
 def _details(record: logging.LogRecord) -> list[str]:
     """The traceback's lines, indented so that none can pass for a record."""
-    return ["  " + _escape(line) for line in _trace(record).splitlines()]
-
-
-def _escape(text: str) -> str:
-    """Line ends and control characters made visible: text of others must not forge lines."""
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )
-
-
-def _encodable(text: str) -> str:
-    """Lone surrogates, which UTF-8 doesn't have, made visible."""
-    return text.encode(errors="backslashreplace").decode()
+    return ["  " + escaped(line, TRACE_CHARS) for line in _trace(record).splitlines()]

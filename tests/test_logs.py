@@ -382,3 +382,18 @@ def test_process_without_a_terminal_writes_json(tmp_path: Path) -> None:
     lines = plain.read_text().splitlines()
     assert [json.loads(line)["message"] for line in lines] == ["line"] * 3
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+Z", json.loads(lines[0])["time"])
+
+
+@pytest.mark.parametrize("formatter", FORMATTERS, ids=lambda each: type(each).__name__)
+def test_message_and_traceback_of_any_length_are_bounded(formatter: LineFormatter) -> None:
+    assert len(formatter.render(record("failed error=%r", "\x00" * 10**6))) < 10_000
+    text = formatter.render(failed("y" * 10**6 + " the end"))
+    assert len(text) < 40_000
+    assert "characters left out" in text
+    assert "the end" in text
+
+
+def test_json_escapes_what_a_terminal_would_obey() -> None:
+    line = JsonFormatter().render(record("a\x9b31m\u202eb\U000e0001"))
+    assert line.isprintable()
+    assert json.loads(line)["message"] == "a\x9b31m\u202eb\U000e0001"

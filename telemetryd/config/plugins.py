@@ -8,6 +8,7 @@ be imported costs only the exporters that use it. What is built of a table doesn
 from dataclasses import dataclass, is_dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from telemetryd.bounds import error_text, free_text
 from telemetryd.config.schema import keys_of
 from telemetryd.config.values import InvalidValue
 
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint, EntryPoints
 
 GROUP: Final = "telemetryd.exporters"
-
-_MAX_ERROR_CHARS: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,7 @@ def load_plugin(name: str) -> Plugin:
         factory = point.load()
     except (Exception, SystemExit) as error:
         # What is installed beside us may fail as it likes: that costs who asks for it.
-        said = f"{type(error).__name__}: {error}".splitlines()[0][:_MAX_ERROR_CHARS]
+        said = error_text(error)
         raise InvalidValue(f"is of {distribution}, which can't be imported ({said})") from error
     return Plugin(distribution, factory)
 
@@ -98,4 +97,4 @@ def _installed() -> "EntryPoints":
 
 def _distribution(point: "EntryPoint") -> str:
     found = point.dist
-    return f"{found.name} {found.version}" if found is not None else point.value
+    return free_text(f"{found.name} {found.version}") if found is not None else point.value

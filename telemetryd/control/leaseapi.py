@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import orjson
 
+from telemetryd.bounds import identifier
 from telemetryd.control.lease import LeaseRecord
 from telemetryd.errors import BadResponse
 from telemetryd.kube import objects
@@ -161,7 +162,7 @@ def parse_lease(answer: bytes) -> FetchedLease:
     duration_s = spec.lease_duration_seconds
     return FetchedLease(
         record=LeaseRecord(
-            holder=spec.holder_identity or "",
+            holder=identifier(spec.holder_identity or ""),
             duration_s=float(duration_s) if duration_s is not None and duration_s > 0 else None,
             transitions=max(0, spec.lease_transitions or 0),
             resource_version=meta.resource_version,

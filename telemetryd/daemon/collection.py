@@ -181,13 +181,14 @@ def build_collection(
         rng=rng,
     )
     if source is SourceKind.RANCHER:
-        return _build_rancher(informers, config, now=now, rng=rng, stats=stats)
+        return _build_rancher(informers, config, client, now=now, rng=rng, stats=stats)
     return _build_plain(informers, config, client, now=now, rng=rng, stats=stats)
 
 
 def _build_rancher(
     informers: Informers,
     config: Config,
+    client: ApiClient,
     *,
     now: Callable[[], float],
     rng: random.Random,
@@ -201,7 +202,12 @@ def _build_rancher(
         features=informers.make(FEATURES).reader,
         kube_system=informers.make(KUBE_SYSTEM).reader,
     )
-    build_info = BuildInfo(settings=settings, overrides=config.identity, rng=rng)
+    build_info = BuildInfo(
+        settings=settings,
+        overrides=config.identity,
+        api_server=lambda: client.server,
+        rng=rng,
+    )
     gatherer = _gather(readers, config, build_info.git_hash, now=now, stats=stats)
     build_info.on_change(gatherer.recheck)
     return Collection(SourceKind.RANCHER, config.identity, informers, gatherer, build_info)

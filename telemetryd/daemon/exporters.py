@@ -7,6 +7,7 @@ from typing import Any
 
 import anyio
 
+from telemetryd.bounds import error_text
 from telemetryd.config import (
     Config,
     ExporterConfig,
@@ -21,7 +22,6 @@ from telemetryd.config.values import HOUR_S, InvalidValue
 from telemetryd.control.secretrequest.serving import PREFIX
 from telemetryd.daemon.web import build_http, build_otlp
 from telemetryd.errors import ConfigError, Problem
-from telemetryd.export.engine.attempt import text_of
 from telemetryd.export.exporter import GIVEN, BuildContext, Exporter
 from telemetryd.export.payloads import otlp_metrics
 from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
@@ -192,7 +192,7 @@ class ExporterFactory:
         except ConfigError:
             raise
         except (Exception, SystemExit) as error:
-            said = text_of(error)
+            said = error_text(error)
             raise ConfigError(Problem(where, "", f"{plugin.distribution}: {said}")) from error
         if not all(callable(getattr(made, name, None)) for name in ("export", "aclose")):
             said = "build() made no exporter: it must have export() and aclose()"

@@ -17,6 +17,7 @@ import msgspec
 from anyio import to_thread
 
 from telemetryd.atomicfile import write_file
+from telemetryd.bounds import encodable
 from telemetryd.config import ConfigSource
 from telemetryd.config.paths import default_state_dir
 from telemetryd.config.restrictions import is_known_key
@@ -28,6 +29,7 @@ FILE_NAME: Final = "restrictions.json"
 DEADLINE_S: Final = 5.0
 """Of reading or writing all of it."""
 
+_WHERE_CHARS: Final = 4096
 _VERSION: Final = 1
 _LARGEST_BYTES: Final = 4 << 20
 _FIX: Final = "fix or remove it and reload, or run telemetryd ctl opt-in"
@@ -208,7 +210,8 @@ def _parse(path: Path, content: bytes) -> tuple[Restriction, ...]:
 
 def _render(restrictions: Iterable[Restriction]) -> bytes:
     entries = [
-        _Entry(each.source, each.key, each.where[:4096], each.since) for each in restrictions
+        _Entry(each.source, each.key, encodable(each.where, _WHERE_CHARS), each.since)
+        for each in restrictions
     ]
     document = msgspec.json.encode(_Document(_VERSION, entries))
     return msgspec.json.format(document, indent=2) + b"\n"

@@ -23,6 +23,7 @@ import orjson
 from telemetryd.config import IdentityConfig
 from telemetryd.errors import BadResponse, KubeError, Reason, Unavailable
 from telemetryd.gather import texts
+from telemetryd.gather.guardedhost import GuardedSockets, is_same_server
 from telemetryd.gather.identity import setting_value
 from telemetryd.informer.resource import Reader
 from telemetryd.kube.heads import HeadConnector
@@ -54,11 +55,17 @@ class _Answer(msgspec.Struct, gc=False, rename="pascal"):
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """What an answer depends on, as the settings have it now."""
+    """What an answer depends on, as the settings have it now.
+
+    Attributes:
+        trusted: Any address of the URL's host may be asked: it is the API server's, or the
+            configuration names it.
+    """
 
     version: str
     url: str
     cacerts: str
+    trusted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +89,7 @@ class BuildInfo:
         *,
         settings: Reader[SettingRecord],
         overrides: IdentityConfig,
+        api_server: Callable[[], str],
         rng: random.Random,
         timeout_s: float = TIMEOUT_S,
         retry_base_s: float = RETRY_BASE_S,
@@ -92,6 +100,7 @@ class BuildInfo:
         Args:
             settings: Where ``server-url``, ``server-version`` and ``cacerts`` are read.
             overrides: With ``git_hash`` set nothing is ever asked.
+            api_server: URL of the API server, which Rancher may share: its host is always asked.
             rng: Spreads retries.
             timeout_s: For one whole request; also the longest that ``settled`` waits for.
             retry_base_s: Before the second try; doubles with each further one.
@@ -100,6 +109,7 @@ class BuildInfo:
         self._settings = settings
         self._override = overrides.git_hash
         self._url_override = overrides.server_url
+        self._api_server = api_server
         self._rng = rng
         self._timeout_s = timeout_s
         self._retry_base_s = retry_base_s
@@ -179,7 +189,8 @@ class BuildInfo:
         version = setting_value(self._settings, "server-version")
         if self._override is not None or not self._settings.synced or not url:
             return None
-        return _Question(version, url, setting_value(self._settings, "cacerts").strip())
+        trusted = bool(self._url_override) or is_same_server(url, self._api_server())
+        return _Question(version, url, setting_value(self._settings, "cacerts").strip(), trusted)
 
     def _is_answered(self, question: _Question) -> bool:
         known = self._known
@@ -246,10 +257,30 @@ async def _fetch(question: _Question, context: ssl.SSLContext) -> bytes:
     """The body of a 200, without redirects, cookies, credentials or proxies of the environment.
 
     Raises:
-        Unavailable: Another status.
+        Unavailable: Another status, or an address that must not be asked.
         BadResponse: A body that is too large.
+        ClientConnectorError: No connection comes about.
     """
-    connector = HeadConnector(ssl=context, limit=1, force_close=True)
+    guard = GuardedSockets()
+    connector = HeadConnector(
+        ssl=context,
+        limit=1,
+        force_close=True,
+        socket_factory=None if question.trusted else guard.open,
+    )
+    try:
+        return await _fetch_over(connector, question)
+    except aiohttp.ClientConnectorError as error:
+        if not guard.refused:
+            raise
+        raise Unavailable(
+            f"the setting server-url leads to {guard.refused}: not asked, set identity.git_hash or"
+            " identity.server_url in the configuration",
+            kind=Reason.CONNECT,
+        ) from error
+
+
+async def _fetch_over(connector: HeadConnector, question: _Question) -> bytes:
     async with (
         aiohttp.ClientSession(
             connector=connector,

@@ -11,9 +11,10 @@ from typing import Final
 
 import msgspec
 
+from telemetryd import bounds
 from telemetryd.errors import UnreadableObject, UnreadableReason
 from telemetryd.gather import texts
-from telemetryd.gather.shapes import Quantity, ShapeTable, shorten
+from telemetryd.gather.shapes import Quantity, ShapeTable
 from telemetryd.informer.resource import KubeObject, ObjectMeta, Resource
 from telemetryd.model import (
     ClusterRecord,
@@ -45,6 +46,10 @@ SETTINGS_READ: Final = frozenset(
     }
 )
 """The settings whose value is read; of all others not even the text becomes a Python object."""
+
+CACERTS_CHARS: Final = 512 * 1024
+"""Of the setting ``cacerts``, twice what a whole system trusts. One that is cut is no PEM any more;
+of the other settings a URL is the longest."""
 
 _GROUP: Final = "management.cattle.io"
 _VERSION: Final = "v3"
@@ -187,7 +192,8 @@ def project_cluster(_key: str, cluster: ClusterObject) -> ClusterRecord:
     version = cluster.status.version if cluster.status is not None else None
     git_version = version.git_version if version is not None else None
     return ClusterRecord(
-        uid=uid, kubernetes_version=sys.intern(texts.kubernetes_version(shorten(git_version)))
+        uid=uid,
+        kubernetes_version=sys.intern(texts.kubernetes_version(bounds.version(git_version))),
     )
 
 
@@ -226,10 +232,10 @@ def intern_shape(
     capacity = (status.capacity if status is not None else None) or _NO_CAPACITY
     roles = _ROLES[control_plane + 2 * etcd + 4 * worker]
     labels = (
-        shorten(info.architecture),
-        shorten(info.operating_system),
-        shorten(info.container_runtime_version),
-        shorten(info.kernel_version),
+        bounds.version(info.architecture),
+        bounds.version(info.operating_system),
+        bounds.version(info.container_runtime_version),
+        bounds.version(info.kernel_version),
     )
     return shapes.intern(labels, roles, capacity.cpu, capacity.memory)
 
@@ -243,9 +249,9 @@ def project_setting(key: str, setting: SettingObject) -> SettingRecord:
     uid = require_uid(setting.metadata)
     if key not in SETTINGS_READ:
         return SettingRecord(uid=uid, value="")
-    value = _text("value", setting.value)
-    default = _text("default", setting.default)
-    return SettingRecord(uid=uid, value=value or default)
+    text = _text("value", setting.value) or _text("default", setting.default)
+    value = text[:CACERTS_CHARS] if key == "cacerts" else bounds.url(text)
+    return SettingRecord(uid=uid, value=value)
 
 
 def project_opt_out(key: str, setting: SettingObject) -> SettingRecord:

@@ -7,13 +7,17 @@ from typing import Final
 
 import msgspec
 
+from telemetryd.bounds import CONDITION_CHARS, free_text, identifier, version
 from telemetryd.errors import UnreadableObject, UnreadableReason
-from telemetryd.gather.shapes import shorten
 from telemetryd.informer.resource import KubeObject, ObjectMeta, Resource
 from telemetryd.model import ConditionRecord, SecretRequestRecord
 
 OWN_CONDITIONS: Final = ("Progressing", "Done", "Failure")
 """Types of the conditions that whoever serves requests writes; ``Ready`` is declared, never set."""
+
+
+MAX_CONDITIONS: Final = 1000
+"""And other objects in a status; one with more is read as no status."""
 
 
 class RequestMeta(ObjectMeta, gc=False, rename="camel"):
@@ -84,7 +88,7 @@ def project_request(_key: str, request: RequestObject) -> SecretRequestRecord:
     status = _read_status(request.status)
     return SecretRequestRecord(
         uid=metadata.uid,
-        created_at=metadata.creation_timestamp or "",
+        created_at=identifier(metadata.creation_timestamp or ""),
         deleting=bool(metadata.deletion_timestamp),
         spec_error=spec_error,
         secret_type=_clean(spec.secret_type),
@@ -97,7 +101,7 @@ def project_request(_key: str, request: RequestObject) -> SecretRequestRecord:
 
 def _clean(text: str | None) -> str:
     """A text of the spec as it may be shown: a name with a ``?`` in it stays a wrong one."""
-    return "".join(char if char.isprintable() else "?" for char in shorten(text))
+    return "".join(char if char.isprintable() else "?" for char in version(text))
 
 
 def own_conditions(
@@ -108,11 +112,11 @@ def own_conditions(
     return tuple(
         ConditionRecord(
             type=kind,
-            status=found.status or "",
-            reason=found.reason or "",
-            message=found.message or "",
-            last_update_time=found.last_update_time or "",
-            last_transition_time=found.last_transition_time or "",
+            status=identifier(found.status or ""),
+            reason=free_text(found.reason or ""),
+            message=free_text(found.message or "", CONDITION_CHARS),
+            last_update_time=identifier(found.last_update_time or ""),
+            last_transition_time=identifier(found.last_transition_time or ""),
         )
         for kind in OWN_CONDITIONS
         if (found := by_type.get(kind)) is not None
@@ -126,11 +130,11 @@ def _read_spec(raw: msgspec.Raw) -> tuple[RequestSpec, str]:
     try:
         return _SPEC.decode(raw) or RequestSpec(), ""
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        return RequestSpec(), shorten(str(error))
+        return RequestSpec(), free_text(str(error))
 
 
 def _read_status(raw: msgspec.Raw) -> RequestStatus:
-    if not raw:
+    if not raw or bytes(raw).count(b"{") > MAX_CONDITIONS:
         return RequestStatus()
     try:
         return _STATUS.decode(raw) or RequestStatus()

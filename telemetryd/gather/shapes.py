@@ -11,9 +11,6 @@ from telemetryd.gather import texts
 from telemetryd.model import NodeShape
 from telemetryd.quantity import MAX_TEXT, parse_cpu, parse_memory
 
-MAX_LABEL: Final = 256
-"""Characters kept of what a node tells of itself; a kernel version has some thirty."""
-
 MAX_SHAPES: Final = 16_384
 """Entries a table holds before it starts afresh: some 6 MB where every node is unlike."""
 
@@ -76,11 +73,6 @@ class ShapeTable:
         shape = self._shapes.setdefault(made, made)
         self._by_raw[raw] = shape
         return shape
-
-
-def shorten(text: str | None) -> str:
-    """At most ``MAX_LABEL`` characters of a text, empty for None."""
-    return text[:MAX_LABEL] if text else ""
 
 
 def _bounded(value: Quantity) -> Quantity:

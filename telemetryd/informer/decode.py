@@ -11,6 +11,7 @@ from typing import Generic
 
 import msgspec
 
+from telemetryd.bounds import IDENTIFIER_CHARS, identifier
 from telemetryd.errors import BadResponse, UnreadableObject, UnreadableReason
 from telemetryd.informer.identity import (
     UNPARSABLE,
@@ -198,9 +199,10 @@ def _checked(page: _List, resource: Resource[T, R], identities: list[Identity] |
     if page.items is msgspec.UNSET:
         raise BadResponse(f"{what}: without items")
     meta = page.metadata
-    if meta is None or not meta.resourceVersion:
+    version = _version(meta.resourceVersion) if meta is not None else None
+    if meta is None or version is None:
         raise BadResponse(f"{what}: without a resource version")
-    return Page(meta.resourceVersion, meta.continue_ or "", page.items or [], identities)
+    return Page(version, meta.continue_ or "", page.items or [], identities)
 
 
 def parse_event(line: bytes) -> Event:
@@ -255,9 +257,12 @@ def decode_bookmark(raw: bytes | msgspec.Raw) -> Bookmark:
         BadResponse: It carries no position.
     """
     try:
-        return _BOOKMARK.decode(raw)
+        bookmark = _BOOKMARK.decode(raw)
     except UNPARSABLE as error:
         raise BadResponse("watch: a bookmark without a resource version") from error
+    if _version(bookmark.metadata.resourceVersion) is None:
+        raise BadResponse("watch: a bookmark without a resource version")
+    return bookmark
 
 
 class ObjectDecoder(Generic[T, R]):
@@ -294,11 +299,13 @@ class ObjectDecoder(Generic[T, R]):
         meta = decoded.metadata
         if meta is None:
             return Item(None, None, Unreadable("", UnreadableReason.MISSING))
+        meta.name, meta.namespace = _identifier(meta.name), _identifier(meta.namespace)
+        meta.uid = _identifier(meta.uid)
         key = self._key(meta.namespace, meta.name)
-        if key is None or not meta.uid or not meta.resourceVersion:
-            unreadable = Unreadable(meta.uid or "", UnreadableReason.MISSING)
-            return Item(key, meta.resourceVersion or None, unreadable)
-        return Item(key, meta.resourceVersion, self._project(key, meta.uid, decoded))
+        version = _version(meta.resourceVersion)
+        if key is None or not meta.uid or version is None:
+            return Item(key, version, Unreadable(meta.uid, UnreadableReason.MISSING))
+        return Item(key, version, self._project(key, meta.uid, decoded))
 
     def identify(self, raw: bytes | msgspec.Raw, reason: UnreadableReason) -> Item[R]:
         """An object whose content isn't looked at; may take seconds where it is tangled.
@@ -360,21 +367,28 @@ class ObjectDecoder(Generic[T, R]):
         if isinstance(kind, str) and kind != self._resource.kind:
             raise BadResponse(f"{self._resource.id}: got an object of another kind")
 
-    def _key(self, namespace: object, name: object) -> str | None:
-        if not isinstance(name, str) or not name:
+    def _key(self, namespace: str, name: str) -> str | None:
+        if not name:
             return None
         if not self._resource.namespaced:
             return name
-        if not isinstance(namespace, str) or not namespace:
-            return None
-        return f"{namespace}/{name}"
+        return f"{namespace}/{name}" if namespace else None
 
     def _unreadable(
         self, found: Identity, reason: UnreadableReason, *, suspect: bool = False
     ) -> Item[R]:
         self._check_kind(found.kind)
         meta = found.metadata or LenientMeta()
-        key = self._key(meta.namespace, meta.name)
-        uid = meta.uid if isinstance(meta.uid, str) else ""
-        version = meta.resourceVersion if isinstance(meta.resourceVersion, str) else None
-        return Item(key, version or None, Unreadable(uid, reason), suspect)
+        key = self._key(_identifier(meta.namespace), _identifier(meta.name))
+        unreadable = Unreadable(_identifier(meta.uid), reason)
+        return Item(key, _version(meta.resourceVersion), unreadable, suspect)
+
+
+def _identifier(value: object) -> str:
+    """A name, namespace or UID, empty where it is none."""
+    return identifier(value) if isinstance(value, str) else ""
+
+
+def _version(value: object) -> str | None:
+    """A resource version, None where it is none: one that is too long can't be asked for."""
+    return value if isinstance(value, str) and 0 < len(value) <= IDENTIFIER_CHARS else None

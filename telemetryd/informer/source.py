@@ -15,11 +15,12 @@ from telemetryd.informer.resource import Resource, T
 from telemetryd.kube.requests import Requests
 from telemetryd.model import R
 
-MAX_PAGE_BYTES = 32 * 1024 * 1024
-"""500 objects of 64 KB; nodes have 5 to 15 KB. Larger pages are asked for in smaller pieces."""
+MAX_PAGE_BYTES = 8 * 1024 * 1024
+"""500 objects of 16 KB; nodes have 5 to 15 KB. Larger pages are asked for in smaller pieces."""
 
 MAX_FULL_LIST_BYTES = 128 * 1024 * 1024
-"""A list without pages, only made when a continue token has expired or pages can't be had."""
+"""A list without pages, only made when a continue token has expired or pages can't be had, and
+never of objects so large that their pages had to be made smaller."""
 
 
 _FIRST_STREAMS = (1, 27)
@@ -96,6 +97,10 @@ class Source(Protocol):
 class ApiClient(Requests, Protocol):
     """What of ``KubeClient`` a source needs."""
 
+    @property
+    def server(self) -> str:
+        """URL of the API server, without credentials."""
+
     def stream(
         self, path: str, params: Mapping[str, str], *, open_timeout_s: float
     ) -> AbstractAsyncContextManager[Stream]:
@@ -145,15 +150,18 @@ class KubeSource(Generic[T, R]):
         """One page of a quorum list: without resource version, and none beside ``continue``.
 
         A page that is too large is asked for again with half as many objects, and so are the
-        rest of that list's.
+        rest of that list's. The next list begins with twice as many as that one came to.
 
         Raises:
             TooLarge: Not even one object is small enough, or all of them without pages.
         """
         if limit is None:
+            if self._most_objects < sys.maxsize:
+                raise TooLarge(f"list of {self._resource.id}: its objects are too large for one")
             return await self._list({}, continue_token, timeout_s, MAX_FULL_LIST_BYTES)
         if not continue_token:
-            self._most_objects = sys.maxsize
+            grown = 2 * self._most_objects
+            self._most_objects = grown if grown < limit else sys.maxsize
         while True:
             asked = min(limit, self._most_objects)
             try:
@@ -162,6 +170,7 @@ class KubeSource(Generic[T, R]):
                 )
             except TooLarge:
                 if asked <= 1:
+                    self._most_objects = sys.maxsize  # the server may not know pages
                     raise
                 self._most_objects = asked // 2
 

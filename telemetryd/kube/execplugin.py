@@ -23,12 +23,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from telemetryd.bounds import free_text
 from telemetryd.errors import ConfigError, Reason, Unavailable
 from telemetryd.kube.credentials import Grant, clean_token
 from telemetryd.kube.entries import Entry
 from telemetryd.kube.files import MIB, PEM_BYTES, read_small_file, why_unreadable
 from telemetryd.kube.pem import load_pair_from_memory
-from telemetryd.kube.responses import printable
 from telemetryd.kube.yamljson import NotYamlError, load_first_document
 from telemetryd.sharedread import SharedRead
 
@@ -134,7 +134,7 @@ class ExecPlugin:
     @property
     def _hint(self) -> str:
         hint = self._user.body["exec"].get("installHint")
-        return f": {printable(' '.join(hint.split()))}" if isinstance(hint, str) and hint else ""
+        return f": {free_text(' '.join(hint.split()))}" if isinstance(hint, str) and hint else ""
 
     def _problem(self, key: str, why: str) -> ConfigError:
         return ConfigError(self._user.problem(f"exec.{key}" if key else "exec", why))

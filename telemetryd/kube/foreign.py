@@ -7,8 +7,8 @@ import ssl
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError, PayloadEncodingError
 
+from telemetryd.bounds import free_text
 from telemetryd.errors import Reason, Unavailable
-from telemetryd.kube.responses import printable
 
 CONNECT_TIMEOUT_S = 5.0
 """Until a connection stands, TLS and a proxy's tunnel included."""
@@ -52,7 +52,7 @@ def _why_unreadable(error: BaseException) -> str:
 def _why(error: BaseException) -> str:  # noqa: PLR0911 - one line a case
     if isinstance(error, ssl.SSLCertVerificationError | aiohttp.ClientConnectorCertificateError):
         cause = getattr(error, "certificate_error", error)
-        why = printable(getattr(cause, "verify_message", "") or "not trusted")
+        why = free_text(getattr(cause, "verify_message", "") or "not trusted")
         return f"the server's certificate: {why}"
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return f"no connection in {CONNECT_TIMEOUT_S:g} s"

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import orjson
 
+from telemetryd.bounds import FREE_TEXT_CHARS, free_text
 from telemetryd.errors import (
     BadResponse,
     Cause,
@@ -37,7 +38,6 @@ MAX_RETRY_AFTER_S = 30.0
 ERROR_BODY_BYTES = 64 * 1024
 """An error's body is read up to here; a Status is far smaller."""
 
-_MESSAGE_CHARS = 300
 _REDACTED_TIMES = 16
 """So many times what is kept of a text is searched for credentials: tokens have some kB."""
 _MAX_CAUSES = 32
@@ -98,15 +98,13 @@ class _Status(msgspec.Struct, gc=False):
     details: Any = None
 
 
-def printable(text: str, limit: int = _MESSAGE_CHARS) -> str:
-    """One line of at most ``limit`` characters, fit for a log, without credentials of ours."""
-    text = OURS.redact(text[: limit * _REDACTED_TIMES])  # first: half of one can't be recognised
-    cut = text[: limit + 1]
-    line = "".join(char if char.isprintable() else " " for char in cut)
-    return line if len(text) <= limit else f"{line[:limit]}…"
+def printable(text: str, limit: int = FREE_TEXT_CHARS) -> str:
+    """Foreign text as one line of at most ``limit`` characters, without credentials of ours."""
+    # Redacted before it is cut: half a credential can't be recognised.
+    return free_text(OURS.redact(text[: limit * _REDACTED_TIMES]), limit)
 
 
-def _text(value: object, limit: int = _MESSAGE_CHARS) -> str:
+def _text(value: object, limit: int = FREE_TEXT_CHARS) -> str:
     return printable(value, limit) if isinstance(value, str) else ""
 
 

@@ -69,7 +69,13 @@ class FleetServer:
 
 @contextmanager
 def serve_fleet(
-    folder: Path, *, clusters: int = 5, nodes: int = 4, churn_per_s: float = 0, **options: Any
+    folder: Path,
+    *,
+    clusters: int = 5,
+    nodes: int = 4,
+    churn_per_s: float = 0,
+    kind: type[ApiServer] = ApiServer,
+    **options: Any,
 ) -> Iterator[FleetServer]:
     """Serves a fleet until the block is left; Rancher's server-url leads to it as well.
 
@@ -78,13 +84,14 @@ def serve_fleet(
         clusters: Managed clusters, beside the local one.
         nodes: Nodes of each of them.
         churn_per_s: Changes a second.
+        kind: What serves.
         options: How the server presents itself, as of ``ServerOptions``.
     """
 
     def now() -> datetime:
         return datetime.now(UTC)
 
-    server = ApiServer(ServerOptions(token=TOKEN, **options), now=now, rng=Random(1))
+    server = kind(ServerOptions(token=TOKEN, **options), now=now, rng=Random(1))
     fleet = Fleet(clusters, nodes, 1, now=now)
     populate(server, fleet)
     # These daemons are asked for the exporters of their own configuration alone.

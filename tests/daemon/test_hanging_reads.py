@@ -103,6 +103,7 @@ async def test_authorities_of_the_system(
     info = BuildInfo(
         settings=fleet.settings,
         overrides=IdentityConfig(),
+        api_server=lambda: "https://127.0.0.1:1",
         rng=random.Random(1),
         timeout_s=0.02,
         retry_base_s=0.01,

@@ -40,6 +40,8 @@ GONE = groups("apps")
 class Discovery:
     """An API server of which only the list of groups is asked; the last answer repeats."""
 
+    server = ""
+
     def __init__(self, *answers: bytes | KubeError) -> None:
         self.answers = list(answers)
         self.asked_at: list[float] = []

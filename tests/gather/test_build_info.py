@@ -153,6 +153,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
             certificate: Certificate | None = None,
             cacerts: str = "",
             overrides: IdentityConfig | None = None,
+            api_server: str = "",
             timeout_s: float = 30.0,
             retry_base_s: float = 60.0,
             prepare: Callable[[Rancher, Fleet], None] = lambda _rancher, _fleet: None,
@@ -165,6 +166,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
             info = BuildInfo(
                 settings=fleet.settings,
                 overrides=overrides or IdentityConfig(),
+                api_server=lambda: api_server or rancher.url,
                 rng=random.Random(1),
                 timeout_s=timeout_s,
                 retry_base_s=retry_base_s,
@@ -423,6 +425,53 @@ async def test_a_server_url_of_the_configuration_is_asked(start: Start) -> None:
     world = await start(overrides=IdentityConfig(server_url="http://127.0.0.1:9"))
     await world.until(lambda: world.info.settled)
     assert world.info.git_hash() == "unknown"
+    assert world.rancher.requests == []
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "127.1",
+        "2130706433",
+        "0x7f000001",
+        "0177.0.0.1",
+        "localhost",
+        "localhost.",
+        "LOCALHOST",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "[::ffff:7f00:1]",
+        "0.0.0.0",
+        "0",
+        "[::]",
+    ],
+)
+async def test_this_machine_is_not_asked_for_whoever_edits_the_setting(
+    start: Start, host: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def elsewhere(rancher: Rancher, fleet: Fleet) -> None:
+        fleet.set("server-url", rancher.url.replace("127.0.0.1", host))
+
+    world = await start(prepare=elsewhere, api_server="https://10.43.0.1:443")
+    await world.until(lambda: world.info.settled)
+    assert world.info.git_hash() == "unknown"
+    assert world.rancher.requests == []
+    assert "git hash not had" in caplog.text
+
+
+async def test_refused_address_is_named_with_the_fix(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = await start(api_server="https://10.43.0.1:443")
+    await world.until(lambda: world.info.settled)
+    assert "server-url leads to 127.0.0.1, an address of this machine" in caplog.text
+    assert "identity.git_hash" in caplog.text
+
+
+async def test_another_port_of_the_api_servers_host_is_not_asked(start: Start) -> None:
+    world = await start(api_server="https://127.0.0.1:6443")
+    await world.until(lambda: world.info.settled)
     assert world.rancher.requests == []
 
 

@@ -69,3 +69,22 @@ def test_request_without_uid_is_unreadable() -> None:
 def test_resource_is_cluster_scoped() -> None:
     assert SECRET_REQUESTS.id == "secretrequests.telemetry.cattle.io"
     assert SECRET_REQUESTS.path == "/apis/telemetry.cattle.io/v1/secretrequests"
+
+
+def test_conditions_of_any_length_are_bounded_and_their_number_too() -> None:
+    huge = "x\u202e" * 10**5
+    condition = dict.fromkeys(
+        ("status", "reason", "message", "lastUpdateTime", "lastTransitionTime"), huge
+    )
+    found = record(request(status={"conditions": [{"type": "Done", **condition}]}))
+    assert len(repr(found)) < 5000
+    many = [{"type": f"t{number}"} for number in range(1001)]
+    assert record(request(status={"conditions": [*many, {"type": "Done"}]})).conditions == ()
+
+
+def test_spec_of_any_length_is_bounded_and_stays_wrong() -> None:
+    target = {"name": "n" * 10**6, "namespace": "\n" * 10**6}
+    found = record(request(spec={"secretType": "scc" + " " * 10**6, "targetSecretRef": target}))
+    assert len(repr(found)) < 5000
+    assert found.secret_type != "scc"
+    assert set(found.namespace) == {"?"}

@@ -33,6 +33,8 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 class Bench:
     """An API server that gives these answers, the last one for ever."""
 
+    server = ""
+
     def __init__(self, *answers: bytes | KubeError, git_hash: str | None = None) -> None:
         self.answers = list(answers)
         self.asked_at: list[float] = []

@@ -27,7 +27,6 @@ from telemetryd.kube.responses import (
     explain_denial,
     parse_retry_after,
     parse_status,
-    printable,
 )
 from tests.informer.samples import DEEP, status
 
@@ -131,12 +130,6 @@ def test_status_with_wrong_types_is_read_as_far_as_it_goes(body: dict[str, objec
     parsed = parse_status(json.dumps({"kind": "Status", **body}).encode())
     assert parsed
     assert (parsed.code, parsed.reason, parsed.message) == (None, "", "")
-
-
-def test_message_is_one_short_line() -> None:
-    assert printable("a\nb\x1b[31m") == "a b [31m"
-    long = printable("x" * 10_000)
-    assert len(long) == 301
 
 
 @pytest.mark.parametrize("raw", [b"{}", b"null", b"x", b'{"kind":"Status"}', b'{"code":200}'])

@@ -130,6 +130,12 @@ class Daemon:
                 return float(line.rpartition(" ")[2])
         return None
 
+    def peak_mib(self) -> float:
+        """The most it has held of the machine's memory so far."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) / 1024
+
     def ready(self) -> bool:
         """Whether `/readyz` says 200."""
         return self.get("/readyz")[0] == 200

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias, assert_never
 
+from telemetryd.bounds import CONDITION_CHARS, free_text
 from telemetryd.export.payloads.payload import parse_rfc3339, render_rfc3339
 from telemetryd.gather.requests import OWN_CONDITIONS
 from telemetryd.model import ConditionRecord
@@ -76,6 +77,8 @@ def settle(held: Conditions, verdict: Verdict, *, now_s: float) -> Conditions:
     wanted = dict(held)
 
     def put(kind: str, *, status: str, reason: str = "", message: str = "") -> None:
+        # As they are read back: what is longer would differ for ever, and be written for ever.
+        reason, message = free_text(reason), free_text(message, CONDITION_CHARS)
         old = held.get(kind)
         if old is not None and (old.status, old.reason, old.message) == (status, reason, message):
             return

@@ -12,6 +12,7 @@ from random import Random
 import anyio
 import msgspec
 
+from telemetryd.bounds import identifier
 from telemetryd.control.secretrequest.decision import (
     PROJECT_LABEL,
     NamespaceFact,
@@ -162,7 +163,7 @@ class Namespaces:
         if found is None:
             return NamespaceMissing()
         labels = found.metadata.labels
-        return NamespaceFound((labels.project if labels is not None else None) or "")
+        return NamespaceFound(identifier((labels.project if labels is not None else None) or ""))
 
 
 def _why(name: str, error: KubeError) -> str:

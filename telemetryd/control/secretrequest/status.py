@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import orjson
 
 from telemetryd.control.secretrequest.conditions import (
     Conditions,
@@ -16,7 +17,12 @@ from telemetryd.control.secretrequest.conditions import (
 )
 from telemetryd.errors import Conflict, NotFound
 from telemetryd.export.payloads.payload import render_rfc3339
-from telemetryd.gather.requests import SECRET_REQUESTS, Condition, own_conditions
+from telemetryd.gather.requests import (
+    MAX_CONDITIONS,
+    SECRET_REQUESTS,
+    Condition,
+    own_conditions,
+)
 from telemetryd.kube import objects
 from telemetryd.kube.requests import Requests
 
@@ -32,7 +38,7 @@ class _Metadata(msgspec.Struct, gc=False):
 
 class _Request(msgspec.Struct, gc=False):
     metadata: _Metadata
-    status: Any = None
+    status: msgspec.Raw = msgspec.Raw()
 
 
 _DECODER = msgspec.json.Decoder(_Request)
@@ -104,7 +110,7 @@ class StatusWriter:
         self, found: _Request, verdict: Verdict, synced_at: float | None
     ) -> dict[str, Any] | None:
         """The part of the status that must be written, None where nothing must."""
-        status = found.status if isinstance(found.status, dict) else {}
+        status = _document(found.status)
         listed = status.get("conditions")
         existing = listed if isinstance(listed, list) else []
         held = _held(existing)
@@ -115,6 +121,18 @@ class StatusWriter:
         if synced_at is not None and status.get("lastSyncTS") != render_rfc3339(synced_at):
             changed["lastSyncTS"] = render_rfc3339(synced_at)
         return changed or None
+
+
+def _document(raw: msgspec.Raw) -> dict[str, Any]:
+    """A status as it is; one that is none, or holds more than any should, is written anew."""
+    text = bytes(raw)
+    if text.count(b"{") > MAX_CONDITIONS:
+        return {}
+    try:
+        status = orjson.loads(text) if text else {}
+    except orjson.JSONDecodeError:  # nested too deeply
+        return {}
+    return status if isinstance(status, dict) else {}
 
 
 def _held(existing: list[Any]) -> Conditions:

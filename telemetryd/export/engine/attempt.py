@@ -25,6 +25,7 @@ from telemetryd.errors import (
 )
 from telemetryd.export.engine.doorbell import Doorbell
 from telemetryd.export.engine.foreign import ForeignCall
+from telemetryd.export.engine.said import export_error
 from telemetryd.export.exporter import ExportContext, Exporter, Outcome
 from telemetryd.export.ledger import Ledger
 from telemetryd.export.outbox.outbox import Outbox, why_withheld
@@ -39,8 +40,6 @@ BLOCKED_S = 0.5
 """A sink that keeps the event loop to itself for so long holds up everyone, and is named for it."""
 CUT_GRACE_S = 0.5
 """How long a call that was cut off has to come to its end."""
-
-_MAX_ERROR_CHARS = 500
 
 
 @dataclass(slots=True)
@@ -328,8 +327,6 @@ class Attempts:
     def _translate(self, call: ForeignCall[Outcome]) -> ExportError:
         """What a call raised, as an error whose type says whether to try again."""
         error = call.error
-        if isinstance(error, ExportError):
-            return error
         if error is None:
             return RetryableError(
                 Reason.TIMEOUT, "cut off at its timeout, and it ignores its cancellation"
@@ -337,12 +334,7 @@ class Attempts:
         if call.cut_off and isinstance(error, asyncio.CancelledError):
             what = f"no answer within {self.spec.attempt_timeout_s:g} s"
             return RetryableError(Reason.TIMEOUT, ": ".join((what, *_notes(error))))
-        if isinstance(error, TimeoutError):
-            translated: ExportError = RetryableError(Reason.TIMEOUT, text_of(error))
-        else:
-            translated = PermanentError(Reason.INTERNAL, text_of(error))
-        translated.__cause__ = error
-        return translated
+        return export_error(error, self.spec.disclosure.plugin)
 
     def _call_ended(self) -> None:
         self._ledger.stats.in_flight = 0
@@ -360,8 +352,3 @@ class Attempts:
 def _notes(error: BaseException) -> list[str]:
     """What was noted on an exception on its way, as that a turn was waited for."""
     return getattr(error, "__notes__", [])
-
-
-def text_of(error: BaseException) -> str:
-    """An unexpected exception in one line of bounded length."""
-    return f"{type(error).__name__}: {error}"[:_MAX_ERROR_CHARS]

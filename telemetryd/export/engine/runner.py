@@ -11,6 +11,7 @@ from functools import partial
 import anyio
 from anyio.abc import TaskGroup
 
+from telemetryd.bounds import error_text
 from telemetryd.errors import (
     ExportError,
     OutrankedError,
@@ -18,7 +19,7 @@ from telemetryd.errors import (
     Reason,
     RetryableError,
 )
-from telemetryd.export.engine.attempt import CUT_GRACE_S, Attempts, Surroundings, text_of
+from telemetryd.export.engine.attempt import CUT_GRACE_S, Attempts, Surroundings
 from telemetryd.export.engine.doorbell import Doorbell
 from telemetryd.export.engine.foreign import ForeignCall
 from telemetryd.export.exporter import Exporter
@@ -188,7 +189,7 @@ class Runner:
                 await done.wait()
         if call.cut_off or call.error is not None:
             problem = (
-                "no end in time" if call.error is None or call.cut_off else text_of(call.error)
+                "no end in time" if call.error is None or call.cut_off else error_text(call.error)
             )
             log.warning("exporter not closed exporter=%s error=%r", self.spec.name, problem)
 
@@ -201,7 +202,7 @@ class Runner:
                     # Sink, renderer and source can't get here: this is a fault of ours, and the
                     # other exporters need not suffer for it.
                     log.exception("exporter task failed exporter=%s", self.spec.name)
-                    self._fail(PermanentError(Reason.INTERNAL, text_of(exc)))
+                    self._fail(PermanentError(Reason.INTERNAL, error_text(exc)))
                     until_s = anyio.current_time() + self.spec.interval_s
                     await self._bell.wait(until_s, self.told_to_stop)
         finally:

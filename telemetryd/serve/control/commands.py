@@ -17,6 +17,7 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup
 
+from telemetryd.bounds import document
 from telemetryd.errors import TelemetrydError
 from telemetryd.serve.control.protocol import (
     MAX_REQUEST_BYTES,
@@ -237,7 +238,7 @@ class ControlServer:
         try:
             with anyio.fail_after(timeout_s):
                 outcome = await self._dispatch(request)
-            return render_line(Answer(ok=outcome.ok, result=outcome.result))
+            return render_line(Answer(ok=outcome.ok, result=document(outcome.result)))
         except TelemetrydError as error:
             return render_line(_refusal(str(error)))
         except TimeoutError:
@@ -270,7 +271,7 @@ class ControlServer:
 
 
 def _refusal(why: str) -> Answer:
-    return Answer(ok=False, error=why)
+    return Answer(ok=False, error=document(why))
 
 
 def _user_of(stream: socket.socket) -> int:

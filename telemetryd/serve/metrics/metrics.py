@@ -24,6 +24,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
+from telemetryd.bounds import encodable
 from telemetryd.model import ExporterState, Snapshot, Switch
 from telemetryd.serve.metrics.families import (
     EVENT_TYPES,
@@ -34,6 +35,7 @@ from telemetryd.serve.metrics.families import (
     RUN_RESULTS,
     WATCH_RESULTS,
     WITHHELD_TEXTS,
+    Family,
 )
 from telemetryd.serve.metrics.negotiate import wants_gzip, wants_openmetrics
 from telemetryd.serve.metrics.view import (
@@ -65,6 +67,18 @@ class Exposition:
     content_encoding: str
 
 
+MOST_LABEL_CHARS = 512
+"""Of a value: the name of an exporter may hold that of a SecretRequest, which has 253."""
+
+
+def _named(family: Family, values: Sequence[str]) -> dict[str, str]:
+    """The labels of a sample; a value that can't be encoded, or is too long, is shown as it can."""
+    return {
+        name: encodable(value, MOST_LABEL_CHARS)
+        for name, value in zip(family.label_names, values, strict=True)
+    }
+
+
 class _Sheet:
     """The families of one scrape, filled by name; ``labels`` are values in the table's order."""
 
@@ -82,7 +96,7 @@ class _Sheet:
         """Add the sample of a gauge, counter or info; None leaves the series out."""
         if value is not None:
             family = self._families[name]
-            named = dict(zip(family.label_names, labels, strict=True))
+            named = _named(family, labels)
             self._metrics[name].add_sample(family.exposed_name, named, value)
 
     def put_each(
@@ -100,7 +114,7 @@ class _Sheet:
     def put_histogram(self, name: str, labels: Sequence[str], histogram: HistogramView) -> None:
         """Add the samples of a classic histogram, whose buckets are cumulative."""
         metric, full_name = self._metrics[name], PREFIX + name
-        named = dict(zip(self._families[name].label_names, labels, strict=True))
+        named = _named(self._families[name], labels)
         bounds = (*(repr(float(bound)) for bound in histogram.bounds), "+Inf")
         cumulative = list(accumulate(histogram.counts))
         for bound, count in zip(bounds, cumulative, strict=True):

@@ -7,6 +7,11 @@ import html
 from collections.abc import Iterable
 from typing import Final, TypeAlias
 
+from telemetryd.bounds import escaped
+
+MOST_SHOWN_CHARS: Final = 2000
+"""Of one text, in a cell or elsewhere."""
+
 _VOID: Final = frozenset({"br", "link", "meta"})
 
 
@@ -21,15 +26,12 @@ Attribute: TypeAlias = str | bool | None
 
 
 def escape(text: str) -> Markup:
-    """Any text as HTML that shows it.
+    """Any text as HTML that shows it, up to ``MOST_SHOWN_CHARS`` of it.
 
     What can't be printed is shown by its escape: controls, surrogates, and the marks that turn the
     direction of what follows them.
     """
-    printable = "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )
-    return Markup(html.escape(printable))
+    return Markup(html.escape(escaped(text, MOST_SHOWN_CHARS)))
 
 
 def tag(name: str, /, *children: Child, **attributes: Attribute) -> Markup:

@@ -35,6 +35,8 @@ _NANO: Final = 10**9
 _GIB: Final = 2**30
 _ROLES: Final = ("controlplane", "etcd", "worker", "other")
 
+MOST_FINDINGS: Final = 50
+
 _LINKS: Final = (
     (".", "Refresh"),
     ("metrics", "Metrics"),
@@ -99,12 +101,16 @@ def _header(facts: StatusFacts) -> Markup:
 def _verdict(verdict: Verdict) -> Markup:
     said = [finding for finding in verdict.findings if finding.what == verdict.sentence]
     rest = [finding for finding in verdict.findings if finding not in said]
+    left_out = len(rest) - MOST_FINDINGS
+    listed = [*map(_finding, rest[:MOST_FINDINGS])]
+    if left_out > 0:
+        listed.append(tag("li", f"{render_count(left_out)} more"))
     advice = [line for finding in said for line in _advice(finding)]
     return tag(
         "section",
         tag("h1", mark(verdict.tone), tag("span", verdict.sentence), id="verdict"),
         tag("div", *advice, class_="advice") if advice else "",
-        tag("ul", *map(_finding, rest), class_="findings") if rest else "",
+        tag("ul", *listed, class_="findings") if listed else "",
         class_=f"verdict {verdict.tone.name.lower()}",
         aria_labelledby="verdict",
     )

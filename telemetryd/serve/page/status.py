@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
 
+from telemetryd.bounds import document, free_text
 from telemetryd.config import IdentityConfig, PrivacyConfig
 from telemetryd.model import (
     ConfigStatus,
@@ -34,6 +35,8 @@ from telemetryd.serve.page.disclosure import (
 _NANO = 1_000_000_000
 _WITHHELD = "failed: reason withheld"
 """As Kubernetes says it to clients that may not see more."""
+REPORT_CHARS = 1000
+"""Of one line of a health report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +171,11 @@ def render_report(report: Report, endpoint: str, *, reasons: bool = True) -> str
 
 def render_status(facts: StatusFacts) -> dict[str, Any]:
     """The document of ``/status.json``, of JSON types only; times are RFC 3339 in UTC."""
+    rendered: dict[str, Any] = document(_status(facts))
+    return rendered
+
+
+def _status(facts: StatusFacts) -> dict[str, Any]:
     return {
         "version": facts.version,
         "time": render_time(facts.now),
@@ -347,4 +355,4 @@ def render_time(unix_s: float | None) -> str | None:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return free_text(" ".join(text.split()), REPORT_CHARS)

@@ -22,6 +22,9 @@ TONE_NAMES: Final = {
     Tone.BAD: "Needs attention",
 }
 
+MOST_REQUESTS: Final = 200
+"""Rows of SecretRequests: anyone who may create them decides how many there are."""
+
 _UNITS: Final = ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
 _KIB: Final = 1024
 _MOST_SHOWN_IN_BYTES: Final = 10 * _KIB
@@ -83,13 +86,19 @@ def exporters_table(facts: StatusFacts) -> Markup:
 
 
 def requests_table(facts: StatusFacts) -> Markup:
-    """Every SecretRequest."""
-    return _table(
+    """The SecretRequests that need attention first, up to ``MOST_REQUESTS`` of them."""
+    shown = sorted(facts.requests, key=lambda request: -judge_request(request))[:MOST_REQUESTS]
+    left_out = len(facts.requests) - len(shown)
+    table = _table(
         "State and last write of each SecretRequest's Secret, and what stands in its way",
         "requests",
         ("SecretRequest", "State", "Secret", "Last write", "Trouble"),
-        [_request(request, facts.now) for request in facts.requests],
+        [_request(request, facts.now) for request in shown],
     )
+    if not left_out:
+        return table
+    more = f"{render_count(left_out)} more are in status.json."
+    return join((table, tag("p", more, class_="quiet")))
 
 
 def informers_table(facts: StatusFacts) -> Markup:

@@ -190,6 +190,9 @@ def _reservation(exporter: ExporterStatus) -> str:
 
 
 def _fix(exporter: ExporterStatus) -> str:
+    plugin = exporter.disclosure.plugin
+    if plugin and exporter.last_error_reason == Reason.INTERNAL:
+        return f"Report it to those who make {plugin}, with the traceback in telemetryd's log."
     return _MENDS.get(exporter.last_error_reason, "")
 
 

@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from telemetryd.bounds import CONDITION_CHARS
 from telemetryd.control.secretrequest.conditions import (
     MESSAGE_HOLD_S,
     Conditions,
@@ -19,7 +21,7 @@ from telemetryd.control.secretrequest.conditions import (
     settle,
 )
 from telemetryd.export.payloads.payload import render_rfc3339
-from telemetryd.gather.requests import OWN_CONDITIONS
+from telemetryd.gather.requests import OWN_CONDITIONS, Condition, own_conditions
 
 NOW = 1_790_000_000.0
 VERDICTS: list[Verdict] = [
@@ -163,3 +165,12 @@ def test_condition_has_the_shape_that_rancher_writes() -> None:
         {"type", "status", "lastUpdateTime", "lastTransitionTime"},
         {"type", "status", "lastUpdateTime", "lastTransitionTime", "reason", "message"},
     ]
+
+
+def test_message_of_any_length_is_bounded_and_written_once() -> None:
+    invalid = Invalid("x\n" * 10**6)
+    held = settle({}, invalid, now_s=1_800_000_000)
+    assert len(held["Failure"].message) == CONDITION_CHARS + 1
+    written = msgspec.convert(render_conditions([], held), list[Condition])
+    read = {each.type: each for each in own_conditions(written)}
+    assert settle(read, invalid, now_s=1_800_000_100) == read

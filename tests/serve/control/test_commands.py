@@ -222,11 +222,16 @@ async def test_unexpected_error_is_told_without_its_text(
         async with commanded(path, noted), connected(path) as client:
             answer = await client.ask(command="status")
             assert answer == {"ok": False, "error": "internal error: the log says more"}
-            noted.state = lambda: {"text": "\ud800"}
-            assert (await client.ask(command="status"))["ok"] is False
             noted.state = dict
             assert (await client.ask(command="status"))["ok"]
     assert "ZeroDivisionError" in caplog.text
+
+
+async def test_text_that_is_not_unicode_is_shown_escaped(path: Path) -> None:
+    noted = Noted(state=lambda: {"file": "/etc/a\udcff.toml"})
+    async with commanded(path, noted), connected(path) as client:
+        answer = await client.ask(command="status")
+        assert answer == {"ok": True, "result": {"file": "/etc/a\\udcff.toml"}}
 
 
 async def test_idle_connections_make_room_for_new_ones(path: Path) -> None:

@@ -5,7 +5,13 @@ from html.parser import HTMLParser
 
 import pytest
 
-from telemetryd.model import ExporterState, Restriction, RestrictionStatus
+from telemetryd.model import (
+    ExporterState,
+    RequestState,
+    RequestStatus,
+    Restriction,
+    RestrictionStatus,
+)
 from telemetryd.serve.page.page import render_page
 from telemetryd.serve.page.status import StatusFacts
 from telemetryd.serve.page.tables import span
@@ -220,3 +226,18 @@ def test_each_restriction_says_who_made_it_and_what_ends_it() -> None:
     ):
         assert part in text
     assert "Restrictions" not in render_page(WELL)
+
+
+def test_thousands_of_requests_with_huge_texts_make_a_bounded_page() -> None:
+    huge = "<" * 2**20
+    requests = [
+        RequestStatus(f"r{number}", huge, RequestState.REJECTED, huge, None)
+        for number in range(2999)
+    ]
+    served = RequestStatus("served", "ns/s", RequestState.SERVED, "", None)
+    page = render_page(replace(WELL, requests=(served, *requests)))
+    Document(page)
+    assert len(page) < 5_000_000
+    assert "2,800 more are in status.json." in page
+    assert "2,949 more" in page
+    assert ">served<" not in page
