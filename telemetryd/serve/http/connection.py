@@ -161,7 +161,8 @@ class Connection(web.RequestHandler):
             ConnectionError: A part of another answer is sent already.
         """
         level = logging.ERROR if status == HTTPStatus.INTERNAL_SERVER_ERROR else logging.DEBUG
-        log.log(level, "bad request status=%d error=%s", status, exc)
+        # Its message quotes what was sent: any length of it, credentials too.
+        log.log(level, "bad request status=%d error=%s", status, type(exc).__name__)
         if request.writer.output_size > 0:
             raise ConnectionError("an answer is already on its way")
         response = answer_text(status, f"{HTTPStatus(status).phrase.lower()}\n")
