@@ -60,7 +60,7 @@ soak: $(VENV)/.dev ## random faults, churn and reloads against a real API server
 	@$(BIN)/python -m tests.faults.soak $(or $(SOAK_S),1800) $(SEED)
 
 .PHONY: slow
-slow: $(VENV)/.dev ## fuzz each kind of input for minutes, another way each time (half an hour; FUZZ=file::test for one)
+slow: $(VENV)/.dev ## fuzz each kind of input for minutes, differently each time (an hour; FUZZ=tests/fuzz/test_spool.py)
 	@$(BIN)/pytest -q -s --hypothesis-profile=slow $(or $(FUZZ),tests/fuzz)
 
 .PHONY: soak-exports

@@ -1,4 +1,4 @@
-"""What a process holds, so that growth can be told."""
+"""What a process holds, so that growth can be seen."""
 
 import asyncio
 import gc

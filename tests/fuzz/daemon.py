@@ -63,10 +63,10 @@ class Probed:
         with socket.socket(socket.AF_UNIX) as stream:
             stream.settimeout(60)
             stream.connect(str(self.probe))
-            told = b""
+            received = b""
             while chunk := stream.recv(4096):
-                told += chunk
-        return Counts(**json.loads(told))
+                received += chunk
+        return Counts(**json.loads(received))
 
     def assert_well(self) -> None:
         """It runs, and has said nothing since the last look that tells of a fault of its own."""

@@ -27,9 +27,9 @@ def _tell(listener: socket.socket) -> None:
 
 if __name__ == "__main__":
     _, place, _python, _m, name, *arguments = sys.argv
-    told = socket.socket(socket.AF_UNIX)
-    told.bind(place)
-    told.listen()
-    threading.Thread(target=_tell, args=(told,), daemon=True).start()
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(place)
+    listening.listen()
+    threading.Thread(target=_tell, args=(listening,), daemon=True).start()
     sys.argv = [name, *arguments]
     main()

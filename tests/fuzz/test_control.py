@@ -138,7 +138,7 @@ class Sessions(RuleBasedStateMachine):
     @precondition(lambda self: self.sessions)
     @rule(data=st.data(), line=LINE.filter(lambda line: b"folder" not in line), whole=st.booleans())
     def rave(self, data: st.DataObject, line: bytes, whole: bool) -> None:
-        """Something that changes nothing; whoever sends it is of no further use."""
+        """Something that changes nothing; its sender is of no further use."""
         session = self.sessions.pop(data.draw(st.integers(0, len(self.sessions) - 1)))
         session.send(line + b"\n" if whole else line)
         session.stream.close()

@@ -95,6 +95,16 @@ def target(
     assert daemon.ask("reload").ok
 
 
+def test_bad_request_is_logged_without_what_it_says(target: Target) -> None:
+    content = b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer hush\0\r\n" + b"x" * 20_000
+    target.send(Sent(content, cuts=[], waits=True, leaves="eof", covered=True))
+    assert target.is_alive()
+    target.daemon.assert_well()
+    log = target.daemon.daemon.log()
+    assert "bad request status=400" in log
+    assert "hush" not in log
+
+
 def test_any_bytes_leave_the_server_answering_and_as_it_was(target: Target) -> None:
     @budget(EXAMPLES)
     @given(sent=SENT)
