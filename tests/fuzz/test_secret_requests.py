@@ -71,7 +71,8 @@ def judge(line: bytes) -> None:
         holder="",
     )
     message = decision.message if isinstance(decision, Rejected) else "why"
-    status = json.loads(line).get("status")
+    # What isn't read of an object need not be UTF-8.
+    status = json.loads(line.decode(errors="replace")).get("status")
     listed = status.get("conditions") if isinstance(status, dict) else None
     existing = listed if isinstance(listed, list) else []
     held = _held(existing)

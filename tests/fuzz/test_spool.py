@@ -180,7 +180,7 @@ class Spool(RuleBasedStateMachine):
         name=FILES, content=st.binary(max_size=200), whole=st.booleans(), version=st.integers(0, 3)
     )
     def write(self, name: str, content: bytes, whole: bool, version: int) -> None:
-        """Bytes that nobody has asked for."""
+        """Bytes that are not ours."""
         remove(self.folder / name)
         (self.folder / name).write_bytes(framed(content, version) if whole else content)
 
