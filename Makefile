@@ -59,6 +59,10 @@ coverage: $(VENV)/.dev ## run all tests with branch coverage (twice as long), an
 soak: $(VENV)/.dev ## random faults, churn and reloads against a real API server (30 minutes, or SOAK_S=seconds; SEED=)
 	@$(BIN)/python -m tests.faults.soak $(or $(SOAK_S),1800) $(SEED)
 
+.PHONY: slow
+slow: $(VENV)/.dev ## fuzz each kind of input for minutes, differently each time (an hour; FUZZ=tests/fuzz/test_spool.py)
+	@$(BIN)/pytest -q -s --hypothesis-profile=slow $(or $(FUZZ),tests/fuzz)
+
 .PHONY: soak-exports
 soak-exports: $(VENV)/.dev ## export 100,000 times to a local receiver; fails where memory or files grow
 	@$(BIN)/python -m tests.export.soak $(or $(EXPORTS),100000)

@@ -29,8 +29,10 @@ def read_small_file(path: str, limit_bytes: int = MIB) -> bytes:
         ValueError: The path can't be one.
     """
     with os.fdopen(_open_regular(path), "rb") as file:
-        content = file.read(limit_bytes + 1)
-    if len(content) > limit_bytes:
+        # One that is longer isn't read first: the memory for it may not be there.
+        size_bytes = os.fstat(file.fileno()).st_size
+        content = b"" if size_bytes > limit_bytes else file.read(limit_bytes + 1)
+    if max(size_bytes, len(content)) > limit_bytes:
         raise OSError(errno.EFBIG, f"larger than {limit_bytes // MIB} MiB", path)
     return content
 

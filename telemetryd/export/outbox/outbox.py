@@ -44,6 +44,7 @@ _FIXES: Final = {
     errno.EACCES: "let the daemon's user write there, or configure another state_dir",
     errno.EPERM: "let the daemon's user write there, or configure another state_dir",
     errno.ENOTDIR: "move away the file that stands there",
+    errno.EISDIR: "move away the folder that has the name of a file there",
     errno.EIO: "check the disk or the file server",
 }
 
@@ -247,9 +248,12 @@ class Outbox:
         Args:
             term: Epoch of this replica's leadership.
         """
-        at = self._now()
+        at, epoch = self._now(), self.epoch(term)
         sequence = max(self._highest.sequence + 1, int(at * 1000))
-        self._highest = Delivery(at=at, sequence=sequence, epoch=self.epoch(term))
+        if sequence > MAX_SEQUENCE:  # no receiver could keep it, nor would it be read from disk
+            epoch, sequence = epoch + 1, int(at * 1000)
+            self._saw_epoch(epoch)
+        self._highest = Delivery(at=at, sequence=sequence, epoch=epoch)
         return self._highest
 
     def offer(self, newest: PendingPayload) -> PendingPayload | None:

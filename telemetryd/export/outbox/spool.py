@@ -52,6 +52,12 @@ S = TypeVar("S", bound=msgspec.Struct)
 T = TypeVar("T")
 
 _Number = Annotated[int, Meta(ge=0, le=MAX_SEQUENCE)]
+_Epoch = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+"""A Lease counts its terms in 32 bits."""
+_Time = Annotated[float, Meta(ge=0, le=253_402_300_799)]
+"""Unix time in seconds, to the end of the year 9999: it is shown as a date."""
+_Word = Annotated[str, Meta(max_length=512, pattern=r"^[ -~]*\Z")]
+"""Goes into headers and tables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +91,10 @@ class LastDelivery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     installation_id: str
     destination: str
     sequence: _Number
-    digest: str
-    at: float
-    epoch: _Number | None = None
-    exporter: str = ""
+    digest: _Word
+    at: _Time
+    epoch: _Epoch | None = None
+    exporter: _Word = ""
 
     def covers(self, pending: PendingPayload) -> bool:
         """Whether that payload is delivered, or older than what is."""
@@ -103,13 +109,13 @@ class _Label(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     installation_id: str
     destination: str
     sequence: _Number
-    epoch: _Number
-    collected_at: float
-    digest: str
-    content_type: str
+    epoch: _Epoch
+    collected_at: _Time
+    digest: _Word
+    content_type: _Word
     revision: int
-    exporter: str = ""
-    format: str = ""
+    exporter: _Word = ""
+    format: _Word = ""
     omitted: list[str] = []
 
 

@@ -14,10 +14,10 @@ import pytest
 
 from telemetryd.errors import NotLeading, PermanentError, Reason, RetryableError
 from telemetryd.export.engine.manager import ExporterManager
-from telemetryd.export.outbox.spool import SpoolFolder
+from telemetryd.export.outbox.spool import MAX_SEQUENCE, LastDelivery, SpoolFolder
 from telemetryd.model import ExporterState, ExporterStatus
 from telemetryd.stats import ExporterStats
-from tests.export.doubles import Sink, Source, always, failing, running, spec
+from tests.export.doubles import INSTALL_UUID, Sink, Source, always, failing, running, spec
 
 pytestmark = pytest.mark.anyio
 
@@ -107,6 +107,28 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
+
+
+async def test_highest_sequence_of_all_on_disk_is_followed_by_the_next_epoch(bench: Bench) -> None:
+    bench.spool.settle(
+        LastDelivery(
+            installation_id=INSTALL_UUID,
+            destination="there",
+            sequence=MAX_SEQUENCE,
+            epoch=4,
+            digest="another",
+            at=time.time(),
+        )
+    )
+    async with bench.daemon():
+        await bench.run_over()
+    (sent,) = bench.sink.contexts
+    assert (sent.epoch, sent.sequence <= MAX_SEQUENCE) == (5, True)
+    assert bench.seen_epochs[-1] == 5
+    contents = bench.spool.load()
+    assert contents.damaged == ()
+    assert contents.delivered is not None
+    assert contents.delivered.sequence == sent.sequence
 
 
 async def test_retry_sends_the_same_bytes_under_the_same_sequence(bench: Bench) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
@@ -114,6 +115,37 @@ def test_number_that_no_receiver_can_hold_is_refused(key: str, number: object) -
     label = json.dumps(OLD_LABEL | {key: number}).encode()
     with pytest.raises(ValueError, match="not a pending payload"):
         parse_pending(framed(label + b"\n{}"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("collected_at", 1e308),
+        ("collected_at", -1.0),
+        ("epoch", 2**31),
+        ("digest", "a\r\nX-Other: b"),
+        ("content_type", "text/plain\n"),
+        ("exporter", "x" * 513),
+        ("format", "\x1b[2J"),
+    ],
+)
+def test_label_that_no_header_or_date_can_show_is_refused(key: str, value: object) -> None:
+    label = json.dumps(OLD_LABEL | {key: value}).encode()
+    with pytest.raises(ValueError, match="not a pending payload"):
+        parse_pending(framed(label + b"\n{}"))
+
+
+def test_file_far_too_long_is_put_aside_without_being_read(tmp_path: Path) -> None:
+    folder = SpoolFolder(str(tmp_path), "it")
+    folder.path.mkdir()
+    (folder.path / "pending").touch()
+    os.truncate(folder.path / "pending", 2**40)
+    tracemalloc.start()
+    (damage,) = folder.load().damaged
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert damage.moved_to.endswith("pending.corrupt")
+    assert peak_bytes < 2**20
 
 
 def test_folder_keeps_one_payload_and_the_last_delivery_for_their_owner_alone(

@@ -1,0 +1,27 @@
+"""How long is fuzzed: seconds by default, minutes with ``--hypothesis-profile=slow``."""
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+from tests.daemon.embedded import FleetServer, serve_fleet
+from tests.fuzz.daemon import Probed, probed
+
+# CI runs the same each time; what is found at leisure is made again from what is printed.
+settings.register_profile("quick", derandomize=True)
+settings.register_profile("slow", print_blob=True)
+
+
+@pytest.fixture(scope="session")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetServer]:
+    """The embedded API server, with a small fleet."""
+    with serve_fleet(tmp_path_factory.mktemp("fleet"), clusters=2, nodes=2) as fleet:
+        yield fleet
+
+
+@pytest.fixture(scope="session")
+def daemon(fleet: FleetServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Probed]:
+    """One daemon for all examples, judged by its log at the end."""
+    with probed(tmp_path_factory.mktemp("daemon"), fleet.kubeconfig) as daemon:
+        yield daemon
