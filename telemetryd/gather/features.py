@@ -44,7 +44,7 @@ class _Compiled(NamedTuple):
     Attributes:
         since: First version with it.
         until: First version without it, or with another default.
-        default: What holds without an object, or where nobody chose: on, off, on in a build of
+        default: What holds without an object, or where no one chose: on, off, on in a build of
             Rancher Prime, or on there and off in any other build whatever anyone chose.
     """
 
@@ -142,7 +142,7 @@ def enabled_features(
 
     Of a version that is not known exactly, an object counts too where no table says that the
     feature is gone: under its name where that has the form of one, else as ``other``. A feature
-    that can't be read is left out: nobody knows what was chosen.
+    that can't be read is left out: what was chosen is unknown.
 
     Args:
         features: Every Feature object there is, by name.

@@ -126,7 +126,7 @@ def test_settings_are_read_by_value_and_else_by_default(
                 and scc["subscription"]["server_url"] == server_url
                 and fleet["installation"]["version"] == raw
                 and fleet["installation"]["server_url"] == server_url
-                and all(("turtles" in told) is turtles for told in flags(server))
+                and all(("turtles" in listed) is turtles for listed in flags(server))
             )
 
         reloading.daemon.wait_for(raw, shown, 6)
