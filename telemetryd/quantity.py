@@ -30,6 +30,10 @@ _QUANTITY = re.compile(
     r"(?P<sign>[+-]?)(?P<whole>[0-9]*)(?:\.(?P<fraction>[0-9]*))?"
     r"(?:(?P<suffix>[numkMGTPE]|[KMGTPE]i)|[eE](?P<exponent>[+-]?[0-9]+))?"
 )
+# What Unicode calls white space, which apimachinery trims (Go's unicode.IsSpace).
+_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
+    map(chr, range(0x2000, 0x200B))
+)
 _DECIMAL = {"n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
 
@@ -41,7 +45,8 @@ def parse_quantity(value: str | float) -> int:
     there, as apimachinery documents of its type. Cost is bounded whatever the text holds.
 
     Args:
-        value: Text, or the number that JSON held in its place.
+        value: Text, with or without white space around it, or the number that JSON held in its
+            place.
 
     Raises:
         QuantityError: It isn't a quantity.
@@ -51,7 +56,7 @@ def parse_quantity(value: str | float) -> int:
     if isinstance(value, int):
         return max(-_MAX_NANO, min(value * NANO, _MAX_NANO))
     # repr() of a float is the shortest text that reads back as it: what the JSON most likely held.
-    text = repr(value) if isinstance(value, float) else value
+    text = repr(value) if isinstance(value, float) else value.strip(_SPACE)
     if len(text) > MAX_TEXT:
         raise QuantityError(f"{len(text)} characters are too many for a quantity")
     match = _QUANTITY.fullmatch(text)

@@ -97,9 +97,18 @@ def test_a_form_of_the_grammar_is_read_exactly(text: str, nano: int) -> None:
 
 
 @pytest.mark.parametrize(
+    "text", [" 4", "4 ", "\t4\r\n", "\v\f4", "\x85\xa04", "\u1680\u20004\u200a", "\u20284\u3000"]
+)
+def test_white_space_around_a_quantity_is_trimmed(text: str) -> None:
+    assert parse_quantity(text) == 4 * 10**9
+    assert parse_quantity(text.replace("4", "4Ki")) == 4096 * 10**9
+
+
+@pytest.mark.parametrize(
     "text",
     [
-        "", " ", "1 ", " 1", "\n1", "1\n", ".", "+", "-", "Ki", "m", "e3", "1.1.M",
+        "", " ", "\u3000", "1 000", "1\tKi", "- 1", "1 e3", "1\x1c", "1\u200b",
+        ".", "+", "-", "Ki", "m", "e3", "1.1.M",
         "1+1.0M", "0.1mi", "0.1am", "aoeu", ".5i", "1i", "-3.01i", "-3.01e-", "1e", "1K",
         "1KI", "1ki", "1eKi", "1e3Ki", "1Kii", "1kk", "--1", "+-1", "1,5", "0x10", "1_000",
         "\u0661", "1\u0661", "inf",

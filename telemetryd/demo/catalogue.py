@@ -110,7 +110,7 @@ SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class FeatureRow:
-    """A feature that Rancher creates an object for."""
+    """A feature that Rancher v2.15.0 creates an object for."""
 
     name: str
     default: bool
@@ -119,25 +119,34 @@ class FeatureRow:
 
 
 FEATURES = (
-    FeatureRow("aggregated-roletemplates", default=True, dynamic=True),
+    FeatureRow("aggregated-roletemplates", default=False, dynamic=True),
     FeatureRow("clean-stale-secrets", default=True),
     FeatureRow("cluster-agent-scheduling-customization", default=False, dynamic=True),
     FeatureRow("cluster-autoscaling", default=True, prime=True),
     FeatureRow("cluster-shell", default=True),
+    FeatureRow("consistent-hashing-cluster-ownership", default=False),
     FeatureRow("continuous-delivery", default=True),
     FeatureRow("crt-token-ttl-rotation", default=True, dynamic=True),
     FeatureRow("fleet", default=True),
     FeatureRow("harvester", default=True, dynamic=True),
     FeatureRow("harvester-baremetal-container-workload", default=False, dynamic=True),
     FeatureRow("hide-local-auth-provider", default=False, dynamic=True),
+    FeatureRow("imported-day-2-ops", default=True),
     FeatureRow("istio-virtual-service-ui", default=True, dynamic=True),
     FeatureRow("legacy", default=False, dynamic=True),
     FeatureRow("multi-cluster-management", default=True),
+    FeatureRow("node-shell", default=True),
     FeatureRow("oidc-provider", default=True),
+    FeatureRow("pod-shell", default=True),
     FeatureRow("provisioningprebootstrap", default=False),
+    FeatureRow("provisioningv2-fleet-workspace-back-population", default=True),
     FeatureRow("rancher-scc-registration-extension", default=True, prime=True),
     FeatureRow("rke2", default=True),
+    FeatureRow("scim", default=False),
     FeatureRow("token-hashing", default=False, dynamic=True),
+    FeatureRow("ui-sql-cache", default=True),
     FeatureRow("uiextension", default=True),
     FeatureRow("unsupported-storage-drivers", default=False, dynamic=True),
+    FeatureRow("v2prov-etcd-snapshot-backpopulate", default=True),
+    FeatureRow("v3-public", default=True),
 )

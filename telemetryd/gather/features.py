@@ -1,14 +1,14 @@
-"""Which Rancher features are on: the ``feature_flags`` of the SCC payload.
+"""What a version of Rancher has compiled in: its features, and the name it gives itself.
 
-The Feature objects are the truth, for telemetryd runs beside many versions of Rancher. Three flags
-are compiled into Rancher and listed by it without ever having an object of their own; they are
-added for the versions that have them. Names are of a closed list, for anyone who may create a
-Feature chooses its name.
+Rancher lists the features that it has compiled in and that are on. Most of them have an object,
+which says what someone chose; objects of features that an upgrade removed stay behind, and are not
+listed. So the table below decides what counts, and the objects decide what is on.
 """
 
+import math
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple, TypeAlias
 
 from telemetryd.gather import texts
 from telemetryd.model import FeatureRecord, Unreadable
@@ -16,111 +16,177 @@ from telemetryd.model import FeatureRecord, Unreadable
 PRIME: Final = "prime"
 """Value of the setting ``server-version-type`` on a Rancher Prime build."""
 
-WITHOUT_OBJECT: Final[Mapping[str, tuple[int, int]]] = {
-    "managed-system-upgrade-controller": (2, 10),
-    "provisioningv2": (2, 6),
-    "turtles": (2, 13),
+Version: TypeAlias = tuple[float, float, float]
+"""Major, minor and patch; infinite where a version doesn't say."""
+
+NEWEST_KNOWN: Final[Mapping[tuple[float, float], int]] = {
+    (2, 12): 12,
+    (2, 13): 8,
+    (2, 14): 4,
+    (2, 15): 0,
 }
-"""Features that default to on without an object, and the Rancher minor version that brought them.
+"""The newest patch of each minor version whose features are known exactly."""
 
-Sources: rancher-docs issue 1504 (available as of 2.10.0), Rancher's provisioning v2 of 2.6, and
-rancher issue 52533 (turtles new in 2.13).
-"""
+OLDEST_KNOWN: Final[Version] = (2, 12, 1)
+"""The first Rancher that writes a payload; what is older counts as this one."""
 
-KNOWN: Final = frozenset(
-    [
-        *WITHOUT_OBJECT,
-        "aggregated-roletemplates",
-        "auth",
-        "clean-stale-secrets",
-        "cluster-agent-scheduling-customization",
-        "cluster-autoscaling",
-        "cluster-shell",
-        "consistent-hashing-cluster-ownership",
-        "continuous-delivery",
-        "crt-token-ttl-rotation",
-        "embedded-cluster-api",
-        "ext-kubeconfigs",
-        "ext-tokens",
-        "external-rules",
-        "fleet",
-        "harvester",
-        "harvester-baremetal-container-workload",
-        "hide-local-auth-provider",
-        "imperative-api-extension",
-        "imported-day-2-ops",
-        "istio-virtual-service-ui",
-        "legacy",
-        "multi-cluster-management",
-        "multi-cluster-management-agent",
-        "node-shell",
-        "oidc-provider",
-        "pod-shell",
-        "provisioningprebootstrap",
-        "provisioningv2-fleet-workspace-back-population",
-        "rancher-scc-registration-extension",
-        "rke1-custom-node-cleanup",
-        "rke1-ui",
-        "rke2",
-        "scim",
-        "token-hashing",
-        "ui-sql-cache",
-        "uiextension",
-        "unsupported-storage-drivers",
-        "v2prov-etcd-snapshot-backpopulate",
-        "v3-public",
-    ]
+_EVER: Final[Version] = (math.inf, math.inf, math.inf)
+
+ON: Final = "on"
+OFF: Final = "off"
+PRIME_ON: Final = "on if prime"
+PRIME_ONLY: Final = "on, prime only"
+
+
+class _Compiled(NamedTuple):
+    """A feature between two versions.
+
+    Attributes:
+        since: First version with it.
+        until: First version without it, or with another default.
+        default: What holds without an object, or where no one chose: on, off, on in a build of
+            Rancher Prime, or on there and off in any other build whatever anyone chose.
+    """
+
+    name: str
+    since: Version
+    until: Version
+    default: str
+
+
+_2_12: Final = OLDEST_KNOWN
+_2_13: Final = (2, 13, 0)
+_2_14: Final = (2, 14, 0)
+_2_15: Final = (2, 15, 0)
+_2_16: Final = (2, 16, 0)
+
+COMPILED: Final = (
+    _Compiled("aggregated-roletemplates", _2_12, _2_16, OFF),
+    _Compiled("aggregated-roletemplates", _2_16, _EVER, ON),
+    _Compiled("auth", _2_12, _2_16, ON),
+    _Compiled("clean-stale-secrets", _2_12, _EVER, ON),
+    _Compiled("cluster-agent-scheduling-customization", _2_12, _EVER, OFF),
+    _Compiled("cluster-autoscaling", _2_13, _2_14, PRIME_ON),
+    _Compiled("cluster-autoscaling", _2_14, _EVER, PRIME_ONLY),
+    _Compiled("cluster-shell", _2_15, _EVER, ON),
+    _Compiled("consistent-hashing-cluster-ownership", _2_14, _EVER, OFF),
+    _Compiled("continuous-delivery", _2_12, _EVER, ON),
+    _Compiled("crt-token-ttl-rotation", (2, 13, 8), _2_14, OFF),
+    _Compiled("crt-token-ttl-rotation", (2, 14, 4), _2_15, OFF),
+    _Compiled("crt-token-ttl-rotation", _2_15, _EVER, ON),
+    _Compiled("embedded-cluster-api", _2_12, _2_13, ON),
+    _Compiled("embedded-cluster-api", _2_13, _2_14, OFF),
+    _Compiled("ext-kubeconfigs", _2_12, _2_13, ON),
+    _Compiled("ext-tokens", _2_12, _2_13, ON),
+    _Compiled("fleet", _2_12, _EVER, ON),
+    _Compiled("harvester", _2_12, _EVER, ON),
+    _Compiled("harvester-baremetal-container-workload", _2_12, _EVER, OFF),
+    _Compiled("hide-local-auth-provider", _2_15, _EVER, OFF),
+    _Compiled("imported-day-2-ops", _2_15, _EVER, ON),
+    _Compiled("istio-virtual-service-ui", _2_12, _EVER, ON),
+    _Compiled("legacy", _2_12, _EVER, OFF),
+    _Compiled("managed-system-upgrade-controller", _2_12, _EVER, ON),
+    _Compiled("multi-cluster-management", _2_12, _EVER, ON),
+    _Compiled("multi-cluster-management-agent", _2_12, _EVER, OFF),
+    _Compiled("node-shell", _2_15, _EVER, ON),
+    _Compiled("oidc-provider", _2_12, _EVER, PRIME_ON),
+    _Compiled("pod-shell", _2_15, _EVER, ON),
+    _Compiled("provisioningprebootstrap", _2_12, _EVER, OFF),
+    _Compiled("provisioningv2", _2_12, _EVER, ON),
+    _Compiled("provisioningv2-fleet-workspace-back-population", _2_12, _2_15, OFF),
+    _Compiled("provisioningv2-fleet-workspace-back-population", _2_15, _EVER, ON),
+    _Compiled("rancher-scc-registration-extension", _2_12, _2_14, PRIME_ON),
+    _Compiled("rancher-scc-registration-extension", _2_14, _EVER, PRIME_ONLY),
+    _Compiled("rke1-custom-node-cleanup", _2_12, _2_15, ON),
+    _Compiled("rke1-ui", _2_12, _2_15, ON),
+    _Compiled("rke2", _2_12, _EVER, ON),
+    _Compiled("scim", _2_14, _EVER, OFF),
+    _Compiled("token-hashing", _2_12, _EVER, OFF),
+    _Compiled("turtles", _2_13, _EVER, ON),
+    _Compiled("ui-sql-cache", _2_12, _2_16, ON),
+    _Compiled("uiextension", _2_12, _EVER, ON),
+    _Compiled("unsupported-storage-drivers", _2_12, _EVER, OFF),
+    _Compiled("v2prov-etcd-snapshot-backpopulate", _2_12, _EVER, ON),
+    _Compiled("v3-public", _2_14, _EVER, ON),
 )
-"""Every feature of Rancher up to ``KNOWN_UP_TO``; source: ``pkg/features/feature.go``."""
+"""Source: ``pkg/features/feature.go`` of Rancher at each tag from v2.12.1 to v2.15.0, and of its
+main branch in August 2026, which became 2.16."""
 
-KNOWN_UP_TO: Final = (2, 16)
-"""Names of a newer Rancher leave too where they have the form of a feature name."""
+_RENAMED: Final[Mapping[tuple[float, float], int]] = {(2, 12): 8, (2, 13): 4, (2, 14): 1}
+"""The patch that first called itself ``rancher-prime``; any other minor version does."""
 
-_MINOR: Final = re.compile(r"v?([0-9]{1,6})\.([0-9]{1,6})(?![0-9])")
+_REMOVED_BEFORE: Final = frozenset({"external-rules", "imperative-api-extension"})
+"""Features of versions before the oldest known, whose objects may be left."""
+
+_VERSION: Final = re.compile(r"v?([0-9]{1,6})\.([0-9]{1,6})(?![0-9])(?:\.([0-9]{1,6})(?![0-9]))?")
+
+
+def parse_version(text: str) -> Version:
+    """The version that a Rancher names; newer than all where it names none (``dev``)."""
+    match = _VERSION.match(text)
+    if match is None:
+        return (math.inf, math.inf, 0)
+    major, minor, patch = match.groups()
+    return (int(major), int(minor), int(patch) if patch else math.inf)
+
+
+def is_known(version: Version) -> bool:
+    """Whether its features are known exactly: no newer one, be it a patch, that may have others."""
+    return version <= OLDEST_KNOWN or version[2] <= NEWEST_KNOWN.get(version[:2], -1)
 
 
 def enabled_features(
     features: Mapping[str, FeatureRecord | Unreadable], *, version: str, version_type: str
 ) -> tuple[str, ...]:
-    """Names of the features that are on, sorted, with ``other`` for each that may not leave.
+    """Names of the features that are on, sorted, as Rancher's ``ListEnabled`` has them.
 
-    A feature that can't be read is left out: nothing is known of it, not even its default.
+    Of a version that is not known exactly, an object counts too where no table says that the
+    feature is gone: under its name where that has the form of one, else as ``other``. A feature
+    that can't be read is left out: what was chosen is unknown.
 
     Args:
         features: Every Feature object there is, by name.
-        version: The raw Rancher version. One without a leading ``x.y`` (``dev``, a build of the
-            main branch) counts as newer than all of them.
+        version: The raw Rancher version.
         version_type: The setting ``server-version-type``.
     """
-    prime_build = version_type == PRIME
-    minor = _minor(version)
+    running = max(parse_version(version), OLDEST_KNOWN)
+    is_prime = version_type == PRIME
+    compiled = {each.name: each for each in COMPILED if each.since <= running < each.until}
     names = [
-        _public_name(name, minor)
-        for name, feature in features.items()
-        if isinstance(feature, FeatureRecord) and _is_on(feature, prime_build=prime_build)
+        name
+        for name, feature in compiled.items()
+        if _is_on(feature.default, features.get(name), is_prime=is_prime)
     ]
-    for name, since in WITHOUT_OBJECT.items():
-        if name not in features and (minor is None or minor >= since):
-            names.append(name)
+    if not is_known(running):
+        gone = {each.name for each in COMPILED if each.until <= running} | _REMOVED_BEFORE
+        names += [
+            texts.feature_name(name)
+            for name in features.keys() - compiled.keys() - gone
+            if _is_on(None, features[name], is_prime=is_prime)
+        ]
     return tuple(sorted(names))
 
 
-def _public_name(name: str, minor: tuple[int, int] | None) -> str:
-    if name in KNOWN:
-        return name
-    return texts.feature_name(name) if minor is None or minor > KNOWN_UP_TO else texts.OTHER
+def product_name(version: str, version_type: str) -> str:
+    """What that Rancher calls itself in its payload; ``rancher`` where it is no Prime build.
+
+    Source: ``pkg/telemetry/scc.go`` at each tag. Other builds than Prime write no payload.
+    """
+    running = parse_version(version)
+    was_renamed = running >= _2_12 and running[2] >= _RENAMED.get(running[:2], 0)
+    return "rancher-prime" if version_type == PRIME and was_renamed else "rancher"
 
 
-def _is_on(feature: FeatureRecord, *, prime_build: bool) -> bool:
-    if feature.prime and not prime_build:
+def _is_on(
+    default: str | None, feature: FeatureRecord | Unreadable | None, *, is_prime: bool
+) -> bool:
+    """Whether it is on; without a default of its own, as its object alone says."""
+    if isinstance(feature, Unreadable) or (default == PRIME_ONLY and not is_prime):
+        return False
+    if feature is None:
+        return default != OFF and (is_prime or default == ON)
+    if default is None and feature.prime and not is_prime:
         return False
     if feature.locked is not None:
         return feature.locked
-    if feature.value is not None:
-        return feature.value
-    return feature.default
-
-
-def _minor(version: str) -> tuple[int, int] | None:
-    match = _MINOR.match(version)
-    return (int(match[1]), int(match[2])) if match is not None else None
+    return feature.default if feature.value is None else feature.value

@@ -10,13 +10,11 @@ from typing import Final
 
 from telemetryd.config import IdentityConfig
 from telemetryd.gather import texts
+from telemetryd.gather.features import product_name
 from telemetryd.gather.project import KUBE_SYSTEM_NAME
 from telemetryd.gather.publicurl import public_url
 from telemetryd.informer.resource import Reader
 from telemetryd.model import NamespaceRecord, SettingRecord, Unreadable
-
-DEFAULT_PRODUCT: Final = "rancher-prime"
-"""What Rancher names itself in the payload since 2.15."""
 
 # The form of RFC 4122 and of JSON Schema's format `uuid`. Other spellings that parsers take
 # (braces, `urn:uuid:`, no hyphens) fail the schema, and what can't be parsed crashes the consumer.
@@ -82,10 +80,18 @@ class IdentitySource:
             cluster_uuid=cluster_uuid,
             server_url=server_url,
             version=overrides.version or found_version,
-            product=overrides.product or DEFAULT_PRODUCT,
+            product=overrides.product or self._product(),
             missing=tuple(missing),
             withheld=find_withheld(server_url, raw_url, found_version),
         )
+
+    def _product(self) -> str:
+        """What the Rancher that runs calls itself, whatever version is configured."""
+        version, build = (
+            setting_value(self._settings, name)
+            for name in ("server-version", "server-version-type")
+        )
+        return product_name(version, build)
 
     def _setting(self, name: str, missing: list[str]) -> str:
         record = self._settings.get(name)

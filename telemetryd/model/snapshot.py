@@ -16,7 +16,7 @@ class Identity:
     Attributes:
         version: Raw product version (``v2.15.0``).
         git_hash: Build commit, ``unknown`` where it isn't known.
-        product: ``rancher-prime`` unless configured.
+        product: ``rancher-prime``, ``rancher`` or ``kubernetes``, unless configured.
     """
 
     install_uuid: str

@@ -80,17 +80,14 @@ def test_feature_flags_follow_their_objects_by_ranchers_rules(
     edition = server.get(SETTINGS, "server-version-type")
     assert edition is not None
     expect_flag(reloading, server, "legacy", on=False)
-    for name in ("harvester", "rke2", "turtles", "provisioningv2"):
+    for name in ("harvester", "rke2", "turtles", "provisioningv2", "cluster-autoscaling"):
         expect_flag(reloading, server, name, on=True)
     try:
-        # In one go: a value, a locked value against it, and an object that goes.
+        # In one go: a value, a locked value against it, and an object that goes: the default holds.
         server.put(feature(server, "legacy", value=True))
         server.put(feature(server, "harvester", value=True, lockedValue=False))
         server.remove(FEATURES, "rke2")
-        # Prime alone, on a build that isn't; and an object of one that is listed without.
-        prime = feature(server, "cluster-shell", prime=True)
-        before["cluster-shell"] = feature(server, "cluster-shell")
-        server.put(prime)
+        # A build that isn't Prime's; and an object of a feature that is listed without.
         server.put({**edition, "value": "community"})
         server.put(
             {
@@ -100,15 +97,16 @@ def test_feature_flags_follow_their_objects_by_ranchers_rules(
                 "spec": {"value": False},
             }
         )
-        expect_flag(reloading, server, "legacy", on=True)
-        for name in ("harvester", "rke2", "cluster-shell", "turtles"):
+        for name in ("legacy", "rke2"):
+            expect_flag(reloading, server, name, on=True)
+        for name in ("harvester", "cluster-autoscaling", "turtles"):
             expect_flag(reloading, server, name, on=False)
     finally:
         for held in (*before.values(), edition):
             server.put(held)
         server.remove(FEATURES, "turtles")
     expect_flag(reloading, server, "legacy", on=False)
-    for name in ("harvester", "rke2", "turtles", "cluster-shell"):
+    for name in ("harvester", "rke2", "turtles", "cluster-autoscaling"):
         expect_flag(reloading, server, name, on=True)
 
 
@@ -120,7 +118,7 @@ def test_settings_are_read_by_value_and_else_by_default(
     assert version is not None
     assert url is not None
 
-    def expect(raw: str, normalised: str, server_url: str, *, upgrade_controller: bool) -> None:
+    def expect(raw: str, normalised: str, server_url: str, *, turtles: bool) -> None:
         def shown() -> bool:
             scc, fleet = sent(server, "scc"), sent(server, "fleet")
             return (
@@ -128,10 +126,7 @@ def test_settings_are_read_by_value_and_else_by_default(
                 and scc["subscription"]["server_url"] == server_url
                 and fleet["installation"]["version"] == raw
                 and fleet["installation"]["server_url"] == server_url
-                and all(
-                    ("managed-system-upgrade-controller" in told) is upgrade_controller
-                    for told in flags(server)
-                )
+                and all(("turtles" in listed) is turtles for listed in flags(server))
             )
 
         reloading.daemon.wait_for(raw, shown, 30)
@@ -139,16 +134,14 @@ def test_settings_are_read_by_value_and_else_by_default(
     try:
         server.put({**version, "value": "v2.9.4-rc.1", "default": "dev"})
         server.put({**url, "value": "", "default": "https://default.example.com"})
-        expect("v2.9.4-rc.1", "2.9.4", "https://default.example.com", upgrade_controller=False)
-        server.put({**version, "value": "", "default": "v2.11.1"})
+        expect("v2.9.4-rc.1", "2.9.4", "https://default.example.com", turtles=False)
+        server.put({**version, "value": "", "default": "v2.13.1"})
         server.put({**url, "value": "https://value.example.com"})
-        expect("v2.11.1", "2.11.1", "https://value.example.com", upgrade_controller=True)
+        expect("v2.13.1", "2.13.1", "https://value.example.com", turtles=True)
     finally:
         server.put(version)
         server.put(url)
-    expect(
-        version["value"], version["value"].removeprefix("v"), url["value"], upgrade_controller=True
-    )
+    expect(version["value"], version["value"].removeprefix("v"), url["value"], turtles=True)
 
 
 def cluster_ids(server: FleetServer) -> set[str]:

@@ -1,134 +1,157 @@
-"""Which features are on: Rancher's rules, and the three it lists without an object."""
+"""Which features are on, and what Rancher calls itself: as each Rancher says of itself."""
+
+import random
 
 import pytest
 
 from telemetryd.errors import UnreadableReason
-from telemetryd.gather.features import WITHOUT_OBJECT, enabled_features
+from telemetryd.gather.features import enabled_features, is_known, parse_version, product_name
 from telemetryd.gather.texts import OTHER
 from telemetryd.model import FeatureRecord, Unreadable
 from tests.gather.readers import feature
+from tests.gather.upstream import LISTED, TAGS, Features, compiled_in, initialize, list_enabled
 
-OLD = "v2.5.0"  # before all three that have no object
-NEWER = "v2.17.0"  # than all that is known
+BUILDS = ("prime", "community")
+NEWEST = "v2.15.0"
 
 
-def enabled(
-    version: str = OLD, version_type: str = "prime", **features: FeatureRecord | Unreadable
+def listed(
+    version: str, build: str, objects: dict[str, FeatureRecord | Unreadable] | Features
 ) -> tuple[str, ...]:
-    return enabled_features(features, version=version, version_type=version_type)
+    return enabled_features({**objects}, version=version, version_type=build)
+
+
+def running(tag: str) -> str:
+    """What a build of that tag calls its version."""
+    return "dev" if tag == "main" else tag
+
+
+@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize("tag", TAGS)
+def test_fresh_installation_lists_what_its_rancher_lists(tag: str, build: str) -> None:
+    objects = initialize(tag, build, {})
+    assert listed(running(tag), build, objects) == LISTED[tag, build]
+
+
+@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize("tag", TAGS[1:])
+def test_upgraded_installation_lists_what_its_rancher_lists(tag: str, build: str) -> None:
+    older = {name: feature(default=True) for name in ("imperative-api-extension", "external-rules")}
+    for before in TAGS[: TAGS.index(tag)]:
+        objects = initialize(tag, build, initialize(before, build, older))
+        assert listed(running(tag), build, objects) == list_enabled(tag, build, objects), before
+        assert listed(running(tag), build, objects) == LISTED[tag, build], before
+
+
+@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize("tag", TAGS)
+def test_what_was_chosen_locked_or_deleted_counts_as_in_its_rancher(tag: str, build: str) -> None:
+    drawn = random.Random(f"{tag} {build}")
+    choices = (None, True, False)
+    for _ in range(50):
+        objects = initialize(tag, build, {})
+        for name, facts in compiled_in(tag, build).items():
+            if drawn.random() < 0.2:
+                objects.pop(name, None)
+            elif drawn.random() < 0.5:
+                # Of a feature that has none, someone may have made an object.
+                objects[name] = feature(
+                    value=drawn.choice(choices),
+                    default=facts.default,
+                    locked=drawn.choice(choices),
+                    prime=facts.prime_only,
+                )
+        assert listed(running(tag), build, objects) == list_enabled(tag, build, objects)
+
+
+@pytest.mark.parametrize("build", ["", "dev", "community", "Prime"])
+def test_any_other_build_than_prime_lists_what_community_lists(build: str) -> None:
+    objects = initialize(NEWEST, "community", {})
+    assert listed(NEWEST, build, objects) == LISTED[NEWEST, "community"]
+
+
+NAMES = (
+    "zebra",
+    "legacy",
+    "external-rules",
+    "ext-tokens",
+    "a-new-one",
+    "a.domain",
+    "A_b",
+    "x" * 64,
+)
 
 
 @pytest.mark.parametrize(
-    ("record", "on"),
+    ("version", "tag"),
     [
-        (feature(), False),
-        (feature(default=True), True),
-        (feature(value=False, default=True), False),
-        (feature(value=True, default=False), True),
-        (feature(locked=True, value=False, default=False), True),
-        (feature(locked=False, value=True, default=True), False),
-        (feature(prime=True, default=True), True),
-        (feature(prime=True, value=False, default=True), False),
+        ("v2.17.0", "main"),
+        ("v2.16.0", "main"),
+        ("v2.16-59bd052e-head", "main"),
+        ("dev", "main"),
+        ("main-head", "main"),
+        ("v2.15.1", NEWEST),
+        ("v2.14.5", "v2.14.4"),
+        ("v2.14-0123abc-head", "v2.14.4"),
     ],
 )
-def test_locked_value_goes_before_value_and_value_before_default(
-    record: FeatureRecord, on: bool
-) -> None:
-    assert enabled(legacy=record) == (("legacy",) if on else ())
+def test_newer_version_lists_what_may_be_new_and_no_leftovers(version: str, tag: str) -> None:
+    assert not is_known(parse_version(version))
+    objects = initialize(tag, "prime", {})
+    added: Features = {name: feature(default=True) for name in NAMES}
+    expected = {*LISTED[tag, "prime"], "zebra", "legacy", "a-new-one"}
+    assert listed(version, "prime", objects | added) == tuple(sorted([*expected, *[OTHER] * 3]))
 
 
-@pytest.mark.parametrize("version_type", ["", "dev", "community", "Prime"])
-def test_a_prime_feature_is_off_on_any_other_build(version_type: str) -> None:
-    locked = feature(prime=True, locked=True, value=True, default=True)
-    assert enabled(version_type=version_type, fleet=locked) == ()
-    assert enabled(version_type=version_type, fleet=feature(default=True)) == ("fleet",)
+@pytest.mark.parametrize("version", ["v2.15.0", "2.15.0", "v2.15.0-rc3", "v2.15.0+up1"])
+def test_known_version_lists_nothing_that_it_has_not_compiled_in(version: str) -> None:
+    objects = initialize(NEWEST, "prime", {})
+    added: Features = {name: feature(default=True) for name in NAMES if name != "legacy"}
+    assert listed(version, "prime", objects | added) == LISTED[NEWEST, "prime"]
 
 
-NAMES = ("zebra", "legacy", "external-rules", "a-new-one", "a.domain", "A_b", "x" * 64)
+@pytest.mark.parametrize("version", ["v2.5.17", "v2.11.4", "v2.12.0"])
+def test_version_older_than_all_payloads_counts_as_the_first_that_has_one(version: str) -> None:
+    objects = initialize("v2.12.1", "prime", {})
+    assert listed(version, "prime", objects) == LISTED["v2.12.1", "prime"]
 
 
-@pytest.mark.parametrize("version", [NEWER, "dev", "main-head"])
-def test_names_that_a_newer_rancher_may_have_are_listed(version: str) -> None:
-    features = {name: feature(default=True) for name in NAMES}
-    known = {*WITHOUT_OBJECT, "zebra", "legacy", "external-rules", "a-new-one"}
-    listed = enabled_features(features, version=version, version_type="")
-    assert listed == tuple(sorted((*known, *[OTHER] * 3)))
-
-
-@pytest.mark.parametrize("version", [OLD, "v2.15.0", "v2.16.1"])
-def test_names_that_no_known_rancher_has_are_other(version: str) -> None:
-    features = {name: feature(default=True) for name in NAMES}
-    listed = [
-        name
-        for name in enabled_features(features, version=version, version_type="")
-        if name not in WITHOUT_OBJECT
-    ]
-    assert listed == ["external-rules", "legacy", *[OTHER] * 5]
-
-
-@pytest.mark.parametrize(
-    ("version", "added"),
-    [
-        ("v2.5.17", ()),
-        ("v2.6.0", ("provisioningv2",)),
-        ("2.9.12", ("provisioningv2",)),
-        ("v2.10.0-alpha1", ("managed-system-upgrade-controller", "provisioningv2")),
-        ("v2.12.3", ("managed-system-upgrade-controller", "provisioningv2")),
-        ("v2.12-0123abc-head", ("managed-system-upgrade-controller", "provisioningv2")),
-        ("v2.13.0", ("managed-system-upgrade-controller", "provisioningv2", "turtles")),
-        ("v3.0.0", ("managed-system-upgrade-controller", "provisioningv2", "turtles")),
-        ("dev", ("managed-system-upgrade-controller", "provisioningv2", "turtles")),
-        ("", ("managed-system-upgrade-controller", "provisioningv2", "turtles")),
-    ],
-)
-def test_features_without_object_are_added_where_the_version_has_them(
-    version: str, added: tuple[str, ...]
-) -> None:
-    assert enabled(version) == added
-
-
-@pytest.mark.parametrize("name", sorted(WITHOUT_OBJECT))
-def test_an_object_of_one_of_the_three_is_the_truth(name: str) -> None:
-    for record in (feature(value=False, default=True), feature(default=False)):
-        features = {name: record}
-        assert name not in enabled_features(features, version="v2.15.0", version_type="")
+def test_newer_feature_for_prime_is_off_on_any_other_build() -> None:
+    objects: Features = {"a-new-one": feature(default=True, prime=True)}
+    assert "a-new-one" in listed("v2.17.0", "prime", objects)
+    assert "a-new-one" not in listed("v2.17.0", "community", objects)
 
 
 def test_nothing_is_said_of_a_feature_that_cannot_be_read() -> None:
-    unreadable = Unreadable("uid", UnreadableReason.TYPE)
-    features: dict[str, FeatureRecord | Unreadable] = {
-        "fleet": unreadable,
-        "turtles": unreadable,
-        "rke2": feature(default=True),
-    }
-    assert enabled_features(features, version="v2.15.0", version_type="") == (
-        "managed-system-upgrade-controller",
-        "provisioningv2",
-        "rke2",
-    )
+    unreadable = dict.fromkeys(("fleet", "turtles"), Unreadable("uid", UnreadableReason.TYPE))
+    objects = initialize(NEWEST, "prime", {}) | unreadable
+    expected = set(LISTED[NEWEST, "prime"]) - unreadable.keys()
+    assert listed(NEWEST, "prime", objects) == tuple(sorted(expected))
 
 
-def test_a_fresh_prime_installation_of_2_15_lists_what_rancher_lists() -> None:
-    on = {
-        "aggregated-roletemplates", "clean-stale-secrets", "cluster-shell", "continuous-delivery",
-        "crt-token-ttl-rotation", "fleet", "harvester", "imported-day-2-ops",
-        "istio-virtual-service-ui", "multi-cluster-management", "node-shell", "oidc-provider",
-        "pod-shell", "provisioningv2-fleet-workspace-back-population", "rke2", "uiextension",
-        "v2prov-etcd-snapshot-backpopulate", "v3-public",
-    }  # fmt: skip
-    off = {
-        "cluster-agent-scheduling-customization", "consistent-hashing-cluster-ownership",
-        "harvester-baremetal-container-workload", "hide-local-auth-provider", "legacy",
-        "provisioningprebootstrap", "scim", "token-hashing", "unsupported-storage-drivers",
-    }  # fmt: skip
-    prime = {"cluster-autoscaling", "rancher-scc-registration-extension"}
-    features = {name: feature(default=True) for name in on}
-    features |= {name: feature(default=False) for name in off}
-    features |= {name: feature(default=True, prime=True) for name in prime}
-    expected = on | set(WITHOUT_OBJECT)
-    assert enabled_features(features, version="v2.15.0", version_type="dev") == tuple(
-        sorted(expected)
-    )
-    assert enabled_features(features, version="v2.15.0", version_type="prime") == tuple(
-        sorted(expected | prime)
-    )
+@pytest.mark.parametrize("tag", TAGS)
+def test_prime_build_is_called_what_its_rancher_calls_itself(tag: str) -> None:
+    renamed = {"v2.12": 8, "v2.13": 4, "v2.14": 1}
+    minor, _, patch = tag.rpartition(".")
+    was_renamed = tag == "main" or int(patch) >= renamed.get(minor, 0)
+    assert product_name(running(tag), "prime") == ("rancher-prime" if was_renamed else "rancher")
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        ("v2.12.7-rc1", "rancher"),
+        ("v2.12.12", "rancher-prime"),
+        ("v2.13-head", "rancher-prime"),
+        ("v2.11.9", "rancher"),
+        ("v3.0.0", "rancher-prime"),
+        ("", "rancher-prime"),
+    ],
+)
+def test_versions_between_are_called_as_their_neighbours(version: str, expected: str) -> None:
+    assert product_name(version, "prime") == expected
+
+
+@pytest.mark.parametrize("build", ["", "dev", "community", "PRIME"])
+def test_no_other_build_is_called_prime(build: str) -> None:
+    assert product_name("v2.15.0", build) == "rancher"

@@ -45,6 +45,7 @@ class Rancher:
             "install-uuid": INSTALL_UUID,
             "server-url": SERVER_URL,
             "server-version": VERSION,
+            "server-version-type": "prime",
             "internal-secret-thing": "SENTINEL-setting",
         }
         for name, value in settings.items():

@@ -85,7 +85,7 @@ def test_payload_is_valid_and_equals_an_independent_recount(
     kube_system = admin.get("/api/v1/namespaces/kube-system")
     assert subscription["clusteruuid"] == kube_system["metadata"]["uid"]
     assert subscription["version"] == VERSION
-    assert subscription["product"] == "rancher-prime"
+    assert subscription["product"] == "rancher", "what Prime of that version calls itself"
     assert subscription["server_url"] == SERVER_URL
     secret = rancher.secret()
     assert secret is not None

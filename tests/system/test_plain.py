@@ -169,7 +169,7 @@ def test_daemon_follows_a_rancher_that_comes_and_goes(
             create_crd(admin, definition)
         rancher.build(clusters=3, nodes=2)
         payload = wait_for_truth(daemon, admin, INSTALL_UUID, plain=False, within_s=40)
-        assert payload["subscription"]["product"] == "rancher-prime"
+        assert payload["subscription"]["product"] == "rancher"
         status = daemon.status()
         assert status["collection"]["source"] == "rancher"
         assert "nodes" not in {each["resource"] for each in status["informers"]}

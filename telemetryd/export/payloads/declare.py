@@ -108,7 +108,12 @@ INSTALL_UUID: Final = sent(
 CLUSTER_UUID: Final = sent(
     "UUID of its own cluster", "UID of the namespace kube-system", identity="cluster_uuid"
 )
-PRODUCT: Final = sent("Name of the product", "a constant", identity="product")
+PRODUCT: Final = sent(
+    "Name of the product",
+    "settings server-version and server-version-type",
+    "a constant",
+    identity="product",
+)
 VERSION: Final = sent(
     "Version of the product", "setting server-version", "API server's /version", identity="version"
 )
