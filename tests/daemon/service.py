@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
-from tests.system.daemon import free_port
+from tests.system.daemon import PATIENCE_S, free_port
 
 Message = dict[str, str]
 
@@ -62,7 +62,7 @@ class ServiceManager:
             f'{top_level}\nlog_format = "json"\n[server]\nlisten = "127.0.0.1:{self.port}"\n'
         )
 
-    def next(self, *, timeout_s: float = 60.0) -> Message:
+    def next(self, *, timeout_s: float = PATIENCE_S) -> Message:
         """The next datagram, a value for each key; times out with the service's log."""
         self._socket.settimeout(timeout_s)
         try:
@@ -71,7 +71,7 @@ class ServiceManager:
             raise AssertionError(f"nothing told in {timeout_s} s\n{self.log()}") from None
         return dict(line.partition("=")[::2] for line in lines)
 
-    def next_with(self, key: str, *, timeout_s: float = 60.0) -> Message:
+    def next_with(self, key: str, *, timeout_s: float = PATIENCE_S) -> Message:
         """The next datagram that has the key; those before it are passed over."""
         deadline = time.monotonic() + timeout_s
         while key not in (message := self.next(timeout_s=max(0.1, deadline - time.monotonic()))):
@@ -95,7 +95,7 @@ class ServiceManager:
             assert self.process.poll() is None, self.log()
             time.sleep(0.001)
 
-    def wait_for_log(self, text: str, *, timeout_s: float = 60.0) -> None:
+    def wait_for_log(self, text: str, *, timeout_s: float = PATIENCE_S) -> None:
         """Returns as soon as the log holds the text."""
         deadline = time.monotonic() + timeout_s
         while text not in self.log():
@@ -105,7 +105,7 @@ class ServiceManager:
     def end(self) -> int:
         """Asks the service to stop, and returns its exit status."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=60)
+        return self.process.wait(timeout=PATIENCE_S)
 
     def log(self) -> str:
         """All that the service has logged so far."""

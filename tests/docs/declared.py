@@ -48,7 +48,7 @@ def _make(command: Command, sandbox: Sandbox, run: Run) -> None:
     for line in shown.stdout.splitlines():
         _, found, arguments = line.strip().partition(".venv/bin/telemetryd ")
         if found:
-            run("telemetryd " + arguments.replace("--duration 20s", "--duration 2s"))
+            run("telemetryd " + arguments.replace("--duration 20s", "--duration 6s"))
 
 
 def _kubectl(command: Command, sandbox: Sandbox, run: Run) -> None:

@@ -67,7 +67,7 @@ def judge(line: bytes) -> None:
     decision = decide(
         record,
         namespace=NamespaceFound("p-1"),
-        projects=SystemProjects(("p-1",)),
+        projects=SystemProjects("p-1"),
         holder="",
     )
     message = decision.message if isinstance(decision, Rejected) else "why"

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 _POLL_S = 0.1
+PATIENCE_S = 60.0
 T = TypeVar("T")
 
 TOP_LEVEL = 'log_level = "debug"\nlog_format = "json"\n'
@@ -84,7 +85,7 @@ class Daemon:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(timeout=60)
+            return self.process.wait(timeout=PATIENCE_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -147,9 +148,12 @@ class Daemon:
     def wait_for(self, what: str, probe: Callable[[], T], timeout_s: float) -> T:
         """Returns the first truthy result of the probe.
 
+        It waits longer than asked on a slow machine: no test is about how long that takes.
+
         Raises:
             AssertionError: It stayed falsy, or the daemon ended; with the end of the log.
         """
+        timeout_s = max(timeout_s, PATIENCE_S)
         deadline = time.monotonic() + timeout_s
         while True:
             result = probe()
