@@ -91,6 +91,7 @@ class Connection(web.RequestHandler, asyncio.BufferedProtocol):
         served: Requests answered.
         sending_since_s: When the answer under way was made, None where none is being sent.
         since_s: When it was accepted or its handshake was complete, by the event loop's clock.
+        since_round: The round of accepting at that time.
     """
 
     def __init__(
@@ -131,6 +132,7 @@ class Connection(web.RequestHandler, asyncio.BufferedProtocol):
         self.served = 0
         self.sending_since_s: float | None = None
         self.since_s = loop.time()
+        self.since_round = 0
         self.is_lost = False
         self._is_current = is_current
         self._changed = changed
@@ -152,8 +154,12 @@ class Connection(web.RequestHandler, asyncio.BufferedProtocol):
 
     @property
     def is_served(self) -> bool:
-        """Whether there is nothing to answer now, and was before; its end may have begun."""
-        return not self._request_in_progress and (self.served > 0 or self._close)
+        """Whether there is nothing to answer or to send now, and was before."""
+        if self._request_in_progress or not (self.served > 0 or self._close):
+            return False
+        return not any(
+            each.get_write_buffer_size() for each in (self._stream, self.carrier) if each
+        )
 
     @property
     def is_in_turn(self) -> bool:

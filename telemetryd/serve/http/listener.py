@@ -18,7 +18,6 @@ from typing import Final, cast
 
 import anyio
 import anyio.lowlevel
-from anyio.abc import TaskGroup
 
 from telemetryd.errors import ConfigError, Problem
 from telemetryd.serve.http.connection import Connection, Limits
@@ -28,7 +27,9 @@ log = logging.getLogger(__name__)
 
 _BACKLOG = 4096
 """Clients that wait to be accepted; those beyond would try again only a second later."""
-_ACCEPTED_AT_A_TIME = 4
+_ACCEPTED_AT_A_TIME = 8
+_GRACE_ROUNDS = 8
+"""Of accepting: on a slow machine the time of grace may end before a request could be read."""
 _TLS_BUFFER_BYTES = 4096
 """Of what is not decrypted yet; asyncio's own takes 256 KiB for each connection."""
 _RESOLVE_TIMEOUT_S = 10.0
@@ -81,13 +82,15 @@ class Acceptor:
         self._make = make
         self._peers: dict[str, dict[Connection, None]] = {}
         self._changed = asyncio.Event()
+        self._round = 0
         self._accepting = True
 
     async def run(self) -> None:
         """Accept until cancelled."""
-        async with anyio.create_task_group() as group:
+        async with asyncio.TaskGroup() as group:  # cheaper than anyio's, for each newcomer
             while True:
                 await anyio.wait_readable(self._bound)
+                self._round += 1
                 try:
                     accepted = self._accept(group)
                 except OSError as error:
@@ -100,10 +103,10 @@ class Acceptor:
                 await anyio.lowlevel.checkpoint()
                 if not accepted:
                     self._changed.clear()
-                    with anyio.move_on_after(self._limits.grace_s / 4):
+                    with anyio.move_on_after(self._limits.grace_s / (2 * _GRACE_ROUNDS)):
                         await self._changed.wait()
 
-    def _accept(self, group: TaskGroup) -> bool:
+    def _accept(self, group: asyncio.TaskGroup) -> bool:
         """Accept a few, for the daemon has other work; whether there was room for one.
 
         Raises:
@@ -128,8 +131,9 @@ class Acceptor:
                 peer=peer,
                 changed=self._update,
             )
+            connection.since_round = self._round
             self._peers.setdefault(peer, {})[connection] = None
-            group.start_soon(self._begin, stream, connection, name="http client")
+            group.create_task(self._begin(stream, connection), name="http client")
         return True
 
     def _choose(self) -> Connection | None:
@@ -142,10 +146,12 @@ class Acceptor:
             for connection in peer
             if connection.carrier is not None
         ]
-        graceless_s = asyncio.get_running_loop().time() - self._limits.grace_s
+        before_s = asyncio.get_running_loop().time() - self._limits.grace_s
+        before_round = self._round - _GRACE_ROUNDS
         for gives_way in _GIVE_WAY:
             for connection in held:
-                if gives_way(connection, graceless_s):
+                had_grace = connection.since_s < before_s and connection.since_round < before_round
+                if gives_way(connection, had_grace):
                     return connection
         return None
 
@@ -178,6 +184,7 @@ class Acceptor:
         try:
             await loop.connect_accepted_socket(lambda: protocol, stream)
             await established
+            connection.since_round = self._round
         except OSError as error:
             log.debug("connection not established error=%r", str(error))
             connection.lose()
@@ -220,11 +227,11 @@ class _Tls(sslproto.SSLProtocol):
         self._connection.lose()
 
 
-_GIVE_WAY: Final[tuple[Callable[[Connection, float], bool], ...]] = (
+_GIVE_WAY: Final[tuple[Callable[[Connection, bool], bool], ...]] = (
     lambda connection, _: connection.is_served,
-    lambda connection, graceless_s: connection.is_waiting and connection.since_s < graceless_s,
-    lambda connection, graceless_s: (
-        not connection.is_in_turn and (connection.served > 0 or connection.since_s < graceless_s)
+    lambda connection, had_grace: had_grace and connection.is_waiting,
+    lambda connection, had_grace: (
+        not connection.is_in_turn and (had_grace or connection.served > 0)
     ),
 )
 """Which connections are dropped for a newcomer, in this order."""

@@ -45,7 +45,7 @@ MOST_WAITING = 64
 """Requests for those pages; more are turned away with 503, so that they leave room for others."""
 TAKING_S = 2.0
 """For a client to take an answer that others wait for."""
-_REPEATS_AT_A_TIME = 2
+_REPEATS_AT_A_TIME = 1
 """Further requests on connections, in one turn of the event loop: newcomers come first."""
 
 _HOST = re.compile(r"(?:\[(?P<address>[^\]]*)\]|(?P<name>[^:]+))(?::[0-9]*)?")
