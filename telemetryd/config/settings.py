@@ -225,8 +225,8 @@ class SecretRequestsConfig:
         enabled: ``auto`` is where the source is Rancher. Nothing is done without the CRD.
         interval_s: From one run to the next of the exporters that requests get.
         cleanup: ``delete`` removes what was written once its request is gone; ``keep`` leaves it.
-        takeover: As of an exporter of type ``secret``.
-        quiet_period_s: As of an exporter of type ``secret``.
+        takeover: Overrule another writer of telemetry at once; otherwise nobody is overruled.
+        quiet_period_s: Has no effect: a request's Secret is never taken over because it is quiet.
     """
 
     enabled: Annotated[bool | str, Switch()] = "auto"

@@ -6,6 +6,7 @@ missing.
 
 import re
 from collections.abc import Callable
+from math import inf
 from typing import Final
 
 import msgspec
@@ -124,6 +125,8 @@ async def check_secret(
         return [fail(what, f"has type {secret.type!r}, not Opaque", fix)]
     if secret.immutable:
         return [fail(what, "is immutable", fix)]
+    if not (secret.made or secret.telemetry) and (secret.payload or not target.own):
+        return [fail(what, "holds something else than telemetry, which is never overwritten", fix)]
     return [_judge_writers(target, secret, now()), *await _try_to_apply(requests, target)]
 
 
@@ -226,4 +229,6 @@ def _target_of(item: msgspec.Raw) -> SecretTarget | None:
         name = DnsSubdomain().parse(msgspec.json.decode(ref.name or b"null"))
     except (msgspec.MsgspecError, UnicodeError, RecursionError, InvalidValue):
         return None
-    return SecretTarget(namespace, name, f"SecretRequest {request.metadata.name}", own=False)
+    return SecretTarget(
+        namespace, name, f"SecretRequest {request.metadata.name}", own=False, quiet_period_s=inf
+    )

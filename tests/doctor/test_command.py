@@ -18,6 +18,7 @@ from tests.apiserver.admin import Admin, AdminError
 from tests.apiserver.denials import quota, webhook
 from tests.apiserver.process import ApiServer
 from tests.deploy.installed import ensure_namespace
+from tests.doctor.test_examine import PAYLOAD
 from tests.system.daemon import free_port
 
 NAMESPACE = "doctor"
@@ -159,7 +160,7 @@ def test_token_fails_from_when_it_has_expired(
 
 
 def test_second_writer_is_named(doctor: Doctor, admin: Admin) -> None:
-    secret = {"metadata": {"name": "rancher-scc-telemetry"}, "stringData": {"payload": "{}"}}
+    secret = {"metadata": {"name": "rancher-scc-telemetry"}, "data": {"payload": PAYLOAD}}
     admin.create(SECRETS, secret)  # as Rancher does, without server-side apply
     status, lines = doctor.ask()
     assert status == 1

@@ -1,7 +1,9 @@
 """The whole examination against API servers that are gone, hang, lie or are too old."""
 
+import json
 import socket
 import time
+from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -280,11 +282,20 @@ async def test_server_without_access_reviews_warns(tmp_path: Path) -> None:
     assert of(report, "may list namespaces kube-system").verdict is Verdict.WARN
 
 
+TELEMETRY = {
+    "subscription": dict.fromkeys(("installuuid", "clusteruuid", "product"), ""),
+    "managedSystems": [],
+    "managedClusters": [],
+    "timestamp": "",
+}
+PAYLOAD = b64encode(json.dumps(TELEMETRY).encode()).decode()
+
+
 def foreign(manager: str, at: str, **fields: Any) -> Any:
     owned: dict[str, Any] = {"f:data": {"f:payload": {}}}
     entry = {"manager": manager, "operation": "Update", "time": at, "fieldsV1": owned}
     metadata = {"uid": "u", "resourceVersion": "1", "managedFields": [entry]}
-    return answer({"metadata": metadata, "type": "Opaque", "data": {"payload": "e30="}, **fields})
+    return answer({"metadata": metadata, "type": "Opaque", "data": {"payload": PAYLOAD}, **fields})
 
 
 @pytest.mark.parametrize(
@@ -296,6 +307,7 @@ def foreign(manager: str, at: str, **fields: Any) -> Any:
         (foreign("rancher", ""), False, Verdict.FAIL, "written by rancher"),
         (foreign("x", "", type="kubernetes.io/tls"), False, Verdict.FAIL, "not Opaque"),
         (foreign("x", "", immutable=True), False, Verdict.FAIL, "immutable"),
+        (foreign("x", "", data={"payload": "e30="}), False, Verdict.FAIL, "else than telemetry"),
         (refuse(403, "Forbidden"), False, Verdict.WARN, "may not be read"),
         (answer(b"{}"), False, Verdict.FAIL, "isn't what was asked for"),
     ],
@@ -318,7 +330,7 @@ async def test_secret_is_judged_as_the_exporter_will_find_it(
     found = of(report, str(target))
     assert found.verdict is verdict
     assert told in found.detail
-    assert "e30" not in "\n".join(render_report(report)), "its content stays where it is"
+    assert PAYLOAD[:8] not in "\n".join(render_report(report)), "its content stays where it is"
 
 
 USER = 'secrets "x" is forbidden: User "u" cannot patch resource "secrets" in API group ""'
