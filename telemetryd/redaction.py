@@ -10,6 +10,7 @@ from base64 import b64decode, b64encode
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Final
 
 SHORTEST: Final = 8
@@ -23,6 +24,7 @@ MARK: Final = "[redacted]"
 _GRAM = 8
 _STEP = 4
 _LONGEST = 16 * 1024
+_PLACES = 4
 _PARTIAL_LENGTH = 16
 _PIECES = re.compile(
     r"%[0-9A-Fa-f]{2}|\\+u[0-9A-Fa-f]{4}|\\+x[0-9A-Fa-f]{2}|&#x[0-9A-Fa-f]{1,6};|&#[0-9]{1,7};"
@@ -35,12 +37,37 @@ _STARTS = (0, 2, 3)
 """Characters of base64 that depend on the bytes before, by the number of these modulo 3."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """One form in which a credential may come back.
+
+    Attributes:
+        grams: Short pieces of it, and where a few of each are.
+        least: Characters that must be there to take them out: all, where it may be made of words.
+    """
+
+    text: str
+    grams: dict[str, tuple[int, ...]]
+    least: int
+
+    @classmethod
+    def of(cls, text: str) -> "_Form":
+        is_whole = len(text) < _PARTIAL_LENGTH or text.isalpha() or text.isdigit()
+        grams: dict[str, tuple[int, ...]] = {}
+        for index in range(0, 1 if is_whole else len(text) - _GRAM + 1, _STEP):
+            gram = text[index : index + _GRAM]
+            found = grams.get(gram, ())
+            if len(found) < _PLACES:
+                grams[gram] = (*found, index)
+        return cls(text, grams, len(text) if is_whole else FRAGMENT)
+
+
 class Redactor:
     """Remembers credentials, and finds them in texts."""
 
     def __init__(self) -> None:
-        self._sent: OrderedDict[str, tuple[str, ...]] = OrderedDict()
-        self._held: dict[str, list[tuple[str, ...]]] = {}
+        self._sent: OrderedDict[str, tuple[_Form, ...]] = OrderedDict()
+        self._held: dict[str, list[tuple[_Form, ...]]] = {}
 
     def remember(self, header: str) -> None:
         """A header value is about to be sent: ``Bearer …``, ``Basic …``, or a secret alone."""
@@ -80,7 +107,7 @@ class Redactor:
         return _cut_out(text, covered, starts, ends)
 
 
-def _forms(header: str) -> tuple[str, ...]:
+def _forms(header: str) -> tuple[_Form, ...]:
     """How the secrets of a header value may come back, as ``_project`` writes them."""
     scheme, blank, rest = header.strip().partition(" ")
     secret = rest.strip() if blank and scheme.isalpha() else header.strip()
@@ -99,7 +126,7 @@ def _forms(header: str) -> tuple[str, ...]:
                 whole = (before + len(raw)) * 8 // 6
                 forms.append(b64encode(b"\0" * before + raw).decode()[start:whole])
     plain = (_project(form)[0] for form in forms)
-    return tuple(dict.fromkeys(form for form in plain if len(form) >= SHORTEST))
+    return tuple(_Form.of(form) for form in dict.fromkeys(plain) if len(form) >= SHORTEST)
 
 
 def _project(text: str) -> tuple[str, list[int], list[int]]:
@@ -130,26 +157,19 @@ def _unescape(piece: str) -> str:
     return chr(int(code[1:], 16)) if len(code) > 1 else " "
 
 
-def _cover(plain: str, grams: set[str], form: str, covered: bytearray) -> None:
+def _cover(plain: str, grams: set[str], form: _Form, covered: bytearray) -> None:
     """Mark where a form is; a part of it too, unless it may be made of words."""
-    if len(form) < _PARTIAL_LENGTH or form.isalpha() or form.isdigit():
-        at = plain.find(form) if form[:_GRAM] in grams else -1
-        while at >= 0:
-            covered[at : at + len(form)] = b"\1" * len(form)
-            at = plain.find(form, at + len(form))
-        return
-    for index in range(0, len(form) - _GRAM + 1, _STEP):
-        gram = form[index : index + _GRAM]
-        if gram not in grams:
-            continue
+    for gram in form.grams.keys() & grams:
         at = plain.find(gram)
         while at >= 0:
-            end = at + _GRAM
-            if not (covered[at] and covered[end - 1]):
-                low, end = _extend(plain, form, at, index)
-                if end - low >= FRAGMENT:
-                    covered[low:end] = b"\1" * (end - low)
-            at = plain.find(gram, end)
+            after = at + _GRAM
+            if not (covered[at] and covered[after - 1]):
+                for index in form.grams[gram]:
+                    low, end = _extend(plain, form.text, at, index)
+                    if end - low >= form.least:
+                        covered[low:end] = b"\1" * (end - low)
+                    after = max(after, end)
+            at = plain.find(gram, after)
 
 
 def _extend(plain: str, form: str, at: int, index: int) -> tuple[int, int]:

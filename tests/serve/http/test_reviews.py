@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -20,6 +21,7 @@ from telemetryd.serve.http.reviews import (
     MOST_REVIEWS,
     REVIEW_S,
     REVIEWS_PER_S,
+    TURN_S,
     Reviews,
     Verdict,
 )
@@ -351,3 +353,15 @@ async def test_trouble_is_logged_once_and_without_the_token(
     assert [record.levelname for record in caplog.records] == ["WARNING", "DEBUG", "DEBUG"]
     assert "the token [redacted] is bad" in caplog.text
     assert "s3cret-token" not in caplog.text
+
+
+def test_documented_numbers_are_those_of_the_code() -> None:
+    text = " ".join((Path(__file__).parents[3] / "docs" / "security.md").read_text().split())
+    assert f"{REVIEWS_PER_S:g} reviews a second in total after a burst of {BURST}," in text
+    assert f"at most {MOST_REVIEWS} are under way" in text
+    assert f"no turn within {TURN_S:g} s is answered 503" in text
+    turns = REVIEWS_PER_S * TURN_S
+    once = 1 - (127 / 128) ** turns
+    assert round(once, 1) == 0.6
+    assert 1 - (1 - once) ** 5 > 0.99
+    assert "about 60 % at each attempt, 99 % within five" in text
