@@ -156,9 +156,12 @@ class Act:
 
 def tells(daemon: Daemon, access: Access, since: int) -> bool:
     """Whether the status, or a warning from that length of the log on, names the denied verb."""
-    denial = f'cannot {access.verb} resource "{access.resources}"'
-    shown = daemon.get("/status.json")[1].replace('\\"', '"')
-    return denial in shown or any(denial in line for line in _warnings(daemon, since))
+    denials = [f'cannot {access.verb} resource "{access.resources}"']
+    if access.verb == "create":
+        # Kubernetes 1.31 gives no reason where an apply would have to create.
+        denials.append(f"not allowed to create or patch Secret {access.namespace}/{access.name}")
+    shown = [daemon.get("/status.json")[1].replace('\\"', '"'), *_warnings(daemon, since)]
+    return any(denial in text for denial in denials for text in shown)
 
 
 def misses(daemon: Daemon, access: Access) -> bool:
