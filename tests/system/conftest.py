@@ -59,7 +59,7 @@ def started(
     begin = time.monotonic()
     daemon = Daemon(folder, apiserver.kubeconfig(folder / "kubeconfig"), CONFIG)
     try:
-        daemon.wait_for("the Secret", rancher.secret, 30)
+        daemon.wait_for("the Secret", rancher.secret, 90)
         yield Started(daemon, time.monotonic() - begin)
     finally:
         status = daemon.stop()
