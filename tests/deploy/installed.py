@@ -1,16 +1,18 @@
 """`deploy/` applied to the real API server from its files, and the token of its pod."""
 
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from telemetryd.doctor.access import Access
 from tests.apiserver.admin import Admin, AdminError, Object, Objects
-from tests.apiserver.process import ApiServer
+from tests.apiserver.process import DEPLOYED_USER, ApiServer
 from tests.deploy.kustomize import build
 from tests.deploy.rights import ROLES, granted, without
 
 NAMESPACE = "cattle-telemetry-system"
+_REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 
 _PLURALS = {
     "Namespace": "namespaces",
@@ -124,6 +126,23 @@ class Installed:
         finally:
             for role, _ in changed.values():
                 self.set_rules(role, role["rules"])
+
+    def wait_granted(self, rights: Iterable[Access]) -> None:
+        """Until the API server allows them: a changed role counts a moment later."""
+        for right in rights:
+            asked = {
+                "group": right.group,
+                "resource": right.resource,
+                "subresource": right.subresource,
+                "verb": right.verb,
+                "namespace": right.namespace,
+                "name": right.name,
+            }
+            spec = {"user": DEPLOYED_USER, "resourceAttributes": asked}
+            deadline = time.monotonic() + 30
+            while not self.admin.create(_REVIEWS, {"spec": spec})["status"]["allowed"]:
+                assert time.monotonic() < deadline, f"{right} isn't granted"
+                time.sleep(0.05)
 
     def remove(self) -> None:
         """Deletes all but the namespaces, which nobody would finalize."""

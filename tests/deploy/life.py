@@ -1,6 +1,7 @@
 """All that a daemon does with the rights of `deploy/`: each act with what comes of it."""
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -219,12 +220,22 @@ def used(events: Objects) -> tuple[set[Access], list[str]]:
     return allowed, denied
 
 
-def check_use(rights: Iterable[Access], events: Objects) -> None:
-    """Each of the rights is used, and no other is asked for."""
-    rights, (requests, denied) = set(rights), used(events)
-    assert not denied
-    unused = {str(right) for right in rights if not any(covers(right, use) for use in requests)}
-    assert not unused
+def check_use(rights: Iterable[Access], trail: Callable[[], Objects]) -> None:
+    """Each of the rights is used, no other is asked for, and nothing is denied.
+
+    Args:
+        rights: Those of the account.
+        trail: Its events in the audit log; a watch can begin a moment after all else is done.
+    """
+    rights, deadline = set(rights), time.monotonic() + WITHIN_S
+    while True:
+        requests, denied = used(trail())
+        assert not denied
+        unused = {str(right) for right in rights if not any(covers(right, use) for use in requests)}
+        if not unused:
+            break
+        assert time.monotonic() < deadline, unused
+        time.sleep(0.2)
     assert all(any(covers(right, use) for right in rights) for use in requests)
 
 

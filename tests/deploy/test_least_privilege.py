@@ -53,6 +53,7 @@ def test_every_right_is_used_and_nothing_is_denied(
     installed: Installed, cluster: Scc, admin: Admin, apiserver: ApiServer, tmp_path: Path
 ) -> None:
     forget(admin, LEASE)
+    installed.wait_granted(RIGHTS)
     begin = len(apiserver.audit(DEPLOYED_USER))
     with living(installed, tmp_path, admin) as life:
         life.wait("in sync", life.synced)
@@ -60,7 +61,7 @@ def test_every_right_is_used_and_nothing_is_denied(
             act.prepare()
             act.begin()
             life.wait(name, act.done)
-    check_use(RIGHTS, apiserver.audit(DEPLOYED_USER)[begin:])
+        check_use(RIGHTS, lambda: apiserver.audit(DEPLOYED_USER)[begin:])
 
 
 @pytest.mark.timeout(300)

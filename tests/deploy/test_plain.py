@@ -68,11 +68,13 @@ def exists(admin: Admin) -> bool:
 def test_every_right_is_used_nothing_is_denied_and_doctor_finds_all_well(
     installed: Installed, admin: Admin, apiserver: ApiServer, tmp_path: Path
 ) -> None:
+    installed.wait_granted(RIGHTS)
+    forget(admin, SECRET)
     begin = len(apiserver.audit(DEPLOYED_USER))
     with running(installed, tmp_path) as daemon:
         daemon.wait_for("the Secret", partial(exists, admin), WITHIN_S)
         daemon.wait_for("ready", daemon.ready, WITHIN_S)
-        check_use(RIGHTS, apiserver.audit(DEPLOYED_USER)[begin:])
+        check_use(RIGHTS, lambda: apiserver.audit(DEPLOYED_USER)[begin:])
         told = subprocess.run(
             [sys.executable, "-m", "telemetryd", "doctor", "--config", str(daemon.config_file)],
             env={
