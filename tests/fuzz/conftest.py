@@ -13,15 +13,15 @@ settings.register_profile("quick", derandomize=True)
 settings.register_profile("slow", print_blob=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetServer]:
     """The embedded API server, with a small fleet."""
     with serve_fleet(tmp_path_factory.mktemp("fleet"), clusters=2, nodes=2) as fleet:
         yield fleet
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def daemon(fleet: FleetServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Probed]:
-    """One daemon for all examples, judged by its log at the end."""
+    """One daemon for all examples of a file, judged by its log at the end."""
     with probed(tmp_path_factory.mktemp("daemon"), fleet.kubeconfig) as daemon:
         yield daemon
