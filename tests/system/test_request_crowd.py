@@ -1,4 +1,4 @@
-"""Three thousand SecretRequests on a real API server: what they cost it, and whom they hold up."""
+"""Hundreds of SecretRequests on a real API server: what they cost it, and whom they hold up."""
 
 import time
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from tests.system.account import Trail, make_account
 from tests.system.requests import RequestDaemon, run_requests_daemon, wait_served
 from tests.system.scc import REQUEST, REQUESTS, SECRET, Scc, scc_request
 
-MANY = 3000
+MANY = [600, pytest.param(3000, marks=pytest.mark.faults)]
 RESOURCE = "secretrequests.telemetry.cattle.io"
 ALL = [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]
 CONTROLLERS = ("/secretrequests/", "/namespaces/n-", "/secrets/", "/namespaces/cattle-scc-system")
@@ -31,18 +31,20 @@ def daemon(
     yield from run_requests_daemon(folder, make_account(apiserver, admin, folder, ALL))
 
 
-@pytest.fixture
-def crowd(scc: Scc, admin: Admin, daemon: RequestDaemon) -> Iterator[None]:
+@pytest.fixture(params=MANY)
+def crowd(
+    request: pytest.FixtureRequest, scc: Scc, admin: Admin, daemon: RequestDaemon
+) -> Iterator[None]:
     """Requests for as many namespaces, none of which exists."""
 
     def ask(number: int) -> None:
-        request = scc_request(f"a-{number:04d}", namespace=f"n-{number}")
-        del request["metadata"]["finalizers"]
-        admin.create(REQUESTS, request)
+        asked = scc_request(f"a-{number:04d}", namespace=f"n-{number}")
+        del asked["metadata"]["finalizers"]
+        admin.create(REQUESTS, asked)
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(ask, range(MANY)))
-    daemon.wait_for("all held", lambda: daemon.informer(RESOURCE)["objects"] == MANY, 60)
+        list(pool.map(ask, range(request.param)))
+    daemon.wait_for("all held", lambda: daemon.informer(RESOURCE)["objects"] == request.param, 60)
     yield
     scc.finalize()
     names = [item["metadata"]["name"] for item in admin.list(REQUESTS)]
@@ -61,9 +63,9 @@ def requests_of_the_controller(trail: Trail) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.timeout(300)  # to make and delete three thousand objects
+@pytest.mark.timeout(300)  # to make and delete so many objects
 @pytest.mark.usefixtures("crowd")
-def test_three_thousand_requests_cost_a_bounded_number_and_the_operators_comes_first(
+def test_requests_of_a_crowd_cost_a_bounded_number_and_the_operators_comes_first(
     scc: Scc, apiserver: ApiServer, daemon: RequestDaemon
 ) -> None:
     trail = Trail.from_now(apiserver)
