@@ -7,7 +7,7 @@ wrapped over lines. What was sent is remembered here, and every text that comes 
 
 import re
 from base64 import b64decode, b64encode
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -67,7 +67,8 @@ class Redactor:
 
     def __init__(self) -> None:
         self._sent: OrderedDict[str, tuple[_Form, ...]] = OrderedDict()
-        self._held: dict[str, list[tuple[_Form, ...]]] = {}
+        self._held: Counter[str] = Counter()
+        self._forms_of_held: dict[str, tuple[_Form, ...]] = {}
 
     def remember(self, header: str) -> None:
         """A header value is about to be sent: ``Bearer …``, ``Basic …``, or a secret alone."""
@@ -81,21 +82,20 @@ class Redactor:
     @contextmanager
     def hiding(self, secret: str) -> Iterator[None]:
         """Take a secret of someone else out of texts for as long as the block runs."""
-        forms = _forms(secret)
-        self._held.setdefault(secret, []).append(forms)
+        self._held[secret] += 1
         try:
             yield
         finally:
-            holders = self._held[secret]
-            holders.pop()
-            if not holders:
+            self._held[secret] -= 1
+            if not self._held[secret]:
                 del self._held[secret]
+                self._forms_of_held.pop(secret, None)
 
     def redact(self, text: str) -> str:
         """The text without what is remembered."""
-        known = [*tuple(self._sent.values()), *(held[0] for held in tuple(self._held.values()))]
-        if len(text) < SHORTEST or not known:
+        if len(text) < SHORTEST or not (self._sent or self._held):
             return text
+        known = [*tuple(self._sent.values()), *map(self._forms_held, tuple(self._held))]
         plain, starts, ends = _project(text)
         grams = {plain[at : at + _GRAM] for at in range(len(plain) - _GRAM + 1)}
         covered = bytearray(len(plain))
@@ -105,6 +105,15 @@ class Redactor:
         if not any(covered):
             return text
         return _cut_out(text, covered, starts, ends)
+
+    def _forms_held(self, secret: str) -> tuple[_Form, ...]:
+        # Made only where there is a text to search: anyone may have a token of 16 KiB reviewed.
+        forms = self._forms_of_held.get(secret)
+        if forms is None:
+            forms = _forms(secret)
+            if secret in self._held:
+                self._forms_of_held[secret] = forms
+        return forms
 
 
 def _forms(header: str) -> tuple[_Form, ...]:
