@@ -197,7 +197,7 @@ BAD_KUBECONFIGS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "CA file gone": (
         json.dumps(cluster(**{"certificate-authority": "/nonexistent/ca.crt"})),
-        ("/nonexistent/ca.crt",),
+        ("clusters[name=k].cluster.certificate-authority: ", "No such file"),
     ),
     "CA data not base64": (
         json.dumps(cluster(**{"certificate-authority-data": "???"})),
@@ -207,12 +207,15 @@ BAD_KUBECONFIGS: dict[str, tuple[str, tuple[str, ...]]] = {
         json.dumps(cluster(**{"certificate-authority-data": "aGVsbG8="})),
         ("certificate-authority",),
     ),
-    "token file gone": (json.dumps(user(tokenFile="/nonexistent/token")), ("/nonexistent/token",)),
+    "token file gone": (
+        json.dumps(user(tokenFile="/nonexistent/token")),
+        ("users[name=u].user.tokenFile: ", "No such file"),
+    ),
     "client certificate gone": (
         json.dumps(
             user(**{"client-certificate": "/nonexistent/c", "client-key": "/nonexistent/k"})
         ),
-        ("/nonexistent/",),
+        ("users[name=u].user.client-certificate: ", "No such file"),
     ),
     "exec plugin gone": (
         json.dumps(
@@ -262,7 +265,7 @@ def test_unusable_kubeconfig_exits_78_with_a_line_that_names_it(case: str, tmp_p
         ({"KUBECONFIG": "~nosuchuser/x"}, "$KUBECONFIG"),
         ({"KUBECONFIG": "x" * 5000}, "File name too long"),
         ({"KUBECONFIG": "/dev/zero"}, "not a regular file"),
-        ({"HOME": "/dev/null"}, "/dev/null/.kube/config"),
+        ({"HOME": "/dev/null"}, "Not a directory"),
     ],
 )
 def test_path_that_is_no_kubeconfig_exits_78(environ: dict[str, str], says: str) -> None:

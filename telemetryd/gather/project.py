@@ -249,7 +249,8 @@ def project_setting(key: str, setting: SettingObject) -> SettingRecord:
     uid = require_uid(setting.metadata)
     if key not in SETTINGS_READ:
         return SettingRecord(uid=uid, value="")
-    text = _text("value", setting.value) or _text("default", setting.default)
+    value, default = _text("value", setting.value), _text("default", setting.default)
+    text = value or default
     value = text[:CACERTS_CHARS] if key == "cacerts" else bounds.url(text)
     return SettingRecord(uid=uid, value=value)
 

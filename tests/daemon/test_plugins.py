@@ -87,7 +87,7 @@ def test_keys_of_the_example_are_validated_like_our_own(tmp_path: Path, installe
     where = f"{tmp_path}/config.toml: exporters[0]"
     assert done.returncode == 78
     assert done.stderr.splitlines() == [
-        f'{where}.path: is "x": must be an absolute path such as "/var/lib/telemetryd/scc"',
+        f'{where}.path: must be an absolute path such as "/var/lib/telemetryd/scc"',
         f'{where}.syncs: unknown key; did you mean "sync"?',
         f'{where}.interval: "5" has no unit: write "5s" for seconds',
     ]

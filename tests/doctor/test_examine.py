@@ -180,7 +180,7 @@ async def test_kubeconfig_that_is_not_there_fails_with_its_fix(tmp_path: Path) -
     (tmp_path / "kubeconfig").unlink()
     report = await examine(config, plan_of(config), now=time.time)
     assert failures(report) == ["connection"]
-    assert str(tmp_path / "kubeconfig") in of(report, "connection").detail
+    assert "kubernetes.kubeconfig" in of(report, "connection").detail
     assert of(report, "connection").fix
 
 

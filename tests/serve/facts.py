@@ -193,6 +193,11 @@ class Facts:
         )
 
 
+def big_status(size: int) -> StatusFacts:
+    """Facts whose ``/status.json`` has about so many bytes; each text of it is bounded."""
+    return replace(Facts().status(), missing=("x" * 8000,) * (size // 8000))
+
+
 def busy_facts() -> Facts:
     """Everything has happened at least once."""
     facts = Facts(

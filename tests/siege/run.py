@@ -42,7 +42,7 @@ class Plan:
     """How long and how much."""
 
     quiet_s: float = 15.0
-    siege_s: float = 60.0
+    siege_s: float = 80.0
     requests: int = 3_000
     large: int = 50
     text_bytes: int = 1_000_000

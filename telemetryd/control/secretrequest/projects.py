@@ -4,6 +4,7 @@ What it decides is ``decision``'s.
 """
 
 import logging
+import re
 from collections.abc import Callable
 
 from telemetryd.control.secretrequest.decision import SystemProjects
@@ -16,6 +17,7 @@ _MOST_NAMED = 4
 _LOCAL = "local/"
 """Begins the keys of the local cluster's projects; each other cluster has a System project too."""
 
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _NEVER = "~"
 """Sorts after every time: an object without one can't be the oldest."""
 
@@ -45,7 +47,7 @@ class SystemProjectWatch:
             return SystemProjects(why_unknown=f"{status.resource} not synced: {why}")
         if not self._created:
             return SystemProjects()
-        oldest = min(self._created, key=lambda name: (self._created[name] or _NEVER, name))
+        oldest = min(self._created, key=lambda name: (self._created[name], name))
         return SystemProjects(oldest, self._created.keys() - {oldest})
 
     def close(self) -> None:
@@ -58,7 +60,8 @@ class SystemProjectWatch:
             return
         name = delta.key.removeprefix(_LOCAL)
         if isinstance(delta.new, ProjectRecord) and delta.new.system:
-            self._created[name] = delta.new.created_at
+            created_at = delta.new.created_at
+            self._created[name] = created_at if _TIME.fullmatch(created_at) else _NEVER
         else:
             self._created.pop(name, None)
 

@@ -10,6 +10,7 @@ from telemetryd.bounds import causes_of, error_text, free_text, message_of
 from telemetryd.errors import (
     ConflictError,
     ExportError,
+    OutrankedError,
     PermanentError,
     Reason,
     RetryableError,
@@ -51,7 +52,9 @@ def _of_ours(error: ExportError, by: str) -> ExportError:
         reason = Reason.INTERNAL
         said = f"{said} (without a reason that telemetryd knows)"
     made: ExportError
-    if isinstance(error, RetryableError):
+    if isinstance(error, OutrankedError):
+        made = OutrankedError(said, epoch=error.epoch, sequence=error.sequence)
+    elif isinstance(error, RetryableError):
         made = RetryableError(reason, said, retry_after_s=_seconds(error))
     elif isinstance(error, ConflictError):
         made = ConflictError(reason, said)

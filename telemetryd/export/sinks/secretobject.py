@@ -124,8 +124,9 @@ class FoundSecret:
     Attributes:
         payload: ``data.payload``, decoded; None where it has none.
         ours: We own ``data.payload``: we were the last to write it.
-        made: We own the payload or an annotation of ours. Annotations that somebody has copied to
-            another Secret don't count.
+        made: We own the payload or an annotation of ours, or nothing is left of anyone, as where a
+            clean-up was cut off. Annotations that somebody has copied to another Secret don't
+            count.
         alone: It holds no data but a payload, and no owner references.
         shared: Others have written to it too.
         others: Who else owns the payload.
@@ -169,6 +170,7 @@ def parse_secret(body: bytes) -> FoundSecret:
         entry for entry in managed if (entry.manager, entry.operation) == (FIELD_MANAGER, "Apply")
     ]
     ours = [entry for entry in owners if entry in applied]
+    alone = not secret.metadata.ownerReferences and _fits(_PAYLOAD_ALONE, secret.data)
     return FoundSecret(
         uid=secret.metadata.uid,
         resource_version=secret.metadata.resourceVersion,
@@ -177,8 +179,10 @@ def parse_secret(body: bytes) -> FoundSecret:
         payload=None if data is None else data.payload,
         annotations=secret.metadata.annotations or Annotations(),
         ours=bool(ours),
-        made=bool(ours) or any(_owns_annotation(entry) for entry in applied),
-        alone=not secret.metadata.ownerReferences and _fits(_PAYLOAD_ALONE, secret.data),
+        made=bool(ours)
+        or any(_owns_annotation(entry) for entry in applied)
+        or (alone and not managed and (data is None or data.payload is None)),
+        alone=alone,
         shared=len(applied) < len(managed),
         others=tuple(
             OtherWriter(entry.manager or "", parse_rfc3339(entry.time or ""))

@@ -3,7 +3,7 @@
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from functools import partial
 
 import anyio
 import pytest
@@ -12,7 +12,7 @@ from anyio.abc import SocketStream
 from telemetryd.serve.http.connection import Limits
 from telemetryd.serve.http.server import MOST_ANSWERS, MOST_WAITING
 from tests.kube.certificates import Authority, Pair
-from tests.serve.facts import Facts
+from tests.serve.facts import big_status
 from tests.serve.guarded import connect, guarded, tls
 from tests.serve.http.test_server import (
     Served,
@@ -146,7 +146,7 @@ async def deaf_clients(
 ) -> AsyncIterator[tuple[Served, list[SocketStream]]]:
     """As many clients as may be answered at a time, none of which reads its answer."""
     async with running(limits=limits) as served:
-        served.status = lambda: replace(Facts().status(), api_server="x" * 8_000_000)
+        served.status = partial(big_status, 8_000_000)
         async with many(served, MOST_ANSWERS, request("/status.json")) as deaf:
             for stream in deaf:
                 assert (await stream.receive()).startswith(b"HTTP/1.1 200 ")

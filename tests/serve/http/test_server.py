@@ -27,7 +27,7 @@ from telemetryd.serve.http.listener import Listening
 from telemetryd.serve.http.server import Endpoints, serve
 from telemetryd.serve.metrics.metrics import Exposition, MetricsRenderer
 from telemetryd.serve.page.status import Report, StatusFacts, liveness, readiness
-from tests.serve.facts import Facts, busy_facts, informer_status
+from tests.serve.facts import Facts, big_status, busy_facts, informer_status
 
 pytestmark = pytest.mark.anyio
 
@@ -382,7 +382,7 @@ async def test_idle_connection_is_ended_and_a_further_slow_request_too(
 
 async def test_client_that_never_reads_its_answer_is_dropped() -> None:
     async with running(limits=Limits(answer_timeout_s=0.2)) as served:
-        served.status = big_status
+        served.status = partial(big_status, BIG)
         with socket.socket() as deaf:
             deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             before = descriptors()
@@ -408,10 +408,6 @@ def drain(connection: socket.socket) -> int:
         while chunk := connection.recv(1 << 20):
             received += len(chunk)
     return received
-
-
-def big_status() -> StatusFacts:
-    return replace(Facts().status(), api_server="x" * BIG)
 
 
 async def test_body_of_a_request_isnt_waited_for() -> None:
@@ -472,7 +468,7 @@ async def test_shutdown_doesnt_wait_for_slow_clients() -> None:
     timeout_s = 3600.0
     limits = Limits(timeout_s, timeout_s, timeout_s, timeout_s)
     async with running(limits=limits) as served:
-        served.status = big_status
+        served.status = partial(big_status, BIG)
         half = await served.connect()
         await half.send(b"GET /livez HT")
         idle = await served.connect()
