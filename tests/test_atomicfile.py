@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Iterator[int]:
 
 
 def assert_locked_by_us(folder: int, lock: int) -> None:
-    """A private file of ours, which nobody else gets while we have it."""
+    """A private file of ours, which no one else gets while we have it."""
     found = os.stat(NAME, dir_fd=folder, follow_symlinks=False)
     assert stat.S_ISREG(found.st_mode)
     assert stat.S_IMODE(found.st_mode) == 0o600

@@ -225,7 +225,7 @@ class SecretRequestsConfig:
         enabled: ``auto`` is where the source is Rancher. Nothing is done without the CRD.
         interval_s: From one run to the next of the exporters that requests get.
         cleanup: ``delete`` removes what was written once its request is gone; ``keep`` leaves it.
-        takeover: Overrule another writer of telemetry at once; otherwise nobody is overruled.
+        takeover: Overrule another writer of telemetry at once; otherwise none is overruled.
         quiet_period_s: Has no effect: a request's Secret is never taken over because it is quiet.
     """
 

@@ -133,7 +133,7 @@ def decide(observed: Observed, identity: str, *, timing: LeaseTiming, now_s: flo
     """Whether a candidate may take the Lease.
 
     One that was released may be taken at once, for a release comes after the guarded work. So may
-    one that bears our own name: a write of ours has come through late, and nobody else's did. Any
+    one that bears our own name: a write of ours has come through late, and no one else's did. Any
     other, and its absence too, must stay as it is for a whole term: its holder may not know yet.
 
     Args:

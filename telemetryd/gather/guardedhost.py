@@ -1,7 +1,7 @@
 """Which addresses are asked for Rancher's build commit: none of this machine, and none of a cloud.
 
-Whoever may edit the setting ``server-url`` chooses the host. Names are resolved, and addresses have
-many notations: what counts is the address of the socket itself.
+Users who may edit the setting ``server-url`` choose the host. Names are resolved, and addresses
+have many notations: what counts is the address of the socket itself.
 """
 
 import socket

@@ -38,7 +38,7 @@ _NO_STREAMS = "--feature-gates=WatchList=false"
 
 AUDITED_USER = "system:serviceaccount:audited:telemetryd"
 DEPLOYED_USER = "system:serviceaccount:cattle-telemetry-system:telemetryd"
-"""Every request of these two is in the audit log, and nobody else's; the second is `deploy/`'s."""
+"""Every request of these two is in the audit log, and no one else's; the second is `deploy/`'s."""
 
 _AUDIT_POLICY = {
     "apiVersion": "audit.k8s.io/v1",

@@ -136,7 +136,7 @@ def run_kubectl(program: Path, case: Case, certificates: Path) -> Outcome:
 def _mounting(folder: Path) -> list[str]:
     """Runs what follows with the case's service account where Go looks for it.
 
-    In a mount namespace of its own: nobody else sees that.
+    In a mount namespace of its own: no other process sees that.
     """
     if not (folder / "serviceaccount").is_dir():
         return []

@@ -32,7 +32,7 @@ class HugeRequests(ApiServer):
     Attributes:
         count: How many there are.
         members: JSON members that each of them has, beside ``metadata``.
-        metadata: Likewise of ``metadata``, after its resource version, with a comma.
+        metadata: The same of ``metadata``, after its resource version, with a comma.
         largest_answer: Bytes of the largest page that was sent whole.
         patches: Bodies of the status patches, by the request's name.
     """

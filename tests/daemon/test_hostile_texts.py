@@ -247,11 +247,11 @@ def test_whatever_an_exporter_of_others_raises_is_bounded_and_names_who_brings_i
         try:
             daemon.wait_for("readiness", daemon.ready, 60)
             daemon.wait_for("each fails", failed, 60)
-            told = {each["name"]: each for each in daemon.status()["exporters"]}
+            said = {each["name"]: each for each in daemon.status()["exporters"]}
             for name, (reason, text) in RAISED.items():
-                assert told[name]["last_error_reason"] == reason
-                assert told[name]["last_error"].startswith(text), told[name]
-                assert len(told[name]["last_error"]) < 1100
+                assert said[name]["last_error_reason"] == reason
+                assert said[name]["last_error"].startswith(text), said[name]
+                assert len(said[name]["last_error"]) < 1100
             page = daemon.get("/")[1]
             assert "Report it to those who make raiser 1.0" in page
             assert "fault of telemetryd" not in page

@@ -75,7 +75,7 @@ def test_every_right_is_used_nothing_is_denied_and_doctor_finds_all_well(
         daemon.wait_for("the Secret", partial(exists, admin), WITHIN_S)
         daemon.wait_for("ready", daemon.ready, WITHIN_S)
         check_use(RIGHTS, lambda: apiserver.audit(DEPLOYED_USER)[begin:])
-        told = subprocess.run(
+        said = subprocess.run(
             [sys.executable, "-m", "telemetryd", "doctor", "--config", str(daemon.config_file)],
             env={
                 **os.environ,
@@ -87,9 +87,9 @@ def test_every_right_is_used_nothing_is_denied_and_doctor_finds_all_well(
             check=False,
             timeout=60,
         )
-    assert told.returncode == 0, told.stdout
-    assert all(line.startswith("PASS  ") for line in told.stdout.splitlines()[:-1]), told.stdout
-    assert "namespace cattle-telemetry-system" not in told.stdout, "it may not read that"
+    assert said.returncode == 0, said.stdout
+    assert all(line.startswith("PASS  ") for line in said.stdout.splitlines()[:-1]), said.stdout
+    assert "namespace cattle-telemetry-system" not in said.stdout, "it may not read that"
 
 
 def test_without_any_one_right_it_fails_and_says_so_until_it_is_granted(

@@ -220,7 +220,7 @@ async def read_answer(reader: asyncio.StreamReader) -> int:
 
 
 def _made_up() -> str:
-    """A token that nobody issued: like a JWT, like others, or far too long."""
+    """A token that no one issued: like a JWT, like others, or far too long."""
     shape = random.randrange(3)
     if shape == 0:
         parts = (base64.urlsafe_b64encode(os.urandom(size)).decode() for size in (30, 300, 64))
@@ -286,12 +286,12 @@ def attacking(
         try:
             yield attackers
             ended = process.poll()
-            told, _ = process.communicate(timeout=_DISBAND_S)
+            said, _ = process.communicate(timeout=_DISBAND_S)
         finally:
             process.kill()
     if ended is not None:
         raise RuntimeError(f"the attackers ended too early, with {ended}")
-    attackers.counts = json.loads(told)
+    attackers.counts = json.loads(said)
 
 
 def _counted(text: str) -> tuple[str, int]:

@@ -99,7 +99,7 @@ def attack(peer: Peer, numbers: Mapping[str, int], quiet_s: float, attack_s: flo
         quiet = [each.rss_bytes for each in sampler.between(begin_s, attack_at_s)]
         busy = [each.rss_bytes for each in sampler.between(attack_at_s, end_s)]
         middle = milliseconds(before)[0]
-        # A peer that ends by itself, or is over a limit that nobody enforces, counts as killed.
+        # A peer that ends by itself, or is over a limit that nothing enforces, counts as killed.
         killed = bool(cage.kills()) or ended is not None or max(busy, default=0) > LIMIT_BYTES
         return Outcome(
             answered=sum(each.is_answered for each in during),

@@ -75,8 +75,8 @@ class Server:
             head, _, body = answer.partition(b"\r\n\r\n")
             status = int(head.split(b" ", 2)[1])
         except (OSError, IndexError, ValueError) as error:
-            told = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            return Asked(began_s, time.monotonic() - began_s, 0, error=told)
+            said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            return Asked(began_s, time.monotonic() - began_s, 0, error=said)
         took_s = time.monotonic() - began_s
         return Asked(began_s, took_s, status, body.decode(errors="replace"))
 
@@ -236,7 +236,7 @@ def memory_bytes(pid: int, name: str) -> int:
 
     Raises:
         OSError: There is no such process.
-        StopIteration: It has ended, but nobody has waited for it.
+        StopIteration: It has ended, but no one has waited for it.
     """
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     line = next(each for each in lines if each.startswith(f"{name}:"))

@@ -24,11 +24,11 @@ def test_process_over_the_limit_is_killed_and_counted_or_the_report_says_it_is_n
 
 
 def test_process_within_the_limit_keeps_its_id_and_exit_status() -> None:
-    told = "import os; print(os.getpid()); raise SystemExit(3)"
+    said = "import os; print(os.getpid()); raise SystemExit(3)"
     with (
         caged(256 * MIB) as cage,
         subprocess.Popen(
-            [*cage.under, sys.executable, "-c", told], stdout=subprocess.PIPE, text=True
+            [*cage.under, sys.executable, "-c", said], stdout=subprocess.PIPE, text=True
         ) as process,
     ):
         output, _ = process.communicate(timeout=60)

@@ -49,17 +49,17 @@ BROKEN = {
 
 @pytest.mark.parametrize("what", BROKEN)
 def test_what_goes_wrong_in_the_siege_is_named(what: str) -> None:
-    change, told = BROKEN[what]
+    change, said = BROKEN[what]
     run = kept()
     run.siege = replace(run.siege, **change)  # type: ignore[arg-type]
     broken = list(run.broken())
     assert broken
     assert all("siege" in each or "median" in each for each in broken)
-    assert told in broken[0]
+    assert said in broken[0]
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "said"),
     [
         ({"peak_mib": 100.0}, "100 MiB at its peak"),
         ({"kills": 1}, "killed 1 processes"),
@@ -68,9 +68,9 @@ def test_what_goes_wrong_in_the_siege_is_named(what: str) -> None:
         ({"restart": "never ready"}, "never ready"),
     ],
 )
-def test_what_goes_wrong_of_the_process_is_named(change: dict[str, object], told: str) -> None:
+def test_what_goes_wrong_of_the_process_is_named(change: dict[str, object], said: str) -> None:
     (broken,) = replace(kept(), **change).broken()  # type: ignore[arg-type]
-    assert told in broken
+    assert said in broken
 
 
 def test_phase_without_exports_seen_is_no_pass() -> None:

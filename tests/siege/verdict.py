@@ -123,8 +123,8 @@ def _broken_in(phase: Phase) -> Iterator[str]:
         lost = [each for each in asked if not each.is_answered]
         if lost or not asked:
             why = sorted({each.error or f"status {each.status}" for each in lost})
-            told = f" ({'; '.join(why[:3])})" if why else ""
-            yield f"{phase.name}: {name}: {len(asked) - len(lost)} of {len(asked)} answered{told}"
+            said = f" ({'; '.join(why[:3])})" if why else ""
+            yield f"{phase.name}: {name}: {len(asked) - len(lost)} of {len(asked)} answered{said}"
     if not phase.exports:
         yield f"{phase.name}: no export could be looked at: fewer than two scrapes"
     for name, exports in phase.exports.items():

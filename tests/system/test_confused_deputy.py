@@ -461,10 +461,10 @@ def author(author_api: Admin, scc: Scc, attacked: RequestDaemon) -> Iterator[Aut
 def look_harmless(scc: Scc, author: Author) -> None:
     """No status says what a Secret of others is or holds."""
     for name in author.names:
-        told = json.dumps(scc.status(name)).lower()
+        said = json.dumps(scc.status(name)).lower()
         for word in (SENTINEL, "tests-admin", "helm", "bootstrap", "dockerconfig", "immutable"):
             if word not in json.dumps((scc.request(name) or {}).get("spec", {})).lower():
-                assert word not in told, told
+                assert word not in said, said
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)

@@ -77,7 +77,7 @@ def settle(held: Conditions, verdict: Verdict, *, now_s: float) -> Conditions:
     wanted = dict(held)
 
     def put(kind: str, *, status: str, reason: str = "", message: str = "") -> None:
-        # As they are read back: what is longer would differ for ever, and be written for ever.
+        # As they are read back: what is longer would differ each time, and be written each time.
         reason, message = free_text(reason), free_text(message, CONDITION_CHARS)
         old = held.get(kind)
         if old is not None and (old.status, old.reason, old.message) == (status, reason, message):

@@ -100,7 +100,7 @@ class Accepted:
 
 OPERATOR_REQUEST = "rancher-scc-metrics"
 OPERATOR_TARGET = Target("cattle-scc-system", "rancher-scc-metrics")
-"""What scc-operator asks for, and by which request. Nobody else's request may keep it from that."""
+"""What scc-operator asks for, and by which request. No other request may keep it from that."""
 
 Decision: TypeAlias = Leaving | Rejected | Waiting | Undecided | Accepted
 

@@ -64,7 +64,7 @@ class _Look:
     Attributes:
         at_s: When, on the loop's clock.
         spread: What the time until the next is multiplied with.
-        due_s: When it is to be looked at again.
+        due_s: When to look at it again.
         failures: Looks in a row that failed.
         same: Looks in a row before this one that found the same.
     """

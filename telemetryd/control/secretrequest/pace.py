@@ -41,12 +41,12 @@ MAX_SERVED: Final = 64
 """So many SecretRequests have an exporter at most, scc-operator's own not counted."""
 
 TOO_MANY: Final = (
-    f"telemetryd serves at most {MAX_SERVED} SecretRequests: delete those that nobody needs"
+    f"telemetryd serves at most {MAX_SERVED} SecretRequests: delete those that aren't needed"
 )
 
 
 class Pace:
-    """The requests of the controller, counted; whoever makes one asks before whether it may.
+    """The requests of the controller, counted; each waits until it may be made.
 
     Attributes:
         made: So many have been made.

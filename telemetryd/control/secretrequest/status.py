@@ -124,7 +124,7 @@ class StatusWriter:
 
 
 def _document(raw: msgspec.Raw) -> dict[str, Any]:
-    """A status as it is; one that is none, or holds more than any should, is written anew."""
+    """A status as it is; one that is none, or holds more than any should, is replaced."""
     text = bytes(raw)
     if text.count(b"{") > MAX_CONDITIONS:
         return {}

@@ -54,7 +54,7 @@ class Known:
 
     Attributes:
         target: The last Secret that was, or was to be, written for it.
-        told: What its status was last made to say.
+        told: What its status said last.
         seen: What it was last judged by, and when another look is due, on the loop's clock.
     """
 
@@ -72,7 +72,7 @@ class Known:
         return seen is record and among == projects and anyio.current_time() < due_s
 
     def note(self, name: str, state: RequestState, detail: str) -> None:
-        """Remember how it fares, and log another state."""
+        """Remember its state, and log another one."""
         if state is not self.state or (not self.detail and detail):
             level = logging.INFO if state in _QUIET else logging.WARNING
             log.log(

@@ -249,7 +249,7 @@ class SecretExporter:
             await self._apply(document, found, fence=fence, force=True)
         except KubeError as exc:
             if isinstance(exc, Conflict):
-                self._forced_at.pop()  # nobody was overruled
+                self._forced_at.pop()  # no one was overruled
             raise self._translate(exc) from exc
 
     async def _leave_to_others(self, answer: bytes, fence: Fence) -> None:
@@ -288,7 +288,7 @@ class SecretExporter:
         return ConflictError(
             Reason.NOT_TELEMETRY,
             f"{self} exists and isn't telemetry{who and f', but written by {who}'}: nothing was"
-            " written; name another Secret, or delete this one if nobody needs it",
+            " written; name another Secret, or delete this one if it isn't needed",
         )
 
     def _require_right_to_force(self, found: FoundSecret | None, exc: Conflict) -> None:

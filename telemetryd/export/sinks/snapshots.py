@@ -28,7 +28,7 @@ from telemetryd.kube.fence import Fence
 
 LATEST: Final = "latest"
 LOCK: Final = ".telemetryd.lock"
-"""Stays, empty, when nobody writes."""
+"""Stays, empty, when no one writes."""
 
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -283,7 +283,7 @@ def _lock(fd: int, path: str) -> int:
     except OSError as exc:
         if exc.errno != errno.EROFS:
             raise
-        return os.dup(fd)  # nobody can write here: what is there can still be compared
+        return os.dup(fd)  # no one can write here: what is there can still be compared
 
 
 def _decompress(content: bytes, limit_bytes: int) -> bytes:

@@ -77,7 +77,7 @@ _MENDS: Final[dict[str, str]] = {
     Reason.WRONG_TYPE: "Delete the Secret of another type, or name another in the configuration.",
     Reason.OVERSIZE: "Send it where there is room for it.",
     Reason.FIELD_CONFLICT: "With takeover = true the exporter would not wait.",
-    Reason.NOT_TELEMETRY: "Name another Secret, or delete this one if nobody needs it.",
+    Reason.NOT_TELEMETRY: "Name another Secret, or delete this one if it isn't needed.",
     Reason.CONFLICT: "With takeover = true the exporter would not wait.",
     Reason.TIMEOUT: "Find out why the destination is slow, or give the exporter a longer timeout.",
     Reason.CONNECT: "Check the destination's address, certificate and network.",

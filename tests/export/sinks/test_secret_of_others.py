@@ -98,7 +98,7 @@ async def test_secret_of_others_that_a_request_names_is_not_touched_and_not_desc
         messages.add(str(await refused(ConflictError, Reason.NOT_TELEMETRY, bench.send(exporter))))
     said = (
         f"Secret {bench.namespace}/{NAME} exists and isn't telemetry: nothing was written; name"
-        " another Secret, or delete this one if nobody needs it"
+        " another Secret, or delete this one if it isn't needed"
     )
     assert messages == {said}
     assert bench.read() == before
