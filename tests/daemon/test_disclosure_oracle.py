@@ -36,7 +36,7 @@ PRIVACY = {
 }
 TEXTS = {"architecture", "operating_system", "container_runtime", "kernel_version", "version"}
 WITHHELD = {
-    "rancher": TEXTS | {"kubernetes_version", "git_hash", "feature_flags"},
+    "rancher": TEXTS | {"kubernetes_version", "git_hash"},
     "kubernetes": TEXTS | {"kubernetes_version"},
 }
 TRANSPORT = {"host", "accept", "accept-encoding", "connection"}
@@ -90,7 +90,7 @@ def spoil(fleet: FleetServer, source: str) -> None:
     certificate = make_certificate().certificate_pem
     for name, value in {
         "server-url": f"{url}/?{SENTINEL}-query#{SENTINEL}-fragment",
-        "server-version": f"v2.17.0-{SENTINEL}",
+        "server-version": f"v2.15.0-{SENTINEL}",
         "server-version-type": SENTINEL,
         "telemetry-opt": "in",
         "cacerts": f"{SENTINEL}-ca\n{certificate}",

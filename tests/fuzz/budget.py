@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, Phase, settings
 SLOW: Final = settings.get_current_profile_name() == "slow"
 SLOW_FACTOR: Final = int(os.environ.get("FUZZ_FACTOR", "50"))
 """So many times the examples of `make test` are tried by `make slow`."""
-TIMEOUT_S: Final = 3600 if SLOW else 180
+TIMEOUT_S: Final = 3600 if SLOW else 600
 
 patient = pytest.mark.timeout(TIMEOUT_S)
 """Of a test: long enough for the slow profile."""

@@ -291,7 +291,7 @@ def test_another_writer_that_goes_on_is_left_alone(
         secret = rancher.secret()
         assert secret is not None
         assert secret["data"]["payload"] == body, "their bytes were not overwritten"
-    assert daemon.exporter()["state"] == "conflict"
+    daemon.wait_for("conflict", lambda: daemon.exporter()["state"] == "conflict", 30)
     wait_for_truth(daemon, rancher)
 
 

@@ -13,7 +13,6 @@ from telemetryd.model import Delta, ProjectRecord
 
 log = logging.getLogger(__name__)
 
-_MOST_NAMED = 4
 _LOCAL = "local/"
 """Begins the keys of the local cluster's projects; each other cluster has a System project too."""
 
@@ -71,9 +70,8 @@ class SystemProjectWatch:
             return
         if found.ignored and found.ignored != self._last.ignored:
             log.warning(
-                "several projects are marked as the System project used=%s ignored=%s count=%d",
+                "several projects are marked as the System project used=%s ignored=%d",
                 found.name,
-                ",".join(sorted(found.ignored)[:_MOST_NAMED]),
                 len(found.ignored),
             )
         self._last = found
