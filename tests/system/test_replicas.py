@@ -67,11 +67,18 @@ def crew(shared_crew: Crew) -> Iterator[Crew]:
         shared_crew.sink.check()
 
 
+def names_leader(standby: Replica, name: str) -> bool:
+    """Whether it says who leads; it learns that when it looks at the Lease next."""
+    return str(standby.daemon.exporter("scc")["detail"]).startswith(f"{name}_")
+
+
 def test_never_two_writers_whatever_befalls_the_leader(crew: Crew, admin: Admin) -> None:
     first = crew.leader(within_s=30)
     standbys = crew.others(first)
     for replica in standbys:
-        assert str(replica.daemon.exporter("scc")["detail"]).startswith(f"{first.name}_")
+        replica.daemon.wait_for(
+            "the leader's name", partial(names_leader, replica, first.name), timeout_s=30
+        )
         assert replica.daemon.metric('telemetryd_leader{name="telemetryd"}') == 0
     assert first.daemon.metric('telemetryd_leader{name="telemetryd"}') == 1
     begun_under = first.epoch()
