@@ -65,6 +65,37 @@ class Limiter:
             give_back()
 
 
+class TokenBucket:
+    """Tokens that come back at a rate, up to a burst; full at first, below zero where overdrawn."""
+
+    __slots__ = ("_at_s", "_burst", "_left", "_per_s")
+
+    def __init__(self, per_s: float, *, burst: float) -> None:
+        """A full one; its first use starts its clock, which is the event loop's.
+
+        Args:
+            per_s: Tokens that come back each second.
+            burst: So many it holds at most.
+        """
+        self._per_s = per_s
+        self._burst = burst
+        self._left = burst
+        self._at_s: float | None = None
+
+    def wait_s(self, tokens: float = 1) -> float:
+        """Seconds until so many are there; 0 where they are."""
+        now_s = anyio.current_time()
+        if self._at_s is not None:
+            self._left = min(self._burst, self._left + (now_s - self._at_s) * self._per_s)
+        self._at_s = now_s
+        return max(0.0, (tokens - self._left) / self._per_s)
+
+    def take(self, tokens: float = 1) -> None:
+        """Take so many, whether they are there or not."""
+        self.wait_s(tokens)
+        self._left -= tokens
+
+
 class FairRate:
     """Turns at a limited rate, a few at a time, which no crowd of callers can take for itself.
 
@@ -74,14 +105,11 @@ class FairRate:
     """
 
     __slots__ = (
-        "_at_s",
-        "_burst",
+        "_bucket",
         "_busy",
         "_most",
-        "_per_s",
         "_rng",
         "_timer",
-        "_tokens",
         "_waiting",
     )
 
@@ -96,12 +124,9 @@ class FairRate:
             at_once: Turns that may be held at a time.
             rng: Chooses among the callers of a peer.
         """
-        self._per_s = per_s
-        self._burst = burst
+        self._bucket = TokenBucket(per_s, burst=burst)
         self._most = at_once
         self._rng = rng or random.Random()
-        self._tokens = float(burst)
-        self._at_s = 0.0
         self._busy = 0
         self._waiting: dict[str, list[anyio.Event]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -134,20 +159,17 @@ class FairRate:
 
     def _admit(self) -> None:
         """Give out the turns that are free."""
-        loop = asyncio.get_running_loop()
-        now_s = loop.time()
-        self._tokens = min(self._burst, self._tokens + (now_s - self._at_s) * self._per_s)
-        self._at_s = now_s
-        while self._waiting and self._tokens >= 1 and self._busy < self._most:
+        while self._waiting and self._busy < self._most and not self._bucket.wait_s():
             peer = next(iter(self._waiting))
             waiting = self._waiting.pop(peer)
             waiting.pop(self._rng.randrange(len(waiting))).set()
             if waiting:
                 self._waiting[peer] = waiting  # behind the other peers
-            self._tokens -= 1
+            self._bucket.take()
             self._busy += 1
-        if self._waiting and self._tokens < 1 and self._timer is None:
-            self._timer = loop.call_later((1 - self._tokens) / self._per_s + 0.001, self._wake)
+        wait_s = self._bucket.wait_s()
+        if self._waiting and wait_s and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(wait_s + 0.001, self._wake)
 
     def _wake(self) -> None:
         self._timer = None

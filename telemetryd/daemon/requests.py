@@ -11,7 +11,7 @@ import math
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import anyio
 import anyio.lowlevel
@@ -30,8 +30,7 @@ from telemetryd.informer.informer import Informer
 from telemetryd.informer.resource import Resource
 from telemetryd.informer.source import KubeSource
 from telemetryd.kube.client import KubeClient
-from telemetryd.kube.fence import Fence
-from telemetryd.kube.requests import MAX_BODY_BYTES, Requests
+from telemetryd.kube.requests import RequestOptions, Requests
 from telemetryd.model import ExporterState, InformerStatus, RequestStatus, SourceKind
 from telemetryd.stats import InformerStats
 
@@ -242,18 +241,7 @@ class UnbrokenWrites:
         if self._writing is not None:
             self._writing.deadline = time_s
 
-    async def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, str] | None = None,
-        body: bytes | None = None,
-        content_type: str | None = None,
-        timeout_s: float,
-        max_bytes: int = MAX_BODY_BYTES,
-        fence: Fence | None = None,
-    ) -> bytes:
+    async def request(self, method: str, path: str, **options: Unpack[RequestOptions]) -> bytes:
         """Make one request; the answer's body.
 
         Raises:
@@ -262,16 +250,7 @@ class UnbrokenWrites:
         """
         await anyio.lowlevel.checkpoint_if_cancelled()
         with anyio.CancelScope(shield=method != "GET", deadline=self._end_s) as self._writing:
-            return await self._requests.request(
-                method,
-                path,
-                params=params,
-                body=body,
-                content_type=content_type,
-                timeout_s=timeout_s,
-                max_bytes=max_bytes,
-                fence=fence,
-            )
+            return await self._requests.request(method, path, **options)
         await anyio.lowlevel.checkpoint_if_cancelled()
         raise Unavailable(f"{method} {path}: cut off", kind=Reason.TIMEOUT)
 

@@ -8,7 +8,7 @@ can't delay them.
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, Required, TypedDict, Unpack
 
 import anyio
 
@@ -31,33 +31,37 @@ PATIENCE_S: Final = 1.0
 _READS: Final = frozenset({"GET", "HEAD"})
 
 
+class RequestOptions(TypedDict, total=False):
+    """How a request is made.
+
+    Attributes:
+        params: Query.
+        body: What is sent.
+        content_type: Of the body; JSON where not given.
+        timeout_s: Deadline of the whole.
+        max_bytes: A longer answer is refused; ``MAX_BODY_BYTES`` where not given.
+        fence: Called on each attempt of a request that isn't a read, as the last thing before its
+            bytes leave. A handle calls its own fence first.
+    """
+
+    params: Mapping[str, str] | None
+    body: bytes | None
+    content_type: str | None
+    timeout_s: Required[float]
+    max_bytes: int
+    fence: Fence | None
+
+
 class Requests(Protocol):
     """Makes requests: a ``KubeClient``, or a handle to one."""
 
-    async def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, str] | None = None,
-        body: bytes | None = None,
-        content_type: str | None = None,
-        timeout_s: float,
-        max_bytes: int = MAX_BODY_BYTES,
-        fence: Fence | None = None,
-    ) -> bytes:
+    async def request(self, method: str, path: str, **options: Unpack[RequestOptions]) -> bytes:
         """Make one request.
 
         Args:
             method: HTTP method.
             path: From the server's root, with a slash.
-            params: Query.
-            body: What is sent.
-            content_type: Of the body; JSON where not given.
-            timeout_s: Deadline of the whole.
-            max_bytes: A longer answer is refused.
-            fence: Called on each attempt of a request that isn't a read, as the last thing before
-                its bytes leave. A handle calls its own fence first.
+            options: As ``RequestOptions`` says.
 
         Returns:
             The body of a successful answer.
@@ -104,18 +108,7 @@ class Handle:
         self._fence = fence
         self._limiter = limiter
 
-    async def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, str] | None = None,
-        body: bytes | None = None,
-        content_type: str | None = None,
-        timeout_s: float,
-        max_bytes: int = MAX_BODY_BYTES,
-        fence: Fence | None = None,
-    ) -> bytes:
+    async def request(self, method: str, path: str, **options: Unpack[RequestOptions]) -> bytes:
         """As ``Requests`` says; waiting for the limiter counts against the deadline.
 
         Raises:
@@ -123,6 +116,7 @@ class Handle:
             NotLeading: A fence refuses a request that would change something.
             KubeError: There was no answer, or an error.
         """
+        timeout_s, fence = options["timeout_s"], options.get("fence")
         by_s = anyio.current_time() + timeout_s
         async with AsyncExitStack() as stack:
             if self._limiter is not None:
@@ -133,16 +127,9 @@ class Handle:
                     others = f"{MOST_REQUESTS} other requests"
                     message = f"{method} {path}: no turn beside {others} within {timeout_s:g} s"
                     raise Unavailable(message, kind=Reason.TIMEOUT) from error
-            return await self._client.request(
-                method,
-                path,
-                params=params,
-                body=body,
-                content_type=content_type,
-                timeout_s=round(by_s - anyio.current_time(), 3),
-                max_bytes=max_bytes,
-                fence=None if method in _READS else _both(self._fence, fence),
-            )
+            options["timeout_s"] = round(by_s - anyio.current_time(), 3)
+            options["fence"] = None if method in _READS else _both(self._fence, fence)
+            return await self._client.request(method, path, **options)
 
 
 def _both(first: Fence | None, second: Fence | None) -> Fence | None:

@@ -2,9 +2,9 @@
 
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import pytest
 
@@ -15,8 +15,7 @@ from telemetryd.errors import (
 from telemetryd.export.exporter import ExportContext, Outcome
 from telemetryd.export.payloads.scc import render_scc
 from telemetryd.export.sinks.secret import SecretExporter
-from telemetryd.kube.fence import Fence
-from telemetryd.kube.requests import MAX_BODY_BYTES, Requests
+from telemetryd.kube.requests import RequestOptions, Requests
 from telemetryd.model import Payload
 from tests.apiserver.admin import Admin, Object
 from tests.export.doubles import EPOCH_S, snapshot
@@ -94,27 +93,7 @@ class Interloper:
         self._client = client
         self._act = act
 
-    async def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, str] | None = None,
-        body: bytes | None = None,
-        content_type: str | None = None,
-        timeout_s: float,
-        max_bytes: int = MAX_BODY_BYTES,
-        fence: Fence | None = None,
-    ) -> bytes:
+    async def request(self, method: str, path: str, **options: Unpack[RequestOptions]) -> bytes:
         if method == "PATCH":
             self._act()
-        return await self._client.request(
-            method,
-            path,
-            params=params,
-            body=body,
-            content_type=content_type,
-            timeout_s=timeout_s,
-            max_bytes=max_bytes,
-            fence=fence,
-        )
+        return await self._client.request(method, path, **options)

@@ -1,12 +1,9 @@
 """What the controller may ask of the API server, however many requests there are."""
 
-from collections.abc import Mapping
-from typing import Final
+from typing import Final, Unpack
 
-import anyio
-
-from telemetryd.kube.fence import Fence
-from telemetryd.kube.requests import MAX_BODY_BYTES, Requests
+from telemetryd.kube.requests import RequestOptions, Requests
+from telemetryd.limiter import TokenBucket
 
 RATE: Final = 10.0
 """Requests a second, all looks, statuses, new exporters and clean-ups together."""
@@ -59,9 +56,8 @@ class Pace:
             requests: To the API server.
         """
         self._requests = requests
-        self._left = BURST
+        self._bucket = TokenBucket(RATE, burst=BURST)
         self.made = 0
-        self._at_s: float | None = None
 
     def wait_s(self, cost: float, *, keep: float = RESERVE) -> float:
         """Seconds until so many requests may be made; 0 where they may be now.
@@ -70,26 +66,13 @@ class Pace:
             cost: How many.
             keep: So many must be left then.
         """
-        self._refill()
-        return max(0.0, (cost + keep - self._left) / RATE)
+        return self._bucket.wait_s(cost + keep)
 
     def spend(self, cost: float) -> None:
         """Count requests that others make for the controller."""
-        self._refill()
-        self._left -= cost
+        self._bucket.take(cost)
 
-    async def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, str] | None = None,
-        body: bytes | None = None,
-        content_type: str | None = None,
-        timeout_s: float,
-        max_bytes: int = MAX_BODY_BYTES,
-        fence: Fence | None = None,
-    ) -> bytes:
+    async def request(self, method: str, path: str, **options: Unpack[RequestOptions]) -> bytes:
         """Make one request and count it; the answer's body.
 
         Raises:
@@ -97,19 +80,4 @@ class Pace:
         """
         self.made += 1
         self.spend(1)
-        return await self._requests.request(
-            method,
-            path,
-            params=params,
-            body=body,
-            content_type=content_type,
-            timeout_s=timeout_s,
-            max_bytes=max_bytes,
-            fence=fence,
-        )
-
-    def _refill(self) -> None:
-        now_s = anyio.current_time()
-        if self._at_s is not None:
-            self._left = min(BURST, self._left + (now_s - self._at_s) * RATE)
-        self._at_s = now_s
+        return await self._requests.request(method, path, **options)
