@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-NOBODY = 65534
+OTHER_USER = 65534
 
 _HOLD = """
 import fcntl, os, sys

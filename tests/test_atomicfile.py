@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from telemetryd.atomicfile import FOLDER_FLAGS, lock_file
-from tests.locks import NOBODY, holding
+from tests.locks import OTHER_USER, holding
 
 NAME = ".lock"
 
@@ -60,7 +60,7 @@ def test_another_process_of_ours_keeps_it(folder: int, tmp_path: Path) -> None:
 
 
 def test_folder_locked_by_another_user_is_no_hindrance(folder: int, tmp_path: Path) -> None:
-    with holding(tmp_path, NOBODY):
+    with holding(tmp_path, OTHER_USER):
         assert_locked_by_us(folder, lock_file(folder, NAME))
 
 
@@ -68,23 +68,23 @@ def test_folder_locked_by_another_user_is_no_hindrance(folder: int, tmp_path: Pa
 def test_file_that_another_user_holds_is_replaced(folder: int, tmp_path: Path, mode: int) -> None:
     (tmp_path / NAME).touch()
     (tmp_path / NAME).chmod(mode)
-    os.chown(tmp_path / NAME, NOBODY, NOBODY)
-    with holding(tmp_path / NAME, NOBODY):
+    os.chown(tmp_path / NAME, OTHER_USER, OTHER_USER)
+    with holding(tmp_path / NAME, OTHER_USER):
         assert_locked_by_us(folder, lock_file(folder, NAME))
 
 
 def test_file_of_ours_that_others_may_open_is_replaced(folder: int, tmp_path: Path) -> None:
     (tmp_path / NAME).touch()
     (tmp_path / NAME).chmod(0o666)
-    with holding(tmp_path / NAME, NOBODY):
+    with holding(tmp_path / NAME, OTHER_USER):
         assert_locked_by_us(folder, lock_file(folder, NAME))
 
 
 def test_link_to_a_file_that_another_user_holds_is_replaced(folder: int, tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.touch()
-    os.chown(target, NOBODY, NOBODY)
-    with holding(target, NOBODY):
+    os.chown(target, OTHER_USER, OTHER_USER)
+    with holding(target, OTHER_USER):
         for link in (os.link, os.symlink):
             link(target, tmp_path / NAME)
             os.close(lock_file(folder, NAME))
@@ -113,12 +113,12 @@ def test_pipe_or_socket_in_its_place_holds_nothing_up(
     folder: int, tmp_path: Path, make: Callable[[Path], None]
 ) -> None:
     make(tmp_path / NAME)
-    os.chown(tmp_path / NAME, NOBODY, NOBODY)
+    os.chown(tmp_path / NAME, OTHER_USER, OTHER_USER)
     os.close(lock_file(folder, NAME))
     (tmp_path / NAME).unlink(missing_ok=True)
     make(tmp_path / NAME)
     if make is make_fifo:
-        with holding(tmp_path / NAME, NOBODY):
+        with holding(tmp_path / NAME, OTHER_USER):
             os.close(lock_file(folder, NAME))
 
 
@@ -138,8 +138,8 @@ def test_foreign_file_that_may_not_be_removed_is_an_error_that_names_it(tmp_path
     if child == 0:
         code = 1
         try:
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
+            os.setgid(OTHER_USER)
+            os.setuid(OTHER_USER)
             lock_file(os.open(tmp_path, FOLDER_FLAGS), NAME)
         except PermissionError as error:
             code = 0 if error.strerror == f"{NAME} isn't ours and can't be removed" else 2

@@ -127,7 +127,7 @@ def test_a_number_that_is_none_is_a_format_error(value: float) -> None:
 
 
 def test_hostile_text_costs_next_to_nothing() -> None:
-    """Whoever worked out 1e999999999 would not come to the end."""
+    """To work out 1e999999999 would never end."""
     hostile = ["9" * 10**6, "1e" + "9" * 200, "0." + "0" * 250 + "1", "1e999999999", "1" * 256]
     hostile += ["9" * 200 + "e-999999999", "9" * 100 + "e" + "1" * 18, "1e-" + "1" * 18]
     for text in hostile:

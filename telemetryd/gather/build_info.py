@@ -202,7 +202,7 @@ class BuildInfo:
             answer = await self._ask(question)
         except KubeError as error:
             level = logging.WARNING if first_failure else logging.DEBUG
-            log.log(level, "git hash not had path=%s reason=%s", PATH, str(error))
+            log.log(level, "git hash not received path=%s reason=%s", PATH, str(error))
             self._settle(self._known)
             return False
         # While Rancher rolls out, an old replica may still answer: used, but asked for again.

@@ -22,7 +22,7 @@ from telemetryd.config import (
 )
 from telemetryd.errors import ConfigError
 
-NOBODY = 65534
+OTHER_USER = 65534
 NOTHING: Mapping[str, str] = {}
 
 
@@ -147,7 +147,7 @@ def not_root() -> Iterator[int]:
     """As a user who may not read everything."""
     user = os.geteuid()
     if user == 0:
-        os.seteuid(NOBODY)
+        os.seteuid(OTHER_USER)
     try:
         yield os.geteuid()
     finally:

@@ -12,7 +12,7 @@ from telemetryd.config import Config, ControlSocket, parse_config
 from telemetryd.config.paths import SYSTEM_STATE_DIR, default_state_dir
 from telemetryd.errors import ConfigError
 
-NOBODY = 65534
+OTHER_USER = 65534
 
 
 def parse(text: str = "", **environ: str) -> Config:
@@ -26,7 +26,7 @@ def as_nobody(**environ: str) -> str:
     code = (
         "import os, sys\n"
         "from telemetryd.config.paths import default_state_dir\n"
-        f"os.setuid({NOBODY})\n"
+        f"os.setuid({OTHER_USER})\n"
         f"print(default_state_dir({environ!r}))"
     )
     done = subprocess.run(

@@ -12,7 +12,7 @@ import pytest
 
 from tests.daemon.control import EXPORTERS, assert_refused, blind_proxy, ctl, running
 from tests.daemon.embedded import FleetServer, serve_fleet
-from tests.locks import NOBODY, holding
+from tests.locks import OTHER_USER, holding
 from tests.system.daemon import Daemon
 
 NODES = "nodes.management.cattle.io"
@@ -66,7 +66,7 @@ def test_other_user_who_locks_all_there_is_holds_up_neither_start_nor_export(
     planted = [folder / ".control.sock.lock", archive / ".telemetryd.lock"]
     for path in planted:
         path.touch(0o600)
-        os.chown(path, NOBODY, NOBODY)
+        os.chown(path, OTHER_USER, OTHER_USER)
     for path in (folder, archive):
         path.chmod(0o755)
     config = (
@@ -75,7 +75,7 @@ def test_other_user_who_locks_all_there_is_holds_up_neither_start_nor_export(
     )
     with ExitStack() as held:
         for path in (folder, archive, *planted):
-            held.enter_context(holding(path, NOBODY))
+            held.enter_context(holding(path, OTHER_USER))
         daemon = Daemon(tmp_path, server.kubeconfig, config)
         try:
             daemon.wait_for("a snapshot", (archive / "latest").exists, 60)

@@ -71,7 +71,7 @@ def test_full_or_absent_socket_loses_the_notification_without_waiting(
         notifier.watchdog()
     Notifier(str(tmp_path / "nobody")).ready("")
     Notifier("/" + "x" * 200).ready("")
-    # Nobody reads before the end: who waits for room never comes here.
+    # It is read at the end alone: a daemon that waits for room never comes here.
 
 
 @pytest.mark.parametrize(

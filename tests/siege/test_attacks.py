@@ -55,7 +55,7 @@ def test_prober_asks_each_series_and_notes_what_is_not_answered(
     series = [
         Series("there", lambda: server.ask("/livez")),
         Series("nowhere", lambda: server.ask("/none")),
-        Series("nobody", lambda: lonely.ask("/livez")),
+        Series("absent", lambda: lonely.ask("/livez")),
     ]
     begin_s = time.monotonic()
     with Prober(series).running() as prober:
@@ -65,7 +65,7 @@ def test_prober_asks_each_series_and_notes_what_is_not_answered(
     found = prober.between(begin_s, time.monotonic())
     assert all(each.is_answered and each.text == "ok" for each in found["there"])
     assert all(each.status == 404 for each in found["nowhere"])
-    assert all(not each.status and "refused" in each.error for each in found["nobody"])
+    assert all(not each.status and "refused" in each.error for each in found["absent"])
 
 
 @pytest.mark.anyio

@@ -159,7 +159,7 @@ class SecretRequestController:
         for name in sorted(self._known):
             known = self._known[name]
             serving = self._servings.get(name)
-            written_at = serving.report.last_write_at if serving else known.told.write_at
+            written_at = serving.report.last_write_at if serving else known.said.write_at
             yield RequestStatus(name, known.asked_for, known.state, known.detail, written_at)
 
     def _ring(self) -> None:
@@ -240,7 +240,7 @@ class SecretRequestController:
             return
         known.asked_for = f"{record.namespace}/{record.secret}" if record.has_target else ""
         first = not any(condition.type == "Progressing" for condition in record.conditions)
-        if first and known.told.verdict is None and not record.deleting:
+        if first and known.said.verdict is None and not record.deleting:
             await self._tell(name, known, record, SeenFirst())
         if record.deleting:
             decision = await self._leave(name, known, record, system)
@@ -389,7 +389,7 @@ class SecretRequestController:
         written_at = serving.report.last_write_at if serving is not None else None
         cost = pace.FIRST_STATUS_COST if isinstance(verdict, SeenFirst) else pace.STATUS_COST
         due_s = await self._teller.tell(
-            known.told,
+            known.said,
             name,
             record,
             verdict,

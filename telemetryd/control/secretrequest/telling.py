@@ -29,7 +29,7 @@ own controller answers every status that isn't its own with another."""
 
 
 @dataclass(slots=True)
-class Told:
+class Said:
     """What the status of one request was last made to say.
 
     Attributes:
@@ -54,7 +54,7 @@ class Known:
 
     Attributes:
         target: The last Secret that was, or was to be, written for it.
-        told: What its status said last.
+        said: What its status said last.
         seen: What it was last judged by, and when another look is due, on the loop's clock.
     """
 
@@ -63,7 +63,7 @@ class Known:
     detail: str = ""
     asked_for: str = ""
     target: Target | None = None
-    told: Told = field(default_factory=Told)
+    said: Said = field(default_factory=Said)
     seen: tuple[object, object, float] = (None, None, -math.inf)
 
     def rests(self, record: object, projects: object) -> bool:
@@ -106,7 +106,7 @@ class Teller:
 
     async def tell(
         self,
-        told: Told,
+        said: Said,
         name: str,
         record: SecretRequestRecord,
         verdict: Verdict,
@@ -117,7 +117,7 @@ class Teller:
         """Write the status where it differs, unless the last failure is too recent.
 
         Args:
-            told: What it was last made to say; changed here.
+            said: What it was last made to say; changed here.
             name: Of the request.
             record: The request as it is held, with the conditions it has.
             verdict: What its conditions are to say.
@@ -127,14 +127,14 @@ class Teller:
         Returns:
             When to come back, on the loop's clock; infinity where nothing is left to be written.
         """
-        news = written_at if written_at != told.write_at else None
+        news = written_at if written_at != said.write_at else None
         held = {condition.type: condition for condition in record.conditions}
         if news is None and settle(held, verdict, now_s=self._now()) == held:
             return math.inf
         now_s = anyio.current_time()
-        earliest_s = told.retry_at_s
-        if news is None and told.verdict == _topic(verdict):
-            earliest_s = max(earliest_s, told.at_s + REASSERT_S)
+        earliest_s = said.retry_at_s
+        if news is None and said.verdict == _topic(verdict):
+            earliest_s = max(earliest_s, said.at_s + REASSERT_S)
         if now_s < earliest_s:
             return earliest_s
         if (pause_s := wait_s()) > 0:
@@ -142,16 +142,16 @@ class Teller:
         try:
             await self._writer.write(name, record.uid, verdict, synced_at=news)
         except KubeError as error:
-            return self._later(name, told, error)
-        told.failures = 0
-        told.verdict, told.at_s = _topic(verdict), anyio.current_time()
+            return self._later(name, said, error)
+        said.failures = 0
+        said.verdict, said.at_s = _topic(verdict), anyio.current_time()
         if news is not None:
-            told.write_at = news
+            said.write_at = news
         return math.inf
 
-    def _later(self, name: str, told: Told, error: KubeError) -> float:
-        pause_s = backoff_s(told.failures, base_s=RETRY_BASE_S, cap_s=RETRY_CAP_S, rng=self._rng)
-        told.retry_at_s = anyio.current_time() + pause_s
+    def _later(self, name: str, said: Said, error: KubeError) -> float:
+        pause_s = backoff_s(said.failures, base_s=RETRY_BASE_S, cap_s=RETRY_CAP_S, rng=self._rng)
+        said.retry_at_s = anyio.current_time() + pause_s
         why = str(error)
         if isinstance(error, Forbidden):
             grant = (
@@ -160,14 +160,14 @@ class Teller:
             )
             why = explain_denial(error, "write its status", grant=grant)
         log.log(
-            logging.DEBUG if told.failures else logging.WARNING,
+            logging.DEBUG if said.failures else logging.WARNING,
             "secret request status not written name=%s error=%r retry_in_s=%.1f",
             name,
             why,
             pause_s,
         )
-        told.failures += 1
-        return told.retry_at_s
+        said.failures += 1
+        return said.retry_at_s
 
 
 def _topic(verdict: Verdict) -> Verdict:

@@ -33,11 +33,11 @@ def ready(**settings: object) -> Bench:
 
 def crowd(bench: Bench, number: int, *, valid: bool = False) -> None:
     """So many requests: each for a Secret of its own, or for a namespace that doesn't exist."""
-    bench.tell, told = (lambda: None), bench.tell  # type: ignore[method-assign]
+    bench.tell, tell = (lambda: None), bench.tell  # type: ignore[method-assign]
     for each in range(number):
         target = {"name": f"s-{each}"} if valid else {"namespace": f"n-{each}"}
         bench.ask(f"a-{each:04d}", **target)
-    bench.tell = told  # type: ignore[method-assign]
+    bench.tell = tell  # type: ignore[method-assign]
     bench.tell()
 
 
@@ -103,9 +103,9 @@ async def test_only_the_oldest_project_with_the_mark_counts_and_others_are_repor
         bench.put_project("p-aaaab")
         await anyio.sleep(2)
         assert bench.secret(namespace="theirs") is None
-    told = "several projects are marked as the System project used=p-abcde ignored="
+    begin = "several projects are marked as the System project used=p-abcde ignored="
     said = [each.message for each in caplog.records if each.message.startswith("several")]
-    assert said == [f"{told}1", f"{told}2"]
+    assert said == [f"{begin}1", f"{begin}2"]
 
 
 async def test_deleted_request_that_was_never_served_cleans_nothing_up() -> None:

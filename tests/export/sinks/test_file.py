@@ -24,7 +24,7 @@ from telemetryd.export.sinks.file import FileExporter
 from telemetryd.export.sinks.snapshots import LOCK, SnapshotFile, choose_excess
 from tests.export.doubles import EPOCH_S, Source, manager_of, running, snapshot
 from tests.export.filebench import FolderBench, check_folder, names, payload
-from tests.locks import NOBODY, holding
+from tests.locks import OTHER_USER, holding
 
 pytestmark = pytest.mark.anyio
 
@@ -41,7 +41,7 @@ def not_root() -> Iterator[int]:
     """As a user whom permissions bind."""
     user = os.geteuid()
     if user == 0:
-        os.seteuid(NOBODY)
+        os.seteuid(OTHER_USER)
     try:
         yield os.geteuid()
     finally:
@@ -413,8 +413,8 @@ async def test_folder_in_the_hands_of_another_writer_is_left_to_it(bench: Folder
 async def test_folder_locked_by_another_user_is_written_all_the_same(bench: FolderBench) -> None:
     bench.folder.mkdir(mode=0o755)
     (bench.folder / LOCK).touch(0o600)
-    os.chown(bench.folder / LOCK, NOBODY, NOBODY)
-    with holding(bench.folder, NOBODY), holding(bench.folder / LOCK, NOBODY):
+    os.chown(bench.folder / LOCK, OTHER_USER, OTHER_USER)
+    with holding(bench.folder, OTHER_USER), holding(bench.folder / LOCK, OTHER_USER):
         assert await bench.send(bench.exporter()) is Outcome.WRITTEN
 
 

@@ -23,7 +23,7 @@ from tests.serve.commanding import Asker, Noted, commanded, connected
 
 pytestmark = pytest.mark.anyio
 
-NOBODY = 65534
+OTHER_USER = 65534
 HASTY = Limits(request_timeout_s=0.2, command_timeout_s=0.3, answer_timeout_s=0.2, connections=4)
 
 
@@ -336,7 +336,7 @@ async def test_want_of_file_descriptors_passes(
 
 async def test_other_users_are_refused(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     noted = Noted()
-    async with commanded(path, noted, users=frozenset({NOBODY})), connected(path) as client:
+    async with commanded(path, noted, users=frozenset({OTHER_USER})), connected(path) as client:
         answer = await client.answer()
         assert answer["error"] == "only root and the daemon's own user may command"
         assert await client.is_closed()
@@ -348,7 +348,7 @@ async def test_other_users_are_refused(path: Path, caplog: pytest.LogCaptureFixt
 async def test_another_user_can_connect_neither_by_mode_nor_by_credentials(path: Path) -> None:
     code = (
         "import os, socket, sys\n"
-        f"os.setuid({NOBODY})\n"
+        f"os.setuid({OTHER_USER})\n"
         "s = socket.socket(socket.AF_UNIX)\n"
         "s.connect(sys.argv[1])\n"
         'try: s.sendall(b\'{"command": "status"}\\n\')\n'

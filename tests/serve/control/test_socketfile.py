@@ -18,7 +18,7 @@ from telemetryd.config import ControlSocket
 from telemetryd.errors import ConfigError, TelemetrydError
 from telemetryd.serve.control import socketfile
 from telemetryd.serve.control.socketfile import open_control_socket
-from tests.locks import NOBODY, holding
+from tests.locks import OTHER_USER, holding
 
 pytestmark = pytest.mark.anyio
 
@@ -230,8 +230,8 @@ async def test_folder_and_lock_file_held_by_another_user_are_no_hindrance(path: 
     path.parent.chmod(0o755)
     lock = path.with_name(".control.sock.lock")
     lock.touch()
-    os.chown(lock, NOBODY, NOBODY)
-    with holding(path.parent, NOBODY), holding(lock, NOBODY):
+    os.chown(lock, OTHER_USER, OTHER_USER)
+    with holding(path.parent, OTHER_USER), holding(lock, OTHER_USER):
         async with open_control_socket(explicit(path), where=""):
             assert path.is_socket()
     assert (lock.stat().st_uid, stat.S_IMODE(lock.stat().st_mode)) == (0, 0o600)
