@@ -222,6 +222,13 @@ class _Tls(sslproto.SSLProtocol):
         self._connection.carrier = cast("asyncio.Transport", transport)
         super().connection_made(transport)
 
+    def eof_received(self) -> None:
+        """Have the connection closed: asyncio's TLS sends nothing once the client ended its side.
+
+        By itself it stays open where reading is paused, and logs each answer that it drops.
+        """
+        super().eof_received()
+
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
         self._connection.lose()

@@ -3,6 +3,7 @@
 import logging
 import re
 import socket
+import ssl
 from contextlib import suppress
 
 import anyio
@@ -263,3 +264,30 @@ async def test_largest_headers_in_one_record_of_tls_are_answered(
     ):
         await held.stream.send(headed(Limits().head_bytes))
         assert parse_reply(await held.end()).status == 200
+
+
+def hang_up(port: int, context: ssl.SSLContext) -> bytes:
+    """Ask often at once, end our side of TCP, and read to the end of the other."""
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=60) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as stream,
+    ):
+        stream.sendall(request("/livez") * 100)
+        stream.recv(1)
+        stream.shutdown(socket.SHUT_WR)
+        read = b""
+        with suppress(ConnectionResetError):
+            while chunk := stream.recv(65536):
+                read += chunk
+        return read
+
+
+async def test_client_of_tls_that_ends_its_side_is_let_go_and_fills_no_log(
+    authority: Authority, pair: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    hour_s = 3600.0
+    limits = Limits(request_timeout_s=hour_s, keep_alive_s=hour_s)
+    async with guarded(authority, tls(pair), limits=limits) as served:
+        for _ in range(20):
+            await anyio.to_thread.run_sync(hang_up, served.port, served.trusting())
+    assert "SSL connection is closed" not in caplog.text
