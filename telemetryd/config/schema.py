@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Protocol, TypeVar
 
-from telemetryd.config.values import InvalidValue, Kind, Url, did_you_mean, show
+from telemetryd.config.values import InvalidValue, Kind, Url, did_you_mean, name_kind, show
 from telemetryd.errors import Problem
+from telemetryd.redaction import SHORTEST
 
 C = TypeVar("C")
 
@@ -303,8 +304,11 @@ def _without(value: object, message: str, name: str) -> str:
     """The message of a kind, which may be another distribution's, about a key of this name."""
     if not _CREDENTIAL.search(name) or isinstance(value, bool):
         return message
-    for shown in (show(value), repr(value), str(value)):
-        message = message.replace(shown, "what is given") if shown else message
+    bare = str(value)
+    for shown in (show(value), repr(value), bare):
+        # A short one is no credential, and may be a part of any word of the message.
+        if shown != name_kind(value) and (shown != bare or len(bare) >= SHORTEST):
+            message = message.replace(shown, "a value that isn't shown")
     return message
 
 

@@ -52,6 +52,12 @@ def is_shown(said: str) -> bool:
     return any(SECRET[start : start + 6] in said for start in range(4, 16)) or "867530" in said
 
 
+@pytest.mark.parametrize("word", ["a", "must be", "an", "path"])
+def test_word_of_the_message_in_place_of_a_file_leaves_the_message_whole(word: str) -> None:
+    said = complaint(f'{EXPORTER}bearer_token_file = "{word}"\n')
+    assert "bearer_token_file: must be an absolute path such as" in said
+
+
 @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
 @pytest.mark.parametrize(("table", "key"), [(table, key) for table in KEYS for key in KEYS[table]])
 def test_credential_in_place_of_its_file_is_not_shown(table: str, key: str, value: str) -> None:
