@@ -62,6 +62,15 @@ def version(text: str | None) -> str:
     return text[:VERSION_CHARS] if text else ""
 
 
+def visible(text: str) -> str:
+    """A text that commands no terminal: what can't be printed is there as its escape."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
 def escaped(text: str, limit: int) -> str:
     """A text as it can be shown anywhere: what can't be printed as its escape, and not too long.
 
@@ -69,11 +78,7 @@ def escaped(text: str, limit: int) -> str:
         text: Any text.
         limit: Characters that are shown; of a longer text the number of those left out is added.
     """
-    shown = text[:limit]
-    if not shown.isprintable():
-        shown = "".join(
-            char if char.isprintable() else char.encode("unicode_escape").decode() for char in shown
-        )[:limit]
+    shown = visible(text[:limit])[:limit]
     left_out = len(text) - limit
     return shown if left_out <= 0 else f"{shown}… ({left_out} more characters)"
 

@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from typing import Any, ClassVar, Protocol
 from urllib.parse import urlsplit
 
+from telemetryd.bounds import visible
 from telemetryd.config.remote import why_unbindable
 
 HOUR_S = 3600.0
@@ -56,7 +57,7 @@ def show(value: object) -> str:
             return str(value).lower()
         case str():
             cut = value if len(value) <= _SHOWN_CHARACTERS else value[:_SHOWN_CHARACTERS] + "…"
-            return _printable(json.dumps(cut, ensure_ascii=False))
+            return visible(json.dumps(cut, ensure_ascii=False))
         case int() if value.bit_length() > _LARGEST_SHOWN_BITS:
             return "a number of more than 64 bits"
         case int() | float():
@@ -76,12 +77,6 @@ def name_kind(value: object) -> str:
             return "a number"
         case _:
             return show(value)
-
-
-def _printable(text: str) -> str:
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )
 
 
 def did_you_mean(given: str, known: tuple[str, ...]) -> str:

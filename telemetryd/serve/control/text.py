@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from telemetryd.bounds import visible
 from telemetryd.serve.control.protocol import Answer, Document, Request
 
 _NOTHING = "-"
@@ -58,12 +59,12 @@ def render_result(  # noqa: PLR0911 - one a command
 def render_complaints(request: Request, answer: Answer) -> list[str]:
     """What goes to stderr, a line each: why all isn't well, where it isn't."""
     if answer.error:
-        return [_printable(answer.error)]
+        return [visible(answer.error)]
     if answer.ok:
         return []
     result = answer.result
     if request.command in {"reload", "opt-in"}:
-        return [_printable(str(problem)) for problem in result.get("problems") or ()]
+        return [visible(str(problem)) for problem in result.get("problems") or ()]
     if not result.get("synced"):
         return [f"{request.name} isn't synced"]
     found = result.get("verification") or {}
@@ -232,11 +233,4 @@ def _span(seconds: Any) -> str:
 
 
 def _lines(lines: Iterable[Any]) -> str:
-    return "".join(f"{_printable(str(line))}\n" for line in lines)
-
-
-def _printable(line: str) -> str:
-    """Nothing in it may command the terminal."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in line
-    )
+    return "".join(f"{visible(str(line))}\n" for line in lines)
