@@ -314,7 +314,16 @@ class FaultProxy:
         return await self.pass_on(exchange)
 
     async def pass_on(self, exchange: Exchange, change: Edit | None = None) -> web.StreamResponse:
-        """The API server's own answer, its body changed on the way if it is no stream."""
+        """The API server's own answer, its body changed on the way if it is no stream.
+
+        A write that came whole is passed on even if its sender leaves meanwhile: what is sent late
+        must get there.
+        """
+        await exchange.request.read()
+        passing = self._pass_on(exchange, change)
+        return await (passing if exchange.ask.method == "GET" else asyncio.shield(passing))
+
+    async def _pass_on(self, exchange: Exchange, change: Edit | None) -> web.StreamResponse:
         request = exchange.request
         headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
         url = f"{self._target}{request.raw_path}"
