@@ -69,7 +69,7 @@ soak-exports: $(VENV)/.dev ## export 100,000 times to a local receiver; fails wh
 
 .PHONY: siege
 siege: $(VENV)/.dev ## attack the daemon from all sides at once; fails where a promise is broken (3 minutes)
-	@$(BIN)/python -m tests.siege
+	@$(BIN)/python -m tests.siege $(SIEGE)
 
 .PHONY: siege-peers
 siege-peers: $(VENV)/.dev ## attack the daemon and its peers, one kind at a time; prints a table (12 minutes)

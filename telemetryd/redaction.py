@@ -26,11 +26,15 @@ _STEP = 4
 _LONGEST = 16 * 1024
 _PLACES = 4
 _PARTIAL_LENGTH = 16
+_PLAIN = r"[A-Za-z0-9._~+/=:@(){}\[\]-]"
+"""A character that stands for itself wherever it is, and isn't the first of an escape."""
 _PIECES = re.compile(
-    r"%[0-9A-Fa-f]{2}|\\+u[0-9A-Fa-f]{4}|\\+x[0-9A-Fa-f]{2}|&#x[0-9A-Fa-f]{1,6};|&#[0-9]{1,7};"
+    rf"{_PLAIN}+"
+    r"|%[0-9A-Fa-f]{2}|\\+u[0-9A-Fa-f]{4}|\\+x[0-9A-Fa-f]{2}|&#x[0-9A-Fa-f]{1,6};|&#[0-9]{1,7};"
     r"|\\+[nrt]|.",
     re.DOTALL,
 )
+_IS_PLAIN = re.compile(_PLAIN).match
 _DROPPED = frozenset("\"'`,;\\<>|*")
 _BASE64URL = str.maketrans("-_", "+/")
 _STARTS = (0, 2, 3)
@@ -144,13 +148,19 @@ def _project(text: str) -> tuple[str, list[int], list[int]]:
     starts: list[int] = []
     ends: list[int] = []
     for piece in _PIECES.finditer(text):
+        start, end = piece.span()
+        if _IS_PLAIN(text, start):
+            chars.append(piece[0].lower())
+            starts += range(start, end)
+            ends += range(start + 1, end + 1)
+            continue
         char = _unescape(piece[0])
         if char.isspace() or not char.isprintable() or char in _DROPPED:
             continue
         lower = char.lower()
         chars.append(lower if len(lower) == 1 else char)
-        starts.append(piece.start())
-        ends.append(piece.end())
+        starts.append(start)
+        ends.append(end)
     return "".join(chars).translate(_BASE64URL), starts, ends
 
 

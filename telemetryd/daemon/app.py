@@ -16,6 +16,7 @@ from anyio.abc import TaskStatus
 
 from telemetryd import __version__
 from telemetryd.config import Config, read_switches
+from telemetryd.daemon import heap
 from telemetryd.daemon.collector import MARK_UNSEEN, Collector
 from telemetryd.daemon.commands import Commanded, DaemonCommands
 from telemetryd.daemon.earlysignals import EarlySignals
@@ -285,6 +286,7 @@ class Daemon:
         self._supervision.ready()
         async with anyio.create_task_group() as background:
             background.start_soon(self._heartbeat.run, name="heartbeat")
+            background.start_soon(heap.give_back, name="heap")
             background.start_soon(self._supervision.run, name="supervision")
             background.start_soon(self._client.follow, name="login")
             background.start_soon(

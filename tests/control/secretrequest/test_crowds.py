@@ -6,6 +6,7 @@ import anyio
 import pytest
 
 from telemetryd.control.secretrequest import pace
+from telemetryd.control.secretrequest.telling import LINES_AT_ONCE
 from telemetryd.demo.resources import JsonObject
 from telemetryd.model import RequestState
 from tests.control.secretrequest.bench import EXPORTER, Bench, with_settings
@@ -106,6 +107,21 @@ async def test_only_the_oldest_project_with_the_mark_counts_and_others_are_repor
     begin = "several projects are marked as the System project used=p-abcde ignored="
     said = [each.message for each in caplog.records if each.message.startswith("several")]
     assert said == [f"{begin}1", f"{begin}2"]
+
+
+async def test_crowd_fills_no_log_and_its_number_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bench = ready()
+    caplog.set_level("DEBUG")
+    async with bench.serving():
+        crowd(bench, 200)
+        await anyio.sleep(150)
+    lines = [each.message for each in caplog.records if "secret request" in each.message]
+    one_by_one = [line for line in lines if "name=a-" in line]
+    counted = [line.partition("count=")[2] for line in lines if "count=" in line]
+    assert LINES_AT_ONCE <= len(one_by_one) < 150
+    assert len(one_by_one) + sum(int(count.partition(":")[0]) for count in counted) == 200
 
 
 async def test_deleted_request_that_was_never_served_cleans_nothing_up() -> None:
