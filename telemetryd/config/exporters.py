@@ -23,7 +23,7 @@ from telemetryd.config.values import (
 
 DEFAULT_INTERVAL_S = 60.0
 LONGEST_DEFAULT_TIMEOUT_S = 10.0
-FORMATS = ("scc", "fleet")
+FORMATS = ("scc", "fleet", "fleet-v1")
 """What a payload can hold; ``export.formats`` makes each of them."""
 
 SCC_SECRETS = frozenset({"rancher-scc-telemetry", "rancher-scc-metrics"})

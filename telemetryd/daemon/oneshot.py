@@ -15,7 +15,8 @@ from telemetryd.daemon.sourcefinder import SourceFinder
 from telemetryd.errors import KubeError, NotReady, Unauthorized, UnknownExporter
 from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
 from telemetryd.export.payloads.payload import Renderer
-from telemetryd.gather.project import CLUSTERS, OPT_OUT_SETTING, SETTINGS
+from telemetryd.gather.clusters import CLUSTERS
+from telemetryd.gather.project import OPT_OUT_SETTING, SETTINGS
 from telemetryd.informer.source import serves_group
 from telemetryd.kube.client import KubeClient
 from telemetryd.model import Delivery, Disclosure, Payload, SettingRecord, SourceKind, Switches

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeVar
 
-from telemetryd.model.records import ClusterTraits, Gpus
+from telemetryd.model.records import Gpus
 
 LOCAL: Final = "local"
 MANAGED: Final = "managed"
@@ -100,6 +100,12 @@ class GroupKey:
     active: bool
     deleting: bool
     stale: bool
+
+
+UNKNOWN_GROUP: Final = GroupKey(
+    MANAGED, "other", "other", "other", "other", active=False, deleting=False, stale=False
+)
+"""Of a managed cluster that can't be read."""
 
 
 @dataclass(frozen=True, slots=True)

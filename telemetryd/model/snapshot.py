@@ -6,12 +6,18 @@ Nothing here names a node or a cluster.
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from telemetryd.model.groups import ClusterGroup, Drop, Sums, is_entitled, total
+from telemetryd.model.groups import (
+    UNKNOWN_GROUP,
+    ClusterGroup,
+    Drop,
+    GroupKey,
+    Sums,
+    is_entitled,
+    total,
+)
 from telemetryd.model.records import (
     NO_GPUS,
-    UNKNOWN_TRAITS,
     Amounts,
-    ClusterTraits,
     Gpus,
     NodeShape,
 )
@@ -121,7 +127,7 @@ class ClusterDetail:
         memory_nano: Sum over its nodes in 1e-9 bytes.
         unreported_cpu: Nodes that report no CPU capacity that can be parsed.
         unreported_memory: Likewise memory.
-        kubernetes_minor: ``1.33``, else ``other``.
+        group: What kind of cluster it is, and how it is.
         unreadable_nodes: Nodes that can't be read; ``nodes`` includes them.
         node_count: By its own status; None where that has none.
         capacity: Likewise.
@@ -138,8 +144,7 @@ class ClusterDetail:
     memory_nano: int
     unreported_cpu: int
     unreported_memory: int
-    kubernetes_minor: str = "other"
-    traits: ClusterTraits = UNKNOWN_TRAITS
+    group: GroupKey = UNKNOWN_GROUP
     unreadable_nodes: int = 0
     gpus: Gpus = NO_GPUS
     node_count: int | None = None

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from telemetryd.gather.project import CLUSTERS, nodes_resource
+from telemetryd.gather.clusters import CLUSTERS
+from telemetryd.gather.project import nodes_resource
 from telemetryd.gather.shapes import ShapeTable
 from tests.daemon.test_payloads import World
 

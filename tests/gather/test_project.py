@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from telemetryd.errors import UnreadableObject, UnreadableReason
+from telemetryd.gather.clusters import CLUSTERS
 from telemetryd.gather.project import (
-    CLUSTERS,
     FEATURES,
     KUBE_SYSTEM,
     PROJECTS,

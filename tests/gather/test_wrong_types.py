@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from telemetryd.gather.corenode import core_nodes_resource
+from telemetryd.gather.clusters import CLUSTERS
 from telemetryd.gather.project import (
-    CLUSTERS,
     FEATURES,
     KUBE_SYSTEM,
     PROJECTS,
