@@ -8,6 +8,8 @@ deltas come from doesn't belong here.
 
 from collections import Counter
 from dataclasses import dataclass
+from math import inf
+from typing import Final
 
 from telemetryd.gather.counts import ROLES, ClusterCount, Row, ShapeCount
 from telemetryd.gather.project import LOCAL_CLUSTER
@@ -31,6 +33,13 @@ from telemetryd.model import (
     plus,
 )
 from telemetryd.quantity import whole_cores, whole_mib
+
+LASTING_S: Final = 30.0
+"""A difference between a cluster's own status and its nodes counts once it has lasted so long.
+
+Rancher adds the nodes of a cluster up at most once in 10 s. How long one has lasted that was there
+at the first look isn't known: it counts at once.
+"""
 
 TEXTS = ("architecture", "operating_system", "container_runtime", "kernel_version")
 """Texts of a shape that have a form."""
@@ -84,6 +93,8 @@ class FleetAggregate:
         self._clusters: dict[str, ClusterCount] = {}
         self._changed: set[ClusterCount] = set()  # since the groups were summed up
         self._groups: dict[GroupKey, Sums] = {}
+        self._looked = False
+        self._young: set[ClusterCount] = set()  # differ from their own status, not for long yet
         self._sizes: Counter[int] = Counter()  # managed clusters by their number of nodes
         self._orphans = 0
         self._nodes = 0
@@ -140,10 +151,22 @@ class FleetAggregate:
         local = self._clusters.get(LOCAL_CLUSTER)
         return self._sizes.total() + int(local is not None and local.exists), self._nodes
 
-    def groups(self) -> tuple[ClusterGroup, ...]:
+    def ripen(self, now_s: float) -> None:
+        """Let differences count that have lasted; see ``LASTING_S``."""
+        for cluster in list(self._young):
+            if now_s - (cluster.differs_since or 0.0) >= LASTING_S:
+                self._young.discard(cluster)
+                self._changed.add(cluster)
+                cluster.detail = None
+                self.version += 1
+
+    def groups(self, now_s: float) -> tuple[ClusterGroup, ...]:
         """The clusters that exist, in groups of those alike in every trait; sorted.
 
         It costs the number of groups, and the shapes of each cluster that has changed.
+
+        Args:
+            now_s: Of a clock that only goes forward.
         """
         for cluster in self._changed:
             if cluster.grouped is not None:
@@ -153,12 +176,26 @@ class FleetAggregate:
                     self._groups[key] = left
                 else:
                     del self._groups[key]
+            self._judge(cluster, now_s)
             cluster.grouped = (cluster.key, cluster.sums()) if cluster.exists else None
             if cluster.grouped is not None:
                 key, sums = cluster.grouped
                 self._groups[key] = plus(self._groups.get(key, NOTHING), sums)
         self._changed.clear()
+        self._looked = True
         return tuple(ClusterGroup(key, self._groups[key]) for key in sorted(self._groups))
+
+    def _judge(self, cluster: ClusterCount, now_s: float) -> None:
+        """Note whether a cluster differs from its own status, and since when."""
+        self._young.discard(cluster)
+        if not cluster.exists or not cluster.disagrees():
+            cluster.differs, cluster.differs_since = False, None
+            return
+        if cluster.differs_since is None:
+            cluster.differs_since = now_s if self._looked else -inf
+        cluster.differs = now_s - cluster.differs_since >= LASTING_S
+        if not cluster.differs:
+            self._young.add(cluster)
 
     def tally(self) -> Tally:
         """The totals now."""

@@ -58,10 +58,14 @@ class ClusterCount:
         shapes: Its nodes by shape.
         left_out: Those that Rancher leaves out of the cluster's capacity, by shape.
         grouped: What the sums of its group hold of it.
+        differs: Its own status says something else than its nodes, and has for a while.
+        differs_since: Since when, on the aggregate's clock; None where they agree.
     """
 
     __slots__ = (
         "detail",
+        "differs",
+        "differs_since",
         "exists",
         "grouped",
         "id",
@@ -82,6 +86,8 @@ class ClusterCount:
         self.id = ""
         self.detail: ClusterDetail | None = None
         self.grouped: tuple[GroupKey, Sums] | None = None
+        self.differs = False
+        self.differs_since: float | None = None
 
     def learn(self, record: ClusterRecord | Unreadable) -> None:
         """Take what is known of it beside its nodes; of one that can't be read, its UID."""
@@ -148,7 +154,7 @@ class ClusterCount:
             gpus_intel=gpus[2],
             gpus_other=gpus[3],
             counted_clusters=int(self.record.node_count is not None or capacity is not None),
-            differing_clusters=int(self._differs(cpu_nano, memory_nano)),
+            differing_clusters=int(self.differs),
             sized_clusters=int(pods is not None),
             pods=pods or 0,
             requesting_clusters=int(requested is not None),
@@ -157,21 +163,23 @@ class ClusterCount:
             requested_pods=(requested.pods or 0) if requested is not None else 0,
         )
 
-    def _differs(self, cpu_nano: int, memory_nano: int) -> bool:
-        """Whether its own status says something else than its nodes, which add up to so much.
+    def disagrees(self) -> bool:
+        """Whether its own status says something else than its nodes add up to now.
 
         Of a cluster that is being deleted nothing is expected.
         """
         record = self.record
         if record.traits.deleting:
             return False
-        if record.node_count is not None and record.node_count != self.nodes:
+        if record.node_count not in {None, self.nodes}:
             return True
         if record.capacity is None:
             return False
-        for count, nodes in self.left_out.items():
-            cpu_nano -= nodes * (count.shape.cpu_nano or 0)
-            memory_nano -= nodes * (count.shape.memory_nano or 0)
+        cpu_nano = memory_nano = 0
+        for count, nodes in self.shapes.items():
+            adding = nodes - self.left_out.get(count, 0)
+            cpu_nano += adding * (count.shape.cpu_nano or 0)
+            memory_nano += adding * (count.shape.memory_nano or 0)
         return record.capacity.cpu_nano not in {None, cpu_nano} or (
             record.capacity.memory_nano not in {None, memory_nano}
         )
@@ -198,5 +206,5 @@ class ClusterCount:
             node_count=record.node_count,
             capacity=record.capacity,
             requested=record.requested,
-            differs=bool(sums.differing_clusters),
+            differs=self.differs,
         )

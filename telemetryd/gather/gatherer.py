@@ -169,6 +169,7 @@ class Gatherer:
         missing = self._missing(statuses, git_hash)
         if missing or git_hash is None:
             raise NotReady(missing)
+        self._fleet.ripen(self._clock())
         basis = _Basis(
             fleet_version=self._fleet.version,
             detail_version=self._fleet.detail_version if self._detailed else None,
@@ -307,7 +308,7 @@ class Gatherer:
                 resource: number for resource, number in sorted(basis.unreadable) if number
             },
             withheld=found,
-            groups=self._fleet.groups(),
+            groups=self._fleet.groups(self._clock()),
             drops=basis.drops,
         )
 
