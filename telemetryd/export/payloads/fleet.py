@@ -111,7 +111,6 @@ class FleetRenderer:
 def render_facts(snapshot: Snapshot, detail: FleetDetail) -> dict[str, Any]:
     """The fleet document without its delivery; every array sorted, so that facts decide bytes."""
     totals, coarse = snapshot.totals, detail.coarse
-    reasons = sorted({*snapshot.incomplete_reasons, *snapshot.doubts})
     entitled = totals.entitled
 
     def parts(name: str, by: Callable[[GroupKey], str]) -> list[dict[str, Any]]:
@@ -121,8 +120,8 @@ def render_facts(snapshot: Snapshot, detail: FleetDetail) -> dict[str, Any]:
     return {
         **core_facts(snapshot),
         "schema_version": SCHEMA_VERSION,
-        "complete": not reasons,
-        "incomplete_reasons": reasons,
+        "complete": snapshot.complete and not snapshot.doubts,
+        "incomplete_reasons": sorted(snapshot.incomplete_reasons + snapshot.doubts),
         "clusters": [_cluster(cluster) for cluster in sorted(detail.clusters, key=cluster_order)],
         "node_shapes": [_shape(shape) for shape in sorted(detail.shapes, key=_shape_order)],
         "totals": {**core_totals(totals, coarse=coarse), **_more_totals(totals, coarse=coarse)},

@@ -50,7 +50,7 @@ class KindPart(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     kind: Annotated[
         Literal["local", "managed"],
         sent(
-            "The cluster that hosts Rancher, or all others",
+            "The upstream cluster, or all others",
             "name of the cluster",
             "always local: there is one cluster",
         ),
@@ -92,8 +92,10 @@ class MinorPart(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class Entitled(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``entitlement``: managed clusters that are not being deleted."""
 
-    clusters: Annotated[Count, sent("Managed clusters that are not being deleted", "counted", "")]
-    nodes: Annotated[Count, sent("Their nodes", "counted", "")]
+    clusters: Annotated[
+        Count, sent("Managed clusters that are not being deleted", "counted", "always 0")
+    ]
+    nodes: Annotated[Count, sent("Their nodes", "counted", "always 0")]
     cpu_millis: Annotated[
         Amount, sent("CPU of their nodes, in 1/1000 cores", capacity("cpu")[0], "")
     ]
@@ -121,9 +123,7 @@ class FleetTotals(TotalsCore, frozen=True, forbid_unknown_fields=True, kw_only=T
         Count,
         sent("Clusters that are being deleted", "clusters' metadata.deletionTimestamp", "always 0"),
     ]
-    stale_clusters: Annotated[
-        Count, sent("Clusters that Rancher can't reach", CONNECTED, "always 0")
-    ]
+    stale_clusters: Annotated[Count, sent("Clusters that can't be reached", CONNECTED, "always 0")]
     stale_nodes: Annotated[Count, sent("Nodes of these clusters", CONNECTED, "always 0")]
     differing_clusters: Annotated[
         Count,
@@ -135,19 +135,29 @@ class FleetTotals(TotalsCore, frozen=True, forbid_unknown_fields=True, kw_only=T
     ]
     gpus: GpuNumbers
     reporting_clusters: Annotated[
-        Count, own_number("Clusters whose own status says how many pods fit in", "capacity.pods")
+        Count,
+        own_number(
+            "Clusters whose own status says how many pods fit in", "capacity.pods", "always 0"
+        ),
     ]
-    reported_pods: Annotated[Amount, own_number("How many pods fit in them", "capacity.pods")]
+    reported_pods: Annotated[
+        Amount, own_number("How many pods fit in them", "capacity.pods", "always 0")
+    ]
     requesting_clusters: Annotated[
-        Count, own_number("Clusters whose own status says what their pods request", "requested")
+        Count,
+        own_number(
+            "Clusters whose own status says what their pods request", "requested", "always 0"
+        ),
     ]
     requested_cpu_millis: Annotated[
-        Amount, own_number("CPU that their pods request, in 1/1000 cores", "requested.cpu")
+        Amount,
+        own_number("CPU that their pods request, in 1/1000 cores", "requested.cpu", "always 0"),
     ]
     requested_memory_bytes: Annotated[
-        Amount, own_number("Memory that their pods request, in bytes", "requested.memory")
+        Amount,
+        own_number("Memory that their pods request, in bytes", "requested.memory", "always 0"),
     ]
-    requested_pods: Annotated[Amount, own_number("Their pods", "requested.pods")]
+    requested_pods: Annotated[Amount, own_number("Their pods", "requested.pods", "always 0")]
 
 
 class UnreadableObjects(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -110,22 +110,24 @@ class GpuNumbers(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     other: Annotated[Count, sent("GPUs of other vendors", *capacity("*/gpu"))]
 
 
-def own_number(what: str, key: str) -> Meta:
+def own_number(what: str, key: str, kubernetes: str = "") -> Meta:
     """A number that the Cluster object itself holds."""
-    return sent(what, f"clusters' status.{key}", "")
+    return sent(what, f"clusters' status.{key}", kubernetes)
 
 
 class OwnNumbers(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``reported``: what the cluster's own status says; null where it says nothing."""
 
-    nodes: Annotated[Count | None, own_number("Its nodes, as Rancher counts them", "nodeCount")]
+    nodes: Annotated[Count | None, own_number("Its nodes, by its own status", "nodeCount")]
     cpu_millis: Annotated[
-        Amount | None, own_number("Its CPU, as Rancher adds it up, in 1/1000 cores", "capacity.cpu")
+        Amount | None, own_number("Its CPU, by its own status, in 1/1000 cores", "capacity.cpu")
     ]
     memory_bytes: Annotated[
-        Amount | None, own_number("Its memory, as Rancher adds it up, in bytes", "capacity.memory")
+        Amount | None, own_number("Its memory, by its own status, in bytes", "capacity.memory")
     ]
-    pods: Annotated[Amount | None, own_number("How many pods fit in it", "capacity.pods")]
+    pods: Annotated[
+        Amount | None, own_number("How many pods fit in it, by its own status", "capacity.pods")
+    ]
 
 
 class Requested(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -149,10 +151,10 @@ PROVIDER: Final = sent(
     "API server's /version",
 )
 DRIVER: Final = sent(
-    "Rancher's driver, of a closed list", "clusters' status.driver", "always local"
+    "Name of its driver, of a closed list", "clusters' status.driver", "always local"
 )
 MANAGEMENT: Final = sent(
-    "Whether it is local, or was provisioned, hosted or imported by Rancher",
+    "Whether it is local, or was provisioned, hosted or imported",
     "clusters' annotation provisioning.cattle.io/administrated, "
     "spec.aksConfig, aliConfig, eksConfig, gkeConfig, genericEngineConfig, and status.driver",
     "always local",
@@ -174,7 +176,7 @@ class Cluster(ClusterCore, frozen=True, forbid_unknown_fields=True, kw_only=True
     stale: Annotated[
         bool,
         sent(
-            "Rancher can't reach it, so that its nodes are those seen last",
+            "It can't be reached, so that its nodes are those seen last",
             CONNECTED,
             "always false",
         ),
