@@ -44,6 +44,7 @@ class ExporterConfig:
         enabled: False keeps it registered, but it never runs.
         interval_s: From one run to the next.
         format: What is sent; ``fleet`` tells more than ``scc``, and needs a Secret of its own.
+            ``fleet-v1`` is its former version.
         max_silence_s: An unchanged payload is sent again after this time.
         timeout_s: Of one attempt; left out, the lesser of 10s and half of the interval.
         jitter: Part of the interval by which each run may come late.

@@ -382,8 +382,5 @@ def _doubts(totals: Totals) -> tuple[str, ...]:
     ]
     differing = totals.everything.differing_clusters
     if differing:
-        reasons.append(
-            f"clusters: {differing} whose own status.nodeCount or status.capacity "
-            "is not what their nodes add up to"
-        )
+        reasons.append(f"clusters: {differing} differ from their own nodeCount or capacity")
     return tuple(sorted(reasons))
