@@ -3,7 +3,7 @@
 A node delta costs O(1), a cluster delta the number of shapes in that cluster, and a tally the
 number of its rows, even where every node has a shape of its own. Groups cost their number, and the
 shapes of each cluster that has changed; the detail the number of clusters and shapes besides. Where
-deltas come from doesn't belong here.
+deltas come from is the informer's business.
 """
 
 from collections import Counter

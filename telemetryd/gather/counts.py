@@ -21,7 +21,7 @@ from telemetryd.model import (
 )
 
 ROLES: Final = ("controlplane", "etcd", "worker", "other")
-"""All roles that are told apart; ``other`` is a node without any of the three."""
+"""The roles of nodes; ``other`` is a node without any of the three."""
 
 UNREAD: Final = ClusterRecord(uid="", kubernetes_version="")
 """Stands for a cluster of which nothing is known."""

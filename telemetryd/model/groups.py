@@ -37,7 +37,7 @@ class Sums(NamedTuple):
         pods: How many pods fit in these clusters, by their own status.
         requesting_clusters: Clusters whose own status says what their pods request.
         requested_cpu_nano: CPU that pods request, in 1e-9 cores, by their own status.
-        requested_memory_nano: Memory likewise, in 1e-9 bytes.
+        requested_memory_nano: Memory that pods request, in 1e-9 bytes.
         requested_pods: Pods, by their own status.
     """
 

@@ -98,7 +98,7 @@ class ClusterTraits:
     Attributes:
         provider: Distribution, one of a closed list; ``other`` where it is not in the list, empty
             where the cluster names none.
-        driver: Rancher's driver, likewise.
+        driver: Rancher's driver, with the same two exceptions.
         management: ``local``, ``provisioned``, ``hosted``, ``imported``; ``other`` where the
             cluster can't be read.
         active: Its condition ``Ready`` is true.
@@ -137,7 +137,7 @@ class ClusterRecord(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         kubernetes_version: ``status.version.gitVersion`` or empty.
         node_count: Its own ``status.nodeCount``; None where Rancher hasn't counted its nodes.
-        capacity: Its own ``status.capacity``, None likewise.
+        capacity: Its own ``status.capacity``; None where Rancher hasn't added it up.
         requested: What its pods request; None where it isn't given.
     """
 

@@ -130,8 +130,8 @@ class ClusterDetail:
         group: What kind of cluster it is, and how it is.
         unreadable_nodes: Nodes that can't be read; ``nodes`` includes them.
         node_count: By its own status; None where that has none.
-        capacity: Likewise.
-        requested: What its pods request, likewise.
+        capacity: Its own ``status.capacity``; None where it has none.
+        requested: What its pods request; None where its status doesn't say.
         differs: Its own status and its nodes don't agree.
     """
 

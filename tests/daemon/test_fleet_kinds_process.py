@@ -100,7 +100,7 @@ def counted(heading: str, values: dict[str, str] | None = None) -> dict[str, tup
     return found
 
 
-def told(document: dict[str, Any], table: str, name: str) -> dict[str, tuple[int, int]]:
+def rows_of(document: dict[str, Any], table: str, name: str) -> dict[str, tuple[int, int]]:
     return {row[name]: (row["clusters"], row["nodes"]) for row in document[table]}
 
 
@@ -109,11 +109,11 @@ def test_every_kind_of_cluster_is_counted_as_it_is(server: FleetServer) -> None:
     assert (status, said) == (0, "")
     drivers = {"EKS": "eks", "GKE": "gke", "AKS": "aks", "acme": "other"}
     providers = {"": "imported", "acme": "other"}
-    assert told(document, "by_provider", "provider") == counted("provider", providers)
-    assert told(document, "by_driver", "driver") == counted("driver", drivers)
-    assert told(document, "by_management", "management") == counted("management")
-    assert told(document, "by_kubernetes_minor", "minor") == counted("minor")
-    assert told(document, "by_kind", "kind") == {"local": (1, 3), "managed": (9, 16)}
+    assert rows_of(document, "by_provider", "provider") == counted("provider", providers)
+    assert rows_of(document, "by_driver", "driver") == counted("driver", drivers)
+    assert rows_of(document, "by_management", "management") == counted("management")
+    assert rows_of(document, "by_kubernetes_minor", "minor") == counted("minor")
+    assert rows_of(document, "by_kind", "kind") == {"local": (1, 3), "managed": (9, 16)}
     totals = document["totals"]
     assert (totals["clusters"], totals["nodes"], totals["active_clusters"]) == (10, 19, 7)
     assert (totals["stale_clusters"], totals["stale_nodes"]) == (1, 1)

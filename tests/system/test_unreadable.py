@@ -123,9 +123,7 @@ def unknown_nodes(rancher: Rancher) -> int:
     payload = rancher.payload()
     assert payload is not None
     unknown = {"arch": "", "cpu": 0, "memory": 0, "upstream": True}
-    return sum(
-        row["count"] for row in payload["managedSystems"] if {**row, **unknown} == row
-    )
+    return sum(row["count"] for row in payload["managedSystems"] if {**row, **unknown} == row)
 
 
 def local_nodes(rancher: Rancher) -> int:
