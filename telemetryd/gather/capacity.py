@@ -66,9 +66,10 @@ def _count_gpus(raw: msgspec.Raw | bytes) -> Gpus:
 
 def _quantity(raw: msgspec.Raw) -> Quantity:
     try:
-        return _QUANTITY.decode(raw)
+        quantity: Quantity = _QUANTITY.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
+    return quantity
 
 
 def decode_raw(field: str, raw: msgspec.Raw | bytes, decoder: msgspec.json.Decoder[T]) -> T:

@@ -101,10 +101,11 @@ def memory_nano(value: Quantity) -> int | None:
 
 def whole_number(value: Quantity) -> int | None:
     """A number of things, rounded up; None where it is missing, negative or no quantity."""
-    if value is None:
+    bounded = _bounded(value)
+    if bounded is None:
         return None
     try:
-        nano = parse_quantity(_bounded(value))
+        nano = parse_quantity(bounded)
     except QuantityError:
         return None
     return -(-nano // NANO) if nano >= 0 else None

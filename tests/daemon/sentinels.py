@@ -106,7 +106,8 @@ def _steps(key: str) -> list[str]:
 def _put(obj: dict[str, Any], steps: list[str], value: Any) -> None:
     for step in steps[:-1]:
         if step.endswith("[]"):
-            obj.setdefault(step.removesuffix("[]"), []).insert(0, inner := {})
+            inner: dict[str, Any] = {}
+            obj.setdefault(step.removesuffix("[]"), []).insert(0, inner)
             obj = inner
         else:
             obj = obj.setdefault(step, {})
