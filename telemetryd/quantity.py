@@ -135,3 +135,13 @@ def whole_cores(nano: int) -> int:
 def whole_mib(nano: int) -> int:
     """Whole MiB of an amount in 1e-9 bytes, rounded up."""
     return -(-nano // _NANO_MIB)
+
+
+def next_power(number: int) -> int:
+    """The next power of two; 0 for 0."""
+    return 1 << (number - 1).bit_length() if number > 0 else 0
+
+
+def up_to(amount: int, unit: int) -> int:
+    """An amount in whole units, rounded up."""
+    return -(-amount // unit) * unit

@@ -23,7 +23,7 @@ from telemetryd.config.values import (
 
 DEFAULT_INTERVAL_S = 60.0
 LONGEST_DEFAULT_TIMEOUT_S = 10.0
-FORMATS = ("scc", "fleet")
+FORMATS = ("scc", "fleet", "fleet-v1")
 """What a payload can hold; ``export.formats`` makes each of them."""
 
 SCC_SECRETS = frozenset({"rancher-scc-telemetry", "rancher-scc-metrics"})
@@ -44,6 +44,7 @@ class ExporterConfig:
         enabled: False keeps it registered, but it never runs.
         interval_s: From one run to the next.
         format: What is sent; ``fleet`` tells more than ``scc``, and needs a Secret of its own.
+            ``fleet-v1`` is its former version.
         max_silence_s: An unchanged payload is sent again after this time.
         timeout_s: Of one attempt; left out, the lesser of 10s and half of the interval.
         jitter: Part of the interval by which each run may come late.

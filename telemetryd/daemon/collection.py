@@ -13,11 +13,11 @@ import anyio
 from telemetryd.config import Config, IdentityConfig
 from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
 from telemetryd.gather.build_info import BuildInfo
+from telemetryd.gather.clusters import CLUSTERS
 from telemetryd.gather.corenode import core_nodes_resource
 from telemetryd.gather.gatherer import Gatherer, Readers
 from telemetryd.gather.plain import PlainReaders
 from telemetryd.gather.project import (
-    CLUSTERS,
     FEATURES,
     KUBE_SYSTEM,
     SETTINGS,

@@ -15,7 +15,8 @@ from telemetryd.daemon.sourcefinder import SourceFinder
 from telemetryd.errors import KubeError, NotReady, Unauthorized, UnknownExporter
 from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
 from telemetryd.export.payloads.payload import Renderer
-from telemetryd.gather.project import CLUSTERS, OPT_OUT_SETTING, SETTINGS
+from telemetryd.gather.clusters import CLUSTERS
+from telemetryd.gather.project import OPT_OUT_SETTING, SETTINGS
 from telemetryd.informer.source import serves_group
 from telemetryd.kube.client import KubeClient
 from telemetryd.model import Delivery, Disclosure, Payload, SettingRecord, SourceKind, Switches
@@ -44,11 +45,13 @@ class Preview:
 
     Attributes:
         needs_detail: It needs the fleet in detail.
+        tells_doubts: It calls itself incomplete where the numbers are doubtful.
         disclosure: Which plug-in would be given it, if any.
     """
 
     render: Renderer
     needs_detail: bool
+    tells_doubts: bool
     disclosure: Disclosure
 
 
@@ -56,7 +59,7 @@ def preview_of_format(name: str) -> Preview:
     """The payload of a format."""
     chosen = PAYLOAD_FORMATS[name]
     disclosure = Disclosure(name, chosen.fields)
-    return Preview(chosen.renderer(), chosen.needs_detail, disclosure)
+    return Preview(chosen.renderer(), chosen.needs_detail, chosen.tells_doubts, disclosure)
 
 
 def preview_of_exporter(config: Config, name: str) -> Preview:
@@ -67,8 +70,13 @@ def preview_of_exporter(config: Config, name: str) -> Preview:
     """
     for exporter in config.exporters:
         if exporter.name == name:
-            needs_detail = PAYLOAD_FORMATS[exporter.format].needs_detail
-            return Preview(renderer_of(exporter), needs_detail, disclosure_of(exporter))
+            chosen = PAYLOAD_FORMATS[exporter.format]
+            return Preview(
+                renderer_of(exporter),
+                chosen.needs_detail,
+                chosen.tells_doubts,
+                disclosure_of(exporter),
+            )
     known = ", ".join(exporter.name for exporter in config.exporters) or "none"
     raise UnknownExporter(f"there is no exporter {name!r} in the configuration, which has: {known}")
 
@@ -137,7 +145,7 @@ async def collect_once(
     at = now()
     return Collected(
         preview.render(snapshot, Delivery(at=at, sequence=int(at * 1000))),
-        snapshot.incomplete_reasons,
+        snapshot.incomplete_reasons + (snapshot.doubts if preview.tells_doubts else ()),
         source,
         switches_of(
             environment,

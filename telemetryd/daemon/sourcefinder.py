@@ -14,7 +14,7 @@ from typing import Final
 import anyio
 
 from telemetryd.errors import KubeError
-from telemetryd.gather.project import CLUSTERS
+from telemetryd.gather.clusters import CLUSTERS
 from telemetryd.informer.source import ApiClient, serves_group
 from telemetryd.model import SourceKind
 

@@ -174,7 +174,10 @@ class Fleet:
 
     def _cordon(self, cluster: str) -> list[Step]:
         node = self._any_node(cluster)
-        return [self._put_node(replace(node, cordoned=not node.cordoned))]
+        return [
+            self._put_node(replace(node, cordoned=not node.cordoned)),
+            self._put_cluster(cluster),
+        ]
 
     def _add_node(self, cluster: str) -> list[Step]:
         node = self._new_node(self._clusters[cluster], len(self._nodes[cluster]))

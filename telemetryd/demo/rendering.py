@@ -11,6 +11,7 @@ from hashlib import sha256
 from telemetryd.demo.apply import leaves, to_fields_v1
 from telemetryd.demo.catalogue import IMAGES, PRIVATE_MARK, FeatureRow, Shape
 from telemetryd.demo.resources import JsonObject, resource_of
+from telemetryd.quantity import NANO, parse_cpu, parse_memory
 
 LOCAL = "local"
 SYSTEM_PROJECT_LABEL = "authz.management.cattle.io/system-project"
@@ -74,7 +75,7 @@ def render_cluster(facts: ClusterFacts, nodes: list[NodeFacts]) -> JsonObject:
         "agentImage": "rancher/rancher-agent:v2.15.0",
         "apiEndpoint": f"https://10.43.{facts.number % 256}.1:6443",
         "caCert": sha256(facts.uid.encode()).hexdigest() * 8,
-        "capacity": {"cpu": str(8 * len(nodes)), "memory": f"{32768512 * len(nodes)}Ki"},
+        "capacity": _cluster_capacity(nodes),
         "conditions": [
             {"type": kind, "status": "True", "lastUpdateTime": created}
             for kind in ("Ready", "Connected", "GlobalAdminsSynced", "SystemProjectCreated")
@@ -82,6 +83,11 @@ def render_cluster(facts: ClusterFacts, nodes: list[NodeFacts]) -> JsonObject:
         "driver": provider,
         "nodeCount": len(nodes),
         "provider": provider,
+        "requested": {
+            "cpu": f"{1350 * len(nodes)}m",
+            "memory": f"{1738 * len(nodes)}Mi",
+            "pods": str(21 * len(nodes)),
+        },
         "version": {
             "gitVersion": facts.kubernetes_version,
             "major": "1",
@@ -92,6 +98,16 @@ def render_cluster(facts: ClusterFacts, nodes: list[NodeFacts]) -> JsonObject:
     return _object(
         "Cluster", facts.name, facts.uid, facts.created, {"spec": spec, "status": status}
     )
+
+
+def _cluster_capacity(nodes: list[NodeFacts]) -> JsonObject:
+    """The sum over its nodes, without those that are cordoned."""
+    shapes = [node.shape for node in nodes if not node.cordoned]
+    return {
+        "cpu": f"{sum(parse_cpu(shape.cpu) for shape in shapes) // 10**6}m",
+        "memory": str(sum(parse_memory(shape.memory) for shape in shapes) // NANO),
+        "pods": str(110 * len(shapes)),
+    }
 
 
 def render_node(facts: NodeFacts) -> JsonObject:

@@ -1,37 +1,48 @@
 """Fleet totals that each delta moves, so that they never have to be counted from the nodes.
 
 A node delta costs O(1), a cluster delta the number of shapes in that cluster, and a tally the
-number of its rows, even where every node has a shape of its own. The detail costs the number of
-clusters and shapes, and the shapes of each cluster that has changed. Where deltas come from doesn't
-belong here.
+number of its rows, even where every node has a shape of its own. Groups cost their number, and the
+shapes of each cluster that has changed; the detail the number of clusters and shapes besides. Where
+deltas come from is the informer's business.
 """
 
 from collections import Counter
 from dataclasses import dataclass
+from math import inf
+from typing import Final
 
-from telemetryd.gather.anonymous import anonymous_id
+from telemetryd.gather.counts import ROLES, ClusterCount, Row, ShapeCount
 from telemetryd.gather.project import LOCAL_CLUSTER
 from telemetryd.gather.texts import OTHER
 from telemetryd.model import (
-    ClusterDetail,
+    NOTHING,
+    UNREADABLE_SHAPE,
+    ClusterGroup,
     ClusterRecord,
     ClusterRow,
     Delta,
     FleetDetail,
+    GroupKey,
     NodeRecord,
     NodeShape,
-    RoleCounts,
     ShapeDetail,
+    Sums,
     SystemRow,
     Unreadable,
+    minus,
+    plus,
 )
 from telemetryd.quantity import whole_cores, whole_mib
 
+LASTING_S: Final = 30.0
+"""A difference between a cluster's own status and its nodes counts once it has lasted so long.
+
+Rancher adds the nodes of a cluster up at most once in 10 s. How long one has lasted that was there
+at the first look isn't known: it counts at once.
+"""
+
 TEXTS = ("architecture", "operating_system", "container_runtime", "kernel_version")
 """Texts of a shape that have a form."""
-
-ROLES = ("controlplane", "etcd", "worker", "other")
-"""All roles that are told apart; ``other`` is a node without any of the three."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,94 +70,6 @@ class Tally:
     unreported_memory: int
 
 
-class _Row:
-    """Nodes of one architecture and rounded size, in clusters that exist; shared by shapes."""
-
-    __slots__ = ("key", "local", "managed", "shapes")
-
-    def __init__(self, key: tuple[str, int, int]) -> None:
-        self.key = key
-        self.shapes = 0
-        self.local = 0
-        self.managed = 0
-
-
-class _ShapeCount:
-    """Nodes of one shape, orphans among them. Hashed by identity, for speed."""
-
-    __slots__ = ("nodes", "orphans", "row", "shape")
-
-    def __init__(self, shape: NodeShape, row: _Row) -> None:
-        self.shape = shape
-        self.row = row
-        self.nodes = 0
-        self.orphans = 0
-
-
-class _Cluster:
-    """One cluster: whether it exists, and its nodes, which may be there before it and after it.
-
-    Its id and its detail are made when asked for, and kept until what they hang on changes.
-    """
-
-    __slots__ = (
-        "detail",
-        "exists",
-        "id",
-        "kubernetes_version",
-        "nodes",
-        "shapes",
-        "uid",
-        "upstream",
-    )
-
-    def __init__(self, name: str) -> None:
-        self.upstream = name == LOCAL_CLUSTER
-        self.exists = False
-        self.nodes = 0
-        self.shapes: dict[_ShapeCount, int] = {}
-        self.uid = ""
-        self.kubernetes_version = ""
-        self.id = ""
-        self.detail: ClusterDetail | None = None
-
-    def forget_id(self) -> None:
-        """Its UID, or the key of all ids, is another."""
-        self.id = ""
-        self.detail = None
-
-    def describe(self, install_uuid: str | None) -> ClusterDetail:
-        """Its detail, with an id where there is a key and a UID."""
-        if self.detail is None:
-            if install_uuid is not None and self.uid and not self.id:
-                self.id = anonymous_id(self.uid, install_uuid)
-            self.detail = self._sum_up()
-        return self.detail
-
-    def _sum_up(self) -> ClusterDetail:
-        roles = dict.fromkeys(ROLES, 0)
-        cpu_nano = memory_nano = unreported_cpu = unreported_memory = 0
-        for count, nodes in self.shapes.items():
-            shape = count.shape
-            for role in shape.roles or ("other",):
-                roles[role] += nodes
-            cpu_nano += nodes * (shape.cpu_nano or 0)
-            memory_nano += nodes * (shape.memory_nano or 0)
-            unreported_cpu += nodes * (shape.cpu_nano is None)
-            unreported_memory += nodes * (shape.memory_nano is None)
-        return ClusterDetail(
-            id=self.id,
-            upstream=self.upstream,
-            kubernetes_version=self.kubernetes_version,
-            nodes=self.nodes,
-            roles=RoleCounts(**roles),
-            cpu_nano=cpu_nano,
-            memory_nano=memory_nano,
-            unreported_cpu=unreported_cpu,
-            unreported_memory=unreported_memory,
-        )
-
-
 class FleetAggregate:
     """Counts the fleet by deltas of its clusters and nodes, in whatever order they come.
 
@@ -155,13 +78,23 @@ class FleetAggregate:
         detail_version: Rises with each that changed what a cluster is, and no total.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, only_cluster: str = "") -> None:
+        """Count nothing yet.
+
+        Args:
+            only_cluster: The cluster of nodes whose key names none, where there is but one.
+        """
+        self._only_cluster = only_cluster
         self.version = 0
         self.detail_version = 0
         self._id_key: str | None = None
-        self._counts: dict[NodeShape, _ShapeCount] = {}
-        self._rows: dict[tuple[str, int, int], _Row] = {}
-        self._clusters: dict[str, _Cluster] = {}
+        self._counts: dict[NodeShape, ShapeCount] = {}
+        self._rows: dict[tuple[str, int, int], Row] = {}
+        self._clusters: dict[str, ClusterCount] = {}
+        self._changed: set[ClusterCount] = set()  # since the groups were summed up
+        self._groups: dict[GroupKey, Sums] = {}
+        self._looked = False
+        self._young: set[ClusterCount] = set()  # differ from their own status, not for long yet
         self._sizes: Counter[int] = Counter()  # managed clusters by their number of nodes
         self._orphans = 0
         self._nodes = 0
@@ -172,11 +105,14 @@ class FleetAggregate:
         self._unreported_memory = 0
 
     def apply_node(self, delta: Delta[NodeRecord]) -> None:
-        """Count one change of a node. One that can't be read counts nowhere."""
-        old = delta.old if isinstance(delta.old, NodeRecord) else None
-        new = delta.new if isinstance(delta.new, NodeRecord) else None
+        """Count one change of a node. One that can't be read counts in the cluster of its key."""
+        old, new = self._node(delta.key, delta.old), self._node(delta.key, delta.new)
         if old is not None and new is not None:
-            if old.cluster == new.cluster and old.shape == new.shape:
+            if (
+                old.cluster == new.cluster
+                and old.shape == new.shape
+                and old.in_capacity == new.in_capacity
+            ):
                 return
         elif old is new:
             return
@@ -192,7 +128,7 @@ class FleetAggregate:
         exists = delta.new is not None
         cluster = self._clusters.get(delta.key)
         if cluster is None:
-            cluster = self._clusters[delta.key] = _Cluster(delta.key)
+            cluster = self._clusters[delta.key] = ClusterCount(delta.key)
         if cluster.exists is not exists:
             self.version += 1
             cluster.exists = exists
@@ -203,10 +139,63 @@ class FleetAggregate:
             for count, nodes in cluster.shapes.items():
                 count.orphans -= step * nodes
                 self._add(count, step * nodes, upstream=cluster.upstream)
+            self._changed.add(cluster)
         if delta.new is not None:
             self._learn(cluster, delta.new)
         elif not cluster.nodes:
-            del self._clusters[delta.key]
+            self._forget(delta.key, cluster)
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """How many clusters there are, and how many nodes they have."""
+        local = self._clusters.get(LOCAL_CLUSTER)
+        return self._sizes.total() + int(local is not None and local.exists), self._nodes
+
+    def ripen(self, now_s: float) -> None:
+        """Let differences count that have lasted; see ``LASTING_S``."""
+        for cluster in list(self._young):
+            if now_s - (cluster.differs_since or 0.0) >= LASTING_S:
+                self._young.discard(cluster)
+                self._changed.add(cluster)
+                cluster.detail = None
+                self.version += 1
+
+    def groups(self, now_s: float) -> tuple[ClusterGroup, ...]:
+        """The clusters that exist, in groups of those alike in every trait; sorted.
+
+        It costs the number of groups, and the shapes of each cluster that has changed.
+
+        Args:
+            now_s: Of a clock that only goes forward.
+        """
+        for cluster in self._changed:
+            if cluster.grouped is not None:
+                key, sums = cluster.grouped
+                left = minus(self._groups[key], sums)
+                if left.clusters:
+                    self._groups[key] = left
+                else:
+                    del self._groups[key]
+            self._judge(cluster, now_s)
+            cluster.grouped = (cluster.key, cluster.sums()) if cluster.exists else None
+            if cluster.grouped is not None:
+                key, sums = cluster.grouped
+                self._groups[key] = plus(self._groups.get(key, NOTHING), sums)
+        self._changed.clear()
+        self._looked = True
+        return tuple(ClusterGroup(key, self._groups[key]) for key in sorted(self._groups))
+
+    def _judge(self, cluster: ClusterCount, now_s: float) -> None:
+        """Note whether a cluster differs from its own status, and since when."""
+        self._young.discard(cluster)
+        if not cluster.exists or not cluster.disagrees():
+            cluster.differs, cluster.differs_since = False, None
+            return
+        if cluster.differs_since is None:
+            cluster.differs_since = now_s if self._looked else -inf
+        cluster.differs = now_s - cluster.differs_since >= LASTING_S
+        if not cluster.differs:
+            self._young.add(cluster)
 
     def tally(self) -> Tally:
         """The totals now."""
@@ -242,10 +231,12 @@ class FleetAggregate:
             for name in TEXTS:
                 if getattr(count.shape, name) == OTHER:
                     found[name] += count.nodes - count.orphans
-        found["kubernetes_version"] = sum(
-            cluster.exists and cluster.kubernetes_version == OTHER
-            for cluster in self._clusters.values()
-        )
+        for cluster in self._clusters.values():
+            if cluster.exists:
+                record = cluster.record
+                found["kubernetes_version"] += record.kubernetes_version == OTHER
+                found["provider"] += record.traits.provider == OTHER
+                found["driver"] += record.traits.driver == OTHER
         return found
 
     def detail(self, install_uuid: str | None) -> FleetDetail:
@@ -271,31 +262,59 @@ class FleetAggregate:
             ),
         )
 
-    def _learn(self, cluster: _Cluster, record: ClusterRecord | Unreadable) -> None:
-        """Take what is known of a cluster beside its nodes; of one that can't be read, its UID."""
-        version = record.kubernetes_version if isinstance(record, ClusterRecord) else ""
-        if (record.uid, version) == (cluster.uid, cluster.kubernetes_version):
+    def _learn(self, cluster: ClusterCount, record: ClusterRecord | Unreadable) -> None:
+        before, key_before = cluster.record, cluster.key
+        cluster.learn(record)
+        after = cluster.record
+        if after == before:
             return
-        self.detail_version += 1
-        cluster.kubernetes_version = version
-        cluster.detail = None
-        if record.uid != cluster.uid:
-            cluster.uid = record.uid
-            cluster.forget_id()
+        self._changed.add(cluster)
+        if cluster.key == key_before and (after.node_count, after.capacity, after.requested) == (
+            before.node_count,
+            before.capacity,
+            before.requested,
+        ):
+            self.detail_version += 1
+        else:
+            self.version += 1
+
+    def _forget(self, name: str, cluster: ClusterCount) -> None:
+        """A cluster that is gone has no node left."""
+        del self._clusters[name]
+        if cluster.grouped is None:
+            self._changed.discard(cluster)
+
+    def _node(self, key: str, held: NodeRecord | Unreadable | None) -> NodeRecord | None:
+        """What counts of a node; of one that can't be read, that it is there."""
+        if held is None or isinstance(held, NodeRecord):
+            return held
+        namespace, slash, _ = key.partition("/")
+        return NodeRecord(
+            uid=held.uid,
+            cluster=namespace if slash else self._only_cluster,
+            shape=UNREADABLE_SHAPE,
+        )
 
     def _count_node(self, node: NodeRecord, step: int) -> None:
         cluster = self._clusters.get(node.cluster)
         if cluster is None:
-            cluster = self._clusters[node.cluster] = _Cluster(node.cluster)
+            cluster = self._clusters[node.cluster] = ClusterCount(node.cluster)
         count = self._counts.get(node.shape) or self._count_of(node.shape)
         left = cluster.shapes.get(count, 0) + step
         if left:
             cluster.shapes[count] = left
         else:
             del cluster.shapes[count]
+        if not node.in_capacity:
+            left_out = cluster.left_out.get(count, 0) + step
+            if left_out:
+                cluster.left_out[count] = left_out
+            else:
+                del cluster.left_out[count]
         count.nodes += step
         cluster.nodes += step
         cluster.detail = None
+        self._changed.add(cluster)
         if cluster.exists:
             self._add(count, step, upstream=cluster.upstream)
             if not cluster.upstream:
@@ -305,11 +324,11 @@ class FleetAggregate:
             self._orphans += step
             count.orphans += step
             if not cluster.nodes:
-                del self._clusters[node.cluster]
+                self._forget(node.cluster, cluster)
         if not count.nodes:
             self._drop(count)
 
-    def _add(self, count: _ShapeCount, nodes: int, *, upstream: bool) -> None:
+    def _add(self, count: ShapeCount, nodes: int, *, upstream: bool) -> None:
         """Move all totals by so many nodes of a shape; negative takes them back."""
         if upstream:
             count.row.local += nodes
@@ -328,7 +347,7 @@ class FleetAggregate:
         else:
             self._memory_nano += nodes * shape.memory_nano
 
-    def _count_of(self, shape: NodeShape) -> _ShapeCount:
+    def _count_of(self, shape: NodeShape) -> ShapeCount:
         """A count for a shape that has none yet."""
         key = (
             shape.architecture,
@@ -337,12 +356,12 @@ class FleetAggregate:
         )
         row = self._rows.get(key)
         if row is None:
-            row = self._rows[key] = _Row(key)
+            row = self._rows[key] = Row(key)
         row.shapes += 1
-        count = self._counts[shape] = _ShapeCount(shape, row)
+        count = self._counts[shape] = ShapeCount(shape, row)
         return count
 
-    def _drop(self, count: _ShapeCount) -> None:
+    def _drop(self, count: ShapeCount) -> None:
         """Forget a shape that no node has, and its row with the last of its shapes."""
         del self._counts[count.shape]
         count.row.shapes -= 1

@@ -10,7 +10,16 @@ from collections import Counter
 from dataclasses import replace
 from typing import Final
 
-from telemetryd.model import ClusterDetail, FleetDetail, NodeShape, RoleCounts, ShapeDetail
+from telemetryd.model import (
+    Amounts,
+    ClusterDetail,
+    FleetDetail,
+    Gpus,
+    NodeShape,
+    RoleCounts,
+    ShapeDetail,
+)
+from telemetryd.quantity import next_power, up_to
 
 _NANO: Final = 10**9
 _GIB_NANO: Final = 2**30 * _NANO
@@ -35,12 +44,30 @@ def _cluster(cluster: ClusterDetail) -> ClusterDetail:
         id="",
         upstream=cluster.upstream,
         kubernetes_version=minor.group() if minor else cluster.kubernetes_version,
-        nodes=_power(cluster.nodes),
-        roles=RoleCounts(*map(_power, cluster.roles)),
-        cpu_nano=_power(-(-cluster.cpu_nano // _NANO)) * _NANO,
-        memory_nano=_power(-(-cluster.memory_nano // _GIB_NANO)) * _GIB_NANO,
-        unreported_cpu=_power(cluster.unreported_cpu),
-        unreported_memory=_power(cluster.unreported_memory),
+        nodes=next_power(cluster.nodes),
+        roles=RoleCounts(*map(next_power, cluster.roles)),
+        cpu_nano=_power(cluster.cpu_nano, _NANO),
+        memory_nano=_power(cluster.memory_nano, _GIB_NANO),
+        unreported_cpu=next_power(cluster.unreported_cpu),
+        unreported_memory=next_power(cluster.unreported_memory),
+        group=cluster.group,
+        unreadable_nodes=next_power(cluster.unreadable_nodes),
+        gpus=Gpus(*map(next_power, cluster.gpus)),
+        node_count=None if cluster.node_count is None else next_power(cluster.node_count),
+        capacity=_amounts(cluster.capacity),
+        requested=_amounts(cluster.requested),
+        differs=cluster.differs,
+    )
+
+
+def _amounts(amounts: Amounts | None) -> Amounts | None:
+    if amounts is None:
+        return None
+    cpu, memory, pods = amounts.cpu_nano, amounts.memory_nano, amounts.pods
+    return Amounts(
+        cpu_nano=None if cpu is None else _power(cpu, _NANO),
+        memory_nano=None if memory is None else _power(memory, _GIB_NANO),
+        pods=None if pods is None else next_power(pods),
     )
 
 
@@ -53,11 +80,5 @@ def _shape(shape: NodeShape) -> NodeShape:
     )
 
 
-def up_to(amount: int, unit: int) -> int:
-    """An amount in whole units, rounded up."""
-    return -(-amount // unit) * unit
-
-
-def _power(number: int) -> int:
-    """The next power of two; 0 for 0."""
-    return 1 << (number - 1).bit_length() if number > 0 else 0
+def _power(amount: int, unit: int) -> int:
+    return next_power(-(-amount // unit)) * unit

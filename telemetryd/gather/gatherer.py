@@ -4,8 +4,9 @@ A snapshot is the same object until something in it changes, so that taking one 
 nothing. How the fleet adds up is ``aggregate``'s, and what is made of a snapshot is ``export``'s.
 """
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -16,14 +17,17 @@ from telemetryd.config import IdentityConfig, PrivacyConfig
 from telemetryd.errors import NotReady
 from telemetryd.gather.aggregate import FleetAggregate, Tally
 from telemetryd.gather.coarse import coarsen
+from telemetryd.gather.drops import DropWatch
 from telemetryd.gather.features import enabled_features
 from telemetryd.gather.identity import Discovered, IdentitySource, setting_value
 from telemetryd.gather.plain import LocalCluster, PlainIdentity, PlainReaders
+from telemetryd.gather.project import LOCAL_CLUSTER
 from telemetryd.gather.texts import OTHER
 from telemetryd.informer.resource import Reader
 from telemetryd.model import (
     ClusterRecord,
     Delta,
+    Drop,
     FeatureRecord,
     FleetDetail,
     Identity,
@@ -36,6 +40,8 @@ from telemetryd.model import (
     Totals,
 )
 from telemetryd.stats import GatherStats
+
+log = logging.getLogger(__name__)
 
 STALE_AFTER_S: Final = 120.0
 """Without contact for so long, an informer's part of a snapshot is called incomplete.
@@ -70,6 +76,7 @@ class _Basis:
     git_hash: str
     unreadable: tuple[tuple[str, int], ...]
     incomplete_reasons: tuple[str, ...]
+    drops: tuple[Drop, ...]
 
 
 class Gatherer:
@@ -107,7 +114,10 @@ class Gatherer:
         self._stats = stats
         self._privacy = privacy
         self._detailed = detailed
-        self._fleet = FleetAggregate()
+        plain = isinstance(readers, PlainReaders)
+        self._fleet = FleetAggregate(LOCAL_CLUSTER if plain else "")
+        self._drop_watches = (DropWatch("clusters"), DropWatch("nodes"))
+        self._said_withheld: set[str] = set()
         self._facts_version = 0
         self._discovered: tuple[int, Discovered] | None = None
         self._tally: tuple[int, Tally] | None = None
@@ -159,6 +169,7 @@ class Gatherer:
         missing = self._missing(statuses, git_hash)
         if missing or git_hash is None:
             raise NotReady(missing)
+        self._fleet.ripen(self._clock())
         basis = _Basis(
             fleet_version=self._fleet.version,
             detail_version=self._fleet.detail_version if self._detailed else None,
@@ -166,6 +177,7 @@ class Gatherer:
             git_hash=git_hash,
             unreadable=tuple((status.resource, status.unreadable) for status in statuses),
             incomplete_reasons=_incomplete_reasons(statuses, self._clock()),
+            drops=self._look_for_drops(),
         )
         if self._snapshot is None or basis != self._basis:
             started = time.perf_counter()
@@ -252,12 +264,36 @@ class Gatherer:
             self._tally = (self._fleet.version, self._fleet.tally())
         return self._tally[1]
 
+    def _look_for_drops(self) -> tuple[Drop, ...]:
+        found = []
+        for watch, number in zip(self._drop_watches, self._fleet.sizes, strict=True):
+            held = watch.fallen
+            drop = watch.look(self._clock(), number)
+            if drop is not None:
+                found.append(drop)
+                if not held:
+                    log.warning(
+                        "implausible drop what=%s before=%d now=%d",
+                        drop.what,
+                        drop.before,
+                        drop.now,
+                    )
+        return tuple(found)
+
+    def _say_withheld(self, withheld: Mapping[str, int]) -> None:
+        """Say once of each field that its text isn't in the closed list."""
+        for name in sorted(withheld.keys() - self._said_withheld):
+            self._said_withheld.add(name)
+            log.warning("text counts as other, once said field=%s objects=%d", name, withheld[name])
+
     def _totals(self, basis: _Basis, features: tuple[str, ...]) -> Totals:
         tally = self._count()
         withheld = self._fleet.withheld()
         withheld.update(self._discover().withheld)
         withheld["git_hash"] = int(basis.git_hash == OTHER)
         withheld["feature_flags"] = features.count(OTHER)
+        found = {name: number for name, number in sorted(withheld.items()) if number}
+        self._say_withheld(found)
         return Totals(
             local_clusters=tally.local_clusters,
             managed_clusters=tally.managed_clusters,
@@ -271,7 +307,9 @@ class Gatherer:
             unreadable={
                 resource: number for resource, number in sorted(basis.unreadable) if number
             },
-            withheld={name: number for name, number in sorted(withheld.items()) if number},
+            withheld=found,
+            groups=self._fleet.groups(self._clock()),
+            drops=basis.drops,
         )
 
     def _detail(self, install_uuid: str) -> FleetDetail | None:
@@ -299,6 +337,7 @@ class Gatherer:
         discovered = self._discover()
         tally = self._count()
         features = self._features(discovered.version)
+        totals = self._totals(basis, features)
         snapshot = Snapshot(
             revision=previous.revision if previous is not None else 0,
             taken_at=previous.taken_at if previous is not None else 0.0,
@@ -315,9 +354,10 @@ class Gatherer:
             features=tuple(dict.fromkeys(features)),
             systems=tally.systems,
             clusters=tally.clusters,
-            totals=self._totals(basis, features),
+            totals=totals,
             detail=self._detail(discovered.install_uuid),
             omitted=self._privacy.omitted,
+            doubts=_doubts(totals),
         )
         if snapshot == previous:
             return previous
@@ -332,4 +372,15 @@ def _incomplete_reasons(statuses: list[InformerStatus], now_s: float) -> tuple[s
         contact = status.last_contact_boot_s
         if contact is None or now_s - contact > STALE_AFTER_S:
             reasons.append(f"{status.resource}: no contact for {STALE_AFTER_S:.0f} s")
+    return tuple(sorted(reasons))
+
+
+def _doubts(totals: Totals) -> tuple[str, ...]:
+    reasons = [
+        f"{drop.what}: fell from {drop.before} to {drop.now} within minutes"
+        for drop in totals.drops
+    ]
+    differing = totals.everything.differing_clusters
+    if differing:
+        reasons.append(f"clusters: {differing} differ from their own nodeCount or capacity")
     return tuple(sorted(reasons))

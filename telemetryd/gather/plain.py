@@ -17,8 +17,9 @@ from telemetryd.gather.identity import (
 )
 from telemetryd.gather.project import KUBE_SYSTEM_NAME, LOCAL_CLUSTER
 from telemetryd.gather.publicurl import public_url
+from telemetryd.gather.texts import provider_of_version
 from telemetryd.informer.resource import Reader
-from telemetryd.model import ClusterRecord, Delta, NamespaceRecord, NodeRecord
+from telemetryd.model import ClusterRecord, ClusterTraits, Delta, NamespaceRecord, NodeRecord
 
 INSTALLATIONS: Final = UUID("5b6ea98a-1d02-4f25-a68f-9a6451012e93")
 """Namespace of the install UUIDs that are made of a kube-system UID (RFC 4122, version 5).
@@ -121,7 +122,14 @@ class LocalCluster:
 
     def _current(self) -> ClusterRecord:
         namespace = self._readers.kube_system.get(KUBE_SYSTEM_NAME)
+        version = self._readers.server_version() or ""
         return ClusterRecord(
             uid=namespace.uid if namespace is not None else "",
-            kubernetes_version=self._readers.server_version() or "",
+            kubernetes_version=version,
+            traits=ClusterTraits(
+                provider=provider_of_version(version),
+                driver="local",
+                management="local",
+                active=True,
+            ),
         )

@@ -13,11 +13,10 @@ import msgspec
 
 from telemetryd import bounds
 from telemetryd.errors import UnreadableObject, UnreadableReason
-from telemetryd.gather import texts
-from telemetryd.gather.shapes import Quantity, ShapeTable
+from telemetryd.gather.capacity import decode_raw, read_capacity
+from telemetryd.gather.shapes import ShapeTable
 from telemetryd.informer.resource import KubeObject, ObjectMeta, Resource
 from telemetryd.model import (
-    ClusterRecord,
     FeatureRecord,
     NamespaceRecord,
     NodeRecord,
@@ -51,26 +50,22 @@ CACERTS_CHARS: Final = 512 * 1024
 """Of the setting ``cacerts``, twice what a whole system trusts. One that is cut is no PEM any more;
 of the other settings a URL is the longest."""
 
-_GROUP: Final = "management.cattle.io"
-_VERSION: Final = "v3"
+GROUP: Final = "management.cattle.io"
+VERSION: Final = "v3"
 
 
-class Version(msgspec.Struct, gc=False, rename="camel"):
-    """``status.version`` of a cluster (version.Info of k8s.io/apimachinery)."""
+class Taint(msgspec.Struct, gc=False):
+    """One of ``spec.internalNodeSpec.taints``."""
 
-    git_version: str | None = None
-
-
-class ClusterStatus(msgspec.Struct, gc=False):
-    """``status`` of a cluster."""
-
-    version: Version | None = None
+    key: str | None = None
+    effect: str | None = None
 
 
-class ClusterObject(KubeObject, gc=False):
-    """What is read of clusters.management.cattle.io."""
+class InternalNodeSpec(msgspec.Struct, gc=False):
+    """``spec.internalNodeSpec``: whether Rancher adds the node to the capacity of its cluster."""
 
-    status: ClusterStatus | None = None
+    unschedulable: bool | None = None
+    taints: list[Taint | None] | None = None
 
 
 class NodeSpec(msgspec.Struct, gc=False, rename="camel"):
@@ -79,13 +74,7 @@ class NodeSpec(msgspec.Struct, gc=False, rename="camel"):
     etcd: bool | None = None
     control_plane: bool | None = None
     worker: bool | None = None
-
-
-class Capacity(msgspec.Struct, gc=False):
-    """``capacity`` of a node: quantities as text, or as the number that some clients write."""
-
-    cpu: Quantity = None
-    memory: Quantity = None
+    internal_node_spec: InternalNodeSpec | None = None
 
 
 class NodeInfo(msgspec.Struct, gc=False, rename="camel"):
@@ -98,9 +87,13 @@ class NodeInfo(msgspec.Struct, gc=False, rename="camel"):
 
 
 class InternalNodeStatus(msgspec.Struct, gc=False, rename="camel"):
-    """``status.internalNodeStatus``: the core/v1 NodeStatus of the managed cluster."""
+    """``status.internalNodeStatus``: the core/v1 NodeStatus of the managed cluster.
 
-    capacity: Capacity | None = None
+    The capacity is decoded as ``Capacity`` when projected, and searched for GPUs, whose keys the
+    vendors choose.
+    """
+
+    capacity: msgspec.Raw = msgspec.Raw()
     node_info: NodeInfo | None = None
 
 
@@ -171,30 +164,18 @@ class ProjectObject(KubeObject, gc=False):
     metadata: ProjectMeta | None = None
 
 
+_TEXT: Final = msgspec.json.Decoder(str | None)
 _NO_SPEC: Final = NodeSpec()
 _NO_INFO: Final = NodeInfo()
-_NO_CAPACITY: Final = Capacity()
+_CONTROL_PLANE_TAINTS: Final = frozenset(
+    f"node-role.kubernetes.io/{role}" for role in ("controlplane", "control-plane", "etcd")
+)
 _ROLES: Final = tuple(
     tuple(
         role for bit, role in ((1, "controlplane"), (2, "etcd"), (4, "worker")) if combination & bit
     )
     for combination in range(8)
 )
-
-
-def project_cluster(_key: str, cluster: ClusterObject) -> ClusterRecord:
-    """A cluster to its record.
-
-    Raises:
-        UnreadableObject: It has no UID.
-    """
-    uid = require_uid(cluster.metadata)
-    version = cluster.status.version if cluster.status is not None else None
-    git_version = version.git_version if version is not None else None
-    return ClusterRecord(
-        uid=uid,
-        kubernetes_version=sys.intern(texts.kubernetes_version(bounds.version(git_version))),
-    )
 
 
 def project_node(shapes: ShapeTable, _key: str, node: NodeObject) -> NodeRecord:
@@ -216,7 +197,27 @@ def project_node(shapes: ShapeTable, _key: str, node: NodeObject) -> NodeRecord:
         etcd=bool(spec.etcd),
         worker=bool(spec.worker),
     )
-    return NodeRecord(uid=uid, cluster=sys.intern(namespace), shape=shape)
+    return NodeRecord(
+        uid=uid,
+        cluster=sys.intern(namespace),
+        shape=shape,
+        in_capacity=_is_in_capacity(spec),
+    )
+
+
+def _is_in_capacity(spec: NodeSpec) -> bool:
+    """As Rancher adds up ``status.capacity`` (``pkg/controllers/management/clusterstats``)."""
+    internal = spec.internal_node_spec
+    if internal is None:
+        return True
+    if internal.unschedulable:
+        return False
+    return bool(spec.worker) or not any(
+        taint is not None
+        and taint.key in _CONTROL_PLANE_TAINTS
+        and taint.effect in {"NoSchedule", "NoExecute"}
+        for taint in internal.taints or ()
+    )
 
 
 def intern_shape(
@@ -227,9 +228,13 @@ def intern_shape(
     etcd: bool,
     worker: bool,
 ) -> NodeShape:
-    """The shape of a node with this status and these roles, interned in the table."""
+    """The shape of a node with this status and these roles, interned in the table.
+
+    Raises:
+        UnreadableObject: Its capacity can't be read.
+    """
     info = (status.node_info if status is not None else None) or _NO_INFO
-    capacity = (status.capacity if status is not None else None) or _NO_CAPACITY
+    capacity, gpus = read_capacity(status.capacity if status is not None else b"")
     roles = _ROLES[control_plane + 2 * etcd + 4 * worker]
     labels = (
         bounds.version(info.architecture),
@@ -237,7 +242,7 @@ def intern_shape(
         bounds.version(info.container_runtime_version),
         bounds.version(info.kernel_version),
     )
-    return shapes.intern(labels, roles, capacity.cpu, capacity.memory)
+    return shapes.intern(labels, roles, capacity.cpu, capacity.memory, gpus)
 
 
 def project_setting(key: str, setting: SettingObject) -> SettingRecord:
@@ -316,21 +321,14 @@ def require_uid(metadata: ObjectMeta | None) -> str:
 
 
 def _text(field: str, raw: msgspec.Raw) -> str:
-    if not raw:
-        return ""
-    try:
-        return msgspec.json.decode(raw, type=str | None) or ""
-    except msgspec.ValidationError as error:
-        raise UnreadableObject(UnreadableReason.TYPE, f"{field} isn't a text") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UnreadableObject(UnreadableReason.MALFORMED, f"{field} isn't JSON") from error
+    return (decode_raw(field, raw, _TEXT) or "") if raw else ""
 
 
 def nodes_resource(shapes: ShapeTable) -> Resource[NodeObject, NodeRecord]:
     """nodes.management.cattle.io, their shapes interned in the table."""
     return Resource(
-        group=_GROUP,
-        version=_VERSION,
+        group=GROUP,
+        version=VERSION,
         plural="nodes",
         kind="Node",
         namespaced=True,
@@ -339,18 +337,9 @@ def nodes_resource(shapes: ShapeTable) -> Resource[NodeObject, NodeRecord]:
     )
 
 
-CLUSTERS: Final = Resource(
-    group=_GROUP,
-    version=_VERSION,
-    plural="clusters",
-    kind="Cluster",
-    namespaced=False,
-    object_type=ClusterObject,
-    project=project_cluster,
-)
 SETTINGS: Final = Resource(
-    group=_GROUP,
-    version=_VERSION,
+    group=GROUP,
+    version=VERSION,
     plural="settings",
     kind="Setting",
     namespaced=False,
@@ -358,8 +347,8 @@ SETTINGS: Final = Resource(
     project=project_setting,
 )
 FEATURES: Final = Resource(
-    group=_GROUP,
-    version=_VERSION,
+    group=GROUP,
+    version=VERSION,
     plural="features",
     kind="Feature",
     namespaced=False,
@@ -367,8 +356,8 @@ FEATURES: Final = Resource(
     project=project_feature,
 )
 PROJECTS: Final = Resource(
-    group=_GROUP,
-    version=_VERSION,
+    group=GROUP,
+    version=VERSION,
     plural="projects",
     kind="Project",
     namespaced=True,

@@ -6,9 +6,10 @@ from typing import Final
 import msgspec
 from msgspec import inspect
 
+from telemetryd.gather.capacity import GPU_KEYS, Capacity
+from telemetryd.gather.clusters import CLUSTERS
 from telemetryd.gather.corenode import core_nodes_resource
 from telemetryd.gather.project import (
-    CLUSTERS,
     FEATURES,
     KUBE_SYSTEM,
     PROJECTS,
@@ -20,48 +21,57 @@ from telemetryd.gather.requests import SECRET_REQUESTS, RequestSpec, RequestStat
 from telemetryd.gather.shapes import ShapeTable
 
 
-def keys_of(object_type: type[msgspec.Struct]) -> tuple[str, ...]:
-    """Every key of an object that is read: ``spec.etcd``, ``status.nodeInfo.architecture``."""
-    return tuple(dict.fromkeys(_walk(inspect.type_info(object_type), "")))
+def keys_of(
+    object_type: type[msgspec.Struct], parts: Mapping[str, type[msgspec.Struct]] | None = None
+) -> tuple[str, ...]:
+    """Every key of an object that is read: ``spec.etcd``, ``status.nodeInfo.architecture``.
+
+    Args:
+        object_type: Its struct.
+        parts: By key, the struct of a part that is decoded by itself.
+    """
+    return tuple(dict.fromkeys(_walk(inspect.type_info(object_type), "", parts or {})))
 
 
-def _keys_of_requests() -> Iterator[str]:
-    """Those of SecretRequests, whose parts are decoded one by one."""
-    parts = {"spec": RequestSpec, "status": RequestStatus}
-    for key in keys_of(SECRET_REQUESTS.object_type):
-        yield from _walk(inspect.type_info(parts[key]), key) if key in parts else (key,)
+def _node_keys(object_type: type[msgspec.Struct], capacity: str) -> tuple[str, ...]:
+    """Those of a node, whose capacity is at this key."""
+    gpus = (f"{capacity}.{name}" for name in GPU_KEYS)
+    return (*keys_of(object_type, {capacity: Capacity}), *gpus)
 
 
-def _walk(node: inspect.Type, path: str) -> Iterator[str]:
+def _walk(
+    node: inspect.Type, path: str, parts: Mapping[str, type[msgspec.Struct]]
+) -> Iterator[str]:
     match node:
         case inspect.UnionType(types=types):
             for each in types:
                 if not isinstance(each, inspect.NoneType):
-                    yield from _walk(each, path)
+                    yield from _walk(each, path, parts)
         case inspect.ListType(item_type=item):
-            yield from _walk(item, f"{path}[]")
-        case inspect.StructType(fields=fields):
+            yield from _walk(item, f"{path}[]", parts)
+        case inspect.StructType(fields=fields) if fields:
             for field in fields:
                 inner = f"{path}.{field.encode_name}" if path else field.encode_name
-                yield from _walk(field.type, inner)
+                yield from _walk(field.type, inner, parts)
+        case inspect.RawType() if path in parts:
+            yield from _walk(inspect.type_info(parts[path]), path, parts)
         case _:
             yield path
 
 
 _SHAPES: Final = ShapeTable()
+_RANCHER_NODES: Final = nodes_resource(_SHAPES)
+_CORE_NODES: Final = core_nodes_resource(_SHAPES)
 
 KEYS_READ: Final[Mapping[str, tuple[str, ...]]] = {
-    resource.id: keys_of(resource.object_type)
-    for resource in (
-        CLUSTERS,
-        nodes_resource(_SHAPES),
-        SETTINGS,
-        FEATURES,
-        PROJECTS,
-        KUBE_SYSTEM,
-        core_nodes_resource(_SHAPES),
-    )
-} | {SECRET_REQUESTS.id: tuple(_keys_of_requests())}
+    CLUSTERS.id: keys_of(CLUSTERS.object_type),
+    _RANCHER_NODES.id: _node_keys(_RANCHER_NODES.object_type, "status.internalNodeStatus.capacity"),
+    **{each.id: keys_of(each.object_type) for each in (SETTINGS, FEATURES, PROJECTS, KUBE_SYSTEM)},
+    _CORE_NODES.id: _node_keys(_CORE_NODES.object_type, "status.capacity"),
+    SECRET_REQUESTS.id: keys_of(
+        SECRET_REQUESTS.object_type, {"spec": RequestSpec, "status": RequestStatus}
+    ),
+}
 """By resource. Of settings, ``value`` and ``default`` are read of those in ``SETTINGS_READ``."""
 
 READ_OF: Final[Mapping[str, str]] = {

@@ -8,8 +8,8 @@ from typing import Final
 
 from telemetryd.errors import QuantityError
 from telemetryd.gather import texts
-from telemetryd.model import NodeShape
-from telemetryd.quantity import MAX_TEXT, parse_cpu, parse_memory
+from telemetryd.model import NO_GPUS, Gpus, NodeShape
+from telemetryd.quantity import MAX_TEXT, NANO, parse_cpu, parse_memory, parse_quantity
 
 MAX_SHAPES: Final = 16_384
 """Entries a table holds before it starts afresh: some 6 MB where every node is unlike."""
@@ -39,6 +39,7 @@ class ShapeTable:
         roles: tuple[str, ...],
         cpu: Quantity,
         memory: Quantity,
+        gpus: Gpus = NO_GPUS,
     ) -> NodeShape:
         """The shape of a node that tells this of itself.
 
@@ -50,9 +51,10 @@ class ShapeTable:
             roles: Sorted.
             cpu: Capacity as the object holds it.
             memory: Likewise.
+            gpus: Those in the capacity.
         """
         cpu, memory = _bounded(cpu), _bounded(memory)
-        raw = (labels, roles, cpu, memory)
+        raw = (labels, roles, cpu, memory, gpus)
         shape = self._by_raw.get(raw)
         if shape is not None:
             return shape
@@ -66,8 +68,9 @@ class ShapeTable:
             container_runtime=sys.intern(texts.container_runtime(container_runtime)),
             kernel_version=sys.intern(texts.kernel_version(kernel_version)),
             roles=roles,
-            cpu_nano=_cpu_nano(cpu),
-            memory_nano=_memory_nano(memory),
+            cpu_nano=cpu_nano(cpu),
+            memory_nano=memory_nano(memory),
+            gpus=gpus,
         )
         # "4" and 4, "16Gi" and "16384Mi" are one shape.
         shape = self._shapes.setdefault(made, made)
@@ -80,15 +83,29 @@ def _bounded(value: Quantity) -> Quantity:
     return value[: MAX_TEXT + 1] if isinstance(value, str) else value
 
 
-def _cpu_nano(value: Quantity) -> int | None:
+def cpu_nano(value: Quantity) -> int | None:
+    """CPU in 1e-9 cores, None where it is missing or can't be parsed."""
     try:
-        return parse_cpu(value)
+        return parse_cpu(_bounded(value))
     except QuantityError:
         return None
 
 
-def _memory_nano(value: Quantity) -> int | None:
+def memory_nano(value: Quantity) -> int | None:
+    """Memory in 1e-9 bytes, None where it is missing or can't be parsed."""
     try:
-        return parse_memory(value)
+        return parse_memory(_bounded(value))
     except QuantityError:
         return None
+
+
+def whole_number(value: Quantity) -> int | None:
+    """A number of things, rounded up; None where it is missing, negative or no quantity."""
+    bounded = _bounded(value)
+    if bounded is None:
+        return None
+    try:
+        nano = parse_quantity(bounded)
+    except QuantityError:
+        return None
+    return -(-nano // NANO) if nano >= 0 else None

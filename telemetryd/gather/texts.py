@@ -49,6 +49,56 @@ ARCHITECTURES: Final = frozenset(
 OPERATING_SYSTEMS: Final = frozenset({"linux", "windows", "darwin", "freebsd"})
 """GOOS of what Kubernetes runs on."""
 
+PROVIDERS: Final = frozenset(
+    [
+        "aks",
+        "alibaba",
+        "docker",
+        "eks",
+        "gke",
+        "harvester",
+        "imported",
+        "k3s",
+        "minikube",
+        "rke",
+        "rke2",
+    ]
+)
+"""Distributions that Rancher tells apart (rancher/kubernetes-provider-detector); ``imported`` is an
+imported cluster whose distribution it doesn't know."""
+
+_PROVIDER_NAMES: Final = {"ali": "alibaba", "rke.windows": "rke", "rke2.windows": "rke2"}
+
+DRIVERS: Final = frozenset(
+    [
+        "aks",
+        "alibaba",
+        "eks",
+        "gke",
+        "imported",
+        "k3os",
+        "k3s",
+        "local",
+        "rancherd",
+        "rke",
+        "rke2",
+    ]
+)
+"""Rancher's drivers (``ClusterDriver…`` of its API types), in lower case."""
+
+_DRIVER_NAMES: Final = {
+    "amazonelasticcontainerservice": "eks",
+    "azurekubernetesservice": "aks",
+    "googlekubernetesengine": "gke",
+    "rancherkubernetesengine": "rke",
+}
+
+_DRIVER_PROVIDERS: Final = {"k3os": "k3s", "rancherd": "rke2"}
+
+_VERSION_PROVIDERS: Final = {"+rke2": "rke2", "+k3s": "k3s", "-eks-": "eks", "-gke.": "gke"}
+
+_MINOR: Final = re.compile(r"v?(1\.[0-9]{1,2})(?![0-9])", re.ASCII)
+
 _RUNTIMES: Final = "containerd|docker|cri-o|cri-dockerd|rkt|frakti|remote|nvidia|isulad|pouch"
 
 _WORDS: Final = (
@@ -119,6 +169,38 @@ def kernel_version(text: str) -> str:
 def kubernetes_version(text: str) -> str:
     """A ``gitVersion`` of Kubernetes."""
     return _matched(_KUBERNETES, text)
+
+
+def kubernetes_minor(version: str) -> str:
+    """The minor version of a ``gitVersion``: ``1.33``; ``other`` where it has none."""
+    found = _MINOR.match(version)
+    return found[1] if found else OTHER
+
+
+def provider(text: str) -> str:
+    """The name of a distribution, empty where none is given."""
+    name = _PROVIDER_NAMES.get(text.lower(), text.lower())
+    return name if not name or name in PROVIDERS else OTHER
+
+
+def driver(text: str) -> str:
+    """The name of a driver, empty where none is given."""
+    name = _DRIVER_NAMES.get(text.lower(), text.lower())
+    return name if not name or name in DRIVERS else OTHER
+
+
+def provider_of_driver(name: str) -> str:
+    """The distribution that a driver stands for, empty where it stands for none."""
+    name = _DRIVER_PROVIDERS.get(name, name)
+    return name if name in PROVIDERS and name != "imported" else ""
+
+
+def provider_of_version(version: str) -> str:
+    """The distribution that writes such a ``gitVersion``, empty where it doesn't say."""
+    for mark, name in _VERSION_PROVIDERS.items():
+        if mark in version:
+            return name
+    return ""
 
 
 def product_version(text: str) -> str:

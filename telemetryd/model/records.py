@@ -4,7 +4,7 @@ What records add up to is ``snapshot``'s.
 """
 
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -30,6 +30,18 @@ class Unreadable(msgspec.Struct, frozen=True, gc=False):
     reason: UnreadableReason
 
 
+class Gpus(NamedTuple):
+    """GPUs by vendor, as the vendors' device plug-ins report them in a node's capacity."""
+
+    nvidia: int = 0
+    amd: int = 0
+    intel: int = 0
+    other: int = 0
+
+
+NO_GPUS: Final = Gpus()
+
+
 @dataclass(frozen=True, slots=True)
 class NodeShape:
     """Everything a node is but its name; interned, so that equal nodes share one.
@@ -38,6 +50,7 @@ class NodeShape:
         cpu_nano: CPU capacity in 1e-9 cores, None where not reported or not parseable.
         memory_nano: Memory capacity in 1e-9 bytes, None likewise.
         roles: Sorted subset of ``controlplane``, ``etcd``, ``worker``; empty counts as ``other``.
+        readable: False of the one shape that all nodes share which can't be read.
     """
 
     architecture: str
@@ -47,21 +60,93 @@ class NodeShape:
     roles: tuple[str, ...]
     cpu_nano: int | None
     memory_nano: int | None
+    gpus: Gpus = NO_GPUS
+    readable: bool = True
+
+
+UNREADABLE_SHAPE: Final = NodeShape(
+    architecture="",
+    operating_system="",
+    container_runtime="",
+    kernel_version="",
+    roles=(),
+    cpu_nano=None,
+    memory_nano=None,
+    readable=False,
+)
+"""Shape of a node that can't be read: it is there, and nothing else is known of it."""
 
 
 class NodeRecord(msgspec.Struct, frozen=True, gc=False):
-    """One node: the identity of the object and the shape it shares with its likes."""
+    """One node: the identity of the object and the shape it shares with its likes.
+
+    Attributes:
+        in_capacity: Rancher adds it to the capacity of its cluster. It leaves out cordoned nodes,
+            and nodes of the control plane that take no other work.
+    """
 
     uid: str
     cluster: str
     shape: NodeShape
+    in_capacity: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterTraits:
+    """What kind of cluster it is and how it is; interned, so that equal clusters share one.
+
+    Attributes:
+        provider: Distribution, one of a closed list; ``other`` where it is not in the list, empty
+            where the cluster names none.
+        driver: Rancher's driver, with the same two exceptions.
+        management: ``local``, ``provisioned``, ``hosted``, ``imported``; ``other`` where the
+            cluster can't be read.
+        active: Its condition ``Ready`` is true.
+        deleting: It has a deletionTimestamp.
+        stale: Rancher can't reach it, by its conditions: its nodes are those seen last.
+    """
+
+    provider: str = ""
+    driver: str = ""
+    management: str = "other"
+    active: bool = False
+    deleting: bool = False
+    stale: bool = False
+
+
+UNKNOWN_TRAITS: Final = ClusterTraits()
+"""Of a cluster that can't be read."""
+
+
+class Amounts(msgspec.Struct, frozen=True, gc=False):
+    """``status.capacity`` or ``status.requested`` of a cluster; None where not given.
+
+    Attributes:
+        cpu_nano: In 1e-9 cores.
+        memory_nano: In 1e-9 bytes.
+    """
+
+    cpu_nano: int | None = None
+    memory_nano: int | None = None
+    pods: int | None = None
 
 
 class ClusterRecord(msgspec.Struct, frozen=True, gc=False):
-    """One cluster; ``kubernetes_version`` is ``status.version.gitVersion`` or empty."""
+    """One cluster.
+
+    Attributes:
+        kubernetes_version: ``status.version.gitVersion`` or empty.
+        node_count: Its own ``status.nodeCount``; None where Rancher hasn't counted its nodes.
+        capacity: Its own ``status.capacity``; None where Rancher hasn't added it up.
+        requested: What its pods request; None where it isn't given.
+    """
 
     uid: str
     kubernetes_version: str
+    traits: ClusterTraits = UNKNOWN_TRAITS
+    node_count: int | None = None
+    capacity: Amounts | None = None
+    requested: Amounts | None = None
 
 
 class SettingRecord(msgspec.Struct, frozen=True, gc=False):

@@ -6,7 +6,21 @@ Nothing here names a node or a cluster.
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from telemetryd.model.records import NodeShape
+from telemetryd.model.groups import (
+    UNKNOWN_GROUP,
+    ClusterGroup,
+    Drop,
+    GroupKey,
+    Sums,
+    is_entitled,
+    total,
+)
+from telemetryd.model.records import (
+    NO_GPUS,
+    Amounts,
+    Gpus,
+    NodeShape,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +77,8 @@ class Totals:
         memory_nano: Sum over nodes in 1e-9 bytes.
         unreadable: Objects that could not be read, by resource; only those above 0.
         withheld: Objects and answers whose text may not leave, by field; only those above 0.
+        groups: All clusters that exist, in groups of those alike in every trait; sorted.
+        drops: What has just fallen by half or more; at most one each of clusters and nodes.
     """
 
     local_clusters: int = 0
@@ -76,6 +92,18 @@ class Totals:
     unreported_memory: int = 0
     unreadable: dict[str, int] = field(default_factory=dict)
     withheld: dict[str, int] = field(default_factory=dict)
+    groups: tuple[ClusterGroup, ...] = ()
+    drops: tuple[Drop, ...] = ()
+
+    @property
+    def everything(self) -> Sums:
+        """The sums over all clusters that exist."""
+        return total(self.groups)
+
+    @property
+    def entitled(self) -> Sums:
+        """The sums over managed clusters that are not being deleted."""
+        return total(self.groups, is_entitled)
 
 
 class RoleCounts(NamedTuple):
@@ -99,6 +127,12 @@ class ClusterDetail:
         memory_nano: Sum over its nodes in 1e-9 bytes.
         unreported_cpu: Nodes that report no CPU capacity that can be parsed.
         unreported_memory: Likewise memory.
+        group: What kind of cluster it is, and how it is.
+        unreadable_nodes: Nodes that can't be read; ``nodes`` includes them.
+        node_count: By its own status; None where that has none.
+        capacity: Its own ``status.capacity``; None where it has none.
+        requested: What its pods request; None where its status doesn't say.
+        differs: Its own status and its nodes don't agree.
     """
 
     id: str
@@ -110,6 +144,13 @@ class ClusterDetail:
     memory_nano: int
     unreported_cpu: int
     unreported_memory: int
+    group: GroupKey = UNKNOWN_GROUP
+    unreadable_nodes: int = 0
+    gpus: Gpus = NO_GPUS
+    node_count: int | None = None
+    capacity: Amounts | None = None
+    requested: Amounts | None = None
+    differs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +183,8 @@ class Snapshot:
         taken_at: Unix time in seconds.
         complete: All was read and every informer is in contact.
         incomplete_reasons: Why not, sorted, each one line.
+        doubts: Why the numbers, which were all read, may not be the fleet's: clusters whose own
+            status says something else, a drop. The SCC payload is sent all the same.
         features: Names of the enabled features, sorted.
         systems: Sorted rows.
         clusters: Sorted rows.
@@ -160,6 +203,7 @@ class Snapshot:
     totals: Totals
     detail: FleetDetail | None = None
     omitted: frozenset[str] = frozenset()
+    doubts: tuple[str, ...] = ()
 
 
 class SnapshotSource(Protocol):

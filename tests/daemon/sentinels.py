@@ -18,7 +18,13 @@ ASKED = "asked"
 
 ESCAPE = "\x1b"
 _FIXED = {"apiVersion", "kind", "metadata.name", "metadata.namespace", "metadata.resourceVersion"}
-_LABELS = "metadata.labels."
+_DOTTED = (
+    "metadata.labels.",
+    "metadata.annotations.",
+    "status.capacity.",
+    "status.internalNodeStatus.capacity.",
+)
+"""Before names that hold dots themselves."""
 
 BUILDERS: Mapping[str, Callable[[], dict[str, Any]]] = {
     "clusters.management.cattle.io": lambda: fixtures.rancher_cluster("c"),
@@ -89,13 +95,20 @@ def _wrong(good: dict[str, Any], key: str, word: str) -> Iterator[Any]:
 
 
 def _steps(key: str) -> list[str]:
-    """The steps to a key; that of a label holds dots."""
-    if key.startswith(_LABELS):
-        return ["metadata", "labels", key.removeprefix(_LABELS)]
+    """The steps to a key; a name that is one of its own kind may hold dots, and ``*`` any text."""
+    for start in _DOTTED:
+        if key.startswith(start):
+            name = key.removeprefix(start).replace("*", f"{SENTINEL}.example")
+            return [*start.split(".")[:-1], name]
     return key.split(".")
 
 
 def _put(obj: dict[str, Any], steps: list[str], value: Any) -> None:
     for step in steps[:-1]:
-        obj = obj.setdefault(step, {})
+        if step.endswith("[]"):
+            inner: dict[str, Any] = {}
+            obj.setdefault(step.removesuffix("[]"), []).insert(0, inner)
+            obj = inner
+        else:
+            obj = obj.setdefault(step, {})
     obj[steps[-1]] = value

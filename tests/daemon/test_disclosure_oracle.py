@@ -36,7 +36,7 @@ PRIVACY = {
 }
 TEXTS = {"architecture", "operating_system", "container_runtime", "kernel_version", "version"}
 WITHHELD = {
-    "rancher": TEXTS | {"kubernetes_version", "git_hash"},
+    "rancher": TEXTS | {"kubernetes_version", "git_hash", "provider", "driver"},
     "kubernetes": TEXTS | {"kubernetes_version"},
 }
 TRANSPORT = {"host", "accept", "accept-encoding", "connection"}

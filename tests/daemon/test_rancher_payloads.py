@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from telemetryd.gather.project import CLUSTERS, nodes_resource
+from telemetryd.gather.clusters import CLUSTERS
+from telemetryd.gather.project import nodes_resource
 from telemetryd.gather.shapes import ShapeTable
 from tests.daemon.test_payloads import World
 
@@ -28,11 +29,12 @@ def test_payload_of_an_ordinary_fleet_is_ranchers_own(fleet: dict[str, Any]) -> 
     nodes = nodes_resource(ShapeTable())
     for each in fleet["clusters"]:
         name = each["metadata"]["name"]
-        decoded = msgspec.convert(each, CLUSTERS.object_type)
+        decoded = msgspec.json.decode(json.dumps(each), type=CLUSTERS.object_type)
         world.fleet.clusters.put(name, CLUSTERS.project(name, decoded))
     for each in fleet["nodes"]:
         key = f"{each['metadata']['namespace']}/{each['metadata']['name']}"
-        world.fleet.nodes.put(key, nodes.project(key, msgspec.convert(each, nodes.object_type)))
+        node = msgspec.json.decode(json.dumps(each), type=nodes.object_type)
+        world.fleet.nodes.put(key, nodes.project(key, node))
     for name, value in fleet["settings"].items():
         world.fleet.set(name, value)
     ours, theirs = world.document("scc"), fleet["rancher"]["payload"]

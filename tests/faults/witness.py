@@ -18,7 +18,8 @@ from anyio.abc import TaskStatus
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from telemetryd.config import KubernetesConfig
-from telemetryd.gather.project import CLUSTERS, FEATURES, KUBE_SYSTEM, SETTINGS, nodes_resource
+from telemetryd.gather.clusters import CLUSTERS
+from telemetryd.gather.project import FEATURES, KUBE_SYSTEM, SETTINGS, nodes_resource
 from telemetryd.gather.shapes import ShapeTable
 from telemetryd.informer.decode import ObjectDecoder
 from telemetryd.informer.informer import Informer

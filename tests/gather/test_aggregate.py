@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from telemetryd.errors import UnreadableReason
 from telemetryd.gather.aggregate import FleetAggregate, Tally
 from telemetryd.model import (
+    UNREADABLE_SHAPE,
     ClusterRecord,
     ClusterRow,
     Delta,
@@ -163,26 +164,31 @@ def test_an_orphan_that_goes_leaves_nothing_behind() -> None:
     assert not fleet._rows
 
 
-def test_an_unreadable_cluster_is_a_cluster_and_an_unreadable_node_is_none() -> None:
+def test_an_unreadable_cluster_is_a_cluster_and_an_unreadable_node_is_a_node_of_its_own() -> None:
     fleet = FleetAggregate()
     fleet.apply_cluster(Delta("c1", None, UNREADABLE))
     fleet.apply_node(Delta("c1/0", None, node(cluster="c1")))
     fleet.apply_node(Delta("c1/1", None, UNREADABLE))
-    assert fleet.tally().clusters == (ClusterRow(False, 1, 1),)
-    assert fleet.tally().nodes == 1
+    rows = (SystemRow("", 0, 0, False, 1), SystemRow("amd64", 4, 16384, False, 1))
+    first = fleet.tally()
+    assert first.clusters == (ClusterRow(False, 2, 1),)
+    assert first.systems == rows
+    assert (first.nodes, first.unreported_cpu, first.roles["other"]) == (2, 1, 1)
     fleet.apply_node(Delta("c1/1", UNREADABLE, node(cluster="c1")))
     fleet.apply_node(Delta("c1/0", node(cluster="c1"), UNREADABLE))
     fleet.apply_cluster(Delta("c1", UNREADABLE, cluster("c1")))
-    assert fleet.tally().clusters == (ClusterRow(False, 1, 1),)
+    assert fleet.tally() == first
 
 
 def test_a_delta_that_changes_no_total_leaves_the_version() -> None:
     fleet = fleet_of(c1=[node()])
     version = fleet.version
     fleet.apply_node(Delta("c1/0", node(uid="a"), node(uid="b")))
-    fleet.apply_node(Delta("c1/1", None, UNREADABLE))
-    fleet.apply_cluster(Delta("c1", cluster("c1"), UNREADABLE))
+    patched = ClusterRecord("another", "v1.33.9")
+    fleet.apply_cluster(Delta("c1", cluster("c1"), patched))
     assert fleet.version == version
+    fleet.apply_cluster(Delta("c1", patched, ClusterRecord("another", "v1.34.0")))
+    assert fleet.version == version + 1
 
 
 names = st.sampled_from(["local", "c1", "c2"])
@@ -200,7 +206,7 @@ states = st.one_of(
 )
 cluster_states = st.sampled_from([None, UNREADABLE, cluster("any")])
 steps = st.one_of(
-    st.tuples(st.just("node"), st.sampled_from(["n1", "n2", "n3", "n4"]), states),
+    st.tuples(st.just("node"), st.sampled_from(["c1/n1", "c2/n2", "local/n3", "c1/n4"]), states),
     st.tuples(st.just("cluster"), names, cluster_states),
 )
 
@@ -233,7 +239,13 @@ def recount(
     clusters: dict[str, ClusterRecord | Unreadable | None],
 ) -> Tally:
     present = {name for name, record in clusters.items() if record is not None}
-    readable = [record for record in nodes.values() if isinstance(record, NodeRecord)]
+    readable = [
+        record
+        if isinstance(record, NodeRecord)
+        else NodeRecord("", key.partition("/")[0], UNREADABLE_SHAPE)
+        for key, record in nodes.items()
+        if record is not None
+    ]
     counted = [record for record in readable if record.cluster in present]
     shapes = [record.shape for record in counted]
     per_cluster = Counter(record.cluster for record in counted)

@@ -14,6 +14,8 @@ from telemetryd.errors import UnreadableReason
 from telemetryd.gather.aggregate import FleetAggregate
 from telemetryd.gather.anonymous import anonymous_id
 from telemetryd.model import (
+    UNKNOWN_GROUP,
+    UNREADABLE_SHAPE,
     ClusterDetail,
     ClusterRecord,
     Delta,
@@ -48,7 +50,7 @@ cluster_states = st.one_of(
     st.builds(ClusterRecord, uid=uids, kubernetes_version=st.sampled_from(["", "v1.33.1"])),
 )
 steps = st.one_of(
-    st.tuples(st.just("node"), st.sampled_from(["n1", "n2", "n3", "n4"]), node_states),
+    st.tuples(st.just("node"), st.sampled_from([f"{name}/n" for name in NAMES]), node_states),
     st.tuples(st.just("cluster"), names, cluster_states),
     st.tuples(st.just("look"), st.sampled_from([INSTALL_UUID, OTHER_INSTALL_UUID]), st.none()),
 )
@@ -57,7 +59,13 @@ Held = dict[str, Any]
 
 def recount(nodes: Held, clusters: Held, install_uuid: str | None) -> FleetDetail:
     """The detail from scratch, by nothing but the records."""
-    readable = [record for record in nodes.values() if isinstance(record, NodeRecord)]
+    readable = [
+        record
+        if isinstance(record, NodeRecord)
+        else NodeRecord("", key.partition("/")[0], UNREADABLE_SHAPE)
+        for key, record in nodes.items()
+        if record is not None
+    ]
     present = {name: record for name, record in clusters.items() if record is not None}
     told = []
     for name, record in present.items():
@@ -77,6 +85,15 @@ def recount(nodes: Held, clusters: Held, install_uuid: str | None) -> FleetDetai
                 memory_nano=sum(shape.memory_nano or 0 for shape in shapes),
                 unreported_cpu=sum(shape.cpu_nano is None for shape in shapes),
                 unreported_memory=sum(shape.memory_nano is None for shape in shapes),
+                group=replace(
+                    UNKNOWN_GROUP,
+                    kind="local" if name == "local" else "managed",
+                    management="local" if name == "local" else "other",
+                    kubernetes_minor="1.33"
+                    if readable_cluster and record.kubernetes_version
+                    else "other",
+                ),
+                unreadable_nodes=sum(not shape.readable for shape in shapes),
             )
         )
     counted = Counter(record.shape for record in readable if record.cluster in present)
@@ -185,7 +202,7 @@ def test_a_cluster_that_cannot_be_read_keeps_its_id_and_loses_its_version() -> N
     fleet.apply_cluster(Delta("c-1", cluster("c-1"), unreadable))
     (after,) = fleet.detail(INSTALL_UUID).clusters
     assert before.kubernetes_version == "v1.33.1"
-    assert after == replace(before, kubernetes_version="")
+    assert after == replace(before, kubernetes_version="", group=UNKNOWN_GROUP)
 
 
 def test_a_cluster_whose_uid_cannot_be_read_has_no_id() -> None:
@@ -218,7 +235,7 @@ def lines_by_function(work: Callable[[], object]) -> Counter[str]:
     lines: Counter[str] = Counter()
 
     def trace(frame: FrameType, event: str, _argument: object) -> Any:
-        if not frame.f_code.co_filename.endswith(("aggregate.py", "anonymous.py")):
+        if not frame.f_code.co_filename.endswith(("aggregate.py", "anonymous.py", "counts.py")):
             return None
         if event == "line":
             lines[frame.f_code.co_name] += 1

@@ -9,19 +9,25 @@ from typing import Any
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from telemetryd.config import IdentityConfig, PrivacyConfig
 from telemetryd.errors import NotReady, UnreadableReason
+from telemetryd.gather.aggregate import LASTING_S
 from telemetryd.gather.anonymous import anonymous_id
+from telemetryd.gather.drops import HOLD_S
 from telemetryd.gather.gatherer import Gatherer
 from telemetryd.model import (
     ClusterRecord,
     ClusterRow,
+    ClusterTraits,
+    Drop,
     NamespaceRecord,
     SettingRecord,
     Snapshot,
     SystemRow,
     Unreadable,
+    split,
 )
 from telemetryd.stats import GatherStats
 from tests.gather.readers import (
@@ -239,7 +245,8 @@ def test_unreadable_objects_make_it_incomplete_and_are_counted_by_resource() -> 
         f"nodes.{GROUP}: 2 unreadable",
     )
     assert snapshot.totals.unreadable == {f"clusters.{GROUP}": 1, f"nodes.{GROUP}": 2}
-    assert snapshot.clusters == (ClusterRow(False, 0, 1), ClusterRow(False, 1, 1))
+    assert snapshot.clusters == (ClusterRow(False, 0, 1), ClusterRow(False, 2, 1))
+    assert snapshot.totals.everything.unreadable_nodes == 1
 
 
 def test_an_informer_out_of_contact_keeps_the_facts_and_says_so() -> None:
@@ -410,7 +417,7 @@ def test_detail_is_made_only_where_it_is_asked_for() -> None:
     world.fleet.cluster("c-1", node())
     first = world.gatherer.snapshot()
     assert first.detail is None
-    upgraded = ClusterRecord(uid="uid-c-1", kubernetes_version="v1.34.0")
+    upgraded = ClusterRecord(uid="uid-c-1", kubernetes_version="v1.33.9")
     world.fleet.clusters.put("c-1", upgraded)
     assert world.gatherer.snapshot() is first
     world.gatherer.add_detail()
@@ -429,10 +436,10 @@ def test_what_only_the_detail_tells_raises_the_revision() -> None:
     world.fleet.cluster("c-1", node())
     first = world.gatherer.snapshot()
     assert world.gatherer.snapshot() is first
-    world.fleet.clusters.put("c-1", ClusterRecord("uid-c-1", "v1.34.0"))
+    world.fleet.clusters.put("c-1", ClusterRecord("uid-c-1", "v1.33.9"))
     second = world.gatherer.snapshot()
     assert second.revision == first.revision + 1
-    world.fleet.clusters.put("c-1", ClusterRecord("another", "v1.34.0"))
+    world.fleet.clusters.put("c-1", ClusterRecord("another", "v1.33.9"))
     third = world.gatherer.snapshot()
     assert third.revision == second.revision + 1
     assert ids(third) != ids(second) == ids(first)
@@ -486,3 +493,64 @@ def test_texts_that_may_not_leave_are_other_and_counted() -> None:
     assert len(set(snapshot.features)) == len(snapshot.features)
     assert "acme_" not in str(snapshot)
     assert snapshot.totals.withheld == {"feature_flags": 2, "git_hash": 1, "version": 1}
+
+
+def test_a_cluster_whose_own_count_differs_is_a_doubt_and_not_incomplete() -> None:
+    world = World()
+    world.fleet.clusters.put("c-1", replace(cluster("c-1"), node_count=3))
+    snapshot = world.gatherer.snapshot()
+    assert snapshot.complete
+    assert snapshot.doubts == ("clusters: 1 differ from their own nodeCount or capacity",)
+    for number in range(3):
+        world.fleet.nodes.put(f"c-1/{number}", node(cluster="c-1"))
+    assert world.gatherer.snapshot().doubts == ()
+
+
+def test_a_difference_that_begins_is_a_doubt_once_it_has_lasted() -> None:
+    world = World()
+    world.fleet.clusters.put("c-1", replace(cluster("c-1"), node_count=0))
+    first = world.gatherer.snapshot()
+    world.fleet.nodes.put("c-1/0", node(cluster="c-1"))
+    second = world.gatherer.snapshot()
+    assert (first.doubts, second.doubts) == ((), ())
+    world.now_s += LASTING_S
+    third = world.gatherer.snapshot()
+    assert len(third.doubts) == 1
+    assert third.revision == second.revision + 1
+    assert world.gatherer.snapshot() is third
+
+
+def test_an_implausible_drop_is_a_doubt_for_an_hour_and_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = World()
+    world.fleet.cluster("c-1", *[node()] * 20)
+    assert world.gatherer.snapshot().doubts == ()
+    for number in range(12):
+        world.fleet.nodes.delete(f"c-1/{number}")
+    for _ in range(3):
+        fallen = world.gatherer.snapshot()
+        world.now_s += 60
+    assert fallen.doubts == ("nodes: fell from 20 to 8 within minutes",)
+    assert fallen.totals.drops == (Drop("nodes", 20, 8),)
+    assert fallen.complete
+    assert [record.levelname for record in caplog.records if "drop" in record.message] == [
+        "WARNING"
+    ]
+    world.now_s += HOLD_S
+    assert world.gatherer.snapshot().doubts == ()
+
+
+def test_an_unknown_provider_and_driver_count_as_other_and_are_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    world = World()
+    odd = replace(cluster("c-1"), traits=ClusterTraits(provider="other", driver="other"))
+    for number in range(3):
+        world.fleet.clusters.put(f"c-{number}", odd)
+        snapshot = world.gatherer.snapshot()
+    assert snapshot.totals.withheld == {"driver": 3, "provider": 3}
+    assert set(split(snapshot.totals.groups, lambda key: key.provider)) == {"other"}
+    said = [record.getMessage() for record in caplog.records if "other" in record.getMessage()]
+    assert len(said) == 2

@@ -15,6 +15,7 @@ from telemetryd.gather.plain import INSTALLATIONS, LocalCluster, PlainReaders
 from telemetryd.model import (
     ClusterRecord,
     ClusterRow,
+    ClusterTraits,
     Delta,
     NamespaceRecord,
     NodeRecord,
@@ -154,5 +155,8 @@ def test_the_cluster_is_told_of_as_an_informer_would() -> None:
     cluster.refresh()
     world.version = VERSION
     cluster.refresh()
-    before, after = ClusterRecord(CLUSTER_UUID, ""), ClusterRecord(CLUSTER_UUID, VERSION)
+    traits = ClusterTraits(driver="local", management="local", active=True)
+    known = ClusterTraits("rke2", "local", "local", active=True)
+    before = ClusterRecord(CLUSTER_UUID, "", traits)
+    after = ClusterRecord(CLUSTER_UUID, VERSION, known)
     assert told == [Delta("local", None, before), Delta("local", before, after)]

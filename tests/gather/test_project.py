@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from telemetryd.errors import UnreadableObject, UnreadableReason
+from telemetryd.gather.clusters import CLUSTERS
 from telemetryd.gather.project import (
-    CLUSTERS,
     FEATURES,
     KUBE_SYSTEM,
     PROJECTS,
@@ -22,7 +22,9 @@ from telemetryd.gather.shapes import ShapeTable
 from telemetryd.informer.decode import ObjectDecoder
 from telemetryd.informer.resource import KubeObject, Resource
 from telemetryd.model import (
+    Amounts,
     ClusterRecord,
+    ClusterTraits,
     FeatureRecord,
     NamespaceRecord,
     NodeRecord,
@@ -38,7 +40,13 @@ NODE: dict[str, Any] = {
     "apiVersion": "management.cattle.io/v3",
     "kind": "Node",
     "metadata": {**META, "namespace": "c-m-7x2kq", "labels": {"private": "x"}},
-    "spec": {"etcd": True, "controlPlane": True, "worker": False, "requestedHostname": "private"},
+    "spec": {
+        "etcd": True,
+        "controlPlane": True,
+        "worker": False,
+        "requestedHostname": "private",
+        "internalNodeSpec": {"unschedulable": False, "taints": [], "podCIDR": "private"},
+    },
     "status": {
         "nodeName": "cp-0",
         "internalNodeStatus": {
@@ -56,9 +64,19 @@ NODE: dict[str, Any] = {
 }
 CLUSTER: dict[str, Any] = {
     "kind": "Cluster",
-    "metadata": META,
-    "spec": {"displayName": "private"},
-    "status": {"version": {"gitVersion": "v1.33.1"}, "nodeCount": 3, "capacity": {"cpu": "12"}},
+    "metadata": {**META, "labels": {}, "annotations": {"private": "x"}},
+    "spec": {
+        "displayName": "private",
+        **{f"{kind}Config": {"private": "x"} for kind in ("aks", "ali", "eks", "gke")},
+        "genericEngineConfig": {"private": "x"},
+    },
+    "status": {
+        "version": {"gitVersion": "v1.33.1"},
+        "nodeCount": 3,
+        "capacity": {"cpu": "12"},
+        "requested": {},
+        "conditions": [],
+    },
 }
 FEATURE: dict[str, Any] = {
     "kind": "Feature",
@@ -139,7 +157,11 @@ def test_null_in_a_declared_field_is_fine_unless_it_names_the_object(
 def test_a_wrong_type_in_a_declared_field_makes_that_object_unreadable(
     resource: Resource[Any, Any], content: dict[str, Any], path: tuple[str, ...]
 ) -> None:
-    for wrong in ([1], [], {"a": {}} if path[-1] in {"cpu", "memory"} else [None]):
+    if path[-1] in {"taints", "conditions"}:
+        wrongs: tuple[object, ...] = ([1], {}, "True")
+    else:
+        wrongs = ([1], [], {"a": {}} if path[-1] in {"cpu", "memory"} else [None])
+    for wrong in wrongs:
         record = decode(resource, changed(content, path, wrong))
         assert isinstance(record, Unreadable)
         assert record.reason is UnreadableReason.TYPE
@@ -210,9 +232,47 @@ def test_absurdly_long_text_of_a_node_is_cut() -> None:
 
 
 def test_a_cluster_becomes_its_kubernetes_version() -> None:
-    assert decode(CLUSTERS, CLUSTER) == ClusterRecord(uid="u-1", kubernetes_version="v1.33.1")
+    assert decode(CLUSTERS, CLUSTER) == ClusterRecord(
+        uid="u-1",
+        kubernetes_version="v1.33.1",
+        traits=ClusterTraits(management="hosted"),
+        node_count=3,
+        capacity=Amounts(cpu_nano=12 * 10**9),
+    )
     bare = decode(CLUSTERS, {"kind": "Cluster", "metadata": META})
-    assert bare == ClusterRecord(uid="u-1", kubernetes_version="")
+    assert bare == ClusterRecord("u-1", "", traits=ClusterTraits(management="imported"))
+
+
+@pytest.mark.parametrize(
+    ("spec", "in_capacity"),
+    [
+        ({}, True),
+        ({"unschedulable": True}, False),
+        ({"taints": [{"key": "node-role.kubernetes.io/etcd", "effect": "NoExecute"}]}, False),
+        (
+            {"taints": [{"key": "node-role.kubernetes.io/control-plane", "effect": "NoSchedule"}]},
+            False,
+        ),
+        (
+            {
+                "taints": [
+                    {"key": "node-role.kubernetes.io/etcd", "effect": "PreferNoSchedule"},
+                    None,
+                    {"key": "example.com/gpu", "effect": "NoSchedule"},
+                ]
+            },
+            True,
+        ),
+    ],
+)
+def test_nodes_that_rancher_leaves_out_of_a_capacity_are_told_apart(
+    spec: dict[str, object],
+    in_capacity: bool,
+) -> None:
+    content = {**NODE, "spec": {"etcd": True, "worker": False, "internalNodeSpec": spec}}
+    assert decode(NODES, content).in_capacity == in_capacity
+    worker = {**NODE, "spec": {"worker": True, "internalNodeSpec": spec}}
+    assert decode(NODES, worker).in_capacity == (not spec.get("unschedulable"))
 
 
 def test_a_feature_becomes_its_values() -> None:

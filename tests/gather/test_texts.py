@@ -182,6 +182,27 @@ def test_no_control_character_ever_leaves(text: str) -> None:
     for clean in (
         texts.architecture, texts.operating_system, texts.container_runtime, texts.kernel_version,
         texts.kubernetes_version, texts.product_version, texts.build_commit, texts.feature_name,
+        texts.kubernetes_minor, texts.provider, texts.driver, texts.provider_of_version,
     ):  # fmt: skip
         assert clean(text).isascii()
         assert clean(text).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("version", "minor"),
+    [
+        ("v1.33.1", "1.33"),
+        ("1.9.0", "1.9"),
+        ("v1.33.1+rke2r1", "1.33"),
+        ("v1.31.2-eks-7f9249a", "1.31"),
+        ("v1.33", "1.33"),
+        ("v1.333.1", "other"),
+        ("v2.0.0", "other"),
+        ("v1", "other"),
+        ("other", "other"),
+        ("", "other"),
+        ("v1.\u0663\u0663.1", "other"),
+    ],
+)
+def test_minor_versions_have_one_form(version: str, minor: str) -> None:
+    assert texts.kubernetes_minor(version) == minor

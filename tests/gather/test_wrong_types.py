@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from telemetryd.gather.capacity import Capacity
+from telemetryd.gather.clusters import CLUSTERS
 from telemetryd.gather.corenode import core_nodes_resource
 from telemetryd.gather.project import (
-    CLUSTERS,
     FEATURES,
     KUBE_SYSTEM,
     PROJECTS,
@@ -54,7 +55,9 @@ KINDS: list[tuple[Resource[Any, Any], dict[str, Any]]] = [
     (SECRET_REQUESTS, REQUEST),
 ]
 UNDER_RAW: dict[str, dict[str, type[msgspec.Struct]]] = {
-    SECRET_REQUESTS.id: {"spec": RequestSpec, "status": RequestStatus}
+    "nodes.management.cattle.io": {"status.internalNodeStatus.capacity": Capacity},
+    "nodes": {"status.capacity": Capacity},
+    SECRET_REQUESTS.id: {"spec": RequestSpec, "status": RequestStatus},
 }
 """What is decoded only when projected, by the field that holds it."""
 
@@ -87,7 +90,7 @@ def fields() -> Iterator[Any]:
     for resource, content in KINDS:
         paths = list(declared(resource.object_type))
         for name, kind in UNDER_RAW.get(resource.id, {}).items():
-            paths += declared(kind, (name,))
+            paths += declared(kind, tuple(name.split(".")))
         for path in paths:
             yield pytest.param(
                 resource, content, path, id=f"{resource.id}-{'.'.join(path)}".replace("/", "|")

@@ -4,11 +4,13 @@ What the document holds is ``fleet_document``'s; every one is held against that 
 out. Sinks decide where the bytes go.
 """
 
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from telemetryd import __version__
 from telemetryd.errors import PermanentError, Reason
-from telemetryd.export.payloads.fleet_document import MAX_AMOUNT, SCHEMA_VERSION, validate_fleet
+from telemetryd.export.payloads.fleet_document import SCHEMA_VERSION, validate_fleet
+from telemetryd.export.payloads.fleet_rows import MAX_AMOUNT
 from telemetryd.export.payloads.payload import (
     CONTENT_TYPE,
     Spliced,
@@ -16,20 +18,28 @@ from telemetryd.export.payloads.payload import (
     render_rfc3339,
 )
 from telemetryd.model import (
+    Amounts,
     ClusterDetail,
     Delivery,
     FleetDetail,
+    Gpus,
+    GroupKey,
     Payload,
     RoleCounts,
     ShapeDetail,
     Snapshot,
+    Sums,
     Totals,
+    split,
+    total,
 )
+from telemetryd.quantity import next_power, up_to
 
 _NANO_PER_MILLI: Final = 10**6
 _NANO: Final = 10**9
-_GIB: Final = 2**30
+_GIB_NANO: Final = 2**30 * _NANO
 _DELIVERY: Final = "delivery"
+_NO_AMOUNTS: Final = Amounts()
 
 
 class FleetRenderer:
@@ -38,9 +48,21 @@ class FleetRenderer:
     One of these serves any number of exporters.
     """
 
-    __slots__ = ("_digest", "_document", "_snapshot")
+    __slots__ = ("_digest", "_document", "_render", "_snapshot", "_validate")
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        render: Callable[[Snapshot, FleetDetail], dict[str, Any]] | None = None,
+        validate: Callable[[bytes], None] = validate_fleet,
+    ) -> None:
+        """Make documents of one version.
+
+        Args:
+            render: Makes the document without its delivery; ``render_facts`` by default.
+            validate: Holds the document against its schema.
+        """
+        self._render = render or render_facts
+        self._validate = validate
         self._snapshot: Snapshot | None = None
         self._document = Spliced({}, _DELIVERY)
         self._digest = ""
@@ -79,18 +101,47 @@ class FleetRenderer:
                 Reason.INTERNAL, "the snapshot was made without what the fleet payload needs"
             )
         self._snapshot = None
-        facts = render_facts(snapshot, snapshot.detail)
+        facts = self._render(snapshot, snapshot.detail)
         self._digest = document_digest(facts)
         self._document = Spliced(facts, _DELIVERY)
-        validate_fleet(self._body(delivery))
+        self._validate(self._body(delivery))
         self._snapshot = snapshot
 
 
 def render_facts(snapshot: Snapshot, detail: FleetDetail) -> dict[str, Any]:
     """The fleet document without its delivery; every array sorted, so that facts decide bytes."""
+    totals, coarse = snapshot.totals, detail.coarse
+    entitled = totals.entitled
+
+    def parts(name: str, by: Callable[[GroupKey], str]) -> list[dict[str, Any]]:
+        found = split(totals.groups, by)
+        return [{name: part, **_part(sums, coarse=coarse)} for part, sums in found.items()]
+
+    return {
+        **core_facts(snapshot),
+        "schema_version": SCHEMA_VERSION,
+        "complete": snapshot.complete and not snapshot.doubts,
+        "incomplete_reasons": sorted(snapshot.incomplete_reasons + snapshot.doubts),
+        "clusters": [_cluster(cluster) for cluster in sorted(detail.clusters, key=cluster_order)],
+        "node_shapes": [_shape(shape) for shape in sorted(detail.shapes, key=_shape_order)],
+        "totals": {**core_totals(totals, coarse=coarse), **_more_totals(totals, coarse=coarse)},
+        "by_kind": parts("kind", lambda key: key.kind),
+        "by_provider": parts("provider", lambda key: key.provider),
+        "by_driver": parts("driver", lambda key: key.driver),
+        "by_management": parts("management", lambda key: key.management),
+        "by_kubernetes_minor": parts("minor", lambda key: key.kubernetes_minor),
+        "entitlement": {
+            "clusters": entitled.clusters,
+            "nodes": _count(entitled.nodes, coarse=coarse),
+            "cpu_millis": _cpu(entitled.cpu_nano, coarse=coarse),
+        },
+    }
+
+
+def core_facts(snapshot: Snapshot) -> dict[str, Any]:
+    """What every version of the document has, and all tell alike."""
     identity = snapshot.identity
     return {
-        "schema_version": SCHEMA_VERSION,
         "telemetryd_version": __version__,
         "installation": {
             "install_uuid": identity.install_uuid,
@@ -103,9 +154,6 @@ def render_facts(snapshot: Snapshot, detail: FleetDetail) -> dict[str, Any]:
         "complete": snapshot.complete,
         "incomplete_reasons": sorted(snapshot.incomplete_reasons),
         "feature_flags": sorted(set(snapshot.features)),
-        "clusters": [_cluster(cluster) for cluster in sorted(detail.clusters, key=_cluster_order)],
-        "node_shapes": [_shape(shape) for shape in sorted(detail.shapes, key=_shape_order)],
-        "totals": _totals(snapshot.totals, coarse=detail.coarse),
         "unreadable": [
             {"resource": resource, "objects": number}
             for resource, number in sorted(snapshot.totals.unreadable.items())
@@ -113,7 +161,7 @@ def render_facts(snapshot: Snapshot, detail: FleetDetail) -> dict[str, Any]:
     }
 
 
-def _cluster_order(cluster: ClusterDetail) -> tuple[Any, ...]:
+def cluster_order(cluster: ClusterDetail) -> tuple[Any, ...]:
     """The upstream cluster, then by id; by all else where no ids are sent."""
     return (
         not cluster.upstream,
@@ -125,7 +173,23 @@ def _cluster_order(cluster: ClusterDetail) -> tuple[Any, ...]:
         cluster.roles,
         cluster.unreported_cpu,
         cluster.unreported_memory,
+        cluster.group,
+        cluster.unreadable_nodes,
+        cluster.gpus,
+        _orderable(cluster.node_count),
+        *map(_orderable, _listed(cluster.capacity)),
+        *map(_orderable, _listed(cluster.requested)),
+        cluster.differs,
     )
+
+
+def _listed(amounts: Amounts | None) -> Iterable[int | None]:
+    given = amounts or _NO_AMOUNTS
+    return (given.cpu_nano, given.memory_nano, given.pods)
+
+
+def _orderable(number: int | None) -> int:
+    return -1 if number is None else number
 
 
 def _shape_order(counted: ShapeDetail) -> tuple[Any, ...]:
@@ -136,12 +200,15 @@ def _shape_order(counted: ShapeDetail) -> tuple[Any, ...]:
         shape.container_runtime,
         shape.kernel_version,
         shape.roles,
-        -1 if shape.cpu_nano is None else shape.cpu_nano,
-        -1 if shape.memory_nano is None else shape.memory_nano,
+        _orderable(shape.cpu_nano),
+        _orderable(shape.memory_nano),
+        shape.gpus,
+        shape.readable,
     )
 
 
-def _cluster(cluster: ClusterDetail) -> dict[str, Any]:
+def core_cluster(cluster: ClusterDetail) -> dict[str, Any]:
+    """What every version of the document tells of a cluster."""
     row = {
         "upstream": cluster.upstream,
         "kubernetes_version": cluster.kubernetes_version,
@@ -157,7 +224,39 @@ def _cluster(cluster: ClusterDetail) -> dict[str, Any]:
     return row
 
 
-def _shape(counted: ShapeDetail) -> dict[str, Any]:
+def _cluster(cluster: ClusterDetail) -> dict[str, Any]:
+    group = cluster.group
+    return {
+        **core_cluster(cluster),
+        "provider": group.provider,
+        "driver": group.driver,
+        "management": group.management,
+        "active": group.active,
+        "deleting": group.deleting,
+        "stale": group.stale,
+        "unreadable_nodes": cluster.unreadable_nodes,
+        "gpus": _gpus(cluster.gpus),
+        "reported": {"nodes": _capped(cluster.node_count), **_amounts(cluster.capacity)},
+        "requested": _amounts(cluster.requested),
+        "differs": cluster.differs,
+    }
+
+
+def _gpus(gpus: Gpus) -> dict[str, int]:
+    return gpus._asdict()
+
+
+def _amounts(amounts: Amounts | None) -> dict[str, int | None]:
+    given = amounts or _NO_AMOUNTS
+    return {
+        "cpu_millis": None if given.cpu_nano is None else _millis(given.cpu_nano),
+        "memory_bytes": None if given.memory_nano is None else _whole(given.memory_nano),
+        "pods": _capped(given.pods),
+    }
+
+
+def core_shape(counted: ShapeDetail) -> dict[str, Any]:
+    """What every version of the document tells of nodes that are alike."""
     shape = counted.shape
     return {
         "roles": list(shape.roles),
@@ -171,18 +270,71 @@ def _shape(counted: ShapeDetail) -> dict[str, Any]:
     }
 
 
-def _totals(totals: Totals, *, coarse: bool) -> dict[str, Any]:
-    cpu_unit, memory_unit = (_NANO, _GIB * _NANO) if coarse else (1, 1)
+def _shape(counted: ShapeDetail) -> dict[str, Any]:
+    shape = counted.shape
+    return {**core_shape(counted), "gpus": _gpus(shape.gpus), "readable": shape.readable}
+
+
+def core_totals(totals: Totals, *, coarse: bool) -> dict[str, Any]:
+    """Sums that every version of the document has."""
     return {
         "clusters": totals.local_clusters + totals.managed_clusters,
         "nodes": totals.nodes,
         "orphan_nodes": totals.orphan_nodes,
         "roles": totals.roles,
-        "cpu_millis": _millis(-(-totals.cpu_nano // cpu_unit) * cpu_unit),
-        "memory_bytes": _whole(-(-totals.memory_nano // memory_unit) * memory_unit),
+        "cpu_millis": _millis(up_to(totals.cpu_nano, _NANO) if coarse else totals.cpu_nano),
+        "memory_bytes": _whole(
+            up_to(totals.memory_nano, _GIB_NANO) if coarse else totals.memory_nano
+        ),
         "unreported_cpu": totals.unreported_cpu,
         "unreported_memory": totals.unreported_memory,
     }
+
+
+def _more_totals(totals: Totals, *, coarse: bool) -> dict[str, Any]:
+    everything = totals.everything
+    stale = total(totals.groups, lambda key: key.stale)
+    return {
+        "unreadable_nodes": everything.unreadable_nodes,
+        "active_clusters": total(totals.groups, lambda key: key.active).clusters,
+        "deleting_clusters": total(totals.groups, lambda key: key.deleting).clusters,
+        "stale_clusters": stale.clusters,
+        "stale_nodes": _count(stale.nodes, coarse=coarse),
+        "differing_clusters": everything.differing_clusters,
+        "gpus": _gpus(everything.gpus),
+        "reporting_clusters": everything.sized_clusters,
+        "reported_pods": _capped(_count(everything.pods, coarse=coarse)),
+        "requesting_clusters": everything.requesting_clusters,
+        "requested_cpu_millis": _cpu(everything.requested_cpu_nano, coarse=coarse),
+        "requested_memory_bytes": _memory(everything.requested_memory_nano, coarse=coarse),
+        "requested_pods": _capped(_count(everything.requested_pods, coarse=coarse)),
+    }
+
+
+def _part(sums: Sums, *, coarse: bool) -> dict[str, Any]:
+    """Clusters that are alike in one thing; one of them may be the only one."""
+    return {
+        "clusters": sums.clusters,
+        "nodes": _count(sums.nodes, coarse=coarse),
+        "cpu_millis": _cpu(sums.cpu_nano, coarse=coarse),
+        "memory_bytes": _memory(sums.memory_nano, coarse=coarse),
+    }
+
+
+def _count(number: int, *, coarse: bool) -> int:
+    return next_power(number) if coarse else number
+
+
+def _cpu(nano: int, *, coarse: bool) -> int:
+    return _millis(next_power(-(-nano // _NANO)) * _NANO if coarse else nano)
+
+
+def _memory(nano: int, *, coarse: bool) -> int:
+    return _whole(next_power(-(-nano // _GIB_NANO)) * _GIB_NANO if coarse else nano)
+
+
+def _capped(number: int | None) -> int | None:
+    return None if number is None else min(number, MAX_AMOUNT)
 
 
 def _millis(nano: int) -> int:

@@ -7,133 +7,102 @@ means, is a new ``schema_version`` and a new ``$id``. How it is made of a snapsh
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import Meta
 
 from telemetryd.errors import PermanentError, Reason
 from telemetryd.export.payloads import declare
-from telemetryd.export.payloads.declare import capacity, fields_of, node_info, sent
-from telemetryd.export.payloads.payload import is_uuid, json_schema, parse_rfc3339
+from telemetryd.export.payloads.declare import capacity, fields_of, sent
+from telemetryd.export.payloads.fleet_rows import (
+    CONNECTED,
+    DRIVER,
+    MANAGEMENT,
+    PROVIDER,
+    READY,
+    Amount,
+    Cluster,
+    Count,
+    GpuNumbers,
+    Installation,
+    Label,
+    Management,
+    NodeShapes,
+    RoleNumbers,
+    own_number,
+)
+from telemetryd.export.payloads.payload import json_schema, parse_rfc3339
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 SCHEMA_ID: Final = f"urn:telemetryd:payload:fleet:{SCHEMA_VERSION}"
 
-MAX_AMOUNT: Final = 2**63 - 1
-"""A larger sum is sent as this number: a larger integer is more than most JSON parsers take."""
 
-_ID_PATTERN: Final = "^[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
+class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The clusters that are alike in one thing."""
 
-Count = Annotated[int, Meta(ge=0)]
-Amount = Annotated[int, Meta(ge=0, le=MAX_AMOUNT)]
-Label = Annotated[str, Meta(max_length=256)]
-UuidText = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
-
-
-class Installation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``installation``: who sends."""
-
-    install_uuid: Annotated[UuidText, declare.INSTALL_UUID]
-    cluster_uuid: Annotated[UuidText, declare.CLUSTER_UUID]
-    product: Annotated[str, declare.PRODUCT]
-    version: Annotated[str, declare.VERSION]
-    git_hash: Annotated[str, declare.GIT_HASH]
-    server_url: Annotated[str, declare.SERVER_URL]
-
-    def __post_init__(self) -> None:
-        for key in ("install_uuid", "cluster_uuid"):
-            if not is_uuid(getattr(self, key)):
-                raise ValueError(f"{key} isn't a UUID")
+    clusters: Annotated[int, Meta(ge=1), sent("How many such clusters there are", "counted")]
+    nodes: Annotated[Count, sent("Their nodes", "counted")]
+    cpu_millis: Annotated[Amount, sent("CPU of their nodes, in 1/1000 cores", *capacity("cpu"))]
+    memory_bytes: Annotated[Amount, sent("Memory of their nodes, in bytes", *capacity("memory"))]
 
 
-def _role(role: str, spec: str, label: str) -> Meta:
-    return sent(
-        f"Nodes with the role {role}", f"nodes' spec.{spec}", f"nodes' label of the role {label}"
-    )
+class KindPart(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``by_kind[]``."""
 
-
-class RoleNumbers(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``roles``: nodes per role."""
-
-    controlplane: Annotated[Count, _role("controlplane", "controlPlane", "control-plane")]
-    etcd: Annotated[Count, _role("etcd", "etcd", "etcd")]
-    worker: Annotated[Count, _role("worker", "worker", "worker")]
-    other: Annotated[Count, sent("Nodes with none of these roles", "counted")]
-
-
-class Cluster(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``clusters[]``: one cluster."""
-
-    id: (
-        Annotated[
-            str,
-            Meta(
-                pattern=_ID_PATTERN,
-                description="Pseudonymous: who knows the cluster's UID can compute it",
-            ),
-            sent(
-                "Pseudonymous id of a cluster: who knows the cluster's UID can compute it",
-                "HMAC of the cluster's metadata.uid, keyed with the install UUID",
-                "HMAC of the UID of the namespace kube-system, keyed with the install UUID; both "
-                "are in the payload, which resolves it",
-                privacy="cluster_ids",
-                keeps_key=False,
-            ),
-        ]
-        | UnsetType
-    ) = UNSET
-    upstream: Annotated[
-        bool,
+    kind: Annotated[
+        Literal["local", "managed"],
         sent(
-            "It is the upstream cluster",
-            "the cluster local, which hosts Rancher",
-            "always true: there is one cluster",
+            "The upstream cluster, or all others",
+            "name of the cluster",
+            "always local: there is one cluster",
         ),
     ]
-    kubernetes_version: Annotated[
-        Label,
+
+
+class ProviderPart(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``by_provider[]``."""
+
+    provider: Annotated[Label, PROVIDER]
+
+
+class DriverPart(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``by_driver[]``."""
+
+    driver: Annotated[Label, DRIVER]
+
+
+class ManagementPart(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``by_management[]``."""
+
+    management: Annotated[Management, MANAGEMENT]
+
+
+class MinorPart(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``by_kubernetes_minor[]``."""
+
+    minor: Annotated[
+        str,
+        Meta(pattern=r"^(1\.[0-9]{1,2}|other)$"),
         sent(
-            "Its Kubernetes version",
+            "Minor version of Kubernetes",
             "clusters' status.version.gitVersion",
             "API server's /version",
         ),
     ]
-    nodes: Annotated[Count, sent("Its nodes", "counted")]
-    roles: RoleNumbers
-    cpu_millis: Annotated[Amount, sent("CPU of its nodes, in 1/1000 cores", *capacity("cpu"))]
-    memory_bytes: Annotated[Amount, sent("Memory of its nodes, in bytes", *capacity("memory"))]
-    unreported_cpu: Annotated[Count, sent("Its nodes that report no CPU", "counted")]
-    unreported_memory: Annotated[Count, sent("Its nodes that report no memory", "counted")]
 
 
-class NodeShapes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``node_shapes[]``: nodes alike in everything but their names."""
+class Entitled(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``entitlement``: managed clusters that are not being deleted."""
 
-    roles: Annotated[
-        list[Literal["controlplane", "etcd", "worker"]],
-        sent(
-            "Roles of nodes that are alike in all of this",
-            "nodes' spec.controlPlane, spec.etcd and spec.worker",
-            "nodes' labels of roles",
-        ),
+    clusters: Annotated[
+        Count, sent("Managed clusters that are not being deleted", "counted", "always 0")
     ]
-    architecture: Annotated[Label, sent("Their architecture", *node_info("architecture"))]
-    operating_system: Annotated[
-        Label, sent("Their operating system", *node_info("operatingSystem"))
-    ]
-    container_runtime: Annotated[
-        Label, sent("Their container runtime", *node_info("containerRuntimeVersion"))
-    ]
-    kernel_version: Annotated[Label, sent("Their kernel", *node_info("kernelVersion"))]
+    nodes: Annotated[Count, sent("Their nodes", "counted", "always 0")]
     cpu_millis: Annotated[
-        Amount | None, sent("CPU of one of them, in 1/1000 cores", *capacity("cpu"))
+        Amount, sent("CPU of their nodes, in 1/1000 cores", capacity("cpu")[0], "")
     ]
-    memory_bytes: Annotated[
-        Amount | None, sent("Memory of one of them, in bytes", *capacity("memory"))
-    ]
-    nodes: Annotated[int, Meta(ge=1), sent("How many of them there are", "counted")]
 
 
-class FleetTotals(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``totals``: sums over all clusters."""
+class TotalsCore(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Sums over all clusters that every version of the document has."""
 
     clusters: Annotated[Count, sent("Clusters", "counted")]
     nodes: Annotated[Count, sent("Nodes of all clusters", "counted")]
@@ -143,6 +112,52 @@ class FleetTotals(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     memory_bytes: Annotated[Amount, sent("Memory of all nodes, in bytes", *capacity("memory"))]
     unreported_cpu: Annotated[Count, sent("Nodes that report no CPU", "counted")]
     unreported_memory: Annotated[Count, sent("Nodes that report no memory", "counted")]
+
+
+class FleetTotals(TotalsCore, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``totals``: sums over all clusters."""
+
+    unreadable_nodes: Annotated[Count, sent("Nodes that can't be read", "counted")]
+    active_clusters: Annotated[Count, sent("Clusters that are ready", READY, "always 1")]
+    deleting_clusters: Annotated[
+        Count,
+        sent("Clusters that are being deleted", "clusters' metadata.deletionTimestamp", "always 0"),
+    ]
+    stale_clusters: Annotated[Count, sent("Clusters that can't be reached", CONNECTED, "always 0")]
+    stale_nodes: Annotated[Count, sent("Nodes of these clusters", CONNECTED, "always 0")]
+    differing_clusters: Annotated[
+        Count,
+        sent(
+            "Clusters whose own status says something else than their nodes add up to",
+            "computed",
+            "always 0",
+        ),
+    ]
+    gpus: GpuNumbers
+    reporting_clusters: Annotated[
+        Count,
+        own_number(
+            "Clusters whose own status says how many pods fit in", "capacity.pods", "always 0"
+        ),
+    ]
+    reported_pods: Annotated[
+        Amount, own_number("How many pods fit in them", "capacity.pods", "always 0")
+    ]
+    requesting_clusters: Annotated[
+        Count,
+        own_number(
+            "Clusters whose own status says what their pods request", "requested", "always 0"
+        ),
+    ]
+    requested_cpu_millis: Annotated[
+        Amount,
+        own_number("CPU that their pods request, in 1/1000 cores", "requested.cpu", "always 0"),
+    ]
+    requested_memory_bytes: Annotated[
+        Amount,
+        own_number("Memory that their pods request, in bytes", "requested.memory", "always 0"),
+    ]
+    requested_pods: Annotated[Amount, own_number("Their pods", "requested.pods", "always 0")]
 
 
 class UnreadableObjects(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -169,26 +184,40 @@ class DeliveryNote(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             raise ValueError("timestamp isn't an RFC 3339 date-time")
 
 
-class FleetDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The whole document."""
+class DocumentCore(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What every version of the document has, in its order."""
 
-    schema_version: Annotated[Literal[1], sent("Version of this document", "a constant")]
+    schema_version: int
     telemetryd_version: Annotated[str, sent("Version of telemetryd", "a constant")]
     installation: Installation
-    complete: Annotated[bool, sent("Whether everything could be read", "computed")]
+    complete: Annotated[
+        bool, sent("Whether everything could be read, and nothing contradicts it", "computed")
+    ]
     incomplete_reasons: Annotated[
         list[str], sent("Why not: a resource and what is wrong with it", "computed")
     ]
     feature_flags: Annotated[list[str], declare.FEATURE_FLAGS]
-    clusters: list[Cluster]
-    node_shapes: list[NodeShapes]
-    totals: FleetTotals
     unreadable: list[UnreadableObjects]
     delivery: DeliveryNote
 
     def __post_init__(self) -> None:
         if self.complete == bool(self.incomplete_reasons):
             raise ValueError("complete and incomplete_reasons contradict each other")
+
+
+class FleetDocument(DocumentCore, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The whole document."""
+
+    schema_version: Annotated[Literal[2], sent("Version of this document", "a constant")]
+    clusters: list[Cluster]
+    node_shapes: list[NodeShapes]
+    totals: FleetTotals
+    by_kind: list[KindPart]
+    by_provider: list[ProviderPart]
+    by_driver: list[DriverPart]
+    by_management: list[ManagementPart]
+    by_kubernetes_minor: list[MinorPart]
+    entitlement: Entitled
 
 
 FIELDS: Final = fields_of(FleetDocument)
@@ -202,14 +231,18 @@ def fleet_schema() -> dict[str, Any]:
     return json_schema(FleetDocument, schema_id=SCHEMA_ID, title="telemetryd fleet payload")
 
 
-def validate_fleet(body: bytes) -> None:
+def validate_fleet(body: bytes, decoder: msgspec.json.Decoder[Any] = _DECODER) -> None:
     """Hold a document against the schema.
+
+    Args:
+        body: The document.
+        decoder: Of the version of it.
 
     Raises:
         PermanentError: It doesn't fit.
     """
     try:
-        _DECODER.decode(body)
+        decoder.decode(body)
     except msgspec.MsgspecError as exc:
         raise PermanentError(
             Reason.INTERNAL, f"the fleet payload doesn't fit its schema: {exc}"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from telemetryd.export.payloads import fleet_document, scc
+from telemetryd.export.payloads import fleet_document, fleet_v1, scc
 from telemetryd.export.payloads.fleet import FleetRenderer
 from telemetryd.export.payloads.payload import Renderer
 from telemetryd.model import Field
@@ -19,17 +19,26 @@ class Format:
         fields: All that leaves in it.
         schema: Its JSON Schema.
         needs_detail: Its snapshots must hold the fleet in detail.
+        tells_doubts: It calls itself incomplete where the numbers are doubtful.
     """
 
     renderer: Callable[[], Renderer]
     fields: tuple[Field, ...]
     schema: Callable[[], dict[str, Any]]
     needs_detail: bool
+    tells_doubts: bool = False
 
 
 PAYLOAD_FORMATS: Final[Mapping[str, Format]] = {
     "scc": Format(scc.SccRenderer, scc.FIELDS, scc.scc_schema, needs_detail=False),
     "fleet": Format(
-        FleetRenderer, fleet_document.FIELDS, fleet_document.fleet_schema, needs_detail=True
+        FleetRenderer,
+        fleet_document.FIELDS,
+        fleet_document.fleet_schema,
+        needs_detail=True,
+        tells_doubts=True,
+    ),
+    "fleet-v1": Format(
+        fleet_v1.FleetV1Renderer, fleet_v1.FIELDS, fleet_v1.fleet_v1_schema, needs_detail=True
     ),
 }

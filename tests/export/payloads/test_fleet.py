@@ -19,21 +19,28 @@ from telemetryd.config import FORMATS
 from telemetryd.errors import PermanentError, Reason
 from telemetryd.export.exporter import ExportContext, Outcome
 from telemetryd.export.payloads.fleet import FleetRenderer
-from telemetryd.export.payloads.fleet_document import MAX_AMOUNT, fleet_schema, validate_fleet
+from telemetryd.export.payloads.fleet_document import fleet_schema, validate_fleet
+from telemetryd.export.payloads.fleet_rows import MAX_AMOUNT
 from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
 from telemetryd.export.payloads.payload import parse_digest
 from telemetryd.export.sinks.file import FileExporter
 from telemetryd.export.turn import shared_threads
 from telemetryd.model import (
+    UNKNOWN_GROUP,
+    Amounts,
     ClusterDetail,
+    ClusterGroup,
     Delivery,
     FleetDetail,
+    Gpus,
+    GroupKey,
     Identity,
     NodeShape,
     Payload,
     RoleCounts,
     ShapeDetail,
     Snapshot,
+    Sums,
     Totals,
 )
 from tests.export.doubles import EPOCH_S, IDENTITY, snapshot
@@ -44,6 +51,10 @@ DELIVERY = Delivery(EPOCH_S, sequence=1_790_000_000_000, epoch=3)
 SOME_ID = "8d6f8b1e-5a0b-8f3c-9a4f-0d6b1f5f0a11"
 OTHER_ID = "1b2f6b4e-90ab-8f8e-b1c7-2f1e2a3b4c5d"
 NO_ROLES = RoleCounts(0, 0, 0, 0)
+EKS = GroupKey("managed", "eks", "eks", "hosted", "1.31", active=False, deleting=False, stale=True)
+LOCAL_GROUP = GroupKey(
+    "local", "k3s", "local", "local", "1.33", active=True, deleting=False, stale=False
+)
 CORE_NANO = 10**9
 GIB_NANO = 2**30 * 10**9
 
@@ -51,6 +62,16 @@ counts = st.integers(0, 10**6)
 amounts = st.one_of(st.integers(0, 10**18), st.integers(0, 2**100))
 labels = st.text(max_size=256)
 role_counts = st.builds(RoleCounts, counts, counts, counts, counts)
+gpus = st.sampled_from([Gpus(), Gpus(1, 2, 3, 4)])
+own_amounts = st.sampled_from([None, Amounts(1, None, 2**70), Amounts(10**30, 10**30, 110)])
+groups = st.sampled_from([EKS, LOCAL_GROUP, UNKNOWN_GROUP])
+sums = st.builds(
+    lambda clusters, nodes, cpu_nano, pods: Sums(clusters, nodes, cpu_nano=cpu_nano, pods=pods),
+    st.integers(1, 9),
+    counts,
+    amounts,
+    amounts,
+)
 clusters = st.builds(
     ClusterDetail,
     id=st.sampled_from(["", SOME_ID, OTHER_ID]),
@@ -62,6 +83,11 @@ clusters = st.builds(
     memory_nano=amounts,
     unreported_cpu=counts,
     unreported_memory=counts,
+    group=groups,
+    gpus=gpus,
+    node_count=st.sampled_from([None, 0, 2**70]),
+    capacity=own_amounts,
+    requested=own_amounts,
 )
 shapes = st.builds(
     NodeShape,
@@ -72,6 +98,7 @@ shapes = st.builds(
     roles=st.sampled_from([(), ("etcd",), ("controlplane", "etcd", "worker")]),
     cpu_nano=st.none() | amounts,
     memory_nano=st.none() | amounts,
+    gpus=gpus,
 )
 details = st.builds(
     FleetDetail,
@@ -81,6 +108,7 @@ details = st.builds(
         max_size=5,
         unique_by=lambda counted: counted.shape,
     ).map(tuple),
+    coarse=st.booleans(),
 )
 identities = st.builds(
     Identity,
@@ -103,6 +131,9 @@ totals = st.builds(
     unreported_cpu=counts,
     unreported_memory=counts,
     unreadable=st.dictionaries(st.text(max_size=12), st.integers(1, 99), max_size=3),
+    groups=st.lists(
+        st.builds(ClusterGroup, groups, sums), max_size=3, unique_by=lambda group: group.key
+    ).map(tuple),
 )
 
 
@@ -120,6 +151,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
         clusters=(),
         totals=draw(totals),
         detail=draw(details),
+        doubts=tuple(draw(st.lists(st.text(max_size=20), max_size=2))),
     )
 
 
@@ -165,8 +197,8 @@ def test_formats_are_those_of_the_configuration() -> None:
 def test_schema_is_versioned_and_leaves_no_room_for_more() -> None:
     Draft202012Validator.check_schema(SCHEMA)
     assert SCHEMA["$schema"] == "https://json-schema.org/draft/2020-12/schema"
-    assert SCHEMA["$id"] == "urn:telemetryd:payload:fleet:1"
-    assert SCHEMA["properties"]["schema_version"] == {"enum": [1]}
+    assert SCHEMA["$id"] == "urn:telemetryd:payload:fleet:2"
+    assert SCHEMA["properties"]["schema_version"] == {"enum": [2]}
 
     def objects(node: Any) -> list[dict[str, Any]]:
         if isinstance(node, list):
@@ -177,7 +209,7 @@ def test_schema_is_versioned_and_leaves_no_room_for_more() -> None:
         return own + [found for item in node.values() for found in objects(item)]
 
     found = objects(SCHEMA)
-    assert len(found) == 9
+    assert len(found) == 20
     for each in found:
         assert each["additionalProperties"] is False
         assert set(each["properties"]) - set(each["required"]) <= {"id"}
@@ -194,7 +226,7 @@ def test_every_key_of_the_schema_is_documented() -> None:
     text = (Path(__file__).parents[3] / "docs" / "fleet-payload.md").read_text()
     told = set(re.findall(r"`(?:[a-z_]+\[\]\.)?([a-z_]+)`", text))
     assert names(SCHEMA) - told == set()
-    assert len(names(SCHEMA)) > 30
+    assert len(names(SCHEMA)) > 60
 
 
 def test_a_small_fleet_reads_as_documented() -> None:
@@ -202,12 +234,29 @@ def test_a_small_fleet_reads_as_documented() -> None:
         features=("turtles", "fleet"),
         detail=FleetDetail(
             clusters=(
-                a_cluster(cpu_nano=3 * CORE_NANO // 2, memory_nano=GIB_NANO, unreported_cpu=1),
-                a_cluster(id=OTHER_ID, upstream=True, nodes=0, roles=NO_ROLES),
+                a_cluster(
+                    cpu_nano=3 * CORE_NANO // 2,
+                    memory_nano=GIB_NANO,
+                    unreported_cpu=1,
+                    unreadable_nodes=1,
+                    group=EKS,
+                    gpus=Gpus(nvidia=8, other=1),
+                    node_count=3,
+                    capacity=Amounts(12 * CORE_NANO, None, 330),
+                    requested=Amounts(CORE_NANO // 3, 1, 7),
+                    differs=True,
+                ),
+                a_cluster(id=OTHER_ID, upstream=True, nodes=0, roles=NO_ROLES, group=LOCAL_GROUP),
             ),
             shapes=(
                 ShapeDetail(
-                    a_shape(roles=("etcd", "worker"), cpu_nano=CORE_NANO, memory_nano=None), 2
+                    a_shape(
+                        roles=("etcd", "worker"),
+                        cpu_nano=CORE_NANO,
+                        memory_nano=None,
+                        gpus=Gpus(nvidia=4),
+                    ),
+                    2,
                 ),
             ),
         ),
@@ -221,13 +270,39 @@ def test_a_small_fleet_reads_as_documented() -> None:
             memory_nano=GIB_NANO,
             unreported_cpu=1,
             unreadable={"nodes": 3, "clusters": 1},
+            groups=(
+                ClusterGroup(LOCAL_GROUP, Sums(clusters=1)),
+                ClusterGroup(
+                    EKS,
+                    Sums(
+                        clusters=1,
+                        nodes=2,
+                        unreadable_nodes=1,
+                        cpu_nano=3 * CORE_NANO // 2,
+                        memory_nano=GIB_NANO,
+                        gpus_nvidia=8,
+                        gpus_other=1,
+                        differing_clusters=1,
+                        sized_clusters=1,
+                        pods=330,
+                        requesting_clusters=1,
+                        requested_cpu_nano=CORE_NANO // 3,
+                        requested_memory_nano=1,
+                        requested_pods=7,
+                    ),
+                ),
+            ),
         ),
         complete=False,
         incomplete_reasons=("nodes: 3 unreadable", "clusters: 1 unreadable"),
+        doubts=("clusters: 1 differs",),
     )
+    part = {"clusters": 1, "nodes": 2, "cpu_millis": 1500, "memory_bytes": 2**30}
+    no_part = {"clusters": 1, "nodes": 0, "cpu_millis": 0, "memory_bytes": 0}
+    no_gpus = {"nvidia": 0, "amd": 0, "intel": 0, "other": 0}
     digest = render(facts).digest
     assert document_of(facts) == {
-        "schema_version": 1,
+        "schema_version": 2,
         "telemetryd_version": __version__,
         "installation": {
             "install_uuid": IDENTITY.install_uuid,
@@ -238,7 +313,11 @@ def test_a_small_fleet_reads_as_documented() -> None:
             "server_url": "https://rancher.example.com",
         },
         "complete": False,
-        "incomplete_reasons": ["clusters: 1 unreadable", "nodes: 3 unreadable"],
+        "incomplete_reasons": [
+            "clusters: 1 differs",
+            "clusters: 1 unreadable",
+            "nodes: 3 unreadable",
+        ],
         "feature_flags": ["fleet", "turtles"],
         "clusters": [
             {
@@ -251,6 +330,17 @@ def test_a_small_fleet_reads_as_documented() -> None:
                 "memory_bytes": 0,
                 "unreported_cpu": 0,
                 "unreported_memory": 0,
+                "provider": "k3s",
+                "driver": "local",
+                "management": "local",
+                "active": True,
+                "deleting": False,
+                "stale": False,
+                "unreadable_nodes": 0,
+                "gpus": no_gpus,
+                "reported": dict.fromkeys(("nodes", "cpu_millis", "memory_bytes", "pods")),
+                "requested": dict.fromkeys(("cpu_millis", "memory_bytes", "pods")),
+                "differs": False,
             },
             {
                 "id": SOME_ID,
@@ -262,6 +352,22 @@ def test_a_small_fleet_reads_as_documented() -> None:
                 "memory_bytes": 2**30,
                 "unreported_cpu": 1,
                 "unreported_memory": 0,
+                "provider": "eks",
+                "driver": "eks",
+                "management": "hosted",
+                "active": False,
+                "deleting": False,
+                "stale": True,
+                "unreadable_nodes": 1,
+                "gpus": {**no_gpus, "nvidia": 8, "other": 1},
+                "reported": {
+                    "nodes": 3,
+                    "cpu_millis": 12_000,
+                    "memory_bytes": None,
+                    "pods": 330,
+                },
+                "requested": {"cpu_millis": 334, "memory_bytes": 1, "pods": 7},
+                "differs": True,
             },
         ],
         "node_shapes": [
@@ -274,6 +380,8 @@ def test_a_small_fleet_reads_as_documented() -> None:
                 "cpu_millis": 1000,
                 "memory_bytes": None,
                 "nodes": 2,
+                "gpus": {**no_gpus, "nvidia": 4},
+                "readable": True,
             }
         ],
         "totals": {
@@ -285,7 +393,26 @@ def test_a_small_fleet_reads_as_documented() -> None:
             "memory_bytes": 2**30,
             "unreported_cpu": 1,
             "unreported_memory": 0,
+            "unreadable_nodes": 1,
+            "active_clusters": 1,
+            "deleting_clusters": 0,
+            "stale_clusters": 1,
+            "stale_nodes": 2,
+            "differing_clusters": 1,
+            "gpus": {**no_gpus, "nvidia": 8, "other": 1},
+            "reporting_clusters": 1,
+            "reported_pods": 330,
+            "requesting_clusters": 1,
+            "requested_cpu_millis": 334,
+            "requested_memory_bytes": 1,
+            "requested_pods": 7,
         },
+        "by_kind": [{"kind": "local", **no_part}, {"kind": "managed", **part}],
+        "by_provider": [{"provider": "eks", **part}, {"provider": "k3s", **no_part}],
+        "by_driver": [{"driver": "eks", **part}, {"driver": "local", **no_part}],
+        "by_management": [{"management": "hosted", **part}, {"management": "local", **no_part}],
+        "by_kubernetes_minor": [{"minor": "1.31", **part}, {"minor": "1.33", **no_part}],
+        "entitlement": {"clusters": 1, "nodes": 2, "cpu_millis": 1500},
         "unreadable": [
             {"resource": "clusters", "objects": 1},
             {"resource": "nodes", "objects": 3},
@@ -301,7 +428,10 @@ def test_a_small_fleet_reads_as_documented() -> None:
 
 def test_an_empty_fleet_has_empty_arrays() -> None:
     document = document_of(facts_with())
-    for key in ("clusters", "node_shapes", "feature_flags", "incomplete_reasons", "unreadable"):
+    parts = [key for key in document if key.startswith("by_")]
+    assert len(parts) == 5
+    listed = ("clusters", "node_shapes", "feature_flags", "incomplete_reasons", "unreadable")
+    for key in (*listed, *parts):
         assert document[key] == []
     assert document["complete"] is True
 
@@ -376,8 +506,9 @@ def test_equal_facts_in_any_order_give_equal_bytes_but_for_the_delivery(
         facts,
         features=shuffled(facts.features),
         incomplete_reasons=shuffled(facts.incomplete_reasons),
-        totals=replace(facts.totals, unreadable=unreadable),
-        detail=FleetDetail(shuffled(detail.clusters), shuffled(detail.shapes)),
+        doubts=shuffled(facts.doubts),
+        totals=replace(facts.totals, unreadable=unreadable, groups=shuffled(facts.totals.groups)),
+        detail=replace(detail, clusters=shuffled(detail.clusters), shapes=shuffled(detail.shapes)),
     )
     assert render(other, delivery) == render(facts, delivery)
     later = render(other, other_delivery)
@@ -397,6 +528,26 @@ def test_renderer_remembers_the_snapshot_and_makes_the_delivery_anew() -> None:
     changed = facts_with(features=("fleet",))
     assert renderer(changed, later) == render(changed, later)
     assert renderer(changed, later).digest != renderer(facts, later).digest
+
+
+def test_doubts_make_the_document_incomplete() -> None:
+    document = document_of(facts_with(doubts=("nodes: fell from 40 to 3 within minutes",)))
+    assert document["complete"] is False
+    assert document["incomplete_reasons"] == ["nodes: fell from 40 to 3 within minutes"]
+
+
+def test_without_ids_the_parts_keep_the_order_of_magnitude_alone() -> None:
+    groups = (
+        ClusterGroup(EKS, Sums(clusters=1, nodes=5, cpu_nano=17 * CORE_NANO, pods=330)),
+        ClusterGroup(LOCAL_GROUP, Sums(clusters=1, nodes=3, memory_nano=5 * GIB_NANO)),
+    )
+    totals = Totals(roles=NO_ROLES._asdict(), groups=groups)
+    document = document_of(facts_with(detail=FleetDetail((), (), coarse=True), totals=totals))
+    (eks, k3s) = document["by_provider"]
+    assert (eks["clusters"], eks["nodes"], eks["cpu_millis"]) == (1, 8, 32_000)
+    assert (k3s["nodes"], k3s["memory_bytes"]) == (4, 8 * 2**30)
+    assert document["entitlement"] == {"clusters": 1, "nodes": 8, "cpu_millis": 32_000}
+    assert document["totals"]["reported_pods"] == 512
 
 
 def test_incompleteness_is_a_fact_of_the_digest() -> None:

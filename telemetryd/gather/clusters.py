@@ -1,0 +1,206 @@
+"""The allow-list of clusters: what is read of one, and its record.
+
+Of the configuration of a hosted cluster only that it is there is read, and whether the cluster was
+imported: it holds credentials. What clusters add up to is ``aggregate``'s.
+"""
+
+import sys
+from typing import Final
+
+import msgspec
+
+from telemetryd import bounds
+from telemetryd.gather import texts
+from telemetryd.gather.project import GROUP, LOCAL_CLUSTER, VERSION, require_uid
+from telemetryd.gather.shapes import Quantity, cpu_nano, memory_nano, whole_number
+from telemetryd.informer.resource import KubeObject, ObjectMeta, Resource
+from telemetryd.model import Amounts, ClusterRecord, ClusterTraits
+
+
+class Labels(msgspec.Struct, gc=False, rename={"provider": "provider.cattle.io"}):
+    """The one label that is read of a cluster."""
+
+    provider: str | None = None
+
+
+class Annotations(
+    msgspec.Struct, gc=False, rename={"administrated": "provisioning.cattle.io/administrated"}
+):
+    """The one annotation that is read: Rancher provisions this cluster."""
+
+    administrated: str | None = None
+
+
+class ClusterMeta(ObjectMeta, gc=False):
+    """``metadata`` of a cluster."""
+
+    labels: Labels | None = None
+    annotations: Annotations | None = None
+    deletionTimestamp: str | None = None  # noqa: N815 - the field's name in JSON
+
+
+class HostedConfig(msgspec.Struct, gc=False):
+    """``spec.eksConfig`` and its likes."""
+
+    imported: bool | None = None
+
+
+class Given(msgspec.Struct, gc=False):
+    """An object of which only that it is there is read."""
+
+
+class ClusterSpec(msgspec.Struct, gc=False, rename="camel"):
+    """``spec`` of a cluster: what tells how it is managed."""
+
+    aks_config: HostedConfig | None = None
+    ali_config: HostedConfig | None = None
+    eks_config: HostedConfig | None = None
+    gke_config: HostedConfig | None = None
+    generic_engine_config: Given | None = None
+
+
+class Version(msgspec.Struct, gc=False, rename="camel"):
+    """``status.version`` of a cluster (version.Info of k8s.io/apimachinery)."""
+
+    git_version: str | None = None
+
+
+class Condition(msgspec.Struct, gc=False):
+    """One of ``status.conditions``."""
+
+    type: str | None = None
+    status: str | None = None
+    reason: str | None = None
+
+
+class ResourceList(msgspec.Struct, gc=False):
+    """``status.capacity`` and ``status.requested``: quantities."""
+
+    cpu: Quantity = None
+    memory: Quantity = None
+    pods: Quantity = None
+
+
+class ClusterStatus(msgspec.Struct, gc=False, rename="camel"):
+    """``status`` of a cluster."""
+
+    provider: str | None = None
+    driver: str | None = None
+    version: Version | None = None
+    node_count: int | None = None
+    capacity: ResourceList | None = None
+    requested: ResourceList | None = None
+    conditions: list[Condition | None] | None = None
+
+
+class ClusterObject(KubeObject, gc=False):
+    """What is read of clusters.management.cattle.io."""
+
+    metadata: ClusterMeta | None = None
+    spec: ClusterSpec | None = None
+    status: ClusterStatus | None = None
+
+
+_UNREACHED: Final = frozenset({"Disconnected", "ComponentStatusFetchingFailure"})
+"""Reasons of a condition ``Ready`` that isn't true: the agent isn't connected, or the API server
+of the cluster doesn't answer. Others mean that Rancher reaches a cluster which is not well."""
+
+_HOSTED_DRIVERS: Final = frozenset({"aks", "alibaba", "eks", "gke"})
+_NO_META: Final = ClusterMeta()
+_NO_SPEC: Final = ClusterSpec()
+_NO_STATUS: Final = ClusterStatus()
+_NO_CONDITION: Final = Condition()
+_traits: Final[dict[ClusterTraits, ClusterTraits]] = {}
+
+
+def project_cluster(key: str, cluster: ClusterObject) -> ClusterRecord:
+    """A cluster to its record.
+
+    Raises:
+        UnreadableObject: It has no UID.
+    """
+    uid = require_uid(cluster.metadata)
+    status = cluster.status or _NO_STATUS
+    version = texts.kubernetes_version(
+        bounds.version(status.version.git_version if status.version is not None else None)
+    )
+    traits = _traits_of(key, cluster, version)
+    count = status.node_count
+    return ClusterRecord(
+        uid=uid,
+        kubernetes_version=sys.intern(version),
+        traits=_traits.setdefault(traits, traits),
+        node_count=count if count is not None and count >= 0 else None,
+        capacity=_amounts(status.capacity),
+        requested=_amounts(status.requested),
+    )
+
+
+def _traits_of(key: str, cluster: ClusterObject, version: str) -> ClusterTraits:
+    meta, status = cluster.metadata or _NO_META, cluster.status or _NO_STATUS
+    driver = texts.driver(bounds.version(status.driver))
+    management = _management(key, meta, cluster.spec or _NO_SPEC, driver)
+    label = meta.labels.provider if meta.labels is not None else None
+    provider = (
+        texts.provider(bounds.version(status.provider))
+        or texts.provider(bounds.version(label))
+        or texts.provider_of_driver(driver)
+        or texts.provider_of_version(version)
+    )
+    if not provider and management == driver == "imported":
+        provider = "imported"
+    conditions = {
+        condition.type: condition for condition in status.conditions or () if condition is not None
+    }
+    ready = conditions.get("Ready", _NO_CONDITION)
+    connected = conditions.get("Connected", _NO_CONDITION).status
+    return ClusterTraits(
+        provider=provider,
+        driver=driver,
+        management=management,
+        active=ready.status == "True",
+        deleting=bool(meta.deletionTimestamp),
+        stale=(connected is not None and connected != "True")
+        or (ready.status != "True" and ready.reason in _UNREACHED),
+    )
+
+
+def _management(key: str, meta: ClusterMeta, spec: ClusterSpec, driver: str) -> str:
+    """Who made it; as Rancher tells them apart for its own page."""
+    if key == LOCAL_CLUSTER:
+        return "local"
+    administrated = meta.annotations.administrated if meta.annotations is not None else None
+    if administrated == "true" or driver == "rke":
+        return "provisioned"
+    for hosted in (spec.aks_config, spec.ali_config, spec.eks_config, spec.gke_config):
+        if hosted is not None:
+            return "imported" if hosted.imported else "hosted"
+    if spec.generic_engine_config is not None or driver in _HOSTED_DRIVERS:
+        return "hosted"
+    return "imported"
+
+
+def _amounts(given: ResourceList | None) -> Amounts | None:
+    """What is given and can be parsed; None where nothing is."""
+    if given is None:
+        return None
+    amounts = Amounts(
+        cpu_nano=cpu_nano(given.cpu),
+        memory_nano=memory_nano(given.memory),
+        pods=whole_number(given.pods),
+    )
+    return None if amounts == _NOTHING_GIVEN else amounts
+
+
+_NOTHING_GIVEN: Final = Amounts()
+
+
+CLUSTERS: Final = Resource(
+    group=GROUP,
+    version=VERSION,
+    plural="clusters",
+    kind="Cluster",
+    namespaced=False,
+    object_type=ClusterObject,
+    project=project_cluster,
+)

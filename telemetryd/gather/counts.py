@@ -1,0 +1,210 @@
+"""What is counted of each cluster and of each shape of nodes; ``aggregate`` moves the counts.
+
+What a cluster adds up to is computed when it is asked for, and kept until the cluster changes.
+"""
+
+from typing import Final
+
+from telemetryd.gather.anonymous import anonymous_id
+from telemetryd.gather.project import LOCAL_CLUSTER
+from telemetryd.gather.texts import OTHER, kubernetes_minor
+from telemetryd.model import (
+    LOCAL,
+    MANAGED,
+    ClusterDetail,
+    ClusterRecord,
+    GroupKey,
+    NodeShape,
+    RoleCounts,
+    Sums,
+    Unreadable,
+)
+
+ROLES: Final = ("controlplane", "etcd", "worker", "other")
+"""The roles of nodes; ``other`` is a node without any of the three."""
+
+UNREAD: Final = ClusterRecord(uid="", kubernetes_version="")
+"""Stands for a cluster of which nothing is known."""
+
+
+class Row:
+    """Nodes of one architecture and rounded size, in clusters that exist; shared by shapes."""
+
+    __slots__ = ("key", "local", "managed", "shapes")
+
+    def __init__(self, key: tuple[str, int, int]) -> None:
+        self.key = key
+        self.shapes = 0
+        self.local = 0
+        self.managed = 0
+
+
+class ShapeCount:
+    """Nodes of one shape, orphans among them. Hashed by identity, for speed."""
+
+    __slots__ = ("nodes", "orphans", "row", "shape")
+
+    def __init__(self, shape: NodeShape, row: Row) -> None:
+        self.shape = shape
+        self.row = row
+        self.nodes = 0
+        self.orphans = 0
+
+
+class ClusterCount:
+    """One cluster: whether it exists, and its nodes, which may be there before it and after it.
+
+    Attributes:
+        shapes: Its nodes by shape.
+        left_out: Those that Rancher leaves out of the cluster's capacity, by shape.
+        grouped: What the sums of its group hold of it.
+        differs: Its own status says something else than its nodes, and has for a while.
+        differs_since: Since when, on the aggregate's clock; None where they agree.
+    """
+
+    __slots__ = (
+        "detail",
+        "differs",
+        "differs_since",
+        "exists",
+        "grouped",
+        "id",
+        "left_out",
+        "nodes",
+        "record",
+        "shapes",
+        "upstream",
+    )
+
+    def __init__(self, name: str) -> None:
+        self.upstream = name == LOCAL_CLUSTER
+        self.exists = False
+        self.nodes = 0
+        self.shapes: dict[ShapeCount, int] = {}
+        self.left_out: dict[ShapeCount, int] = {}
+        self.record = UNREAD
+        self.id = ""
+        self.detail: ClusterDetail | None = None
+        self.grouped: tuple[GroupKey, Sums] | None = None
+        self.differs = False
+        self.differs_since: float | None = None
+
+    def learn(self, record: ClusterRecord | Unreadable) -> None:
+        """Take what is known of it beside its nodes; of one that can't be read, its UID."""
+        if not isinstance(record, ClusterRecord):
+            record = ClusterRecord(uid=record.uid, kubernetes_version="")
+        if record.uid != self.record.uid:
+            self.id = ""
+        self.record = record
+        self.detail = None
+
+    def forget_id(self) -> None:
+        """The key of all ids is another."""
+        self.id = ""
+        self.detail = None
+
+    def describe(self, install_uuid: str | None) -> ClusterDetail:
+        """Its detail, with an id where there is a key and a UID."""
+        if self.detail is None:
+            if install_uuid is not None and self.record.uid and not self.id:
+                self.id = anonymous_id(self.record.uid, install_uuid)
+            self.detail = self._sum_up()
+        return self.detail
+
+    @property
+    def key(self) -> GroupKey:
+        """The group that it belongs to."""
+        traits = self.record.traits
+        return GroupKey(
+            kind=LOCAL if self.upstream else MANAGED,
+            provider=traits.provider or OTHER,
+            driver=traits.driver or OTHER,
+            management=LOCAL if self.upstream else traits.management,
+            kubernetes_minor=kubernetes_minor(self.record.kubernetes_version),
+            active=traits.active,
+            deleting=traits.deleting,
+            stale=traits.stale,
+        )
+
+    def sums(self) -> Sums:
+        """What it adds up to."""
+        unreadable = cpu_nano = memory_nano = unreported_cpu = unreported_memory = 0
+        gpus = [0, 0, 0, 0]
+        for count, nodes in self.shapes.items():
+            shape = count.shape
+            unreadable += nodes * (not shape.readable)
+            cpu_nano += nodes * (shape.cpu_nano or 0)
+            memory_nano += nodes * (shape.memory_nano or 0)
+            unreported_cpu += nodes * (shape.cpu_nano is None)
+            unreported_memory += nodes * (shape.memory_nano is None)
+            for vendor, number in enumerate(shape.gpus):
+                gpus[vendor] += nodes * number
+        capacity, requested = self.record.capacity, self.record.requested
+        pods = capacity.pods if capacity is not None else None
+        return Sums(
+            clusters=1,
+            nodes=self.nodes,
+            unreadable_nodes=unreadable,
+            cpu_nano=cpu_nano,
+            memory_nano=memory_nano,
+            unreported_cpu=unreported_cpu,
+            unreported_memory=unreported_memory,
+            gpus_nvidia=gpus[0],
+            gpus_amd=gpus[1],
+            gpus_intel=gpus[2],
+            gpus_other=gpus[3],
+            counted_clusters=int(self.record.node_count is not None or capacity is not None),
+            differing_clusters=int(self.differs),
+            sized_clusters=int(pods is not None),
+            pods=pods or 0,
+            requesting_clusters=int(requested is not None),
+            requested_cpu_nano=(requested.cpu_nano or 0) if requested is not None else 0,
+            requested_memory_nano=(requested.memory_nano or 0) if requested is not None else 0,
+            requested_pods=(requested.pods or 0) if requested is not None else 0,
+        )
+
+    def disagrees(self) -> bool:
+        """Whether its own status says something else than its nodes add up to now.
+
+        Of a cluster that is being deleted nothing is expected.
+        """
+        record = self.record
+        if record.traits.deleting:
+            return False
+        if record.node_count not in {None, self.nodes}:
+            return True
+        if record.capacity is None:
+            return False
+        cpu_nano = memory_nano = 0
+        for count, nodes in self.shapes.items():
+            adding = nodes - self.left_out.get(count, 0)
+            cpu_nano += adding * (count.shape.cpu_nano or 0)
+            memory_nano += adding * (count.shape.memory_nano or 0)
+        return record.capacity.cpu_nano not in {None, cpu_nano} or (
+            record.capacity.memory_nano not in {None, memory_nano}
+        )
+
+    def _sum_up(self) -> ClusterDetail:
+        roles = dict.fromkeys(ROLES, 0)
+        for count, nodes in self.shapes.items():
+            for role in count.shape.roles or ("other",):
+                roles[role] += nodes
+        sums, record = self.sums(), self.record
+        return ClusterDetail(
+            id=self.id,
+            upstream=self.upstream,
+            kubernetes_version=record.kubernetes_version,
+            nodes=self.nodes,
+            roles=RoleCounts(**roles),
+            cpu_nano=sums.cpu_nano,
+            memory_nano=sums.memory_nano,
+            unreported_cpu=sums.unreported_cpu,
+            unreported_memory=sums.unreported_memory,
+            unreadable_nodes=sums.unreadable_nodes,
+            group=self.key,
+            gpus=sums.gpus,
+            node_count=record.node_count,
+            capacity=record.capacity,
+            requested=record.requested,
+            differs=self.differs,
+        )
