@@ -6,16 +6,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tests.apiserver.fixtures import rancher_cluster, rancher_node
 from tests.daemon.embedded import NAMESPACE, SECRETS
 from tests.export.receiver import WELL, status
 from tests.faults.acts import refusal
-from tests.monitoring.stage import LEASES, NODES, SECRET, SETTINGS, Stage
+from tests.monitoring.stage import CLUSTERS, LEASES, NODES, SECRET, SETTINGS, Stage
 from tests.system.daemon import TOP_LEVEL
 
 LEASE = (NAMESPACE, "telemetryd")
 ELSEWHERE = ("default", "telemetryd")
 ALONE = (NAMESPACE, "alone")
 BROKEN = "broken-m-1"
+BIG = "big"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,37 @@ def node_whose_fields_have_wrong_types(stage: Stage) -> Callable[[], object]:
         }
     )
     return lambda: stage.fleet.remove(NODES, BROKEN, "local")
+
+
+@cause(of("FleetDropped", instance="main", what="nodes"), quick=True)
+def cluster_with_most_of_the_nodes_that_vanishes(stage: Stage) -> Callable[[], object]:
+    cluster = rancher_cluster(BIG)
+    del cluster["status"]["nodeCount"], cluster["status"]["capacity"]
+    stage.fleet.put(cluster)
+    for number in range(60):
+        stage.fleet.put(rancher_node(BIG, f"machine-{number}"))
+    main = stage.daemons["main"]
+    main.wait_for(
+        "its nodes to count", lambda: (main.metric("telemetryd_fleet_nodes") or 0) > 60, 60
+    )
+    stage.fleet.remove(CLUSTERS, BIG)
+    return lambda: stage.fleet.put(cluster)
+
+
+@cause(of("ClustersDiffer", instance="main"), quick=True)
+def cluster_that_reports_nodes_which_have_no_objects(stage: Stage) -> Callable[[], object]:
+    stage.fleet.put(rancher_cluster("differing", node_count=2))
+    return lambda: stage.fleet.remove(CLUSTERS, "differing")
+
+
+@cause(of("ClustersStale", instance="main"), quick=True)
+def cluster_whose_agent_is_disconnected(stage: Stage) -> Callable[[], object]:
+    cluster = rancher_cluster("unreachable", node_count=0)
+    for condition in cluster["status"]["conditions"]:
+        if condition["type"] == "Connected":
+            condition["status"] = "False"
+    stage.fleet.put(cluster)
+    return lambda: stage.fleet.remove(CLUSTERS, "unreachable")
 
 
 @cause(of("PayloadSchemaInvalid", instance="main", exporter="scc"), quick=True)

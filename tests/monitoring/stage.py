@@ -25,6 +25,7 @@ from tests.monitoring.prometheus import Prometheus, Target
 from tests.monitoring.scaled import scaled
 from tests.system.daemon import TOP_LEVEL, Daemon
 
+CLUSTERS = "clusters.management.cattle.io"
 NODES = "nodes.management.cattle.io"
 SETTINGS = "settings.management.cattle.io"
 LEASES = "leases.coordination.k8s.io"

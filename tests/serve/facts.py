@@ -5,14 +5,20 @@ from typing import Any
 
 from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
 from telemetryd.model import (
+    LOCAL,
+    MANAGED,
+    ClusterGroup,
     ConfigStatus,
     Disclosure,
+    Drop,
     ExporterState,
     ExporterStatus,
+    GroupKey,
     Identity,
     InformerStatus,
     Snapshot,
     SourceKind,
+    Sums,
     Switches,
     Totals,
 )
@@ -34,6 +40,46 @@ CONFIG_HASH = (1 << 48) - 3
 INSTALL_UUID = "6f1e1c2e-3f3b-4a53-9d5f-0d9d2a3b4c5d"
 
 SCC_DISCLOSURE = Disclosure("scc", PAYLOAD_FORMATS["scc"].fields)
+
+LOCAL_KEY = GroupKey(LOCAL, "rke2", "rke2", "local", "1.33", True, False, False)
+MANAGED_KEY = replace(LOCAL_KEY, kind=MANAGED, driver="imported", management="provisioned")
+EKS_KEY = replace(MANAGED_KEY, provider="eks", driver="eks", management="hosted")
+ODD_KEY = replace(MANAGED_KEY, provider="other", driver="other", management="imported")
+GIB_NANO = 2**30 * 10**9
+
+
+def group(key: GroupKey, clusters: int, nodes: int, **sums: int) -> ClusterGroup:
+    """Clusters of one kind, whose nodes have 4 cores and 16 GiB each."""
+    return ClusterGroup(
+        key,
+        Sums(
+            clusters=clusters,
+            nodes=nodes,
+            cpu_nano=4 * 10**9 * nodes,
+            memory_nano=16 * GIB_NANO * nodes,
+            **sums,
+        ),
+    )
+
+
+GROUPS = (
+    group(LOCAL_KEY, 1, 3, sized_clusters=1, pods=330),
+    group(MANAGED_KEY, 12, 200, unreadable_nodes=1, gpus_nvidia=16, gpus_intel=2),
+    group(
+        replace(MANAGED_KEY, kubernetes_minor="1.32"),
+        *(3, 40),
+        sized_clusters=3,
+        pods=4400,
+        requesting_clusters=3,
+        requested_cpu_nano=80_500_000_000,
+        requested_memory_nano=300 * GIB_NANO,
+        requested_pods=700,
+    ),
+    group(replace(EKS_KEY, active=False, stale=True), 2, 12, differing_clusters=1),
+    group(EKS_KEY, 2, 40),
+    group(replace(ODD_KEY, kubernetes_minor="other", active=False, deleting=True), 1, 8),
+)
+"""Of every kind, together 1 local and 20 managed clusters with 303 nodes."""
 
 SNAPSHOT = Snapshot(
     revision=7,
@@ -62,7 +108,11 @@ SNAPSHOT = Snapshot(
         unreported_cpu=4,
         unreported_memory=5,
         unreadable={NODES: 1},
+        withheld={"provider": 1},
+        groups=GROUPS,
+        drops=(Drop("nodes", 700, 303),),
     ),
+    doubts=("nodes: fell from 700 to 303 within minutes",),
 )
 
 

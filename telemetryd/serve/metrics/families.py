@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from telemetryd.errors import Reason, UnreadableReason
+from telemetryd.gather.texts import DRIVERS, OTHER, PROVIDERS
 from telemetryd.informer.states import ListReason, WatchEnd
-from telemetryd.model import ExporterState, RoleCounts, Switch
+from telemetryd.model import KINDS, ExporterState, Gpus, RoleCounts, Switch
 
 PREFIX = "telemetryd_"
 
@@ -85,12 +86,21 @@ WITHHELD_TEXTS = (
     "version",
     "git_hash",
     "feature_flags",
+    "provider",
+    "driver",
 )
 """Texts that leave in a known form or not at all."""
+_KIND = (_closed("kind", KINDS),)
+_PROVIDER = (_closed("provider", (*sorted(PROVIDERS), OTHER)),)
+_DRIVER = (_closed("driver", (*sorted(DRIVERS), OTHER)),)
+_MANAGEMENT = (_closed("management", ("local", "provisioned", "hosted", "imported", OTHER)),)
+_MINOR = (Label("minor", "minor version such as `1.33`; `other` where it isn't known"),)
+_WHAT = (_closed("what", ("clusters", "nodes")),)
 _E = (_EXPORTER,)
 _R = (_RESOURCE,)
 _ON_USE = "from the first use of a reason on"
 _SNAPSHOT = "once there is a snapshot"
+_STATUS = ", by the status of the clusters that report it."
 
 FAMILIES = (
     Family(
@@ -245,10 +255,53 @@ FAMILIES = (
         "Time to the answer.",
         "from the first request on",
     ),
+    Family("gauge", "fleet_clusters", _KIND, "Clusters.", _SNAPSHOT),
     Family(
-        "gauge", "fleet_clusters", (_closed("kind", ("local", "managed")),), "Clusters.", _SNAPSHOT
+        "gauge", "fleet_clusters_by_provider", _PROVIDER, "Clusters by distribution.", _SNAPSHOT
+    ),
+    Family("gauge", "fleet_clusters_by_driver", _DRIVER, "Clusters by driver.", _SNAPSHOT),
+    Family(
+        "gauge",
+        "fleet_clusters_by_management",
+        _MANAGEMENT,
+        "Clusters by how Rancher came to manage them.",
+        _SNAPSHOT,
+    ),
+    Family(
+        "gauge",
+        "fleet_clusters_by_kubernetes_minor",
+        _MINOR,
+        "Clusters by Kubernetes version.",
+        "while a cluster has this version",
+    ),
+    Family("gauge", "fleet_active_clusters", (), "Clusters that are ready.", _SNAPSHOT),
+    Family("gauge", "fleet_deleting_clusters", (), "Clusters being deleted.", _SNAPSHOT),
+    Family("gauge", "fleet_stale_clusters", (), "Clusters that Rancher can't reach.", _SNAPSHOT),
+    Family(
+        "gauge",
+        "fleet_differing_clusters",
+        (),
+        "Clusters whose own status disagrees with their nodes.",
+        _SNAPSHOT,
+    ),
+    Family(
+        "gauge",
+        "fleet_implausible_drop",
+        _WHAT,
+        "1 for an hour after a fall by half or more within minutes, or until it has recovered.",
+        _SNAPSHOT,
     ),
     Family("gauge", "fleet_nodes", (), "Nodes of these clusters.", _SNAPSHOT),
+    Family("gauge", "fleet_nodes_by_kind", _KIND, "Nodes by kind of cluster.", _SNAPSHOT),
+    Family("gauge", "fleet_nodes_by_provider", _PROVIDER, "Nodes by distribution.", _SNAPSHOT),
+    Family(
+        "gauge",
+        "fleet_stale_nodes",
+        (),
+        "Nodes of clusters that Rancher can't reach, as they were last known.",
+        _SNAPSHOT,
+    ),
+    Family("gauge", "fleet_unreadable_nodes", (), "Nodes that can't be read.", _SNAPSHOT),
     Family(
         "gauge",
         "fleet_node_roles",
@@ -257,7 +310,25 @@ FAMILIES = (
         _SNAPSHOT,
     ),
     Family("gauge", "fleet_cpu_cores", (), "CPU capacity, summed over nodes.", _SNAPSHOT),
+    Family("gauge", "fleet_cpu_cores_by_kind", _KIND, "CPU by kind of cluster.", _SNAPSHOT),
     Family("gauge", "fleet_memory_bytes", (), "Memory capacity, summed over nodes.", _SNAPSHOT),
+    Family(
+        "gauge",
+        "fleet_gpus",
+        (_closed("vendor", Gpus._fields),),
+        "GPUs, as nodes report them.",
+        _SNAPSHOT,
+    ),
+    Family("gauge", "fleet_pod_capacity", (), f"Pods that there is room for{_STATUS}", _SNAPSHOT),
+    Family("gauge", "fleet_requested_pods", (), f"Pods{_STATUS}", _SNAPSHOT),
+    Family("gauge", "fleet_requested_cpu_cores", (), f"CPU that pods request{_STATUS}", _SNAPSHOT),
+    Family(
+        "gauge",
+        "fleet_requested_memory_bytes",
+        (),
+        f"Memory that pods request{_STATUS}",
+        _SNAPSHOT,
+    ),
     Family(
         "gauge",
         "fleet_unreported_nodes",

@@ -8,6 +8,7 @@ import gzip
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, product
+from typing import Final
 
 import anyio
 import anyio.to_thread
@@ -25,7 +26,17 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from telemetryd.bounds import encodable
-from telemetryd.model import ExporterState, Snapshot, Switch
+from telemetryd.model import (
+    NOTHING,
+    ExporterState,
+    GroupKey,
+    Snapshot,
+    Sums,
+    Switch,
+    Totals,
+    split,
+    total,
+)
 from telemetryd.serve.metrics.families import (
     EVENT_TYPES,
     FAMILIES,
@@ -91,6 +102,10 @@ class _Sheet:
 
     def metrics(self) -> Iterable[Metric]:
         return self._metrics.values()
+
+    def values_of(self, name: str) -> tuple[str, ...]:
+        """Everything that the last label of a family can say; empty where that is open."""
+        return self._families[name].labels[-1].values
 
     def put(self, name: str, labels: Sequence[str], value: float | None) -> None:
         """Add the sample of a gauge, counter or info; None leaves the series out."""
@@ -289,6 +304,7 @@ def _put_fleet(sheet: _Sheet, snapshot: Snapshot) -> None:
     sheet.put("fleet_clusters", ("local",), totals.local_clusters)
     sheet.put("fleet_clusters", ("managed",), totals.managed_clusters)
     sheet.put("fleet_nodes", (), totals.nodes)
+    _put_groups(sheet, totals)
     sheet.put_each("fleet_node_roles", (), totals.roles)
     sheet.put("fleet_cpu_cores", (), totals.cpu_nano / _NANO)
     sheet.put("fleet_memory_bytes", (), totals.memory_nano / _NANO)
@@ -297,3 +313,50 @@ def _put_fleet(sheet: _Sheet, snapshot: Snapshot) -> None:
     sheet.put("fleet_orphan_nodes", (), totals.orphan_nodes)
     for name in WITHHELD_TEXTS:
         sheet.put("fleet_withheld_texts", (name,), totals.withheld.get(name, 0))
+
+
+_GROUPED: Final[tuple[tuple[str, Callable[[GroupKey], str], Callable[[Sums], float]], ...]] = (
+    ("fleet_nodes_by_kind", lambda key: key.kind, lambda sums: sums.nodes),
+    ("fleet_cpu_cores_by_kind", lambda key: key.kind, lambda sums: sums.cpu_nano / _NANO),
+    ("fleet_clusters_by_provider", lambda key: key.provider, lambda sums: sums.clusters),
+    ("fleet_nodes_by_provider", lambda key: key.provider, lambda sums: sums.nodes),
+    ("fleet_clusters_by_driver", lambda key: key.driver, lambda sums: sums.clusters),
+    ("fleet_clusters_by_management", lambda key: key.management, lambda sums: sums.clusters),
+    (
+        "fleet_clusters_by_kubernetes_minor",
+        lambda key: key.kubernetes_minor,
+        lambda sums: sums.clusters,
+    ),
+)
+"""Metrics of parts of the fleet: the part of the key that is their label, and the number."""
+
+
+def _put_groups(sheet: _Sheet, totals: Totals) -> None:
+    """The fleet by kinds of cluster, and how far its numbers can be trusted.
+
+    Values of closed lists are there from 0 on, so that one that vanishes can be alerted on.
+    """
+    for name, part_of, number in _GROUPED:
+        known = dict.fromkeys(sheet.values_of(name), NOTHING)
+        for part, sums in {**known, **split(totals.groups, part_of)}.items():
+            sheet.put(name, (part,), number(sums))
+    everything = totals.everything
+    stale = total(totals.groups, lambda key: key.stale)
+    dropped = {drop.what for drop in totals.drops}
+    gauges: dict[str, float] = {
+        "fleet_active_clusters": total(totals.groups, lambda key: key.active).clusters,
+        "fleet_deleting_clusters": total(totals.groups, lambda key: key.deleting).clusters,
+        "fleet_stale_clusters": stale.clusters,
+        "fleet_stale_nodes": stale.nodes,
+        "fleet_unreadable_nodes": everything.unreadable_nodes,
+        "fleet_differing_clusters": everything.differing_clusters,
+        "fleet_pod_capacity": everything.pods,
+        "fleet_requested_pods": everything.requested_pods,
+        "fleet_requested_cpu_cores": everything.requested_cpu_nano / _NANO,
+        "fleet_requested_memory_bytes": everything.requested_memory_nano / _NANO,
+    }
+    for name, value in gauges.items():
+        sheet.put(name, (), value)
+    sheet.put_each("fleet_gpus", (), everything.gpus._asdict())
+    for what in sheet.values_of("fleet_implausible_drop"):
+        sheet.put("fleet_implausible_drop", (what,), what in dropped)

@@ -93,6 +93,25 @@ fleet_memory_bytes gauge
 fleet_unreported_nodes gauge resource
 fleet_orphan_nodes gauge
 fleet_withheld_texts gauge field
+fleet_nodes_by_kind gauge kind
+fleet_cpu_cores_by_kind gauge kind
+fleet_clusters_by_provider gauge provider
+fleet_nodes_by_provider gauge provider
+fleet_clusters_by_driver gauge driver
+fleet_clusters_by_management gauge management
+fleet_clusters_by_kubernetes_minor gauge minor
+fleet_gpus gauge vendor
+fleet_active_clusters gauge
+fleet_deleting_clusters gauge
+fleet_stale_clusters gauge
+fleet_stale_nodes gauge
+fleet_unreadable_nodes gauge
+fleet_differing_clusters gauge
+fleet_implausible_drop gauge what
+fleet_pod_capacity gauge
+fleet_requested_pods gauge
+fleet_requested_cpu_cores gauge
+fleet_requested_memory_bytes gauge
 """
 
 

@@ -1,0 +1,76 @@
+"""The fleet in ``/metrics``: by kinds of cluster, and how far its numbers can be trusted."""
+
+from dataclasses import replace
+
+import pytest
+
+from telemetryd.model import RoleCounts, Totals
+from telemetryd.serve.metrics.families import FAMILIES
+from tests.serve.facts import GROUPS, SNAPSHOT, Facts, busy_facts
+from tests.serve.metrics.test_metrics import samples, scrape
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_fleet_is_split_by_what_its_clusters_are() -> None:
+    found = await samples(busy_facts())
+
+    def by(name: str) -> dict[str, float]:
+        """The series of one metric that aren't 0, by their label."""
+        start = f"fleet_{name}["
+        return {
+            series.removeprefix(start).partition("=")[2].rstrip("]"): value
+            for series, value in found.items()
+            if series.startswith(start) and value
+        }
+
+    assert by("nodes_by_kind") == {"local": 3, "managed": 300}
+    assert by("cpu_cores_by_kind") == {"local": 12, "managed": 1200}
+    assert by("clusters_by_provider") == {"rke2": 16, "eks": 4, "other": 1}
+    assert by("nodes_by_provider") == {"rke2": 243, "eks": 52, "other": 8}
+    assert by("clusters_by_driver") == {"rke2": 1, "imported": 15, "eks": 4, "other": 1}
+    assert by("clusters_by_management") == {
+        "local": 1,
+        "provisioned": 15,
+        "hosted": 4,
+        "imported": 1,
+    }
+    assert by("clusters_by_kubernetes_minor") == {"1.32": 3, "1.33": 17, "other": 1}
+    assert by("gpus") == {"nvidia": 16, "intel": 2}
+    assert by("withheld_texts") == {"provider": 1}
+
+
+async def test_doubtful_numbers_and_requests_of_pods_are_shown() -> None:
+    found = await samples(busy_facts())
+    assert found["fleet_active_clusters"] == 18
+    assert found["fleet_deleting_clusters"] == 1
+    assert (found["fleet_stale_clusters"], found["fleet_stale_nodes"]) == (2, 12)
+    assert found["fleet_unreadable_nodes"] == 1
+    assert found["fleet_differing_clusters"] == 1
+    assert found["fleet_implausible_drop[what=nodes]"] == 1
+    assert found["fleet_implausible_drop[what=clusters]"] == 0
+    assert (found["fleet_pod_capacity"], found["fleet_requested_pods"]) == (4730, 700)
+    assert found["fleet_requested_cpu_cores"] == 80.5
+    assert found["fleet_requested_memory_bytes"] == 300 * 2**30
+
+
+async def test_closed_labels_of_the_fleet_are_there_as_0_and_no_others() -> None:
+    empty = replace(SNAPSHOT, totals=Totals(roles=dict.fromkeys(RoleCounts._fields, 0)))
+    found = await samples(Facts(snapshot=empty))
+    fleet = {series: value for series, value in found.items() if series.startswith("fleet_")}
+    assert set(fleet.values()) == {0}
+    for family in FAMILIES:
+        series = [each for each in fleet if each.partition("[")[0] == family.name]
+        if family.name == "fleet_clusters_by_kubernetes_minor":
+            assert series == []
+        elif family.name.startswith("fleet_"):
+            assert len(series) == (len(family.labels[0].values) if family.labels else 1)
+
+
+async def test_series_of_a_version_goes_with_its_last_cluster() -> None:
+    facts = busy_facts()
+    renderer = facts.renderer()
+    assert 'minor="1.32"' in await scrape(renderer)
+    kept = tuple(each for each in GROUPS if each.key.kubernetes_minor != "1.32")
+    facts.snapshot = replace(SNAPSHOT, totals=replace(SNAPSHOT.totals, groups=kept))
+    assert 'minor="1.32"' not in await scrape(renderer)
