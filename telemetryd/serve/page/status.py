@@ -24,6 +24,7 @@ from telemetryd.model import (
     Switches,
     Totals,
 )
+from telemetryd.redaction import OURS
 from telemetryd.serve.page.chosen import choose_requests, count_left_out
 from telemetryd.serve.page.disclosure import (
     Situation,
@@ -275,7 +276,7 @@ def _informer(informer: InformerStatus) -> dict[str, Any]:
         "absent": informer.absent,
         "objects": informer.objects,
         "unreadable": informer.unreadable,
-        "resource_version": informer.resource_version,
+        "resource_version": informer.resource_version and OURS.redact(informer.resource_version),
         "last_contact_at": render_time(informer.last_contact_at),
         "last_error": informer.last_error,
         "list_method": informer.list_method or None,
