@@ -13,7 +13,7 @@ from typing import Final
 
 FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
-_CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+_CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NO_LOCKS = {errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 """What ``flock`` says on file systems without it."""
@@ -30,9 +30,10 @@ def write_file(path: Path, content: bytes) -> None:
         OSError: The file cannot be written; what was there stays.
     """
     folder = _open_folder(path.parent)
-    temporary = f".{path.name}.tmp"
+    temporary = ""
     try:
-        write_synced(folder, temporary, content, flags=_CREATE_FLAGS)
+        temporary = _free_name(folder, path.name)
+        write_synced(folder, temporary, content)
         os.rename(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
         sync_folder(folder)
     except OSError:
@@ -43,13 +44,13 @@ def write_file(path: Path, content: bytes) -> None:
         os.close(folder)
 
 
-def write_synced(folder: int, name: str, content: bytes, *, flags: int) -> None:
-    """Write a file, mode 0600, in an open folder and sync it.
+def write_synced(folder: int, name: str, content: bytes) -> None:
+    """Write a new file, mode 0600, in an open folder and sync it.
 
     Raises:
-        OSError: The file cannot be written.
+        OSError: The file cannot be written, or something of that name is there.
     """
-    opened = os.open(name, flags, 0o600, dir_fd=folder)
+    opened = os.open(name, _CREATE_FLAGS, 0o600, dir_fd=folder)
     try:
         rest = memoryview(content)
         while rest:
@@ -93,7 +94,7 @@ def lock_file(folder: int, name: str) -> int:
         if not _is_foreign(folder, name):
             raise
     try:
-        os.unlink(name, dir_fd=folder)
+        _remove(folder, name)
     except OSError as exc:
         raise OSError(exc.errno, f"{name} isn't ours and can't be removed") from exc
     return _lock(folder, name, _LOCK_FLAGS | os.O_EXCL)
@@ -147,6 +148,38 @@ def make_folder(path: Path, *, parents: bool = True) -> None:
             os.fsync(parent)
         finally:
             os.close(parent)
+
+
+def _free_name(folder: int, name: str) -> str:
+    """A name for the temporary file of that file.
+
+    Whatever has the name is removed: a killed process leaves such a file, and a pipe that another
+    program put there would block the write. A folder that isn't empty can't be removed, so there is
+    a second name.
+
+    Raises:
+        OSError: Neither name can be had.
+    """
+    first, second = f".{name}.tmp", f".{name}.2.tmp"
+    with suppress(OSError):
+        _remove(folder, first)
+        return first
+    _remove(folder, second)
+    return second
+
+
+def _remove(folder: int, name: str) -> None:
+    """Remove a file of any kind, or an empty folder, where there is one.
+
+    Raises:
+        OSError: It cannot be removed.
+    """
+    try:
+        os.unlink(name, dir_fd=folder)
+    except FileNotFoundError:
+        pass
+    except IsADirectoryError:
+        os.rmdir(name, dir_fd=folder)
 
 
 def _open_folder(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""A lock that no other user can hold up, whatever they put in its place."""
+"""Files and locks that nothing holds up, whatever others put in the place of our own files."""
 
 import errno
 import fcntl
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from telemetryd.atomicfile import FOLDER_FLAGS, lock_file
+from telemetryd.atomicfile import FOLDER_FLAGS, lock_file, write_file
 from tests.locks import OTHER_USER, holding
 
 NAME = ".lock"
@@ -108,6 +108,68 @@ def make_socket(path: Path) -> None:
     os.mknod(path, stat.S_IFSOCK | 0o666)
 
 
+def make_full_folder(path: Path) -> None:
+    (path / "something").mkdir(parents=True)
+
+
+def make_link_to_a_pipe(path: Path) -> None:
+    os.mkfifo(path.with_name("pipe"))
+    path.symlink_to("pipe")
+
+
+def make_unreadable(path: Path) -> None:
+    path.write_bytes(b"half")
+    path.chmod(0)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        make_fifo,
+        make_socket,
+        make_link_to_a_pipe,
+        make_unreadable,
+        make_full_folder,
+        Path.mkdir,
+        lambda path: path.symlink_to("nowhere"),
+        lambda path: path.symlink_to(path.parent),
+        lambda path: path.write_bytes(b"left by a killed process"),
+    ],
+)
+@pytest.mark.parametrize("name", [".state.tmp", "state"])
+def test_whatever_has_the_temporary_or_the_final_name_a_file_is_written(
+    folder: int, tmp_path: Path, make: Callable[[Path], None], name: str
+) -> None:
+    planted = tmp_path / name
+    make(planted)
+    path = tmp_path / "state"
+    if path.is_dir() and not path.is_symlink():
+        with pytest.raises(IsADirectoryError):
+            write_file(path, b"first")
+        assert os.listdir(folder) == ["state"], "nothing else is left"
+        return
+    for content in (b"first", b"second"):
+        write_file(path, content)
+        assert path.read_bytes() == content
+        assert stat.S_ISREG(path.lstat().st_mode)
+        assert path.stat().st_mode & 0o777 == 0o600
+    kept = {name} if make is make_full_folder else set()
+    assert set(os.listdir(folder)) - {"pipe"} == {"state", *kept}
+
+
+def test_two_full_folders_with_the_temporary_names_are_an_error_and_the_file_stays(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "state"
+    write_file(path, b"first")
+    for name in (".state.tmp", ".state.2.tmp"):
+        make_full_folder(tmp_path / name)
+    with pytest.raises(OSError, match="not empty") as raised:
+        write_file(path, b"second")
+    assert raised.value.errno == errno.ENOTEMPTY
+    assert path.read_bytes() == b"first"
+
+
 @pytest.mark.parametrize("make", [make_fifo, make_socket])
 def test_pipe_or_socket_in_its_place_holds_nothing_up(
     folder: int, tmp_path: Path, make: Callable[[Path], None]
@@ -122,8 +184,13 @@ def test_pipe_or_socket_in_its_place_holds_nothing_up(
             os.close(lock_file(folder, NAME))
 
 
-def test_folder_in_its_place_is_an_error_that_names_it(folder: int, tmp_path: Path) -> None:
+def test_empty_folder_in_its_place_is_replaced(folder: int, tmp_path: Path) -> None:
     (tmp_path / NAME).mkdir()
+    assert_locked_by_us(folder, lock_file(folder, NAME))
+
+
+def test_full_folder_in_its_place_is_an_error_that_names_it(folder: int, tmp_path: Path) -> None:
+    make_full_folder(tmp_path / NAME)
     with pytest.raises(OSError, match=f"{NAME} isn't ours and can't be removed"):
         lock_file(folder, NAME)
 

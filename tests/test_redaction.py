@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telemetryd.redaction import FRAGMENT, MARK, MOST_SENT, Redactor
+from telemetryd.errors import ConflictError, PermanentError, Reason
+from telemetryd.export.ledger import Ledger
+from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
+from telemetryd.export.sinks.secretobject import parse_secret
+from telemetryd.export.spec import ExporterSpec
+from telemetryd.redaction import FRAGMENT, MARK, MOST_SENT, OURS, Redactor
+from telemetryd.serve.page.status import render_status
+from tests.serve.facts import Facts, busy_informer_stats, informer_status
 
 TOKEN = "eyJhbGciOiJSUzI1NiIsImtpZCI6ImsxIn0.eyJzdWIiOiJzeXN0ZW06eCIsImV4cCI6MX0.c2lnbmF0dXJl-_AB"
 HEADER = f"Bearer {TOKEN}"
@@ -91,3 +98,45 @@ def test_token_of_someone_else_is_hidden_while_it_is_at_hand() -> None:
     with redactor.hiding(TOKEN), redactor.hiding(TOKEN):
         assert redactor.redact(TOKEN) == MARK
     assert redactor.redact(TOKEN) == TOKEN
+
+
+OWN = "Zm9yLXN1Y2Nlc3NmdWwtYW5zd2Vycw.dGhhdC1lY2hv-Q7"
+
+
+@pytest.fixture
+def sent() -> None:
+    OURS.remember(f"Bearer {OWN}")
+
+
+@pytest.mark.usefixtures("sent")
+def test_resource_version_that_echoes_a_credential_is_shown_without_it() -> None:
+    facts = Facts(informers=[(informer_status(resource_version=f"7{OWN}"), busy_informer_stats())])
+    (informer,) = render_status(facts.status())["informers"]
+    assert informer["resource_version"] == f"7{MARK}"
+
+
+@pytest.mark.usefixtures("sent")
+@pytest.mark.parametrize("kind", [PermanentError, ConflictError])
+def test_error_of_an_exporter_that_quotes_a_credential_is_shown_without_it(
+    kind: type[PermanentError],
+) -> None:
+    ledger = Ledger(ExporterSpec("e", "plugin", PAYLOAD_FORMATS["scc"].renderer()), lambda: 0.0)
+    error = kind(Reason.CONFLICT, f"the answer was {OWN}")
+    ledger.attempt_failed(error)
+    ledger.run_failed(error, run_id="r")
+    status = ledger.status(next_run_in_s=None, waiting_for="")
+    assert status.last_error == f"the answer was {MARK}"
+    assert OWN not in status.detail
+
+
+@pytest.mark.usefixtures("sent")
+def test_secret_that_echoes_a_credential_is_told_of_without_it() -> None:
+    manager = {
+        "manager": f"m-{OWN}",
+        "operation": "Update",
+        "fieldsV1": {"f:data": {"f:payload": {}}},
+    }
+    metadata = {"uid": "u", "resourceVersion": "1", "managedFields": [manager]}
+    found = parse_secret(json.dumps({"metadata": metadata, "type": f"x/{OWN}"}).encode())
+    assert found.type == f"x/{MARK}"
+    assert [other.manager for other in found.others] == [f"m-{MARK}"]

@@ -11,6 +11,7 @@ import random
 import sys
 import time
 from functools import partial
+from typing import TYPE_CHECKING
 
 import anyio
 import orjson
@@ -24,7 +25,10 @@ from telemetryd.config import (
     load_config,
     read_switches,
 )
-from telemetryd.errors import NoDaemon, TelemetrydError
+from telemetryd.errors import NoDaemon, SpoolError, TelemetrydError
+
+if TYPE_CHECKING:
+    from telemetryd.daemon.restrictions import Restrictions
 
 EX_NO_DAEMON = 2
 """No daemon answers on the control socket."""
@@ -38,6 +42,39 @@ def complain(line: str) -> None:
 
 def _load(options: argparse.Namespace) -> Config:
     return load_config(find_config(options.config, os.environ), os.environ)
+
+
+def _recall(options: argparse.Namespace) -> "tuple[Config, Config, Restrictions]":
+    """The configuration as it is written, as a start would have it in force, and what restricts it.
+
+    Nothing is stored.
+
+    Raises:
+        ConfigError: A start would be refused.
+    """
+    from telemetryd.daemon.restrictions import recall_restrictions  # noqa: PLC0415
+
+    source = ConfigSource(options.config, os.environ)
+    file = source.read()
+    written = source.parse(file)
+    # A one-shot command says what went wrong at its end: progress would only be in the way.
+    logs.configure(written.log_format, "critical", sys.stderr, os.environ)
+    now = time.time  # noqa: TID251 - the clock is chosen here
+    restrictions = anyio.run(partial(recall_restrictions, source, file, written, now=now))
+    return written, restrictions.restrict(written, source.statements(file)), restrictions
+
+
+def _recall_for_spool(options: argparse.Namespace) -> "tuple[Config, Config, Restrictions]":
+    """The same; payloads are neither shown nor sent where it isn't known what must be omitted.
+
+    Raises:
+        ConfigError: A start would be refused.
+        SpoolError: What is remembered can't be read.
+    """
+    recalled = _recall(options)
+    if recalled[2].damaged:
+        raise SpoolError(recalled[2].damaged)
+    return recalled
 
 
 def _configure_logging(config: Config) -> None:
@@ -69,9 +106,11 @@ def run(options: argparse.Namespace) -> int:
 
 def check_config(options: argparse.Namespace) -> int:
     """Validate a configuration."""
-    path = find_config(options.config, os.environ)
-    load_config(path, os.environ)
-    print(f"{path or 'defaults'}: valid")
+    _, _, restrictions = _recall(options)
+    if restrictions.damaged:
+        what = "not compared with what an earlier start remembers"
+        complain(f"telemetryd: {what}: {restrictions.damaged}")
+    print(f"{find_config(options.config, os.environ) or 'defaults'}: valid")
     return 0
 
 
@@ -187,6 +226,7 @@ def doctor(options: argparse.Namespace) -> int:
 
     now = time.time  # noqa: TID251 - the clock is chosen here
     restrictions = anyio.run(partial(recall_restrictions, source, file, config, now=now))
+    restrictions.restrict(config, source.statements(file))  # a start may be refused
     report = anyio.run(
         partial(
             examine,
@@ -207,7 +247,7 @@ def spool_list(options: argparse.Namespace) -> int:
     """Show what is undelivered."""
     from telemetryd.daemon import handover  # noqa: PLC0415 - heavy imports on demand
 
-    found = handover.read_spool(_load(options))
+    found = handover.read_spool(_recall_for_spool(options)[1])
     if options.json:
         documents = [handover.describe(each) for each in found]
         sys.stdout.buffer.write(orjson.dumps(documents, option=orjson.OPT_INDENT_2) + b"\n")
@@ -221,18 +261,31 @@ def spool_export(options: argparse.Namespace) -> int:
     """Copy what is undelivered."""
     from telemetryd.daemon import handover  # noqa: PLC0415 - heavy imports on demand
 
-    found = handover.read_spool(_load(options))
+    found = handover.read_spool(_recall_for_spool(options)[1])
     for entry in handover.export_spool(found, options.folder, options.names):
         print(f"{entry.file} {entry.bytes}")
     return 0
 
 
 def spool_replay(options: argparse.Namespace) -> int:
-    """Send what was copied."""
-    config = _load(options)
+    """Send what was copied.
+
+    Raises:
+        SpoolError: Collection is off.
+    """
+    written, config, restrictions = _recall_for_spool(options)
     logs.configure(config.log_format, "error", sys.stderr, os.environ)
     from telemetryd.daemon import handover  # noqa: PLC0415 - heavy imports on demand
+    from telemetryd.daemon.restrictions import switches_of  # noqa: PLC0415
 
+    switches = switches_of(
+        read_switches(os.environ),
+        enabled=written.enabled,
+        opted_out=False,
+        remembered=bool(restrictions.remembered_switches),
+    )
+    if not switches.enabled:
+        raise SpoolError(f"collection is {switches.detail}: nothing is sent")
     payloads = handover.read_export(options.folder)
     choose = handover.choose_exporter(config, options.exporter)
     for entry, _ in payloads:

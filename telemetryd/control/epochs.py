@@ -4,6 +4,7 @@ A receiver refuses what comes under a lower epoch than it has seen. A Lease can 
 again, and a state folder can be lost, so no single place is trusted to know the highest epoch.
 """
 
+import errno
 import logging
 import math
 import os
@@ -14,6 +15,7 @@ import anyio
 
 from telemetryd.atomicfile import write_file
 from telemetryd.export.turn import StillHangingError, Turn, shared_threads
+from telemetryd.kube.files import read_small_file
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +24,8 @@ MAX_EPOCH: Final = 2**31 - 1
 
 DISK_TIMEOUT_S: Final = 2.0
 RETRY_S: Final = 30.0
-_MAX_BYTES: Final = 64
+_REPLACED: Final = {errno.EINVAL, errno.ENXIO, errno.EFBIG, errno.ELOOP, errno.EACCES}
+"""Errors of a pipe, a socket, a huge file, a link or a mode: the next write replaces what it is."""
 
 
 class Epochs:
@@ -127,13 +130,16 @@ def read_epoch(path: Path) -> int:
     """The epoch in a file, 0 where there is no file or it is damaged, which is logged. Blocks.
 
     Raises:
-        OSError: The file cannot be read.
+        OSError: The file cannot be read, or a folder is in its place.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_BYTES)
+        content = read_small_file(str(path))
     except FileNotFoundError:
         return 0
+    except OSError as error:
+        if error.errno not in _REPLACED or not os.access(path.parent, os.X_OK):
+            raise
+        content = b""
     epoch = parse_epoch(content.decode("ascii", "replace").strip())
     if epoch is None:
         log.warning("epoch file is damaged, ignoring it file=%s", path)

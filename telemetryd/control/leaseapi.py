@@ -17,6 +17,8 @@ from telemetryd.control.lease import LeaseRecord
 from telemetryd.errors import BadResponse
 from telemetryd.kube import objects
 from telemetryd.kube.requests import Requests
+from telemetryd.kube.responses import printable
+from telemetryd.redaction import OURS
 
 _API_VERSION = "coordination.k8s.io/v1"
 RELEASED_DURATION_S = 1
@@ -157,12 +159,13 @@ def parse_lease(answer: bytes) -> FetchedLease:
         raise BadResponse(f"the answer isn't a Lease: {error}") from error
     meta = lease.metadata
     if lease.kind != "Lease" or not meta.uid or not meta.resource_version:
-        raise BadResponse(f"the answer isn't a Lease but a {lease.kind[:100]!r} or has no identity")
+        kind = printable(lease.kind, 100)
+        raise BadResponse(f"the answer isn't a Lease but a {kind!r} or has no identity")
     spec = lease.spec or _Spec()
     duration_s = spec.lease_duration_seconds
     return FetchedLease(
         record=LeaseRecord(
-            holder=identifier(spec.holder_identity or ""),
+            holder=identifier(OURS.redact(spec.holder_identity or "")),
             duration_s=float(duration_s) if duration_s is not None and duration_s > 0 else None,
             transitions=max(0, spec.lease_transitions or 0),
             resource_version=meta.resource_version,

@@ -80,6 +80,7 @@ async def run_daemon(
 
     Raises:
         ConfigError: The API server's access, the listen address or its certificates can't be used.
+        TelemetrydError: The listen address or the control socket can't be had now.
     """
     stop = anyio.Event()
     startup = _Startup()
@@ -156,6 +157,7 @@ async def run_until(
 
     Raises:
         ConfigError: As of ``run_daemon``.
+        TelemetrydError: As of ``run_daemon``.
     """
     config = await reloader.recall(config)
     kube_stats = KubeStats()

@@ -5,7 +5,6 @@ sequence of its payload, so that a receiver can tell whether it has it. A payloa
 under less strict ``[privacy]`` settings than those in force is neither listed, copied nor sent.
 """
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -15,6 +14,7 @@ from typing import Final
 import anyio
 import msgspec
 
+from telemetryd.atomicfile import write_file
 from telemetryd.config import Config, HttpExporterConfig
 from telemetryd.daemon.exporters import spool_dir
 from telemetryd.daemon.web import build_http
@@ -153,10 +153,10 @@ def export_spool(found: Sequence[Spooled], folder: Path, names: Sequence[str]) -
             raise SpoolError(f"{folder} holds an export already: give another folder")
         for name in names or sorted(waiting):
             entry = _entry(name, waiting[name])
-            _write(folder / entry.file, waiting[name].payload.body)
+            write_file(folder / entry.file, waiting[name].payload.body)
             entries.append(entry)
         manifest = Manifest(telemetryd_spool=_VERSION, payloads=entries)
-        _write(folder / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2))
+        write_file(folder / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2))
     except OSError as error:
         raise SpoolError(f"{folder} can't be written to: {why_unreadable(error)}") from error
     return tuple(entries)
@@ -254,8 +254,6 @@ def choose_exporter(config: Config, instead: str | None) -> Callable[[str], Http
 
     def choose(name: str) -> HttpExporterConfig:
         wanted = instead or name
-        if not config.enabled:
-            raise SpoolError("collection is off (enabled = false): nothing is sent")
         for each in config.exporters:
             if isinstance(each, HttpExporterConfig) and each.name == wanted:
                 if not each.enabled:
@@ -284,14 +282,6 @@ def _entry(name: str, pending: PendingPayload) -> Entry:
         sha256=sha256(payload.body).hexdigest(),
         omitted=sorted(pending.omitted),
     )
-
-
-def _write(path: Path, content: bytes) -> None:
-    opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(opened, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _read(path: Path) -> bytes:

@@ -22,7 +22,7 @@ from telemetryd.errors import (
     Unavailable,
 )
 from telemetryd.kube.client import KubeClient
-from telemetryd.kube.responses import ANONYMOUS
+from telemetryd.kube.responses import ANONYMOUS, printable
 
 REQUEST_S: Final = 5.0
 """Deadline of one request: shorter than a check's, so that it is the request that complains."""
@@ -110,7 +110,7 @@ def judge_refusal(server: str, error: Unauthorized) -> Finding:
 
 def _judge_version(text: str) -> Finding:
     numbers = _NUMBERS.match(text)
-    shown = text[:100] or "none"
+    shown = printable(text, 100) or "none"
     if numbers is None:
         return warn(_VERSION, f"{shown} isn't a version of Kubernetes")
     if (int(numbers[1]), int(numbers[2])) < OLDEST:

@@ -10,6 +10,7 @@ from telemetryd.errors import ConflictError, ExportError, Reason
 from telemetryd.export.exporter import Outcome
 from telemetryd.export.spec import ExporterSpec
 from telemetryd.model import ExporterState, ExporterStatus, Payload
+from telemetryd.redaction import OURS
 from telemetryd.stats import ExporterStats
 
 log = logging.getLogger(__name__)
@@ -128,7 +129,7 @@ class Ledger:
         """An attempt of the run failed."""
         self.stats.attempts["failure", error.reason] += 1
         self._last_failure_at = self._now()
-        self._last_error = str(error)
+        self._last_error = OURS.redact(str(error))
         self._last_error_reason = error.reason
 
     def run_succeeded(self, outcome: Outcome, *, run_id: str) -> None:
@@ -162,7 +163,7 @@ class Ledger:
         self.stats.runs["failure"] += 1
         conflict = isinstance(error, ConflictError)
         if conflict:
-            self._enter(ExporterState.CONFLICT, str(error))
+            self._enter(ExporterState.CONFLICT, OURS.redact(str(error)))
         else:
             self._enter(ExporterState.FAILED)
         # Each reason once until it recovers: two that take turns are no news either.

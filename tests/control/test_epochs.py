@@ -1,9 +1,8 @@
 """The file that remembers the highest epoch, on a real disk and on one that hangs or fails."""
 
-import errno
 import os
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 
 from telemetryd.control import epochs as module
 from telemetryd.control.epochs import MAX_EPOCH, EpochFile, Epochs, parse_epoch
+from telemetryd.kube.files import read_small_file
 
 pytestmark = pytest.mark.anyio
 
@@ -47,7 +47,19 @@ async def test_epoch_outlives_the_process_and_never_falls(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\n", b"-3\n", b"1e3", b"99999999999", b"4294967296", b"\xff\xfe", b"7 8", b"7" * 99],
+    [
+        b"",
+        b"\n",
+        b"-3\n",
+        b"1e3",
+        b"99999999999",
+        b"4294967296",
+        b"\xff\xfe",
+        b"7 8",
+        b"7" * 99,
+        b"7" * (2 << 20),
+    ],
+    ids=lambda content: repr(content[:12]),
 )
 async def test_damaged_file_is_named_and_written_over(
     tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
@@ -81,37 +93,48 @@ async def test_disk_that_fails_is_named_once_and_used_once_it_works(
         assert path.read_text() == "3\n"
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to(path)])
+async def test_pipe_or_link_in_its_place_is_named_and_replaced(
+    tmp_path: Path, make: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "epoch"
+    make(path)
+    async with kept(path) as (epochs, file):
+        epochs.saw(2)
+        await file.keep(30)
+        assert path.read_text() == "2\n"
+        assert [record.getMessage() for record in caplog.records] == [
+            f"epoch file is damaged, ignoring it file={path}"
+        ]
+
+
 async def test_disk_that_hangs_costs_the_caller_its_patience_and_is_used_afterwards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "DISK_TIMEOUT_S", 0.2)
     monkeypatch.setattr(module, "RETRY_S", 0.05)
     path = tmp_path / "epoch"
-    os.mkfifo(path)  # opening it for reading hangs until somebody writes
+    path.write_text("11\n")
+    works = threading.Event()
+
+    def read_once_it_works(path: str) -> bytes:
+        works.wait()
+        return read_small_file(path)
+
+    monkeypatch.setattr(module, "read_small_file", read_once_it_works)
     begun = threading.active_count()
     async with kept(path) as (epochs, file):
         epochs.saw(4)
         await file.keep(0.5)
         assert threading.active_count() <= begun + 8
+        assert path.read_text() == "11\n"
+        works.set()
         with anyio.fail_after(60):
             while epochs.highest < 11:
-                answer_a_reader(path, b"11\n")
                 await anyio.sleep(0.05)
         epochs.saw(12)
         await file.keep(30)
         assert path.read_text() == "12\n"
-
-
-def answer_a_reader(path: Path, content: bytes) -> None:
-    """Writes into the pipe where it is read right now, without waiting."""
-    try:
-        pipe = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
-    except OSError as error:
-        if error.errno != errno.ENXIO:
-            raise
-        return
-    with os.fdopen(pipe, "wb") as writer:
-        writer.write(content)
 
 
 async def test_without_a_state_folder_nothing_is_waited_for() -> None:

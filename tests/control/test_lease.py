@@ -25,6 +25,7 @@ from telemetryd.control.leaseapi import (
     whole_seconds,
 )
 from telemetryd.errors import BadResponse
+from telemetryd.redaction import OURS
 
 TIMING = LeaseTiming()
 
@@ -108,6 +109,16 @@ def test_any_spec_can_be_read_and_written_over(spec: dict[str, Any] | None) -> N
     if spec and "strategy" in spec:
         assert written["spec"]["strategy"] == spec["strategy"]
     assert written["spec"]["renewTime"] == written["spec"]["acquireTime"]
+
+
+def test_holder_that_bears_a_credential_of_ours_is_read_without_it() -> None:
+    token = "Qm9vZ2llV29vZ2llSG9sZGVy.c2lnbmF0dXJlLW9m"
+    OURS.remember(f"Bearer {token}")
+    metadata = {"uid": "u", "resourceVersion": "1"}
+    document = {"kind": "Lease", "metadata": metadata, "spec": {"holderIdentity": f"a-{token}"}}
+    assert parse_lease(json.dumps(document).encode()).record.holder == "a-[redacted]"
+    with pytest.raises(BadResponse, match=r"a '\[redacted\]' or has no identity"):
+        parse_lease(json.dumps({**document, "kind": token}).encode())
 
 
 @given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))

@@ -96,7 +96,8 @@ def answer(
         event = {"type": "ERROR", "object": echoing.status(500)}
         return 200, headers, dump(event) + b"\n"
     if echoing.is_serving and method == "GET" and parts.path in SERVED:
-        return 200, headers, dump({"metadata": {"resourceVersion": "1"}, **SERVED[parts.path]})
+        version = one_line if parts.path.endswith("/nodes") else "1"
+        return 200, headers, dump({"metadata": {"resourceVersion": version}, **SERVED[parts.path]})
     answers: tuple[tuple[int, dict[str, str], bytes], ...] = (
         (307, {"Location": f"/?{one_line}"}, b""),
         (200, {"Content-Type": f"text/{one_line[:600]}"}, echoed.encode()),

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -25,15 +26,34 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetServer]:
         yield fleet
 
 
-def test_second_daemon_on_the_same_socket_exits_78(server: FleetServer, tmp_path: Path) -> None:
+def test_second_daemon_on_the_same_socket_exits_1(server: FleetServer, tmp_path: Path) -> None:
     folder = tmp_path / "second"
     folder.mkdir()
     with running(tmp_path, server.kubeconfig) as first:
         second = Daemon(folder, server.kubeconfig, f'control_socket = "{first.socket}"\n')
-        assert second.process.wait(timeout=60) == 78
+        assert second.process.wait(timeout=60) == 1, "it may pass: the service manager tries again"
         assert "server.control_socket: another telemetryd listens on" in second.log()
         assert "Traceback" not in second.log()
         assert first.ctl("status").returncode == 0
+
+
+def test_port_of_another_process_ends_the_start_with_1_and_is_used_once_it_is_free(
+    server: FleetServer, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        environ = {"TELEMETRYD_LISTEN": f"127.0.0.1:{port}"}
+        refused = Daemon(tmp_path, server.kubeconfig, "", "", environ=environ)
+        assert refused.process.wait(timeout=60) == 1, "the unit restarts on it, and not on 78"
+    line = refused.log().splitlines()[-1]
+    assert "Traceback" not in refused.log()
+    assert f"server.listen: can't listen on 127.0.0.1:{port}: the port is taken: stop" in line
+    again = Daemon(tmp_path, server.kubeconfig, "", "", environ=environ)
+    try:
+        again.port = port
+        again.wait_for("ready", again.ready, 90)
+    finally:
+        assert again.stop() == 0
 
 
 def test_killed_daemon_leaves_nothing_in_the_way(server: FleetServer, tmp_path: Path) -> None:

@@ -134,8 +134,46 @@ async def test_replay_sends_nothing_while_it_is_off(bench: Bench, off: str) -> N
         bench.url = receiver.url
         done = await bench.spool("replay", str(out))
     assert done.returncode == 1
-    assert b"is off (enabled = false)" in done.stderr
+    said = (
+        b"switched off by enabled = false" if off == "collection" else b"is off (enabled = false)"
+    )
+    assert said in done.stderr
     assert receiver.requests == []
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("enabled", "collection is switched off by a remembered opt-out"),
+        ("telemetry-opt", "collection is switched off by a remembered opt-out"),
+        ("exporters.receiver.enabled", "exporter 'receiver' is off"),
+        ("privacy.cluster_ids", 'made without [privacy] cluster_ids = "omit": it is not sent'),
+        ("$DO_NOT_TRACK", "collection is switched off by $DO_NOT_TRACK"),
+        ("damaged", "restrictions.json: is damaged"),
+    ],
+)
+async def test_replay_sends_nothing_that_is_forbidden_here_though_the_file_does_not_say_so(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, key: str, said: str
+) -> None:
+    bench.keep("receiver", 7)
+    out = bench.folder / "out"
+    assert (await bench.spool("export", str(out))).returncode == 0
+    if key.startswith("$"):
+        monkeypatch.setenv(key.removeprefix("$"), "1")
+    else:
+        entry = {"source": "file", "key": key, "where": "/etc/c.toml", "since": 1.0}
+        document = {"version": 1, "restrictions": [] if key == "damaged" else [entry]}
+        text = json.dumps(document)[: 9 if key == "damaged" else None]
+        (bench.folder / "state" / "restrictions.json").write_text(text)
+    async with receiving() as receiver:
+        bench.url = receiver.url
+        done = await bench.spool("replay", str(out))
+    assert done.returncode == 1
+    assert said in done.stderr.decode()
+    assert receiver.requests == []
+    listed = await bench.spool("list")
+    shown = key not in {"privacy.cluster_ids", "damaged"}
+    assert (b"receiver" in listed.stdout) == shown, "what must not leave is not shown either"
 
 
 async def test_exported_payloads_are_replayed_as_they_would_have_been_sent(bench: Bench) -> None:

@@ -1,6 +1,7 @@
 """Texts of any length, with any character, from objects, paths and plug-ins, in a real daemon."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -108,6 +109,52 @@ def test_three_thousand_requests_of_a_megabyte_fit_into_100_mib(
             assert daemon.informer(SECRET_REQUESTS.id)["objects"] == HugeRequests.count
             assert daemon.peak_mib() < PEAK_AT_MOST_MIB
         finally:
+            assert daemon.stop() == 0
+
+
+def test_of_three_thousand_requests_a_few_are_shown_and_the_rest_is_counted(tmp_path: Path) -> None:
+    HugeRequests.count = 3000
+    HugeRequests.members, HugeRequests.metadata = (
+        SPEC,
+        b',"deletionTimestamp":"2026-01-01T00:00:00Z"',
+    )
+    with serve_fleet(tmp_path, kind=HugeRequests) as server:
+        daemon = Daemon(tmp_path, server.kubeconfig, "")
+        try:
+            daemon.wait_for("readiness", daemon.ready, 60)
+            daemon.wait_for(
+                "all requests seen to",
+                lambda: daemon.status()["secret_requests_left_out"] == 2800,
+                120,
+            )
+            code, status = daemon.get("/status.json")
+            assert code == 200
+            assert len(json.loads(status)["secret_requests"]) == 200
+            assert len(status) < 200_000
+            code, page = daemon.get("/")
+            assert code == 200
+            assert page.count("<td") < 2000
+            assert "2,800 more are left out" in page
+            assert "huge-" not in daemon.get("/metrics")[1]
+            done = subprocess.run(
+                [
+                    sys.executable,
+                    "-m",
+                    "telemetryd",
+                    "ctl",
+                    "status",
+                    "--config",
+                    daemon.config_file,
+                ],
+                env={**os.environ, "RUNTIME_DIRECTORY": str(tmp_path)},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.stdout.count("huge-") == 200
+            assert done.stdout.endswith("2800 more SecretRequests are left out\n")
+        finally:
+            HugeRequests.metadata = b""
             assert daemon.stop() == 0
 
 

@@ -101,3 +101,37 @@ def test_check_config_and_start_refuse_a_file_without_a_statement(
         result = run(command, file, tmp_path)
         assert result.returncode == 78
         assert "holds no statement" in result.stderr
+
+
+def test_check_config_and_doctor_refuse_a_cut_file_as_a_start_would(
+    tmp_path: Path, server: FleetServer
+) -> None:
+    chosen = 'secret = "chosen"\n'
+    first = Daemon(tmp_path, server.kubeconfig, SCC + chosen, "")
+    try:
+        first.wait_for("sends", lambda: server.payload("chosen"), 60)
+        state = tmp_path / "restrictions.json"
+        first.wait_for("remembers", state.exists, 60)
+    finally:
+        assert first.stop() == 0
+    remembered = state.read_bytes()
+    first.configure(SCC, "")  # cut before the last line
+    for command in ("run", "check-config", "doctor"):
+        result = run(command, first.config_file, tmp_path)
+        assert result.returncode == 78, command
+        assert result.stdout == ""
+        assert f"{first.config_file}: exporters.scc.secret: is missing, and says" in result.stderr
+    assert state.read_bytes() == remembered, "nothing is stored"
+
+    first.configure(f'{SCC}secret = "rancher-scc-telemetry"\n', "")
+    valid = run("check-config", first.config_file, tmp_path)
+    assert (valid.returncode, valid.stderr) == (0, "")
+    assert valid.stdout == f"{first.config_file}: valid\n"
+
+    state.write_text("{")
+    first.configure(SCC, "")
+    unknown = run("check-config", first.config_file, tmp_path)
+    assert unknown.returncode == 0, "a start collects nothing, and says so"
+    (line,) = unknown.stderr.splitlines()
+    assert line.startswith("telemetryd: not compared with what an earlier start remembers: ")
+    assert f"{state}: is damaged" in line

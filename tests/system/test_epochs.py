@@ -1,15 +1,17 @@
 """What a receiver that follows the documented rule holds in the end, whatever befell the replicas.
 
 It refuses what isn't above the highest (epoch, sequence) it has taken. Two replicas whose clocks
-are two minutes apart deliver to it, and are killed again and again.
+are two minutes apart deliver to it, and are killed again and again. Or one finds its file with the
+epoch damaged at each start, and the Lease gone.
 """
 
 import gzip
 import json
+import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -48,12 +50,14 @@ class Receiver:
         self.highest = (0, 0)
         self.nodes = 0
         self.accepted = 0
+        self.refused = 0
         self.refused_newer: list[str] = []
         self.port = 0
 
     def take(self, pair: tuple[int, int], nodes: int) -> bool:
         """Take a payload whose pair is above all before."""
         if pair <= self.highest:
+            self.refused += 1
             if nodes > self.nodes:
                 self.refused_newer.append(f"{pair} of {nodes} nodes at {self.highest}")
             return False
@@ -102,14 +106,21 @@ def receiving() -> Iterator[Receiver]:
 class Victim:
     """A replica with a clock of its own that is killed and started again."""
 
-    def __init__(self, folder: Path, apiserver: ApiServer, receiver: Receiver, skew_s: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        apiserver: ApiServer,
+        receiver: Receiver,
+        skew_s: int = 0,
+        delivery: str = DELIVERY,
+    ) -> None:
         folder.mkdir()
         self.folder = folder
         self.state = folder / "state"
         (folder / "sitecustomize.py").write_text(SKEW.format(skew_s=skew_s))
         self._kubeconfig = apiserver.kubeconfig(folder / "kubeconfig")
         url = f"http://127.0.0.1:{receiver.port}/"
-        self._config = ELECTION + DELIVERY.format(url=url) + SECRET
+        self._config = ELECTION + delivery.format(url=url) + SECRET
         self.daemon = self.start()
 
     def start(self) -> Daemon:
@@ -176,6 +187,83 @@ def test_receiver_ends_with_the_newest_payload_and_never_drops_a_newer_one(
         wait_for("the newest payload", lambda: receiver.nodes == newest, SETTLE_S)
         assert receiver.refused_newer == []
         assert receiver.highest[0] > kills / 3, "each third kill ended a term at least"
+
+
+DELIVERED_ONCE = DELIVERY.replace('max_silence = "1s"\n', "").replace("spool = false\n", "")
+UNCHANGED = 'telemetryd_exporter_runs_total{exporter="delivery",result="unchanged"}'
+DAMAGED = "epoch file is damaged, ignoring it"
+
+
+def with_content(content: bytes) -> Callable[[Path], object]:
+    return lambda file: file.write_bytes(content)
+
+
+def in_its_place(make: Callable[[Path], object]) -> Callable[[Path], object]:
+    def replace(file: Path) -> None:
+        file.unlink()
+        make(file)
+
+    return replace
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "emptied": (with_content(b""), DAMAGED),
+    "cut": (with_content(b"1"), ""),
+    "binary": (with_content(b"\xff\x00\x9f7\n"), DAMAGED),
+    "negative": (with_content(b"-7\n"), DAMAGED),
+    "no int32": (with_content(b"2147483648\n"), DAMAGED),
+    "huge": (with_content(b"7" * (3 << 20)), DAMAGED),
+    "of another version": (with_content(b'{"version": 2, "epoch": 7}\n'), DAMAGED),
+    "removed": (Path.unlink, ""),
+    "pipe": (in_its_place(os.mkfifo), DAMAGED),
+    "link to itself": (in_its_place(lambda file: file.symlink_to(file.name)), DAMAGED),
+    "folder": (in_its_place(Path.mkdir), "cannot keep the leadership epoch"),
+}
+"""What befalls the file, and what is said of it; empty for nothing."""
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("of another version", "pipe", "folder"),
+        pytest.param(tuple(DAMAGES), marks=pytest.mark.faults),
+    ],
+    ids=["some", "all"],
+)
+def test_damaged_epoch_file_is_named_once_and_nothing_is_sent_twice_or_lost(
+    names: tuple[str, ...], apiserver: ApiServer, rancher: Rancher, admin: Admin, tmp_path: Path
+) -> None:
+    with receiving() as receiver, ExitStack() as ends:
+        victim = Victim(tmp_path / "one", apiserver, receiver, delivery=DELIVERED_ONCE)
+        ends.callback(victim.kill)
+        file = victim.state / "epoch"
+        pending = victim.state / "spool" / "delivery" / "pending"
+        wait_for("a first delivery", lambda: receiver.accepted, SETTLE_S)
+        for number, name in enumerate(names):
+            damage, said = DAMAGES[name]
+            wait_for("the epoch on disk", lambda: is_epoch(file, receiver.highest[0]), SETTLE_S)
+            wait_for("the delivery on disk", lambda: not pending.exists(), SETTLE_S)
+            victim.kill()
+            damage(file)
+            admin.delete(LEASE)  # nothing but the spool knows the epoch now
+            begun = len(victim.daemon.log())
+            daemon = victim.start()
+            daemon.wait_for(name, lambda: daemon.metric(UNCHANGED), SETTLE_S)  # noqa: B023
+            assert receiver.accepted == number + 1, f"{name}: sent twice"
+            rancher.add_node("local", 30_000 + number)
+            wait_for(name, lambda: receiver.nodes == number + 2, SETTLE_S)  # noqa: B023
+            assert (receiver.accepted, receiver.refused) == (number + 2, 0), name
+            lines = [line for line in daemon.log()[begun:].splitlines() if f"file={file}" in line]
+            assert len(lines) == bool(said), (name, lines)
+            assert all(said in line for line in lines)
+            if file.is_dir():
+                file.rmdir()
+        assert receiver.refused_newer == []
+
+
+def is_epoch(file: Path, epoch: int) -> bool:
+    return file.is_file() and file.read_text() == f"{epoch}\n"
 
 
 def wait_for(what: str, probe: Any, timeout_s: float) -> None:

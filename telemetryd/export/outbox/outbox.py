@@ -45,6 +45,7 @@ _FIXES: Final = {
     errno.EPERM: "let the daemon's user write there, or configure another state_dir",
     errno.ENOTDIR: "move away the file that stands there",
     errno.EISDIR: "move away the folder that has the name of a file there",
+    errno.ENOTEMPTY: "move away the folders whose names end in .tmp there",
     errno.EIO: "check the disk or the file server",
 }
 

@@ -12,6 +12,7 @@ import msgspec
 
 from telemetryd.export.payloads.payload import parse_rfc3339
 from telemetryd.kube.objects import FIELD_MANAGER
+from telemetryd.kube.responses import printable
 
 
 class Annotations(msgspec.Struct, frozen=True, gc=False):
@@ -174,7 +175,7 @@ def parse_secret(body: bytes) -> FoundSecret:
     return FoundSecret(
         uid=secret.metadata.uid,
         resource_version=secret.metadata.resourceVersion,
-        type=secret.type or "",
+        type=printable(secret.type or ""),
         immutable=bool(secret.immutable),
         payload=None if data is None else data.payload,
         annotations=secret.metadata.annotations or Annotations(),
@@ -185,7 +186,7 @@ def parse_secret(body: bytes) -> FoundSecret:
         alone=alone,
         shared=len(applied) < len(managed),
         others=tuple(
-            OtherWriter(entry.manager or "", parse_rfc3339(entry.time or ""))
+            OtherWriter(printable(entry.manager or ""), parse_rfc3339(entry.time or ""))
             for entry in owners
             if entry not in ours
         ),

@@ -31,7 +31,6 @@ LOCK: Final = ".telemetryd.lock"
 """Stays, empty, when no one writes."""
 
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _GZIP = ".gz"
 _STAMP = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}-[0-9]{2}-[0-9]{2}\.[0-9]{3}Z"
 _UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -147,7 +146,7 @@ class SnapshotFolder:
         data, link = f".{name}.tmp", f".{name}.{LATEST}.tmp"
         try:
             # All that takes space comes before anything can be seen.
-            write_synced(self._fd, data, content, flags=_CREATE_FLAGS)
+            write_synced(self._fd, data, content)
             os.symlink(name, link, dir_fd=self._fd)
             fence()
             self._rename(data, name)

@@ -62,8 +62,9 @@ async def open_control_socket(
         Non-blocking and listening, or None.
 
     Raises:
-        ConfigError: A living daemon listens there, or the configuration names an unusable place.
-        TelemetrydError: The place that it names stays locked by another start, which may pass.
+        ConfigError: The configuration names an unusable place.
+        TelemetrydError: A living daemon listens there, or the place that the configuration names
+            stays locked by another start. Both may pass.
     """
     listener = None
     if place is None:
@@ -92,7 +93,7 @@ async def _open(place: ControlSocket, where: str) -> socket.socket | None:
             f"another telemetryd listens on {place.path}: stop it, or give each its own"
             " control_socket or state_dir"
         )
-        raise ConfigError(Problem(where, _KEY, message)) from taken
+        raise TelemetrydError(str(Problem(where, _KEY, message))) from taken
     except _Locked as locked:
         message = f"{_lock_of(Path(place.path))} stays locked: another telemetryd starts there"
         if place.explicit:

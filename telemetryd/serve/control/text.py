@@ -99,6 +99,8 @@ def render_table(document: Document) -> str:
     if requests := document.get("secret_requests"):
         head = ("SECRETREQUEST", "SECRET", "STATE", "LAST WRITE", "DETAIL")
         lines += ["", *_table(head, [_request(each, now) for each in requests])]
+    if left_out := document.get("secret_requests_left_out"):
+        lines.append(f"{left_out} more SecretRequests are left out")
     return _lines(lines)
 
 

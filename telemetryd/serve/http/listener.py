@@ -19,7 +19,7 @@ from typing import Final, cast
 import anyio
 import anyio.lowlevel
 
-from telemetryd.errors import ConfigError, Problem
+from telemetryd.errors import ConfigError, Problem, TelemetrydError
 from telemetryd.serve.http.connection import Connection, Limits
 from telemetryd.serve.http.security import Security
 
@@ -34,6 +34,11 @@ _TLS_BUFFER_BYTES = 4096
 """Of what is not decrypted yet; asyncio's own takes 256 KiB for each connection."""
 _RESOLVE_TIMEOUT_S = 10.0
 _ACCEPT_PAUSE_S = 0.5
+_FINAL = {errno.EACCES, errno.EAFNOSUPPORT}
+"""Why a socket can't be bound, by what only a person changes. A port that another process has, an
+address or an interface that isn't there yet, and a name server that doesn't answer may pass: then
+the service manager or the kubelet starts the daemon again.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,13 +259,16 @@ async def bind(host: str, port: int, where: str) -> socket.socket:
         where: Configuration file, for messages.
 
     Raises:
-        ConfigError: The address can't be bound.
+        ConfigError: The address can't be bound, whatever else happens.
+        TelemetrydError: It can't be bound now, which may pass.
     """
     try:
         bound = await _bind(host, port)
     except OSError as error:
-        message = _explain(error, _render_address(host, port))
-        raise ConfigError(Problem(where, "server.listen", message)) from error
+        problem = Problem(where, "server.listen", _explain(error, _render_address(host, port)))
+        if error.errno in _FINAL:
+            raise ConfigError(problem) from error
+        raise TelemetrydError(str(problem)) from error
     bound.setblocking(False)
     return bound
 

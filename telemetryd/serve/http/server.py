@@ -99,7 +99,8 @@ async def serve(
         Where it listens.
 
     Raises:
-        ConfigError: The address can't be bound.
+        ConfigError: The address can't be bound, whatever else happens.
+        TelemetrydError: It can't be bound now, which may pass.
     """
     security = security or Security()
     loop = asyncio.get_running_loop()

@@ -24,6 +24,8 @@ from telemetryd.model import (
     Switches,
     Totals,
 )
+from telemetryd.redaction import OURS
+from telemetryd.serve.page.chosen import choose_requests, count_left_out
 from telemetryd.serve.page.disclosure import (
     Situation,
     list_fields,
@@ -74,7 +76,7 @@ class StatusFacts:
         api_server: Its URL without credentials; empty before the first connection.
         missing: What no snapshot can be made without, each named; empty once there is one, and
             while collection is off.
-        requests: SecretRequests, by name.
+        requests: SecretRequests, all of them.
         switches: What has switched it off, if anything has.
         source: What is collected from, None while nothing is.
         leader: What became of leader election, None without one.
@@ -190,7 +192,8 @@ def _status(facts: StatusFacts) -> dict[str, Any]:
         "exporters": [
             _exporter(exporter, facts.now, facts.situation) for exporter in facts.exporters
         ],
-        "secret_requests": [_request(request) for request in facts.requests],
+        "secret_requests": [_request(request) for request in choose_requests(facts.requests)],
+        "secret_requests_left_out": count_left_out(facts.requests),
         "identity": _identity(facts.snapshot),
         "waiting_for": list(facts.missing),
         "snapshot": None if facts.snapshot is None else _snapshot(facts.snapshot),
@@ -273,7 +276,7 @@ def _informer(informer: InformerStatus) -> dict[str, Any]:
         "absent": informer.absent,
         "objects": informer.objects,
         "unreadable": informer.unreadable,
-        "resource_version": informer.resource_version,
+        "resource_version": informer.resource_version and OURS.redact(informer.resource_version),
         "last_contact_at": render_time(informer.last_contact_at),
         "last_error": informer.last_error,
         "list_method": informer.list_method or None,

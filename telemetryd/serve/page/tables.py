@@ -10,6 +10,7 @@ from typing import Final
 from urllib.parse import quote
 
 from telemetryd.model import ExporterStatus, InformerStatus, RequestStatus
+from telemetryd.serve.page.chosen import choose_requests, count_left_out
 from telemetryd.serve.page.markup import Child, Markup, join, tag
 from telemetryd.serve.page.status import StatusFacts, render_time
 from telemetryd.serve.page.verdict import Tone, judge_exporter, judge_informer, judge_request
@@ -21,9 +22,6 @@ TONE_NAMES: Final = {
     Tone.GAPS: "Gaps",
     Tone.BAD: "Needs attention",
 }
-
-MOST_REQUESTS: Final = 200
-"""Rows of SecretRequests: anyone who may create them decides how many there are."""
 
 _UNITS: Final = ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
 _KIB: Final = 1024
@@ -86,9 +84,9 @@ def exporters_table(facts: StatusFacts) -> Markup:
 
 
 def requests_table(facts: StatusFacts) -> Markup:
-    """The SecretRequests that need attention first, up to ``MOST_REQUESTS`` of them."""
-    shown = sorted(facts.requests, key=lambda request: -judge_request(request))[:MOST_REQUESTS]
-    left_out = len(facts.requests) - len(shown)
+    """The SecretRequests as ``choose_requests`` has them, and how many more there are."""
+    shown = choose_requests(facts.requests)
+    left_out = count_left_out(facts.requests)
     table = _table(
         "State and last write of each SecretRequest's Secret, and what stands in its way",
         "requests",
@@ -97,8 +95,9 @@ def requests_table(facts: StatusFacts) -> Markup:
     )
     if not left_out:
         return table
-    more = f"{render_count(left_out)} more are in status.json."
-    return join((table, tag("p", more, class_="quiet")))
+    command = tag("code", "kubectl get secretrequests.telemetry.cattle.io")
+    more = tag("p", f"{render_count(left_out)} more are left out: ", command, class_="quiet")
+    return join((table, more))
 
 
 def informers_table(facts: StatusFacts) -> Markup:

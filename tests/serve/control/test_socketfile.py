@@ -41,6 +41,15 @@ async def refusal(place: ControlSocket) -> str:
     return problem.message
 
 
+async def taken(place: ControlSocket) -> str:
+    """What is said where another daemon has it, which may pass: exit status 1."""
+    with pytest.raises(TelemetrydError) as raised:
+        async with open_control_socket(place, where="t.toml"):
+            pass
+    assert not isinstance(raised.value, ConfigError)
+    return str(raised.value)
+
+
 def leave_stale(path: Path) -> None:
     """As a killed daemon leaves it: a file nobody listens behind."""
     with socket.socket(socket.AF_UNIX) as dead:
@@ -117,8 +126,10 @@ async def test_killed_owner_leaves_a_socket_that_is_replaced(path: Path) -> None
 async def test_living_daemon_keeps_its_socket(path: Path, named: bool) -> None:
     async with open_control_socket(explicit(path), where="") as listener:
         before = path.lstat()
-        message = await refusal(ControlSocket(str(path), explicit=named))
-        assert message.startswith(f"another telemetryd listens on {path}: stop it")
+        message = await taken(ControlSocket(str(path), explicit=named))
+        assert message.startswith(
+            f"t.toml: server.control_socket: another telemetryd listens on {path}: stop it"
+        )
         assert path.lstat().st_ino == before.st_ino
         assert listener is not None
         listener.setblocking(False)
@@ -132,7 +143,7 @@ async def test_living_daemon_with_a_full_queue_keeps_its_socket(path: Path) -> N
         busy.bind(str(path))
         busy.listen(0)
         client.connect(str(path))
-        assert "another telemetryd listens" in await refusal(explicit(path))
+        assert "another telemetryd listens" in await taken(explicit(path))
 
 
 async def test_of_two_that_start_at_once_one_wins(path: Path) -> None:
@@ -146,7 +157,7 @@ async def test_of_two_that_start_at_once_one_wins(path: Path) -> None:
                 with anyio.move_on_after(20):
                     while len(results) < 8:
                         await anyio.sleep(0.01)
-        except ConfigError:
+        except TelemetrydError:
             results.append(False)
 
     async with anyio.create_task_group() as group:

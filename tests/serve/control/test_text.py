@@ -126,7 +126,7 @@ def test_requests_are_shown_with_why_one_is_not_served() -> None:
     )
     facts = replace(busy_facts().status(), requests=requests)
     document = render_status(facts)
-    assert document["secret_requests"][1] == {
+    assert document["secret_requests"][0] == {
         "name": "b",
         "target": "",
         "state": "rejected",
@@ -135,9 +135,14 @@ def test_requests_are_shown_with_why_one_is_not_served() -> None:
     }
     assert render_table(document).splitlines()[-3:] == [
         "SECRETREQUEST  SECRET  STATE     LAST WRITE  DETAIL",
-        "a              ns/one  served    1m30s ago",
         "b              -       rejected  -           spec.secretType is missing",
+        "a              ns/one  served    1m30s ago",
     ]
+
+
+def test_number_of_requests_that_are_left_out_is_said() -> None:
+    table = render_table({"secret_requests": [{"name": "a"}], "secret_requests_left_out": 2800})
+    assert table.splitlines()[-1] == "2800 more SecretRequests are left out"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The server over a real socket: paths, methods, headers, bad clients, start and stop."""
 
+import errno
 import gzip
 import ipaddress
 import json
@@ -19,7 +20,7 @@ from anyio.abc import SocketStream
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from telemetryd.errors import ConfigError, ManagerError
+from telemetryd.errors import ConfigError, ManagerError, TelemetrydError
 from telemetryd.model import Payload
 from telemetryd.serve.http.connection import Limits
 from telemetryd.serve.http.health import check_health
@@ -417,15 +418,16 @@ async def test_body_of_a_request_isnt_waited_for() -> None:
         assert (reply.status, reply.text) == (200, "ok\n")
 
 
-async def test_used_port_is_a_config_error_that_names_the_key() -> None:
+async def test_used_port_is_an_error_that_may_pass_and_names_the_key() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ConfigError) as raised:
+        with pytest.raises(TelemetrydError) as raised:
             async with serve("127.0.0.1", port, Served(Facts()).endpoints(), where="c.toml"):
                 pass
-    (problem,) = raised.value.problems
-    assert (problem.where, problem.key) == ("c.toml", "server.listen")
-    assert problem.message.startswith(f"can't listen on 127.0.0.1:{port}: the port is taken")
+    assert not isinstance(raised.value, ConfigError)
+    assert str(raised.value).startswith(
+        f"c.toml: server.listen: can't listen on 127.0.0.1:{port}: the port is taken"
+    )
 
 
 @pytest.mark.parametrize(
@@ -435,9 +437,22 @@ async def test_used_port_is_a_config_error_that_names_the_key() -> None:
         ("no-such-host.invalid", "can't be resolved"),
     ],
 )
-async def test_impossible_address_is_a_config_error(host: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+async def test_address_that_is_not_there_is_an_error_that_may_pass(host: str, message: str) -> None:
+    with pytest.raises(TelemetrydError, match=message) as raised:
         async with serve(host, 0, Served(Facts()).endpoints()):
+            pass
+    assert not isinstance(raised.value, ConfigError)
+
+
+async def test_port_that_needs_a_privilege_is_a_config_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket, "create_server", refuse)
+    with pytest.raises(ConfigError, match="choose a port of 1024 or more"):
+        async with serve("127.0.0.1", 80, Served(Facts()).endpoints()):
             pass
 
 
@@ -608,9 +623,9 @@ async def test_zone_of_a_link_local_address_reaches_the_socket() -> None:
             assert str(listening) == f"[{host}]:{listening.port}"
             healthy = partial(check_health, host, listening.port, tls=False)
             assert await anyio.to_thread.run_sync(healthy) == ""
-    with pytest.raises(ConfigError, match="no interface of that name"):
+    with pytest.raises(TelemetrydError, match="no interface of that name"):
         async with serve("fe80::1%nosuch", 0, Served(Facts()).endpoints()):
             pass
-    with pytest.raises(ConfigError, match="this machine has no such address"):
+    with pytest.raises(TelemetrydError, match="this machine has no such address"):
         async with serve("fe80::1%lo", 0, Served(Facts()).endpoints()):
             pass

@@ -5,7 +5,15 @@ from dataclasses import replace
 
 import orjson
 
-from telemetryd.model import ExporterState, Identity, SourceKind, Switch, Switches
+from telemetryd.model import (
+    ExporterState,
+    Identity,
+    RequestState,
+    RequestStatus,
+    SourceKind,
+    Switch,
+    Switches,
+)
 from telemetryd.serve.page.status import (
     Check,
     Report,
@@ -49,6 +57,22 @@ def test_status_shows_what_happened() -> None:
         "in_force_at": "2027-01-15T07:00:00.000Z",
         "last_reload": None,
     }
+
+
+def test_of_thousands_of_requests_the_served_ones_and_those_in_trouble_are_shown() -> None:
+    ours = {3: RequestState.SERVED, 7: RequestState.FAILING, 2_999: RequestState.SERVED}
+    others = (RequestState.WAITING, RequestState.REJECTED, RequestState.LEAVING)
+    requests = tuple(
+        RequestStatus(f"r{number:04}", "", ours.get(number, others[number % 3]), "", None)
+        for number in range(3000)
+    )
+    document = render_status(replace(busy_facts().status(), requests=requests))
+    shown = [(each["state"], each["name"]) for each in document["secret_requests"]]
+    assert (len(shown), document["secret_requests_left_out"]) == (200, 2800)
+    assert shown[0] == ("failing", "r0007")
+    assert shown[-2:] == [("served", "r0003"), ("served", "r2999")]
+    assert shown[1:-2] == sorted(shown[1:-2])
+    assert {state for state, _ in shown[1:-2]} == {"rejected"}
 
 
 def test_status_shows_why_the_last_reload_was_rejected() -> None:
