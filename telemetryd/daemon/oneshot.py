@@ -8,13 +8,14 @@ import anyio
 
 from telemetryd.config import Config, EnvironmentSwitches
 from telemetryd.config.restrictions import COLLECTION, OPT_OUT, OUT
-from telemetryd.daemon.collection import build_collection
+from telemetryd.daemon.collection import build_collection, find_build
 from telemetryd.daemon.exporters import disclosure_of, renderer_of
 from telemetryd.daemon.restrictions import switches_of
 from telemetryd.daemon.sourcefinder import SourceFinder
 from telemetryd.errors import KubeError, NotReady, Unauthorized, UnknownExporter
 from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
 from telemetryd.export.payloads.payload import Renderer
+from telemetryd.gather.consumer import RancherBuild
 from telemetryd.gather.project import CLUSTERS, OPT_OUT_SETTING, SETTINGS
 from telemetryd.informer.source import serves_group
 from telemetryd.kube.client import KubeClient
@@ -30,12 +31,14 @@ class Collected:
 
     Attributes:
         switches: What keeps a daemon from sending it.
+        build: Of the Rancher that runs; None without Rancher.
     """
 
     payload: Payload
     incomplete_reasons: tuple[str, ...]
     source: SourceKind
     switches: Switches
+    build: RancherBuild | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +148,7 @@ async def collect_once(
             opted_out=said == OUT,
             remembered=bool(remembered),
         ),
+        find_build(collection.informers.all()),
     )
 
 
