@@ -46,6 +46,12 @@ def build_parser() -> argparse.ArgumentParser:
         "telemetryd payload --exporter scc --timeout 10s",
         commands.payload,
     )
+    offline = add(
+        "offline-request",
+        "print the offline registration request that SUSE Customer Center takes",
+        "telemetryd offline-request > request.txt",
+        commands.offline_request,
+    )
     schema = add(
         "schema",
         "print the JSON Schema of a payload",
@@ -82,7 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
         "telemetryd spool export /media/usb/telemetry",
         commands.spool_list,
     )
-    for sub in (run, check, payload, health, doctor, *_add_ctl(ctl), *_add_spool(spool)):
+    for sub in (run, check, payload, offline, health, doctor, *_add_ctl(ctl), *_add_spool(spool)):
         sub.add_argument("--config", metavar="FILE", help="configuration file (TOML)")
     chosen = payload.add_mutually_exclusive_group()
     for place in (chosen, schema):
@@ -90,9 +96,11 @@ def build_parser() -> argparse.ArgumentParser:
     chosen.add_argument(
         "--exporter", metavar="NAME", type=_name, help="what this configured exporter would send"
     )
-    payload.add_argument(
-        "--timeout", type=_duration, default="30s", help="how long to wait for the sync"
-    )
+    for sub in (payload, offline):
+        sub.add_argument(
+            "--timeout", type=_duration, default="30s", help="how long to wait for the sync"
+        )
+    offline.set_defaults(format="scc", exporter=None)
     demo.add_argument("--clusters", type=_count, default=20, help="managed clusters")
     demo.add_argument("--nodes", type=_count, default=15, help="nodes in each of them")
     demo.add_argument("--churn", type=_rate, default=5.0, help="changes a second")

@@ -10,6 +10,7 @@ import os
 import random
 import sys
 import time
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,9 @@ from telemetryd.errors import NoDaemon, SpoolError, TelemetrydError
 
 if TYPE_CHECKING:
     from telemetryd.daemon.restrictions import Restrictions
+
+if TYPE_CHECKING:
+    from telemetryd.daemon.oneshot import Collected, Preview
 
 EX_NO_DAEMON = 2
 """No daemon answers on the control socket."""
@@ -116,6 +120,48 @@ def check_config(options: argparse.Namespace) -> int:
 
 def payload(options: argparse.Namespace) -> int:
     """Print what would be sent."""
+    collected, preview, notes = _collect(options)
+    _print_line(collected.payload.body)
+    if plugin := preview.disclosure.plugin:
+        given = ", ".join(key for key, _ in preview.disclosure.given)
+        notes.append(f"the plug-in {plugin} decides what it sends; it is given {given}")
+    return _complain_of(collected, notes)
+
+
+def offline_request(options: argparse.Namespace) -> int:
+    """Print the request for offline registration, where SUSE takes one."""
+    collected, _, notes = _collect(options)
+    from telemetryd.export.payloads.offline_request import (  # noqa: PLC0415
+        render_offline_request,
+    )
+    from telemetryd.gather.consumer import RancherBuild, explain_build  # noqa: PLC0415
+
+    if collected.build is not RancherBuild.PRIME:
+        why = "there is no Rancher here"
+        if collected.build is not None:
+            why = explain_build(collected.build, "rancher")
+        complain(f"telemetryd: no offline request: SUSE registers Rancher Prime alone; {why}")
+        return 1
+    _print_line(render_offline_request(collected.payload))
+    return _complain_of(collected, notes)
+
+
+def _print_line(line: bytes) -> None:
+    sys.stdout.buffer.write(line + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _complain_of(collected: "Collected", notes: Iterable[str]) -> int:
+    """Say what there is to know of what was printed; the exit status."""
+    for note in notes:
+        complain(f"telemetryd: {note}")
+    for reason in collected.incomplete_reasons:
+        complain(f"telemetryd: incomplete: {reason}")
+    return 1 if collected.incomplete_reasons else 0
+
+
+def _collect(options: argparse.Namespace) -> "tuple[Collected, Preview, list[str]]":
+    """Collect once: what came, what was asked for, and what would keep a daemon from sending it."""
     source = ConfigSource(options.config, os.environ)
     file = source.read()
     written = source.parse(file)
@@ -150,21 +196,15 @@ def payload(options: argparse.Namespace) -> int:
         ),
         backend_options={"loop_factory": PromptLoop},
     )
-    sys.stdout.buffer.write(collected.payload.body + b"\n")
-    sys.stdout.buffer.flush()
+    notes = []
     if not collected.switches.enabled:
-        complain(f"telemetryd: a daemon sends nothing of this: {collected.switches.detail}")
+        notes.append(f"a daemon sends nothing of this: {collected.switches.detail}")
     if restrictions.damaged:
-        complain(f"telemetryd: {restrictions.damaged}")
+        notes.append(restrictions.damaged)
     allowed = {each.name for each in config.exporters if each.enabled}
     if options.exporter and options.exporter not in allowed:
-        complain(f"telemetryd: exporter {options.exporter} is off")
-    if plugin := preview.disclosure.plugin:
-        given = ", ".join(key for key, _ in preview.disclosure.given)
-        complain(f"telemetryd: the plug-in {plugin} decides what it sends; it is given {given}")
-    for reason in collected.incomplete_reasons:
-        complain(f"telemetryd: incomplete: {reason}")
-    return 1 if collected.incomplete_reasons else 0
+        notes.append(f"exporter {options.exporter} is off")
+    return collected, preview, notes
 
 
 def schema(options: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ from anyio.abc import TaskStatus
 from telemetryd import __version__
 from telemetryd.config import Config, read_switches
 from telemetryd.daemon import heap
+from telemetryd.daemon.collection import find_build
 from telemetryd.daemon.collector import MARK_UNSEEN, Collector
 from telemetryd.daemon.commands import Commanded, DaemonCommands
 from telemetryd.daemon.earlysignals import EarlySignals
@@ -27,6 +28,7 @@ from telemetryd.daemon.heartbeat import ALIVE_WITHIN_S, Heartbeat
 from telemetryd.daemon.leadership import Leadership
 from telemetryd.daemon.notify import Notifier
 from telemetryd.daemon.optoutmark import OptOutMark
+from telemetryd.daemon.registrations import RegistrationReader
 from telemetryd.daemon.reload import Reloader
 from telemetryd.daemon.reloadable import Reloadable
 from telemetryd.daemon.requests import SecretRequests
@@ -271,6 +273,9 @@ class Daemon:
             now=now,
             rng=rng,
         )
+        self._registrations = RegistrationReader(
+            client, source=lambda: self._collector.source, now=now, rng=rng
+        )
         self._guarded = GuardedWork(self._manager, self._requests)
         self._supervision = Supervision(
             notifier,
@@ -292,7 +297,7 @@ class Daemon:
             background.start_soon(self._supervision.run, name="supervision")
             background.start_soon(self._client.follow, name="login")
             background.start_soon(
-                self._collector.run, self._guarded, self._requests.run, name="collector"
+                self._collector.run, self._guarded, self._accompany, name="collector"
             )
             background.start_soon(self._status_log.run, self._summary, name="status log")
             background.start_soon(
@@ -312,6 +317,12 @@ class Daemon:
                 electing.cancel_scope.cancel()
             await self._leadership.release(RELEASE_TIMEOUT_S)
             background.cancel_scope.cancel()
+
+    async def _accompany(self) -> None:
+        """What runs beside a collection."""
+        async with anyio.create_task_group() as beside:
+            beside.start_soon(self._requests.run, name="SecretRequests")
+            beside.start_soon(self._registrations.run, name="registrations")
 
     async def _begin_term(self) -> None:
         """Another replica led until now, and may have marked an opt-out that was missed here."""
@@ -436,6 +447,8 @@ class Daemon:
             requests=self._requests.statuses(),
             switches=self._collector.switches,
             source=self._collector.source,
+            build=find_build(self._collector.watched()),
+            registrations=self._registrations.known,
             leader=self._leadership.status(),
             payload_exposed=self._payload_exposed(),
             privacy=self._reloader.config.privacy,

@@ -5,7 +5,7 @@ of it outlives a switch of source or an opt-out. When that happens is ``collecto
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import anyio
@@ -14,8 +14,10 @@ from telemetryd.config import Config, IdentityConfig
 from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
 from telemetryd.gather.build_info import BuildInfo
 from telemetryd.gather.clusters import CLUSTERS
+from telemetryd.gather.consumer import BUILD_SETTING, RancherBuild, build_of
 from telemetryd.gather.corenode import core_nodes_resource
 from telemetryd.gather.gatherer import Gatherer, Readers
+from telemetryd.gather.identity import setting_value
 from telemetryd.gather.plain import PlainReaders
 from telemetryd.gather.project import (
     FEATURES,
@@ -251,6 +253,16 @@ def _gather(
         privacy=config.privacy,
         detailed=needs_detail(config),
     )
+
+
+def find_build(informers: Iterable[Informer[Any, Any]]) -> RancherBuild | None:
+    """Which build of Rancher they follow; None where they follow none, or before that is known."""
+    for each in informers:
+        if each.resource.id == SETTINGS.id:
+            status = each.reader.status()
+            known = status.synced and not status.absent
+            return build_of(setting_value(each.reader, BUILD_SETTING)) if known else None
+    return None
 
 
 def needs_detail(config: Config) -> bool:

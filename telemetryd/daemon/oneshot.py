@@ -8,7 +8,7 @@ import anyio
 
 from telemetryd.config import Config, EnvironmentSwitches
 from telemetryd.config.restrictions import COLLECTION, OPT_OUT, OUT
-from telemetryd.daemon.collection import build_collection
+from telemetryd.daemon.collection import build_collection, find_build
 from telemetryd.daemon.exporters import disclosure_of, renderer_of
 from telemetryd.daemon.restrictions import switches_of
 from telemetryd.daemon.sourcefinder import SourceFinder
@@ -16,6 +16,7 @@ from telemetryd.errors import KubeError, NotReady, Unauthorized, UnknownExporter
 from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
 from telemetryd.export.payloads.payload import Renderer
 from telemetryd.gather.clusters import CLUSTERS
+from telemetryd.gather.consumer import RancherBuild
 from telemetryd.gather.project import OPT_OUT_SETTING, SETTINGS
 from telemetryd.informer.source import serves_group
 from telemetryd.kube.client import KubeClient
@@ -31,12 +32,14 @@ class Collected:
 
     Attributes:
         switches: What keeps a daemon from sending it.
+        build: Of the Rancher that runs; None without Rancher.
     """
 
     payload: Payload
     incomplete_reasons: tuple[str, ...]
     source: SourceKind
     switches: Switches
+    build: RancherBuild | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +156,7 @@ async def collect_once(
             opted_out=said == OUT,
             remembered=bool(remembered),
         ),
+        find_build(collection.informers.all()),
     )
 
 

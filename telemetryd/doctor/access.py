@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from telemetryd.config import Config, SecretExporterConfig
+from telemetryd.gather import consumer
 
 MANAGEMENT: Final = "management.cattle.io"
 TELEMETRY: Final = "telemetry.cattle.io"
@@ -57,6 +58,10 @@ class Access:
 
     def _below(self) -> str:
         return f"/{self.subresource}" if self.subresource else ""
+
+
+REGISTRATIONS: Final = Access(consumer.GROUP, consumer.PLURAL, "", "list")
+"""To show the state of scc-operator's registration. Nothing else depends on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +120,7 @@ class Needs:
         secrets: Of the exporters that run.
         lease: As of the plan.
         reviews: As of the plan.
+        registrations: Those of scc-operator are served, and shown.
     """
 
     rancher: bool
@@ -123,6 +129,7 @@ class Needs:
     secrets: tuple[SecretTarget, ...]
     lease: tuple[str, str] | None = None
     reviews: bool = False
+    registrations: bool = False
 
 
 def plan_of(config: Config) -> Plan:
@@ -186,6 +193,8 @@ def _needed(needs: Needs, requested: Sequence[SecretTarget]) -> Iterator[Access]
         yield Access("", "namespaces", "", "get")
         yield from (Access(TELEMETRY, "secretrequests", "", verb) for verb in ("get", *_WATCH))
         yield Access(TELEMETRY, "secretrequests", "status", "patch")
+    if needs.registrations:
+        yield REGISTRATIONS
     if needs.lease is not None:
         namespace, name = needs.lease
         # Whoever creates can't be limited to a name (authorization, "resourceNames").

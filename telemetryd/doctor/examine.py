@@ -5,6 +5,7 @@ Nothing here changes the cluster, and every check has a deadline.
 
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -21,6 +22,7 @@ from telemetryd.doctor.cluster import (
     judge_discovery,
     judge_refusal,
 )
+from telemetryd.doctor.consumer import check_build, check_registrations
 from telemetryd.doctor.findings import Finding, Report, fail, warn
 from telemetryd.doctor.objects import check_namespace, check_secret, list_requested
 from telemetryd.doctor.rights import check_access
@@ -176,8 +178,20 @@ class _Cluster:
             requested.extend(targets)
             return findings
 
+        async def ask_consumer() -> list[Finding]:
+            nonlocal needs
+            findings, served = await check_registrations(client, self._now())
+            needs = replace(needs, registrations=served)
+            return findings
+
         if needs.secret_requests:
             await self._run(Check("SecretRequests", ask))
+        if needs.rancher:
+            product = self._config.identity.product or "rancher"
+            await self._run(
+                Check("Rancher build", partial(check_build, client, product)),
+                Check("registrations.scc.cattle.io", ask_consumer),
+            )
         await self._identify(client)
         targets = (*needs.secrets, *requested)
         namespaces = {target.namespace: target for target in reversed(targets)}

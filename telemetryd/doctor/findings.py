@@ -69,9 +69,9 @@ def passed(what: str, detail: str) -> Finding:
     return Finding(Verdict.PASS, what, detail)
 
 
-def warn(what: str, detail: str, fix: str = "") -> Finding:
+def warn(what: str, detail: str, fix: str = "", missing: Access | None = None) -> Finding:
     """Something to know of; the daemon does its job."""
-    return Finding(Verdict.WARN, what, detail, fix)
+    return Finding(Verdict.WARN, what, detail, fix, missing)
 
 
 def fail(what: str, detail: str, fix: str, missing: Access | None = None) -> Finding:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from telemetryd.doctor.access import Access
+from telemetryd.doctor.access import REGISTRATIONS, Access
 from telemetryd.doctor.cluster import REQUEST_S
 from telemetryd.doctor.findings import Finding, fail, passed, warn
 from telemetryd.errors import BadResponse, Forbidden, NotFound
@@ -35,6 +35,7 @@ async def check_access(requests: Requests, access: Access) -> list[Finding]:
         KubeError: It can't be asked.
     """
     what = f"may {access}"
+    judge = warn if access == REGISTRATIONS else fail
     try:
         review = await objects.create(
             requests, _PATH, _render(access), _DECODER.decode, timeout_s=REQUEST_S
@@ -47,7 +48,7 @@ async def check_access(requests: Requests, access: Access) -> list[Finding]:
     if review.status is not None and review.status.allowed:
         return [passed(what, "allowed")]
     role = f"a Role in {access.namespace}" if access.namespace else "a ClusterRole"
-    return [fail(what, "denied", f"add the rule below by {role}", access)]
+    return [judge(what, "denied", f"add the rule below by {role}", access)]
 
 
 def _render(access: Access) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Final
 import msgspec
 from msgspec import inspect
 
+from telemetryd.gather import consumer
 from telemetryd.gather.capacity import GPU_KEYS, Capacity
 from telemetryd.gather.clusters import CLUSTERS
 from telemetryd.gather.corenode import core_nodes_resource
@@ -71,11 +72,13 @@ KEYS_READ: Final[Mapping[str, tuple[str, ...]]] = {
     SECRET_REQUESTS.id: keys_of(
         SECRET_REQUESTS.object_type, {"spec": RequestSpec, "status": RequestStatus}
     ),
+    consumer.RESOURCE_ID: keys_of(consumer.RegistrationObject),
 }
 """By resource. Of settings, ``value`` and ``default`` are read of those in ``SETTINGS_READ``."""
 
 READ_OF: Final[Mapping[str, str]] = {
     SETTINGS.id: f"value and default only of {', '.join(sorted(SETTINGS_READ))}",
     KUBE_SYSTEM.id: "only of kube-system",
+    consumer.RESOURCE_ID: "for the status alone, where scc-operator serves them",
 }
 """By resource, which of its objects that means, where it isn't all."""

@@ -61,6 +61,9 @@ FEATURES = crd(MANAGEMENT, "v3", "Feature")
 PROJECTS = crd(MANAGEMENT, "v3", "Project", namespaced=True)
 SECRET_REQUESTS = crd(TELEMETRY, "v1", "SecretRequest", status=True)
 
+REGISTRATIONS = crd("scc.cattle.io", "v1", "Registration", status=True)
+"""Of scc-operator; not one of `CRDS`, for a Rancher without it doesn't serve them."""
+
 CRDS = (CLUSTERS, NODES, SETTINGS, FEATURES, PROJECTS, SECRET_REQUESTS)
 
 

@@ -11,20 +11,24 @@ import pytest
 
 from telemetryd.config import Config, KubernetesConfig
 from telemetryd.config.paths import ControlSocket
-from telemetryd.doctor.access import Access, Plan, SecretTarget, plan_of
+from telemetryd.doctor.access import REGISTRATIONS, Access, Plan, SecretTarget, plan_of
 from telemetryd.doctor.examine import examine
 from telemetryd.doctor.findings import Report, Verdict, render_report
+from tests.apiserver import crds
 from tests.apiserver.admin import Admin, AdminError, Object
-from tests.apiserver.crds import SECRET_REQUESTS, collection
+from tests.apiserver.crds import SECRET_REQUESTS, SETTINGS, collection
+from tests.apiserver.fixtures import setting
+from tests.apiserver.registrations import put, registration
 from tests.deploy.installed import Installed, ensure_namespace, path_of
 from tests.deploy.kustomize import build, parse_documents
 from tests.deploy.rights import without_each
 from tests.system.daemon import free_port
 
 VARIANT = "overlays/scc"
+BUILD = setting("server-version-type", "prime")
 REQUESTS = collection(SECRET_REQUESTS)
 RIGHTS = [
-    (role["kind"], role["metadata"].get("namespace", ""), access, changed["rules"])
+    (path_of(role), access, changed["rules"])
     for role in build(VARIANT)
     if role["kind"] in {"Role", "ClusterRole"}
     for access, changed in without_each(role)
@@ -53,7 +57,7 @@ def plan(config: Config) -> Plan:
 
 @pytest.fixture(scope="module", autouse=True)
 def secret_request(admin: Admin, installed: Installed) -> None:
-    """The request of scc-operator."""
+    """The request of scc-operator and its Registration, beside a Prime build of Rancher."""
     request = {
         "apiVersion": "telemetry.cattle.io/v1",
         "kind": "SecretRequest",
@@ -63,17 +67,22 @@ def secret_request(admin: Admin, installed: Installed) -> None:
             "targetSecretRef": {"name": "rancher-scc-metrics", "namespace": "cattle-scc-system"},
         },
     }
-    try:
-        admin.create(REQUESTS, request)
-    except AdminError as error:
-        if error.status != 409:
-            raise
+    for path, obj in ((REQUESTS, request), (collection(SETTINGS), BUILD)):
+        try:
+            admin.create(path, obj)
+        except AdminError as error:
+            if error.status != 409:
+                raise
+    crds.create_crd(admin, crds.REGISTRATIONS)
+    put(admin, registration(synced_at=time.time()))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _clean(admin: Admin, secret_request: None) -> object:
     yield
     admin.delete(f"{REQUESTS}/rancher-scc-metrics")
+    admin.delete(f"{collection(SETTINGS)}/server-version-type")
+    crds.delete_crd(admin, crds.REGISTRATIONS)
 
 
 def ask(config: Config, plan: Plan) -> Report:
@@ -105,34 +114,30 @@ def test_all_rights_of_deploy_are_all_that_is_needed(config: Config, plan: Plan)
 
 
 @pytest.mark.parametrize(
-    ("kind", "namespace", "access", "rules"),
+    ("path", "access", "rules"),
     RIGHTS,
-    ids=[str(access) for _, _, access, _ in RIGHTS],
+    ids=[str(access) for _, access, _ in RIGHTS],
 )
 def test_each_right_removed_is_named_and_nothing_else(
     installed: Installed,
     config: Config,
     plan: Plan,
-    kind: str,
-    namespace: str,
+    path: str,
     access: Access,
     rules: list[Object],
 ) -> None:
-    (role,) = [
-        role
-        for role in installed.roles()
-        if (role["kind"], role["metadata"].get("namespace", "")) == (kind, namespace)
-    ]
+    (role,) = [role for role in installed.roles() if path_of(role) == path]
     hides_requests = access == Access("telemetry.cattle.io", "secretrequests", "", "list")
     installed.set_rules(role, rules)
     try:
-        report = ask_until(config, plan, lambda report: report.failed)
+        report = ask_until(config, plan, lambda report: bool(report.missing))
         assert report.missing == (access,)
         failures = [found for found in report.findings if found.verdict is Verdict.FAIL]
-        assert [found.what for found in failures] == [f"may {access}"]
+        needed = access != REGISTRATIONS
+        assert [found.what for found in failures] == ([f"may {access}"] if needed else [])
         (added, binding) = parse_documents("\n".join(_yaml(report)))
-        assert added["kind"] == kind
-        assert added["metadata"].get("namespace", "") == namespace
+        assert added["kind"] == role["kind"]
+        assert added["metadata"].get("namespace") == role["metadata"].get("namespace")
         named = {"resourceNames": [access.name]} if access.name else {}
         assert added["rules"] == [
             {

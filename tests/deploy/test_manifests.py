@@ -106,14 +106,16 @@ def test_rights_are_just_what_the_configuration_needs(variant: str, tmp_path: Pa
     # With the component alone, the keys that need it are one's own to add.
     plan = replace(plan, reviews=plan.reviews or "kubernetes-auth" in variant)
     needs = needs_of(plan, rancher_served=rancher, requests_served=rancher)
+    needs = replace(needs, registrations="scc" in variant)
     assert granted(build(variant)) == set(needed_access(needs, requested))
 
 
-def test_scc_overlay_grants_the_secret_of_scc_operator_beside_the_base() -> None:
+def test_scc_overlay_grants_what_is_scc_operator_s_beside_the_base() -> None:
     needs = Needs(rancher=True, secret_requests=True, delete_secrets=False, secrets=())
     added = granted(build("overlays/scc")) - granted(build("base"))
-    assert added == set(needed_access(needs, [SCC])) - set(needed_access(needs))
-    assert {access.verb for access in added} == {"get", "create", "patch"}
+    asked = set(needed_access(needs, [SCC])) - set(needed_access(needs))
+    assert {access.verb for access in asked} == {"get", "create", "patch"}
+    assert added == {*asked, Access("scc.cattle.io", "registrations", "", "list")}
     assert granted(build("base")) < granted(build("overlays/scc"))
 
 
@@ -330,6 +332,7 @@ def test_documented_rights_are_those_that_are_needed_with_everything_on() -> Non
                 secrets=(own,),
                 lease=("a", "b"),
                 reviews=True,
+                registrations=rancher,
             ),
             [SCC],
         )

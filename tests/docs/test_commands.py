@@ -18,7 +18,20 @@ from tests.docs.markdown import ROOT, pages
 from tests.docs.sandbox import PLACES, PORT, Sandbox, sandbox
 
 PROGRAMS = frozenset(
-    {"cat", "chmod", "cp", "curl", "grep", "head", "install", "mkdir", "openssl", "pip", "python3"}
+    {
+        "base64",
+        "cat",
+        "chmod",
+        "cp",
+        "curl",
+        "grep",
+        "head",
+        "install",
+        "mkdir",
+        "openssl",
+        "pip",
+        "python3",
+    }
     | {"sed", "sha256sum", "tar", "telemetryd"}
 )
 """What is run for real. None of them may be given a path outside of the sandbox."""

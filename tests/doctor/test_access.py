@@ -97,6 +97,12 @@ def test_rancher_needs_exactly_these() -> None:
     }
 
 
+def test_registrations_are_listed_where_they_are_served() -> None:
+    needs = Needs(rancher=True, secret_requests=False, delete_secrets=False, secrets=())
+    served = replace(needs, registrations=True)
+    assert told(served) - told(needs) == {"list registrations.scc.cattle.io"}
+
+
 def test_plain_kubernetes_needs_core_nodes_and_nothing_of_rancher() -> None:
     needs = Needs(rancher=False, secret_requests=False, delete_secrets=False, secrets=())
     assert told(needs) == {

@@ -15,7 +15,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from tests.apiserver.admin import Admin, AdminError
+from tests.apiserver.crds import SETTINGS, collection
 from tests.apiserver.denials import quota, webhook
+from tests.apiserver.fixtures import setting
 from tests.apiserver.process import ApiServer
 from tests.deploy.installed import ensure_namespace
 from tests.doctor.test_examine import PAYLOAD
@@ -64,7 +66,10 @@ class Doctor:
 @pytest.fixture
 def doctor(apiserver: ApiServer, admin: Admin, tmp_path: Path) -> Iterator[Doctor]:
     ensure_namespace(admin, NAMESPACE)
+    with suppress(AdminError):
+        admin.create(collection(SETTINGS), setting("server-version-type", "prime"))
     yield Doctor(apiserver, tmp_path)
+    admin.delete(f"{collection(SETTINGS)}/server-version-type")
     with suppress(AdminError):
         admin.delete(f"{SECRETS}/rancher-scc-telemetry")
 

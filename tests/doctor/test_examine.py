@@ -27,6 +27,7 @@ pytestmark = pytest.mark.anyio
 
 NAMESPACE = "/api/v1/namespaces/cattle-telemetry-system"
 SECRET = f"{NAMESPACE}/secrets/rancher-scc-telemetry"
+SETTINGS = "/apis/management.cattle.io/v3/settings"
 REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 VERBS = ["get", "list", "watch"]
 
@@ -50,6 +51,10 @@ def well() -> Scripted:
         others={
             "/version": answer({"gitVersion": "v1.34.1+rke2r1"}),
             "/apis/management.cattle.io/v3": discovery(*RANCHER_RESOURCES),
+            "/apis/scc.cattle.io/v1": refuse(404, "NotFound"),
+            SETTINGS: answer(
+                {"items": [{"metadata": {"name": "server-version-type"}, "value": "prime"}]}
+            ),
             "/apis/telemetry.cattle.io/v1": discovery("secretrequests", "secretrequests/status"),
             REVIEWS: answer({"status": {"allowed": True}}, 201),
             NAMESPACE: answer({"kind": "Namespace", "metadata": {"name": "x"}}),

@@ -80,6 +80,7 @@ def render_table(document: Document) -> str:
         *_collection(document.get("collection") or {}),
         *_leader(document.get("leader") or {}),
     ]
+    lines += _consumer(document.get("consumer") or {}, now)
     waiting = document.get("waiting_for") or []
     if waiting:
         lines.append(f"waiting for {', '.join(map(str, waiting))}")
@@ -130,6 +131,24 @@ def _collection(collection: Document) -> Iterable[str]:
         yield f"restriction: {_restriction(restriction)}"
     if warning := collection.get("memory_warning"):
         yield f"restrictions: {warning}"
+
+
+def _consumer(consumer: Document, now: datetime | None) -> Iterable[str]:
+    if detail := consumer.get("detail"):
+        yield str(detail)
+    registrations = consumer.get("registrations") or ()
+    for each in registrations:
+        synced = _ago(each.get("last_sync_at"), now)
+        yield (
+            f"registration {each.get('state')}, {each.get('mode')}, last sync {synced},"
+            f" expires {each.get('expires_at') or _NOTHING}"
+        )
+    if unreadable := consumer.get("unreadable"):
+        yield f"registrations that can't be read: {unreadable}"
+    elif consumer.get("served") and not registrations:
+        yield "registration: none"
+    if error := consumer.get("last_error"):
+        yield f"registrations: {error}"
 
 
 def _restriction(restriction: Document) -> str:

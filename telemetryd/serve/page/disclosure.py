@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from telemetryd.config import IdentityConfig, PrivacyConfig
+from telemetryd.gather.consumer import RESOURCE_ID
 from telemetryd.gather.reads import KEYS_READ, READ_OF
 from telemetryd.gather.requests import SECRET_REQUESTS
 from telemetryd.model import Disclosure, ExporterStatus, Field, InformerStatus, SourceKind
@@ -128,11 +129,12 @@ def list_reads(
 ) -> Iterator[tuple[str, str]]:
     """What is read now, whether it is sent or not: where, and which keys."""
     followed = [informer.resource for informer in informers]
-    for resource in followed:
+    from_rancher = bool(followed) and situation.source is SourceKind.RANCHER
+    for resource in (*followed, *((RESOURCE_ID,) if from_rancher else ())):
         if keys := KEYS_READ.get(resource):
             scope = READ_OF.get(resource)
             yield resource, ", ".join(keys) + (f" ({scope})" if scope else "")
-    if followed and situation.source is SourceKind.RANCHER:
+    if from_rancher:
         yield "Rancher's /rancherversion", "GitCommit, Version; the setting cacerts verifies it"
     if followed and situation.source is SourceKind.KUBERNETES:
         yield "API server's /version", "gitVersion, gitCommit"

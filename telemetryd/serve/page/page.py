@@ -189,6 +189,7 @@ def _configuration(facts: StatusFacts) -> Markup:
             "Source",
             "none at the moment" if facts.source is None else str(facts.source).capitalize(),
         ),
+        *_consumer(facts),
         ("Configuration", tag("code", config.where)),
         ("In force", time_of(config.in_force_at, facts.now)),
         ("Hash", tag("code", f"{config.hash:012x}")),
@@ -203,6 +204,20 @@ def _configuration(facts: StatusFacts) -> Markup:
         _list(rows),
         join((tag("h3", "Why the reload was rejected"), problems)) if config.problems else "",
     )
+
+
+def _consumer(facts: StatusFacts) -> Iterator[tuple[str, Child]]:
+    """Which Rancher it is, and how it is registered, as far as that is known."""
+    if facts.build is not None:
+        yield "Rancher build", facts.build.capitalize()
+    known = facts.registrations
+    if known is not None and known.served:
+        found = [f"{each.state(facts.now)}: {each}" for each in known.found]
+        if known.unreadable:
+            found.append(f"{render_count(known.unreadable)} can't be read")
+        yield "Registration with SUSE", "; ".join(found) or "none"
+    if known is not None and known.error:
+        yield "Registrations", tag("code", known.error)
 
 
 def _election(leader: LeaderStatus | None) -> Child:

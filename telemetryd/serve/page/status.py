@@ -10,6 +10,7 @@ from typing import Any
 
 from telemetryd.bounds import document, free_text
 from telemetryd.config import IdentityConfig, PrivacyConfig
+from telemetryd.gather.consumer import RancherBuild, Registrations, explain_build
 from telemetryd.model import (
     ConfigStatus,
     ExporterState,
@@ -79,6 +80,8 @@ class StatusFacts:
         requests: SecretRequests, all of them.
         switches: What has switched it off, if anything has.
         source: What is collected from, None while nothing is.
+        build: Which build of Rancher that is, None while that isn't known.
+        registrations: What scc-operator says; None while that isn't read.
         leader: What became of leader election, None without one.
         payload_exposed: Payloads are shown under ``/payload/``.
         privacy: In force.
@@ -101,6 +104,8 @@ class StatusFacts:
     requests: tuple[RequestStatus, ...] = ()
     switches: Switches = field(default_factory=Switches)
     source: SourceKind | None = None
+    build: RancherBuild | None = None
+    registrations: Registrations | None = None
     leader: LeaderStatus | None = None
     payload_exposed: bool = False
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
@@ -108,6 +113,14 @@ class StatusFacts:
     restrictions: tuple[RestrictionStatus, ...] = ()
     memory_warning: str = ""
     login_problem: str = ""
+
+    @property
+    def not_expected(self) -> str:
+        """Why no one at SUSE expects the payload; empty where they do, or that isn't known."""
+        if self.build is None:
+            return ""
+        known = self.snapshot.identity.product if self.snapshot is not None else ""
+        return explain_build(self.build, known or self.identity.product or "rancher")
 
     @property
     def situation(self) -> Situation:
@@ -187,6 +200,7 @@ def _status(facts: StatusFacts) -> dict[str, Any]:
         "login_problem": facts.login_problem,
         "config": _config(facts.config),
         "collection": _collection(facts),
+        "consumer": _consumer(facts),
         "leader": None if facts.leader is None else asdict(facts.leader),
         "informers": [_informer(informer) for informer in facts.informers],
         "exporters": [
@@ -236,6 +250,30 @@ def _collection(facts: StatusFacts) -> dict[str, Any]:
         "source": None if facts.source is None else str(facts.source),
         "restrictions": [render_restriction(each) for each in facts.restrictions],
         "memory_warning": facts.memory_warning,
+    }
+
+
+def _consumer(facts: StatusFacts) -> dict[str, Any]:
+    """Registrations without their names, which no one needs here."""
+    known = facts.registrations or Registrations(served=None)
+    return {
+        "rancher_build": None if facts.build is None else str(facts.build),
+        "detail": facts.not_expected,
+        "served": known.served,
+        "checked_at": render_time(known.checked_at),
+        "last_error": known.error,
+        "registrations": [
+            {
+                "state": str(each.state(facts.now)),
+                "mode": each.mode,
+                "activated": each.activated,
+                "last_sync_at": render_time(each.last_sync_at),
+                "expires_at": render_time(each.expires_at),
+            }
+            for each in known.found
+        ],
+        "unreadable": known.unreadable,
+        "more": known.more,
     }
 
 

@@ -9,6 +9,7 @@ from enum import IntEnum
 from typing import Final
 
 from telemetryd.errors import Reason
+from telemetryd.gather.consumer import NEVER, PROBLEMS
 from telemetryd.model import (
     ExporterState,
     ExporterStatus,
@@ -150,6 +151,7 @@ def _find(facts: StatusFacts) -> Iterator[Finding]:
     if facts.switches.enabled:
         yield from _find_at_rest(facts.exporters)
     yield from _find_unserved(facts)
+    yield from _find_of_consumer(facts)
     yield from _find_unread(facts.informers)
     if facts.snapshot is not None and not facts.snapshot.complete:
         yield Finding(
@@ -229,6 +231,21 @@ def _find_unserved(facts: StatusFacts) -> Iterator[Finding]:
         if tone is Tone.BAD and f"secretrequest/{request.name}" not in failing:
             what = f"The SecretRequest {request.name} is {request.state}."
             yield Finding(tone, what, request.detail, "Its conditions say the same to its owner.")
+
+
+def _find_of_consumer(facts: StatusFacts) -> Iterator[Finding]:
+    if facts.not_expected:
+        yield Finding(Tone.GOOD, _as_sentence(facts.not_expected))
+    known = facts.registrations
+    if known is None:
+        return
+    if known.never:
+        wrong, fix = NEVER
+        yield Finding(Tone.GAPS, _as_sentence(wrong), fix=_as_sentence(fix))
+    for each in known.found:
+        if (problem := PROBLEMS.get(each.state(facts.now))) is not None:
+            wrong, fix = problem
+            yield Finding(Tone.GAPS, _as_sentence(wrong), str(each), _as_sentence(fix))
 
 
 def _find_unread(informers: Iterable[InformerStatus]) -> Iterator[Finding]:

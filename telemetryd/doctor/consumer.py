@@ -1,0 +1,124 @@
+"""Who takes the SCC payload: whether SUSE expects it here, and what scc-operator says.
+
+None of it keeps telemetryd from its job, so nothing here is a FAIL.
+"""
+
+from typing import Final
+
+import msgspec
+
+from telemetryd.config.values import DnsSubdomain, InvalidValue
+from telemetryd.doctor.access import MANAGEMENT
+from telemetryd.doctor.findings import Finding, passed, warn
+from telemetryd.errors import Forbidden, KubeError, NotFound
+from telemetryd.gather.consumer import (
+    BUILD_SETTING,
+    MAX_BYTES,
+    MOST,
+    NEVER,
+    PROBLEMS,
+    RESOURCE_ID,
+    Registration,
+    Registrations,
+    build_of,
+    explain_build,
+    read_registrations,
+)
+from telemetryd.kube import objects
+from telemetryd.kube.requests import Requests
+
+REQUEST_S: Final = 4.0
+"""Deadline of one request: two of them are made within a check."""
+
+_BUILD: Final = "Rancher build"
+_HIDDEN: Final = "may not be read, so not checked"
+_SETTINGS_PATH: Final = f"/apis/{MANAGEMENT}/v3/settings"
+
+
+class _Metadata(msgspec.Struct, gc=False):
+    name: str = ""
+
+
+class _Setting(msgspec.Struct, gc=False):
+    metadata: _Metadata
+    value: str | None = None
+    default: str | None = None
+
+
+class _Settings(msgspec.Struct, gc=False):
+    items: list[_Setting] | None = None
+
+
+_SETTINGS: Final = msgspec.json.Decoder(_Settings)
+
+
+async def check_build(requests: Requests, product: str) -> list[Finding]:
+    """Whether anyone expects the telemetry of this Rancher: only a Prime build writes any itself.
+
+    Args:
+        requests: To the API server.
+        product: What the payload of another build calls it.
+    """
+    query = {"fieldSelector": f"metadata.name={BUILD_SETTING}"}
+    try:
+        body = await requests.request(
+            "GET", _SETTINGS_PATH, params=query, timeout_s=REQUEST_S, max_bytes=MAX_BYTES
+        )
+        page = objects.parsed(body, _SETTINGS.decode, f"GET {_SETTINGS_PATH}")
+    except NotFound:
+        return []
+    except Forbidden:
+        return [warn(_BUILD, _HIDDEN)]
+    except KubeError as error:
+        return [warn(_BUILD, f"not known: {error}")]
+    named = [each for each in page.items or () if each.metadata.name == BUILD_SETTING]
+    build = build_of(next((each.value or each.default or "" for each in named), ""))
+    why = explain_build(build, product)
+    return [warn(_BUILD, why) if why else passed(_BUILD, str(build))]
+
+
+async def check_registrations(requests: Requests, now_s: float) -> tuple[list[Finding], bool]:
+    """What scc-operator says of Rancher's registration with SUSE.
+
+    Returns:
+        What was found, and whether Registrations are served, so that the right to list them counts.
+    """
+    try:
+        known = await read_registrations(requests, timeout_s=REQUEST_S, now_s=now_s)
+    except Forbidden:
+        return [warn(RESOURCE_ID, _HIDDEN)], True
+    except KubeError as error:
+        return [warn(RESOURCE_ID, f"not known: {error}")], False
+    if not known.served:
+        return [passed(RESOURCE_ID, "not served: no scc-operator runs here")], False
+    if known.never:
+        return [warn(RESOURCE_ID, *NEVER)], True
+    return [*_judge_list(known), *(_judge(each, now_s) for each in known.found)], True
+
+
+def _judge_list(known: Registrations) -> list[Finding]:
+    findings = []
+    if known.more:
+        findings.append(warn(RESOURCE_ID, f"more than {MOST}: only these are checked"))
+    if known.unreadable:
+        detail = f"{known.unreadable} can't be read: not as scc-operator makes it"
+        findings.append(warn(RESOURCE_ID, detail, f"kubectl get {RESOURCE_ID} -o yaml"))
+    return findings
+
+
+def _judge(registration: Registration, now_s: float) -> Finding:
+    what = f"Registration {registration.name}"
+    problem = PROBLEMS.get(registration.state(now_s))
+    if problem is None:
+        return passed(what, str(registration))
+    wrong, fix = problem
+    return warn(what, f"{wrong}: {registration}", f"{fix}{_command(registration.name)}")
+
+
+def _command(name: str) -> str:
+    """How to see more of it, where its name is one that a shell can be given."""
+    try:
+        DnsSubdomain().parse(name)
+    except InvalidValue:
+        return ""
+    return f": kubectl describe {RESOURCE_ID} {name}"
