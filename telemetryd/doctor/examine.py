@@ -24,6 +24,7 @@ from telemetryd.doctor.cluster import (
 from telemetryd.doctor.findings import Finding, Report, fail, warn
 from telemetryd.doctor.objects import check_namespace, check_secret, list_requested
 from telemetryd.doctor.rights import check_access
+from telemetryd.doctor.rivals import RANCHERS, check_rancher, check_statuses
 from telemetryd.doctor.roles import Account
 from telemetryd.errors import ConfigError, KubeError, Unauthorized
 from telemetryd.kube.client import KubeClient
@@ -170,14 +171,20 @@ class _Cluster:
 
     async def _look_closer(self, client: KubeClient, needs: Needs) -> None:
         requested: list[SecretTarget] = []
+        takeover = self._config.secret_requests.takeover
 
         async def ask() -> list[Finding]:
-            findings, targets = await list_requested(client)
+            findings, targets = await list_requested(client, takeover=takeover)
             requested.extend(targets)
             return findings
 
         if needs.secret_requests:
-            await self._run(Check("SecretRequests", ask))
+            statuses = partial(check_statuses, client, self._now, takeover=takeover)
+            await self._run(
+                Check(RANCHERS, partial(check_rancher, client)),
+                Check("SecretRequests", ask),
+                Check("statuses of SecretRequests", statuses),
+            )
         await self._identify(client)
         targets = (*needs.secrets, *requested)
         namespaces = {target.namespace: target for target in reversed(targets)}
