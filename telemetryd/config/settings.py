@@ -225,8 +225,10 @@ class SecretRequestsConfig:
         enabled: ``auto`` is where the source is Rancher. Nothing is done without the CRD.
         interval_s: From one run to the next of the exporters that requests get.
         cleanup: ``delete`` removes what was written once its request is gone; ``keep`` leaves it.
-        takeover: Overrule another writer of telemetry at once; otherwise none is overruled.
-        quiet_period_s: Has no effect: a request's Secret is never taken over because it is quiet.
+        takeover: Overrule another controller and another writer of telemetry at once; otherwise
+            no other writer is overruled.
+        quiet_period_s: A request whose status another controller wrote is left alone until that
+            hasn't changed for so long. This never takes over a Secret.
     """
 
     enabled: Annotated[bool | str, Switch()] = "auto"

@@ -26,6 +26,7 @@ from telemetryd.doctor.consumer import check_build, check_registrations
 from telemetryd.doctor.findings import Finding, Report, fail, warn
 from telemetryd.doctor.objects import check_namespace, check_secret, list_requested
 from telemetryd.doctor.rights import check_access
+from telemetryd.doctor.rivals import RANCHERS, check_rancher, check_statuses
 from telemetryd.doctor.roles import Account
 from telemetryd.errors import ConfigError, KubeError, Unauthorized
 from telemetryd.kube.client import KubeClient
@@ -172,9 +173,10 @@ class _Cluster:
 
     async def _look_closer(self, client: KubeClient, needs: Needs) -> None:
         requested: list[SecretTarget] = []
+        takeover = self._config.secret_requests.takeover
 
         async def ask() -> list[Finding]:
-            findings, targets = await list_requested(client)
+            findings, targets = await list_requested(client, takeover=takeover)
             requested.extend(targets)
             return findings
 
@@ -185,7 +187,12 @@ class _Cluster:
             return findings
 
         if needs.secret_requests:
-            await self._run(Check("SecretRequests", ask))
+            statuses = partial(check_statuses, client, self._now, takeover=takeover)
+            await self._run(
+                Check(RANCHERS, partial(check_rancher, client)),
+                Check("SecretRequests", ask),
+                Check("statuses of SecretRequests", statuses),
+            )
         if needs.rancher:
             product = self._config.identity.product or "rancher"
             await self._run(

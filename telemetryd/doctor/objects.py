@@ -15,6 +15,7 @@ from telemetryd.config.values import DnsLabel, DnsSubdomain, InvalidValue
 from telemetryd.doctor.access import SecretTarget
 from telemetryd.doctor.cluster import REQUEST_S
 from telemetryd.doctor.findings import Finding, fail, passed, warn
+from telemetryd.doctor.rivals import GUIDE
 from telemetryd.errors import Denier, Forbidden, Invalid, KubeError, NotFound, Unavailable
 from telemetryd.export.sinks.secretobject import FoundSecret, parse_secret, render_secret
 from telemetryd.kube import objects
@@ -184,11 +185,20 @@ def _judge_writers(target: SecretTarget, secret: FoundSecret, now_s: float) -> F
         return warn(what, f"{detail}: takeover is set, so telemetryd overrules it")
     if written_at is not None and now_s - written_at >= target.quiet_period_s:
         return warn(what, f"{detail}: taken over unless it writes within the quiet period")
+    if not target.own:
+        fix = "stop the other writer, then set takeover = true in [secret_requests]"
+        return fail(what, detail, f"{fix}; {GUIDE}")
     return fail(what, detail, "stop the other writer, or configure another Secret")
 
 
-async def list_requested(requests: Requests) -> tuple[list[Finding], list[SecretTarget]]:
+async def list_requested(
+    requests: Requests, *, takeover: bool
+) -> tuple[list[Finding], list[SecretTarget]]:
     """The Secrets that existing SecretRequests ask for.
+
+    Args:
+        requests: To the API server.
+        takeover: As in ``[secret_requests]``.
 
     Returns:
         What was found, and the Secrets; those that no Secret can be called left out.
@@ -210,7 +220,7 @@ async def list_requested(requests: Requests) -> tuple[list[Finding], list[Secret
     if page.metadata.continue_token:
         findings.append(warn(REQUESTS, f"more than {_MOST_REQUESTS}: only these are checked"))
     for item in items:
-        target = _target_of(item)
+        target = _target_of(item, takeover=takeover)
         if target is None:
             findings.append(warn(REQUESTS, "one is invalid: its conditions say so"))
         else:
@@ -219,7 +229,7 @@ async def list_requested(requests: Requests) -> tuple[list[Finding], list[Secret
     return [passed(REQUESTS, f"{len(items)}: {named}"), *findings], targets
 
 
-def _target_of(item: msgspec.Raw) -> SecretTarget | None:
+def _target_of(item: msgspec.Raw, *, takeover: bool) -> SecretTarget | None:
     try:
         request = msgspec.json.decode(item, type=_Request)
         ref = request.spec.targetSecretRef if request.spec is not None else None
@@ -229,6 +239,5 @@ def _target_of(item: msgspec.Raw) -> SecretTarget | None:
         name = DnsSubdomain().parse(msgspec.json.decode(ref.name or b"null"))
     except (msgspec.MsgspecError, UnicodeError, RecursionError, InvalidValue):
         return None
-    return SecretTarget(
-        namespace, name, f"SecretRequest {request.metadata.name}", own=False, quiet_period_s=inf
-    )
+    of = f"SecretRequest {request.metadata.name}"
+    return SecretTarget(namespace, name, of, own=False, takeover=takeover, quiet_period_s=inf)

@@ -9,8 +9,9 @@ import msgspec
 
 from telemetryd.bounds import CONDITION_CHARS, free_text, identifier, version
 from telemetryd.errors import UnreadableObject, UnreadableReason
+from telemetryd.gather.lastwriter import other_controller
 from telemetryd.informer.resource import KubeObject, ObjectMeta, Resource
-from telemetryd.model import ConditionRecord, SecretRequestRecord
+from telemetryd.model import ConditionRecord, OtherController, SecretRequestRecord
 
 OWN_CONDITIONS: Final = ("Progressing", "Done", "Failure")
 """Types of the conditions that whoever serves requests writes; ``Ready`` is declared, never set."""
@@ -28,6 +29,7 @@ class RequestMeta(ObjectMeta, gc=False, rename="camel"):
 
     creation_timestamp: str | None = None
     deletion_timestamp: str | None = None
+    managed_fields: msgspec.Raw = msgspec.Raw()
 
 
 class TargetRef(msgspec.Struct, gc=False):
@@ -88,7 +90,7 @@ def project_request(_key: str, request: RequestObject) -> SecretRequestRecord:
         raise UnreadableObject(UnreadableReason.MISSING, "metadata.uid is missing")
     spec, spec_error = _read_spec(request.spec)
     target = spec.target_secret_ref or TargetRef()
-    status = _read_status(request.status)
+    conditions = own_conditions(_read_status(request.status).conditions or ())
     return SecretRequestRecord(
         uid=metadata.uid,
         created_at=identifier(metadata.creation_timestamp or ""),
@@ -98,8 +100,15 @@ def project_request(_key: str, request: RequestObject) -> SecretRequestRecord:
         has_target=spec.target_secret_ref is not None,
         namespace=_clean(target.namespace),
         secret=_clean(target.name),
-        conditions=own_conditions(status.conditions or ()),
+        conditions=conditions,
+        other=other_controller(metadata.managed_fields, conditions, OWN_CONDITIONS),
     )
+
+
+def other_of(managed_fields: msgspec.Raw, status: msgspec.Raw) -> OtherController | None:
+    """The ``other`` of the record of a request with these."""
+    conditions = own_conditions(_read_status(status).conditions or ())
+    return other_controller(managed_fields, conditions, OWN_CONDITIONS)
 
 
 def _clean(text: str | None) -> str:

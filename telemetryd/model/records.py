@@ -196,6 +196,18 @@ class ConditionRecord(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     last_transition_time: str = ""
 
 
+class OtherController(msgspec.Struct, frozen=True, gc=False):
+    """A controller other than telemetryd that wrote a status last.
+
+    Attributes:
+        manager: Its field manager.
+        at: When, RFC 3339 as the API server has it; empty where that isn't known.
+    """
+
+    manager: str
+    at: str
+
+
 class SecretRequestRecord(msgspec.Struct, frozen=True, gc=False):
     """One SecretRequest.
 
@@ -207,6 +219,7 @@ class SecretRequestRecord(msgspec.Struct, frozen=True, gc=False):
         spec_error: Why the spec can't be read, empty where it can.
         has_target: ``spec.targetSecretRef`` is there.
         conditions: Those that are ours (``Progressing``, ``Done``, ``Failure``), by type.
+        other: The controller that wrote the status last; None where that is telemetryd, or none.
     """
 
     uid: str
@@ -218,6 +231,7 @@ class SecretRequestRecord(msgspec.Struct, frozen=True, gc=False):
     namespace: str
     secret: str
     conditions: tuple[ConditionRecord, ...]
+    other: OtherController | None = None
 
 
 @dataclass(frozen=True, slots=True)

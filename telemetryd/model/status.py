@@ -89,6 +89,7 @@ class RequestState(StrEnum):
 
     SERVED = "served"
     FAILING = "failing"
+    CONFLICT = "conflict"
     REJECTED = "rejected"
     WAITING = "waiting"
     UNDECIDED = "undecided"

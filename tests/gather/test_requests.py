@@ -7,7 +7,7 @@ import pytest
 
 from telemetryd.errors import UnreadableObject
 from telemetryd.gather.requests import SECRET_REQUESTS, RequestObject, project_request
-from telemetryd.model import ConditionRecord, SecretRequestRecord
+from telemetryd.model import ConditionRecord, OtherController, SecretRequestRecord
 from tests.system.scc import scc_request
 
 
@@ -34,6 +34,7 @@ def test_operators_request_is_read() -> None:
         namespace="cattle-scc-system",
         secret="rancher-scc-metrics",
         conditions=(ConditionRecord("Done", "True"),),
+        other=OtherController("another controller", ""),
     )
 
 

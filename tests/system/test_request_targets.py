@@ -163,7 +163,7 @@ def test_payload_that_others_have_replaced_stays_when_its_request_goes(
     assert scc.secret() == before
 
 
-def test_conditions_of_others_stay_and_an_altered_status_is_healed(
+def test_conditions_of_others_stay_and_an_altered_status_is_healed_once_it_is_quiet(
     scc: Scc, serving: RequestDaemon, admin: Admin
 ) -> None:
     scc.ask()
@@ -171,11 +171,14 @@ def test_conditions_of_others_stay_and_an_altered_status_is_healed(
     wait_served(daemon, scc)
     theirs = {"conditions": [READY, {"type": "Done", "status": "False"}], "theirs": 1}
     admin.patch(f"{scc.request_path()}/status", {"status": theirs})
+    daemon.wait_for("left to it", lambda: "tests-admin writes the status" in daemon.log(), 40)
+    valid = {**SERVED, "Ready": "Unknown"}
+    daemon.wait_for("healed", lambda: scc.conditions() == valid, 40)
+    daemon.wait_for("served", lambda: shown(daemon)["state"] == "served", 40)
     scc.edit({"spec": {"secretType": "other"}})
-    with_theirs = {**FAILED, "Ready": "Unknown"}
-    daemon.wait_for("invalid", lambda: scc.conditions() == with_theirs, 40)
+    daemon.wait_for("invalid", lambda: scc.conditions() == {**FAILED, "Ready": "Unknown"}, 40)
     scc.edit({"spec": {"secretType": "scc"}})
-    daemon.wait_for("valid", lambda: scc.conditions() == {**SERVED, "Ready": "Unknown"}, 40)
+    daemon.wait_for("valid", lambda: scc.conditions() == valid, 40)
     assert scc.status()["conditions"][0] == READY
     assert scc.status()["theirs"] == 1
     own = [each for each in scc.status()["conditions"] if each["type"] != "Ready"]

@@ -1,7 +1,6 @@
 """The loop of the SecretRequest controller: looks at all requests and makes true what is decided.
 
-It is level-triggered: each pass begins with what is held, so that nothing hangs on the order of
-events. What is decided, written and registered is its neighbours' affair.
+Each pass begins with what is held, so that nothing depends on the order of events.
 """
 
 import logging
@@ -19,7 +18,6 @@ from telemetryd.control.secretrequest.conditions import (
     Invalid,
     NotYet,
     SeenFirst,
-    Served,
     Verdict,
     tells_of_service,
 )
@@ -241,6 +239,7 @@ class SecretRequestController:
             self._log.note(known, name, RequestState.REJECTED, f"it can't be read: {record.reason}")
             return
         known.asked_for = f"{record.namespace}/{record.secret}" if record.has_target else ""
+        self._wake_at(known.look_for_others(record, self._settings))
         first = not any(condition.type == "Progressing" for condition in record.conditions)
         if first and known.said.verdict is None and not record.deleting:
             await self._tell(name, known, record, SeenFirst())
@@ -360,10 +359,9 @@ class SecretRequestController:
             log.debug("secret request not served name=%s error=%r", name, str(error))
             return None
         known.target = target
-        report = serving.report
-        state = RequestState.FAILING if report.reason else RequestState.SERVED
-        self._log.note(known, name, state, report.message)
-        return Served(report.well, report.reason, report.message)
+        serving.report.leave_to(known.left_to)
+        self._log.note(known, name, serving.report.state, serving.report.message)
+        return serving.report.verdict
 
     async def _withdraw(self, name: str) -> None:
         try:
@@ -396,6 +394,7 @@ class SecretRequestController:
             record,
             verdict,
             written_at=written_at,
+            quiet_at_s=known.quiet_at_s,
             wait_s=lambda: self._wait_s(name, cost),
         )
         self._wake_at(due_s)

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from telemetryd.config import SecretRequestsConfig
+from telemetryd.control.secretrequest.conditions import Served
 from telemetryd.control.secretrequest.decision import Target
-from telemetryd.errors import ManagerError, PermanentError, Reason
+from telemetryd.errors import ConflictError, ManagerError, PermanentError, Reason
 from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.export.exporter import ExportContext, Exporter, Outcome
 from telemetryd.export.spec import ExporterSpec
-from telemetryd.model import Payload
+from telemetryd.model import Payload, RequestState
 
 PREFIX = "secretrequest/"
 """Begins the names of these exporters; no exporter of the configuration may have it."""
@@ -34,12 +35,34 @@ class Report:
         reason: Why the Secret can't be written, empty where it can.
         message: The same in full, with the fix.
         last_write_at: Unix time in seconds of the Secret's last write.
+        left_to: Why the request is left to another controller, empty where it isn't.
     """
 
     well: bool | None = None
     reason: str = ""
     message: str = ""
     last_write_at: float | None = None
+    left_to: str = ""
+
+    @property
+    def state(self) -> RequestState:
+        """The state to show of the request."""
+        if self.reason == Reason.FIELD_CONFLICT:
+            return RequestState.CONFLICT
+        return RequestState.FAILING if self.reason else RequestState.SERVED
+
+    @property
+    def verdict(self) -> Served | None:
+        """What the request's status must say; None in a conflict, where it isn't written."""
+        if self.state is RequestState.CONFLICT:
+            return None
+        return Served(self.well, self.reason, self.message)
+
+    def leave_to(self, why: str) -> None:
+        """Leave the request to another controller, or no longer, as the next run then shows."""
+        if why:
+            self.well, self.reason, self.message = None, str(Reason.FIELD_CONFLICT), why
+        self.left_to = why
 
 
 class ReportingExporter:
@@ -67,7 +90,10 @@ class ReportingExporter:
 
         Raises:
             PermanentError: The sink's own, as are all others.
+            ConflictError: The request is left to another controller; nothing was asked.
         """
+        if why := self._report.left_to:
+            raise ConflictError(Reason.FIELD_CONFLICT, why)
         try:
             outcome = await self._sink.export(payload, context)
         except PermanentError as error:
@@ -86,6 +112,8 @@ class ReportingExporter:
 
     def _note(self, *, well: bool, reason: str = "", message: str = "") -> None:
         report = self._report
+        if report.left_to:
+            return  # of a run that began before
         if (report.well, report.reason, report.message) == (well, reason, message):
             return
         report.well, report.reason, report.message = well, reason, message

@@ -21,10 +21,12 @@ from telemetryd.gather.requests import (
     MAX_CONDITIONS,
     SECRET_REQUESTS,
     Condition,
+    other_of,
     own_conditions,
 )
 from telemetryd.kube import objects
 from telemetryd.kube.requests import Requests
+from telemetryd.model import OtherController
 
 REQUEST_TIMEOUT_S = 10.0
 MAX_TRIES = 5
@@ -34,6 +36,7 @@ MAX_TRIES = 5
 class _Metadata(msgspec.Struct, gc=False):
     uid: str
     resourceVersion: str  # noqa: N815 - the field's name in JSON
+    managedFields: msgspec.Raw = msgspec.Raw()  # noqa: N815 - the field's name in JSON
 
 
 class _Request(msgspec.Struct, gc=False):
@@ -63,15 +66,26 @@ class StatusWriter:
         self.writes = 0
 
     async def write(
-        self, name: str, uid: str, verdict: Verdict, *, synced_at: float | None
-    ) -> None:
-        """Make the status say this; nothing is written where it does, or the request is gone.
+        self,
+        name: str,
+        uid: str,
+        verdict: Verdict,
+        *,
+        synced_at: float | None,
+        other: OtherController | None,
+    ) -> bool:
+        """Make the status say this; nothing is written where it does.
 
         Args:
             name: Of the request, a DNS subdomain.
             uid: Its UID: another of the same name is left alone.
             verdict: What the conditions are to say.
             synced_at: Unix time in seconds of a write of the Secret; None where there is no news.
+            other: The controller that is known to have written it last.
+
+        Returns:
+            Whether it says so now; not where the request is gone, or another controller has
+            written the status since.
 
         Raises:
             Conflict: It changes all the time.
@@ -85,10 +99,12 @@ class StatusWriter:
                 timeout_s=REQUEST_TIMEOUT_S,
             )
             if found is None or found.metadata.uid != uid:
-                return
+                return False
+            if other_of(found.metadata.managedFields, found.status) != other:
+                return False
             status = self._render(found, verdict, synced_at)
             if status is None:
-                return
+                return True
             try:
                 await objects.merge_patch(
                     self._requests,
@@ -102,9 +118,10 @@ class StatusWriter:
                     raise
                 continue
             except NotFound:
-                return
+                return False
             self.writes += 1
-            return
+            return True
+        return False
 
     def _render(
         self, found: _Request, verdict: Verdict, synced_at: float | None

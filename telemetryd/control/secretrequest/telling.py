@@ -12,6 +12,7 @@ from typing import Final
 
 import anyio
 
+from telemetryd.config import SecretRequestsConfig
 from telemetryd.control.secretrequest.conditions import Served, Verdict, settle
 from telemetryd.control.secretrequest.decision import Target
 from telemetryd.control.secretrequest.status import StatusWriter
@@ -30,8 +31,8 @@ LINES_AT_ONCE: Final = 100
 RETRY_BASE_S = 1.0
 RETRY_CAP_S = 60.0
 REASSERT_S = 60.0
-"""What somebody else has written over is written again after this time at the earliest: Rancher's
-own controller answers every status that isn't its own with another."""
+"""A status that differs, though telemetryd wrote it last, is written again after this time at the
+earliest: a second telemetryd may judge it otherwise."""
 
 
 @dataclass(slots=True)
@@ -62,6 +63,10 @@ class Known:
         target: The last Secret that was, or was to be, written for it.
         said: What its status said last.
         seen: What it was last judged by, and when another look is due, on the loop's clock.
+        other: What another controller wrote last into the status, None for nothing.
+        other_since_s: When that was first seen, on the loop's clock.
+        quiet_at_s: When that will have stayed as it is for the quiet period, on the loop's clock.
+        left_to: Why the request is left to that controller now, empty where it isn't.
     """
 
     uid: str
@@ -71,11 +76,36 @@ class Known:
     target: Target | None = None
     said: Said = field(default_factory=Said)
     seen: tuple[object, object, float] = (None, None, -math.inf)
+    other: object = None
+    other_since_s: float = -math.inf
+    quiet_at_s: float = -math.inf
+    left_to: str = ""
 
     def rests(self, record: object, projects: object) -> bool:
         """Whether another look would find what the last one found."""
         seen, among, due_s = self.seen
         return seen is record and among == projects and anyio.current_time() < due_s
+
+    def look_for_others(self, record: SecretRequestRecord, settings: SecretRequestsConfig) -> float:
+        """Note who else writes the status, and whether the request is left to that controller.
+
+        Returns:
+            When that ends, on the loop's clock; infinity where it isn't left to another.
+        """
+        other = (record.other, record.conditions) if record.other is not None else None
+        if other != self.other:
+            self.other = other
+            self.other_since_s = -math.inf if other is None else anyio.current_time()
+        self.quiet_at_s = self.other_since_s + settings.quiet_period_s
+        self.left_to = ""
+        if record.other is None or settings.takeover or self.quiet_at_s <= anyio.current_time():
+            return math.inf
+        self.left_to = (
+            f"{record.other.manager} writes the status of this SecretRequest: neither it nor its"
+            f" Secret is written until the status hasn't changed for {settings.quiet_period_s:g} s;"
+            " stop that controller, or set takeover = true in [secret_requests]"
+        )
+        return self.quiet_at_s
 
 
 _QUIET = frozenset({RequestState.SERVED, RequestState.LEAVING, RequestState.WAITING})
@@ -139,9 +169,13 @@ class Teller:
         verdict: Verdict,
         *,
         written_at: float | None,
+        quiet_at_s: float,
         wait_s: Callable[[], float],
     ) -> float:
         """Write the status where it differs, unless the last failure is too recent.
+
+        What another controller wrote last is left to it until telemetryd keeps the Secret: its
+        writes would be answered by that controller's, and those by its own.
 
         Args:
             said: What it was last made to say; changed here.
@@ -149,6 +183,7 @@ class Teller:
             record: The request as it is held, with the conditions it has.
             verdict: What its conditions are to say.
             written_at: Unix time in seconds of the last write of its Secret; None before it.
+            quiet_at_s: When another controller's status will have been quiet for long enough.
             wait_s: Seconds until it may be written, for the sake of the API server.
 
         Returns:
@@ -159,17 +194,19 @@ class Teller:
         if news is None and settle(held, verdict, now_s=self._now()) == held:
             return math.inf
         now_s = anyio.current_time()
-        earliest_s = said.retry_at_s
-        if news is None and said.verdict == _topic(verdict):
-            earliest_s = max(earliest_s, said.at_s + REASSERT_S)
+        earliest_s = _earliest_s(said, record, verdict, news=news, quiet_at_s=quiet_at_s)
         if now_s < earliest_s:
             return earliest_s
         if (pause_s := wait_s()) > 0:
             return now_s + pause_s
         try:
-            await self._writer.write(name, record.uid, verdict, synced_at=news)
+            said_so = await self._writer.write(
+                name, record.uid, verdict, synced_at=news, other=record.other
+            )
         except KubeError as error:
             return self._later(name, said, error)
+        if not said_so:
+            return anyio.current_time() + REASSERT_S  # the informer tells of it before that
         said.failures = 0
         said.verdict, said.at_s = _topic(verdict), anyio.current_time()
         if news is not None:
@@ -195,6 +232,26 @@ class Teller:
         )
         said.failures += 1
         return said.retry_at_s
+
+
+def _earliest_s(
+    said: Said,
+    record: SecretRequestRecord,
+    verdict: Verdict,
+    *,
+    news: float | None,
+    quiet_at_s: float,
+) -> float:
+    """When the status may be written, as far as others write it too; infinity for never."""
+    earliest_s = said.retry_at_s
+    if record.other is not None:
+        if not (isinstance(verdict, Served) and verdict.well and not verdict.reason):
+            return math.inf
+        if news is None:
+            earliest_s = max(earliest_s, quiet_at_s)
+    if news is None and said.verdict == _topic(verdict):
+        earliest_s = max(earliest_s, said.at_s + REASSERT_S)
+    return earliest_s
 
 
 def _topic(verdict: Verdict) -> Verdict:

@@ -4,10 +4,7 @@ It owns four annotations and one data key, and touches nothing else of the Secre
 others made for something else isn't touched at all. The manager schedules and retries.
 """
 
-import re
-from collections import deque
 from collections.abc import Callable, Mapping
-from hashlib import sha256
 from typing import Any, Final
 
 from telemetryd.errors import (
@@ -29,6 +26,7 @@ from telemetryd.errors import (
 from telemetryd.export.exporter import ExportContext, Outcome
 from telemetryd.export.payloads.declare import beside
 from telemetryd.export.payloads.payload import parse_digest, parse_rfc3339, render_rfc3339
+from telemetryd.export.sinks.contention import Contention
 from telemetryd.export.sinks.secretobject import FoundSecret, parse_secret, render_secret
 from telemetryd.kube import objects
 from telemetryd.kube.fence import Fence
@@ -39,11 +37,6 @@ from telemetryd.model import Payload
 
 MAX_PAYLOAD_BYTES: Final = 1 << 20
 """What Kubernetes lets the values of a Secret hold (core/v1 MaxSecretSize)."""
-
-MAX_FORCED: Final = 3
-"""So often in ``FORCED_WINDOW_S`` is another writer overruled, whatever allows it."""
-
-FORCED_WINDOW_S: Final = 600.0
 
 _PART_OF: Final = "scc.cattle.io/part-of"
 _LAST_CHANGED: Final = "scc.cattle.io/last-changed"
@@ -58,7 +51,6 @@ ANNOTATIONS: Final = (
 """What is written to the Secret beside the payload."""
 
 _TOO_LARGE: Final = 413
-_OTHER_MANAGER = re.compile(r'conflicts? with "([^"]*)"')
 
 
 class SecretExporter:
@@ -110,14 +102,16 @@ class SecretExporter:
         self._path = f"/api/v1/namespaces/{namespace}/secrets/{secret}"
         self._max_silence_s = max_silence_s
         self._timeout_s = timeout_s
-        self._quiet_period_s = quiet_period_s
-        self._takeover = takeover
         self._requested = requested
         self._now = now
-        self._clock = clock
         self._saw_epoch = saw_epoch
-        self._foreign: tuple[bytes, float] | None = None
-        self._forced_at: deque[float] = deque(maxlen=MAX_FORCED)
+        self._contention = Contention(
+            self,
+            quiet_period_s=quiet_period_s,
+            takeover=takeover,
+            requested=requested,
+            clock=clock,
+        )
 
     async def export(self, payload: Payload, context: ExportContext) -> Outcome:
         """Make the Secret hold the payload.
@@ -133,9 +127,10 @@ class SecretExporter:
         found = await self._read()
         if found is not None:
             self._look_at(found)
+        self._contention.look_at(found)
         last_changed = self._plan(found, payload)
         if last_changed is None:
-            self._foreign = None
+            self._contention.settle(found)
             return Outcome.UNCHANGED
         if found is not None:
             self._require_writable(found)
@@ -145,7 +140,7 @@ class SecretExporter:
         except Conflict as exc:
             if not exc.has_cause("FieldManagerConflict"):
                 raise self._translate(exc) from exc
-            self._require_right_to_force(found, exc)
+            self._contention.require_right_to_force(found, exc)
             await self._force(document, found, context.fence)
         except KubeError as exc:
             verb = "create or patch" if found is None else "patch"
@@ -153,7 +148,7 @@ class SecretExporter:
         else:
             if found is None and self._requested:
                 await self._leave_to_others(answer, context.fence)
-        self._foreign = None
+        self._contention.settle()
         return Outcome.WRITTEN
 
     async def aclose(self) -> None:
@@ -244,12 +239,12 @@ class SecretExporter:
     async def _force(
         self, document: Mapping[str, Any], found: FoundSecret | None, fence: Fence
     ) -> None:
-        self._forced_at.append(self._clock())
+        self._contention.overrule()
         try:
             await self._apply(document, found, fence=fence, force=True)
         except KubeError as exc:
             if isinstance(exc, Conflict):
-                self._forced_at.pop()  # no one was overruled
+                self._contention.take_back()
             raise self._translate(exc) from exc
 
     async def _leave_to_others(self, answer: bytes, fence: Fence) -> None:
@@ -290,33 +285,6 @@ class SecretExporter:
             f"{self} exists and isn't telemetry{who and f', but written by {who}'}: nothing was"
             " written; name another Secret, or delete this one if it isn't needed",
         )
-
-    def _require_right_to_force(self, found: FoundSecret | None, exc: Conflict) -> None:
-        """Decide whether the other writer may be overruled now; if not, say who it is.
-
-        Raises:
-            ConflictError: It may not.
-        """
-        clock_s = self._clock()
-        foreign_bytes = (found.payload if found is not None else None) or b""
-        fingerprint = sha256(foreign_bytes).digest()
-        if self._foreign is None or self._foreign[0] != fingerprint:
-            self._foreign = (fingerprint, clock_s)
-        quiet_s = clock_s - self._foreign[1]
-        who = ", ".join(sorted(set(_managers(exc)))) or "another field manager"
-        if self._requested and not self._takeover:
-            wait = "as takeover isn't set in [secret_requests]"
-        elif found is None or (not self._takeover and quiet_s < self._quiet_period_s):
-            wait = f"it is left alone until unchanged for {self._quiet_period_s:g} s"
-        elif len(self._forced_at) == MAX_FORCED and clock_s - self._forced_at[0] < FORCED_WINDOW_S:
-            wait = f"it came back after {MAX_FORCED} takeovers within {FORCED_WINDOW_S:g} s"
-        else:
-            return
-        raise ConflictError(
-            Reason.FIELD_CONFLICT,
-            f"{self} is also written by {who}: nothing was written, {wait}; stop the other "
-            "writer, or configure another name",
-        ) from exc
 
     def _translate(
         self, exc: KubeError, *, verb: str = "patch", creating: bool = False
@@ -387,13 +355,3 @@ class SecretExporter:
         return PermanentError(
             Reason.OVERSIZE, f"{self} can't hold more than {MAX_PAYLOAD_BYTES} bytes: {what}"
         )
-
-
-def _managers(exc: Conflict) -> list[str]:
-    """The field managers that the causes of an apply conflict name."""
-    return [
-        found.group(1)
-        for cause in exc.causes
-        if cause.reason == "FieldManagerConflict"
-        and (found := _OTHER_MANAGER.search(cause.message)) is not None
-    ]

@@ -129,7 +129,7 @@ def judge_request(request: RequestStatus) -> Tone:
     match request.state:
         case RequestState.SERVED:
             return Tone.GOOD
-        case RequestState.FAILING | RequestState.REJECTED:
+        case RequestState.FAILING | RequestState.CONFLICT | RequestState.REJECTED:
             return Tone.BAD
         case RequestState.WAITING | RequestState.UNDECIDED:
             return Tone.BUSY

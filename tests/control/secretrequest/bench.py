@@ -110,6 +110,10 @@ class Api:
             case _:
                 return self.writer.delete(place, body["preconditions"]).stored.body
 
+    def timestamp(self) -> str:
+        """The time as objects have it."""
+        return self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
+
     def _now(self) -> datetime:
         return datetime.fromtimestamp(EPOCH_S + anyio.current_time(), UTC)
 
@@ -264,9 +268,11 @@ class Bench:
             "metadata": {"name": SECRET, "namespace": NAMESPACE},
             "data": {"payload": b64encode(f'{{"n":{number}}}'.encode()).decode()},
         }
-        self.api.writer.merge_patch(
-            Place(resource_of(secret), NAMESPACE, SECRET), secret, "rancher"
-        )
+        resource = resource_of(secret)
+        if self.secret() is None:
+            self.api.writer.create(Place(resource, NAMESPACE), secret, "rancher")
+        else:
+            self.api.writer.merge_patch(Place(resource, NAMESPACE, SECRET), secret, "rancher")
 
     # -- informers
 

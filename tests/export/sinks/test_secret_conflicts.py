@@ -186,3 +186,57 @@ async def test_secret_changed_before_the_forced_write_is_read_again(bench: Bench
     exporter = bench.exporter(takeover=True)
     await refused(RetryableError, Reason.CONFLICT, bench.send(exporter))
     assert bench.document() == {}
+
+
+async def test_quiet_time_of_another_writer_counts_while_its_content_is_equal(
+    bench: Bench,
+) -> None:
+    exporter = bench.exporter()
+    await bench.send(exporter)
+    bench.write_foreign(bench.payload().body + b" ")
+    for bench.elapsed_s in (10.0, 200.0, 320.0):
+        assert await bench.send(exporter) is Outcome.UNCHANGED
+    bench.write_foreign(bench.payload().body + b"  ")  # alive, though its content is the same
+    assert await bench.send(exporter) is Outcome.UNCHANGED
+    await refused(ConflictError, Reason.FIELD_CONFLICT, bench.send(exporter, revision=2))
+    bench.elapsed_s = 621.0
+    assert await bench.send(exporter) is Outcome.UNCHANGED
+    assert await bench.send(exporter, revision=2) is Outcome.WRITTEN
+
+
+async def test_secret_that_another_writer_lost_is_left_to_it_for_the_quiet_period(
+    bench: Bench,
+) -> None:
+    exporter = bench.exporter()
+    await bench.send(exporter)
+    bench.write_foreign(b'{"n":1}')
+    await refused(ConflictError, Reason.FIELD_CONFLICT, bench.send(exporter))
+    bench.oracle.delete(bench.path)
+    for bench.elapsed_s in (0.0, 299.0):
+        await refused(
+            ConflictError, Reason.FIELD_CONFLICT, bench.send(exporter), "is gone, which rancher"
+        )
+    with pytest.raises(AdminError):
+        bench.read()
+    bench.elapsed_s = 300.0
+    assert await bench.send(exporter) is Outcome.WRITTEN
+    bench.oracle.delete(bench.path)
+    assert await bench.send(exporter) is Outcome.WRITTEN, "ours is healed at once"
+
+
+async def test_equal_content_of_another_writer_is_a_conflict_for_a_request_until_takeover(
+    bench: Bench,
+) -> None:
+    await bench.send(bench.exporter())
+    bench.write_foreign(bench.payload().body + b" ")
+    before = bench.read()
+    await refused(
+        ConflictError,
+        Reason.FIELD_CONFLICT,
+        bench.send(bench.exporter(requested=True)),
+        "also written by rancher",
+        "takeover isn't set in [secret_requests]",
+    )
+    exporter = bench.exporter(requested=True, takeover=True)
+    assert await bench.send(exporter) is Outcome.UNCHANGED
+    assert bench.read() == before
