@@ -77,7 +77,7 @@ siege-peers: $(VENV)/.dev ## attack the daemon and its peers, one kind at a time
 
 .PHONY: faults
 faults: $(VENV)/.dev ## bring about every fault of docs/faults.md; ends with what each took (20 minutes)
-	@$(BIN)/pytest -q tests/faults tests/system/test_replicas.py -m 'faults or not faults'
+	@$(BIN)/pytest -q tests/faults tests/system/test_replicas.py tests/system/test_upstream_*.py -m 'faults or not faults'
 
 .PHONY: alerts
 alerts: $(VENV)/.dev ## bring about the cause of every alert, before a real Prometheus (4 minutes)

@@ -115,7 +115,9 @@ main branch in August 2026, which became 2.16."""
 _RENAMED: Final[Mapping[tuple[float, float], int]] = {(2, 12): 8, (2, 13): 4, (2, 14): 1}
 """The patch that first called itself ``rancher-prime``; any other minor version does."""
 
-_REMOVED_BEFORE: Final = frozenset({"external-rules", "imperative-api-extension"})
+_REMOVED_BEFORE: Final = frozenset(
+    {"dashboard", "external-rules", "imperative-api-extension", "monitoringv1", "proxy"}
+)
 """Features of versions before the oldest known, whose objects may be left."""
 
 _VERSION: Final = re.compile(r"v?([0-9]{1,6})\.([0-9]{1,6})(?![0-9])(?:\.([0-9]{1,6})(?![0-9]))?")

@@ -9,7 +9,17 @@ from telemetryd.gather.features import enabled_features, is_known, parse_version
 from telemetryd.gather.texts import OTHER
 from telemetryd.model import FeatureRecord, Unreadable
 from tests.gather.readers import feature
-from tests.gather.upstream import LISTED, TAGS, Features, compiled_in, initialize, list_enabled
+from tests.gather.upstream import (
+    EVER,
+    LISTED,
+    TAGS,
+    Features,
+    compiled_in,
+    initialize,
+    installations,
+    list_enabled,
+    product,
+)
 
 BUILDS = ("prime", "community")
 NEWEST = "v2.15.0"
@@ -34,13 +44,32 @@ def test_fresh_installation_lists_what_its_rancher_lists(tag: str, build: str) -
 
 
 @pytest.mark.parametrize("build", BUILDS)
-@pytest.mark.parametrize("tag", TAGS[1:])
+@pytest.mark.parametrize("tag", TAGS)
 def test_upgraded_installation_lists_what_its_rancher_lists(tag: str, build: str) -> None:
-    older = {name: feature(default=True) for name in ("imperative-api-extension", "external-rules")}
-    for before in TAGS[: TAGS.index(tag)]:
-        objects = initialize(tag, build, initialize(before, build, older))
-        assert listed(running(tag), build, objects) == list_enabled(tag, build, objects), before
-        assert listed(running(tag), build, objects) == LISTED[tag, build], before
+    for first, objects in installations(tag, build).items():
+        expected = list_enabled(tag, build, objects)
+        assert listed(running(tag), build, objects) == expected, first
+        # Rancher 2.6 switched it on where it found an older installation.
+        is_old = first in {"v2.4.18", "v2.5.17"}
+        assert set(expected) == {*LISTED[tag, build], *(["legacy"] if is_old else [])}, first
+
+
+@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize("tag", TAGS)
+def test_removed_features_that_someone_switched_on_are_not_listed(tag: str, build: str) -> None:
+    objects = initialize(tag, build, {})
+    for name in EVER - compiled_in(tag, build).keys():
+        objects[name] = feature(value=True, default=True)
+    assert listed(running(tag), build, objects) == LISTED[tag, build]
+
+
+@pytest.mark.parametrize("version", ["v2.16.0", "v2.16-59bd052e-head", "dev", "v3.0.0"])
+def test_newer_version_lists_nothing_that_was_ever_removed(version: str) -> None:
+    for objects in installations("main", "prime").values():
+        expected = list_enabled("main", "prime", objects)
+        for name in EVER - compiled_in("main", "prime").keys():
+            objects[name] = feature(value=True, default=True)
+        assert listed(version, "prime", objects) == expected
 
 
 @pytest.mark.parametrize("build", BUILDS)
@@ -131,10 +160,7 @@ def test_nothing_is_said_of_a_feature_that_cannot_be_read() -> None:
 
 @pytest.mark.parametrize("tag", TAGS)
 def test_prime_build_is_called_what_its_rancher_calls_itself(tag: str) -> None:
-    renamed = {"v2.12": 8, "v2.13": 4, "v2.14": 1}
-    minor, _, patch = tag.rpartition(".")
-    was_renamed = tag == "main" or int(patch) >= renamed.get(minor, 0)
-    assert product_name(running(tag), "prime") == ("rancher-prime" if was_renamed else "rancher")
+    assert product_name(running(tag), "prime") == product(tag)
 
 
 @pytest.mark.parametrize(

@@ -4,30 +4,29 @@
 unusual ones, missing parts, objects being deleted and nodes without a cluster. Each line is a fleet
 and what ``GenerateSCCPayload`` of Rancher's main branch (August 2026) made of it: a payload, or an
 error that ends its cache or Rancher. Where it has none, or is wrong by the exact rule of
-Kubernetes quantities, the recount below decides.
+Kubernetes quantities, the recount decides, as it does for further fleets that are drawn by lot.
 """
 
 import gzip
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from fractions import Fraction
-from math import ceil
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from random import Random
 
 import pytest
-from jsonschema import Draft202012Validator
 
-from telemetryd.export.payloads.scc import scc_schema
 from tests.apiserver.admin import Admin, Object
-from tests.apiserver.crds import CLUSTERS, NODES, SETTINGS, collection
+from tests.apiserver.crds import CLUSTERS, FEATURES, NODES, SETTINGS, collection
 from tests.apiserver.process import ApiServer
+from tests.gather.consumer import accepted
+from tests.gather.drawn import SEED, assert_counted, draw_fleet
+from tests.gather.recount import recount, rows_of
 from tests.system.conftest import CONFIG
 from tests.system.daemon import Daemon
-from tests.system.rancher import Rancher, assert_well_formed
+from tests.system.rancher import Rancher
 
 UPSTREAM = Path(__file__).parent / "upstream"
 ALL = {
@@ -39,65 +38,6 @@ ALL = {
 }
 QUICK = 4
 """Of each kind so many are tried each time, all of them by ``make faults``."""
-
-SCHEMA = Draft202012Validator(scc_schema(), format_checker=Draft202012Validator.FORMAT_CHECKER)
-LARGEST = 2**63 - 1
-ARCHITECTURES = {"amd64", "arm64", "ppc64le", "riscv64", "s390x", "x86_64"}
-_QUANTITY = re.compile(r"([+-]?)([0-9]*)(?:\.([0-9]*))?([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]+)?")
-_DECIMAL = {"n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
-
-Rows = Counter[tuple[Any, ...]]
-
-
-def amount(value: object) -> Fraction:
-    """The exact value of a quantity; 0 where it is none, missing or negative."""
-    text = repr(value) if isinstance(value, int | float) else value
-    match = _QUANTITY.fullmatch(text.strip()) if isinstance(text, str) else None
-    if match is None or not (match[2] or match[3]) or match[1] == "-":
-        return Fraction(0)
-    number = Fraction(int(match[2] + (match[3] or "")), 10 ** len(match[3] or ""))
-    suffix = match[4] or ""
-    if suffix.endswith("i"):
-        number *= 2 ** (10 * (1 + "KMGTPE".index(suffix[0])))
-    else:
-        power = int(suffix[1:]) if suffix[1:] else _DECIMAL.get(suffix, 0)
-        number *= Fraction(10) ** power
-    return min(number, Fraction(LARGEST))
-
-
-def recount(fleet: Object) -> tuple[Rows, Rows]:
-    """Rows of systems and of clusters, with their counts."""
-    sizes = {each["metadata"]["name"]: 0 for each in fleet["clusters"]}
-    systems: Rows = Counter()
-    for node in fleet["nodes"]:
-        cluster = node["metadata"]["namespace"]
-        if cluster not in sizes:
-            continue
-        sizes[cluster] += 1
-        reported = (node.get("status") or {}).get("internalNodeStatus") or {}
-        capacity = reported.get("capacity") or {}
-        arch = (reported.get("nodeInfo") or {}).get("architecture") or ""
-        known = not arch or arch.lower() in ARCHITECTURES
-        cores = ceil(amount(capacity.get("cpu")))
-        mebibytes = ceil(amount(capacity.get("memory")) / 2**20)
-        systems[arch if known else "other", cores, mebibytes, cluster == "local"] += 1
-    clusters: Rows = Counter(
-        (size, name == "local") for name, size in sizes.items() if name != "local"
-    )
-    if "local" in sizes:
-        clusters[sizes["local"], True] += 1
-    return systems, clusters
-
-
-def rows_of(payload: Object) -> tuple[Rows, Rows]:
-    systems: Rows = Counter()
-    for row in payload["managedSystems"] or ():
-        key = (row["arch"], row["cpu"], row["memory"], row.get("upstream", False))
-        systems[key] += row["count"]
-    clusters: Rows = Counter()
-    for row in payload["managedClusters"]:
-        clusters[row["nodes"], row.get("upstream", False)] += row["count"]
-    return systems, clusters
 
 
 class Stage:
@@ -121,6 +61,24 @@ class Stage:
     def clear(self) -> None:
         for definition in (NODES, CLUSTERS):
             list(self._pool.map(self._remove, self._admin.list(collection(definition))))
+
+    def wait_for(self, name: str, fleet: Object) -> Object:
+        """The payload once it has the fleet's rows and settings; else what it was at last."""
+        expected = recount(fleet)
+        mark = fleet["settings"]["install-uuid"]
+        seen: list[Object] = []
+
+        def agrees() -> bool:
+            seen[:] = filter(None, [self.rancher.payload()])
+            return any(
+                each["subscription"]["installuuid"] == mark and rows_of(each) == expected
+                for each in seen
+            )
+
+        with suppress(AssertionError):
+            self.daemon.wait_for(name, agrees, 60)
+        assert self.daemon.process.poll() is None, name
+        return seen[0]
 
     def _add_namespace(self, name: str) -> None:
         self._admin.apply(
@@ -153,6 +111,7 @@ def stage(
 ) -> Iterator[Stage]:
     rancher = Rancher(admin)
     rancher.build(clusters=1, nodes=1)
+    admin.delete(collection(FEATURES))
     folder = tmp_path_factory.mktemp("upstream")
     daemon = Daemon(folder, apiserver.kubeconfig(folder / "kubeconfig"), CONFIG)
     made = Stage(admin, daemon, rancher)
@@ -205,10 +164,31 @@ def check(stage: Stage, name: str, fleet: Object) -> None:
         assert rows_of(seen[0]) == expected, name
         raise
     assert payload is not None
-    assert_well_formed(payload)
+    accepted(json.dumps(payload))
     if payload["subscription"]["version"] == raw:
         answer = fleet["rancher"].get("payload") or {}
         short = re.sub(r"^v?(\d+\.\d+\.\d+).*", r"\1", raw, flags=re.ASCII)
         assert payload["version"] == answer.get("version", short) == short
-    if re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+", payload["version"]):
-        SCHEMA.validate(payload)
+
+
+DRAWN = [
+    pytest.param(0, QUICK, id=f"drawn 0-{QUICK}"),
+    *(
+        pytest.param(first, first + 10, id=f"drawn {first}-{first + 10}", marks=pytest.mark.faults)
+        for first in range(0, 60, 10)
+    ),
+]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("first", "end"), DRAWN)
+def test_payload_of_a_fleet_drawn_by_lot_is_the_exact_recount(
+    stage: Stage, first: int, end: int
+) -> None:
+    print(f"FLEETS_SEED={SEED}")  # noqa: T201 - shown where it fails
+    for number in range(first, end):
+        fleet = draw_fleet(Random(f"{SEED} on a server {number}"))
+        stage.show(fleet)
+        name = f"fleet {number} on a server of FLEETS_SEED={SEED}"
+        payload = stage.wait_for(name, fleet)
+        assert_counted(fleet, json.dumps(payload), name)
