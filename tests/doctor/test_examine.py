@@ -199,8 +199,8 @@ async def test_plugin_that_hangs_is_not_waited_for(tmp_path: Path) -> None:
     config = config_for(tmp_path, "https://127.0.0.1:1")
     hanging = kubeconfig(tmp_path / "kubeconfig", "https://127.0.0.1:1", user={"exec": plugin})
     config = replace(config, kubernetes=hanging)
-    with anyio.fail_after(20):
-        report = await examine(config, plan_of(config), now=time.time, deadline_s=2)
+    with anyio.fail_after(90):
+        report = await examine(config, plan_of(config), now=time.time, deadline_s=8)
     assert failures(report) == ["connection"]
     assert "no credential from the exec plugin sleep" in of(report, "connection").detail
     assert "log in again" in of(report, "connection").fix
