@@ -97,7 +97,7 @@ class Entitled(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     ]
     nodes: Annotated[Count, sent("Their nodes", "counted", "always 0")]
     cpu_millis: Annotated[
-        Amount, sent("CPU of their nodes, in 1/1000 cores", capacity("cpu")[0], "")
+        Amount, sent("CPU of their nodes, in 1/1000 cores", capacity("cpu")[0], "always 0")
     ]
 
 
