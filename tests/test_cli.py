@@ -328,13 +328,13 @@ def test_kubeconfig_that_is_nowhere_exits_78_and_says_where_it_was_sought(tmp_pa
     assert_one_clear_line(result, ".kube/config")
 
 
-def test_taken_port_exits_78_and_names_the_key(tmp_path: Path) -> None:
+def test_taken_port_exits_1_and_names_the_key(tmp_path: Path) -> None:
     path = tmp_path / "kubeconfig"
     path.write_text(json.dumps(kubeconfig()))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         result = telemetryd("run", KUBECONFIG=str(path), TELEMETRYD_LISTEN=f"127.0.0.1:{port}")
-    assert result.returncode == 78, result.stderr
+    assert result.returncode == 1, result.stderr
     assert "server.listen" in result.stderr
     assert "Traceback" not in result.stderr
 
