@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from telemetryd.model import MANAGED, GroupKey, Snapshot, Sums, Totals, split, total
-from telemetryd.serve.page.markup import Child, join
+from telemetryd.serve.page.markup import Child, join, tag
 from telemetryd.serve.page.tables import mark, render_count, time_of
 from telemetryd.serve.page.verdict import Tone
 
@@ -86,14 +86,14 @@ def _marked(count: int, more: str) -> Child:
     return join((mark(Tone.GAPS), f" {render_count(count)}{more}")) if count else "none"
 
 
-def _parts(totals: Totals, part_of: Callable[[GroupKey], str]) -> str:
+def _parts(totals: Totals, part_of: Callable[[GroupKey], str]) -> Child:
     """Clusters and nodes of each part, the largest first."""
     parts = split(totals.groups, part_of).items()
-    shown = (
-        f"{part}: {render_count(sums.clusters)} ({_some(sums.nodes, 'node')})"
-        for part, sums in sorted(parts, key=lambda each: (-each[1].clusters, each[0]))
-    )
-    return ", ".join(shown) or "none"
+    shown: list[Child] = []
+    for part, sums in sorted(parts, key=lambda each: (-each[1].clusters, each[0])):
+        text = f"{part}: {render_count(sums.clusters)} ({_some(sums.nodes, 'node')})"
+        shown += [", ", tag("span", text, class_="whole")]
+    return join(shown[1:]) or "none"
 
 
 def _requested(everything: Sums) -> str:
