@@ -89,11 +89,13 @@ def _marked(count: int, more: str) -> Child:
 def _parts(totals: Totals, part_of: Callable[[GroupKey], str]) -> Child:
     """Clusters and nodes of each part, the largest first."""
     parts = split(totals.groups, part_of).items()
+    ordered = sorted(parts, key=lambda each: (-each[1].clusters, each[0]))
     shown: list[Child] = []
-    for part, sums in sorted(parts, key=lambda each: (-each[1].clusters, each[0])):
+    for number, (part, sums) in enumerate(ordered, 1):
         text = f"{part}: {render_count(sums.clusters)} ({_some(sums.nodes, 'node')})"
-        shown += [", ", tag("span", text, class_="whole")]
-    return join(shown[1:]) or "none"
+        end = "," if number < len(ordered) else ""
+        shown += [tag("span", text + end, class_="whole"), " "]
+    return join(shown[:-1]) or "none"
 
 
 def _requested(everything: Sums) -> str:

@@ -109,7 +109,7 @@ dl div + div { border-top: 1px solid var(--line); }
 dt { color: var(--quiet); }
 :is(#fleet, #configuration) ~ dl { columns: 27rem; column-gap: 2.5rem; }
 :is(#fleet, #configuration) ~ dl div { break-inside: avoid; }
-.whole { white-space: nowrap; }
+.whole { display: inline-block; }
 .fields { list-style: none; columns: 21rem; column-gap: 2.5rem; font-size: .9375rem; }
 .fields li { break-inside: avoid; padding-bottom: .4375rem; }
 .fields code { overflow-wrap: anywhere; }
