@@ -147,7 +147,7 @@ def cluster_that_reports_nodes_which_have_no_objects(stage: Stage) -> Callable[[
     return lambda: stage.fleet.remove(CLUSTERS, "differing")
 
 
-@cause(of("ClustersStale", instance="main"), quick=True)
+@cause(of("ClustersStale", instance="main"))  # takes longer than the others together
 def cluster_whose_agent_is_disconnected(stage: Stage) -> Callable[[], object]:
     cluster = rancher_cluster("unreachable", node_count=0)
     for condition in cluster["status"]["conditions"]:

@@ -19,10 +19,15 @@ from telemetryd.model import (
 from telemetryd.serve.page.status import StatusFacts
 from tests.serve.facts import (
     CONFIG_HASH,
+    DOUBTFUL,
+    EKS_KEY,
+    LOCAL_KEY,
+    MANAGED_KEY,
     NOW,
     SCC_DISCLOSURE,
     SNAPSHOT,
     exporter_status,
+    group,
     informer_status,
     new_exporter_status,
 )
@@ -76,6 +81,12 @@ WELL = StatusFacts(
             roles={"controlplane": 63, "etcd": 63, "worker": 240, "other": 0},
             cpu_nano=2424 * 10**9,
             memory_nano=9696 * 2**30 * 10**9,
+            groups=(
+                group(LOCAL_KEY, 1, 3),
+                group(MANAGED_KEY, 14, 210, gpus_nvidia=16),
+                group(replace(MANAGED_KEY, kubernetes_minor="1.32"), 4, 60),
+                group(EKS_KEY, 2, 30),
+            ),
         ),
     ),
     missing=(),
@@ -220,6 +231,7 @@ STATES = {
             incomplete_reasons=(f"nodes.{GROUP}: 1 unreadable",),
         ),
     ),
+    "doubtful": replace(WELL, snapshot=DOUBTFUL),
     "unreachable": replace(
         WELL,
         informers=_informers(last_error="connect: no route to host", last_contact_at=NOW - 400),

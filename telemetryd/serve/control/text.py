@@ -169,6 +169,10 @@ def _fleet(snapshot: Document) -> Iterable[str]:
     yield f"{clusters} clusters, {fleet.get('nodes')} nodes"
     if reasons := snapshot.get("incomplete_reasons"):
         yield f"incomplete: {', '.join(map(str, reasons))}"
+    if doubts := snapshot.get("doubts"):
+        yield f"doubtful: {', '.join(map(str, doubts))}"
+    if stale := fleet.get("stale_clusters"):
+        yield f"unreachable: {stale} clusters, {fleet.get('stale_nodes')} nodes as last known"
 
 
 _LIST_METHODS = {"stream": "listed as a stream", "pages": "listed in pages"}

@@ -16,6 +16,7 @@ from telemetryd.serve.page.disclosure import (
     group_exporters,
     list_reads,
 )
+from telemetryd.serve.page.fleetlist import fleet_rows
 from telemetryd.serve.page.markup import Child, Markup, join, tag
 from telemetryd.serve.page.status import StatusFacts
 from telemetryd.serve.page.style import ICON, STYLE
@@ -30,10 +31,6 @@ from telemetryd.serve.page.tables import (
     time_of,
 )
 from telemetryd.serve.page.verdict import Finding, Verdict, judge
-
-_NANO: Final = 10**9
-_GIB: Final = 2**30
-_ROLES: Final = ("controlplane", "etcd", "worker", "other")
 
 MOST_FINDINGS: Final = 50
 
@@ -68,7 +65,8 @@ def render_page(facts: StatusFacts) -> str:
             _section("exporters", "Exporters", exporters_table(facts)),
             _section("requests", "SecretRequests", requests_table(facts)) if facts.requests else "",
             _section("informers", "Caches", informers_table(facts)),
-            tag("div", _fleet(facts), _configuration(facts), class_="pair"),
+            _fleet(facts),
+            _configuration(facts),
             _disclosure(facts),
             _restrictions(facts) if facts.restrictions else "",
             _switches(facts),
@@ -148,31 +146,8 @@ def _fleet(facts: StatusFacts) -> Markup:
         missing = ", ".join(facts.missing)
         text = f"Not known yet: waiting for {missing}." if missing else "Not known."
         return _section("fleet", "Fleet", tag("p", text, class_="quiet"))
-    totals = snapshot.totals
-    roles = ", ".join(
-        f"{render_count(totals.roles.get(role, 0))} {role}"
-        for role in _ROLES
-        if totals.roles.get(role)
-    )
-    gaps = {
-        "without CPU": totals.unreported_cpu,
-        "without memory": totals.unreported_memory,
-        "whose cluster is gone": totals.orphan_nodes,
-    }
-    left = ", ".join(f"{render_count(count)} {what}" for what, count in gaps.items() if count)
-    local = "with" if totals.local_clusters else "without"
-    whose = "" if facts.source is SourceKind.KUBERNETES else f", {local} Rancher's own"
-    clusters = totals.local_clusters + totals.managed_clusters
-    rows: list[tuple[str, Child]] = [
-        ("Clusters", f"{render_count(clusters)}{whose}"),
-        ("Nodes", render_count(totals.nodes)),
-        ("Roles", roles or "none"),
-        ("CPU", f"{totals.cpu_nano / _NANO:,.0f} cores"),
-        ("Memory", f"{totals.memory_nano / _NANO / _GIB:,.0f} GiB"),
-        ("Nodes with gaps", left or "none"),
-        ("Counted", time_of(snapshot.taken_at, facts.now)),
-    ]
-    return _section("fleet", "Fleet", _list(rows))
+    manages = facts.source is not SourceKind.KUBERNETES
+    return _section("fleet", "Fleet", _list(fleet_rows(snapshot, facts.now, manages=manages)))
 
 
 def _configuration(facts: StatusFacts) -> Markup:

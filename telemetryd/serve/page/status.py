@@ -23,7 +23,6 @@ from telemetryd.model import (
     Snapshot,
     SourceKind,
     Switches,
-    Totals,
 )
 from telemetryd.redaction import OURS
 from telemetryd.serve.page.chosen import choose_requests, count_left_out
@@ -34,8 +33,8 @@ from telemetryd.serve.page.disclosure import (
     render_plugin,
     situation_of,
 )
+from telemetryd.serve.page.fleet import render_fleet
 
-_NANO = 1_000_000_000
 _WITHHELD = "failed: reason withheld"
 """As Kubernetes says it to clients that may not see more."""
 REPORT_CHARS = 1000
@@ -369,21 +368,8 @@ def _snapshot(snapshot: Snapshot) -> dict[str, Any]:
         "taken_at": render_time(snapshot.taken_at),
         "complete": snapshot.complete,
         "incomplete_reasons": list(snapshot.incomplete_reasons),
-        "fleet": _fleet(snapshot.totals),
-    }
-
-
-def _fleet(totals: Totals) -> dict[str, Any]:
-    return {
-        "clusters": {"local": totals.local_clusters, "managed": totals.managed_clusters},
-        "nodes": totals.nodes,
-        "node_roles": dict(totals.roles),
-        "cpu_cores": totals.cpu_nano / _NANO,
-        "memory_bytes": totals.memory_nano // _NANO,
-        "unreported_nodes": {"cpu": totals.unreported_cpu, "memory": totals.unreported_memory},
-        "orphan_nodes": totals.orphan_nodes,
-        "unreadable_objects": dict(totals.unreadable),
-        "withheld_texts": dict(totals.withheld),
+        "doubts": list(snapshot.doubts),
+        "fleet": render_fleet(snapshot.totals),
     }
 
 

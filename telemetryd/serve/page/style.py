@@ -99,9 +99,7 @@ td time, td a, td > div > .quiet { white-space: nowrap; }
 .informers th small { display: inline-block; }
 .informers th b { margin-right: .4rem; }
 
-.pair, .columns { display: grid; gap: 0 1rem; }
-.pair:has(section > p:last-child) { align-items: start; }
-.columns { gap: 0 2.5rem; }
+.columns { display: grid; gap: 0 2.5rem; }
 .columns ul { padding-left: 1.1rem; }
 .columns li { margin-bottom: .25rem; }
 .columns li::marker { color: var(--quiet); }
@@ -109,6 +107,9 @@ dl div { display: grid; grid-template-columns: 11rem 1fr; gap: 0 1.5rem; padding
   font-size: .9375rem; }
 dl div + div { border-top: 1px solid var(--line); }
 dt { color: var(--quiet); }
+:is(#fleet, #configuration) ~ dl { columns: 27rem; column-gap: 2.5rem; }
+:is(#fleet, #configuration) ~ dl div { break-inside: avoid; }
+.whole { display: inline-block; }
 .fields { list-style: none; columns: 21rem; column-gap: 2.5rem; font-size: .9375rem; }
 .fields li { break-inside: avoid; padding-bottom: .4375rem; }
 .fields code { overflow-wrap: anywhere; }
@@ -116,7 +117,6 @@ dt { color: var(--quiet); }
 #configuration ~ ul { padding-left: 1.1rem; }
 
 @media (min-width: 50rem) {
-  .pair { grid-template-columns: 1fr 1fr; }
   .columns { grid-template-columns: repeat(3, 1fr); }
 }
 @media (max-width: 59.99rem) {

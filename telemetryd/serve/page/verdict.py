@@ -160,6 +160,14 @@ def _find(facts: StatusFacts) -> Iterator[Finding]:
             why="; ".join(facts.snapshot.incomplete_reasons),
             fix="What can't be read is left out: telemetryd ctl cache RESOURCE names it.",
         )
+    if facts.snapshot is not None and facts.snapshot.doubts:
+        yield Finding(
+            Tone.GAPS,
+            "What is counted may not be the whole fleet.",
+            why="; ".join(facts.snapshot.doubts),
+            fix="It is sent all the same, and the fleet payload says so. If the fleet has changed "
+            "like this, nothing need be done.",
+        )
 
 
 def _find_of_exporter(exporter: ExporterStatus) -> Iterator[Finding]:

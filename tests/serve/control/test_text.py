@@ -18,7 +18,14 @@ from telemetryd.model import (
 from telemetryd.serve.control.protocol import Answer, CommandName, Request
 from telemetryd.serve.control.text import render_complaints, render_result, render_table
 from telemetryd.serve.page.status import render_status
-from tests.serve.facts import NOW, Facts, busy_facts, exporter_status, informer_status
+from tests.serve.facts import (
+    DOUBTFUL,
+    NOW,
+    Facts,
+    busy_facts,
+    exporter_status,
+    informer_status,
+)
 from tests.serve.facts import new_exporter_status as new
 
 
@@ -81,6 +88,13 @@ def test_table_shows_informers_and_exporters() -> None:
         "new       secret  waiting  -             -         informer nodes.management.cattle.io",
         "worse     secret  failed   2d7h ago      now       forbidden: GET /x:\\n\\x1b[31m403",
     ]
+
+
+def test_table_says_what_is_doubtful_and_what_cannot_be_reached() -> None:
+    lines = table(Facts(snapshot=DOUBTFUL))
+    assert lines[1] == "21 clusters, 303 nodes"
+    assert lines[2] == f"doubtful: {', '.join(DOUBTFUL.doubts)}"
+    assert lines[3] == "unreachable: 2 clusters, 12 nodes as last known"
 
 
 def test_table_of_a_daemon_that_has_just_begun() -> None:

@@ -6,14 +6,14 @@ import pytest
 
 from telemetryd.model import RoleCounts, Totals
 from telemetryd.serve.metrics.families import FAMILIES
-from tests.serve.facts import GROUPS, SNAPSHOT, Facts, busy_facts
+from tests.serve.facts import DOUBTFUL, ODD_GROUPS, SNAPSHOT, Facts
 from tests.serve.metrics.test_metrics import samples, scrape
 
 pytestmark = pytest.mark.anyio
 
 
 async def test_fleet_is_split_by_what_its_clusters_are() -> None:
-    found = await samples(busy_facts())
+    found = await samples(Facts(snapshot=DOUBTFUL))
 
     def by(name: str) -> dict[str, float]:
         """The series of one metric that aren't 0, by their label."""
@@ -41,7 +41,7 @@ async def test_fleet_is_split_by_what_its_clusters_are() -> None:
 
 
 async def test_doubtful_numbers_and_requests_of_pods_are_shown() -> None:
-    found = await samples(busy_facts())
+    found = await samples(Facts(snapshot=DOUBTFUL))
     assert found["fleet_active_clusters"] == 18
     assert found["fleet_deleting_clusters"] == 1
     assert (found["fleet_stale_clusters"], found["fleet_stale_nodes"]) == (2, 12)
@@ -49,9 +49,11 @@ async def test_doubtful_numbers_and_requests_of_pods_are_shown() -> None:
     assert found["fleet_differing_clusters"] == 1
     assert found["fleet_implausible_drop[what=nodes]"] == 1
     assert found["fleet_implausible_drop[what=clusters]"] == 0
-    assert (found["fleet_pod_capacity"], found["fleet_requested_pods"]) == (4730, 700)
-    assert found["fleet_requested_cpu_cores"] == 80.5
-    assert found["fleet_requested_memory_bytes"] == 300 * 2**30
+    reporting = 303 - 8
+    assert found["fleet_pod_capacity"] == 110 * reporting
+    assert found["fleet_requested_pods"] == 20 * reporting
+    assert found["fleet_requested_cpu_cores"] == reporting
+    assert found["fleet_requested_memory_bytes"] == 2 * 2**30 * reporting
 
 
 async def test_closed_labels_of_the_fleet_are_there_as_0_and_no_others() -> None:
@@ -68,9 +70,9 @@ async def test_closed_labels_of_the_fleet_are_there_as_0_and_no_others() -> None
 
 
 async def test_series_of_a_version_goes_with_its_last_cluster() -> None:
-    facts = busy_facts()
+    facts = Facts(snapshot=DOUBTFUL)
     renderer = facts.renderer()
     assert 'minor="1.32"' in await scrape(renderer)
-    kept = tuple(each for each in GROUPS if each.key.kubernetes_minor != "1.32")
+    kept = tuple(each for each in ODD_GROUPS if each.key.kubernetes_minor != "1.32")
     facts.snapshot = replace(SNAPSHOT, totals=replace(SNAPSHOT.totals, groups=kept))
     assert 'minor="1.32"' not in await scrape(renderer)

@@ -230,7 +230,7 @@ async def test_values_are_those_of_the_counters() -> None:
     assert found["fleet_clusters[kind=managed]"] == 20
     assert found["fleet_node_roles[role=other]"] == 3
     assert found["fleet_cpu_cores"] == 1212.5
-    assert found["fleet_memory_bytes"] == 4096
+    assert found["fleet_memory_bytes"] == 4848 * 2**30
     assert found["fleet_unreported_nodes[resource=memory]"] == 5
     assert found["fleet_orphan_nodes"] == 2
 

@@ -28,6 +28,7 @@ WELL_SAID = "All is well: every cache is in sync, and every enabled exporter has
         ("standby", Tone.QUIET, "Standing by: another replica sends."),
         ("starting", Tone.BUSY, "On the way: not everything has been read and delivered yet."),
         ("gaps", Tone.GAPS, "What is sent has gaps."),
+        ("doubtful", Tone.GAPS, "What is counted may not be the whole fleet."),
         ("unreachable", Tone.BAD, UNREACHABLE),
     ],
 )
