@@ -24,6 +24,7 @@ from telemetryd.export.payloads.scc import (
 )
 from telemetryd.model import ClusterRow, Delivery, Identity, Snapshot, SystemRow, Totals
 from tests.export.doubles import EPOCH_S, IDENTITY, snapshot
+from tests.gather.consumer import UPSTREAM_SCHEMA
 
 VALIDATOR = Draft202012Validator(scc_schema(), format_checker=Draft202012Validator.FORMAT_CHECKER)
 
@@ -152,6 +153,24 @@ def test_schema_knows_no_more_than_the_table() -> None:
     assert sorted(schema["properties"]) == sorted(names)
     for name in ("managedSystems", "managedClusters"):
         assert "additionalProperties" not in schema["properties"][name]["items"]
+
+
+def without_prose(node: Any, *, is_names: bool = False) -> Any:
+    """A schema without its texts, and without what it would mean anyway."""
+    if isinstance(node, list):
+        return sorted(map(without_prose, node))
+    if not isinstance(node, dict):
+        return node
+    return {
+        key: without_prose(value, is_names=key == "properties")
+        for key, value in node.items()
+        if is_names
+        or (key not in {"description", "title"} and (key, value) != ("additionalProperties", True))
+    }
+
+
+def test_schema_demands_what_upstreams_does() -> None:
+    assert without_prose(scc_schema()) == without_prose(UPSTREAM_SCHEMA)
 
 
 def test_schema_describes_the_two_uuids_the_right_way_round() -> None:
