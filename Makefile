@@ -76,7 +76,7 @@ siege-peers: $(VENV)/.dev ## attack the daemon and its peers, one kind at a time
 	@$(BIN)/python -m tests.siege --peers --quiet 8 --siege 20
 
 .PHONY: faults
-faults: $(VENV)/.dev ## bring about every fault of docs/faults.md; ends with what each took (20 minutes)
+faults: $(VENV)/.dev ## bring about every fault of docs/faults.md; ends with what each took (25 minutes)
 	@$(BIN)/pytest -q tests/faults tests/system/test_replicas.py tests/system/test_upstream_*.py -m 'faults or not faults'
 
 .PHONY: alerts
