@@ -6,6 +6,7 @@ Counted as GPUs is what a device plug-in reports as whole devices: ``nvidia.com/
 Slices (MIG), shares and amounts of memory have other names, and are no GPUs.
 """
 
+from functools import lru_cache
 from typing import Final, TypeVar
 
 import msgspec
@@ -17,7 +18,7 @@ from telemetryd.model import NO_GPUS, Gpus
 T = TypeVar("T")
 
 
-class Capacity(msgspec.Struct, gc=False):
+class Capacity(msgspec.Struct, frozen=True, gc=False):
     """``capacity`` of a node: quantities as text, or as the number that some clients write."""
 
     cpu: Quantity = None
@@ -40,6 +41,9 @@ _CAPACITY: Final = msgspec.json.Decoder(Capacity | None)
 _EVERY_KEY: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _QUANTITY: Final = msgspec.json.Decoder(Quantity)
 
+LONGEST_KEPT: Final = 2048
+"""Bytes of a capacity that is remembered; that of a node has some 150."""
+
 MAX_GPUS: Final = 100_000
 """More of one vendor in one node is no number of devices, and counts as so many."""
 
@@ -50,12 +54,21 @@ def read_capacity(raw: msgspec.Raw | bytes) -> tuple[Capacity, Gpus]:
     Raises:
         UnreadableObject: It is of another type.
     """
+    content = bytes(raw)
+    return _read(content) if len(content) > LONGEST_KEPT else _read_once(content)
+
+
+def _read(raw: bytes) -> tuple[Capacity, Gpus]:
     capacity = (decode_raw("capacity", raw, _CAPACITY) if raw else None) or _NO_CAPACITY
     # Few nodes have GPUs, and the others need no second look.
-    return capacity, _count_gpus(raw) if b"gpu" in bytes(raw) else NO_GPUS
+    return capacity, _count_gpus(raw) if b"gpu" in raw else NO_GPUS
 
 
-def _count_gpus(raw: msgspec.Raw | bytes) -> Gpus:
+# The events of a node bring the same capacity again and again.
+_read_once: Final = lru_cache(1024)(_read)
+
+
+def _count_gpus(raw: bytes) -> Gpus:
     found = dict.fromkeys(Gpus._fields, 0)
     for key, value in decode_raw("capacity", raw, _EVERY_KEY).items():
         vendor = _VENDORS.get(key) or ("other" if key.endswith(_ANY) else None)

@@ -139,7 +139,7 @@ class Gatherer:
         readers.nodes.subscribe(self._fleet.apply_node)
         readers.kube_system.subscribe(self._fact_changed)
         for reader in self._followed():
-            reader.on_change(self.recheck)
+            reader.on_change(self._after_batch)
         self._required = self._find_required()
 
     def override(self, overrides: IdentityConfig) -> None:
@@ -263,6 +263,11 @@ class Gatherer:
         if self._tally is None or self._tally[0] != self._fleet.version:
             self._tally = (self._fleet.version, self._fleet.tally())
         return self._tally[1]
+
+    def _after_batch(self) -> None:
+        """Each batch is looked at, so that a slow fall between two snapshots is none at once."""
+        self._look_for_drops()
+        self.recheck()
 
     def _look_for_drops(self) -> tuple[Drop, ...]:
         found = []

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from telemetryd.errors import UnreadableObject
-from telemetryd.gather.capacity import MAX_GPUS, read_capacity
+from telemetryd.gather.capacity import LONGEST_KEPT, MAX_GPUS, read_capacity
 from telemetryd.model import NO_GPUS, Gpus
 
 
@@ -40,3 +40,10 @@ def test_without_a_capacity_nothing_is_there() -> None:
 def test_another_type_is_unreadable(raw: bytes) -> None:
     with pytest.raises(UnreadableObject):
         read_capacity(raw)
+
+
+def test_equal_capacities_are_read_once_and_long_ones_are_not_kept() -> None:
+    known, long = b'{"cpu":"7"}', b'{"cpu":"7","private":"%b"}' % (b"x" * LONGEST_KEPT)
+    assert read_capacity(known)[0] is read_capacity(bytes(known))[0]
+    assert read_capacity(long) == read_capacity(known)
+    assert read_capacity(long)[0] is not read_capacity(long)[0]

@@ -541,6 +541,19 @@ def test_an_implausible_drop_is_a_doubt_for_an_hour_and_logged_once(
     assert world.gatherer.snapshot().doubts == ()
 
 
+def test_a_slow_fall_between_two_snapshots_is_no_drop() -> None:
+    world = World()
+    world.fleet.cluster("c-1", *[node()] * 20)
+    world.gatherer.snapshot()
+    for number in range(15):
+        world.now_s += 3600
+        world.fleet.nodes.delete(f"c-1/{number}")
+    assert world.gatherer.snapshot().totals.drops == ()
+    for number in range(15, 20):
+        world.fleet.nodes.delete(f"c-1/{number}")
+    assert world.gatherer.snapshot().totals.drops == (Drop("nodes", 6, 0),)
+
+
 def test_an_unknown_provider_and_driver_count_as_other_and_are_said_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
