@@ -136,7 +136,7 @@ async def check_statuses(
 
 def _judge(what: str, record: SecretRequestRecord, now_s: float, *, takeover: bool) -> Finding:
     if record.other is None:
-        return passed(what, "no other controller writes its status")
+        return passed(what, "no other controller wrote its status last")
     at_s = parse_rfc3339(record.other.at)
     ago = "" if at_s is None else f" {max(0.0, now_s - at_s):.0f} s ago"
     detail = f"its status was written by {record.other.manager}{ago}"
