@@ -1,12 +1,15 @@
 """A disk that cannot be used, or hangs, never keeps a payload from being sent."""
 
-import os
 import shutil
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
 import pytest
 
+from telemetryd.atomicfile import write_file
+from telemetryd.export.outbox import spool as module
 from telemetryd.model import ExporterState
 from tests.export.doubles import always, spec
 from tests.export.outbox.test_outbox import REFUSED, Bench
@@ -78,12 +81,27 @@ async def test_folder_that_cannot_be_made_is_shown_and_no_reason_not_to_send(ben
     assert delivered.digest == "digest-1"
 
 
+@pytest.fixture
+def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Writes of payloads hang from when the event is cleared until it is set."""
+    works = threading.Event()
+    works.set()
+
+    def write_once_it_works(path: Path, content: bytes) -> None:
+        works.wait()
+        write_file(path, content)
+
+    monkeypatch.setattr(module, "write_file", write_once_it_works)
+    yield works
+    works.set()
+
+
 async def test_shorter_timeout_in_place_shortens_the_wait_for_a_disk_that_hangs(
-    bench: Bench,
+    bench: Bench, hanging: threading.Event
 ) -> None:
     async with bench.daemon(timeout_s=20.0):
         await bench.run_over()
-        os.mkfifo(bench.spool.path / ".pending.tmp")
+        hanging.clear()
         assert bench.manager is not None
         given = {"verifies_destination": False, "destination": "there", "spooled": True}
         bench.manager.reschedule(spec("it", timeout_s=2.0, **given))
@@ -91,24 +109,21 @@ async def test_shorter_timeout_in_place_shortens_the_wait_for_a_disk_that_hangs(
         await bench.run_again()
         assert "it takes too long" in bench.status.detail
         assert bench.stats.runs["success"] == 2
-        reader = os.open(bench.spool.path / ".pending.tmp", os.O_RDONLY | os.O_NONBLOCK)
+        hanging.set()
         await bench.until(lambda: bench.sink.payloads[-1].digest == "digest-2")
-        os.close(reader)
 
 
-async def test_disk_that_hangs_is_no_reason_not_to_send(bench: Bench) -> None:
-    bench.spool.path.mkdir(parents=True)
-    pipe = bench.spool.path / ".pending.tmp"
-    # Opening a pipe for writing waits for a reader.
-    os.mkfifo(pipe)
+async def test_disk_that_hangs_is_no_reason_not_to_send(
+    bench: Bench, hanging: threading.Event
+) -> None:
+    hanging.clear()
     async with bench.daemon(timeout_s=0.4):
         await bench.run_over()
         assert bench.status.state is ExporterState.IDLE
         assert "it takes too long" in bench.status.detail
         assert len(bench.sink.payloads) == 1
-        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        hanging.set()
         await anyio.sleep(0.05)
-        os.close(reader)
         bench.source.change()
         await bench.run_again()
         await bench.run_again()

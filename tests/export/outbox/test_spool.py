@@ -270,8 +270,9 @@ def test_delivery_before_is_forgotten_where_the_next_cannot_be_noted(tmp_path: P
     """Otherwise its content would count as delivered, though the receiver has another since."""
     folder = SpoolFolder(str(tmp_path), "it")
     folder.settle(DELIVERED)
-    (folder.path / ".pending.tmp").mkdir()
-    with pytest.raises(OSError, match="directory"):
+    for name in (".pending.tmp", ".pending.2.tmp"):
+        (folder.path / name / "something").mkdir(parents=True)
+    with pytest.raises(OSError, match="not empty"):
         folder.store(pending_payload(sequence=8))
     assert folder.load().delivered is None
 
