@@ -154,11 +154,32 @@ def core_node(
 def rancher_cluster(
     name: str,
     *,
-    node_count: int = 3,
+    node_count: int | None = 3,
     kubernetes_version: str = "v1.33.4+rke2r1",
     sentinel: str = SENTINEL,
 ) -> Object:
-    """Returns a cluster of `management.cattle.io/v3`; `local` is the one Rancher runs in."""
+    """Returns a cluster of `management.cattle.io/v3`; `local` is the one Rancher runs in.
+
+    Args:
+        name: The object's name.
+        node_count: As Rancher counts its nodes; None where it has not counted them yet.
+        kubernetes_version: The version of its API server.
+        sentinel: The start of every string that must never leave.
+    """
+    counted = (
+        {}
+        if node_count is None
+        else {
+            "nodeCount": node_count,
+            "linuxWorkerCount": node_count,
+            "capacity": {
+                "cpu": str(4 * node_count),
+                "memory": f"{16384256 * node_count}Ki",
+                "pods": str(110 * node_count),
+            },
+            "allocatable": {"cpu": str(4 * node_count), "pods": str(110 * node_count)},
+        }
+    )
     return {
         "apiVersion": _MANAGEMENT,
         "kind": "Cluster",
@@ -178,14 +199,7 @@ def rancher_cluster(
         "status": {
             "driver": "rke2",
             "provider": "rke2",
-            "nodeCount": node_count,
-            "linuxWorkerCount": node_count,
-            "capacity": {
-                "cpu": str(4 * node_count),
-                "memory": f"{16384256 * node_count}Ki",
-                "pods": str(110 * node_count),
-            },
-            "allocatable": {"cpu": str(4 * node_count), "pods": str(110 * node_count)},
+            **counted,
             "requested": {"cpu": "4150m", "memory": "2692Mi", "pods": "39"},
             "version": {
                 "gitVersion": kubernetes_version,

@@ -58,7 +58,7 @@ class Rancher:
         for name in names[1:]:
             self._create("/api/v1/namespaces", namespace(name))
         for name in names:
-            self._create(collection(CLUSTERS), rancher_cluster(name))
+            self._create(collection(CLUSTERS), rancher_cluster(name, node_count=None))
         jobs = [(name, number) for name in names for number in range(nodes)]
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda job: self.add_node(*job), jobs))

@@ -138,7 +138,7 @@ def test_nodes_whose_cluster_goes_leave_the_payload_and_come_back(
         assert sum(row["count"] for row in payload["managedClusters"]) == 19
         assert daemon.metric("telemetryd_fleet_orphan_nodes") == 20
     finally:
-        admin.create(collection(CLUSTERS), rancher_cluster("sentinel-c-7"))
+        admin.create(collection(CLUSTERS), rancher_cluster("sentinel-c-7", node_count=None))
     wait_for_truth(daemon, rancher)
 
 
@@ -162,7 +162,7 @@ def test_fleet_payload_equals_a_recount_through_nodes_and_clusters_that_come_and
         assert left < ids
     finally:
         rancher.delete_node("sentinel-c-3", 9300)
-        admin.create(collection(CLUSTERS), rancher_cluster("sentinel-c-3"))
+        admin.create(collection(CLUSTERS), rancher_cluster("sentinel-c-3", node_count=None))
     again = wait_for_whole_truth(daemon, rancher)
     assert ids - {row["id"] for row in again["clusters"]} == ids - left, "made anew: another id"
     assert again["totals"] == before["totals"]
