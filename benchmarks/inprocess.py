@@ -21,8 +21,8 @@ from benchmarks.fleet import BenchFleet, Stored
 from telemetryd.bootclock import boot_time_s
 from telemetryd.config import IdentityConfig
 from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
-from telemetryd.gather.gatherer import Gatherer, Readers
 from telemetryd.gather.clusters import CLUSTERS
+from telemetryd.gather.gatherer import Gatherer, Readers
 from telemetryd.gather.project import (
     FEATURES,
     KUBE_SYSTEM,
