@@ -89,6 +89,10 @@ def test_any_file_that_is_refused_at_a_reload_changes_nothing(daemon: Probed) ->
     file = daemon.daemon.config_file
     good = file.read_bytes()
     daemon.expected.add("config rejected")
+    # The first type that isn't ours loads the search for plug-ins, which stays: that is no growth.
+    file.write_bytes(good + b'[[exporters]]\nname = "x"\ntype = "unknown"\n')
+    assert not daemon.ask("reload").ok
+    file.write_bytes(good)
 
     @budget(RELOADS)
     @given(content=spoilt(good) | TEXTS.map(lambda text: good + text.encode()))
