@@ -31,6 +31,9 @@ SETTINGS = "settings.management.cattle.io"
 LEASES = "leases.coordination.k8s.io"
 SECRET = "rancher-scc-telemetry"
 
+CLUSTERS_WANTED = 30
+"""So many that what comes and goes by itself never halves the fleet."""
+
 _COMMON = "[secret_requests]\nenabled = false\n"
 _ELECTION = """
 [leader_election]
@@ -223,7 +226,13 @@ def set_up(program: Path, folder: Path, *, by: int, proxied: tuple[str, ...]) ->
     for name in ("server", "prometheus"):
         (folder / name).mkdir()
     with (
-        serve_fleet(folder / "server", churn_per_s=5, bookmark_interval_s=1) as fleet,
+        serve_fleet(
+            folder / "server",
+            clusters=CLUSTERS_WANTED,
+            nodes=1,
+            churn_per_s=5,
+            bookmark_interval_s=1,
+        ) as fleet,
         start_blocking_portal() as portal,
         portal.wrap_async_context_manager(receiving()) as receiver,
         _proxies(fleet, folder, proxied) as proxies,
