@@ -76,7 +76,7 @@ def explain_build(build: RancherBuild, product: str) -> str:
         return ""
     return (
         f"this Rancher is {_BUILDS[build]}, which writes no telemetry itself:"
-        f" nobody at SUSE expects it; product in the payload: {product}"
+        f" SUSE does not expect it; product in the payload: {product}"
     )
 
 

@@ -44,7 +44,7 @@ class Cluster:
     Attributes:
         status: Of its status, what the sums don't give.
         own: Of its status's ``nodeCount`` and ``capacity``, what differs from its nodes.
-        differs: Whether it is to be said to differ.
+        differs: Whether the payload must say that it differs.
     """
 
     name: str

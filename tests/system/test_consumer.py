@@ -167,7 +167,7 @@ def test_build_that_nobody_expects_anything_of_is_said(
     assert views.consumer["rancher_build"] == (build or "other")
     (line,) = views.warned()
     assert line.startswith("WARN  Rancher build  this Rancher is ")
-    assert line.endswith("nobody at SUSE expects it; product in the payload: rancher")
+    assert line.endswith("SUSE does not expect it; product in the payload: rancher")
     assert "obody at SUSE expects it" in views.texts[1]
     payload = scc.payload("rancher-scc-telemetry", NAMESPACE)
     assert payload is not None

@@ -10,7 +10,7 @@ _NANO = 1_000_000_000
 
 
 def render_fleet(totals: Totals) -> dict[str, Any]:
-    """The fleet, of JSON types only; no cluster is told apart from others of its kind."""
+    """The fleet, of JSON types only; it shows kinds of clusters, and no single one."""
     everything = totals.everything
     stale = total(totals.groups, lambda key: key.stale)
     return {

@@ -1,6 +1,6 @@
 """The fleet on the status page, as names and values.
 
-Plain Kubernetes is one cluster that nobody manages: what tells clusters apart is left out for it.
+Plain Kubernetes is one cluster without a manager: what differs between clusters is left out for it.
 """
 
 from collections.abc import Callable, Iterable, Iterator
