@@ -5,7 +5,6 @@ Those parts are imported when they are asked for. Which arguments there are belo
 """
 
 import argparse
-import gc
 import os
 import random
 import sys
@@ -96,7 +95,6 @@ def run(options: argparse.Namespace) -> int:
     from telemetryd.daemon.reload import Reloader  # noqa: PLC0415
 
     now = time.time  # noqa: TID251 - the clock is chosen here
-    gc.freeze()  # modules stay: the collector needn't look through them time and again
 
     async def run() -> None:
         reloader = Reloader(source, file, configure_logging=_configure_logging, now=now)

@@ -9,13 +9,16 @@ MOST_REQUESTS: Final = 200
 
 _TROUBLE_FIRST: Final = (
     RequestState.FAILING,
+    RequestState.CONFLICT,
     RequestState.REJECTED,
     RequestState.WAITING,
     RequestState.UNDECIDED,
     RequestState.LEAVING,
     RequestState.SERVED,
 )
-_WITH_EXPORTER: Final = frozenset({RequestState.FAILING, RequestState.SERVED})
+_WITH_EXPORTER: Final = frozenset(
+    {RequestState.FAILING, RequestState.CONFLICT, RequestState.SERVED}
+)
 
 
 def choose_requests(requests: Collection[RequestStatus]) -> list[RequestStatus]:

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import orjson
+import pytest
 
 from telemetryd.model import (
     ExporterState,
@@ -73,6 +74,13 @@ def test_of_thousands_of_requests_the_served_ones_and_those_in_trouble_are_shown
     assert shown[-2:] == [("served", "r0003"), ("served", "r2999")]
     assert shown[1:-2] == sorted(shown[1:-2])
     assert {state for state, _ in shown[1:-2]} == {"rejected"}
+
+
+@pytest.mark.parametrize("state", RequestState)
+def test_request_in_any_state_is_shown(state: RequestState) -> None:
+    requests = (RequestStatus("r", "", state, "", None),)
+    document = render_status(replace(busy_facts().status(), requests=requests))
+    assert [each["state"] for each in document["secret_requests"]] == [state]
 
 
 def test_status_shows_why_the_last_reload_was_rejected() -> None:
