@@ -89,8 +89,12 @@ class Siege:
     limit_mib: float = 128.0
     notes: list[str] = field(default_factory=list)
 
-    def broken(self) -> Iterator[str]:
-        """Each promise that was broken, and how."""
+    def broken(self, most_ratio: float = MOST_RATIO) -> Iterator[str]:
+        """Each promise that was broken, and how.
+
+        Args:
+            most_ratio: So many times as long as without attackers may an answer take.
+        """
         if self.died is not None:
             yield f"the daemon ended with {self.died}"
         if self.kills:
@@ -102,10 +106,10 @@ class Siege:
                 yield from _broken_in(phase)
         for name, asked in self.siege.asked.items():
             before, during = ratio_of(self.quiet.asked.get(name, ())), ratio_of(asked)
-            if before and during > MOST_RATIO * before:
+            if before and during > most_ratio * before:
                 yield (
                     f"{name}: the median takes {during:.1f} ms, {during / before:.1f} times as long"
-                    f" as without attackers; {MOST_RATIO:g} at most"
+                    f" as without attackers; {most_ratio:g} at most"
                 )
         for each in self.after:
             yield f"after {RECOVERS_WITHIN_S:.0f} s not as before: {each}"
