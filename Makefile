@@ -80,7 +80,7 @@ faults: $(VENV)/.dev ## bring about every fault of docs/faults.md; ends with wha
 	@$(BIN)/pytest -q tests/faults tests/system/test_replicas.py tests/system/test_upstream_*.py -m 'faults or not faults'
 
 .PHONY: alerts
-alerts: $(VENV)/.dev ## bring about the cause of every alert, before a real Prometheus (4 minutes)
+alerts: $(VENV)/.dev ## bring about the cause of every alert, before a real Prometheus and API server (8 minutes)
 	@$(BIN)/pytest -q tests/monitoring -m 'alerts or not alerts'
 
 .PHONY: rules

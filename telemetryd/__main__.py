@@ -53,7 +53,11 @@ def _run(early: EarlySignals) -> int:
 
 
 def _leave(status: int) -> NoReturn:
-    """End the process, whatever its threads wait for: the interpreter would wait for them."""
+    """End the process, whatever its threads wait for or do.
+
+    The interpreter would wait for them. And the C library's exit would take OpenSSL down below one
+    that loads certificates, which then ends the process by SIGSEGV.
+    """
     end_s = time.monotonic() + _JOIN_S
     others = [
         thread
@@ -62,7 +66,7 @@ def _leave(status: int) -> NoReturn:
     ]
     for thread in others:
         thread.join(max(0.0, end_s - time.monotonic()))
-    if any(thread.is_alive() for thread in others):
+    if threading.active_count() > 1:
         atexit._run_exitfuncs()  # noqa: SLF001 - the rest of what the interpreter would do
         os._exit(status)
     sys.exit(status)

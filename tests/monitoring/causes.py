@@ -1,21 +1,25 @@
 """What brings each alert about, and what fixes it, as it would come in production."""
 
+import json
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
-from tests.apiserver.fixtures import rancher_cluster, rancher_node
-from tests.daemon.embedded import NAMESPACE, SECRETS
+from tests.apiserver.crds import CLUSTERS, NODES, SETTINGS, collection
+from tests.apiserver.fixtures import namespace, rancher_cluster, rancher_node
 from tests.export.receiver import WELL, status
-from tests.faults.acts import refusal
-from tests.monitoring.stage import CLUSTERS, LEASES, NODES, SECRET, SETTINGS, Stage
+from tests.faults.acts import as_stream, refusal
+from tests.monitoring.stage import Stage
 from tests.system.daemon import TOP_LEVEL
+from tests.system.rancher import SECRET, TARGET_NAMESPACE
 
-LEASE = (NAMESPACE, "telemetryd")
+LEASE = (TARGET_NAMESPACE, "telemetryd")
 ELSEWHERE = ("default", "telemetryd")
-ALONE = (NAMESPACE, "alone")
+ALONE = (TARGET_NAMESPACE, "alone")
 BROKEN = "broken-m-1"
 BIG = "big"
 
@@ -40,7 +44,7 @@ class Cause:
     Attributes:
         alerts: What has to fire.
         bring: Makes it go wrong; returns what makes it right again.
-        quick: Needs the daemons `main` and `gone` alone, and no proxy.
+        quick: Needs the daemons `main` and `gone` alone, and no fault of a proxy.
     """
 
     name: str
@@ -97,8 +101,18 @@ def receiver_that_answers_503_and_a_spool_that_is_no_folder(stage: Stage) -> Cal
 
 @cause(of("ExporterConflict", instance="main", exporter="scc"), quick=True)
 def another_writer_of_the_secret(stage: Stage) -> Callable[[], object]:
-    stage.foreign_write()
-    return lambda: stage.fleet.remove(SECRETS, SECRET, NAMESPACE)
+    name = SECRET.rpartition("/")[2]
+    secret: dict[str, Any] = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}}
+    over = threading.Event()
+
+    def write() -> None:
+        for number in count():
+            data = {"payload": b64encode(json.dumps({"number": number}).encode()).decode()}
+            stage.admin.apply(SECRET, {**secret, "data": data}, manager="rancher", force=True)
+            if over.wait(1):
+                return
+
+    return _meanwhile(write, over)
 
 
 @cause(of("ExporterStopped", instance="main", exporter="folder"), quick=True)
@@ -115,36 +129,39 @@ def configuration_with_an_unknown_key(stage: Stage) -> Callable[[], object]:
 
 @cause(of("SnapshotIncomplete", instance="main"), quick=True)
 def node_whose_fields_have_wrong_types(stage: Stage) -> Callable[[], object]:
-    stage.fleet.put(
+    nodes = collection(NODES, "local")
+    stage.admin.create(
+        nodes,
         {
             "apiVersion": "management.cattle.io/v3",
             "kind": "Node",
             "metadata": {"name": BROKEN, "namespace": "local"},
             "status": {"internalNodeStatus": {"capacity": ["cpu", "memory"]}},
-        }
+        },
     )
-    return lambda: stage.fleet.remove(NODES, BROKEN, "local")
+    return lambda: stage.admin.delete(f"{nodes}/{BROKEN}")
 
 
 @cause(of("FleetDropped", instance="main", what="nodes"), quick=True)
 def cluster_with_most_of_the_nodes_that_vanishes(stage: Stage) -> Callable[[], object]:
-    cluster = rancher_cluster(BIG)
-    del cluster["status"]["nodeCount"], cluster["status"]["capacity"]
-    stage.fleet.put(cluster)
-    for number in range(60):
-        stage.fleet.put(rancher_node(BIG, f"machine-{number}"))
     main = stage.daemons["main"]
+    whole = (main.metric("telemetryd_fleet_nodes") or 0) + 60
+    cluster = rancher_cluster(BIG, node_count=None)
+    stage.rancher._create("/api/v1/namespaces", namespace(BIG))
+    stage.admin.create(collection(CLUSTERS), cluster)
+    for number in range(60):
+        stage.admin.create(collection(NODES, BIG), rancher_node(BIG, f"machine-{number}"))
     main.wait_for(
-        "its nodes to count", lambda: (main.metric("telemetryd_fleet_nodes") or 0) > 60, 60
+        "its nodes to count", lambda: (main.metric("telemetryd_fleet_nodes") or 0) >= whole, 60
     )
-    stage.fleet.remove(CLUSTERS, BIG)
-    return lambda: stage.fleet.put(cluster)
+    stage.admin.delete(f"{collection(CLUSTERS)}/{BIG}")
+    return lambda: stage.admin.create(collection(CLUSTERS), cluster)
 
 
 @cause(of("ClustersDiffer", instance="main"), quick=True)
 def cluster_that_reports_nodes_which_have_no_objects(stage: Stage) -> Callable[[], object]:
-    stage.fleet.put(rancher_cluster("differing", node_count=2))
-    return lambda: stage.fleet.remove(CLUSTERS, "differing")
+    stage.admin.create(collection(CLUSTERS), rancher_cluster("differing", node_count=2))
+    return lambda: stage.admin.delete(f"{collection(CLUSTERS)}/differing")
 
 
 @cause(of("ClustersStale", instance="main"))  # takes longer than the others together
@@ -153,16 +170,16 @@ def cluster_whose_agent_is_disconnected(stage: Stage) -> Callable[[], object]:
     for condition in cluster["status"]["conditions"]:
         if condition["type"] == "Connected":
             condition["status"] = "False"
-    stage.fleet.put(cluster)
-    return lambda: stage.fleet.remove(CLUSTERS, "unreachable")
+    stage.admin.create(collection(CLUSTERS), cluster)
+    return lambda: stage.admin.delete(f"{collection(CLUSTERS)}/unreachable")
 
 
 @cause(of("PayloadSchemaInvalid", instance="main", exporter="scc"), quick=True)
 def version_that_is_none(stage: Stage) -> Callable[[], object]:
-    setting = stage.fleet.get(SETTINGS, "server-version")
-    assert setting is not None
-    stage.fleet.put({**setting, "value": "of-our-own"})
-    return lambda: stage.fleet.put(setting)
+    path = f"{collection(SETTINGS)}/server-version"
+    right = {"value": stage.admin.get(path)["value"]}
+    stage.admin.patch(path, {"value": "of-our-own"})
+    return lambda: stage.admin.patch(path, right)
 
 
 @cause(
@@ -182,6 +199,8 @@ def list_that_is_denied_from_the_start(stage: Stage) -> Callable[[], object]:
 )
 def watches_that_are_expired_refused_or_silent(stage: Stage) -> Callable[[], object]:
     proxy = stage.proxies["main"]
+    # In pages, for a list as a stream would go on as a watch that is granted.
+    proxy.rule("features", "list", as_stream(refusal(422, "Invalid")))
     proxy.rule("features", "watch", refusal(410, "Expired"))
     proxy.hang_up("features")
     proxy.rule("clusters", "watch", refusal(503, "ServiceUnavailable"))
@@ -199,14 +218,7 @@ def process_that_gets_half_of_its_time(stage: Stage) -> Callable[[], object]:
             stage.pause("starved", 0.85)
             time.sleep(0.65)
 
-    thread = threading.Thread(target=starve, name="starve")
-    thread.start()
-
-    def fix() -> None:
-        over.set()
-        thread.join()
-
-    return fix
+    return _meanwhile(starve, over)
 
 
 @cause(of("LeaderMultiple", cluster="twins"))
@@ -223,17 +235,29 @@ def replicas_with_leases_in_two_namespaces(stage: Stage) -> Callable[[], object]
 
 @cause(of("LeaderMissing", cluster="alone"))
 def lease_that_somebody_unknown_holds(stage: Stage) -> Callable[[], object]:
-    lease = stage.fleet.get(LEASES, ALONE[1], ALONE[0])
-    assert lease is not None
-    held = {**lease["spec"], "holderIdentity": "somebody", "leaseDurationSeconds": 3600}
-    stage.fleet.put({**lease, "spec": held})
-    return lambda: stage.fleet.remove(LEASES, ALONE[1], ALONE[0])
+    path = "/apis/coordination.k8s.io/v1/namespaces/{}/leases/{}".format(*ALONE)
+    held = {"holderIdentity": "somebody", "leaseDurationSeconds": 3600}
+    stage.admin.patch(path, {"spec": held})
+    return lambda: stage.admin.delete(path)
 
 
-@cause(of("CollectionOff", instance="switched", reason="config"))
+@cause(of("CollectionOff", instance="switched", by="config"))
 def collection_that_is_switched_off(stage: Stage) -> Callable[[], object]:
     stage.reload("switched", top_level=f"enabled = false\n{TOP_LEVEL}")
-    return lambda: stage.reload("switched")
+    # To leave the line out isn't enough: the daemon remembers it until its opposite is written.
+    return lambda: stage.reload("switched", top_level=f"enabled = true\n{TOP_LEVEL}")
+
+
+def _meanwhile(work: Callable[[], None], over: threading.Event) -> Callable[[], object]:
+    """Begins the work; returns what ends it."""
+    thread = threading.Thread(target=work, name=work.__name__)
+    thread.start()
+
+    def end() -> None:
+        over.set()
+        thread.join()
+
+    return end
 
 
 def begin(stage: Stage, *, quick: bool) -> None:
@@ -253,4 +277,4 @@ def begin(stage: Stage, *, quick: bool) -> None:
         main.wait_for(f"{exporter} to succeed", lambda it=series: main.metric(it), 30)  # type: ignore[misc]
     # For the dashboard: slots that pass without a run, and watches that end.
     stage.pause("main", 2.1)
-    stage.fleet.drop_watches()
+    stage.proxies["main"].hang_up()

@@ -5,10 +5,12 @@ One Prometheus scrapes all of them. What the causes are belongs to ``causes``.
 
 import json
 import signal
+import threading
 import time
-import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +18,30 @@ from anyio.from_thread import start_blocking_portal
 
 from telemetryd.serve.control.client import ask
 from telemetryd.serve.control.protocol import Request
-from tests.daemon.embedded import NAMESPACE, TOKEN, FleetServer, serve_fleet
+from tests.apiserver.admin import Admin
+from tests.apiserver.crds import CLUSTERS, FEATURES, NODES, SETTINGS, collection
+from tests.apiserver.process import ApiServer
 from tests.export.receiver import Receiver, receiving
 from tests.faults.proxy import FaultProxy
-from tests.kube.certificates import Authority
 from tests.monitoring.files import MONITORING, RULES, read_yaml
 from tests.monitoring.prometheus import Prometheus, Target
 from tests.monitoring.scaled import scaled
 from tests.system.daemon import TOP_LEVEL, Daemon
+from tests.system.rancher import Rancher
 
-CLUSTERS = "clusters.management.cattle.io"
-NODES = "nodes.management.cattle.io"
-SETTINGS = "settings.management.cattle.io"
-LEASES = "leases.coordination.k8s.io"
-SECRET = "rancher-scc-telemetry"
+CLUSTERS_WANTED = 31
+"""So many that only the cause that is meant to halve the fleet does so."""
 
-CLUSTERS_WANTED = 30
-"""So many that what comes and goes by itself never halves the fleet."""
+CHANGES_PER_S = 5
+CHANGING = (
+    f"{collection(CLUSTERS)}/local",
+    f"{collection(NODES, 'local')}/sentinel-m-0",
+    f"{collection(SETTINGS)}/server-url",
+    f"{collection(FEATURES)}/fleet",
+    "/api/v1/namespaces/kube-system",
+)
+"""One object of each kind that is watched. The API server's bookmarks come once a minute, which is
+longer than the divided durations let a watch be silent."""
 
 _COMMON = "[secret_requests]\nenabled = false\n"
 _ELECTION = """
@@ -58,7 +67,7 @@ name = "scc"
 type = "secret"
 interval = "1s"
 retry_base = "100ms"
-quiet_period = "1h"
+quiet_period = "10s"
 
 [[exporters]]
 name = "receiver"
@@ -78,7 +87,8 @@ class Stage:
 
     Attributes:
         prometheus: Scrapes every daemon; its rules are the scaled ones.
-        fleet: The API server that all daemons lead to.
+        rancher: Its objects, on the API server that all daemons lead to.
+        admin: Writes to that.
         proxies: Before it, one of each daemon that is behind one, by name.
         receiver: Where exporter `receiver` of `main` delivers.
         daemons: Those that run, and those that ended last, by the name that is their `instance`.
@@ -88,16 +98,19 @@ class Stage:
         self,
         folder: Path,
         prometheus: Prometheus,
-        fleet: FleetServer,
+        apiserver: ApiServer,
+        rancher: Rancher,
         proxies: dict[str, FaultProxy],
         receiver: Receiver,
     ) -> None:
         self.prometheus = prometheus
-        self.fleet = fleet
+        self.rancher = rancher
+        self.admin = rancher.admin
         self.proxies = proxies
         self.receiver = receiver
         self.daemons: dict[str, Daemon] = {}
         self._folder = folder
+        self._apiserver = apiserver
         self._clusters: dict[str, str] = {}
 
     # -- daemons
@@ -148,30 +161,6 @@ class Stage:
         """Where a daemon has its configuration, its state and its socket."""
         return self._folder / name
 
-    # -- the API server
-
-    def foreign_write(self) -> None:
-        """Another writer takes the Secret's payload, as Rancher's own telemetry would."""
-        server = json.loads(self.fleet.kubeconfig.read_text())["clusters"][0]["cluster"]["server"]
-        path = f"/api/v1/namespaces/{NAMESPACE}/secrets/{SECRET}"
-        body = {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {"name": SECRET, "namespace": NAMESPACE},
-            "data": {"payload": "e30="},
-        }
-        request = urllib.request.Request(
-            f"{server}{path}?fieldManager=rancher&force=true",
-            json.dumps(body).encode(),
-            {
-                "Authorization": f"Bearer {TOKEN}",
-                "Content-Type": "application/apply-patch+yaml",
-            },
-            method="PATCH",
-        )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            assert answer.status in {200, 201}
-
     # -- inside
 
     def _config(self, name: str, lease: tuple[str, str] | None) -> str:
@@ -183,15 +172,12 @@ class Stage:
         return config
 
     def _kubeconfig(self, name: str, folder: Path) -> Path:
-        document = json.loads(self.fleet.kubeconfig.read_text())
+        path = self._apiserver.kubeconfig(folder / "kubeconfig")
         proxy = self.proxies.get(name)
         if proxy is not None:
-            document["clusters"][0]["cluster"] = {
-                "server": f"https://127.0.0.1:{proxy.port}",
-                "certificate-authority": str(proxy.ca),
-            }
-        path = folder / "kubeconfig"
-        path.write_text(json.dumps(document))
+            document = json.loads(path.read_text())
+            document["clusters"][0]["cluster"] = proxy.cluster()
+            path.write_text(json.dumps(document))
         return path
 
     def _scrape(self) -> None:
@@ -212,33 +198,36 @@ class Stage:
 
 
 @contextmanager
-def set_up(program: Path, folder: Path, *, by: int, proxied: tuple[str, ...]) -> Iterator[Stage]:
+def set_up(
+    program: Path,
+    apiserver: ApiServer,
+    admin: Admin,
+    folder: Path,
+    *,
+    by: int,
+    proxied: tuple[str, ...],
+) -> Iterator[Stage]:
     """A stage without daemons yet.
 
     Args:
         program: The Prometheus server.
+        apiserver: Gets a fleet, which goes with the block.
+        admin: Writes to it.
         folder: For everything; its path must be short, for sockets, and its disk fast.
         by: What durations of the rules are divided by.
         proxied: Names of daemons that are to be behind a proxy.
     """
     (job,) = read_yaml(MONITORING / "prometheus.yml")["scrape_configs"]
     del job["static_configs"]
-    for name in ("server", "prometheus"):
-        (folder / name).mkdir()
+    (folder / "prometheus").mkdir()
     with (
-        serve_fleet(
-            folder / "server",
-            clusters=CLUSTERS_WANTED,
-            nodes=1,
-            churn_per_s=5,
-            bookmark_interval_s=1,
-        ) as fleet,
+        _changing_fleet(admin) as rancher,
         start_blocking_portal() as portal,
         portal.wrap_async_context_manager(receiving()) as receiver,
-        _proxies(fleet, folder, proxied) as proxies,
+        _proxies(apiserver, folder, proxied) as proxies,
         Prometheus(program, folder / "prometheus", scaled(RULES.read_text(), by), job) as server,
     ):
-        stage = Stage(folder, server, fleet, proxies, receiver)
+        stage = Stage(folder, server, apiserver, rancher, proxies, receiver)
         try:
             yield stage
         finally:
@@ -246,15 +235,38 @@ def set_up(program: Path, folder: Path, *, by: int, proxied: tuple[str, ...]) ->
 
 
 @contextmanager
+def _changing_fleet(admin: Admin) -> Iterator[Rancher]:
+    rancher = Rancher(admin)
+    over = threading.Event()
+
+    def change() -> None:
+        for number in count():
+            if over.wait(1 / CHANGES_PER_S):
+                return
+            changed = {"metadata": {"annotations": {"changed": str(number)}}}
+            admin.patch(CHANGING[number % len(CHANGING)], changed)
+
+    try:
+        rancher.build(CLUSTERS_WANTED, nodes=1)
+        with ThreadPoolExecutor(1) as pool:
+            changes = pool.submit(change)
+            try:
+                yield rancher
+            finally:
+                over.set()
+            changes.result()
+    finally:
+        rancher.clear()
+
+
+@contextmanager
 def _proxies(
-    fleet: FleetServer, folder: Path, names: tuple[str, ...]
+    apiserver: ApiServer, folder: Path, names: tuple[str, ...]
 ) -> Iterator[dict[str, FaultProxy]]:
-    url = json.loads(fleet.kubeconfig.read_text())["clusters"][0]["cluster"]["server"]
-    ca_file = Authority(folder, "unused").ca  # the server behind it speaks plain HTTP
     with ExitStack() as stack:
         made = {}
         for name in names:
             (folder / f"proxy-{name}").mkdir()
-            proxy = FaultProxy(url, ca_file, folder / f"proxy-{name}")
+            proxy = FaultProxy(apiserver.url, apiserver.ca_file, folder / f"proxy-{name}")
             made[name] = stack.enter_context(proxy.running())
         yield made

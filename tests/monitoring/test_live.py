@@ -1,5 +1,7 @@
 """The rules and the dashboard before a real Prometheus that scrapes real daemons under load.
 
+What the daemons watch is a real API server.
+
 Each alert fires when its cause is brought about, and clears when that is fixed. Durations of the
 rules are divided (``scaled``): the expressions and everything else are those that are shipped.
 """
@@ -12,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.apiserver.admin import Admin
+from tests.apiserver.process import ApiServer
 from tests.monitoring.causes import CAUSES, Cause, Expected, begin
 from tests.monitoring.conftest import REPORT
 from tests.monitoring.files import Query, filled_in, queries, rules
@@ -59,12 +63,23 @@ def expected_of(causes: list[Cause]) -> list[Expected]:
     return [each for one in causes for each in one.alerts]
 
 
-def play(program: Path, folder: Path, causes: list[Cause], *, by: int, quick: bool) -> Play:
+def play(
+    program: Path,
+    apiserver: ApiServer,
+    admin: Admin,
+    causes: list[Cause],
+    *,
+    by: int,
+    quick: bool,
+) -> Play:
     """Brings all causes about, fixes them, and looks on."""
     played = Play()
     began_s = time.time()
-    proxied = () if quick else ("main", "denied")
-    with set_up(program, folder, by=by, proxied=proxied) as stage:
+    proxied = ("main",) if quick else ("main", "denied")
+    with (
+        tempfile.TemporaryDirectory(prefix="td-", dir=IN_MEMORY) as folder,
+        set_up(program, apiserver, admin, Path(folder), by=by, proxied=proxied) as stage,
+    ):
         begin(stage, quick=quick)
         server = stage.prometheus
         server.until("nothing to be told", lambda: not server.get("alerts")["alerts"], SETTLES_S)
@@ -130,15 +145,13 @@ QUICK = [each for each in CAUSES if each.quick]
 
 
 @pytest.fixture(scope="module")
-def quick_play(prometheus: Path) -> Play:
-    with tempfile.TemporaryDirectory(prefix="td-", dir=IN_MEMORY) as folder:
-        return play(prometheus, Path(folder), QUICK, by=QUICK_BY, quick=True)
+def quick_play(prometheus: Path, apiserver: ApiServer, admin: Admin) -> Play:
+    return play(prometheus, apiserver, admin, QUICK, by=QUICK_BY, quick=True)
 
 
 @pytest.fixture(scope="module")
-def whole_play(prometheus: Path) -> Play:
-    with tempfile.TemporaryDirectory(prefix="td-", dir=IN_MEMORY) as folder:
-        played = play(prometheus, Path(folder), CAUSES, by=ALL_BY, quick=False)
+def whole_play(prometheus: Path, apiserver: ApiServer, admin: Admin) -> Play:
+    played = play(prometheus, apiserver, admin, CAUSES, by=ALL_BY, quick=False)
     REPORT.extend(table(played))
     return played
 
