@@ -271,7 +271,9 @@ async def test_each_object_is_decoded_once_and_nothing_of_it_is_logged_or_timed(
 ) -> None:
     calls = await counted(MANY, streamed)
     assert calls.decodes[NodeObject] == MANY
-    assert sum(calls.decodes.values()) <= (2 * MANY + 2 if streamed else MANY + MANY / PAGE_SIZE)
+    others = sum(calls.decodes.values()) - MANY
+    # All nodes have one capacity, which is decoded once, or was by another test.
+    assert others <= (MANY + 2 if streamed else MANY / PAGE_SIZE) + 1
     for costly in ("isEnabledFor", "strftime", "time", "perf_counter", "acquire"):
         assert calls.named[costly] <= MANY / 10, costly
 

@@ -120,7 +120,7 @@ def test_build_that_nobody_expects_anything_of_is_said_and_all_is_well(
     assert consumer["rancher_build"] == build
     for text in (finding.what, consumer["detail"], render_table(render_status(facts))):
         assert f"his Rancher is {named}" in text
-        assert "at SUSE expects it; product in the payload: rancher" in text
+        assert "SUSE does not expect it; product in the payload: rancher" in text
     assert finding.what in render_page(facts)
 
 
