@@ -86,7 +86,7 @@ def _by_content(conditions: Sequence[ConditionRecord]) -> OtherController | None
 
 
 def _read(managed_fields: msgspec.Raw) -> list[_Owner]:
-    if not managed_fields or len(bytes(managed_fields)) > MAX_OWNERS_BYTES:
+    if not managed_fields or memoryview(managed_fields).nbytes > MAX_OWNERS_BYTES:
         return []
     try:
         return _OWNERS.decode(managed_fields) or []

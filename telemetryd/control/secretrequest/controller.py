@@ -21,6 +21,7 @@ from telemetryd.control.secretrequest.conditions import (
     Verdict,
     tells_of_service,
 )
+from telemetryd.control.secretrequest.crowdlog import CrowdLog
 from telemetryd.control.secretrequest.decision import (
     LAST,
     OPERATOR_REQUEST,
@@ -40,12 +41,11 @@ from telemetryd.control.secretrequest.decision import (
     target_of,
 )
 from telemetryd.control.secretrequest.namespaces import RECHECK_S, SERVED_FACTOR, Namespaces
-from telemetryd.control.secretrequest.pace import Pace
 from telemetryd.control.secretrequest.projects import SystemProjectWatch
 from telemetryd.control.secretrequest.releases import Releases
 from telemetryd.control.secretrequest.serving import Build, Servings
 from telemetryd.control.secretrequest.status import StatusWriter
-from telemetryd.control.secretrequest.telling import Known, StateLog, Teller
+from telemetryd.control.secretrequest.telling import Known, Teller
 from telemetryd.errors import ManagerError, NotLeading
 from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.informer.resource import Reader
@@ -95,11 +95,11 @@ class SecretRequestController:
         self._rung = anyio.Event()
         self._due_s = math.inf
         self._servings = Servings(manager, build, now=now, on_change=self._ring)
-        self._pace = Pace(client)
+        self._pace = pace.Pace(client)
         self._namespaces = Namespaces(self._pace, rng=rng)
-        self._releases = Releases(self._pace, rng=rng)
-        self._log = StateLog()
-        self._teller = Teller(StatusWriter(self._pace, now=now), now=now, rng=rng)
+        self._lines = CrowdLog()
+        self._releases = Releases(self._pace, self._lines, rng=rng)
+        self._teller = Teller(StatusWriter(self._pace, now=now), self._lines, now=now, rng=rng)
         self._operator_asks = False
         self._wanted: Collection[Target] = ()
         self._known: dict[str, Known] = {}
@@ -212,7 +212,7 @@ class SecretRequestController:
                 self._known[name].seen = (record, projects, self._due_s)
                 self._wake_at(due_s)
         self._wake_at(await self._releases.run(claimed=self._is_claimed))
-        self._wake_at(anyio.current_time() + self._log.say_left_out())
+        self._wake_at(self._lines.say_left_out())
 
     def _rank(
         self, name: str, record: SecretRequestRecord | Unreadable | None, system: SystemProjects
@@ -233,10 +233,10 @@ class SecretRequestController:
     async def _see_to(
         self, name: str, record: SecretRequestRecord | Unreadable, system: SystemProjects
     ) -> None:
-        known = self._known.setdefault(name, Known(record.uid))
+        known = self._known.setdefault(name, Known(record.uid, self._lines))
         if isinstance(record, Unreadable):
             await self._withdraw(name)
-            self._log.note(known, name, RequestState.REJECTED, f"it can't be read: {record.reason}")
+            known.note(name, RequestState.REJECTED, f"it can't be read: {record.reason}")
             return
         known.asked_for = f"{record.namespace}/{record.secret}" if record.has_target else ""
         self._wake_at(known.look_for_others(record, self._settings))
@@ -312,22 +312,22 @@ class SecretRequestController:
         match decision:
             case Leaving():
                 await self._withdraw(name)
-                self._log.note(known, name, RequestState.LEAVING, "it is being deleted")
+                known.note(name, RequestState.LEAVING, "it is being deleted")
                 return None
             case Undecided(why):
-                self._log.note(known, name, RequestState.UNDECIDED, why)
+                known.note(name, RequestState.UNDECIDED, why)
                 return None
             case Rejected(message):
                 await self._withdraw(name)
                 if isinstance(target, Target) and target != known.target:
                     self._give_up(known)
-                self._log.note(known, name, RequestState.REJECTED, message)
+                known.note(name, RequestState.REJECTED, message)
                 return Invalid(message)
             case Waiting(message):
                 serving = self._servings.get(name)
                 if serving is not None and serving.target != target:
                     await self._withdraw(name)
-                self._log.note(known, name, RequestState.WAITING, message)
+                known.note(name, RequestState.WAITING, message)
                 return NotYet(message)
             case Accepted():
                 return await self._serve(name, known, decision.target)
@@ -360,7 +360,7 @@ class SecretRequestController:
             return None
         known.target = target
         serving.report.leave_to(known.left_to)
-        self._log.note(known, name, serving.report.state, serving.report.message)
+        known.note(name, serving.report.state, serving.report.message)
         return serving.report.verdict
 
     async def _withdraw(self, name: str) -> None:
@@ -375,7 +375,7 @@ class SecretRequestController:
         await self._withdraw(name)
         self._give_up(known)
         del self._known[name]
-        log.info("secret request gone name=%s", name)
+        self._lines.log(logging.INFO, "secret request gone name=%s", name)
 
     def _give_up(self, known: Known) -> None:
         if known.target is not None and self._settings.cleanup == "delete":

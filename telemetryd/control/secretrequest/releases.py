@@ -11,14 +11,13 @@ from random import Random
 
 import anyio
 
+from telemetryd.control.secretrequest.crowdlog import CrowdLog
 from telemetryd.control.secretrequest.decision import Target
 from telemetryd.control.secretrequest.pace import RELEASE_COST, Pace
 from telemetryd.control.secretrequest.release import Release
 from telemetryd.errors import Forbidden, KubeError
 from telemetryd.kube.responses import explain_denial
 from telemetryd.timing import backoff_s
-
-log = logging.getLogger(__name__)
 
 RETRY_BASE_S = 1.0
 RETRY_CAP_S = 300.0
@@ -34,14 +33,16 @@ class _Pending:
 class Releases:
     """Gives Secrets up one after the other, for as long as nobody claims them again."""
 
-    def __init__(self, pace: Pace, *, rng: Random) -> None:
+    def __init__(self, pace: Pace, lines: CrowdLog, *, rng: Random) -> None:
         """None yet.
 
         Args:
             pace: To the API server.
+            lines: For what becomes of each.
             rng: Spreads retries.
         """
         self._pace = pace
+        self._lines = lines
         self._rng = rng
         self._pending: dict[Target, _Pending] = {}
 
@@ -75,7 +76,7 @@ class Releases:
                 pending.failures, base_s=RETRY_BASE_S, cap_s=RETRY_CAP_S, rng=self._rng
             )
             pending.due_s = anyio.current_time() + pause_s
-            log.log(
+            self._lines.log(
                 logging.DEBUG if pending.failures else logging.WARNING,
                 "secret not given up secret=%s error=%r retry_in_s=%.1f",
                 target,
@@ -85,7 +86,7 @@ class Releases:
             pending.failures += 1
         else:
             del self._pending[target]
-            log.info("secret given up secret=%s outcome=%s", target, outcome)
+            self._lines.log(logging.INFO, "secret given up secret=%s outcome=%s", target, outcome)
 
 
 def _why(target: Target, error: KubeError) -> str:

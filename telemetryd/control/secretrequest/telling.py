@@ -8,25 +8,18 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Final
 
 import anyio
 
 from telemetryd.config import SecretRequestsConfig
 from telemetryd.control.secretrequest.conditions import Served, Verdict, settle
+from telemetryd.control.secretrequest.crowdlog import CrowdLog
 from telemetryd.control.secretrequest.decision import Target
 from telemetryd.control.secretrequest.status import StatusWriter
 from telemetryd.errors import Forbidden, KubeError
 from telemetryd.kube.responses import explain_denial
-from telemetryd.limiter import TokenBucket
 from telemetryd.model import RequestState, SecretRequestRecord
 from telemetryd.timing import backoff_s
-
-log = logging.getLogger(__name__)
-
-LINES_PER_S: Final = 0.2
-LINES_AT_ONCE: Final = 100
-"""So many lines of the log tell what becomes of requests; a crowd would fill the disk."""
 
 RETRY_BASE_S = 1.0
 RETRY_CAP_S = 60.0
@@ -60,6 +53,7 @@ class Known:
     """What is remembered of one request.
 
     Attributes:
+        lines: Where another state is logged.
         target: The last Secret that was, or was to be, written for it.
         said: What its status said last.
         seen: What it was last judged by, and when another look is due, on the loop's clock.
@@ -70,6 +64,7 @@ class Known:
     """
 
     uid: str
+    lines: CrowdLog
     state: RequestState = RequestState.UNDECIDED
     detail: str = ""
     asked_for: str = ""
@@ -107,57 +102,34 @@ class Known:
         )
         return self.quiet_at_s
 
+    def note(self, name: str, state: RequestState, detail: str) -> None:
+        """Remember its state, and log another one."""
+        if state is not self.state or (not self.detail and detail):
+            level = logging.INFO if state in _QUIET else logging.WARNING
+            message = "secret request %s name=%s target=%s why=%r"
+            self.lines.log(level, message, state, name, self.asked_for, detail)
+        self.state, self.detail = state, detail
+
 
 _QUIET = frozenset({RequestState.SERVED, RequestState.LEAVING, RequestState.WAITING})
-
-
-class StateLog:
-    """Logs what becomes of requests, and how many lines were left out where a crowd came."""
-
-    def __init__(self) -> None:
-        """Log nothing yet."""
-        self._lines = TokenBucket(LINES_PER_S, burst=LINES_AT_ONCE)
-        self._left_out = 0
-
-    def note(self, known: Known, name: str, state: RequestState, detail: str) -> None:
-        """Remember a request's state, and log another one."""
-        if state is not known.state or (not known.detail and detail):
-            self._log(
-                logging.INFO if state in _QUIET else logging.WARNING,
-                "secret request %s name=%s target=%s why=%r",
-                (state, name, known.asked_for, detail),
-            )
-        known.state, known.detail = state, detail
-
-    def say_left_out(self) -> float:
-        """Say how many lines were left out since; seconds until it can be said, inf if none."""
-        wait_s = self._lines.wait_s()
-        if self._left_out and not wait_s:
-            message = "secret requests changed, not logged one by one count=%d: see ctl status"
-            left_out, self._left_out = self._left_out, 0
-            self._log(logging.WARNING, message, (left_out,))
-        return wait_s if self._left_out else math.inf
-
-    def _log(self, level: int, message: str, values: tuple[object, ...]) -> None:
-        if self._lines.wait_s():
-            self._left_out += 1
-            return
-        self._lines.take()
-        log.log(level, message, *values)
 
 
 class Teller:
     """Writes statuses where they differ from what they should say."""
 
-    def __init__(self, writer: StatusWriter, *, now: Callable[[], float], rng: Random) -> None:
+    def __init__(
+        self, writer: StatusWriter, lines: CrowdLog, *, now: Callable[[], float], rng: Random
+    ) -> None:
         """Nothing is written before ``tell``.
 
         Args:
             writer: Makes the writes.
+            lines: For failures.
             now: Unix time in seconds.
             rng: Spreads retries.
         """
         self._writer = writer
+        self._lines = lines
         self._now = now
         self._rng = rng
 
@@ -223,7 +195,7 @@ class Teller:
                 " telemetry.cattle.io by a ClusterRole"
             )
             why = explain_denial(error, "write its status", grant=grant)
-        log.log(
+        self._lines.log(
             logging.DEBUG if said.failures else logging.WARNING,
             "secret request status not written name=%s error=%r retry_in_s=%.1f",
             name,

@@ -6,8 +6,9 @@ import anyio
 import pytest
 
 from telemetryd.control.secretrequest import pace
-from telemetryd.control.secretrequest.telling import LINES_AT_ONCE
+from telemetryd.control.secretrequest.crowdlog import LINES_AT_ONCE
 from telemetryd.demo.resources import JsonObject
+from telemetryd.errors import Reason, Unavailable
 from telemetryd.model import RequestState
 from tests.control.secretrequest.bench import EXPORTER, Bench, with_settings
 from tests.system.scc import NAMESPACE, REQUEST, SECRET, SYSTEM_PROJECT
@@ -109,19 +110,46 @@ async def test_only_the_oldest_project_with_the_mark_counts_and_others_are_repor
     assert said == [f"{begin}1", f"{begin}2"]
 
 
-async def test_crowd_fills_no_log_and_its_number_is_told(
+async def test_crowd_fills_no_log_neither_when_it_comes_nor_when_it_goes(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     bench = ready()
-    caplog.set_level("DEBUG")
+    caplog.set_level("INFO")
     async with bench.serving():
-        crowd(bench, 200)
-        await anyio.sleep(150)
-    lines = [each.message for each in caplog.records if "secret request" in each.message]
-    one_by_one = [line for line in lines if "name=a-" in line]
-    counted = [line.partition("count=")[2] for line in lines if "count=" in line]
-    assert LINES_AT_ONCE <= len(one_by_one) < 150
-    assert len(one_by_one) + sum(int(count.partition(":")[0]) for count in counted) == 200
+        crowd(bench, 130)
+        await anyio.sleep(70)
+        came = one_by_one_and_counted(caplog)
+        caplog.clear()
+        for each in range(130):
+            bench.remove(f"a-{each:04d}")
+        await anyio.sleep(70)
+        went = one_by_one_and_counted(caplog)
+    assert LINES_AT_ONCE <= came[0] < 120
+    assert sum(came) == 130
+    assert went[0] < 100
+    assert sum(went) == 130
+
+
+async def test_crowd_whose_statuses_cannot_be_written_fills_no_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bench = ready()
+    down = Unavailable("refused", kind=Reason.CONNECT)
+    bench.api.fault = lambda method, _path: down if method == "PATCH" else None
+    async with bench.serving():
+        crowd(bench, 130)
+        await anyio.sleep(70)
+    alone, counted = one_by_one_and_counted(caplog)
+    assert alone < 120
+    assert alone + counted > 130
+
+
+def one_by_one_and_counted(caplog: pytest.LogCaptureFixture) -> tuple[int, int]:
+    """Lines about one request each, and the number of those left out."""
+    lines = [each.message for each in caplog.records]
+    left_out = [line.partition("count=")[2] for line in lines if "left out count=" in line]
+    alone = sum("name=a-" in line for line in lines)
+    return alone, sum(int(count.partition(":")[0]) for count in left_out)
 
 
 async def test_deleted_request_that_was_never_served_cleans_nothing_up() -> None:
