@@ -32,12 +32,8 @@ MANAGEMENT = "management.cattle.io"
 @pytest.fixture(scope="module")
 def rancher(admin: Admin) -> Iterator[Rancher]:
     """A small fleet."""
-    fleet = Rancher(admin)
-    fleet.build(clusters=3, nodes=2)
-    try:
+    with Rancher.built(admin, clusters=3, nodes=2) as fleet:
         yield fleet
-    finally:
-        fleet.clear()
 
 
 @contextmanager

@@ -44,12 +44,8 @@ class Replica:
 
 @pytest.fixture
 def rancher(admin: Admin) -> Iterator[Rancher]:
-    fleet = Rancher(admin)
-    fleet.build(clusters=3, nodes=2)
-    try:
+    with Rancher.built(admin, clusters=3, nodes=2) as fleet:
         yield fleet
-    finally:
-        fleet.clear()
 
 
 @pytest.fixture

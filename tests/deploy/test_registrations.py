@@ -22,12 +22,8 @@ EXPORTER = '[[exporters]]\nname = "scc"\ntype = "secret"\ninterval = "1s"\n'
 
 @pytest.fixture(scope="module")
 def rancher(admin: Admin, installed: Installed) -> Iterator[Rancher]:
-    fleet = Rancher(admin)
-    fleet.build(clusters=2, nodes=1)
-    try:
+    with Rancher.built(admin, clusters=2, nodes=1) as fleet:
         yield fleet
-    finally:
-        fleet.clear()
 
 
 @pytest.fixture

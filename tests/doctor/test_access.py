@@ -21,7 +21,7 @@ ASKED = SecretTarget("other", "asked", "SecretRequest x", own=False)
 PLAN = Plan(source="auto", secret_requests="auto", delete_secrets=False, secrets=(OWN,))
 
 
-def told(needs: Needs, *requested: SecretTarget) -> set[str]:
+def rights_named(needs: Needs, *requested: SecretTarget) -> set[str]:
     return {str(access) for access in needed_access(needs, requested)}
 
 
@@ -83,7 +83,7 @@ def test_rancher_needs_exactly_these() -> None:
         for verb in ("list", "watch")
         for plural in ("clusters", "nodes", "settings", "features", "projects")
     }
-    assert told(needs) == read | {
+    assert rights_named(needs) == read | {
         "get namespaces",
         "list namespaces kube-system",
         "watch namespaces kube-system",
@@ -100,12 +100,12 @@ def test_rancher_needs_exactly_these() -> None:
 def test_registrations_are_listed_where_they_are_served() -> None:
     needs = Needs(rancher=True, secret_requests=False, delete_secrets=False, secrets=())
     served = replace(needs, registrations=True)
-    assert told(served) - told(needs) == {"list registrations.scc.cattle.io"}
+    assert rights_named(served) - rights_named(needs) == {"list registrations.scc.cattle.io"}
 
 
 def test_plain_kubernetes_needs_core_nodes_and_nothing_of_rancher() -> None:
     needs = Needs(rancher=False, secret_requests=False, delete_secrets=False, secrets=())
-    assert told(needs) == {
+    assert rights_named(needs) == {
         "list nodes",
         "watch nodes",
         "list namespaces kube-system",

@@ -23,12 +23,8 @@ NO_MOUNTS = "no mount namespace can be had here"
 
 @pytest.fixture
 def rancher(admin: Admin) -> Iterator[Rancher]:
-    fleet = Rancher(admin)
-    fleet.build(clusters=2, nodes=2)
-    try:
+    with Rancher.built(admin, clusters=2, nodes=2) as fleet:
         yield fleet
-    finally:
-        fleet.clear()
 
 
 @pytest.fixture

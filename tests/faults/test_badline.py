@@ -49,12 +49,8 @@ def line() -> Iterator[Line]:
 
 @pytest.fixture
 def rancher(admin: Admin) -> Iterator[Rancher]:
-    fleet = Rancher(admin)
-    fleet.build(clusters=3, nodes=3)
-    try:
+    with Rancher.built(admin, clusters=3, nodes=3) as fleet:
         yield fleet
-    finally:
-        fleet.clear()
 
 
 def informers(socket: Path) -> list[dict[str, Any]]:

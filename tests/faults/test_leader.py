@@ -35,12 +35,8 @@ retry_base = "200ms"
 
 @pytest.fixture
 def rancher(admin: Admin) -> Iterator[Rancher]:
-    fleet = Rancher(admin)
-    fleet.build(clusters=2, nodes=2)
-    try:
+    with Rancher.built(admin, clusters=2, nodes=2) as fleet:
         yield fleet
-    finally:
-        fleet.clear()
 
 
 @pytest.fixture

@@ -39,12 +39,8 @@ directory = "{folder}"
 
 @pytest.fixture
 def rancher(admin: Admin) -> Iterator[Rancher]:
-    fleet = Rancher(admin)
-    fleet.build(clusters=2, nodes=3)
-    try:
+    with Rancher.built(admin, clusters=2, nodes=3) as fleet:
         yield fleet
-    finally:
-        fleet.clear()
 
 
 def well(daemon: Daemon) -> bool:

@@ -118,12 +118,8 @@ def wait_for(what: str, probe: Callable[[], object], timeout_s: float = 30) -> N
 
 @pytest.fixture(scope="module")
 def rancher(admin: Admin) -> Iterator[Rancher]:
-    fleet = Rancher(admin)
-    fleet.build(clusters=3, nodes=2)
-    try:
+    with Rancher.built(admin, clusters=3, nodes=2) as fleet:
         yield fleet
-    finally:
-        fleet.clear()
 
 
 @pytest.fixture(scope="module")

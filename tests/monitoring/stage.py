@@ -5,10 +5,8 @@ One Prometheus scrapes all of them. What the causes are belongs to ``causes``.
 
 import json
 import signal
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
@@ -26,6 +24,7 @@ from tests.faults.proxy import FaultProxy
 from tests.monitoring.files import MONITORING, RULES, read_yaml
 from tests.monitoring.prometheus import Prometheus, Target
 from tests.monitoring.scaled import scaled
+from tests.repeating import repeating
 from tests.system.daemon import TOP_LEVEL, Daemon
 from tests.system.rancher import Rancher
 
@@ -236,27 +235,17 @@ def set_up(
 
 @contextmanager
 def _changing_fleet(admin: Admin) -> Iterator[Rancher]:
-    rancher = Rancher(admin)
-    over = threading.Event()
+    number = count()
 
     def change() -> None:
-        for number in count():
-            if over.wait(1 / CHANGES_PER_S):
-                return
-            changed = {"metadata": {"annotations": {"changed": str(number)}}}
-            admin.patch(CHANGING[number % len(CHANGING)], changed)
+        changed = {"metadata": {"annotations": {"changed": str(turn := next(number))}}}
+        admin.patch(CHANGING[turn % len(CHANGING)], changed)
 
-    try:
-        rancher.build(CLUSTERS_WANTED, nodes=1)
-        with ThreadPoolExecutor(1) as pool:
-            changes = pool.submit(change)
-            try:
-                yield rancher
-            finally:
-                over.set()
-            changes.result()
-    finally:
-        rancher.clear()
+    with (
+        Rancher.built(admin, clusters=CLUSTERS_WANTED, nodes=1) as rancher,
+        repeating(change, every_s=1 / CHANGES_PER_S),
+    ):
+        yield rancher
 
 
 @contextmanager

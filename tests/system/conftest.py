@@ -34,12 +34,8 @@ interval = "1s"
 @pytest.fixture(scope="module")
 def rancher(admin: Admin) -> Iterator[Rancher]:
     """The fleet; it goes when the module's tests are done."""
-    fleet = Rancher(admin)
-    fleet.build(clusters=20, nodes=20)
-    try:
+    with Rancher.built(admin, clusters=20, nodes=20) as fleet:
         yield fleet
-    finally:
-        fleet.clear()
 
 
 @dataclass(frozen=True, slots=True)

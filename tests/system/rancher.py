@@ -4,7 +4,9 @@ import json
 import uuid
 from base64 import b64decode
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -36,6 +38,17 @@ class Rancher:
 
     def __init__(self, admin: Admin) -> None:
         self.admin = admin
+
+    @classmethod
+    @contextmanager
+    def built(cls, admin: Admin, *, clusters: int, nodes: int) -> Iterator["Rancher"]:
+        """One that is there until left, as `build` makes it."""
+        fleet = cls(admin)
+        fleet.build(clusters, nodes)
+        try:
+            yield fleet
+        finally:
+            fleet.clear()
 
     def build(self, clusters: int, nodes: int) -> None:
         """Creates `clusters` clusters (the first is `local`) of `nodes` nodes each."""

@@ -5,7 +5,6 @@ answered by a status. An exporter creates the Secret, or replaces all of it with
 """
 
 import json
-import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tests.apiserver.admin import Admin, AdminError, Object
+from tests.repeating import repeating
 from tests.system.scc import LABEL, REQUESTS, SYSTEM_PROJECT
 
 MANAGER = "?fieldManager=rancher"
@@ -58,24 +58,8 @@ class RancherServer:
         """It looks at all requests when it starts, as an informer's first list makes it."""
         self._seen.clear()
         self._due_s.clear()
-        over = threading.Event()
-        failed: list[Exception] = []
-
-        def go_on() -> None:
-            try:
-                while not over.wait(_POLL_S):
-                    self._look()
-            except Exception as error:  # noqa: BLE001 - raised in the test's thread
-                failed.append(error)
-
-        thread = threading.Thread(target=go_on, daemon=True)
-        thread.start()
-        try:
+        with repeating(self._look, every_s=_POLL_S):
             yield
-        finally:
-            over.set()
-            thread.join(30)
-        assert not failed, failed
 
     def _look(self) -> None:
         requests = {each["metadata"]["name"]: each for each in self._admin.list(REQUESTS)}

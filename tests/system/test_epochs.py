@@ -145,12 +145,8 @@ class Victim:
 
 @pytest.fixture
 def rancher(admin: Admin) -> Iterator[Rancher]:
-    fleet = Rancher(admin)
-    fleet.build(clusters=1, nodes=1)
-    try:
+    with Rancher.built(admin, clusters=1, nodes=1) as fleet:
         yield fleet
-    finally:
-        fleet.clear()
         admin.delete(LEASE)
 
 

@@ -53,12 +53,8 @@ _numbers = itertools.count(5000)
 @pytest.fixture(scope="module")
 def rancher(admin: Admin) -> Iterator[Rancher]:
     """A small fleet, which tests add to."""
-    fleet = Rancher(admin)
-    fleet.build(clusters=2, nodes=2)
-    try:
+    with Rancher.built(admin, clusters=2, nodes=2) as fleet:
         yield fleet
-    finally:
-        fleet.clear()
 
 
 @pytest.fixture(scope="module")

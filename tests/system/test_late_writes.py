@@ -51,12 +51,8 @@ bearer_token_file = "{token}"
 
 @pytest.fixture
 def rancher(admin: Admin) -> Iterator[Rancher]:
-    fleet = Rancher(admin)
-    fleet.build(clusters=1, nodes=1)
-    try:
+    with Rancher.built(admin, clusters=1, nodes=1) as fleet:
         yield fleet
-    finally:
-        fleet.clear()
 
 
 @pytest.fixture(params=["at once", "after a 401"])

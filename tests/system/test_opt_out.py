@@ -36,12 +36,8 @@ QUIET_S = 2.5
 
 @pytest.fixture(scope="module")
 def rancher(admin: Admin) -> Iterator[Rancher]:
-    fleet = Rancher(admin)
-    fleet.build(clusters=2, nodes=2)
-    try:
+    with Rancher.built(admin, clusters=2, nodes=2) as fleet:
         yield fleet
-    finally:
-        fleet.clear()
 
 
 @pytest.fixture(scope="module")

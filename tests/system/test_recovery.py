@@ -20,12 +20,8 @@ CONVERGES_WITHIN_S = 60
 
 @pytest.fixture(scope="module")
 def rancher(admin: Admin) -> Iterator[Rancher]:
-    fleet = Rancher(admin)
-    fleet.build(clusters=4, nodes=5)
-    try:
+    with Rancher.built(admin, clusters=4, nodes=5) as fleet:
         yield fleet
-    finally:
-        fleet.clear()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ Whatever it is, the sink to which all of them deliver never sees two writers.
 
 import random
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +16,7 @@ import pytest
 from tests.apiserver.admin import Admin, AdminError
 from tests.apiserver.process import ApiServer
 from tests.faults import acts
+from tests.repeating import repeating
 from tests.system.clock import require_steps
 from tests.system.rancher import Rancher
 from tests.system.replicas import (
@@ -39,12 +39,8 @@ BEGUN_S = 0.5
 
 @pytest.fixture(scope="module")
 def rancher(admin: Admin) -> Iterator[Rancher]:
-    fleet = Rancher(admin)
-    fleet.build(clusters=2, nodes=3)
-    try:
+    with Rancher.built(admin, clusters=2, nodes=3) as fleet:
         yield fleet
-    finally:
-        fleet.clear()
 
 
 @pytest.fixture(scope="module")
@@ -248,22 +244,15 @@ def test_replicas_that_are_all_cut_off_have_no_leader(crew: Crew) -> None:
 @contextmanager
 def meddling(admin: Admin) -> Iterator[list[float]]:
     """Writes the Lease some twenty times a second until left."""
-    over = threading.Event()
     writes: list[float] = []
 
     def meddle() -> None:
-        while not over.wait(0.05):
-            stamp = time.monotonic()
-            admin.patch(LEASE, {"metadata": {"annotations": {"theirs": str(stamp)}}})
-            writes.append(stamp)
+        stamp = time.monotonic()
+        admin.patch(LEASE, {"metadata": {"annotations": {"theirs": str(stamp)}}})
+        writes.append(stamp)
 
-    thread = threading.Thread(target=meddle)
-    thread.start()
-    try:
+    with repeating(meddle, every_s=0.05):
         yield writes
-    finally:
-        over.set()
-        thread.join()
 
 
 def ended(replica: Replica) -> bool | None:

@@ -1,12 +1,12 @@
 """Another writer of a request's Secret, of the shape of Rancher's own manager."""
 
-import threading
 import time
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from tests.apiserver.admin import Admin, AdminError
+from tests.repeating import repeating
 from tests.system.requests import RequestDaemon, exporters, shown, wait_served
 from tests.system.scc import EXPORTER, SECRET, SERVED, Scc, recorded
 
@@ -41,21 +41,13 @@ class RancherManager:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        over = threading.Event()
-
-        def go_on() -> None:
-            while not over.wait(WRITES_EVERY_S):
-                with suppress(AdminError):
-                    self.write()
-
-        thread = threading.Thread(target=go_on, daemon=True)
         self.write()
-        thread.start()
-        try:
+        with repeating(self._write_if_possible, every_s=WRITES_EVERY_S):
             yield
-        finally:
-            over.set()
-            thread.join(30)
+
+    def _write_if_possible(self) -> None:
+        with suppress(AdminError):
+            self.write()
 
 
 def runs(daemon: RequestDaemon) -> float:

@@ -63,7 +63,7 @@ class Stage:
         seen = self._put_features(objects)
         self.daemon.wait_for(f"features of {name}", lambda: self._version() >= seen, 60)
         mark = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{name} {version} {build}"))
-        # In this order the informer is told of them: who knows the last knows all.
+        # The informer sees them in this order: once it has the last one, it has all.
         for setting, value in (
             ("server-version", version),
             ("server-version-type", build),
