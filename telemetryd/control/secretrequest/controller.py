@@ -113,7 +113,7 @@ class SecretRequestController:
             requests: Nothing is done before it has synced.
             projects: Of all clusters.
         """
-        system = SystemProjectWatch(projects, self._ring)
+        system = SystemProjectWatch(projects, self._ring, self._lines)
         stop_listening = requests.on_change(self._ring)
         try:
             while True:

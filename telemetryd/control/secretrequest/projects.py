@@ -7,11 +7,10 @@ import logging
 import re
 from collections.abc import Callable
 
+from telemetryd.control.secretrequest.crowdlog import CrowdLog
 from telemetryd.control.secretrequest.decision import SystemProjects
 from telemetryd.informer.resource import Reader
 from telemetryd.model import Delta, ProjectRecord
-
-log = logging.getLogger(__name__)
 
 _LOCAL = "local/"
 """Begins the keys of the local cluster's projects; each other cluster has a System project too."""
@@ -24,15 +23,19 @@ _NEVER = "~"
 class SystemProjectWatch:
     """Follows the changes of projects: what an event costs doesn't depend on how many there are."""
 
-    def __init__(self, projects: Reader[ProjectRecord], on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, projects: Reader[ProjectRecord], on_change: Callable[[], None], lines: CrowdLog
+    ) -> None:
         """Look at all projects once, and follow them until ``close``.
 
         Args:
             projects: Of all clusters.
             on_change: Called when ``found()`` has changed.
+            lines: For projects that bear the mark besides.
         """
         self._projects = projects
         self._on_change = on_change
+        self._lines = lines
         self._created: dict[str, str] = {}
         self._last = SystemProjects()
         self._ends = (projects.subscribe(self._apply), projects.on_change(self._compare))
@@ -69,7 +72,8 @@ class SystemProjectWatch:
         if found == self._last:
             return
         if found.ignored and found.ignored != self._last.ignored:
-            log.warning(
+            self._lines.log(
+                logging.WARNING,
                 "several projects are marked as the System project used=%s ignored=%d",
                 found.name,
                 len(found.ignored),

@@ -152,6 +152,18 @@ def one_by_one_and_counted(caplog: pytest.LogCaptureFixture) -> tuple[int, int]:
     return alone, sum(int(count.partition(":")[0]) for count in left_out)
 
 
+async def test_projects_that_take_and_lose_the_mark_fill_no_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bench = ready()
+    async with bench.serving():
+        for number in range(300):
+            bench.put_project(f"p-b{number:04d}")
+            await anyio.sleep(0.01)
+    said = [each.message for each in caplog.records if each.message.startswith("several")]
+    assert len(said) == LINES_AT_ONCE
+
+
 async def test_deleted_request_that_was_never_served_cleans_nothing_up() -> None:
     """Its author makes it with a finalizer and deletes it before anybody has seen it."""
     first = ready()
