@@ -1,4 +1,4 @@
-"""What a test asks about processes that it isn't the parent of."""
+"""What a test asks about a process from outside."""
 
 from pathlib import Path
 
@@ -9,3 +9,9 @@ def is_gone(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:
         return True
+
+
+def whole_lines(log: Path) -> str:
+    """What a process has logged so far, without the line that it may be writing."""
+    text = log.read_text()
+    return text[: text.rfind("\n") + 1]

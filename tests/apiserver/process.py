@@ -26,6 +26,8 @@ from urllib.parse import urlsplit
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from tests.processes import whole_lines
+
 # Below the kernel's ephemeral range (32768 and up), so that no outgoing connection can take the
 # port of a server that is down for a moment.
 _PORTS = range(20_000, 32_000)
@@ -157,7 +159,7 @@ class ApiServer:
     def audit(self, user: str = AUDITED_USER) -> list[dict[str, Any]]:
         """Returns all events of the user so far: one as a request begins, one at its end."""
         log = self._folder / "audit.log"
-        lines = log.read_text().splitlines() if log.exists() else []
+        lines = whole_lines(log).splitlines() if log.exists() else []
         events = (json.loads(line) for line in lines)
         return [event for event in events if event["user"]["username"] == user]
 

@@ -27,6 +27,7 @@ from telemetryd.errors import NoDaemon
 from telemetryd.serve.control.client import ask
 from telemetryd.serve.control.protocol import Answer, Request
 from tests.daemon.embedded import NAMESPACE, SECRETS, FleetServer
+from tests.processes import whole_lines
 
 Fields = frozenset[str]
 
@@ -248,7 +249,7 @@ class Process:
 
     def log(self) -> str:
         """All it has logged so far."""
-        return self._log_file.read_text()
+        return whole_lines(self._log_file)
 
     def lines(self, *, since: int = 0) -> list[dict[str, Any]]:
         """What it has logged since that line; a line that is no JSON has but a message."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
+from tests.processes import whole_lines
 from tests.system.daemon import PATIENCE_S, free_port
 
 Message = dict[str, str]
@@ -109,7 +110,7 @@ class ServiceManager:
 
     def log(self) -> str:
         """All that the service has logged so far."""
-        return self._log_file.read_text()
+        return whole_lines(self._log_file)
 
     def __enter__(self) -> Self:
         return self

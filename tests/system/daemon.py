@@ -13,6 +13,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from tests.processes import whole_lines
+
 _POLL_S = 0.1
 PATIENCE_S = 60.0
 T = TypeVar("T")
@@ -143,7 +145,7 @@ class Daemon:
 
     def log(self) -> str:
         """All it has logged so far."""
-        return self.log_file.read_text()
+        return whole_lines(self.log_file)
 
     def wait_for(self, what: str, probe: Callable[[], T], timeout_s: float) -> T:
         """Returns the first truthy result of the probe.
