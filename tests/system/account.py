@@ -34,7 +34,7 @@ RANCHER: list[dict[str, list[str]]] = [
 
 
 def make_account(apiserver: ApiServer, admin: Admin, folder: Path, rules: list[Any]) -> Path:
-    """Creates the account with these rights and returns a kubeconfig with a token of it."""
+    """Gives the account these rights alone and returns a kubeconfig with a token of it."""
     role = {"metadata": {"name": NAMESPACE}, "rules": rules}
     binding = {
         "metadata": {"name": NAMESPACE},
@@ -64,6 +64,8 @@ def _create(admin: Admin, path: str, body: Object) -> None:
     except AdminError as error:
         if error.status != 409:
             raise
+        # Another module's, whose rights were others.
+        admin.patch(f"{path}/{body['metadata']['name']}", body)
 
 
 @dataclass(frozen=True, slots=True)
