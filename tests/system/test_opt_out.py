@@ -122,6 +122,8 @@ class Bench:
     def assert_silence(self, number: int, watches: list[str]) -> None:
         """Nothing is sent and nothing asked for, whatever happens to the fleet."""
         self.wait_for_watches(watches)
+        if watches == ITS_WATCH:
+            self.daemon.wait_for("the mark", lambda: is_marked(self.rancher), 15)
         trail, sent, secret = Trail.from_now(self.apiserver), self.sent(), self.rancher.secret()
         self.change_fleet(number)
         time.sleep(QUIET_S)
