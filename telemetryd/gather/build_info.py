@@ -25,7 +25,7 @@ from telemetryd.errors import BadResponse, KubeError, Reason, Unavailable
 from telemetryd.gather import texts
 from telemetryd.gather.guardedhost import GuardedSockets, is_same_server
 from telemetryd.gather.identity import setting_value
-from telemetryd.informer.resource import Reader
+from telemetryd.informer.store import Reader
 from telemetryd.kube.heads import HeadConnector
 from telemetryd.model import SettingRecord
 from telemetryd.sharedread import SharedRead

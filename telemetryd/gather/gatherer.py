@@ -23,7 +23,7 @@ from telemetryd.gather.identity import Discovered, IdentitySource, setting_value
 from telemetryd.gather.plain import LocalCluster, PlainIdentity, PlainReaders
 from telemetryd.gather.project import LOCAL_CLUSTER
 from telemetryd.gather.texts import OTHER
-from telemetryd.informer.resource import Reader
+from telemetryd.informer.store import Reader
 from telemetryd.model import (
     ClusterRecord,
     Delta,

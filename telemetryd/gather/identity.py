@@ -13,7 +13,7 @@ from telemetryd.gather import texts
 from telemetryd.gather.features import product_name
 from telemetryd.gather.project import KUBE_SYSTEM_NAME
 from telemetryd.gather.publicurl import public_url
-from telemetryd.informer.resource import Reader
+from telemetryd.informer.store import Reader
 from telemetryd.model import NamespaceRecord, SettingRecord, Unreadable
 
 # The form of RFC 4122 and of JSON Schema's format `uuid`. Other spellings that parsers take

@@ -18,7 +18,7 @@ from telemetryd.gather.identity import (
 from telemetryd.gather.project import KUBE_SYSTEM_NAME, LOCAL_CLUSTER
 from telemetryd.gather.publicurl import public_url
 from telemetryd.gather.texts import provider_of_version
-from telemetryd.informer.resource import Reader
+from telemetryd.informer.store import Reader
 from telemetryd.model import ClusterRecord, ClusterTraits, Delta, NamespaceRecord, NodeRecord
 
 INSTALLATIONS: Final = UUID("5b6ea98a-1d02-4f25-a68f-9a6451012e93")

@@ -19,8 +19,8 @@ from telemetryd.config import IdentityConfig
 from telemetryd.errors import BadResponse, KubeError
 from telemetryd.gather import texts
 from telemetryd.gather.build_info import UNKNOWN
-from telemetryd.informer.resource import Reader
-from telemetryd.informer.source import ApiClient
+from telemetryd.informer.store import Reader
+from telemetryd.kube.requests import Requests
 from telemetryd.model import Record
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class ServerVersion:
 
     def __init__(
         self,
-        client: ApiClient,
+        client: Requests,
         *,
         nodes: Reader[Record],
         overrides: IdentityConfig,
