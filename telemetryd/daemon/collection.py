@@ -12,7 +12,7 @@ import anyio
 
 from telemetryd.config import Config, IdentityConfig
 from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
-from telemetryd.gather.build_info import BuildInfo
+from telemetryd.gather.build_info import RancherCommit
 from telemetryd.gather.clusters import CLUSTERS
 from telemetryd.gather.consumer import BUILD_SETTING, RancherBuild, build_of
 from telemetryd.gather.corenode import core_nodes_resource
@@ -205,7 +205,7 @@ def _build_rancher(
         features=informers.make(FEATURES).reader,
         kube_system=informers.make(KUBE_SYSTEM).reader,
     )
-    build_info = BuildInfo(
+    build_info = RancherCommit(
         settings=settings,
         overrides=config.identity,
         api_server=lambda: client.server,

@@ -28,6 +28,7 @@ from telemetryd.model import (
     ShapeDetail,
     Sums,
     SystemRow,
+    Totals,
     Unreadable,
     minus,
     plus,
@@ -50,24 +51,14 @@ class Tally:
     """The totals at one moment.
 
     Attributes:
-        systems: Sorted rows of nodes alike in what the SCC payload tells of them.
+        systems: Sorted rows of nodes alike in what the SCC payload says of them.
         clusters: Sorted rows of clusters with the same number of nodes.
-        roles: Nodes per role, all of ``ROLES`` present; a node counts in each of its roles.
-        cpu_nano: Sum over nodes in 1e-9 cores.
-        memory_nano: Sum over nodes in 1e-9 bytes.
+        totals: Without texts that were withheld, groups and drops.
     """
 
     systems: tuple[SystemRow, ...]
     clusters: tuple[ClusterRow, ...]
-    local_clusters: int
-    managed_clusters: int
-    nodes: int
-    orphan_nodes: int
-    roles: dict[str, int]
-    cpu_nano: int
-    memory_nano: int
-    unreported_cpu: int
-    unreported_memory: int
+    totals: Totals
 
 
 class FleetAggregate:
@@ -213,15 +204,17 @@ class FleetAggregate:
         return Tally(
             systems=tuple(sorted(systems)),
             clusters=tuple(sorted(clusters)),
-            local_clusters=int(has_local),
-            managed_clusters=self._sizes.total(),
-            nodes=self._nodes,
-            orphan_nodes=self._orphans,
-            roles=dict(self._roles),
-            cpu_nano=self._cpu_nano,
-            memory_nano=self._memory_nano,
-            unreported_cpu=self._unreported_cpu,
-            unreported_memory=self._unreported_memory,
+            totals=Totals(
+                local_clusters=int(has_local),
+                managed_clusters=self._sizes.total(),
+                nodes=self._nodes,
+                orphan_nodes=self._orphans,
+                roles=dict(self._roles),
+                cpu_nano=self._cpu_nano,
+                memory_nano=self._memory_nano,
+                unreported_cpu=self._unreported_cpu,
+                unreported_memory=self._unreported_memory,
+            ),
         )
 
     def withheld(self) -> Counter[str]:

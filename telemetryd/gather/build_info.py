@@ -46,7 +46,7 @@ MAX_BODY_BYTES: Final = 16 * 1024
 _COMMIT: Final = re.compile(r"[!-~]{1,128}")
 
 
-class _Answer(msgspec.Struct, gc=False, rename="pascal"):
+class _RancherVersion(msgspec.Struct, gc=False, rename="pascal"):
     """What is read of the body."""
 
     git_commit: str | None = None
@@ -81,7 +81,7 @@ class _Known:
     confirmed: bool
 
 
-class BuildInfo:
+class RancherCommit:
     """Keeps the build commit of the Rancher that the settings tell of."""
 
     def __init__(
@@ -226,7 +226,7 @@ class BuildInfo:
         for handler in self._handlers:
             handler()
 
-    async def _ask(self, question: _Question) -> _Answer:
+    async def _ask(self, question: _Question) -> _RancherVersion:
         """One request.
 
         Raises:
@@ -245,7 +245,7 @@ class BuildInfo:
             raise Unavailable(f"{type(error).__name__}", kind=Reason.CONNECT) from error
         try:
             # How deep orjson goes doesn't depend on the version of Python.
-            answer = msgspec.convert(orjson.loads(body), _Answer)
+            answer = msgspec.convert(orjson.loads(body), _RancherVersion)
         except (msgspec.MsgspecError, orjson.JSONDecodeError) as error:
             raise BadResponse("the answer isn't the JSON of a Rancher", status=200) from error
         if answer.git_commit is None or not _COMMIT.fullmatch(answer.git_commit):

@@ -1,7 +1,7 @@
-"""The allow-list of clusters: what is read of one, and its record.
+"""The allow-list of clusters: the fields that are read, and how a cluster becomes a record.
 
-Of the configuration of a hosted cluster only that it is there is read, and whether the cluster was
-imported: it holds credentials. What clusters add up to is ``aggregate``'s.
+The configuration of a hosted cluster holds credentials. Only its existence is read, and whether the
+cluster was imported.
 """
 
 import sys
@@ -17,13 +17,13 @@ from telemetryd.informer.resource import KubeObject, ObjectMeta, Resource
 from telemetryd.model import Amounts, ClusterRecord, ClusterTraits
 
 
-class Labels(msgspec.Struct, gc=False, rename={"provider": "provider.cattle.io"}):
+class ClusterLabels(msgspec.Struct, gc=False, rename={"provider": "provider.cattle.io"}):
     """The one label that is read of a cluster."""
 
     provider: str | None = None
 
 
-class Annotations(
+class ClusterAnnotations(
     msgspec.Struct, gc=False, rename={"administrated": "provisioning.cattle.io/administrated"}
 ):
     """The one annotation that is read: Rancher provisions this cluster."""
@@ -34,23 +34,23 @@ class Annotations(
 class ClusterMeta(ObjectMeta, gc=False):
     """``metadata`` of a cluster."""
 
-    labels: Labels | None = None
-    annotations: Annotations | None = None
+    labels: ClusterLabels | None = None
+    annotations: ClusterAnnotations | None = None
     deletionTimestamp: str | None = None  # noqa: N815 - the field's name in JSON
 
 
 class HostedConfig(msgspec.Struct, gc=False):
-    """``spec.eksConfig`` and its likes."""
+    """``spec.eksConfig`` and similar."""
 
     imported: bool | None = None
 
 
 class Given(msgspec.Struct, gc=False):
-    """An object of which only that it is there is read."""
+    """An object of which only the existence is read."""
 
 
 class ClusterSpec(msgspec.Struct, gc=False, rename="camel"):
-    """``spec`` of a cluster: what tells how it is managed."""
+    """``spec`` of a cluster: how it is managed."""
 
     aks_config: HostedConfig | None = None
     ali_config: HostedConfig | None = None
@@ -59,13 +59,13 @@ class ClusterSpec(msgspec.Struct, gc=False, rename="camel"):
     generic_engine_config: Given | None = None
 
 
-class Version(msgspec.Struct, gc=False, rename="camel"):
+class ClusterVersion(msgspec.Struct, gc=False, rename="camel"):
     """``status.version`` of a cluster (version.Info of k8s.io/apimachinery)."""
 
     git_version: str | None = None
 
 
-class Condition(msgspec.Struct, gc=False):
+class ClusterCondition(msgspec.Struct, gc=False):
     """One of ``status.conditions``."""
 
     type: str | None = None
@@ -86,11 +86,11 @@ class ClusterStatus(msgspec.Struct, gc=False, rename="camel"):
 
     provider: str | None = None
     driver: str | None = None
-    version: Version | None = None
+    version: ClusterVersion | None = None
     node_count: int | None = None
     capacity: ResourceList | None = None
     requested: ResourceList | None = None
-    conditions: list[Condition | None] | None = None
+    conditions: list[ClusterCondition | None] | None = None
 
 
 class ClusterObject(KubeObject, gc=False):
@@ -106,10 +106,11 @@ _UNREACHED: Final = frozenset({"Disconnected", "ComponentStatusFetchingFailure"}
 of the cluster doesn't answer. Others mean that Rancher reaches a cluster which is not well."""
 
 _HOSTED_DRIVERS: Final = frozenset({"aks", "alibaba", "eks", "gke"})
+_NO_AMOUNTS: Final = Amounts()
 _NO_META: Final = ClusterMeta()
 _NO_SPEC: Final = ClusterSpec()
 _NO_STATUS: Final = ClusterStatus()
-_NO_CONDITION: Final = Condition()
+_NO_CONDITION: Final = ClusterCondition()
 _traits: Final[dict[ClusterTraits, ClusterTraits]] = {}
 
 
@@ -166,7 +167,7 @@ def _traits_of(key: str, cluster: ClusterObject, version: str) -> ClusterTraits:
 
 
 def _management(key: str, meta: ClusterMeta, spec: ClusterSpec, driver: str) -> str:
-    """Who made it; as Rancher tells them apart for its own page."""
+    """How it was made, with the same distinctions as Rancher's own page."""
     if key == LOCAL_CLUSTER:
         return "local"
     administrated = meta.annotations.administrated if meta.annotations is not None else None
@@ -181,7 +182,7 @@ def _management(key: str, meta: ClusterMeta, spec: ClusterSpec, driver: str) -> 
 
 
 def _amounts(given: ResourceList | None) -> Amounts | None:
-    """What is given and can be parsed; None where nothing is."""
+    """The amounts that can be parsed; None if there are none."""
     if given is None:
         return None
     amounts = Amounts(
@@ -189,10 +190,7 @@ def _amounts(given: ResourceList | None) -> Amounts | None:
         memory_nano=memory_nano(given.memory),
         pods=whole_number(given.pods),
     )
-    return None if amounts == _NOTHING_GIVEN else amounts
-
-
-_NOTHING_GIVEN: Final = Amounts()
+    return None if amounts == _NO_AMOUNTS else amounts
 
 
 CLUSTERS: Final = Resource(

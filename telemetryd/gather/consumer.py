@@ -194,15 +194,15 @@ class Registrations:
 _Time = Annotated[datetime, msgspec.Meta(tz=True)] | None
 
 
-class _Metadata(msgspec.Struct, gc=False):
+class _RegistrationMeta(msgspec.Struct, gc=False):
     name: str
 
 
-class _Spec(msgspec.Struct, gc=False):
+class _RegistrationSpec(msgspec.Struct, gc=False):
     mode: str = ""
 
 
-class _Condition(msgspec.Struct, gc=False):
+class _RegistrationCondition(msgspec.Struct, gc=False):
     type: str = ""
     status: str = ""
 
@@ -212,34 +212,34 @@ class _Activation(msgspec.Struct, gc=False, rename={"validated": "lastValidatedT
     validated: _Time = None
 
 
-class _Status(
+class _RegistrationStatus(
     msgspec.Struct,
     gc=False,
     rename={"activation": "activationStatus", "expires": "registrationExpiresAt"},
 ):
     activation: _Activation | None = None
-    conditions: list[_Condition] | None = None
+    conditions: list[_RegistrationCondition] | None = None
     expires: _Time = None
 
 
 class RegistrationObject(msgspec.Struct, gc=False):
     """What is read of registrations.scc.cattle.io."""
 
-    metadata: _Metadata
-    spec: _Spec | None = None
-    status: _Status | None = None
+    metadata: _RegistrationMeta
+    spec: _RegistrationSpec | None = None
+    status: _RegistrationStatus | None = None
 
 
-class _ListMeta(msgspec.Struct, gc=False, rename={"token": "continue"}):
+class _PageToken(msgspec.Struct, gc=False, rename={"token": "continue"}):
     token: str = ""
 
 
-class _List(msgspec.Struct, gc=False):
-    metadata: _ListMeta | None = None
+class _RegistrationPage(msgspec.Struct, gc=False):
+    metadata: _PageToken | None = None
     items: list[msgspec.Raw] | None = None
 
 
-_LIST: Final = msgspec.json.Decoder(_List)
+_PAGE: Final = msgspec.json.Decoder(_RegistrationPage)
 _OBJECT: Final = msgspec.json.Decoder(RegistrationObject)
 
 
@@ -265,7 +265,7 @@ async def read_registrations(
         )
     except NotFound:
         return absent
-    page = objects.parsed(body, _LIST.decode, f"GET {PATH}")
+    page = objects.parsed(body, _PAGE.decode, f"GET {PATH}")
     items = page.items or []
     found = [each for item in items[:MOST] if (each := _read(item)) is not None]
     return Registrations(
@@ -285,7 +285,7 @@ def _read(item: msgspec.Raw) -> Registration | None:
         read = _OBJECT.decode(item)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
-    status = read.status or _Status()
+    status = read.status or _RegistrationStatus()
     activation = status.activation or _Activation()
     mode = read.spec.mode if read.spec is not None else ""
     return Registration(

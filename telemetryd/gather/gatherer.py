@@ -292,23 +292,14 @@ class Gatherer:
             log.warning("text counts as other, once said field=%s objects=%d", name, withheld[name])
 
     def _totals(self, basis: _Basis, features: tuple[str, ...]) -> Totals:
-        tally = self._count()
         withheld = self._fleet.withheld()
         withheld.update(self._discover().withheld)
         withheld["git_hash"] = int(basis.git_hash == OTHER)
         withheld["feature_flags"] = features.count(OTHER)
         found = {name: number for name, number in sorted(withheld.items()) if number}
         self._say_withheld(found)
-        return Totals(
-            local_clusters=tally.local_clusters,
-            managed_clusters=tally.managed_clusters,
-            nodes=tally.nodes,
-            orphan_nodes=tally.orphan_nodes,
-            roles=dict(tally.roles),
-            cpu_nano=tally.cpu_nano,
-            memory_nano=tally.memory_nano,
-            unreported_cpu=tally.unreported_cpu,
-            unreported_memory=tally.unreported_memory,
+        return replace(
+            self._count().totals,
             unreadable={
                 resource: number for resource, number in sorted(basis.unreadable) if number
             },

@@ -14,9 +14,9 @@ from telemetryd.gather.identity import (
     checked_uuid,
     find_withheld,
     kube_system_uuid,
+    public_url,
 )
 from telemetryd.gather.project import KUBE_SYSTEM_NAME, LOCAL_CLUSTER
-from telemetryd.gather.publicurl import public_url
 from telemetryd.gather.texts import provider_of_version
 from telemetryd.informer.store import Reader
 from telemetryd.model import ClusterRecord, ClusterTraits, Delta, NamespaceRecord, NodeRecord

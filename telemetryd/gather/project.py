@@ -13,8 +13,7 @@ import msgspec
 
 from telemetryd import bounds
 from telemetryd.errors import UnreadableObject, UnreadableReason
-from telemetryd.gather.capacity import decode_raw, read_capacity
-from telemetryd.gather.shapes import ShapeTable
+from telemetryd.gather.shapes import ShapeTable, decode_raw, read_capacity
 from telemetryd.informer.resource import KubeObject, ObjectMeta, Resource
 from telemetryd.model import (
     FeatureRecord,

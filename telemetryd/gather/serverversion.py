@@ -52,7 +52,7 @@ class VersionTiming:
 DEFAULT_TIMING: Final = VersionTiming()
 
 
-class _Answer(msgspec.Struct, gc=False, rename="camel"):
+class _VersionInfo(msgspec.Struct, gc=False, rename="camel"):
     """What is read of version.Info (k8s.io/apimachinery)."""
 
     git_version: str | None = None
@@ -85,7 +85,7 @@ class ServerVersion:
         self._override = overrides.git_hash
         self._rng = rng
         self._timing = timing
-        self._known: _Answer | None = None
+        self._known: _VersionInfo | None = None
         self._in_trouble = False
         self._ask_now = anyio.Event()
         self._handlers: list[Callable[[], None]] = []
@@ -129,7 +129,7 @@ class ServerVersion:
             with anyio.move_on_after(pause_s * self._rng.uniform(0.75, 1.0)):
                 await self._ask_now.wait()
 
-    async def _ask(self) -> _Answer:
+    async def _ask(self) -> _VersionInfo:
         """One request.
 
         Raises:
@@ -140,7 +140,7 @@ class ServerVersion:
             "GET", PATH, timeout_s=TIMEOUT_S, max_bytes=MAX_BODY_BYTES
         )
         try:
-            answer = msgspec.json.decode(body, type=_Answer)
+            answer = msgspec.json.decode(body, type=_VersionInfo)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise BadResponse(f"GET {PATH}: not a version", status=200) from error
         if answer.git_version is None or not _VERSION.fullmatch(answer.git_version):
@@ -151,7 +151,7 @@ class ServerVersion:
         answer.git_commit = texts.build_commit(answer.git_commit)
         return answer
 
-    def _settle(self, answer: _Answer) -> None:
+    def _settle(self, answer: _VersionInfo) -> None:
         if answer != self._known:
             self._known = answer
             log.info("version of the API server known version=%s", answer.git_version)

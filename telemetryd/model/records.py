@@ -4,29 +4,30 @@ What records add up to is ``snapshot``'s.
 """
 
 from dataclasses import dataclass
-from typing import Final, Generic, NamedTuple, Protocol, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 
 from telemetryd.errors import UnreadableReason
 
 
-class Record(Protocol):
-    """What a store holds of one object."""
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """What a store holds of one object.
 
-    @property
-    def uid(self) -> str:
-        """``metadata.uid``; a change of it under one key is a delete and an add."""
+    Attributes:
+        uid: ``metadata.uid``; a change of it under one key is a delete and an add.
+    """
+
+    uid: str
 
 
 R = TypeVar("R", bound=Record)
 R_co = TypeVar("R_co", bound=Record, covariant=True)
 
 
-class Unreadable(msgspec.Struct, frozen=True, gc=False):
+class Unreadable(Record, frozen=True, gc=False):
     """Stands in for an object that could not be read: its key is kept, its content isn't known."""
 
-    uid: str
     reason: UnreadableReason
 
 
@@ -77,7 +78,7 @@ UNREADABLE_SHAPE: Final = NodeShape(
 """Shape of a node that can't be read: it is there, and nothing else is known of it."""
 
 
-class NodeRecord(msgspec.Struct, frozen=True, gc=False):
+class NodeRecord(Record, frozen=True, gc=False):
     """One node: the identity of the object and the shape it shares with its likes.
 
     Attributes:
@@ -85,7 +86,6 @@ class NodeRecord(msgspec.Struct, frozen=True, gc=False):
             and nodes of the control plane that take no other work.
     """
 
-    uid: str
     cluster: str
     shape: NodeShape
     in_capacity: bool = True
@@ -131,7 +131,7 @@ class Amounts(msgspec.Struct, frozen=True, gc=False):
     pods: int | None = None
 
 
-class ClusterRecord(msgspec.Struct, frozen=True, gc=False):
+class ClusterRecord(Record, frozen=True, gc=False):
     """One cluster.
 
     Attributes:
@@ -141,7 +141,6 @@ class ClusterRecord(msgspec.Struct, frozen=True, gc=False):
         requested: What its pods request; None where it isn't given.
     """
 
-    uid: str
     kubernetes_version: str
     traits: ClusterTraits = UNKNOWN_TRAITS
     node_count: int | None = None
@@ -149,24 +148,22 @@ class ClusterRecord(msgspec.Struct, frozen=True, gc=False):
     requested: Amounts | None = None
 
 
-class SettingRecord(msgspec.Struct, frozen=True, gc=False):
+class SettingRecord(Record, frozen=True, gc=False):
     """One Rancher setting; ``value`` is the effective one, empty for settings never read."""
 
-    uid: str
     value: str
 
 
-class FeatureRecord(msgspec.Struct, frozen=True, gc=False):
+class FeatureRecord(Record, frozen=True, gc=False):
     """One Rancher feature flag, as ``spec`` and ``status`` hold it."""
 
-    uid: str
     value: bool | None
     default: bool
     locked: bool | None
     prime: bool
 
 
-class ProjectRecord(msgspec.Struct, frozen=True, gc=False):
+class ProjectRecord(Record, frozen=True, gc=False):
     """One Rancher project.
 
     Attributes:
@@ -174,15 +171,12 @@ class ProjectRecord(msgspec.Struct, frozen=True, gc=False):
         created_at: Of one with that label, as the object has it.
     """
 
-    uid: str
     system: bool
     created_at: str = ""
 
 
-class NamespaceRecord(msgspec.Struct, frozen=True, gc=False):
+class NamespaceRecord(Record, frozen=True, gc=False):
     """One namespace: its UID is what is wanted of kube-system."""
-
-    uid: str
 
 
 class ConditionRecord(msgspec.Struct, frozen=True, gc=False, rename="camel"):
@@ -208,7 +202,7 @@ class OtherController(msgspec.Struct, frozen=True, gc=False):
     at: str
 
 
-class SecretRequestRecord(msgspec.Struct, frozen=True, gc=False):
+class SecretRequestRecord(Record, frozen=True, gc=False):
     """One SecretRequest.
 
     No resource version and no annotation: an edit of these alone makes no delta.
@@ -222,7 +216,6 @@ class SecretRequestRecord(msgspec.Struct, frozen=True, gc=False):
         other: The controller that wrote the status last; None where that is telemetryd, or none.
     """
 
-    uid: str
     created_at: str
     deleting: bool
     spec_error: str

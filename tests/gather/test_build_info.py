@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from telemetryd.config import IdentityConfig
-from telemetryd.gather.build_info import MAX_BODY_BYTES, BuildInfo
+from telemetryd.gather.build_info import MAX_BODY_BYTES, RancherCommit
 from tests.gather.readers import Fleet
 
 pytestmark = pytest.mark.anyio
@@ -131,7 +131,7 @@ class World:
 
     rancher: Rancher
     fleet: Fleet
-    info: BuildInfo
+    info: RancherCommit
     changes: list[str | None]
 
     async def until(self, condition: Callable[[], bool]) -> None:
@@ -163,7 +163,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
             fleet.set("server-url", rancher.url)
             fleet.set("cacerts", cacerts)
             prepare(rancher, fleet)
-            info = BuildInfo(
+            info = RancherCommit(
                 settings=fleet.settings,
                 overrides=overrides or IdentityConfig(),
                 api_server=lambda: api_server or rancher.url,
