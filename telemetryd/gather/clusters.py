@@ -115,7 +115,7 @@ _traits: Final[dict[ClusterTraits, ClusterTraits]] = {}
 
 
 def project_cluster(key: str, cluster: ClusterObject) -> ClusterRecord:
-    """A cluster to its record.
+    """The record of a cluster.
 
     Raises:
         UnreadableObject: It has no UID.

@@ -1,7 +1,7 @@
-"""The allow-list: what is read of each kind, and how an object becomes the record that is kept.
+"""The allow-list: the fields of each kind that are read, and how an object becomes a record.
 
-A field that no struct here declares is skipped by the parser and never becomes a Python object.
-Every declared field may be null. What records add up to doesn't belong here: see ``aggregate``.
+The parser skips a field that no struct here declares: it never becomes a Python object. Every
+declared field may be null.
 """
 
 import sys
@@ -28,7 +28,7 @@ LOCAL_CLUSTER: Final = "local"
 """Name of the cluster that hosts Rancher itself."""
 
 KUBE_SYSTEM_NAME: Final = "kube-system"
-"""The namespace whose UID stands for the cluster."""
+"""The namespace whose UID identifies the cluster."""
 
 OPT_OUT_SETTING: Final = "telemetry-opt"
 """The setting that switches collection off while its value is ``out``."""
@@ -43,11 +43,10 @@ SETTINGS_READ: Final = frozenset(
         OPT_OUT_SETTING,
     }
 )
-"""The settings whose value is read; of all others not even the text becomes a Python object."""
+"""The settings whose value is read; other values never become Python objects."""
 
 CACERTS_CHARS: Final = 512 * 1024
-"""Of the setting ``cacerts``, twice what a whole system trusts. One that is cut is no PEM any more;
-of the other settings a URL is the longest."""
+"""Of the setting ``cacerts``: twice a whole system's bundle. A longer one is cut: no PEM."""
 
 GROUP: Final = "management.cattle.io"
 VERSION: Final = "v3"
@@ -110,9 +109,9 @@ class NodeObject(KubeObject, gc=False):
 
 
 class SettingObject(KubeObject, gc=False):
-    """What is read of settings.management.cattle.io: raw, for most are none of our business.
+    """What is read of settings.management.cattle.io: raw, because few of them are read at all.
 
-    ``Raw`` takes null and every other type; the few that are read are decoded when projected.
+    ``Raw`` accepts every type, also null. The settings that are read are decoded when projected.
     """
 
     value: msgspec.Raw = msgspec.Raw()
@@ -178,7 +177,7 @@ _ROLES: Final = tuple(
 
 
 def project_node(shapes: ShapeTable, _key: str, node: NodeObject) -> NodeRecord:
-    """A node to its record, its shape interned in the table.
+    """The record of a node, its shape interned in the table.
 
     Raises:
         UnreadableObject: It has no UID or no namespace.
@@ -205,7 +204,7 @@ def project_node(shapes: ShapeTable, _key: str, node: NodeObject) -> NodeRecord:
 
 
 def _is_in_capacity(spec: NodeSpec) -> bool:
-    """As Rancher adds up ``status.capacity`` (``pkg/controllers/management/clusterstats``)."""
+    """As in Rancher's ``status.capacity`` (``pkg/controllers/management/clusterstats``)."""
     internal = spec.internal_node_spec
     if internal is None:
         return True
@@ -245,10 +244,10 @@ def intern_shape(
 
 
 def project_setting(key: str, setting: SettingObject) -> SettingRecord:
-    """A setting to its record: ``value``, or ``default`` where that is empty; "" if never read.
+    """The record of a setting: ``value``, or ``default`` if that is empty; "" if it is never read.
 
     Raises:
-        UnreadableObject: It has no UID, or it is read and one of its texts isn't a text.
+        UnreadableObject: It has no UID, or it is read and ``value`` or ``default`` isn't a text.
     """
     uid = require_uid(setting.metadata)
     if key not in SETTINGS_READ:
@@ -260,10 +259,10 @@ def project_setting(key: str, setting: SettingObject) -> SettingRecord:
 
 
 def project_opt_out(key: str, setting: SettingObject) -> SettingRecord:
-    """The setting that opts out: a default permits nothing, as it is not written.
+    """The record of the opt-out setting: a default permits nothing, because nobody wrote it.
 
     Raises:
-        UnreadableObject: As of ``project_setting``.
+        UnreadableObject: As in ``project_setting``.
     """
     record = project_setting(key, setting)
     written = _text("value", setting.value)
@@ -271,7 +270,7 @@ def project_opt_out(key: str, setting: SettingObject) -> SettingRecord:
 
 
 def project_feature(_key: str, feature: FeatureObject) -> FeatureRecord:
-    """A feature flag to its record.
+    """The record of a feature flag.
 
     Raises:
         UnreadableObject: It has no UID.
@@ -287,7 +286,7 @@ def project_feature(_key: str, feature: FeatureObject) -> FeatureRecord:
 
 
 def project_project(_key: str, project: ProjectObject) -> ProjectRecord:
-    """A project to its record.
+    """The record of a project.
 
     Raises:
         UnreadableObject: It has no UID.
@@ -300,7 +299,7 @@ def project_project(_key: str, project: ProjectObject) -> ProjectRecord:
 
 
 def project_namespace(_key: str, namespace: KubeObject) -> NamespaceRecord:
-    """A namespace to its record.
+    """The record of a namespace.
 
     Raises:
         UnreadableObject: It has no UID.
@@ -364,7 +363,7 @@ PROJECTS: Final = Resource(
     project=project_project,
 )
 OPT_OUT: Final = replace(SETTINGS, name=OPT_OUT_SETTING, project=project_opt_out)
-"""Of the settings the one that switches collection off, watched by itself."""
+"""Only the setting that switches collection off."""
 
 KUBE_SYSTEM: Final = Resource(
     group="",

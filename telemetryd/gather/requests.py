@@ -86,7 +86,7 @@ _STATUS = msgspec.json.Decoder(SecretRequestStatus | None)
 
 
 def project_request(_key: str, request: RequestObject) -> SecretRequestRecord:
-    """A SecretRequest to its record.
+    """The record of a SecretRequest.
 
     Raises:
         UnreadableObject: It has no UID.

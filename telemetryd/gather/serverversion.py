@@ -1,8 +1,7 @@
 """The API server's own version: on plain Kubernetes the version and the build of the product.
 
-``GET /version`` is allowed to everyone who has logged in. It is asked again now and then and after
-each loss of contact, as a cluster is upgraded while we run; the last good answer is kept. What the
-version is used for doesn't belong here.
+``GET /version`` is allowed to every user. It is requested regularly and after each loss of contact,
+because a cluster may be upgraded meanwhile; the last good answer is kept.
 """
 
 import logging
@@ -28,7 +27,7 @@ log = logging.getLogger(__name__)
 PATH: Final = "/version"
 TIMEOUT_S: Final = 10.0
 MAX_BODY_BYTES: Final = 16 * 1024
-"""Most that is read of an answer; a real one has some three hundred bytes."""
+"""Of an answer; a real one has some three hundred bytes."""
 
 _VERSION: Final = re.compile(r"[!-~]{1,256}")
 _COMMIT: Final = re.compile(r"[!-~]{1,128}")
@@ -36,7 +35,7 @@ _COMMIT: Final = re.compile(r"[!-~]{1,128}")
 
 @dataclass(frozen=True, slots=True)
 class VersionTiming:
-    """When it is asked; each pause is shortened by up to a quarter.
+    """When to request it; each pause is shortened by up to a quarter.
 
     Attributes:
         refresh_s: After a good answer.
@@ -60,7 +59,7 @@ class _VersionInfo(msgspec.Struct, gc=False, rename="camel"):
 
 
 class ServerVersion:
-    """Keeps what the API server says of its version."""
+    """Keeps the API server's version and build commit."""
 
     def __init__(
         self,
@@ -71,14 +70,14 @@ class ServerVersion:
         rng: random.Random,
         timing: VersionTiming = DEFAULT_TIMING,
     ) -> None:
-        """Prepare.
+        """Send nothing yet.
 
         Args:
             client: The API server.
-            nodes: Asked again once its informer is well after trouble.
-            overrides: With ``git_hash`` set the build isn't looked at.
-            rng: Spreads the questions.
-            timing: When it is asked.
+            nodes: When its informer recovers, the version is requested again.
+            overrides: ``git_hash`` replaces the commit.
+            rng: Spreads the requests.
+            timing: When to make them.
         """
         self._client = client
         self._nodes = nodes
@@ -97,13 +96,13 @@ class ServerVersion:
         return self._known.git_version if self._known is not None else None
 
     def git_hash(self) -> str | None:
-        """The build commit, ``unknown`` where the answer names none, None before the first."""
+        """The build commit; ``unknown`` if the answer has none, None before the first."""
         if self._override is not None:
             return self._override
         return None if self._known is None else self._known.git_commit
 
     def override(self, overrides: IdentityConfig) -> None:
-        """Put other overrides in force."""
+        """Use other overrides."""
         self._override = overrides.git_hash
         self._announce()
 
@@ -112,7 +111,7 @@ class ServerVersion:
         self._handlers.append(handler)
 
     async def run(self) -> None:
-        """Ask until cancelled."""
+        """Request it until cancelled."""
         timing = self._timing
         failures = 0
         while True:
@@ -122,7 +121,7 @@ class ServerVersion:
                 failures, pause_s = 0, timing.refresh_s
             except KubeError as error:
                 level = logging.DEBUG if failures else logging.WARNING
-                log.log(level, "version of the API server not known error=%r", str(error))
+                log.log(level, "cannot get the version of the API server error=%r", str(error))
                 # The exponent is bounded: 2.0**1024 overflows.
                 pause_s = min(timing.retry_cap_s, timing.retry_base_s * 2.0 ** min(failures, 32))
                 failures += 1
@@ -134,7 +133,7 @@ class ServerVersion:
 
         Raises:
             KubeError: No answer.
-            BadResponse: One that names no version.
+            BadResponse: The answer has no version.
         """
         body = await self._client.request(
             "GET", PATH, timeout_s=TIMEOUT_S, max_bytes=MAX_BODY_BYTES

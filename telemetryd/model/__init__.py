@@ -1,7 +1,4 @@
-"""Frozen nouns that cross modules: records, deltas, the snapshot, payloads and statuses.
-
-No behaviour beyond what follows from the fields, and nothing that knows where they came from.
-"""
+"""Frozen values that cross modules: records, deltas, the snapshot, payloads and statuses."""
 
 from telemetryd.model.disclosure import Disclosure, Field
 from telemetryd.model.groups import (

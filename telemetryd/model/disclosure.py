@@ -1,4 +1,4 @@
-"""What an exporter sends, field by field: declared where it is rendered, shown wherever asked."""
+"""What an exporter sends, field by field."""
 
 from dataclasses import dataclass
 
@@ -8,15 +8,15 @@ class Field:
     """One field that leaves.
 
     Attributes:
-        key: Where it is in what arrives: ``subscription.arch``, ``managedSystems[].cpu``;
+        key: Its place in the payload: ``subscription.arch``, ``managedSystems[].cpu``;
             ``telemetryd.fleet.clusters{telemetryd.cluster.kind}`` for an attribute of a metric,
             ``resource{service.name}`` for one of the OTLP resource, ``header User-Agent``.
-        what: What it says, without a full stop.
-        rancher: Where it comes from with a Rancher.
-        kubernetes: Where it comes from on plain Kubernetes; empty where there is nothing to send.
-        privacy: The ``[privacy]`` key that omits it, empty for none.
-        identity: The ``[identity]`` key that replaces it, empty for none.
-        keeps_key: Without a value the key is there all the same, with an empty one.
+        what: Its meaning, without a full stop.
+        rancher: Its source with Rancher.
+        kubernetes: Its source on plain Kubernetes; empty if it is never sent.
+        privacy: The ``[privacy]`` key that omits it, if any.
+        identity: The ``[identity]`` key that replaces it, if any.
+        keeps_key: Without a value it is sent empty.
     """
 
     key: str
@@ -33,11 +33,10 @@ class Disclosure:
     """All that one exporter sends.
 
     Attributes:
-        format: Of its payload; empty where its type has no choice of formats.
-        fields: In the order in which people read them; empty where nothing is declared.
-        plugin: Name and version of the distribution that brings the exporter; empty for
-            telemetryd's own types.
-        given: What such a plug-in is given, key and meaning; what it sends is its own decision.
+        format: Of its payload; empty if its type has only one.
+        fields: In the order of display; empty if nothing is declared.
+        plugin: Name and version of the plug-in's distribution; empty for telemetryd's own types.
+        given: Keys and meanings of what a plug-in gets; it decides what it sends.
     """
 
     format: str = ""
