@@ -120,11 +120,6 @@ class RancherCommit:
         self._contexts = SharedRead[ssl.SSLContext]("authorities of Rancher")
         settings.on_change(self._wake)
 
-    @property
-    def settled(self) -> bool:
-        """The first try has ended, with or without success, or none is needed."""
-        return self._settled or self._override is not None
-
     def git_hash(self) -> str | None:
         """The commit; ``unknown`` if no request succeeds, None before the first has ended."""
         if self._override is not None:

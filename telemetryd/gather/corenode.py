@@ -23,7 +23,7 @@ _ROLE: Final = "node-role.kubernetes.io/"
 _CONTROL_PLANE: Final = frozenset({"control-plane", "controlplane", "master"})
 
 
-class NodeLabels(
+class _NodeLabels(
     msgspec.Struct,
     gc=False,
     rename={
@@ -49,20 +49,18 @@ class NodeLabels(
     role: msgspec.Raw = msgspec.Raw()
 
 
-class NodeMeta(ObjectMeta, gc=False):
-    """``metadata`` of a core node."""
-
-    labels: NodeLabels | None = None
+class _NodeMeta(ObjectMeta, gc=False):
+    labels: _NodeLabels | None = None
 
 
 class CoreNodeObject(KubeObject, gc=False):
     """What is read of core/v1 nodes."""
 
-    metadata: NodeMeta | None = None
+    metadata: _NodeMeta | None = None
     status: InternalNodeStatus | None = None
 
 
-_NO_LABELS: Final = NodeLabels()
+_NO_LABELS: Final = _NodeLabels()
 
 
 def project_core_node(shapes: ShapeTable, _key: str, node: CoreNodeObject) -> NodeRecord:

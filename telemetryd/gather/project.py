@@ -5,6 +5,7 @@ declared field may be null.
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -14,13 +15,14 @@ import msgspec
 from telemetryd import bounds
 from telemetryd.errors import UnreadableObject, UnreadableReason
 from telemetryd.gather.shapes import ShapeTable, decode_raw, read_capacity
-from telemetryd.informer.resource import KubeObject, ObjectMeta, Resource
+from telemetryd.informer.resource import KubeObject, ObjectMeta, Resource, T
 from telemetryd.model import (
     FeatureRecord,
     NamespaceRecord,
     NodeRecord,
     NodeShape,
     ProjectRecord,
+    R,
     SettingRecord,
 )
 
@@ -48,34 +50,27 @@ SETTINGS_READ: Final = frozenset(
 CACERTS_CHARS: Final = 512 * 1024
 """Of the setting ``cacerts``: twice a whole system's bundle. A longer one is cut: no PEM."""
 
-GROUP: Final = "management.cattle.io"
-VERSION: Final = "v3"
 
-
-class Taint(msgspec.Struct, gc=False):
-    """One of ``spec.internalNodeSpec.taints``."""
-
+class _Taint(msgspec.Struct, gc=False):
     key: str | None = None
     effect: str | None = None
 
 
-class InternalNodeSpec(msgspec.Struct, gc=False):
+class _InternalNodeSpec(msgspec.Struct, gc=False):
     """``spec.internalNodeSpec``: whether Rancher adds the node to the capacity of its cluster."""
 
     unschedulable: bool | None = None
-    taints: list[Taint | None] | None = None
+    taints: list[_Taint | None] | None = None
 
 
-class NodeSpec(msgspec.Struct, gc=False, rename="camel"):
-    """``spec`` of a node: its roles."""
-
+class _NodeSpec(msgspec.Struct, gc=False, rename="camel"):
     etcd: bool | None = None
     control_plane: bool | None = None
     worker: bool | None = None
-    internal_node_spec: InternalNodeSpec | None = None
+    internal_node_spec: _InternalNodeSpec | None = None
 
 
-class NodeInfo(msgspec.Struct, gc=False, rename="camel"):
+class _NodeInfo(msgspec.Struct, gc=False, rename="camel"):
     """``nodeInfo`` of a node (core/v1 NodeSystemInfo)."""
 
     architecture: str | None = None
@@ -85,27 +80,25 @@ class NodeInfo(msgspec.Struct, gc=False, rename="camel"):
 
 
 class InternalNodeStatus(msgspec.Struct, gc=False, rename="camel"):
-    """``status.internalNodeStatus``: the core/v1 NodeStatus of the managed cluster.
+    """``status.internalNodeStatus``: the core/v1 _NodeStatus of the managed cluster.
 
     The capacity is decoded as ``Capacity`` when projected, and searched for GPUs, whose keys the
     vendors choose.
     """
 
     capacity: msgspec.Raw = msgspec.Raw()
-    node_info: NodeInfo | None = None
+    node_info: _NodeInfo | None = None
 
 
-class NodeStatus(msgspec.Struct, gc=False, rename="camel"):
-    """``status`` of a node."""
-
+class _NodeStatus(msgspec.Struct, gc=False, rename="camel"):
     internal_node_status: InternalNodeStatus | None = None
 
 
 class NodeObject(KubeObject, gc=False):
     """What is read of nodes.management.cattle.io; their namespace is the name of the cluster."""
 
-    spec: NodeSpec | None = None
-    status: NodeStatus | None = None
+    spec: _NodeSpec | None = None
+    status: _NodeStatus | None = None
 
 
 class SettingObject(KubeObject, gc=False):
@@ -118,15 +111,11 @@ class SettingObject(KubeObject, gc=False):
     default: msgspec.Raw = msgspec.Raw()
 
 
-class FeatureSpec(msgspec.Struct, gc=False):
-    """``spec`` of a feature."""
-
+class _FeatureSpec(msgspec.Struct, gc=False):
     value: bool | None = None
 
 
-class FeatureStatus(msgspec.Struct, gc=False, rename="camel"):
-    """``status`` of a feature."""
-
+class _FeatureStatus(msgspec.Struct, gc=False, rename="camel"):
     default: bool | None = None
     locked_value: bool | None = None
     prime: bool | None = None
@@ -135,36 +124,32 @@ class FeatureStatus(msgspec.Struct, gc=False, rename="camel"):
 class FeatureObject(KubeObject, gc=False):
     """What is read of features.management.cattle.io."""
 
-    spec: FeatureSpec | None = None
-    status: FeatureStatus | None = None
+    spec: _FeatureSpec | None = None
+    status: _FeatureStatus | None = None
 
 
-class ProjectLabels(
+class _ProjectLabels(
     msgspec.Struct,
     gc=False,
     rename={"system_project": "authz.management.cattle.io/system-project"},
 ):
-    """The one label that is read of a project."""
-
     system_project: str | None = None
 
 
-class ProjectMeta(ObjectMeta, gc=False):
-    """``metadata`` of a project."""
-
-    labels: ProjectLabels | None = None
+class _ProjectMeta(ObjectMeta, gc=False):
+    labels: _ProjectLabels | None = None
     creationTimestamp: str | None = None  # noqa: N815 - the field's name in JSON
 
 
 class ProjectObject(KubeObject, gc=False):
     """What is read of projects.management.cattle.io."""
 
-    metadata: ProjectMeta | None = None
+    metadata: _ProjectMeta | None = None
 
 
 _TEXT: Final = msgspec.json.Decoder(str | None)
-_NO_SPEC: Final = NodeSpec()
-_NO_INFO: Final = NodeInfo()
+_NO_SPEC: Final = _NodeSpec()
+_NO_INFO: Final = _NodeInfo()
 _CONTROL_PLANE_TAINTS: Final = frozenset(
     f"node-role.kubernetes.io/{role}" for role in ("controlplane", "control-plane", "etcd")
 )
@@ -203,7 +188,7 @@ def project_node(shapes: ShapeTable, _key: str, node: NodeObject) -> NodeRecord:
     )
 
 
-def _is_in_capacity(spec: NodeSpec) -> bool:
+def _is_in_capacity(spec: _NodeSpec) -> bool:
     """As in Rancher's ``status.capacity`` (``pkg/controllers/management/clusterstats``)."""
     internal = spec.internal_node_spec
     if internal is None:
@@ -275,7 +260,7 @@ def project_feature(_key: str, feature: FeatureObject) -> FeatureRecord:
     Raises:
         UnreadableObject: It has no UID.
     """
-    status = feature.status or FeatureStatus()
+    status = feature.status or _FeatureStatus()
     return FeatureRecord(
         uid=require_uid(feature.metadata),
         value=feature.spec.value if feature.spec is not None else None,
@@ -292,7 +277,7 @@ def project_project(_key: str, project: ProjectObject) -> ProjectRecord:
         UnreadableObject: It has no UID.
     """
     uid = require_uid(project.metadata)
-    metadata = project.metadata or ProjectMeta()
+    metadata = project.metadata or _ProjectMeta()
     if metadata.labels is None or metadata.labels.system_project != "true":
         return ProjectRecord(uid, system=False)
     return ProjectRecord(uid, system=True, created_at=metadata.creationTimestamp or "")
@@ -322,45 +307,36 @@ def _text(field: str, raw: msgspec.Raw) -> str:
     return (decode_raw(field, raw, _TEXT) or "") if raw else ""
 
 
-def nodes_resource(shapes: ShapeTable) -> Resource[NodeObject, NodeRecord]:
-    """nodes.management.cattle.io, their shapes interned in the table."""
+def management_resource(
+    plural: str,
+    kind: str,
+    object_type: type[T],
+    project: Callable[[str, T], R],
+    *,
+    namespaced: bool = False,
+) -> Resource[T, R]:
+    """A kind of Rancher's management API; the arguments are those of ``Resource``."""
     return Resource(
-        group=GROUP,
-        version=VERSION,
-        plural="nodes",
-        kind="Node",
-        namespaced=True,
-        object_type=NodeObject,
-        project=partial(project_node, shapes),
+        group="management.cattle.io",
+        version="v3",
+        plural=plural,
+        kind=kind,
+        namespaced=namespaced,
+        object_type=object_type,
+        project=project,
     )
 
 
-SETTINGS: Final = Resource(
-    group=GROUP,
-    version=VERSION,
-    plural="settings",
-    kind="Setting",
-    namespaced=False,
-    object_type=SettingObject,
-    project=project_setting,
-)
-FEATURES: Final = Resource(
-    group=GROUP,
-    version=VERSION,
-    plural="features",
-    kind="Feature",
-    namespaced=False,
-    object_type=FeatureObject,
-    project=project_feature,
-)
-PROJECTS: Final = Resource(
-    group=GROUP,
-    version=VERSION,
-    plural="projects",
-    kind="Project",
-    namespaced=True,
-    object_type=ProjectObject,
-    project=project_project,
+def nodes_resource(shapes: ShapeTable) -> Resource[NodeObject, NodeRecord]:
+    """nodes.management.cattle.io, their shapes interned in the table."""
+    project = partial(project_node, shapes)
+    return management_resource("nodes", "Node", NodeObject, project, namespaced=True)
+
+
+SETTINGS: Final = management_resource("settings", "Setting", SettingObject, project_setting)
+FEATURES: Final = management_resource("features", "Feature", FeatureObject, project_feature)
+PROJECTS: Final = management_resource(
+    "projects", "Project", ProjectObject, project_project, namespaced=True
 )
 OPT_OUT: Final = replace(SETTINGS, name=OPT_OUT_SETTING, project=project_opt_out)
 """Only the setting that switches collection off."""

@@ -30,17 +30,13 @@ MAX_OWNERS_BYTES: Final = 64 << 10
 UNNAMED: Final = "another controller"
 
 
-class RequestMeta(ObjectMeta, gc=False, rename="camel"):
-    """``metadata`` of a SecretRequest."""
-
+class _RequestMeta(ObjectMeta, gc=False, rename="camel"):
     creation_timestamp: str | None = None
     deletion_timestamp: str | None = None
     managed_fields: msgspec.Raw = msgspec.Raw()
 
 
-class TargetRef(msgspec.Struct, gc=False):
-    """``spec.targetSecretRef``."""
-
+class _TargetRef(msgspec.Struct, gc=False):
     name: str | None = None
     namespace: str | None = None
 
@@ -49,7 +45,7 @@ class RequestSpec(msgspec.Struct, gc=False, rename="camel"):
     """``spec`` of a SecretRequest."""
 
     secret_type: str | None = None
-    target_secret_ref: TargetRef | None = None
+    target_secret_ref: _TargetRef | None = None
 
 
 class RequestCondition(msgspec.Struct, gc=False, rename="camel"):
@@ -76,7 +72,7 @@ class RequestObject(KubeObject, gc=False):
     and in the status neither.
     """
 
-    metadata: RequestMeta | None = None
+    metadata: _RequestMeta | None = None
     spec: msgspec.Raw = msgspec.Raw()
     status: msgspec.Raw = msgspec.Raw()
 
@@ -95,7 +91,7 @@ def project_request(_key: str, request: RequestObject) -> SecretRequestRecord:
     if metadata is None or not metadata.uid:
         raise UnreadableObject(UnreadableReason.MISSING, "metadata.uid is missing")
     spec, spec_error = _read_spec(request.spec)
-    target = spec.target_secret_ref or TargetRef()
+    target = spec.target_secret_ref or _TargetRef()
     conditions = own_conditions(_read_status(request.status).conditions or ())
     return SecretRequestRecord(
         uid=metadata.uid,
