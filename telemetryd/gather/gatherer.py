@@ -14,7 +14,7 @@ import anyio
 from telemetryd.bootclock import boot_time_s
 from telemetryd.config import IdentityConfig, PrivacyConfig
 from telemetryd.errors import NotReady
-from telemetryd.gather.aggregate import FleetAggregate, Tally
+from telemetryd.gather.aggregate import FleetAggregate
 from telemetryd.gather.coarse import coarsen
 from telemetryd.gather.drops import DropWatch
 from telemetryd.gather.features import enabled_features
@@ -119,7 +119,6 @@ class Gatherer:
         self._logged_withheld: set[str] = set()
         self._facts_version = 0
         self._discovered: tuple[int, Discovered] | None = None
-        self._tally: tuple[int, Tally] | None = None
         self._basis: _Basis | None = None
         self._snapshot: Snapshot | None = None
         self._changed = anyio.Event()
@@ -258,11 +257,6 @@ class Gatherer:
             self._discovered = (self._facts_version, self._identity.current())
         return self._discovered[1]
 
-    def _count(self) -> Tally:
-        if self._tally is None or self._tally[0] != self._fleet.version:
-            self._tally = (self._fleet.version, self._fleet.tally())
-        return self._tally[1]
-
     def _after_batch(self) -> None:
         """Look for drops after each batch, so that a slow fall between two snapshots isn't one."""
         self._look_for_drops()
@@ -290,7 +284,8 @@ class Gatherer:
             self._logged_withheld.add(name)
             log.warning("text sent as other, logged once field=%s objects=%d", name, withheld[name])
 
-    def _totals(self, basis: _Basis, features: tuple[str, ...]) -> Totals:
+    def _totals(self, counted: Totals, basis: _Basis, features: tuple[str, ...]) -> Totals:
+        """What was counted, with what was withheld, the groups and the drops."""
         withheld = self._fleet.withheld()
         withheld.update(self._discover().withheld)
         withheld["git_hash"] = int(basis.git_hash == OTHER)
@@ -298,7 +293,7 @@ class Gatherer:
         found = {name: number for name, number in sorted(withheld.items()) if number}
         self._log_withheld(found)
         return replace(
-            self._count().totals,
+            counted,
             unreadable={
                 resource: number for resource, number in sorted(basis.unreadable) if number
             },
@@ -330,9 +325,9 @@ class Gatherer:
     def _build(self, basis: _Basis, previous: Snapshot | None) -> Snapshot:
         """A snapshot on this basis; the previous one if it is equal."""
         discovered = self._discover()
-        tally = self._count()
+        tally = self._fleet.tally()
         features = self._features(discovered.version)
-        totals = self._totals(basis, features)
+        totals = self._totals(tally.totals, basis, features)
         snapshot = Snapshot(
             revision=previous.revision if previous is not None else 0,
             taken_at=previous.taken_at if previous is not None else 0.0,
