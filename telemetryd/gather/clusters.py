@@ -65,7 +65,7 @@ class _ClusterCondition(msgspec.Struct, gc=False):
     reason: str | None = None
 
 
-class _ResourceList(msgspec.Struct, gc=False):
+class _ClusterResources(msgspec.Struct, gc=False):
     """``status.capacity`` and ``status.requested``: quantities."""
 
     cpu: Quantity = None
@@ -78,8 +78,8 @@ class _ClusterStatus(msgspec.Struct, gc=False, rename="camel"):
     driver: str | None = None
     version: _ClusterVersion | None = None
     node_count: int | None = None
-    capacity: _ResourceList | None = None
-    requested: _ResourceList | None = None
+    capacity: _ClusterResources | None = None
+    requested: _ClusterResources | None = None
     conditions: list[_ClusterCondition | None] | None = None
 
 
@@ -171,7 +171,7 @@ def _management(key: str, meta: _ClusterMeta, spec: _ClusterSpec, driver: str) -
     return "imported"
 
 
-def _amounts(given: _ResourceList | None) -> Amounts | None:
+def _amounts(given: _ClusterResources | None) -> Amounts | None:
     """The amounts that can be parsed; None if there are none."""
     if given is None:
         return None

@@ -111,11 +111,11 @@ class SettingObject(KubeObject, gc=False):
     default: msgspec.Raw = msgspec.Raw()
 
 
-class _FeatureSpec(msgspec.Struct, gc=False):
+class _FlagSpec(msgspec.Struct, gc=False):
     value: bool | None = None
 
 
-class _FeatureStatus(msgspec.Struct, gc=False, rename="camel"):
+class _FlagStatus(msgspec.Struct, gc=False, rename="camel"):
     default: bool | None = None
     locked_value: bool | None = None
     prime: bool | None = None
@@ -124,8 +124,8 @@ class _FeatureStatus(msgspec.Struct, gc=False, rename="camel"):
 class FeatureObject(KubeObject, gc=False):
     """What is read of features.management.cattle.io."""
 
-    spec: _FeatureSpec | None = None
-    status: _FeatureStatus | None = None
+    spec: _FlagSpec | None = None
+    status: _FlagStatus | None = None
 
 
 class _ProjectLabels(
@@ -260,7 +260,7 @@ def project_feature(_key: str, feature: FeatureObject) -> FeatureRecord:
     Raises:
         UnreadableObject: It has no UID.
     """
-    status = feature.status or _FeatureStatus()
+    status = feature.status or _FlagStatus()
     return FeatureRecord(
         uid=require_uid(feature.metadata),
         value=feature.spec.value if feature.spec is not None else None,

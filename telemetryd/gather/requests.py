@@ -30,7 +30,7 @@ MAX_OWNERS_BYTES: Final = 64 << 10
 UNNAMED: Final = "another controller"
 
 
-class _RequestMeta(ObjectMeta, gc=False, rename="camel"):
+class _SecretRequestMeta(ObjectMeta, gc=False, rename="camel"):
     creation_timestamp: str | None = None
     deletion_timestamp: str | None = None
     managed_fields: msgspec.Raw = msgspec.Raw()
@@ -72,7 +72,7 @@ class RequestObject(KubeObject, gc=False):
     and in the status neither.
     """
 
-    metadata: _RequestMeta | None = None
+    metadata: _SecretRequestMeta | None = None
     spec: msgspec.Raw = msgspec.Raw()
     status: msgspec.Raw = msgspec.Raw()
 
@@ -171,22 +171,22 @@ SECRET_REQUESTS: Final = Resource(
 )
 
 
-class _ManagedStatus(msgspec.Struct, gc=False):
+class _WrittenStatus(msgspec.Struct, gc=False):
     """``conditions`` has a key for each item if the list is a map by type, otherwise none."""
 
     conditions: dict[str, msgspec.Raw] | None = msgspec.field(name="f:conditions", default=None)
     last_sync: msgspec.Raw = msgspec.field(name="f:lastSyncTS", default=msgspec.Raw())
 
 
-class _ManagedFields(msgspec.Struct, gc=False):
-    status: _ManagedStatus | None = msgspec.field(name="f:status", default=None)
+class _WrittenFields(msgspec.Struct, gc=False):
+    status: _WrittenStatus | None = msgspec.field(name="f:status", default=None)
 
 
-class _Manager(msgspec.Struct, gc=False):
+class _Writer(msgspec.Struct, gc=False):
     manager: str | None = None
     subresource: str | None = None
     time: str | None = None
-    fieldsV1: _ManagedFields | None = None  # noqa: N815 - the field's name in JSON
+    fieldsV1: _WrittenFields | None = None  # noqa: N815 - the field's name in JSON
 
     @property
     def syncs(self) -> bool:
@@ -205,7 +205,7 @@ class _Manager(msgspec.Struct, gc=False):
 
 
 _CONDITION_KEYS: Final = tuple(f'k:{{"type":"{kind}"}}' for kind in OWN_CONDITIONS)
-_OWNERS = msgspec.json.Decoder(list[_Manager] | None)
+_OWNERS = msgspec.json.Decoder(list[_Writer] | None)
 
 
 def other_controller(
@@ -237,7 +237,7 @@ def _by_content(conditions: Sequence[ConditionRecord]) -> OtherController | None
     return OtherController(UNNAMED, max(theirs)) if theirs else None
 
 
-def _read_managers(managed_fields: msgspec.Raw) -> list[_Manager]:
+def _read_managers(managed_fields: msgspec.Raw) -> list[_Writer]:
     if not managed_fields or memoryview(managed_fields).nbytes > MAX_OWNERS_BYTES:
         return []
     try:

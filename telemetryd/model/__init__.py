@@ -1,6 +1,5 @@
 """Frozen values that cross modules: records, deltas, the snapshot, payloads and statuses."""
 
-from telemetryd.model.disclosure import Disclosure, Field
 from telemetryd.model.groups import (
     KINDS,
     LOCAL,
@@ -56,8 +55,10 @@ from telemetryd.model.snapshot import (
 )
 from telemetryd.model.status import (
     ConfigStatus,
+    Disclosure,
     ExporterState,
     ExporterStatus,
+    Field,
     InformerStatus,
     LeaderStatus,
     RequestState,
