@@ -131,18 +131,7 @@ class Lister(Generic[T, R]):
         timing: WatchTiming,
         contact: Callable[[], None],
     ) -> None:
-        """Request nothing yet.
-
-        Args:
-            source: Makes the requests.
-            store: Takes the lists.
-            applier: Decodes them.
-            rng: For jitter.
-            stats: Counters of the informer.
-            page_size: Objects a page.
-            timing: Limits.
-            contact: Called for each part of a list that is read.
-        """
+        """Request nothing yet; ``contact`` is called for each part of a list that is read."""
         self._source = source
         self._store = store
         self._applier = applier
