@@ -12,7 +12,7 @@ import anyio
 
 from telemetryd.config import Config, IdentityConfig
 from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
-from telemetryd.gather.build_info import BuildInfo
+from telemetryd.gather.build_info import RancherCommit
 from telemetryd.gather.clusters import CLUSTERS
 from telemetryd.gather.consumer import BUILD_SETTING, RancherBuild, build_of
 from telemetryd.gather.corenode import core_nodes_resource
@@ -29,7 +29,8 @@ from telemetryd.gather.serverversion import ServerVersion
 from telemetryd.gather.shapes import ShapeTable
 from telemetryd.informer.informer import Informer
 from telemetryd.informer.resource import Resource, T
-from telemetryd.informer.source import ApiClient, KubeSource
+from telemetryd.informer.source import KubeSource
+from telemetryd.kube.client import KubeClient
 from telemetryd.model import InformerStatus, R, SourceKind
 from telemetryd.stats import GatherStats, InformerStats
 
@@ -39,7 +40,7 @@ class Informers:
 
     def __init__(
         self,
-        client: ApiClient,
+        client: KubeClient,
         *,
         page_size: int,
         streamed: bool,
@@ -159,7 +160,7 @@ class Collection:
 def build_collection(
     source: SourceKind,
     config: Config,
-    client: ApiClient,
+    client: KubeClient,
     *,
     now: Callable[[], float],
     rng: random.Random,
@@ -190,7 +191,7 @@ def build_collection(
 def _build_rancher(
     informers: Informers,
     config: Config,
-    client: ApiClient,
+    client: KubeClient,
     *,
     now: Callable[[], float],
     rng: random.Random,
@@ -204,7 +205,7 @@ def _build_rancher(
         features=informers.make(FEATURES).reader,
         kube_system=informers.make(KUBE_SYSTEM).reader,
     )
-    build_info = BuildInfo(
+    build_info = RancherCommit(
         settings=settings,
         overrides=config.identity,
         api_server=lambda: client.server,
@@ -218,7 +219,7 @@ def _build_rancher(
 def _build_plain(
     informers: Informers,
     config: Config,
-    client: ApiClient,
+    client: KubeClient,
     *,
     now: Callable[[], float],
     rng: random.Random,

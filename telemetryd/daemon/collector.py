@@ -24,7 +24,7 @@ from telemetryd.daemon.restrictions import Restrictions, switches_of
 from telemetryd.daemon.sourcefinder import DEFAULT_TIMING, FinderTiming, SourceFinder
 from telemetryd.errors import NotReady
 from telemetryd.informer.informer import Informer
-from telemetryd.informer.source import ApiClient
+from telemetryd.kube.client import KubeClient
 from telemetryd.model import (
     ExporterState,
     InformerStatus,
@@ -94,7 +94,7 @@ class Collector:
     def __init__(
         self,
         config: Config,
-        client: ApiClient,
+        client: KubeClient,
         environment: EnvironmentSwitches,
         *,
         now: Callable[[], float],

@@ -17,9 +17,10 @@ from telemetryd.daemon.reload import Reloader
 from telemetryd.errors import CommandRefused
 from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.informer.informer import Informer
-from telemetryd.informer.resource import Reader
-from telemetryd.informer.source import ApiClient, KubeSource
+from telemetryd.informer.source import KubeSource
+from telemetryd.informer.store import Reader
 from telemetryd.informer.verify import Verification, verify
+from telemetryd.kube.client import KubeClient
 from telemetryd.model import Unreadable
 from telemetryd.serve.control.commands import Outcome
 from telemetryd.serve.control.protocol import Document
@@ -50,7 +51,7 @@ class Commanded:
     manager: ExporterManager
     informers: Callable[[], Iterable[Informer[Any, Any]]]
     collector: Collector
-    client: ApiClient
+    client: KubeClient
     page_size: int
 
 

@@ -15,7 +15,8 @@ import anyio
 
 from telemetryd.errors import KubeError
 from telemetryd.gather.clusters import CLUSTERS
-from telemetryd.informer.source import ApiClient, serves_group
+from telemetryd.informer.source import serves_group
+from telemetryd.kube.requests import Requests
 from telemetryd.model import SourceKind
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class SourceFinder:
 
     def __init__(
         self,
-        client: ApiClient,
+        client: Requests,
         *,
         rng: random.Random,
         changed: Callable[[], None],

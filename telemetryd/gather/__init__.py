@@ -1,1 +1,1 @@
-"""From records to facts: what is read of each kind, how it adds up, and who it is told of."""
+"""From objects to facts: what is read of each kind, how it adds up, and the snapshots of it."""

@@ -1,9 +1,8 @@
-"""Fleet totals that each delta moves, so that they never have to be counted from the nodes.
+"""Fleet totals that each delta updates, so that they are never counted from the nodes.
 
-A node delta costs O(1), a cluster delta the number of shapes in that cluster, and a tally the
-number of its rows, even where every node has a shape of its own. Groups cost their number, and the
-shapes of each cluster that has changed; the detail the number of clusters and shapes besides. Where
-deltas come from is the informer's business.
+Costs: a node delta O(1), a cluster delta the shapes in that cluster, a tally its rows (even if
+every node has a shape of its own), groups their number and the shapes of each changed cluster, the
+detail also the number of clusters and shapes.
 """
 
 from collections import Counter
@@ -28,6 +27,7 @@ from telemetryd.model import (
     ShapeDetail,
     Sums,
     SystemRow,
+    Totals,
     Unreadable,
     minus,
     plus,
@@ -35,14 +35,13 @@ from telemetryd.model import (
 from telemetryd.quantity import whole_cores, whole_mib
 
 LASTING_S: Final = 30.0
-"""A difference between a cluster's own status and its nodes counts once it has lasted so long.
+"""After this time a difference between a cluster's own status and its nodes counts.
 
-Rancher adds the nodes of a cluster up at most once in 10 s. How long one has lasted that was there
-at the first look isn't known: it counts at once.
+Rancher updates that status at most every 10 s. A difference at the first look counts at once.
 """
 
 TEXTS = ("architecture", "operating_system", "container_runtime", "kernel_version")
-"""Texts of a shape that have a form."""
+"""Texts of a shape that may be ``other``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,39 +49,29 @@ class Tally:
     """The totals at one moment.
 
     Attributes:
-        systems: Sorted rows of nodes alike in what the SCC payload tells of them.
+        systems: Sorted rows of nodes alike in what the SCC payload says of them.
         clusters: Sorted rows of clusters with the same number of nodes.
-        roles: Nodes per role, all of ``ROLES`` present; a node counts in each of its roles.
-        cpu_nano: Sum over nodes in 1e-9 cores.
-        memory_nano: Sum over nodes in 1e-9 bytes.
+        totals: Without texts that were withheld, groups and drops.
     """
 
     systems: tuple[SystemRow, ...]
     clusters: tuple[ClusterRow, ...]
-    local_clusters: int
-    managed_clusters: int
-    nodes: int
-    orphan_nodes: int
-    roles: dict[str, int]
-    cpu_nano: int
-    memory_nano: int
-    unreported_cpu: int
-    unreported_memory: int
+    totals: Totals
 
 
 class FleetAggregate:
-    """Counts the fleet by deltas of its clusters and nodes, in whatever order they come.
+    """Counts the fleet by deltas of its clusters and nodes, in any order.
 
     Attributes:
         version: Rises with each delta that changed a total.
-        detail_version: Rises with each that changed what a cluster is, and no total.
+        detail_version: Rises with each delta that changed only a cluster's other properties.
     """
 
     def __init__(self, only_cluster: str = "") -> None:
         """Count nothing yet.
 
         Args:
-            only_cluster: The cluster of nodes whose key names none, where there is but one.
+            only_cluster: The cluster of nodes without namespace, if there is only one.
         """
         self._only_cluster = only_cluster
         self.version = 0
@@ -105,7 +94,7 @@ class FleetAggregate:
         self._unreported_memory = 0
 
     def apply_node(self, delta: Delta[NodeRecord]) -> None:
-        """Count one change of a node. One that can't be read counts in the cluster of its key."""
+        """Count a change of a node. One that can't be read counts in the cluster of its key."""
         old, new = self._node(delta.key, delta.old), self._node(delta.key, delta.new)
         if old is not None and new is not None:
             if (
@@ -117,14 +106,14 @@ class FleetAggregate:
         elif old is new:
             return
         self.version += 1
-        # First the new, so that what both have in common isn't dropped in between.
+        # First the new one, so that a shape of both isn't dropped in between.
         if new is not None:
             self._count_node(new, +1)
         if old is not None:
             self._count_node(old, -1)
 
     def apply_cluster(self, delta: Delta[ClusterRecord]) -> None:
-        """Count one change of a cluster. One that can't be read exists all the same."""
+        """Count a change of a cluster. One that can't be read exists too."""
         exists = delta.new is not None
         cluster = self._clusters.get(delta.key)
         if cluster is None:
@@ -147,12 +136,12 @@ class FleetAggregate:
 
     @property
     def sizes(self) -> tuple[int, int]:
-        """How many clusters there are, and how many nodes they have."""
+        """The number of clusters, and of their nodes."""
         local = self._clusters.get(LOCAL_CLUSTER)
         return self._sizes.total() + int(local is not None and local.exists), self._nodes
 
     def ripen(self, now_s: float) -> None:
-        """Let differences count that have lasted; see ``LASTING_S``."""
+        """Count differences that have lasted ``LASTING_S``."""
         for cluster in list(self._young):
             if now_s - (cluster.differs_since or 0.0) >= LASTING_S:
                 self._young.discard(cluster)
@@ -161,12 +150,10 @@ class FleetAggregate:
                 self.version += 1
 
     def groups(self, now_s: float) -> tuple[ClusterGroup, ...]:
-        """The clusters that exist, in groups of those alike in every trait; sorted.
-
-        It costs the number of groups, and the shapes of each cluster that has changed.
+        """The clusters that exist, in groups with equal traits; sorted.
 
         Args:
-            now_s: Of a clock that only goes forward.
+            now_s: On a clock that only moves forward.
         """
         for cluster in self._changed:
             if cluster.grouped is not None:
@@ -186,7 +173,7 @@ class FleetAggregate:
         return tuple(ClusterGroup(key, self._groups[key]) for key in sorted(self._groups))
 
     def _judge(self, cluster: ClusterCount, now_s: float) -> None:
-        """Note whether a cluster differs from its own status, and since when."""
+        """Update whether a cluster differs from its own status, and since when."""
         self._young.discard(cluster)
         if not cluster.exists or not cluster.disagrees():
             cluster.differs, cluster.differs_since = False, None
@@ -213,19 +200,21 @@ class FleetAggregate:
         return Tally(
             systems=tuple(sorted(systems)),
             clusters=tuple(sorted(clusters)),
-            local_clusters=int(has_local),
-            managed_clusters=self._sizes.total(),
-            nodes=self._nodes,
-            orphan_nodes=self._orphans,
-            roles=dict(self._roles),
-            cpu_nano=self._cpu_nano,
-            memory_nano=self._memory_nano,
-            unreported_cpu=self._unreported_cpu,
-            unreported_memory=self._unreported_memory,
+            totals=Totals(
+                local_clusters=int(has_local),
+                managed_clusters=self._sizes.total(),
+                nodes=self._nodes,
+                orphan_nodes=self._orphans,
+                roles=dict(self._roles),
+                cpu_nano=self._cpu_nano,
+                memory_nano=self._memory_nano,
+                unreported_cpu=self._unreported_cpu,
+                unreported_memory=self._unreported_memory,
+            ),
         )
 
     def withheld(self) -> Counter[str]:
-        """Nodes, and clusters, by the field whose text may not leave."""
+        """The number of nodes and clusters by the field whose text may not leave."""
         found: Counter[str] = Counter()
         for count in self._counts.values():
             for name in TEXTS:
@@ -240,10 +229,10 @@ class FleetAggregate:
         return found
 
     def detail(self, install_uuid: str | None) -> FleetDetail:
-        """Each cluster and each shape now.
+        """All clusters and shapes now.
 
         Args:
-            install_uuid: What the clusters' ids are keyed with; None for no ids.
+            install_uuid: The key of the clusters' ids; None for no ids.
         """
         if install_uuid != self._id_key:
             self._id_key = install_uuid
@@ -279,13 +268,13 @@ class FleetAggregate:
             self.version += 1
 
     def _forget(self, name: str, cluster: ClusterCount) -> None:
-        """A cluster that is gone has no node left."""
+        """Remove a cluster that is gone and has no nodes."""
         del self._clusters[name]
         if cluster.grouped is None:
             self._changed.discard(cluster)
 
     def _node(self, key: str, held: NodeRecord | Unreadable | None) -> NodeRecord | None:
-        """What counts of a node; of one that can't be read, that it is there."""
+        """The node as it counts: an unreadable one has the cluster of its key and no shape."""
         if held is None or isinstance(held, NodeRecord):
             return held
         namespace, slash, _ = key.partition("/")
@@ -329,7 +318,7 @@ class FleetAggregate:
             self._drop(count)
 
     def _add(self, count: ShapeCount, nodes: int, *, upstream: bool) -> None:
-        """Move all totals by so many nodes of a shape; negative takes them back."""
+        """Add nodes of a shape to all totals; a negative number removes them."""
         if upstream:
             count.row.local += nodes
         else:
@@ -348,7 +337,7 @@ class FleetAggregate:
             self._memory_nano += nodes * shape.memory_nano
 
     def _count_of(self, shape: NodeShape) -> ShapeCount:
-        """A count for a shape that has none yet."""
+        """A new count for a shape."""
         key = (
             shape.architecture,
             whole_cores(shape.cpu_nano or 0),
@@ -362,7 +351,7 @@ class FleetAggregate:
         return count
 
     def _drop(self, count: ShapeCount) -> None:
-        """Forget a shape that no node has, and its row with the last of its shapes."""
+        """Remove a shape without nodes, and its row if that has no other shape."""
         del self._counts[count.shape]
         count.row.shapes -= 1
         if not count.row.shapes:

@@ -1,8 +1,7 @@
-"""The build commit of Rancher: the one part of the identity that has to be asked for over HTTP.
+"""The build commit of Rancher: the only part of the identity that needs an HTTP request.
 
-``GET <server-url>/rancherversion`` is unauthenticated, and all that is sent is the request itself.
-A slow or failing answer never changes what is known: the last good commit is kept until the
-setting ``server-version`` changes. What the commit is used for doesn't belong here.
+``GET <server-url>/rancherversion`` is sent without credentials. The last good commit is kept, even
+if later requests fail, until the setting ``server-version`` changes.
 """
 
 import logging
@@ -25,7 +24,7 @@ from telemetryd.errors import BadResponse, KubeError, Reason, Unavailable
 from telemetryd.gather import texts
 from telemetryd.gather.guardedhost import GuardedSockets, is_same_server
 from telemetryd.gather.identity import setting_value
-from telemetryd.informer.resource import Reader
+from telemetryd.informer.store import Reader
 from telemetryd.kube.heads import HeadConnector
 from telemetryd.model import SettingRecord
 from telemetryd.sharedread import SharedRead
@@ -33,20 +32,20 @@ from telemetryd.sharedread import SharedRead
 log = logging.getLogger(__name__)
 
 UNKNOWN: Final = "unknown"
-"""What is sent where the commit isn't known: the schema requires the key."""
+"""Sent if the commit isn't known: the schema requires the key."""
 
 PATH: Final = "/rancherversion"
 TIMEOUT_S: Final = 3.0
 RETRY_BASE_S: Final = 5.0
 RETRY_CAP_S: Final = 300.0
 MAX_BODY_BYTES: Final = 16 * 1024
-"""Most that is read of an answer; a real one has some hundred bytes."""
+"""Of an answer; a real one has some hundred bytes."""
 
-# A short hash, a full one, or Rancher's default `HEAD`: no length but a sane one is assumed.
+# A short hash, a full one, or Rancher's default `HEAD`.
 _COMMIT: Final = re.compile(r"[!-~]{1,128}")
 
 
-class _Answer(msgspec.Struct, gc=False, rename="pascal"):
+class _RancherVersion(msgspec.Struct, gc=False, rename="pascal"):
     """What is read of the body."""
 
     git_commit: str | None = None
@@ -55,11 +54,11 @@ class _Answer(msgspec.Struct, gc=False, rename="pascal"):
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """What an answer depends on, as the settings have it now.
+    """What an answer depends on, by the settings now.
 
     Attributes:
-        trusted: Any address of the URL's host may be asked: it is the API server's, or the
-            configuration names it.
+        trusted: Requests may go to any address of the URL's host: it is the API server's, or in
+            the configuration.
     """
 
     version: str
@@ -70,10 +69,10 @@ class _Question:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A good answer, and the ``server-version`` under which it was given.
+    """A good answer, and the ``server-version`` at that time.
 
     Attributes:
-        confirmed: The answer named no other version than the setting.
+        confirmed: The answer has no other version than the setting.
     """
 
     version: str
@@ -81,8 +80,8 @@ class _Known:
     confirmed: bool
 
 
-class BuildInfo:
-    """Keeps the build commit of the Rancher that the settings tell of."""
+class RancherCommit:
+    """Keeps the build commit of the Rancher that the settings name."""
 
     def __init__(
         self,
@@ -95,14 +94,14 @@ class BuildInfo:
         retry_base_s: float = RETRY_BASE_S,
         retry_cap_s: float = RETRY_CAP_S,
     ) -> None:
-        """Prepare.
+        """Send nothing yet.
 
         Args:
-            settings: Where ``server-url``, ``server-version`` and ``cacerts`` are read.
-            overrides: With ``git_hash`` set nothing is ever asked.
-            api_server: URL of the API server, which Rancher may share: its host is always asked.
+            settings: Has ``server-url``, ``server-version`` and ``cacerts``.
+            overrides: With ``git_hash`` no request is made.
+            api_server: URL of the API server, whose host Rancher may share and which is trusted.
             rng: Spreads retries.
-            timeout_s: For one whole request; also the longest that ``settled`` waits for.
+            timeout_s: For one request.
             retry_base_s: Before the second try; doubles with each further one.
             retry_cap_s: Longest pause between tries.
         """
@@ -121,13 +120,8 @@ class BuildInfo:
         self._contexts = SharedRead[ssl.SSLContext]("authorities of Rancher")
         settings.on_change(self._wake)
 
-    @property
-    def settled(self) -> bool:
-        """The first try is over, well or not, or none is needed."""
-        return self._settled or self._override is not None
-
     def git_hash(self) -> str | None:
-        """The commit, ``unknown`` where it can't be had, None before the first try is over."""
+        """The commit; ``unknown`` if no request succeeds, None before the first has ended."""
         if self._override is not None:
             return self._override
         if not self._settled:
@@ -138,7 +132,7 @@ class BuildInfo:
         return UNKNOWN
 
     def override(self, overrides: IdentityConfig) -> None:
-        """Put other overrides in force; what has been answered so far is kept."""
+        """Use other overrides; the answer so far is kept."""
         self._override = overrides.git_hash
         self._url_override = overrides.server_url
         self._wake()
@@ -149,7 +143,7 @@ class BuildInfo:
         self._handlers.append(handler)
 
     async def run(self) -> None:
-        """Ask until the commit is known, again with each version; returns only when cancelled."""
+        """Request the commit until it is known, and for each new version; ends when cancelled."""
         asked: _Question | None = None
         failures = 0
         while True:
@@ -174,7 +168,7 @@ class BuildInfo:
             self._settings_changed = anyio.Event()
 
     async def _wait_for_other(self, question: _Question, pause_s: float) -> None:
-        """Pause, but not longer than until something else is to be asked."""
+        """Pause, but end early if the question changes."""
         deadline = anyio.current_time() + pause_s
         while (left := deadline - anyio.current_time()) > 0 and self._question() == question:
             await self._wait_for_settings(left)
@@ -197,21 +191,21 @@ class BuildInfo:
         return known is not None and known.confirmed and known.version == question.version
 
     async def _try(self, question: _Question, *, first_failure: bool) -> bool:
-        """Ask once and keep a good answer; True where there is nothing left to ask."""
+        """Make one request and keep a good answer; returns whether it is final."""
         try:
             answer = await self._ask(question)
         except KubeError as error:
             level = logging.WARNING if first_failure else logging.DEBUG
-            log.log(level, "git hash not received path=%s reason=%s", PATH, str(error))
+            log.log(level, "cannot get the git commit path=%s reason=%s", PATH, str(error))
             self._settle(self._known)
             return False
-        # While Rancher rolls out, an old replica may still answer: used, but asked for again.
+        # During a rollout of Rancher an old replica may answer: use it, but ask again.
         confirmed = answer.version is None or answer.version == question.version
         commit = texts.build_commit(answer.git_commit or UNKNOWN)
         known = _Known(question.version, commit, confirmed)
         if known != self._known:
             version = texts.product_version(known.version)
-            log.info("git hash known hash=%s version=%s", commit, version)
+            log.info("git commit known commit=%s version=%s", commit, version)
         self._settle(known)
         return confirmed
 
@@ -226,16 +220,16 @@ class BuildInfo:
         for handler in self._handlers:
             handler()
 
-    async def _ask(self, question: _Question) -> _Answer:
+    async def _ask(self, question: _Question) -> _RancherVersion:
         """One request.
 
         Raises:
             Unavailable: No answer in time, or not a 200.
-            BadResponse: An answer that names no commit.
+            BadResponse: The answer has no commit.
         """
         try:
             with anyio.fail_after(self._timeout_s):
-                # Reading the system's bundle takes tens of milliseconds, and its disk may hang.
+                # The system's authorities take tens of milliseconds to read, and a disk may hang.
                 make = partial(_ssl_context, question.cacerts)
                 body = await _fetch(question, await self._contexts.begin(make))
         except TimeoutError as error:
@@ -244,8 +238,8 @@ class BuildInfo:
             # OSError holds ssl.SSLError; a ValueError is a URL or a bundle that isn't one.
             raise Unavailable(f"{type(error).__name__}", kind=Reason.CONNECT) from error
         try:
-            # How deep orjson goes doesn't depend on the version of Python.
-            answer = msgspec.convert(orjson.loads(body), _Answer)
+            # The depth that orjson accepts doesn't depend on the version of Python.
+            answer = msgspec.convert(orjson.loads(body), _RancherVersion)
         except (msgspec.MsgspecError, orjson.JSONDecodeError) as error:
             raise BadResponse("the answer isn't the JSON of a Rancher", status=200) from error
         if answer.git_commit is None or not _COMMIT.fullmatch(answer.git_commit):
@@ -257,9 +251,9 @@ async def _fetch(question: _Question, context: ssl.SSLContext) -> bytes:
     """The body of a 200, without redirects, cookies, credentials or proxies of the environment.
 
     Raises:
-        Unavailable: Another status, or an address that must not be asked.
-        BadResponse: A body that is too large.
-        ClientConnectorError: No connection comes about.
+        Unavailable: Another status, or an address that must not be used.
+        BadResponse: The body is too large.
+        ClientConnectorError: There is no connection.
     """
     guard = GuardedSockets()
     connector = HeadConnector(
@@ -302,10 +296,10 @@ async def _fetch_over(connector: HeadConnector, question: _Question) -> bytes:
 
 
 def _url(server_url: str) -> str:
-    """Where to ask.
+    """The URL to request.
 
     Raises:
-        ValueError: The setting isn't a URL of HTTP.
+        ValueError: The setting isn't an HTTP URL.
     """
     parts = urlsplit(server_url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
@@ -315,7 +309,7 @@ def _url(server_url: str) -> str:
 
 
 def _ssl_context(cacerts: str) -> ssl.SSLContext:
-    """Trusts the bundle alone where there is one, else the system's authorities; blocks.
+    """Trusts only the bundle if there is one, otherwise the system's authorities; blocks.
 
     Raises:
         ValueError: The bundle isn't PEM.

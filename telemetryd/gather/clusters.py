@@ -1,7 +1,7 @@
-"""The allow-list of clusters: what is read of one, and its record.
+"""The allow-list of clusters: the fields that are read, and how a cluster becomes a record.
 
-Of the configuration of a hosted cluster only that it is there is read, and whether the cluster was
-imported: it holds credentials. What clusters add up to is ``aggregate``'s.
+The configuration of a hosted cluster holds credentials. Only its existence is read, and whether the
+cluster was imported.
 """
 
 import sys
@@ -11,19 +11,17 @@ import msgspec
 
 from telemetryd import bounds
 from telemetryd.gather import texts
-from telemetryd.gather.project import GROUP, LOCAL_CLUSTER, VERSION, require_uid
+from telemetryd.gather.project import LOCAL_CLUSTER, management_resource, require_uid
 from telemetryd.gather.shapes import Quantity, cpu_nano, memory_nano, whole_number
-from telemetryd.informer.resource import KubeObject, ObjectMeta, Resource
+from telemetryd.informer.resource import KubeObject, ObjectMeta
 from telemetryd.model import Amounts, ClusterRecord, ClusterTraits
 
 
-class Labels(msgspec.Struct, gc=False, rename={"provider": "provider.cattle.io"}):
-    """The one label that is read of a cluster."""
-
+class _ClusterLabels(msgspec.Struct, gc=False, rename={"provider": "provider.cattle.io"}):
     provider: str | None = None
 
 
-class Annotations(
+class _ClusterAnnotations(
     msgspec.Struct, gc=False, rename={"administrated": "provisioning.cattle.io/administrated"}
 ):
     """The one annotation that is read: Rancher provisions this cluster."""
@@ -31,49 +29,43 @@ class Annotations(
     administrated: str | None = None
 
 
-class ClusterMeta(ObjectMeta, gc=False):
-    """``metadata`` of a cluster."""
-
-    labels: Labels | None = None
-    annotations: Annotations | None = None
+class _ClusterMeta(ObjectMeta, gc=False):
+    labels: _ClusterLabels | None = None
+    annotations: _ClusterAnnotations | None = None
     deletionTimestamp: str | None = None  # noqa: N815 - the field's name in JSON
 
 
-class HostedConfig(msgspec.Struct, gc=False):
-    """``spec.eksConfig`` and its likes."""
+class _HostedConfig(msgspec.Struct, gc=False):
+    """``spec.eksConfig`` and similar."""
 
     imported: bool | None = None
 
 
-class Given(msgspec.Struct, gc=False):
-    """An object of which only that it is there is read."""
+class _Given(msgspec.Struct, gc=False):
+    """An object of which only the existence is read."""
 
 
-class ClusterSpec(msgspec.Struct, gc=False, rename="camel"):
-    """``spec`` of a cluster: what tells how it is managed."""
-
-    aks_config: HostedConfig | None = None
-    ali_config: HostedConfig | None = None
-    eks_config: HostedConfig | None = None
-    gke_config: HostedConfig | None = None
-    generic_engine_config: Given | None = None
+class _ClusterSpec(msgspec.Struct, gc=False, rename="camel"):
+    aks_config: _HostedConfig | None = None
+    ali_config: _HostedConfig | None = None
+    eks_config: _HostedConfig | None = None
+    gke_config: _HostedConfig | None = None
+    generic_engine_config: _Given | None = None
 
 
-class Version(msgspec.Struct, gc=False, rename="camel"):
+class _ClusterVersion(msgspec.Struct, gc=False, rename="camel"):
     """``status.version`` of a cluster (version.Info of k8s.io/apimachinery)."""
 
     git_version: str | None = None
 
 
-class Condition(msgspec.Struct, gc=False):
-    """One of ``status.conditions``."""
-
+class _ClusterCondition(msgspec.Struct, gc=False):
     type: str | None = None
     status: str | None = None
     reason: str | None = None
 
 
-class ResourceList(msgspec.Struct, gc=False):
+class _ClusterResources(msgspec.Struct, gc=False):
     """``status.capacity`` and ``status.requested``: quantities."""
 
     cpu: Quantity = None
@@ -81,24 +73,22 @@ class ResourceList(msgspec.Struct, gc=False):
     pods: Quantity = None
 
 
-class ClusterStatus(msgspec.Struct, gc=False, rename="camel"):
-    """``status`` of a cluster."""
-
+class _ClusterStatus(msgspec.Struct, gc=False, rename="camel"):
     provider: str | None = None
     driver: str | None = None
-    version: Version | None = None
+    version: _ClusterVersion | None = None
     node_count: int | None = None
-    capacity: ResourceList | None = None
-    requested: ResourceList | None = None
-    conditions: list[Condition | None] | None = None
+    capacity: _ClusterResources | None = None
+    requested: _ClusterResources | None = None
+    conditions: list[_ClusterCondition | None] | None = None
 
 
 class ClusterObject(KubeObject, gc=False):
     """What is read of clusters.management.cattle.io."""
 
-    metadata: ClusterMeta | None = None
-    spec: ClusterSpec | None = None
-    status: ClusterStatus | None = None
+    metadata: _ClusterMeta | None = None
+    spec: _ClusterSpec | None = None
+    status: _ClusterStatus | None = None
 
 
 _UNREACHED: Final = frozenset({"Disconnected", "ComponentStatusFetchingFailure"})
@@ -106,15 +96,16 @@ _UNREACHED: Final = frozenset({"Disconnected", "ComponentStatusFetchingFailure"}
 of the cluster doesn't answer. Others mean that Rancher reaches a cluster which is not well."""
 
 _HOSTED_DRIVERS: Final = frozenset({"aks", "alibaba", "eks", "gke"})
-_NO_META: Final = ClusterMeta()
-_NO_SPEC: Final = ClusterSpec()
-_NO_STATUS: Final = ClusterStatus()
-_NO_CONDITION: Final = Condition()
+_NO_AMOUNTS: Final = Amounts()
+_NO_META: Final = _ClusterMeta()
+_NO_SPEC: Final = _ClusterSpec()
+_NO_STATUS: Final = _ClusterStatus()
+_NO_CONDITION: Final = _ClusterCondition()
 _traits: Final[dict[ClusterTraits, ClusterTraits]] = {}
 
 
 def project_cluster(key: str, cluster: ClusterObject) -> ClusterRecord:
-    """A cluster to its record.
+    """The record of a cluster.
 
     Raises:
         UnreadableObject: It has no UID.
@@ -165,8 +156,8 @@ def _traits_of(key: str, cluster: ClusterObject, version: str) -> ClusterTraits:
     )
 
 
-def _management(key: str, meta: ClusterMeta, spec: ClusterSpec, driver: str) -> str:
-    """Who made it; as Rancher tells them apart for its own page."""
+def _management(key: str, meta: _ClusterMeta, spec: _ClusterSpec, driver: str) -> str:
+    """How it was made, with the same distinctions as Rancher's own page."""
     if key == LOCAL_CLUSTER:
         return "local"
     administrated = meta.annotations.administrated if meta.annotations is not None else None
@@ -180,8 +171,8 @@ def _management(key: str, meta: ClusterMeta, spec: ClusterSpec, driver: str) -> 
     return "imported"
 
 
-def _amounts(given: ResourceList | None) -> Amounts | None:
-    """What is given and can be parsed; None where nothing is."""
+def _amounts(given: _ClusterResources | None) -> Amounts | None:
+    """The amounts that can be parsed; None if there are none."""
     if given is None:
         return None
     amounts = Amounts(
@@ -189,18 +180,7 @@ def _amounts(given: ResourceList | None) -> Amounts | None:
         memory_nano=memory_nano(given.memory),
         pods=whole_number(given.pods),
     )
-    return None if amounts == _NOTHING_GIVEN else amounts
+    return None if amounts == _NO_AMOUNTS else amounts
 
 
-_NOTHING_GIVEN: Final = Amounts()
-
-
-CLUSTERS: Final = Resource(
-    group=GROUP,
-    version=VERSION,
-    plural="clusters",
-    kind="Cluster",
-    namespaced=False,
-    object_type=ClusterObject,
-    project=project_cluster,
-)
+CLUSTERS: Final = management_resource("clusters", "Cluster", ClusterObject, project_cluster)

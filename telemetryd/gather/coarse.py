@@ -1,8 +1,8 @@
-"""The fleet in detail without what a cluster could be recognised by, for ``cluster_ids = "omit"``.
+"""The fleet's detail with rounded numbers, for ``cluster_ids = "omit"``.
 
-Sums to the byte are as good as an id: they stay the same from one run to the next. Rows of clusters
-keep the order of magnitude of each number, up to the next power of two, and the minor version of
-Kubernetes; shapes of nodes keep whole cores and whole GiB, and shapes that are then alike are one.
+Exact sums are as good as an id, because they repeat from one payload to the next. In rows of
+clusters each number becomes the next power of two, and the version of Kubernetes its minor version.
+Shapes of nodes have whole cores and GiB, and equal shapes become one.
 """
 
 import re
@@ -27,7 +27,7 @@ _MINOR: Final = re.compile(r"v?[0-9]+\.[0-9]+")
 
 
 def coarsen(detail: FleetDetail) -> FleetDetail:
-    """The detail with rounded rows; all is rounded up."""
+    """The detail with all numbers rounded up."""
     shapes: Counter[NodeShape] = Counter()
     for counted in detail.shapes:
         shapes[_shape(counted.shape)] += counted.nodes

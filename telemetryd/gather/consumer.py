@@ -1,7 +1,7 @@
-"""Who takes the SCC payload: Rancher Prime's scc-operator, and what it says of its registration.
+"""The consumer of the SCC payload: Rancher Prime's scc-operator, and its Registrations.
 
-Of a Registration (``scc.cattle.io/v1``) only states and times are read, beside its name. Its
-messages, its ids, its URLs and the Secrets that it names are not.
+Only name, states and times of a Registration (``scc.cattle.io/v1``) are read, but not its messages,
+ids, URLs or Secrets.
 """
 
 from collections.abc import Mapping
@@ -31,10 +31,10 @@ MAX_BYTES: Final = 2 * 1024 * 1024
 """Of the list. A real Registration has some five kilobytes, and no object more than 1.5 MiB."""
 
 OVERDUE_S: Final = 48 * 3600.0
-"""scc-operator renews an online registration after 20 hours, give or take three."""
+"""scc-operator renews an online registration every 17 to 23 hours."""
 
 _MOST_BRACES: Final = 2000
-"""Objects within one Registration: what has more isn't decoded."""
+"""Objects within one Registration; one with more isn't decoded."""
 
 _YEAR_10000: Final = 253_402_300_800
 
@@ -44,7 +44,7 @@ BUILD_SETTING: Final = "server-version-type"
 
 
 class RancherBuild(StrEnum):
-    """The closed list of builds of Rancher; whatever else its setting says is ``other``."""
+    """The closed list of builds of Rancher; any other value of its setting is ``other``."""
 
     PRIME = PRIME
     COMMUNITY = "community"
@@ -60,17 +60,17 @@ _BUILDS: Final[Mapping[RancherBuild, str]] = {
 
 
 def build_of(version_type: str) -> RancherBuild:
-    """Which build runs, by the value of its setting; empty where there is none."""
+    """Which build runs, by the value of its setting, which may be empty."""
     known = {str(build): build for build in RancherBuild}
     return known.get(version_type, RancherBuild.OTHER)
 
 
 def explain_build(build: RancherBuild, product: str) -> str:
-    """Why no one expects the payload of this build; empty for Rancher Prime.
+    """Why SUSE doesn't expect the payload of this build; empty for Rancher Prime.
 
     Args:
         build: Of the Rancher that runs.
-        product: What the payload calls it.
+        product: Its name in the payload.
     """
     if build is RancherBuild.PRIME:
         return ""
@@ -81,9 +81,9 @@ def explain_build(build: RancherBuild, product: str) -> str:
 
 
 class RegistrationState(StrEnum):
-    """The closed list of states a Registration is in.
+    """The closed list of states a Registration can be in.
 
-    ``overdue`` is activated and online, and hasn't been renewed for longer than it should be.
+    ``overdue``: activated and online, but not renewed in time.
     """
 
     ACTIVE = "active"
@@ -111,25 +111,25 @@ PROBLEMS: Final[Mapping[RegistrationState, tuple[str, str]]] = {
         "check that scc-operator runs and reaches SUSE Customer Center",
     ),
 }
-"""What is wrong in each state but ``active``, and how to fix it."""
+"""The problem in each state except ``active``, and how to fix it."""
 
 NEVER: Final = (
     "Rancher was never registered with SUSE: there is no Registration",
     "register it in Rancher; without a way to the internet, by telemetryd offline-request",
 )
-"""The same where there is no Registration at all."""
+"""The same if there is no Registration at all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """What one Registration says. Times are Unix seconds, None where it says none.
+    """One Registration. Times are Unix seconds, None if it has none.
 
     Attributes:
         name: Of the object.
         mode: ``online``, ``offline`` or ``other``.
         activated: SUSE has accepted it.
-        failed: scc-operator has given it up.
-        last_sync_at: When scc-operator last had it confirmed or, where it failed, refused.
+        failed: scc-operator has given up.
+        last_sync_at: When SUSE last confirmed it or, if it failed, refused it.
         expires_at: When the subscription ends.
     """
 
@@ -141,7 +141,7 @@ class Registration:
     expires_at: float | None
 
     def state(self, now_s: float) -> RegistrationState:
-        """Its state at this time, the gravest that applies."""
+        """The most severe state that applies at this time."""
         if self.failed:
             return RegistrationState.FAILED
         if self.expires_at is not None and self.expires_at <= now_s:
@@ -167,15 +167,15 @@ class Registration:
 
 @dataclass(frozen=True, slots=True)
 class Registrations:
-    """What is known of all of them.
+    """All Registrations.
 
     Attributes:
-        served: The API server has the resource; None where that isn't known yet.
-        found: Those that can be read, ``MOST`` at most.
-        unreadable: How many others there are.
+        served: The API server has the resource; None if that isn't known yet.
+        found: Those that can be read, at most ``MOST``.
+        unreadable: How many can't be read.
         more: There are more than ``MOST``.
         checked_at: When they were last read, in Unix seconds.
-        error: Why they can't be read now; empty where they can.
+        error: Why they can't be read now; empty if they can.
     """
 
     served: bool | None
@@ -187,22 +187,22 @@ class Registrations:
 
     @property
     def never(self) -> bool:
-        """There is none, though scc-operator is there."""
+        """There is none, although scc-operator is installed."""
         return self.served is True and not self.found and not self.unreadable
 
 
 _Time = Annotated[datetime, msgspec.Meta(tz=True)] | None
 
 
-class _Metadata(msgspec.Struct, gc=False):
+class _RegistrationMeta(msgspec.Struct, gc=False):
     name: str
 
 
-class _Spec(msgspec.Struct, gc=False):
+class _RegistrationSpec(msgspec.Struct, gc=False):
     mode: str = ""
 
 
-class _Condition(msgspec.Struct, gc=False):
+class _RegistrationCondition(msgspec.Struct, gc=False):
     type: str = ""
     status: str = ""
 
@@ -212,41 +212,41 @@ class _Activation(msgspec.Struct, gc=False, rename={"validated": "lastValidatedT
     validated: _Time = None
 
 
-class _Status(
+class _RegistrationStatus(
     msgspec.Struct,
     gc=False,
     rename={"activation": "activationStatus", "expires": "registrationExpiresAt"},
 ):
     activation: _Activation | None = None
-    conditions: list[_Condition] | None = None
+    conditions: list[_RegistrationCondition] | None = None
     expires: _Time = None
 
 
 class RegistrationObject(msgspec.Struct, gc=False):
     """What is read of registrations.scc.cattle.io."""
 
-    metadata: _Metadata
-    spec: _Spec | None = None
-    status: _Status | None = None
+    metadata: _RegistrationMeta
+    spec: _RegistrationSpec | None = None
+    status: _RegistrationStatus | None = None
 
 
-class _ListMeta(msgspec.Struct, gc=False, rename={"token": "continue"}):
+class _PageToken(msgspec.Struct, gc=False, rename={"token": "continue"}):
     token: str = ""
 
 
-class _List(msgspec.Struct, gc=False):
-    metadata: _ListMeta | None = None
+class _RegistrationPage(msgspec.Struct, gc=False):
+    metadata: _PageToken | None = None
     items: list[msgspec.Raw] | None = None
 
 
-_LIST: Final = msgspec.json.Decoder(_List)
+_PAGE: Final = msgspec.json.Decoder(_RegistrationPage)
 _OBJECT: Final = msgspec.json.Decoder(RegistrationObject)
 
 
 async def read_registrations(
     requests: Requests, *, timeout_s: float, now_s: float
 ) -> Registrations:
-    """Read them where they are served: discovery first, for it needs no right.
+    """Read them if they are served: discovery first, because it needs no rights.
 
     Args:
         requests: To the API server.
@@ -254,8 +254,8 @@ async def read_registrations(
         now_s: Unix time.
 
     Raises:
-        Forbidden: They may not be listed.
-        KubeError: They can't be read now.
+        Forbidden: The right to list them is missing.
+        KubeError: A request failed.
     """
     absent = Registrations(served=False, checked_at=now_s)
     try:
@@ -265,7 +265,7 @@ async def read_registrations(
         )
     except NotFound:
         return absent
-    page = objects.parsed(body, _LIST.decode, f"GET {PATH}")
+    page = objects.parsed(body, _PAGE.decode, f"GET {PATH}")
     items = page.items or []
     found = [each for item in items[:MOST] if (each := _read(item)) is not None]
     return Registrations(
@@ -278,14 +278,14 @@ async def read_registrations(
 
 
 def _read(item: msgspec.Raw) -> Registration | None:
-    """One of them, None where it isn't as scc-operator makes it."""
+    """One Registration; None if it isn't as scc-operator makes it."""
     if bytes(item).count(b"{") > _MOST_BRACES:
         return None
     try:
         read = _OBJECT.decode(item)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
-    status = read.status or _Status()
+    status = read.status or _RegistrationStatus()
     activation = status.activation or _Activation()
     mode = read.spec.mode if read.spec is not None else ""
     return Registration(
@@ -301,7 +301,7 @@ def _read(item: msgspec.Raw) -> Registration | None:
 
 
 def _seconds(moment: datetime | None) -> float | None:
-    """Whole Unix seconds; None for Go's zero time, which stands for no time."""
+    """Whole Unix seconds; None for no time, or Go's zero time."""
     if moment is None:
         return None
     seconds = float(int(moment.timestamp()))

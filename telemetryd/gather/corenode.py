@@ -1,8 +1,7 @@
-"""The allow-list of plain Kubernetes: what is read of a core node, and its record.
+"""The allow-list of plain Kubernetes: the fields of a core node that are read, and its record.
 
-Labels are a map with keys of anyone's choosing: only those that name a role are declared, and of
-these only that they are there, so that no label's value becomes a Python object but that of
-``kubernetes.io/role``, which is the role itself.
+Users choose the keys of labels. Only those of roles are declared, and only their existence is read,
+except for the value of ``kubernetes.io/role``, which is the role itself.
 """
 
 from functools import partial
@@ -24,7 +23,7 @@ _ROLE: Final = "node-role.kubernetes.io/"
 _CONTROL_PLANE: Final = frozenset({"control-plane", "controlplane", "master"})
 
 
-class NodeLabels(
+class _NodeLabels(
     msgspec.Struct,
     gc=False,
     rename={
@@ -36,10 +35,10 @@ class NodeLabels(
         "role": "kubernetes.io/role",
     },
 ):
-    """The labels that name a role: kubeadm's empty ones, the ``true`` of RKE, RKE2 and k3s.
+    """The labels of roles; ``Raw`` accepts every value, also null.
 
-    ``master`` is that of before 1.24, ``controlplane`` RKE's, ``kubernetes.io/role`` that of
-    kops and kube-up. ``Raw`` takes every value, null too.
+    kubeadm leaves them empty; RKE, RKE2 and k3s write ``true``. ``master`` is from before 1.24,
+    ``controlplane`` from RKE, ``kubernetes.io/role`` from kops and kube-up.
     """
 
     control_plane: msgspec.Raw = msgspec.Raw()
@@ -50,24 +49,22 @@ class NodeLabels(
     role: msgspec.Raw = msgspec.Raw()
 
 
-class NodeMeta(ObjectMeta, gc=False):
-    """``metadata`` of a core node."""
-
-    labels: NodeLabels | None = None
+class _NodeMeta(ObjectMeta, gc=False):
+    labels: _NodeLabels | None = None
 
 
 class CoreNodeObject(KubeObject, gc=False):
     """What is read of core/v1 nodes."""
 
-    metadata: NodeMeta | None = None
+    metadata: _NodeMeta | None = None
     status: InternalNodeStatus | None = None
 
 
-_NO_LABELS: Final = NodeLabels()
+_NO_LABELS: Final = _NodeLabels()
 
 
 def project_core_node(shapes: ShapeTable, _key: str, node: CoreNodeObject) -> NodeRecord:
-    """A core node to its record, of the one cluster there is, its shape interned in the table.
+    """The record of a core node in the only cluster, its shape interned in the table.
 
     Raises:
         UnreadableObject: It has no UID.
@@ -78,7 +75,7 @@ def project_core_node(shapes: ShapeTable, _key: str, node: CoreNodeObject) -> No
     shape = intern_shape(
         shapes,
         node.status,
-        # As kubectl has it: the label alone says so, whatever its value.
+        # As in kubectl, the label alone counts, whatever its value.
         control_plane=bool(labels.control_plane or labels.controlplane or labels.master)
         or role in _CONTROL_PLANE,
         etcd=bool(labels.etcd) or role == "etcd",
@@ -88,7 +85,7 @@ def project_core_node(shapes: ShapeTable, _key: str, node: CoreNodeObject) -> No
 
 
 def _named_role(raw: msgspec.Raw) -> str:
-    """The value of ``kubernetes.io/role``, empty where there is none that can be read."""
+    """The value of ``kubernetes.io/role``; empty if there is no text."""
     if not raw:
         return ""
     try:

@@ -1,11 +1,12 @@
-"""What is counted of each cluster and of each shape of nodes; ``aggregate`` moves the counts.
+"""The counts of each cluster and of each shape of nodes, which ``aggregate`` updates.
 
-What a cluster adds up to is computed when it is asked for, and kept until the cluster changes.
+The sums of a cluster are computed on request, and kept until the cluster changes.
 """
 
+import hmac
 from typing import Final
+from uuid import UUID
 
-from telemetryd.gather.anonymous import anonymous_id
 from telemetryd.gather.project import LOCAL_CLUSTER
 from telemetryd.gather.texts import OTHER, kubernetes_minor
 from telemetryd.model import (
@@ -24,7 +25,7 @@ ROLES: Final = ("controlplane", "etcd", "worker", "other")
 """The roles of nodes; ``other`` is a node without any of the three."""
 
 UNREAD: Final = ClusterRecord(uid="", kubernetes_version="")
-"""Stands for a cluster of which nothing is known."""
+"""The record of a cluster that isn't known."""
 
 
 class Row:
@@ -40,7 +41,7 @@ class Row:
 
 
 class ShapeCount:
-    """Nodes of one shape, orphans among them. Hashed by identity, for speed."""
+    """Nodes of one shape, including orphans. Hashed by identity, for speed."""
 
     __slots__ = ("nodes", "orphans", "row", "shape")
 
@@ -52,14 +53,14 @@ class ShapeCount:
 
 
 class ClusterCount:
-    """One cluster: whether it exists, and its nodes, which may be there before it and after it.
+    """One cluster and its nodes, which may come before it and stay after it.
 
     Attributes:
         shapes: Its nodes by shape.
         left_out: Those that Rancher leaves out of the cluster's capacity, by shape.
-        grouped: What the sums of its group hold of it.
-        differs: Its own status says something else than its nodes, and has for a while.
-        differs_since: Since when, on the aggregate's clock; None where they agree.
+        grouped: Its share of the sums of its group.
+        differs: Its own status and its nodes have differed for a while.
+        differs_since: Since when, on the aggregate's clock; None if they agree.
     """
 
     __slots__ = (
@@ -90,7 +91,7 @@ class ClusterCount:
         self.differs_since: float | None = None
 
     def learn(self, record: ClusterRecord | Unreadable) -> None:
-        """Take what is known of it beside its nodes; of one that can't be read, its UID."""
+        """Update its record; of one that can't be read, only its UID."""
         if not isinstance(record, ClusterRecord):
             record = ClusterRecord(uid=record.uid, kubernetes_version="")
         if record.uid != self.record.uid:
@@ -99,12 +100,12 @@ class ClusterCount:
         self.detail = None
 
     def forget_id(self) -> None:
-        """The key of all ids is another."""
+        """The key of all ids has changed."""
         self.id = ""
         self.detail = None
 
     def describe(self, install_uuid: str | None) -> ClusterDetail:
-        """Its detail, with an id where there is a key and a UID."""
+        """Its detail, with an id if there is a key and a UID."""
         if self.detail is None:
             if install_uuid is not None and self.record.uid and not self.id:
                 self.id = anonymous_id(self.record.uid, install_uuid)
@@ -127,7 +128,7 @@ class ClusterCount:
         )
 
     def sums(self) -> Sums:
-        """What it adds up to."""
+        """The sums over its nodes, and of its own status."""
         unreadable = cpu_nano = memory_nano = unreported_cpu = unreported_memory = 0
         gpus = [0, 0, 0, 0]
         for count, nodes in self.shapes.items():
@@ -164,10 +165,7 @@ class ClusterCount:
         )
 
     def disagrees(self) -> bool:
-        """Whether its own status says something else than its nodes add up to now.
-
-        Of a cluster that is being deleted nothing is expected.
-        """
+        """Whether its own status differs from the sums of its nodes; never while it is deleted."""
         record = self.record
         if record.traits.deleting:
             return False
@@ -208,3 +206,28 @@ class ClusterCount:
             requested=record.requested,
             differs=self.differs,
         )
+
+
+_VERSION_BYTE = 6
+_VARIANT_BYTE = 8
+
+
+def anonymous_id(uid: str, install_uuid: str) -> str:
+    """The pseudonymous id of a cluster, which stays the same for the life of the cluster.
+
+    It is a UUIDv8 (RFC 9562, section 5.8): the first 16 bytes of the HMAC-SHA256 of the UID's UTF-8
+    text, keyed with the 16 bytes of the install UUID, with version and variant set. The key is in
+    the payload, so that whoever can read the UIDs of an installation's clusters can compute the
+    ids. Names could be guessed and tried; UIDs are random.
+
+    Args:
+        uid: ``metadata.uid`` of the cluster's object, or of kube-system if there is no such object.
+        install_uuid: Of the installation, in upper or lower case.
+
+    Raises:
+        ValueError: The install UUID isn't a UUID.
+    """
+    made = bytearray(hmac.digest(UUID(install_uuid).bytes, uid.encode(), "sha256")[:16])
+    made[_VERSION_BYTE] = made[_VERSION_BYTE] & 0x0F | 0x80
+    made[_VARIANT_BYTE] = made[_VARIANT_BYTE] & 0x3F | 0x80
+    return str(UUID(bytes=bytes(made)))

@@ -1,7 +1,7 @@
-"""Falls of the fleet that no fleet has: half of it or more, within minutes.
+"""Implausible drops: half of the fleet or more, within minutes.
 
-A relist that returns next to nothing looks like this, and so does an API server that was restored
-from an old copy. What is counted is sent all the same, and said to be doubtful.
+A relist that returns almost nothing looks like this, and so does an API server restored from an old
+backup. The counts are sent anyway, and marked as doubtful.
 """
 
 from collections import deque
@@ -10,42 +10,34 @@ from typing import Final
 from telemetryd.model import Drop
 
 WINDOW_S: Final = 600.0
-"""A fall within so long counts, and one between two looks however far apart they are."""
+"""A drop within this time counts, and any drop between two consecutive looks."""
 
 HOLD_S: Final = 3600.0
-"""After so long the fleet is taken to be as small as it says."""
+"""After this time the fleet is believed to be as small as it is counted."""
 
 LEAST: Final = 4
-"""A fall by fewer is one that a small fleet has."""
+"""Fewer can disappear from a small fleet at once."""
 
 
 class DropWatch:
-    """Follows one number, and says when it has fallen by half or more.
-
-    A process that has just started has nothing to compare with.
-    """
+    """Follows the number of ``what`` (``clusters`` or ``nodes``) since the process started."""
 
     def __init__(self, what: str) -> None:
-        """Follow a number.
-
-        Args:
-            what: What is counted, ``clusters`` or ``nodes``.
-        """
         self._what = what
         self._seen: deque[tuple[float, int]] = deque()  # falling numbers, and until when they held
         self._fallen: tuple[float, int] | None = None
 
     @property
     def fallen(self) -> bool:
-        """Whether a fall held at the last look."""
+        """Whether there was a drop at the last look."""
         return self._fallen is not None
 
     def look(self, now_s: float, number: int) -> Drop | None:
-        """The fall that holds now, if one does.
+        """The current drop, if any.
 
         Args:
-            now_s: Of a clock that only goes forward.
-            number: What is counted now.
+            now_s: On a clock that only moves forward.
+            number: The current number.
         """
         before = self._peak(now_s, number)
         if self._fallen is None and _is_implausible(before, number):
@@ -60,7 +52,7 @@ class DropWatch:
         return None
 
     def _peak(self, now_s: float, number: int) -> int:
-        """The highest number of the window, after this one has been noted."""
+        """The highest number of the window, including this one."""
         seen = self._seen
         if seen:
             seen[-1] = (now_s, seen[-1][1])

@@ -1,8 +1,8 @@
-"""What a version of Rancher has compiled in: its features, and the name it gives itself.
+"""The features of each version of Rancher, and its product name.
 
-Rancher lists the features that it has compiled in and that are on. Most of them have an object,
-which says what someone chose; objects of features that an upgrade removed stay behind, and are not
-listed. So the table below decides what counts, and the objects decide what is on.
+Rancher reports the features that are compiled in and on. Most have an object with the user's
+choice, but the objects of removed features stay after an upgrade. So the table below says which
+features exist, and the objects say which are on.
 """
 
 import math
@@ -17,7 +17,7 @@ PRIME: Final = "prime"
 """Value of the setting ``server-version-type`` on a Rancher Prime build."""
 
 Version: TypeAlias = tuple[float, float, float]
-"""Major, minor and patch; infinite where a version doesn't say."""
+"""Major, minor and patch; infinite where a version has none."""
 
 NEWEST_KNOWN: Final[Mapping[tuple[float, float], int]] = {
     (2, 12): 12,
@@ -28,7 +28,7 @@ NEWEST_KNOWN: Final[Mapping[tuple[float, float], int]] = {
 """The newest patch of each minor version whose features are known exactly."""
 
 OLDEST_KNOWN: Final[Version] = (2, 12, 1)
-"""The first Rancher that writes a payload; what is older counts as this one."""
+"""The first Rancher that writes a payload; an older one counts as this one."""
 
 _EVER: Final[Version] = (math.inf, math.inf, math.inf)
 
@@ -44,8 +44,8 @@ class _Compiled(NamedTuple):
     Attributes:
         since: First version with it.
         until: First version without it, or with another default.
-        default: What holds without an object, or where no one chose: on, off, on in a build of
-            Rancher Prime, or on there and off in any other build whatever anyone chose.
+        default: Without an object or a choice: on, off, on in a build of Rancher Prime, or on
+            there and always off in other builds.
     """
 
     name: str
@@ -124,7 +124,7 @@ _VERSION: Final = re.compile(r"v?([0-9]{1,6})\.([0-9]{1,6})(?![0-9])(?:\.([0-9]{
 
 
 def parse_version(text: str) -> Version:
-    """The version that a Rancher names; newer than all where it names none (``dev``)."""
+    """The version of a Rancher; newer than all if the text has none (``dev``)."""
     match = _VERSION.match(text)
     if match is None:
         return (math.inf, math.inf, 0)
@@ -133,21 +133,21 @@ def parse_version(text: str) -> Version:
 
 
 def is_known(version: Version) -> bool:
-    """Whether its features are known exactly: no newer one, be it a patch, that may have others."""
+    """Whether its features are known exactly: a newer version, even a patch, may have others."""
     return version <= OLDEST_KNOWN or version[2] <= NEWEST_KNOWN.get(version[:2], -1)
 
 
 def enabled_features(
     features: Mapping[str, FeatureRecord | Unreadable], *, version: str, version_type: str
 ) -> tuple[str, ...]:
-    """Names of the features that are on, sorted, as Rancher's ``ListEnabled`` has them.
+    """Names of the features that are on, sorted, like Rancher's ``ListEnabled``.
 
-    Of a version that is not known exactly, an object counts too where no table says that the
-    feature is gone: under its name where that has the form of one, else as ``other``. A feature
-    that can't be read is left out: what was chosen is unknown.
+    If the version is not known exactly, objects of features that the table doesn't call removed
+    count too: under their name if it has the form of one, otherwise as ``other``. A feature that
+    can't be read is left out.
 
     Args:
-        features: Every Feature object there is, by name.
+        features: All Feature objects, by name.
         version: The raw Rancher version.
         version_type: The setting ``server-version-type``.
     """
@@ -170,7 +170,7 @@ def enabled_features(
 
 
 def product_name(version: str, version_type: str) -> str:
-    """What that Rancher calls itself in its payload; ``rancher`` where it is no Prime build.
+    """The product name in Rancher's own payload; ``rancher`` if it is no Prime build.
 
     Source: ``pkg/telemetry/scc.go`` at each tag. Other builds than Prime write no payload.
     """
@@ -182,7 +182,7 @@ def product_name(version: str, version_type: str) -> str:
 def _is_on(
     default: str | None, feature: FeatureRecord | Unreadable | None, *, is_prime: bool
 ) -> bool:
-    """Whether it is on; without a default of its own, as its object alone says."""
+    """Whether it is on; without a default here, by its object alone."""
     if isinstance(feature, Unreadable) or (default == PRIME_ONLY and not is_prime):
         return False
     if feature is None:

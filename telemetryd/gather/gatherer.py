@@ -1,7 +1,6 @@
-"""Deltas in, immutable snapshots out: the fleet, the features and the identity as one.
+"""Makes immutable snapshots of the fleet, the features and the identity.
 
-A snapshot is the same object until something in it changes, so that taking one costs next to
-nothing. How the fleet adds up is ``aggregate``'s, and what is made of a snapshot is ``export``'s.
+A snapshot is the same object until something in it changes, so taking one costs almost nothing.
 """
 
 import logging
@@ -15,7 +14,7 @@ import anyio
 from telemetryd.bootclock import boot_time_s
 from telemetryd.config import IdentityConfig, PrivacyConfig
 from telemetryd.errors import NotReady
-from telemetryd.gather.aggregate import FleetAggregate, Tally
+from telemetryd.gather.aggregate import FleetAggregate
 from telemetryd.gather.coarse import coarsen
 from telemetryd.gather.drops import DropWatch
 from telemetryd.gather.features import enabled_features
@@ -23,7 +22,7 @@ from telemetryd.gather.identity import Discovered, IdentitySource, setting_value
 from telemetryd.gather.plain import LocalCluster, PlainIdentity, PlainReaders
 from telemetryd.gather.project import LOCAL_CLUSTER
 from telemetryd.gather.texts import OTHER
-from telemetryd.informer.resource import Reader
+from telemetryd.informer.store import Reader
 from telemetryd.model import (
     ClusterRecord,
     Delta,
@@ -44,13 +43,13 @@ from telemetryd.stats import GatherStats
 log = logging.getLogger(__name__)
 
 STALE_AFTER_S: Final = 120.0
-"""Without contact for so long, an informer's part of a snapshot is called incomplete.
+"""After this time without contact an informer makes a snapshot incomplete.
 
 Bookmarks come about once a minute, and a watch is renewed after 90 s without one.
 """
 
 SEND_ALL: Final = PrivacyConfig()
-"""Nothing is left out that privacy could leave out."""
+"""Privacy settings that leave nothing out."""
 
 _RECHECK_S: Final = 1.0
 
@@ -68,7 +67,7 @@ class Readers:
 
 @dataclass(frozen=True, slots=True)
 class _Basis:
-    """All that a snapshot is made from, as cheap to take as to compare."""
+    """All that a snapshot depends on; cheap to take and to compare."""
 
     fleet_version: int
     detail_version: int | None
@@ -80,7 +79,7 @@ class _Basis:
 
 
 class Gatherer:
-    """Follows the readers and makes snapshots of them; a ``SnapshotSource``."""
+    """Makes snapshots of what the readers hold; a ``SnapshotSource``."""
 
     def __init__(
         self,
@@ -97,14 +96,14 @@ class Gatherer:
         """Subscribe to the readers.
 
         Args:
-            readers: Of informers that somebody else runs.
-            overrides: Parts of the identity that the configuration names.
-            git_hash: The build commit, None while the first answer is awaited. Who calls
-                ``recheck`` on its change spares ``wait_ready`` up to a second.
+            readers: Of informers that the caller runs.
+            overrides: Parts of the identity in the configuration.
+            git_hash: The build commit, None before the first answer. Calling ``recheck`` on its
+                change saves ``wait_ready`` up to a second.
             now: Unix time in seconds.
-            stats: Moved with each snapshot that is built.
-            privacy: What snapshots are made without.
-            detailed: They hold what the fleet payload needs; the SCC payload does without it.
+            stats: Counts each snapshot that is built.
+            privacy: What snapshots leave out.
+            detailed: Snapshots have what the fleet payload needs beyond the SCC payload.
             clock: Seconds since the machine booted.
         """
         self._readers = readers
@@ -117,10 +116,9 @@ class Gatherer:
         plain = isinstance(readers, PlainReaders)
         self._fleet = FleetAggregate(LOCAL_CLUSTER if plain else "")
         self._drop_watches = (DropWatch("clusters"), DropWatch("nodes"))
-        self._said_withheld: set[str] = set()
+        self._logged_withheld: set[str] = set()
         self._facts_version = 0
         self._discovered: tuple[int, Discovered] | None = None
-        self._tally: tuple[int, Tally] | None = None
         self._basis: _Basis | None = None
         self._snapshot: Snapshot | None = None
         self._changed = anyio.Event()
@@ -143,26 +141,26 @@ class Gatherer:
         self._required = self._find_required()
 
     def override(self, overrides: IdentityConfig) -> None:
-        """Put other parts of the identity in force; the next snapshot has them."""
+        """Use other parts of the identity from the next snapshot on."""
         self._identity.override(overrides)
         self._required = self._find_required()
         self.facts_changed()
 
     def protect(self, privacy: PrivacyConfig) -> None:
-        """Leave something else out; the next snapshot does."""
+        """Use other privacy settings from the next snapshot on."""
         if privacy != self._privacy:
             self._privacy = privacy
             self._facts_version += 1
 
     def add_detail(self) -> None:
-        """Let snapshots hold what the fleet payload needs, from the next one on."""
+        """Add what the fleet payload needs, from the next snapshot on."""
         self._detailed = True
 
     def snapshot(self) -> Snapshot:
-        """The fleet now: the same object as before while nothing in it changed.
+        """The fleet now: the same object as before if nothing in it changed.
 
         Raises:
-            NotReady: An informer or a part of the identity is still waited for.
+            NotReady: An informer or a part of the identity is missing.
         """
         statuses = self.required()
         git_hash = self._git_hash()
@@ -191,32 +189,32 @@ class Gatherer:
         """Return once ``snapshot()`` would not raise NotReady."""
         while self.missing():
             changed = self._changed
-            # No reader announces the build commit: look now and then.
+            # No reader announces the build commit: check regularly.
             with anyio.move_on_after(_RECHECK_S):
                 await changed.wait()
 
     def recheck(self) -> None:
-        """Wake who waits to be ready, to look again."""
+        """Let ``wait_ready`` check again."""
         self._changed.set()
         self._changed = anyio.Event()
 
     def facts_changed(self) -> None:
-        """Something that no reader tells of may be another: the next snapshot has it."""
+        """A fact without a reader may have changed: the next snapshot has it."""
         if self._local is not None:
             self._local.refresh()
         self._facts_version += 1
         self.recheck()
 
     def missing(self) -> tuple[str, ...]:
-        """What a snapshot waits for, each named as one would fix it; empty when ready."""
+        """What a snapshot waits for, each named by where to fix it; empty if ready."""
         return self._missing(self.required(), self._git_hash())
 
     def required(self) -> list[InformerStatus]:
-        """Status of each informer that a snapshot can't be made without."""
+        """Status of each informer that a snapshot needs."""
         return [reader.status() for reader in self._required]
 
     def _fact_changed(self, delta: Delta[Record]) -> None:
-        """A setting, a feature or kube-system; settings that are never read all look alike."""
+        """A setting, a feature or kube-system; settings that are never read have equal records."""
         if delta.old != delta.new:
             if self._local is not None:
                 self._local.refresh()
@@ -235,7 +233,7 @@ class Gatherer:
         )
 
     def _find_required(self) -> tuple[Reader[Record], ...]:
-        """What a snapshot can't be made without: kube-system only for its part of the identity."""
+        """The readers that a snapshot needs: kube-system only for its part of the identity."""
         followed = self._followed()
         return followed if self._identity.needs_kube_system else followed[:-1]
 
@@ -259,13 +257,8 @@ class Gatherer:
             self._discovered = (self._facts_version, self._identity.current())
         return self._discovered[1]
 
-    def _count(self) -> Tally:
-        if self._tally is None or self._tally[0] != self._fleet.version:
-            self._tally = (self._fleet.version, self._fleet.tally())
-        return self._tally[1]
-
     def _after_batch(self) -> None:
-        """Each batch is looked at, so that a slow fall between two snapshots is none at once."""
+        """Look for drops after each batch, so that a slow fall between two snapshots isn't one."""
         self._look_for_drops()
         self.recheck()
 
@@ -285,30 +278,22 @@ class Gatherer:
                     )
         return tuple(found)
 
-    def _say_withheld(self, withheld: Mapping[str, int]) -> None:
-        """Say once of each field that its text isn't in the closed list."""
-        for name in sorted(withheld.keys() - self._said_withheld):
-            self._said_withheld.add(name)
-            log.warning("text counts as other, once said field=%s objects=%d", name, withheld[name])
+    def _log_withheld(self, withheld: Mapping[str, int]) -> None:
+        """Log once for each field that texts aren't in its closed list."""
+        for name in sorted(withheld.keys() - self._logged_withheld):
+            self._logged_withheld.add(name)
+            log.warning("text sent as other, logged once field=%s objects=%d", name, withheld[name])
 
-    def _totals(self, basis: _Basis, features: tuple[str, ...]) -> Totals:
-        tally = self._count()
+    def _totals(self, counted: Totals, basis: _Basis, features: tuple[str, ...]) -> Totals:
+        """What was counted, with what was withheld, the groups and the drops."""
         withheld = self._fleet.withheld()
         withheld.update(self._discover().withheld)
         withheld["git_hash"] = int(basis.git_hash == OTHER)
         withheld["feature_flags"] = features.count(OTHER)
         found = {name: number for name, number in sorted(withheld.items()) if number}
-        self._say_withheld(found)
-        return Totals(
-            local_clusters=tally.local_clusters,
-            managed_clusters=tally.managed_clusters,
-            nodes=tally.nodes,
-            orphan_nodes=tally.orphan_nodes,
-            roles=dict(tally.roles),
-            cpu_nano=tally.cpu_nano,
-            memory_nano=tally.memory_nano,
-            unreported_cpu=tally.unreported_cpu,
-            unreported_memory=tally.unreported_memory,
+        self._log_withheld(found)
+        return replace(
+            counted,
             unreadable={
                 resource: number for resource, number in sorted(basis.unreadable) if number
             },
@@ -332,17 +317,17 @@ class Gatherer:
         records = ((name, features.get(name)) for name in features.keys())  # noqa: SIM118
         return enabled_features(
             {name: record for name, record in records if record is not None},
-            # What is compiled in depends on the Rancher that runs, not on what it is called here.
+            # The Rancher that runs decides what is compiled in, not the configured version.
             version=setting_value(settings, "server-version") or version,
             version_type=setting_value(settings, "server-version-type"),
         )
 
     def _build(self, basis: _Basis, previous: Snapshot | None) -> Snapshot:
-        """A snapshot on this basis; the previous one where it comes out the same."""
+        """A snapshot on this basis; the previous one if it is equal."""
         discovered = self._discover()
-        tally = self._count()
+        tally = self._fleet.tally()
         features = self._features(discovered.version)
-        totals = self._totals(basis, features)
+        totals = self._totals(tally.totals, basis, features)
         snapshot = Snapshot(
             revision=previous.revision if previous is not None else 0,
             taken_at=previous.taken_at if previous is not None else 0.0,

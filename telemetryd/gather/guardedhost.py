@@ -1,7 +1,7 @@
-"""Which addresses are asked for Rancher's build commit: none of this machine, and none of a cloud.
+"""Keeps requests for Rancher's build commit away from this machine's and the cloud's own addresses.
 
-Users who may edit the setting ``server-url`` choose the host. Names are resolved, and addresses
-have many notations: what counts is the address of the socket itself.
+Users who may edit the setting ``server-url`` choose the host. Names must be resolved, and addresses
+have many notations, so the check is on the address of the socket itself.
 """
 
 import socket
@@ -29,20 +29,20 @@ _PORTS: Final = {"http": 80, "https": 443}
 
 
 class GuardedSockets:
-    """Makes the sockets of a connector, unless their address must not be asked.
+    """Makes the sockets of a connector, unless their address must not be used.
 
     Attributes:
-        refused: The last address that must not be asked, and why; empty where all may.
+        refused: The last refused address, and why; empty if there was none.
     """
 
     def __init__(self) -> None:
         self.refused = ""
 
     def open(self, address: Any) -> socket.socket:
-        """A socket for one resolved address, as of ``socket.getaddrinfo``.
+        """A socket for one resolved address, as from ``socket.getaddrinfo``.
 
         Raises:
-            PermissionError: The address must not be asked.
+            PermissionError: The address must not be used.
         """
         family, kind, protocol, _, place = address
         if why := why_refused(str(place[0])):
@@ -52,7 +52,7 @@ class GuardedSockets:
 
 
 def why_refused(text: str) -> str:
-    """What keeps an IP address from being asked, empty where nothing does."""
+    """Why an IP address must not be used; empty if it may."""
     address = _unwrapped(ip_address(text))
     if address.is_loopback or address.is_unspecified or address in _THIS_NETWORK:
         return "an address of this machine"
@@ -79,7 +79,7 @@ def _place(url: str) -> tuple[str | None, int | None]:
 
 
 def _unwrapped(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """The IPv4 address in an IPv6 one that stands for it."""
+    """The IPv4 address that an IPv6 address contains, otherwise the address itself."""
     if isinstance(address, IPv4Address):
         return address
     if address in _NAT64:

@@ -1,33 +1,33 @@
-"""Who sends: the identity as settings, the namespace kube-system and the configuration have it.
+"""The sender's identity, from settings, the namespace kube-system and the configuration.
 
-It is read anew from what the informers hold, never frozen. The build commit, which has to be asked
-for, doesn't belong here: see ``build_info``.
+Its URL leaves as scheme, host, port and path only: user information, query and fragment, which may
+hold secrets and which Rancher's own code sends, are removed. ``build_info`` gets the build commit.
 """
 
 import re
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from typing import Final
 
 from telemetryd.config import IdentityConfig
 from telemetryd.gather import texts
 from telemetryd.gather.features import product_name
 from telemetryd.gather.project import KUBE_SYSTEM_NAME
-from telemetryd.gather.publicurl import public_url
-from telemetryd.informer.resource import Reader
+from telemetryd.informer.store import Reader
 from telemetryd.model import NamespaceRecord, SettingRecord, Unreadable
 
-# The form of RFC 4122 and of JSON Schema's format `uuid`. Other spellings that parsers take
-# (braces, `urn:uuid:`, no hyphens) fail the schema, and what can't be parsed crashes the consumer.
+# The form of RFC 4122 and of JSON Schema's format `uuid`. Other forms that parsers accept (braces,
+# `urn:uuid:`, no hyphens) fail the schema, and a text that isn't a UUID crashes the consumer.
 _UUID: Final = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 
 
 @dataclass(frozen=True, slots=True)
 class Discovered:
-    """The identity but for the build commit, as far as it is known.
+    """The identity without the build commit, as far as it is known.
 
     Attributes:
         withheld: Names of the parts whose text may not leave as it is.
-        missing: What is not there or invalid, each named with where to fix it; empty when whole.
+        missing: Missing or invalid parts, each named by where to fix it; empty if complete.
     """
 
     install_uuid: str
@@ -42,7 +42,7 @@ class Discovered:
 class IdentitySource:
     """Reads the identity from the settings and the namespace kube-system.
 
-    Overrides come first; None or empty leaves a part to what is discovered.
+    An override that is neither None nor empty comes first.
     """
 
     def __init__(
@@ -57,16 +57,16 @@ class IdentitySource:
         self._overrides = overrides
 
     def override(self, overrides: IdentityConfig) -> None:
-        """Put other overrides in force."""
+        """Use other overrides."""
         self._overrides = overrides
 
     @property
     def needs_kube_system(self) -> bool:
-        """Whether the namespace is read at all: not where the configuration names the UUID."""
+        """Whether the namespace is needed: not if the configuration has the UUID."""
         return not self._overrides.cluster_uuid
 
     def current(self) -> Discovered:
-        """The identity now, and what is missing of it."""
+        """The identity now."""
         missing: list[str] = []
         overrides = self._overrides
         install_uuid = self._uuid_or_setting(overrides.install_uuid, missing)
@@ -86,7 +86,7 @@ class IdentitySource:
         )
 
     def _product(self) -> str:
-        """What the Rancher that runs calls itself, whatever version is configured."""
+        """The product name of the Rancher that runs, whatever version is configured."""
         version, build = (
             setting_value(self._settings, name)
             for name in ("server-version", "server-version-type")
@@ -117,7 +117,7 @@ class IdentitySource:
 
 
 def find_withheld(server_url: str, raw_url: str, found_version: str) -> tuple[str, ...]:
-    """Which parts of an identity did not leave as they were found."""
+    """Names of the parts of an identity that do not leave as they were found."""
     parts = {
         "server_url": bool(raw_url) and not server_url,
         "version": found_version == texts.OTHER,
@@ -126,13 +126,13 @@ def find_withheld(server_url: str, raw_url: str, found_version: str) -> tuple[st
 
 
 def setting_value(settings: Reader[SettingRecord], name: str) -> str:
-    """The effective value of a setting, empty where it is missing or can't be read."""
+    """The effective value of a setting; empty if it is missing or can't be read."""
     record = settings.get(name)
     return record.value if isinstance(record, SettingRecord) else ""
 
 
 def kube_system_uuid(kube_system: Reader[NamespaceRecord], missing: list[str]) -> str:
-    """The namespace's UID; empty, and told in ``missing``, where it isn't there or isn't one."""
+    """The namespace's UID; empty, with an entry in ``missing``, if there is no valid one."""
     record = kube_system.get(KUBE_SYSTEM_NAME)
     if isinstance(record, Unreadable):
         missing.append(f"namespace {KUBE_SYSTEM_NAME}: unreadable")
@@ -144,8 +144,64 @@ def kube_system_uuid(kube_system: Reader[NamespaceRecord], missing: list[str]) -
 
 
 def checked_uuid(text: str, where: str, missing: list[str]) -> str:
-    """The text; empty, and told in ``missing`` by where it is from, if it isn't a UUID."""
+    """The text; empty, with an entry in ``missing`` about where it is from, if it is no UUID."""
     if _UUID.fullmatch(text) is None:
         missing.append(f"{where}: not a UUID")
         return ""
     return text
+
+
+MAX_URL_CHARS: Final = 2048
+_MAX_PORT: Final = 65535
+
+_PARTS: Final = re.compile(r"(https?)://([^/?#]*)([^?#]*)(.*)", re.IGNORECASE)
+_HOST: Final = re.compile(
+    r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]{2,45})\]|[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252}))"
+    r"(?::(?P<port>[0-9]{1,5}))?"
+)
+_PATH: Final = re.compile(r"(?:/[A-Za-z0-9._~-]+)*/?")
+_AT: Final = re.compile(r"@|%(?:25)*40", re.IGNORECASE)
+
+
+def public_url(text: str) -> str:
+    """The part of a URL that may leave; an unusual path is left out.
+
+    Returns:
+        Empty if the text isn't an http or https URL, or if it isn't certain which part of it is
+        user information: after a ``/`` or ``?`` in a password, the rest looks like a host.
+    """
+    text = text.strip(" ")
+    if len(text) > MAX_URL_CHARS or "\\" in text or not text.isprintable():
+        return ""
+    found = _PARTS.fullmatch(text)
+    if found is None:
+        return ""
+    scheme, authority, path, rest = found.groups()
+    if _AT.search(path + rest):
+        return ""
+    place = _ascii(authority.rpartition("@")[2])
+    host = _HOST.fullmatch(place)
+    if host is None or int(host["port"] or 0) > _MAX_PORT or not _is_ipv6(host["ipv6"]):
+        return ""
+    kept = path if _PATH.fullmatch(path) else ""
+    return f"{scheme.lower()}://{place}{kept}"
+
+
+def _ascii(place: str) -> str:
+    """A host name in any script in the form of DNS; empty if it has none."""
+    if place.isascii():
+        return place
+    try:
+        return place.encode("idna").decode("ascii")
+    except UnicodeError:
+        return ""
+
+
+def _is_ipv6(text: str | None) -> bool:
+    if text is None:
+        return True
+    try:
+        IPv6Address(text)
+    except ValueError:
+        return False
+    return True

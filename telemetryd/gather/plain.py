@@ -1,7 +1,4 @@
-"""Plain Kubernetes as one cluster that stands for itself: its readers, and who it is.
-
-What is read of its nodes is ``corenode``'s; the cluster is the upstream one, by definition.
-"""
+"""Plain Kubernetes as a fleet of one cluster, the upstream one: its readers and its identity."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,17 +11,17 @@ from telemetryd.gather.identity import (
     checked_uuid,
     find_withheld,
     kube_system_uuid,
+    public_url,
 )
 from telemetryd.gather.project import KUBE_SYSTEM_NAME, LOCAL_CLUSTER
-from telemetryd.gather.publicurl import public_url
 from telemetryd.gather.texts import provider_of_version
-from telemetryd.informer.resource import Reader
+from telemetryd.informer.store import Reader
 from telemetryd.model import ClusterRecord, ClusterTraits, Delta, NamespaceRecord, NodeRecord
 
 INSTALLATIONS: Final = UUID("5b6ea98a-1d02-4f25-a68f-9a6451012e93")
-"""Namespace of the install UUIDs that are made of a kube-system UID (RFC 4122, version 5).
+"""Namespace of install UUIDs, which are made from a kube-system UID (RFC 4122, version 5).
 
-Chosen once and never to be changed: every installation of plain Kubernetes has its id by it.
+Never change it: it would change the id of every installation of plain Kubernetes.
 """
 
 DEFAULT_PRODUCT: Final = "kubernetes"
@@ -35,8 +32,8 @@ class PlainReaders:
     """What a snapshot of plain Kubernetes is made of.
 
     Attributes:
-        server_version: ``gitVersion`` of the API server in the form of ``texts``, None while it
-            isn't known.
+        server_version: ``gitVersion`` of the API server in the form of ``texts``; None while
+            unknown.
     """
 
     nodes: Reader[NodeRecord]
@@ -47,22 +44,22 @@ class PlainReaders:
 class PlainIdentity:
     """The identity of a plain cluster: the namespace kube-system and the API server's version.
 
-    Overrides come first; None or empty leaves a part to what is discovered.
+    An override that is neither None nor empty comes first.
     """
 
     needs_kube_system: Final = True
-    """Always: the cluster's own id hangs on it."""
+    """The cluster's own id depends on it."""
 
     def __init__(self, readers: PlainReaders, overrides: IdentityConfig) -> None:
         self._readers = readers
         self._overrides = overrides
 
     def override(self, overrides: IdentityConfig) -> None:
-        """Put other overrides in force."""
+        """Use other overrides."""
         self._overrides = overrides
 
     def current(self) -> Discovered:
-        """The identity now, and what is missing of it; a server URL never is."""
+        """The identity now; a server URL is never missing."""
         missing: list[str] = []
         overrides = self._overrides
         found = kube_system_uuid(self._readers.kube_system, missing)
@@ -91,33 +88,33 @@ class PlainIdentity:
 
 
 def install_uuid(kube_system_uid: str) -> str:
-    """The install UUID of the cluster whose namespace kube-system has this UID; "" for none."""
+    """The install UUID of the cluster with this UID of kube-system; empty for an empty one."""
     return str(uuid5(INSTALLATIONS, kube_system_uid.lower())) if kube_system_uid else ""
 
 
 class LocalCluster:
-    """The one cluster, told of as an informer of clusters would: it exists from the start."""
+    """Makes the deltas of the one cluster, as an informer of clusters would."""
 
     def __init__(
         self, readers: PlainReaders, apply: Callable[[Delta[ClusterRecord]], None]
     ) -> None:
-        """Tell of it.
+        """Apply the first delta.
 
         Args:
-            readers: Where its UID and version are read.
-            apply: Given a delta now, and whenever ``refresh`` finds another record.
+            readers: Have its UID and version.
+            apply: Called with each delta.
         """
         self._readers = readers
         self._apply = apply
-        self._told: ClusterRecord | None = None
+        self._record: ClusterRecord | None = None
         self.refresh()
 
     def refresh(self) -> None:
-        """Tell of what has changed, if anything has."""
+        """Apply a delta if the record has changed."""
         record = self._current()
-        if record != self._told:
-            delta = Delta(LOCAL_CLUSTER, self._told, record)
-            self._told = record
+        if record != self._record:
+            delta = Delta(LOCAL_CLUSTER, self._record, record)
+            self._record = record
             self._apply(delta)
 
     def _current(self) -> ClusterRecord:

@@ -1,10 +1,11 @@
-"""The allow-list: what is read of each kind, and how an object becomes the record that is kept.
+"""The allow-list: the fields of each kind that are read, and how an object becomes a record.
 
-A field that no struct here declares is skipped by the parser and never becomes a Python object.
-Every declared field may be null. What records add up to doesn't belong here: see ``aggregate``.
+The parser skips a field that no struct here declares: it never becomes a Python object. Every
+declared field may be null.
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -13,15 +14,15 @@ import msgspec
 
 from telemetryd import bounds
 from telemetryd.errors import UnreadableObject, UnreadableReason
-from telemetryd.gather.capacity import decode_raw, read_capacity
-from telemetryd.gather.shapes import ShapeTable
-from telemetryd.informer.resource import KubeObject, ObjectMeta, Resource
+from telemetryd.gather.shapes import ShapeTable, decode_raw, read_capacity
+from telemetryd.informer.resource import KubeObject, ObjectMeta, Resource, T
 from telemetryd.model import (
     FeatureRecord,
     NamespaceRecord,
     NodeRecord,
     NodeShape,
     ProjectRecord,
+    R,
     SettingRecord,
 )
 
@@ -29,7 +30,7 @@ LOCAL_CLUSTER: Final = "local"
 """Name of the cluster that hosts Rancher itself."""
 
 KUBE_SYSTEM_NAME: Final = "kube-system"
-"""The namespace whose UID stands for the cluster."""
+"""The namespace whose UID identifies the cluster."""
 
 OPT_OUT_SETTING: Final = "telemetry-opt"
 """The setting that switches collection off while its value is ``out``."""
@@ -44,40 +45,32 @@ SETTINGS_READ: Final = frozenset(
         OPT_OUT_SETTING,
     }
 )
-"""The settings whose value is read; of all others not even the text becomes a Python object."""
+"""The settings whose value is read; other values never become Python objects."""
 
 CACERTS_CHARS: Final = 512 * 1024
-"""Of the setting ``cacerts``, twice what a whole system trusts. One that is cut is no PEM any more;
-of the other settings a URL is the longest."""
-
-GROUP: Final = "management.cattle.io"
-VERSION: Final = "v3"
+"""Of the setting ``cacerts``: twice a whole system's bundle. A longer one is cut: no PEM."""
 
 
-class Taint(msgspec.Struct, gc=False):
-    """One of ``spec.internalNodeSpec.taints``."""
-
+class _Taint(msgspec.Struct, gc=False):
     key: str | None = None
     effect: str | None = None
 
 
-class InternalNodeSpec(msgspec.Struct, gc=False):
+class _InternalNodeSpec(msgspec.Struct, gc=False):
     """``spec.internalNodeSpec``: whether Rancher adds the node to the capacity of its cluster."""
 
     unschedulable: bool | None = None
-    taints: list[Taint | None] | None = None
+    taints: list[_Taint | None] | None = None
 
 
-class NodeSpec(msgspec.Struct, gc=False, rename="camel"):
-    """``spec`` of a node: its roles."""
-
+class _NodeSpec(msgspec.Struct, gc=False, rename="camel"):
     etcd: bool | None = None
     control_plane: bool | None = None
     worker: bool | None = None
-    internal_node_spec: InternalNodeSpec | None = None
+    internal_node_spec: _InternalNodeSpec | None = None
 
 
-class NodeInfo(msgspec.Struct, gc=False, rename="camel"):
+class _NodeInfo(msgspec.Struct, gc=False, rename="camel"):
     """``nodeInfo`` of a node (core/v1 NodeSystemInfo)."""
 
     architecture: str | None = None
@@ -87,48 +80,42 @@ class NodeInfo(msgspec.Struct, gc=False, rename="camel"):
 
 
 class InternalNodeStatus(msgspec.Struct, gc=False, rename="camel"):
-    """``status.internalNodeStatus``: the core/v1 NodeStatus of the managed cluster.
+    """``status.internalNodeStatus``: the core/v1 _NodeStatus of the managed cluster.
 
     The capacity is decoded as ``Capacity`` when projected, and searched for GPUs, whose keys the
     vendors choose.
     """
 
     capacity: msgspec.Raw = msgspec.Raw()
-    node_info: NodeInfo | None = None
+    node_info: _NodeInfo | None = None
 
 
-class NodeStatus(msgspec.Struct, gc=False, rename="camel"):
-    """``status`` of a node."""
-
+class _NodeStatus(msgspec.Struct, gc=False, rename="camel"):
     internal_node_status: InternalNodeStatus | None = None
 
 
 class NodeObject(KubeObject, gc=False):
     """What is read of nodes.management.cattle.io; their namespace is the name of the cluster."""
 
-    spec: NodeSpec | None = None
-    status: NodeStatus | None = None
+    spec: _NodeSpec | None = None
+    status: _NodeStatus | None = None
 
 
 class SettingObject(KubeObject, gc=False):
-    """What is read of settings.management.cattle.io: raw, for most are none of our business.
+    """What is read of settings.management.cattle.io: raw, because few of them are read at all.
 
-    ``Raw`` takes null and every other type; the few that are read are decoded when projected.
+    ``Raw`` accepts every type, also null. The settings that are read are decoded when projected.
     """
 
     value: msgspec.Raw = msgspec.Raw()
     default: msgspec.Raw = msgspec.Raw()
 
 
-class FeatureSpec(msgspec.Struct, gc=False):
-    """``spec`` of a feature."""
-
+class _FlagSpec(msgspec.Struct, gc=False):
     value: bool | None = None
 
 
-class FeatureStatus(msgspec.Struct, gc=False, rename="camel"):
-    """``status`` of a feature."""
-
+class _FlagStatus(msgspec.Struct, gc=False, rename="camel"):
     default: bool | None = None
     locked_value: bool | None = None
     prime: bool | None = None
@@ -137,36 +124,32 @@ class FeatureStatus(msgspec.Struct, gc=False, rename="camel"):
 class FeatureObject(KubeObject, gc=False):
     """What is read of features.management.cattle.io."""
 
-    spec: FeatureSpec | None = None
-    status: FeatureStatus | None = None
+    spec: _FlagSpec | None = None
+    status: _FlagStatus | None = None
 
 
-class ProjectLabels(
+class _ProjectLabels(
     msgspec.Struct,
     gc=False,
     rename={"system_project": "authz.management.cattle.io/system-project"},
 ):
-    """The one label that is read of a project."""
-
     system_project: str | None = None
 
 
-class ProjectMeta(ObjectMeta, gc=False):
-    """``metadata`` of a project."""
-
-    labels: ProjectLabels | None = None
+class _ProjectMeta(ObjectMeta, gc=False):
+    labels: _ProjectLabels | None = None
     creationTimestamp: str | None = None  # noqa: N815 - the field's name in JSON
 
 
 class ProjectObject(KubeObject, gc=False):
     """What is read of projects.management.cattle.io."""
 
-    metadata: ProjectMeta | None = None
+    metadata: _ProjectMeta | None = None
 
 
 _TEXT: Final = msgspec.json.Decoder(str | None)
-_NO_SPEC: Final = NodeSpec()
-_NO_INFO: Final = NodeInfo()
+_NO_SPEC: Final = _NodeSpec()
+_NO_INFO: Final = _NodeInfo()
 _CONTROL_PLANE_TAINTS: Final = frozenset(
     f"node-role.kubernetes.io/{role}" for role in ("controlplane", "control-plane", "etcd")
 )
@@ -179,7 +162,7 @@ _ROLES: Final = tuple(
 
 
 def project_node(shapes: ShapeTable, _key: str, node: NodeObject) -> NodeRecord:
-    """A node to its record, its shape interned in the table.
+    """The record of a node, its shape interned in the table.
 
     Raises:
         UnreadableObject: It has no UID or no namespace.
@@ -205,8 +188,8 @@ def project_node(shapes: ShapeTable, _key: str, node: NodeObject) -> NodeRecord:
     )
 
 
-def _is_in_capacity(spec: NodeSpec) -> bool:
-    """As Rancher adds up ``status.capacity`` (``pkg/controllers/management/clusterstats``)."""
+def _is_in_capacity(spec: _NodeSpec) -> bool:
+    """As in Rancher's ``status.capacity`` (``pkg/controllers/management/clusterstats``)."""
     internal = spec.internal_node_spec
     if internal is None:
         return True
@@ -246,10 +229,10 @@ def intern_shape(
 
 
 def project_setting(key: str, setting: SettingObject) -> SettingRecord:
-    """A setting to its record: ``value``, or ``default`` where that is empty; "" if never read.
+    """The record of a setting: ``value``, or ``default`` if that is empty; "" if it is never read.
 
     Raises:
-        UnreadableObject: It has no UID, or it is read and one of its texts isn't a text.
+        UnreadableObject: It has no UID, or it is read and ``value`` or ``default`` isn't a text.
     """
     uid = require_uid(setting.metadata)
     if key not in SETTINGS_READ:
@@ -261,10 +244,10 @@ def project_setting(key: str, setting: SettingObject) -> SettingRecord:
 
 
 def project_opt_out(key: str, setting: SettingObject) -> SettingRecord:
-    """The setting that opts out: a default permits nothing, as it is not written.
+    """The record of the opt-out setting: a default permits nothing, because nobody wrote it.
 
     Raises:
-        UnreadableObject: As of ``project_setting``.
+        UnreadableObject: As in ``project_setting``.
     """
     record = project_setting(key, setting)
     written = _text("value", setting.value)
@@ -272,12 +255,12 @@ def project_opt_out(key: str, setting: SettingObject) -> SettingRecord:
 
 
 def project_feature(_key: str, feature: FeatureObject) -> FeatureRecord:
-    """A feature flag to its record.
+    """The record of a feature flag.
 
     Raises:
         UnreadableObject: It has no UID.
     """
-    status = feature.status or FeatureStatus()
+    status = feature.status or _FlagStatus()
     return FeatureRecord(
         uid=require_uid(feature.metadata),
         value=feature.spec.value if feature.spec is not None else None,
@@ -288,20 +271,20 @@ def project_feature(_key: str, feature: FeatureObject) -> FeatureRecord:
 
 
 def project_project(_key: str, project: ProjectObject) -> ProjectRecord:
-    """A project to its record.
+    """The record of a project.
 
     Raises:
         UnreadableObject: It has no UID.
     """
     uid = require_uid(project.metadata)
-    metadata = project.metadata or ProjectMeta()
+    metadata = project.metadata or _ProjectMeta()
     if metadata.labels is None or metadata.labels.system_project != "true":
         return ProjectRecord(uid, system=False)
     return ProjectRecord(uid, system=True, created_at=metadata.creationTimestamp or "")
 
 
 def project_namespace(_key: str, namespace: KubeObject) -> NamespaceRecord:
-    """A namespace to its record.
+    """The record of a namespace.
 
     Raises:
         UnreadableObject: It has no UID.
@@ -324,48 +307,39 @@ def _text(field: str, raw: msgspec.Raw) -> str:
     return (decode_raw(field, raw, _TEXT) or "") if raw else ""
 
 
-def nodes_resource(shapes: ShapeTable) -> Resource[NodeObject, NodeRecord]:
-    """nodes.management.cattle.io, their shapes interned in the table."""
+def management_resource(
+    plural: str,
+    kind: str,
+    object_type: type[T],
+    project: Callable[[str, T], R],
+    *,
+    namespaced: bool = False,
+) -> Resource[T, R]:
+    """A kind of Rancher's management API; the arguments are those of ``Resource``."""
     return Resource(
-        group=GROUP,
-        version=VERSION,
-        plural="nodes",
-        kind="Node",
-        namespaced=True,
-        object_type=NodeObject,
-        project=partial(project_node, shapes),
+        group="management.cattle.io",
+        version="v3",
+        plural=plural,
+        kind=kind,
+        namespaced=namespaced,
+        object_type=object_type,
+        project=project,
     )
 
 
-SETTINGS: Final = Resource(
-    group=GROUP,
-    version=VERSION,
-    plural="settings",
-    kind="Setting",
-    namespaced=False,
-    object_type=SettingObject,
-    project=project_setting,
-)
-FEATURES: Final = Resource(
-    group=GROUP,
-    version=VERSION,
-    plural="features",
-    kind="Feature",
-    namespaced=False,
-    object_type=FeatureObject,
-    project=project_feature,
-)
-PROJECTS: Final = Resource(
-    group=GROUP,
-    version=VERSION,
-    plural="projects",
-    kind="Project",
-    namespaced=True,
-    object_type=ProjectObject,
-    project=project_project,
+def nodes_resource(shapes: ShapeTable) -> Resource[NodeObject, NodeRecord]:
+    """nodes.management.cattle.io, their shapes interned in the table."""
+    project = partial(project_node, shapes)
+    return management_resource("nodes", "Node", NodeObject, project, namespaced=True)
+
+
+SETTINGS: Final = management_resource("settings", "Setting", SettingObject, project_setting)
+FEATURES: Final = management_resource("features", "Feature", FeatureObject, project_feature)
+PROJECTS: Final = management_resource(
+    "projects", "Project", ProjectObject, project_project, namespaced=True
 )
 OPT_OUT: Final = replace(SETTINGS, name=OPT_OUT_SETTING, project=project_opt_out)
-"""Of the settings the one that switches collection off, watched by itself."""
+"""Only the setting that switches collection off."""
 
 KUBE_SYSTEM: Final = Resource(
     group="",

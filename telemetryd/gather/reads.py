@@ -7,7 +7,6 @@ import msgspec
 from msgspec import inspect
 
 from telemetryd.gather import consumer
-from telemetryd.gather.capacity import GPU_KEYS, Capacity
 from telemetryd.gather.clusters import CLUSTERS
 from telemetryd.gather.corenode import core_nodes_resource
 from telemetryd.gather.project import (
@@ -18,8 +17,8 @@ from telemetryd.gather.project import (
     SETTINGS_READ,
     nodes_resource,
 )
-from telemetryd.gather.requests import SECRET_REQUESTS, RequestSpec, RequestStatus
-from telemetryd.gather.shapes import ShapeTable
+from telemetryd.gather.requests import SECRET_REQUESTS, RequestSpec, SecretRequestStatus
+from telemetryd.gather.shapes import GPU_KEYS, Capacity, ShapeTable
 
 
 def keys_of(
@@ -70,7 +69,7 @@ KEYS_READ: Final[Mapping[str, tuple[str, ...]]] = {
     **{each.id: keys_of(each.object_type) for each in (SETTINGS, FEATURES, PROJECTS, KUBE_SYSTEM)},
     _CORE_NODES.id: _node_keys(_CORE_NODES.object_type, "status.capacity"),
     SECRET_REQUESTS.id: keys_of(
-        SECRET_REQUESTS.object_type, {"spec": RequestSpec, "status": RequestStatus}
+        SECRET_REQUESTS.object_type, {"spec": RequestSpec, "status": SecretRequestStatus}
     ),
     consumer.RESOURCE_ID: keys_of(consumer.RegistrationObject),
 }

@@ -1,8 +1,7 @@
 """The API server's own version: on plain Kubernetes the version and the build of the product.
 
-``GET /version`` is allowed to everyone who has logged in. It is asked again now and then and after
-each loss of contact, as a cluster is upgraded while we run; the last good answer is kept. What the
-version is used for doesn't belong here.
+``GET /version`` is allowed to every user. It is requested regularly and after each loss of contact,
+because a cluster may be upgraded meanwhile; the last good answer is kept.
 """
 
 import logging
@@ -19,8 +18,8 @@ from telemetryd.config import IdentityConfig
 from telemetryd.errors import BadResponse, KubeError
 from telemetryd.gather import texts
 from telemetryd.gather.build_info import UNKNOWN
-from telemetryd.informer.resource import Reader
-from telemetryd.informer.source import ApiClient
+from telemetryd.informer.store import Reader
+from telemetryd.kube.requests import Requests
 from telemetryd.model import Record
 
 log = logging.getLogger(__name__)
@@ -28,7 +27,7 @@ log = logging.getLogger(__name__)
 PATH: Final = "/version"
 TIMEOUT_S: Final = 10.0
 MAX_BODY_BYTES: Final = 16 * 1024
-"""Most that is read of an answer; a real one has some three hundred bytes."""
+"""Of an answer; a real one has some three hundred bytes."""
 
 _VERSION: Final = re.compile(r"[!-~]{1,256}")
 _COMMIT: Final = re.compile(r"[!-~]{1,128}")
@@ -36,7 +35,7 @@ _COMMIT: Final = re.compile(r"[!-~]{1,128}")
 
 @dataclass(frozen=True, slots=True)
 class VersionTiming:
-    """When it is asked; each pause is shortened by up to a quarter.
+    """When to request it; each pause is shortened by up to a quarter.
 
     Attributes:
         refresh_s: After a good answer.
@@ -52,7 +51,7 @@ class VersionTiming:
 DEFAULT_TIMING: Final = VersionTiming()
 
 
-class _Answer(msgspec.Struct, gc=False, rename="camel"):
+class _VersionInfo(msgspec.Struct, gc=False, rename="camel"):
     """What is read of version.Info (k8s.io/apimachinery)."""
 
     git_version: str | None = None
@@ -60,32 +59,32 @@ class _Answer(msgspec.Struct, gc=False, rename="camel"):
 
 
 class ServerVersion:
-    """Keeps what the API server says of its version."""
+    """Keeps the API server's version and build commit."""
 
     def __init__(
         self,
-        client: ApiClient,
+        client: Requests,
         *,
         nodes: Reader[Record],
         overrides: IdentityConfig,
         rng: random.Random,
         timing: VersionTiming = DEFAULT_TIMING,
     ) -> None:
-        """Prepare.
+        """Send nothing yet.
 
         Args:
             client: The API server.
-            nodes: Asked again once its informer is well after trouble.
-            overrides: With ``git_hash`` set the build isn't looked at.
-            rng: Spreads the questions.
-            timing: When it is asked.
+            nodes: When its informer recovers, the version is requested again.
+            overrides: ``git_hash`` replaces the commit.
+            rng: Spreads the requests.
+            timing: When to make them.
         """
         self._client = client
         self._nodes = nodes
         self._override = overrides.git_hash
         self._rng = rng
         self._timing = timing
-        self._known: _Answer | None = None
+        self._known: _VersionInfo | None = None
         self._in_trouble = False
         self._ask_now = anyio.Event()
         self._handlers: list[Callable[[], None]] = []
@@ -97,13 +96,13 @@ class ServerVersion:
         return self._known.git_version if self._known is not None else None
 
     def git_hash(self) -> str | None:
-        """The build commit, ``unknown`` where the answer names none, None before the first."""
+        """The build commit; ``unknown`` if the answer has none, None before the first."""
         if self._override is not None:
             return self._override
         return None if self._known is None else self._known.git_commit
 
     def override(self, overrides: IdentityConfig) -> None:
-        """Put other overrides in force."""
+        """Use other overrides."""
         self._override = overrides.git_hash
         self._announce()
 
@@ -112,7 +111,7 @@ class ServerVersion:
         self._handlers.append(handler)
 
     async def run(self) -> None:
-        """Ask until cancelled."""
+        """Request it until cancelled."""
         timing = self._timing
         failures = 0
         while True:
@@ -122,25 +121,25 @@ class ServerVersion:
                 failures, pause_s = 0, timing.refresh_s
             except KubeError as error:
                 level = logging.DEBUG if failures else logging.WARNING
-                log.log(level, "version of the API server not known error=%r", str(error))
+                log.log(level, "cannot get the version of the API server error=%r", str(error))
                 # The exponent is bounded: 2.0**1024 overflows.
                 pause_s = min(timing.retry_cap_s, timing.retry_base_s * 2.0 ** min(failures, 32))
                 failures += 1
             with anyio.move_on_after(pause_s * self._rng.uniform(0.75, 1.0)):
                 await self._ask_now.wait()
 
-    async def _ask(self) -> _Answer:
+    async def _ask(self) -> _VersionInfo:
         """One request.
 
         Raises:
             KubeError: No answer.
-            BadResponse: One that names no version.
+            BadResponse: The answer has no version.
         """
         body = await self._client.request(
             "GET", PATH, timeout_s=TIMEOUT_S, max_bytes=MAX_BODY_BYTES
         )
         try:
-            answer = msgspec.json.decode(body, type=_Answer)
+            answer = msgspec.json.decode(body, type=_VersionInfo)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise BadResponse(f"GET {PATH}: not a version", status=200) from error
         if answer.git_version is None or not _VERSION.fullmatch(answer.git_version):
@@ -151,7 +150,7 @@ class ServerVersion:
         answer.git_commit = texts.build_commit(answer.git_commit)
         return answer
 
-    def _settle(self, answer: _Answer) -> None:
+    def _settle(self, answer: _VersionInfo) -> None:
         if answer != self._known:
             self._known = answer
             log.info("version of the API server known version=%s", answer.git_version)

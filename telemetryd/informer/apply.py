@@ -1,19 +1,15 @@
-"""Pages and lines into a store: the step from bytes to what is held, in slices.
-
-When to list or watch doesn't belong here.
-"""
+"""Decodes pages and lines and applies them to the store, a slice at a time."""
 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Generic
+from typing import Any, Generic
 
 import anyio.lowlevel
 
 from telemetryd.bootclock import boot_time_s
 from telemetryd.errors import BadResponse, Invalid
-from telemetryd.informer.aside import aside
 from telemetryd.informer.decode import (
     Event,
     Item,
@@ -25,12 +21,11 @@ from telemetryd.informer.decode import (
     scan_event,
     scan_page,
 )
-from telemetryd.informer.identity import Identity, Tangled, scan_identity
+from telemetryd.informer.identity import ObjectIdentity, scan_identity
 from telemetryd.informer.lines import OversizeLine
-from telemetryd.informer.paging import MAX_LISTED_OBJECTS
 from telemetryd.informer.resource import Resource, T
-from telemetryd.informer.store import SLICE_OBJECTS, Relist, Store
-from telemetryd.informer.versions import is_older
+from telemetryd.informer.scan import ScanNeeded, scan_in_turn
+from telemetryd.informer.store import MAX_LISTED_OBJECTS, SLICE_OBJECTS, Relist, Store
 from telemetryd.kube.responses import error_of_event
 from telemetryd.model import R, Unreadable
 from telemetryd.stats import InformerStats
@@ -43,9 +38,9 @@ class Progress:
     """How far one watch has come.
 
     Attributes:
-        started_s: When it was asked for, on the loop's clock.
-        accepted: The API server has said yes.
-        events: Applied so far, bookmarks left out.
+        started_s: When it was requested, on the event loop's clock.
+        accepted: The API server has accepted it.
+        events: Applied so far, without bookmarks.
     """
 
     started_s: float
@@ -53,21 +48,35 @@ class Progress:
     events: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ListEnd:
-    """A streamed list is complete.
+def is_older(version: str, held: str) -> bool:
+    """Whether one resource version of a resource is certainly older than another.
 
-    Attributes:
-        resource_version: Of the list.
-        rest: What follows it.
+    Only decimals without a leading zero compare (KEP-5504): by length, then as text. For any other
+    pair nothing is certain.
     """
+    if not (_is_comparable(version) and _is_comparable(held)):
+        return False
+    return (len(version), version) < (len(held), held)
 
-    resource_version: str
-    rest: list[bytes | OversizeLine]
+
+def _is_comparable(version: str) -> bool:
+    return version.isascii() and version.isdigit() and not version.startswith("0")
+
+
+async def read_page(body: bytes, resource: Resource[Any, Any]) -> Page:
+    """Decode the body of one page of a list.
+
+    Raises:
+        BadResponse: It isn't a page of this resource.
+    """
+    try:
+        return parse_page(body, resource)
+    except ScanNeeded:
+        return await scan_in_turn(lambda text, check: scan_page(text, resource, check), body)
 
 
 class Applier(Generic[T, R]):
-    """Moves one informer's store and counters."""
+    """Updates one informer's store and counters."""
 
     def __init__(
         self,
@@ -76,7 +85,7 @@ class Applier(Generic[T, R]):
         stats: InformerStats,
         now: Callable[[], float],
     ) -> None:
-        self._resource = resource
+        self.resource = resource
         self._store = store
         self._stats = stats
         self._now = now
@@ -84,7 +93,7 @@ class Applier(Generic[T, R]):
         self._unknown_logged = False
 
     def contact(self) -> None:
-        """The API server has just been heard."""
+        """Note that the API server has just answered."""
         self._stats.last_contact_at = self._now()
         self._stats.last_contact_boot_s = boot_time_s()
 
@@ -93,19 +102,8 @@ class Applier(Generic[T, R]):
         held = self._store.resource_version
         return held is not None and is_older(version, held)
 
-    async def read_page(self, body: bytes) -> Page:
-        """What the body of a list's page holds.
-
-        Raises:
-            BadResponse: It isn't a page of this resource.
-        """
-        try:
-            return parse_page(body, self._resource)
-        except Tangled:
-            return await aside(lambda text, check: scan_page(text, self._resource, check), body)
-
     async def take_page(self, page: Page, relist: Relist[R]) -> int:
-        """Number of the page's objects whose JSON is broken.
+        """Decode a page into the list; returns how many of its objects have broken JSON.
 
         Raises:
             BadResponse: One is of another kind.
@@ -116,8 +114,8 @@ class Applier(Generic[T, R]):
         for count, (raw, known) in enumerate(zip(page.items, identities, strict=False), 1):
             try:
                 item = decode(raw, known)
-            except Tangled:
-                item = decode(raw, await aside(scan_identity, bytes(raw)))
+            except ScanNeeded:
+                item = decode(raw, await scan_in_turn(scan_identity, bytes(raw)))
             suspects += item.suspect
             self._count_unreadable(item.value)
             relist.add(item.key, item.value)
@@ -127,12 +125,14 @@ class Applier(Generic[T, R]):
 
     async def take_lines(
         self, lines: list[bytes | OversizeLine], relist: Relist[R]
-    ) -> ListEnd | None:
-        """Take a batch of a streamed list; None where it goes on.
+    ) -> tuple[str, list[bytes | OversizeLine]] | None:
+        """Decode a batch of a streamed list into the list.
+
+        Returns:
+            At the end of the list its resource version and the lines after it; otherwise None.
 
         Raises:
-            Invalid: It brings what a streamed list doesn't hold: whoever sends it, doesn't know
-                that it is to be one.
+            Invalid: An event that a streamed list doesn't have: the server sends a plain watch.
             BadResponse: A line isn't an event of this resource, or there are too many objects.
             KubeError: An ERROR event.
         """
@@ -142,10 +142,10 @@ class Applier(Generic[T, R]):
             else:
                 try:
                     listed = self._listed(parse_event(line), None)
-                except Tangled:
-                    listed = self._listed(*await aside(scan_event, line))
+                except ScanNeeded:
+                    listed = self._listed(*await scan_in_turn(scan_event, line))
             if isinstance(listed, str):
-                return ListEnd(listed, lines[count:])
+                return listed, lines[count:]
             self._count_unreadable(listed.value)
             relist.add(listed.key, listed.value)
             if len(relist) + relist.keyless > MAX_LISTED_OBJECTS:
@@ -154,11 +154,11 @@ class Applier(Generic[T, R]):
                 await anyio.lowlevel.checkpoint()
         return None
 
-    def _listed(self, event: Event, known: Identity | None) -> Item[R] | str:
-        """One object of a streamed list, or the list's resource version at its end.
+    def _listed(self, event: Event, known: ObjectIdentity | None) -> Item[R] | str:
+        """One object of a streamed list, or at its end the list's resource version.
 
         Raises:
-            Invalid: It is neither.
+            Invalid: The event is neither.
             BadResponse: An object of another kind, or broken JSON.
             KubeError: An ERROR event.
         """
@@ -168,13 +168,13 @@ class Applier(Generic[T, R]):
                 raise BadResponse("list: an object that isn't JSON")
             return item
         if event.type == "ERROR":
-            failure = error_of_event(bytes(event.object), f"list of {self._resource.id}")
+            failure = error_of_event(bytes(event.object), f"list of {self.resource.id}")
             raise failure
         if event.type == "BOOKMARK":
             bookmark = decode_bookmark(event.object)
             if bookmark.ends_list:
                 return bookmark.metadata.resourceVersion
-        raise Invalid("list: its stream doesn't say where it ends")
+        raise Invalid("list: stream without an end-of-list bookmark")
 
     def _listed_oversize(self, line: OversizeLine) -> Item[R] | str:
         event_type, item = self._decoder.identify_head(line.head)
@@ -183,10 +183,10 @@ class Applier(Generic[T, R]):
         return item
 
     async def apply_lines(self, lines: list[bytes | OversizeLine], progress: Progress) -> bool:
-        """Apply a batch of a watch and tell of it once.
+        """Apply a batch of a watch, and call the change handlers once.
 
         Returns:
-            Whether it is still in order; False where it goes back behind what is held.
+            False where an event is older than what is held.
 
         Raises:
             BadResponse: A line isn't an event of this resource; those before it are applied.
@@ -200,8 +200,8 @@ class Applier(Generic[T, R]):
                 else:
                     try:
                         in_order = self._apply_event(parse_event(line), None, progress)
-                    except Tangled:
-                        event, known = await aside(scan_event, line)
+                    except ScanNeeded:
+                        event, known = await scan_in_turn(scan_event, line)
                         in_order = self._apply_event(event, known, progress)
                 if not in_order:
                     return False
@@ -215,7 +215,7 @@ class Applier(Generic[T, R]):
             self._store.flush()
         return True
 
-    def _apply_event(self, event: Event, known: Identity | None, progress: Progress) -> bool:
+    def _apply_event(self, event: Event, known: ObjectIdentity | None, progress: Progress) -> bool:
         match event.type:
             case "ADDED" | "MODIFIED":
                 item = self._decoder.decode(event.object, known)
@@ -230,12 +230,12 @@ class Applier(Generic[T, R]):
                 return self._move_to(version)
             case "ERROR":
                 self._stats.events["error"] += 1
-                raise error_of_event(bytes(event.object), f"watch of {self._resource.id}")
+                raise error_of_event(bytes(event.object), f"watch of {self.resource.id}")
             case _:
                 self._stats.events["unknown"] += 1
                 if not self._unknown_logged:
                     self._unknown_logged = True
-                    log.warning("unknown event type skipped resource=%s", self._resource.id)
+                    log.warning("unknown event type skipped resource=%s", self.resource.id)
                 return True
         self._stats.events[event.type.lower()] += 1
         return self._apply_item(item, progress, deleted=event.type == "DELETED")
@@ -250,17 +250,14 @@ class Applier(Generic[T, R]):
         return self._apply_item(item, progress, deleted=event_type == "DELETED")
 
     def _apply_item(self, item: Item[R], progress: Progress, *, deleted: bool) -> bool:
-        """Move the store.
-
-        Returns:
-            Whether the event is in order.
+        """Apply one event; returns False where it is older than what is held.
 
         Raises:
-            BadResponse: Nobody knows whom it is about, so that only a list can tell what is so
-                now; or there are too many objects.
+            BadResponse: Its object has no name, so that only a list can tell what changed; or
+                there are too many objects.
         """
         if item.key is None:
-            raise BadResponse("watch: an event about nobody knows what")
+            raise BadResponse("watch: an event without an object name")
         version = item.resource_version
         if version and self.is_older(version):
             return False

@@ -1,7 +1,7 @@
-"""Bytes of lists and watches to objects, where a bad object costs itself alone.
+"""Decodes the bytes of lists and watches. A bad object costs itself alone.
 
-Objects are decoded into their kind's struct: what isn't declared there never becomes a Python
-object. What becomes of an object doesn't belong here.
+Objects are decoded into their kind's struct: fields that it doesn't declare never become Python
+objects.
 """
 
 import logging
@@ -15,16 +15,14 @@ from telemetryd.bounds import IDENTIFIER_CHARS, identifier
 from telemetryd.errors import BadResponse, UnreadableObject, UnreadableReason
 from telemetryd.informer.identity import (
     UNPARSABLE,
-    Identity,
     LenientMeta,
-    Tangled,
+    ObjectIdentity,
     parse_identity,
     scalar,
-    scan_identity,
     walk_identity,
 )
 from telemetryd.informer.resource import Resource, T
-from telemetryd.informer.scan import ScanError, Walker, unchecked
+from telemetryd.informer.scan import ScanError, ScanNeeded, Walker, unchecked
 from telemetryd.model import R, Unreadable
 
 log = logging.getLogger(__name__)
@@ -38,23 +36,23 @@ class Page:
         resource_version: Of the whole list.
         continue_token: For the next page, empty on the last one.
         items: The objects, not yet decoded; each may keep the whole page alive.
-        identities: Who they are, where that had to be scanned for; else None.
+        identities: Theirs, if the page had to be scanned; otherwise None.
     """
 
     resource_version: str
     continue_token: str
     items: Sequence[msgspec.Raw]
-    identities: Sequence[Identity] | None = None
+    identities: Sequence[ObjectIdentity] | None = None
 
 
 class Item(msgspec.Struct, Generic[R], frozen=True, gc=False):
     """One object.
 
     Attributes:
-        key: ``namespace/name`` or ``name``; None where it can't be told.
-        resource_version: Its own, None where it can't be told.
-        value: Its record, or what stands in for it.
-        suspect: Its JSON is broken, which API servers don't send: something in between did it.
+        key: ``namespace/name`` or ``name``; None if unknown.
+        resource_version: Its own; None if unknown.
+        value: Its record, or an ``Unreadable`` in its place.
+        suspect: Its JSON is broken. API servers don't send that, so a proxy may have broken it.
     """
 
     key: str | None
@@ -78,7 +76,7 @@ _LIST_END = "k8s.io/initial-events-end"
 
 
 class Bookmark(msgspec.Struct, frozen=True, gc=False):
-    """What a BOOKMARK carries: the position, and annotations where there are any."""
+    """The object of a BOOKMARK: a position, and annotations if any."""
 
     class Meta(msgspec.Struct, frozen=True, gc=False):
         """Its metadata."""
@@ -95,19 +93,19 @@ class Bookmark(msgspec.Struct, frozen=True, gc=False):
         return (self.metadata.annotations or {}).get(_LIST_END) == "true"
 
 
-class _ListMeta(msgspec.Struct, gc=False):
+class _PageMeta(msgspec.Struct, gc=False):
     resourceVersion: str | None = None  # noqa: N815
     continue_: str | None = msgspec.field(name="continue", default=None)
 
 
-class _List(msgspec.Struct, gc=False):
+class _PageBody(msgspec.Struct, gc=False):
     kind: str | None = None
     apiVersion: str | None = None  # noqa: N815
-    metadata: _ListMeta | None = None
+    metadata: _PageMeta | None = None
     items: list[msgspec.Raw] | msgspec.UnsetType | None = msgspec.UNSET
 
 
-_LIST = msgspec.json.Decoder(_List)
+_PAGE = msgspec.json.Decoder(_PageBody)
 _EVENT = msgspec.json.Decoder(Event)
 _BOOKMARK = msgspec.json.Decoder(Bookmark)
 
@@ -119,50 +117,38 @@ values, each of which takes many times its own size in memory: they are counted 
 _MAX_PAGE_ITEMS = 500_000
 
 
-def decode_page(body: bytes, resource: Resource[T, R]) -> Page:
-    """One page of a list, its objects still bytes; may take seconds where it is tangled.
-
-    Raises:
-        BadResponse: It isn't a list of the resource's kind with a resource version.
-    """
-    try:
-        return parse_page(body, resource)
-    except Tangled:
-        return scan_page(body, resource)
-
-
 def parse_page(body: bytes, resource: Resource[T, R]) -> Page:
     """One page of a list, its objects still bytes.
 
     Raises:
-        Tangled: Only ``scan_page`` can tell.
+        ScanNeeded: Only ``scan_page`` can decode it.
         BadResponse: It isn't a list of the resource's kind with a resource version.
     """
     if len(body) > _LARGE_PAGE_BYTES and body.count(b",") > len(body) // _SPARSE_BYTES:
-        raise Tangled
+        raise ScanNeeded
     try:
-        page = _LIST.decode(body)
+        page = _PAGE.decode(body)
     except msgspec.ValidationError as error:
         raise BadResponse(f"list of {resource.id}: not a list: {error}") from error
     except UNPARSABLE as error:
-        raise Tangled from error
+        raise ScanNeeded from error
     return _checked(page, resource, None)
 
 
 def scan_page(body: bytes, resource: Resource[T, R], check: Callable[[], None] = unchecked) -> Page:
-    """What msgspec refuses as a whole, taken apart, so that only its bad objects are lost.
+    """A page that msgspec refuses as a whole, object by object, so that only bad ones are lost.
 
     Args:
         body: The page.
         resource: What is listed.
-        check: Called every few milliseconds; what it raises ends the scan.
+        check: Called every few milliseconds; an exception from it ends the scan.
 
     Raises:
         BadResponse: It isn't a list of the resource's kind with a resource version.
     """
     head: dict[str, msgspec.Raw] = {}
     items: list[msgspec.Raw] | None = None
-    identities: list[Identity] = []
+    identities: list[ObjectIdentity] = []
     walker = Walker(body, check=check)
     view = memoryview(body)
     try:
@@ -175,10 +161,10 @@ def scan_page(body: bytes, resource: Resource[T, R], check: Callable[[], None] =
                     start = walker.at
                     identities.append(walk_identity(walker))
                     items.append(msgspec.Raw(view[start : walker.at]))
-            elif name in _List.__struct_fields__:
+            elif name in _PageBody.__struct_fields__:
                 head[name] = msgspec.Raw(view[walker.skip()])
         walker.end()
-        page = _LIST.decode(msgspec.json.encode(head))
+        page = _PAGE.decode(msgspec.json.encode(head))
     except (ScanError, *UNPARSABLE) as error:
         raise BadResponse(f"list of {resource.id}: not JSON") from error
     if items is not None:
@@ -186,7 +172,9 @@ def scan_page(body: bytes, resource: Resource[T, R], check: Callable[[], None] =
     return _checked(page, resource, identities)
 
 
-def _checked(page: _List, resource: Resource[T, R], identities: list[Identity] | None) -> Page:
+def _checked(
+    page: _PageBody, resource: Resource[T, R], identities: list[ObjectIdentity] | None
+) -> Page:
     what = f"list of {resource.id}"
     api_version = f"{resource.group}/{resource.version}" if resource.group else resource.version
     if page.kind is None and not page.items:
@@ -209,30 +197,30 @@ def parse_event(line: bytes) -> Event:
     """One line of a watch.
 
     Raises:
-        Tangled: Only ``scan_event`` can tell.
+        ScanNeeded: Only ``scan_event`` can decode it.
         BadResponse: It isn't an event.
     """
     try:
         return _EVENT.decode(line)
     except RecursionError as error:
-        raise Tangled from error
+        raise ScanNeeded from error
     except (msgspec.MsgspecError, UnicodeError) as error:
         raise BadResponse("watch: a line that isn't an event") from error
 
 
-def scan_event(line: bytes, check: Callable[[], None] = unchecked) -> tuple[Event, Identity]:
-    """One line of a watch that msgspec refuses, and whom it is about.
+def scan_event(line: bytes, check: Callable[[], None] = unchecked) -> tuple[Event, ObjectIdentity]:
+    """One line of a watch that msgspec refuses, and the identity of its object.
 
     Args:
         line: The line.
-        check: Called every few milliseconds; what it raises ends the scan.
+        check: Called every few milliseconds; an exception from it ends the scan.
 
     Raises:
         BadResponse: It isn't an event.
     """
     event_type = None
     raw = msgspec.Raw(b"null")
-    identity = Identity()
+    identity = ObjectIdentity()
     walker = Walker(line, check=check)
     try:
         for name in walker.members():
@@ -275,15 +263,15 @@ class ObjectDecoder(Generic[T, R]):
         self._decoder = msgspec.json.Decoder(resource.object_type)
         self._logged = False
 
-    def decode(self, raw: bytes | msgspec.Raw, known: Identity | None = None) -> Item[R]:
-        """One object's record, or what stands in for it.
+    def decode(self, raw: bytes | msgspec.Raw, known: ObjectIdentity | None = None) -> Item[R]:
+        """One object's record, or an ``Unreadable`` in its place.
 
         Args:
             raw: The object.
-            known: Who it is, where that has been found out.
+            known: Its identity, if it is known already.
 
         Raises:
-            Tangled: Who it is isn't known, and only a scan can tell.
+            ScanNeeded: Its identity isn't known, and only a scan can find it.
             BadResponse: It is whole, but of another kind.
         """
         try:
@@ -307,27 +295,17 @@ class ObjectDecoder(Generic[T, R]):
             return Item(key, version, Unreadable(meta.uid, UnreadableReason.MISSING))
         return Item(key, version, self._project(key, meta.uid, decoded))
 
-    def identify(self, raw: bytes | msgspec.Raw, reason: UnreadableReason) -> Item[R]:
-        """An object whose content isn't looked at; may take seconds where it is tangled.
-
-        Raises:
-            BadResponse: It is of another kind.
-        """
-        try:
-            found = parse_identity(raw)
-        except Tangled:
-            found = scan_identity(bytes(raw))
-        return self._unreadable(found, reason)
-
-    def identify_deleted(self, raw: bytes | msgspec.Raw, known: Identity | None = None) -> Item[R]:
-        """An object whose content isn't looked at, for it is gone.
+    def identify_deleted(
+        self, raw: bytes | msgspec.Raw, known: ObjectIdentity | None = None
+    ) -> Item[R]:
+        """A deleted object: only its identity is read.
 
         Args:
             raw: The object.
-            known: Who it is, where that has been found out.
+            known: Its identity, if it is known already.
 
         Raises:
-            Tangled: Who it is isn't known, and only a scan can tell.
+            ScanNeeded: Its identity isn't known, and only a scan can find it.
             BadResponse: It is of another kind.
         """
         return self._unreadable(known or parse_identity(raw), UnreadableReason.TYPE)
@@ -340,7 +318,7 @@ class ObjectDecoder(Generic[T, R]):
         """
         walker = Walker(head, partial=True)
         event_type = ""
-        found = Identity()
+        found = ObjectIdentity()
         try:
             for name in walker.members():
                 if name == "type":
@@ -348,7 +326,7 @@ class ObjectDecoder(Generic[T, R]):
                 elif name == "object" and walker.opens(b"{"):
                     found = walk_identity(walker)
         except ScanError:
-            found = Identity()
+            found = ObjectIdentity()
         return event_type, self._unreadable(found, UnreadableReason.OVERSIZE)
 
     def _project(self, key: str, uid: str, decoded: T) -> R | Unreadable:
@@ -357,7 +335,7 @@ class ObjectDecoder(Generic[T, R]):
         except UnreadableObject as error:
             return Unreadable(uid, error.reason)
         except Exception:
-            # A defect in a projection must not stop the informer: the object alone is lost.
+            # A defect in a projection must not stop the informer: only the object is lost.
             level = logging.DEBUG if self._logged else logging.ERROR
             self._logged = True
             log.log(level, "projection failed resource=%s", self._resource.id, exc_info=True)
@@ -375,7 +353,7 @@ class ObjectDecoder(Generic[T, R]):
         return f"{namespace}/{name}" if namespace else None
 
     def _unreadable(
-        self, found: Identity, reason: UnreadableReason, *, suspect: bool = False
+        self, found: ObjectIdentity, reason: UnreadableReason, *, suspect: bool = False
     ) -> Item[R]:
         self._check_kind(found.kind)
         meta = found.metadata or LenientMeta()
@@ -385,10 +363,10 @@ class ObjectDecoder(Generic[T, R]):
 
 
 def _identifier(value: object) -> str:
-    """A name, namespace or UID, empty where it is none."""
+    """A name, namespace or UID; empty if it isn't text."""
     return identifier(value) if isinstance(value, str) else ""
 
 
 def _version(value: object) -> str | None:
-    """A resource version, None where it is none: one that is too long can't be asked for."""
+    """A resource version; None if it isn't one, or too long for a request."""
     return value if isinstance(value, str) and 0 < len(value) <= IDENTIFIER_CHARS else None

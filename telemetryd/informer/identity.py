@@ -1,23 +1,20 @@
-"""Who an object is, whatever state its JSON is in.
-
-What the object holds beyond that doesn't belong here.
-"""
+"""Kind, name and UID of an object, even if its JSON is broken."""
 
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from telemetryd.informer.scan import ScanError, Walker, unchecked
+from telemetryd.informer.scan import ScanError, ScanNeeded, Walker, unchecked
 
 UNPARSABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
-"""What msgspec raises for JSON that it can't make sense of."""
+"""Exceptions of msgspec for JSON that it can't decode."""
 
 _META_NAMES = ("name", "namespace", "uid", "resourceVersion")
 
 
 class LenientMeta(msgspec.Struct, gc=False):
-    """The part of ``metadata`` that tells who an object is, of any type."""
+    """The fields of ``metadata`` that identify an object, of any type."""
 
     name: Any = None
     namespace: Any = None
@@ -25,7 +22,7 @@ class LenientMeta(msgspec.Struct, gc=False):
     resourceVersion: Any = None  # noqa: N815 - the field's name in JSON
 
 
-class Identity(msgspec.Struct, gc=False):
+class ObjectIdentity(msgspec.Struct, gc=False):
     """Kind and name of an object, of any type."""
 
     kind: Any = None
@@ -36,52 +33,48 @@ class _Kind(msgspec.Struct, gc=False):
     kind: Any = None
 
 
-class Tangled(Exception):
-    """JSON that only a scan makes sense of: the caller chooses where that is done."""
-
-
-_IDENTITY = msgspec.json.Decoder(Identity)
+_IDENTITY = msgspec.json.Decoder(ObjectIdentity)
 _KIND = msgspec.json.Decoder(_Kind)
 _STRING = msgspec.json.Decoder(str)
 
 
-def parse_identity(raw: bytes | msgspec.Raw) -> Identity:
-    """Who the object is.
+def parse_identity(raw: bytes | msgspec.Raw) -> ObjectIdentity:
+    """The identity of an object.
 
     Raises:
-        Tangled: Only ``scan_identity`` can tell.
+        ScanNeeded: Only ``scan_identity`` can find it.
     """
     try:
         return _IDENTITY.decode(raw)
     except msgspec.ValidationError:
         return _parse_kind(raw)
     except UNPARSABLE as error:
-        raise Tangled from error
+        raise ScanNeeded from error
 
 
-def _parse_kind(raw: bytes | msgspec.Raw) -> Identity:
-    """What can be told of JSON that is no object, or whose metadata isn't one.
+def _parse_kind(raw: bytes | msgspec.Raw) -> ObjectIdentity:
+    """The kind at most, of JSON that isn't an object or whose metadata isn't one.
 
     Raises:
-        Tangled: It breaks off, or isn't JSON, further on.
+        ScanNeeded: It breaks off, or isn't JSON, further on.
     """
     try:
-        return Identity(_KIND.decode(raw).kind)
+        return ObjectIdentity(_KIND.decode(raw).kind)
     except msgspec.ValidationError:
-        return Identity()
+        return ObjectIdentity()
     except UNPARSABLE as error:
-        raise Tangled from error
+        raise ScanNeeded from error
 
 
-def scan_identity(raw: bytes, check: Callable[[], None] = unchecked) -> Identity:
-    """Who the object is, as far as its text can be followed.
+def scan_identity(raw: bytes, check: Callable[[], None] = unchecked) -> ObjectIdentity:
+    """The identity of an object, as far as its text can be read.
 
     Args:
         raw: The object; it may be broken or break off.
-        check: Called every few milliseconds; what it raises ends the scan.
+        check: Called every few milliseconds; an exception from it ends the scan.
     """
     walker = Walker(raw, partial=True, check=check)
-    found = Identity()
+    found = ObjectIdentity()
     try:
         _walk_into(walker, found)
     except ScanError:
@@ -89,13 +82,13 @@ def scan_identity(raw: bytes, check: Callable[[], None] = unchecked) -> Identity
     return found
 
 
-def walk_identity(walker: Walker) -> Identity:
-    """Walk through the value that the walker stands at, an object or not.
+def walk_identity(walker: Walker) -> ObjectIdentity:
+    """Walk through the walker's value, an object or not.
 
     Raises:
         ScanError: It breaks off.
     """
-    found = Identity()
+    found = ObjectIdentity()
     if walker.opens(b"{"):
         _walk_into(walker, found)
     else:
@@ -103,7 +96,7 @@ def walk_identity(walker: Walker) -> Identity:
     return found
 
 
-def _walk_into(walker: Walker, found: Identity) -> None:
+def _walk_into(walker: Walker, found: ObjectIdentity) -> None:
     for name in walker.members():
         if name == "kind":
             found.kind = scalar(walker.data[walker.skip()])
@@ -116,7 +109,7 @@ def _walk_into(walker: Walker, found: Identity) -> None:
 
 
 def scalar(value: bytes) -> str | None:
-    """The string that the JSON holds, None where it holds another thing."""
+    """The string that the JSON holds, None if it is another type."""
     try:
         return _STRING.decode(value)
     except UNPARSABLE:

@@ -1,7 +1,4 @@
-"""One resource kept in a store: source to lines to objects to records, for ever.
-
-The rules of when to list and when to watch are ``watch``'s; what a record holds is the resource's.
-"""
+"""Keeps a store equal to one resource of the API server, by the decisions of ``machine``."""
 
 import logging
 import math
@@ -14,20 +11,23 @@ import anyio
 
 from telemetryd.errors import BadResponse, Gone, KubeError, Reason, Unavailable
 from telemetryd.informer.apply import Applier, Progress
-from telemetryd.informer.feed import LineFeed
-from telemetryd.informer.lister import Lister
-from telemetryd.informer.resource import Reader, Resource, T
-from telemetryd.informer.source import Source
+from telemetryd.informer.backoff import DEFAULT_TIMING, WatchTiming
+from telemetryd.informer.lines import LineFeed
+from telemetryd.informer.lists import Lister
+from telemetryd.informer.machine import START, START_STREAMED, Machine, Move, is_short, step
+from telemetryd.informer.resource import Resource, T
+from telemetryd.informer.source import KubeSource
 from telemetryd.informer.states import (
     Checked,
-    CheckFailed,
     Checking,
     Crashed,
+    Failed,
     Listed,
     Listing,
+    ListMethod,
     Outcome,
-    Probed,
     Probing,
+    Regressed,
     ResyncDue,
     State,
     StreamRefused,
@@ -35,21 +35,17 @@ from telemetryd.informer.states import (
     WatchEnded,
     WatchFailed,
     Watching,
-    WatchMalformed,
-    WatchRegressed,
-    WatchUnheard,
+    WatchUnanswered,
 )
-from telemetryd.informer.store import Store
+from telemetryd.informer.store import Reader, Store
 from telemetryd.informer.trouble import Journal, trouble_in
-from telemetryd.informer.waits import DEFAULT_TIMING, WatchTiming
-from telemetryd.informer.watch import START, START_STREAMED, Machine, Move, is_short, step
 from telemetryd.model import R
 from telemetryd.stats import InformerStats
 
 log = logging.getLogger(__name__)
 
 _TIMEOUT_LEEWAY_S = 5.0
-"""A watch that ends this little before the time asked for has ended because of it."""
+"""A watch that ends this close to the requested time has ended because of it."""
 
 
 class Informer(Generic[T, R]):
@@ -58,7 +54,7 @@ class Informer(Generic[T, R]):
     def __init__(
         self,
         resource: Resource[T, R],
-        source: Source,
+        source: KubeSource,
         *,
         now: Callable[[], float],
         rng: random.Random,
@@ -67,17 +63,17 @@ class Informer(Generic[T, R]):
         streamed: bool = False,
         timing: WatchTiming = DEFAULT_TIMING,
     ) -> None:
-        """Nothing is asked of the source before ``run``.
+        """Request nothing before ``run``.
 
         Args:
             resource: What is watched, and how an object becomes a record.
-            source: Where it comes from; ``KubeSource`` outside of tests.
+            source: Makes the requests.
             now: Unix time in seconds.
             rng: For jitter and watch timeouts.
-            stats: Counters of this informer, moved here.
+            stats: Counters of this informer, counted here.
             page_size: Objects a page.
-            streamed: Lists come as streams where the API server serves them so, else in pages.
-            timing: Limits and waits.
+            streamed: Request lists as streams where the API server serves them so.
+            timing: Limits and delays.
         """
         self.resource = resource
         self._source = source
@@ -102,8 +98,8 @@ class Informer(Generic[T, R]):
 
     @property
     def reader(self) -> Reader[R]:
-        """What is held, for everyone else."""
-        return self._store.reader
+        """The store without its writing side."""
+        return self._store
 
     async def run(self) -> None:
         """List and watch until cancelled, whatever happens."""
@@ -112,13 +108,13 @@ class Informer(Generic[T, R]):
             while True:
                 machine = await self._turn(machine)
         finally:
-            carried = self._lister.take_stream()
-            if carried is not None:
+            stream = self._lister.take_stream()
+            if stream is not None:
                 with anyio.CancelScope(shield=True):
-                    await carried.resources.aclose()
+                    await stream.resources.aclose()
 
     async def _turn(self, machine: Machine) -> Machine:
-        """Do what the state asks for, and wait for as long as what came of it asks for."""
+        """Do what the state says, and wait as long as the outcome requires."""
         asked_at_s = anyio.current_time()
         outcome = await self._attempt(machine.state)
         now_s = anyio.current_time()
@@ -131,14 +127,14 @@ class Informer(Generic[T, R]):
             rng=self._rng,
         )
         self._count(machine.state, outcome)
-        self._tell(machine.state, outcome, move)
+        self._report(machine.state, outcome, move)
         await anyio.sleep(move.wait_s)
         return move.machine
 
     async def _attempt(self, state: State) -> Outcome:
         try:
             match state:
-                case Listing(streamed=True):
+                case Listing(method=ListMethod.STREAM):
                     return await self._lister.stream()
                 case Listing():
                     return await self._lister.list(state)
@@ -151,8 +147,7 @@ class Informer(Generic[T, R]):
                 case _:
                     assert_never(state)
         except Exception:
-            # Whatever this is, the daemon's other parts don't deserve it, and a fresh list fixes
-            # what may have been left half done.
+            # The rest of the daemon must go on, and a new list repairs a half updated store.
             trouble = self._journal.trouble
             known = trouble is not None and trouble.kind == "internal"
             level = logging.DEBUG if known else logging.ERROR
@@ -163,8 +158,8 @@ class Informer(Generic[T, R]):
 
     async def _probe(self, state: Probing) -> Outcome:
         outcome = await self._lister.probe()
-        if isinstance(outcome, Probed) and not state.refusals and not state.lost:
-            # Had there been anything to tell, the watch would have told it.
+        if isinstance(outcome, Checked) and not state.refusals and not state.lost:
+            # The watch got no answer because nothing has changed.
             self._applier.contact()
             self._recover()
         return outcome
@@ -173,32 +168,24 @@ class Informer(Generic[T, R]):
 
     async def _watch(self, state: Watching) -> Outcome:
         timing = self._timing
-        carried = self._lister.take_stream()
+        stream = self._lister.take_stream()
         async with AsyncExitStack() as resources:
-            if carried is not None:
-                await resources.enter_async_context(carried.resources)
+            if stream is not None:
+                await resources.enter_async_context(stream.resources)
             started_s = anyio.current_time()
-            progress = Progress(carried.started_s if carried else started_s)
-            timeout_s = carried.server_timeout_s if carried else timing.server_timeout_s(self._rng)
+            progress = Progress(stream.started_s if stream else started_s)
+            timeout_s = stream.server_timeout_s if stream else timing.server_timeout_s(self._rng)
             if started_s >= self._lister.resync_at_s:
                 return ResyncDue()
             try:
-                if carried is None:
-                    feed = await self._open(state, timeout_s, resources)
-                else:
-                    feed = carried.feed
+                feed = stream.feed if stream else await self._open(state, timeout_s, resources)
                 self._stats.watches["success"] += 1
                 self._contact()
                 progress.accepted = True
-                until_s = timing.unproven_s if state.unproven else math.inf
+                until_s = timing.unproven_s if state.lost else math.inf
                 end = await self._follow(feed, progress, progress.started_s + until_s)
-            except BadResponse as error:
-                if not progress.accepted:
-                    self._stats.watches["error"] += 1
-                    return WatchFailed(self._position(state), error)
-                return WatchMalformed(self._position(state), progress.events)
             except KubeError as error:
-                return self._broken_off(state, error, progress)
+                return self._failed(state, error, progress)
         if not isinstance(end, WatchEnd):
             return end
         lasted_s = anyio.current_time() - progress.started_s
@@ -209,7 +196,7 @@ class Informer(Generic[T, R]):
     async def _open(
         self, state: Watching, server_timeout_s: int, resources: AsyncExitStack
     ) -> LineFeed:
-        """A watch from the state's version on.
+        """Open a watch from the state's version.
 
         Raises:
             KubeError: It isn't accepted.
@@ -223,30 +210,32 @@ class Informer(Generic[T, R]):
         )
         return LineFeed(stream)
 
-    def _broken_off(self, state: Watching, error: KubeError, progress: Progress) -> Outcome:
+    def _failed(self, state: Watching, error: KubeError, progress: Progress) -> Outcome:
         now_s = anyio.current_time()
-        if not progress.accepted:
-            is_timeout = isinstance(error, Unavailable) and error.kind is Reason.TIMEOUT
-            if is_timeout and error.status is None:
-                heard_at_s = max(self._heard_at_s, self._lister.listed_at_s)
-                return WatchUnheard(self._position(state), now_s - heard_at_s)
-            self._stats.watches["error"] += 1
-            return WatchFailed(self._position(state), error)
-        stood = now_s - progress.started_s >= self._timing.fallback_relist_s
-        return WatchFailed(self._position(state), error, worked=stood or progress.events > 0)
+        version = self._position(state)
+        if progress.accepted:
+            stood = now_s - progress.started_s >= self._timing.fallback_relist_s
+            is_line = isinstance(error, BadResponse)
+            return WatchFailed(version, error, progress.events > 0 or (stood and not is_line))
+        is_timeout = isinstance(error, Unavailable) and error.kind is Reason.TIMEOUT
+        if is_timeout and error.status is None:
+            heard_at_s = max(self._heard_at_s, self._lister.listed_at_s)
+            return WatchUnanswered(version, now_s - heard_at_s)
+        self._stats.watches["error"] += 1
+        return WatchFailed(version, error)
 
     def _position(self, state: Watching) -> str:
         return self._store.resource_version or state.resource_version
 
     async def _follow(
         self, feed: LineFeed, progress: Progress, end_at_s: float
-    ) -> WatchEnd | WatchRegressed | ResyncDue:
-        """Apply what the watch brings until it ends, one way or the other, or its time has come.
+    ) -> WatchEnd | Regressed | ResyncDue:
+        """Apply the events of the watch until it ends, is idle, or a list or probe is due.
 
         Raises:
-            BadResponse: It brought something that isn't an event.
+            BadResponse: A line isn't an event.
             Unavailable: It broke.
-            KubeError: It brought an ERROR event.
+            KubeError: An ERROR event.
         """
         heard_at_s = anyio.current_time()
         while True:
@@ -271,12 +260,12 @@ class Informer(Generic[T, R]):
             if lines:
                 heard_at_s = anyio.current_time()
                 if not await self._applier.apply_lines(lines, progress):
-                    return WatchRegressed()
+                    return Regressed()
                 self._heard_at_s = heard_at_s
                 self._recover()
 
     def _next_look_s(self, progress: Progress, now_s: float) -> float:
-        """When to look whether a watch that follows on trouble has lasted long enough."""
+        """When a watch after a failure has lasted long enough to be called recovered."""
         if self._journal.trouble is None:
             return math.inf
         well_at_s = progress.started_s + self._timing.short_watch_s
@@ -286,23 +275,21 @@ class Informer(Generic[T, R]):
         self._recover()
         return math.inf
 
-    # -- discovery
-
     async def _check(self) -> Outcome:
         try:
             served = await self._source.served(timeout_s=self._timing.discovery_timeout_s)
         except KubeError as error:
-            return CheckFailed(error)
+            return Failed(error)
         if not served:
             self._applier.contact()
         return Checked(served, len(self._store))
 
-    # -- what others see of it
+    # -- status, log and counters
 
     def _contact(self) -> None:
-        """The API server has been heard, which proves something only while all is well.
+        """Note contact with the API server, but not while something fails.
 
-        Else the same page or watch that leads nowhere, again and again, would make what is held
+        A first page or an accepted watch that leads nowhere, again and again, would make the store
         look fresh: then only a whole list or a watch that works counts.
         """
         if self._journal.trouble is None:
@@ -312,9 +299,9 @@ class Informer(Generic[T, R]):
         self._journal.leave()
         self._store.set_error("")
 
-    def _tell(self, state: State, outcome: Outcome, move: Move) -> None:
+    def _report(self, state: State, outcome: Outcome, move: Move) -> None:
         self._journal.moved(state, outcome, move, len(self._store))
-        trouble = trouble_in(outcome, self._timing)
+        trouble = trouble_in(state, outcome, self._timing)
         if move.absent:
             self._journal.absent()
             self._store.set_error("")
@@ -328,7 +315,7 @@ class Informer(Generic[T, R]):
         stats = self._stats
         match state:
             case Listing() if isinstance(outcome, StreamRefused):
-                pass  # nothing has failed: the list is made in pages, and counted then
+                pass  # no failure: the list is made in pages, and counted then
             case Listing():
                 result = "success" if isinstance(outcome, Listed) else "error"
                 stats.lists[result, state.reason] += 1
@@ -347,7 +334,7 @@ def _termination(outcome: Outcome, timing: WatchTiming) -> str:
             return "short"
         case WatchEnded():
             return outcome.how
-        case WatchUnheard():
+        case WatchUnanswered():
             return WatchEnd.IDLE
         case WatchFailed(error=Gone()):
             return "expired"

@@ -1,9 +1,8 @@
-"""Chunks of a stream to lines: JSON documents as a watch sends them.
-
-What a line holds doesn't belong here.
-"""
+"""A stream as lines: one JSON document each, as a watch sends them. ``apply`` decodes them."""
 
 from dataclasses import dataclass
+
+from telemetryd.kube.body import ByteStream
 
 DEFAULT_MAX_LINE_BYTES = 8 * 1024 * 1024
 """etcd takes 1.5 MiB a request by default and API servers 3 MiB; an event adds a few bytes."""
@@ -23,10 +22,10 @@ class OversizeLine:
 
 
 class LineSplitter:
-    """Splits a stream; every byte is looked at once and copied at most twice.
+    """Splits a stream; every byte is read once and copied at most twice.
 
-    A line above ``max_line_bytes`` is skipped to its newline. What follows the last newline when
-    the stream ends was never complete, and is dropped by forgetting the splitter.
+    A line above ``max_line_bytes`` is skipped to its newline. An incomplete line at the end of the
+    stream is never returned.
     """
 
     __slots__ = ("_head", "_head_bytes", "_max_line_bytes", "_tail", "_tail_bytes")
@@ -74,3 +73,29 @@ class LineSplitter:
             self._head = b"".join(self._tail)[: self._head_bytes]
             self._tail = []
             self._tail_bytes = 0
+
+
+class LineFeed:
+    """The lines of one stream, a batch for each chunk that is read."""
+
+    def __init__(self, stream: ByteStream) -> None:
+        self._stream = stream
+        self._splitter = LineSplitter()
+        self._first: list[bytes | OversizeLine] = []
+
+    async def read(self, timeout_s: float) -> list[bytes | OversizeLine] | None:
+        """The lines of the next chunk, often none; None at the end of the stream.
+
+        Raises:
+            Unavailable: Nothing came in time (kind TIMEOUT), or the connection broke.
+            BadResponse: It can't be decompressed.
+        """
+        if self._first:
+            lines, self._first = self._first, []
+            return lines
+        chunk = await self._stream.read(timeout_s)
+        return self._splitter.feed(chunk) if chunk else None
+
+    def put_back(self, lines: list[bytes | OversizeLine]) -> None:
+        """Return these first at the next read."""
+        self._first = lines

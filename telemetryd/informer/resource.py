@@ -1,15 +1,15 @@
-"""What the informers are told of a kind: where it is served and how an object becomes a record.
+"""What an informer knows of a kind: where it is served, and how an object becomes a record.
 
-What the fields of a kind mean doesn't belong here: ``gather.project`` declares that.
+The kinds themselves are declared in ``gather``.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 
-from telemetryd.model import Delta, InformerStatus, R, R_co, Unreadable
+from telemetryd.model import R
 
 
 class ObjectMeta(msgspec.Struct, gc=False):
@@ -22,10 +22,10 @@ class ObjectMeta(msgspec.Struct, gc=False):
 
 
 class KubeObject(msgspec.Struct, gc=False):
-    """Base of the typed structs: each kind declares the further fields that are read of it.
+    """Base of the typed structs: each kind declares the other fields that are read.
 
     Attributes:
-        kind: Checked against the resource's, so that a Table never passes for an object; lists of
+        kind: Checked against the resource's, so that a Table isn't taken for an object. Lists of
             core objects leave it out.
     """
 
@@ -70,41 +70,3 @@ class Resource(Generic[T, R]):
     def path(self) -> str:
         """Path of the collection over all namespaces."""
         return f"{self.group_path}/{self.plural}"
-
-
-class Reader(Protocol[R_co]):
-    """A store as everyone but its informer sees it."""
-
-    @property
-    def synced(self) -> bool:
-        """The first list is fully processed, or the resource is confirmed absent; never reverts."""
-
-    @property
-    def unreadable(self) -> int:
-        """Objects held that could not be read, those without a key included."""
-
-    def get(self, key: str) -> R_co | Unreadable | None:
-        """The record under the key, None where there is none."""
-
-    def keys(self) -> list[str]:
-        """All keys, sorted."""
-
-    def __len__(self) -> int:
-        """Objects held."""
-
-    def subscribe(self, handler: Callable[[Delta[R_co]], None]) -> Callable[[], None]:
-        """Call the handler with each delta from now on, after an add for each object held.
-
-        Returns:
-            Ends that.
-        """
-
-    def on_change(self, handler: Callable[[], None]) -> Callable[[], None]:
-        """Call the handler after each batch of deltas and whenever ``synced`` turns true.
-
-        Returns:
-            Ends that.
-        """
-
-    def status(self) -> InformerStatus:
-        """What the informer shows of itself."""

@@ -1,19 +1,22 @@
-"""An iterative look at JSON that a recursive parser refuses: where members and elements lie.
+"""Finds members and elements of JSON that msgspec refuses as a whole, such as very deep nesting.
 
-It finds boundaries and judges nothing: what lies between them is decoded, and judged, on its own.
-Nesting costs no stack here, whatever its depth.
+Only their boundaries are found, without recursion; the values are decoded on their own.
 """
 
 import re
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
+import anyio.from_thread
+import anyio.lowlevel
+import anyio.to_thread
 import msgspec
 
 _SPACE = re.compile(rb"[ \t\n\r]*")
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _SCALAR = re.compile(rb"[^\s,\[\]{}\":]+")
-# Brackets are taken in runs, which makes plain deep nesting one token. A lone quote opens a string
-# that never ends; possessive, so that finding that out stays linear.
+# Brackets match in runs, which makes plain deep nesting one token. A lone quote opens a string that
+# never ends; the pattern is possessive, so that this takes linear time.
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[{]++|[\]}]++|"', re.DOTALL)
 
 _OPENING = frozenset(b"[{")
@@ -21,32 +24,57 @@ _CLOSING = frozenset(b"]}")
 _STEPS_PER_CHECK = 0x4000
 """Tokens between two calls of ``check``: a few milliseconds."""
 
+SCAN_AT_ONCE_BYTES = 16 * 1024
+"""Longer texts are scanned in a worker thread: this much takes 3 ms at worst."""
+
+V = TypeVar("V")
+
+
+class ScanNeeded(Exception):
+    """msgspec can't decode this JSON: the caller chooses where to scan it."""
+
 
 class ScanError(ValueError):
-    """The bytes aren't JSON of the shape that was expected."""
+    """The bytes aren't JSON of the expected shape."""
 
 
 def unchecked() -> None:
-    """The check of a scan that nobody will want to stop."""
+    """The check of a scan that can't be cancelled."""
+
+
+async def scan_in_turn(scan: Callable[[bytes, Callable[[], None]], V], text: bytes) -> V:
+    """The result of the scan; other tasks of the event loop run meanwhile, or after it if short.
+
+    Cancellation ends the scan itself, by its check: no thread is left behind.
+
+    Args:
+        scan: Pure; calls its second argument every few milliseconds.
+        text: Its first argument.
+    """
+    if len(text) <= SCAN_AT_ONCE_BYTES:
+        found = scan(text, unchecked)
+        await anyio.lowlevel.checkpoint()
+        return found
+    return await anyio.to_thread.run_sync(scan, text, anyio.from_thread.check_cancelled)
 
 
 class Walker:
-    """Walks once through JSON text; ``at`` is where it stands.
+    """Walks once through JSON text; ``at`` is its position.
 
-    While ``members`` or ``elements`` are iterated it stands at each one's value. Whoever iterates
-    may walk through that value, by ``skip``, ``members`` or ``elements``; else it is skipped.
+    While ``members`` or ``elements`` are iterated it stands at the value of each. The caller may
+    walk through that value, by ``skip``, ``members`` or ``elements``; otherwise it is skipped.
     """
 
     def __init__(
         self, data: bytes, *, partial: bool = False, check: Callable[[], None] = unchecked
     ) -> None:
-        """Stands at the first value.
+        """Stand at the first value.
 
         Args:
             data: JSON text.
-            partial: The text may break off anywhere: what was whole until there is given, and of
-                a value that breaks off, its beginning. Else that raises ScanError.
-            check: Called every few milliseconds; what it raises ends the walk.
+            partial: The text may break off anywhere: the walk returns what is whole, and the
+                beginning of the value that breaks off. Otherwise that raises ScanError.
+            check: Called every few milliseconds; an exception from it ends the walk.
         """
         self.data = data
         self._partial = partial

@@ -1,10 +1,7 @@
-"""What list and watch can be about to do, and what can come of it: the two closed unions.
-
-What follows from what is ``watch``'s business.
-"""
+"""States and outcomes of list and watch. ``machine`` says which state follows which outcome."""
 
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum, auto
 
 from telemetryd.errors import KubeError
 
@@ -20,6 +17,17 @@ class ListReason(StrEnum):
     FALLBACK = "fallback"
 
 
+class ListMethod(Enum):
+    """How a list is requested: as a stream that goes on as the watch, in pages, or in one answer.
+
+    One answer is for an expired continue token, and for a server that ignores page sizes.
+    """
+
+    STREAM = auto()
+    PAGES = auto()
+    WHOLE = auto()
+
+
 class WatchEnd(StrEnum):
     """How a watch ended that did not fail: label ``reason`` of the termination counter."""
 
@@ -28,58 +36,53 @@ class WatchEnd(StrEnum):
     CLOSED = "closed"
 
 
-# -- states: what is to be done next
+# -- states: what to do next
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A quorum list is due.
+    """Make a quorum list.
 
     Attributes:
-        paged: In pages; else in one answer, because a continue token had expired.
-        streamed: As a stream of events, which goes on as the watch; else as ``paged`` says.
-        broken_streams: How many streams of this list have failed so far.
-        tolerant: Objects with broken JSON are taken as unreadable; else they fail the list once,
-            for it may be what lies in between that broke them.
-        absences: How often in a row the resource was found not to be served; 0 while it is, or
-            nothing is known.
-        refusals: As in ``Watching``, where a watch can't be had and lists stand in for it.
+        tolerant: Store objects with broken JSON as unreadable. Otherwise they fail the list once,
+            because a proxy may have broken them.
+        absences: How often in a row the resource was not served; 0 while it is, or not known.
+        refusals: As in ``Watching``, where lists replace watches.
+        broken_streams: How many streams of this list have failed.
     """
 
     reason: ListReason
-    paged: bool = True
+    method: ListMethod = ListMethod.PAGES
     tolerant: bool = False
     absences: int = 0
     refusals: int = 0
-    streamed: bool = False
     broken_streams: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Watching:
-    """A watch is due from this resource version on.
+    """Open a watch from this resource version.
 
     Attributes:
-        malformed: The watch before broke off at a line that isn't an event.
+        malformed: The previous watch broke off at a line that isn't an event.
         refusals: How many watches in a row were refused, or failed before they brought anything.
-        unproven: The API server was lost before, and no probe has told yet whether its state is
-            still that from which the watch goes on.
+        lost: The API server was lost before, and no probe has confirmed its state since.
     """
 
     resource_version: str
     malformed: bool = False
     refusals: int = 0
-    unproven: bool = False
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Probing:
-    """The smallest list is to tell whether the API server is there, and at least as far.
+    """Make the smallest list, to see that the API server is there and not set back.
 
     Attributes:
-        resource_version: From which the watch is to go on.
+        resource_version: Where the watch goes on.
         refusals: As in ``Watching``.
-        lost: The API server was lost; else the last watch just wasn't answered, or was refused.
+        lost: The API server was lost; otherwise the last watch got no answer or was refused.
     """
 
     resource_version: str
@@ -89,7 +92,7 @@ class Probing:
 
 @dataclass(frozen=True, slots=True)
 class Checking:
-    """Discovery is to tell whether the resource is served at all.
+    """Ask discovery whether the resource is served.
 
     Attributes:
         confirmed: How often it has said no in a row.
@@ -106,18 +109,18 @@ State = Listing | Watching | Probing | Checking
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """The list is applied as a whole."""
+    """The whole list is applied."""
 
     resource_version: str
 
 
 @dataclass(frozen=True, slots=True)
-class ListFailed:
-    """Nothing of the list is applied.
+class Failed:
+    """A list, a probe or discovery failed; nothing is applied.
 
     Attributes:
-        page: Counts from 1.
-        begun: It was a stream, and had been accepted.
+        page: Of a list in pages, counted from 1.
+        begun: It was a list as a stream, and the API server had accepted it.
     """
 
     error: KubeError
@@ -130,25 +133,25 @@ class StreamRefused:
     """The API server doesn't serve lists as streams, or never ends them. Nothing is applied.
 
     Attributes:
-        error: What it answered; None where it wasn't asked, being too old to know such lists.
+        error: Its answer; None where its version is too old to be asked.
     """
 
     error: KubeError | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class ListSuspect:
-    """Nothing of the list is applied: it holds objects with broken JSON."""
+class Suspect:
+    """The list holds objects with broken JSON. Nothing is applied."""
 
 
 @dataclass(frozen=True, slots=True)
-class ListRegressed:
-    """Nothing of the list is applied: it is older than what is held."""
+class Regressed:
+    """A list, probe or watch brought a version older than the one held; it is not applied."""
 
 
 @dataclass(frozen=True, slots=True)
 class WatchEnded:
-    """The watch ended as watches do; what came is applied up to ``resource_version``."""
+    """The watch ended normally; its events are applied up to ``resource_version``."""
 
     resource_version: str
     how: WatchEnd
@@ -158,10 +161,10 @@ class WatchEnded:
 
 @dataclass(frozen=True, slots=True)
 class WatchFailed:
-    """The watch wasn't accepted, broke, or reported an error.
+    """The watch was refused, broke, or brought an error or a line that isn't an event.
 
     Attributes:
-        worked: It had brought something, or stood for a while.
+        worked: It had brought events or, unless a line was wrong, stood for a while.
     """
 
     resource_version: str
@@ -170,8 +173,8 @@ class WatchFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class WatchUnheard:
-    """For as long as a watch may be idle this one wasn't answered: neither accepted nor refused.
+class WatchUnanswered:
+    """The watch was neither accepted nor refused for as long as a watch may be idle.
 
     Some proxies hold the headers back until the first event.
 
@@ -184,70 +187,33 @@ class WatchUnheard:
 
 
 @dataclass(frozen=True, slots=True)
-class WatchMalformed:
-    """The watch sent a line that isn't an event; ``events`` before it were applied."""
-
-    resource_version: str
-    events: int
-
-
-@dataclass(frozen=True, slots=True)
-class WatchRegressed:
-    """The watch sent something older than what is held."""
-
-
-@dataclass(frozen=True, slots=True)
 class ResyncDue:
-    """It is time for a list, for caution's sake."""
-
-
-@dataclass(frozen=True, slots=True)
-class Probed:
-    """The API server is there, and serves the resource."""
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeFailed:
-    """It isn't, or something stands in between."""
-
-    error: KubeError
+    """It is time for the regular list."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Discovery answered; ``held`` is the number of objects at stake."""
+    """A probe or discovery answered; ``held`` is the number of objects held."""
 
     served: bool
-    held: int
-
-
-@dataclass(frozen=True, slots=True)
-class CheckFailed:
-    """Discovery could not tell."""
-
-    error: KubeError
+    held: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Crashed:
-    """Something unexpected was raised: what is held may be half of something."""
+    """An unexpected exception: the store may be half updated."""
 
 
 Outcome = (
     Listed
-    | ListFailed
+    | Failed
     | StreamRefused
-    | ListSuspect
-    | ListRegressed
+    | Suspect
+    | Regressed
     | WatchEnded
     | WatchFailed
-    | WatchUnheard
-    | WatchMalformed
-    | WatchRegressed
+    | WatchUnanswered
     | ResyncDue
-    | Probed
-    | ProbeFailed
     | Checked
-    | CheckFailed
     | Crashed
 )

@@ -1,52 +1,39 @@
-"""What is held of one resource: one writer, many readers, and a delta for each real change.
-
-Where objects come from doesn't belong here. Readers are given the store as a ``Reader``.
-"""
+"""The objects held of one resource: one writer, many readers, and a delta for each real change."""
 
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Generic
+from typing import Any, Generic
 
 import anyio.lowlevel
 
-from telemetryd.informer.resource import Reader
-from telemetryd.model import Delta, InformerStatus, R, Unreadable
+from telemetryd.model import Delta, InformerStatus, R, R_co, Unreadable
 from telemetryd.stats import InformerStats
 
 log = logging.getLogger(__name__)
 
 SLICE_OBJECTS = 200
-"""Objects that are worked on before the event loop gets its turn: 1 to 2 ms."""
+"""Objects that are processed before other tasks of the event loop run: 1 to 2 ms."""
+
+MAX_LISTED_OBJECTS = 2_000_000
+"""In one list, and held: twenty times the largest fleet that is planned for."""
 
 
-class Store(Generic[R]):
-    """Records by key.
-
-    The informer is the only one that calls ``upsert``, ``remove``, ``relist`` and the like;
-    everyone else sees ``reader``. All on one thread.
-    """
+class Reader(Generic[R_co]):
+    """Records by key, as everyone but their informer uses them: for reading. All on one thread."""
 
     def __init__(self, stats: InformerStats) -> None:
         self._stats = stats
-        self._items: dict[str, R | Unreadable] = {}
+        self._items: dict[str, R_co | Unreadable] = {}
         self._unreadable = 0
         self._keyless = 0
         self._synced = False
         self._absent = False
         self._resource_version: str | None = None
         self._last_error = ""
-        self._handlers: list[Callable[[Delta[R]], None]] = []
+        self._handlers: list[Callable[[Delta[R_co]], None]] = []
         self._listeners: list[Callable[[], None]] = []
         self._failed: set[int] = set()
-        self._changed = False
-
-    # -- what readers see
-
-    @property
-    def reader(self) -> Reader[R]:
-        """The store without its writing side."""
-        return self
 
     @property
     def synced(self) -> bool:
@@ -63,8 +50,8 @@ class Store(Generic[R]):
         """The last one applied, None before the first list and while the resource is absent."""
         return self._resource_version
 
-    def get(self, key: str) -> R | Unreadable | None:
-        """The record under the key, None where there is none."""
+    def get(self, key: str) -> R_co | Unreadable | None:
+        """The record under the key, if any."""
         return self._items.get(key)
 
     def keys(self) -> list[str]:
@@ -74,11 +61,11 @@ class Store(Generic[R]):
     def __len__(self) -> int:
         return len(self._items)
 
-    def subscribe(self, handler: Callable[[Delta[R]], None]) -> Callable[[], None]:
+    def subscribe(self, handler: Callable[[Delta[R_co]], None]) -> Callable[[], None]:
         """Call the handler with each delta from now on, after an add for each object held.
 
         Returns:
-            Ends that.
+            Unsubscribes it.
         """
         for key, value in list(self._items.items()):
             self._call(handler, Delta(key, None, value))
@@ -89,7 +76,7 @@ class Store(Generic[R]):
         """Call the handler after each batch of deltas and whenever ``synced`` turns true.
 
         Returns:
-            Ends that.
+            Unsubscribes it.
         """
         self._listeners.append(handler)
         return partial(self._listeners.remove, handler)
@@ -109,10 +96,25 @@ class Store(Generic[R]):
             list_method=self._stats.list_method,
         )
 
-    # -- what the informer does
+    def _call(self, handler: Callable[..., None], *delta: Delta[Any]) -> None:
+        """Call a reader's handler; its failure is logged once, and stops nobody else."""
+        try:
+            handler(*delta)
+        except Exception:
+            level = logging.DEBUG if id(handler) in self._failed else logging.ERROR
+            self._failed.add(id(handler))
+            log.log(level, "handler failed resource=%s", self._stats.resource, exc_info=True)
+
+
+class Store(Reader[R]):
+    """The same records for their informer, which alone changes them."""
+
+    def __init__(self, stats: InformerStats) -> None:
+        super().__init__(stats)
+        self._changed = False
 
     def upsert(self, key: str, value: R | Unreadable) -> None:
-        """Hold this under the key; one that is held already makes no delta."""
+        """Hold a record under the key; an equal one makes no delta."""
         old = self._items.get(key)
         if old == value:
             return
@@ -122,21 +124,21 @@ class Store(Generic[R]):
         self._set(key, old, value)
 
     def remove(self, key: str) -> None:
-        """Hold nothing under the key any more."""
+        """Remove what is held under the key."""
         old = self._items.get(key)
         if old is not None:
             self._set(key, old, None)
 
     def move_to(self, resource_version: str) -> None:
-        """All up to this resource version is applied."""
+        """Note that all is applied up to this resource version."""
         self._resource_version = resource_version
 
     def missing_from(self, listed: dict[str, R | Unreadable]) -> list[str]:
-        """Keys that are held and that a list doesn't hold."""
+        """Keys held that a list doesn't have."""
         return [key for key in self._items if key not in listed]
 
     def finish_list(self, resource_version: str, keyless: int) -> None:
-        """A list has been applied as a whole: this is where the store stands now."""
+        """Note that a whole list is applied, with so many objects whose key is unknown."""
         self._changed |= self._keyless != keyless or not self._synced or self._absent
         self._keyless = keyless
         self._resource_version = resource_version
@@ -145,7 +147,7 @@ class Store(Generic[R]):
         self.flush()
 
     def finish_absent(self) -> None:
-        """The API server doesn't serve the resource: whatever was held of it is gone."""
+        """Remove everything: the API server doesn't serve the resource."""
         for key in list(self._items):
             self.remove(key)
         self._changed |= not self._absent or not self._synced
@@ -156,21 +158,18 @@ class Store(Generic[R]):
         self.flush()
 
     def set_error(self, text: str) -> None:
-        """What stands in the way now; empty while all is well."""
+        """What is failing now; empty while nothing is."""
         if text != self._last_error:
             self._last_error = text
             self._changed = True
 
     def flush(self) -> None:
-        """End a batch: tell once that something changed, if anything did."""
+        """End a batch: call the change handlers once, if anything changed."""
         if not self._changed:
             return
         self._changed = False
         for listener in tuple(self._listeners):
-            try:
-                listener()
-            except Exception:  # noqa: BLE001 - a reader's defect is the reader's
-                self._log_failure(listener)
+            self._call(listener)
 
     def _set(self, key: str, old: R | Unreadable | None, new: R | Unreadable | None) -> None:
         if isinstance(old, Unreadable):
@@ -186,23 +185,11 @@ class Store(Generic[R]):
         for handler in tuple(self._handlers):
             self._call(handler, delta)
 
-    def _call(self, handler: Callable[[Delta[R]], None], delta: Delta[R]) -> None:
-        try:
-            handler(delta)
-        except Exception:  # noqa: BLE001 - a reader's defect is the reader's
-            self._log_failure(handler)
-
-    def _log_failure(self, handler: object) -> None:
-        """A reader's defect is the reader's: it is told once, with its traceback."""
-        level = logging.DEBUG if id(handler) in self._failed else logging.ERROR
-        self._failed.add(id(handler))
-        log.log(level, "handler failed resource=%s", self._stats.resource, exc_info=True)
-
 
 class Relist(Generic[R]):
-    """A list on its way into the store: nothing of it shows before the last page.
+    """A list that is being made; the store changes only when it is complete.
 
-    It holds keys and references: of an object that hasn't changed, the store's own record.
+    It holds keys and references. For an unchanged object that is the store's own record.
     """
 
     def __init__(self, store: Store[R]) -> None:
@@ -216,11 +203,11 @@ class Relist(Generic[R]):
 
     @property
     def keyless(self) -> int:
-        """Objects so far whose key can't be told: they are only counted."""
+        """Objects so far whose key is unknown: they are only counted."""
         return self._keyless
 
     def add(self, key: str | None, value: R | Unreadable) -> None:
-        """One object of the list."""
+        """Add one object of the list."""
         if key is None:
             self._keyless += 1
             return
@@ -232,10 +219,10 @@ class Relist(Generic[R]):
             self._changed.append(key)
 
     async def apply(self, resource_version: str) -> None:
-        """The list shows as a whole.
+        """Make the store equal to the list.
 
-        While the store has never been synced nobody relies on it, and the loop gets its turn in
-        between; afterwards all changes are made in one step.
+        Once the store has been synced, all changes are made in one step. Before that nothing
+        relies on it, and other tasks run in between.
         """
         atomic = self._store.synced
         removed = self._store.missing_from(self._listed)

@@ -1,57 +1,52 @@
-"""What stands in an informer's way: told when it changes, and shown in its status until it's over.
-
-What is done about it doesn't belong here.
-"""
+"""What an informer is failing at: logged when it changes, and shown in its status until it ends."""
 
 import logging
 from dataclasses import dataclass
 
-from telemetryd.errors import Gone, KubeError, NotFound
+from telemetryd.errors import Gone, NotFound
+from telemetryd.informer.backoff import WatchTiming
+from telemetryd.informer.machine import Move, is_short
 from telemetryd.informer.states import (
-    CheckFailed,
+    Checking,
     Crashed,
+    Failed,
     Listed,
-    ListFailed,
     Listing,
     ListReason,
-    ListSuspect,
     Outcome,
-    ProbeFailed,
     State,
     StreamRefused,
+    Suspect,
     WatchEnded,
     WatchFailed,
-    WatchMalformed,
 )
-from telemetryd.informer.waits import WatchTiming
-from telemetryd.informer.watch import Move, is_short
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What stands in the way; two of the same kind are no news."""
+    """What fails; only a change of ``kind`` is logged as a warning."""
 
     kind: str
     text: str
 
 
 def trouble_in(  # noqa: PLR0911 - one line a case
-    outcome: Outcome, timing: WatchTiming
+    state: State, outcome: Outcome, timing: WatchTiming
 ) -> Trouble | None:
-    """What an outcome says stands in the way, None where nothing does."""
+    """What fails by the outcome of a state, if anything does."""
     match outcome:
-        case WatchFailed(error=Gone() | NotFound()) | ListFailed(error=NotFound()):
+        case WatchFailed(error=Gone() | NotFound()):
             return None
-        case ProbeFailed(error=NotFound()):
+        case Failed(error=NotFound()) if not isinstance(state, Checking):
             return None
-        case ListFailed(error=Gone(), page=page) if page > 1:
+        case Failed(error=Gone(), page=page) if page > 1:
             return None
-        case ListFailed() | WatchFailed() | ProbeFailed() | CheckFailed():
-            return _of_error(outcome.error)
-        case ListSuspect() | WatchMalformed():
-            return Trouble("malformed", "what came isn't JSON of the API")
+        case Failed(error=error) | WatchFailed(error=error):
+            return Trouble(f"{type(error).__name__} {error.status}", str(error))
+        case Suspect():
+            return Trouble("malformed", "list: objects that aren't JSON")
         case WatchEnded() if is_short(outcome, timing):
             return Trouble("short", "watches end as soon as they begin")
         case Crashed():
@@ -60,49 +55,44 @@ def trouble_in(  # noqa: PLR0911 - one line a case
             return None
 
 
-def _of_error(error: KubeError) -> Trouble:
-    return Trouble(f"{type(error).__name__} {error.status}", str(error))
-
-
 class Journal:
-    """Logs an informer's changes of state, each once; repeats at debug."""
+    """Logs an informer's changes of state, each once; repetitions at debug.
+
+    Attributes:
+        trouble: What fails now, if anything.
+    """
 
     def __init__(self, resource_id: str) -> None:
         self._resource_id = resource_id
-        self._trouble: Trouble | None = None
         self._synced = False
-
-    @property
-    def trouble(self) -> Trouble | None:
-        """What stands in the way now."""
-        return self._trouble
+        self.trouble: Trouble | None = None
 
     def enter(self, trouble: Trouble, wait_s: float) -> None:
-        """Something stands in the way."""
-        news = self._trouble is None or self._trouble.kind != trouble.kind
-        self._trouble = trouble
+        """Something fails."""
+        news = self.trouble is None or self.trouble.kind != trouble.kind
+        self.trouble = trouble
         log.log(
             logging.WARNING if news else logging.DEBUG,
-            "informer hindered resource=%s reason=%s retry_in_s=%.1f",
+            "informer failing resource=%s reason=%s retry_in_s=%.1f",
             self._resource_id,
             trouble.text,
             wait_s,
         )
 
     def leave(self) -> None:
-        """Nothing stands in the way any more."""
-        if self._trouble is not None:
-            self._trouble = None
+        """Nothing fails any more."""
+        if self.trouble is not None:
+            self.trouble = None
             log.info("informer recovered resource=%s", self._resource_id)
 
     def absent(self) -> None:
         """The API server doesn't serve the resource."""
-        self._trouble = None
+        self.trouble = None
         self._synced = True
-        log.info("resource absent resource=%s: watched for, counts as synced", self._resource_id)
+        log.info("resource absent, counts as synced resource=%s", self._resource_id)
 
     def moved(self, state: State, outcome: Outcome, move: Move, objects: int) -> None:
-        """The state machine has made a step: tell of lists, which are rare."""
+        """The state machine has made a step: log lists, which are rare."""
         following = move.machine.state
         if isinstance(outcome, Listed) and (
             not self._synced or (isinstance(state, Listing) and state.absences)
@@ -111,7 +101,7 @@ class Journal:
             log.info("informer synced resource=%s objects=%d", self._resource_id, objects)
         if isinstance(outcome, StreamRefused):
             log.info(
-                "no streamed lists resource=%s reason=%r: they come in pages for hours",
+                "no streamed lists, using pages for hours resource=%s reason=%r",
                 self._resource_id,
                 str(outcome.error or "the API server is too old"),
             )

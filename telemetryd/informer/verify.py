@@ -1,7 +1,4 @@
-"""A store held against the API server: which keys a fresh quorum list has that it hasn't, and back.
-
-It only looks: what differs is fixed by the informer's own relists, or is its defect.
-"""
+"""Compares a store's keys with a new quorum list. It changes nothing."""
 
 from dataclasses import dataclass
 from itertools import repeat
@@ -11,19 +8,20 @@ import anyio
 import anyio.lowlevel
 
 from telemetryd.errors import Gone
-from telemetryd.informer.aside import aside
-from telemetryd.informer.decode import ObjectDecoder, Page, parse_page, scan_page
-from telemetryd.informer.identity import Tangled, scan_identity
-from telemetryd.informer.paging import Paging
-from telemetryd.informer.resource import Reader, Resource
-from telemetryd.informer.source import Source
-from telemetryd.informer.store import SLICE_OBJECTS
-from telemetryd.informer.waits import DEFAULT_TIMING
+from telemetryd.informer.apply import read_page
+from telemetryd.informer.backoff import DEFAULT_TIMING
+from telemetryd.informer.decode import ObjectDecoder, Page
+from telemetryd.informer.identity import scan_identity
+from telemetryd.informer.lists import Paging
+from telemetryd.informer.resource import Resource
+from telemetryd.informer.scan import ScanNeeded, scan_in_turn
+from telemetryd.informer.source import KubeSource
+from telemetryd.informer.store import SLICE_OBJECTS, Reader
 
 ROUNDS = 3
 """Lists until a difference counts as one."""
 PATIENCE_S = 1.0
-"""After each list, for the watch to bring what the list already had."""
+"""After each list, so that the watch can bring what the list already had."""
 
 _POLL_S = 0.05
 _LIST_TRIES = 3
@@ -31,13 +29,13 @@ _LIST_TRIES = 3
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What came of it.
+    """The differences.
 
     Attributes:
         listed: Objects with a key in the last list.
-        resource_version: Of that list; empty where the resource isn't served.
+        resource_version: Of that list; empty if the resource isn't served.
         missing: Sorted keys that the API server has and the store hasn't.
-        extra: The other way round.
+        extra: Sorted keys that the store has and the API server hasn't.
     """
 
     listed: int
@@ -51,30 +49,24 @@ class Verification:
         return not (self.missing or self.extra)
 
 
-@dataclass(frozen=True, slots=True)
-class _Listing:
-    keys: frozenset[str]
-    resource_version: str
-
-
 async def verify(
     resource: Resource[Any, Any],
     reader: Reader[Any],
-    source: Source,
+    source: KubeSource,
     *,
     page_size: int,
     rounds: int = ROUNDS,
     patience_s: float = PATIENCE_S,
 ) -> Verification:
-    """Compare keys with fresh lists.
+    """Compare the keys with new lists.
 
-    Objects come and go while it looks: only what differs the same way in every round, and for as
-    long as the watch may take each time, counts as a difference.
+    Objects come and go meanwhile: only what differs the same way in every round, and for as long
+    as the watch may take each time, counts as a difference.
 
     Args:
         resource: What is compared.
-        reader: What is held of it, while it changes.
-        source: Where to list it.
+        reader: Its store, while it changes.
+        source: Makes the lists.
         page_size: Objects a page.
         rounds: Lists at most; at least 1.
         patience_s: How long the watch may take.
@@ -82,32 +74,28 @@ async def verify(
     Raises:
         KubeError: It can't be listed.
     """
-    listing = await _list(resource, source, page_size)
-    missing, extra = await _settle(_difference(listing.keys, reader), reader, patience_s)
+    keys, version = await _list(resource, source, page_size)
+    missing, extra = await _settle(keys, reader, patience_s)
     for _ in range(rounds - 1):
         if not (missing or extra):
             break
-        listing = await _list(resource, source, page_size)
-        also = await _settle(_difference(listing.keys, reader), reader, patience_s)
+        keys, version = await _list(resource, source, page_size)
+        also = await _settle(keys, reader, patience_s)
         missing, extra = missing & also[0], extra & also[1]
     return Verification(
-        listed=len(listing.keys),
-        resource_version=listing.resource_version,
+        listed=len(keys),
+        resource_version=version,
         missing=tuple(sorted(missing)),
         extra=tuple(sorted(extra)),
     )
 
 
-def _difference(listed: frozenset[str], reader: Reader[Any]) -> tuple[set[str], set[str]]:
-    held = reader.keys()
-    return set(listed.difference(held)), set(held) - listed
-
-
 async def _settle(
-    difference: tuple[set[str], set[str]], reader: Reader[Any], patience_s: float
+    listed: set[str], reader: Reader[Any], patience_s: float
 ) -> tuple[set[str], set[str]]:
-    """What is left of the difference once the store has had time to catch up with the list."""
-    missing, extra = difference
+    """The missing and extra keys that are left once the store has had time to catch up."""
+    held = set(reader.keys())
+    missing, extra = listed - held, held - listed
     deadline_s = anyio.current_time() + patience_s
     while (missing or extra) and anyio.current_time() < deadline_s:
         await anyio.sleep(_POLL_S)
@@ -116,14 +104,16 @@ async def _settle(
     return missing, extra
 
 
-async def _list(resource: Resource[Any, Any], source: Source, page_size: int) -> _Listing:
-    """All keys of a quorum list; begun anew where its continue token expires.
+async def _list(
+    resource: Resource[Any, Any], source: KubeSource, page_size: int
+) -> tuple[set[str], str]:
+    """Keys and resource version of a quorum list; begun again if its continue token expires.
 
     Raises:
-        KubeError: It can't be had.
+        KubeError: A request failed.
     """
     if not await source.served(timeout_s=DEFAULT_TIMING.discovery_timeout_s):
-        return _Listing(frozenset(), "")
+        return set(), ""
     for _ in range(_LIST_TRIES - 1):
         try:
             return await _list_pages(resource, source, page_size)
@@ -132,11 +122,13 @@ async def _list(resource: Resource[Any, Any], source: Source, page_size: int) ->
     return await _list_pages(resource, source, page_size)
 
 
-async def _list_pages(resource: Resource[Any, Any], source: Source, page_size: int) -> _Listing:
+async def _list_pages(
+    resource: Resource[Any, Any], source: KubeSource, page_size: int
+) -> tuple[set[str], str]:
     """One attempt of it.
 
     Raises:
-        KubeError: It can't be had, or isn't a list.
+        KubeError: A request failed, or an answer isn't a list.
     """
     paging = Paging(anyio.current_time() + DEFAULT_TIMING.full_list_timeout_s)
     decoder = ObjectDecoder(resource)
@@ -146,7 +138,7 @@ async def _list_pages(resource: Resource[Any, Any], source: Source, page_size: i
         body = await source.list_page(
             limit=page_size, continue_token=token, timeout_s=DEFAULT_TIMING.list_timeout_s
         )
-        page = await _read_page(body, resource)
+        page = await read_page(body, resource)
         named = await _take_keys(page, decoder, keys)
         version = version or page.resource_version
         token = page.continue_token
@@ -158,28 +150,19 @@ async def _list_pages(resource: Resource[Any, Any], source: Source, page_size: i
             keys=len(keys),
         )
         if not token:
-            return _Listing(frozenset(keys), version)
-
-
-async def _read_page(body: bytes, resource: Resource[Any, Any]) -> Page:
-    try:
-        return parse_page(body, resource)
-    except Tangled:
-        return await aside(lambda text, check: scan_page(text, resource, check), body)
+            return keys, version
 
 
 async def _take_keys(page: Page, decoder: ObjectDecoder[Any, Any], keys: set[str]) -> int:
-    """Add the keys of the page's objects; returns how many have one.
-
-    Only who they are counts here, not what they hold.
-    """
+    """Add the keys of the page's objects; returns how many have one."""
     named = 0
     identities = page.identities or repeat(None)
     for count, (raw, known) in enumerate(zip(page.items, identities, strict=False), 1):
         try:
             key = decoder.identify_deleted(raw, known).key
-        except Tangled:
-            key = decoder.identify_deleted(raw, await aside(scan_identity, bytes(raw))).key
+        except ScanNeeded:
+            found = await scan_in_turn(scan_identity, bytes(raw))
+            key = decoder.identify_deleted(raw, found).key
         if key is not None:
             keys.add(key)
             named += 1

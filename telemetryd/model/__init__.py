@@ -1,9 +1,5 @@
-"""Frozen nouns that cross modules: records, deltas, the snapshot, payloads and statuses.
+"""Frozen values that cross modules: records, deltas, the snapshot, payloads and statuses."""
 
-No behaviour beyond what follows from the fields, and nothing that knows where they came from.
-"""
-
-from telemetryd.model.disclosure import Disclosure, Field
 from telemetryd.model.groups import (
     KINDS,
     LOCAL,
@@ -59,8 +55,10 @@ from telemetryd.model.snapshot import (
 )
 from telemetryd.model.status import (
     ConfigStatus,
+    Disclosure,
     ExporterState,
     ExporterStatus,
+    Field,
     InformerStatus,
     LeaderStatus,
     RequestState,

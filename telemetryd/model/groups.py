@@ -1,7 +1,6 @@
-"""The fleet by kind of cluster: sums that metrics, page and payloads are made of.
+"""The fleet by kind of cluster: the sums in metrics, page and payloads.
 
-A group is all clusters that are alike in every trait, so that each split of the fleet is a sum of
-groups. How groups are counted is ``gather.aggregate``'s.
+A group is all clusters with equal traits, so that each split of the fleet is a sum of groups.
 """
 
 import operator
@@ -20,22 +19,21 @@ K = TypeVar("K", str, bool)
 
 
 class Sums(NamedTuple):
-    """Sums over clusters and their nodes; all are exact.
+    """Exact sums over clusters and their nodes.
 
     Attributes:
-        nodes: Nodes of these clusters, those that can't be read included.
+        nodes: Nodes of these clusters, including those that can't be read.
         unreadable_nodes: How many of them can't be read.
         cpu_nano: CPU capacity of the nodes in 1e-9 cores.
         memory_nano: Memory capacity of the nodes in 1e-9 bytes.
-        unreported_cpu: Nodes that report no CPU capacity that can be parsed.
-        unreported_memory: Nodes that report no memory capacity that can be parsed.
-        gpus_nvidia: GPUs of the nodes, by vendor; so the other three.
-        counted_clusters: Clusters whose own status has a number of nodes to compare.
-        differing_clusters: Clusters whose own status has another number of nodes, or another
-            capacity, than their nodes add up to.
-        sized_clusters: Clusters whose own status says how many pods fit in.
-        pods: How many pods fit in these clusters, by their own status.
-        requesting_clusters: Clusters whose own status says what their pods request.
+        unreported_cpu: Nodes without a parseable CPU capacity.
+        unreported_memory: Nodes without a parseable memory capacity.
+        gpus_nvidia: GPUs of the nodes of this vendor, like the next three.
+        counted_clusters: Clusters whose own status has a number of nodes or a capacity.
+        differing_clusters: Clusters whose own status differs from the sums of their nodes.
+        sized_clusters: Clusters whose own status has a capacity of pods.
+        pods: The capacity of pods of these clusters, by their own status.
+        requesting_clusters: Clusters whose own status has the requests of their pods.
         requested_cpu_nano: CPU that pods request, in 1e-9 cores, by their own status.
         requested_memory_nano: Memory that pods request, in 1e-9 bytes.
         requested_pods: Pods, by their own status.
@@ -76,20 +74,20 @@ def plus(one: Sums, other: Sums) -> Sums:
 
 
 def minus(one: Sums, other: Sums) -> Sums:
-    """The first without the second, which is part of it."""
+    """The first without the second, which is a part of it."""
     return Sums(*map(operator.sub, one, other))
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class GroupKey:
-    """What clusters of one group have in common.
+    """The common properties of the clusters in a group.
 
     Attributes:
         kind: ``local`` or ``managed``.
-        provider: Distribution, of a closed list, else ``other``; so the driver.
-        management: ``local``, ``provisioned``, ``hosted``, ``imported``, else ``other``.
-        kubernetes_minor: ``1.33``, else ``other``.
-        active: See ``ClusterTraits``; so the other two.
+        provider: Distribution of a closed list, otherwise ``other``; so is the driver.
+        management: ``local``, ``provisioned``, ``hosted``, ``imported`` or ``other``.
+        kubernetes_minor: Such as ``1.33``, otherwise ``other``.
+        active: As in ``ClusterTraits``, like the next two.
     """
 
     kind: str
@@ -105,12 +103,12 @@ class GroupKey:
 UNKNOWN_GROUP: Final = GroupKey(
     MANAGED, "other", "other", "other", "other", active=False, deleting=False, stale=False
 )
-"""Of a managed cluster that can't be read."""
+"""The group of a managed cluster that can't be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterGroup:
-    """Clusters alike in all of the key, at least one."""
+    """At least one cluster with this key."""
 
     key: GroupKey
     sums: Sums
@@ -119,7 +117,7 @@ class ClusterGroup:
 def total(
     groups: Iterable[ClusterGroup], where: Callable[[GroupKey], bool] = lambda _: True
 ) -> Sums:
-    """The sums over all groups whose key is wanted."""
+    """The sums over all groups whose key matches."""
     found = NOTHING
     for group in groups:
         if where(group.key):
@@ -128,7 +126,7 @@ def total(
 
 
 def split(groups: Iterable[ClusterGroup], by: Callable[[GroupKey], K]) -> dict[K, Sums]:
-    """The sums by one part of the key, sorted; only parts that a cluster has."""
+    """The sums by one part of the key, sorted; only values that a cluster has."""
     found: dict[K, Sums] = {}
     for group in groups:
         part = by(group.key)
@@ -139,20 +137,20 @@ def split(groups: Iterable[ClusterGroup], by: Callable[[GroupKey], K]) -> dict[K
 def is_entitled(key: GroupKey) -> bool:
     """Clusters that count for an entitlement: managed, and not being deleted.
 
-    As Rancher's own metric of nodes has it, which leaves out clusters that are being deleted
-    (``pkg/metrics/node.go``); the SCC payload has them, as Rancher's telemetry does.
+    Rancher's own metric of nodes leaves out clusters that are being deleted, too
+    (``pkg/metrics/node.go``); its telemetry includes them, and so does the SCC payload.
     """
     return key.kind == MANAGED and not key.deleting
 
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """A fall that real fleets don't have: at least half of it, within minutes.
+    """An implausible drop: at least half of the fleet, within minutes.
 
     Attributes:
         what: ``clusters`` or ``nodes``.
-        before: The highest number of the minutes before.
-        now: The number that is left.
+        before: The highest number of the last minutes.
+        now: The current number.
     """
 
     what: str

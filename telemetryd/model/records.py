@@ -1,32 +1,30 @@
-"""What is held of each object, and how a change of it is told.
-
-What records add up to is ``snapshot``'s.
-"""
+"""The record of each kind of object, and the delta of a change."""
 
 from dataclasses import dataclass
-from typing import Final, Generic, NamedTuple, Protocol, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 
 from telemetryd.errors import UnreadableReason
 
 
-class Record(Protocol):
-    """What a store holds of one object."""
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """What a store holds of one object.
 
-    @property
-    def uid(self) -> str:
-        """``metadata.uid``; a change of it under one key is a delete and an add."""
+    Attributes:
+        uid: ``metadata.uid``; a change of it under one key is a delete and an add.
+    """
+
+    uid: str
 
 
 R = TypeVar("R", bound=Record)
 R_co = TypeVar("R_co", bound=Record, covariant=True)
 
 
-class Unreadable(msgspec.Struct, frozen=True, gc=False):
-    """Stands in for an object that could not be read: its key is kept, its content isn't known."""
+class Unreadable(Record, frozen=True, gc=False):
+    """The record of an object that can't be read: only its key and UID are known."""
 
-    uid: str
     reason: UnreadableReason
 
 
@@ -44,13 +42,13 @@ NO_GPUS: Final = Gpus()
 
 @dataclass(frozen=True, slots=True)
 class NodeShape:
-    """Everything a node is but its name; interned, so that equal nodes share one.
+    """A node without its name; interned, so that equal nodes share one.
 
     Attributes:
-        cpu_nano: CPU capacity in 1e-9 cores, None where not reported or not parseable.
-        memory_nano: Memory capacity in 1e-9 bytes, None likewise.
+        cpu_nano: CPU capacity in 1e-9 cores; None if not reported or not parseable.
+        memory_nano: Memory capacity in 1e-9 bytes; None if not reported or not parseable.
         roles: Sorted subset of ``controlplane``, ``etcd``, ``worker``; empty counts as ``other``.
-        readable: False of the one shape that all nodes share which can't be read.
+        readable: False only in the shape of all nodes that can't be read.
     """
 
     architecture: str
@@ -74,18 +72,17 @@ UNREADABLE_SHAPE: Final = NodeShape(
     memory_nano=None,
     readable=False,
 )
-"""Shape of a node that can't be read: it is there, and nothing else is known of it."""
+"""The shape of all nodes that can't be read."""
 
 
-class NodeRecord(msgspec.Struct, frozen=True, gc=False):
-    """One node: the identity of the object and the shape it shares with its likes.
+class NodeRecord(Record, frozen=True, gc=False):
+    """One node: its UID, its cluster and the shape that it shares with equal nodes.
 
     Attributes:
-        in_capacity: Rancher adds it to the capacity of its cluster. It leaves out cordoned nodes,
-            and nodes of the control plane that take no other work.
+        in_capacity: Rancher adds it to the capacity of its cluster: not a cordoned node, nor one
+            of the control plane that takes no other work.
     """
 
-    uid: str
     cluster: str
     shape: NodeShape
     in_capacity: bool = True
@@ -93,17 +90,16 @@ class NodeRecord(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class ClusterTraits:
-    """What kind of cluster it is and how it is; interned, so that equal clusters share one.
+    """Kind and condition of a cluster; interned, so that equal clusters share one.
 
     Attributes:
-        provider: Distribution, one of a closed list; ``other`` where it is not in the list, empty
-            where the cluster names none.
-        driver: Rancher's driver, with the same two exceptions.
-        management: ``local``, ``provisioned``, ``hosted``, ``imported``; ``other`` where the
-            cluster can't be read.
+        provider: Distribution of a closed list, otherwise ``other``; empty if it has none.
+        driver: Rancher's driver, in the same way.
+        management: ``local``, ``provisioned``, ``hosted`` or ``imported``; ``other`` if the cluster
+            can't be read.
         active: Its condition ``Ready`` is true.
         deleting: It has a deletionTimestamp.
-        stale: Rancher can't reach it, by its conditions: its nodes are those seen last.
+        stale: By its conditions Rancher can't reach it: its nodes are those last seen.
     """
 
     provider: str = ""
@@ -115,11 +111,11 @@ class ClusterTraits:
 
 
 UNKNOWN_TRAITS: Final = ClusterTraits()
-"""Of a cluster that can't be read."""
+"""The traits of a cluster that can't be read."""
 
 
 class Amounts(msgspec.Struct, frozen=True, gc=False):
-    """``status.capacity`` or ``status.requested`` of a cluster; None where not given.
+    """``status.capacity`` or ``status.requested`` of a cluster; None for a missing amount.
 
     Attributes:
         cpu_nano: In 1e-9 cores.
@@ -131,17 +127,16 @@ class Amounts(msgspec.Struct, frozen=True, gc=False):
     pods: int | None = None
 
 
-class ClusterRecord(msgspec.Struct, frozen=True, gc=False):
+class ClusterRecord(Record, frozen=True, gc=False):
     """One cluster.
 
     Attributes:
         kubernetes_version: ``status.version.gitVersion`` or empty.
-        node_count: Its own ``status.nodeCount``; None where Rancher hasn't counted its nodes.
-        capacity: Its own ``status.capacity``; None where Rancher hasn't added it up.
-        requested: What its pods request; None where it isn't given.
+        node_count: ``status.nodeCount``; None if Rancher hasn't counted its nodes.
+        capacity: ``status.capacity``; None if Rancher hasn't computed it.
+        requested: The requests of its pods; None if missing.
     """
 
-    uid: str
     kubernetes_version: str
     traits: ClusterTraits = UNKNOWN_TRAITS
     node_count: int | None = None
@@ -149,24 +144,22 @@ class ClusterRecord(msgspec.Struct, frozen=True, gc=False):
     requested: Amounts | None = None
 
 
-class SettingRecord(msgspec.Struct, frozen=True, gc=False):
+class SettingRecord(Record, frozen=True, gc=False):
     """One Rancher setting; ``value`` is the effective one, empty for settings never read."""
 
-    uid: str
     value: str
 
 
-class FeatureRecord(msgspec.Struct, frozen=True, gc=False):
+class FeatureRecord(Record, frozen=True, gc=False):
     """One Rancher feature flag, as ``spec`` and ``status`` hold it."""
 
-    uid: str
     value: bool | None
     default: bool
     locked: bool | None
     prime: bool
 
 
-class ProjectRecord(msgspec.Struct, frozen=True, gc=False):
+class ProjectRecord(Record, frozen=True, gc=False):
     """One Rancher project.
 
     Attributes:
@@ -174,19 +167,16 @@ class ProjectRecord(msgspec.Struct, frozen=True, gc=False):
         created_at: Of one with that label, as the object has it.
     """
 
-    uid: str
     system: bool
     created_at: str = ""
 
 
-class NamespaceRecord(msgspec.Struct, frozen=True, gc=False):
-    """One namespace: its UID is what is wanted of kube-system."""
-
-    uid: str
+class NamespaceRecord(Record, frozen=True, gc=False):
+    """One namespace: only the UID of kube-system is needed."""
 
 
 class ConditionRecord(msgspec.Struct, frozen=True, gc=False, rename="camel"):
-    """One condition of a SecretRequest; times as the object has them, empty where it has none."""
+    """One condition of a SecretRequest; times as in the object, empty if missing."""
 
     type: str = ""
     status: str = ""
@@ -201,28 +191,27 @@ class OtherController(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         manager: Its field manager.
-        at: When, RFC 3339 as the API server has it; empty where that isn't known.
+        at: When, RFC 3339; empty if unknown.
     """
 
     manager: str
     at: str
 
 
-class SecretRequestRecord(msgspec.Struct, frozen=True, gc=False):
+class SecretRequestRecord(Record, frozen=True, gc=False):
     """One SecretRequest.
 
-    No resource version and no annotation: an edit of these alone makes no delta.
+    It has no resource version and no annotation: a change of only these makes no delta.
 
     Attributes:
-        created_at: RFC 3339 as the object has it.
+        created_at: RFC 3339, as in the object.
         deleting: It has a deletionTimestamp.
-        spec_error: Why the spec can't be read, empty where it can.
+        spec_error: Why the spec can't be read; empty if it can.
         has_target: ``spec.targetSecretRef`` is there.
         conditions: Those that are ours (``Progressing``, ``Done``, ``Failure``), by type.
-        other: The controller that wrote the status last; None where that is telemetryd, or none.
+        other: The controller that wrote the status last; None if that is telemetryd, or none.
     """
 
-    uid: str
     created_at: str
     deleting: bool
     spec_error: str
@@ -236,12 +225,12 @@ class SecretRequestRecord(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Delta(Generic[R_co]):
-    """One change of a store, after it has been applied.
+    """One change of a store, which is already applied.
 
     Attributes:
         key: ``namespace/name``, or ``name`` for cluster-scoped objects.
-        old: What was held, None for an add.
-        new: What is held now, None for a delete.
+        old: The previous record; None for an add.
+        new: The new record; None for a delete.
     """
 
     key: str

@@ -1,7 +1,4 @@
-"""The fleet at one moment, and what is made of it to be sent.
-
-Nothing here names a node or a cluster.
-"""
+"""The fleet at one moment, and payloads. Nothing here has the name of a node or a cluster."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -25,11 +22,11 @@ from telemetryd.model.records import (
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who sends: what Rancher calls InitInfo.
+    """The sender; Rancher's InitInfo.
 
     Attributes:
         version: Raw product version (``v2.15.0``).
-        git_hash: Build commit, ``unknown`` where it isn't known.
+        git_hash: Build commit, or ``unknown``.
         product: ``rancher-prime``, ``rancher`` or ``kubernetes``, unless configured.
     """
 
@@ -43,11 +40,11 @@ class Identity:
 
 @dataclass(frozen=True, slots=True, order=True)
 class SystemRow:
-    """Nodes alike in what the SCC payload tells of them.
+    """Nodes with equal values in the SCC payload.
 
     Attributes:
-        cpu_cores: Whole cores, rounded up; 0 where not reported.
-        memory_mib: Whole MiB, rounded up; 0 where not reported.
+        cpu_cores: Whole cores, rounded up; 0 if not reported.
+        memory_mib: Whole MiB, rounded up; 0 if not reported.
         upstream: Nodes of the cluster that hosts Rancher itself.
     """
 
@@ -60,7 +57,7 @@ class SystemRow:
 
 @dataclass(frozen=True, slots=True, order=True)
 class ClusterRow:
-    """Clusters with the same number of nodes; the upstream one stands alone."""
+    """Clusters with the same number of nodes; the upstream one has its own row."""
 
     upstream: bool
     nodes: int
@@ -77,8 +74,8 @@ class Totals:
         memory_nano: Sum over nodes in 1e-9 bytes.
         unreadable: Objects that could not be read, by resource; only those above 0.
         withheld: Objects and answers whose text may not leave, by field; only those above 0.
-        groups: All clusters that exist, in groups of those alike in every trait; sorted.
-        drops: What has just fallen by half or more; at most one each of clusters and nodes.
+        groups: All clusters that exist, in groups with equal traits; sorted.
+        drops: Current drops, at most one each of clusters and nodes.
     """
 
     local_clusters: int = 0
@@ -107,7 +104,7 @@ class Totals:
 
 
 class RoleCounts(NamedTuple):
-    """Nodes per role; a node counts in each of its roles, and without any as ``other``."""
+    """Nodes per role; a node counts in each of its roles, or as ``other``."""
 
     controlplane: int
     etcd: int
@@ -117,22 +114,22 @@ class RoleCounts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ClusterDetail:
-    """One cluster as far as the fleet payload tells of it.
+    """One cluster in the fleet payload.
 
     Attributes:
-        id: Pseudonymous, and stable within the installation; empty where there is none.
+        id: Pseudonymous, and stable within the installation; empty if it has none.
         upstream: The cluster that hosts Rancher itself.
-        kubernetes_version: Empty where it isn't known.
+        kubernetes_version: Empty if unknown.
         cpu_nano: Sum over its nodes in 1e-9 cores.
         memory_nano: Sum over its nodes in 1e-9 bytes.
-        unreported_cpu: Nodes that report no CPU capacity that can be parsed.
-        unreported_memory: Likewise memory.
-        group: What kind of cluster it is, and how it is.
+        unreported_cpu: Nodes without a parseable CPU capacity.
+        unreported_memory: Nodes without a parseable memory capacity.
+        group: Its kind and condition.
         unreadable_nodes: Nodes that can't be read; ``nodes`` includes them.
-        node_count: By its own status; None where that has none.
-        capacity: Its own ``status.capacity``; None where it has none.
-        requested: What its pods request; None where its status doesn't say.
-        differs: Its own status and its nodes don't agree.
+        node_count: By its own status, if any.
+        capacity: Its own ``status.capacity``, if any.
+        requested: The requests of its pods by its own status, if any.
+        differs: Its own status differs from the sums of its nodes.
     """
 
     id: str
@@ -155,7 +152,7 @@ class ClusterDetail:
 
 @dataclass(frozen=True, slots=True)
 class ShapeDetail:
-    """How many nodes, of clusters that exist, have one shape."""
+    """The number of nodes with one shape, in clusters that exist."""
 
     shape: NodeShape
     nodes: int
@@ -163,10 +160,10 @@ class ShapeDetail:
 
 @dataclass(frozen=True, slots=True)
 class FleetDetail:
-    """What the fleet payload tells beyond rows and totals; in no order, and without any name.
+    """What the fleet payload has beyond rows and totals, in no order.
 
     Attributes:
-        coarse: Numbers are rounded, so that no cluster is recognised by them.
+        coarse: Numbers are rounded, so that they don't identify a cluster.
     """
 
     clusters: tuple[ClusterDetail, ...]
@@ -181,15 +178,15 @@ class Snapshot:
     Attributes:
         revision: Rises by one with each change of content.
         taken_at: Unix time in seconds.
-        complete: All was read and every informer is in contact.
+        complete: Everything was read and every informer is in contact.
         incomplete_reasons: Why not, sorted, each one line.
-        doubts: Why the numbers, which were all read, may not be the fleet's: clusters whose own
-            status says something else, a drop. The SCC payload is sent all the same.
+        doubts: Why complete numbers may be wrong: clusters whose own status differs, or a drop.
+            The SCC payload is sent anyway.
         features: Names of the enabled features, sorted.
         systems: Sorted rows.
         clusters: Sorted rows.
-        detail: None where nobody has asked for it.
-        omitted: Names of the ``[privacy]`` keys that omitted something from it.
+        detail: None if no exporter needs it.
+        omitted: Names of the ``[privacy]`` keys that omitted something.
     """
 
     revision: int
@@ -207,13 +204,13 @@ class Snapshot:
 
 
 class SnapshotSource(Protocol):
-    """Where snapshots come from: the gatherer, or anything that stands in for it."""
+    """Makes snapshots: the gatherer, or the collector around it."""
 
     def snapshot(self) -> Snapshot:
         """The fleet now.
 
         Raises:
-            NotReady: An informer or a part of the identity is still waited for.
+            NotReady: An informer or a part of the identity is missing.
         """
 
     async def wait_ready(self) -> None:
@@ -222,12 +219,12 @@ class SnapshotSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """When and how a payload is sent: what of it is no fact of the fleet.
+    """When and how a payload is sent.
 
     Attributes:
         at: Unix time in seconds.
-        sequence: Rises strictly from one payload of an exporter to the next.
-        epoch: Leadership epoch; it rises with each term, and never falls.
+        sequence: Rises with each payload of an exporter.
+        epoch: Of leadership; rises with each term.
     """
 
     at: float
@@ -240,12 +237,12 @@ class Payload:
     """What is sent.
 
     Attributes:
-        body: Canonical bytes: the same for the same facts but for the timestamp.
+        body: Canonical bytes: equal for equal facts, except for the timestamp.
         content_type: MIME type.
         digest: SHA-256 in hex over the body without timestamp and delivery.
         revision: Of the snapshot it was made from.
-        schema_valid: It fits its JSON Schema.
-        schema_error: The first mismatch, empty where there is none.
+        schema_valid: It matches its JSON Schema.
+        schema_error: The first mismatch, if any.
     """
 
     body: bytes

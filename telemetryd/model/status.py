@@ -1,14 +1,54 @@
-"""What the parts of a running daemon show of themselves, and the closed lists they show it in."""
+"""Statuses of the parts of a running daemon, and their closed lists."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
-from telemetryd.model.disclosure import Disclosure
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field that leaves.
+
+    Attributes:
+        key: Its place in the payload: ``subscription.arch``, ``managedSystems[].cpu``;
+            ``telemetryd.fleet.clusters{telemetryd.cluster.kind}`` for an attribute of a metric,
+            ``resource{service.name}`` for one of the OTLP resource, ``header User-Agent``.
+        what: Its meaning, without a full stop.
+        rancher: Its source with Rancher.
+        kubernetes: Its source on plain Kubernetes; empty if it is never sent.
+        privacy: The ``[privacy]`` key that omits it, if any.
+        identity: The ``[identity]`` key that replaces it, if any.
+        keeps_key: Without a value it is sent empty.
+    """
+
+    key: str
+    what: str
+    rancher: str
+    kubernetes: str
+    privacy: str = ""
+    identity: str = ""
+    keeps_key: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Disclosure:
+    """All that one exporter sends.
+
+    Attributes:
+        format: Of its payload; empty if its type has only one.
+        fields: In the order of display; empty if nothing is declared.
+        plugin: Name and version of the plug-in's distribution; empty for telemetryd's own types.
+        given: Keys and meanings of what a plug-in gets; it decides what it sends.
+    """
+
+    format: str = ""
+    fields: tuple[Field, ...] = ()
+    plugin: str = ""
+    given: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class InformerStatus:
-    """What one informer shows of itself.
+    """The status of one informer.
 
     Attributes:
         resource: ``plural.group``, or the plural alone for the core group.
@@ -18,10 +58,9 @@ class InformerStatus:
         unreadable: Of these, how many could not be read.
         resource_version: The last one applied; None before the first list.
         last_contact_at: Unix time in seconds of the last event, bookmark, page or accepted watch.
-        last_contact_boot_s: The same as seconds since the machine booted, to judge it by.
-        last_error: What stands in the way now, empty while all is well.
-        list_method: How the last whole list came: as a ``stream`` or in ``pages``; empty before
-            the first.
+        last_contact_boot_s: The same in seconds since the machine booted.
+        last_error: What is failing now; empty if nothing is.
+        list_method: Of the last whole list: ``stream`` or ``pages``; empty before the first.
     """
 
     resource: str
@@ -53,15 +92,15 @@ class ExporterState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ExporterStatus:
-    """What the manager shows of one exporter. Times are Unix seconds, None until the first.
+    """The status of one exporter. Times are Unix seconds, None until the first.
 
     Attributes:
         disclosure: All that it sends, and the format of its payload.
-        detail: What is waited for, who else writes, why it doesn't run, or what is amiss
-            while it does; empty otherwise.
+        detail: What it waits for, who else writes, why it doesn't run, or a problem while it
+            does; otherwise empty.
         last_error: Of the last failed attempt, kept until the next success.
-        last_error_reason: One of the closed list, empty where there is none.
-        next_run_in_s: Seconds to the next slot, None where none is planned.
+        last_error_reason: One of the closed list; empty if there is none.
+        next_run_in_s: Seconds to the next slot, if any.
         payload_bytes: Size of the last payload, None before the first.
     """
 
@@ -98,11 +137,11 @@ class RequestState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RequestStatus:
-    """What is shown of one SecretRequest.
+    """The status of one SecretRequest.
 
     Attributes:
-        target: ``namespace/name`` of the Secret it asks for, empty where it names none.
-        detail: Why it isn't served, or what stands in the way; empty where all is well.
+        target: ``namespace/name`` of the requested Secret; empty if it has none.
+        detail: Why it isn't served, or a problem; empty if there is none.
         last_write_at: Unix time in seconds of the Secret's last write by this process.
     """
 
@@ -115,14 +154,14 @@ class RequestStatus:
 
 @dataclass(frozen=True, slots=True)
 class ConfigStatus:
-    """The configuration in force, and the last attempt to put another in its place.
+    """The configuration in use, and the last attempt to replace it.
 
     Attributes:
-        where: The file it came from, ``defaults`` where there was none.
+        where: Its file; ``defaults`` if there is none.
         hash: 48 bits over its effective values.
-        in_force_at: Unix time in seconds when it was last read and accepted, at the start or since.
-        reloaded_at: Likewise, when a reload last ended, well or not; None before the first.
-        problems: Why that one was rejected, a line each; empty where it wasn't.
+        in_force_at: Unix time in seconds when it was last read and accepted.
+        reloaded_at: Unix time in seconds when a reload last ended; None before the first.
+        problems: Why that reload was rejected, a line each; empty if it wasn't.
     """
 
     where: str
@@ -134,15 +173,15 @@ class ConfigStatus:
 
 @dataclass(frozen=True, slots=True)
 class LeaderStatus:
-    """What is shown of leader election.
+    """The status of leader election.
 
     Attributes:
         name: Of the Lease.
-        identity: Ours in it.
-        leading: We may write now.
-        holder: Who holds it, as last seen; empty where nobody is known to.
-        epoch: Of this replica's term; the highest one seen where it doesn't lead.
-        last_error: What stands between us and the Lease now, empty while all is well.
+        identity: Of this replica in it.
+        leading: This replica may write now.
+        holder: Its holder when last seen; empty if unknown.
+        epoch: Of this replica's term, or the highest one seen.
+        last_error: Why the last request for the Lease failed; empty if it didn't.
     """
 
     name: str
@@ -170,12 +209,12 @@ SWITCH_NAMES = {
     Switch.SETTING: "the Rancher setting telemetry-opt",
     Switch.MEMORY: "a remembered opt-out (telemetryd ctl opt-in ends it)",
 }
-"""What people know the switches by."""
+"""The names of the switches for people."""
 
 
 @dataclass(frozen=True, slots=True)
 class Switches:
-    """Which switches are off; collection is on where none is."""
+    """Which switches are off; collection is on if none is."""
 
     off: frozenset[Switch] = frozenset()
 
@@ -191,7 +230,7 @@ class Switches:
 
     @property
     def detail(self) -> str:
-        """What switched it off, for people; empty while it is on."""
+        """What switched it off, for people; empty if it is on."""
         names = " and ".join(SWITCH_NAMES[switch] for switch in self.off_by)
         return f"switched off by {names}" if names else ""
 
@@ -201,12 +240,12 @@ class Restriction:
     """Something that must not be collected or sent.
 
     Attributes:
-        source: Who made it: ``file``, ``environment``, ``setting``.
+        source: ``file``, ``environment`` or ``setting``.
         key: ``enabled``, ``privacy.NAME``, ``exporters.NAME.enabled``, ``exporters.scc`` for the
             implied exporter that a file leaves out, ``telemetry-opt``, or ``$VARIABLE``.
         where: The file's path, the variable or the Setting.
         since: Unix time in seconds.
-        written: Its source says so now; else it is remembered.
+        written: Its source has it now; otherwise it is remembered.
     """
 
     source: str
@@ -218,12 +257,12 @@ class Restriction:
 
 @dataclass(frozen=True, slots=True)
 class RestrictionStatus:
-    """What is shown of one restriction.
+    """The status of one restriction.
 
     Attributes:
         what: In a few words.
         remembered_in: Files and Secrets that outlive the process.
-        end: How a person ends it.
+        end: How to end it.
     """
 
     restriction: Restriction
@@ -233,7 +272,7 @@ class RestrictionStatus:
 
 
 class SourceKind(StrEnum):
-    """What is collected from: a Rancher's fleet, or one plain Kubernetes cluster."""
+    """The source of the data: a Rancher's fleet, or one plain Kubernetes cluster."""
 
     RANCHER = "rancher"
     KUBERNETES = "kubernetes"

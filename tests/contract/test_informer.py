@@ -3,7 +3,7 @@
 import random
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,10 +15,10 @@ from telemetryd.config import KubernetesConfig
 from telemetryd.errors import Conflict, Gone, Invalid, KubeError, NotFound, Unauthorized
 from telemetryd.gather.project import KUBE_SYSTEM, NodeObject, nodes_resource
 from telemetryd.gather.shapes import ShapeTable
+from telemetryd.informer.backoff import WatchTiming
 from telemetryd.informer.informer import Informer
 from telemetryd.informer.resource import Resource, T
-from telemetryd.informer.source import KubeSource, Source, Stream
-from telemetryd.informer.waits import WatchTiming
+from telemetryd.informer.source import KubeSource
 from telemetryd.kube.client import KubeClient
 from telemetryd.model import Delta, NodeRecord, R
 from telemetryd.stats import InformerStats, KubeStats
@@ -137,7 +137,7 @@ class Watched:
 
 @asynccontextmanager
 async def running(
-    resource: Resource[T, R], source: Source, stats: InformerStats, streamed: bool
+    resource: Resource[T, R], source: KubeSource, stats: InformerStats, streamed: bool
 ) -> AsyncIterator[Informer[T, R]]:
     """An informer that runs until the block is left."""
     informer = Informer(
@@ -158,7 +158,7 @@ async def running(
 
 @asynccontextmanager
 async def watching(
-    client: KubeClient, streamed: bool, source: Source | None = None
+    client: KubeClient, streamed: bool, source: KubeSource | None = None
 ) -> AsyncIterator[Watched]:
     """An informer of nodes that has synced."""
     stats = InformerStats(NODES.id)
@@ -260,11 +260,11 @@ async def test_history_compacted_while_disconnected_is_made_good_by_one_list(
         await watched.equals_a_fresh_list(api)
 
 
-class Interrupted:
+class Interrupted(KubeSource):
     """A source between whose first two pages the server forgets its history."""
 
-    def __init__(self, inner: Source, server: Server, change: str) -> None:
-        self._inner = inner
+    def __init__(self, client: KubeClient, server: Server, change: str) -> None:
+        super().__init__(client, NODES)
         self._server = server
         self._change = change
         self.pages: list[str] = []
@@ -274,35 +274,15 @@ class Interrupted:
             self._server.admin.delete(self._change)
             self._server.compact()
         self.pages.append("page" if continue_token else "first" if limit else "whole")
-        return await self._inner.list_page(
+        return await super().list_page(
             limit=limit, continue_token=continue_token, timeout_s=timeout_s
         )
-
-    def watch(
-        self, resource_version: str, *, server_timeout_s: int, open_timeout_s: float
-    ) -> AbstractAsyncContextManager[Stream]:
-        return self._inner.watch(
-            resource_version, server_timeout_s=server_timeout_s, open_timeout_s=open_timeout_s
-        )
-
-    def stream_list(
-        self, *, server_timeout_s: int, open_timeout_s: float
-    ) -> AbstractAsyncContextManager[Stream]:
-        return self._inner.stream_list(
-            server_timeout_s=server_timeout_s, open_timeout_s=open_timeout_s
-        )
-
-    async def knows_streams(self, *, timeout_s: float) -> bool:
-        return await self._inner.knows_streams(timeout_s=timeout_s)
-
-    async def served(self, *, timeout_s: float) -> bool:
-        return await self._inner.served(timeout_s=timeout_s)
 
 
 async def test_token_that_expires_between_pages_makes_one_whole_list(
     client: KubeClient, server: Server, api: Admin, cluster: str, path: str
 ) -> None:
-    source = Interrupted(KubeSource(client, NODES), server, f"{path}/n6")
+    source = Interrupted(client, server, f"{path}/n6")
     async with watching(client, False, source) as watched:
         assert source.pages == ["first", "page", "whole"]
         assert watched.lists == {("error", "initial"): 1, ("success", "expired"): 1}

@@ -195,5 +195,5 @@ def test_a_running_daemon_marks_an_implausible_drop_and_says_unknown_kinds_once(
         )
     finally:
         assert daemon.stop() == 0
-    assert daemon.log().count("text counts as other") == 2
+    assert daemon.log().count("text sent as other") == 2
     assert daemon.log().count("implausible drop") == 1

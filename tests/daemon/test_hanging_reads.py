@@ -17,7 +17,7 @@ from telemetryd.config.paths import default_state_dir
 from telemetryd.daemon.memory import DamagedMemory, Memory
 from telemetryd.daemon.web import MOST_CHECKS, build_http
 from telemetryd.errors import ConfigError
-from telemetryd.gather.build_info import BuildInfo
+from telemetryd.gather.build_info import RancherCommit
 from telemetryd.serve.http.security import Security
 from tests.gather.readers import Fleet
 from tests.kube.certificates import Authority
@@ -100,7 +100,7 @@ async def test_authorities_of_the_system(
     monkeypatch.setattr("telemetryd.gather.build_info._ssl_context", disk.read)
     fleet = Fleet()
     fleet.set("server-url", "https://127.0.0.1:1")
-    info = BuildInfo(
+    info = RancherCommit(
         settings=fleet.settings,
         overrides=IdentityConfig(),
         api_server=lambda: "https://127.0.0.1:1",

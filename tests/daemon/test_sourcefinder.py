@@ -3,7 +3,6 @@
 import json
 import random
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import anyio
@@ -11,7 +10,6 @@ import pytest
 
 from telemetryd.daemon.sourcefinder import FinderTiming, SourceFinder
 from telemetryd.errors import Forbidden, KubeError, NotFound, Reason, Unavailable
-from telemetryd.informer.source import Stream
 from telemetryd.kube.fence import Fence
 from telemetryd.model import SourceKind
 from tests.virtualtime import VirtualTimeLoop
@@ -40,8 +38,6 @@ GONE = groups("apps")
 class Discovery:
     """An API server of which only the list of groups is asked; the last answer repeats."""
 
-    server = ""
-
     def __init__(self, *answers: bytes | KubeError) -> None:
         self.answers = list(answers)
         self.asked_at: list[float] = []
@@ -64,11 +60,6 @@ class Discovery:
         if isinstance(answer, KubeError):
             raise answer
         return answer
-
-    def stream(
-        self, path: str, params: Mapping[str, str], *, open_timeout_s: float
-    ) -> AbstractAsyncContextManager[Stream]:
-        raise AssertionError
 
 
 class Bench:

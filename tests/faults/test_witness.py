@@ -17,7 +17,7 @@ def store() -> Store[ThingRecord]:
 
 
 async def test_replay_of_what_is_told_is_what_is_held(store: Store[ThingRecord]) -> None:
-    replay = Replay(THINGS, store.reader)
+    replay = Replay(THINGS, store)
     for size in (1, 2, 2, 3):
         store.upsert("ns/a", record("a", size))
     store.upsert("ns/a", record("a", 3, uid="another"))
@@ -31,7 +31,7 @@ async def test_replay_of_what_is_told_is_what_is_held(store: Store[ThingRecord])
 
 
 async def test_change_that_was_not_told_is_found(store: Store[ThingRecord]) -> None:
-    replay = Replay(THINGS, store.reader)
+    replay = Replay(THINGS, store)
     store.upsert("ns/a", record("a", 1))
     store._items["ns/a"] = record("a", 2)
     assert replay.held() != replay.replayed
@@ -50,7 +50,7 @@ async def test_change_that_was_not_told_is_found(store: Store[ThingRecord]) -> N
 async def test_delta_that_is_wrong_in_itself_is_found(
     store: Store[ThingRecord], delta: Delta[ThingRecord], why: str
 ) -> None:
-    replay = Replay(THINGS, store.reader)
+    replay = Replay(THINGS, store)
     store.upsert("ns/a", record("a"))
     assert not replay.wrong
     store._handlers[0](delta)
@@ -58,7 +58,7 @@ async def test_delta_that_is_wrong_in_itself_is_found(
 
 
 async def test_synced_that_reverts_is_found(store: Store[ThingRecord]) -> None:
-    replay = Replay(THINGS, store.reader)
+    replay = Replay(THINGS, store)
     store.finish_list("1", 0)
     assert not replay.wrong
     store._synced = False
@@ -68,6 +68,6 @@ async def test_synced_that_reverts_is_found(store: Store[ThingRecord]) -> None:
 
 
 async def test_delta_that_a_judge_refuses_is_found(store: Store[ThingRecord]) -> None:
-    replay = Replay(THINGS, store.reader, lambda delta: f"no: {delta.key}")
+    replay = Replay(THINGS, store, lambda delta: f"no: {delta.key}")
     store.upsert("ns/a", record("a"))
     assert replay.wrong == ["no: ns/a"]

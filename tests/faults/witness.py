@@ -23,8 +23,9 @@ from telemetryd.gather.project import FEATURES, KUBE_SYSTEM, SETTINGS, nodes_res
 from telemetryd.gather.shapes import ShapeTable
 from telemetryd.informer.decode import ObjectDecoder
 from telemetryd.informer.informer import Informer
-from telemetryd.informer.resource import Reader, Resource
+from telemetryd.informer.resource import Resource
 from telemetryd.informer.source import KubeSource
+from telemetryd.informer.store import Reader
 from telemetryd.kube.client import KubeClient
 from telemetryd.model import Delta
 from telemetryd.stats import InformerStats, KubeStats

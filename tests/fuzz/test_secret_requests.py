@@ -30,7 +30,8 @@ from telemetryd.control.secretrequest.status import _held
 from telemetryd.errors import BadResponse
 from telemetryd.gather.requests import SECRET_REQUESTS
 from telemetryd.informer.decode import ObjectDecoder
-from telemetryd.informer.identity import Tangled, scan_identity
+from telemetryd.informer.identity import scan_identity
+from telemetryd.informer.scan import ScanNeeded
 from telemetryd.model import SecretRequestRecord
 from tests.daemon.embedded import FleetServer
 from tests.fuzz.budget import budget, examples, patient
@@ -55,7 +56,7 @@ def judge(line: bytes) -> None:
     try:
         try:
             record = decoder.decode(line).value
-        except Tangled:
+        except ScanNeeded:
             record = decoder.decode(line, scan_identity(line)).value
     except BadResponse:  # of another kind
         return

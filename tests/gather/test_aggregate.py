@@ -19,6 +19,7 @@ from telemetryd.model import (
     Delta,
     NodeRecord,
     SystemRow,
+    Totals,
     Unreadable,
 )
 from tests.gather.readers import cluster, node, replace_cluster
@@ -40,7 +41,7 @@ def fleet_of(**clusters: list[NodeRecord]) -> FleetAggregate:
 @pytest.mark.parametrize("managed", [0, 1, 2])
 def test_managed_clusters_beside_the_local_one_are_counted(managed: int) -> None:
     tally = fleet_of(local=[], **{f"c{number}": [] for number in range(managed)}).tally()
-    assert tally.local_clusters + tally.managed_clusters == managed + 1
+    assert tally.totals.local_clusters + tally.totals.managed_clusters == managed + 1
 
 
 @pytest.mark.parametrize("nodes", [1, 2])
@@ -70,7 +71,7 @@ def test_compute_of_the_upstream_tables_is_summed_exactly(
     clusters: dict[str, list[NodeRecord]], cores: int, memory: int
 ) -> None:
     tally = fleet_of(**clusters).tally()
-    assert (tally.cpu_nano, tally.memory_nano) == (cores * 10**9, memory * 10**9)
+    assert (tally.totals.cpu_nano, tally.totals.memory_nano) == (cores * 10**9, memory * 10**9)
 
 
 def test_the_upstream_payload_table_comes_out_row_by_row() -> None:
@@ -104,14 +105,14 @@ def test_the_upstream_payload_table_comes_out_row_by_row() -> None:
 
 def test_an_empty_fleet_has_empty_rows_and_all_roles() -> None:
     tally = FleetAggregate().tally()
-    assert (tally.systems, tally.clusters, tally.nodes) == ((), (), 0)
-    assert tally.roles == {"controlplane": 0, "etcd": 0, "worker": 0, "other": 0}
+    assert (tally.systems, tally.clusters, tally.totals.nodes) == ((), (), 0)
+    assert tally.totals.roles == {"controlplane": 0, "etcd": 0, "worker": 0, "other": 0}
 
 
 def test_without_a_local_cluster_there_is_no_upstream_row() -> None:
     tally = fleet_of(c1=[node()]).tally()
     assert tally.clusters == (ClusterRow(False, 1, 1),)
-    assert tally.local_clusters == 0
+    assert tally.totals.local_clusters == 0
 
 
 def test_a_cluster_without_nodes_counts_with_zero_nodes() -> None:
@@ -121,20 +122,20 @@ def test_a_cluster_without_nodes_counts_with_zero_nodes() -> None:
 def test_each_node_is_rounded_up_but_sums_are_exact() -> None:
     tally = fleet_of(c1=[node("500m", "1")] * 3).tally()
     assert tally.systems == (SystemRow("amd64", 1, 1, False, 3),)
-    assert (tally.cpu_nano, tally.memory_nano) == (1_500_000_000, 3 * 10**9)
+    assert (tally.totals.cpu_nano, tally.totals.memory_nano) == (1_500_000_000, 3 * 10**9)
 
 
 def test_a_node_counts_in_each_of_its_roles_and_without_any_as_other() -> None:
     every = ("controlplane", "etcd", "worker")
     tally = fleet_of(c1=[node(roles=every), node(roles=("worker",)), node(roles=())]).tally()
-    assert tally.roles == {"controlplane": 1, "etcd": 1, "worker": 2, "other": 1}
-    assert tally.nodes == 3
+    assert tally.totals.roles == {"controlplane": 1, "etcd": 1, "worker": 2, "other": 1}
+    assert tally.totals.nodes == 3
 
 
 def test_capacity_that_is_unreported_or_malformed_counts_as_zero_and_is_counted() -> None:
     nodes = [node(None, "16Gi"), node("four", ""), node("4", "-1"), node("4", "16Gi")]
     tally = fleet_of(local=nodes).tally()
-    assert (tally.unreported_cpu, tally.unreported_memory) == (2, 2)
+    assert (tally.totals.unreported_cpu, tally.totals.unreported_memory) == (2, 2)
     assert tally.systems == (
         SystemRow("amd64", 0, 0, True, 1),
         SystemRow("amd64", 0, 16384, True, 1),
@@ -147,11 +148,11 @@ def test_nodes_whose_cluster_is_gone_are_orphans_until_it_is_back() -> None:
     fleet = fleet_of(c1=[node(), node()], local=[node()])
     fleet.apply_cluster(Delta("c1", cluster("c1"), None))
     gone = fleet.tally()
-    assert (gone.orphan_nodes, gone.nodes, gone.managed_clusters) == (2, 1, 0)
+    assert (gone.totals.orphan_nodes, gone.totals.nodes, gone.totals.managed_clusters) == (2, 1, 0)
     assert gone.systems == (SystemRow("amd64", 4, 16384, True, 1),)
     fleet.apply_cluster(Delta("c1", None, cluster("c1")))
     back = fleet.tally()
-    assert (back.orphan_nodes, back.nodes, back.managed_clusters) == (0, 3, 1)
+    assert (back.totals.orphan_nodes, back.totals.nodes, back.totals.managed_clusters) == (0, 3, 1)
 
 
 def test_an_orphan_that_goes_leaves_nothing_behind() -> None:
@@ -265,15 +266,17 @@ def recount(
     return Tally(
         systems=tuple(sorted(SystemRow(*row, count) for row, count in systems.items())),
         clusters=tuple(sorted(rows)),
-        local_clusters=int("local" in present),
-        managed_clusters=len(present - {"local"}),
-        nodes=len(counted),
-        orphan_nodes=len(readable) - len(counted),
-        roles={name: roles[name] for name in ("controlplane", "etcd", "worker", "other")},
-        cpu_nano=sum(shape.cpu_nano or 0 for shape in shapes),
-        memory_nano=sum(shape.memory_nano or 0 for shape in shapes),
-        unreported_cpu=sum(shape.cpu_nano is None for shape in shapes),
-        unreported_memory=sum(shape.memory_nano is None for shape in shapes),
+        totals=Totals(
+            local_clusters=int("local" in present),
+            managed_clusters=len(present - {"local"}),
+            nodes=len(counted),
+            orphan_nodes=len(readable) - len(counted),
+            roles={name: roles[name] for name in ("controlplane", "etcd", "worker", "other")},
+            cpu_nano=sum(shape.cpu_nano or 0 for shape in shapes),
+            memory_nano=sum(shape.memory_nano or 0 for shape in shapes),
+            unreported_cpu=sum(shape.cpu_nano is None for shape in shapes),
+            unreported_memory=sum(shape.memory_nano is None for shape in shapes),
+        ),
     )
 
 

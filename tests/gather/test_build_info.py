@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from telemetryd.config import IdentityConfig
-from telemetryd.gather.build_info import MAX_BODY_BYTES, BuildInfo
+from telemetryd.gather.build_info import MAX_BODY_BYTES, RancherCommit
 from tests.gather.readers import Fleet
 
 pytestmark = pytest.mark.anyio
@@ -131,8 +131,13 @@ class World:
 
     rancher: Rancher
     fleet: Fleet
-    info: BuildInfo
+    info: RancherCommit
     changes: list[str | None]
+
+    @property
+    def settled(self) -> bool:
+        """The first try has ended, or none is needed."""
+        return self.info.git_hash() is not None
 
     async def until(self, condition: Callable[[], bool]) -> None:
         with anyio.fail_after(30):
@@ -163,7 +168,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
             fleet.set("server-url", rancher.url)
             fleet.set("cacerts", cacerts)
             prepare(rancher, fleet)
-            info = BuildInfo(
+            info = RancherCommit(
                 settings=fleet.settings,
                 overrides=overrides or IdentityConfig(),
                 api_server=lambda: api_server or rancher.url,
@@ -183,7 +188,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
 
 async def test_the_commit_is_had_over_tls_checked_with_cacerts(start: Start) -> None:
     world = await start(certificate=trusted(), cacerts=trusted().certificate_pem)
-    await world.until(lambda: world.info.settled)
+    await world.until(lambda: world.settled)
     assert world.info.git_hash() == "0123abc"
     (request,) = world.rancher.requests
     assert request.path == "/rancherversion"
@@ -199,7 +204,7 @@ async def test_a_certificate_that_is_not_trusted_is_refused(start: Start, kind: 
         "not-ascii": "é",
     }
     world = await start(certificate=trusted(), cacerts=bundles[kind])
-    await world.until(lambda: world.info.settled)
+    await world.until(lambda: world.settled)
     assert world.info.git_hash() == "unknown"
     assert world.rancher.requests == []
 
@@ -207,13 +212,13 @@ async def test_a_certificate_that_is_not_trusted_is_refused(start: Start, kind: 
 async def test_a_certificate_for_another_host_is_refused(start: Start) -> None:
     other = make_certificate("127.0.0.9")
     world = await start(certificate=other, cacerts=other.certificate_pem)
-    await world.until(lambda: world.info.settled)
+    await world.until(lambda: world.settled)
     assert world.info.git_hash() == "unknown"
 
 
 async def test_a_bundle_that_is_fixed_is_used_at_once(start: Start) -> None:
     world = await start(certificate=trusted(), cacerts="garbage")
-    await world.until(lambda: world.info.settled)
+    await world.until(lambda: world.settled)
     world.fleet.set("cacerts", trusted().certificate_pem)
     await world.until(lambda: world.info.git_hash() == "0123abc")
     assert world.changes == ["unknown", "0123abc"]
@@ -222,7 +227,7 @@ async def test_a_bundle_that_is_fixed_is_used_at_once(start: Start) -> None:
 @pytest.mark.parametrize("content_type", ["text/html", "application/json", "x/y", ""])
 async def test_the_body_counts_and_not_its_content_type(start: Start, content_type: str) -> None:
     world = await start(prepare=lambda rancher, _: setattr(rancher, "content_type", content_type))
-    await world.until(lambda: world.info.settled)
+    await world.until(lambda: world.settled)
     assert world.info.git_hash() == "0123abc"
 
 
@@ -230,7 +235,7 @@ async def test_the_body_counts_and_not_its_content_type(start: Start, content_ty
 async def test_a_commit_may_have_any_sane_length(start: Start, commit: str) -> None:
     body = f'{{"GitCommit":"{commit}"}}'.encode()
     world = await start(prepare=lambda rancher, _: setattr(rancher, "body", body))
-    await world.until(lambda: world.info.settled)
+    await world.until(lambda: world.settled)
     assert world.info.git_hash() == commit
 
 
@@ -245,7 +250,7 @@ async def test_a_commit_that_is_none_is_other_and_nothing_logs_it(
         fleet.set("server-version", "v2.15.0-acme")
 
     world = await start(prepare=prepare)
-    await world.until(lambda: world.info.settled)
+    await world.until(lambda: world.settled)
     assert world.info.git_hash() == "other"
     assert "acme" not in caplog.text
 
@@ -275,14 +280,14 @@ async def test_a_commit_that_is_none_is_other_and_nothing_logs_it(
 )
 async def test_a_body_that_names_no_commit_is_unknown(start: Start, body: bytes) -> None:
     world = await start(prepare=lambda rancher, _: setattr(rancher, "body", body))
-    await world.until(lambda: world.info.settled)
+    await world.until(lambda: world.settled)
     assert world.info.git_hash() == "unknown"
 
 
 @pytest.mark.parametrize("status", [201, 204, 301, 302, 307, 401, 403, 404, 429, 500, 503])
 async def test_any_status_but_200_is_unknown(start: Start, status: int) -> None:
     world = await start(prepare=lambda rancher, _: setattr(rancher, "status", status))
-    await world.until(lambda: world.info.settled)
+    await world.until(lambda: world.settled)
     assert world.info.git_hash() == "unknown"
 
 
@@ -292,7 +297,7 @@ async def test_a_redirect_is_not_followed(start: Start) -> None:
         rancher.headers = {"Location": f"{rancher.url}/elsewhere"}
 
     world = await start(prepare=redirect)
-    await world.until(lambda: world.info.settled)
+    await world.until(lambda: world.settled)
     assert [request.path for request in world.rancher.requests] == ["/rancherversion"]
 
 
@@ -323,7 +328,7 @@ async def test_nothing_that_identifies_anyone_is_sent(
 )
 async def test_a_server_url_that_is_none_is_unknown(start: Start, url: str) -> None:
     world = await start(prepare=lambda _, fleet: fleet.set("server-url", url))
-    await world.until(lambda: world.info.settled)
+    await world.until(lambda: world.settled)
     assert world.info.git_hash() == "unknown"
 
 
@@ -332,7 +337,7 @@ async def test_a_slow_endpoint_is_given_up_at_the_deadline(start: Start) -> None
         timeout_s=0.2, prepare=lambda rancher, _: setattr(rancher, "held", anyio.Event())
     )
     assert world.info.git_hash() is None
-    await world.until(lambda: world.info.settled)
+    await world.until(lambda: world.settled)
     assert world.info.git_hash() == "unknown"
 
 
@@ -344,7 +349,7 @@ async def test_a_server_that_answers_with_garbage_is_unknown(start: Start) -> No
     async with await asyncio.start_server(garbage, "127.0.0.1", 0) as server:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         world = await start(prepare=lambda _, fleet: fleet.set("server-url", url))
-        await world.until(lambda: world.info.settled)
+        await world.until(lambda: world.settled)
     assert world.info.git_hash() == "unknown"
 
 
@@ -373,7 +378,7 @@ async def test_retries_back_off(start: Start) -> None:
 
 async def test_the_last_good_commit_is_kept_until_the_version_changes(start: Start) -> None:
     world = await start(retry_base_s=0.01)
-    await world.until(lambda: world.info.settled)
+    await world.until(lambda: world.settled)
     world.rancher.status = 503
     world.fleet.set("server-url", world.rancher.url + "/moved")
     world.fleet.set("cacerts", "changed")
@@ -407,7 +412,7 @@ async def test_an_old_replica_that_still_answers_is_asked_again(start: Start) ->
 async def test_nothing_is_asked_before_the_server_url_is_known(start: Start) -> None:
     world = await start(prepare=lambda _, fleet: fleet.set("server-url", ""))
     await anyio.sleep(0.05)
-    assert not world.info.settled
+    assert not world.settled
     assert world.info.git_hash() is None
     world.fleet.set("server-url", world.rancher.url)
     await world.until(lambda: world.info.git_hash() == "0123abc")
@@ -415,7 +420,7 @@ async def test_nothing_is_asked_before_the_server_url_is_known(start: Start) -> 
 
 async def test_an_override_is_never_asked_for(start: Start) -> None:
     world = await start(overrides=IdentityConfig(git_hash="mine"))
-    assert world.info.settled
+    assert world.settled
     await anyio.sleep(0.05)
     assert world.info.git_hash() == "mine"
     assert world.rancher.requests == []
@@ -423,7 +428,7 @@ async def test_an_override_is_never_asked_for(start: Start) -> None:
 
 async def test_a_server_url_of_the_configuration_is_asked(start: Start) -> None:
     world = await start(overrides=IdentityConfig(server_url="http://127.0.0.1:9"))
-    await world.until(lambda: world.info.settled)
+    await world.until(lambda: world.settled)
     assert world.info.git_hash() == "unknown"
     assert world.rancher.requests == []
 
@@ -454,31 +459,31 @@ async def test_this_machine_is_not_asked_for_whoever_edits_the_setting(
         fleet.set("server-url", rancher.url.replace("127.0.0.1", host))
 
     world = await start(prepare=elsewhere, api_server="https://10.43.0.1:443")
-    await world.until(lambda: world.info.settled)
+    await world.until(lambda: world.settled)
     assert world.info.git_hash() == "unknown"
     assert world.rancher.requests == []
-    assert "git hash not received" in caplog.text
+    assert "cannot get the git commit" in caplog.text
 
 
 async def test_refused_address_is_named_with_the_fix(
     start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
     world = await start(api_server="https://10.43.0.1:443")
-    await world.until(lambda: world.info.settled)
+    await world.until(lambda: world.settled)
     assert "server-url leads to 127.0.0.1, an address of this machine" in caplog.text
     assert "identity.git_hash" in caplog.text
 
 
 async def test_another_port_of_the_api_servers_host_is_not_asked(start: Start) -> None:
     world = await start(api_server="https://127.0.0.1:6443")
-    await world.until(lambda: world.info.settled)
+    await world.until(lambda: world.settled)
     assert world.rancher.requests == []
 
 
 async def test_cancelling_amid_a_request_ends_it(start: Start) -> None:
     world = await start(prepare=lambda rancher, _: setattr(rancher, "held", anyio.Event()))
     await world.until(lambda: bool(world.rancher.requests))
-    assert not world.info.settled
+    assert not world.settled
 
 
 async def test_an_override_that_comes_later_is_used_at_once_and_announced(start: Start) -> None:
@@ -498,7 +503,7 @@ async def test_an_override_that_goes_leaves_nothing_settled_before_the_first_ans
     world = await start(overrides=IdentityConfig(git_hash="mine"))
     world.info.override(IdentityConfig())
     assert world.info.git_hash() is None
-    await world.until(lambda: world.info.settled)
+    await world.until(lambda: world.settled)
     assert world.info.git_hash() == "0123abc"
 
 

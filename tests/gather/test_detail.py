@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from telemetryd.errors import UnreadableReason
 from telemetryd.gather.aggregate import FleetAggregate
-from telemetryd.gather.anonymous import anonymous_id
+from telemetryd.gather.counts import anonymous_id
 from telemetryd.model import (
     UNKNOWN_GROUP,
     UNREADABLE_SHAPE,

@@ -279,7 +279,7 @@ def test_splits_are_sums_of_groups_and_entitlement_leaves_out_what_is_deleted() 
     entitled = total(groups, is_entitled)
     assert (entitled.clusters, entitled.nodes, entitled.cpu_nano) == (3, 8, 32 * 10**9)
     assert total(groups, lambda key: key.stale).nodes == 1
-    assert total(groups).nodes == fleet.tally().nodes == 15
+    assert total(groups).nodes == fleet.tally().totals.nodes == 15
 
 
 def test_unreadable_nodes_count_in_the_cluster_of_their_namespace() -> None:
@@ -289,7 +289,7 @@ def test_unreadable_nodes_count_in_the_cluster_of_their_namespace() -> None:
     fleet.apply_node(Delta("local/bad", None, UNREADABLE))
     fleet.apply_node(Delta("gone/bad", None, UNREADABLE))
     tally = fleet.tally()
-    assert (tally.nodes, tally.orphan_nodes) == (2, 1)
+    assert (tally.totals.nodes, tally.totals.orphan_nodes) == (2, 1)
     assert [(row.architecture, row.cpu_cores, row.count) for row in tally.systems] == [
         ("", 0, 1),
         ("amd64", 4, 1),
@@ -298,7 +298,7 @@ def test_unreadable_nodes_count_in_the_cluster_of_their_namespace() -> None:
     plain = FleetAggregate("local")
     plain.apply_cluster(Delta("local", None, a_cluster()))
     plain.apply_node(Delta("bad", None, UNREADABLE))
-    assert plain.tally().nodes == 1
+    assert plain.tally().totals.nodes == 1
 
 
 def test_only_clusters_that_changed_are_summed_up_again() -> None:

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import anyio
@@ -11,7 +10,6 @@ import pytest
 from telemetryd.config import IdentityConfig
 from telemetryd.errors import KubeError, Reason, Unavailable
 from telemetryd.gather.serverversion import ServerVersion, VersionTiming
-from telemetryd.informer.source import Stream
 from telemetryd.kube.fence import Fence
 from telemetryd.model import NodeRecord
 from tests.gather.readers import FilledStore
@@ -32,8 +30,6 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 
 class Bench:
     """An API server that gives these answers, the last one for ever."""
-
-    server = ""
 
     def __init__(self, *answers: bytes | KubeError, git_hash: str | None = None) -> None:
         self.answers = list(answers)
@@ -67,11 +63,6 @@ class Bench:
         if isinstance(answer, KubeError):
             raise answer
         return answer
-
-    def stream(
-        self, path: str, params: Mapping[str, str], *, open_timeout_s: float
-    ) -> AbstractAsyncContextManager[Stream]:
-        raise AssertionError
 
     def _changed(self) -> None:
         self.changes += 1

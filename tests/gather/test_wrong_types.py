@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from telemetryd.gather.capacity import Capacity
 from telemetryd.gather.clusters import CLUSTERS
 from telemetryd.gather.corenode import core_nodes_resource
 from telemetryd.gather.project import (
@@ -25,8 +24,8 @@ from telemetryd.gather.project import (
     SETTINGS,
     nodes_resource,
 )
-from telemetryd.gather.requests import SECRET_REQUESTS, RequestSpec, RequestStatus
-from telemetryd.gather.shapes import ShapeTable
+from telemetryd.gather.requests import SECRET_REQUESTS, RequestSpec, SecretRequestStatus
+from telemetryd.gather.shapes import Capacity, ShapeTable
 from telemetryd.informer.apply import Applier, Progress
 from telemetryd.informer.resource import Resource
 from telemetryd.informer.store import Relist, Store
@@ -57,7 +56,7 @@ KINDS: list[tuple[Resource[Any, Any], dict[str, Any]]] = [
 UNDER_RAW: dict[str, dict[str, type[msgspec.Struct]]] = {
     "nodes.management.cattle.io": {"status.internalNodeStatus.capacity": Capacity},
     "nodes": {"status.capacity": Capacity},
-    SECRET_REQUESTS.id: {"spec": RequestSpec, "status": RequestStatus},
+    SECRET_REQUESTS.id: {"spec": RequestSpec, "status": SecretRequestStatus},
 }
 """What is decoded only when projected, by the field that holds it."""
 

@@ -1,4 +1,4 @@
-"""An API server in memory that keeps its history as the real one does; a ``Source``.
+"""An API server in memory that keeps its history as the real one does; a ``KubeSource``.
 
 Lists are of one moment, page by page, until that moment is compacted away; a watch from before the
 compaction gets 410. Streams are cut into chunks of any size, spoilt, and broken off within a line.
@@ -20,6 +20,8 @@ from telemetryd.errors import (
     Unavailable,
     UnreadableReason,
 )
+from telemetryd.informer.source import KubeSource
+from telemetryd.kube.body import ByteStream
 from telemetryd.model import Unreadable
 from tests.informer.samples import (
     Json,
@@ -38,7 +40,7 @@ DENIED = Forbidden("403", status=403)
 AWAY = Unavailable("refused", kind=Reason.CONNECT)
 
 
-class ModelStream:
+class ModelStream(ByteStream):
     """One watch: what the server has queued for it, in chunks.
 
     Attributes:
@@ -59,7 +61,7 @@ class ModelStream:
             self._queued += data
             self._news.set()
 
-    def end(self, how: KubeError | str) -> None:
+    def stop(self, how: KubeError | str) -> None:
         """Lets it end, after what is queued: with an error, or cleanly."""
         if self.ends is None:
             self.ends = how
@@ -82,7 +84,7 @@ class ModelStream:
 
 
 @dataclass(eq=False)
-class ModelServer:
+class ModelServer(KubeSource):
     """The truth.
 
     Attributes:
@@ -161,7 +163,7 @@ class ModelServer:
         """Streams end, where they may bring the half of a line before."""
         for stream in self.streams:
             stream.push(half)
-            stream.end(how)
+            stream.stop(how)
 
     def _tell(self, line: bytes) -> None:
         self._history.append((self.version, line))
@@ -181,7 +183,7 @@ class ModelServer:
             )
         return found
 
-    # -- Source
+    # -- KubeSource
 
     def _ask(self, what: str) -> None:
         self.asked.append((anyio.current_time(), what))

@@ -8,6 +8,7 @@ import anyio
 import msgspec
 
 from telemetryd.informer.resource import KubeObject, Resource
+from telemetryd.model import Record
 
 Json = dict[str, Any]
 
@@ -24,10 +25,9 @@ class Thing(KubeObject, gc=False):
     spec: Spec | None = None
 
 
-class ThingRecord(msgspec.Struct, frozen=True, gc=False):
+class ThingRecord(Record, frozen=True, gc=False):
     """What is held of a thing."""
 
-    uid: str
     size: int
 
 

@@ -14,14 +14,15 @@ from telemetryd.informer.decode import (
     Event,
     Item,
     ObjectDecoder,
+    Page,
     decode_bookmark,
-    decode_page,
     parse_event,
     parse_page,
     scan_event,
     scan_page,
 )
-from telemetryd.informer.identity import Identity, LenientMeta, Tangled, scan_identity
+from telemetryd.informer.identity import LenientMeta, ObjectIdentity, scan_identity
+from telemetryd.informer.scan import ScanNeeded
 from telemetryd.model import Unreadable
 from tests.informer.samples import (
     DEEP,
@@ -39,14 +40,21 @@ from tests.informer.samples import (
 def decode(raw: bytes) -> Item[ThingRecord]:
     try:
         return ObjectDecoder(THINGS).decode(raw)
-    except Tangled:
+    except ScanNeeded:
         return ObjectDecoder(THINGS).decode(raw, scan_identity(raw))
+
+
+def decode_page(body: bytes) -> Page:
+    try:
+        return parse_page(body, THINGS)
+    except ScanNeeded:
+        return scan_page(body, THINGS)
 
 
 def decode_event(line: bytes) -> Event:
     try:
         return parse_event(line)
-    except Tangled:
+    except ScanNeeded:
         return scan_event(line)[0]
 
 
@@ -142,13 +150,13 @@ def test_cluster_scoped_key_is_the_name() -> None:
 
 
 def test_page_gives_version_token_and_items() -> None:
-    page = decode_page(listing([thing("a"), thing("b")], 7, "more"), THINGS)
+    page = decode_page(listing([thing("a"), thing("b")], 7, "more"))
     assert (page.resource_version, page.continue_token) == ("7", "more")
     assert [decode(bytes(raw)).key for raw in page.items] == ["ns/a", "ns/b"]
 
 
 def test_list_without_objects_may_say_null() -> None:
-    assert list(decode_page(listing([], 7, items=None), THINGS).items) == []
+    assert list(decode_page(listing([], 7, items=None)).items) == []
 
 
 @pytest.mark.parametrize(
@@ -184,7 +192,7 @@ def test_list_without_objects_may_say_null() -> None:
 )
 def test_what_is_no_list_is_refused(body: bytes) -> None:
     with pytest.raises(BadResponse):
-        decode_page(body, THINGS)
+        decode_page(body)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +201,7 @@ def test_what_is_no_list_is_refused(body: bytes) -> None:
 )
 def test_page_with_an_object_that_stops_the_parser_loses_that_object_alone(bad: bytes) -> None:
     body = listing([thing("a"), "HERE", thing("b")]).replace(b'"HERE"', bad)
-    page = decode_page(body, THINGS)
+    page = decode_page(body)
     items = [decode(bytes(raw)) for raw in page.items]
     assert [item.key for item in items] == ["ns/a", "ns/bad", "ns/b"]
     assert [isinstance(item.value, Unreadable) for item in items] == [False, True, False]
@@ -203,7 +211,7 @@ def test_page_with_an_object_that_stops_the_parser_loses_that_object_alone(bad: 
 
 
 def test_object_whose_identity_is_known_is_not_scanned_again() -> None:
-    known = Identity("Thing", LenientMeta("else", "ns", "uid-else", "7"))
+    known = ObjectIdentity("Thing", LenientMeta("else", "ns", "uid-else", "7"))
     item = ObjectDecoder(THINGS).decode(deep_thing("a"), known)
     assert (item.key, item.value) == (
         "ns/else",
@@ -218,11 +226,12 @@ def test_wrong_types_need_no_scan(raw: bytes) -> None:
         ObjectDecoder(THINGS).decode(changed(kind="Other", metadata="x"))
 
 
-def test_identity_of_what_is_deleted_is_found_in_tangled_json_too() -> None:
+def test_identity_of_what_is_deleted_is_found_in_json_that_needs_a_scan_too() -> None:
     decoder = ObjectDecoder(THINGS)
-    with pytest.raises(Tangled):
+    with pytest.raises(ScanNeeded):
         decoder.identify_deleted(deep_thing("a"))
-    assert decoder.identify(deep_thing("a"), UnreadableReason.TYPE).key == "ns/a"
+    known = scan_identity(deep_thing("a"))
+    assert decoder.identify_deleted(deep_thing("a"), known).key == "ns/a"
 
 
 @pytest.mark.parametrize("value", [b"0,", b"{},"])
@@ -231,7 +240,7 @@ def test_page_of_millions_of_tiny_values_is_refused_before_they_are_objects(
 ) -> None:
     monkeypatch.setattr("telemetryd.informer.decode._MAX_PAGE_ITEMS", 10_000)
     tiny = listing(["HERE"]).replace(b'"HERE"', value * (5_000_000 // len(value)) + b"0")
-    with pytest.raises(Tangled):
+    with pytest.raises(ScanNeeded):
         parse_page(tiny, THINGS)
     with pytest.raises(BadResponse, match="too many values"):
         scan_page(tiny, THINGS)
@@ -239,7 +248,7 @@ def test_page_of_millions_of_tiny_values_is_refused_before_they_are_objects(
 
 def test_page_with_an_object_of_millions_of_values_is_taken() -> None:
     large = thing("a", 3) | {"filler": [0] * 2_000_000}
-    page = decode_page(listing([large, thing("b")]), THINGS)
+    page = decode_page(listing([large, thing("b")]))
     assert [decode(bytes(raw)).value for raw in page.items] == [record("a", 3), record("b")]
 
 
@@ -312,7 +321,7 @@ def test_any_object_is_an_item_or_of_another_kind(raw: bytes) -> None:
 )
 def test_any_page_or_line_is_decoded_or_refused(raw: bytes) -> None:
     try:
-        for item in decode_page(raw, THINGS).items:
+        for item in decode_page(raw).items:
             decode(bytes(item))
     except BadResponse:
         pass

@@ -24,6 +24,8 @@ from telemetryd.errors import (
     Unavailable,
 )
 from telemetryd.informer.informer import Informer
+from telemetryd.informer.source import KubeSource
+from telemetryd.kube.body import ByteStream
 from telemetryd.stats import InformerStats
 from tests.informer.samples import (
     THINGS,
@@ -57,7 +59,7 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
     return ("asyncio", {"loop_factory": VirtualTimeLoop})
 
 
-class FakeStream:
+class FakeStream(ByteStream):
     """A watch that brings what the server's log holds beyond a version, a list before it or not."""
 
     def __init__(self, server: "FakeServer", after: int, first: bytes = b"") -> None:
@@ -86,8 +88,8 @@ class FakeStream:
         raise Unavailable("silent", kind=Reason.TIMEOUT)
 
 
-class FakeServer:
-    """An API server in memory, with one fault at a time; a ``Source``."""
+class FakeServer(KubeSource):
+    """An API server in memory, with one fault at a time; a ``KubeSource``."""
 
     def __init__(self) -> None:
         self.fault = ""
@@ -580,7 +582,7 @@ async def test_pages_without_end_are_given_up_told_and_do_not_look_fresh(
 
 
 async def test_list_above_the_cap_of_objects_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("telemetryd.informer.paging.MAX_LISTED_OBJECTS", 4)
+    monkeypatch.setattr("telemetryd.informer.lists.MAX_LISTED_OBJECTS", 4)
     server = FakeServer()
     for name in "abcd":
         server.put(name, 1)

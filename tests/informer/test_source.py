@@ -38,11 +38,11 @@ class Objects:
         return b"{}"
 
 
-def source_of(server: Any) -> KubeSource[Any, Any]:
+def source_of(server: Any) -> KubeSource:
     return KubeSource(server, SECRET_REQUESTS)
 
 
-async def ask(source: KubeSource[Any, Any], limit: int | None, token: str = "") -> bytes:
+async def ask(source: KubeSource, limit: int | None, token: str = "") -> bytes:
     return await source.list_page(limit=limit, continue_token=token, timeout_s=1)
 
 

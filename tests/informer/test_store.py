@@ -211,11 +211,11 @@ async def test_status_tells_what_is_held() -> None:
     target = store()
     await relist(target, {"ns/a": record("a"), "ns/b": BROKEN})
     target.move_to("12")
-    target.set_error("hindered")
+    target.set_error("refused")
     status = target.reader.status()
     assert (status.resource, status.synced, status.objects) == ("things.example.io", True, 2)
     assert (status.unreadable, status.resource_version) == (1, "12")
-    assert status.last_error == "hindered"
+    assert status.last_error == "refused"
     target.finish_absent()
     assert target.status().absent
     assert target.status().resource_version is None

@@ -28,7 +28,7 @@ class Held:
     """A server, and an informer that has synced with it."""
 
     server: Scripted
-    source: KubeSource[Thing, ThingRecord]
+    source: KubeSource
     informer: Informer[Thing, ThingRecord]
 
     async def verify(

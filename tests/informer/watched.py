@@ -9,10 +9,10 @@ from typing import Any
 
 import anyio
 
+from telemetryd.informer.backoff import WatchTiming
 from telemetryd.informer.informer import Informer
-from telemetryd.informer.resource import Reader
 from telemetryd.informer.source import KubeSource
-from telemetryd.informer.waits import WatchTiming
+from telemetryd.informer.store import Reader
 from telemetryd.kube.client import KubeClient
 from telemetryd.model import Delta
 from telemetryd.stats import InformerStats, KubeStats

@@ -48,7 +48,7 @@ from telemetryd.control.secretrequest.status import StatusWriter
 from telemetryd.control.secretrequest.telling import Known, Teller
 from telemetryd.errors import ManagerError, NotLeading
 from telemetryd.export.engine.manager import ExporterManager
-from telemetryd.informer.resource import Reader
+from telemetryd.informer.store import Reader
 from telemetryd.kube.requests import Requests
 from telemetryd.model import (
     ProjectRecord,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from telemetryd.control.secretrequest.crowdlog import CrowdLog
 from telemetryd.control.secretrequest.decision import SystemProjects
-from telemetryd.informer.resource import Reader
+from telemetryd.informer.store import Reader
 from telemetryd.model import Delta, ProjectRecord
 
 _LOCAL = "local/"

@@ -20,7 +20,7 @@ from telemetryd.export.payloads.payload import render_rfc3339
 from telemetryd.gather.requests import (
     MAX_CONDITIONS,
     SECRET_REQUESTS,
-    Condition,
+    RequestCondition,
     other_of,
     own_conditions,
 )
@@ -157,7 +157,7 @@ def _held(existing: list[Any]) -> Conditions:
     readable = []
     for entry in existing:
         try:
-            readable.append(msgspec.convert(entry, Condition))
+            readable.append(msgspec.convert(entry, RequestCondition))
         except msgspec.ValidationError:
             continue
     return {condition.type: condition for condition in own_conditions(readable)}

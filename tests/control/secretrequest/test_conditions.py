@@ -21,7 +21,7 @@ from telemetryd.control.secretrequest.conditions import (
     settle,
 )
 from telemetryd.export.payloads.payload import render_rfc3339
-from telemetryd.gather.requests import OWN_CONDITIONS, Condition, own_conditions
+from telemetryd.gather.requests import OWN_CONDITIONS, RequestCondition, own_conditions
 
 NOW = 1_790_000_000.0
 VERDICTS: list[Verdict] = [
@@ -171,6 +171,6 @@ def test_message_of_any_length_is_bounded_and_written_once() -> None:
     invalid = Invalid("x\n" * 10**6)
     held = settle({}, invalid, now_s=1_800_000_000)
     assert len(held["Failure"].message) == CONDITION_CHARS + 1
-    written = msgspec.convert(render_conditions([], held), list[Condition])
+    written = msgspec.convert(render_conditions([], held), list[RequestCondition])
     read = {each.type: each for each in own_conditions(written)}
     assert settle(read, invalid, now_s=1_800_000_100) == read

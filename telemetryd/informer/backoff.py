@@ -1,7 +1,4 @@
-"""How long things may take, and how long to wait after failures.
-
-What is done after which failure doesn't belong here: that is ``watch``'s.
-"""
+"""Deadlines and delays of list and watch; ``machine`` decides which of them applies."""
 
 import math
 import random
@@ -13,7 +10,7 @@ from telemetryd.kube.responses import MAX_RETRY_AFTER_S
 
 @dataclass(frozen=True, slots=True)
 class WatchTiming:
-    """How long things may take; tests shorten them.
+    """Deadlines, limits and delays; tests shorten them.
 
     The backoff is client-go's: 0.8 s, doubled up to 30 s, forgotten after 120 s without failure.
 
@@ -21,24 +18,21 @@ class WatchTiming:
         jitter: A backoff is stretched by up to this share of itself, within the cap.
         short_watch_s: A watch that ends sooner without an event counts as a failure; watches are
             not opened more often than this.
-        idle_limit_s: Without event or bookmark for this long a watch is opened anew, and so is
-            one that isn't answered. Bookmarks come about every 60 s.
+        idle_limit_s: A watch without event or bookmark for so long is opened again, and so is one
+            that isn't answered. Bookmarks come about every 60 s.
         watch_timeout_min_s: The API server is asked to end a watch after a random time from here.
-        list_timeout_s: Deadline of one page; a streamed list that is silent for so long is given
-            up.
-        full_list_timeout_s: Deadline of a whole list, in pages, in one or as a stream.
-        stream_retry_s: Lists come in pages for so long after a stream was refused. A try costs a
-            request, or half a minute where the end never comes: often enough to see that the
-            server has been replaced by a newer one. Its version is believed for as long.
-        resync_s: Between lists that nothing calls for but caution; stretched or shortened by up
-            to a tenth.
-        unheard_relist_s: Where no watch is ever answered, between lists: an answer may be held
-            back until the first event, or events with it.
-        fallback_relist_s: Between lists where lists can be had and watches can't, whether they
-            are denied or fail.
+        list_timeout_s: Deadline of one page, and of each line of a list as a stream.
+        full_list_timeout_s: Deadline of a whole list, however it comes.
+        stream_retry_s: For so long after a stream was refused lists come in pages. A try costs a
+            request, or half a minute where the end never comes: often enough to notice that a
+            newer server has replaced this one. Its version is believed for as long.
+        resync_s: Between regular lists; stretched or shortened by up to a tenth.
+        unheard_relist_s: Between lists where no watch is ever answered: a proxy may hold back an
+            answer until the first event, or events with it.
+        fallback_relist_s: Between lists where lists work and watches don't.
         suspect_relist_s: Until the next list after one that held broken objects.
-        absence_recheck_s: Between the two looks that confirm absence while objects are held.
-        unproven_s: A watch that no probe has proved is ended after this time for another probe.
+        absence_recheck_s: Between the two answers that confirm absence while objects are held.
+        unproven_s: Without a successful probe a watch ends after this time for another probe.
     """
 
     backoff_base_s: float = 0.8
@@ -61,17 +55,16 @@ class WatchTiming:
     unproven_s: float = 15.0
 
     def server_timeout_s(self, rng: random.Random) -> int:
-        """After how many seconds an API server is to end a watch."""
+        """After how many seconds an API server is asked to end a watch."""
         return rng.randint(self.watch_timeout_min_s, self.watch_timeout_max_s)
 
 
 DEFAULT_TIMING = WatchTiming()
-"""The reference's numbers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Failures that count, and when the last one was."""
+    """How many failures count, and when the last one was."""
 
     failures: int = 0
     last_at_s: float = -math.inf
@@ -90,8 +83,11 @@ class Backoff:
         return Backoff(failures + 1, now_s), min(stretched_s, cap_s)
 
 
-class Waits:
-    """The waits that one step may choose from, and the failures that choosing counts."""
+NO_FAILURES = Backoff()
+
+
+class Delays:
+    """The delays that one step can choose from; choosing one counts a failure."""
 
     def __init__(
         self,
@@ -111,10 +107,10 @@ class Waits:
         self._rng = rng
 
     def retry_s(self, error: KubeError | None = None) -> float:
-        """Before the same is tried again.
+        """Before the same request is made again.
 
-        What the attempt itself took counts towards the wait, all but the first and shortest:
-        otherwise a request that hangs and a long wait would add up to more than a minute.
+        The time that the attempt took counts towards the delay, except for the shortest one:
+        otherwise a request that hangs and a long delay would add up to more than a minute.
         """
         shortest_s = self.absence_s(0)
         self.retries, wait_s = self.retries.after_failure(self._now_s, self.timing, self._rng)
@@ -122,21 +118,21 @@ class Waits:
         return asked_s(error, wait_s)
 
     def relist_s(self, error: KubeError | None = None) -> float:
-        """Before a list that fixes something: none for the first, a backoff for a loop of them.
+        """Before a list that fixes something: 0 for the first, a backoff if they repeat.
 
-        It counts from the last such list, so that it bounds lists and delays nothing else.
+        It counts from the last such list, so that it limits lists and delays nothing else.
         """
         since_s = self._now_s - self.relists.last_at_s
         self.relists, wait_s = self.relists.after_failure(self._now_s, self.timing, self._rng)
         return asked_s(error, max(0.0, wait_s - since_s))
 
     def absence_s(self, absences: int) -> float:
-        """Before the next look for a resource that isn't served."""
+        """Before asking again for a resource that isn't served."""
         return Backoff(absences, self._now_s).after_failure(self._now_s, self.timing, self._rng)[1]
 
 
 def asked_s(error: KubeError | None, wait_s: float) -> float:
-    """The wait that the API server asks for, where it does, but never less than our own."""
+    """The delay that the API server asks for, if any, but never less than our own."""
     if isinstance(error, Throttled | Unavailable) and error.retry_after_s is not None:
         return min(max(error.retry_after_s, wait_s), MAX_RETRY_AFTER_S)
     return wait_s

@@ -22,34 +22,30 @@ from telemetryd.errors import (
     Unauthorized,
     Unavailable,
 )
+from telemetryd.informer.backoff import DEFAULT_TIMING, Backoff, WatchTiming
+from telemetryd.informer.machine import START, START_STREAMED, Machine, Move, step
 from telemetryd.informer.states import (
     Checked,
-    CheckFailed,
     Checking,
     Crashed,
+    Failed,
     Listed,
-    ListFailed,
     Listing,
+    ListMethod,
     ListReason,
-    ListRegressed,
-    ListSuspect,
     Outcome,
-    Probed,
-    ProbeFailed,
     Probing,
+    Regressed,
     ResyncDue,
     State,
     StreamRefused,
+    Suspect,
     WatchEnd,
     WatchEnded,
     WatchFailed,
     Watching,
-    WatchMalformed,
-    WatchRegressed,
-    WatchUnheard,
+    WatchUnanswered,
 )
-from telemetryd.informer.waits import DEFAULT_TIMING, Backoff, WatchTiming
-from telemetryd.informer.watch import START, START_STREAMED, Machine, Move, step
 
 WATCHING = Watching("7")
 REFUSED = Unavailable("refused", kind=Reason.CONNECT)
@@ -58,6 +54,7 @@ TOO_LARGE = Unavailable(
     "504", kind=Reason.TIMEOUT, status=504, causes=(Cause("ResourceVersionTooLarge", "", ""),)
 )
 GATEWAY = Unavailable("504 gateway", kind=Reason.TIMEOUT, status=504)
+BROKEN_LINE = BadResponse("watch: a line that isn't an event")
 STARTING = Unavailable("503", kind=Reason.SERVER, status=503)
 
 
@@ -84,7 +81,7 @@ def after(
 
 
 def test_start_is_a_list_in_pages() -> None:
-    assert START.state == Listing(ListReason.INITIAL, paged=True)
+    assert START.state == Listing(ListReason.INITIAL, method=ListMethod.PAGES)
 
 
 def test_list_is_followed_by_a_watch_from_its_version_at_once() -> None:
@@ -106,40 +103,40 @@ def test_list_is_followed_by_a_watch_from_its_version_at_once() -> None:
     ],
 )
 def test_failed_list_is_made_again_after_a_backoff(error: KubeError) -> None:
-    move = after(START.state, ListFailed(error))
+    move = after(START.state, Failed(error))
     assert move.machine.state == START.state
     assert 0.8 <= move.wait_s <= 1.6
 
 
 def test_expired_continue_token_leads_to_one_list_without_pages_at_once() -> None:
-    move = after(START.state, ListFailed(Gone("410"), page=2))
-    assert move.machine.state == Listing(ListReason.EXPIRED, paged=False)
+    move = after(START.state, Failed(Gone("410"), page=2))
+    assert move.machine.state == Listing(ListReason.EXPIRED, method=ListMethod.WHOLE)
     assert move.wait_s == 0.0
 
 
 def test_410_on_the_first_page_is_a_failure_like_others() -> None:
-    move = after(START.state, ListFailed(Gone("410"), page=1))
+    move = after(START.state, Failed(Gone("410"), page=1))
     assert move.machine.state == START.state
     assert move.wait_s > 0.0
 
 
 def test_failed_list_without_pages_goes_back_to_pages() -> None:
-    move = after(Listing(ListReason.EXPIRED, paged=False), ListFailed(REFUSED))
-    assert move.machine.state == Listing(ListReason.EXPIRED, paged=True)
+    move = after(Listing(ListReason.EXPIRED, method=ListMethod.WHOLE), Failed(REFUSED))
+    assert move.machine.state == Listing(ListReason.EXPIRED, method=ListMethod.PAGES)
 
 
 def test_list_with_broken_objects_is_made_again_and_then_taken() -> None:
-    move = after(START.state, ListSuspect())
+    move = after(START.state, Suspect())
     assert move.machine.state == Listing(ListReason.INITIAL, tolerant=True)
     assert move.wait_s > 0.0
 
 
 def test_list_older_than_what_is_held_is_made_again_and_then_believed() -> None:
-    move = after(Listing(ListReason.RESYNC), ListRegressed())
+    move = after(Listing(ListReason.RESYNC), Regressed())
     assert move.machine.state == Listing(ListReason.REGRESSION)
 
 
-STREAM = Listing(ListReason.INITIAL, streamed=True)
+STREAM = Listing(ListReason.INITIAL, method=ListMethod.STREAM)
 
 
 def test_streamed_list_is_followed_by_a_watch_from_its_version_at_once() -> None:
@@ -153,38 +150,39 @@ def test_refused_stream_leads_to_pages_at_once_and_for_hours() -> None:
     assert (move.machine.state, move.wait_s) == (Listing(ListReason.FALLBACK), 0.0)
     assert move.machine.pages_until_s == 1000.0 + DEFAULT_TIMING.stream_retry_s
     gone = WatchFailed("5", Gone("410"))
-    for now_s, streamed in ((1001.0, False), (1000.0 + DEFAULT_TIMING.stream_retry_s, True)):
+    hours_later_s = 1000.0 + DEFAULT_TIMING.stream_retry_s
+    for now_s, method in ((1001.0, ListMethod.PAGES), (hours_later_s, ListMethod.STREAM)):
         machine = replace(move.machine, state=WATCHING)
         again = after(WATCHING, gone, machine=machine, now_s=now_s)
-        assert again.machine.state == Listing(ListReason.EXPIRED, streamed=streamed)
+        assert again.machine.state == Listing(ListReason.EXPIRED, method=method)
 
 
 @pytest.mark.parametrize("error", [Throttled("429"), INTERNAL, GATEWAY, Gone("410"), TOO_LARGE])
 def test_stream_that_fails_is_tried_once_more_and_then_replaced_by_pages(error: KubeError) -> None:
-    states, waits = chain(STREAM, *[ListFailed(error)] * 2, machine=START_STREAMED)
+    states, waits = chain(STREAM, *[Failed(error)] * 2, machine=START_STREAMED)
     assert states == [
-        Listing(ListReason.INITIAL, streamed=True, broken_streams=1),
+        Listing(ListReason.INITIAL, method=ListMethod.STREAM, broken_streams=1),
         Listing(ListReason.FALLBACK, broken_streams=1),
     ]
     assert min(waits) >= 0.8
 
 
 def test_stream_of_a_server_that_is_away_is_tried_until_it_is_back() -> None:
-    states, _ = chain(STREAM, *[ListFailed(REFUSED)] * 9, machine=START_STREAMED)
+    states, _ = chain(STREAM, *[Failed(REFUSED)] * 9, machine=START_STREAMED)
     assert states == [STREAM] * 9
 
 
 def test_stream_that_breaks_off_is_no_server_that_is_away() -> None:
-    states, _ = chain(STREAM, *[ListFailed(REFUSED, begun=True)] * 2, machine=START_STREAMED)
+    states, _ = chain(STREAM, *[Failed(REFUSED, begun=True)] * 2, machine=START_STREAMED)
     assert states[-1] == Listing(ListReason.FALLBACK, broken_streams=1)
 
 
 @pytest.mark.parametrize(
     "outcome",
     [
-        ListFailed(BadResponse("html")),
-        ListFailed(Forbidden("403")),
-        ListFailed(Unavailable("no answer within 30 s", kind=Reason.TIMEOUT)),
+        Failed(BadResponse("html")),
+        Failed(Forbidden("403")),
+        Failed(Unavailable("no answer within 30 s", kind=Reason.TIMEOUT)),
         Crashed(),
     ],
 )
@@ -198,7 +196,7 @@ def test_stream_that_makes_no_sense_or_is_not_answered_leads_to_pages_for_this_l
 
 
 def test_stream_of_what_is_not_served_is_checked_by_discovery() -> None:
-    missing = ListFailed(NotFound("404"))
+    missing = Failed(NotFound("404"))
     assert after(STREAM, missing, machine=START_STREAMED).machine.state == Checking()
     absent = replace(STREAM, absences=2)
     assert after(absent, missing, machine=START_STREAMED).machine.state == replace(
@@ -207,25 +205,25 @@ def test_stream_of_what_is_not_served_is_checked_by_discovery() -> None:
 
 
 def test_stream_older_than_what_is_held_leads_to_a_quorum_list_in_pages() -> None:
-    move = after(STREAM, ListRegressed(), machine=START_STREAMED)
+    move = after(STREAM, Regressed(), machine=START_STREAMED)
     assert move.machine.state == Listing(ListReason.REGRESSION)
 
 
 @pytest.mark.parametrize(
-    ("outcome", "reason", "streamed"),
+    ("outcome", "reason", "method"),
     [
-        (WatchFailed("7", Gone("410")), ListReason.EXPIRED, True),
-        (WatchFailed("7", INTERNAL), ListReason.ERROR, True),
-        (ResyncDue(), ListReason.RESYNC, True),
-        (WatchRegressed(), ListReason.REGRESSION, False),
-        (WatchFailed("7", Forbidden("403")), ListReason.FALLBACK, False),
+        (WatchFailed("7", Gone("410")), ListReason.EXPIRED, ListMethod.STREAM),
+        (WatchFailed("7", INTERNAL), ListReason.ERROR, ListMethod.STREAM),
+        (ResyncDue(), ListReason.RESYNC, ListMethod.STREAM),
+        (Regressed(), ListReason.REGRESSION, ListMethod.PAGES),
+        (WatchFailed("7", Forbidden("403")), ListReason.FALLBACK, ListMethod.PAGES),
     ],
 )
 def test_later_list_is_a_stream_unless_a_quorum_or_no_watch_is_wanted(
-    outcome: Outcome, reason: ListReason, streamed: bool
+    outcome: Outcome, reason: ListReason, method: ListMethod
 ) -> None:
     move = after(WATCHING, outcome, machine=START_STREAMED)
-    assert move.machine.state == Listing(reason, streamed=streamed)
+    assert move.machine.state == Listing(reason, method=method)
 
 
 @pytest.mark.parametrize("how", [WatchEnd.CLOSED, WatchEnd.TIMEOUT])
@@ -271,13 +269,13 @@ def test_server_that_was_lost_is_probed_before_the_next_watch(error: KubeError) 
     move = after(WATCHING, WatchFailed("8", error))
     assert move.machine.state == Probing("8", refusals=1, lost=True)
     assert 0.8 <= move.wait_s <= 1.6
-    again = after(move.machine.state, Probed(), machine=move.machine)
+    again = after(move.machine.state, Checked(served=True), machine=move.machine)
     assert (again.machine.state, again.wait_s) == (Watching("8", refusals=1), 0.0)
 
 
 def test_server_set_back_while_it_was_lost_leads_to_one_list() -> None:
     states, waits = chain(
-        WATCHING, WatchFailed("8", REFUSED, worked=True), WatchRegressed(), Listed("5")
+        WATCHING, WatchFailed("8", REFUSED, worked=True), Regressed(), Listed("5")
     )
     assert states == [Probing("8", lost=True), Listing(ListReason.REGRESSION), Watching("5")]
     assert waits[1:] == [0.0, 0.0]
@@ -285,7 +283,7 @@ def test_server_set_back_while_it_was_lost_leads_to_one_list() -> None:
 
 def test_server_that_is_away_is_probed_until_it_is_back() -> None:
     states, waits = chain(
-        WATCHING, WatchFailed("8", REFUSED), *[ProbeFailed(REFUSED)] * 5, Probed()
+        WATCHING, WatchFailed("8", REFUSED), *[Failed(REFUSED)] * 5, Checked(served=True)
     )
     assert states[:-1] == [Probing("8", refusals=1, lost=True)] * 6
     assert states[-1] == Watching("8", refusals=1)
@@ -299,10 +297,12 @@ def test_watch_goes_on_without_proof_where_lists_fail_until_a_probe_succeeds(
     error: KubeError,
 ) -> None:
     end = WatchEnded("9", WatchEnd.CLOSED, lasted_s=15.0, events=1)
-    states, _ = chain(WATCHING, WatchFailed("8", REFUSED), ProbeFailed(error), end, Probed(), end)
+    states, _ = chain(
+        WATCHING, WatchFailed("8", REFUSED), Failed(error), end, Checked(served=True), end
+    )
     assert states == [
         Probing("8", refusals=1, lost=True),
-        Watching("8", unproven=True),
+        Watching("8", lost=True),
         Probing("9", lost=True),
         Watching("9"),
         Watching("9"),
@@ -331,7 +331,15 @@ def chain(
 def test_watches_that_are_refused_are_replaced_by_lists_where_those_can_be_had() -> None:
     refused = WatchFailed("7", Throttled("429"))
     states, waits = chain(
-        WATCHING, refused, refused, refused, Probed(), refused, Listed("9"), refused, Listed("12")
+        WATCHING,
+        refused,
+        refused,
+        refused,
+        Checked(served=True),
+        refused,
+        Listed("9"),
+        refused,
+        Listed("12"),
     )
     assert states == [
         Watching("7", refusals=1),
@@ -351,7 +359,7 @@ def test_watches_that_are_refused_are_replaced_by_lists_where_those_can_be_had()
 
 def test_watches_refused_as_by_a_gateway_are_replaced_by_lists_as_soon() -> None:
     refused = WatchFailed("7", Unavailable("502", kind=Reason.SERVER, status=502))
-    in_vain: list[Outcome] = [refused, Probed()] * 3
+    in_vain: list[Outcome] = [refused, Checked(served=True)] * 3
     states, _ = chain(WATCHING, *in_vain, refused, Listed("9"), refused)
     assert states == [
         Probing("7", refusals=1, lost=True),
@@ -372,7 +380,7 @@ def test_outage_leads_to_no_list(error: Unavailable) -> None:
     refused = WatchFailed("7", error)
     machine, states, waits = Machine(WATCHING, Backoff(), Backoff()), [], []
     for _ in range(20):
-        outcome = refused if isinstance(machine.state, Watching) else ProbeFailed(error)
+        outcome = refused if isinstance(machine.state, Watching) else Failed(error)
         move = after(machine.state, outcome, machine=machine)
         machine = move.machine
         states.append(machine.state)
@@ -390,23 +398,25 @@ def test_retry_after_is_honoured_before_a_probe_and_a_list_too() -> None:
 def test_watch_that_is_not_answered_is_opened_again_once_the_server_has_proved_to_be_there() -> (
     None
 ):
-    states, waits = chain(Watching("7", refusals=2), WatchUnheard("7", 90.0), Probed())
+    states, waits = chain(
+        Watching("7", refusals=2), WatchUnanswered("7", 90.0), Checked(served=True)
+    )
     assert (states, waits) == ([Probing("7"), Watching("7")], [0.0, 0.0])
-    assert after(WATCHING, WatchUnheard("7", 90.0)).machine.retries == Backoff()
+    assert after(WATCHING, WatchUnanswered("7", 90.0)).machine.retries == Backoff()
 
 
 def test_watch_that_has_not_been_answered_for_minutes_leads_to_a_list() -> None:
-    move = after(WATCHING, WatchUnheard("7", 360.0))
+    move = after(WATCHING, WatchUnanswered("7", 360.0))
     assert (move.machine.state, move.wait_s) == (Listing(ListReason.RESYNC), 0.0)
 
 
 @pytest.mark.parametrize(
     ("outcome", "following"),
     [
-        (ProbeFailed(REFUSED), Probing("7")),
-        (ProbeFailed(Forbidden("403")), WATCHING),
-        (ProbeFailed(NotFound("404")), Checking()),
-        (WatchRegressed(), Listing(ListReason.REGRESSION)),
+        (Failed(REFUSED), Probing("7")),
+        (Failed(Forbidden("403")), WATCHING),
+        (Failed(NotFound("404")), Checking()),
+        (Regressed(), Listing(ListReason.REGRESSION)),
         (Crashed(), Listing(ListReason.ERROR)),
     ],
 )
@@ -415,8 +425,8 @@ def test_probe_that_finds_no_server_is_made_again(outcome: Outcome, following: S
 
 
 def test_page_that_cannot_be_made_small_enough_leads_to_a_list_without_pages() -> None:
-    states, waits = chain(START.state, *[ListFailed(TooLarge("32 MiB"))] * 2)
-    assert states == [Listing(ListReason.INITIAL, paged=False), START.state]
+    states, waits = chain(START.state, *[Failed(TooLarge("32 MiB"))] * 2)
+    assert states == [Listing(ListReason.INITIAL, method=ListMethod.WHOLE), START.state]
     assert min(waits) >= 0.8
 
 
@@ -480,22 +490,22 @@ def test_retry_after_is_honoured_and_clamped(
     )
     for move in (
         after(WATCHING, WatchFailed("7", error)),
-        after(START.state, ListFailed(error)),
-        after(Checking(), CheckFailed(error)),
+        after(START.state, Failed(error)),
+        after(Checking(), Failed(error)),
     ):
         assert low_s <= move.wait_s <= high_s
 
 
 def test_broken_line_leads_to_a_new_watch_and_then_to_a_list() -> None:
-    move = after(WATCHING, WatchMalformed("7", events=0))
+    move = after(WATCHING, WatchFailed("7", BROKEN_LINE))
     assert move.machine.state == Watching("7", malformed=True)
     assert move.wait_s > 0.0
-    assert after(move.machine.state, WatchMalformed("7", events=0)).machine.state == Listing(
+    assert after(move.machine.state, WatchFailed("7", BROKEN_LINE)).machine.state == Listing(
         ListReason.ERROR
     )
-    assert after(move.machine.state, WatchMalformed("9", events=2)).machine.state == Watching(
-        "9", malformed=True
-    )
+    assert after(
+        move.machine.state, WatchFailed("9", BROKEN_LINE, worked=True)
+    ).machine.state == Watching("9", malformed=True)
 
 
 def test_html_instead_of_a_watch_leads_to_a_new_watch_and_then_to_a_list() -> None:
@@ -506,7 +516,7 @@ def test_html_instead_of_a_watch_leads_to_a_new_watch_and_then_to_a_list() -> No
 
 
 def test_regression_leads_to_a_quorum_list() -> None:
-    move = after(WATCHING, WatchRegressed())
+    move = after(WATCHING, Regressed())
     assert (move.machine.state, move.wait_s) == (Listing(ListReason.REGRESSION), 0.0)
 
 
@@ -526,8 +536,8 @@ def test_crash_leads_to_a_list_after_a_backoff(state: State) -> None:
 @pytest.mark.parametrize(
     ("state", "outcome"),
     [
-        (START.state, ListFailed(NotFound("404"))),
-        (START.state, ListFailed(NotFound("404"), page=3)),
+        (START.state, Failed(NotFound("404"))),
+        (START.state, Failed(NotFound("404"), page=3)),
         (WATCHING, WatchFailed("7", NotFound("404"))),
     ],
 )
@@ -557,7 +567,7 @@ def test_served_after_all_is_listed_again() -> None:
 
 
 def test_discovery_that_cannot_tell_gives_nothing_up() -> None:
-    move = after(Checking(confirmed=1), CheckFailed(REFUSED))
+    move = after(Checking(confirmed=1), Failed(REFUSED))
     assert isinstance(move.machine.state, Listing)
     assert not move.absent
 
@@ -565,7 +575,7 @@ def test_discovery_that_cannot_tell_gives_nothing_up() -> None:
 def test_absent_resource_is_looked_for_for_ever_at_most_30_s_apart() -> None:
     state: State = Listing(ListReason.INITIAL, absences=1)
     for _ in range(100):
-        move = after(state, ListFailed(NotFound("404")))
+        move = after(state, Failed(NotFound("404")))
         state = move.machine.state
         assert isinstance(state, Listing)
         assert 0.0 < move.wait_s <= 30.0
@@ -608,10 +618,10 @@ ERRORS = st.sampled_from(
 OUTCOMES = {
     Listing: st.one_of(
         st.just(Listed("1")),
-        st.builds(ListFailed, ERRORS, st.integers(1, 3), st.booleans()),
+        st.builds(Failed, ERRORS, st.integers(1, 3), st.booleans()),
         st.builds(StreamRefused, ERRORS),
-        st.just(ListSuspect()),
-        st.just(ListRegressed()),
+        st.just(Suspect()),
+        st.just(Regressed()),
         st.just(Crashed()),
     ),
     Watching: st.one_of(
@@ -622,22 +632,21 @@ OUTCOMES = {
             st.floats(0.0, 600.0),
             st.integers(0, 3),
         ),
-        st.builds(WatchFailed, st.just("2"), ERRORS, st.booleans()),
-        st.builds(WatchUnheard, st.just("2"), st.floats(90.0, 400.0)),
-        st.builds(WatchMalformed, st.just("2"), st.integers(0, 1)),
-        st.just(WatchRegressed()),
+        st.builds(WatchFailed, st.just("2"), ERRORS | st.just(BROKEN_LINE), st.booleans()),
+        st.builds(WatchUnanswered, st.just("2"), st.floats(90.0, 400.0)),
+        st.just(Regressed()),
         st.just(ResyncDue()),
         st.just(Crashed()),
     ),
     Probing: st.one_of(
-        st.just(Probed()),
-        st.builds(ProbeFailed, ERRORS),
-        st.just(WatchRegressed()),
+        st.just(Checked(served=True)),
+        st.builds(Failed, ERRORS),
+        st.just(Regressed()),
         st.just(Crashed()),
     ),
     Checking: st.one_of(
         st.builds(Checked, st.booleans(), st.integers(0, 1)),
-        st.builds(CheckFailed, ERRORS),
+        st.builds(Failed, ERRORS),
         st.just(Crashed()),
     ),
 }
@@ -655,7 +664,7 @@ def test_no_wait_is_longer_than_30_s_and_no_loop_is_without_one(
         outcome = data.draw(OUTCOMES[type(machine.state)])
         move = step(machine, outcome, now_s=0.0, took_s=0.0, timing=timing, rng=rng)
         assert 0.0 <= move.wait_s <= 30.0
-        good = isinstance(outcome, Listed | ResyncDue | WatchUnheard) or (
+        good = isinstance(outcome, Listed | ResyncDue | WatchUnanswered) or (
             isinstance(outcome, WatchEnded) and (outcome.lasted_s >= 1.0 or outcome.how == "idle")
         )
         in_vain = 0 if good or move.wait_s > 0.0 else in_vain + 1

@@ -2,7 +2,7 @@
 
 import pytest
 
-from telemetryd.informer.versions import is_older
+from telemetryd.informer.apply import is_older
 
 
 @pytest.mark.parametrize(

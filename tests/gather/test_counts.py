@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telemetryd.gather.anonymous import anonymous_id
+from telemetryd.gather.counts import anonymous_id
 from tests.gather.readers import INSTALL_UUID
 
 uids = st.one_of(st.uuids().map(str), st.text(min_size=1, max_size=40))

@@ -1,0 +1,323 @@
+"""Makes whole lists, in pages or as a stream, and the smallest one as a probe.
+
+``machine`` decides when to make one.
+"""
+
+import logging
+import math
+import random
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Generic
+
+import anyio
+
+from telemetryd.errors import BadResponse, Invalid, KubeError, Reason, Throttled, Unavailable
+from telemetryd.informer.apply import Applier, read_page
+from telemetryd.informer.backoff import WatchTiming
+from telemetryd.informer.lines import LineFeed
+from telemetryd.informer.resource import T
+from telemetryd.informer.source import KubeSource
+from telemetryd.informer.states import (
+    Checked,
+    Failed,
+    Listed,
+    Listing,
+    ListMethod,
+    ListReason,
+    Outcome,
+    Regressed,
+    StreamRefused,
+    Suspect,
+)
+from telemetryd.informer.store import MAX_LISTED_OBJECTS, Relist, Store
+from telemetryd.model import R
+from telemetryd.stats import InformerStats
+
+log = logging.getLogger(__name__)
+
+MAX_TOKEN_CHARS = 8 * 1024
+"""Of a continue token, which travels in a URL; those of API servers have a few hundred."""
+
+MAX_BARREN_PAGES = 100
+"""In a row without any named object; a field selector may make a few empty ones."""
+
+_NOT_IMPLEMENTED = 501
+
+
+class Paging:
+    """Ends a list in pages that would never end, whatever the server sends."""
+
+    def __init__(self, deadline_s: float) -> None:
+        """Begin before the first page.
+
+        Args:
+            deadline_s: When the list must be over, on the clock of ``turn``.
+        """
+        self._deadline_s = deadline_s
+        self._seen: set[int] = set()
+        self._barren = 0
+        self._keys = 0
+        self._objects = 0
+
+    def turn(self, token: str, *, now_s: float, objects: int, named: int, keys: int) -> None:
+        """Note that a page was read.
+
+        Args:
+            token: Of the next page, empty if there is none.
+            now_s: The time.
+            objects: Objects on the page.
+            named: Those of them that have a key.
+            keys: Different keys in the list so far.
+
+        Raises:
+            BadResponse: The list must not go on.
+        """
+        self._objects += objects
+        if self._objects > MAX_LISTED_OBJECTS:
+            raise BadResponse(f"list: more than {MAX_LISTED_OBJECTS} objects")
+        if named and keys == self._keys:
+            raise BadResponse("list: a page that only repeats earlier objects")
+        self._barren = 0 if named else self._barren + 1
+        self._keys = keys
+        if not token:
+            return
+        if self._barren > MAX_BARREN_PAGES:
+            raise BadResponse("list: too many pages without objects")
+        if len(token) > MAX_TOKEN_CHARS:
+            raise BadResponse("list: the continue token is too long")
+        # Hashes, because a hostile server may send many long tokens.
+        if hash(token) in self._seen:
+            raise BadResponse("list: the same continue token again")
+        self._seen.add(hash(token))
+        if now_s >= self._deadline_s:
+            raise BadResponse("list: its pages take too long")
+
+
+@dataclass(slots=True)
+class OpenStream:
+    """The stream of a complete list, which the watch continues.
+
+    Attributes:
+        resources: Closes the stream.
+        started_s: When it was requested, on the event loop's clock.
+        server_timeout_s: After how many seconds the API server was asked to end it.
+    """
+
+    resources: AsyncExitStack
+    feed: LineFeed
+    started_s: float
+    server_timeout_s: int
+
+
+class Lister(Generic[T, R]):
+    """Makes the lists of one informer.
+
+    Attributes:
+        resync_at_s: When the next regular list is due, on the event loop's clock.
+        listed_at_s: When a list was last applied.
+    """
+
+    def __init__(
+        self,
+        source: KubeSource,
+        store: Store[R],
+        applier: Applier[T, R],
+        *,
+        rng: random.Random,
+        stats: InformerStats,
+        page_size: int,
+        timing: WatchTiming,
+        contact: Callable[[], None],
+    ) -> None:
+        """Request nothing yet; ``contact`` is called for each part of a list that is read."""
+        self._source = source
+        self._store = store
+        self._applier = applier
+        self._rng = rng
+        self._stats = stats
+        self._page_size = page_size
+        self._timing = timing
+        self._contact = contact
+        self._open: OpenStream | None = None
+        self._new_enough_until_s = -math.inf
+        self.resync_at_s = 0.0
+        self.listed_at_s = 0.0
+
+    def take_stream(self) -> OpenStream | None:
+        """The stream of the list just made, if any, which the caller must close."""
+        stream, self._open = self._open, None
+        return stream
+
+    async def list(self, state: Listing) -> Outcome:
+        """Make a list in pages, or in one answer."""
+        started_s = anyio.current_time()
+        paging = Paging(started_s + self._timing.full_list_timeout_s)
+        relist: Relist[R] = Relist(self._store)
+        version = token = ""
+        suspects = number = 0
+        while token or not number:
+            number += 1
+            try:
+                body = await self._fetch(state.method, token)
+                page = await read_page(body, self._applier.resource)
+                del body
+                keyless_before = relist.keyless
+                suspects += await self._applier.take_page(page, relist)
+                paging.turn(
+                    page.continue_token,
+                    now_s=anyio.current_time(),
+                    objects=len(page.items),
+                    named=len(page.items) - (relist.keyless - keyless_before),
+                    keys=len(relist),
+                )
+            except KubeError as error:
+                return Failed(error, number)
+            version = version or page.resource_version
+            if state.reason is not ListReason.REGRESSION and self._applier.is_older(version):
+                return Regressed()
+            if suspects and not state.tolerant:
+                return Suspect()
+            self._contact()
+            token = page.continue_token
+            del page  # its objects keep all of its bytes alive
+        await self._finish(relist, version, started_s, suspects=suspects, way="pages")
+        return Listed(version)
+
+    async def _fetch(self, method: ListMethod, token: str) -> bytes:
+        """The page of this continue token, or the whole list.
+
+        Raises:
+            KubeError: The request failed.
+        """
+        timing = self._timing
+        if method is ListMethod.WHOLE:
+            limit, timeout_s = None, timing.full_list_timeout_s
+        else:
+            limit, timeout_s = self._page_size, timing.list_timeout_s
+        return await self._source.list_page(limit=limit, continue_token=token, timeout_s=timeout_s)
+
+    async def stream(self) -> Outcome:
+        """Make a list as a stream; ``take_stream`` then returns the stream."""
+        timing = self._timing
+        started_s = anyio.current_time()
+        try:
+            if await self._is_too_old():
+                return StreamRefused()
+        except KubeError as error:
+            return Failed(error)
+        server_timeout_s = timing.server_timeout_s(self._rng)
+        relist: Relist[R] = Relist(self._store)
+        begun = False
+        async with AsyncExitStack() as resources:
+            try:
+                stream = await resources.enter_async_context(
+                    self._source.stream_list(
+                        server_timeout_s=server_timeout_s, open_timeout_s=timing.list_timeout_s
+                    )
+                )
+                begun = True
+                feed = LineFeed(stream)
+                version = await self._read_stream(feed, relist)
+            except KubeError as error:
+                return StreamRefused(error) if _is_refusal(error) else Failed(error, begun=begun)
+            if self._applier.is_older(version):
+                return Regressed()
+            await self._finish(relist, version, started_s, suspects=0, way="stream")
+            self._open = OpenStream(resources.pop_all(), feed, started_s, server_timeout_s)
+        return Listed(version)
+
+    async def _is_too_old(self) -> bool:
+        """Whether the API server, by its version, neither refuses a streamed list nor ends it.
+
+        It would send all objects first, in vain.
+
+        Raises:
+            Throttled: Ask later.
+            Unavailable: It can't be reached.
+        """
+        now_s = anyio.current_time()
+        if now_s < self._new_enough_until_s:
+            return False
+        try:
+            is_known = await self._source.knows_streams(timeout_s=self._timing.discovery_timeout_s)
+        except (Throttled, Unavailable):
+            raise
+        except KubeError as error:
+            log.debug("cannot get the API server's version error=%r", str(error))
+            return False
+        if is_known:
+            self._new_enough_until_s = now_s + self._timing.stream_retry_s
+        return not is_known
+
+    async def _read_stream(self, feed: LineFeed, relist: Relist[R]) -> str:
+        """Read a streamed list to its end; the lines after it stay in the feed.
+
+        Returns:
+            The resource version of the list.
+
+        Raises:
+            Invalid: The API server doesn't end it.
+            BadResponse: A line isn't an event of this resource, or it takes too long.
+            Unavailable: It broke.
+            KubeError: An ERROR event.
+        """
+        timing = self._timing
+        heard_at_s = anyio.current_time()
+        over_at_s = heard_at_s + timing.full_list_timeout_s
+        while True:
+            now_s = anyio.current_time()
+            silent_at_s = heard_at_s + timing.list_timeout_s
+            if now_s >= over_at_s:
+                raise BadResponse("list: its stream takes too long")
+            if now_s >= silent_at_s:
+                raise Invalid(f"list: its stream was silent for {timing.list_timeout_s:g} s")
+            try:
+                lines = await feed.read(min(over_at_s, silent_at_s) - now_s)
+            except Unavailable as error:
+                if error.kind is not Reason.TIMEOUT:
+                    raise
+                continue
+            if lines is None:
+                message = "list: stream ended before the end-of-list bookmark"
+                raise Unavailable(message, kind=Reason.CONNECT)
+            if lines:
+                heard_at_s = anyio.current_time()
+                self._contact()
+                end = await self._applier.take_lines(lines, relist)
+                if end is not None:
+                    version, rest = end
+                    feed.put_back(rest)
+                    return version
+
+    async def _finish(
+        self, relist: Relist[R], version: str, started_s: float, *, suspects: int, way: str
+    ) -> None:
+        self._stats.list_method = way
+        await relist.apply(version)
+        self._applier.contact()
+        ended_s = self.listed_at_s = anyio.current_time()
+        self._stats.list_duration.observe(ended_s - started_s)
+        jittered_s = self._timing.resync_s * self._rng.uniform(0.9, 1.1)
+        self.resync_at_s = ended_s + (self._timing.suspect_relist_s if suspects else jittered_s)
+
+    async def probe(self) -> Outcome:
+        """Make the smallest list: is the server there, and at least as far as the store?"""
+        try:
+            body = await self._source.list_page(
+                limit=1, continue_token="", timeout_s=self._timing.list_timeout_s
+            )
+            page = await read_page(body, self._applier.resource)
+        except KubeError as error:
+            return Failed(error)
+        if self._applier.is_older(page.resource_version):
+            return Regressed()
+        return Checked(served=True)
+
+
+def _is_refusal(error: KubeError) -> bool:
+    """Whether the API server doesn't serve lists as streams; other errors may pass."""
+    return isinstance(error, Invalid) or (
+        isinstance(error, Unavailable) and error.status == _NOT_IMPLEMENTED
+    )
