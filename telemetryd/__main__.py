@@ -8,7 +8,7 @@ import threading
 import time
 from typing import Final, NoReturn
 
-from telemetryd.daemon.earlysignals import EarlySignals
+from telemetryd.daemon.signals import EarlySignals
 from telemetryd.standardstreams import give_up_output, output_failure, prepare_streams
 
 _JOIN_S: Final = 0.25

@@ -1,4 +1,4 @@
-"""When things happen: backoff, retry budgets, and the drift-free grid of runs.
+"""When to run and when to retry: backoff, retry budgets, and the grid of runs, which never drifts.
 
 Pure arithmetic over an injected ``rng``; nothing here sleeps or reads a clock. The rules are those
 of Prometheus (unaligned grid, stable offset) and of AWS's full-jitter backoff.
@@ -10,7 +10,7 @@ from hashlib import sha256
 from random import Random
 
 RETRY_AFTER_CAP_S = 600.0
-"""The longest a destination can put us off."""
+"""The longest pause that a destination can ask for."""
 
 RESUME_SPREAD_S = 30.0
 """Machines that wake together don't all run within the same second."""
@@ -22,31 +22,58 @@ _MAX_DOUBLINGS = 62
 _RETRY_AFTER_JITTER = 0.1
 
 
-def backoff_s(failures: int, *, base_s: float, cap_s: float, rng: Random) -> float:
-    """Full-jitter backoff: U(0, min(cap, base·2ⁿ)).
-
-    There is no lower limit: it would make all that fall below it come back at the same moment.
-
-    Args:
-        failures: Attempts of this run that have failed before the last one; 0 after the first.
-        base_s: Upper bound of the first pause in seconds.
-        cap_s: Upper bound of every pause in seconds.
-        rng: Source of the jitter.
-    """
-    bound_s = min(cap_s, base_s * 2.0 ** min(failures, _MAX_DOUBLINGS))
-    return rng.uniform(0.0, bound_s)
-
-
 def retry_delay_s(delay_s: float, retry_after_s: float | None, rng: Random) -> float:
-    """The pause before the next attempt where the destination may have asked for one.
+    """The pause before the next attempt if the destination may have asked for one.
 
     The larger of the two, Retry-After capped at ``RETRY_AFTER_CAP_S``. Jitter (up to a tenth) is
-    only ever added to what was asked for: coming back early is what it forbids.
+    only added to what was asked for, because no attempt may come earlier.
     """
     if retry_after_s is None or math.isnan(retry_after_s):
         return delay_s
     asked_s = min(max(retry_after_s, 0.0), RETRY_AFTER_CAP_S)
     return max(delay_s, asked_s + rng.uniform(0.0, asked_s * _RETRY_AFTER_JITTER))
+
+
+@dataclass(slots=True)
+class Retry:
+    """When to try again after failures in a row: a backoff that doubles up to a cap.
+
+    Full jitter is U(0, min(cap, base·2ⁿ)). It has no lower limit, which would make all pauses below
+    it end at the same moment.
+
+    Attributes:
+        base_s: Upper bound of the first pause in seconds.
+        cap_s: Upper bound of every pause in seconds.
+        rng: Source of the jitter.
+        jitter: Share of each pause that is random, from 0 to 1 (full jitter).
+        due_s: The next try may start then, on the caller's clock.
+        failures: Failed tries since the last success.
+    """
+
+    base_s: float
+    cap_s: float
+    rng: Random
+    jitter: float = 1.0
+    due_s: float = -math.inf
+    failures: int = 0
+
+    def failed(self, now_s: float, *, retry_after_s: float | None = None) -> float:
+        """Count a failure; returns the pause in seconds until ``due_s``.
+
+        Args:
+            now_s: The time.
+            retry_after_s: The pause that the destination asks for, None for none.
+        """
+        bound_s = min(self.cap_s, self.base_s * 2.0 ** min(self.failures, _MAX_DOUBLINGS))
+        pause_s = self.rng.uniform((1.0 - self.jitter) * bound_s, bound_s)
+        pause_s = retry_delay_s(pause_s, retry_after_s, self.rng)
+        self.failures += 1
+        self.due_s = now_s + pause_s
+        return pause_s
+
+    def succeeded(self) -> None:
+        """Forget all failures: the next try may start at once."""
+        self.failures, self.due_s = 0, -math.inf
 
 
 def retry_budget_s(*, budget_s: float, to_next_slot_s: float, timeout_s: float) -> float:
@@ -91,7 +118,7 @@ class Grid:
     def first_at_or_after(self, time_s: float) -> int:
         """Index of the first slot that isn't before the time."""
         index = max(0, math.ceil((time_s - self.anchor_s) / self.interval_s))
-        # The division may round either way where the time is a slot's own.
+        # The division may round either way if the time is that of a slot.
         while index > 0 and self.slot_s(index - 1) >= time_s:
             index -= 1
         while self.slot_s(index) < time_s:
@@ -157,7 +184,7 @@ class Schedule:
 
         Args:
             now_s: The time.
-            not_before_s: The destination wants to be left alone until then.
+            not_before_s: The destination asks for no run before.
 
         Returns:
             How many slots have gone by, or will, without a run.
@@ -176,7 +203,7 @@ class Schedule:
     def resume(self, now_s: float, *, suspended_s: float) -> int:
         """The machine has slept: bring the next run forward, with jitter.
 
-        Where a destination wanted to be left alone, only the time slept is taken off.
+        A pause that a destination asked for is shortened by the time slept only.
 
         Returns:
             How many slots the sleep took.
@@ -191,10 +218,10 @@ class Schedule:
         return int(suspended_s // self._grid.interval_s)
 
     def change_interval(self, interval_s: float, *, now_s: float, shift_s: float = 0.0) -> None:
-        """Go over to slots so far apart, counted from the last one that a run began for.
+        """Use another interval, counted from the last slot that a run started for.
 
         The next run comes half a new interval after the last one at the earliest; one that is due
-        off the grid stays due. Slots that go by the wayside are nobody's loss and not counted.
+        off the grid stays due. Slots that are dropped aren't counted as missed.
 
         Args:
             interval_s: Seconds between slots, above 0.

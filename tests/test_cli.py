@@ -277,9 +277,9 @@ def test_path_that_is_no_kubeconfig_exits_78(environ: dict[str, str], says: str)
 AS_NOBODY = """
 import os, sys
 import anyio
-import telemetryd.daemon.loop, telemetryd.daemon.oneshot, telemetryd.kube.loader
+import telemetryd.daemon.loop, telemetryd.daemon.preview, telemetryd.kube.loader
 from telemetryd.cli import run_command
-from telemetryd.daemon.earlysignals import EarlySignals
+from telemetryd.daemon.signals import EarlySignals
 anyio.run(anyio.sleep, 0)  # imports what it needs
 if os.geteuid() == 0:
     os.setuid(65534)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from telemetryd.timing import (
     RETRY_AFTER_CAP_S,
     Grid,
+    Retry,
     Schedule,
-    backoff_s,
     retry_budget_s,
     retry_delay_s,
     splay_s,
@@ -26,27 +26,36 @@ SEEDS = st.integers(0, 2**32).map(Random)
 def test_backoff_stays_below_its_doubled_base_and_its_cap(
     failures: int, base_s: float, cap_s: float, rng: Random
 ) -> None:
-    delay_s = backoff_s(failures, base_s=base_s, cap_s=cap_s, rng=rng)
+    delay_s = Retry(base_s, cap_s, rng, failures=failures).failed(0.0)
     assert 0 <= delay_s <= min(cap_s, base_s * 2.0 ** min(failures, 900))
 
 
 def test_first_retries_do_not_bunch() -> None:
     """Ten thousand daemons whose receiver fails at one moment come back evenly over a second."""
     rng = Random(1)
-    tenths = [int(backoff_s(0, base_s=1, cap_s=30, rng=rng) * 10) for _ in range(10_000)]
+    tenths = [int(Retry(1, 30, rng).failed(0.0) * 10) for _ in range(10_000)]
     assert {tenth: tenths.count(tenth) for tenth in range(10)} == pytest.approx(
         dict.fromkeys(range(10), 1000), rel=0.15
     )
-    assert len({backoff_s(0, base_s=1, cap_s=30, rng=rng) for _ in range(1000)}) == 1000
+    assert len({Retry(1, 30, rng).failed(0.0) for _ in range(1000)}) == 1000
 
 
 def test_backoff_grows_to_its_cap_on_average() -> None:
     rng = Random(1)
     means = [
-        sum(backoff_s(n, base_s=1, cap_s=30, rng=rng) for _ in range(2000)) / 2000
+        sum(Retry(1, 30, rng, failures=n).failed(0.0) for _ in range(2000)) / 2000
         for n in (0, 2, 4, 8)
     ]
     assert means == pytest.approx([0.5, 2, 8, 15], rel=0.1)
+
+
+def test_retry_counts_failures_until_a_success() -> None:
+    retry = Retry(2.0, 5.0, Random(1), jitter=0.0)
+    assert [retry.failed(100.0) for _ in range(3)] == [2.0, 4.0, 5.0]
+    assert (retry.failures, retry.due_s) == (3, 105.0)
+    retry.succeeded()
+    assert (retry.failures, retry.due_s) == (0, float("-inf"))
+    assert retry.failed(0.0, retry_after_s=60.0) >= 60.0
 
 
 @given(SECONDS, SECONDS, st.floats(-1e6, 1e6))

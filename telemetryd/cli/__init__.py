@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from telemetryd.cli.arguments import build_parser
 from telemetryd.cli.commands import complain
-from telemetryd.daemon.earlysignals import EarlySignals
+from telemetryd.daemon.signals import EarlySignals
 from telemetryd.errors import ConfigError, TelemetrydError
 
 EX_INTERRUPTED = 130

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from telemetryd.daemon.restrictions import Restrictions
 
 if TYPE_CHECKING:
-    from telemetryd.daemon.oneshot import Collected, Preview
+    from telemetryd.daemon.preview import Collected, Preview
 
 EX_NO_DAEMON = 2
 """No daemon answers on the control socket."""
@@ -166,7 +166,7 @@ def _collect(options: argparse.Namespace) -> "tuple[Collected, Preview, list[str
     # A one-shot command says what went wrong at its end: progress would only be in the way.
     logs.configure(written.log_format, "critical", sys.stderr, os.environ)
     from telemetryd.daemon.loop import PromptLoop  # noqa: PLC0415 - heavy imports on demand
-    from telemetryd.daemon.oneshot import (  # noqa: PLC0415
+    from telemetryd.daemon.preview import (  # noqa: PLC0415
         collect_once,
         preview_of_exporter,
         preview_of_format,
@@ -283,24 +283,24 @@ def doctor(options: argparse.Namespace) -> int:
 
 def spool_list(options: argparse.Namespace) -> int:
     """Show what is undelivered."""
-    from telemetryd.daemon import handover  # noqa: PLC0415 - heavy imports on demand
+    from telemetryd.daemon import spoolcommands  # noqa: PLC0415 - heavy imports on demand
 
-    found = handover.read_spool(_recall_for_spool(options)[1])
+    found = spoolcommands.read_spool(_recall_for_spool(options)[1])
     if options.json:
-        documents = [handover.describe(each) for each in found]
+        documents = [spoolcommands.describe(each) for each in found]
         sys.stdout.buffer.write(orjson.dumps(documents, option=orjson.OPT_INDENT_2) + b"\n")
     elif found:
-        sys.stdout.write(handover.render_table(found))
+        sys.stdout.write(spoolcommands.render_table(found))
     sys.stdout.flush()
     return 0
 
 
 def spool_export(options: argparse.Namespace) -> int:
     """Copy what is undelivered."""
-    from telemetryd.daemon import handover  # noqa: PLC0415 - heavy imports on demand
+    from telemetryd.daemon import spoolcommands  # noqa: PLC0415 - heavy imports on demand
 
-    found = handover.read_spool(_recall_for_spool(options)[1])
-    for entry in handover.export_spool(found, options.folder, options.names):
+    found = spoolcommands.read_spool(_recall_for_spool(options)[1])
+    for entry in spoolcommands.export_spool(found, options.folder, options.names):
         print(f"{entry.file} {entry.bytes}")
     return 0
 
@@ -313,7 +313,7 @@ def spool_replay(options: argparse.Namespace) -> int:
     """
     written, config, restrictions = _recall_for_spool(options)
     logs.configure(config.log_format, "error", sys.stderr, os.environ)
-    from telemetryd.daemon import handover  # noqa: PLC0415 - heavy imports on demand
+    from telemetryd.daemon import spoolcommands  # noqa: PLC0415 - heavy imports on demand
     from telemetryd.daemon.restrictions import switches_of  # noqa: PLC0415
 
     switches = switches_of(
@@ -324,13 +324,13 @@ def spool_replay(options: argparse.Namespace) -> int:
     )
     if not switches.enabled:
         raise SpoolError(f"collection is {switches.detail}: nothing is sent")
-    payloads = handover.read_export(options.folder)
-    choose = handover.choose_exporter(config, options.exporter)
+    payloads = spoolcommands.read_export(options.folder)
+    choose = spoolcommands.choose_exporter(config, options.exporter)
     for entry, _ in payloads:
         choose(entry.exporter)  # nothing is sent where not all can be
     failed = []
 
-    def done(entry: handover.Entry, error: TelemetrydError | None) -> None:
+    def done(entry: spoolcommands.ManifestEntry, error: TelemetrydError | None) -> None:
         if error is None:
             print(f"{entry.file} delivered", flush=True)
         else:
@@ -339,7 +339,7 @@ def spool_replay(options: argparse.Namespace) -> int:
 
     now = time.time  # noqa: TID251 - the clock is chosen here
     omitted = config.privacy.omitted
-    anyio.run(partial(handover.replay, payloads, choose, omitted=omitted, now=now, done=done))
+    anyio.run(partial(spoolcommands.replay, payloads, choose, omitted=omitted, now=now, done=done))
     return 1 if failed else 0
 
 

@@ -1,16 +1,16 @@
-"""Leader election: looks, takes, renews and releases, and says at any moment whether we may act.
+"""Leader election: takes, renews and releases the Lease, and says whether this replica may write.
 
-Safety hangs on three things. A term counts from the moment its renewal was *sent*, on a clock that
-goes on while the machine is suspended; every side effect is checked against it in the step of the
-event loop in which it begins (``require``); and the guarded work has ended before a Lease is
-released or sought again. What the Lease says is judged by ``lease``.
+Safety depends on three things. A term counts from the moment its renewal was *sent*, on a clock
+that goes on while the machine is suspended. Every side effect is checked against it in the step of
+the event loop in which it starts (``require``). And the guarded work has ended before the Lease is
+released or sought again. ``lease`` decides what a Lease means.
 """
 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
-from typing import Protocol, assert_never
+from typing import Protocol
 
 import anyio
 
@@ -18,17 +18,19 @@ from telemetryd.bootclock import boot_time_s
 from telemetryd.control.epochs import Epochs
 from telemetryd.control.lease import (
     Acquire,
-    Kept,
+    Decision,
     LeaseTiming,
     Observed,
-    Taken,
-    Vanished,
-    Wait,
     decide,
-    find_standing,
     observe,
 )
-from telemetryd.control.leaseapi import RELEASED_DURATION_S, FetchedLease, Term, whole_seconds
+from telemetryd.control.leaseapi import (
+    RELEASED_DURATION_S,
+    FetchedLease,
+    LeaseApi,
+    Term,
+    whole_seconds,
+)
 from telemetryd.errors import Conflict, KubeError, NotFound, NotLeading
 from telemetryd.model import LeaderStatus
 from telemetryd.stats import LeaderStats
@@ -36,39 +38,29 @@ from telemetryd.stats import LeaderStats
 log = logging.getLogger(__name__)
 
 RELEASE_TIMEOUT_S = 10.0
-"""For all tries of a release: the next leader takes over without it, only later."""
+"""For all tries of a release; without it the next leader only takes over later."""
 
 _POLL_SPREAD = 1.2
-"""Candidates look every U(1, this) retry periods, so that they don't look together."""
-
-
-class Lease(Protocol):
-    """The Lease object; ``LeaseApi`` outside of tests."""
-
-    async def read(self, timeout_s: float) -> FetchedLease | None:
-        """It, None where there is none."""
-
-    async def create(self, term: Term, timeout_s: float) -> FetchedLease:
-        """Make it."""
-
-    async def replace(self, over: FetchedLease, term: Term, timeout_s: float) -> FetchedLease:
-        """Write over it."""
+"""Candidates check every U(1, this) retry periods, so that they don't do so together."""
 
 
 class Guarded(Protocol):
-    """The work that one replica alone may do."""
+    """The work that one replica alone may do.
+
+    ``daemon`` implements it (``Leadership``), which this layer can't import.
+    """
 
     async def prepare(self) -> None:
-        """A term may begin: look for epochs that were given out before, within a bound."""
+        """A term may start: look for epochs that were used before, within a time limit."""
 
     async def lead(self) -> None:
-        """Begin: we are the leader; what comes before the work is done within a bound."""
+        """Start the work: we are the leader. What comes before it has a time limit."""
 
     async def stand_by(self, leader: str) -> None:
-        """End all of it, within a bound, or stay without it.
+        """End all work, within a time limit, or stay without it.
 
         Args:
-            leader: Who holds the Lease, empty where nobody is known to.
+            leader: The holder of the Lease, empty if none is known.
         """
 
 
@@ -85,13 +77,6 @@ class _Term:
     sent_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Free:
-    """The Lease may be taken as it was found; None where it must be created."""
-
-    found: FetchedLease | None
-
-
 class Elector:
     """Takes part in the election of one Lease.
 
@@ -103,7 +88,7 @@ class Elector:
 
     def __init__(
         self,
-        lease: Lease,
+        lease: LeaseApi,
         guarded: Guarded,
         *,
         name: str,
@@ -113,16 +98,16 @@ class Elector:
         rng: Random,
         clock: Callable[[], float] = boot_time_s,
     ) -> None:
-        """Nothing is asked before ``run``; until it has been elected it doesn't lead.
+        """Nothing is requested before ``run``; it doesn't lead before it has been elected.
 
         Args:
             lease: The object.
-            guarded: What is begun and ended with our terms.
+            guarded: Starts and ends with our terms.
             name: The attribute.
             identity: The attribute.
             timing: Durations.
-            epochs: All that were seen; each term's is above them.
-            rng: Spreads looks.
+            epochs: All that were seen; each term's is higher.
+            rng: Spreads checks.
             clock: Boot time in seconds.
         """
         self.identity = identity
@@ -141,23 +126,23 @@ class Elector:
 
     @property
     def leading(self) -> bool:
-        """Whether a side effect may begin now."""
+        """Whether a side effect may start now."""
         term = self._term  # read once: a fence may be called from a worker thread
         return term is not None and self._acts_for_s(term) > 0
 
     @property
     def epoch(self) -> int:
-        """Of our term; the highest one seen where we don't lead."""
+        """Of our term; the highest one seen while we don't lead."""
         return self._epochs.highest
 
     def saw(self, epoch: int) -> None:
-        """Take note of an epoch that was given out somewhere; a term of ours goes on above it."""
+        """Note an epoch that was used elsewhere; a term of ours continues with a higher one."""
         if self._epochs.saw(epoch) and self._term is not None:
-            # The Lease says so from the next renewal on.
+            # The next renewal writes it to the Lease.
             self._epochs.saw(self._epochs.next)
 
     def require(self) -> None:
-        """Let a side effect begin.
+        """Check that a side effect may start.
 
         Raises:
             NotLeading: It may not.
@@ -178,7 +163,7 @@ class Elector:
         )
 
     async def run(self) -> None:
-        """Stand for election until cancelled; the Lease is then still ours until ``release``."""
+        """Take part until cancelled; the Lease then stays ours until ``release``."""
         await self._guarded.stand_by("")
         while True:
             self._term = await self._acquire()
@@ -186,16 +171,16 @@ class Elector:
             log.info("leading lease=%s epoch=%d identity=%s", self.name, self.epoch, self.identity)
             await self._guarded.lead()
             why = await self._keep(self._term)
-            # From here on `require` refuses, even where the term would still have a moment.
+            # From here on `require` refuses, even if the term has a moment left.
             self._term = None
             log.warning("not leading any more lease=%s reason=%r", self.name, why)
             self.stats.transitions += 1
             await self._guarded.stand_by(self._holder())
 
     async def release(self, timeout_s: float = RELEASE_TIMEOUT_S) -> None:
-        """Let another take over at once. Call it when the guarded work has ended and ``run`` too.
+        """Let another replica take over at once; only when guarded work and ``run`` have ended.
 
-        What is written over is what is found: a Lease that another holds by now stays his.
+        A Lease that another replica holds by now is left alone.
         """
         self._term = None
         if not self._named:
@@ -211,7 +196,7 @@ class Elector:
         log.warning("lease not released in time lease=%s", self.name)
 
     async def _try_release(self) -> bool:
-        """One try; False where it changed meanwhile."""
+        """One try; False if it changed meanwhile."""
         found = await self._lease.read(self._timing.request_timeout_s)
         if found is None or found.record.holder != self.identity:
             self._named = False
@@ -227,23 +212,23 @@ class Elector:
         return True
 
     async def _acquire(self) -> _Term:
-        """Look until the Lease can be had."""
+        """Check the Lease until it can be taken."""
         while True:
             poll_s = self._timing.retry_period_s * self._rng.uniform(1.0, _POLL_SPREAD)
             try:
-                decision = await self._look()
-                if isinstance(decision, _Free):
-                    return await self._take(decision.found)
+                found, decision = await self._look()
+                if isinstance(decision, Acquire):
+                    return await self._take(found)
                 poll_s = min(poll_s, decision.expires_in_s)
-                self._well()
+                self._succeeded()
             except (Conflict, NotFound) as error:
-                # Another was faster, or it is gone: nothing is wrong, only the look is old.
+                # Another was faster, or it is gone: only our reading is old.
                 log.debug("lease not taken lease=%s error=%r", self.name, str(error))
             except KubeError as error:
-                self._ill(error)
+                self._failed(error)
             await anyio.sleep(poll_s)
 
-    async def _look(self) -> "Wait | _Free":
+    async def _look(self) -> tuple[FetchedLease | None, Decision]:
         found = await self._lease.read(self._timing.request_timeout_s)
         record = found.record if found is not None else None
         if record is not None:
@@ -253,34 +238,24 @@ class Elector:
         if before is None or self._holder_of(before) != self._holder():
             log.info("lease held by another lease=%s holder=%r", self.name, self._holder())
             await self._guarded.stand_by(self._holder())
-        decision = decide(self._observed, self.identity, timing=self._timing, now_s=self._clock())
-        match decision:
-            case Wait():
-                return decision
-            case Acquire():
-                return _Free(found)
-            case _:
-                assert_never(decision)
+        now_s = self._clock()
+        return found, decide(self._observed, self.identity, timing=self._timing, now_s=now_s)
 
     async def _take(self, found: FetchedLease | None) -> _Term:
         await self._guarded.prepare()
         term = self._wanted(self._epochs.next, begins=True)
         sent_s = self._clock()
-        timeout_s = self._timing.request_timeout_s
-        # From here on the Lease may bear our name, whatever comes back.
+        # From here on the Lease may have our name, whatever the answer is.
         self._named = True
-        if found is None:
-            lease = await self._lease.create(term, timeout_s)
-        else:
-            lease = await self._lease.replace(found, term, timeout_s)
-        self._well()
-        # Above what was seen meanwhile, too: the Lease says so from the next renewal on.
+        lease = await self._write(found, term)
+        self._succeeded()
+        # Above what was seen meanwhile, too; the next renewal writes it to the Lease.
         self._epochs.saw(self._epochs.next)
         self._observed = Observed(lease.record, sent_s)
         return _Term(lease, sent_s)
 
     async def _keep(self, term: _Term) -> str:
-        """Renew until that fails for too long; says why it ended."""
+        """Renew until that fails for too long; returns why it ended."""
         stale = False
         while True:
             left_s = self._acts_for_s(term)
@@ -294,9 +269,9 @@ class Elector:
                 try:
                     stale, taken = await self._renew(term, stale=stale)
                 except KubeError as error:
-                    self._ill(error)
+                    self._failed(error)
                     stale = True
-                    await anyio.sleep(self._pause_s(left_s))
+                    await anyio.sleep(min(self._timing.retry_period_s, max(0.0, left_s)))
                     continue
                 if taken is not None:
                     return f"taken by {taken!r}"
@@ -305,59 +280,46 @@ class Elector:
         """One renewal.
 
         Args:
-            term: Ours; moved where it is renewed.
-            stale: Look first what the Lease has become.
+            term: Ours; extended if it is renewed.
+            stale: Read the Lease first.
 
         Returns:
-            Whether the Lease must be looked at before the next try, and who has taken it, if any.
+            Whether the Lease must be read before the next try, and who has taken it, if anyone.
         """
-        timeout_s = self._timing.request_timeout_s
+        lease: FetchedLease | None = term.lease
         if stale:
-            found = await self._lease.read(timeout_s)
-            match find_standing(found.record if found is not None else None, self.identity):
-                case Taken(holder):
+            lease = await self._lease.read(self._timing.request_timeout_s)
+            if lease is not None:
+                if lease.record.holder != self.identity:
                     self._named = False
-                    return True, holder
-                case Vanished():
-                    return await self._renew_anew(term)
-                case Kept() if found is not None:
-                    term.lease = found
-                    self.saw(found.record.transitions)
-        wanted = self._wanted(self.epoch, begins=False)
+                    return True, lease.record.holder
+                self.saw(lease.record.transitions)
+        # A deleted Lease is created again: others wait a whole term before they do so.
+        wanted = self._wanted(self.epoch, begins=lease is None)
         sent_s = self._clock()
+        changed = (Conflict,) if lease is None else (Conflict, NotFound)
         try:
-            term.lease = await self._lease.replace(term.lease, wanted, timeout_s)
-        except (Conflict, NotFound):
+            term.lease = await self._write(lease, wanted)
+        except changed:
             return True, None
-        self._renewed(term, sent_s)
+        term.sent_s = sent_s
+        self._observed = Observed(term.lease.record, sent_s)
+        self._succeeded()
         return False, None
 
-    async def _renew_anew(self, term: _Term) -> tuple[bool, str | None]:
-        """Make anew what somebody deleted: no one else does so before our term is over."""
-        wanted = self._wanted(self.epoch, begins=True)
-        sent_s = self._clock()
-        try:
-            term.lease = await self._lease.create(wanted, self._timing.request_timeout_s)
-        except Conflict:
-            return True, None
-        self._renewed(term, sent_s)
-        return False, None
+    async def _write(self, over: FetchedLease | None, term: Term) -> FetchedLease:
+        timeout_s = self._timing.request_timeout_s
+        if over is None:
+            return await self._lease.create(term, timeout_s)
+        return await self._lease.replace(over, term, timeout_s)
 
     def _wanted(self, epoch: int, *, begins: bool) -> Term:
         duration_s = whole_seconds(self._timing.duration_s)
         return Term(self.identity, duration_s, epoch, begins=begins)
 
-    def _renewed(self, term: _Term, sent_s: float) -> None:
-        self._well()
-        term.sent_s = sent_s
-        self._observed = Observed(term.lease.record, sent_s)
-
     def _acts_for_s(self, term: _Term) -> float:
-        """Seconds for which side effects may still begin."""
+        """Seconds in which side effects may still start."""
         return term.sent_s + self._timing.renew_deadline_s - self._clock()
-
-    def _pause_s(self, left_s: float) -> float:
-        return min(self._timing.retry_period_s, max(0.0, left_s))
 
     def _holder(self) -> str:
         return self._holder_of(self._observed)
@@ -366,12 +328,12 @@ class Elector:
     def _holder_of(observed: Observed | None) -> str:
         return observed.record.holder if observed is not None and observed.record else ""
 
-    def _ill(self, error: KubeError) -> None:
+    def _failed(self, error: KubeError) -> None:
         if not self._trouble:
-            log.warning("lease out of reach lease=%s error=%r", self.name, str(error))
+            log.warning("lease request failed lease=%s error=%r", self.name, str(error))
         self._trouble = str(error)
 
-    def _well(self) -> None:
+    def _succeeded(self) -> None:
         if self._trouble:
-            log.info("lease within reach again lease=%s", self.name)
+            log.info("lease requests succeed again lease=%s", self.name)
         self._trouble = ""

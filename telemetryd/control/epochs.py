@@ -1,6 +1,6 @@
-"""The epochs of leadership: the highest one seen anywhere, and the file that remembers it.
+"""The epochs of leadership: the highest one seen anywhere, and the file that keeps it.
 
-A receiver refuses what comes under a lower epoch than it has seen. A Lease can be deleted and made
+A receiver refuses payloads of a lower epoch than it has seen. A Lease can be deleted and created
 again, and a state folder can be lost, so no single place is trusted to know the highest epoch.
 """
 
@@ -32,14 +32,13 @@ class Epochs:
     """The highest epoch that this process knows of.
 
     Attributes:
-        highest: 0 where none was ever seen.
+        highest: 0 if none was ever seen.
         raised: Set when ``highest`` rises, and then replaced.
     """
 
     __slots__ = ("highest", "raised")
 
     def __init__(self) -> None:
-        """No epoch is known yet."""
         self.highest = 0
         self.raised = anyio.Event()
 
@@ -49,11 +48,7 @@ class Epochs:
         return min(self.highest + 1, MAX_EPOCH)
 
     def saw(self, epoch: int) -> bool:
-        """Take note of an epoch; whether it is higher than all before. Impossible ones are ignored.
-
-        Args:
-            epoch: From a Lease, a Secret, a file or a receiver.
-        """
+        """Note an epoch from anywhere; whether it is the highest. Impossible ones are ignored."""
         if not self.highest < epoch <= MAX_EPOCH:
             return False
         self.highest = epoch
@@ -63,15 +58,10 @@ class Epochs:
 
 
 class EpochFile:
-    """Keeps the highest epoch in a file; a disk that hangs or fails only costs the memory of it."""
+    """Keeps the highest epoch in a file; a disk that hangs or fails stops nothing else."""
 
     def __init__(self, path: str | None, epochs: Epochs) -> None:
-        """Nothing is read before ``load``.
-
-        Args:
-            path: The file, None where there is no state folder.
-            epochs: What is kept; what the file says is added to it.
-        """
+        """Nothing is read before ``load``; ``path`` is None without a state folder."""
         self._path = None if path is None else Path(path)
         self._epochs = epochs
         self._turn = Turn(shared_threads())
@@ -80,7 +70,7 @@ class EpochFile:
         self._trouble = ""
 
     async def load(self) -> None:
-        """Read the file, within a bound; ``run`` tries again where that fails."""
+        """Read the file, within a time limit; ``run`` tries again if that fails."""
         if self._path is not None:
             await self._catch_up(self._path)
 
@@ -93,13 +83,13 @@ class EpochFile:
                 await raised.wait()
 
     async def keep(self, timeout_s: float) -> None:
-        """Return once ``run`` has written the highest epoch, or after that time."""
+        """Return when ``run`` has written the highest epoch, or after that time."""
         with anyio.move_on_after(timeout_s):
             while self._path is not None and self._stored < self._epochs.highest:
                 await self._wrote.wait()
 
     async def _catch_up(self, path: Path) -> bool:
-        """Read the file once and write what is higher; False where the disk fails."""
+        """Read the file once and write a higher epoch; False if the disk fails."""
         try:
             with anyio.fail_after(DISK_TIMEOUT_S):
                 if self._stored < 0:
@@ -127,10 +117,10 @@ class EpochFile:
 
 
 def read_epoch(path: Path) -> int:
-    """The epoch in a file, 0 where there is no file or it is damaged, which is logged. Blocks.
+    """The epoch in a file, 0 if it is missing or damaged, which is logged. Blocks.
 
     Raises:
-        OSError: The file cannot be read, or a folder is in its place.
+        OSError: The file can't be read, or is a folder.
     """
     try:
         content = read_small_file(str(path))
@@ -147,7 +137,7 @@ def read_epoch(path: Path) -> int:
 
 
 def parse_epoch(text: str) -> int | None:
-    """An epoch as it is written down, None where the text isn't one."""
+    """An epoch in decimal, None for any other text."""
     if not (text.isascii() and text.isdigit()) or len(text) > len(str(MAX_EPOCH)):
         return None
     epoch = int(text)

@@ -1,12 +1,11 @@
-"""Leader election: what a candidate or a leader makes of the Lease it has just seen. Pure.
+"""Leader election: what a Lease means to a candidate or a leader. Pure.
 
 The rules are those of client-go (tools/leaderelection), which trusts only local time: a holder's
-term ends its own duration after its record was last *seen to change*, whatever times are written
-in it. The loop that asks and writes is ``elector``'s, the object's form ``leaseapi``'s.
+term ends one duration after its record was last *seen to change*, whatever times it contains.
 """
 
 from dataclasses import dataclass
-from typing import TypeAlias, assert_never
+from typing import TypeAlias
 
 from telemetryd.config.settings import MIN_DEADLINE_TO_RETRY
 
@@ -15,12 +14,12 @@ MIN_REQUEST_TIMEOUT_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class LeaseTiming:
-    """How long a term lasts and how it is kept, in seconds.
+    """How long a term lasts and how it is renewed, in seconds.
 
     Attributes:
-        duration_s: A term, counted from the sending of the renewal that began it.
-        renew_deadline_s: A leader that couldn't renew for so long acts no more.
-        retry_period_s: Between renewals, and between a candidate's looks.
+        duration_s: A term, counted from the time its renewal was sent.
+        renew_deadline_s: A leader that can't renew for this long stops.
+        retry_period_s: Between renewals, and between a candidate's checks.
     """
 
     duration_s: float = 15.0
@@ -37,7 +36,7 @@ class LeaseTiming:
 
     @property
     def request_timeout_s(self) -> float:
-        """Of one request: a hung one must leave time for another within the deadline."""
+        """Of one request: if it hangs, another one must fit into the deadline."""
         return max(MIN_REQUEST_TIMEOUT_S, self.renew_deadline_s / 2)
 
 
@@ -46,11 +45,11 @@ class LeaseRecord:
     """A Lease as the API server holds it.
 
     Attributes:
-        holder: ``spec.holderIdentity``, empty where it was released.
-        duration_s: ``spec.leaseDurationSeconds``, None where there is no sane one.
-        transitions: ``spec.leaseTransitions``: the epoch of the last term, where all is well.
-        resource_version: Of the object; changes with every write, a renewal too.
-        uid: Of the object; another one is another Lease.
+        holder: ``spec.holderIdentity``, empty if it was released.
+        duration_s: ``spec.leaseDurationSeconds``, None if missing or invalid.
+        transitions: ``spec.leaseTransitions``: the epoch of the last term.
+        resource_version: Changes with every write, also a renewal.
+        uid: Differs for a Lease that was created again.
     """
 
     holder: str
@@ -62,10 +61,10 @@ class LeaseRecord:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """The last state that was seen, and since when it has been the same by the local clock.
+    """The last state that was seen, and since when it has been the same.
 
     Attributes:
-        record: None where there is no Lease.
+        record: None if there is no Lease.
         since_s: Local boot time in seconds.
     """
 
@@ -75,7 +74,7 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class Acquire:
-    """Nobody's term runs: write our name, with the record as precondition.
+    """No term runs: write our name, with the record as precondition.
 
     Attributes:
         over: The record to write over; None to create the Lease.
@@ -86,11 +85,11 @@ class Acquire:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Somebody's term may still run.
+    """Another term may still run.
 
     Attributes:
-        holder: Who that is, empty where the Lease has just vanished.
-        expires_in_s: Seconds until it has run out, unless the record changes.
+        holder: Whose, empty if the Lease was just deleted.
+        expires_in_s: Seconds until it ends, unless the record changes.
     """
 
     holder: str
@@ -100,30 +99,8 @@ class Wait:
 Decision: TypeAlias = Acquire | Wait
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """The fetched Lease still names us: renew over it."""
-
-    record: LeaseRecord
-
-
-@dataclass(frozen=True, slots=True)
-class Vanished:
-    """There is no Lease any more: make it anew, for others wait a whole term before they do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """Another holds it, or nobody: our term is over, whatever its time."""
-
-    holder: str
-
-
-Standing: TypeAlias = Kept | Vanished | Taken
-
-
 def observe(before: Observed | None, record: LeaseRecord | None, now_s: float) -> Observed:
-    """What is known after a look at the Lease: a change begins a new term, by the local clock."""
+    """What is known after a read: a change starts a new term by the local clock."""
     if before is not None and before.record == record:
         return before
     return Observed(record, now_s)
@@ -132,14 +109,14 @@ def observe(before: Observed | None, record: LeaseRecord | None, now_s: float) -
 def decide(observed: Observed, identity: str, *, timing: LeaseTiming, now_s: float) -> Decision:
     """Whether a candidate may take the Lease.
 
-    One that was released may be taken at once, for a release comes after the guarded work. So may
-    one that bears our own name: a write of ours has come through late, and no one else's did. Any
-    other, and its absence too, must stay as it is for a whole term: its holder may not know yet.
+    A released Lease may be taken at once, because the guarded work ends before a release. So may
+    one with our own name: a late write of ours got through, and no one else's did. Any other, or a
+    missing one, must stay the same for a whole term: its holder may not know yet.
 
     Args:
-        observed: The last look, and since when it has been the same.
+        observed: The last read, and since when it has been the same.
         identity: Ours.
-        timing: Its duration stands in where the record has none.
+        timing: For its duration, if the record has none.
         now_s: Local boot time in seconds.
     """
     record = observed.record
@@ -152,16 +129,3 @@ def decide(observed: Observed, identity: str, *, timing: LeaseTiming, now_s: flo
     if left_s > 0:
         return Wait(record.holder if record is not None else "", left_s)
     return Acquire(record)
-
-
-def find_standing(record: LeaseRecord | None, identity: str) -> Standing:
-    """What the fetched Lease says to a leader whose renewal was refused."""
-    match record:
-        case None:
-            return Vanished()
-        case LeaseRecord(holder=holder) if holder == identity:
-            return Kept(record)
-        case LeaseRecord(holder=holder):
-            return Taken(holder)
-        case _:
-            assert_never(record)

@@ -1,7 +1,4 @@
-"""The Lease as an object of ``coordination.k8s.io/v1``: read, created and replaced, all of it kept.
-
-What is made of it belongs to ``lease``; when it is asked for to ``elector``.
-"""
+"""The Lease as an object of ``coordination.k8s.io/v1``: read, created and replaced as a whole."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -16,6 +13,7 @@ from telemetryd.bounds import identifier
 from telemetryd.control.lease import LeaseRecord
 from telemetryd.errors import BadResponse
 from telemetryd.kube import objects
+from telemetryd.kube.objects import StoredMeta
 from telemetryd.kube.requests import Requests
 from telemetryd.kube.responses import printable
 from telemetryd.redaction import OURS
@@ -24,7 +22,7 @@ _API_VERSION = "coordination.k8s.io/v1"
 RELEASED_DURATION_S = 1
 
 
-class _Spec(msgspec.Struct, gc=False, rename="camel"):
+class _LeaseSpec(msgspec.Struct, gc=False, rename="camel"):
     """What is read of ``spec`` (coordination/v1 LeaseSpec)."""
 
     holder_identity: str | None = None
@@ -32,15 +30,10 @@ class _Spec(msgspec.Struct, gc=False, rename="camel"):
     lease_transitions: int | None = None
 
 
-class _Meta(msgspec.Struct, gc=False, rename="camel"):
-    uid: str | None = None
-    resource_version: str | None = None
-
-
 class _Lease(msgspec.Struct, gc=False):
     kind: str
-    metadata: _Meta
-    spec: _Spec | None = None
+    metadata: StoredMeta
+    spec: _LeaseSpec | None = None
 
 
 _DECODER = msgspec.json.Decoder(_Lease)
@@ -77,19 +70,12 @@ class Term:
 
 
 class LeaseApi:
-    """One Lease which should have a connection pool of its own."""
+    """One Lease; its requests should have a connection pool of their own."""
 
     def __init__(
         self, requests: Requests, *, namespace: str, name: str, now: Callable[[], float]
     ) -> None:
-        """Nothing is asked yet.
-
-        Args:
-            requests: To the API server.
-            namespace: Of the Lease.
-            name: Of the Lease.
-            now: Unix time in seconds, for the times that people read.
-        """
+        """Nothing is requested yet; ``now`` is Unix time in seconds, for times that people read."""
         self._requests = requests
         self._namespace = namespace
         self._name = name
@@ -97,10 +83,10 @@ class LeaseApi:
         self._collection = f"/apis/{_API_VERSION}/namespaces/{namespace}/leases"
 
     async def read(self, timeout_s: float) -> FetchedLease | None:
-        """The Lease, None where there is none.
+        """The Lease, None for none.
 
         Raises:
-            KubeError: It can't be had, or isn't a Lease.
+            KubeError: It can't be read, or isn't a Lease.
         """
         return await objects.get(
             self._requests, f"{self._collection}/{self._name}", parse_lease, timeout_s=timeout_s
@@ -146,8 +132,7 @@ class LeaseApi:
 def parse_lease(answer: bytes) -> FetchedLease:
     """The Lease in an answer.
 
-    A ``spec`` that lacks something, or holds nonsense, is read as one without it: a holder that
-    names no duration has ours.
+    Missing and invalid values of ``spec`` read as none: a holder without a duration has ours.
 
     Raises:
         BadResponse: It isn't a Lease.
@@ -161,7 +146,7 @@ def parse_lease(answer: bytes) -> FetchedLease:
     if lease.kind != "Lease" or not meta.uid or not meta.resource_version:
         kind = printable(lease.kind, 100)
         raise BadResponse(f"the answer isn't a Lease but a {kind!r} or has no identity")
-    spec = lease.spec or _Spec()
+    spec = lease.spec or _LeaseSpec()
     duration_s = spec.lease_duration_seconds
     return FetchedLease(
         record=LeaseRecord(

@@ -1,4 +1,4 @@
-"""The daemon: every part wired together, from the first line of the log to the last."""
+"""The daemon: connects all parts, and runs them from the start to the end of the drain."""
 
 import logging
 import os
@@ -7,36 +7,30 @@ import random
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from itertools import chain
-from typing import Any
 
 import anyio
 from anyio.abc import TaskStatus
 
 from telemetryd import __version__
 from telemetryd.config import Config, read_switches
-from telemetryd.daemon import heap
 from telemetryd.daemon.collection import find_build
 from telemetryd.daemon.collector import MARK_UNSEEN, Collector
-from telemetryd.daemon.commands import Commanded, DaemonCommands
-from telemetryd.daemon.earlysignals import EarlySignals
+from telemetryd.daemon.commands import DaemonCommands
 from telemetryd.daemon.exporters import ExporterFactory, spool_dir
 from telemetryd.daemon.filewatch import FileWatch
-from telemetryd.daemon.guarded import GuardedWork
-from telemetryd.daemon.heartbeat import ALIVE_WITHIN_S, Heartbeat
 from telemetryd.daemon.leadership import Leadership
-from telemetryd.daemon.notify import Notifier
-from telemetryd.daemon.optoutmark import OptOutMark
+from telemetryd.daemon.loop import ALIVE_WITHIN_S, Heartbeat, trim_heap
+from telemetryd.daemon.notify import Notifier, StatusLog, Supervision
+from telemetryd.daemon.optout import OptOutMark
 from telemetryd.daemon.registrations import RegistrationReader
-from telemetryd.daemon.reload import Reloader
-from telemetryd.daemon.reloadable import Reloadable
-from telemetryd.daemon.requests import SecretRequests
-from telemetryd.daemon.signals import StatusLog, ended_by, handling
-from telemetryd.daemon.supervision import Supervision
+from telemetryd.daemon.reload import Reloader, ReloadTarget
+from telemetryd.daemon.secretrequests import GuardedWork, SecretRequests
+from telemetryd.daemon.signals import ENDING, EarlySignals, handling
 from telemetryd.errors import NotReady
 from telemetryd.export.engine.manager import ExporterManager
-from telemetryd.informer.informer import Informer
 from telemetryd.kube.client import KubeClient
 from telemetryd.kube.requests import request_limiter
 from telemetryd.model import ExporterState, ExporterStatus, InformerStatus, Snapshot
@@ -48,19 +42,13 @@ from telemetryd.serve.http.security import Security
 from telemetryd.serve.http.server import Endpoints, serve
 from telemetryd.serve.metrics.metrics import MetricsRenderer
 from telemetryd.serve.metrics.view import BuildInfo, MetricsSources
-from telemetryd.serve.page.status import (
-    Report,
-    StatusFacts,
-    liveness,
-    readiness,
-    render_summary,
-)
+from telemetryd.serve.page.status import Report, StatusFacts, liveness, readiness, render_summary
 from telemetryd.stats import ExporterStats, InformerStats, KubeStats
 
 log = logging.getLogger(__name__)
 
 RELEASE_TIMEOUT_S = 1.5
-"""A shutdown ends at most 2 s after its drain: who can't release is succeeded all the same."""
+"""A shutdown ends at most 2 s after its drain; the Lease expires if it can't be released."""
 
 
 async def run_daemon(
@@ -71,18 +59,13 @@ async def run_daemon(
     now: Callable[[], float],
     rng: random.Random,
 ) -> None:
-    """Run until SIGTERM or SIGINT, then drain; where that comes during the start, end at once.
+    """Run until SIGTERM or SIGINT, then drain; during the start, end at once.
 
-    Args:
-        config: Effective values of everything.
-        reloader: Changes them while it runs.
-        early: Signals that came before this; still catches those that are not handled here.
-        now: Unix time in seconds.
-        rng: Source of every jitter.
+    ``early`` has the signals so far; ``rng`` is the source of every jitter.
 
     Raises:
-        ConfigError: The API server's access, the listen address or its certificates can't be used.
-        TelemetrydError: The listen address or the control socket can't be had now.
+        ConfigError: The access to the API server, the listen address or a certificate is unusable.
+        TelemetrydError: The listen address or the control socket isn't available now.
     """
     stop = anyio.Event()
     startup = _Startup()
@@ -95,12 +78,11 @@ async def run_daemon(
         startup.interrupt()
 
     status_log = StatusLog()
-    reload = partial(reloader.ask, "signal")
-    with (
-        ended_by(end),
-        handling({signal.SIGHUP: reload, signal.SIGUSR1: status_log.ask}),
-        startup.scope,
-    ):
+    handlers: dict[signal.Signals, Callable[[], None]]
+    handlers = {number: partial(end, number) for number in ENDING}
+    handlers[signal.SIGHUP] = partial(reloader.ask, "signal")
+    handlers[signal.SIGUSR1] = status_log.ask
+    with handling(handlers), startup.scope:
         if early.reload_asked:
             reloader.ask("signal")
         if early.summary_asked:
@@ -118,18 +100,16 @@ async def run_daemon(
 
 
 class _Startup:
-    """What a request to stop may cancel: the start, but not the drain that comes after it."""
+    """Lets a signal cancel the start until all sockets are bound, but not the drain."""
 
     def __init__(self) -> None:
         self.scope = anyio.CancelScope()
         self._over = False
 
     def started(self, _listening: Listening | None = None) -> None:
-        """All is bound: from now on the daemon itself sees to its end."""
         self._over = True
 
     def interrupt(self) -> None:
-        """End the start, unless it is over."""
         if not self._over:
             self.scope.cancel()
 
@@ -145,21 +125,11 @@ async def run_until(
     notifier: Notifier,
     task_status: TaskStatus[Listening] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run until the event is set, then drain within the configured time.
-
-    Args:
-        stop: The event.
-        config: Effective values of everything.
-        reloader: Changes them while it runs.
-        status_log: Asked for the status.
-        now: Unix time in seconds.
-        rng: Source of every jitter.
-        notifier: The service manager.
-        task_status: Told when everything is bound.
+    """Run until ``stop`` is set, then drain; ``task_status`` is started when all sockets are bound.
 
     Raises:
-        ConfigError: As of ``run_daemon``.
-        TelemetrydError: As of ``run_daemon``.
+        ConfigError: As ``run_daemon``.
+        TelemetrydError: As ``run_daemon``.
     """
     config = await reloader.recall(config)
     kube_stats = KubeStats()
@@ -190,21 +160,16 @@ async def run_until(
             ) as listening,
             open_control_socket(listen.control_socket, where=where) as control,
         ):
-            log.info(
-                "started version=%s api_server=%s listen=%s control=%s exporters=%d",
-                __version__,
-                client.server,
-                listening,
-                control and control.getsockname(),
-                len(config.exporters),
-            )
+            message = "started version=%s api_server=%s listen=%s control=%s exporters=%d"
+            place = control and control.getsockname()
+            log.info(message, __version__, client.server, listening, place, len(config.exporters))
             task_status.started(listening)
             await daemon.run(stop, control)
     log.info("stopped")
 
 
 class Daemon:
-    """The parts of a running daemon, and what it tells of them."""
+    """The parts of a running daemon, and what it shows of them."""
 
     def __init__(
         self,
@@ -220,9 +185,8 @@ class Daemon:
         rng: random.Random,
         notifier: Notifier,
     ) -> None:
-        """Wire; nothing runs before ``run``."""
+        """Nothing runs before ``run``."""
         self._client = client
-        self._page_size = config.kubernetes.page_size
         self._kube_stats = kube_stats
         self._leadership = leadership
         self._security = security
@@ -259,7 +223,7 @@ class Daemon:
             config,
             wanted=lambda: self._collector.asks_about_opt_out,
             now=now,
-            changed=self._collector.poke,
+            changed=self._collector.wake,
         )
         for exporter in config.exporters:
             self._manager.register(*self._factory.build(exporter))
@@ -269,7 +233,7 @@ class Daemon:
             self._manager,
             self._factory.build,
             source=lambda: self._collector.source,
-            leadership=leadership,
+            fence=leadership.require,
             now=now,
             rng=rng,
         )
@@ -278,22 +242,15 @@ class Daemon:
         )
         self._guarded = GuardedWork(self._manager, self._requests)
         self._supervision = Supervision(
-            notifier,
-            summary=self._summary,
-            alive=lambda: self._liveness().ok,
+            notifier, summary=self._summary, alive=lambda: self._liveness().ok
         )
 
     async def run(self, stop: anyio.Event, control: socket.socket | None) -> None:
-        """Collect and export until the event is set, then drain.
-
-        Args:
-            stop: The event.
-            control: Where commands come in; None for nowhere.
-        """
+        """Collect and export until ``stop`` is set, then drain; ``control`` receives commands."""
         self._supervision.ready()
         async with anyio.create_task_group() as background:
             background.start_soon(self._heartbeat.run, name="heartbeat")
-            background.start_soon(heap.give_back, name="heap")
+            background.start_soon(trim_heap, name="heap")
             background.start_soon(self._supervision.run, name="supervision")
             background.start_soon(self._client.follow, name="login")
             background.start_soon(
@@ -304,7 +261,16 @@ class Daemon:
                 self._reloader.restrictions.run, self._reloader.reapply, name="restrictions"
             )
             if control is not None:
-                background.start_soon(ControlServer(control, self._commands()).run, name="control")
+                commands = DaemonCommands(
+                    status=self._status,
+                    reloader=self._reloader,
+                    manager=self._manager,
+                    informers=lambda: chain(self._collector.watched(), self._requests.watched()),
+                    collector=self._collector,
+                    client=self._client,
+                    page_size=self._reloader.config.kubernetes.page_size,
+                )
+                background.start_soon(ControlServer(control, commands).run, name="control")
             async with anyio.create_task_group() as electing:
                 run = partial(
                     self._leadership.run,
@@ -319,30 +285,21 @@ class Daemon:
             background.cancel_scope.cancel()
 
     async def _accompany(self) -> None:
-        """What runs beside a collection."""
+        """What runs while there is a collection."""
         async with anyio.create_task_group() as beside:
             beside.start_soon(self._requests.run, name="SecretRequests")
             beside.start_soon(self._registrations.run, name="registrations")
 
     async def _begin_term(self) -> None:
-        """Another replica led until now, and may have marked an opt-out that was missed here."""
+        """Another replica led until now, and may have marked an opt-out that this one missed."""
         self._opt_out_mark.forget()
         if not self._opt_out_mark.looked:
             await self._guarded.hold(ExporterState.WAITING, MARK_UNSEEN)
-        self._collector.poke()
+        self._collector.wake()
 
     async def _work(self, stop: anyio.Event) -> None:
-        """Do the guarded work until the event is set, then drain it; meanwhile the rest goes on."""
-        async with anyio.create_task_group() as working:
-            working.start_soon(self._guarded.run, name="guarded work")
-            working.start_soon(self._opt_out_mark.run, name="opt-out mark")
-            working.start_soon(self._reloader.run, self._reloadable(), name="reloads")
-            working.start_soon(FileWatch(self._reloader).run, name="configuration file")
-            await stop.wait()
-            working.cancel_scope.cancel()
-
-    def _reloadable(self) -> Reloadable:
-        return Reloadable(
+        """Do the guarded work until ``stop`` is set, then drain it while the rest goes on."""
+        target = ReloadTarget(
             manager=self._manager,
             build=self._factory.build,
             spec=self._factory.spec,
@@ -353,24 +310,18 @@ class Daemon:
             begin=self._supervision.reloading,
             end=self._supervision.ready,
         )
+        async with anyio.create_task_group() as working:
+            working.start_soon(self._guarded.run, name="guarded work")
+            working.start_soon(self._opt_out_mark.run, name="opt-out mark")
+            working.start_soon(self._reloader.run, target, name="reloads")
+            working.start_soon(FileWatch(self._reloader).run, name="configuration file")
+            await stop.wait()
+            working.cancel_scope.cancel()
 
     def _follow(self, config: Config) -> None:
         self._opt_out_mark.follow(config)
         self._collector.follow(config)
         self._leadership.follow(config)
-
-    def _commands(self) -> DaemonCommands:
-        return DaemonCommands(
-            Commanded(
-                status=self._status,
-                reloader=self._reloader,
-                manager=self._manager,
-                informers=self._watched,
-                collector=self._collector,
-                client=self._client,
-                page_size=self._page_size,
-            )
-        )
 
     def endpoints(self) -> Endpoints:
         """What HTTP shows of this daemon."""
@@ -390,28 +341,27 @@ class Daemon:
         return Endpoints(
             metrics=MetricsRenderer(sources),
             liveness=self._liveness,
-            readiness=self._readiness,
+            readiness=lambda: readiness(
+                config_applied=True,
+                unsettled=self._collector.unsettled(),
+                required=self._collector.required(),
+            ),
             status=self._status,
-            payload_exposed=self._payload_exposed,
+            payload_exposed=lambda: self._reloader.config.server.expose_payload,
             payload=self._manager.payload,
         )
 
     def _snapshot(self) -> Snapshot | None:
-        try:
+        with suppress(NotReady):
             return self._collector.snapshot()
-        except NotReady:
-            return None
-
-    def _watched(self) -> Iterator[Informer[Any, Any]]:
-        return chain(self._collector.watched(), self._requests.watched())
+        return None
 
     def _informers(self) -> Iterator[tuple[InformerStatus, InformerStats]]:
         return chain(self._collector.informers(), self._requests.informers())
 
     def _exporters(self) -> Iterator[tuple[ExporterStatus, ExporterStats]]:
         stats = self._manager.stats()
-        for status in self._manager.statuses():
-            yield status, stats[status.name]
+        return ((status, stats[status.name]) for status in self._manager.statuses())
 
     def _liveness(self) -> Report:
         return liveness(
@@ -419,20 +369,11 @@ class Daemon:
             scheduler_alive=self._manager.overdue_s() < ALIVE_WITHIN_S,
         )
 
-    def _readiness(self) -> Report:
-        return readiness(
-            config_applied=True,
-            unsettled=self._collector.unsettled(),
-            required=self._collector.required(),
-        )
-
-    def _payload_exposed(self) -> bool:
-        return self._reloader.config.server.expose_payload
-
     def _summary(self) -> str:
         return render_summary(self._status())
 
     def _status(self) -> StatusFacts:
+        config = self._reloader.config
         return StatusFacts(
             version=__version__,
             now=self._now(),
@@ -450,9 +391,9 @@ class Daemon:
             build=find_build(self._collector.watched()),
             registrations=self._registrations.known,
             leader=self._leadership.status(),
-            payload_exposed=self._payload_exposed(),
-            privacy=self._reloader.config.privacy,
-            identity=self._reloader.config.identity,
+            payload_exposed=config.server.expose_payload,
+            privacy=config.privacy,
+            identity=config.identity,
             restrictions=self._reloader.restrictions.statuses(),
             memory_warning=self._reloader.restrictions.warning,
         )

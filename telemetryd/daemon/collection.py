@@ -1,12 +1,12 @@
-"""The collecting half, wired for one source: informers over a client, a gatherer over their stores.
+"""A collection from one source: informers, and a gatherer over their stores.
 
-A collection is made anew whenever collecting begins, and dropped as a whole when it ends: nothing
-of it outlives a switch of source or an opt-out. When that happens is ``collector``'s.
+A new one is made whenever collecting starts, and it is dropped as a whole when that ends: nothing
+of it outlives a change of source or an opt-out.
 """
 
 import random
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import anyio
 
@@ -36,7 +36,7 @@ from telemetryd.stats import GatherStats, InformerStats
 
 
 class Informers:
-    """Makes the informers of one collection, and knows them all."""
+    """Informers that run together."""
 
     def __init__(
         self,
@@ -47,12 +47,12 @@ class Informers:
         now: Callable[[], float],
         rng: random.Random,
     ) -> None:
-        """Prepare.
+        """None yet.
 
         Args:
             client: The API server; stays the caller's.
             page_size: Objects a page.
-            streamed: Lists come as streams where the API server serves them so.
+            streamed: Lists come as streams if the API server supports that.
             now: Unix time in seconds.
             rng: Spreads retries and relists.
         """
@@ -63,9 +63,14 @@ class Informers:
         self._rng = rng
         self._made: list[tuple[Informer[Any, Any], InformerStats]] = []
 
-    def make(self, resource: Resource[T, R]) -> Informer[T, R]:
-        """An informer of the resource; it does nothing before it is run."""
-        stats = InformerStats(resource.id)
+    def make(self, resource: Resource[T, R], stats: InformerStats | None = None) -> Informer[T, R]:
+        """Add an informer of the resource, which does nothing before ``run``.
+
+        Args:
+            resource: What is watched.
+            stats: Counters that go on; None for new ones.
+        """
+        stats = stats or InformerStats(resource.id)
         made = Informer(
             resource,
             KubeSource(self._client, resource),
@@ -79,20 +84,19 @@ class Informers:
         return made
 
     def find(self, resource_id: str) -> Informer[Any, Any] | None:
-        """The informer of that resource, None where there is none."""
+        """The informer of that resource, None for none."""
         return next((each for each, _ in self._made if each.resource.id == resource_id), None)
 
     def all(self) -> Iterator[Informer[Any, Any]]:
-        """Every one that has been made."""
+        """All informers."""
         return (each for each, _ in self._made)
 
     def statuses(self) -> Iterator[tuple[InformerStatus, InformerStats]]:
         """Status and counters of each informer."""
-        for informer, stats in self._made:
-            yield informer.reader.status(), stats
+        return ((informer.reader.status(), stats) for informer, stats in self._made)
 
     def on_change(self, handler: Callable[[], None]) -> None:
-        """Call the handler whenever anything that one of them holds or tells has changed."""
+        """Call the handler when objects or the status of one of them have changed."""
         for informer, _ in self._made:
             informer.reader.on_change(handler)
 
@@ -103,18 +107,8 @@ class Informers:
                 watching.start_soon(informer.run, name=f"informer {informer.resource.id}")
 
 
-class Build(Protocol):
-    """What knows the build commit of the product, and has to be run for it."""
-
-    def override(self, overrides: IdentityConfig) -> None:
-        """Put other overrides in force."""
-
-    async def run(self) -> None:
-        """Keep it; returns only when cancelled."""
-
-
 class Collection:
-    """Everything that has to run for snapshots of one source to come.
+    """Everything that must run for snapshots of one source.
 
     Attributes:
         source: What is collected from.
@@ -128,9 +122,9 @@ class Collection:
         identity: IdentityConfig,
         informers: Informers,
         gatherer: Gatherer,
-        build: Build,
+        build: RancherCommit | ServerVersion,
     ) -> None:
-        """Use ``build_collection``; nothing runs before ``run``."""
+        """Made by ``build_collection``; nothing runs before ``run``."""
         self.source = source
         self._identity = identity
         self.informers = informers
@@ -144,9 +138,9 @@ class Collection:
             collecting.start_soon(self._build.run, name="build info")
 
     def follow(self, config: Config) -> None:
-        """Put in force what a new configuration asks of snapshots, before its exporters are.
+        """Put a configuration in force for snapshots, before its exporters are.
 
-        Detail that was asked for once goes on: an exporter that ends may need it to the last.
+        Detail that was once needed stays: an exporter that ends may need it to the last.
         """
         if config.identity != self._identity:
             self._identity = config.identity
@@ -166,16 +160,7 @@ def build_collection(
     rng: random.Random,
     stats: GatherStats,
 ) -> Collection:
-    """Wire a collection; nothing is asked of the API server yet.
-
-    Args:
-        source: What to collect from.
-        config: In force now.
-        client: The API server; stays the caller's.
-        now: Unix time in seconds.
-        rng: Spreads retries and relists.
-        stats: Moved by its gatherer.
-    """
+    """Make a collection; nothing is requested yet. Its gatherer counts in ``stats``."""
     informers = Informers(
         client,
         page_size=config.kubernetes.page_size,
@@ -183,81 +168,50 @@ def build_collection(
         now=now,
         rng=rng,
     )
+
+    def gather(readers: Readers | PlainReaders, git_hash: Callable[[], str | None]) -> Gatherer:
+        return Gatherer(
+            readers=readers,
+            overrides=config.identity,
+            git_hash=git_hash,
+            now=now,
+            stats=stats,
+            privacy=config.privacy,
+            detailed=needs_detail(config),
+        )
+
     if source is SourceKind.RANCHER:
-        return _build_rancher(informers, config, client, now=now, rng=rng, stats=stats)
-    return _build_plain(informers, config, client, now=now, rng=rng, stats=stats)
-
-
-def _build_rancher(
-    informers: Informers,
-    config: Config,
-    client: KubeClient,
-    *,
-    now: Callable[[], float],
-    rng: random.Random,
-    stats: GatherStats,
-) -> Collection:
-    settings = informers.make(SETTINGS).reader
-    readers = Readers(
-        clusters=informers.make(CLUSTERS).reader,
-        nodes=informers.make(nodes_resource(ShapeTable())).reader,
-        settings=settings,
-        features=informers.make(FEATURES).reader,
-        kube_system=informers.make(KUBE_SYSTEM).reader,
-    )
-    build_info = RancherCommit(
-        settings=settings,
-        overrides=config.identity,
-        api_server=lambda: client.server,
-        rng=rng,
-    )
-    gatherer = _gather(readers, config, build_info.git_hash, now=now, stats=stats)
-    build_info.on_change(gatherer.recheck)
-    return Collection(SourceKind.RANCHER, config.identity, informers, gatherer, build_info)
-
-
-def _build_plain(
-    informers: Informers,
-    config: Config,
-    client: KubeClient,
-    *,
-    now: Callable[[], float],
-    rng: random.Random,
-    stats: GatherStats,
-) -> Collection:
+        settings = informers.make(SETTINGS).reader
+        rancher = Readers(
+            clusters=informers.make(CLUSTERS).reader,
+            nodes=informers.make(nodes_resource(ShapeTable())).reader,
+            settings=settings,
+            features=informers.make(FEATURES).reader,
+            kube_system=informers.make(KUBE_SYSTEM).reader,
+        )
+        build = RancherCommit(
+            settings=settings,
+            overrides=config.identity,
+            api_server=lambda: client.server,
+            rng=rng,
+        )
+        gatherer = gather(rancher, build.git_hash)
+        build.on_change(gatherer.recheck)
+        return Collection(source, config.identity, informers, gatherer, build)
     nodes = informers.make(core_nodes_resource(ShapeTable())).reader
     version = ServerVersion(client, nodes=nodes, overrides=config.identity, rng=rng)
-    readers = PlainReaders(
+    plain = PlainReaders(
         nodes=nodes,
         kube_system=informers.make(KUBE_SYSTEM).reader,
         server_version=lambda: version.version,
     )
-    gatherer = _gather(readers, config, version.git_hash, now=now, stats=stats)
+    gatherer = gather(plain, version.git_hash)
     version.on_change(gatherer.facts_changed)
-    return Collection(SourceKind.KUBERNETES, config.identity, informers, gatherer, version)
-
-
-def _gather(
-    readers: Readers | PlainReaders,
-    config: Config,
-    git_hash: Callable[[], str | None],
-    *,
-    now: Callable[[], float],
-    stats: GatherStats,
-) -> Gatherer:
-    return Gatherer(
-        readers=readers,
-        overrides=config.identity,
-        git_hash=git_hash,
-        now=now,
-        stats=stats,
-        privacy=config.privacy,
-        detailed=needs_detail(config),
-    )
+    return Collection(source, config.identity, informers, gatherer, version)
 
 
 def find_build(informers: Iterable[Informer[Any, Any]]) -> RancherBuild | None:
-    """Which build of Rancher they follow; None where they follow none, or before that is known."""
+    """Which build of Rancher they watch; None for none, or before that is known."""
     for each in informers:
         if each.resource.id == SETTINGS.id:
             status = each.reader.status()

@@ -1,15 +1,14 @@
-"""The life of the collecting half: on or off, from this source or that, behind one stable face.
+"""Starts and ends the collection, as switches and source say.
 
-A running daemon has one collector, and the collector has at most one collection at a time. What
-runs follows from the switches and the source alone: ``run`` brings it about after every change.
-While it is off nothing is asked of the API server but the one setting that may have switched it
-off, and nothing is held.
+A daemon has one collector, which has at most one collection at a time. After every change ``run``
+starts or ends what the switches and the source require. While collection is off, no object is held
+and the API server is asked only for the setting that may have switched it off.
 """
 
 import gc
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
 import anyio
@@ -19,7 +18,7 @@ from anyio.abc import TaskGroup
 from telemetryd.config import Config, EnvironmentSwitches
 from telemetryd.config.restrictions import COLLECTION, OPT_OUT
 from telemetryd.daemon.collection import Collection, Informers, build_collection
-from telemetryd.daemon.optout import OptOut
+from telemetryd.daemon.optout import OptOutSetting
 from telemetryd.daemon.restrictions import Restrictions, switches_of
 from telemetryd.daemon.sourcefinder import DEFAULT_TIMING, FinderTiming, SourceFinder
 from telemetryd.errors import NotReady
@@ -42,32 +41,32 @@ MARK_UNSEEN = "the opt-out's mark on the Secret (first look)"
 _BY_SETTING = {Switch.SETTING, Switch.MEMORY}
 
 
-class Gate(Protocol):
-    """What of the exporter manager a collector needs."""
+class Holdable(Protocol):
+    """Work that can be held: all guarded work, or the exporters of a manager alone."""
 
     async def hold(self, state: ExporterState, detail: str) -> None:
-        """Keep every exporter from running."""
+        """Stop the work, and allow none until this state is released; ``detail`` says why."""
 
     def release(self, state: ExporterState) -> None:
-        """Let them run again."""
+        """End a hold."""
 
 
-class Part:
-    """A task that is started and ended at will."""
+class RestartableTask:
+    """A task that can be started and stopped again and again."""
 
     def __init__(self) -> None:
         self._scope: anyio.CancelScope | None = None
         self._ended = anyio.Event()
 
     def start(self, group: TaskGroup, run: Callable[[], Awaitable[None]], *, name: str) -> None:
-        """Start it in the group; nothing where it runs."""
+        """Start it in the group; nothing if it runs."""
         if self._scope is None:
             self._scope = anyio.CancelScope()
             self._ended = anyio.Event()
             group.start_soon(self._run, run, self._scope, self._ended, name=name)
 
     async def stop(self) -> None:
-        """Cancel it and wait for its end; nothing where it doesn't run."""
+        """Cancel it and wait for its end; nothing if it doesn't run."""
         if self._scope is not None:
             self._scope.cancel()
             await self._ended.wait()
@@ -85,7 +84,7 @@ class Part:
 
 
 class Collector:
-    """Collects from whatever source there is while no switch is off; a ``SnapshotSource``.
+    """Collects from the source that there is while no switch is off; a ``SnapshotSource``.
 
     Attributes:
         gather_stats: What the gatherers of all its collections did.
@@ -103,21 +102,20 @@ class Collector:
         restrictions: Restrictions | None = None,
         looked_at_marks: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Prepare; nothing runs before ``run``.
+        """Nothing runs before ``run``.
 
         Args:
             config: At the start.
             client: The API server; stays the caller's.
             environment: What the environment leaves on.
             now: Unix time in seconds.
-            rng: Spreads retries, relists and looks.
+            rng: Spreads retries, relists and checks.
             timing: When to look for a source.
-            restrictions: What is remembered; learns what the Setting says.
-            looked_at_marks: Whether it is known that no Secret bears the mark of an opt-out, or
-                that one does.
+            restrictions: What is remembered; learns what the setting says.
+            looked_at_marks: Whether the Secrets have been read for the mark of an opt-out.
         """
         self._restrictions = restrictions or Restrictions((), {}, now=now)
-        self._restrictions.on_change(self._poke)
+        self._restrictions.on_change(self.wake)
         self._looked_at_marks = looked_at_marks
         self._config = config
         self._client = client
@@ -125,13 +123,13 @@ class Collector:
         self._rng = rng
         self._timing = timing
         self._environment = environment
-        self._told = Switches()
+        self._logged = Switches()
         self._finder: SourceFinder | None = None
-        self._opt_out: OptOut | None = None
+        self._opt_out: OptOutSetting | None = None
         self._collection: Collection | None = None
         self._absent: frozenset[str] = frozenset()
-        self._finding, self._watching, self._collecting = Part(), Part(), Part()
-        self._accompanying = Part()
+        self._finding, self._watching = RestartableTask(), RestartableTask()
+        self._collecting, self._accompanying = RestartableTask(), RestartableTask()
         self._changed = anyio.Event()
         self.gather_stats = GatherStats()
 
@@ -150,7 +148,7 @@ class Collector:
 
     @property
     def asks_about_opt_out(self) -> bool:
-        """It is on, or only the Setting's opt-out keeps it off, which another word may end."""
+        """It is on, or only the setting's opt-out keeps it off, which another value may end."""
         remembered = self._restrictions.remembered_switches
         return self.switches.off <= _BY_SETTING and remembered <= {OPT_OUT}
 
@@ -168,7 +166,7 @@ class Collector:
         """The fleet now.
 
         Raises:
-            NotReady: It is off, or something is still waited for.
+            NotReady: It is off, or something is missing.
         """
         switches = self.switches
         if not switches.enabled:
@@ -198,7 +196,7 @@ class Collector:
         return (self.unsettled() or "collection",)
 
     def unsettled(self) -> str:
-        """Why collecting hasn't begun though it is on, empty where it has or is off."""
+        """Why the collection hasn't started though it is on, empty if it has or is off."""
         if self._collection is not None or not self.switches.enabled:
             return ""
         if self._target() is None:
@@ -210,12 +208,11 @@ class Collector:
         """Status of each informer that a snapshot can't be made without."""
         return [] if self._collection is None else self._collection.gatherer.required()
 
-    def informers(self) -> Iterator[tuple[InformerStatus, InformerStats]]:
+    def informers(self) -> Iterable[tuple[InformerStatus, InformerStats]]:
         """Status and counters of each informer; while it is off, of what is still watched."""
         if self._collection is not None:
-            yield from self._collection.informers.statuses()
-        elif self._opt_out is not None:
-            yield from self._opt_out.informers()
+            return self._collection.informers.statuses()
+        return self._opt_out.informers.statuses() if self._opt_out is not None else ()
 
     def watched(self) -> Iterable[Informer[Any, Any]]:
         """The informers of the collection."""
@@ -224,38 +221,35 @@ class Collector:
     # -- what a reload does
 
     def follow(self, config: Config) -> None:
-        """A reload: this is in force now, before its exporters are.
-
-        What needs a restart to change is as it was.
-        """
+        """Put a configuration in force, before its exporters are."""
         self._config = config
         if self._collection is not None:
             self._collection.follow(config)
-        self._poke()
+        self.wake()
 
     # -- what runs
 
     async def run(
-        self, gate: Gate, accompany: Callable[[], Awaitable[None]] = anyio.sleep_forever
+        self, work: Holdable, accompany: Callable[[], Awaitable[None]] = anyio.sleep_forever
     ) -> None:
         """Collect whenever nothing is off; returns only when cancelled.
 
         Args:
-            gate: Held while it is off, and during the move from one source to another.
-            accompany: Run while there is a collection, and cancelled with it.
+            work: Held while it is off, and during the move from one source to another.
+            accompany: Runs while there is a collection, and is cancelled with it.
         """
         async with anyio.create_task_group() as group:
             while True:
                 changed = self._changed
-                self._tell()
+                self._log_switches()
                 if self.switches.enabled:
-                    await self._bring_up(gate, group, accompany)
+                    await self._start(work, group, accompany)
                 else:
-                    await self._bring_down(gate, group)
+                    await self._stop(work, group)
                 await changed.wait()
 
-    async def _bring_down(self, gate: Gate, group: TaskGroup) -> None:
-        await gate.hold(ExporterState.DISABLED, self.switches.detail)
+    async def _stop(self, work: Holdable, group: TaskGroup) -> None:
+        await work.hold(ExporterState.DISABLED, self.switches.detail)
         await self._drop_collection()
         await self._finding.stop()
         self._finder = None
@@ -265,17 +259,17 @@ class Collector:
         else:
             await self._drop_opt_out()
 
-    async def _bring_up(
-        self, gate: Gate, group: TaskGroup, accompany: Callable[[], Awaitable[None]]
+    async def _start(
+        self, work: Holdable, group: TaskGroup, accompany: Callable[[], Awaitable[None]]
     ) -> None:
         if self._config.kubernetes.source == "auto" and self._finder is None:
             self._finder = SourceFinder(
-                self._client, rng=self._rng, changed=self._poke, timing=self._timing
+                self._client, rng=self._rng, changed=self.wake, timing=self._timing
             )
             self._finding.start(group, self._finder.run, name="source finder")
         target = self._target()
         if self._collection is not None and self._collection.source is not target:
-            await gate.hold(ExporterState.WAITING, f"the move to source {target}")
+            await work.hold(ExporterState.WAITING, f"the move to source {target}")
             await self._drop_collection()
         if target is SourceKind.KUBERNETES:
             await self._drop_opt_out()
@@ -285,17 +279,17 @@ class Collector:
             self._begin(target, group)
             self._accompanying.start(group, accompany, name="beside the collection")
         if self._collection is None or not self._knows_of_opt_out(self._collection.source):
-            # What was left undelivered must not go out before it is known that nobody opted out.
+            # Pending payloads must not leave before it is known that no one opted out.
             problem = self._opt_out.problem if self._opt_out is not None else ""
-            await gate.hold(ExporterState.WAITING, self.unsettled() or problem or _FIRST_LOOK)
+            await work.hold(ExporterState.WAITING, self.unsettled() or problem or _FIRST_LOOK)
         elif not self._looked_at_marks():
-            await gate.hold(ExporterState.WAITING, MARK_UNSEEN)
+            await work.hold(ExporterState.WAITING, MARK_UNSEEN)
         else:
-            gate.release(ExporterState.WAITING)
-        gate.release(ExporterState.DISABLED)
+            work.release(ExporterState.WAITING)
+        work.release(ExporterState.DISABLED)
 
     def _may_begin(self, target: SourceKind) -> bool:
-        """Whether the setting that opts out has been read, where there is one."""
+        """Whether the setting that opts out has been read, if there is one."""
         return target is SourceKind.KUBERNETES or (
             self._opt_out is not None and self._opt_out.looked and not self._opt_out.out
         )
@@ -318,7 +312,7 @@ class Collector:
         self._absent = frozenset()
         self._collection.informers.on_change(self._look_for_absence)
         self._collecting.start(group, self._collection.run, name="collection")
-        self._poke()
+        self.wake()
 
     async def _drop_collection(self) -> None:
         await self._accompanying.stop()
@@ -326,11 +320,10 @@ class Collector:
         if self._collection is not None:
             log.info("collecting ended source=%s: nothing is held", self._collection.source)
             self._collection = None
-            self._poke()
-            # Its tasks have ended, but the loop lets go of them only in its next round.
+            self.wake()
+            # Its tasks have ended, but the loop releases them only in its next round.
             await anyio.lowlevel.checkpoint()
-            # Stores, gatherer and informers refer to each other: without this they would stay
-            # until the interpreter sees fit.
+            # Stores, gatherer and informers refer to each other: free them now.
             gc.collect()
 
     def _watch_opt_out(self, group: TaskGroup) -> None:
@@ -338,8 +331,8 @@ class Collector:
             informers = Informers(
                 self._client, page_size=1, streamed=False, now=self._now, rng=self._rng
             )
-            self._opt_out = OptOut(
-                informers, note=self._restrictions.note_setting, changed=self._poke
+            self._opt_out = OptOutSetting(
+                informers, note=self._restrictions.note_setting, changed=self.wake
             )
         self._watching.start(group, self._opt_out.run, name="opt-out")
 
@@ -363,25 +356,22 @@ class Collector:
         )
 
     def _look_for_absence(self) -> None:
-        """What belongs to the source and is gone may be gone for good: look at once."""
+        """A resource of the source is gone, perhaps with the source: check at once."""
         absent = frozenset(status.resource for status, _ in self.informers() if status.absent)
         if absent - self._absent and self._finder is not None:
             self._finder.look()
         self._absent = absent
 
-    def poke(self) -> None:
-        """Something that is asked for has changed."""
-        self._poke()
-
-    def _poke(self) -> None:
+    def wake(self) -> None:
+        """Check again what must run: something has changed."""
         self._changed.set()
         self._changed = anyio.Event()
 
-    def _tell(self) -> None:
+    def _log_switches(self) -> None:
         switches = self.switches
-        if switches == self._told:
+        if switches == self._logged:
             return
-        self._told = switches
+        self._logged = switches
         if switches.enabled:
             log.warning("collection on")
         else:

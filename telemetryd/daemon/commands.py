@@ -1,10 +1,6 @@
-"""What the daemon does on command: a thin adapter from the control socket to the parts it runs.
-
-Who may command, and how commands travel, belongs to ``serve.control``.
-"""
+"""The commands of the control socket; ``serve.control`` receives them."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
 from typing import Any
@@ -20,7 +16,6 @@ from telemetryd.informer.informer import Informer
 from telemetryd.informer.source import KubeSource
 from telemetryd.informer.store import Reader
 from telemetryd.informer.verify import Verification, verify
-from telemetryd.kube.client import KubeClient
 from telemetryd.model import Unreadable
 from telemetryd.serve.control.commands import Outcome
 from telemetryd.serve.control.protocol import Document
@@ -37,44 +32,43 @@ MOST_SHOWN_KEYS = 1000
 """Of those that differ, in either direction, and of those that can't be read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Commanded:
-    """The parts of a running daemon that commands reach.
-
-    Attributes:
-        informers: Those that run now.
-        page_size: Objects a page, for fresh lists.
-    """
-
-    status: Callable[[], StatusFacts]
-    reloader: Reloader
-    manager: ExporterManager
-    informers: Callable[[], Iterable[Informer[Any, Any]]]
-    collector: Collector
-    client: KubeClient
-    page_size: int
-
-
 class DaemonCommands:
     """Carries commands out; ``serve.control.Commands`` says what each does."""
 
-    def __init__(self, parts: Commanded) -> None:
-        self._parts = parts
+    def __init__(
+        self,
+        *,
+        status: Callable[[], StatusFacts],
+        reloader: Reloader,
+        manager: ExporterManager,
+        informers: Callable[[], Iterable[Informer[Any, Any]]],
+        collector: Collector,
+        client: KubeClient,
+        page_size: int,
+    ) -> None:
+        """Over the parts of a running daemon; ``page_size`` is for fresh lists."""
+        self._status = status
+        self._reloader = reloader
+        self._manager = manager
+        self._informers = informers
+        self._collector = collector
+        self._client = client
+        self._page_size = page_size
         self._verifying = anyio.Lock()
 
     def status(self) -> Outcome:
         """The document of ``/status.json``."""
-        return Outcome(render_status(self._parts.status()))
+        return Outcome(render_status(self._status()))
 
     async def reload(self) -> Outcome:
         """Reload the configuration and wait for what comes of it."""
-        result = await self._parts.reloader.reload("control")
+        result = await self._reloader.reload("control")
         document = {"changes": list(result.changes), "problems": list(result.problems)}
         return Outcome(document, ok=result.ok)
 
     async def opt_in(self) -> Outcome:
-        """End every restriction that is remembered and not written; say what remains."""
-        reloader = self._parts.reloader
+        """End every restriction that is remembered and not written; returns what remains."""
+        reloader = self._reloader
         restrictions = reloader.restrictions
         ended = await restrictions.opt_in()
         result = await reloader.reapplied()
@@ -84,7 +78,7 @@ class DaemonCommands:
             for each in remaining
             if each.restriction.key != IMPLIED
         ]
-        leader = self._parts.status().leader
+        leader = self._status().leader
         if leader is not None and not leader.leading and leader.holder:
             problems.append(
                 f"{leader.holder} leads: run telemetryd ctl opt-in there to end what it remembers"
@@ -102,7 +96,7 @@ class DaemonCommands:
         Raises:
             ManagerError: It is unknown, or can't be started.
         """
-        self._parts.manager.start(name)
+        self._manager.start(name)
         return self._exporter(name)
 
     async def stop(self, name: str) -> Outcome:
@@ -111,7 +105,7 @@ class DaemonCommands:
         Raises:
             ManagerError: It is unknown.
         """
-        await self._parts.manager.stop(name)
+        await self._manager.stop(name)
         return self._exporter(name)
 
     async def restart(self, name: str) -> Outcome:
@@ -120,7 +114,7 @@ class DaemonCommands:
         Raises:
             ManagerError: It is unknown, or can't be started.
         """
-        await self._parts.manager.restart(name)
+        await self._manager.restart(name)
         return self._exporter(name)
 
     def trigger(self, name: str) -> Outcome:
@@ -129,19 +123,19 @@ class DaemonCommands:
         Raises:
             ManagerError: It is unknown, or doesn't run.
         """
-        return Outcome({"run": self._parts.manager.trigger(name)})
+        return Outcome({"run": self._manager.trigger(name)})
 
     async def cache(self, resource: str, *, verify: bool) -> Outcome:
-        """What is held of a resource, and how it differs from the API server's own.
+        """What is held of a resource, and how it differs from a fresh list.
 
         Raises:
-            CommandRefused: Nothing is held of such a resource, or another comparison is at work.
+            CommandRefused: Nothing is held of the resource, or another comparison is running.
             KubeError: It can't be listed.
         """
-        informers = {informer.resource.id: informer for informer in self._parts.informers()}
+        informers = {informer.resource.id: informer for informer in self._informers()}
         informer = informers.get(resource)
         if informer is None:
-            collector = self._parts.collector
+            collector = self._collector
             switches = collector.switches
             if not switches.enabled:
                 raise CommandRefused(f"nothing is held of {resource!r}: {switches.detail}")
@@ -167,8 +161,8 @@ class DaemonCommands:
                 return await verify(
                     resource,
                     reader,
-                    KubeSource(self._parts.client, resource),
-                    page_size=self._parts.page_size,
+                    KubeSource(self._client, resource),
+                    page_size=self._page_size,
                 )
         except TimeoutError as error:
             message = f"{resource.id} can't be listed within {VERIFY_TIMEOUT_S:g} s"
@@ -177,17 +171,13 @@ class DaemonCommands:
             self._verifying.release()
 
     def _exporter(self, name: str) -> Outcome:
-        found = self._parts.manager.status(name)
+        found = self._manager.status(name)
         document: Document = {"name": found.name, "state": str(found.state), "detail": found.detail}
         return Outcome({"exporter": document})
 
 
 def describe_cache(reader: Reader[Any]) -> Document:
-    """What a store holds, without any of it: keys only go into a digest.
-
-    Objects that can't be read are named, with the reason that counts them: who may command the
-    daemon may fix them.
-    """
+    """What a store holds: a digest of the keys, and the unreadable objects with the reason."""
     status = reader.status()
     keys = reader.keys()
     document: Document = {

@@ -1,9 +1,17 @@
-"""From an exporter's table in the configuration to what the manager registers."""
+"""From an exporter's table in the configuration to what the manager registers.
 
-from collections.abc import Callable
+Nothing here opens, requests or writes anything, but certificates are checked.
+"""
+
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from hashlib import sha256
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import anyio
 
@@ -16,11 +24,12 @@ from telemetryd.config import (
     OtlpExporterConfig,
     RemoteExporterConfig,
     SecretExporterConfig,
+    WebExporterConfig,
 )
 from telemetryd.config.plugins import load_plugin
+from telemetryd.config.remote import is_in_clear, is_over_tls, metrics_url
 from telemetryd.config.values import HOUR_S, InvalidValue
-from telemetryd.control.secretrequest.serving import PREFIX
-from telemetryd.daemon.web import build_http, build_otlp
+from telemetryd.control.secretrequest.targetsecrets import PREFIX
 from telemetryd.errors import ConfigError, Problem
 from telemetryd.export.exporter import GIVEN, BuildContext, Exporter
 from telemetryd.export.payloads import otlp_metrics
@@ -28,28 +37,43 @@ from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
 from telemetryd.export.payloads.payload import Renderer
 from telemetryd.export.sinks import http, secret
 from telemetryd.export.sinks.file import FileExporter
+from telemetryd.export.sinks.http import HttpExporter
+from telemetryd.export.sinks.otlp import OtlpExporter
 from telemetryd.export.sinks.secret import SecretExporter
-from telemetryd.export.sinks.transport import USER_AGENT
+from telemetryd.export.sinks.transport import USER_AGENT, Destination, HttpTransport
 from telemetryd.export.spec import ExporterSpec
 from telemetryd.export.turn import shared_threads
+from telemetryd.kube.proxy import proxy_for
 from telemetryd.kube.requests import Requests
+from telemetryd.kube.tls import Origin, TlsFiles, build_context
+from telemetryd.limiter import Limiter
 from telemetryd.model import Disclosure, Field
 
+log = logging.getLogger(__name__)
+
 _REQUEST_TIMEOUT_S = HOUR_S
-"""As long as an attempt may be made to take. An attempt's own time is kept by the manager, for it
-may be changed while the sink lives."""
+"""Upper limit of an attempt's timeout. The manager keeps the timeout itself, which may change while
+the sink lives."""
 
 LONGEST_INITIAL_DELAY_S = 30.0
-"""Daemons that start together don't all send at once; operations, section 2.2."""
+"""Daemons that start together don't all send at once."""
+
+CHECK_PATIENCE_S: Final = 1.0
+"""For a check of an exporter's certificates before it is made."""
+_CHECK_AGAIN_S: Final = 0.1
+"""The same while an earlier check hangs: a daemon with many exporters must start all the same."""
+MOST_CHECKS: Final = 8
+"""Checks that may hang at a time; beyond them none is started."""
+_CHECK: Final = "exporter certificates"
 
 
 def spool_dir(config: Config) -> str | None:
-    """Where exporters keep what isn't delivered, None where no state folder is usable."""
+    """Where exporters keep pending payloads, None without a usable state folder."""
     return None if config.state_dir is None else f"{config.state_dir}/spool"
 
 
 def renderer_of(config: ExporterConfig) -> Renderer:
-    """What makes the payloads of this exporter."""
+    """The renderer of this exporter's payloads."""
     if isinstance(config, OtlpExporterConfig):
         return otlp_metrics.OtlpRenderer()
     return PAYLOAD_FORMATS[config.format].renderer()
@@ -59,7 +83,7 @@ def disclosure_of(config: ExporterConfig) -> Disclosure:
     """All that this exporter sends.
 
     Raises:
-        InvalidValue: It is of another distribution, which can't be used.
+        InvalidValue: It is a plug-in that can't be used.
     """
     match config:
         case OtlpExporterConfig():
@@ -80,7 +104,7 @@ def _of_format(config: ExporterConfig, beside: tuple[Field, ...] = ()) -> Disclo
 
 
 class ExporterFactory:
-    """Builds exporters without side effects: nothing is opened, asked or written before a run."""
+    """Builds exporters without side effects."""
 
     def __init__(
         self,
@@ -89,24 +113,18 @@ class ExporterFactory:
         now: Callable[[], float],
         saw_epoch: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """Prepare.
-
-        Args:
-            requests: To the API server, under the fence of leadership.
-            now: Unix time in seconds.
-            saw_epoch: Called with each leadership epoch that a destination names.
-        """
+        """Requests need the fence; ``saw_epoch`` gets each epoch that a destination names."""
         self._requests = requests
         self._saw_epoch = saw_epoch
         self._now = now
         self._render = {name: each.renderer() for name, each in PAYLOAD_FORMATS.items()}
         self._render_otlp = otlp_metrics.OtlpRenderer()
-        # One for each kind: a disk that hangs holds up those who write to others for moments.
+        # One limiter for each kind, so that a disk that hangs delays other kinds only briefly.
         self._file_threads = shared_threads()
         self._web_threads = shared_threads()
 
     def build(self, config: ExporterConfig) -> tuple[ExporterSpec, Exporter]:
-        """What the manager is told of the exporter, and the sink itself.
+        """What the manager needs to know about the exporter, and the sink.
 
         Raises:
             ConfigError: What it needs from the start can't be used.
@@ -139,7 +157,7 @@ class ExporterFactory:
             case OtlpExporterConfig():
                 return build_otlp(config, now=self._now, threads=self._web_threads)
             case _:
-                return self._foreign(config)
+                return self._from_plugin(config)
 
     def _spec(self, config: ExporterConfig, **more: Any) -> ExporterSpec:
         remote = isinstance(config, RemoteExporterConfig)
@@ -176,11 +194,11 @@ class ExporterFactory:
             saw_epoch=self._saw_epoch,
         )
 
-    def _foreign(self, config: ExporterConfig) -> Exporter:
-        """The sink of another distribution.
+    def _from_plugin(self, config: ExporterConfig) -> Exporter:
+        """The sink of a plug-in.
 
         Raises:
-            ConfigError: It makes none.
+            ConfigError: The plug-in can't be used.
         """
         where = f"exporter {config.name}"
         try:
@@ -213,5 +231,125 @@ class ExporterFactory:
 
 
 def _destination(config: ExporterConfig, url: str) -> str:
-    """Tells a destination from another without telling where it is."""
+    """Distinguishes destinations without revealing them."""
     return sha256(f"{config.type}\0{url}".encode()).hexdigest()
+
+
+def build_http(
+    config: HttpExporterConfig,
+    *,
+    now: Callable[[], float],
+    environ: Mapping[str, str] = os.environ,
+    threads: Limiter | None = None,
+) -> HttpExporter:
+    """A sink of type ``http``; nothing is opened.
+
+    Args:
+        config: Its table.
+        now: Unix time in seconds.
+        environ: Names the proxy.
+        threads: Shared with other such sinks, None for its own.
+
+    Raises:
+        ConfigError: The proxy or a certificate can't be used.
+    """
+    return HttpExporter(_build_transport(config, config.url, now, environ, threads))
+
+
+def build_otlp(
+    config: OtlpExporterConfig,
+    *,
+    now: Callable[[], float],
+    environ: Mapping[str, str] = os.environ,
+    threads: Limiter | None = None,
+) -> OtlpExporter:
+    """A sink of type ``otlp``, as ``build_http`` makes one.
+
+    Raises:
+        ConfigError: The proxy or a certificate can't be used.
+    """
+    url = metrics_url(config.endpoint)
+    return OtlpExporter(_build_transport(config, url, now, environ, threads))
+
+
+def _build_transport(
+    config: WebExporterConfig,
+    url: str,
+    now: Callable[[], float],
+    environ: Mapping[str, str],
+    threads: Limiter | None,
+) -> HttpTransport:
+    """Its connection settings, after a check of the files that exist already.
+
+    Raises:
+        ConfigError: The proxy or a certificate can't be used.
+    """
+    tls_files = None
+    if is_over_tls(url):
+        where = f"exporter {config.name}"
+        tls_files = TlsFiles(
+            ca_file=config.ca_file,
+            cert_file=config.client_cert_file,
+            key_file=config.client_key_file,
+            verify=True,
+            ca_origin=Origin(where, "ca_file"),
+            cert_origin=Origin(where, "client_cert_file"),
+        )
+        if tls_files.ca_file is not None or tls_files.cert_file is not None:
+            _check(tls_files, config.name)
+    elif is_in_clear(url):
+        log.warning("payloads leave in clear text exporter=%s: give an https URL", config.name)
+    return HttpTransport(
+        Destination(
+            url=url,
+            proxy=proxy_for(url, environ),
+            headers_file=config.headers_file,
+            bearer_token_file=config.bearer_token_file,
+            compress=config.compress,
+        ),
+        tls_files=tls_files,
+        now=now,
+        threads=threads or shared_threads(),
+    )
+
+
+def _check(files: TlsFiles, exporter: str) -> None:
+    """Refuse invalid certificates; blocks for ``CHECK_PATIENCE_S`` at most.
+
+    If their disk hangs, the exporter is made all the same: each of its attempts reads them, and
+    fails as long as it can't.
+
+    Raises:
+        ConfigError: They can't be used.
+    """
+    results: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+
+    def look() -> None:
+        try:
+            # A certificate of our own may be issued later, as a token may.
+            issued = files.cert_file is not None and Path(files.cert_file).exists()
+            build_context(files if issued else replace(files, cert_file=None, key_file=None))
+        except Exception as error:  # noqa: BLE001 - it is raised where it is waited for
+            results.put(error)
+        else:
+            results.put(None)
+
+    hanging = sum(thread.name == _CHECK for thread in threading.enumerate())
+    patience_s = _CHECK_AGAIN_S if hanging else CHECK_PATIENCE_S
+    if hanging < MOST_CHECKS:
+        threading.Thread(target=look, name=_CHECK, daemon=True).start()
+    else:
+        patience_s = 0.0
+    try:
+        error = results.get(timeout=patience_s)
+    except queue.Empty:
+        log.warning(
+            "certificates can't be read, their disk is slow or hangs: "
+            "attempts fail until they can exporter=%s ca_file=%s client_cert_file=%s",
+            exporter,
+            files.ca_file,
+            files.cert_file,
+        )
+        return
+    if error is not None:
+        raise error

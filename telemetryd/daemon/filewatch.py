@@ -1,8 +1,7 @@
-"""Notices that the configuration file has changed, and has it reloaded.
+"""Reloads the configuration file when it has changed.
 
-By polling: a file may be written in place, replaced by a rename, or reached through the symbolic
-links of a ConfigMap of which one is swapped, on file systems that tell nobody. What a reload does
-doesn't belong here.
+By polling, because a file may be written in place, replaced by a rename, or reached through the
+symbolic links of a ConfigMap, on file systems that notify no one.
 """
 
 import os
@@ -19,21 +18,21 @@ from telemetryd.sharedread import SharedRead
 
 POLL_S: Final = 1.0
 SETTLED_LOOKS: Final = 2
-"""Content that was found so often in a row isn't being written any more."""
+"""Content that was found this often in a row isn't being written any more."""
 MISSING_LOOKS: Final = 5
-"""A file that can't be read may be on its way back: an editor, or a volume that is updated."""
+"""An unreadable file may come back: an editor saves it, or a volume is updated."""
 
 _Mark: TypeAlias = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What one look at the file found.
+    """What one check of the file found.
 
     Attributes:
-        mark: Changes whenever the file is written, replaced, or reached by another way.
-        content: Its digest; where it can't be read, why.
-        missing: It can't be read, or none is left where there may be one.
+        mark: Changes when the file is written, replaced, or reached by another path.
+        content: Its digest, or why it can't be read.
+        missing: It can't be read, or is gone.
     """
 
     mark: _Mark
@@ -42,15 +41,9 @@ class _Found:
 
 
 class FileWatch:
-    """Watches for as long as the configuration in force says so."""
+    """Watches while the configuration in force says so (``reload_on_change``)."""
 
     def __init__(self, reloader: Reloader, *, poll_s: float = POLL_S) -> None:
-        """Prepare.
-
-        Args:
-            reloader: Told when the file has changed; knows where it is and what was last read.
-            poll_s: Seconds between two looks.
-        """
         self._reloader = reloader
         self._poll_s = poll_s
         self._reads = SharedRead[_Found | None]("configuration file watch")
@@ -68,7 +61,7 @@ class FileWatch:
     async def _look(self) -> None:
         last = self._last
         settled = last is not None and self._looks >= SETTLED_LOOKS
-        # A link that is swapped there and back leaves the mark: what was read last counts too.
+        # A link that is swapped back and forth keeps the mark: what was read last counts too.
         known = last.mark if last and settled and last.content == self._reloader.tried else None
         found = await self._reads.begin(partial(_look, self._reloader.source, known))
         if found is None:
@@ -80,12 +73,12 @@ class FileWatch:
         if self._looks < needed or known_content or found == self._given_up:
             return
         await self._reloader.reload("file")
-        # What couldn't be read is in the log now: once is enough while it stays like this.
+        # The log says why it can't be read; once is enough while nothing changes.
         self._given_up = None if self._reloader.tried == found.content else found
 
 
 def _look(source: ConfigSource, known: _Mark | None) -> _Found | None:
-    """Look at the file, and into it unless it bears a mark that is known: then None."""
+    """Check the file, and read it unless its mark is known: then None."""
     path = source.find()
     place = path or source.system_path
     mark: _Mark

@@ -1,7 +1,6 @@
-"""Leader election, wired: which replica works, under which epoch, and the fence for every write.
+"""Leader election in the daemon: which replica works, its epoch, and the fence for every write.
 
-Without leader election this replica leads all the time. The election itself is ``control``'s, and
-what a hold does to the guarded work is ``guarded``'s.
+Without leader election this replica leads all the time. The election itself is in ``control``.
 """
 
 import logging
@@ -16,11 +15,11 @@ import anyio
 import anyio.lowlevel
 
 from telemetryd.config import Config, SecretExporterConfig
-from telemetryd.control.elector import Elector, Lease
+from telemetryd.control.elector import Elector
 from telemetryd.control.epochs import EpochFile, Epochs
 from telemetryd.control.lease import LeaseTiming
 from telemetryd.control.leaseapi import LeaseApi
-from telemetryd.daemon.collector import Gate
+from telemetryd.daemon.collector import Holdable
 from telemetryd.errors import KubeError
 from telemetryd.export.sinks.secretobject import parse_secret
 from telemetryd.kube import objects
@@ -32,33 +31,28 @@ from telemetryd.stats import KubeStats, LeaderStats
 log = logging.getLogger(__name__)
 
 KEEP_TIMEOUT_S = 1.0
-"""A term's work waits so long for the disk to keep the epoch."""
+"""The work of a term waits this long for the disk to keep the epoch."""
 
 READ_TIMEOUT_S = 1.0
 """For the epochs in all Secrets, before a term begins."""
 
 
 class Leadership:
-    """Whether this replica may export, under which epoch, and the gate that is held otherwise.
+    """Whether this replica may export, under which epoch; holds the guarded work otherwise.
 
     Attributes:
         stats: How often that has changed.
     """
 
     def __init__(self, config: Config, reader: Requests) -> None:
-        """Lead without an election, until ``stand`` is called.
-
-        Args:
-            config: Effective values of everything.
-            reader: For the epochs in Secrets.
-        """
+        """Lead without an election until ``stand`` is called; ``reader`` reads Secrets' epochs."""
         self._name = config.leader_election.name
         self._reader = reader
         self._epochs = Epochs()
         self._file = EpochFile(config.state_dir and f"{config.state_dir}/epoch", self._epochs)
         self._keep_timeout_s = KEEP_TIMEOUT_S
         self._elector: Elector | None = None
-        self._gate: Gate | None = None
+        self._work: Holdable | None = None
         self._may_read: Callable[[], bool] = lambda: True
         self._begin: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint
         self.stats = LeaderStats()
@@ -75,17 +69,10 @@ class Leadership:
         now: Callable[[], float],
         rng: random.Random,
     ) -> AsyncIterator["Leadership"]:
-        """What the configuration asks for; an election has a connection of its own.
-
-        Args:
-            config: Effective values of everything.
-            reader: For the epochs in Secrets.
-            stats: Counters of requests.
-            now: Unix time in seconds.
-            rng: Spreads looks at the Lease.
+        """As the configuration says; an election has a connection of its own.
 
         Raises:
-            ConfigError: The API server can't be reached for want of a usable configuration.
+            ConfigError: The access to the API server isn't configured.
         """
         election = config.leader_election
         made = cls(config, reader)
@@ -102,11 +89,11 @@ class Leadership:
             yield made
 
     async def load(self) -> None:
-        """Learn the epoch that an earlier process has kept, within a bound."""
+        """Read the epoch that an earlier process has kept, within a time limit."""
         await self._file.load()
 
-    def stand(self, lease: Lease, timing: LeaseTiming, rng: random.Random) -> None:
-        """Lead only where this replica is elected, from now on."""
+    def stand(self, lease: LeaseApi, timing: LeaseTiming, rng: random.Random) -> None:
+        """Lead only while this replica is elected, from now on."""
         self._elector = Elector(
             lease,
             self,
@@ -117,12 +104,12 @@ class Leadership:
             rng=rng,
         )
         self.stats = self._elector.stats
-        # What a slow disk takes must leave time for the next renewal.
+        # A slow disk must leave time for the next renewal.
         spare_s = timing.renew_deadline_s - timing.retry_period_s
         self._keep_timeout_s = min(KEEP_TIMEOUT_S, spare_s / 2)
 
     def follow(self, config: Config) -> None:
-        """Put another configuration in force: which Secrets tell of epochs."""
+        """Put a configuration in force: which Secrets have epochs."""
         self._secrets = [
             f"/api/v1/namespaces/{each.namespace}/secrets/{each.secret}"
             for each in config.exporters
@@ -135,9 +122,9 @@ class Leadership:
         return self._epochs.highest
 
     def saw(self, epoch: int) -> None:
-        """Take note of an epoch in a Secret, in the spool or in a receiver's answer.
+        """Note an epoch from a Secret, the spool or a receiver's answer.
 
-        A term of ours goes on above it. Without an election it becomes the epoch.
+        A term of ours continues with a higher one. Without an election it becomes the epoch.
         """
         if self._elector is not None:
             self._elector.saw(epoch)
@@ -145,7 +132,7 @@ class Leadership:
             self._epochs.saw(epoch)
 
     def require(self) -> None:
-        """Let a side effect begin.
+        """Check that a side effect may start.
 
         Raises:
             NotLeading: It may not.
@@ -154,7 +141,7 @@ class Leadership:
             self._elector.require()
 
     def status(self) -> LeaderStatus | None:
-        """What is shown of the election, None where there is none."""
+        """What is shown of the election, None without one."""
         return self._elector.status() if self._elector is not None else None
 
     def metrics(self) -> tuple[str, bool, int]:
@@ -164,54 +151,56 @@ class Leadership:
 
     async def run(
         self,
-        gate: Gate,
+        work: Holdable,
         *,
         may_read: Callable[[], bool] = lambda: True,
         begin: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint,
     ) -> None:
-        """Stand for election, and hold the gate while another leads; ends only when cancelled.
+        """Take part in the election, and hold the work while another replica leads.
+
+        Ends only when cancelled.
 
         Args:
-            gate: The gate.
+            work: What only the leader may do.
             may_read: Whether Secrets may be read for their epochs: not while collection is off.
-            begin: Awaited at the beginning of each term, before its work may begin.
+            begin: Awaited at the start of each term, before its work may start.
         """
         self._begin = begin
-        self._gate = gate
+        self._work = work
         self._may_read = may_read
         async with anyio.create_task_group() as group:
             group.start_soon(self._file.run, name="epoch file")
             await (self._elector.run() if self._elector is not None else self.prepare())
 
     async def release(self, timeout_s: float) -> None:
-        """Let another replica take over at once; call it when all guarded work has ended."""
+        """Let another replica take over at once, when all guarded work has ended."""
         if self._elector is not None:
             await self._elector.release(timeout_s)
 
     async def prepare(self) -> None:
-        """The elector's word: a term may begin. Look for a higher epoch in the Secrets."""
+        """For the elector: a term may start. Look for a higher epoch in the Secrets."""
         with anyio.move_on_after(READ_TIMEOUT_S):
             for path in self._secrets if self._may_read() else ():
                 self.saw(await self._read_epoch(path))
 
     async def lead(self) -> None:
-        """The elector's word: begin, once the epoch is on disk or that takes too long."""
+        """For the elector: start when the epoch is on disk, or that takes too long."""
         await self._file.keep(self._keep_timeout_s)
         await self._begin()
-        if self._gate is not None:
-            self._gate.release(ExporterState.STANDBY)
+        if self._work is not None:
+            self._work.release(ExporterState.STANDBY)
 
     async def stand_by(self, leader: str) -> None:
-        """The elector's word: end all that is guarded, within a bound."""
-        if self._gate is not None:
+        """For the elector: end the guarded work, within a time limit."""
+        if self._work is not None:
             who = f"{leader} leads" if leader else "no replica is known to lead"
-            await self._gate.hold(ExporterState.STANDBY, who)
+            await self._work.hold(ExporterState.STANDBY, who)
 
     async def _read_epoch(self, path: str) -> int:
         try:
             found = await objects.get(self._reader, path, parse_secret, timeout_s=READ_TIMEOUT_S)
         except KubeError as error:
-            # The term begins without it.
+            # The term starts without it.
             log.debug("epoch not read path=%s error=%s", path, type(error).__name__)
             return 0
         return 0 if found is None else found.epoch

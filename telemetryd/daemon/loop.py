@@ -1,11 +1,13 @@
-"""The event loop of the daemon: asyncio's own, whose end doesn't wait for name servers.
+"""The event loop of the daemon: name lookups that don't delay its end, heartbeat, freed memory.
 
 asyncio looks names up in the threads of an executor and joins them at its end, and so does the
-interpreter: a name server that is out of reach, as it is while a machine shuts down, holds up the
-end by the 5 to 30 s of glibc's patience, after the drain.
+interpreter. A name server that can't be reached, as while a machine shuts down, would delay the
+end by the 5 to 30 s of glibc's timeouts, after the drain.
 """
 
 import asyncio
+import ctypes
+import logging
 import socket
 import threading
 from collections.abc import Callable
@@ -13,15 +15,33 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
+import anyio
+
+from telemetryd.stats import Histogram
+
+log = logging.getLogger(__name__)
+
 MOST_LOOKUPS: Final = 64
 """Of different names at a time; each takes a thread for as long as its name server hangs."""
 
+HEARTBEAT_S: Final = 0.5
+"""Short enough to see the stalls that matter, at 0.01 % of a core."""
+ALIVE_WITHIN_S: Final = 15.0
+"""An older heartbeat means that something blocks the loop or has ended its root task."""
+BLOCKED_S: Final = 1.0
+"""A heartbeat this late is logged."""
+
+TRIM_S: Final = 10.0
+"""Between two trims of the heap, which take a millisecond or two each."""
+
 
 class PromptLoop(asyncio.SelectorEventLoop):
-    """Looks each name up in a thread of its own, never joined; callers share it for one name."""
+    """asyncio's own, but each name is looked up in a thread of its own that is never joined.
+
+    Callers share the lookup of one name.
+    """
 
     def __init__(self) -> None:
-        """Look nothing up yet."""
         super().__init__()
         self._lookups: dict[tuple[Any, ...], set[asyncio.Future[Any]]] = {}
 
@@ -92,3 +112,43 @@ def _answer(answer: list[Any], found: asyncio.Future[Any]) -> None:
 
 def _raise(error: Exception, found: asyncio.Future[Any]) -> None:
     found.set_exception(error)
+
+
+class Heartbeat:
+    """Measures on the loop how late it wakes, and shows whether it still wakes at all.
+
+    Attributes:
+        lag: Seconds between the time a heartbeat was due and the time it came.
+    """
+
+    def __init__(self) -> None:
+        self.lag = Histogram()
+        self._last: float | None = None
+
+    async def run(self) -> None:
+        """Beat until cancelled."""
+        while True:
+            due = anyio.current_time() + HEARTBEAT_S
+            await anyio.sleep(HEARTBEAT_S)
+            self._last = anyio.current_time()
+            late = max(0.0, self._last - due)
+            self.lag.observe(late)
+            if late > BLOCKED_S:
+                log.warning("event loop was blocked seconds=%.1f", late)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the last heartbeat is recent; True before the first, while the daemon starts."""
+        return self._last is None or anyio.current_time() - self._last < ALIVE_WITHIN_S
+
+
+async def trim_heap() -> None:
+    """Give freed memory back to the system until cancelled; does nothing without glibc.
+
+    glibc gives back only what is free at the end of its heap. What many clients or a large list
+    took would stay resident below the first block that is still in use.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    while trim is not None:
+        await anyio.sleep(TRIM_S)
+        trim(0)

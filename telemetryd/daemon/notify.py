@@ -1,78 +1,73 @@
-"""sd_notify(3): tells the service manager how the daemon is; nothing at all where there is none.
+"""The service manager's view of the daemon: sd_notify(3), the status line and the watchdog.
 
-When something is told is the daemon's affair. The protocol is one datagram of ``KEY=value`` lines;
-it needs no library.
+The protocol is one datagram of ``KEY=value`` lines; it needs no library. Without a service manager
+nothing is sent. Whether the daemon is alive never depends on the API server or on a sink.
 """
 
 import logging
 import socket
 import time
-from collections.abc import Mapping
-from typing import Self
+from collections.abc import Callable, Mapping
+from typing import Final, Self
+
+import anyio
 
 log = logging.getLogger(__name__)
 
+STATUS_PERIOD_S: Final = 3.0
+"""Between two checks of the status; one that hasn't changed isn't sent again."""
+
 _LONGEST_STATUS_BYTES = 1024
 """systemd ignores a datagram of more than 4096 bytes as a whole."""
+
+_NO_STATUS = "status unknown: the log says why"
 
 
 class Notifier:
     """Sends notifications; never waits and never raises: one that can't be sent is lost.
 
     Attributes:
-        watchdog_period_s: Seconds between two signs of life, a third of what the service manager
-            allows; None where it expects none.
+        watchdog_period_s: Seconds between two watchdog notifications, a third of what the service
+            manager allows; None if it expects none.
     """
 
     def __init__(self, address: str = "", watchdog_period_s: float | None = None) -> None:
-        """Open nothing yet.
-
-        Args:
-            address: Path of a datagram socket, ``@`` in front of an abstract one's name; empty
-                for none.
-            watchdog_period_s: The attribute.
-        """
+        """``address`` is a datagram socket's path, ``@`` and an abstract name, or empty."""
         self._address = f"\0{address[1:]}" if address.startswith("@") else address
         self.watchdog_period_s = watchdog_period_s
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str], pid: int) -> Self:
-        """The notifier that a service manager describes to its service.
-
-        Args:
-            environ: For ``NOTIFY_SOCKET``, of which only AF_UNIX addresses count, and for
-                ``WATCHDOG_USEC`` and ``WATCHDOG_PID``.
-            pid: This process.
-        """
+        """From ``NOTIFY_SOCKET``, if it is an AF_UNIX address, and the ``WATCHDOG`` variables."""
         address = environ.get("NOTIFY_SOCKET", "")
         return cls(
             address if address.startswith(("/", "@")) else "", _watchdog_period_s(environ, pid)
         )
 
     def __bool__(self) -> bool:
-        """Whether there is anyone to tell."""
+        """Whether there is a service manager."""
         return bool(self._address)
 
     def ready(self, status: str) -> None:
-        """It is up, or back from a reload whatever came of that."""
+        """The daemon is up, or a reload is over, successful or not."""
         self._send("READY=1", _status(status))
 
     def reloading(self) -> None:
-        """A reload begins; ``ready`` must follow."""
-        # The service manager ignores it without the time, and waits for ever (Type=notify-reload).
+        """A reload starts; ``ready`` must follow."""
+        # Without the time the service manager ignores it and waits forever (Type=notify-reload).
         now_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._send("RELOADING=1", f"MONOTONIC_USEC={now_us}", _status("reloading"))
 
     def stopping(self) -> None:
-        """It drains; nothing else is told afterwards but its status."""
+        """The daemon drains; only its status may follow."""
         self._send("STOPPING=1", _status("draining"))
 
     def status(self, text: str) -> None:
-        """How it is, in one line for people."""
+        """The status, in one line for people."""
         self._send(_status(text))
 
     def watchdog(self) -> None:
-        """It is alive."""
+        """The daemon is alive."""
         self._send("WATCHDOG=1")
 
     def _send(self, *lines: str) -> None:
@@ -97,3 +92,79 @@ def _watchdog_period_s(environ: Mapping[str, str], pid: int) -> float | None:
 def _status(text: str) -> str:
     line = " ".join(text.split()).encode(errors="replace")[:_LONGEST_STATUS_BYTES]
     return f"STATUS={line.decode(errors='ignore')}"
+
+
+class Supervision:
+    """Keeps the service manager up to date while the daemon runs."""
+
+    def __init__(
+        self, notifier: Notifier, *, summary: Callable[[], str], alive: Callable[[], bool]
+    ) -> None:
+        """``summary`` is the status in one line; ``alive`` is about loop and scheduler."""
+        self._notifier = notifier
+        self._summary = summary
+        self._alive = alive
+        self._sent = ""
+
+    def ready(self) -> None:
+        """The daemon is up, or a reload is over."""
+        self._sent = self._summarise()
+        self._notifier.ready(self._sent)
+
+    def reloading(self) -> None:
+        """A reload starts."""
+        self._notifier.reloading()
+
+    async def run(self) -> None:
+        """Send status and watchdog notifications until cancelled."""
+        if not self._notifier:
+            return
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._send_status, name="service status")
+            if (period_s := self._notifier.watchdog_period_s) is not None:
+                group.start_soon(self._feed_watchdog, period_s, name="watchdog")
+
+    async def _send_status(self) -> None:
+        while True:
+            await anyio.sleep(STATUS_PERIOD_S)
+            summary = self._summarise()
+            if summary != self._sent:
+                self._sent = summary
+                self._notifier.status(summary)
+
+    def _summarise(self) -> str:
+        try:
+            return self._summary()
+        except Exception:
+            if self._sent != _NO_STATUS:
+                log.exception("status summary failed")
+            return _NO_STATUS
+
+    async def _feed_watchdog(self, period_s: float) -> None:
+        was_alive = True
+        while True:
+            alive = self._alive()
+            if alive:
+                self._notifier.watchdog()
+            elif was_alive:
+                log.error("watchdog notification withheld: event loop or scheduler stalled")
+            was_alive = alive
+            await anyio.sleep(period_s)
+
+
+class StatusLog:
+    """Logs the status in one line on request, also on a request from before ``run``."""
+
+    def __init__(self) -> None:
+        self._asked = anyio.Event()
+
+    def ask(self) -> None:
+        """Request a line."""
+        self._asked.set()
+
+    async def run(self, summary: Callable[[], str]) -> None:
+        """Log what is requested until cancelled."""
+        while True:
+            await self._asked.wait()
+            self._asked = anyio.Event()
+            log.info("status %s", summary())

@@ -1,7 +1,6 @@
-"""Follows what scc-operator says of its registration, for the status alone.
+"""Reads the Registrations of scc-operator for the status; nothing else depends on them.
 
-Two small reads every few minutes, while there is a Rancher to collect from. Whatever comes of them,
-nothing else depends on it.
+Two small reads every few minutes, while Rancher is the source.
 """
 
 import logging
@@ -28,7 +27,11 @@ REQUEST_S: Final = 10.0
 
 
 class RegistrationReader:
-    """Reads Registrations now and then."""
+    """Reads Registrations from time to time.
+
+    Attributes:
+        known: What was read last; None before the first read, and while nothing is collected.
+    """
 
     def __init__(
         self,
@@ -38,42 +41,30 @@ class RegistrationReader:
         now: Callable[[], float],
         rng: random.Random,
     ) -> None:
-        """Prepare.
-
-        Args:
-            requests: To the API server.
-            source: What is collected from; nothing is read but beside a Rancher.
-            now: Unix time in seconds.
-            rng: Spreads the reads of many daemons.
-        """
+        """Nothing is read before ``run``; ``rng`` spreads the reads of many daemons."""
         self._requests = requests
         self._source = source
         self._now = now
         self._rng = rng
-        self._known: Registrations | None = None
-
-    @property
-    def known(self) -> Registrations | None:
-        """What was read last; None before the first read, and while nothing is collected."""
-        return self._known
+        self.known: Registrations | None = None
 
     async def run(self) -> None:
-        """Read until cancelled, then hold nothing."""
+        """Read until cancelled, then forget."""
         try:
             while True:
                 if self._source() is SourceKind.RANCHER:
                     await self._read()
                 await anyio.sleep(POLL_S * self._rng.uniform(0.8, 1.2))
         finally:
-            self._known = None
+            self.known = None
 
     async def _read(self) -> None:
         try:
-            self._known = await read_registrations(
+            self.known = await read_registrations(
                 self._requests, timeout_s=REQUEST_S, now_s=self._now()
             )
         except KubeError as error:
-            before = self._known or Registrations(served=None)
+            before = self.known or Registrations(served=None)
             if not before.error:
                 log.info("registrations of scc-operator can't be read error=%r", str(error))
-            self._known = replace(before, error=free_text(str(error)))
+            self.known = replace(before, error=free_text(str(error)))

@@ -1,11 +1,7 @@
-"""Reload: a new configuration is validated whole, and then what differs is applied, and only that.
-
-What differs is found by ``config.diff``; when the file has changed is noticed by ``filewatch``.
-How an exporter is stopped or started is the manager's affair.
-"""
+"""Reload: a new configuration is validated whole, and then only what differs is applied."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
@@ -17,6 +13,8 @@ from telemetryd.config import (
     Config,
     ConfigFile,
     ConfigSource,
+    ExporterConfig,
+    WebExporterConfig,
 )
 from telemetryd.config.diff import (
     ConfigDiff,
@@ -28,14 +26,14 @@ from telemetryd.config.diff import (
     render_value,
 )
 from telemetryd.config.restrictions import Statement
-from telemetryd.daemon.memory import memory_of
-from telemetryd.daemon.reloadable import Reloadable, find_conflicts, make_exporters
+from telemetryd.daemon.restrictionfile import restriction_files
 from telemetryd.daemon.restrictions import Restrictions
 from telemetryd.errors import ConfigError, ManagerError, Problem
+from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.export.exporter import Exporter
 from telemetryd.export.spec import ExporterSpec
 from telemetryd.model import ConfigStatus
-from telemetryd.serve.http.security import Measures
+from telemetryd.serve.http.security import Measures, Security
 from telemetryd.sharedread import SharedRead
 from telemetryd.stats import ConfigStats
 
@@ -43,6 +41,9 @@ log = logging.getLogger(__name__)
 
 READ_TIMEOUT_S = 10.0
 """For reading the file: a network file system may hang."""
+
+BUILD_TIMEOUT_S = 30.0
+"""For making all exporters that changed: they read certificates."""
 
 Trigger: TypeAlias = Literal["signal", "control", "file"]
 
@@ -55,8 +56,8 @@ class ReloadResult:
 
     Attributes:
         ok: The new configuration is in force, whether or not anything differed.
-        changes: What was changed, a line each; empty where nothing differed.
-        problems: Why it was rejected, a line each with file, key and fix; empty where it wasn't.
+        changes: What was changed, a line each; empty if nothing differed.
+        problems: Why it was rejected, a line each with file, key and fix; empty if it wasn't.
     """
 
     ok: bool
@@ -65,17 +66,44 @@ class ReloadResult:
 
 
 @dataclass(slots=True)
-class _Request:
-    """One reload to come, shared by all who ask before it begins.
-
-    Attributes:
-        again: The last good file is applied again, as other restrictions hold now.
-    """
+class _PendingReload:
+    """A reload that hasn't ended, of the file or ``again`` of the last good one."""
 
     trigger: Trigger
     again: bool = False
     done: anyio.Event = field(default_factory=anyio.Event)
     result: ReloadResult = ReloadResult(ok=False, problems=(_STOPPING,))
+
+    async def wait(self) -> ReloadResult:
+        await self.done.wait()
+        return self.result
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadTarget:
+    """The parts of a running daemon that a reload changes.
+
+    Attributes:
+        build: Makes an exporter without side effects.
+        spec: What the manager needs to know about an exporter; makes no sink.
+        look: Looks for the mark of an opt-out if a configuration adds Secrets.
+        follow: Puts a configuration in force for the collection, before its exporters are.
+        configure_requests: Puts other settings of SecretRequests in force; returns which of their
+            exporters must end because configured ones claim their Secrets.
+        security: Who may see what is served.
+        begin: Called before each reload.
+        end: Called after it, successful or not.
+    """
+
+    manager: ExporterManager
+    build: Callable[[ExporterConfig], tuple[ExporterSpec, Exporter]]
+    spec: Callable[[ExporterConfig], ExporterSpec]
+    look: Callable[[Config], Awaitable[None]]
+    follow: Callable[[Config], None]
+    configure_requests: Callable[[Config], Collection[str]]
+    security: Security
+    begin: Callable[[], None]
+    end: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +121,15 @@ class _Plan:
 class Reloader:
     """Reloads the configuration, one reload at a time.
 
-    Who asks while one is waiting shares it; who asks while one is at work gets the next, as the
-    file may have changed since it was read. It can be asked from its construction on.
+    Requests share a reload that hasn't started; while one runs they get the next, as the file may
+    have changed since it was read. Requests are taken from construction on.
 
     Attributes:
         source: Where the file is looked for.
-        config: In force: the file's, with every restriction applied; folders that the file leaves
-            open are left open.
+        config: In force: the file's, with every restriction applied; folders that the file doesn't
+            set aren't set.
         restrictions: What holds whatever the file says.
-        tried: Digest of what the last reload read, accepted or not; empty where it couldn't.
+        tried: Digest of what the last reload read, accepted or not; empty if it couldn't.
         stats: For the metrics and the status.
     """
 
@@ -113,13 +141,7 @@ class Reloader:
         configure_logging: Callable[[Config], None],
         now: Callable[[], float],
     ) -> None:
-        """Prepare.
-
-        Args:
-            source: The attribute.
-            file: What the daemon was started with.
-            configure_logging: Puts level and format in force.
-            now: Unix time in seconds.
+        """With the file that the daemon was started with.
 
         Raises:
             ConfigError: That file isn't valid.
@@ -136,20 +158,16 @@ class Reloader:
         self._now = now
         self._reads = SharedRead[ConfigFile]("configuration file")
         self._asked = anyio.Event()
-        self._next: _Request | None = None
-        self._again: _Request | None = None
+        self._waiting: dict[bool, _PendingReload] = {}
         self._over = False
 
     async def recall(self, config: Config) -> Config:
-        """The configuration of the start as it is in force with all that is remembered.
-
-        Args:
-            config: The file's.
+        """The configuration of the start with all restrictions that are remembered.
 
         Raises:
-            ConfigError: The file was cut, by what is remembered of it; nothing has changed.
+            ConfigError: The file was cut, as far as its restrictions are remembered.
         """
-        await self.restrictions.recall(memory_of(self.source, config.state_dir))
+        await self.restrictions.recall(restriction_files(self.source, config.state_dir))
         statements = self.source.statements(self._file)
         self.config = self.restrictions.restrict(
             self.source.parse_as_written(self._file), statements
@@ -160,83 +178,67 @@ class Reloader:
         return self.restrictions.restrict(config, statements)
 
     def ask(self, trigger: Trigger) -> None:
-        """Have it reloaded, without waiting for what comes of it."""
+        """Request a reload, without waiting for it."""
         self._request(trigger)
 
     async def reload(self, trigger: Trigger) -> ReloadResult:
-        """Reload, and say what came of it; takes at most the drain timeout and some seconds.
+        """Reload; takes at most the drain timeout and some seconds.
 
-        The reload goes on where its caller is cancelled.
+        The reload goes on if its caller is cancelled.
         """
-        request = self._request(trigger)
-        await request.done.wait()
-        return request.result
+        return await self._request(trigger).wait()
 
     def reapply(self) -> None:
-        """Have the last good file applied again: other restrictions hold now."""
-        self._request_again()
+        """Request that the last good file is applied again: other restrictions hold now."""
+        self._request("control", again=True)
 
     async def reapplied(self) -> ReloadResult:
-        """The same, and what came of it."""
-        request = self._request_again()
-        await request.done.wait()
-        return request.result
+        """The same, and wait for it."""
+        return await self._request("control", again=True).wait()
 
-    async def run(self, target: Reloadable) -> None:
-        """Do what is asked for until cancelled; whatever is asked for later is refused."""
-        request: _Request | None = None
+    async def run(self, target: ReloadTarget) -> None:
+        """Make the requested reloads until cancelled; later requests are refused."""
+        current: _PendingReload | None = None
         try:
             while True:
                 await self._asked.wait()
                 self._asked = anyio.Event()
-                request, self._again = self._again, None
-                if request is not None:
-                    request.result = await self._reload(request, target)
-                    request.done.set()
-                request, self._next = self._next, None
-                if request is not None:
-                    request.result = await self._reload(request, target)
-                    request.done.set()
+                for again in (True, False):
+                    current = self._waiting.pop(again, None)
+                    if current is not None:
+                        current.result = await self._reload(current, target)
+                        current.done.set()
         finally:
             self._over = True
-            for unanswered in (request, self._next, self._again):
+            for unanswered in (current, *self._waiting.values()):
                 if unanswered is not None:
                     unanswered.done.set()
 
-    def _request(self, trigger: Trigger) -> _Request:
+    def _request(self, trigger: Trigger, *, again: bool = False) -> _PendingReload:
         if self._over:
             log.debug("config not reloaded trigger=%s reason=%r", trigger, _STOPPING)
-            request = _Request(trigger)
-            request.done.set()
-            return request
-        if self._next is None:
-            self._next = _Request(trigger)
+            refused = _PendingReload(trigger)
+            refused.done.set()
+            return refused
+        if again not in self._waiting:
+            self._waiting[again] = _PendingReload(trigger, again=again)
             self._asked.set()
-        return self._next
+        return self._waiting[again]
 
-    def _request_again(self) -> _Request:
-        if self._again is None:
-            self._again = _Request("control", again=True)
-            self._asked.set()
-        if self._over:
-            self._again.done.set()
-        return self._again
-
-    async def _reload(self, request: _Request, target: Reloadable) -> ReloadResult:
+    async def _reload(self, request: _PendingReload, target: ReloadTarget) -> ReloadResult:
         trigger = request.trigger
         target.begin()
         try:
             result = await self._try(target, again=request.again)
         except Exception as exc:
-            # A fault of ours: the daemon runs on, and whoever asked learns of it.
-            log.exception("config reload failed trigger=%s", trigger)
+            log.exception("config reload failed trigger=%s", trigger)  # a bug
             result = ReloadResult(ok=False, problems=(f"internal error: {type(exc).__name__}",))
         if not request.again:
             self._record(trigger, result)
         target.end()
         return result
 
-    async def _try(self, target: Reloadable, *, again: bool) -> ReloadResult:
+    async def _try(self, target: ReloadTarget, *, again: bool) -> ReloadResult:
         try:
             await self.restrictions.recall_damaged()
             file, config = await self._read(again=again)
@@ -251,7 +253,7 @@ class Reloader:
         return ReloadResult(ok=True, changes=render_changes(plan.diff))
 
     async def _read(self, *, again: bool) -> tuple[ConfigFile, Config]:
-        """Read the file, wherever it is by now, and validate it; both off the event loop.
+        """Read and validate the file off the event loop, wherever it is by now.
 
         Raises:
             ConfigError: With every problem found.
@@ -275,21 +277,25 @@ class Reloader:
                     message = f"ends in the middle of line {line}, which was longer: write it whole"
                     raise ConfigError(Problem(file.where, "", message))
         except TimeoutError as error:
-            message = f"can't be read within {READ_TIMEOUT_S:g} s: look after its file system"
+            message = f"can't be read within {READ_TIMEOUT_S:g} s: check its file system"
             raise ConfigError(Problem(where, "", message)) from error
         return file, config
 
-    async def _plan(self, file: ConfigFile, config: Config, target: Reloadable) -> _Plan:
-        """Find what differs and make what is new, so that nothing can go wrong afterwards.
+    async def _plan(self, file: ConfigFile, config: Config, target: ReloadTarget) -> _Plan:
+        """Find what differs and make what is new, so that nothing can fail afterwards.
 
         Raises:
-            ConfigError: With all that stands in the way.
+            ConfigError: With every problem found.
         """
         statements = self.source.statements(file)
         config = self.restrictions.restrict(config, statements)
         diff = diff_configs(self.config, config)
         problems = [Problem(file.where, key.path, _needs_restart(key)) for key in diff.restart_only]
-        problems += find_conflicts(config, diff, target.manager, file.where)
+        for exporter in diff.added:
+            if target.manager.has(exporter.name):
+                key = f"exporters[{config.exporters.index(exporter)}].name"
+                message = f'"{exporter.name}" is the name of a running exporter: choose another'
+                problems.append(Problem(file.where, key, message))
         if problems:
             raise ConfigError(*problems)
         return _Plan(
@@ -297,11 +303,11 @@ class Reloader:
             file=file,
             statements=statements,
             diff=diff,
-            into=await make_exporters(config, diff, target, file.where),
+            into=await _make_exporters(config, diff, target, file.where),
             rescheduled=tuple(target.spec(change.config) for change in diff.rescheduled),
         )
 
-    async def _apply(self, plan: _Plan, measures: Measures, target: Reloadable) -> None:
+    async def _apply(self, plan: _Plan, measures: Measures, target: ReloadTarget) -> None:
         """Put a plan in force.
 
         Raises:
@@ -334,25 +340,53 @@ class Reloader:
         self.stats.status = status
         self.stats.reloads["success" if result.ok else "failure", trigger] += 1
         if result.ok:
-            log.info(
-                "config reloaded trigger=%s file=%s changes=%r",
-                trigger,
-                status.where,
-                "; ".join(result.changes) or "none",
-            )
+            changes = "; ".join(result.changes) or "none"
+            message = "config reloaded trigger=%s file=%s changes=%r"
+            log.info(message, trigger, status.where, changes)
         else:
-            log.error(
-                "config rejected trigger=%s problems=%r",
-                trigger,
-                "; ".join(result.problems),
-            )
+            problems = "; ".join(result.problems)
+            log.error("config rejected trigger=%s problems=%r", trigger, problems)
+
+
+async def _make_exporters(
+    config: Config, diff: ConfigDiff, target: ReloadTarget, where: str
+) -> tuple[tuple[ExporterSpec, Exporter], ...]:
+    """Make the exporters that are new or changed, those that read certificates off the event loop.
+
+    Raises:
+        ConfigError: With every problem found.
+    """
+    wanted = [*(change.config for change in diff.changed), *diff.added]
+    names = {exporter.name for exporter in wanted}
+    made: dict[str, tuple[ExporterSpec, Exporter]] = {}
+    problems: list[Problem] = []
+    deadline_s = anyio.current_time() + BUILD_TIMEOUT_S
+    for index, exporter in enumerate(config.exporters):
+        if exporter.name not in names:
+            continue
+        key = f"exporters[{index}]"
+        try:
+            if isinstance(exporter, WebExporterConfig):
+                with anyio.fail_after(deadline_s - anyio.current_time()):
+                    made[exporter.name] = await to_thread.run_sync(
+                        target.build, exporter, abandon_on_cancel=True
+                    )
+            else:
+                made[exporter.name] = target.build(exporter)
+        except ConfigError as error:
+            problems += error.problems
+        except TimeoutError:
+            message = f"isn't made within {BUILD_TIMEOUT_S:g} s: check the disk of its certificates"
+            problems.append(Problem(where, key, message))
+        except (OSError, ValueError) as error:
+            problems.append(Problem(where, key, f"is unusable: {error}"))
+    if problems:
+        raise ConfigError(*problems)
+    return tuple(made[exporter.name] for exporter in wanted)
 
 
 def _cut_line(text: str, in_force: str) -> int:
-    """The line within which a file in force was cut, 0 where it wasn't.
-
-    An edit that removes lines leaves no line in part.
-    """
+    """The line in which the file was cut off, 0 if it wasn't: an edit removes whole lines."""
     rest = in_force.removeprefix(text)
     is_cut = rest != in_force and not text.endswith("\n") and not rest.startswith(("\r", "\n"))
     return text.count("\n") + 1 if rest and is_cut else 0

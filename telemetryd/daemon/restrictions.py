@@ -1,7 +1,7 @@
-"""The restrictions of a running daemon: what holds, who made it, and where it is remembered.
+"""The restrictions of a running daemon: which hold, who made them, where they are remembered.
 
-How sources are weighed is ``config.restrictions``'; files are ``memory``'s, the mark on Secrets
-is ``optoutmark``'s.
+``config.restrictions`` weighs the sources; ``restrictionfile`` has the files and ``optout`` the
+mark on Secrets.
 """
 
 import logging
@@ -29,7 +29,11 @@ from telemetryd.config.restrictions import (
     require_choices,
     restrict,
 )
-from telemetryd.daemon.memory import DamagedMemory, Memory, memory_of
+from telemetryd.daemon.restrictionfile import (
+    DamagedRestrictions,
+    RestrictionFiles,
+    restriction_files,
+)
 from telemetryd.model import Restriction, RestrictionStatus, Switch, Switches
 
 log = logging.getLogger(__name__)
@@ -38,35 +42,27 @@ RETRY_S: Final = 10.0
 """After a disk failed."""
 
 DAMAGED: Final = "memory"
-"""Source of the restriction that stands for all that a damaged file may hold."""
+"""Source of the restriction that stands for a damaged file."""
 
 
 async def recall_restrictions(
     source: ConfigSource, file: ConfigFile, config: Config, *, now: Callable[[], float]
 ) -> "Restrictions":
-    """What a daemon with this configuration would hold; nothing is stored.
-
-    Args:
-        source: Where the file was found.
-        file: The file.
-        config: What it says, folders included.
-        now: Unix time in seconds.
-    """
+    """The restrictions of a daemon with this configuration; nothing is stored."""
     restrictions = Restrictions(source.statements(file), source.environ, now=now)
-    await restrictions.recall(memory_of(source, config.state_dir))
+    await restrictions.recall(restriction_files(source, config.state_dir))
     return restrictions
 
 
 class Restrictions:
-    """Weighs what file, environment and Setting say against what is remembered.
+    """Weighs file, environment and setting against what is remembered.
 
     Attributes:
         effective: Every restriction that holds now.
-        damaged: Why it is not known what is remembered, empty where it is.
-        marked: Secrets that bear the opt-out's mark.
+        damaged: Why the remembered ones can't be read, empty if they can.
+        marked: Secrets with the mark of the opt-out.
         marked_since: Unix time in seconds of the latest mark that was seen.
-        opted_in_at: Unix time in seconds of an opt-in here that no opt-out has followed; None for
-            none.
+        opted_in_at: Unix time in seconds of an opt-in here without a later opt-out; None for none.
     """
 
     def __init__(
@@ -76,25 +72,19 @@ class Restrictions:
         *,
         now: Callable[[], float],
     ) -> None:
-        """Hold what is written; nothing is remembered before ``recall``.
-
-        Args:
-            file: What the configuration file says.
-            environ: What the environment says.
-            now: Unix time in seconds.
-        """
+        """From the configuration file and the environment; ``recall`` adds what is remembered."""
         self._now = now
         self._file = tuple(file)
         self._environment = environment_statements(environ, since=now())
-        self._said: str | None = None
+        self._value: str | None = None
         self._setting: tuple[Statement, ...] = ()
         self._remembered: tuple[Restriction, ...] = ()
-        self._memory = Memory(())
+        self._files = RestrictionFiles(())
         self._dirty = anyio.Event()
-        self._storing = anyio.Lock()
+        self._lock = anyio.Lock()
         self._stored: tuple[Restriction, ...] | None = None
         self._listeners: list[Callable[[], None]] = []
-        self._complained = ""
+        self._logged_failure = ""
         self.effective: tuple[Restriction, ...] = ()
         self.damaged = ""
         self.marked: tuple[str, ...] = ()
@@ -106,7 +96,7 @@ class Restrictions:
     # -- what holds
 
     def weigh(self, file: Iterable[Statement]) -> Decision:
-        """What would hold with this file; nothing changes."""
+        """The restrictions with this file; nothing changes."""
         written = (*file, *self._environment, *self._setting)
         return decide(written, self._remembered, at=self._now())
 
@@ -114,7 +104,7 @@ class Restrictions:
         """The configuration as it would be in force with this file.
 
         Raises:
-            ConfigError: It leaves out what an exporter sends or where to, and was cut perhaps.
+            ConfigError: It doesn't say what an exporter sends or where to: it may have been cut.
         """
         statements = tuple(file)
         decision = self.weigh(statements)
@@ -124,13 +114,13 @@ class Restrictions:
 
     @property
     def remembered_switches(self) -> frozenset[str]:
-        """Keys by which memory alone keeps collection off."""
+        """Keys of remembered restrictions that alone keep collection off."""
         keys = {each.key for each in self.effective if not each.written}
         return frozenset(keys & {COLLECTION, OPT_OUT}) | ({COLLECTION} if self.damaged else set())
 
     @property
     def opted_out_since(self) -> float | None:
-        """Unix time in seconds since when the Setting's opt-out holds, None where it doesn't."""
+        """Since when the setting's opt-out holds, in Unix time; None if it doesn't."""
         held = (each.since for each in self.effective if each.source == SETTING)
         return next(held, None)
 
@@ -146,7 +136,7 @@ class Restrictions:
 
     @property
     def warning(self) -> str:
-        """What is wrong with remembering, empty where nothing is."""
+        """Why restrictions may be lost after a restart, empty if they won't."""
         if self.damaged:
             return self.damaged
         lost = (
@@ -154,21 +144,21 @@ class Restrictions:
             for each in self.statuses()
         )
         if any(lost):
-            return f"not remembered after a restart: {self._memory.failure or 'not stored yet'}"
+            return f"not remembered after a restart: {self._files.failure or 'not stored yet'}"
         return ""
 
     def on_change(self, listener: Callable[[], None]) -> None:
-        """Call the listener whenever something else holds."""
+        """Call the listener when other restrictions hold."""
         self._listeners.append(listener)
 
     # -- what changes it
 
-    async def recall(self, memory: Memory) -> None:
-        """Read what is remembered; where that fails, nothing is collected."""
-        self._memory = memory
+    async def recall(self, files: RestrictionFiles) -> None:
+        """Read what is remembered; if that fails, nothing is collected."""
+        self._files = files
         try:
-            remembered = await memory.load()
-        except DamagedMemory as error:
+            remembered = await files.load()
+        except DamagedRestrictions as error:
             if self.damaged != str(error):
                 log.error(  # noqa: TRY400 - a traceback says no more
                     "collection stays off error=%r", str(error)
@@ -182,23 +172,23 @@ class Restrictions:
         self._changed()
 
     async def recall_damaged(self) -> None:
-        """Read again what couldn't be read: a person may have fixed it."""
+        """Read damaged files again: a person may have fixed them."""
         if self.damaged:
-            await self.recall(self._memory)
+            await self.recall(self._files)
 
     async def accept(self, file: Iterable[Statement]) -> None:
-        """A configuration is about to be in force: remember its restrictions first."""
+        """Remember the restrictions of a configuration before it is in force."""
         self._file = tuple(file)
         self._settle()
         await self.store()
         self._changed()
 
     def note_setting(self, value: str | None) -> None:
-        """The Setting says something else now; None and what is unknown say nothing."""
+        """Note the setting's value; None and unknown values say nothing."""
         said = value if value == OUT or value in PERMITTING else None
-        if said == self._said:
+        if said == self._value:
             return
-        self._said, self._setting = said, ()
+        self._value, self._setting = said, ()
         if said is not None:
             where, since = f"setting {OPT_OUT}", max(self._now(), self._opted_in_elsewhere_at + 1)
             self._setting = (Statement(SETTING, OPT_OUT, said == OUT, where, since),)
@@ -208,7 +198,7 @@ class Restrictions:
         self._changed()
 
     def note_mark(self, where: str, since: float) -> None:
-        """A Secret bears the opt-out's mark."""
+        """Note that a Secret has the mark of the opt-out."""
         if self.opted_out_since is None:
             log.warning("opted out earlier where=%r: collection stays off", where)
         self.opted_in_at = None
@@ -218,10 +208,10 @@ class Restrictions:
         self._changed()
 
     def note_opt_in(self, where: str, at: float) -> None:
-        """A Secret tells of an opt-in: it ends an earlier opt-out that only memory holds."""
+        """Note an opt-in on a Secret: it ends an earlier opt-out that is only remembered."""
         self._opted_in_elsewhere_at = max(at, self._opted_in_elsewhere_at)
         since = self.opted_out_since
-        if since is None or since >= at or self._said == OUT:
+        if since is None or since >= at or self._value == OUT:
             return
         log.warning("opted in where=%r: the opt-out before it has ended", where)
         self._remembered = tuple(each for each in self._remembered if each.source != SETTING)
@@ -229,13 +219,13 @@ class Restrictions:
         self._changed()
 
     async def opt_in(self) -> tuple[RestrictionStatus, ...]:
-        """Forget all that isn't written; returns what that ended."""
+        """Forget all restrictions that aren't written; returns those that ended."""
         ended = tuple(each for each in self.statuses() if not each.restriction.written)
         if self.damaged:
-            await self._memory.put_aside()
+            await self._files.set_aside()
             self.damaged = ""
         self._remembered = ()
-        # Later than all that it ends, by whatever clock.
+        # Later than all that it ends, by any clock.
         before = (self._now(), self.marked_since, self.opted_out_since or 0.0)
         self.opted_in_at = math.ceil(max(before)) + 1.0
         self._settle()
@@ -244,10 +234,10 @@ class Restrictions:
         return ended
 
     def ended_at(self, marked_since: float | None = None) -> float | None:
-        """When somebody's word ended the opt-out, so that its mark must go; None where none did.
+        """When an opt-in or the setting ended the opt-out, so its mark must go; None for never.
 
         Args:
-            marked_since: Since when a mark says that it holds: an opt-in ends what was before it.
+            marked_since: The time in a mark: an opt-in ends only an earlier opt-out.
         """
         if self.opted_out_since is not None:
             return None
@@ -258,34 +248,34 @@ class Restrictions:
     # -- what is stored
 
     async def store(self) -> None:
-        """Write what must outlive the process; a disk that fails is tried again by ``run``."""
+        """Write what must outlive the process; ``run`` tries again if the disk fails."""
         if self.damaged:
             return  # the damaged file stays: it keeps collection off over a restart too
-        async with self._storing:
+        async with self._lock:
             remembered = tuple(replace(each, written=False) for each in self._remembered)
-            if remembered == self._stored and not self._memory.failure:
+            if remembered == self._stored and not self._files.failure:
                 return
-            await self._memory.store(remembered)
+            await self._files.store(remembered)
             self._stored = remembered
-        failure = self._memory.failure if self._remembered else ""
-        if failure and failure != self._complained:
+        failure = self._files.failure if self._remembered else ""
+        if failure and failure != self._logged_failure:
             log.warning("restrictions not stored error=%r", failure)
-        self._complained = failure
+        self._logged_failure = failure
 
     async def run(self, reapply: Callable[[], None]) -> None:
-        """Store what the Setting changes, and try again what failed; ends only when cancelled.
+        """Store changes, and retry what failed; ends only when cancelled.
 
         Args:
-            reapply: Called when what is remembered can be read at last.
+            reapply: Called when damaged files can be read again.
         """
         while True:
             dirty = self._dirty
             if self.damaged:
-                await self.recall(self._memory)
+                await self.recall(self._files)
                 if not self.damaged:
                     reapply()
             await self.store()
-            failing = self.damaged or (self._remembered and self._memory.failure)
+            failing = self.damaged or (self._remembered and self._files.failure)
             with anyio.move_on_after(RETRY_S if failing else None):
                 await dirty.wait()
 
@@ -302,7 +292,7 @@ class Restrictions:
     def _status(self, each: Restriction) -> RestrictionStatus:
         remembered: tuple[str, ...] = ()
         if any((each.source, each.key) == (other.source, other.key) for other in self._remembered):
-            remembered = self._memory.stored
+            remembered = self._files.stored
         if each.source == SETTING:
             remembered += self.marked
         return RestrictionStatus(each, describe(each.key), remembered, how_to_end(each))
@@ -311,14 +301,7 @@ class Restrictions:
 def switches_of(
     environment: EnvironmentSwitches, *, enabled: bool, opted_out: bool, remembered: bool = False
 ) -> Switches:
-    """All switches.
-
-    Args:
-        environment: What the environment leaves on.
-        enabled: What the configuration says.
-        opted_out: What the Rancher setting says.
-        remembered: An opt-out that nothing says any more is remembered.
-    """
+    """All switches; ``remembered`` is an opt-out that is only remembered."""
     off = {
         Switch.CONFIG: not enabled,
         Switch.ENVIRONMENT: not environment.enabled,

@@ -1,8 +1,7 @@
-"""Which source there is: a Rancher where the API server serves its group, else Kubernetes alone.
+"""Finds the source: Rancher if the API server serves its group, else Kubernetes alone.
 
-A Rancher that is there is believed at once; that there is none, only once it has been confirmed:
-an API server that has just started doesn't know its CRDs yet. An error says nothing either way.
-What follows from another source is ``collector``'s.
+One answer is enough for Rancher. That there is none must be confirmed, because an API server that
+has just started doesn't know its CRDs yet. An error says nothing either way.
 """
 
 import logging
@@ -24,14 +23,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class FinderTiming:
-    """When discovery is asked; tests shorten it.
+    """When discovery is requested; tests shorten it.
 
     Attributes:
-        poll_s: Between looks while nothing calls for one; stretched or shortened by up to a fifth.
-        confirm_s: Between the looks that confirm an absence.
-        confirmations: So many looks in a row have to say so.
-        retry_s: After a look that failed, while no source is known.
-        timeout_s: Of one look.
+        poll_s: Between regular checks; up to a fifth longer or shorter.
+        confirm_s: Between the checks that confirm an absence.
+        confirmations: Checks in a row that must find no Rancher.
+        retry_s: After a check that failed, while no source is known.
+        timeout_s: Of one check.
     """
 
     poll_s: float = 10.0
@@ -45,11 +44,11 @@ DEFAULT_TIMING: Final = FinderTiming()
 
 
 class SourceFinder:
-    """Finds out the source, and goes on looking.
+    """Finds the source, and keeps checking it.
 
     Attributes:
         found: The source, None before it is known.
-        error: Why the last look failed, empty where it didn't.
+        error: Why the last check failed, empty if it didn't.
     """
 
     def __init__(
@@ -60,14 +59,7 @@ class SourceFinder:
         changed: Callable[[], None],
         timing: FinderTiming = DEFAULT_TIMING,
     ) -> None:
-        """Prepare.
-
-        Args:
-            client: The API server.
-            rng: Spreads the looks.
-            changed: Called whenever ``found`` has changed.
-            timing: When to look.
-        """
+        """Nothing is requested yet; ``changed`` is called when ``found`` has changed."""
         self._client = client
         self._rng = rng
         self._changed = changed
@@ -78,11 +70,11 @@ class SourceFinder:
         self.error = ""
 
     def look(self) -> None:
-        """Look again at once: something that belongs to the source has gone."""
+        """Check again at once: a resource of the source is gone."""
         self._look_now.set()
 
     async def find(self) -> SourceKind:
-        """Look until the source is known."""
+        """Check until the source is known."""
         while True:
             pause_s = await self._look()
             if self.found is not None:
@@ -90,19 +82,19 @@ class SourceFinder:
             await anyio.sleep(pause_s)
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Check until cancelled."""
         while True:
             self._look_now = anyio.Event()
             pause_s = await self._look()
             if self._absences and self.found is not SourceKind.KUBERNETES:
-                # However many informers ask: looks at the same moment confirm nothing.
+                # Checks at the same moment, for several informers, confirm nothing.
                 await anyio.sleep(pause_s)
             else:
                 with anyio.move_on_after(pause_s):
                     await self._look_now.wait()
 
     async def _look(self) -> float:
-        """Look once; returns the seconds to the next look."""
+        """Check once; returns the seconds to the next check."""
         timing = self._timing
         try:
             there = await serves_group(

@@ -21,9 +21,8 @@ import orjson
 from telemetryd import logs
 from telemetryd.config import Config, ConfigSource
 from telemetryd.daemon.app import run_until
-from telemetryd.daemon.notify import Notifier
+from telemetryd.daemon.notify import Notifier, StatusLog
 from telemetryd.daemon.reload import Reloader
-from telemetryd.daemon.signals import StatusLog
 from telemetryd.demo.apiserver import ApiServer, Endpoint, ServerOptions
 from telemetryd.demo.fleet import Fleet, populate, run_churn
 

@@ -28,6 +28,7 @@ from telemetryd.informer.store import Reader
 from telemetryd.kube.heads import HeadConnector
 from telemetryd.model import SettingRecord
 from telemetryd.sharedread import SharedRead
+from telemetryd.timing import Retry
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ PATH: Final = "/rancherversion"
 TIMEOUT_S: Final = 3.0
 RETRY_BASE_S: Final = 5.0
 RETRY_CAP_S: Final = 300.0
+_JITTER: Final = 0.25
 MAX_BODY_BYTES: Final = 16 * 1024
 """Of an answer; a real one has some hundred bytes."""
 
@@ -145,18 +147,18 @@ class RancherCommit:
     async def run(self) -> None:
         """Request the commit until it is known, and for each new version; ends when cancelled."""
         asked: _Question | None = None
-        failures = 0
+        retry = Retry(self._retry_base_s, self._retry_cap_s, self._rng, jitter=_JITTER)
         while True:
             question = self._question()
             if question is None or self._is_answered(question):
                 await self._wait_for_settings(None)
                 continue
             if question != asked:
-                asked, failures = question, 0
-            answered = await self._try(question, first_failure=failures == 0)
+                asked = question
+                retry.succeeded()
+            answered = await self._try(question, first_failure=retry.failures == 0)
             if not answered:
-                failures += 1
-                await self._wait_for_other(question, self._pause_s(failures))
+                await self._wait_for_other(question, retry.failed(anyio.current_time()))
 
     def _wake(self) -> None:
         self._settings_changed.set()
@@ -172,11 +174,6 @@ class RancherCommit:
         deadline = anyio.current_time() + pause_s
         while (left := deadline - anyio.current_time()) > 0 and self._question() == question:
             await self._wait_for_settings(left)
-
-    def _pause_s(self, failures: int) -> float:
-        # The exponent is bounded: 2.0**1024 overflows, and a Rancher may be gone for weeks.
-        pause = min(self._retry_cap_s, self._retry_base_s * 2.0 ** min(failures - 1, 32))
-        return pause * self._rng.uniform(0.75, 1.0)
 
     def _question(self) -> _Question | None:
         url = self._url_override or setting_value(self._settings, "server-url")

@@ -21,6 +21,7 @@ from telemetryd.gather.build_info import UNKNOWN
 from telemetryd.informer.store import Reader
 from telemetryd.kube.requests import Requests
 from telemetryd.model import Record
+from telemetryd.timing import Retry
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ MAX_BODY_BYTES: Final = 16 * 1024
 
 _VERSION: Final = re.compile(r"[!-~]{1,256}")
 _COMMIT: Final = re.compile(r"[!-~]{1,128}")
+_JITTER: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,19 +115,18 @@ class ServerVersion:
     async def run(self) -> None:
         """Request it until cancelled."""
         timing = self._timing
-        failures = 0
+        retry = Retry(timing.retry_base_s, timing.retry_cap_s, self._rng, jitter=_JITTER)
         while True:
             self._ask_now = anyio.Event()
             try:
                 self._settle(await self._ask())
-                failures, pause_s = 0, timing.refresh_s
+                retry.succeeded()
+                pause_s = timing.refresh_s * self._rng.uniform(1 - _JITTER, 1.0)
             except KubeError as error:
-                level = logging.DEBUG if failures else logging.WARNING
+                level = logging.DEBUG if retry.failures else logging.WARNING
                 log.log(level, "cannot get the version of the API server error=%r", str(error))
-                # The exponent is bounded: 2.0**1024 overflows.
-                pause_s = min(timing.retry_cap_s, timing.retry_base_s * 2.0 ** min(failures, 32))
-                failures += 1
-            with anyio.move_on_after(pause_s * self._rng.uniform(0.75, 1.0)):
+                pause_s = retry.failed(anyio.current_time())
+            with anyio.move_on_after(pause_s):
                 await self._ask_now.wait()
 
     async def _ask(self) -> _VersionInfo:

@@ -40,6 +40,18 @@ class Version:
         return {"uid": self.uid, "resourceVersion": self.resource_version}
 
 
+class StoredMeta(msgspec.Struct, gc=False, rename="camel"):
+    """``metadata`` of an object that was read, as far as a write needs it."""
+
+    uid: str
+    resource_version: str
+
+    @property
+    def version(self) -> Version:
+        """The precondition of a write."""
+        return Version(self.uid, self.resource_version)
+
+
 def parsed(answer: bytes, parse: Callable[[bytes], T], what: str) -> T:
     """What an answer holds.
 

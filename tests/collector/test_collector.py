@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from telemetryd.config import OtlpExporterConfig
-from telemetryd.daemon.web import build_otlp
+from telemetryd.daemon.exporters import build_otlp
 from telemetryd.errors import PermanentError, Reason
 from telemetryd.export.exporter import Outcome
 from telemetryd.export.payloads.otlp_metrics import OtlpRenderer

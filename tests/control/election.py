@@ -15,7 +15,7 @@ import orjson
 from telemetryd.control.elector import Elector
 from telemetryd.control.epochs import Epochs
 from telemetryd.control.lease import LeaseTiming
-from telemetryd.control.leaseapi import FetchedLease, Term, parse_lease, render_lease
+from telemetryd.control.leaseapi import FetchedLease, LeaseApi, Term, parse_lease, render_lease
 from telemetryd.errors import Conflict, NotFound, Reason, Unavailable
 
 T = TypeVar("T")
@@ -56,7 +56,7 @@ class Etcd:
 
 
 @dataclass(slots=True)
-class Line:
+class Line(LeaseApi):
     """What lies between one replica and the Lease.
 
     Attributes:

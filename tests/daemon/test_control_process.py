@@ -258,7 +258,7 @@ def test_another_user_is_refused(commanded: Commanded) -> None:
     code = (
         "import os, sys\n"
         "from telemetryd.cli import run_command\n"
-        "from telemetryd.daemon.earlysignals import EarlySignals\n"
+        "from telemetryd.daemon.signals import EarlySignals\n"
         "command = ['ctl', 'status', '--config', sys.argv[1]]\n"
         "assert run_command(command, EarlySignals()) == 0\n"
         "os.setuid(65534)\n"

@@ -14,8 +14,8 @@ import pytest
 
 from telemetryd.config import HttpExporterConfig, IdentityConfig
 from telemetryd.config.paths import default_state_dir
-from telemetryd.daemon.memory import DamagedMemory, Memory
-from telemetryd.daemon.web import MOST_CHECKS, build_http
+from telemetryd.daemon.exporters import MOST_CHECKS, build_http
+from telemetryd.daemon.restrictionfile import DamagedRestrictions, RestrictionFiles
 from telemetryd.errors import ConfigError
 from telemetryd.gather.build_info import RancherCommit
 from telemetryd.serve.http.security import Security
@@ -54,10 +54,12 @@ def threads(name: str) -> int:
 async def test_memory_of_restrictions(
     disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("telemetryd.daemon.memory._read", disk.read)
-    memory = Memory([str(tmp_path)])
+    monkeypatch.setattr("telemetryd.daemon.restrictionfile._read", disk.read)
+    memory = RestrictionFiles([str(tmp_path)])
     for _ in range(ROUNDS):
-        with pytest.raises(DamagedMemory, match=r"can't be read within 0\.02 s: check the disk"):
+        with pytest.raises(
+            DamagedRestrictions, match=r"can't be read within 0\.02 s: check the disk"
+        ):
             await memory.load(deadline_s=0.02)
     assert (threads("restrictions"), disk.reads) == (1, 1)
 

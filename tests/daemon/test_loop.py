@@ -1,4 +1,4 @@
-"""Lookups of the daemon's own loop."""
+"""The daemon's own loop: lookups, and memory that is given back."""
 
 import socket
 import subprocess
@@ -104,3 +104,34 @@ async def test_lookups_of_too_many_names_that_hang_fail_at_once(
         while lookups():
             await anyio.sleep(0.005)
     assert await anyio.getaddrinfo("one.more.example.com", 443)
+
+
+TRIMMING = """
+import anyio
+from telemetryd.daemon import loop
+
+def resident_mib():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096 / 2**20
+
+async def main():
+    loop.TRIM_S = 0.01
+    blocks = [bytes(2_000) for _ in range(30_000)]
+    blocks = blocks[::300]
+    full = resident_mib()
+    async with anyio.create_task_group() as group:
+        group.start_soon(loop.trim_heap)
+        while resident_mib() > full - 40:
+            await anyio.sleep(0.01)
+        group.cancel_scope.cancel()
+    print("given back", len(blocks))
+
+anyio.run(main)
+"""
+
+
+def test_freed_memory_is_given_back_below_what_is_in_use() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", TRIMMING], capture_output=True, text=True, timeout=90, check=True
+    )
+    assert run.stdout == "given back 100\n"

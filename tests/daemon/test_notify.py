@@ -1,16 +1,22 @@
-"""Notifications over real datagram sockets, and from a real daemon."""
+"""Notifications over real datagram sockets, and from a real daemon; when they are sent."""
 
 import os
 import signal
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import anyio
 import pytest
 
-from telemetryd.daemon.notify import Notifier
+from telemetryd.daemon.notify import Notifier, Supervision
 from tests.daemon.service import ServiceManager
+from tests.virtualtime import VirtualTimeLoop
+
+pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
@@ -149,7 +155,115 @@ def test_reload_is_told_and_so_is_its_end_whatever_comes_of_it(tmp_path: Path) -
             service.process.send_signal(signal.SIGHUP)
             message = service.next_with("RELOADING")
             assert before_us <= int(message["MONOTONIC_USEC"]) <= time.monotonic_ns() // 1000
-            # The status may be told between, but nothing of a reload.
+            # The status may be sent between, but nothing of a reload.
             message = service.next_with("READY")
             assert ("config=rejected" in message["STATUS"]) == rejected
         assert service.end() == 0
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    return "asyncio", {"loop_factory": VirtualTimeLoop}
+
+
+@dataclass
+class Observed:
+    """A daemon's state, and what has been seen of it."""
+
+    receiver: socket.socket
+    summary: str = "clusters=1"
+    alive: bool = True
+    heard: list[str] = field(default_factory=list)
+
+    def supervision(self, watchdog_period_s: float | None = None) -> Supervision:
+        return Supervision(
+            Notifier(self.receiver.getsockname(), watchdog_period_s),
+            summary=lambda: self.summary,
+            alive=lambda: self.alive,
+        )
+
+    def messages(self) -> list[str]:
+        """What came since the last look."""
+        came = []
+        while True:
+            try:
+                came.append(self.receiver.recv(4096).decode())
+            except BlockingIOError:
+                return came
+
+
+@pytest.fixture
+def seen(tmp_path: Path) -> Iterator[Observed]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(str(tmp_path / "notify"))
+        receiver.setblocking(False)
+        yield Observed(receiver)
+
+
+async def test_status_is_told_when_it_changes_and_at_most_every_few_seconds(seen: Observed) -> None:
+    supervision = seen.supervision()
+    supervision.ready()
+    assert seen.messages() == ["READY=1\nSTATUS=clusters=1"]
+    async with anyio.create_task_group() as group:
+        group.start_soon(supervision.run)
+        await anyio.sleep(60)
+        assert seen.messages() == []
+        for number in range(60):
+            seen.summary = f"clusters={number}"
+            await anyio.sleep(0.1)
+        assert len(seen.messages()) == 2
+        group.cancel_scope.cancel()
+
+
+async def test_after_a_reload_the_status_of_before_it_is_told_again(seen: Observed) -> None:
+    supervision = seen.supervision()
+    supervision.ready()
+    supervision.reloading()
+    supervision.ready()
+    *_, reloading, ready = seen.messages()
+    assert reloading.startswith("RELOADING=1\nMONOTONIC_USEC=")
+    assert ready == "READY=1\nSTATUS=clusters=1"
+
+
+async def test_watchdog_is_fed_only_while_alive(
+    seen: Observed, caplog: pytest.LogCaptureFixture
+) -> None:
+    supervision = seen.supervision(watchdog_period_s=20.0)
+    supervision.ready()
+    seen.messages()
+    async with anyio.create_task_group() as group:
+        group.start_soon(supervision.run)
+        await anyio.sleep(50)
+        assert seen.messages() == ["WATCHDOG=1"] * 3
+        seen.alive = False
+        await anyio.sleep(120)
+        assert seen.messages() == []
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
+        seen.alive = True
+        await anyio.sleep(20)
+        assert seen.messages() == ["WATCHDOG=1"]
+        group.cancel_scope.cancel()
+
+
+async def test_failing_summary_is_said_once_and_raises_nothing(
+    seen: Observed, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> str:
+        raise RuntimeError("no idea")
+
+    supervision = Supervision(
+        Notifier(seen.receiver.getsockname()), summary=fail, alive=lambda: True
+    )
+    supervision.ready()
+    async with anyio.create_task_group() as group:
+        group.start_soon(supervision.run)
+        await anyio.sleep(30)
+        group.cancel_scope.cancel()
+    assert seen.messages() == ["READY=1\nSTATUS=status unknown: the log says why"]
+    assert len(caplog.records) == 1
+
+
+async def test_without_a_service_manager_it_ends_at_once(seen: Observed) -> None:
+    supervision = Supervision(Notifier(), summary=lambda: "", alive=lambda: True)
+    with anyio.fail_after(30):
+        await supervision.run()

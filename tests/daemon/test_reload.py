@@ -17,8 +17,7 @@ from telemetryd.config import (
     SecretExporterConfig,
 )
 from telemetryd.config.diff import config_hash
-from telemetryd.daemon.reload import Reloader, ReloadResult
-from telemetryd.daemon.reloadable import Reloadable
+from telemetryd.daemon.reload import Reloader, ReloadResult, ReloadTarget
 from telemetryd.errors import ConfigError, Problem
 from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.export.exporter import Exporter
@@ -85,7 +84,7 @@ class Bench:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        target = Reloadable(
+        target = ReloadTarget(
             manager=self.manager,
             build=self.build,
             spec=self.spec,

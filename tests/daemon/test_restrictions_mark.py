@@ -17,10 +17,9 @@ from anyio import to_thread
 
 from telemetryd.config import ConfigSource
 from telemetryd.daemon.app import run_until
-from telemetryd.daemon.notify import Notifier
-from telemetryd.daemon.optoutmark import ANNOTATION
+from telemetryd.daemon.notify import Notifier, StatusLog
+from telemetryd.daemon.optout import ANNOTATION
 from telemetryd.daemon.reload import Reloader
-from telemetryd.daemon.signals import StatusLog
 from tests.daemon.embedded import NAMESPACE, SECRETS, FleetServer, serve_fleet
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from telemetryd.cli import run_command
-from telemetryd.daemon.earlysignals import EarlySignals
+from telemetryd.daemon.signals import EarlySignals
 from telemetryd.errors import Reason
 from telemetryd.model import ExporterState
 from telemetryd.serve.metrics.families import FAMILIES

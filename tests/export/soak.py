@@ -19,7 +19,7 @@ from statistics import median
 import anyio
 
 from telemetryd.config import HttpExporterConfig
-from telemetryd.daemon.web import build_http
+from telemetryd.daemon.exporters import build_http
 from telemetryd.export.engine.manager import ExporterManager, ExporterSpec
 from telemetryd.export.exporter import ExportContext, Exporter, Outcome
 from telemetryd.model import Payload, Snapshot

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from telemetryd.cli import EX_CONFIG, run_command
 from telemetryd.config import Config, load_config
-from telemetryd.daemon.earlysignals import EarlySignals
+from telemetryd.daemon.signals import EarlySignals
 from telemetryd.errors import ConfigError
 from tests.fuzz.budget import budget, examples, patient
 from tests.fuzz.counts import assert_no_growth, assert_no_growth_here

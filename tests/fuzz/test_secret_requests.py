@@ -10,20 +10,17 @@ import msgspec
 import pytest
 from hypothesis import given
 
-from telemetryd.control.secretrequest.conditions import (
-    Invalid,
-    NotYet,
-    SeenFirst,
-    Served,
-    render_conditions,
-    settle,
-)
 from telemetryd.control.secretrequest.decision import (
     NamespaceFound,
     Rejected,
+    SecretRef,
+    Seen,
+    Served,
     SystemProjects,
-    Target,
+    Waiting,
     decide,
+    render_conditions,
+    settle,
     target_of,
 )
 from telemetryd.control.secretrequest.status import _held
@@ -64,7 +61,7 @@ def judge(line: bytes) -> None:
         assert len(str(record)) <= LONGEST_MESSAGE
         return
     target = target_of(record)
-    assert isinstance(target, Target) or 0 < len(target.message) <= LONGEST_MESSAGE
+    assert isinstance(target, SecretRef) or 0 < len(target.message) <= LONGEST_MESSAGE
     decision = decide(
         record,
         namespace=NamespaceFound("p-1"),
@@ -78,9 +75,9 @@ def judge(line: bytes) -> None:
     existing = listed if isinstance(listed, list) else []
     held = _held(existing)
     for verdict in (
-        SeenFirst(),
-        NotYet("why"),
-        Invalid(message),
+        Seen(),
+        Waiting("why"),
+        Rejected(message),
         Served(True),
         Served(None, "auth"),
     ):

@@ -18,8 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from telemetryd.config import Config, HttpExporterConfig
-from telemetryd.daemon.handover import export_spool, read_spool, render_table
-from telemetryd.daemon.web import build_http
+from telemetryd.daemon.exporters import build_http
+from telemetryd.daemon.spoolcommands import export_spool, read_spool, render_table
 from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.export.outbox.spool import MAX_SEQUENCE, PendingPayload, SpoolFolder
 from telemetryd.model import Delivery, ExporterState, Payload

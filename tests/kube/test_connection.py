@@ -292,7 +292,7 @@ def nobody(user_id):
     raise KeyError(user_id)
 pwd.getpwuid = nobody
 from telemetryd.cli import run_command
-from telemetryd.daemon.earlysignals import EarlySignals
+from telemetryd.daemon.signals import EarlySignals
 sys.exit(run_command(["payload"], EarlySignals()))
 """
 

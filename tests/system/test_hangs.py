@@ -274,7 +274,7 @@ def test_configuration_file_that_hangs_rejects_reloads_within_their_deadline(
         def assert_rejected() -> None:
             rejected = run_ctl(daemon, short_path, "reload")
             assert rejected.returncode == 1, rejected.stdout
-            assert "can't be read within 10 s: look after its file system" in rejected.stderr
+            assert "can't be read within 10 s: check its file system" in rejected.stderr
 
         assert_rejected()
         assert disk.has_kept(daemon.config_file)

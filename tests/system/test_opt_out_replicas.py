@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from telemetryd.daemon.optoutmark import ANNOTATION, ENDED_ANNOTATION
+from telemetryd.daemon.optout import ANNOTATION, ENDED_ANNOTATION
 from telemetryd.export.payloads.payload import render_rfc3339
 from tests.apiserver.admin import Admin, AdminError
 from tests.apiserver.crds import SETTINGS, collection

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from telemetryd.control.secretrequest import pace
+from telemetryd.control.secretrequest import cluster
 from tests.apiserver.admin import Admin
 from tests.apiserver.process import ApiServer
 from tests.system.account import Trail, make_account
@@ -75,7 +75,7 @@ def test_requests_of_a_crowd_cost_a_bounded_number_and_the_operators_comes_first
     seen = next(n for n, uri in enumerate(before) if uri.endswith(f"/secretrequests/{REQUEST}"))
     written = next(n for n, uri in enumerate(before) if f"/secrets/{SECRET}" in uri)
     assert written - seen <= 10, before[seen : written + 1]
-    assert written <= 4 * pace.PASS_COST, "what was under way when it was made, and its own"
+    assert written <= 4 * cluster.PASS_COST, "what was under way when it was made, and its own"
 
     time.sleep(30)  # long enough for a rate, however slow the machine is
     made = requests_of_the_controller(trail)
@@ -84,5 +84,5 @@ def test_requests_of_a_crowd_cost_a_bounded_number_and_the_operators_comes_first
     exports = sum("/secrets/" in event["requestURI"] for event in made)
     asked = len(made) - exports
     assert took_s >= 25
-    assert asked <= took_s * pace.RATE + pace.BURST + pace.PASS_COST
+    assert asked <= took_s * cluster.RATE + cluster.BURST + cluster.PASS_COST
     assert exports <= took_s * 2 + 4, "one read of the one Secret a second"

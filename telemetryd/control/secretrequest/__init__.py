@@ -1,10 +1,5 @@
-"""The SecretRequest controller: requests in, exporters registered, conditions out.
+"""The SecretRequest controller: serves requests with exporters and writes their conditions.
 
-``decision`` and ``conditions`` are pure; ``namespaces``, ``status`` and ``release`` each make one
-kind of request of the API server; ``serving`` moves the exporters; ``controller`` is the loop.
+``decision`` is pure; ``cluster`` reads namespaces and the System project; ``targetsecrets`` has the
+exporters and cleans up Secrets; ``status`` writes statuses; ``controller`` is the loop.
 """
-
-from telemetryd.control.secretrequest.controller import SecretRequestController
-from telemetryd.control.secretrequest.decision import Target
-
-__all__ = ["SecretRequestController", "Target"]

@@ -28,10 +28,9 @@ from telemetryd.export.spec import ExporterSpec
 from telemetryd.timing import (
     LONGEST_SLEEP_S,
     Grid,
+    Retry,
     Schedule,
-    backoff_s,
     retry_budget_s,
-    retry_delay_s,
     splay_s,
 )
 
@@ -322,10 +321,9 @@ class Runner:
                 self.ledger.stats.retries[error.reason] += 1
                 attempt += 1
                 continue
-            pause_s = backoff_s(
-                attempt - 1, base_s=spec.retry_base_s, cap_s=spec.retry_cap_s, rng=rng
-            )
-            resume_s = anyio.current_time() + retry_delay_s(pause_s, error.retry_after_s, rng)
+            retry = Retry(spec.retry_base_s, spec.retry_cap_s, rng, failures=attempt - 1)
+            retry.failed(anyio.current_time(), retry_after_s=error.retry_after_s)
+            resume_s = retry.due_s
             one_attempt = self._failed_in_a_row >= BREAKER_RUNS
             if resume_s <= began_s + budget_s and not (one_attempt or self.stray):
                 self.ledger.backoff()

@@ -17,7 +17,8 @@ import msgspec
 import orjson
 
 from telemetryd.config import SecretRequestsConfig
-from telemetryd.control.secretrequest import SecretRequestController, Target
+from telemetryd.control.secretrequest.controller import SecretRequestController
+from telemetryd.control.secretrequest.decision import SecretRef
 from telemetryd.demo.objects import ObjectStore
 from telemetryd.demo.resources import RESOURCES, JsonObject, resource_of
 from telemetryd.demo.resources import Target as Place
@@ -151,7 +152,7 @@ class Bench:
         return EPOCH_S + anyio.current_time()
 
     def _build(
-        self, name: str, target: Target, settings: SecretRequestsConfig
+        self, name: str, target: SecretRef, settings: SecretRequestsConfig
     ) -> tuple[ExporterSpec, Exporter]:
         self.built.append(name)
         spec = ExporterSpec(

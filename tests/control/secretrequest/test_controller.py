@@ -6,7 +6,7 @@ from functools import partial
 import anyio
 import pytest
 
-from telemetryd.control.secretrequest import Target
+from telemetryd.control.secretrequest.decision import SecretRef
 from telemetryd.errors import (
     Conflict,
     Forbidden,
@@ -263,7 +263,7 @@ async def test_secret_claimed_while_the_former_exporter_ends_is_not_taken() -> N
         await anyio.sleep(31)
         bench.retarget(name="other")
         await anyio.sleep(1)
-        claimed = {Target(NAMESPACE, "other"): "mine"}
+        claimed = {SecretRef(NAMESPACE, "other"): "mine"}
         assert bench.controller.configure(with_settings(), claimed) == []
         await anyio.sleep(30)
         assert bench.built == [EXPORTER]
@@ -354,7 +354,7 @@ async def test_configured_exporter_is_never_joined_by_a_requests() -> None:
     async with bench.serving():
         bench.ask()
         await anyio.sleep(1)
-        claimed = {Target(NAMESPACE, SECRET): "mine"}
+        claimed = {SecretRef(NAMESPACE, SECRET): "mine"}
         assert bench.controller.configure(with_settings(), claimed) == [EXPORTER]
         await bench.manager.unregister(EXPORTER)
         await anyio.sleep(1)

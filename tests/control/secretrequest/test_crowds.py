@@ -5,8 +5,8 @@ import itertools
 import anyio
 import pytest
 
-from telemetryd.control.secretrequest import pace
-from telemetryd.control.secretrequest.crowdlog import LINES_AT_ONCE
+from telemetryd.control.secretrequest import cluster
+from telemetryd.control.secretrequest.status import LINES_AT_ONCE
 from telemetryd.demo.resources import JsonObject
 from telemetryd.errors import Reason, Unavailable
 from telemetryd.model import RequestState
@@ -210,20 +210,20 @@ async def test_request_that_was_served_before_a_restart_is_cleaned_up_in_its_nam
 async def test_limit_of_requests_is_told_and_leaves_the_operators_out() -> None:
     bench = ready()
     async with bench.serving():
-        crowd(bench, pace.MAX_SERVED + 6, valid=True)
+        crowd(bench, cluster.MAX_SERVED + 6, valid=True)
         await anyio.sleep(120)
-        assert len(bench.exporters()) == pace.MAX_SERVED
+        assert len(bench.exporters()) == cluster.MAX_SERVED
         waiting = [each for each in bench.controller.statuses() if each.state == "waiting"]
         assert len(waiting) == 6
-        assert {each.detail for each in waiting} == {pace.TOO_MANY}
-        last = f"a-{pace.MAX_SERVED + 5:04d}"
+        assert {each.detail for each in waiting} == {cluster.TOO_MANY}
+        last = f"a-{cluster.MAX_SERVED + 5:04d}"
         assert bench.conditions(last) == {"Progressing": "True"}
         bench.ask()
         await anyio.sleep(2)
         assert bench.conditions() == SERVED
         bench.remove("a-0000")
         await anyio.sleep(60)
-        assert len(bench.exporters()) == pace.MAX_SERVED + 1
+        assert len(bench.exporters()) == cluster.MAX_SERVED + 1
 
 
 async def test_a_thousand_requests_cost_a_bounded_number_and_hold_up_nobody() -> None:
@@ -238,12 +238,12 @@ async def test_a_thousand_requests_cost_a_bounded_number_and_hold_up_nobody() ->
         assert bench.conditions() == SERVED
         mine = [path for _, path in bench.api.calls[before:]]
         done = next(place for place, path in enumerate(mine) if path.endswith(f"{REQUEST}/status"))
-        assert done <= 3 * pace.PASS_COST
+        assert done <= 3 * cluster.PASS_COST
         assert bench.shown("z-valid").state is RequestState.SERVED
         for _ in range(3):
             before = len(bench.api.calls)
             await anyio.sleep(60)
-            assert len(bench.api.calls) - before <= 60 * pace.RATE + pace.BURST + 10
+            assert len(bench.api.calls) - before <= 60 * cluster.RATE + cluster.BURST + 10
 
 
 async def test_rejected_requests_are_looked_at_more_and_more_seldom() -> None:
@@ -273,7 +273,7 @@ async def test_request_that_changes_all_the_time_costs_a_bounded_number_of_reque
         for _ in range(600):
             await anyio.sleep(0.1)
             bench.edit(other, RIVAL)
-        assert len(bench.api.calls) - before <= 60 * pace.RATE + pace.BURST + 10
+        assert len(bench.api.calls) - before <= 60 * cluster.RATE + cluster.BURST + 10
         bench.ask()
         await anyio.sleep(2)
         assert bench.conditions() == SERVED

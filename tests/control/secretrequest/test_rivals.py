@@ -5,7 +5,7 @@ from typing import Any
 import anyio
 import pytest
 
-from telemetryd.control.secretrequest import Target
+from telemetryd.control.secretrequest.decision import SecretRef
 from telemetryd.demo.resources import Target as Place
 from telemetryd.demo.resources import resource_of
 from telemetryd.model import ExporterState, RequestState
@@ -144,7 +144,7 @@ async def test_request_that_changes_again_and_again_by_another_controller_stays_
 async def test_rejection_is_not_told_where_another_controller_wrote_the_status() -> None:
     bench = with_request()
     rancher = Rancher(bench)
-    bench.controller.configure(with_settings(), {Target(NAMESPACE, SECRET): "mine"})
+    bench.controller.configure(with_settings(), {SecretRef(NAMESPACE, SECRET): "mine"})
     async with bench.serving(), anyio.create_task_group() as group:
         group.start_soon(rancher.run)
         await anyio.sleep(120)
@@ -157,7 +157,7 @@ async def test_rejection_is_not_told_where_another_controller_wrote_the_status()
         assert bench.shown().state is RequestState.REJECTED
         group.cancel_scope.cancel()
     bench = with_request()
-    bench.controller.configure(with_settings(), {Target(NAMESPACE, SECRET): "mine"})
+    bench.controller.configure(with_settings(), {SecretRef(NAMESPACE, SECRET): "mine"})
     async with bench.serving():
         await anyio.sleep(5)
         assert bench.conditions() == FAILED, "but it is where no other controller did"

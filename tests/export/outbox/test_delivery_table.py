@@ -16,7 +16,7 @@ import anyio
 import pytest
 
 from telemetryd.config import HttpExporterConfig
-from telemetryd.daemon.web import build_http
+from telemetryd.daemon.exporters import build_http
 from telemetryd.export.engine.manager import ExporterManager, ExporterSpec
 from telemetryd.model import ExporterState, ExporterStatus
 from tests.export.doubles import Source, render, running

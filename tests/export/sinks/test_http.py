@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from telemetryd.config import HttpExporterConfig
-from telemetryd.daemon.web import build_http
+from telemetryd.daemon.exporters import build_http
 from telemetryd.errors import (
     ConfigError,
     ExportError,

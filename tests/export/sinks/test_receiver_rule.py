@@ -16,7 +16,7 @@ import anyio
 import pytest
 
 from telemetryd.config import HttpExporterConfig
-from telemetryd.daemon.web import build_http
+from telemetryd.daemon.exporters import build_http
 from telemetryd.export.exporter import ExportContext, Outcome
 from telemetryd.model import Payload
 from tests.docs.markdown import blocks

@@ -10,7 +10,7 @@ import pytest
 
 from telemetryd.cli import run_command
 from telemetryd.config import FORMATS, IdentityConfig, PrivacyConfig
-from telemetryd.daemon.earlysignals import EarlySignals
+from telemetryd.daemon.signals import EarlySignals
 from telemetryd.export.payloads import otlp_metrics
 from telemetryd.export.payloads.declare import fields_of, sent
 from telemetryd.export.payloads.formats import PAYLOAD_FORMATS

@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 
 from telemetryd.config.restrictions import FILE, Statement
-from telemetryd.daemon.memory import FILE_NAME, DamagedMemory, Memory, memory_folders
+from telemetryd.daemon.restrictionfile import (
+    FILE_NAME,
+    DamagedRestrictions,
+    RestrictionFiles,
+    restriction_folders,
+)
 from telemetryd.daemon.restrictions import Restrictions
 from telemetryd.model import Restriction
 
@@ -34,18 +39,18 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 async def test_what_is_stored_is_read_back_from_each_folder(tmp_path: Path) -> None:
     folders = (f"{tmp_path}/a", f"{tmp_path}/b")
-    memory = Memory(folders)
+    memory = RestrictionFiles(folders)
     assert await memory.load() == ()
     await memory.store((OFF,))
     assert memory.stored == tuple(f"{each}/{FILE_NAME}" for each in folders)
     for folder in folders:
-        assert await Memory((folder,)).load() == (OFF,)
+        assert await RestrictionFiles((folder,)).load() == (OFF,)
     await memory.store(())
-    assert await Memory(folders).load() == ()
+    assert await RestrictionFiles(folders).load() == ()
 
 
 async def test_no_file_is_made_where_nothing_is_remembered(tmp_path: Path) -> None:
-    await Memory((str(tmp_path),)).store(())
+    await RestrictionFiles((str(tmp_path),)).store(())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -55,10 +60,10 @@ async def test_damaged_file_keeps_collection_off_until_an_opt_in(
 ) -> None:
     path = tmp_path / FILE_NAME
     DAMAGES[damage](path)
-    with pytest.raises(DamagedMemory, match="fix or remove it and reload, or run"):
-        await Memory((str(tmp_path),)).load()
+    with pytest.raises(DamagedRestrictions, match="fix or remove it and reload, or run"):
+        await RestrictionFiles((str(tmp_path),)).load()
     restrictions = Restrictions((), {}, now=lambda: 9.0)
-    await restrictions.recall(Memory((str(tmp_path),)))
+    await restrictions.recall(RestrictionFiles((str(tmp_path),)))
     await restrictions.accept((Statement(FILE, "privacy.server_url", True, "f"),))
     await restrictions.recall_damaged()
     assert restrictions.remembered_switches == {"enabled"}
@@ -70,7 +75,7 @@ async def test_damaged_file_keeps_collection_off_until_an_opt_in(
     assert ended.restriction.source == "memory"
     assert restrictions.remembered_switches == frozenset()
     assert [each.name for each in tmp_path.glob("*.damaged-*")]
-    found = await Memory((str(tmp_path),)).load()
+    found = await RestrictionFiles((str(tmp_path),)).load()
     assert [each.key for each in found] == ["privacy.server_url"]
 
 
@@ -78,7 +83,7 @@ async def test_file_that_is_fixed_is_taken_up(tmp_path: Path) -> None:
     path = tmp_path / FILE_NAME
     path.write_text("")
     restrictions = Restrictions((), {}, now=lambda: 9.0)
-    await restrictions.recall(Memory((str(tmp_path),)))
+    await restrictions.recall(RestrictionFiles((str(tmp_path),)))
     path.write_text(GOOD)
     await restrictions.recall_damaged()
     assert restrictions.damaged == ""
@@ -87,18 +92,18 @@ async def test_file_that_is_fixed_is_taken_up(tmp_path: Path) -> None:
 
 async def test_nothing_durable_is_said() -> None:
     restrictions = Restrictions((), {}, now=lambda: 9.0)
-    await restrictions.recall(Memory(()))
+    await restrictions.recall(RestrictionFiles(()))
     assert restrictions.warning == ""
     await restrictions.accept((Statement(FILE, "enabled", True, "f"),))
     assert "no state folder is usable" in restrictions.warning
-    await restrictions.recall(Memory(("/proc/none",)))
+    await restrictions.recall(RestrictionFiles(("/proc/none",)))
     await restrictions.store()
     assert "not remembered after a restart" in restrictions.warning
 
 
 async def test_setting_is_remembered_until_it_says_otherwise(tmp_path: Path) -> None:
     restrictions = Restrictions((), {}, now=lambda: 9.0)
-    await restrictions.recall(Memory((str(tmp_path),)))
+    await restrictions.recall(RestrictionFiles((str(tmp_path),)))
     for value, held in (("out", True), (None, True), ("", True), ("Out", True), ("in", False)):
         restrictions.note_setting(value)
         assert (restrictions.opted_out_since is not None) is held
@@ -116,7 +121,7 @@ async def test_opt_in_elsewhere_ends_an_earlier_opt_out_that_nothing_says_any_mo
     def since() -> float | None:
         return restrictions.opted_out_since
 
-    await restrictions.recall(Memory((str(tmp_path),)))
+    await restrictions.recall(RestrictionFiles((str(tmp_path),)))
     restrictions.note_setting("out")
     restrictions.note_opt_in("secret", 99.0)
     assert since() == 9.0, "the Setting still says so"
@@ -126,7 +131,7 @@ async def test_opt_in_elsewhere_ends_an_earlier_opt_out_that_nothing_says_any_mo
     restrictions.note_opt_in("secret", 10.0)
     assert since() is None
     await restrictions.store()
-    assert await Memory((str(tmp_path),)).load() == ()
+    assert await RestrictionFiles((str(tmp_path),)).load() == ()
     restrictions.note_setting("out")
     restrictions.note_setting(None)
     restrictions.note_opt_in("secret", 99.0)
@@ -144,5 +149,5 @@ async def test_opt_in_is_later_than_all_it_ends_by_whatever_clock() -> None:
 
 def test_folders_are_wherever_the_next_start_may_look() -> None:
     environ = {"STATE_DIRECTORY": "/s:/t"}
-    assert memory_folders("/x", environ, "/s") == ("/x", "/s")
-    assert memory_folders(None, {}, None) == ()
+    assert restriction_folders("/x", environ, "/s") == ("/x", "/s")
+    assert restriction_folders(None, {}, None) == ()

@@ -1,16 +1,12 @@
-"""SecretRequests, wired: two informers, the controller over them, and the switch that rules both.
+"""SecretRequests in the daemon: two informers, the controller, and the guarded work it is part of.
 
-The informers run beside the collection, the controller is guarded work: it runs only while nothing
-is held, and what holds it waits for its end.
-
-Both informers belong to the controller alone: nothing else reads projects, and no payload or
-readiness waits for either.
+Guarded work is what one replica alone may do: the exporters and the controller. The informers run
+beside the collection, and no payload or readiness waits for them.
 """
 
 import math
 import random
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Unpack
 
 import anyio
@@ -18,8 +14,9 @@ import anyio.lowlevel
 
 from telemetryd.config import Config, ExporterConfig, SecretExporterConfig, SecretRequestsConfig
 from telemetryd.config.exporters import default_timeout_s
-from telemetryd.control.secretrequest import SecretRequestController, Target
-from telemetryd.daemon.leadership import Leadership
+from telemetryd.control.secretrequest.controller import SecretRequestController
+from telemetryd.control.secretrequest.decision import SecretRef
+from telemetryd.daemon.collection import Informers
 from telemetryd.errors import Reason, Unavailable
 from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.export.exporter import Exporter
@@ -27,25 +24,18 @@ from telemetryd.export.spec import ExporterSpec
 from telemetryd.gather.project import PROJECTS
 from telemetryd.gather.requests import SECRET_REQUESTS
 from telemetryd.informer.informer import Informer
-from telemetryd.informer.resource import Resource
-from telemetryd.informer.source import KubeSource
 from telemetryd.kube.client import KubeClient
+from telemetryd.kube.fence import Fence
 from telemetryd.kube.requests import RequestOptions, Requests
 from telemetryd.model import ExporterState, InformerStatus, RequestStatus, SourceKind
 from telemetryd.stats import InformerStats
 
 
-@dataclass(frozen=True, slots=True)
-class _Watched:
-    informer: Informer[Any, Any]
-    stats: InformerStats
-
-
 class SecretRequests:
     """Everything that has to run for SecretRequests to be served.
 
-    ``run`` may be cancelled and called again: it then begins with empty informers, and exporters
-    that are registered go on. ``serve`` runs beside it, all the time.
+    ``run`` may be cancelled and called again: it then starts with empty informers, and registered
+    exporters go on. ``serve`` runs beside it, all the time.
     """
 
     def __init__(
@@ -56,21 +46,21 @@ class SecretRequests:
         build: Callable[[ExporterConfig], tuple[ExporterSpec, Exporter]],
         *,
         source: Callable[[], SourceKind | None],
-        leadership: Leadership,
+        fence: Fence,
         now: Callable[[], float],
         rng: random.Random,
     ) -> None:
-        """Wire; nothing runs before ``run``.
+        """Nothing runs before ``run``.
 
         Args:
             config: Effective values of everything.
             client: The API server; stays the caller's.
             manager: Where exporters are registered.
-            build: Makes an exporter of its configuration, without side effects.
+            build: Makes an exporter from its configuration, without side effects.
             source: What is collected from.
-            leadership: Every write is held to it.
+            fence: Called before every write.
             now: Unix time in seconds.
-            rng: Spreads retries, relists and looks.
+            rng: Spreads retries, relists and checks.
         """
         self._client = client
         self._kubernetes = config.kubernetes
@@ -81,21 +71,16 @@ class SecretRequests:
         self._settings = config.secret_requests
         self._changed = anyio.Event()
         self._stats = {each.id: InformerStats(each.id) for each in (SECRET_REQUESTS, PROJECTS)}
-        self._watched: tuple[_Watched, ...] = ()
+        self._watched: Informers | None = None
         self._held: set[ExporterState] = set()
         self._serving: anyio.CancelScope | None = None
         self._ended = anyio.Event()
-        self._writes = UnbrokenWrites(client.requests(fence=leadership.require))
-
-        def build_for(
-            name: str, target: Target, settings: SecretRequestsConfig
-        ) -> tuple[ExporterSpec, Exporter]:
-            return build(_exporter_config(name, target, settings))
+        self._writes = UnbrokenWrites(client.requests(fence=fence))
 
         self._controller = SecretRequestController(
             self._writes,
             manager,
-            build_for,
+            lambda name, target, settings: build(_exporter_config(name, target, settings)),
             settings=config.secret_requests,
             configured=_configured(config),
             now=now,
@@ -108,44 +93,42 @@ class SecretRequests:
         while True:
             while not self._is_on():
                 await self._changed.wait()
-            requests, projects = self._watch(SECRET_REQUESTS), self._watch(PROJECTS)
+            informers = self._make_informers()
             try:
                 async with anyio.create_task_group() as watching:
-                    for each in (requests, projects):
-                        name = f"informer {each.stats.resource}"
-                        watching.start_soon(each.informer.run, name=name)
-                    self._watched = (requests, projects)
+                    watching.start_soon(informers.run, name="informers")
+                    self._watched = informers
                     self._change()
                     while self._is_on():
                         await self._changed.wait()
                     watching.cancel_scope.cancel()
             finally:
-                self._watched = ()
+                self._watched = None
                 self._change()
 
     async def serve(self) -> None:
-        """Serve what is watched while nothing is held; returns only when cancelled.
+        """Serve requests while nothing is held; returns only when cancelled.
 
-        A write that has begun then comes to its end first, within the drain timeout.
+        A write that has started is completed first, within the drain timeout.
         """
         while True:
-            changed = self._changed
-            if self._may_serve(self._watched):
-                await self._serve(self._watched)
+            changed, watched = self._changed, self._watched
+            if watched is not None and self._may_serve(watched):
+                await self._serve(watched)
                 continue
             if self._source() is not None and not self._is_on():
                 await self._controller.withdraw()
             await changed.wait()
 
     def cut(self, state: ExporterState) -> None:
-        """End the controller at once, and a write of it that has begun; see ``ended``."""
+        """End the controller and its current write at once; see ``ended``."""
         self._held.add(state)
         if self._serving is not None:
             self._serving.cancel()
             self._writes.end_by(anyio.current_time())
 
     async def ended(self) -> None:
-        """Return once the controller has ended that was cut; takes moments, and is shielded."""
+        """Return when the controller that was cut has ended; quick, and shielded."""
         if self._serving is not None:
             with anyio.CancelScope(shield=True):
                 await self._ended.wait()
@@ -160,16 +143,16 @@ class SecretRequests:
             return self._settings.enabled
         return self._source() is SourceKind.RANCHER
 
-    def _may_serve(self, watched: tuple[_Watched, ...]) -> bool:
-        return bool(watched) and watched is self._watched and self._is_on() and not self._held
+    def _may_serve(self, watched: Informers) -> bool:
+        return watched is self._watched and self._is_on() and not self._held
 
-    async def _serve(self, watched: tuple[_Watched, ...]) -> None:
+    async def _serve(self, watched: Informers) -> None:
         self._ended = anyio.Event()
         self._writes.end_by(math.inf)
         try:
             async with anyio.create_task_group() as serving:
                 self._serving = serving.cancel_scope
-                requests, projects = (each.informer.reader for each in watched)
+                requests, projects = (each.reader for each in watched.all())
                 serving.start_soon(self._controller.run, requests, projects, name="controller")
                 try:
                     while self._may_serve(watched):
@@ -190,7 +173,7 @@ class SecretRequests:
         """Put another configuration in force.
 
         Returns:
-            The exporters of requests that must end before those configured begin.
+            The exporters of requests that must end before those configured start.
         """
         self._settings = config.secret_requests
         self._change()
@@ -200,43 +183,69 @@ class SecretRequests:
         """What is known of each request, by name."""
         return tuple(self._controller.statuses())
 
-    def watched(self) -> Iterator[Informer[Any, Any]]:
+    def watched(self) -> Iterable[Informer[Any, Any]]:
         """The informers that run now."""
-        return (each.informer for each in self._watched)
+        return () if self._watched is None else self._watched.all()
 
-    def informers(self) -> Iterator[tuple[InformerStatus, InformerStats]]:
+    def informers(self) -> Iterable[tuple[InformerStatus, InformerStats]]:
         """Status and counters of each informer."""
-        for each in self._watched:
-            yield each.informer.reader.status(), each.stats
+        return () if self._watched is None else self._watched.statuses()
 
-    def _watch(self, resource: Resource[Any, Any]) -> _Watched:
-        stats = self._stats[resource.id]
-        informer = Informer(
-            resource,
-            KubeSource(self._client, resource),
-            now=self._now,
-            rng=self._rng,
-            stats=stats,
+    def _make_informers(self) -> Informers:
+        informers = Informers(
+            self._client,
             page_size=self._kubernetes.page_size,
             streamed=self._kubernetes.streamed,
+            now=self._now,
+            rng=self._rng,
         )
-        return _Watched(informer, stats)
+        informers.make(SECRET_REQUESTS, self._stats[SECRET_REQUESTS.id])
+        informers.make(PROJECTS, self._stats[PROJECTS.id])
+        return informers
+
+
+class GuardedWork:
+    """The exporters and the SecretRequest controller: what one replica alone may do.
+
+    An opt-out, a move to another source or the loss of the Lease holds it; a shutdown drains it.
+    In both cases it has ended when the call returns, so the Lease is released only after that.
+    """
+
+    def __init__(self, exporters: ExporterManager, requests: SecretRequests) -> None:
+        self._exporters = exporters
+        self._requests = requests
+
+    async def run(self) -> None:
+        """Work until cancelled, then drain: both at once, within the drain timeout and 2 s."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._exporters.run, name="exporters")
+            group.start_soon(self._requests.serve, name="secret requests")
+
+    async def hold(self, state: ExporterState, detail: str) -> None:
+        """Cut off all work, and allow none until this state is released; ``detail`` says why."""
+        self._requests.cut(state)
+        await self._exporters.hold(state, detail)
+        await self._requests.ended()
+
+    def release(self, state: ExporterState) -> None:
+        """End a hold; nothing if the state isn't held."""
+        self._exporters.release(state)
+        self._requests.release(state)
 
 
 class UnbrokenWrites:
-    """Requests of one task, of which a write that has begun isn't cut off with its task.
+    """Requests of one task; a write that has started isn't cut off when the task is cancelled.
 
-    A write that is cut off may still be carried out, after the Lease has been released.
+    The API server may carry out a write that was cut off after the Lease has been released.
     """
 
     def __init__(self, requests: Requests) -> None:
-        """Around those requests."""
         self._requests = requests
         self._end_s = math.inf
         self._writing: anyio.CancelScope | None = None
 
     def end_by(self, time_s: float) -> None:
-        """Cut off the write at this time, on the loop's clock, and those that begin from now on."""
+        """Cut off the current write and later ones at this time, on the loop's clock."""
         self._end_s = time_s
         if self._writing is not None:
             self._writing.deadline = time_s
@@ -256,7 +265,7 @@ class UnbrokenWrites:
 
 
 def _exporter_config(
-    name: str, target: Target, settings: SecretRequestsConfig
+    name: str, target: SecretRef, settings: SecretRequestsConfig
 ) -> SecretExporterConfig:
     return SecretExporterConfig(
         name=name,
@@ -269,10 +278,10 @@ def _exporter_config(
     )
 
 
-def _configured(config: Config) -> Mapping[Target, str]:
+def _configured(config: Config) -> Mapping[SecretRef, str]:
     """The Secrets that exporters of the configuration write, and the exporters' names."""
     return {
-        Target(exporter.namespace, exporter.secret): exporter.name
+        SecretRef(exporter.namespace, exporter.secret): exporter.name
         for exporter in config.exporters
         if isinstance(exporter, SecretExporterConfig) and exporter.enabled
     }

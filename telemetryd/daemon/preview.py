@@ -1,4 +1,4 @@
-"""One collection without a daemon: sync, render, and send nothing."""
+"""Collects once without a daemon and renders a payload, which isn't sent."""
 
 import random
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from telemetryd.daemon.exporters import disclosure_of, renderer_of
 from telemetryd.daemon.restrictions import switches_of
 from telemetryd.daemon.sourcefinder import SourceFinder
 from telemetryd.errors import KubeError, NotReady, Unauthorized, UnknownExporter
-from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
+from telemetryd.export.payloads.formats import PAYLOAD_FORMATS, Format
 from telemetryd.export.payloads.payload import Renderer
 from telemetryd.gather.clusters import CLUSTERS
 from telemetryd.gather.consumer import RancherBuild
@@ -28,10 +28,10 @@ _SECOND_LOOK_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What would be sent, and why it isn't the whole truth, if it isn't.
+    """What would be sent, and why it is incomplete, if it is.
 
     Attributes:
-        switches: What keeps a daemon from sending it.
+        switches: What would stop a daemon from sending it.
         build: Of the Rancher that runs; None without Rancher.
     """
 
@@ -44,25 +44,21 @@ class Collected:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What makes the payload that is printed.
+    """How the printed payload is made.
 
     Attributes:
-        needs_detail: It needs the fleet in detail.
-        tells_doubts: It calls itself incomplete where the numbers are doubtful.
-        disclosure: Which plug-in would be given it, if any.
+        disclosure: What it contains, and which plug-in would get it, if any.
     """
 
     render: Renderer
-    needs_detail: bool
-    tells_doubts: bool
+    format: Format
     disclosure: Disclosure
 
 
 def preview_of_format(name: str) -> Preview:
     """The payload of a format."""
     chosen = PAYLOAD_FORMATS[name]
-    disclosure = Disclosure(name, chosen.fields)
-    return Preview(chosen.renderer(), chosen.needs_detail, chosen.tells_doubts, disclosure)
+    return Preview(chosen.renderer(), chosen, Disclosure(name, chosen.fields))
 
 
 def preview_of_exporter(config: Config, name: str) -> Preview:
@@ -74,12 +70,7 @@ def preview_of_exporter(config: Config, name: str) -> Preview:
     for exporter in config.exporters:
         if exporter.name == name:
             chosen = PAYLOAD_FORMATS[exporter.format]
-            return Preview(
-                renderer_of(exporter),
-                chosen.needs_detail,
-                chosen.tells_doubts,
-                disclosure_of(exporter),
-            )
+            return Preview(renderer_of(exporter), chosen, disclosure_of(exporter))
     known = ", ".join(exporter.name for exporter in config.exporters) or "none"
     raise UnknownExporter(f"there is no exporter {name!r} in the configuration, which has: {known}")
 
@@ -96,7 +87,7 @@ async def collect_once(
 ) -> Collected:
     """Sync every informer once and render the payload, as the daemon's first would be.
 
-    Whatever is switched off is collected all the same, for nothing is sent.
+    It collects also what is switched off, because nothing is sent.
 
     Args:
         config: With every restriction that is written or remembered.
@@ -105,12 +96,12 @@ async def collect_once(
         timeout_s: How long the sync may take.
         now: Unix time in seconds.
         rng: Spreads retries.
-        remembered: Keys by which memory alone keeps collection off.
+        remembered: Keys of remembered restrictions that alone keep collection off.
 
     Raises:
-        ConfigError: The API server can't be reached for want of a usable configuration.
+        ConfigError: The access to the API server isn't configured.
         NotReady: The sync didn't end within the timeout; says what is missing and why.
-        Unauthorized: The API server doesn't know who asks, which waiting doesn't change.
+        Unauthorized: The API server doesn't know the user, which waiting doesn't change.
     """
     async with KubeClient.connect(config.kubernetes, KubeStats()) as client:
         ends_s = anyio.current_time() + timeout_s
@@ -124,7 +115,7 @@ async def collect_once(
             rng=rng,
             stats=GatherStats(),
         )
-        if preview.needs_detail:
+        if preview.format.needs_detail:
             collection.gatherer.add_detail()
         async with anyio.create_task_group() as collecting:
             collecting.start_soon(collection.run)
@@ -148,7 +139,7 @@ async def collect_once(
     at = now()
     return Collected(
         preview.render(snapshot, Delivery(at=at, sequence=int(at * 1000))),
-        snapshot.incomplete_reasons + (snapshot.doubts if preview.tells_doubts else ()),
+        snapshot.incomplete_reasons + (snapshot.doubts if preview.format.tells_doubts else ()),
         source,
         switches_of(
             environment,
@@ -161,13 +152,13 @@ async def collect_once(
 
 
 async def _check_login(client: KubeClient, *, timeout_s: float) -> None:
-    """Ask something that the API server answers to users it knows, and not to others.
+    """Check that the API server knows the user.
 
-    A refused credential gets a second look, with whatever its file or plugin holds by then. Other
-    errors may pass: the sync waits for them.
+    A refused credential gets a second try, with what its file or plugin holds by then. Other errors
+    may pass: the sync waits for them.
 
     Raises:
-        Unauthorized: The API server doesn't know who asks.
+        Unauthorized: The API server doesn't know the user.
     """
     with anyio.move_on_after(timeout_s):
         for last in (False, True):
@@ -189,7 +180,7 @@ async def _find_source(
     """The source that is configured, or is there.
 
     Raises:
-        NotReady: That can't be told within the timeout.
+        NotReady: It isn't found within the timeout.
     """
     if config.kubernetes.source != "auto":
         return SourceKind(config.kubernetes.source)

@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from telemetryd.bounds import CONDITION_CHARS
-from telemetryd.control.secretrequest.conditions import (
+from telemetryd.control.secretrequest.decision import (
     MESSAGE_HOLD_S,
     Conditions,
-    Invalid,
-    NotYet,
-    SeenFirst,
+    Rejected,
+    Seen,
     Served,
     Verdict,
+    Waiting,
     render_conditions,
     settle,
 )
@@ -25,10 +25,10 @@ from telemetryd.gather.requests import OWN_CONDITIONS, RequestCondition, own_con
 
 NOW = 1_790_000_000.0
 VERDICTS: list[Verdict] = [
-    SeenFirst(),
-    NotYet("waiting"),
-    Invalid("wrong"),
-    Invalid("wrong too"),
+    Seen(),
+    Waiting("waiting"),
+    Rejected("wrong"),
+    Rejected("wrong too"),
     Served(well=None),
     Served(well=True),
     Served(well=False, reason="forbidden", message="grant it"),
@@ -51,9 +51,9 @@ def statuses(held: Conditions) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("verdict", "expected"),
     [
-        (SeenFirst(), {"Progressing": "True"}),
-        (NotYet("w"), {"Progressing": "True"}),
-        (Invalid("m"), {"Progressing": "False", "Done": "True", "Failure": "True"}),
+        (Seen(), {"Progressing": "True"}),
+        (Waiting("w"), {"Progressing": "True"}),
+        (Rejected("m"), {"Progressing": "False", "Done": "True", "Failure": "True"}),
         (Served(well=None), {"Progressing": "False", "Done": "True"}),
         (Served(well=True), {"Progressing": "False", "Done": "True"}),
         (
@@ -65,11 +65,11 @@ def statuses(held: Conditions) -> dict[str, str]:
 def test_each_situation_has_the_conditions_of_the_reference(
     verdict: Verdict, expected: dict[str, str]
 ) -> None:
-    assert statuses(after(SeenFirst(), verdict)) == expected
+    assert statuses(after(Seen(), verdict)) == expected
 
 
 def test_invalid_request_has_upstreams_reason_and_the_fix_as_its_message() -> None:
-    failure = after(SeenFirst(), Invalid("fix it"))["Failure"]
+    failure = after(Seen(), Rejected("fix it"))["Failure"]
     assert failure.reason == "Secret Request is in an invalid state"
     assert failure.message == "fix it"
 
@@ -108,7 +108,7 @@ def test_transition_time_moves_with_the_status_alone(sequence: list[Verdict]) ->
 def test_failure_of_the_export_stays_while_nothing_better_is_known() -> None:
     failing = Served(well=False, reason="forbidden", message="grant it")
     assert "Failure" in after(failing, Served(well=None))
-    assert "Failure" not in after(Invalid("m"), Served(well=None))
+    assert "Failure" not in after(Rejected("m"), Served(well=None))
     assert "Failure" not in after(failing, Served(well=None), Served(well=True))
 
 
@@ -159,7 +159,7 @@ def _foreign(listed: list[Any]) -> Iterator[Any]:
 
 
 def test_condition_has_the_shape_that_rancher_writes() -> None:
-    rendered = render_conditions([], after(SeenFirst(), Invalid("fix it")))
+    rendered = render_conditions([], after(Seen(), Rejected("fix it")))
     assert [set(each) for each in rendered] == [
         {"type", "status", "lastUpdateTime", "lastTransitionTime"},
         {"type", "status", "lastUpdateTime", "lastTransitionTime"},
@@ -168,7 +168,7 @@ def test_condition_has_the_shape_that_rancher_writes() -> None:
 
 
 def test_message_of_any_length_is_bounded_and_written_once() -> None:
-    invalid = Invalid("x\n" * 10**6)
+    invalid = Rejected("x\n" * 10**6)
     held = settle({}, invalid, now_s=1_800_000_000)
     assert len(held["Failure"].message) == CONDITION_CHARS + 1
     written = msgspec.convert(render_conditions([], held), list[RequestCondition])

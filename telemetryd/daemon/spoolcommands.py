@@ -1,8 +1,8 @@
-"""Pending payloads for people: a list of them, copies of them, and their delivery elsewhere.
+"""The commands for pending payloads: list them, copy them, and send the copies elsewhere.
 
-Everything here works beside a running daemon, whose files it only reads. A copy keeps the epoch and
-sequence of its payload, so that a receiver can tell whether it has it. A payload that was made
-under less strict ``[privacy]`` settings than those in force is neither listed, copied nor sent.
+They only read the files of a running daemon. A copy keeps the epoch and sequence of its payload, so
+that a receiver knows whether it has it. A payload that was made under less strict ``[privacy]``
+settings than those in force is neither listed, copied nor sent.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -16,8 +16,7 @@ import msgspec
 
 from telemetryd.atomicfile import write_file
 from telemetryd.config import Config, HttpExporterConfig
-from telemetryd.daemon.exporters import spool_dir
-from telemetryd.daemon.web import build_http
+from telemetryd.daemon.exporters import build_http, spool_dir
 from telemetryd.errors import ExportError, PermanentError, Reason, RetryableError, SpoolError
 from telemetryd.export.exporter import ExportContext
 from telemetryd.export.outbox.spool import LARGEST_BYTES, PendingPayload, SpoolFolder, exporters_in
@@ -29,7 +28,7 @@ MANIFEST: Final = "manifest.json"
 _VERSION: Final = 1
 
 
-class Entry(
+class ManifestEntry(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True
 ):
     """One payload of a manifest.
@@ -55,10 +54,10 @@ class Entry(
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What lies beside exported payloads, and says what they are."""
+    """The file that describes exported payloads."""
 
     telemetryd_spool: int
-    payloads: list[Entry]
+    payloads: list[ManifestEntry]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +65,8 @@ class Spooled:
     """What one exporter has on disk.
 
     Attributes:
-        pending: None where nothing is pending, or it cannot be read or must not leave.
-        corrupt: Files that cannot be read.
+        pending: None if nothing is pending, or it can't be read or must not leave.
+        corrupt: Files that can't be read.
     """
 
     exporter: str
@@ -132,12 +131,14 @@ def render_table(found: Iterable[Spooled]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def export_spool(found: Sequence[Spooled], folder: Path, names: Sequence[str]) -> tuple[Entry, ...]:
+def export_spool(
+    found: Sequence[Spooled], folder: Path, names: Sequence[str]
+) -> tuple[ManifestEntry, ...]:
     """Copy payloads into a folder, with a manifest that is written last.
 
     Args:
         found: What there is.
-        folder: Made where it is missing; must not hold an export.
+        folder: Created if missing; must not hold an export.
         names: Of the exporters; empty for all.
 
     Raises:
@@ -162,7 +163,7 @@ def export_spool(found: Sequence[Spooled], folder: Path, names: Sequence[str]) -
     return tuple(entries)
 
 
-def read_export(path: Path) -> tuple[tuple[Entry, bytes], ...]:
+def read_export(path: Path) -> tuple[tuple[ManifestEntry, bytes], ...]:
     """The payloads of an export, oldest first, held against their checksums.
 
     Args:
@@ -184,18 +185,18 @@ def read_export(path: Path) -> tuple[tuple[Entry, bytes], ...]:
             raise SpoolError(f"{manifest_file} names a file outside of its folder")
         body = _read(manifest_file.parent / entry.file)
         if sha256(body).hexdigest() != entry.sha256:
-            raise SpoolError(f"{entry.file} isn't what was exported: export it anew")
+            raise SpoolError(f"{entry.file} isn't what was exported: export it again")
         found.append((entry, body))
     return tuple(found)
 
 
 async def replay(
-    payloads: Iterable[tuple[Entry, bytes]],
+    payloads: Iterable[tuple[ManifestEntry, bytes]],
     exporters: Callable[[str], HttpExporterConfig],
     *,
     omitted: frozenset[str],
     now: Callable[[], float],
-    done: Callable[[Entry, ExportError | None], None],
+    done: Callable[[ManifestEntry, ExportError | None], None],
 ) -> None:
     """Send exported payloads as they would have been, one attempt each.
 
@@ -204,7 +205,7 @@ async def replay(
         exporters: The configuration to send by, by the name in the manifest.
         omitted: Names of the ``[privacy]`` keys that omit something now.
         now: Unix time in seconds.
-        done: Called for each, with the error where there was one.
+        done: Called for each, with the error, if any.
 
     Raises:
         ConfigError: A proxy or a certificate can't be used.
@@ -266,10 +267,10 @@ def choose_exporter(config: Config, instead: str | None) -> Callable[[str], Http
     return choose
 
 
-def _entry(name: str, pending: PendingPayload) -> Entry:
+def _entry(name: str, pending: PendingPayload) -> ManifestEntry:
     payload, delivery = pending.payload, pending.delivery
     suffix = "json" if payload.content_type == "application/json" else "payload"
-    return Entry(
+    return ManifestEntry(
         file=f"{name}-{delivery.sequence}.{suffix}",
         exporter=name,
         installation_id=pending.installation_id,

@@ -12,7 +12,7 @@ import anyio.to_thread
 import pytest
 
 from telemetryd.cli import run_command
-from telemetryd.daemon.earlysignals import EarlySignals
+from telemetryd.daemon.signals import EarlySignals
 from telemetryd.export.outbox.spool import SpoolFolder
 from telemetryd.logs import OWN_LOGGER
 from tests.export.outbox.test_spool import DELIVERED, pending_payload

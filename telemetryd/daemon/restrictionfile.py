@@ -1,7 +1,7 @@
-"""Remembered restrictions on disk: read strictly, written whole, never replaced where damaged.
+"""Remembered restrictions on disk: read strictly, written whole, never replaced if damaged.
 
-A file that is missing means that nothing is remembered. One that can't be understood may have
-held anything: collection stays off until a person fixes it or opts in.
+Without a file nothing is remembered. A damaged one may have held any restriction, so collection
+stays off until a person fixes it or opts in.
 """
 
 import stat
@@ -37,8 +37,8 @@ _FIX: Final = "fix or remove it and reload, or run telemetryd ctl opt-in"
 _Line = Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
 
 
-class DamagedMemory(TelemetrydError):
-    """What is remembered is not known; the message names the file and the fix."""
+class DamagedRestrictions(TelemetrydError):
+    """What is remembered can't be read; the message names the file and the fix."""
 
 
 class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,41 +53,40 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     restrictions: list[_Entry]
 
 
-def memory_folders(
+def restriction_folders(
     state_dir: str | None, environ: Mapping[str, str], default: str | None
 ) -> tuple[str, ...]:
-    """Where restrictions are stored: wherever the next start may look.
+    """The folders where the next start may look.
 
-    The file that names ``state_dir`` may be cut or gone by then: so the service's own folder
-    counts too, and the default one for a daemon that was started without naming a file.
+    The file that names ``state_dir`` may be cut or gone by then. So the folder of the service
+    counts too, and the default one if the daemon was started without naming a file.
 
     Args:
-        state_dir: In force; None where no folder is usable.
-        environ: ``STATE_DIRECTORY`` names the service's folder.
-        default: The folder of a daemon without a file; None where another file was named.
+        state_dir: In force; None if no folder is usable.
+        environ: ``STATE_DIRECTORY`` names the folder of the service.
+        default: The default folder; None if a file was named.
     """
     service = environ.get("STATE_DIRECTORY", "").partition(":")[0]
     candidates = (state_dir, service if service.startswith("/") else None, default)
     return tuple(dict.fromkeys(each for each in candidates if each))
 
 
-def memory_of(source: ConfigSource, state_dir: str | None) -> "Memory":
+def restriction_files(source: ConfigSource, state_dir: str | None) -> "RestrictionFiles":
     """Where a daemon with this configuration keeps its restrictions."""
     default = default_state_dir(source.environ) if source.unnamed else None
-    return Memory(memory_folders(state_dir, source.environ, default))
+    return RestrictionFiles(restriction_folders(state_dir, source.environ, default))
 
 
-class Memory:
+class RestrictionFiles:
     """The same file in each of the folders.
 
     Attributes:
-        paths: Of the files, the first one being the main one.
-        stored: Those that hold what was last to be stored.
-        failure: Why others don't, empty where all do.
+        paths: Of the files, the main one first.
+        stored: Those that hold what was stored last.
+        failure: Why others don't, empty if all do.
     """
 
     def __init__(self, folders: Iterable[str]) -> None:
-        """Nothing is read or written yet."""
         self.paths = tuple(Path(folder, FILE_NAME) for folder in folders)
         self.stored: tuple[str, ...] = ()
         self.failure = "" if self.paths else "no state folder is usable: set state_dir"
@@ -96,10 +95,10 @@ class Memory:
         self._writing = threading.Lock()
 
     async def load(self, *, deadline_s: float = DEADLINE_S) -> tuple[Restriction, ...]:
-        """All that is remembered anywhere, the earliest of each.
+        """All restrictions in any of the files, the earliest of each.
 
         Raises:
-            DamagedMemory: A file is there and can't be understood, or can't be read in time.
+            DamagedRestrictions: A file is damaged, or can't be read in time.
         """
         found: dict[tuple[str, str], Restriction] = {}
         for path, reads in self._reads.items():
@@ -108,7 +107,7 @@ class Memory:
                     content = await reads.take(partial(_read, path))
             except TimeoutError as error:
                 message = f"{path}: can't be read within {deadline_s:g} s: check the disk"
-                raise DamagedMemory(message) from error
+                raise DamagedRestrictions(message) from error
             for each in () if content is None else _parse(path, content):
                 known = found.setdefault((each.source, each.key), each)
                 if each.since < known.since:
@@ -118,7 +117,7 @@ class Memory:
     async def store(
         self, restrictions: Iterable[Restriction], *, deadline_s: float = DEADLINE_S
     ) -> None:
-        """Write them; what failed is in ``failure``. No empty file is made."""
+        """Write them; errors go to ``failure``. No empty file is created."""
         self._content = _render(restrictions)
         try:
             with anyio.fail_after(deadline_s):
@@ -130,13 +129,13 @@ class Memory:
         if not self.paths:
             self.failure = "no state folder is usable: set state_dir"
 
-    async def put_aside(self, *, deadline_s: float = DEADLINE_S) -> None:
-        """Keep files that can't be understood under another name; a person may want them."""
+    async def set_aside(self, *, deadline_s: float = DEADLINE_S) -> None:
+        """Rename damaged files; a person may want them."""
         with anyio.move_on_after(deadline_s):
-            await to_thread.run_sync(self._put_aside, abandon_on_cancel=True)
+            await to_thread.run_sync(self._set_aside, abandon_on_cancel=True)
 
     def _write(self) -> tuple[tuple[str, ...], str]:
-        """Runs in a thread. A write that hangs holds up those after it, which bring the newest."""
+        """Runs in a thread. After a write that hangs, the next one writes the newest content."""
         if not self._writing.acquire(timeout=DEADLINE_S):
             return (), "an earlier write hangs: check the disk"
         try:
@@ -153,13 +152,13 @@ class Memory:
         finally:
             self._writing.release()
 
-    def _put_aside(self) -> None:
+    def _set_aside(self) -> None:
         for path in self.paths:
             try:
                 content = _read(path)
                 if content is not None:
                     _parse(path, content)
-            except DamagedMemory:
+            except DamagedRestrictions:
                 with suppress(OSError):
                     path.rename(_free_name(path))
 
@@ -170,10 +169,10 @@ def _free_name(path: Path) -> Path:
 
 
 def _read(path: Path) -> bytes | None:
-    """The file's content, None where there is none.
+    """The file's content, None without a file.
 
     Raises:
-        DamagedMemory: It can't be read.
+        DamagedRestrictions: It can't be read.
     """
     try:
         mode = path.lstat().st_mode
@@ -184,24 +183,24 @@ def _read(path: Path) -> bytes | None:
         return None
     except OSError as error:
         message = f"{path}: can't be read: {(error.strerror or str(error)).lower()}: {_FIX}"
-        raise DamagedMemory(message) from error
-    raise DamagedMemory(f"{path}: isn't a regular file: {_FIX}")
+        raise DamagedRestrictions(message) from error
+    raise DamagedRestrictions(f"{path}: isn't a regular file: {_FIX}")
 
 
 def _parse(path: Path, content: bytes) -> tuple[Restriction, ...]:
     """The restrictions in a file.
 
     Raises:
-        DamagedMemory: It isn't one of ours.
+        DamagedRestrictions: It isn't one of ours.
     """
     try:
         entries = msgspec.json.decode(content, type=_Document).restrictions
     except (ValueError, RecursionError) as error:
-        raise DamagedMemory(f"{path}: is damaged: {error}: {_FIX}") from error
+        raise DamagedRestrictions(f"{path}: is damaged: {error}: {_FIX}") from error
     unknown = [each.key for each in entries if not is_known_key(each.key)]
     if unknown or len(content) > _LARGEST_BYTES:
         why = f"{unknown[0][:80]!r} is no restriction" if unknown else "it is too large"
-        raise DamagedMemory(f"{path}: is damaged: {why}: {_FIX}")
+        raise DamagedRestrictions(f"{path}: is damaged: {why}: {_FIX}")
     return tuple(
         Restriction(each.source, each.key, each.where, each.since, written=False)
         for each in entries
