@@ -31,7 +31,7 @@ from telemetryd.export.sinks.file import FileExporter
 from telemetryd.export.sinks.secret import SecretExporter
 from telemetryd.export.sinks.transport import USER_AGENT
 from telemetryd.export.spec import ExporterSpec
-from telemetryd.export.turn import shared_threads
+from telemetryd.export.threads import shared_threads
 from telemetryd.kube.requests import Requests
 from telemetryd.model import Disclosure, Field
 

@@ -14,7 +14,7 @@ from telemetryd.config.remote import is_in_clear, is_over_tls, metrics_url
 from telemetryd.export.sinks.http import HttpExporter
 from telemetryd.export.sinks.otlp import OtlpExporter
 from telemetryd.export.sinks.transport import Destination, HttpTransport
-from telemetryd.export.turn import shared_threads
+from telemetryd.export.threads import shared_threads
 from telemetryd.kube.proxy import proxy_for
 from telemetryd.kube.tls import Origin, TlsFiles, build_context
 from telemetryd.limiter import Limiter

@@ -9,7 +9,7 @@ import msgspec
 from telemetryd.control.secretrequest.decision import Target
 from telemetryd.errors import Invalid, NotFound
 from telemetryd.kube import objects
-from telemetryd.kube.objects import FIELD_MANAGER, Version
+from telemetryd.kube.objects import FIELD_MANAGER, Preconditions
 from telemetryd.kube.requests import Requests
 
 REQUEST_TIMEOUT_S = 10.0
@@ -55,8 +55,8 @@ class _Secret(msgspec.Struct, gc=False):
     data: dict[str, msgspec.Raw] | None = None
 
     @property
-    def version(self) -> Version:
-        return Version(self.metadata.uid, self.metadata.resource_version)
+    def version(self) -> Preconditions:
+        return Preconditions(self.metadata.uid, self.metadata.resource_version)
 
     @property
     def ours(self) -> bool:
