@@ -123,7 +123,7 @@ def test_error_of_an_exporter_that_quotes_a_credential_is_shown_without_it(
     ledger = Ledger(ExporterSpec("e", "plugin", PAYLOAD_FORMATS["scc"].renderer()), lambda: 0.0)
     error = kind(Reason.CONFLICT, f"the answer was {OWN}")
     ledger.attempt_failed(error)
-    ledger.run_failed(error, run_id="r")
+    ledger.run_failed(error)
     status = ledger.status(next_run_in_s=None, waiting_for="")
     assert status.last_error == f"the answer was {MARK}"
     assert OWN not in status.detail

@@ -129,7 +129,7 @@ def payload(options: argparse.Namespace) -> int:
 def offline_request(options: argparse.Namespace) -> int:
     """Print the request for offline registration, where SUSE takes one."""
     collected, _, notes = _collect(options)
-    from telemetryd.export.payloads.offline_request import (  # noqa: PLC0415
+    from telemetryd.export.payloads.scc import (  # noqa: PLC0415
         render_offline_request,
     )
     from telemetryd.gather.consumer import RancherBuild, explain_build  # noqa: PLC0415

@@ -14,7 +14,7 @@ from typing import Final
 import anyio
 
 from telemetryd.atomicfile import write_file
-from telemetryd.export.turn import StillHangingError, Turn, shared_threads
+from telemetryd.export.threads import StillHangingError, WorkerThread, shared_threads
 from telemetryd.kube.files import read_small_file
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class EpochFile:
         """Nothing is read before ``load``; ``path`` is None without a state folder."""
         self._path = None if path is None else Path(path)
         self._epochs = epochs
-        self._turn = Turn(shared_threads())
+        self._thread = WorkerThread(shared_threads())
         self._stored = -1
         self._wrote = anyio.Event()
         self._trouble = ""
@@ -94,10 +94,10 @@ class EpochFile:
             with anyio.fail_after(DISK_TIMEOUT_S):
                 if self._stored < 0:
                     # Before the first write: the file may know a higher epoch than the Lease.
-                    self._stored = await self._turn.take(lambda: read_epoch(path))
+                    self._stored = await self._thread.run(lambda: read_epoch(path))
                     self._epochs.saw(self._stored)
                 if self._stored < (epoch := self._epochs.highest):
-                    await self._turn.take(lambda: write_file(path, b"%d\n" % epoch))
+                    await self._thread.run(lambda: write_file(path, b"%d\n" % epoch))
                     self._stored = epoch
         except (TimeoutError, StillHangingError):
             self._fail("the disk takes too long: check the disk or the file server")

@@ -16,6 +16,7 @@ from telemetryd.informer.informer import Informer
 from telemetryd.informer.source import KubeSource
 from telemetryd.informer.store import Reader
 from telemetryd.informer.verify import Verification, verify
+from telemetryd.kube.client import KubeClient
 from telemetryd.model import Unreadable
 from telemetryd.serve.control.commands import Outcome
 from telemetryd.serve.control.protocol import Document

@@ -42,7 +42,7 @@ from telemetryd.export.sinks.otlp import OtlpExporter
 from telemetryd.export.sinks.secret import SecretExporter
 from telemetryd.export.sinks.transport import USER_AGENT, Destination, HttpTransport
 from telemetryd.export.spec import ExporterSpec
-from telemetryd.export.turn import shared_threads
+from telemetryd.export.threads import shared_threads
 from telemetryd.kube.proxy import proxy_for
 from telemetryd.kube.requests import Requests
 from telemetryd.kube.tls import Origin, TlsFiles, build_context

@@ -1,4 +1,4 @@
-"""What an exporter is: a sink that delivers one payload and knows nothing of schedules."""
+"""The plug-in API of exporters. An exporter is a sink that delivers one payload."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
@@ -10,7 +10,7 @@ from telemetryd.model import Payload
 
 
 class Outcome(StrEnum):
-    """What an export did."""
+    """The result of an export."""
 
     WRITTEN = "written"
     UNCHANGED = "unchanged"
@@ -18,18 +18,18 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ExportContext:
-    """What the manager tells a sink of one attempt.
+    """One attempt, as a sink sees it.
 
     Attributes:
         name: The exporter's name.
         attempt: 1 for the first of a run.
         epoch: Leadership epoch, which never falls. A receiver compares (epoch, sequence).
-        installation_id: Of whom the payload tells.
-        sequence: Of the payload: rises with each new one of this exporter, and is the same when
-            one is sent again.
+        installation_id: UUID of the installation that the payload describes.
+        sequence: Rises with each new payload of this exporter. A payload that is sent again keeps
+            its sequence.
         collected_at: Unix time in seconds at which the payload was made.
         fence: Call it as the last statement before bytes go out, on each attempt. It raises
-            NotLeading, or an ExportError where the payload must not leave any more. It may be
+            NotLeading, or an ExportError where the payload must not be sent any more. It may be
             called from a worker thread.
     """
 
@@ -45,22 +45,22 @@ class ExportContext:
 class Exporter(Protocol):
     """One sink. It does I/O only: no retries, no schedule, no logs; the manager does those.
 
-    Each call has a task of its own, which is cancelled once when its time is up. A sink that
-    swallows that isn't called again before it has returned, and is named in the log.
+    Each call runs in its own task, which is cancelled once at its deadline. A sink that ignores
+    that is logged, and not called again before it has returned.
     """
 
     async def export(self, payload: Payload, context: ExportContext) -> Outcome:
-        """Deliver the payload, or find that the destination holds it already.
+        """Deliver the payload, or find that the destination has it already.
 
         Raises:
             RetryableError: Another attempt in this run may succeed.
-            OutrankedError: The receiver has a payload of a higher epoch and sequence.
+            OutrankedError: The receiver has a payload with a higher epoch and sequence.
             ConflictError: Another writer owns the destination; nothing was written.
             PermanentError: No attempt with this payload can succeed.
         """
 
     async def aclose(self) -> None:
-        """Release what the exporter holds; called once, after its last export."""
+        """Release resources; called once, after the last export."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class BuildContext:
 
     Attributes:
         now: Unix time in seconds.
-        user_agent: How telemetryd calls itself.
+        user_agent: Name and version of telemetryd.
     """
 
     now: Callable[[], float]
@@ -77,35 +77,30 @@ class BuildContext:
 
 
 class ExporterPlugin(Protocol):
-    """What an entry point in the group ``telemetryd.exporters`` leads to; its name is the type.
+    """The object of an entry point in the group ``telemetryd.exporters``; its name is the type.
 
     Attributes:
         config: Class of the type's tables: a frozen dataclass, derived from ``ExporterConfig``, or
             from ``RemoteExporterConfig`` where many daemons send to one place, with the type as its
             class attribute ``type``. Each further key is annotated with its kind, and is validated
-            and told about like telemetryd's own.
+            and documented like telemetryd's own.
     """
 
     config: type[ExporterConfig]
 
     def build(self, config: Any, context: BuildContext) -> Exporter:
-        """Make the exporter of one table, without side effects: a reload makes some in vain.
+        """Make the exporter of one table, without side effects: a reload may not use it.
 
         Args:
             config: An instance of the class above.
-            context: What else there is.
+            context: What else it may use.
 
         Raises:
-            ConfigError: What it needs from the start can't be used.
+            ConfigError: The exporter can't be made.
         """
 
 
 def _declared(of: str, kind: type, **said: str) -> Iterator[tuple[str, str]]:
-    """Key and meaning of each field of what a plug-in is given.
-
-    Raises:
-        KeyError: Nothing is said of one.
-    """
     for each in fields(kind):
         yield f"{of}.{each.name}", said[each.name]
 
@@ -140,4 +135,4 @@ GIVEN: Final = (
     ),
     ("config", "Its own table of the configuration"),
 )
-"""All that an exporter of another distribution is given: key and meaning."""
+"""Everything that an exporter of another distribution gets: key and meaning."""

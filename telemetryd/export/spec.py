@@ -1,4 +1,4 @@
-"""What the manager is told of an exporter when it is registered: its schedule and its limits."""
+"""The schedule and the limits of an exporter, as it is registered with the manager."""
 
 import math
 from dataclasses import dataclass, field
@@ -18,8 +18,8 @@ class ExporterSpec:
 
     Attributes:
         name: Unique among the manager's exporters.
-        type: What kind of sink it is, for people (``secret``).
-        render: Snapshot and how it is delivered to payload; pure, without I/O.
+        type: The type of sink, for people (``secret``).
+        render: Makes the payload of a snapshot; without I/O.
         interval_s: Seconds between two slots.
         timeout_s: Seconds an attempt may take; None for the lesser of 10 s and half the interval.
         jitter: Largest delay of a run behind its slot, as a part of the interval, up to 0.5.
@@ -29,15 +29,14 @@ class ExporterSpec:
         retry_base_s: Upper bound of the first backoff.
         retry_cap_s: Upper bound of every backoff.
         retry_budget_s: Seconds within which a run may begin attempts.
-        max_silence_s: An unchanged digest is sent again after this long, unless the sink sees to
-            that itself.
-        verifies_destination: The sink reads its destination and decides what must be written
-            (a Secret): it is called at every slot, with the same digest too.
-        destination: Tells a destination from others in what is kept on disk of deliveries to it;
-            empty keeps nothing.
-        spooled: A payload is kept on disk too until it is delivered.
+        max_silence_s: After so long an unchanged digest is sent again, unless the sink does that.
+        verifies_destination: The sink reads its destination and decides whether to write (a
+            Secret): it is called at every slot, also with the same digest.
+        destination: Identifies the destination in the files that record deliveries; empty for no
+            files.
+        spooled: A payload is stored on disk until it is delivered.
         enabled: False keeps it registered and never runs it.
-        disclosure: All that it sends.
+        disclosure: Everything that it sends.
     """
 
     name: str

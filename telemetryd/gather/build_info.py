@@ -25,7 +25,7 @@ from telemetryd.gather import texts
 from telemetryd.gather.guardedhost import GuardedSockets, is_same_server
 from telemetryd.gather.identity import setting_value
 from telemetryd.informer.store import Reader
-from telemetryd.kube.heads import HeadConnector
+from telemetryd.kube.connector import LimitedConnector
 from telemetryd.model import SettingRecord
 from telemetryd.sharedread import SharedRead
 from telemetryd.timing import Retry
@@ -253,7 +253,7 @@ async def _fetch(question: _Question, context: ssl.SSLContext) -> bytes:
         ClientConnectorError: There is no connection.
     """
     guard = GuardedSockets()
-    connector = HeadConnector(
+    connector = LimitedConnector(
         ssl=context,
         limit=1,
         force_close=True,
@@ -271,7 +271,7 @@ async def _fetch(question: _Question, context: ssl.SSLContext) -> bytes:
         ) from error
 
 
-async def _fetch_over(connector: HeadConnector, question: _Question) -> bytes:
+async def _fetch_over(connector: LimitedConnector, question: _Question) -> bytes:
     async with (
         aiohttp.ClientSession(
             connector=connector,

@@ -95,11 +95,6 @@ def host_header(server: str) -> tuple[tuple[str, str], ...]:
 
 
 def _check_host(host: str, parts: SplitResult) -> None:
-    """Refuse a host that no request can reach.
-
-    Raises:
-        ValueError: It is one.
-    """
     if parts.netloc.startswith("["):
         address, percent, zone = host.partition("%25")
         if "%" in address:

@@ -1,7 +1,4 @@
-"""Bodies of answers as they come: bounded, and inflated only where compression was asked for.
-
-What a body says doesn't belong here.
-"""
+"""Bodies of answers as they come: bounded, and inflated only where compression was asked for."""
 
 import io
 import zlib
@@ -12,28 +9,28 @@ import anyio
 import anyio.lowlevel
 
 from telemetryd.errors import BadResponse, Reason, TooLarge, Unavailable
-from telemetryd.kube.foreign import FOREIGN, translate
+from telemetryd.kube.httperrors import HTTP_ERRORS, translate
 from telemetryd.kube.responses import ERROR_BODY_BYTES
 
 _PIECE_BYTES = 512 * 1024
-"""What is inflated at once: about 1 ms."""
+"""Inflated at once: about 1 ms."""
 
 _GZIP = 16 + zlib.MAX_WBITS
 
 
 class Body:
-    """What one answer carries, in pieces of bounded size."""
+    """The body of one answer, in pieces of bounded size."""
 
     def __init__(self, response: aiohttp.ClientResponse, what: str, *, gzip: bool) -> None:
-        """Nothing is read yet.
+        """Read nothing yet.
 
         Args:
-            response: The answer, whose session leaves bodies as they are.
-            what: What was asked, for messages.
+            response: The answer, whose session doesn't decompress bodies.
+            what: The request, for messages.
             gzip: Whether gzip was asked for.
 
         Raises:
-            BadResponse: It is encoded in a way that wasn't asked for.
+            BadResponse: It has an encoding that wasn't asked for.
         """
         self._content = response.content
         self._what = what
@@ -69,12 +66,6 @@ class Body:
         return inflater is None or not (inflater.unconsumed_tail or self._holds_back)
 
     def _inflate(self, inflater: "zlib._Decompress", packed: bytes | None) -> None:
-        """Inflate a piece at most, and keep it.
-
-        Raises:
-            BadResponse: It isn't gzip.
-            Unavailable: It broke off.
-        """
         try:
             piece = inflater.decompress(
                 inflater.unconsumed_tail if packed is None else packed, _PIECE_BYTES
@@ -92,17 +83,16 @@ class Body:
             self._ready.append(b"")
 
 
-class ByteStream:
-    """The body of an answer that doesn't end, as it comes."""
+class ByteStream(Body):
+    """The body of an answer that doesn't end."""
 
-    def __init__(self, body: Body, what: str) -> None:
-        self._body = body
-        self._what = what
+    def __init__(self, response: aiohttp.ClientResponse, what: str, *, gzip: bool) -> None:
+        super().__init__(response, what, gzip=gzip)
         self._ended = False
         self._reading: anyio.CancelScope | None = None
 
     def end(self) -> None:
-        """Let it end here and now, as if the server had ended it."""
+        """End it now, as if the server had ended it."""
         self._ended = True
         if self._reading is not None:
             self._reading.cancel()
@@ -117,11 +107,11 @@ class ByteStream:
         try:
             with anyio.fail_after(timeout_s) as self._reading:
                 if not self._ended:
-                    return await self._body.piece()
+                    return await self.piece()
         except TimeoutError as error:
             message = f"{self._what}: nothing for {timeout_s:.0f} s"
             raise Unavailable(message, kind=Reason.TIMEOUT) from error
-        except FOREIGN as error:
+        except HTTP_ERRORS as error:
             failure = translate(error, self._what)
             raise failure from error
         finally:
@@ -132,12 +122,12 @@ class ByteStream:
 async def read_whole(
     response: aiohttp.ClientResponse, what: str, max_bytes: int, *, gzip: bool
 ) -> bytes:
-    """All of a success's body, held once.
+    """The whole body of a success.
 
     Args:
         response: The answer.
-        what: What was asked, for messages.
-        max_bytes: So much at most, inflated.
+        what: The request, for messages.
+        max_bytes: Its limit, inflated.
         gzip: Whether gzip was asked for.
 
     Raises:
@@ -145,7 +135,7 @@ async def read_whole(
         BadResponse: Its encoding isn't what was asked for.
         Unavailable: It breaks off.
     """
-    # BytesIO grows in place and gives away what it holds without a copy.
+    # BytesIO grows in place and returns its content without a copy.
     whole = io.BytesIO()
     body = Body(response, what, gzip=gzip)
     while piece := await body.piece():
@@ -157,12 +147,12 @@ async def read_whole(
 
 
 async def read_head(response: aiohttp.ClientResponse, what: str, *, gzip: bool) -> bytes:
-    """The beginning of an error's body: all that counts of it, and none where it can't be read."""
+    """The beginning of an error's body, empty where it can't be read."""
     head = bytearray()
     try:
         body = Body(response, what, gzip=gzip)
         while len(head) < ERROR_BODY_BYTES and (piece := await body.piece()):
             head += piece
-    except (BadResponse, Unavailable, *FOREIGN):
+    except (BadResponse, Unavailable, *HTTP_ERRORS):
         return b""
     return bytes(head[:ERROR_BODY_BYTES])

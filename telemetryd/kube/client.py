@@ -1,35 +1,27 @@
 """One connection pool to the API server: raw bytes in and out, every call under a deadline.
 
-Foreign errors become ours here, by ``foreign``. What the bytes mean doesn't belong here. Proxies
-are those of ``proxy``; redirects are never followed, for a credential must not travel.
+Redirects are never followed: a credential must not go to another server.
 """
 
 import asyncio
-import math
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, closing, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import aiohttp
 import anyio
 
 from telemetryd.errors import BadResponse, Reason, Unavailable
-from telemetryd.kube.account import service_account_named, service_account_of
-from telemetryd.kube.body import Body, ByteStream, read_head, read_whole
+from telemetryd.kube.body import ByteStream, read_head, read_whole
 from telemetryd.kube.connection import SERVICE_ACCOUNT, resolve
+from telemetryd.kube.connector import LimitedConnector
+from telemetryd.kube.credentials import service_account_named, service_account_of
 from telemetryd.kube.fence import Fence, FencedBody, no_fence
-from telemetryd.kube.foreign import (
-    CONNECT_TIMEOUT_S,
-    FOREIGN,
-    is_unsent,
-    translate,
-)
-from telemetryd.kube.heads import HeadConnector
-from telemetryd.kube.proxy import address_of
-from telemetryd.kube.rechosen import Connection, Login, Use
+from telemetryd.kube.httperrors import CONNECT_TIMEOUT_S, HTTP_ERRORS, is_unsent, translate
+from telemetryd.kube.login import CurrentLogin, Login, LoginUse
 from telemetryd.kube.requests import MAX_BODY_BYTES, Call, Handle
 from telemetryd.kube.responses import (
     error_for,
@@ -70,11 +62,11 @@ def _open_socket(address: Any) -> socket.socket:
     return opened
 
 
-class _Answer(NamedTuple):
-    """An answer, what its connection was made with, and the credential that was sent."""
+class _Exchange(NamedTuple):
+    """An answer, the login of its connection, and the credential that was sent."""
 
     response: aiohttp.ClientResponse
-    use: Use
+    use: LoginUse
     credential: str | None
 
 
@@ -83,15 +75,14 @@ class KubeClient:
 
     def __init__(
         self,
-        connection: Connection,
+        current: CurrentLogin,
         session: aiohttp.ClientSession,
         stats: KubeStats,
         *,
         now: Callable[[], float],
         compression: bool,
     ) -> None:
-        """Use ``connect``, which opens and closes what is needed."""
-        self._connection = connection
+        self._current = current
         self._session = session
         self._stats = stats
         self._now = now
@@ -104,15 +95,15 @@ class KubeClient:
         config: "KubernetesConfig",
         stats: KubeStats,
         *,
-        now: Callable[[], float] = time.time,  # noqa: TID251 - the default for everyone
+        now: Callable[[], float] = time.time,  # noqa: TID251 - the default
         environ: Mapping[str, str] = os.environ,
         service_account: str = SERVICE_ACCOUNT,
     ) -> AsyncIterator["KubeClient"]:
-        """A client with a pool of its own; nothing is asked of the API server yet.
+        """A client with its own pool; sends no request yet.
 
         Args:
             config: Which API server.
-            stats: Counters of requests, moved here.
+            stats: Counters of requests.
             now: Unix time in seconds, for expiry and dates of the API server.
             environ: Environment variables.
             service_account: Folder with a pod's token and CA.
@@ -120,10 +111,8 @@ class KubeClient:
         Raises:
             ConfigError: It can't be used, each problem with file, key and fix.
         """
-        connection = await resolve(
-            config, now=now, environ=environ, service_account=service_account
-        )
-        connector = HeadConnector(
+        current = await resolve(config, now=now, environ=environ, service_account=service_account)
+        connector = LimitedConnector(
             limit=0,  # each watch holds a connection for its whole life
             socket_factory=_open_socket,
             keepalive_timeout=_IDLE_S,
@@ -136,19 +125,19 @@ class KubeClient:
             auto_decompress=False,  # a small answer may inflate to any size: ``body`` bounds it
             trust_env=False,
         )
-        with closing(connection):
+        with closing(current):
             async with session:
-                yield cls(connection, session, stats, now=now, compression=config.compression)
+                yield cls(current, session, stats, now=now, compression=config.compression)
 
     @property
     def server(self) -> str:
         """URL of the API server, without credentials."""
-        return self._connection.server
+        return self._current.login.server
 
     @property
     def login_problem(self) -> str:
         """Why the last good login is still in use, empty where nothing is wrong."""
-        return self._connection.problem
+        return self._current.problem
 
     def __repr__(self) -> str:
         return f"KubeClient({self.server})"
@@ -174,17 +163,7 @@ class KubeClient:
         max_bytes: int = MAX_BODY_BYTES,
         fence: Fence | None = None,
     ) -> bytes:
-        """The body of a successful answer.
-
-        Args:
-            method: HTTP method.
-            path: From the server's root, with a slash.
-            params: Query.
-            body: What is sent.
-            content_type: Of the body; JSON where not given.
-            timeout_s: Deadline of the whole.
-            max_bytes: A longer answer is refused.
-            fence: Asked on each attempt, as the last thing before its bytes leave.
+        """The body of a successful answer; ``Requests.request`` describes the arguments.
 
         Raises:
             NotLeading: The fence refuses.
@@ -194,25 +173,17 @@ class KubeClient:
             KubeError: Another of the tree, by status code.
         """
         call = Call(method, path, params, body, content_type, fence)
-        what = call.what
-        started_s = anyio.current_time()
         try:
-            with anyio.fail_after(timeout_s):
+            with self._timed(call, timeout_s):
                 response = (await self._send(call)).response
                 async with response:
-                    return await read_whole(response, what, max_bytes, gzip=self._gzip)
-        except TimeoutError as error:
-            self._stats.requests[method, "error"] += 1
-            message = f"{what}: no answer within {timeout_s:g} s"
-            raise Unavailable(message, kind=Reason.TIMEOUT) from error
-        except FOREIGN as error:
-            failure = translate(error, what)
+                    return await read_whole(response, call.what, max_bytes, gzip=self._gzip)
+        except HTTP_ERRORS as error:
+            failure = translate(error, call.what)
             raise failure from error
-        finally:
-            self._observe(method, started_s)
 
     async def server_time(self, *, timeout_s: float) -> float | None:
-        """Unix time by the API server's clock, in whole seconds; None where it doesn't tell.
+        """Unix time by the API server's clock, in whole seconds; None where it gives none.
 
         Args:
             timeout_s: Deadline.
@@ -221,23 +192,23 @@ class KubeClient:
             Unavailable: No answer came in time, or none at all.
             KubeError: It is a refusal.
         """
+        call = Call("GET", "/version")
         try:
             with anyio.fail_after(timeout_s):
-                response = (await self._send(Call("GET", "/version"))).response
+                response = (await self._send(call)).response
         except TimeoutError as error:
-            message = f"GET /version: no answer within {timeout_s:g} s"
-            raise Unavailable(message, kind=Reason.TIMEOUT) from error
+            failure = _too_late(call, timeout_s)
+            raise failure from error
         response.close()
-        told = _date(response, math.nan)
-        return None if math.isnan(told) else told
+        return parse_http_date(response.headers.get("Date"))
 
     async def service_account(self) -> tuple[str, str] | None:
-        """Namespace and name of the ServiceAccount as which it asks, None where it is none.
+        """Namespace and name of the ServiceAccount of its requests, None for another user.
 
         Raises:
-            Unavailable: No credential is to be had for now.
+            Unavailable: There is no credential now.
         """
-        login = await self._connection.current()
+        login = await self._current.current()
         acts_as = dict(login.headers).get("Impersonate-User")
         if acts_as is not None:
             return service_account_named(acts_as)
@@ -252,31 +223,23 @@ class KubeClient:
         Args:
             path: From the server's root, with a slash.
             params: Query.
-            open_timeout_s: Until the headers of the answer are there.
+            open_timeout_s: Until the headers of the answer have come.
 
         Raises:
             Unavailable: No answer came in time (kind TIMEOUT, without a status), or none at all.
             KubeError: It wasn't accepted.
         """
-        what = f"GET {path}"
-        started_s = anyio.current_time()
-        try:
-            with anyio.fail_after(open_timeout_s):
-                answer = await self._send(Call("GET", path, params))
-        except TimeoutError as error:
-            self._stats.requests["GET", "error"] += 1
-            message = f"{what}: no answer within {open_timeout_s:g} s"
-            raise Unavailable(message, kind=Reason.TIMEOUT) from error
-        finally:
-            self._observe("GET", started_s)
+        call = Call("GET", path, params)
+        with self._timed(call, open_timeout_s):
+            answer = await self._send(call)
         response = answer.response
         try:
-            stream = ByteStream(Body(response, what, gzip=self._gzip), what)
-            with self._connection.holding(answer.use, stream.end):
+            stream = ByteStream(response, call.what, gzip=self._gzip)
+            with self._current.holding(answer.use, stream.end):
                 yield stream
         finally:
-            # The rest of it isn't wanted, and waiting for its end, even for TLS's farewell, would
-            # hold the socket of a peer that has gone silent.
+            # The rest isn't wanted. Waiting for its end, even for the end of TLS, would hold the
+            # socket of a peer that doesn't answer any more.
             connection = response.connection
             transport = connection.transport if connection is not None else None
             response.close()
@@ -284,37 +247,52 @@ class KubeClient:
                 transport.abort()
 
     async def follow(self) -> None:
-        """Take up in time what changes in the login while nothing is asked, until cancelled.
+        """Keep the login up to date while there are no requests, until cancelled.
 
         A stream that was opened with a login or certificates no longer in use ends, as if the
         server had ended it.
         """
-        await self._connection.follow()
+        await self._current.follow()
 
-    async def _send(self, call: Call) -> _Answer:
+    @contextmanager
+    def _timed(self, call: Call, timeout_s: float) -> Iterator[None]:
+        started_s = anyio.current_time()
+        try:
+            with anyio.fail_after(timeout_s):
+                yield
+        except TimeoutError as error:
+            self._stats.requests[call.method, "error"] += 1
+            failure = _too_late(call, timeout_s)
+            raise failure from error
+        finally:
+            histogram = self._stats.duration.get(call.method)
+            if histogram is None:
+                histogram = self._stats.duration[call.method] = Histogram()
+            histogram.observe(anyio.current_time() - started_s)
+
+    async def _send(self, call: Call) -> _Exchange:
         """The answer, checked for success and JSON.
 
-        Where the login has changed meanwhile, a refused credential and a connection that doesn't
-        come about lead to one more attempt.
+        Where the login has changed meanwhile, a refused credential or a failed connection leads to
+        one more attempt.
 
         Raises:
             NotLeading: The fence refuses.
             Unavailable: No answer came.
             KubeError: It isn't what was asked for.
         """
-        connection = self._connection
-        login = await connection.current()
+        login = await self._current.current()
         try:
             answer = await self._exchange(call, login)
         except Unavailable as failure:
-            if not await connection.look_again(login) or not is_unsent(failure.__cause__):
+            if not await self._current.check_again(login) or not is_unsent(failure.__cause__):
                 raise
-            login = connection.login
+            login = self._current.login
             answer = await self._exchange(call, login)
         refused = answer.response.status == 401  # noqa: PLR2004 - HTTP
-        if refused and await connection.renew(login, answer.credential):
+        if refused and await self._current.renew(login, answer.credential):
             answer.response.close()
-            answer = await self._exchange(call, connection.login)
+            answer = await self._exchange(call, self._current.login)
         try:
             await _check(answer.response, call.what, self._now(), gzip=self._gzip)
         except BaseException:
@@ -322,7 +300,7 @@ class KubeClient:
             raise
         return answer
 
-    async def _exchange(self, call: Call, login: Login) -> _Answer:
+    async def _exchange(self, call: Call, login: Login) -> _Exchange:
         """The answer; counted unless the fence refuses it.
 
         Raises:
@@ -341,11 +319,10 @@ class KubeClient:
         sent = None
         if call.body is not None or call.fence is not None:
             sent = FencedBody(call.body or b"", call.fence or no_fence)
-        use = await self._connection.use(login)
-        proxy, for_proxy = address_of(login.proxy)
+        use = await self._current.use(login)
         if login.tls is None:  # the proxy reads the request's own headers: there is no tunnel
-            headers |= for_proxy
-        for secret in (used, *for_proxy.values()):
+            headers |= login.proxy.headers
+        for secret in (used, *login.proxy.headers.values()):
             if secret is not None:
                 OURS.remember(secret)
         try:
@@ -357,33 +334,25 @@ class KubeClient:
                 data=sent,
                 ssl=use.context or True,
                 server_hostname=login.server_name,
-                proxy=proxy,
-                proxy_headers=for_proxy or None,
+                proxy=login.proxy.url,
+                proxy_headers=login.proxy.headers or None,
                 allow_redirects=False,
             )
-        except FOREIGN as error:
+        except HTTP_ERRORS as error:
             if sent is not None and sent.refused is not None:
                 raise sent.refused from None
             self._stats.requests[call.method, "error"] += 1
             failure = translate(error, call.what)
             raise failure from error
         self._stats.requests[call.method, str(response.status)] += 1
-        return _Answer(response, use, used)
+        return _Exchange(response, use, used)
 
-    def _observe(self, method: str, started_s: float) -> None:
-        histogram = self._stats.duration.get(method)
-        if histogram is None:
-            histogram = self._stats.duration[method] = Histogram()
-        histogram.observe(anyio.current_time() - started_s)
+
+def _too_late(call: Call, timeout_s: float) -> Unavailable:
+    return Unavailable(f"{call.what}: no answer within {timeout_s:g} s", kind=Reason.TIMEOUT)
 
 
 async def _check(response: aiohttp.ClientResponse, what: str, now_s: float, *, gzip: bool) -> None:
-    """Refuse whatever isn't a success with JSON.
-
-    Raises:
-        KubeError: By status code.
-        BadResponse: A success that isn't JSON.
-    """
     if not 200 <= response.status <= 299:  # noqa: PLR2004 - HTTP
         body = await read_head(response, what, gzip=gzip)
         retry_after_s = parse_retry_after(
@@ -399,6 +368,6 @@ async def _check(response: aiohttp.ClientResponse, what: str, now_s: float, *, g
 
 
 def _date(response: aiohttp.ClientResponse, now_s: float) -> float:
-    """Unix time in seconds by the server's clock where it tells, else by ours."""
-    told = parse_http_date(response.headers.get("Date"))
-    return now_s if told is None else told
+    """Unix time in seconds by the server's clock where it gives one, else by ours."""
+    date_s = parse_http_date(response.headers.get("Date"))
+    return now_s if date_s is None else date_s

@@ -1,7 +1,7 @@
-"""Which API server, as whom, and how it is trusted: from the configuration and the environment.
+"""Makes the login: API server, user and trust, from the configuration and the environment.
 
-The kubeconfig that is named by the configuration or ``$KUBECONFIG``; else, in a pod, its service
-account; else ``~/.kube/config``. Requests are made in ``client``.
+The kubeconfig that the configuration or ``$KUBECONFIG`` names; else, in a pod, its service account;
+else ``~/.kube/config``.
 """
 
 import base64
@@ -15,14 +15,8 @@ import anyio
 
 from telemetryd.errors import ConfigError, Problem, Reason, Unavailable
 from telemetryd.kube.address import host_header, server_name
-from telemetryd.kube.credentials import (
-    Credential,
-    FixedCredential,
-    RenewedCredential,
-    TokenFile,
-    clean_token,
-)
-from telemetryd.kube.entries import Entry, impersonation, what_is_wrong_with_server
+from telemetryd.kube.credentials import Credential, Grant, RenewedCredential, TokenFile, clean_token
+from telemetryd.kube.entries import KubeconfigEntry, impersonation, what_is_wrong_with_server
 from telemetryd.kube.execplugin import ExecPlugin
 from telemetryd.kube.files import read_small_file, show_path, why_unreadable
 from telemetryd.kube.kubeconfig import (
@@ -34,8 +28,8 @@ from telemetryd.kube.kubeconfig import (
     named_files,
     says_nothing,
 )
-from telemetryd.kube.proxy import proxy_for
-from telemetryd.kube.rechosen import Connection, Login, Rechoice
+from telemetryd.kube.login import CurrentLogin, KubeconfigWatch, Login
+from telemetryd.kube.proxy import address_of, proxy_for
 from telemetryd.kube.tls import Origin, TlsContext, TlsFiles
 from telemetryd.sharedread import SharedRead
 
@@ -52,7 +46,7 @@ READ_TIMEOUT_S = 10.0
 """For each file at the start, where there is no last good content yet."""
 
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
-"""Where Kubernetes mounts a pod's token and CA."""
+"""The folder where Kubernetes mounts a pod's token and CA."""
 
 
 async def resolve(
@@ -61,8 +55,8 @@ async def resolve(
     now: Callable[[], float],
     environ: Mapping[str, str],
     service_account: str = SERVICE_ACCOUNT,
-) -> Connection:
-    """Everything that is needed to connect, checked as far as it can be without connecting.
+) -> CurrentLogin:
+    """The login, checked as far as possible without connecting.
 
     Args:
         config: Names a kubeconfig and a context, or neither.
@@ -75,14 +69,14 @@ async def resolve(
     """
     why_pod = await _why_in_cluster(config, environ, service_account)
     if why_pod:
-        connection = await _in_cluster(environ, service_account, now)
+        current = await _in_cluster(environ, service_account, now)
         why = why_pod
     else:
         why = _why_kubeconfig(config, environ)
-        connection = await _by_kubeconfig(
+        current = await _by_kubeconfig(
             lambda: named_files(config.kubeconfig, environ), config.context, now, environ
         )
-    login = connection.login
+    login = current.login
     log.info(
         "login chosen file=%s context=%s server=%s acts_as=%s why=%s",
         login.where,
@@ -91,7 +85,7 @@ async def resolve(
         dict(login.headers).get("Impersonate-User", ""),
         why,
     )
-    return connection
+    return current
 
 
 async def _why_in_cluster(
@@ -125,11 +119,6 @@ def _why_kubeconfig(config: "KubernetesConfig", environ: Mapping[str, str]) -> s
 
 
 def _import_loader() -> "ModuleType":
-    """The loader, which is slow to import.
-
-    Raises:
-        ConfigError: The library it stands on doesn't import.
-    """
     try:
         from telemetryd.kube import loader  # noqa: PLC0415 - slow to import
     except RuntimeError as error:
@@ -142,7 +131,7 @@ def _import_loader() -> "ModuleType":
 
 async def _in_cluster(
     environ: Mapping[str, str], folder: str, now: Callable[[], float]
-) -> Connection:
+) -> CurrentLogin:
     token_file, ca_file = f"{folder}/token", f"{folder}/ca.crt"
     try:
         token = clean_token(await _read(partial(read_small_file, token_file), token_file))
@@ -169,8 +158,8 @@ async def _in_cluster(
     if why_not is not None:
         where = "$KUBERNETES_SERVICE_HOST, $KUBERNETES_SERVICE_PORT"
         raise ConfigError(Problem(where, "", f"their URL {why_not}"))
-    credential, proxy = TokenFile(token_file, token), proxy_for(server, environ)
-    return Connection(Login(server, token_file, credential, tls, proxy=proxy))
+    credential, proxy = TokenFile(token_file, token), address_of(proxy_for(server, environ))
+    return CurrentLogin(Login(server, token_file, credential, tls, proxy=proxy))
 
 
 async def _by_kubeconfig(
@@ -178,7 +167,7 @@ async def _by_kubeconfig(
     context: str | None,
     now: Callable[[], float],
     environ: Mapping[str, str],
-) -> Connection:
+) -> CurrentLogin:
     def take_fingerprint() -> bytes:
         try:
             return fingerprint(find())
@@ -191,7 +180,7 @@ async def _by_kubeconfig(
     seen = await _read(take_fingerprint, "kubeconfig")
     chosen = await _read(find_and_choose, "kubeconfig")
 
-    async def choose_again() -> Login | None:
+    async def log_in_again() -> Login | None:
         nonlocal chosen
         again = await _read(find_and_choose, "kubeconfig")
         if again == chosen:
@@ -201,43 +190,28 @@ async def _by_kubeconfig(
             raise ConfigError(again.cluster.problem("server", why))
         login = await _log_in(again, now, environ)
         if login.credential.problem:
-            login.close()
+            login.credential.close()
             raise Unavailable(login.credential.problem, kind=Reason.AUTH)
         chosen = again
         return login
 
     login = await _log_in(chosen, now, environ)
-    return Connection(login, Rechoice(seen, fingerprint=take_fingerprint, choose=choose_again))
+    watch = KubeconfigWatch(seen, fingerprint=take_fingerprint, log_in=log_in_again)
+    return CurrentLogin(login, watch)
 
 
 async def _read(read: Callable[[], T], what: str) -> T:
-    """What is read, off the event loop.
-
-    Raises:
-        Unavailable: Not in time.
-    """
     with _deadline(what):
         return await SharedRead[T]("connection").take(read)
 
 
 async def _load(tls: TlsContext, where: str) -> None:
-    """Build the first context.
-
-    Raises:
-        ConfigError: It can't be built.
-        Unavailable: Not in time.
-    """
     with _deadline(f"{where}: CA or client certificate"):
         await tls.load()
 
 
 @contextmanager
 def _deadline(what: str) -> Iterator[None]:
-    """What is read here must come within ``READ_TIMEOUT_S``.
-
-    Raises:
-        Unavailable: It doesn't.
-    """
     try:
         with anyio.fail_after(READ_TIMEOUT_S):
             yield
@@ -247,42 +221,42 @@ def _deadline(what: str) -> Iterator[None]:
 
 
 def _server(chosen: Chosen) -> str:
-    """The URL to ask; an IPv6 zone is as sockets take it, without escapes."""
+    """The URL; an IPv6 zone in it is as sockets take it, without escapes."""
     server: str = chosen.cluster.body["server"]
     return server.replace("%25", "%", 1) if "://[" in server else server
 
 
 async def _log_in(chosen: Chosen, now: Callable[[], float], environ: Mapping[str, str]) -> Login:
-    """What a context means, ready for use: its plugin has run, its certificates are loaded.
+    """The login of a context: its plugin has run, its certificates are loaded.
 
     Raises:
         ConfigError: It can't be used.
         Unavailable: A disk hangs.
     """
     server, cluster = _server(chosen), chosen.cluster.body
-    proxy = cluster.get("proxy-url") or proxy_for(server, environ)
-    credential, close = await _credential(chosen, now)
+    proxy = address_of(cluster.get("proxy-url") or proxy_for(server, environ))
+    credential = await _credential(chosen, now)
     try:
         tls = None
         if server.startswith("https:"):
             tls = TlsContext(partial(_tls_files, chosen, credential), now)
             await _load(tls, chosen.cluster.file)
     except BaseException:
-        close()
+        credential.close()
         raise
     verify = not cluster.get("insecure-skip-tls-verify", False)
     name = server_name(server, cluster.get("tls-server-name"), verify=verify)
     headers = host_header(server) + impersonation(chosen.user)
-    return Login(
-        server, chosen.user.file, credential, tls, name, proxy, headers, chosen.context, close
-    )
+    return Login(server, chosen.user.file, credential, tls, name, proxy, headers, chosen.context)
 
 
 def _tls_files(chosen: Chosen, credential: Credential) -> TlsFiles:
-    """What the SSL context is made of now; a plugin may have granted another certificate."""
+    """The current files and data of the TLS context; a plugin may have granted a certificate."""
     cluster, user = chosen.cluster, chosen.user
-    granted = credential.pair if isinstance(credential, RenewedCredential) else None
-    cert, key = granted or (_decoded(user, "client-certificate"), _decoded(user, "client-key"))
+    cert, key = credential.pair or (
+        _decoded(user, "client-certificate"),
+        _decoded(user, "client-key"),
+    )
     return TlsFiles(
         cluster.body.get("certificate-authority"),
         user.body.get("client-certificate"),
@@ -298,15 +272,13 @@ def _tls_files(chosen: Chosen, credential: Credential) -> TlsFiles:
     )
 
 
-def _decoded(entry: Entry, key: str) -> bytes | None:
+def _decoded(entry: KubeconfigEntry, key: str) -> bytes | None:
     data = entry.body.get(f"{key}-data")
     return base64.b64decode(data) if data else None
 
 
-async def _credential(
-    chosen: Chosen, now: Callable[[], float]
-) -> tuple[Credential, Callable[[], None]]:
-    """Who asks, and what ends what runs for that; what stands in the kubeconfig goes first.
+async def _credential(chosen: Chosen, now: Callable[[], float]) -> Credential:
+    """The credential; one in the kubeconfig itself goes first.
 
     Raises:
         ConfigError: It can't be used.
@@ -314,12 +286,12 @@ async def _credential(
     """
     user = chosen.user.body
     if "tokenFile" in user:
-        return await _token_file(chosen), _nothing
+        return await _token_file(chosen)
     if "token" in user:
-        return FixedCredential(f"Bearer {user['token']}"), _nothing
+        return Credential(f"Bearer {user['token']}")
     if "username" in user:
         name_and_password = f"{user['username']}:{user['password']}".encode()
-        return FixedCredential(f"Basic {base64.b64encode(name_and_password).decode()}"), _nothing
+        return Credential(f"Basic {base64.b64encode(name_and_password).decode()}")
     if "exec" in user and not _has_certificate(user):
         return await _plugin(chosen, now)
     if "auth-provider" in user:
@@ -327,36 +299,27 @@ async def _credential(
         who = f"auth-provider {user['auth-provider']['name']}"
         credential = RenewedCredential(None, provider.fetch, now, who)
         await credential.ask_first()
-        return credential, _nothing
-    return FixedCredential(None), _nothing
-
-
-def _nothing() -> None:
-    """Nothing runs for it."""
+        return credential
+    return Credential(None)
 
 
 def _has_certificate(user: Mapping[str, object]) -> bool:
     return bool(user.get("client-certificate") or user.get("client-certificate-data"))
 
 
-async def _plugin(
-    chosen: Chosen, now: Callable[[], float]
-) -> tuple[RenewedCredential, Callable[[], None]]:
-    """A credential of an exec plugin, which has been run once.
+async def _plugin(chosen: Chosen, now: Callable[[], float]) -> Credential:
+    def settle(grant: Grant) -> None:
+        credential.take(grant)
 
-    Raises:
-        ConfigError: It can't be run, or grants nothing that can be used.
-    """
-    plugin = ExecPlugin(chosen.user, chosen.cluster)
+    plugin = ExecPlugin(chosen.user, chosen.cluster, settle)
     who = f"exec plugin {chosen.user.body['exec']['command']}"
-    credential = RenewedCredential(None, plugin.fetch, now, who)
-    plugin.settle = credential.take
+    credential = RenewedCredential(None, plugin.fetch, now, who, close=plugin.close)
     try:
         await credential.ask_first()
     except BaseException:
         plugin.close()
         raise
-    return credential, plugin.close
+    return credential
 
 
 async def _token_file(chosen: Chosen) -> TokenFile:
@@ -377,6 +340,6 @@ async def _token_file(chosen: Chosen) -> TokenFile:
         raise ConfigError(chosen.user.problem("tokenFile", why))
     if token is None:
         log.warning(
-            "token file can't be used, the token beside it is file=%s reason=%s", shown, why
+            "token file can't be used, using the token beside it file=%s reason=%r", shown, why
         )
     return TokenFile(path, token or spare or "")

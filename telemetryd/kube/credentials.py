@@ -1,18 +1,17 @@
-"""What goes into the Authorization header, and how it stays fresh.
+"""The value of the Authorization header, and how it is renewed. Nothing here logs or shows one."""
 
-Secrets live here and nowhere else: nothing here logs or shows one. Where a credential comes from
-is ``kubeconfig``'s and ``connection``'s business.
-"""
-
+import binascii
 import logging
 import math
 import re
+from base64 import urlsafe_b64decode
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Final
 
 import anyio
+import msgspec
 
 from telemetryd.errors import ConfigError, Reason, Unavailable
 from telemetryd.kube.files import read_small_file, show_path, why_unreadable
@@ -21,39 +20,52 @@ from telemetryd.sharedread import SharedRead
 log = logging.getLogger(__name__)
 
 REREAD_S = 30.0
-"""Between looks at a token file; projected tokens are rotated well before their end."""
+"""Between reads of a token file; projected tokens are rotated well before they expire."""
 
 REFRESH_TIMEOUT_S = 30.0
-"""Deadline of a plugin or an identity provider, on the side of who waits for it."""
+"""How long a caller waits for a plugin or an identity provider."""
 
 _RETRY_S = 10.0
-"""Between two grants, where the API server refuses what was granted, or it has no use left."""
+"""Between two grants, where the API server refuses a grant, or it has expired."""
 
 _BACKOFF_BASE_S = 1.0
 _BACKOFF_CAP_S = 30.0
 _EXPIRY_LEEWAY_S = 60.0
 _LEEWAY_SHARE = 0.25
-"""Of a grant's life, where that is less."""
+"""Of a grant's lifetime, where that is less."""
 
 _MARGIN_S = 0.2
-"""A request's deadline is forestalled by this, to say what it was that took so long."""
+"""So long before a request's deadline the wait ends, so that the error says what took so long."""
 
-# RFC 6750 says b64token; what matters is that it can't break out of its header.
+_PREFIX: Final = "system:serviceaccount:"
+
+# RFC 6750 says b64token; it must not be able to break out of its header.
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
 def clean_token(raw: bytes) -> str | None:
-    """The token that a file's content is, without white space around; None where it isn't one."""
+    """The token in a file's content, without white space around it; None where there is none."""
     text = raw.decode("ascii", "replace").strip()
     return text if _TOKEN.fullmatch(text) else None
 
 
-class Credential(Protocol):
-    """Knows the Authorization header's value."""
+class Credential:
+    """A value that doesn't change: a token or password of the kubeconfig, or none."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str | None) -> None:
+        self._value = value
 
     @property
     def problem(self) -> str:
         """Why the last good value is still in use, empty where nothing is wrong."""
+        return ""
+
+    @property
+    def pair(self) -> tuple[bytes, bytes] | None:
+        """PEM of a client certificate and its key that were granted, None for none."""
+        return None
 
     async def header(self) -> str | None:
         """The value for the next request, None for a request without.
@@ -61,68 +73,57 @@ class Credential(Protocol):
         Raises:
             Unavailable: There should be one, and none can be got now.
         """
-
-    async def renew(self, refused: str | None) -> bool:
-        """This value wasn't accepted: get another. Whether there is one; never raises."""
-
-
-class FixedCredential:
-    """A value that doesn't change: a token or password of the kubeconfig, or none."""
-
-    __slots__ = ("_value", "problem")
-
-    def __init__(self, value: str | None) -> None:
-        self.problem = ""
-        self._value = value
-
-    async def header(self) -> str | None:
-        """The value."""
         return self._value
 
     async def renew(self, refused: str | None) -> bool:
-        """There is no other."""
+        """Get another value, as this one was refused. Whether there is one; never raises."""
         return self._value != refused
 
+    def close(self) -> None:
+        """End what runs for it."""
 
-class TokenFile:
-    """A bearer token in a file that someone else rotates.
 
-    The last good token stays while the file is missing, unreadable, empty or garbage, or while its
+class TokenFile(Credential):
+    """A bearer token in a file that is rotated by another program.
+
+    The last good token stays while the file is missing, unreadable, empty or invalid, or while its
     disk hangs.
     """
 
-    __slots__ = ("_path", "_read", "_read_at_s", "_token", "problem")
+    __slots__ = ("_path", "_problem", "_read", "_read_at_s")
 
     def __init__(self, path: str, token: str) -> None:
         """Start with a token that has just been read.
 
         Args:
             path: The file.
-            token: What it holds now.
+            token: Its content.
         """
+        super().__init__(f"Bearer {token}")
         self._path = path
-        self._token = token
+        self._problem = ""
         self._read_at_s = anyio.current_time()
-        self.problem = ""
         self._read: SharedRead[bytes] = SharedRead("token file", self._take)
 
+    @property
+    def problem(self) -> str:
+        """Why the last good token is still in use, empty where nothing is wrong."""
+        return self._problem
+
     async def header(self) -> str | None:
-        """The token, re-read twice a minute."""
+        """The token, read again twice a minute."""
         if anyio.current_time() - self._read_at_s >= REREAD_S:
             await self._reread()
-        return self._value()
+        return self._value
 
     async def renew(self, refused: str | None) -> bool:
-        """Read the file now, unless that has happened since the refused value was taken."""
-        if self._value() == refused:
+        """Read the file now, unless it was read after the refused value was taken."""
+        if self._value == refused:
             was_running = self._read.is_running
             await self._reread()
-            if was_running and self._value() == refused:  # it may have begun before the refusal
+            if was_running and self._value == refused:  # it may have begun before the refusal
                 await self._reread()
-        return self._value() != refused
-
-    def _value(self) -> str:
-        return f"Bearer {self._token}"
+        return self._value != refused
 
     async def _reread(self) -> None:
         """Read the file; requests that come meanwhile share the read, but do not wait for long."""
@@ -140,22 +141,22 @@ class TokenFile:
         if token is None:
             self._keep("not a token" if raw.strip() else "empty", self._path)
             return
-        self._token = token
-        self.problem = ""
+        self._value = f"Bearer {token}"
+        self._problem = ""
 
     def _keep(self, why: str, shown: str) -> None:
         log.log(
-            logging.DEBUG if self.problem else logging.WARNING,
-            "token file can't be used, the last good token stays file=%s reason=%s",
+            logging.DEBUG if self._problem else logging.WARNING,
+            "token file can't be used, the last good token stays file=%s reason=%r",
             shown,
             why,
         )
-        self.problem = f"token file {shown} can't be used ({why}), the last good token stays"
+        self._problem = f"token file {shown} can't be used ({why}), the last good token stays"
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a plugin or an identity provider handed out.
+    """What a plugin or an identity provider grants.
 
     Attributes:
         header: Value of the Authorization header, None where it's a certificate instead.
@@ -171,15 +172,16 @@ class Grant:
         return f"Grant(expires_at={self.expires_at})"
 
 
-class RenewedCredential:
-    """A value that has to be asked for: exec plugin, OIDC, or the cloud's own way.
+class RenewedCredential(Credential):
+    """A value that an exec plugin or an identity provider grants.
 
-    The last good value stays while no other can be had. Where there is none yet, each request
-    fails, and those that come when the next attempt is due make it.
+    The last good value stays while no other can be got. Where there is none yet, each request
+    fails, and the first one after the next attempt is due makes that attempt.
     """
 
     __slots__ = (
         "_asked_at_s",
+        "_close",
         "_failures",
         "_fetch",
         "_grant",
@@ -196,16 +198,21 @@ class RenewedCredential:
         fetch: Callable[[bool], Awaitable[Grant]],
         now: Callable[[], float],
         who: str,
+        *,
+        close: Callable[[], None] | None = None,
     ) -> None:
-        """Start with what has just been handed out, if anything.
+        """Start with a first grant, if there is one.
 
         Args:
             grant: It.
             fetch: Asks for another; True where the present one was refused. Raises anything, but
-                the messages of Unavailable and ConfigError alone are fit to be seen.
+                only the messages of Unavailable and ConfigError may be shown.
             now: Unix time in seconds, for expiry.
-            who: Is asked, for messages.
+            who: The plugin or provider, for messages.
+            close: Ends what runs for it.
         """
+        super().__init__(None)
+        self._close = close
         self._grant: Grant | None = None
         self._fetch = fetch
         self._now = now
@@ -219,10 +226,10 @@ class RenewedCredential:
             self.take(grant)
 
     async def ask_first(self) -> None:
-        """Ask for the first value; what may pass by itself is waited for by the requests.
+        """Ask for the first value; after a temporary failure the requests ask again.
 
         Raises:
-            ConfigError: It can't even be asked, or what it grants can't be used.
+            ConfigError: A person must fix something: it can't be asked, or its grant can't be used.
         """
         await self._ask(refused=False, is_first=True)
 
@@ -236,13 +243,13 @@ class RenewedCredential:
 
     @property
     def pair(self) -> tuple[bytes, bytes] | None:
-        """PEM of the client certificate and key that are granted, None for none."""
+        """PEM of a client certificate and its key that were granted, None for none."""
         return self._grant.pair if self._grant else None
 
     def take(self, grant: Grant) -> None:
-        """Use what was handed out; it may come after its question has been given up."""
+        """Use a grant; it may come after its caller has stopped waiting."""
         if self._failures:
-            log.info("credential recovered from=%s", self._who)
+            log.info("credential recovered from=%r", self._who)
         self._grant = grant
         self._failures = 0
         self._renew_at = math.inf
@@ -254,7 +261,7 @@ class RenewedCredential:
         """The value, renewed before it expires.
 
         Raises:
-            Unavailable: None was ever handed out.
+            Unavailable: There is none yet.
         """
         if self._grant is None or self._now() >= self._renew_at:
             await self._renew(refused=False)
@@ -264,7 +271,7 @@ class RenewedCredential:
         return self._grant.header
 
     async def renew(self, refused: str | None) -> bool:
-        """Ask for another value now, but not again and again."""
+        """Ask for another value now, unless that was done a moment ago."""
         before = self._grant
         if before is None or before.header == refused:
             await self._renew(refused=True)
@@ -279,13 +286,13 @@ class RenewedCredential:
         grant = self._grant
         if grant is None or grant.expires_at is None or refused:
             return since_s < _RETRY_S
-        # One that was of no use when it came is no better the next time.
+        # A grant that had expired when it came won't be better the next time.
         return self._now() < self._renew_at or (
             self._renew_at >= grant.expires_at and since_s < _RETRY_S
         )
 
     async def _renew(self, *, refused: bool) -> None:
-        """Ask, unless that has just happened; whoever waits for another's question is told too."""
+        """Ask, unless that has just happened; callers that wait for the same question share it."""
         left_s = anyio.current_effective_deadline() - anyio.current_time() - _MARGIN_S
         with anyio.move_on_after(left_s):
             async with self._lock:
@@ -293,11 +300,6 @@ class RenewedCredential:
                     await self._ask(refused=refused)
 
     async def _ask(self, *, refused: bool, is_first: bool = False) -> None:
-        """Ask once.
-
-        Raises:
-            ConfigError: On the first time, as of ``ask_first``.
-        """
         left_s = anyio.current_effective_deadline() - anyio.current_time() - _MARGIN_S
         timeout_s = min(REFRESH_TIMEOUT_S, left_s)
         try:
@@ -311,19 +313,59 @@ class RenewedCredential:
             self._fail(str(error))
         except Unavailable as error:
             self._fail(str(error))
-        except Exception as error:  # noqa: BLE001 - foreign code, and its message may tell
+        except Exception as error:  # noqa: BLE001 - its message may hold a secret
             self._fail(type(error).__name__)
         finally:
             self._asked_at_s = anyio.current_time()
+
+    def close(self) -> None:
+        """End what runs for it."""
+        if self._close is not None:
+            self._close()
 
     def _fail(self, why: str) -> None:
         kept = "the last good one stays" if self._grant else "requests fail meanwhile"
         log.log(
             logging.DEBUG if self._failures else logging.WARNING,
-            "no credential, it is asked for again, %s from=%s reason=%s",
-            kept,
+            "no credential, it is asked for again from=%r reason=%r meanwhile=%r",
             self._who,
             why,
+            kept,
         )
         self._failures += 1
         self._why = why
+
+
+class _Claims(msgspec.Struct, gc=False):
+    sub: str = ""
+
+
+def service_account_of(header: str | None) -> tuple[str, str] | None:
+    """Namespace and name of the ServiceAccount that a token was issued to.
+
+    The token is not verified: the result is only shown, and decides nothing.
+
+    Args:
+        header: Value of the Authorization header.
+
+    Returns:
+        None where it isn't the JSON Web Token of a ServiceAccount.
+    """
+    scheme, _, token = (header or "").partition(" ")
+    parts = token.split(".")
+    if scheme.lower() != "bearer" or len(parts) != 3:  # noqa: PLR2004 - RFC 7515: three parts
+        return None
+    try:
+        claims = urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4))
+        subject = msgspec.json.decode(claims, type=_Claims).sub
+    except (binascii.Error, ValueError, msgspec.MsgspecError):
+        return None
+    return service_account_named(subject)
+
+
+def service_account_named(subject: str) -> tuple[str, str] | None:
+    """Namespace and name of the ServiceAccount that a user name stands for, None for another."""
+    names = subject.removeprefix(_PREFIX).split(":")
+    if not subject.startswith(_PREFIX) or len(names) != 2:  # noqa: PLR2004 - namespace and name
+        return None
+    return names[0], names[1]

@@ -1,8 +1,4 @@
-"""A cluster and a user of a kubeconfig: what they may hold, each mistake with its fix.
-
-The rules are those of client-go: what ``clientcmd`` refuses is refused here, with the reason. Which
-entries count is decided in ``kubeconfig``; the login is made of them in ``connection``.
-"""
+"""Checks a cluster and a user of a kubeconfig, by the rules of client-go's ``clientcmd``."""
 
 import os.path
 from collections.abc import Mapping
@@ -28,16 +24,16 @@ _JWT_PARTS = 3
 _HEADER_NAME = frozenset(
     "!#$&'*+-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ^_`abcdefghijklmnopqrstuvwxyz|~"
 )
-"""What may stand in a header's name (RFC 9110, section 5.6.2), but for the percent sign."""
+"""The characters of a header's name (RFC 9110, section 5.6.2), without the percent sign."""
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class KubeconfigEntry:
     """One named context, cluster or user.
 
     Attributes:
         body: What is under ``cluster`` or ``user``, with absolute paths; empty for no user.
-        file: The kubeconfig it stands in.
+        file: The kubeconfig that holds it.
         key: Key path of the body in it.
     """
 
@@ -50,7 +46,7 @@ class Entry:
         return Problem(self.file, f"{self.key}.{key}" if key else self.key, message)
 
     def __repr__(self) -> str:
-        return f"Entry({self.file}: {self.key})"
+        return f"KubeconfigEntry({self.file}: {self.key})"
 
 
 def _absolute(folder: Path, path: str) -> str:
@@ -60,10 +56,10 @@ def _absolute(folder: Path, path: str) -> str:
 
 
 def normalise(body: Mapping[str, Any], singular: str, folder: Path) -> dict[str, Any]:
-    """The body of an entry as it is used from here on; what is wrong in it stays wrong.
+    """The body of an entry in the form that is used from here on; errors in it stay.
 
-    Relative paths count from the folder of the file they stand in. Empty values are left out. The
-    URL of the server is complete, and a token has no white space around it, as YAML's ``|`` leaves.
+    Relative paths count from the folder of their file. Empty values are left out. The URL of the
+    server is complete, and a token has no white space around it, such as YAML's ``|`` leaves.
     """
     changed = {
         key: value for key, value in body.items() if value or key in {"exec", "auth-provider"}
@@ -88,15 +84,17 @@ def _complete(server: str) -> str:
         return server
 
 
-def in_use(user: Entry, *, is_sent: bool) -> Entry:
-    """What counts of a user that has been checked, as client-go decides.
+def in_use(user: KubeconfigEntry, *, is_sent: bool) -> KubeconfigEntry:
+    """The fields of a checked user that client-go uses.
 
-    What stands in the kubeconfig goes before a plugin or a provider, a key without its certificate
+    A credential in the kubeconfig goes before a plugin or a provider, a key without its certificate
     doesn't count, and where no credential may be sent there is none.
     """
     body = dict(user.body)
     if not is_sent:
-        return Entry({key: body[key] for key in _IMPERSONATION if key in body}, user.file, user.key)
+        return KubeconfigEntry(
+            {key: body[key] for key in _IMPERSONATION if key in body}, user.file, user.key
+        )
     has_certificate = _has_certificate(body)
     has_header = "token" in body or "tokenFile" in body or "username" in body
     dropped = set()
@@ -113,10 +111,12 @@ def in_use(user: Entry, *, is_sent: bool) -> Entry:
         body.setdefault("password", "")
     else:
         dropped.add("password")
-    return Entry({key: body[key] for key in body if key not in dropped}, user.file, user.key)
+    return KubeconfigEntry(
+        {key: body[key] for key in body if key not in dropped}, user.file, user.key
+    )
 
 
-def check_cluster(cluster: Entry) -> list[Problem]:
+def check_cluster(cluster: KubeconfigEntry) -> list[Problem]:
     """Each reason why it can't be used."""
     body = cluster.body
     is_tls = body.get("server", "").startswith("https:")
@@ -156,7 +156,7 @@ def _is_server_name(name: str) -> bool:
     return True
 
 
-def check_user(user: Entry, *, is_sent: bool) -> list[Problem]:
+def check_user(user: KubeconfigEntry, *, is_sent: bool) -> list[Problem]:
     """Each reason why requests can't be made as that user."""
     problems = _check_files(user, "user", is_sent=is_sent)
     body = user.body
@@ -187,7 +187,7 @@ def check_user(user: Entry, *, is_sent: bool) -> list[Problem]:
     return problems
 
 
-def impersonation(user: Entry) -> tuple[tuple[str, str], ...]:
+def impersonation(user: KubeconfigEntry) -> tuple[tuple[str, str], ...]:
     """Headers that ask the API server to act for someone else; names may repeat.
 
     As client-go, keys of ``as-user-extra`` are percent-escaped and values are sent as they are.
@@ -214,7 +214,7 @@ def _escape(key: str) -> str:
     )
 
 
-def _check_impersonation(user: Entry) -> list[Problem]:
+def _check_impersonation(user: KubeconfigEntry) -> list[Problem]:
     body = user.body
     others = [key for key in _IMPERSONATION[1:] if key in body]
     if others and "as" not in body:
@@ -236,7 +236,7 @@ def _fits_header(text: str) -> bool:
     return not any((char < " " and char != "\t") or char == "\x7f" for char in text)
 
 
-def _check_exec(user: Entry, plugin: Mapping[str, Any]) -> list[Problem]:
+def _check_exec(user: KubeconfigEntry, plugin: Mapping[str, Any]) -> list[Problem]:
     problems = [
         user.problem(f"exec.{key}", "must be given")
         for key in ("command", "apiVersion")
@@ -265,7 +265,7 @@ def _is_variable(item: Mapping[str, str]) -> bool:
     return bool(name) and not {"=", "\0"} & set(name) and "\0" not in value
 
 
-def _check_provider(user: Entry, provider: Mapping[str, Any]) -> list[Problem]:
+def _check_provider(user: KubeconfigEntry, provider: Mapping[str, Any]) -> list[Problem]:
     if provider.get("name") != "oidc":
         why = "must be oidc; others have exec plugins now, such as gke-gcloud-auth-plugin"
         return [user.problem("auth-provider.name", why)]
@@ -284,7 +284,7 @@ def _check_provider(user: Entry, provider: Mapping[str, Any]) -> list[Problem]:
     return problems
 
 
-def _check_files(entry: Entry, singular: str, *, is_sent: bool = True) -> list[Problem]:
+def _check_files(entry: KubeconfigEntry, singular: str, *, is_sent: bool = True) -> list[Problem]:
     problems = []
     for key in _FILES[singular]:
         path = entry.body.get(key)

@@ -1,7 +1,7 @@
 """Credential plugins (``users[].user.exec``), run and read as client-go does.
 
-A plugin gets a process group, a deadline and no terminal; what is left of its group at its end is
-killed. What it prints holds secrets: no message quotes it. The format is
+A plugin gets a process group, a deadline and no terminal. When it ends, the rest of its group is
+killed. Its output holds secrets: no message quotes it. The format is
 client.authentication.k8s.io/v1 and v1beta1.
 """
 
@@ -26,7 +26,7 @@ from typing import Any
 from telemetryd.bounds import free_text
 from telemetryd.errors import ConfigError, Reason, Unavailable
 from telemetryd.kube.credentials import Grant, clean_token
-from telemetryd.kube.entries import Entry
+from telemetryd.kube.entries import KubeconfigEntry
 from telemetryd.kube.files import MIB, PEM_BYTES, read_small_file, why_unreadable
 from telemetryd.kube.pem import load_pair_from_memory
 from telemetryd.kube.yamljson import NotYamlError, load_first_document
@@ -40,21 +40,24 @@ _API_VERSION = re.compile(r"(?:[a-z.0-9]{1,60}/)?v[0-9][0-9a-z]{0,9}")
 _EXTENSION = "client.authentication.k8s.io/exec"
 _POLL_MS = 50
 _LAST_WORDS_S = 1.0
-"""For a pipe that something else holds open after the plugin has ended."""
+"""For a pipe that another process holds open after the plugin has ended."""
 
 _TRANSIENT_ERRNOS = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY}
 """Why a plugin can't be started now, but may be later."""
 
 
 class ExecPlugin:
-    """The plugin of one user; runs one at a time, in a thread that outlives an impatient caller."""
+    """The plugin of one user; one run at a time, in a thread. It goes on if its caller gives up."""
 
-    def __init__(self, user: Entry, cluster: Entry) -> None:
+    def __init__(
+        self, user: KubeconfigEntry, cluster: KubeconfigEntry, settle: Callable[[Grant], None]
+    ) -> None:
         """Run nothing yet.
 
         Args:
             user: Has ``exec``, checked before.
             cluster: Passed to the plugin where ``provideClusterInfo`` is set.
+            settle: Gets each grant, also one that comes after the caller gave up.
 
         Raises:
             ConfigError: It needs a terminal.
@@ -63,21 +66,20 @@ class ExecPlugin:
         if plugin.get("interactiveMode") == "Always":
             why = "Always needs a terminal, which telemetryd has none of: give Never or IfAvailable"
             raise ConfigError(user.problem("exec.interactiveMode", why))
-        self.settle: Callable[[Grant], None] = _forget
         self._user = user
         self._cluster = cluster if plugin.get("provideClusterInfo") else None
         self._version: str = plugin["apiVersion"]
         self._running: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
         self._is_closed = False
-        self._shared: SharedRead[Grant] = SharedRead("exec plugin", self._take)
+        self._shared: SharedRead[Grant] = SharedRead("exec plugin", settle)
 
     async def fetch(self, _refused: bool) -> Grant:  # noqa: FBT001 - the shape of a callback
-        """Run it, or wait for the run that is on its way.
+        """Run it, or wait for the current run.
 
         Raises:
             ConfigError: It can't be run, or what it grants can't be used: a person must fix it.
-            Unavailable: It failed, and may not the next time.
+            Unavailable: It failed, and may succeed the next time.
         """
         try:
             return await self._shared.take(partial(self._run, RUN_TIMEOUT_S))
@@ -85,22 +87,13 @@ class ExecPlugin:
             raise Unavailable(why_unreadable(error), kind=Reason.AUTH) from error
 
     def close(self) -> None:
-        """End the run that is on its way, and allow no other."""
+        """End the current run, and allow no other."""
         with self._lock:
             self._is_closed = True
             if self._running is not None:
                 _kill_group(self._running)
 
-    def _take(self, grant: Grant) -> None:
-        self.settle(grant)
-
     def _run(self, timeout_s: float) -> Grant:
-        """Run it and read what it grants; blocks.
-
-        Raises:
-            ConfigError: As of ``fetch``; so for Unavailable.
-            Unavailable: See there.
-        """
         plugin = self._user.body["exec"]
         environ = {
             **os.environ,
@@ -140,7 +133,7 @@ class ExecPlugin:
         return ConfigError(self._user.problem(f"exec.{key}" if key else "exec", why))
 
     def _find(self, command: str) -> str:
-        """Path of the plugin: by our own PATH, not by the one it is given, as client-go does.
+        """Path of the plugin, found in our own PATH, not in that of its ``env``, as in client-go.
 
         Raises:
             ConfigError: There is none.
@@ -158,11 +151,6 @@ class ExecPlugin:
         raise self._problem("command", f"the plugin {command} isn't in $PATH{self._hint}")
 
     def _info(self) -> dict[str, Any]:
-        """The ExecCredential that tells it what is wanted.
-
-        Raises:
-            Unavailable: The cluster's CA can't be read.
-        """
         spec: dict[str, Any] = {"interactive": False}
         if self._cluster is not None:
             spec["cluster"] = _cluster_info(self._cluster)
@@ -171,7 +159,7 @@ class ExecPlugin:
     def _execute(
         self, command: list[str], environ: Mapping[str, str], timeout_s: float
     ) -> tuple[bytes, int]:
-        """What it prints, and its status; nothing of its process group is left afterwards.
+        """Its output and exit status; its whole process group is killed afterwards.
 
         Raises:
             OSError: It can't be started.
@@ -202,10 +190,6 @@ class ExecPlugin:
         return printed, process.returncode
 
 
-def _forget(_grant: Grant) -> None:
-    """What a run grants that has no one to tell."""
-
-
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
@@ -216,7 +200,7 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
 
 
 def _drain(process: subprocess.Popen[bytes], deadline_s: float) -> bytes:
-    """What it prints until its end; one MiB and the byte after it at most.
+    """Its output; one MiB and the byte after it at most.
 
     Raises:
         TimeoutError: The deadline, in seconds of the monotonic clock, passes before.
@@ -246,12 +230,7 @@ def _drain(process: subprocess.Popen[bytes], deadline_s: float) -> bytes:
     return bytes(printed)
 
 
-def _cluster_info(cluster: Entry) -> dict[str, Any]:
-    """The cluster as ``spec.cluster`` describes it.
-
-    Raises:
-        Unavailable: Its CA can't be read.
-    """
+def _cluster_info(cluster: KubeconfigEntry) -> dict[str, Any]:
     body = cluster.body
     info: dict[str, Any] = {"server": body["server"]}
     for key in ("tls-server-name", "insecure-skip-tls-verify", "proxy-url", "disable-compression"):
@@ -281,10 +260,10 @@ def _cluster_info(cluster: Entry) -> dict[str, Any]:
 
 
 def read_credential(printed: bytes, version: str) -> Grant:
-    """What an ExecCredential in JSON or YAML grants.
+    """The grant of an ExecCredential in JSON or YAML.
 
     Args:
-        printed: It.
+        printed: The ExecCredential.
         version: The ``apiVersion`` that it must have.
 
     Raises:
@@ -315,11 +294,6 @@ def _name(pattern: re.Pattern[str], value: object, article: str = "") -> str:
 
 
 def _parse(printed: bytes) -> object:
-    """The first document of JSON or YAML.
-
-    Raises:
-        ValueError: It is neither.
-    """
     neither = "it printed no ExecCredential, neither in JSON nor in YAML"
     try:
         return json.loads(printed)
@@ -333,11 +307,6 @@ def _parse(printed: bytes) -> object:
 
 
 def _grant(status: Mapping[str, Any]) -> Grant:
-    """What its status grants.
-
-    Raises:
-        ValueError: Nothing that can be used.
-    """
     token, certificate, key = (
         _text(status, name) for name in ("token", "clientCertificateData", "clientKeyData")
     )
@@ -369,11 +338,6 @@ def _text(status: Mapping[str, Any], name: str) -> str:
 
 
 def _unix_time(stamp: object) -> float | None:
-    """Unix time in seconds of an RFC 3339 time, None for none.
-
-    Raises:
-        ValueError: It is no time.
-    """
     if stamp is None:
         return None
     try:

@@ -1,6 +1,6 @@
-"""The fence of a write: asked as the last thing before bytes leave, and before each piece of them.
+"""The fence of a write: called as the last thing before bytes leave, and before each piece of them.
 
-By then credential, TLS context and connection are there, so nothing slow lies between the two.
+Credential, TLS context and connection are ready by then, so nothing slow comes between the two.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ Fence: TypeAlias = Callable[[], None]
 """Raises NotLeading where the write must not leave."""
 
 _PIECE_BYTES: Final = 64 * 1024
-"""Written at once; the event loop has its turn in between."""
+"""Written at once; other tasks run in between."""
 
 
 def no_fence() -> None:
@@ -22,22 +22,20 @@ def no_fence() -> None:
 
 
 class FencedBody(Payload):
-    """The body of a request, empty where it has none; the fence is asked before each write of it.
+    """The body of a request, which may be empty; the fence is called before each write of it.
 
-    aiohttp holds a request's head back until the first write of the body, so a fence that refuses
-    there has kept every byte from leaving. One that refuses later leaves the request incomplete:
-    its receiver drops it. Either way the connection is closed, as aiohttp closes all whose request
-    wasn't sent whole.
+    aiohttp holds back a request's head until the first write of the body, so a fence that refuses
+    there keeps every byte from leaving. One that refuses later leaves the request incomplete, and
+    its receiver drops it. In both cases aiohttp closes the connection.
 
     Attributes:
-        refused: What the fence raised; aiohttp itself raises an error of its own in its place.
-        sent: All of it has been written.
+        refused: What the fence raised; aiohttp raises another error instead.
+        sent: The whole body has been written.
     """
 
     _autoclose = True  # nothing is open
 
     def __init__(self, body: bytes, fence: Fence) -> None:
-        """Ask nothing yet."""
         super().__init__(body)
         self._size = len(body)
         self._fence = fence
@@ -69,7 +67,7 @@ class FencedBody(Payload):
         self.sent = True
 
     def _ask(self) -> None:
-        """Ask the fence; nothing may come between this and the write."""
+        """Call the fence; nothing may come between this and the write."""
         try:
             self._fence()
         except Exception as refusal:

@@ -1,7 +1,7 @@
 """The fields of a kubeconfig and their types, as client-go's ``clientcmd/api/v1`` declares them.
 
-A value of another type is an error wherever it is in the file, for kubectl refuses such a file
-too. Other fields are ignored, and null counts as absent.
+A value of another type is an error anywhere in the file, as for kubectl. Other fields are ignored,
+and null counts as absent.
 """
 
 import base64
@@ -123,7 +123,7 @@ def _fit_fields(
 
 
 def _has_twice(extensions: list[Any]) -> bool:
-    """Whether one follows another of its name; client-go overlooks those that hold nothing."""
+    """Whether a name occurs twice; like client-go, ignores extensions without a value."""
     seen = set()
     for item in extensions:
         name = item.get("name") if isinstance(item, dict) else None

@@ -1,7 +1,4 @@
-"""Small files that someone else writes: read whole, and never waited for.
-
-What they hold is their readers' business.
-"""
+"""Reads small files whole, and never waits for a pipe or a device."""
 
 import errno
 import os

@@ -1,7 +1,4 @@
-"""Kubeconfig files: read, merged and checked as kubectl does, each mistake with its fix.
-
-The login is made of the outcome in ``connection``. Importing this module is cheap but for PyYAML.
-"""
+"""Kubeconfig files: read, merged and checked as kubectl does, each mistake with its fix."""
 
 import os
 from collections.abc import Mapping
@@ -12,38 +9,38 @@ from typing import Any
 
 from telemetryd.errors import ConfigError, Problem
 from telemetryd.kube.address import may_carry_credentials
-from telemetryd.kube.entries import Entry, check_cluster, check_user, in_use, normalise
+from telemetryd.kube.entries import KubeconfigEntry, check_cluster, check_user, in_use, normalise
 from telemetryd.kube.fields import fit
 from telemetryd.kube.files import MIB, read_small_file, show_path, why_unreadable
 from telemetryd.kube.yamljson import NotYamlError, load_first_document
 
 MAX_BYTES = 16 * MIB
-"""Of one file. client-go has no limit; 400 clusters of Rancher make 2 MB."""
+"""Limit of one file. client-go has none; 400 clusters of Rancher make 2 MB."""
 
 _VERSIONS = {"", "/", "v1", "/v1"}
-"""What client-go takes for version v1 of no group."""
+"""Values that mean version v1 to client-go."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """What one context names."""
+    """The cluster and the user of one context."""
 
     context: str
-    cluster: Entry
-    user: Entry
+    cluster: KubeconfigEntry
+    user: KubeconfigEntry
 
 
 @dataclass(slots=True)
 class _Merged:
     files: list[str] = field(default_factory=list)
     current: str = ""
-    named: dict[str, dict[str, Entry]] = field(
+    named: dict[str, dict[str, KubeconfigEntry]] = field(
         default_factory=lambda: {"contexts": {}, "clusters": {}, "users": {}}
     )
 
 
 def choose(paths: list[str], context: str | None) -> Chosen:
-    """What the context of these files names; the first file that has an entry of a name wins.
+    """The context's cluster and user; the first file that has an entry of a name wins.
 
     Args:
         paths: Of the files; blocks while they are read.
@@ -68,7 +65,7 @@ def choose(paths: list[str], context: str | None) -> Chosen:
     user = (
         _find(entry, "user", merged, where)
         if entry.body.get("user")
-        else Entry({}, entry.file, entry.key)
+        else KubeconfigEntry({}, entry.file, entry.key)
     )
     problems = check_cluster(cluster)
     is_sent = not problems and may_carry_credentials(cluster.body["server"])
@@ -162,11 +159,6 @@ def _merge(paths: list[str]) -> _Merged:
 
 
 def _load(path: str) -> dict[str, Any]:
-    """The fields of a file that client-go knows.
-
-    Raises:
-        ConfigError: It can't be read, is no YAML, or a field has another type.
-    """
     try:
         content = load_first_document(read_small_file(path, MAX_BYTES))
     except NotYamlError as error:
@@ -194,12 +186,12 @@ def _where(path: str, error: OSError | ValueError) -> str:
 
 
 def _collect(
-    kind: str, listed: list[dict[str, Any]], path: str, entries: dict[str, Entry]
+    kind: str, listed: list[dict[str, Any]], path: str, entries: dict[str, KubeconfigEntry]
 ) -> list[Problem]:
     """Add the entries of one list of one file to those of the files before."""
     singular = kind.removesuffix("s")
     folder = Path(path).absolute().parent
-    here: dict[str, Entry] = {}
+    here: dict[str, KubeconfigEntry] = {}
     problems = []
     for index, item in enumerate(listed):
         name = item.get("name", "")
@@ -209,13 +201,13 @@ def _collect(
             problems.append(Problem(path, key, why))
             continue
         body = item.get(singular, {})
-        here[name] = Entry(normalise(body, singular, folder), path, f"{key}.{singular}")
+        here[name] = KubeconfigEntry(normalise(body, singular, folder), path, f"{key}.{singular}")
     for name, entry in here.items():
         entries.setdefault(name, entry)
     return problems
 
 
-def _find(context: Entry, key: str, merged: _Merged, where: str) -> Entry:
+def _find(context: KubeconfigEntry, key: str, merged: _Merged, where: str) -> KubeconfigEntry:
     name = context.body.get(key, "")
     found = merged.named[f"{key}s"].get(name)
     if found is None:

@@ -1,7 +1,7 @@
-"""kubernetes_asyncio's loaders: a pod's own login, and identity providers (OIDC, Google).
+"""kubernetes_asyncio's loaders: a pod's own login, and identity providers (OIDC).
 
-The only module that imports kubernetes_asyncio, which takes its time even without its models:
-import this one when a connection is made, not before.
+The only module that imports kubernetes_asyncio, which is slow even without its models: import this
+one when a login is made, not before.
 """
 
 import base64
@@ -15,11 +15,11 @@ import aiohttp
 
 from telemetryd.errors import ConfigError, Problem, Reason, Unavailable
 from telemetryd.kube.credentials import Grant
-from telemetryd.kube.entries import Entry
-from telemetryd.kube.slim import slim_library
+from telemetryd.kube.entries import KubeconfigEntry
+from telemetryd.kube.lightimport import without_models
 from telemetryd.kube.tls import Origin, TlsFiles, build_context
 
-with slim_library():
+with without_models():
     from kubernetes_asyncio.client import Configuration
     from kubernetes_asyncio.config import ConfigException
     from kubernetes_asyncio.config.incluster_config import InClusterConfigLoader
@@ -27,8 +27,8 @@ with slim_library():
     from kubernetes_asyncio.config.openid import OpenIDRequestor
 
 _POLL_S = 300.0
-"""An identity provider's token is looked at this often; it is renewed within five minutes of its
-end, which the loader knows and we don't."""
+"""Between checks of an identity provider's token. The loader renews it within five minutes of its
+expiry, which we don't know."""
 
 
 def quieten() -> None:
@@ -90,7 +90,7 @@ class _Loader(KubeConfigLoader):
 class AuthProvider:
     """An identity provider that a kubeconfig names, asked by the library."""
 
-    def __init__(self, user: Entry, now: Callable[[], float]) -> None:
+    def __init__(self, user: KubeconfigEntry, now: Callable[[], float]) -> None:
         """Ask nothing yet.
 
         Args:
@@ -115,7 +115,7 @@ class AuthProvider:
         self._loader.issuer = _issuer(user)
 
     async def fetch(self, _refused: bool) -> Grant:  # noqa: FBT001 - the shape of a callback
-        """Load everything again, and what it grants.
+        """Load everything again, and return the grant.
 
         Raises:
             ConfigError: The CA of the issuer can't be used.
@@ -134,8 +134,8 @@ class AuthProvider:
         return Grant(token, self._now() + _POLL_S)
 
 
-def _issuer(user: Entry) -> TlsFiles:
-    """What vouches for an OIDC issuer; nothing but the system's CAs where none is named.
+def _issuer(user: KubeconfigEntry) -> TlsFiles:
+    """The CA of an OIDC issuer; the system's CAs where none is named.
 
     Raises:
         ConfigError: Its data can't be decoded.

@@ -1,7 +1,6 @@
-"""Single objects of the API server: read, created, replaced, applied, patched, deleted.
+"""Reads, creates, replaces, applies, patches and deletes single objects of the API server.
 
-Answers are decoded here, and one that isn't what was asked for becomes a ``BadResponse`` that names
-the path and never a value. Requests go through a handle, which has the fence.
+An answer that can't be decoded becomes a ``BadResponse`` that names the path and never a value.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,12 +23,12 @@ _MERGE_PATCH: Final = "application/merge-patch+json"
 
 
 @dataclass(frozen=True, slots=True)
-class Version:
-    """One state of one object, as the precondition of a write.
+class Preconditions:
+    """The state of an object that a write requires, as in meta/v1 Preconditions.
 
     Attributes:
-        uid: An object of the same name that was made later has another.
-        resource_version: Another after each change.
+        uid: Differs for a later object of the same name.
+        resource_version: Differs after each change.
     """
 
     uid: str
@@ -47,21 +46,16 @@ class StoredMeta(msgspec.Struct, gc=False, rename="camel"):
     resource_version: str
 
     @property
-    def version(self) -> Version:
+    def version(self) -> Preconditions:
         """The precondition of a write."""
-        return Version(self.uid, self.resource_version)
+        return Preconditions(self.uid, self.resource_version)
 
 
 def parsed(answer: bytes, parse: Callable[[bytes], T], what: str) -> T:
-    """What an answer holds.
-
-    Args:
-        answer: The body.
-        parse: Decodes what was asked for.
-        what: What was asked, for the message.
+    """The decoded body of the answer to a request, named by ``what`` in messages.
 
     Raises:
-        BadResponse: It is something else. The message quotes no value.
+        BadResponse: It can't be decoded. The message quotes no value.
     """
     try:
         return parse(answer)
@@ -93,14 +87,7 @@ async def create(
     *,
     timeout_s: float,
 ) -> T:
-    """Create an object, or have a review answered; the answer.
-
-    Args:
-        requests: The API server.
-        path: Of the collection.
-        document: The object.
-        parse: Decodes the answer.
-        timeout_s: Deadline.
+    """Create an object or a review in the collection at that path; the answer.
 
     Raises:
         Conflict: It exists already.
@@ -120,7 +107,7 @@ async def replace(
     *,
     timeout_s: float,
 ) -> T:
-    """Replace the object that the document was made from, and no other state of it; the answer.
+    """Replace the object in the state that the document was made from; the answer.
 
     Raises:
         Conflict: It has changed since.
@@ -138,7 +125,7 @@ async def apply(
     path: str,
     document: Mapping[str, Any],
     *,
-    over: Version | None,
+    over: Preconditions | None,
     force: bool = False,
     fence: Fence | None = None,
     dry_run: bool = False,
@@ -150,8 +137,8 @@ async def apply(
         requests: The API server.
         path: Of the object.
         document: Just our fields, with ``metadata``.
-        over: What was read: another state isn't written. None to create the object; an apply
-            without a precondition also writes over an object that was made meanwhile.
+        over: The state that was read: another one isn't overwritten. None to create the object; an
+            apply without it also overwrites an object that was created meanwhile.
         force: Take fields that another field manager owns.
         fence: Called on each attempt, beside that of ``requests``.
         dry_run: The API server checks everything, admission included, and stores nothing.
@@ -205,7 +192,7 @@ async def merge_patch(
     )
 
 
-async def delete(requests: Requests, path: str, over: Version, *, timeout_s: float) -> None:
+async def delete(requests: Requests, path: str, over: Preconditions, *, timeout_s: float) -> None:
     """Delete the object in the state that was read, and no other.
 
     Raises:

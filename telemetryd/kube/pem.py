@@ -22,7 +22,7 @@ _CERTIFICATE = re.compile(
 
 
 def certificates_in(pem: bytes) -> list[bytes]:
-    """DER of each certificate; whatever stands between them is skipped, as Go's encoding/pem does.
+    """DER of each certificate; other text is skipped, as Go's encoding/pem does.
 
     Blocks of another type or with headers don't count, nor does one that isn't base64.
     """
@@ -41,11 +41,8 @@ def trust(context: ssl.SSLContext, pem: bytes) -> int:
     for der in certificates_in(pem):
         try:
             context.load_verify_locations(cadata=der)
-        except (
-            ssl.SSLError,
-            ValueError,
-        ):  # as Go: a certificate that can't be read leaves the others in force
-            continue
+        except (ssl.SSLError, ValueError):
+            continue  # as in Go, the other certificates still count
         count += 1
     return count
 

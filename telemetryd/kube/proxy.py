@@ -1,4 +1,4 @@
-"""Which proxy the environment names for a URL, as kubectl decides.
+"""The proxy that the environment names for a URL, by kubectl's rules.
 
 ``HTTPS_PROXY``, ``HTTP_PROXY`` and ``NO_PROXY`` count, else their names in small letters.
 ``NO_PROXY`` is read as Go's ``httpproxy`` package and ``NewProxierWithNoProxyCIDR`` of
@@ -10,6 +10,7 @@ import base64
 import ipaddress
 import re
 from collections.abc import Mapping
+from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from telemetryd.errors import ConfigError, Problem
@@ -23,6 +24,20 @@ _USER = re.compile(r"(?:[A-Za-z0-9._:~!$&'()*+,;=@-]|%[0-9A-Fa-f]{2})*")
 _ZEROS = re.compile(r"(?<![0-9a-f:])0+(?=[0-9])")
 _MAPPED_BITS = 96
 """Before the IPv4 address in an IPv6 address that holds one."""
+
+
+class ProxyAddress(NamedTuple):
+    """The URL of a proxy without its login, and the headers that hold the login."""
+
+    url: str | None
+    headers: dict[str, str]
+
+    def __repr__(self) -> str:
+        return f"ProxyAddress({self.url})"
+
+
+DIRECT: Final = ProxyAddress(None, {})
+"""No proxy."""
 
 
 def proxy_for(url: str, environ: Mapping[str, str]) -> str | None:
@@ -74,23 +89,24 @@ def what_is_wrong_with_proxy(url: str) -> str | None:
     return None
 
 
-def address_of(proxy: str | None) -> tuple[str | None, dict[str, str]]:
-    """What to connect to, and the headers for the proxy: its user and password as Basic.
+def address_of(proxy: str | None) -> ProxyAddress:
+    """The address of a proxy, its user and password as a Basic header.
 
     Args:
         proxy: URL that ``what_is_wrong_with_proxy`` has checked, None for none.
     """
     if proxy is None:
-        return None, {}
+        return DIRECT
     parts = urlsplit(proxy)
     login, at, host = parts.netloc.rpartition("@")
     if not at:
-        return proxy, {}
+        return ProxyAddress(proxy, {})
     user, _, password = login.partition(":")
     # The bytes as they are escaped, in whatever encoding: aiohttp's own way is Latin-1.
     raw = unquote_to_bytes(user) + b":" + unquote_to_bytes(password)
     value = f"Basic {base64.b64encode(raw).decode()}"
-    return parts._replace(netloc=host).geturl(), {"Proxy-Authorization": value}
+    url = parts._replace(netloc=host).geturl()
+    return ProxyAddress(url, {"Proxy-Authorization": value})
 
 
 def _value(environ: Mapping[str, str], name: str) -> tuple[str, str]:

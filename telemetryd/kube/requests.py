@@ -1,8 +1,8 @@
-"""Requests to the API server as the parts of the program make them: fenced, and limited.
+"""Requests to the API server under a fence and a limiter.
 
-A connection costs a TLS handshake, and a quarter of a megabyte for as long as it is kept. Exporters
-and SecretRequests are many, so they share a limiter. Informers and the Lease don't, so the many
-can't delay them.
+A connection costs a TLS handshake, and a quarter of a megabyte while it is kept. Exporters and
+SecretRequests are many, so they share a limiter. Informers and the Lease don't use it, so they are
+never delayed.
 """
 
 from collections.abc import Mapping
@@ -23,16 +23,16 @@ MAX_BODY_BYTES: Final = 16 * 1024 * 1024
 """Of a single object; lists name their own limit."""
 
 MOST_REQUESTS: Final = 16
-"""At a time. At 5 ms each, 3,000 a second: more than one core makes."""
+"""At a time. At 5 ms each, 3,000 a second: more than one core can make."""
 
 PATIENCE_S: Final = 1.0
-"""A request that takes longer no longer counts, and its connection is one more."""
+"""A request that takes longer no longer counts, and costs one more connection."""
 
 _READS: Final = frozenset({"GET", "HEAD"})
 
 
 class RequestOptions(TypedDict, total=False):
-    """How a request is made.
+    """Options of a request.
 
     Attributes:
         params: Query.
@@ -67,7 +67,7 @@ class Requests(Protocol):
             The body of a successful answer.
 
         Raises:
-            NotLeading: A fence refuses; whatever else a fence raises is raised as well.
+            NotLeading: A fence refuses; other exceptions of a fence are raised, too.
             KubeError: There was no answer, or an error.
         """
 
@@ -76,14 +76,14 @@ def request_limiter(*, patience_s: float = PATIENCE_S) -> Limiter:
     """A limiter for the many requests of exporters and SecretRequests.
 
     Args:
-        patience_s: A request that takes longer lets others pass.
+        patience_s: A request that takes longer no longer counts.
     """
     return Limiter(MOST_REQUESTS, patience_s=patience_s)
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What is asked, on each attempt."""
+    """One request, the same on each attempt."""
 
     method: str
     path: str
@@ -113,7 +113,7 @@ class Handle:
 
         Raises:
             Unavailable: The limiter let it through too late.
-            NotLeading: A fence refuses a request that would change something.
+            NotLeading: A fence refuses a write.
             KubeError: There was no answer, or an error.
         """
         timeout_s, fence = options["timeout_s"], options.get("fence")

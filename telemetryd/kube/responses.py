@@ -1,7 +1,4 @@
-"""From an answer of the API server to the error it means.
-
-Pure functions over status codes, headers and bodies; no I/O and no idea of who asked.
-"""
+"""From an answer of the API server to the error it means: pure functions, without I/O."""
 
 import email.utils
 import math
@@ -33,17 +30,17 @@ from telemetryd.errors import (
 from telemetryd.redaction import OURS
 
 MAX_RETRY_AFTER_S = 30.0
-"""What an API server asks for is honoured up to here: the cache must converge within 60 s."""
+"""Limit of ``Retry-After``: the cache must converge within 60 s."""
 
 ERROR_BODY_BYTES = 64 * 1024
 """An error's body is read up to here; a Status is far smaller."""
 
 _REDACTED_TIMES = 16
-"""So many times what is kept of a text is searched for credentials: tokens have some kB."""
+"""A text is searched for credentials in so many times its limit: tokens have some kB."""
 _MAX_CAUSES = 32
 
 _SAID_CHARS = 1000
-"""Of a Status's message: names in it have up to 253 characters each."""
+"""Limit of a Status's message: names in it have up to 253 characters each."""
 
 _IS_FORBIDDEN = r'(?:\S+ (?:"[^"]*" )?is )?forbidden: ?'
 _DENIERS = (
@@ -75,7 +72,7 @@ _ENCODED = re.compile(r"[A-Za-z0-9+/=]{64,}")
 
 @dataclass(frozen=True, slots=True)
 class StatusBody:
-    """A meta/v1 Status, of which nothing is taken on trust.
+    """A meta/v1 Status, with every field checked.
 
     Attributes:
         code: HTTP status code, None where it has none.
@@ -89,7 +86,7 @@ class StatusBody:
     retry_after_s: float | None
 
 
-class _Status(msgspec.Struct, gc=False):
+class _AnyStatus(msgspec.Struct, gc=False):
     kind: Any = None
     type: Any = None
     code: Any = None
@@ -127,7 +124,7 @@ def parse_status(body: bytes) -> StatusBody | None:
     """The Status that a body holds, None where it holds none."""
     try:
         # How deep orjson goes doesn't depend on the version of Python.
-        status = msgspec.convert(orjson.loads(body), _Status)
+        status = msgspec.convert(orjson.loads(body), _AnyStatus)
     except (msgspec.MsgspecError, orjson.JSONDecodeError):
         return None
     # The second is how Rancher's own proxy refuses what it doesn't pass on.
@@ -250,7 +247,7 @@ _FIXES = {
 
 
 def explain_denial(error: KubeError, doing: str, *, grant: str) -> str:
-    """What a denied request means, with the fix and with what the API server said.
+    """A denied request, with the fix and the API server's message.
 
     Args:
         error: A ``Forbidden``, or an ``Unavailable`` of a webhook that can't be called.

@@ -1,11 +1,9 @@
-"""The SSL context: built off the loop, and built again when what it is made of changes.
-
-Which files and data those are is the business of who makes it.
-"""
+"""The SSL context: built off the event loop, and built again when its files or data change."""
 
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
@@ -21,18 +19,24 @@ from telemetryd.sharedread import SharedRead
 log = logging.getLogger(__name__)
 
 RECHECK_S = 30.0
-"""Between looks at the files; they are also looked at after a failed handshake and a 401."""
+"""Between checks of the files; they are also checked after a failed handshake and a 401."""
 
 _RETRY_S = 5.0
-"""Until the next look at files that can't be used: the other half of a pair may be on its way."""
+"""Until the next check of files that can't be used: the other half of a pair may come later."""
 
 _CIPHERS = "@SECLEVEL=1:ECDH+AESGCM:ECDH+CHACHA20:ECDH+AES:DHE+AES:!aNULL:!eNULL:!aDSS:!AESCCM"
 """As Python's own, but with RSA keys of 1024 bits and SHA-1 as a cipher's MAC, which Go allows."""
 
+_CA = "CA can't be loaded ({}): give PEM with at least one certificate"
+_PAIR = (
+    "client certificate and key can't be loaded ({}): give PEM of a certificate and its own key, "
+    "not encrypted"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a setting comes from, for a message that says where to fix it."""
+    """The place of a setting, for messages that say where to fix it."""
 
     where: str
     key: str = ""
@@ -40,7 +44,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """What a context is made of; data goes before the file.
+    """The files and data of a context; data goes before the file.
 
     Attributes:
         ca_file: PEM of the authorities that sign the server's certificate; None for the system's.
@@ -80,7 +84,7 @@ def build_context(files: TlsFiles) -> ssl.SSLContext:
 
 @dataclass(frozen=True, slots=True)
 class _Material:
-    """What the files and the data hold, in PEM."""
+    """The content of the files and data, in PEM."""
 
     ca: bytes | None
     cert: bytes | None
@@ -102,17 +106,11 @@ def _read_material(files: TlsFiles) -> _Material:
     Raises:
         ConfigError: One can't be read.
     """
-    try:
+    with _problem(files.ca_origin, _CA):
         ca = _read(files.ca_data, files.ca_file)
-    except (OSError, ValueError) as error:
-        problem = _ca_problem(files, error)
-        raise problem from error
-    try:
+    with _problem(files.cert_origin, _PAIR):
         cert = _read(files.cert_data, files.cert_file)
         key = _read(files.key_data, files.key_file)
-    except (OSError, ValueError) as error:
-        problem = _pair_problem(files, error)
-        raise problem from error
     return _Material(ca, cert, cert if key is None else key)
 
 
@@ -123,22 +121,11 @@ def _read(data: bytes | None, name: str | None) -> bytes | None:
 
 
 def _build(files: TlsFiles, material: _Material) -> ssl.SSLContext:
-    """The context of what was read; blocks.
-
-    Raises:
-        ConfigError: It can't be used.
-    """
-    try:
+    with _problem(files.ca_origin, _CA):
         context = _trusting(files, material.ca)
-    except (OSError, ValueError) as error:
-        problem = _ca_problem(files, error)
-        raise problem from error
     if material.cert is not None and material.key is not None:
-        try:
+        with _problem(files.cert_origin, _PAIR):
             load_pair_from_memory(context, material.cert, material.key)
-        except (OSError, ValueError) as error:
-            problem = _pair_problem(files, error)
-            raise problem from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2  # whatever the system's OpenSSL would allow
     if not files.verify:
         context.check_hostname = False
@@ -171,17 +158,13 @@ def _trusting(files: TlsFiles, ca: bytes | None) -> ssl.SSLContext:
     return context
 
 
-def _ca_problem(files: TlsFiles, error: Exception) -> ConfigError:
-    why = f"CA can't be loaded ({why_unloadable(error)}): give PEM with at least one certificate"
-    return ConfigError(Problem(files.ca_origin.where, files.ca_origin.key, why))
-
-
-def _pair_problem(files: TlsFiles, error: Exception) -> ConfigError:
-    why = (
-        f"client certificate and key can't be loaded ({why_unloadable(error)}): "
-        "give PEM of a certificate and its own key, not encrypted"
-    )
-    return ConfigError(Problem(files.cert_origin.where, files.cert_origin.key, why))
+@contextmanager
+def _problem(origin: Origin, message: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        why = message.format(why_unloadable(error))
+        raise ConfigError(Problem(origin.where, origin.key, why)) from error
 
 
 def load_pair(context: ssl.SSLContext, cert_file: str, key_file: str | None) -> None:
@@ -210,7 +193,7 @@ def why_unloadable(error: Exception) -> str:
 class TlsContext:
     """The context in use; a rotated CA or certificate takes effect on new connections.
 
-    While the new files can't be used the context before stays.
+    While the new files can't be used, the old context stays.
     """
 
     def __init__(
@@ -223,27 +206,27 @@ class TlsContext:
         """Build nothing yet.
 
         Args:
-            files: What to build from; asked anew each time, for a plugin may change it.
+            files: The files and data; called each time, as a plugin may change them.
             now: Unix time in seconds, for validity.
-            recheck_s: Between looks at the files; 0 for one at each use.
+            recheck_s: Between checks of the files; 0 for one at each use.
         """
         self._files = files
         self._now = now
         self._recheck_s = recheck_s
-        self._looked_files: TlsFiles | None = None
+        self._checked_files: TlsFiles | None = None
         self._verifies = True
         self._validity: Validity | None = None
-        self._told: tuple[Validity, str] | None = None
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody
+        self._warned: tuple[Validity, str] | None = None
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts no CA
         self._seen: object = None
-        self._look_at_s = 0.0
+        self._check_at_s = 0.0
         self._why = ""
         self._read: SharedRead[_Loaded | None] = SharedRead("certificates", self._settle)
 
     @property
     def problem(self) -> str:
         """Why the files as they are now can't be used, or what is wrong with the certificate."""
-        return self._why or (self._told[1] if self._told else "")
+        return self._why or (self._warned[1] if self._warned else "")
 
     async def load(self) -> None:
         """Build the first context.
@@ -251,30 +234,30 @@ class TlsContext:
         Raises:
             ConfigError: It can't be built.
         """
-        await self._read.begin(partial(_load, self._begin_look(), None))
+        await self._read.begin(partial(_load, self._begin_check(), None))
 
     async def current(self) -> ssl.SSLContext:
         """The context for a new connection; ``load`` comes first."""
-        if anyio.current_time() >= self._look_at_s or self._files() != self._looked_files:
-            await self._look()
+        if anyio.current_time() >= self._check_at_s or self._files() != self._checked_files:
+            await self._check()
         return self._context
 
-    async def look_again(self) -> bool:
-        """A handshake or a credential was refused: look now. Whether the context changed."""
+    async def check_again(self) -> bool:
+        """Check now, as a handshake or a credential was refused. Whether the context changed."""
         before = self._context
-        await self._look()
+        await self._check()
         return self._context is not before
 
-    def _begin_look(self) -> TlsFiles:
-        self._look_at_s = anyio.current_time() + self._recheck_s
-        self._looked_files = files = self._files()
+    def _begin_check(self) -> TlsFiles:
+        self._check_at_s = anyio.current_time() + self._recheck_s
+        self._checked_files = files = self._files()
         return files
 
-    async def _look(self) -> None:
-        """Look at the files; connections that are made meanwhile share that, but wait briefly."""
+    async def _check(self) -> None:
+        """Check the files; connections that are made meanwhile share that, but wait briefly."""
         if not self._read.is_running:
-            self._begin_look()
-        files = self._looked_files or self._files()
+            self._begin_check()
+        files = self._checked_files or self._files()
         try:
             await self._read.take_soon(partial(_load, files, self._seen))
         except TimeoutError:
@@ -285,15 +268,15 @@ class TlsContext:
     def _keep(self, why: str) -> None:
         log.log(
             logging.DEBUG if self._why else logging.WARNING,
-            "certificates changed but can't be used, the old ones stay: %s",
+            "new certificates can't be used, keeping the old ones error=%r",
             why,
         )
         self._why = why
-        self._look_at_s = min(self._look_at_s, anyio.current_time() + _RETRY_S)
+        self._check_at_s = min(self._check_at_s, anyio.current_time() + _RETRY_S)
 
     def _settle(self, loaded: "_Loaded | None") -> None:
-        """Take what was read into use; None where nothing has changed."""
-        files = self._looked_files or self._files()
+        """Use what was read; None where nothing has changed."""
+        files = self._checked_files or self._files()
         if loaded is not None:
             is_first = self._seen is None
             self._context, self._validity = loaded.context, loaded.validity
@@ -302,33 +285,33 @@ class TlsContext:
                 log.info("certificates reloaded ca_file=%s", loaded.files.ca_file)
             files = loaded.files
         self._why = ""
-        self._tell(files)
+        self._warn(files)
 
-    def _tell(self, files: TlsFiles) -> None:
-        """Say once what will be regretted, of each client certificate too: the server may not."""
+    def _warn(self, files: TlsFiles) -> None:
+        """Warn once of a server that isn't verified, and of each expired client certificate."""
         if not files.verify and self._verifies:
             log.warning(
-                "the API server's certificate is NOT checked: whoever answers gets the credential"
-                " file=%s key=%s",
+                "the API server's certificate is NOT checked: any server that answers gets the "
+                "credential file=%s key=%s",
                 files.verify_origin.where,
                 files.verify_origin.key,
             )
         self._verifies = files.verify
         why = self._validity.why_not(self._now()) if self._validity else ""
-        told = (self._validity, why) if self._validity and why else None
-        if told and told != self._told:
+        warned = (self._validity, why) if self._validity and why else None
+        if warned and warned != self._warned:
             log.warning(
-                "the client certificate %s: renew it file=%s key=%s",
-                why,
+                "the client certificate is not valid now: renew it file=%s key=%s reason=%r",
                 files.cert_origin.where,
                 files.cert_origin.key,
+                why,
             )
-        self._told = told
+        self._warned = warned
 
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
-    """Files, and what was made of them."""
+    """Files, and the context that was made of them."""
 
     files: TlsFiles
     seen: object
@@ -337,7 +320,7 @@ class _Loaded:
 
 
 def _load(files: TlsFiles, seen: object) -> _Loaded | None:
-    """What files and data hold, None where they are as they were; blocks.
+    """The files and data with their context, None where they haven't changed; blocks.
 
     Raises:
         ConfigError: They can't be used.

@@ -1,8 +1,7 @@
-"""When a certificate is valid: the one thing about a client certificate that Python doesn't tell.
+"""Reads the validity of a client certificate.
 
-``ssl`` has no public reader of certificates but for those of a peer, so this walks down to the
-Validity by hand (RFC 5280, section 4.1), in DER (X.690), and understands nothing else. Whether a
-certificate is any good is OpenSSL's business.
+``ssl`` has a public reader only for a peer's certificates, so this reads the Validity by hand
+(RFC 5280, section 4.1, in DER, X.690), and nothing else. OpenSSL checks the certificate.
 """
 
 import base64
@@ -36,7 +35,7 @@ def _date(at_s: float) -> str:
 
 
 def read_validity(path: str) -> Validity | None:
-    """Validity of the first certificate in a file, None where it can't be told; blocks."""
+    """Validity of the first certificate in a file, None where it can't be read; blocks."""
     try:
         return parse_validity(read_small_file(path, PEM_BYTES))
     except (OSError, ValueError):
@@ -82,11 +81,6 @@ def _take(data: bytes, tag: int) -> tuple[bytes, bytes]:
 
 
 def _take_time(data: bytes) -> tuple[float, bytes]:
-    """Unix time in seconds of the time that comes first, and what comes after it.
-
-    Raises:
-        ValueError: No time comes first.
-    """
     tag = _GENERALIZED_TIME if data[:1] == bytes([_GENERALIZED_TIME]) else _UTC_TIME
     content, rest = _take(data, tag)
     text = content.decode("ascii")

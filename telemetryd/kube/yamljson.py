@@ -78,8 +78,6 @@ class _Open:
 
 @dataclass(slots=True)
 class _Builder:
-    """Makes values of events."""
-
     loader: Any
     opened: list[_Open] = field(default_factory=list)
     anchors: dict[str, tuple[object, int]] = field(default_factory=dict)
@@ -98,11 +96,6 @@ class _Builder:
         return None
 
     def _take(self, event: Any) -> bool:
-        """Take one event; whether it ends the first document.
-
-        Raises:
-            NotYamlError: It can't be taken.
-        """
         if isinstance(event, yaml.DocumentEndEvent):
             return True
         if isinstance(event, yaml.DocumentStartEvent) and event.version not in {None, (1, 1)}:
@@ -139,11 +132,6 @@ class _Builder:
         self._add(_scalar(event.value, event.tag, is_plain=is_plain), event.anchor, 0)
 
     def _add(self, value: object, anchor: str | None, size: int) -> None:
-        """Put a complete value where it belongs.
-
-        Raises:
-            NotYamlError: It can't be taken.
-        """
         self.count += 1
         if self.count > MAX_VALUES:
             raise NotYamlError(f"has more than {MAX_VALUES} values")
@@ -170,7 +158,7 @@ _MERGE = object()
 
 
 def _merge(into: dict[str, Any], value: object) -> None:
-    """What ``<<`` does: the first mapping of a list goes before the others.
+    """Merge as ``<<`` does: the first mapping of a list goes before the others.
 
     Raises:
         NotYamlError: It isn't used with a mapping.
@@ -224,7 +212,7 @@ def _tagged(text: str, name: str) -> object:
 
 
 def _plain(text: str) -> object:
-    """What text without quotes means."""
+    """The value of text without quotes."""
     if text in _WORDS:
         return _WORDS[text]
     if text[0] == ".":

@@ -13,12 +13,11 @@ from telemetryd.errors import (
     Reason,
 )
 from telemetryd.export.exporter import ExportContext, Outcome
-from telemetryd.export.payloads.scc import render_scc
 from telemetryd.export.sinks.secret import SecretExporter
 from telemetryd.kube.requests import RequestOptions, Requests
 from telemetryd.model import Payload
 from tests.apiserver.admin import Admin, Object
-from tests.export.doubles import EPOCH_S, snapshot
+from tests.export.doubles import EPOCH_S, render_scc, snapshot
 
 NAME = "rancher-scc-telemetry"
 SENTINEL = "SENTINEL-foreign-value"

@@ -11,8 +11,10 @@ import anyio
 from anyio.abc import TaskGroup
 
 from telemetryd.errors import NotReady
-from telemetryd.export.engine.manager import ExporterManager, ExporterSpec
+from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.export.exporter import ExportContext, Outcome
+from telemetryd.export.payloads.scc import scc_renderer
+from telemetryd.export.spec import ExporterSpec
 from telemetryd.model import (
     Delivery,
     ExporterStatus,
@@ -36,6 +38,11 @@ IDENTITY = Identity(
     git_hash="59bd052e",
     product="rancher-prime",
 )
+
+
+def render_scc(snapshot: Snapshot, now_s: float) -> Payload:
+    """The SCC payload of a snapshot, made at a Unix time in seconds."""
+    return scc_renderer()(snapshot, Delivery(at=now_s))
 
 
 def snapshot(revision: int = 1, *, nodes: int = 1) -> Snapshot:

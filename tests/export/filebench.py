@@ -9,12 +9,12 @@ from typing import Any
 import orjson
 
 from telemetryd.export.exporter import ExportContext, Outcome
-from telemetryd.export.payloads.scc import render_scc, validate_scc
+from telemetryd.export.payloads.scc import validate_scc
 from telemetryd.export.sinks.file import FileExporter
 from telemetryd.export.sinks.snapshots import LOCK
-from telemetryd.export.turn import shared_threads
+from telemetryd.export.threads import shared_threads
 from telemetryd.model import Payload
-from tests.export.doubles import EPOCH_S, snapshot
+from tests.export.doubles import EPOCH_S, render_scc, snapshot
 
 NAME = re.compile(r"scc-\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d{3}Z\.json(\.gz)?")
 CONTEXT = ExportContext("scc", attempt=1, epoch=0)

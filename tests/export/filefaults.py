@@ -1,6 +1,6 @@
 """Full and read-only file systems under an exporter; prints what is seen as one line of JSON.
 
-A process of its own in a mount namespace of its own: what it mounts nobody else sees.
+A process of its own in a mount namespace of its own: no other process sees what it mounts.
 """
 
 import json
@@ -13,9 +13,10 @@ from typing import Any
 import anyio
 
 from telemetryd.errors import ExportError
-from telemetryd.export.engine.manager import ExporterManager, ExporterSpec
+from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.export.exporter import Exporter
-from telemetryd.export.payloads.scc import SccRenderer
+from telemetryd.export.payloads.scc import scc_renderer
+from telemetryd.export.spec import ExporterSpec
 from telemetryd.model import ExporterState, ExporterStatus
 from tests.export.doubles import Source, manager_of, running
 from tests.export.filebench import FolderBench, check_folder
@@ -73,7 +74,7 @@ async def full_disk(folder: Path) -> dict[str, Any]:
     spec = ExporterSpec(
         name="scc",
         type="file",
-        render=SccRenderer(),
+        render=scc_renderer(),
         interval_s=60.0,
         retry_budget_s=0.0,
         verifies_destination=True,

@@ -1,6 +1,6 @@
 """Full and read-only disks under a spool; prints what is seen as one line of JSON.
 
-A process of its own in a mount namespace of its own: what it mounts nobody else sees.
+A process of its own in a mount namespace of its own: no other process sees what it mounts.
 """
 
 import json

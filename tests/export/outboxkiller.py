@@ -22,9 +22,10 @@ import anyio
 
 from telemetryd.config import HttpExporterConfig
 from telemetryd.daemon.exporters import build_http
-from telemetryd.export.engine.manager import ExporterManager, ExporterSpec
+from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.export.exporter import ExportContext, Exporter, Outcome
 from telemetryd.export.outbox.spool import SpoolFolder
+from telemetryd.export.spec import ExporterSpec
 from telemetryd.model import ExporterState, Payload, Snapshot
 from tests.export.doubles import Source, render, running, snapshot
 from tests.export.filekiller import fork
@@ -63,7 +64,7 @@ class Telling:
 async def send(source: Source, url: str, folder: Path, pipe: int, *, once: bool) -> None:
     """Export without a pause: for ever, or until something is delivered.
 
-    The pipe is told when the manager runs and whenever a payload is sent.
+    A byte is written to the pipe when the manager runs and whenever a payload is sent.
     """
     config = HttpExporterConfig(name="it", url=url)
     manager = ExporterManager(
@@ -97,17 +98,17 @@ def look(folder: SpoolFolder) -> tuple[bool, bool]:
     return contents.pending is not None, any(name.startswith(".") for name in names)
 
 
-def until(told: int, what: bytes) -> None:
-    while os.read(told, 1) != what:
+def until(events: int, what: bytes) -> None:
+    while os.read(events, 1) != what:
         pass
 
 
-def measure_run(told: int) -> float:
+def measure_run(events: int) -> float:
     """How long a run takes on this machine now, in seconds."""
-    until(told, b"!")
+    until(events, b"!")
     began = time.monotonic()
     for _ in range(4):
-        until(told, b"!")
+        until(events, b"!")
     return (time.monotonic() - began) / 4
 
 
@@ -115,20 +116,20 @@ def kill_at_random(folder: Path, url: str, times: int = 200) -> dict[str, int]:
     """Exporters, each killed at some moment of its first milliseconds; the last one lives."""
     rng, spool = Random(13), SpoolFolder(str(folder), "it")
     counter, newest = mmap.mmap(-1, 8), Source()
-    told, pipe = os.pipe()
+    events, pipe = os.pipe()
     # Once in this process: those that are forked from it then have all that is made on first use.
     anyio.run(partial(send, newest, url, folder, pipe, once=True))
     run_s, left, halves = 0.0, 0, 0
     for number in range(-3, times):
-        os.read(told, 1 << 16)
+        os.read(events, 1 << 16)
         pid = fork(
             partial(anyio.run, partial(send, Counting(counter), url, folder, pipe, once=False))
         )
         if number < 0:
-            run_s = measure_run(told)
+            run_s = measure_run(events)
         else:
             # By turns from its start, when it writes, and from when it sends.
-            until(told, b"!" if number % 2 else b".")
+            until(events, b"!" if number % 2 else b".")
             time.sleep(rng.uniform(0.0, 1.5 * run_s))
         os.kill(pid, signal.SIGKILL)
         assert os.waitpid(pid, 0)[1] == signal.SIGKILL, "the exporter has failed"

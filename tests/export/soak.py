@@ -20,8 +20,9 @@ import anyio
 
 from telemetryd.config import HttpExporterConfig
 from telemetryd.daemon.exporters import build_http
-from telemetryd.export.engine.manager import ExporterManager, ExporterSpec
+from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.export.exporter import ExportContext, Exporter, Outcome
+from telemetryd.export.spec import ExporterSpec
 from telemetryd.model import Payload, Snapshot
 from tests.export.doubles import Source, render, running
 from tests.export.filekiller import fork
@@ -40,7 +41,7 @@ class Soak:
 
     Attributes:
         total: So many exports to make.
-        memory: Resident bytes, by sample; ``files`` likewise.
+        memory: Resident bytes, by sample; ``files`` too.
     """
 
     total: int
@@ -129,12 +130,12 @@ async def export(folder: Path, port: int, soak: Soak) -> None:
 def main(total: int) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        told, port = os.pipe()
+        reader, port = os.pipe()
         child = fork(partial(anyio.run, receive, folder, port))
         try:
             soak = Soak(total)
             began = time.monotonic()
-            anyio.run(export, folder, int(os.read(told, 64)), soak)
+            anyio.run(export, folder, int(os.read(reader, 64)), soak)
             sys.stdout.write(f"{soak.made} exports in {time.monotonic() - began:.0f} s\n")
         finally:
             os.kill(child, signal.SIGKILL)

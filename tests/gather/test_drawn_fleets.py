@@ -8,8 +8,7 @@ import anyio
 import pytest
 
 from telemetryd.config import IdentityConfig
-from telemetryd.export.payloads.fleet import FleetRenderer
-from telemetryd.export.payloads.scc import render_scc
+from telemetryd.export.payloads.fleet import fleet_renderer
 from telemetryd.gather.clusters import CLUSTERS
 from telemetryd.gather.gatherer import Gatherer, Readers
 from telemetryd.gather.project import FEATURES, KUBE_SYSTEM, SETTINGS, nodes_resource
@@ -20,6 +19,7 @@ from telemetryd.informer.store import Relist, Store
 from telemetryd.model import Delivery, R
 from telemetryd.stats import GatherStats, InformerStats
 from tests.apiserver.fixtures import namespace, setting
+from tests.export.doubles import render_scc
 from tests.gather.drawn import SEED, assert_counted, draw_fleet
 from tests.gather.readers import CLUSTER_UUID, NOW_S
 from tests.gather.recount import Object, recount_totals
@@ -134,7 +134,7 @@ class FedGatherer:
         # What is only doubtful for a while, for it has just changed, is so no more.
         self.clock_s += LATER_S
         snapshot = self._gatherer.snapshot()
-        document = json.loads(FleetRenderer()(snapshot, Delivery(at=NOW_S)).body)
+        document = json.loads(fleet_renderer()(snapshot, Delivery(at=NOW_S)).body)
         del document["delivery"]
         return render_scc(snapshot, NOW_S).body, document
 

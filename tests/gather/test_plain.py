@@ -9,7 +9,7 @@ import pytest
 
 from telemetryd.config import IdentityConfig
 from telemetryd.errors import NotReady, UnreadableReason
-from telemetryd.export.payloads.scc import render_scc, scc_schema
+from telemetryd.export.payloads.scc import scc_schema
 from telemetryd.gather.gatherer import Gatherer
 from telemetryd.gather.plain import INSTALLATIONS, LocalCluster, PlainReaders
 from telemetryd.model import (
@@ -23,6 +23,7 @@ from telemetryd.model import (
     Unreadable,
 )
 from telemetryd.stats import GatherStats
+from tests.export.doubles import render_scc
 from tests.gather.readers import CLUSTER_UUID, NOW_S, FilledStore, node
 
 VERSION = "v1.33.4+rke2r1"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telemetryd.kube.account import service_account_of
+from telemetryd.kube.credentials import service_account_of
 
 
 def token(claims: object) -> str:

@@ -521,7 +521,7 @@ async def test_proxy_of_the_kubeconfig_is_used_and_its_password_kept(
         async with connected(tmp_path, target, cluster=cluster) as client:
             await get(client)
             assert seen == ["Basic bWU6U0VOVElORUw="]
-            assert "SENTINEL" not in repr(client._connection)
+            assert "SENTINEL" not in repr(client._current)
     assert "SENTINEL" not in caplog.text
 
 
@@ -587,7 +587,7 @@ async def test_certificate_is_checked_for_the_name_that_go_checks(
     tmp_path: Path, server: str, cluster: Json, name: str | None
 ) -> None:
     async with connected(tmp_path, Scripted(url=server), cluster=cluster) as client:
-        assert client._connection.login.server_name == name
+        assert client._current.login.server_name == name
 
 
 async def test_user_acts_as_another_by_impersonation(tmp_path: Path) -> None:

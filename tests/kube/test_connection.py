@@ -155,7 +155,7 @@ async def test_kubeconfig_that_comes_with_another_user_ends_a_plugins_failure(
 async def test_inline_token_is_chosen_again_when_it_is_refused(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("telemetryd.kube.rechosen._RETRY_S", 0.0)
+    monkeypatch.setattr("telemetryd.kube.login._RETRY_S", 0.0)
     caplog.set_level(logging.INFO)
     path = tmp_path / "config"
     good = ["SENTINEL-one"]
@@ -275,9 +275,9 @@ async def test_client_certificate_that_has_expired_is_told_once(
         config = kubeconfig(tmp_path / "config", server.url, cluster=cluster, user=user)
         async with connected(config) as client:
             await get(client)
-            tls = client._connection.login.tls
+            tls = client._current.login.tls
             assert tls
-            tls._look_at_s = 0.0
+            tls._check_at_s = 0.0
             await get(client)
     lines = logged(caplog, "the client certificate")
     assert len(lines) == len(says)
@@ -288,9 +288,9 @@ async def test_client_certificate_that_has_expired_is_told_once(
 
 HOMELESS = """
 import pwd, sys
-def nobody(user_id):
+def absent(user_id):
     raise KeyError(user_id)
-pwd.getpwuid = nobody
+pwd.getpwuid = absent
 from telemetryd.cli import run_command
 from telemetryd.daemon.signals import EarlySignals
 sys.exit(run_command(["payload"], EarlySignals()))

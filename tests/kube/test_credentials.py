@@ -9,7 +9,7 @@ import pytest
 
 from telemetryd.errors import ConfigError, Problem, Reason, Unavailable
 from telemetryd.kube.credentials import (
-    FixedCredential,
+    Credential,
     Grant,
     RenewedCredential,
     TokenFile,
@@ -118,8 +118,8 @@ async def test_deadline_of_a_request_holds_while_the_token_file_hangs(
 
 
 async def test_fixed_credential_has_no_other() -> None:
-    assert await FixedCredential(None).header() is None
-    assert not await FixedCredential("Basic x").renew("Basic x")
+    assert await Credential(None).header() is None
+    assert not await Credential("Basic x").renew("Basic x")
 
 
 async def test_grant_is_renewed_before_it_expires_and_kept_when_that_fails(

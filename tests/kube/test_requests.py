@@ -1,4 +1,4 @@
-"""Many callers of one API server share few connections, and hold up nobody who isn't among them."""
+"""Many callers of one API server share few connections, and delay no others."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -1,40 +1,29 @@
-"""The exporter manager: which exporters there are, and their start, stop, state and end.
-
-All that sinks need not know is here and in ``runner``: schedules, retries, deadlines, isolation.
-What a payload holds and where it goes doesn't belong here.
-"""
+"""The exporter manager: which exporters there are, and their start, stop, state and end."""
 
 import logging
-import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from random import Random
+from typing import Final
 
 import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup, TaskStatus
 
 from telemetryd.errors import ManagerError
-from telemetryd.export.engine.attempt import CUT_GRACE_S, Surroundings
-from telemetryd.export.engine.holds import Hold, Holds
+from telemetryd.export.engine.attempt import CUT_GRACE_S
 from telemetryd.export.engine.runner import CLOSE_TIMEOUT_S, Runner
-from telemetryd.export.engine.sourcewatch import SourceWatch
+from telemetryd.export.engine.shared import Shared, SourceWatch, suspended_s
 from telemetryd.export.exporter import Exporter
 from telemetryd.export.spec import ExporterSpec
-from telemetryd.export.turn import shared_threads
+from telemetryd.export.threads import shared_threads
 from telemetryd.model import ExporterState, ExporterStatus, Payload, SnapshotSource
 from telemetryd.stats import ExporterStats
 
-__all__ = ["ExporterManager", "ExporterSpec", "suspended_s"]
-
 log = logging.getLogger(__name__)
 
-_NOT_STARTED = "the manager to run"
-
-
-def suspended_s() -> float:
-    """Seconds this machine has spent suspended since it booted."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+_HOLDS: Final = (ExporterState.DISABLED, ExporterState.STANDBY, ExporterState.WAITING)
+"""States in which all exporters can be held, the one that is shown first."""
 
 
 class ExporterManager:
@@ -61,37 +50,22 @@ class ExporterManager:
         saw_epoch: Callable[[int], None] = lambda _: None,
         omitted: Callable[[], frozenset[str]] = frozenset,
     ) -> None:
-        """A manager without exporters.
-
-        Args:
-            source: Where snapshots come from.
-            now: Unix time in seconds.
-            rng: Source of every jitter.
-            drain_timeout_s: How long exporters have to come to their end.
-            epoch: Leadership epoch, for the exporters' context.
-            require_leading: Called directly before each sink is; raises NotLeading where another
-                replica may lead.
-            suspended_s: Seconds the machine has spent suspended since it booted.
-            spool_dir: Where exporters keep pending payloads; None for nowhere.
-            saw_epoch: Called with each epoch that is found on disk or in a receiver's answer.
-            omitted: Names of the ``[privacy]`` keys that omit something now. A payload that was
-                made while fewer did never leaves.
-        """
+        """A manager without exporters; ``Shared`` says what the arguments mean."""
         self.drain_timeout_s = drain_timeout_s
         self._watch = SourceWatch(source, self._source_ready)
         self._runners: dict[str, Runner] = {}
-        self._holds = Holds()
+        self._holds: dict[ExporterState, str] = {}
         self._group: TaskGroup | None = None
         self._running = self._draining = False
-        self._around = Surroundings(
+        self._shared = Shared(
             source=source,
+            watch=self._watch,
             now=now,
             rng=rng,
             suspended_s=suspended_s,
             epoch=epoch,
             saw_epoch=saw_epoch,
             omitted=omitted,
-            lost_source=self._lost_source,
             require_leading=require_leading,
             spool_threads=shared_threads(),
             spool_dir=spool_dir,
@@ -104,8 +78,7 @@ class ExporterManager:
             ManagerError: The name is taken, or the manager is stopping.
         """
         self._refuse_unless_registrable(spec.name)
-        runner = Runner(spec, exporter, self._around)
-        self._runners[spec.name] = runner
+        runner = self._runners[spec.name] = Runner(spec, exporter, self._shared)
         self._launch(runner)
 
     async def unregister(self, name: str) -> None:
@@ -119,15 +92,14 @@ class ExporterManager:
     async def exchange(
         self, out: Collection[str], into: Collection[tuple[ExporterSpec, Exporter]]
     ) -> None:
-        """Take exporters out and then put others in, which may bear their names.
+        """Unregister some exporters, and then register others, which may have the same names.
 
-        Those that go are stopped side by side, within the drain timeout and 2 s. Only once all of
-        them have ended do the new ones begin, so that no two ever write to one destination. None
-        of the others notices anything.
+        The former stop side by side, within the drain timeout and 2 s. The latter start once all of
+        them have ended, so that no two ever write to one destination.
 
         Raises:
-            ManagerError: A name to take out is unknown or on its way out already, one to put in is
-                taken, or the manager is stopping. Nothing was touched, unless that came meanwhile.
+            ManagerError: A name to unregister is unknown or being unregistered, one to register is
+                taken, or the manager is stopping. Nothing changed, unless that happened meanwhile.
         """
         leaving = [self._get(name) for name in out]
         for runner in leaving:
@@ -144,20 +116,20 @@ class ExporterManager:
             for runner in leaving:
                 del self._runners[runner.spec.name]
         finally:
-            # Where the caller is cancelled they stay registered, stopped, to be taken out anew.
+            # Where the caller is cancelled they stay registered, and stopped.
             for runner in leaving:
                 runner.leaving = False
         for spec, exporter in into:
             self.register(spec, exporter)
 
     def reschedule(self, spec: ExporterSpec) -> None:
-        """Give an exporter another interval and timeout in place; all else of it goes on.
+        """Change an exporter's interval and timeout in place.
 
-        Its state and counters, a run or a retry in progress, and whether it is stopped stay as they
-        are. The next run comes within one new interval and a half of the last, never in a burst.
+        Its state and counters, a run or a retry in progress, and whether it is stopped stay. The
+        next run comes within one and a half new intervals after the last, never in a burst.
 
         Raises:
-            ManagerError: There is none of that name, or more than its schedule is to change.
+            ManagerError: There is none of that name, or more than its schedule would change.
         """
         runner = self._get(spec.name)
         kept = replace(
@@ -175,7 +147,7 @@ class ExporterManager:
         return name in self._runners
 
     def status(self, name: str) -> ExporterStatus:
-        """What is known of one exporter.
+        """The status of one exporter.
 
         Raises:
             ManagerError: There is none of that name.
@@ -184,16 +156,13 @@ class ExporterManager:
         return self._status(runner, self._waiting_for((runner,)))
 
     def statuses(self) -> tuple[ExporterStatus, ...]:
-        """What is known of all exporters, sorted by name."""
+        """The status of all exporters, sorted by name."""
         runners = [self._runners[name] for name in sorted(self._runners)]
         waiting_for = self._waiting_for(runners)
         return tuple(self._status(runner, waiting_for) for runner in runners)
 
     def payload(self, name: str) -> Payload | None:
-        """What an exporter last wrote, or newer content that it is yet to write.
-
-        Returns:
-            The payload itself; None where it hasn't had one yet.
+        """What an exporter last wrote, or newer content still to write; None before the first.
 
         Raises:
             ManagerError: There is none of that name.
@@ -201,11 +170,7 @@ class ExporterManager:
         return self._get(name).ledger.payload
 
     def overdue_s(self) -> float:
-        """The scheduler's pulse: how late the exporter is that has waited longest to be woken.
-
-        Every task of an exporter has a time by which it wakes again, whatever its sink does. Where
-        this is more than moments, the scheduler stands still.
-        """
+        """Seconds by which a task has missed its wake-up; where these are many, it is stalled."""
         return max((runner.overdue_s for runner in self._runners.values()), default=0.0)
 
     def stats(self) -> dict[str, ExporterStats]:
@@ -213,23 +178,22 @@ class ExporterManager:
         return {name: runner.ledger.stats for name, runner in self._runners.items()}
 
     def start(self, name: str) -> None:
-        """Let a stopped exporter run again; nothing where it runs.
+        """Let a stopped exporter run again; no effect where it runs.
 
         Raises:
             ManagerError: There is none of that name, it is disabled, held, stopping or closed.
         """
-        runner = self._get(name)
-        self._refuse_unless_runnable(runner)
+        runner = self._runnable(name)
         runner.wanted = True
         if self._group is None:
-            runner.ledger.waiting()
+            runner.ledger.enter(ExporterState.WAITING)
         else:
             self._launch(runner)
 
     async def stop(self, name: str) -> None:
         """Stop an exporter, after a last attempt where something is unsent; it stays registered.
 
-        Nothing where it is stopped. Takes at most the drain timeout.
+        No effect where it is stopped. Takes at most the drain timeout.
 
         Raises:
             ManagerError: There is none of that name.
@@ -242,25 +206,22 @@ class ExporterManager:
         Raises:
             ManagerError: There is none of that name, it is disabled, held, stopping or closed.
         """
-        runner = self._get(name)
-        self._refuse_unless_runnable(runner)
+        runner = self._runnable(name)
         await self._stop(runner)
-        if self._holds.shown is not None:
-            runner.wanted = True  # held meanwhile: it starts with all others
-        else:
+        if self._held() is None:
             self.start(name)
+        else:
+            runner.wanted = True  # held meanwhile: it starts with all others
 
     def trigger(self, name: str) -> str:
-        """Ask for a run now, or as soon as the current one is over; at most one is ever pending.
+        """Ask for a run now or after the current one; returns its id, as the log shows it.
 
-        Returns:
-            The id of that run, as the log names it.
+        At most one such run is pending.
 
         Raises:
             ManagerError: There is none of that name, or it is disabled, held, stopped or stopping.
         """
-        runner = self._get(name)
-        self._refuse_unless_runnable(runner)
+        runner = self._runnable(name)
         if not runner.wanted:
             raise ManagerError(f"exporter {name!r} is stopped")
         return runner.trigger()
@@ -268,43 +229,44 @@ class ExporterManager:
     async def hold(self, state: ExporterState, detail: str) -> None:
         """Keep every exporter from running until the same state is released.
 
-        What runs is cut off and makes no last attempt; it isn't counted as a failure. Takes
-        moments, and is shielded. Counters, last results, and who was stopped by hand stay.
-        Exporters may be registered, exchanged, rescheduled and stopped meanwhile. Several states
-        may be held at a time; one that is held already takes the new detail.
+        A run in progress is cut off without a last attempt, and not counted as a failure. Takes
+        moments, and is shielded. Several states may be held at a time.
 
         Args:
             state: ``DISABLED`` or ``STANDBY``, in which starts and triggers are refused, or
                 ``WAITING``, in which they are kept for later.
-            detail: Why, in a few words.
+            detail: Why, in a few words; replaces that of an earlier hold in this state.
+
+        Raises:
+            ValueError: Exporters can't be held in that state.
         """
-        self._holds.put(Hold(state, detail))
+        if state not in _HOLDS:
+            raise ValueError(f"no exporter is held in state {state}")
+        self._holds[state] = detail
         ending = [runner for runner in self._runners.values() if runner.active]
         for runner in ending:
             runner.abandon()
         with anyio.CancelScope(shield=True):
             for runner in ending:
-                if runner.finished is not None:
-                    await runner.finished.wait()
+                await runner.finished.wait()
         for runner in ending:
             self._launch(runner)  # where it was released meanwhile
 
     def release(self, state: ExporterState) -> None:
-        """End a hold; nothing where the state isn't held.
+        """End a hold; no effect where the state isn't held.
 
-        Once nothing is held, each exporter runs as soon as the source is ready, and then by a
-        schedule that begins there.
+        After the last hold each exporter runs as soon as the source is ready, on a new schedule.
         """
-        if self._holds.lift(state):
-            self._lost_source()  # it may be another one by now, and is asked anew
+        if self._holds.pop(state, None) is not None:
+            self._watch.lost()  # it may be another one by now
             for runner in self._runners.values():
                 self._launch(runner)
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Run the exporters until cancelled; then drain and close them, within a bound.
+        """Run the exporters until cancelled; then drain and close them.
 
-        It ends at most 2 s after the drain timeout, but for an exporter that ignores its
-        cancellation: that one is waited for, after all others have been seen to, and named.
+        It ends at most 2 s after the drain timeout, unless an exporter ignores its cancellation:
+        that one is named and waited for, after all others are closed.
 
         Raises:
             ManagerError: It runs already.
@@ -317,7 +279,7 @@ class ExporterManager:
             async with anyio.create_task_group() as outer:
                 outer.start_soon(self._watch.run)
                 outer.start_soon(_set_when_cancelled, cancelled)
-                # The exporters' tasks are out of the cancellation's reach: they are told to stop.
+                # A cancellation doesn't reach the exporters' tasks: they are asked to stop.
                 with anyio.CancelScope(shield=True):
                     async with anyio.create_task_group() as group:
                         self._group = group
@@ -332,13 +294,12 @@ class ExporterManager:
             await anyio.lowlevel.checkpoint()
         finally:
             self._group = None
-            self._running = self._draining = self._around.ready = False
+            self._running = self._draining = self._watch.ready = False
 
     def _get(self, name: str) -> Runner:
-        try:
-            return self._runners[name]
-        except KeyError:
-            raise ManagerError(f"there is no exporter {name!r}") from None
+        if name not in self._runners:
+            raise ManagerError(f"there is no exporter {name!r}")
+        return self._runners[name]
 
     def _refuse_unless_registrable(self, name: str, *, ending: Collection[str] = ()) -> None:
         if name in self._runners and name not in ending:
@@ -346,28 +307,32 @@ class ExporterManager:
         if self._draining:
             raise ManagerError(f"exporter {name!r} comes too late: the manager is stopping")
 
-    def _refuse_unless_runnable(self, runner: Runner) -> None:
-        name = runner.spec.name
+    def _runnable(self, name: str) -> Runner:
+        runner = self._get(name)
         if not runner.spec.enabled:
             raise ManagerError(f"exporter {name!r} is disabled by its configuration")
-        held = self._holds.shown
-        if held is not None and held.state is not ExporterState.WAITING:
-            raise ManagerError(f"exporter {name!r} is held: {held.detail}")
+        held = self._held()
+        if held is not None and held is not ExporterState.WAITING:
+            raise ManagerError(f"exporter {name!r} is held: {self._holds[held]}")
         if runner.closed:
-            raise ManagerError(f"exporter {name!r} is closed: unregister it and register it anew")
-        if self._draining or runner.leaving or (runner.active and runner.told_to_stop()):
+            raise ManagerError(f"exporter {name!r} is closed: unregister and register it again")
+        if self._draining or runner.leaving or (runner.active and runner.must_stop()):
             raise ManagerError(f"exporter {name!r} is stopping")
+        return runner
 
     def _launch(self, runner: Runner) -> None:
-        if self._group is None or self._draining or self._holds.shown is not None:
+        if self._group is None or self._draining or self._held() is not None:
             return
-        if not runner.wanted or runner.closed or runner.active:
-            return
-        runner.launch(self._group)
+        if runner.wanted and not (runner.closed or runner.active):
+            runner.launch(self._group)
+
+    def _held(self) -> ExporterState | None:
+        """The state that held exporters show, None where nothing is held."""
+        return next((state for state in _HOLDS if state in self._holds), None)
 
     async def _stop(self, runner: Runner) -> None:
         runner.wanted = False
-        if runner.active and runner.finished is not None:
+        if runner.active:
             runner.ask_to_stop(anyio.current_time() + self.drain_timeout_s)
             await runner.finished.wait()
         else:
@@ -392,8 +357,7 @@ class ExporterManager:
             if runner.active:
                 runner.ask_to_stop(by_s)
         for runner in runners:
-            if runner.finished is not None:
-                await runner.finished.wait()
+            await runner.finished.wait()
         with anyio.move_on_after(CLOSE_TIMEOUT_S + 2 * CUT_GRACE_S):
             async with anyio.create_task_group() as closers:
                 for runner in runners:
@@ -403,31 +367,25 @@ class ExporterManager:
         if strays := sorted(runner.spec.name for runner in runners if runner.stray):
             log.error("exporters still ignore their cancellation exporters=%s", ",".join(strays))
 
-    def _source_ready(self, installation_id: str) -> None:
-        self._around.installation_id = installation_id
-        self._around.ready = True
+    def _source_ready(self) -> None:
         for runner in self._runners.values():
             runner.source_ready()
 
-    def _lost_source(self) -> None:
-        self._around.ready = False
-        self._watch.lost()
-
-    def _waiting_for(self, runners: "list[Runner] | tuple[Runner, ...]") -> str:
+    def _waiting_for(self, runners: Collection[Runner]) -> str:
         if not any(runner.ledger.state is ExporterState.WAITING for runner in runners):
             return ""
-        return _NOT_STARTED if self._group is None else self._watch.missing()
+        return "the manager to run" if self._group is None else self._watch.missing()
 
     def _status(self, runner: Runner, waiting_for: str) -> ExporterStatus:
         status = runner.ledger.status(next_run_in_s=runner.next_run_in_s, waiting_for=waiting_for)
-        held = self._holds.shown
+        held = self._held()
         if held is None or not runner.wanted or runner.active:
             return status
         return replace(
             status,
-            state=held.state,
-            detail=held.detail,
-            enabled=held.state is not ExporterState.DISABLED,
+            state=held,
+            detail=self._holds[held],
+            enabled=held is not ExporterState.DISABLED,
             next_run_in_s=None,
         )
 

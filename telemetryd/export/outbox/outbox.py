@@ -1,8 +1,7 @@
 """The outbox of one exporter: which payload is sent, under which epoch and sequence.
 
-At most one payload is pending: the newest. It keeps its bytes, its epoch and its sequence whenever
-it is sent again, so that a receiver can tell. ``spool`` writes the files, the runner decides when
-attempts are made.
+At most one payload is pending: the newest. It keeps its bytes, epoch and sequence whenever it is
+sent again, so that a receiver can recognise it. ``spool`` writes the files.
 """
 
 import errno
@@ -22,8 +21,7 @@ from telemetryd.export.outbox.spool import (
     PendingPayload,
     SpoolFolder,
 )
-from telemetryd.export.spec import ExporterSpec
-from telemetryd.export.turn import StillHangingError, Turn
+from telemetryd.export.threads import StillHangingError, WorkerThread
 from telemetryd.limiter import Limiter
 from telemetryd.model import Delivery
 
@@ -33,9 +31,9 @@ DISK_TIMEOUT_S: Final = 2.0
 HIGHEST_EPOCH: Final = 2**31 - 2
 """The highest epoch to continue above: a Lease counts its terms in 32 bits."""
 MOST_TERMS_AHEAD: Final = 1_000_000
-"""So many terms a receiver may be ahead: years of failovers, one each minute."""
+"""How many terms a receiver may be ahead: years of failovers, one a minute."""
 HIGHEST_SEQUENCE: Final = MAX_SEQUENCE - 2**32
-"""The highest sequence to continue above: it leaves four billion payloads."""
+"""The highest sequence to continue above: four billion payloads remain."""
 
 _FIXES: Final = {
     errno.ENOSPC: "free space or inodes there",
@@ -43,7 +41,7 @@ _FIXES: Final = {
     errno.EROFS: "mount it writable, or configure another state_dir",
     errno.EACCES: "let the daemon's user write there, or configure another state_dir",
     errno.EPERM: "let the daemon's user write there, or configure another state_dir",
-    errno.ENOTDIR: "move away the file that stands there",
+    errno.ENOTDIR: "move away the file that is there",
     errno.EISDIR: "move away the folder that has the name of a file there",
     errno.ENOTEMPTY: "move away the folders whose names end in .tmp there",
     errno.EIO: "check the disk or the file server",
@@ -62,8 +60,8 @@ class Pending:
     """A payload must be sent. The receiver may already have it: an answer can get lost.
 
     Attributes:
-        stored: The disk knows of it.
-        counted: It could not be stored, which was counted.
+        stored: It is on disk, or nothing must be.
+        counted: That it could not be stored was counted.
     """
 
     payload: PendingPayload
@@ -78,7 +76,7 @@ class Delivered:
     Attributes:
         payload: What is remembered of the last delivery.
         at_s: When it was, on the outbox's clock.
-        noted: The disk knows of it.
+        noted: It is recorded on disk.
     """
 
     payload: LastDelivery
@@ -98,7 +96,7 @@ def offer(
         state: The state before.
         newest: The newest payload.
         now_s: The time on the outbox's clock.
-        max_silence_s: Unchanged content is not sent again for so long.
+        max_silence_s: After so many seconds unchanged content is sent again.
     """
     content = (newest.payload.digest, newest.installation_id)
     match state:
@@ -117,7 +115,7 @@ def offer(
 
 
 def recover(contents: Contents, *, destination: str, now: float, now_s: float) -> OutboxState:
-    """The state that an earlier process has left.
+    """The state that an earlier process left.
 
     Args:
         contents: Of its files.
@@ -153,7 +151,7 @@ def why_withheld(payload: PendingPayload, format_: str, omitted: frozenset[str])
 class Outbox:
     """Holds the state of one exporter's deliveries, and keeps it on disk where its spec says so.
 
-    A disk that cannot be used is shown in the status. It never keeps a payload from being sent.
+    The status shows a disk that cannot be used. It never keeps a payload from being sent.
     """
 
     __slots__ = (
@@ -164,14 +162,12 @@ class Outbox:
         "_now",
         "_opened",
         "_saw_epoch",
-        "_spec",
         "_state",
-        "_turn",
+        "_thread",
     )
 
     def __init__(
         self,
-        spec: Callable[[], ExporterSpec],
         ledger: Ledger,
         *,
         spool_dir: str | None,
@@ -180,31 +176,29 @@ class Outbox:
         threads: Limiter,
         saw_epoch: Callable[[int], None],
     ) -> None:
-        """Nothing is read yet.
+        """Read nothing yet.
 
         Args:
-            spec: The exporter's, as it is now.
-            ledger: Records trouble with the disk.
+            ledger: Has the exporter's spec, and records trouble with the disk.
             spool_dir: Where all exporters keep their files, None for nowhere.
             now: Unix time in seconds.
             clock: Seconds that also pass in suspend, from any start.
-            threads: Shared by all exporters, so that few use the disk at a time.
+            threads: Limits how many exporters use the disk at a time.
             saw_epoch: Called with each epoch that is found on disk or in a receiver's answer.
         """
-        self._spec = spec
         self._ledger = ledger
         self._now = now
         self._clock = clock
         self._saw_epoch = saw_epoch
         self._folder: SpoolFolder | None = None
-        if spec().destination and spool_dir is not None:
-            self._folder = SpoolFolder(spool_dir, spec().name)
-        elif spec().destination:
+        if ledger.spec.destination and spool_dir is not None:
+            self._folder = SpoolFolder(spool_dir, ledger.spec.name)
+        elif ledger.spec.destination:
             ledger.spool_failed("there is no usable state_dir: configure one")
         self._opened = False
         self._state: OutboxState = Empty()
         self._highest = Delivery(at=0.0)
-        self._turn = Turn(threads)
+        self._thread = WorkerThread(threads)
 
     @property
     def pending(self) -> PendingPayload | None:
@@ -212,7 +206,7 @@ class Outbox:
         return self._state.payload if isinstance(self._state, Pending) else None
 
     async def open(self, omitted: frozenset[str]) -> None:
-        """Catch up with the disk, and drop the pending payload where it must not leave any more.
+        """Read the disk once, and drop the pending payload where it must not be sent any more.
 
         Args:
             omitted: Names of the ``[privacy]`` keys that omit something now.
@@ -223,28 +217,18 @@ class Outbox:
             if contents is not None:
                 self._opened = True
                 await self._adopt(folder, contents)
-        await self.withhold(omitted)
+        if self.pending is not None:
+            why = why_withheld(self.pending, self._ledger.spec.disclosure.format, omitted)
+            if why:
+                await self._drop(why)
         await self._note()
-
-    async def withhold(self, omitted: frozenset[str]) -> None:
-        """Drop the pending payload where it must not leave any more.
-
-        Args:
-            omitted: Names of the ``[privacy]`` keys that omit something now.
-        """
-        pending = self.pending
-        if pending is None:
-            return
-        why = why_withheld(pending, self._spec().disclosure.format, omitted)
-        if why:
-            await self._drop(why)
 
     def epoch(self, term: int) -> int:
         """The epoch to send under: that of the term, or a higher one that was seen."""
         return max(term, self._highest.epoch)
 
     def next_delivery(self, term: int) -> Delivery:
-        """How a new payload would be sent; it outranks all others, whatever the clock says.
+        """Epoch, sequence and time of a new payload: above all others, whatever the clock says.
 
         Args:
             term: Epoch of this replica's leadership.
@@ -263,23 +247,21 @@ class Outbox:
             self._state,
             newest,
             now_s=self._clock(),
-            max_silence_s=self._spec().max_silence_s,
+            max_silence_s=self._ledger.spec.max_silence_s,
         )
         return self.pending
 
     async def keep(self, payload: PendingPayload) -> None:
-        """Let the disk know of a payload before it is sent."""
+        """Store a payload on disk before it is sent."""
         folder, state = self._folder, self._state
         if folder is None or not isinstance(state, Pending):
             return
-        if not self._spec().spooled:
+        if not self._ledger.spec.spooled:
             if not state.stored:
-                self._state = replace(state, stored=await self._done(folder.forget))
+                self._state = replace(state, stored=await self._on_disk(folder.forget) is not None)
             return
-        size_bytes = await self._on_disk(lambda: folder.store(payload, unless_there=state.stored))
-        if size_bytes is not None:
+        if await self._update(lambda: folder.store(payload, unless_there=state.stored)):
             self._state = replace(state, stored=True)
-            self._show_kept(size_bytes)
         elif not state.counted:
             self._state = replace(state, stored=False, counted=True)
             self._ledger.stats.spool_dropped["storage"] += 1
@@ -299,13 +281,14 @@ class Outbox:
         await self._note()
 
     async def outranked(self, payload: PendingPayload, error: OutrankedError) -> bool:
-        """The receiver has a higher pair: the next payload goes above it, and this one is dropped.
+        """The receiver has a higher pair: drop this payload, and send the next one above that pair.
 
-        Where the receiver knows of a later term than ours, ours becomes the one after it, so that
-        what an earlier leader may still send stays below.
+        Where the receiver knows a later term than ours, ours becomes the one after it, so that what
+        an earlier leader may still send stays below.
 
         Returns:
-            Whether that can help. A pair below what was sent, or far beyond all reason, cannot.
+            Whether that can help. It can't where the receiver's pair is below what was sent, or
+            unreasonably high.
         """
         sent = payload.delivery
         later_term = error.epoch > sent.epoch
@@ -322,25 +305,24 @@ class Outbox:
         return True
 
     async def _drop(self, why: str) -> None:
-        """Forget the pending payload, on disk too; the reason is counted where there is one."""
+        """Drop the pending payload, on disk too; the reason is counted where there is one."""
         stored = isinstance(self._state, Pending) and self._state.stored
         self._state = Empty()
         if why:
             self._ledger.payload_dropped(why)
-        if self._folder is not None and stored and await self._done(self._folder.discard):
-            self._show_kept(0)
+        if self._folder is not None and stored:
+            await self._update(self._folder.discard)
 
     async def _note(self) -> None:
         folder, state = self._folder, self._state
         if folder is None or not isinstance(state, Delivered) or state.noted:
             return
         last = state.payload
-        if await self._done(lambda: folder.settle(last)):
+        if await self._update(lambda: folder.settle(last)):
             self._state = replace(state, noted=True)
-            self._show_kept(0)
 
     async def _adopt(self, folder: SpoolFolder, contents: Contents) -> None:
-        """Go on where an earlier process has ended, unless something newer was sent since."""
+        """Continue where an earlier process ended, unless something newer was sent since."""
         for damage in contents.damaged:
             self._ledger.spool_damaged(damage.file, damage.why, damage.moved_to)
         pending, last = contents.pending, contents.delivered
@@ -348,7 +330,7 @@ class Outbox:
             self._saw(last.epoch or 0, last.sequence)
         if pending is not None:
             self._saw(pending.delivery.epoch, pending.delivery.sequence)
-        destination = self._spec().destination
+        destination = self._ledger.spec.destination
         if isinstance(self._state, Empty):
             self._state = recover(
                 contents, destination=destination, now=self._now(), now_s=self._clock()
@@ -357,7 +339,7 @@ class Outbox:
                 self._show_kept(contents.pending_bytes)
         if pending is not None and pending.destination != destination:
             self._ledger.payload_dropped("destination")
-            await self._done(folder.discard)
+            await self._on_disk(folder.discard)
 
     def _saw(self, epoch: int, sequence: int) -> None:
         self._raise_highest(epoch, sequence)
@@ -374,20 +356,20 @@ class Outbox:
         self._ledger.stats.spool_bytes = size_bytes
         self._ledger.stats.spool_items = int(size_bytes > 0)
 
-    async def _done(self, call: Callable[[], None]) -> bool:
-        def done() -> bool:
-            call()
-            return True
-
-        return await self._on_disk(done) or False
+    async def _update(self, call: Callable[[], int]) -> bool:
+        """Whether the call changed what is on disk; it returns the pending bytes there."""
+        size_bytes = await self._on_disk(call)
+        if size_bytes is not None:
+            self._show_kept(size_bytes)
+        return size_bytes is not None
 
     async def _on_disk(self, call: Callable[[], T]) -> T | None:
-        """Call it in a worker thread, within a bound; None where it fails, which is shown."""
-        # However short an attempt is, most of it is for sending.
-        timeout_s = min(DISK_TIMEOUT_S, self._spec().attempt_timeout_s / 4)
+        """Call it in a worker thread, within a bound; None where it fails, shown in the status."""
+        # Most of an attempt's time is for sending.
+        timeout_s = min(DISK_TIMEOUT_S, self._ledger.spec.attempt_timeout_s / 4)
         try:
             with anyio.fail_after(timeout_s):
-                result = await self._turn.take(call)
+                result = await self._thread.run(call)
         except (TimeoutError, StillHangingError):
             self._ledger.spool_failed(self._trouble("it takes too long", errno.EIO))
         except OSError as exc:

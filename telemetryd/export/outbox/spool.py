@@ -1,14 +1,13 @@
-"""What one exporter keeps on disk: the pending payload, and the last delivery.
+"""The files of one exporter: the pending payload, and the last delivery.
 
 ::
 
     <state_dir>/spool/<exporter>/pending         the payload, replaced by each newer one
     <state_dir>/spool/<exporter>/state           the last delivery
-    <state_dir>/spool/<exporter>/*.corrupt       damaged files, for a person to look at
+    <state_dir>/spool/<exporter>/*.corrupt       damaged files, for a person to examine
 
-A file is written beside its place, synced and renamed, so that it is whole or absent, and begins
-with the checksum of the rest. Everything here blocks, so it belongs into a worker thread. The
-outbox decides what is kept and what is sent.
+A file is written to a temporary name, synced and renamed, so that it is whole or absent, and begins
+with the checksum of the rest. Everything here blocks: call it in a worker thread.
 """
 
 import errno
@@ -120,7 +119,7 @@ class _Label(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class _Unlabelled(msgspec.Struct, frozen=True):
-    """What tells the formats of earlier versions apart: the SCC payload has no such key."""
+    """Tells the formats of earlier versions apart: the SCC payload has no such key."""
 
     schema_version: msgspec.Raw | UnsetType = UNSET
 
@@ -142,13 +141,13 @@ class Damage:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a folder holds.
+    """The content of a folder.
 
     Attributes:
         pending: None where it is delivered already.
         damaged: The files that could not be used.
         pending_bytes: Size of the file with the pending payload, 0 without one.
-        pending_damaged: The receiver may have a payload that the file no longer tells of.
+        pending_damaged: The receiver may have a payload that the file no longer shows.
     """
 
     pending: PendingPayload | None
@@ -159,10 +158,13 @@ class Contents:
 
 
 class SpoolFolder:
-    """One exporter's folder, made when something is kept."""
+    """One exporter's folder, made when something is kept.
+
+    Methods that change it return the size of the pending payload's file in bytes, 0 without one.
+    """
 
     def __init__(self, spool_dir: str, exporter: str) -> None:
-        """Name it; nothing is opened or made yet.
+        """Open and make nothing yet.
 
         Args:
             spool_dir: Absolute; holds the folders of all exporters.
@@ -188,14 +190,11 @@ class SpoolFolder:
         return self._take_stock(lambda _name: "")
 
     def store(self, pending: PendingPayload, *, unless_there: bool = False) -> int:
-        """Keep a payload in the place of any other.
+        """Keep a payload, instead of any other.
 
         Args:
             pending: The payload.
             unless_there: Any file in its place is this payload already.
-
-        Returns:
-            The size of its file in bytes.
 
         Raises:
             OSError: It cannot be written. An older payload stays, the last delivery is forgotten.
@@ -209,11 +208,11 @@ class SpoolFolder:
                 raise
         return len(content)
 
-    def settle(self, delivered: LastDelivery) -> None:
-        """Note a delivery; nothing is pending then.
+    def settle(self, delivered: LastDelivery) -> int:
+        """Record a delivery; nothing is pending then.
 
         Raises:
-            OSError: It cannot be written. The delivery before is forgotten.
+            OSError: It cannot be written. The earlier delivery is forgotten.
         """
         record = msgspec.structs.replace(delivered, exporter=self.exporter)
         try:
@@ -224,22 +223,25 @@ class SpoolFolder:
         finally:
             # A full disk can still remove files, and a delivered payload must not leave again.
             self._remove(PENDING)
+        return 0
 
-    def discard(self) -> None:
+    def discard(self) -> int:
         """Remove the pending payload.
 
         Raises:
             OSError: It cannot be removed.
         """
         self._remove(PENDING)
+        return 0
 
-    def forget(self) -> None:
-        """Remove the note of the last delivery: the receiver may be about to get something else.
+    def forget(self) -> bool:
+        """Remove the record of the last delivery, before something else is sent; always true.
 
         Raises:
             OSError: It cannot be removed.
         """
         self._remove(STATE)
+        return True
 
     def _forget(self) -> None:
         with suppress(OSError):
@@ -272,7 +274,7 @@ class SpoolFolder:
             damaged.append(Damage(str(self.path / name), why, move_aside(name)))
             return None, 0
 
-        pending, size_bytes = read(PENDING, _parse_pending)
+        pending, size_bytes = read(PENDING, parse_pending)
         pending_damaged = bool(damaged)
         delivered, _ = read(STATE, _parse_delivery)
         if pending is not None and delivered is not None and delivered.covers(pending):
@@ -319,16 +321,12 @@ def render_pending(pending: PendingPayload, exporter: str = "") -> bytes:
     return _frame(msgspec.json.encode(label) + b"\n" + payload.body)
 
 
-def parse_pending(content: bytes) -> PendingPayload:
-    """What ``render_pending`` made.
+def parse_pending(content: bytes) -> tuple[PendingPayload, str]:
+    """The pending payload and the exporter that ``render_pending`` wrote.
 
     Raises:
-        ValueError: It is anything else, or not whole.
+        ValueError: The content is something else, or not whole.
     """
-    return _parse_pending(content)[0]
-
-
-def _parse_pending(content: bytes) -> tuple[PendingPayload, str]:
     line, newline, body = _unframe(content).partition(b"\n")
     if not newline:
         raise ValueError("it is not a pending payload")

@@ -67,12 +67,12 @@ def fields_of(document: type[msgspec.Struct]) -> tuple[Field, ...]:
 
 
 def node_info(key: str) -> tuple[str, str]:
-    """Where a text of ``nodeInfo`` comes from, with a Rancher and without."""
+    """The source of a text of ``nodeInfo``, with a Rancher and without."""
     return f"nodes' status.internalNodeStatus.nodeInfo.{key}", f"nodes' status.nodeInfo.{key}"
 
 
 def capacity(key: str) -> tuple[str, str]:
-    """Where a capacity comes from, with a Rancher and without."""
+    """The source of a capacity, with a Rancher and without."""
     return f"nodes' status.internalNodeStatus.capacity.{key}", f"nodes' status.capacity.{key}"
 
 

@@ -1,8 +1,4 @@
-"""The fleet payload: our own document, with what the SCC payload has no room for.
-
-What the document holds is ``fleet_document``'s; every one is held against that before it is handed
-out. Sinks decide where the bytes go.
-"""
+"""The fleet payload, made of a snapshot; ``fleet_document`` declares and validates it."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -11,12 +7,7 @@ from telemetryd import __version__
 from telemetryd.errors import PermanentError, Reason
 from telemetryd.export.payloads.fleet_document import SCHEMA_VERSION, validate_fleet
 from telemetryd.export.payloads.fleet_rows import MAX_AMOUNT
-from telemetryd.export.payloads.payload import (
-    CONTENT_TYPE,
-    Spliced,
-    document_digest,
-    render_rfc3339,
-)
+from telemetryd.export.payloads.payload import DocumentRenderer, render_rfc3339
 from telemetryd.model import (
     Amounts,
     ClusterDetail,
@@ -24,7 +15,6 @@ from telemetryd.model import (
     FleetDetail,
     Gpus,
     GroupKey,
-    Payload,
     RoleCounts,
     ShapeDetail,
     Snapshot,
@@ -38,74 +28,37 @@ from telemetryd.quantity import next_power, up_to
 _NANO_PER_MILLI: Final = 10**6
 _NANO: Final = 10**9
 _GIB_NANO: Final = 2**30 * _NANO
-_DELIVERY: Final = "delivery"
 _NO_AMOUNTS: Final = Amounts()
 
 
-class FleetRenderer:
-    """Makes fleet payloads, with a memory of the last snapshot: only ``delivery`` is made anew.
+def fleet_renderer(
+    render: Callable[[Snapshot, FleetDetail], dict[str, Any]] | None = None,
+    validate: Callable[[bytes], str] = validate_fleet,
+) -> DocumentRenderer:
+    """Makes fleet payloads of one version.
 
-    One of these serves any number of exporters.
+    Args:
+        render: Makes the document without its delivery; ``render_facts`` by default.
+        validate: Checks the document against its schema.
     """
 
-    __slots__ = ("_digest", "_document", "_render", "_snapshot", "_validate")
-
-    def __init__(
-        self,
-        render: Callable[[Snapshot, FleetDetail], dict[str, Any]] | None = None,
-        validate: Callable[[bytes], None] = validate_fleet,
-    ) -> None:
-        """Make documents of one version.
-
-        Args:
-            render: Makes the document without its delivery; ``render_facts`` by default.
-            validate: Holds the document against its schema.
-        """
-        self._render = render or render_facts
-        self._validate = validate
-        self._snapshot: Snapshot | None = None
-        self._document = Spliced({}, _DELIVERY)
-        self._digest = ""
-
-    def __call__(self, snapshot: Snapshot, delivery: Delivery) -> Payload:
-        """The payload of the snapshot, so delivered.
-
-        Raises:
-            PermanentError: The snapshot makes a document that doesn't fit the schema, or was made
-                without the detail.
-        """
-        if snapshot is not self._snapshot:
-            self._remember(snapshot, delivery)
-        return Payload(
-            body=self._body(delivery),
-            content_type=CONTENT_TYPE,
-            digest=self._digest,
-            revision=snapshot.revision,
-            schema_valid=True,
-            schema_error="",
-        )
-
-    def _body(self, delivery: Delivery) -> bytes:
-        return self._document.body(
-            {
-                "timestamp": render_rfc3339(delivery.at),
-                "sequence": delivery.sequence,
-                "epoch": delivery.epoch,
-                "digest": self._digest,
-            }
-        )
-
-    def _remember(self, snapshot: Snapshot, delivery: Delivery) -> None:
+    def facts(snapshot: Snapshot) -> dict[str, Any]:
         if snapshot.detail is None:
             raise PermanentError(
                 Reason.INTERNAL, "the snapshot was made without what the fleet payload needs"
             )
-        self._snapshot = None
-        facts = self._render(snapshot, snapshot.detail)
-        self._digest = document_digest(facts)
-        self._document = Spliced(facts, _DELIVERY)
-        self._validate(self._body(delivery))
-        self._snapshot = snapshot
+        return (render or render_facts)(snapshot, snapshot.detail)
+
+    return DocumentRenderer(facts, "delivery", _delivery, validate)
+
+
+def _delivery(delivery: Delivery, digest: str) -> dict[str, Any]:
+    return {
+        "timestamp": render_rfc3339(delivery.at),
+        "sequence": delivery.sequence,
+        "epoch": delivery.epoch,
+        "digest": digest,
+    }
 
 
 def render_facts(snapshot: Snapshot, detail: FleetDetail) -> dict[str, Any]:
@@ -139,7 +92,7 @@ def render_facts(snapshot: Snapshot, detail: FleetDetail) -> dict[str, Any]:
 
 
 def core_facts(snapshot: Snapshot) -> dict[str, Any]:
-    """What every version of the document has, and all tell alike."""
+    """The keys that are the same in every version of the document."""
     identity = snapshot.identity
     return {
         "telemetryd_version": __version__,
@@ -208,7 +161,7 @@ def _shape_order(counted: ShapeDetail) -> tuple[Any, ...]:
 
 
 def core_cluster(cluster: ClusterDetail) -> dict[str, Any]:
-    """What every version of the document tells of a cluster."""
+    """The row of a cluster, in every version of the document."""
     row = {
         "upstream": cluster.upstream,
         "kubernetes_version": cluster.kubernetes_version,
@@ -256,7 +209,7 @@ def _amounts(amounts: Amounts | None) -> dict[str, int | None]:
 
 
 def core_shape(counted: ShapeDetail) -> dict[str, Any]:
-    """What every version of the document tells of nodes that are alike."""
+    """The row of nodes that are alike, in every version of the document."""
     shape = counted.shape
     return {
         "roles": list(shape.roles),

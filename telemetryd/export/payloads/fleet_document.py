@@ -35,7 +35,7 @@ SCHEMA_VERSION: Final = 2
 SCHEMA_ID: Final = f"urn:telemetryd:payload:fleet:{SCHEMA_VERSION}"
 
 
-class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ClusterSums(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The clusters that are alike in one thing."""
 
     clusters: Annotated[int, Meta(ge=1), sent("How many such clusters there are", "counted")]
@@ -44,7 +44,7 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     memory_bytes: Annotated[Amount, sent("Memory of their nodes, in bytes", *capacity("memory"))]
 
 
-class KindPart(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class KindSums(ClusterSums, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``by_kind[]``."""
 
     kind: Annotated[
@@ -57,25 +57,25 @@ class KindPart(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ]
 
 
-class ProviderPart(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ProviderSums(ClusterSums, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``by_provider[]``."""
 
     provider: Annotated[Label, PROVIDER]
 
 
-class DriverPart(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class DriverSums(ClusterSums, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``by_driver[]``."""
 
     driver: Annotated[Label, DRIVER]
 
 
-class ManagementPart(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ManagementSums(ClusterSums, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``by_management[]``."""
 
     management: Annotated[Management, MANAGEMENT]
 
 
-class MinorPart(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class MinorSums(ClusterSums, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``by_kubernetes_minor[]``."""
 
     minor: Annotated[
@@ -185,7 +185,7 @@ class DeliveryNote(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 class DocumentCore(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What every version of the document has, in its order."""
+    """The keys of every version of the document, in their order."""
 
     schema_version: int
     telemetryd_version: Annotated[str, sent("Version of telemetryd", "a constant")]
@@ -212,11 +212,11 @@ class FleetDocument(DocumentCore, frozen=True, forbid_unknown_fields=True, kw_on
     clusters: list[Cluster]
     node_shapes: list[NodeShapes]
     totals: FleetTotals
-    by_kind: list[KindPart]
-    by_provider: list[ProviderPart]
-    by_driver: list[DriverPart]
-    by_management: list[ManagementPart]
-    by_kubernetes_minor: list[MinorPart]
+    by_kind: list[KindSums]
+    by_provider: list[ProviderSums]
+    by_driver: list[DriverSums]
+    by_management: list[ManagementSums]
+    by_kubernetes_minor: list[MinorSums]
     entitlement: Entitled
 
 
@@ -231,8 +231,8 @@ def fleet_schema() -> dict[str, Any]:
     return json_schema(FleetDocument, schema_id=SCHEMA_ID, title="telemetryd fleet payload")
 
 
-def validate_fleet(body: bytes, decoder: msgspec.json.Decoder[Any] = _DECODER) -> None:
-    """Hold a document against the schema.
+def validate_fleet(body: bytes, decoder: msgspec.json.Decoder[Any] = _DECODER) -> str:
+    """Check a document against the schema; returns an empty text: every deviation is an error.
 
     Args:
         body: The document.
@@ -247,3 +247,4 @@ def validate_fleet(body: bytes, decoder: msgspec.json.Decoder[Any] = _DECODER) -
         raise PermanentError(
             Reason.INTERNAL, f"the fleet payload doesn't fit its schema: {exc}"
         ) from exc
+    return ""

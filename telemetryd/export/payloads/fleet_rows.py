@@ -55,7 +55,7 @@ class RoleNumbers(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class ClusterCore(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What every version of the document tells of a cluster."""
+    """A cluster, in every version of the document."""
 
     id: (
         Annotated[
@@ -196,7 +196,7 @@ class Cluster(ClusterCore, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class ShapeCore(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What every version of the document tells of nodes that are alike."""
+    """Nodes that are alike, in every version of the document."""
 
     roles: Annotated[
         list[Literal["controlplane", "etcd", "worker"]],

@@ -10,12 +10,12 @@ import msgspec
 
 from telemetryd.export.payloads.declare import fields_of, sent
 from telemetryd.export.payloads.fleet import (
-    FleetRenderer,
     cluster_order,
     core_cluster,
     core_facts,
     core_shape,
     core_totals,
+    fleet_renderer,
 )
 from telemetryd.export.payloads.fleet_document import (
     DocumentCore,
@@ -23,7 +23,7 @@ from telemetryd.export.payloads.fleet_document import (
     validate_fleet,
 )
 from telemetryd.export.payloads.fleet_rows import ClusterCore, ShapeCore
-from telemetryd.export.payloads.payload import json_schema
+from telemetryd.export.payloads.payload import DocumentRenderer, json_schema
 from telemetryd.model import FleetDetail, Snapshot
 
 SCHEMA_ID: Final = "urn:telemetryd:payload:fleet:1"
@@ -61,7 +61,7 @@ def render_facts(snapshot: Snapshot, detail: FleetDetail) -> dict[str, Any]:
 
 
 def _shapes(detail: FleetDetail) -> list[dict[str, Any]]:
-    """Rows of shapes; those that differ in what this version doesn't tell are one."""
+    """Rows of shapes; those that differ only in keys of later versions are one."""
     rows: dict[bytes, dict[str, Any]] = {}
     for counted in detail.shapes:
         row = core_shape(counted)
@@ -84,7 +84,6 @@ def _order(row: dict[str, Any]) -> tuple[Any, ...]:
     )
 
 
-FleetV1Renderer: Final = partial(
-    FleetRenderer, render_facts, partial(validate_fleet, decoder=_DECODER)
-)
-"""Makes fleet payloads of version 1."""
+def fleet_v1_renderer() -> DocumentRenderer:
+    """Makes fleet payloads of version 1."""
+    return fleet_renderer(render_facts, partial(validate_fleet, decoder=_DECODER))

@@ -1,11 +1,11 @@
-"""Which formats a payload can have, and what makes each; their names are the configuration's."""
+"""The formats of payloads, by the names that the configuration uses."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from telemetryd.export.payloads import fleet_document, fleet_v1, scc
-from telemetryd.export.payloads.fleet import FleetRenderer
+from telemetryd.export.payloads.fleet import fleet_renderer
 from telemetryd.export.payloads.payload import Renderer
 from telemetryd.model import Field
 
@@ -15,7 +15,7 @@ class Format:
     """One format.
 
     Attributes:
-        renderer: Makes what makes its payloads.
+        renderer: Makes a function that makes its payloads.
         fields: All that leaves in it.
         schema: Its JSON Schema.
         needs_detail: Its snapshots must hold the fleet in detail.
@@ -30,15 +30,15 @@ class Format:
 
 
 PAYLOAD_FORMATS: Final[Mapping[str, Format]] = {
-    "scc": Format(scc.SccRenderer, scc.FIELDS, scc.scc_schema, needs_detail=False),
+    "scc": Format(scc.scc_renderer, scc.FIELDS, scc.scc_schema, needs_detail=False),
     "fleet": Format(
-        FleetRenderer,
+        fleet_renderer,
         fleet_document.FIELDS,
         fleet_document.fleet_schema,
         needs_detail=True,
         tells_doubts=True,
     ),
     "fleet-v1": Format(
-        fleet_v1.FleetV1Renderer, fleet_v1.FIELDS, fleet_v1.fleet_v1_schema, needs_detail=True
+        fleet_v1.fleet_v1_renderer, fleet_v1.FIELDS, fleet_v1.fleet_v1_schema, needs_detail=True
     ),
 }

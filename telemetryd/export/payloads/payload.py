@@ -1,7 +1,6 @@
 """What payloads of every format have in common: canonical bytes, digest, schema, dates.
 
-A document is a JSON object with sorted keys and sorted rows, so that facts decide bytes. What a
-format holds is ``scc``'s and ``fleet``'s affair; which there are, ``formats``'s.
+A document is a JSON object with sorted keys and sorted rows, so that equal facts have equal bytes.
 """
 
 import re
@@ -74,12 +73,12 @@ def document_digest(document: Mapping[str, Any]) -> str:
 
 
 def parse_digest(body: bytes) -> tuple[str, float | None] | None:
-    """What bytes found at a destination say.
+    """Digest and timestamp of a document that was found at a destination.
 
     Returns:
-        The digest of their content and their timestamp in Unix seconds (None where they have
-        none that can be read). None where they aren't a JSON object, or one nested deeper than
-        orjson writes, which can't be ours, or one whose ``delivery`` names another digest.
+        The timestamp is in Unix seconds, None where it has none that can be read. None for what we
+        can't have written: no JSON object, one nested deeper than orjson writes, or one whose
+        ``delivery`` names another digest.
     """
     try:
         document = orjson.loads(body)
@@ -88,20 +87,20 @@ def parse_digest(body: bytes) -> tuple[str, float | None] | None:
         digest = document_digest(document)
     except (orjson.JSONDecodeError, PermanentError):
         return None
-    told = document.get("delivery", document)
-    if not isinstance(told, dict) or (told is not document and told.get("digest") != digest):
+    sent = document.get("delivery", document)
+    if not isinstance(sent, dict) or (sent is not document and sent.get("digest") != digest):
         return None
-    timestamp = told.get("timestamp")
+    timestamp = sent.get("timestamp")
     return digest, parse_rfc3339(timestamp) if isinstance(timestamp, str) else None
 
 
-class Spliced:
-    """A canonical document of which one key is made anew each time."""
+class DocumentTemplate:
+    """A canonical document with one key whose value changes."""
 
     __slots__ = ("_head", "_tail")
 
     def __init__(self, facts: Mapping[str, Any], key: str) -> None:
-        """Write all that stays.
+        """Render everything but the key.
 
         Args:
             facts: The document without the key.
@@ -122,6 +121,73 @@ class Spliced:
 
 def _joined(begun: bytes, empty: bytes) -> bytes:
     return begun if begun == empty else begun + b","
+
+
+class DocumentRenderer:
+    """Makes the payloads of one format. While the snapshot stays, only one key is rendered again.
+
+    One of these serves any number of exporters.
+    """
+
+    __slots__ = (
+        "_digest",
+        "_facts",
+        "_key",
+        "_schema_error",
+        "_snapshot",
+        "_template",
+        "_validate",
+        "_value",
+    )
+
+    def __init__(
+        self,
+        facts: Callable[[Snapshot], Mapping[str, Any]],
+        key: str,
+        value: Callable[[Delivery, str], Any],
+        validate: Callable[[bytes], str],
+    ) -> None:
+        """Render nothing yet.
+
+        Args:
+            facts: The document without the key; raises PermanentError.
+            key: Says when and how the document is sent; no part of the digest.
+            value: The key's value, from the delivery and the digest.
+            validate: Checks a document against the schema: returns a deviation that is sent all the
+                same, empty without one; raises PermanentError for any other.
+        """
+        self._facts = facts
+        self._key = key
+        self._value = value
+        self._validate = validate
+        self._snapshot: Snapshot | None = None
+        self._template = DocumentTemplate({}, key)
+        self._digest = self._schema_error = ""
+
+    def __call__(self, snapshot: Snapshot, delivery: Delivery) -> Payload:
+        """The payload of the snapshot.
+
+        Raises:
+            PermanentError: The snapshot makes a document that doesn't fit the schema.
+        """
+        if snapshot is not self._snapshot:
+            self._snapshot = None
+            facts = self._facts(snapshot)
+            self._digest = document_digest(facts)
+            self._template = DocumentTemplate(facts, self._key)
+            self._schema_error = self._validate(self._body(delivery))
+            self._snapshot = snapshot
+        return Payload(
+            body=self._body(delivery),
+            content_type=CONTENT_TYPE,
+            digest=self._digest,
+            revision=snapshot.revision,
+            schema_valid=not self._schema_error,
+            schema_error=self._schema_error,
+        )
+
+    def _body(self, delivery: Delivery) -> bytes:
+        return self._template.body(self._value(delivery, self._digest))
 
 
 def json_schema(document: type[msgspec.Struct], *, schema_id: str, title: str) -> dict[str, Any]:

@@ -1,11 +1,12 @@
-"""The SCC payload: what Rancher's telemetry tells, and the JSON Schema that it fits.
+"""The SCC payload: Rancher's telemetry, its JSON Schema, and the offline request made of it.
 
 The structs below *are* the schema: it is generated from them, and every document is decoded into
-them before it is handed out, because its consumer crashes on one that doesn't fit. What leaves is
-declared in the same annotations. Sinks decide where the bytes go.
+them before it is sent, because its consumer crashes on one that doesn't fit. The same annotations
+declare what is sent.
 """
 
 import re
+from binascii import b2a_base64
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -16,18 +17,19 @@ from telemetryd.errors import PermanentError, Reason
 from telemetryd.export.payloads import declare
 from telemetryd.export.payloads.declare import fields_of, sent
 from telemetryd.export.payloads.payload import (
-    CONTENT_TYPE,
-    Spliced,
-    document_digest,
+    DocumentRenderer,
     is_uuid,
     json_schema,
     parse_rfc3339,
     render_rfc3339,
 )
-from telemetryd.model import Delivery, Payload, Snapshot
+from telemetryd.model import Payload, Snapshot
 
 SCHEMA_ID: Final = "https://github.com/rancher/rancher/pkg/telemetry/scc-payload"
 VERSION_PATTERN: Final = r"^\d+\.\d+\.\d+$"
+
+_RELEASE: Final = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*)){2}")
+"""What scc-operator takes for a released version (its ``internal/semver``)."""
 
 _LEADING_VERSION = re.compile(r"v?(\d+\.\d+\.\d+)", re.ASCII)
 
@@ -271,54 +273,35 @@ def _upstream(value: bool) -> dict[str, bool]:  # noqa: FBT001 - the one thing i
     return {"upstream": True} if value else {}
 
 
-def render_scc(snapshot: Snapshot, now_s: float) -> Payload:
-    """The SCC payload of a snapshot, validated.
+def scc_renderer() -> DocumentRenderer:
+    """Makes SCC payloads."""
+    return DocumentRenderer(
+        render_facts, "timestamp", lambda delivery, _: render_rfc3339(delivery.at), validate_scc
+    )
+
+
+def render_offline_request(payload: Payload) -> bytes:
+    """The offline registration request that SUSE Customer Center takes, without an end of line.
+
+    Format: ``OfflineRequest`` of connect-ng v1.22.1 (``pkg/registration/offline_request.go``),
+    base64 on one line. scc-operator fills it the same way: the product, and the payload as it is.
 
     Args:
-        snapshot: The fleet.
-        now_s: Generation time in Unix seconds.
-
-    Raises:
-        PermanentError: The snapshot makes a document that doesn't fit the schema.
+        payload: Of format ``scc``.
     """
-    return SccRenderer()(snapshot, Delivery(at=now_s))
+    document = orjson.loads(payload.body)
+    subscription = document["subscription"]
+    request = {
+        "product": {
+            "identifier": subscription["product"],
+            "version": product_version(document["version"]),
+            "arch": subscription["arch"],
+        },
+        "system_information": orjson.Fragment(payload.body),
+    }
+    return b2a_base64(orjson.dumps(request), newline=False)
 
 
-class SccRenderer:
-    """``render_scc`` with a memory of the last snapshot: only the timestamp is made anew.
-
-    One of these serves any number of exporters.
-    """
-
-    __slots__ = ("_digest", "_document", "_schema_error", "_snapshot")
-
-    def __init__(self) -> None:
-        self._snapshot: Snapshot | None = None
-        self._document = Spliced({}, "timestamp")
-        self._digest = self._schema_error = ""
-
-    def __call__(self, snapshot: Snapshot, delivery: Delivery) -> Payload:
-        """The payload of the snapshot at the time of delivery; see ``render_scc``.
-
-        Raises:
-            PermanentError: The snapshot makes a document that doesn't fit the schema.
-        """
-        timestamp = render_rfc3339(delivery.at)
-        if snapshot is not self._snapshot:
-            self._remember(snapshot, timestamp)
-        return Payload(
-            body=self._document.body(timestamp),
-            content_type=CONTENT_TYPE,
-            digest=self._digest,
-            revision=snapshot.revision,
-            schema_valid=not self._schema_error,
-            schema_error=self._schema_error,
-        )
-
-    def _remember(self, snapshot: Snapshot, timestamp: str) -> None:
-        self._snapshot = None
-        facts = render_facts(snapshot)
-        self._digest = document_digest(facts)
-        self._document = Spliced(facts, "timestamp")
-        self._schema_error = validate_scc(self._document.body(timestamp))
-        self._snapshot = snapshot
+def product_version(version: str) -> str:
+    """A version of the payload as SUSE names that of the product: ``other`` for no release."""
+    return version if _RELEASE.fullmatch(version) else "other"

@@ -1,7 +1,4 @@
-"""Another writer of a Secret's payload: how long it has been quiet, and if it may be overruled.
-
-Nothing is read or written here.
-"""
+"""Other writers of a Secret's payload: how long they were quiet, and whether to overrule them."""
 
 import re
 from collections import deque
@@ -14,7 +11,7 @@ from telemetryd.errors import Conflict, ConflictError, Reason
 from telemetryd.export.sinks.secretobject import FoundSecret
 
 MAX_FORCED: Final = 3
-"""So often in ``FORCED_WINDOW_S`` is another writer overruled, whatever allows it."""
+"""How often another writer is overruled within ``FORCED_WINDOW_S``, in any case."""
 
 FORCED_WINDOW_S: Final = 600.0
 
@@ -23,7 +20,7 @@ _OTHER_MANAGER = re.compile(r'conflicts? with "([^"]*)"')
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What the other writer left: a digest of its payload, when that was first seen, and who."""
+    """The other writer's payload as a digest, when it was first seen, and the writer's name."""
 
     digest: bytes
     since_s: float
@@ -59,8 +56,8 @@ class Contention:
         self._seen: _Seen | None = None
         self._forced_at: deque[float] = deque(maxlen=MAX_FORCED)
 
-    def look_at(self, found: FoundSecret | None) -> None:
-        """Note what another writer left, also where it needs no write of ours.
+    def observe(self, found: FoundSecret | None) -> None:
+        """Remember another writer's payload, also where we need not write.
 
         Raises:
             ConflictError: A SecretRequest names the Secret, and the payload is another writer's.
@@ -83,23 +80,23 @@ class Contention:
                 f" for {self._quiet_period_s:g} s",
             )
 
-    def settle(self, found: FoundSecret | None = None) -> None:
-        """The Secret holds what it must: forget the other writer, unless the payload is its own."""
+    def resolve(self, found: FoundSecret | None = None) -> None:
+        """The Secret is up to date: forget the other writer, unless the payload is its own."""
         if found is None or not found.others:
             self._seen = None
 
     def require_right_to_force(self, found: FoundSecret | None, exc: Conflict) -> None:
-        """Decide whether the other writer may be overruled now; if not, say who it is.
+        """Check whether the other writer may be overruled now.
 
         Raises:
-            ConflictError: It may not.
+            ConflictError: It may not; the message names it.
         """
         managers = sorted(set(_managers(exc)))
         quiet_s = self._note(found, ", ".join(managers))
         if self._requested and not self._takeover:
             wait = _NO_TAKEOVER
         elif found is None or (not self._takeover and quiet_s < self._quiet_period_s):
-            wait = f"it is left alone until unchanged for {self._quiet_period_s:g} s"
+            wait = f"waiting until it has not changed for {self._quiet_period_s:g} s"
         elif (
             len(self._forced_at) == MAX_FORCED
             and self._clock() - self._forced_at[0] < FORCED_WINDOW_S
@@ -109,16 +106,16 @@ class Contention:
             return
         raise self._conflict(managers, wait) from exc
 
-    def overrule(self) -> None:
-        """Count a takeover that is about to be tried."""
+    def count_force(self) -> None:
+        """Count a forced write, before it is tried."""
         self._forced_at.append(self._clock())
 
-    def take_back(self) -> None:
-        """The last one failed: no writer was overruled."""
+    def uncount_force(self) -> None:
+        """The last forced write failed: no writer was overruled."""
         self._forced_at.pop()
 
     def _note(self, found: FoundSecret | None, who: str) -> float:
-        """Remember what is there; for how many seconds it has been so."""
+        """Remember the payload; for how many seconds it hasn't changed."""
         digest = sha256((found.payload if found is not None else None) or b"").digest()
         if self._seen is None or self._seen.digest != digest:
             self._seen = _Seen(digest, self._clock(), who)

@@ -1,7 +1,6 @@
-"""Headers that someone else's files hold: a bearer token, and lines of ``Name: value``.
+"""Headers from files of the user: a bearer token, and lines of ``Name: value``.
 
-No message shows any of it: it names the key, the line, and the file once that exists. How they are
-sent is the business of ``transport``.
+Messages show no content: they name the key, the line, and the file if it exists.
 """
 
 import re
@@ -25,7 +24,7 @@ OWN_HEADERS: Final = frozenset(
         "upgrade",
     }
 )
-"""What frames a request or names its payload: no file may contradict that."""
+"""Headers that telemetryd sets itself."""
 
 _OWN_PREFIX: Final = "telemetryd-"
 _AUTHORIZATION: Final = "Authorization"
@@ -38,8 +37,7 @@ def read_credentials(headers_file: str | None, bearer_token_file: str | None) ->
     """The headers that both files hold now; blocks.
 
     Raises:
-        PermanentError: One can't be read, or holds something else. It may well be there by the
-            next run.
+        PermanentError: A file can't be read or has other content; the next run reads it again.
     """
     headers = {}
     if headers_file is not None:
@@ -64,7 +62,7 @@ def parse_headers(text: str, what: str) -> dict[str, str]:
         what: Names it in messages.
 
     Raises:
-        PermanentError: A line is none, or names a header that isn't anyone's to set, or one twice.
+        PermanentError: A line is not a header, or sets one of telemetryd's own, or one twice.
     """
     headers: dict[str, str] = {}
     for number, line in enumerate(text.split("\n"), start=1):

@@ -1,8 +1,4 @@
-"""The file sink: keeps the newest payload, and those before it, as dated snapshots in a folder.
-
-How the folder holds them is ``snapshots``'s affair; when it is called, and how often again, the
-manager's.
-"""
+"""The file sink: keeps the newest payload, and earlier ones, as dated snapshots in a folder."""
 
 import errno
 import os
@@ -13,13 +9,13 @@ from telemetryd.errors import ExportError, PermanentError, Reason, RetryableErro
 from telemetryd.export.exporter import ExportContext, Outcome
 from telemetryd.export.payloads.payload import parse_digest
 from telemetryd.export.sinks.snapshots import SnapshotFolder, open_snapshots
-from telemetryd.export.turn import StillHangingError, Turn
+from telemetryd.export.threads import StillHangingError, WorkerThread
 from telemetryd.kube.fence import Fence
 from telemetryd.limiter import Limiter
 from telemetryd.model import Payload
 
 _SLACK_BYTES = 4096
-"""What equal content may differ by in size: its timestamp and how it was delivered."""
+"""By how much equal content may differ in size: its timestamp and delivery."""
 
 _ACCESS = "let user {user} write there, or configure another directory"
 
@@ -28,28 +24,27 @@ _PERMANENT = {
     errno.EPERM: _ACCESS + ", on a file system that has symbolic links",
     errno.EROFS: "mount it writable (under systemd: name it in ReadWritePaths=), or configure "
     "another directory",
-    errno.ENOTDIR: "move away the file that stands there, or configure another directory",
+    errno.ENOTDIR: "move away the file that is there, or configure another directory",
     errno.ELOOP: "fix the links that lead to it, or configure another directory",
     errno.ENAMETOOLONG: "configure another directory",
 }
-"""The fix of what stays wrong until somebody does something."""
+"""The fixes of errors that stay until a person acts."""
 
 _RETRYABLE = {
     errno.ENOSPC: "free space or inodes there, or set a lower keep or max_bytes",
     errno.EDQUOT: "raise the quota, or set a lower keep or max_bytes",
-    errno.EIO: "look after the disk or its server",
+    errno.EIO: "check the disk or the file server",
     errno.ENOENT: "it was removed meanwhile, or is a link that leads nowhere",
 }
-"""The fix of what may be over with the next attempt; errors in neither table may be, too."""
+"""The fixes of errors that may be gone at the next attempt, as may errors in neither table."""
 
 
 class FileExporter:
-    """Writes payloads to a folder, where ``latest`` doesn't lead to the same content already.
+    """Writes payloads to a folder, unless ``latest`` already leads to the same content.
 
-    Each call looks at what the folder really holds, so that what was deleted or altered is written
-    again. All I/O is done in a worker thread. One that is cut off there goes on, for it can't be
-    ended: it finishes what it writes, where the fence still lets it, or leaves nothing; and no
-    other starts before it is back.
+    Each call reads the folder, so that what was deleted or altered is written again. All I/O is in
+    a worker thread. A call that is cut off goes on there, because it can't be ended: it finishes
+    its write where the fence allows that, or leaves nothing. No other starts before it returns.
     """
 
     def __init__(
@@ -64,17 +59,17 @@ class FileExporter:
         now: Callable[[], float],
         threads: Limiter,
     ) -> None:
-        """A sink for that folder; nothing is opened or made yet.
+        """Open and make nothing yet.
 
         Args:
-            name: The exporter's, with which the names of its snapshots begin.
+            name: The exporter's; the names of its snapshots begin with it.
             directory: Absolute path of the folder.
-            keep: So many snapshots stay, 1 at least.
-            max_bytes: So much all of them may take, None for no limit; the newest stays anyhow.
+            keep: How many snapshots stay, at least 1.
+            max_bytes: Their total size, None for no limit; the newest always stays.
             compress: Write gzip.
             max_silence_s: After so many seconds an unchanged payload is written again.
             now: Unix time in seconds; called from the worker thread.
-            threads: Shared by all such sinks: few write at a time.
+            threads: Limits how many sinks write at a time.
         """
         self._name = name
         self._directory = directory
@@ -83,23 +78,23 @@ class FileExporter:
         self._compress = compress
         self._max_silence_s = max_silence_s
         self._now = now
-        self._turn = Turn(threads)
+        self._thread = WorkerThread(threads)
 
     async def export(self, payload: Payload, context: ExportContext) -> Outcome:
         """Make ``latest`` lead to the payload, and drop the oldest snapshots beyond the limits.
 
         Raises:
-            NotLeading: The fence refuses: nothing can be seen of the payload.
-            RetryableError: The disk is full or fails, another writer is at work in the folder, or
-                an earlier write still hangs.
-            PermanentError: The folder can't be written to until somebody fixes that.
+            NotLeading: The fence refuses; no part of the payload is visible.
+            RetryableError: The disk is full or fails, another writer uses the folder, or an earlier
+                write still hangs.
+            PermanentError: A person must fix the folder.
         """
         try:
-            return await self._turn.take(partial(self._export, payload, context.fence))
+            return await self._thread.run(partial(self._export, payload, context.fence))
         except StillHangingError as exc:
             raise RetryableError(
                 Reason.STORAGE,
-                f"an earlier write to {self._directory} still hangs: look after the disk or its "
+                f"an earlier write to {self._directory} still hangs: check the disk or the file "
                 "server",
             ) from exc
         except OSError as exc:
@@ -111,7 +106,7 @@ class FileExporter:
     def _export(self, payload: Payload, fence: Fence) -> Outcome:
         now_s = self._now()
         with open_snapshots(self._directory, self._name) as folder:
-            # First too, or runs that all die before their end would fill the disk.
+            # Also first, or runs that all die before their end would fill the disk.
             folder.drop_excess(keep=self._keep, max_bytes=self._max_bytes)
             if not self._is_due(folder, payload, now_s):
                 return Outcome.UNCHANGED
@@ -120,7 +115,7 @@ class FileExporter:
         return Outcome.WRITTEN
 
     def _is_due(self, folder: SnapshotFolder, payload: Payload, now_s: float) -> bool:
-        """Whether the content has changed, or has been there for long enough."""
+        """Whether the content has changed, or is older than the longest silence."""
         limit_bytes = 2 * len(payload.body) + _SLACK_BYTES
         found = folder.read_latest(limit_bytes, compressed=self._compress)
         content = None if found is None else parse_digest(found)

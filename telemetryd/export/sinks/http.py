@@ -1,7 +1,6 @@
-"""The http sink: posts each payload to a receiver, which can tell by its headers what is new.
+"""The http sink: posts each payload to a receiver, whose headers show which one is newer.
 
 The receiver compares (``Telemetryd-Epoch``, ``Telemetryd-Sequence``), as docs/delivery.md says.
-``transport`` sends the bytes; the manager keeps a payload for another attempt.
 """
 
 import re
@@ -11,7 +10,12 @@ from telemetryd.errors import OutrankedError
 from telemetryd.export.exporter import ExportContext, Outcome
 from telemetryd.export.payloads.declare import beside
 from telemetryd.export.payloads.payload import render_rfc3339
-from telemetryd.export.sinks.transport import Answer, HttpTransport, is_server_error, refusal
+from telemetryd.export.sinks.transport import (
+    HttpTransport,
+    ReceiverAnswer,
+    is_server_error,
+    refusal,
+)
 from telemetryd.model import Payload
 
 _CONFLICT = 409
@@ -24,7 +28,7 @@ HEADERS: Final = (
     beside("header Telemetryd-Collected-At", "When the payload was made", "the clock"),
     beside("header User-Agent", "Version of telemetryd", "a constant"),
 )
-"""What leaves in the headers of each request, beside those that HTTP itself needs."""
+"""What the headers of each request hold, beside those that HTTP itself needs."""
 
 
 class HttpExporter:
@@ -55,7 +59,7 @@ class HttpExporter:
         """Nothing is held between exports."""
 
 
-def _raise_if_outranked(answer: Answer) -> None:
+def _raise_if_outranked(answer: ReceiverAnswer) -> None:
     numbers = (answer.epoch, answer.sequence)
     if answer.status == _CONFLICT and all(map(_WHOLE_NUMBER.fullmatch, numbers)):
         raise OutrankedError(
@@ -66,7 +70,7 @@ def _raise_if_outranked(answer: Answer) -> None:
 
 
 def delivery_headers(payload: Payload, context: ExportContext) -> dict[str, str]:
-    """What tells a receiver which payload this is; the same whenever it is sent again."""
+    """Headers that identify a payload; the same whenever it is sent again."""
     return {
         "Content-Type": payload.content_type,
         "Idempotency-Key": f"{context.installation_id}:{context.sequence}",

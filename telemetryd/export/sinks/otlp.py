@@ -1,7 +1,6 @@
 """The otlp sink: posts metrics to an OpenTelemetry receiver, by OTLP/HTTP in JSON.
 
-The rules are those of the OTLP specification, "OTLP/HTTP Response". What is in the metrics is
-``otlp_metrics``'s affair; how bytes get there, ``transport``'s.
+The rules are those of the OTLP specification, "OTLP/HTTP Response".
 """
 
 from typing import Final
@@ -11,17 +10,23 @@ import orjson
 from telemetryd.errors import ExportError, PermanentError, Reason
 from telemetryd.export.exporter import ExportContext, Outcome
 from telemetryd.export.sinks.http import delivery_headers
-from telemetryd.export.sinks.transport import Answer, BodyLimit, HttpTransport, oversize, refusal
+from telemetryd.export.sinks.transport import (
+    BodyLimit,
+    HttpTransport,
+    ReceiverAnswer,
+    oversize,
+    refusal,
+)
 from telemetryd.model import Payload
 
 RETRYABLE: Final = frozenset({502, 503, 504})
-"""Beside 429, all that a client of OTLP may try again on."""
+"""With 429, all statuses after which a client of OTLP may retry."""
 
 NO_SUCH_PLACE: Final = frozenset({404, 405})
 
 _BAD_REQUEST: Final = 400
 _TOO_LARGE: Final = b"body too large"
-"""In what a Collector answers, with 400, to a body beyond its limit (net/http MaxBytesReader)."""
+"""A Collector answers this, with 400, to a body beyond its limit (net/http MaxBytesReader)."""
 
 ANSWER: Final = BodyLimit(4 * 1024 * 1024, 10.0, also=_BAD_REQUEST)
 """The usual limit of OTLP's answers; a receiver may list every rejected point in its message."""
@@ -30,7 +35,7 @@ _MOST_DIGITS: Final = 19  # of an int64
 
 
 class OtlpExporter:
-    """Posts metrics; a success that tells of rejected points is none."""
+    """Posts metrics. A 2xx response that reports rejected points is a failure."""
 
     def __init__(self, transport: HttpTransport) -> None:
         self._transport = transport
@@ -56,8 +61,8 @@ class OtlpExporter:
         if rejected:
             raise PermanentError(
                 Reason.REJECTED,
-                f"the receiver has rejected {rejected} data points and taken the others: look "
-                "after its own log",
+                f"the receiver has rejected {rejected} data points and taken the others: check "
+                "its own log",
             )
         return Outcome.WRITTEN
 
@@ -65,7 +70,7 @@ class OtlpExporter:
         """Nothing is held between exports."""
 
 
-def _refusal(answer: Answer) -> ExportError:
+def _refusal(answer: ReceiverAnswer) -> ExportError:
     said = f"the receiver answers {answer.status}"
     if answer.status in NO_SUCH_PLACE:
         return PermanentError(
@@ -79,10 +84,10 @@ def _refusal(answer: Answer) -> ExportError:
 
 
 def rejected_points(body: bytes) -> int:
-    """How many data points an answer's ``partialSuccess`` tells were rejected.
+    """How many data points an answer's ``partialSuccess`` reports as rejected.
 
     Returns:
-        0 where it tells of none, or can't be read: the status has told that all is well.
+        0 where it reports none, or can't be read, because the status is a success.
     """
     try:
         document = orjson.loads(body)

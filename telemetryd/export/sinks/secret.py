@@ -1,7 +1,7 @@
-"""The Secret sink: keeps ``data.payload`` of one Secret as it should be, by server-side apply.
+"""The Secret sink: keeps ``data.payload`` of one Secret up to date, by server-side apply.
 
-It owns four annotations and one data key, and touches nothing else of the Secret. A Secret that
-others made for something else isn't touched at all. The manager schedules and retries.
+It owns four annotations and one data key, and changes nothing else of the Secret. It never changes
+a Secret that others made for another purpose.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,13 +30,13 @@ from telemetryd.export.sinks.contention import Contention
 from telemetryd.export.sinks.secretobject import FoundSecret, parse_secret, render_secret
 from telemetryd.kube import objects
 from telemetryd.kube.fence import Fence
-from telemetryd.kube.objects import Version
+from telemetryd.kube.objects import Preconditions
 from telemetryd.kube.requests import Requests
 from telemetryd.kube.responses import ANONYMOUS, explain_denial
 from telemetryd.model import Payload
 
 MAX_PAYLOAD_BYTES: Final = 1 << 20
-"""What Kubernetes lets the values of a Secret hold (core/v1 MaxSecretSize)."""
+"""Limit of the values of a Secret (core/v1 MaxSecretSize)."""
 
 _PART_OF: Final = "scc.cattle.io/part-of"
 _LAST_CHANGED: Final = "scc.cattle.io/last-changed"
@@ -48,22 +48,22 @@ ANNOTATIONS: Final = (
     beside(f"annotation {_DIGEST}", "SHA-256 of the payload's facts", "computed"),
     beside(f"annotation {_EPOCH}", "Term of the leader", "the Lease; 0 without leader election"),
 )
-"""What is written to the Secret beside the payload."""
+"""What else is written to the Secret."""
 
 _TOO_LARGE: Final = 413
 
 
 class SecretExporter:
-    """Writes payloads to one Secret, where they must be written.
+    """Writes payloads to one Secret, unless it holds them already.
 
-    Each call reads the Secret by name, so that what was deleted or altered is healed. Another
-    writer of the same fields is overruled only where the Secret is telemetry: its payload reads as
-    one, or we made it. That waits until the other payload has been left alone for the quiet period,
-    unless ``takeover`` says so.
+    Each call reads the Secret by name, so that what was deleted or altered is written again.
+    Another writer of the same fields is overruled only where the Secret is telemetry (its payload
+    looks like that, or we created it), and only once the other payload has not changed for the
+    quiet period, or with ``takeover``.
 
-    Who writes a SecretRequest need not be allowed to write the Secret that it names. Of a Secret
-    that a request names nothing is overruled without ``takeover``, no data are added to a Secret of
-    others, and the messages say nothing of what such a Secret is.
+    The author of a SecretRequest may lack the right to write the Secret that it names. So in a
+    Secret that a request names, nothing is overruled without ``takeover``, no data are added to a
+    Secret of others, and messages don't describe such a Secret.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class SecretExporter:
         clock: Callable[[], float],
         saw_epoch: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """A sink for the Secret of that name; nothing is asked of the API server yet.
+        """Send no request yet.
 
         Args:
             requests: To the API server, under the fence of leadership.
@@ -89,7 +89,7 @@ class SecretExporter:
             secret: The Secret's name.
             max_silence_s: After so many seconds an unchanged payload is written again.
             timeout_s: Seconds each request may take.
-            quiet_period_s: So long another writer's payload must stay as it is to be overruled.
+            quiet_period_s: Another writer is overruled once its payload stayed the same so long.
             takeover: Overrule another writer at once.
             requested: A SecretRequest names the Secret, not the configuration.
             now: Unix time in seconds.
@@ -114,23 +114,23 @@ class SecretExporter:
         )
 
     async def export(self, payload: Payload, context: ExportContext) -> Outcome:
-        """Make the Secret hold the payload.
+        """Write the payload to the Secret.
 
         Raises:
             RetryableError: The API server can't be reached or is busy, or the Secret changed
                 between reading and writing.
             ConflictError: Another writer owns it; nothing was written.
-            PermanentError: It may not be written, or can't hold the payload.
+            PermanentError: Writing is not allowed, or the Secret can't hold the payload.
         """
         if len(payload.body) > MAX_PAYLOAD_BYTES:
             raise self._oversize(f"the payload has {len(payload.body)} bytes")
         found = await self._read()
         if found is not None:
-            self._look_at(found)
-        self._contention.look_at(found)
+            self._check(found)
+        self._contention.observe(found)
         last_changed = self._plan(found, payload)
         if last_changed is None:
-            self._contention.settle(found)
+            self._contention.resolve(found)
             return Outcome.UNCHANGED
         if found is not None:
             self._require_writable(found)
@@ -148,7 +148,7 @@ class SecretExporter:
         else:
             if found is None and self._requested:
                 await self._leave_to_others(answer, context.fence)
-        self._contention.settle()
+        self._contention.resolve()
         return Outcome.WRITTEN
 
     async def aclose(self) -> None:
@@ -165,12 +165,7 @@ class SecretExporter:
         except KubeError as exc:
             raise self._translate(exc, verb="get") from exc
 
-    def _look_at(self, found: FoundSecret) -> None:
-        """Note its epoch.
-
-        Raises:
-            PermanentError: It is one of others, or can never be ours.
-        """
+    def _check(self, found: FoundSecret) -> None:
         if self._requested:
             self._require_telemetry(found)
         self._saw_epoch(found.epoch)
@@ -190,9 +185,9 @@ class SecretExporter:
         self._require_telemetry(found)
 
     def _plan(self, found: FoundSecret | None, payload: Payload) -> str | None:
-        """What ``last-changed`` must say after a write, None where nothing must be written.
+        """The ``last-changed`` to write, None where nothing must be written.
 
-        What the Secret really holds decides, not what an annotation says of it.
+        The payload in the Secret decides, not what an annotation says about it.
         """
         now_s = self._now()
         content = None if found is None else parse_digest(found.payload or b"")
@@ -203,13 +198,12 @@ class SecretExporter:
         notes = found.annotations
         kept = notes.last_changed if parse_rfc3339(notes.last_changed or "") is not None else None
         labelled = (notes.part_of, notes.digest) == ("telemetry", payload.digest) and kept
-        # Annotations that another writer of the very same content has left out aren't worth a war.
+        # Another writer of the same content may leave out annotations: that needs no write.
         if silent and (labelled or not found.ours):
             return None
         return kept or render_rfc3339(now_s)
 
     def _render(self, payload: Payload, *, last_changed: str, epoch: int) -> Mapping[str, Any]:
-        """The apply patch: just our fields."""
         annotations = {
             _PART_OF: "telemetry",
             _LAST_CHANGED: last_changed,
@@ -230,7 +224,7 @@ class SecretExporter:
             self._requests,
             self._path,
             document,
-            over=None if found is None else Version(found.uid, found.resource_version),
+            over=None if found is None else Preconditions(found.uid, found.resource_version),
             force=force,
             fence=fence,
             timeout_s=self._timeout_s,
@@ -239,21 +233,21 @@ class SecretExporter:
     async def _force(
         self, document: Mapping[str, Any], found: FoundSecret | None, fence: Fence
     ) -> None:
-        self._contention.overrule()
+        self._contention.count_force()
         try:
             await self._apply(document, found, fence=fence, force=True)
         except KubeError as exc:
             if isinstance(exc, Conflict):
-                self._contention.take_back()
+                self._contention.uncount_force()
             raise self._translate(exc) from exc
 
     async def _leave_to_others(self, answer: bytes, fence: Fence) -> None:
-        """Take our fields out of a Secret that others created between our read and our write.
+        """Remove our fields from a Secret that others created between our read and our write.
 
-        An apply can't demand that there be no Secret.
+        An apply can't require that the Secret doesn't exist.
 
         Raises:
-            ExportError: Others made it.
+            ExportError: Others created it.
         """
         made = objects.parsed(answer, parse_secret, f"PATCH {self._path}")
         if made.alone and not made.shared:
@@ -267,11 +261,6 @@ class SecretExporter:
         raise self._not_telemetry()
 
     def _require_telemetry(self, found: FoundSecret) -> None:
-        """Refuse a Secret that others made for something else.
-
-        Raises:
-            ConflictError: It is one.
-        """
         apart = found.alone and found.type == "Opaque"
         if found.made or (found.telemetry and (apart or not self._requested)):
             return
@@ -289,7 +278,7 @@ class SecretExporter:
     def _translate(
         self, exc: KubeError, *, verb: str = "patch", creating: bool = False
     ) -> ExportError:
-        """What the API server said, as an error with the fix in its message."""
+        """The API server's error, as one whose message has the fix."""
         match exc:
             case NotFound() if creating:
                 reason = Reason.MISSING_NAMESPACE
@@ -301,7 +290,7 @@ class SecretExporter:
                 reason = Reason.NAMESPACE_TERMINATING
                 text = (
                     f"namespace {self._namespace} is being deleted and takes no {self}: wait for "
-                    "its end and create it anew"
+                    "its end and create it again"
                 )
             case Forbidden():
                 denied_by_content = exc.denier not in {Denier.AUTHORIZER, Denier.UNKNOWN}

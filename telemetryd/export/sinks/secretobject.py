@@ -1,6 +1,6 @@
-"""What is read and written of a Secret: the declared fields, and nothing else becomes an object.
+"""The fields of a Secret that are read and written.
 
-Other data keys, labels and annotations are skipped by the parser: they can't leak from here.
+The parser skips other data keys, labels and annotations: they can't leak from here.
 """
 
 from binascii import b2a_base64
@@ -15,7 +15,7 @@ from telemetryd.kube.objects import FIELD_MANAGER
 from telemetryd.kube.responses import printable
 
 
-class Annotations(msgspec.Struct, frozen=True, gc=False):
+class SecretAnnotations(msgspec.Struct, frozen=True, gc=False):
     """Our own annotations."""
 
     part_of: str | None = msgspec.field(name="scc.cattle.io/part-of", default=None)
@@ -28,35 +28,35 @@ class _Present(msgspec.Struct, gc=False):
     pass
 
 
-class _OwnedData(msgspec.Struct, gc=False):
+class _OwnedPayload(msgspec.Struct, gc=False):
     payload: _Present | None = msgspec.field(name="f:payload", default=None)
 
 
-class _OwnedAnnotations(msgspec.Struct, gc=False):
+class _OwnedSecretAnnotations(msgspec.Struct, gc=False):
     part_of: _Present | None = msgspec.field(name="f:scc.cattle.io/part-of", default=None)
     digest: _Present | None = msgspec.field(name="f:telemetryd/digest", default=None)
 
 
-class _OwnedMetadata(msgspec.Struct, gc=False):
-    annotations: _OwnedAnnotations | None = msgspec.field(name="f:annotations", default=None)
+class _OwnedSecretMetadata(msgspec.Struct, gc=False):
+    annotations: _OwnedSecretAnnotations | None = msgspec.field(name="f:annotations", default=None)
 
 
-class _OwnedFields(msgspec.Struct, gc=False):
-    data: _OwnedData | None = msgspec.field(name="f:data", default=None)
-    metadata: _OwnedMetadata | None = msgspec.field(name="f:metadata", default=None)
+class _OwnedSecretFields(msgspec.Struct, gc=False):
+    data: _OwnedPayload | None = msgspec.field(name="f:data", default=None)
+    metadata: _OwnedSecretMetadata | None = msgspec.field(name="f:metadata", default=None)
 
 
 class _ManagedFields(msgspec.Struct, gc=False):
     manager: str | None = None
     operation: str | None = None
     time: str | None = None
-    fieldsV1: _OwnedFields | None = None  # noqa: N815 - the field's name in JSON
+    fieldsV1: _OwnedSecretFields | None = None  # noqa: N815 - the field's name in JSON
 
 
-class _Metadata(msgspec.Struct, gc=False):
+class _SecretMetadata(msgspec.Struct, gc=False):
     uid: str
     resourceVersion: str  # noqa: N815 - the field's name in JSON
-    annotations: Annotations | None = None
+    annotations: SecretAnnotations | None = None
     managedFields: list[_ManagedFields] | None = None  # noqa: N815 - the field's name in JSON
     ownerReferences: list[_Present] | None = None  # noqa: N815 - the field's name in JSON
 
@@ -69,8 +69,8 @@ class _PayloadAlone(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     payload: msgspec.Raw = msgspec.Raw()
 
 
-class _Secret(msgspec.Struct, gc=False):
-    metadata: _Metadata
+class _SecretObject(msgspec.Struct, gc=False):
+    metadata: _SecretMetadata
     type: str | None = None
     immutable: bool | None = None
     data: msgspec.Raw = msgspec.Raw(b"null")
@@ -98,7 +98,7 @@ class _FleetPayload(msgspec.Struct, gc=False):
     delivery: _Present
 
 
-_DECODER = msgspec.json.Decoder(_Secret)
+_DECODER = msgspec.json.Decoder(_SecretObject)
 _DATA = msgspec.json.Decoder(_Data | None)
 _PAYLOAD_ALONE = msgspec.json.Decoder(_PayloadAlone | None)
 _TELEMETRY = (msgspec.json.Decoder(_SccPayload), msgspec.json.Decoder(_FleetPayload))
@@ -111,7 +111,7 @@ class OtherWriter:
     """Another field manager that owns ``data.payload``.
 
     Attributes:
-        at: When it last wrote, Unix time in seconds; None where the API server doesn't tell.
+        at: When it last wrote, Unix time in seconds; None where the API server doesn't say.
     """
 
     manager: str
@@ -138,7 +138,7 @@ class FoundSecret:
     type: str
     immutable: bool
     payload: bytes | None
-    annotations: Annotations
+    annotations: SecretAnnotations
     ours: bool
     made: bool
     alone: bool
@@ -178,7 +178,7 @@ def parse_secret(body: bytes) -> FoundSecret:
         type=printable(secret.type or ""),
         immutable=bool(secret.immutable),
         payload=None if data is None else data.payload,
-        annotations=secret.metadata.annotations or Annotations(),
+        annotations=secret.metadata.annotations or SecretAnnotations(),
         ours=bool(ours),
         made=bool(ours)
         or any(_owns_annotation(entry) for entry in applied)

@@ -1,13 +1,10 @@
-"""A folder of dated snapshots that no crash, full disk or second writer leaves half written.
+"""A folder of dated snapshots, each written whole in spite of crashes, full disks, other writers.
 
 A snapshot is ``<prefix>-2026-11-22T11-30-00.123Z.json``, with ``.gz`` behind it where compressed:
 the time of writing in UTC to the millisecond, so that names sort by time; where two fall into one
 millisecond the second counts on. ``latest`` is a link to the newest. Temporary files are hidden and
-end in ``.tmp``, and ``.telemetryd.lock`` keeps a second writer out. Whatever is named otherwise is
-someone else's: never read, counted or touched.
-
-Everything blocks: this is for a worker thread. What a snapshot holds, and when one is due, doesn't
-belong here.
+end in ``.tmp``, and ``.telemetryd.lock`` keeps a second writer out. Other files are never read,
+counted or touched. Everything blocks: call it in a worker thread.
 """
 
 import errno
@@ -28,7 +25,7 @@ from telemetryd.kube.fence import Fence
 
 LATEST: Final = "latest"
 LOCK: Final = ".telemetryd.lock"
-"""Stays, empty, when no one writes."""
+"""Stays, empty, between writes."""
 
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _GZIP = ".gz"
@@ -48,10 +45,10 @@ class SnapshotFile:
 def choose_excess(
     files: Iterable[SnapshotFile], newest: SnapshotFile, *, keep: int, max_bytes: int | None
 ) -> list[SnapshotFile]:
-    """Which of the others must go so that all stay within the limits; oldest first.
+    """The files to remove to stay within the limits, oldest first.
 
-    What is dated after the newest was written under a clock that has been set back since. It counts
-    as older than all else: it would never go otherwise.
+    A file dated after the newest was written before the clock was set back. It counts as the
+    oldest, or it would never be removed.
     """
     others = sorted(
         (file for file in files if file.name != newest.name),
@@ -67,18 +64,18 @@ def choose_excess(
 
 @contextmanager
 def open_snapshots(path: str, prefix: str) -> Iterator["SnapshotFolder"]:
-    """Open the folder, made anew where it is missing, and lock all other writers out of it.
+    """Open the folder, made where it is missing, and lock out all other writers.
 
-    What a dead run has left half written is removed.
+    Temporary files of an interrupted run are removed.
 
     Args:
-        path: The folder; the one it is in must exist.
-        prefix: What the names of this writer's snapshots begin with.
+        path: The folder; its parent must exist.
+        prefix: The names of this writer's snapshots begin with it.
 
     Raises:
         OSError: It can't be opened or made.
-        RetryableError: Another writer is at work in it.
-        PermanentError: The folder that it should be in, or ``latest``, isn't what it must be.
+        RetryableError: Another writer uses it.
+        PermanentError: Its parent is missing, or ``latest`` is not a link.
     """
     with ExitStack() as opened:
         fd = _open_folder(path)
@@ -88,19 +85,19 @@ def open_snapshots(path: str, prefix: str) -> Iterator["SnapshotFolder"]:
 
 
 class SnapshotFolder:
-    """The open folder. All goes by its descriptor, wherever its path leads meanwhile."""
+    """The open folder, used by its descriptor: its path may lead elsewhere meanwhile."""
 
     def __init__(self, fd: int, path: str, prefix: str) -> None:
-        """Take stock.
+        """Read the folder's entries.
 
         Args:
-            fd: The folder, locked; stays the caller's.
+            fd: The folder, locked; the caller closes it.
             path: For messages.
-            prefix: What the names of this writer's snapshots begin with.
+            prefix: The names of this writer's snapshots begin with it.
 
         Raises:
             OSError: The folder can't be read.
-            PermanentError: ``latest`` isn't a link.
+            PermanentError: ``latest`` is not a link.
         """
         self._fd = fd
         self._prefix = prefix
@@ -111,11 +108,11 @@ class SnapshotFolder:
         self._take_stock(re.compile(name), re.compile(rf"\.{name}(?:\.{LATEST})?\.tmp"))
 
     def read_latest(self, limit_bytes: int, *, compressed: bool) -> bytes | None:
-        """What ``latest`` leads to, decompressed.
+        """The content of ``latest``, decompressed.
 
         Returns:
-            None where there is no such thing, it isn't one of our snapshots or not in that form, it
-            is larger than the limit, or it can't be read: all fixed by a new one.
+            None where a new snapshot must be written: ``latest`` is missing, isn't one of our
+            snapshots in that form, is larger than the limit, or can't be read.
         """
         if self._latest not in self._files or self._latest.endswith(_GZIP) != compressed:
             return None
@@ -128,14 +125,14 @@ class SnapshotFolder:
         return content if len(content) <= limit_bytes else None
 
     def write(self, content: bytes, *, compress: bool, now_s: float, fence: Fence) -> None:
-        """Add a snapshot and let ``latest`` lead to it; all or nothing, on the disk when done.
+        """Add a snapshot and let ``latest`` lead to it; all or nothing, and synced.
 
         Args:
             content: Of the snapshot.
             compress: Write gzip.
             now_s: Unix time in seconds.
-            fence: Called as the last thing before something of it can be seen; what it raises is
-                raised here, and the folder is as it was.
+            fence: Called as the last thing before a file becomes visible; its exceptions are raised
+                here, and the folder is as it was.
 
         Raises:
             OSError: It can't be written; the folder is as it was.
@@ -145,14 +142,14 @@ class SnapshotFolder:
         name = self._free_name(now_s) + (_GZIP if compress else "")
         data, link = f".{name}.tmp", f".{name}.{LATEST}.tmp"
         try:
-            # All that takes space comes before anything can be seen.
+            # Everything that takes space comes before anything is visible.
             write_synced(self._fd, data, content)
             os.symlink(name, link, dir_fd=self._fd)
             fence()
             self._rename(data, name)
-            # Only a snapshot that outlives a loss of power may be led to.
+            # ``latest`` may only lead to a snapshot that outlives a loss of power.
             sync_folder(self._fd)
-            fence()  # again, as a disk may have taken its time
+            fence()  # again, as the disk may have been slow
             self._rename(link, LATEST)
         except Exception:
             self._roll_back(name, data, link)
@@ -162,7 +159,7 @@ class SnapshotFolder:
         sync_folder(self._fd)
 
     def drop_excess(self, *, keep: int, max_bytes: int | None) -> None:
-        """Remove the oldest snapshots beyond the limits; what ``latest`` leads to always stays.
+        """Remove the oldest snapshots beyond the limits; that of ``latest`` always stays.
 
         Raises:
             OSError: One can't be removed.
@@ -176,12 +173,6 @@ class SnapshotFolder:
             del self._files[file.name]
 
     def _read_link(self, path: str) -> str:
-        """Where ``latest`` leads, empty where there is none.
-
-        Raises:
-            OSError: It can't be read.
-            PermanentError: It isn't a link.
-        """
         try:
             return os.readlink(LATEST, dir_fd=self._fd)
         except FileNotFoundError:
@@ -191,7 +182,7 @@ class SnapshotFolder:
                 raise
             raise PermanentError(
                 Reason.STORAGE,
-                f"{path}/{LATEST} isn't a link and is left alone: move it away, or configure "
+                f"{path}/{LATEST} isn't a link and is not changed: move it away, or configure "
                 "another directory",
             ) from exc
 
@@ -200,7 +191,7 @@ class SnapshotFolder:
             for entry in entries:
                 self._taken.add(entry.name)
                 if temporary.fullmatch(entry.name):
-                    # It is in nobody's way: that it can't be removed is no reason not to write.
+                    # A temporary file that can't be removed doesn't keep us from writing.
                     with suppress(OSError):
                         os.unlink(entry.name, dir_fd=self._fd)
                 elif name.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
@@ -265,28 +256,28 @@ def _open_folder(path: str) -> int:
 
 
 def _lock(fd: int, path: str) -> int:
-    """Keep others out until the returned descriptor is closed, or its process dies.
+    """Lock out others until the returned descriptor is closed, or its process dies.
 
     Raises:
-        OSError: The lock can't be had.
-        RetryableError: Another has it.
+        OSError: The folder can't be locked.
+        RetryableError: Another writer holds the lock.
     """
     try:
         return lock_file(fd, LOCK)
     except BlockingIOError as exc:
         raise RetryableError(
             Reason.CONFLICT,
-            f"another telemetryd, or an earlier write, is at work in {path}: if that lasts, give "
-            "each a directory of its own",
+            f"another telemetryd, or an earlier write, uses {path}: if that lasts, give each its "
+            "own directory",
         ) from exc
     except OSError as exc:
         if exc.errno != errno.EROFS:
             raise
-        return os.dup(fd)  # no one can write here: what is there can still be compared
+        return os.dup(fd)  # nothing can be written here, but the content can still be compared
 
 
 def _decompress(content: bytes, limit_bytes: int) -> bytes:
-    """Gzip to what was compressed, cut off behind the limit; empty where its end is missing."""
+    """The content of gzip, cut off at the limit; empty where its end is missing."""
     stream = zlib.decompressobj(_GZIP_WINDOW)
     plain = stream.decompress(content, limit_bytes)
     return plain if stream.eof and not stream.unused_data else b""

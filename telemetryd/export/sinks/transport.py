@@ -1,7 +1,4 @@
-"""One POST over HTTP: bytes there, an answer back, all of it bounded; shared by what sends so.
-
-What an answer means to a payload is its exporter's affair; when to try again, the manager's.
-"""
+"""One POST over HTTP, bounded in size and time, for the sinks http and otlp."""
 
 import gzip
 import ssl
@@ -17,15 +14,10 @@ from telemetryd import __version__
 from telemetryd.config.remote import is_over_tls
 from telemetryd.errors import ConfigError, ExportError, PermanentError, Reason, RetryableError
 from telemetryd.export.sinks.credentials import read_credentials
-from telemetryd.export.sinks.statusline import NotingConnector
-from telemetryd.export.turn import StillHangingError, Turn
+from telemetryd.export.threads import StillHangingError, WorkerThread
+from telemetryd.kube.connector import StatusConnector
 from telemetryd.kube.fence import Fence, FencedBody, no_fence
-from telemetryd.kube.foreign import (
-    CONNECT_TIMEOUT_S,
-    FOREIGN,
-    is_unreadable,
-    translate,
-)
+from telemetryd.kube.httperrors import CONNECT_TIMEOUT_S, HTTP_ERRORS, is_unreadable, translate
 from telemetryd.kube.proxy import address_of
 from telemetryd.kube.responses import parse_http_date, parse_retry_after
 from telemetryd.kube.tls import TlsContext, TlsFiles
@@ -35,9 +27,8 @@ from telemetryd.timing import RETRY_AFTER_CAP_S
 
 USER_AGENT: Final = f"telemetryd/{__version__}"
 
-
 _ZLIB: Final = frozenset({"gzip", "x-gzip", "deflate"})
-"""Not asked for, but some receivers and proxies compress all the same."""
+"""Not asked for, but some receivers and proxies compress anyway."""
 _GZIP_OR_ZLIB: Final = 32 + zlib.MAX_WBITS
 
 _OK = range(200, 300)
@@ -51,7 +42,7 @@ _TOO_LARGE = 413
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where to, and with what.
+    """A receiver, and how to send to it.
 
     Attributes:
         url: http or https, without credentials.
@@ -70,12 +61,12 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class BodyLimit:
-    """How much of a success's body is read, and for how long; the status already says what counts.
+    """How much of a success's body is read. The status alone decides, so the body may be cut off.
 
     Attributes:
         size: In bytes, inflated.
-        patience_s: What has come by then is all of it.
-        also: Status whose body is wanted too.
+        patience_s: Seconds after which the body is taken as it is.
+        also: Another status whose body is read.
     """
 
     size: int
@@ -87,12 +78,12 @@ BRIEF: Final = BodyLimit(16 * 1024, 2.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back.
+class ReceiverAnswer:
+    """The answer of a receiver.
 
     Attributes:
-        retry_after_s: Seconds the receiver asks for, None where it names none.
-        body: Its beginning where it is a success or was wanted, else empty.
+        retry_after_s: Seconds that the receiver asks to wait, None where it doesn't.
+        body: Its beginning for a success or a status that ``BodyLimit`` names, else empty.
         epoch: Header ``Telemetryd-Epoch``, empty without one.
         sequence: Header ``Telemetryd-Sequence``, empty without one.
     """
@@ -111,7 +102,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """What the files and the body make of a request."""
+    """A request's headers from files, and its body as it is sent."""
 
     credentials: Mapping[str, str]
     body: bytes
@@ -120,9 +111,9 @@ class _Prepared:
 class HttpTransport:
     """Sends to one destination, over a connection of its own each time.
 
-    Telemetry leaves once a minute at most: a connection kept for the next would be stale by then.
-    Credentials and certificates are read anew for each request, redirects are never followed, and
-    neither cookies nor ``.netrc`` count.
+    Telemetry is sent once a minute at most: a connection kept for the next would be stale by then.
+    Credentials and certificates are read for each request, redirects are never followed, and
+    cookies and ``.netrc`` are ignored.
     """
 
     def __init__(
@@ -133,21 +124,22 @@ class HttpTransport:
         now: Callable[[], float],
         threads: Limiter,
     ) -> None:
-        """Nothing is opened or read yet.
+        """Open and read nothing yet.
 
         Args:
-            destination: Where to.
-            tls_files: What vouches for the receiver and for us; None for plain http.
+            destination: The receiver.
+            tls_files: CA and client certificate; None for plain http.
             now: Unix time in seconds.
-            threads: Shared by all such sinks: few read files or compress at a time.
+            threads: Limits how many sinks read files or compress at a time.
         """
         self._to = destination
+        self._proxy = address_of(destination.proxy)
         self._now = now
         self._tls: TlsContext | None = None
         if tls_files is not None:
             self._tls = TlsContext(lambda: tls_files, now, recheck_s=0.0)
         self._tls_loaded = False
-        self._turn = Turn(threads)
+        self._thread = WorkerThread(threads)
 
     async def post(
         self,
@@ -156,18 +148,18 @@ class HttpTransport:
         *,
         fence: Fence = no_fence,
         read: BodyLimit = BRIEF,
-    ) -> Answer:
-        """Send, and where a credential is refused that has changed meanwhile, once more.
+    ) -> ReceiverAnswer:
+        """Send; if the receiver refuses a credential that has changed meanwhile, send once more.
 
         Args:
-            body: As it is; it is compressed here.
-            headers: ``Content-Type``, and what else goes with this body.
-            fence: Called on each attempt as the last thing before bytes leave; what it raises is
+            body: Not compressed.
+            headers: ``Content-Type``, and others that belong to this body.
+            fence: Called on each attempt as the last thing before bytes leave; its exceptions are
                 raised here.
-            read: How much of a success's body is wanted.
+            read: How much of a success's body is read.
 
         Raises:
-            RetryableError: No answer came, it broke off, or an earlier reading of a file hangs.
+            RetryableError: No answer came, it broke off, or an earlier read of a file hangs.
             PermanentError: The receiver's certificate isn't trusted, or a file can't be used.
         """
         prepared = await self._prepare(body)
@@ -180,11 +172,11 @@ class HttpTransport:
 
     async def _prepare(self, body: bytes) -> _Prepared:
         try:
-            return await self._turn.take(lambda: self._prepare_now(body))
+            return await self._thread.run(lambda: self._prepare_now(body))
         except StillHangingError as error:
             files = f"{self._to.headers_file or ''} {self._to.bearer_token_file or ''}".strip()
             raise RetryableError(
-                Reason.STORAGE, f"an earlier reading of {files} still hangs: look after its disk"
+                Reason.STORAGE, f"an earlier read of {files} still hangs: check its disk"
             ) from error
 
     def _prepare_now(self, body: bytes) -> _Prepared:
@@ -193,20 +185,19 @@ class HttpTransport:
 
     async def _exchange(
         self, prepared: _Prepared, headers: Mapping[str, str], fence: Fence, read: BodyLimit
-    ) -> Answer:
+    ) -> ReceiverAnswer:
         context = await self._tls_context()
-        connector = NotingConnector()
-        proxy, for_proxy = address_of(self._to.proxy)
+        connector = StatusConnector()
         outgoing = FencedBody(prepared.body, fence)
         sent = {
             "User-Agent": USER_AGENT,
             "Accept-Encoding": "identity",
             **prepared.credentials,
             **headers,
-            **({} if is_over_tls(self._to.url) else for_proxy),
+            **({} if is_over_tls(self._to.url) else self._proxy.headers),
             **({"Content-Encoding": "gzip"} if self._to.compress else {}),
         }
-        for secret in (*prepared.credentials.values(), *for_proxy.values()):
+        for secret in (*prepared.credentials.values(), *self._proxy.headers.values()):
             OURS.remember(secret)
         try:
             async with (
@@ -222,17 +213,17 @@ class HttpTransport:
                     data=outgoing,
                     headers=sent,
                     ssl=context if context is not None else True,
-                    proxy=proxy,
-                    proxy_headers=for_proxy or None,
+                    proxy=self._proxy.url,
+                    proxy_headers=self._proxy.headers or None,
                     allow_redirects=False,
                 ) as response,
             ):
                 return await self._read(response, read)
-        except FOREIGN as error:
+        except HTTP_ERRORS as error:
             if outgoing.refused is not None:
                 raise outgoing.refused from None
             if connector.status is not None and outgoing.sent and is_unreadable(error):
-                return Answer(connector.status, None, b"")
+                return ReceiverAnswer(connector.status, None, b"")
             raise _no_answer(error) from error
 
     async def _tls_context(self) -> ssl.SSLContext | None:
@@ -246,11 +237,11 @@ class HttpTransport:
         except ConfigError as error:
             raise PermanentError(Reason.AUTH, str(error)) from error
 
-    async def _read(self, response: aiohttp.ClientResponse, limit: BodyLimit) -> Answer:
+    async def _read(self, response: aiohttp.ClientResponse, limit: BodyLimit) -> ReceiverAnswer:
         headers = response.headers
         sent_at = parse_http_date(headers.get("Date"))
         wanted = (*_OK, limit.also)
-        answer = Answer(
+        answer = ReceiverAnswer(
             status=response.status,
             retry_after_s=parse_retry_after(
                 headers.get("Retry-After"),
@@ -261,12 +252,12 @@ class HttpTransport:
             epoch=headers.get("Telemetryd-Epoch", ""),
             sequence=headers.get("Telemetryd-Sequence", ""),
         )
-        response.close()  # the rest of it isn't wanted
+        response.close()  # the rest isn't wanted
         return answer
 
 
 async def _read_body(response: aiohttp.ClientResponse, limit: BodyLimit) -> bytes:
-    """The body as far as it is wanted; one that breaks off before raises as aiohttp does."""
+    """The body up to its limit; where it breaks off before, aiohttp's error is raised."""
     body = bytearray()
     with anyio.move_on_after(limit.patience_s):
         while len(body) < limit.size and (piece := await response.content.readany()):
@@ -294,7 +285,7 @@ def is_server_error(status: int) -> bool:
 
 
 def oversize(said: str) -> PermanentError:
-    """What it means that a receiver takes no body of that size."""
+    """The error where a receiver refuses the size of a body."""
     return PermanentError(
         Reason.OVERSIZE,
         f"{said}, too large: raise the receiver's limit for the size of requests "
@@ -302,12 +293,12 @@ def oversize(said: str) -> PermanentError:
     )
 
 
-def refusal(answer: Answer, *, retryable: Callable[[int], bool]) -> ExportError:
-    """What an answer that isn't a success means; its body is never told.
+def refusal(answer: ReceiverAnswer, *, retryable: Callable[[int], bool]) -> ExportError:
+    """The error for an answer that isn't a success; it never quotes the body.
 
     Args:
         answer: The answer.
-        retryable: Whether a status may change with another attempt; 429 always may.
+        retryable: Whether another attempt may succeed after this status; always so after 429.
     """
     status = answer.status
     said = f"the receiver answers {status}"
@@ -321,8 +312,7 @@ def refusal(answer: Answer, *, retryable: Callable[[int], bool]) -> ExportError:
     if status in _AUTH:
         return PermanentError(
             Reason.AUTH,
-            f"{said}: look after the credential in bearer_token_file, headers_file or "
-            "client_cert_file",
+            f"{said}: check the credential in bearer_token_file, headers_file or client_cert_file",
         )
     if status == _TOO_LARGE:
         return oversize(said)
@@ -332,4 +322,4 @@ def refusal(answer: Answer, *, retryable: Callable[[int], bool]) -> ExportError:
             f"{said}, a redirect, which is never followed: give the address it leads to",
         )
     reason = Reason.SERVER if status in _SERVER_ERRORS else Reason.REJECTED
-    return PermanentError(reason, f"{said}: look after the address and the receiver's own log")
+    return PermanentError(reason, f"{said}: check the address and the receiver's own log")

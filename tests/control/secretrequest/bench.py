@@ -28,7 +28,7 @@ from telemetryd.demo.writes import Writer
 from telemetryd.errors import NotFound
 from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.export.exporter import Exporter
-from telemetryd.export.payloads.scc import SccRenderer
+from telemetryd.export.payloads.scc import scc_renderer
 from telemetryd.export.sinks.secret import SecretExporter
 from telemetryd.export.spec import ExporterSpec
 from telemetryd.gather.project import PROJECTS, ProjectObject
@@ -135,7 +135,7 @@ class Bench:
         self.source = Source()
         self.manager: ExporterManager = manager_of(self.source, drain_timeout_s=5.0)
         self.built: list[str] = []
-        self._render = SccRenderer()
+        self._render = scc_renderer()
         self.wrap: Callable[[Exporter], Exporter] = lambda sink: sink
         self.controller = SecretRequestController(
             self.api,

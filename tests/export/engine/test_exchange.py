@@ -97,10 +97,10 @@ async def test_exporter_that_hangs_holds_an_exchange_up_for_the_drain_timeout_at
 @pytest.mark.parametrize(
     ("out", "into", "text"),
     [
-        (["nobody"], [], "no exporter 'nobody'"),
+        (["absent"], [], "no exporter 'absent'"),
         ([], ["a"], "'a' is registered already"),
         (["b"], ["a"], "'a' is registered already"),
-        (["a", "nobody"], ["c"], "no exporter 'nobody'"),
+        (["a", "absent"], ["c"], "no exporter 'absent'"),
     ],
 )
 async def test_exchange_that_cannot_be_made_whole_touches_nothing(

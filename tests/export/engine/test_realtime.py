@@ -74,7 +74,7 @@ async def test_two_hundred_exporters_beside_bad_ones_keep_their_slots(
     for name, sink in healthy.items():
         manager.register(spec(name, interval_s=1.0, timeout_s=0.5), sink)
     for name, sink in bad.items():
-        # The blocking one once, in the middle: what comes after shows that nobody catches up.
+        # The blocking one once, in the middle: what comes after shows that none catches up.
         interval_s = BESIDE_BAD_ONES_S / 2 if name == "blocking" else 1.0
         manager.register(spec(name, interval_s=interval_s, timeout_s=0.5), sink)
     threads = threading.active_count()

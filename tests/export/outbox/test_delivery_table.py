@@ -17,7 +17,8 @@ import pytest
 
 from telemetryd.config import HttpExporterConfig
 from telemetryd.daemon.exporters import build_http
-from telemetryd.export.engine.manager import ExporterManager, ExporterSpec
+from telemetryd.export.engine.manager import ExporterManager
+from telemetryd.export.spec import ExporterSpec
 from telemetryd.model import ExporterState, ExporterStatus
 from tests.export.doubles import Source, render, running
 from tests.export.receiver import (
@@ -55,7 +56,7 @@ class Row:
         attempts: How many attempts they were, by the manager's count.
         reason: Of the last failure, empty where the run succeeded.
         delay_s: Between the first and the second request, at least.
-        next_run_s: Until the next run, likewise.
+        next_run_s: Until the next run, in the same form.
         timeout_s: Of an attempt.
         certificate: Which the receiver shows.
     """

@@ -21,7 +21,7 @@ from tests.export.doubles import INSTALL_UUID, Sink, Source, always, failing, ru
 
 pytestmark = pytest.mark.anyio
 
-LOST = RetryableError(Reason.CONNECT, "nobody there")
+LOST = RetryableError(Reason.CONNECT, "no server there")
 REFUSED = PermanentError(Reason.REJECTED, "no")
 
 

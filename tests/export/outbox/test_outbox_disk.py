@@ -70,7 +70,7 @@ async def test_folder_that_cannot_be_made_is_shown_and_no_reason_not_to_send(ben
         await bench.run_over()
         assert bench.status.state is ExporterState.IDLE
         assert bench.status.detail.startswith("storage: keeps nothing over a restart: can't use ")
-        assert "move away the file that stands there" in bench.status.detail
+        assert "move away the file that is there" in bench.status.detail
         assert bench.stats.spool_dropped == {"storage": 1}
         (bench.folder / "spool").unlink()
         await bench.run_again()

@@ -18,13 +18,13 @@ from telemetryd import __version__
 from telemetryd.config import FORMATS
 from telemetryd.errors import PermanentError, Reason
 from telemetryd.export.exporter import ExportContext, Outcome
-from telemetryd.export.payloads.fleet import FleetRenderer
+from telemetryd.export.payloads.fleet import fleet_renderer
 from telemetryd.export.payloads.fleet_document import fleet_schema, validate_fleet
 from telemetryd.export.payloads.fleet_rows import MAX_AMOUNT
 from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
 from telemetryd.export.payloads.payload import parse_digest
 from telemetryd.export.sinks.file import FileExporter
-from telemetryd.export.turn import shared_threads
+from telemetryd.export.threads import shared_threads
 from telemetryd.model import (
     UNKNOWN_GROUP,
     Amounts,
@@ -181,7 +181,7 @@ def a_shape(**changes: Any) -> NodeShape:
 
 
 def render(facts: Snapshot, delivery: Delivery = DELIVERY) -> Payload:
-    return FleetRenderer()(facts, delivery)
+    return fleet_renderer()(facts, delivery)
 
 
 def document_of(facts: Snapshot) -> dict[str, Any]:
@@ -224,8 +224,8 @@ def test_every_key_of_the_schema_is_documented() -> None:
         return set(node.get("properties", ())) | names(list(node.values()))
 
     text = (Path(__file__).parents[3] / "docs" / "fleet-payload.md").read_text()
-    told = set(re.findall(r"`(?:[a-z_]+\[\]\.)?([a-z_]+)`", text))
-    assert names(SCHEMA) - told == set()
+    shown = set(re.findall(r"`(?:[a-z_]+\[\]\.)?([a-z_]+)`", text))
+    assert names(SCHEMA) - shown == set()
     assert len(names(SCHEMA)) > 60
 
 
@@ -444,8 +444,8 @@ def test_cpu_is_whole_millicores_rounded_up_once_and_capped(nano: int, millis: i
     document = document_of(
         facts_with(detail=detail, totals=Totals(roles=NO_ROLES._asdict(), cpu_nano=nano))
     )
-    told = (document["clusters"][0], document["node_shapes"][0], document["totals"])
-    assert [each["cpu_millis"] for each in told] == [millis] * 3
+    shown = (document["clusters"][0], document["node_shapes"][0], document["totals"])
+    assert [each["cpu_millis"] for each in shown] == [millis] * 3
 
 
 @pytest.mark.parametrize(
@@ -458,8 +458,8 @@ def test_memory_is_whole_bytes_rounded_up_once_and_capped(nano: int, whole: int)
     document = document_of(
         facts_with(detail=detail, totals=Totals(roles=NO_ROLES._asdict(), memory_nano=nano))
     )
-    told = (document["clusters"][0], document["node_shapes"][0], document["totals"])
-    assert [each["memory_bytes"] for each in told] == [whole] * 3
+    shown = (document["clusters"][0], document["node_shapes"][0], document["totals"])
+    assert [each["memory_bytes"] for each in shown] == [whole] * 3
 
 
 def test_without_ids_the_key_is_left_out_and_rows_are_sorted_by_content() -> None:
@@ -482,10 +482,10 @@ def test_every_payload_fits_its_schema_and_is_canonical(
     assert payload.body == orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
     assert payload.schema_valid
     assert payload.schema_error == ""
-    told = document.pop("delivery")
+    shown = document.pop("delivery")
     assert payload.digest == sha256(orjson.dumps(document, option=orjson.OPT_SORT_KEYS)).hexdigest()
-    assert (told["sequence"], told["epoch"]) == (delivery.sequence, delivery.epoch)
-    assert told["digest"] == payload.digest
+    assert (shown["sequence"], shown["epoch"]) == (delivery.sequence, delivery.epoch)
+    assert shown["digest"] == payload.digest
     assert parse_digest(payload.body) == (payload.digest, float(int(delivery.at)))
 
 
@@ -521,7 +521,7 @@ def test_equal_facts_in_any_order_give_equal_bytes_but_for_the_delivery(
 
 
 def test_renderer_remembers_the_snapshot_and_makes_the_delivery_anew() -> None:
-    renderer, facts = FleetRenderer(), facts_with()
+    renderer, facts = fleet_renderer(), facts_with()
     later = Delivery(EPOCH_S + 60, 9, 4)
     assert renderer(facts, DELIVERY) == render(facts, DELIVERY)
     assert renderer(facts, later) == render(facts, later)
@@ -578,7 +578,7 @@ def test_incompleteness_is_a_fact_of_the_digest() -> None:
     ],
 )  # fmt: skip
 def test_what_does_not_fit_the_schema_is_never_handed_out(facts: Snapshot) -> None:
-    renderer = FleetRenderer()
+    renderer = fleet_renderer()
     for _ in range(2):
         with pytest.raises(PermanentError) as caught:
             renderer(facts, DELIVERY)
@@ -600,7 +600,7 @@ async def test_an_unchanged_fleet_is_not_written_again_and_an_altered_one_is(
         now=lambda: now_s,
         threads=shared_threads(),
     )
-    renderer, facts = FleetRenderer(), facts_with()
+    renderer, facts = fleet_renderer(), facts_with()
 
     async def export() -> Outcome:
         sequence = int(now_s * 1000)

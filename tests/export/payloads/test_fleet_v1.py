@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given, settings
 from jsonschema import Draft202012Validator
 
-from telemetryd.export.payloads.fleet_v1 import FleetV1Renderer, fleet_v1_schema
+from telemetryd.export.payloads.fleet_v1 import fleet_v1_renderer, fleet_v1_schema
 from telemetryd.model import Amounts, FleetDetail, Gpus, ShapeDetail, Snapshot, Totals
 from tests.export.payloads.test_fleet import (
     DELIVERY,
@@ -68,7 +68,7 @@ KEYS = {
 
 
 def document_of(facts: Snapshot) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(FleetV1Renderer()(facts, DELIVERY).body)
+    document: dict[str, Any] = json.loads(fleet_v1_renderer()(facts, DELIVERY).body)
     VALIDATOR.validate(document)
     return document
 

@@ -4,9 +4,12 @@ import json
 
 import pytest
 
-from telemetryd.export.payloads.offline_request import product_version, render_offline_request
 from telemetryd.export.payloads.payload import CONTENT_TYPE
-from telemetryd.export.payloads.scc import normalise_version
+from telemetryd.export.payloads.scc import (
+    normalise_version,
+    product_version,
+    render_offline_request,
+)
 from telemetryd.model import Payload
 from tests.system.offlinerequest import RELEASES, read_offline_request
 

@@ -16,14 +16,13 @@ from jsonschema.exceptions import ValidationError
 from telemetryd.errors import PermanentError, Reason
 from telemetryd.export.payloads.payload import parse_digest, parse_rfc3339
 from telemetryd.export.payloads.scc import (
-    SccRenderer,
     normalise_version,
-    render_scc,
+    scc_renderer,
     scc_schema,
     validate_scc,
 )
 from telemetryd.model import ClusterRow, Delivery, Identity, Snapshot, SystemRow, Totals
-from tests.export.doubles import EPOCH_S, IDENTITY, snapshot
+from tests.export.doubles import EPOCH_S, IDENTITY, render_scc, snapshot
 from tests.gather.consumer import UPSTREAM_SCHEMA
 
 VALIDATOR = Draft202012Validator(scc_schema(), format_checker=Draft202012Validator.FORMAT_CHECKER)
@@ -134,13 +133,13 @@ def test_schema_says_what_the_table_says(
     name = path.rsplit(".", 1)[-1]
     assert node["type"] == type_
     assert (name in parent["required"]) is required
-    told = {key: value for key, value in node.items() if key not in {"type", "description"}}
+    published = {key: value for key, value in node.items() if key not in {"type", "description"}}
     if type_ in {"array", "object"}:
         for key in ("properties", "required"):
-            told.pop(key, None)
-        if "properties" in told.get("items", {}):
-            assert told.pop("items")["type"] == "object"
-    assert told == constraints
+            published.pop(key, None)
+        if "properties" in published.get("items", {}):
+            assert published.pop("items")["type"] == "object"
+    assert published == constraints
 
 
 def test_schema_knows_no_more_than_the_table() -> None:
@@ -305,7 +304,7 @@ def test_digest_tells_any_two_facts_apart() -> None:
 
 
 def test_renderer_remembers_the_snapshot_and_moves_the_timestamp_alone() -> None:
-    renderer, facts = SccRenderer(), snapshot()
+    renderer, facts = scc_renderer(), snapshot()
     now, later = Delivery(EPOCH_S), Delivery(EPOCH_S + 60, 7, 3)
     first, second = renderer(facts, now), renderer(facts, later)
     assert first == render_scc(facts, EPOCH_S)
@@ -315,7 +314,7 @@ def test_renderer_remembers_the_snapshot_and_moves_the_timestamp_alone() -> None
 
 
 def test_renderer_that_refused_a_snapshot_refuses_it_again() -> None:
-    renderer = SccRenderer()
+    renderer = scc_renderer()
     facts = replace(snapshot(), identity=replace(IDENTITY, install_uuid="not-a-uuid"))
     for _ in range(2):
         with pytest.raises(PermanentError, match="installuuid isn't a UUID"):

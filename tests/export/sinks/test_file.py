@@ -19,10 +19,9 @@ from telemetryd.config import parse_config
 from telemetryd.daemon.exporters import ExporterFactory
 from telemetryd.errors import ExportError, PermanentError, Reason, RetryableError
 from telemetryd.export.exporter import Outcome
-from telemetryd.export.payloads.scc import render_scc
 from telemetryd.export.sinks.file import FileExporter
 from telemetryd.export.sinks.snapshots import LOCK, SnapshotFile, choose_excess
-from tests.export.doubles import EPOCH_S, Source, manager_of, running, snapshot
+from tests.export.doubles import EPOCH_S, Source, manager_of, render_scc, running, snapshot
 from tests.export.filebench import FolderBench, check_folder, names, payload
 from tests.locks import OTHER_USER, holding
 
@@ -271,8 +270,8 @@ async def test_latest_that_isnt_a_link_is_left_alone(bench: FolderBench, make: A
     error = await refused(bench, bench.exporter())
     assert isinstance(error, PermanentError)
     assert str(error) == (
-        f"{bench.folder}/latest isn't a link and is left alone: move it away, or configure another "
-        "directory"
+        f"{bench.folder}/latest isn't a link and is not changed: move it away, or configure "
+        "another directory"
     )
 
 
@@ -356,7 +355,7 @@ async def test_slow_disk_blocks_nobody_and_no_write_starts_beside_it(bench: Fold
     error = await refused(bench, sink, 2)
     assert isinstance(error, RetryableError)
     assert str(error) == (
-        f"an earlier write to {bench.folder} still hangs: look after the disk or its server"
+        f"an earlier write to {bench.folder} still hangs: check the disk or the file server"
     )
     disk.set()
     with anyio.fail_after(30):

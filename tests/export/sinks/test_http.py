@@ -64,12 +64,12 @@ async def test_request_tells_what_it_carries() -> None:
     (request,) = receiver.requests
     assert (request.method, request.target, request.body) == ("POST", "/v1/payloads", PAYLOAD.body)
     assert request.headers["content-length"] == str(len(gzip.compress(PAYLOAD.body, mtime=0)))
-    told = {
+    shown = {
         name: value
         for name, value in request.headers.items()
         if name not in {"host", "content-length", "accept"}
     }
-    assert told == {
+    assert shown == {
         "accept-encoding": "identity",
         "connection": "close",
         "content-encoding": "gzip",

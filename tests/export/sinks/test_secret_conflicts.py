@@ -58,7 +58,7 @@ async def test_another_writer_is_left_alone_until_quiet_and_then_overruled_once(
             Reason.FIELD_CONFLICT,
             bench.send(exporter),
             f"Secret {bench.namespace}/{NAME} is also written by rancher",
-            "unchanged for 300 s",
+            "has not changed for 300 s",
         )
         assert bench.read() == before
     bench.write_foreign(b'{"from":"rancher","n":2}')

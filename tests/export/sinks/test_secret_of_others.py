@@ -12,7 +12,7 @@ import pytest
 
 from telemetryd.errors import ConflictError, Reason, RetryableError
 from telemetryd.export.exporter import Outcome
-from telemetryd.export.payloads.fleet import FleetRenderer
+from telemetryd.export.payloads.fleet import fleet_renderer
 from telemetryd.model import Delivery, FleetDetail, RoleCounts, Totals
 from tests.apiserver.admin import Object
 from tests.export.bench import NAME, Bench, Interloper, refused
@@ -128,7 +128,7 @@ async def test_telemetry_of_others_is_overruled_for_a_request_only_with_takeover
     )
     body = {
         "scc": bench.payload(2).body,
-        "fleet": FleetRenderer()(facts, Delivery(EPOCH_S, 1, 0)).body,
+        "fleet": fleet_renderer()(facts, Delivery(EPOCH_S, 1, 0)).body,
         "rancher": orjson.dumps({**json.loads(bench.payload().body), "managedClusters": None}),
     }[kind]
     before = create(bench, {"data": {"payload": b64(body)}})

@@ -1,7 +1,4 @@
-"""Blocking calls in worker threads: of one caller one at a time, and of all no more than a few.
-
-What is called, and what comes of a failure, is the caller's affair.
-"""
+"""Blocking calls in worker threads: one at a time for each caller, and a few for all callers."""
 
 import threading
 from collections.abc import Callable
@@ -15,11 +12,11 @@ from telemetryd.limiter import Limiter
 T = TypeVar("T")
 
 MOST_THREADS: Final = 8
-"""At work at a time for those who share a limiter, but for those that hang."""
+"""Calls at a time for all callers that share a limiter, not counting those that hang."""
 
 PATIENCE_S: Final = 0.25
-"""A call that takes longer no longer counts among them: a disk that hangs must not hold up another,
-and one that is merely slow does with a few threads more."""
+"""A call that takes longer no longer counts: a disk that hangs must not hold up another one, and a
+slow one costs a few more threads."""
 
 
 def shared_threads() -> Limiter:
@@ -28,33 +25,33 @@ def shared_threads() -> Limiter:
 
 
 class StillHangingError(Exception):
-    """An earlier call of the same caller isn't back yet."""
+    """An earlier call of the same caller hasn't returned yet."""
 
 
-class Turn:
-    """Lets one call at a time into a worker thread.
+class WorkerThread:
+    """Makes one blocking call at a time in a worker thread.
 
-    A call that is cut off goes on there, for it can't be ended: until it is back no other begins,
-    so that a disk that hangs costs one thread.
+    A call that is cut off goes on there, because it can't be ended. No other begins before it
+    returns, so a disk that hangs costs one thread.
     """
 
     __slots__ = ("_limiter", "_lock", "_threads")
 
     def __init__(self, threads: Limiter) -> None:
-        """Nothing is called yet.
+        """Call nothing yet.
 
         Args:
-            threads: Shared with others, so that there are few threads for them all.
+            threads: Shared with other callers, to limit the threads of all.
         """
         self._threads = threads
         self._limiter: anyio.CapacityLimiter | None = None  # made when needed: it takes a kilobyte
         self._lock = threading.Lock()
 
-    async def take(self, call: Callable[[], T]) -> T:
+    async def run(self, call: Callable[[], T]) -> T:
         """What the call returns or raises.
 
         Raises:
-            StillHangingError: An earlier one hangs.
+            StillHangingError: An earlier call hangs.
         """
         limiter = self._limiter = self._limiter or anyio.CapacityLimiter(1)
         async with self._threads.turn():
@@ -63,7 +60,7 @@ class Turn:
             )
 
     def _alone(self, call: Callable[[], T]) -> T:
-        # The limiter gives the turn of an abandoned call away; the lock is released at its end.
+        # An abandoned call no longer holds the limiter, but keeps the lock until it returns.
         if not self._lock.acquire(blocking=False):
             raise StillHangingError
         try:

@@ -43,9 +43,9 @@ def test_library_that_is_imported_already_is_used_as_it_is() -> None:
 
 def test_library_of_another_shape_is_imported_plainly() -> None:
     code = (
-        "import telemetryd.kube.slim as slim\n"
+        "import telemetryd.kube.lightimport as light\n"
         "def fail(*_): raise AttributeError\n"
-        "slim._package = fail\n"
+        "light._package = fail\n"
         "import sys, telemetryd.kube.loader as loader\n"
         "print('kubernetes_asyncio.client.models' in sys.modules)\n"
         "print(loader.Configuration().verify_ssl)\n"

@@ -7,9 +7,9 @@ from pathlib import Path
 import anyio
 import pytest
 
-from telemetryd.export.engine.manager import ExporterSpec
 from telemetryd.export.sinks.file import FileExporter
-from telemetryd.export.turn import MOST_THREADS, shared_threads
+from telemetryd.export.spec import ExporterSpec
+from telemetryd.export.threads import MOST_THREADS, shared_threads
 from telemetryd.limiter import Limiter
 from telemetryd.model import ExporterState
 from tests.export.doubles import EPOCH_S, Source, manager_of, render, running

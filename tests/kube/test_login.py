@@ -130,7 +130,7 @@ async def test_proxy_that_changes_is_taken_up_by_the_request_that_does_not_get_t
 async def test_change_that_no_request_fails_for_is_taken_up_in_time(
     tmp_path: Path, field: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("telemetryd.kube.rechosen.RECHECK_S", 0.0)
+    monkeypatch.setattr("telemetryd.kube.login.RECHECK_S", 0.0)
     authority = Authority(tmp_path)
     tls = server_side(authority.issue("server", also=["127.0.0.2"]))
     path = tmp_path / "config"
@@ -162,8 +162,8 @@ async def followed(
     config: KubernetesConfig, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[KubeClient, ByteStream]]:
     """A client that asks nothing, and what it has open."""
-    monkeypatch.setattr("telemetryd.kube.rechosen.RECHECK_S", 0.0)
-    monkeypatch.setattr("telemetryd.kube.rechosen._FOLLOW_S", 0.01)
+    monkeypatch.setattr("telemetryd.kube.login.RECHECK_S", 0.0)
+    monkeypatch.setattr("telemetryd.kube.login._FOLLOW_S", 0.01)
     monkeypatch.setattr("telemetryd.kube.credentials.REREAD_S", 0.0)
     monkeypatch.setattr(TlsContext.__init__, "__kwdefaults__", {"recheck_s": 0.0})
     async with connected(config) as client, anyio.create_task_group() as tasks:
@@ -264,10 +264,10 @@ def refusing(tried: list[object]) -> Any:
 
 async def until(client: KubeClient, value: str, problem: str = "") -> None:
     """The client has come to this by itself."""
-    credential = client._connection.login.credential
+    credential = client._current.login.credential
     assert isinstance(credential, TokenFile)
     with anyio.fail_after(30):
-        while credential._value() != value or (
+        while credential._value != value or (
             problem not in client.login_problem if problem else client.login_problem
         ):
             await anyio.sleep(0.01)
@@ -276,7 +276,7 @@ async def until(client: KubeClient, value: str, problem: str = "") -> None:
 async def test_file_that_comes_later_than_the_kubeconfig_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("telemetryd.kube.rechosen._RETRY_S", 0.0)
+    monkeypatch.setattr("telemetryd.kube.login._RETRY_S", 0.0)
     authority = Authority(tmp_path)
     pair = authority.issue("two")
     path = tmp_path / "config"
@@ -307,6 +307,6 @@ async def test_plugin_of_a_new_kubeconfig_that_fails_leaves_the_login_before(
             api = "client.authentication.k8s.io/v1"
             plugin = {"apiVersion": api, "command": "false", "interactiveMode": "Never"}
             kubeconfig(path, server.url, cluster=cluster, user={"exec": plugin})
-            assert await client._connection.look_again(client._connection.login) is False
+            assert await client._current.check_again(client._current.login) is False
             assert "ended with status 1" in client.login_problem
             await get(client)

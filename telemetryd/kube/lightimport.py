@@ -1,10 +1,10 @@
 """kubernetes_asyncio's configuration loaders without the 800 model classes that come with them.
 
-Importing any part of the library imports all of it: 59 MiB and up to a second, of which its
-``config`` package needs next to nothing. Here two of its packages stand in empty while ``config``
-is imported, and then leave again, so that whoever imports the library later gets the whole of it.
-The right end would be lazy imports upstream. Whatever doesn't go as planned leads to the plain
-import: nothing depends on this but memory and time.
+Importing any part of the library imports all of it: 59 MiB and up to a second, though its
+``config`` package needs almost nothing. Here two of its packages are replaced by empty ones while
+``config`` is imported, and then removed, so that a later import gets the whole library. The real
+fix would be lazy imports upstream. Any failure leads to the plain import: only memory and time
+depend on this.
 """
 
 import importlib
@@ -20,7 +20,7 @@ _CLIENT = f"{_LIBRARY}.client"
 
 
 @contextmanager
-def slim_library() -> Iterator[None]:
+def without_models() -> Iterator[None]:
     """Within the block, imports from ``kubernetes_asyncio.config`` are cheap where possible."""
     if _is_imported():
         yield
@@ -30,11 +30,11 @@ def slim_library() -> Iterator[None]:
         importlib.import_module(f"{_LIBRARY}.config")
     except Exception:  # noqa: BLE001 - another version may fail in any way; the plain import won't
         _forget()
-    slim = _is_imported()
+    is_light = _is_imported()
     try:
         yield
     finally:
-        if slim:
+        if is_light:
             _forget()
 
 
@@ -51,7 +51,7 @@ def _stand_in() -> None:
     client = sys.modules[_CLIENT] = _package(_CLIENT, folder / "client")
     configuration = importlib.import_module(f"{_CLIENT}.configuration")
     vars(client)["Configuration"] = configuration.Configuration
-    # Only named in functions that make whole clients, which nobody calls here.
+    # Only named in functions that make whole clients, which are not called here.
     vars(client)["ApiClient"] = object
 
 

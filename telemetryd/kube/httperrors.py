@@ -1,4 +1,4 @@
-"""What errors of aiohttp, TLS and sockets mean: each becomes one of ours, here and nowhere else."""
+"""Translates errors of aiohttp, TLS and sockets."""
 
 import os
 import re
@@ -11,32 +11,32 @@ from telemetryd.bounds import free_text
 from telemetryd.errors import Reason, Unavailable
 
 CONNECT_TIMEOUT_S = 5.0
-"""Until a connection stands, TLS and a proxy's tunnel included."""
+"""Until a connection is open, TLS and a proxy's tunnel included."""
 
-FOREIGN = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError, EOFError)
-"""What a request or the reading of its answer may raise."""
+HTTP_ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError, EOFError)
+"""Errors that a request, or reading its answer, may raise."""
 
 _TOO_LONG = re.compile(r"Got more than ([0-9]+) bytes")
 
 
 def translate(error: BaseException, what: str) -> Unavailable:
-    """What a foreign error means. Its own text is left out: it may quote what was sent.
+    """An error of ours. The text of the other is left out: it may quote what was sent.
 
     Args:
-        error: One of ``FOREIGN``.
-        what: What was asked, for the message; nothing secret.
+        error: One of ``HTTP_ERRORS``.
+        what: The request, for the message; nothing secret.
     """
     return Unavailable(f"{what}: {_why(error)}", kind=Reason.CONNECT)
 
 
 def is_unsent(error: BaseException | None) -> bool:
-    """Whether what failed a request did so before its first byte left; None is no credential."""
+    """Whether a request failed before its first byte left; None where there was no credential."""
     unsent = (aiohttp.ClientConnectorError, aiohttp.ClientConnectorCertificateError)
     return error is None or isinstance(error, (*unsent, aiohttp.ClientHttpProxyError))
 
 
 def is_unreadable(error: BaseException) -> bool:
-    """Whether an answer came that can't be parsed, as opposed to none or one that broke off."""
+    """Whether an answer came that can't be parsed; False for none, or one that broke off."""
     if isinstance(error, aiohttp.ClientHttpProxyError | PayloadEncodingError):
         return False
     return isinstance(error, aiohttp.ClientResponseError | HttpProcessingError)

@@ -1,0 +1,232 @@
+"""Calls of a sink: each in a task of its own, timed, cut off at its deadline, its error translated.
+
+A sink may hang, raise anything, cancel its own task or swallow its cancellation. None of that
+reaches the manager or another exporter.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable, Generator
+from functools import partial
+from typing import Any, Final, Generic, TypeVar
+
+import anyio
+import anyio.lowlevel
+
+from telemetryd.bounds import causes_of, error_text, free_text, message_of
+from telemetryd.errors import (
+    ConflictError,
+    ExportError,
+    OutrankedError,
+    PermanentError,
+    Reason,
+    RetryableError,
+)
+from telemetryd.timing import LONGEST_SLEEP_S, RETRY_AFTER_CAP_S
+
+T = TypeVar("T")
+
+ERROR_CHARS: Final = 1000
+
+
+class Waiter:
+    """Lets one task wait for a time or a condition; all on one event loop."""
+
+    __slots__ = ("_awake_by_s", "_notified")
+
+    def __init__(self) -> None:
+        self._notified: anyio.Event | None = None
+        self._awake_by_s = math.inf
+
+    @property
+    def overdue_s(self) -> float:
+        """Seconds by which the waiting task has missed its wake-up; 0 on time, or at work."""
+        return max(0.0, anyio.current_time() - self._awake_by_s)
+
+    def notify(self) -> None:
+        """Make the waiting task, if there is one, check its condition again."""
+        if self._notified is not None:
+            self._notified.set()
+
+    async def wait(self, until_s: float, over: Callable[[], bool]) -> None:
+        """Wait until the time, or until a notification after which ``over`` is true."""
+        while not over() and (left_s := until_s - anyio.current_time()) > 0:
+            self._notified = anyio.Event()
+            sleep_s = min(left_s, LONGEST_SLEEP_S)
+            self._awake_by_s = anyio.current_time() + sleep_s
+            with anyio.move_on_after(sleep_s):
+                await self._notified.wait()
+            self._awake_by_s = math.inf
+        self._notified = None
+
+
+class SinkCall(Generic[T]):
+    """One call, run as a child of a task group that no failure of it can bring down.
+
+    It is cut off by cancelling its task once, as asyncio's own timeouts do. A cancel scope would
+    cancel again at every turn of the loop for as long as the call swallows it, which costs a whole
+    core and starves the others.
+
+    Attributes:
+        done: The call is over: ``value`` or ``error`` is set.
+        value: What it returned.
+        error: What it raised, ``asyncio.CancelledError`` included.
+        cut_off: ``cut`` was called while it ran.
+        longest_step_s: The longest it has blocked the event loop, in seconds.
+    """
+
+    __slots__ = (
+        "_call",
+        "_on_done",
+        "_task",
+        "cut_off",
+        "done",
+        "error",
+        "longest_step_s",
+        "value",
+    )
+
+    def __init__(self, call: Callable[[], Awaitable[T]], on_done: Callable[[], None]) -> None:
+        self._call = call
+        self._on_done = on_done
+        self._task: asyncio.Task[object] | None = None
+        self.done = False
+        self.cut_off = False
+        self.value: T | None = None
+        self.error: BaseException | None = None
+        self.longest_step_s = 0.0
+
+    async def run(self) -> None:
+        """The body of the task: make the call and keep its result.
+
+        Raises:
+            CancelledError: The task group itself is cancelled.
+            KeyboardInterrupt: The process is interrupted.
+        """
+        self._task = asyncio.current_task()
+        try:
+            self.value = await _Timed(self._call(), self._note_step)
+            await self._absorb_cancellation()
+        except asyncio.CancelledError as exc:
+            if anyio.current_effective_deadline() == -math.inf:
+                raise
+            # Let through, it would cancel the whole task group: only its owner may do that.
+            self.error = exc
+        except KeyboardInterrupt:
+            raise
+        except BaseException as exc:  # noqa: BLE001 - a sink's SystemExit ends the sink alone
+            self.error = exc
+        finally:
+            self.done = True
+            self._task = None  # and all that it refers to, for a call is kept until the next
+            self._on_done()
+
+    def cut(self) -> None:
+        """Cancel the call, once; ``done`` shows whether it obeys."""
+        self.cut_off = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def _note_step(self, took_s: float) -> None:
+        self.longest_step_s = max(self.longest_step_s, took_s)
+
+    async def _absorb_cancellation(self) -> None:
+        """Take a cancellation that is pending on the task, which would hit it as it returns.
+
+        Raises:
+            CancelledError: The task group itself is cancelled.
+        """
+        if self._task is not None and self._task.cancelling():
+            try:
+                await anyio.lowlevel.cancel_shielded_checkpoint()
+            except asyncio.CancelledError:
+                if anyio.current_effective_deadline() == -math.inf:
+                    raise
+
+
+class _Timed(Generic[T]):
+    """Awaits something and times each step, for which it blocks the event loop."""
+
+    __slots__ = ("_awaitable", "_note")
+
+    def __init__(self, awaitable: Awaitable[T], note: Callable[[float], None]) -> None:
+        self._awaitable = awaitable
+        self._note = note
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        steps = self._awaitable.__await__()
+        step = partial(next, steps)
+        while True:
+            started_s = time.perf_counter()
+            try:
+                awaited = step()
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            finally:
+                self._note(time.perf_counter() - started_s)
+            try:
+                sent = yield awaited
+            except GeneratorExit:
+                steps.close()
+                raise
+            except BaseException as exc:  # noqa: BLE001 - it is meant for the steps
+                step = partial(steps.throw, exc)
+            else:
+                step = partial(steps.send, sent)
+
+
+def export_error(error: BaseException, plugin: str) -> ExportError:
+    """What a call of an exporter raised, as an error whose type says whether to try again.
+
+    Exporters of other distributions raise anything, in groups of groups, with any text and any
+    reason. Status, log, page and metrics see only what is made of it here.
+
+    Args:
+        error: As it was raised. A group of one is that one.
+        plugin: Name and version of the exporter's distribution, empty for a built-in one.
+    """
+    causes = causes_of(error)
+    cause = causes[0] if len(causes) == 1 else error
+    by = f"{plugin}: " if plugin else ""
+    if isinstance(cause, ExportError):
+        return _bounded(cause, by)
+    said = f"{by}{error_text(cause, ERROR_CHARS)}"
+    made: ExportError
+    if isinstance(cause, TimeoutError):
+        made = RetryableError(Reason.TIMEOUT, said)
+    else:
+        made = PermanentError(Reason.INTERNAL, said)
+    made.__cause__ = error
+    return made
+
+
+def _bounded(error: ExportError, by: str) -> ExportError:
+    """The same error with a known reason, and a bounded text and pause."""
+    given = getattr(error, "reason", None)
+    said = f"{by}{free_text(message_of(error), ERROR_CHARS)}"
+    try:
+        reason = Reason(given if isinstance(given, str) else "")
+    except ValueError:
+        reason = Reason.INTERNAL
+        said = f"{said} (without a reason that telemetryd knows)"
+    made: ExportError
+    if isinstance(error, OutrankedError):
+        made = OutrankedError(said, epoch=error.epoch, sequence=error.sequence)
+    elif isinstance(error, RetryableError):
+        made = RetryableError(reason, said, retry_after_s=_seconds(error))
+    elif isinstance(error, ConflictError):
+        made = ConflictError(reason, said)
+    else:
+        made = PermanentError(reason, said)
+    made.__cause__ = error if reason is Reason.INTERNAL else error.__cause__
+    return made
+
+
+def _seconds(error: RetryableError) -> float | None:
+    """Seconds that the destination asks to wait, None where that is not a number."""
+    given: object = getattr(error, "retry_after_s", None)
+    if isinstance(given, bool) or not isinstance(given, int | float) or given != given:  # noqa: PLR0124
+        return None
+    return float(min(max(given, 0), RETRY_AFTER_CAP_S))
