@@ -89,11 +89,11 @@ async def _gatherer(fleet: BenchFleet, nodes: Store[Any]) -> Gatherer:
     await _fill(PROJECTS, objects["projects"])
     return Gatherer(
         readers=Readers(
-            clusters=(await _fill(CLUSTERS, objects["clusters"])).reader,
-            nodes=nodes.reader,
-            settings=(await _fill(SETTINGS, objects["settings"])).reader,
-            features=(await _fill(FEATURES, objects["features"])).reader,
-            kube_system=(await _fill(KUBE_SYSTEM, [namespace])).reader,
+            clusters=await _fill(CLUSTERS, objects["clusters"]),
+            nodes=nodes,
+            settings=await _fill(SETTINGS, objects["settings"]),
+            features=await _fill(FEATURES, objects["features"]),
+            kube_system=await _fill(KUBE_SYSTEM, [namespace]),
         ),
         overrides=IdentityConfig(),
         git_hash=lambda: "unknown",

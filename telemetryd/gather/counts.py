@@ -217,8 +217,8 @@ def anonymous_id(uid: str, install_uuid: str) -> str:
 
     It is a UUIDv8 (RFC 9562, section 5.8): the first 16 bytes of the HMAC-SHA256 of the UID's UTF-8
     text, keyed with the 16 bytes of the install UUID, with version and variant set. The key is in
-    the payload, so that whoever can read the UIDs of an installation's clusters can compute the
-    ids. Names could be guessed and tried; UIDs are random.
+    the payload, so anyone who can read the UIDs of an installation's clusters can compute the ids.
+    Names could be guessed and tried; UIDs are random.
 
     Args:
         uid: ``metadata.uid`` of the cluster's object, or of kube-system if there is no such object.

@@ -244,7 +244,7 @@ def project_setting(key: str, setting: SettingObject) -> SettingRecord:
 
 
 def project_opt_out(key: str, setting: SettingObject) -> SettingRecord:
-    """The record of the opt-out setting: a default permits nothing, because nobody wrote it.
+    """The record of the opt-out setting: a default permits nothing, as no one wrote it.
 
     Raises:
         UnreadableObject: As in ``project_setting``.

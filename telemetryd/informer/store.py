@@ -97,7 +97,7 @@ class Reader(Generic[R_co]):
         )
 
     def _call(self, handler: Callable[..., None], *delta: Delta[Any]) -> None:
-        """Call a reader's handler; its failure is logged once, and stops nobody else."""
+        """Call a reader's handler; its failure is logged once and affects no other."""
         try:
             handler(*delta)
         except Exception:

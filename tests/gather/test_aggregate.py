@@ -174,7 +174,8 @@ def test_an_unreadable_cluster_is_a_cluster_and_an_unreadable_node_is_a_node_of_
     first = fleet.tally()
     assert first.clusters == (ClusterRow(False, 2, 1),)
     assert first.systems == rows
-    assert (first.nodes, first.unreported_cpu, first.roles["other"]) == (2, 1, 1)
+    assert (first.totals.nodes, first.totals.unreported_cpu) == (2, 1)
+    assert first.totals.roles["other"] == 1
     fleet.apply_node(Delta("c1/1", UNREADABLE, node(cluster="c1")))
     fleet.apply_node(Delta("c1/0", node(cluster="c1"), UNREADABLE))
     fleet.apply_cluster(Delta("c1", UNREADABLE, cluster("c1")))

@@ -13,7 +13,7 @@ from telemetryd.gather.clusters import CLUSTERS
 from telemetryd.gather.gatherer import Gatherer, Readers
 from telemetryd.gather.project import FEATURES, KUBE_SYSTEM, SETTINGS, nodes_resource
 from telemetryd.gather.shapes import ShapeTable
-from telemetryd.informer.apply import Applier, Progress
+from telemetryd.informer.apply import Applier, Progress, read_page
 from telemetryd.informer.resource import Resource
 from telemetryd.informer.store import Relist, Store
 from telemetryd.model import Delivery, R
@@ -50,9 +50,8 @@ class FedStore(Generic[R]):
             "items": list(self._held.values()),
         }
         relist: Relist[R] = Relist(self.store)
-        await self._applier.take_page(
-            await self._applier.read_page(json.dumps(page).encode()), relist
-        )
+        read = await read_page(json.dumps(page).encode(), self._resource)
+        await self._applier.take_page(read, relist)
         await relist.apply(str(self._version))
 
     async def watch(self, objects: list[Object]) -> None:

@@ -9,7 +9,6 @@ import pytest
 from telemetryd.errors import UnreadableObject
 from telemetryd.gather.requests import (
     MAX_OWNERS_BYTES,
-    OWN_CONDITIONS,
     SECRET_REQUESTS,
     UNNAMED,
     RequestObject,
@@ -171,7 +170,7 @@ def test_without_owners_the_content_tells(
     done = ConditionRecord("Done", "True", "", "", LATE, transition)
     assert other(conditions=(ours, done)) == expected
     reset = msgspec.Raw(b"[{}]")
-    assert other_controller(reset, (ours, done), OWN_CONDITIONS) == expected
+    assert other_controller(reset, (ours, done)) == expected
 
 
 def test_owners_that_are_too_many_are_read_as_none() -> None:

@@ -26,7 +26,7 @@ from telemetryd.gather.project import (
 )
 from telemetryd.gather.requests import SECRET_REQUESTS, RequestSpec, SecretRequestStatus
 from telemetryd.gather.shapes import Capacity, ShapeTable
-from telemetryd.informer.apply import Applier, Progress
+from telemetryd.informer.apply import Applier, Progress, read_page
 from telemetryd.informer.resource import Resource
 from telemetryd.informer.store import Relist, Store
 from telemetryd.model import Unreadable
@@ -139,7 +139,7 @@ async def listed_and_watched(resource: Resource[Any, Any], objects: list[dict[st
     version = f"{resource.group}/{resource.version}" if resource.group else resource.version
     head = {"kind": f"{resource.kind}List", "apiVersion": version}
     body = json.dumps({**head, "metadata": {"resourceVersion": "1"}, "items": objects}).encode()
-    page = await applier.read_page(body)
+    page = await read_page(body, resource)
     assert len(page.items) == 3
     await applier.take_page(page, relist)
     await relist.apply("1")

@@ -25,7 +25,9 @@ from telemetryd.gather.shapes import ShapeTable
 from telemetryd.informer.informer import Informer
 from telemetryd.informer.lines import LineSplitter
 from telemetryd.informer.resource import Resource
+from telemetryd.informer.source import KubeSource
 from telemetryd.informer.store import SLICE_OBJECTS
+from telemetryd.kube.body import ByteStream
 from telemetryd.model import NodeRecord
 from telemetryd.stats import InformerStats
 from tests.apiserver.fixtures import rancher_node
@@ -68,7 +70,7 @@ END = line(
 )
 
 
-class Fleet:
+class Fleet(KubeSource):
     """A source of so many nodes, made as they are asked for; a stream or a watch goes on with news.
 
     Attributes:
@@ -101,9 +103,9 @@ class Fleet:
     async def stream_list(
         self, *, server_timeout_s: int, open_timeout_s: float
     ) -> AsyncIterator["Chunks"]:
-        yield Chunks(self, self._list())
+        yield Chunks(self, self._objects())
 
-    def _list(self) -> Iterator[bytes]:
+    def _objects(self) -> Iterator[bytes]:
         for start in range(0, self.nodes, CHUNK_NODES):
             numbers = range(start, min(start + CHUNK_NODES, self.nodes))
             yield b"".join(line(b"ADDED", node(number)) for number in numbers)
@@ -115,13 +117,13 @@ class Fleet:
     async def served(self, *, timeout_s: float) -> bool:
         return True
 
-    async def next(self) -> bytes:
+    async def next_news(self) -> bytes:
         while not self._news:
             await anyio.sleep(0.001)
         return self._news.pop(0)
 
 
-class Chunks:
+class Chunks(ByteStream):
     """One stream."""
 
     def __init__(self, fleet: Fleet, first: Iterator[bytes]) -> None:
@@ -132,7 +134,7 @@ class Chunks:
         await anyio.lowlevel.checkpoint()
         chunk = next(self._first, None)
         if chunk is None:
-            chunk = await self._fleet.next()
+            chunk = await self._fleet.next_news()
         self._fleet.chunks += 1
         return chunk
 

@@ -212,7 +212,7 @@ async def test_status_tells_what_is_held() -> None:
     await relist(target, {"ns/a": record("a"), "ns/b": BROKEN})
     target.move_to("12")
     target.set_error("refused")
-    status = target.reader.status()
+    status = target.status()
     assert (status.resource, status.synced, status.objects) == ("things.example.io", True, 2)
     assert (status.unreadable, status.resource_version) == (1, "12")
     assert status.last_error == "refused"
