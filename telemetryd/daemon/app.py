@@ -39,6 +39,7 @@ from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.informer.informer import Informer
 from telemetryd.kube.client import KubeClient
 from telemetryd.kube.requests import request_limiter
+from telemetryd.logs import lines_lost
 from telemetryd.model import ExporterState, ExporterStatus, InformerStatus, Snapshot
 from telemetryd.serve.control.commands import ControlServer
 from telemetryd.serve.control.socketfile import open_control_socket
@@ -46,8 +47,8 @@ from telemetryd.serve.http.listener import Listening
 from telemetryd.serve.http.reviews import Reviews
 from telemetryd.serve.http.security import Security
 from telemetryd.serve.http.server import Endpoints, serve
+from telemetryd.serve.metrics.family import MetricsFacts
 from telemetryd.serve.metrics.metrics import MetricsRenderer
-from telemetryd.serve.metrics.view import BuildInfo, MetricsSources
 from telemetryd.serve.page.status import (
     Report,
     StatusFacts,
@@ -374,26 +375,29 @@ class Daemon:
 
     def endpoints(self) -> Endpoints:
         """What HTTP shows of this daemon."""
-        sources = MetricsSources(
-            build=BuildInfo(__version__, "", platform.python_version()),
-            now=self._now,
-            informers=self._informers,
-            kube=self._kube_stats,
-            gather=self._collector.gather_stats,
-            snapshot=self._snapshot,
-            exporters=self._exporters,
-            config=self._reloader.stats,
-            loop_lag=self._heartbeat.lag,
-            switches=lambda: self._collector.switches,
-            leader=self._leadership.metrics,
-        )
         return Endpoints(
-            metrics=MetricsRenderer(sources),
+            metrics=MetricsRenderer(self._metrics),
             liveness=self._liveness,
             readiness=self._readiness,
             status=self._status,
             payload_exposed=self._payload_exposed,
             payload=self._manager.payload,
+        )
+
+    def _metrics(self) -> MetricsFacts:
+        return MetricsFacts(
+            build=(__version__, "", platform.python_version()),
+            now=self._now(),
+            informers=tuple(self._informers()),
+            exporters=tuple(self._exporters()),
+            snapshot=self._snapshot(),
+            kube=self._kube_stats,
+            gather=self._collector.gather_stats,
+            config=self._reloader.stats,
+            loop_lag=self._heartbeat.lag,
+            switches=self._collector.switches,
+            leader=self._leadership.metrics(),
+            log_lines_lost=lines_lost(),
         )
 
     def _snapshot(self) -> Snapshot | None:

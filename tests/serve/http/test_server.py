@@ -504,7 +504,7 @@ class SlowRenderer(MetricsRenderer):
     """Takes its time, and says when it has begun."""
 
     def __init__(self, facts: Facts, takes_s: float = 0.2) -> None:
-        super().__init__(facts.sources())
+        super().__init__(facts.metrics)
         self.begun = anyio.Event()
         self.takes_s = takes_s
 
