@@ -41,7 +41,7 @@ from telemetryd.kube.client import KubeClient
 from telemetryd.kube.requests import request_limiter
 from telemetryd.logs import lines_lost
 from telemetryd.model import ExporterState, ExporterStatus, InformerStatus, Snapshot
-from telemetryd.serve.control.commands import ControlServer
+from telemetryd.serve.control.server import ControlServer
 from telemetryd.serve.control.socketfile import open_control_socket
 from telemetryd.serve.http.listener import Listening
 from telemetryd.serve.http.reviews import Reviews
@@ -305,7 +305,8 @@ class Daemon:
                 self._reloader.restrictions.run, self._reloader.reapply, name="restrictions"
             )
             if control is not None:
-                background.start_soon(ControlServer(control, self._commands()).run, name="control")
+                server = ControlServer(control, self._commands().execute)
+                background.start_soon(server.run, name="control")
             async with anyio.create_task_group() as electing:
                 run = partial(
                     self._leadership.run,
