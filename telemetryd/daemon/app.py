@@ -43,19 +43,14 @@ from telemetryd.logs import lines_lost
 from telemetryd.model import ExporterState, ExporterStatus, InformerStatus, Snapshot
 from telemetryd.serve.control.server import ControlServer
 from telemetryd.serve.control.socketfile import open_control_socket
+from telemetryd.serve.http.health import HealthReport, liveness, readiness
 from telemetryd.serve.http.listener import Listening
 from telemetryd.serve.http.reviews import Reviews
 from telemetryd.serve.http.security import Security
 from telemetryd.serve.http.server import Endpoints, serve
 from telemetryd.serve.metrics.family import MetricsFacts
 from telemetryd.serve.metrics.metrics import MetricsRenderer
-from telemetryd.serve.page.status import (
-    Report,
-    StatusFacts,
-    liveness,
-    readiness,
-    render_summary,
-)
+from telemetryd.serve.page.status import StatusFacts, render_summary
 from telemetryd.stats import ExporterStats, InformerStats, KubeStats
 
 log = logging.getLogger(__name__)
@@ -418,13 +413,13 @@ class Daemon:
         for status in self._manager.statuses():
             yield status, stats[status.name]
 
-    def _liveness(self) -> Report:
+    def _liveness(self) -> HealthReport:
         return liveness(
             loop_alive=self._heartbeat.alive,
             scheduler_alive=self._manager.overdue_s() < ALIVE_WITHIN_S,
         )
 
-    def _readiness(self) -> Report:
+    def _readiness(self) -> HealthReport:
         return readiness(
             config_applied=True,
             unsettled=self._collector.unsettled(),

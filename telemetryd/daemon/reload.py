@@ -35,7 +35,7 @@ from telemetryd.errors import ConfigError, ManagerError, Problem
 from telemetryd.export.exporter import Exporter
 from telemetryd.export.spec import ExporterSpec
 from telemetryd.model import ConfigStatus
-from telemetryd.serve.http.security import Measures
+from telemetryd.serve.http.security import AccessRules
 from telemetryd.sharedread import SharedRead
 from telemetryd.stats import ConfigStats
 
@@ -301,7 +301,7 @@ class Reloader:
             rescheduled=tuple(target.spec(change.config) for change in diff.rescheduled),
         )
 
-    async def _apply(self, plan: _Plan, measures: Measures, target: Reloadable) -> None:
+    async def _apply(self, plan: _Plan, measures: AccessRules, target: Reloadable) -> None:
         """Put a plan in force.
 
         Raises:
