@@ -33,16 +33,18 @@ from telemetryd.errors import NotReady
 from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.kube.client import KubeClient
 from telemetryd.kube.requests import request_limiter
+from telemetryd.logs import lines_lost
 from telemetryd.model import ExporterState, ExporterStatus, InformerStatus, Snapshot
-from telemetryd.serve.control.commands import ControlServer
+from telemetryd.serve.control.server import ControlServer
 from telemetryd.serve.control.socketfile import open_control_socket
+from telemetryd.serve.http.health import HealthReport, liveness, readiness
 from telemetryd.serve.http.listener import Listening
 from telemetryd.serve.http.reviews import Reviews
 from telemetryd.serve.http.security import Security
 from telemetryd.serve.http.server import Endpoints, serve
+from telemetryd.serve.metrics.family import MetricsFacts
 from telemetryd.serve.metrics.metrics import MetricsRenderer
-from telemetryd.serve.metrics.view import BuildInfo, MetricsSources
-from telemetryd.serve.page.status import Report, StatusFacts, liveness, readiness, render_summary
+from telemetryd.serve.page.status import StatusFacts, render_summary
 from telemetryd.stats import ExporterStats, InformerStats, KubeStats
 
 log = logging.getLogger(__name__)
@@ -270,7 +272,7 @@ class Daemon:
                     client=self._client,
                     page_size=self._reloader.config.kubernetes.page_size,
                 )
-                background.start_soon(ControlServer(control, commands).run, name="control")
+                background.start_soon(ControlServer(control, commands.execute).run, name="control")
             async with anyio.create_task_group() as electing:
                 run = partial(
                     self._leadership.run,
@@ -325,21 +327,8 @@ class Daemon:
 
     def endpoints(self) -> Endpoints:
         """What HTTP shows of this daemon."""
-        sources = MetricsSources(
-            build=BuildInfo(__version__, "", platform.python_version()),
-            now=self._now,
-            informers=self._informers,
-            kube=self._kube_stats,
-            gather=self._collector.gather_stats,
-            snapshot=self._snapshot,
-            exporters=self._exporters,
-            config=self._reloader.stats,
-            loop_lag=self._heartbeat.lag,
-            switches=lambda: self._collector.switches,
-            leader=self._leadership.metrics,
-        )
         return Endpoints(
-            metrics=MetricsRenderer(sources),
+            metrics=MetricsRenderer(self._metrics),
             liveness=self._liveness,
             readiness=lambda: readiness(
                 config_applied=True,
@@ -349,6 +338,22 @@ class Daemon:
             status=self._status,
             payload_exposed=lambda: self._reloader.config.server.expose_payload,
             payload=self._manager.payload,
+        )
+
+    def _metrics(self) -> MetricsFacts:
+        return MetricsFacts(
+            build=(__version__, "", platform.python_version()),
+            now=self._now(),
+            informers=tuple(self._informers()),
+            exporters=tuple(self._exporters()),
+            snapshot=self._snapshot(),
+            kube=self._kube_stats,
+            gather=self._collector.gather_stats,
+            config=self._reloader.stats,
+            loop_lag=self._heartbeat.lag,
+            switches=self._collector.switches,
+            leader=self._leadership.metrics(),
+            log_lines_lost=lines_lost(),
         )
 
     def _snapshot(self) -> Snapshot | None:
@@ -363,7 +368,7 @@ class Daemon:
         stats = self._manager.stats()
         return ((status, stats[status.name]) for status in self._manager.statuses())
 
-    def _liveness(self) -> Report:
+    def _liveness(self) -> HealthReport:
         return liveness(
             loop_alive=self._heartbeat.alive,
             scheduler_alive=self._manager.overdue_s() < ALIVE_WITHIN_S,

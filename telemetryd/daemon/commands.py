@@ -18,8 +18,7 @@ from telemetryd.informer.store import Reader
 from telemetryd.informer.verify import Verification, verify
 from telemetryd.kube.client import KubeClient
 from telemetryd.model import Unreadable
-from telemetryd.serve.control.commands import Outcome
-from telemetryd.serve.control.protocol import Document
+from telemetryd.serve.control.protocol import CommandAnswer, Document, Request
 from telemetryd.serve.page.status import (
     StatusFacts,
     render_restriction,
@@ -34,7 +33,7 @@ MOST_SHOWN_KEYS = 1000
 
 
 class DaemonCommands:
-    """Carries commands out; ``serve.control.Commands`` says what each does."""
+    """Carries commands out."""
 
     def __init__(
         self,
@@ -57,18 +56,40 @@ class DaemonCommands:
         self._page_size = page_size
         self._verifying = anyio.Lock()
 
-    def status(self) -> Outcome:
-        """The document of ``/status.json``."""
-        return Outcome(render_status(self._status()))
+    async def execute(self, request: Request) -> CommandAnswer:
+        """Carry a command out, and wait until it has ended.
 
-    async def reload(self) -> Outcome:
-        """Reload the configuration and wait for what comes of it."""
-        result = await self._reloader.reload("control")
-        document = {"changes": list(result.changes), "problems": list(result.problems)}
-        return Outcome(document, ok=result.ok)
+        Raises:
+            TelemetrydError: It is refused.
+        """
+        manager, name = self._manager, request.name
+        match request.command:
+            case "status":
+                return CommandAnswer(ok=True, result=render_status(self._status()))
+            case "reload":
+                reloaded = await self._reloader.reload("control")
+                changes, problems = list(reloaded.changes), list(reloaded.problems)
+                result = {"changes": changes, "problems": problems}
+                return CommandAnswer(reloaded.ok, result=result)
+            case "opt-in":
+                return await self._opt_in()
+            case "cache":
+                return await self._cache(name, verify=request.verify)
+            case "trigger":
+                return CommandAnswer(ok=True, result={"run": manager.trigger(name)})
+            case "start":
+                manager.start(name)
+            case "stop":
+                await manager.stop(name)
+            case "restart":
+                await manager.restart(name)
+        return self._exporter(name)
 
-    async def opt_in(self) -> Outcome:
-        """End every restriction that is remembered and not written; returns what remains."""
+    async def _opt_in(self) -> CommandAnswer:
+        """End every restriction that is remembered and not written; say what remains.
+
+        ``ended`` and ``remaining`` are lists; not ok where one remains that is written.
+        """
         reloader = self._reloader
         restrictions = reloader.restrictions
         ended = await restrictions.opt_in()
@@ -89,45 +110,10 @@ class DaemonCommands:
             "remaining": [render_restriction(each) for each in remaining],
             "problems": [*result.problems, *problems],
         }
-        return Outcome(document, ok=result.ok and not problems)
+        return CommandAnswer(result.ok and not problems, result=document)
 
-    def start(self, name: str) -> Outcome:
-        """Start an exporter.
-
-        Raises:
-            ManagerError: It is unknown, or can't be started.
-        """
-        self._manager.start(name)
-        return self._exporter(name)
-
-    async def stop(self, name: str) -> Outcome:
-        """Stop an exporter and wait for its end.
-
-        Raises:
-            ManagerError: It is unknown.
-        """
-        await self._manager.stop(name)
-        return self._exporter(name)
-
-    async def restart(self, name: str) -> Outcome:
-        """Stop an exporter, wait for its end, and start it.
-
-        Raises:
-            ManagerError: It is unknown, or can't be started.
-        """
-        await self._manager.restart(name)
-        return self._exporter(name)
-
-    def trigger(self, name: str) -> Outcome:
-        """Ask for a run of an exporter.
-
-        Raises:
-            ManagerError: It is unknown, or doesn't run.
-        """
-        return Outcome({"run": self._manager.trigger(name)})
-
-    async def cache(self, resource: str, *, verify: bool) -> Outcome:
-        """What is held of a resource, and how it differs from a fresh list.
+    async def _cache(self, resource: str, *, verify: bool) -> CommandAnswer:
+        """What is held of a resource, and how it differs from the API server's own.
 
         Raises:
             CommandRefused: Nothing is held of the resource, or another comparison is running.
@@ -150,7 +136,8 @@ class DaemonCommands:
         document = describe_cache(informer.reader)
         if found is not None:
             document["verification"] = _describe(found)
-        return Outcome(document, ok=document["synced"] and (found is None or found.equal))
+        ok = document["synced"] and (found is None or found.equal)
+        return CommandAnswer(ok, result=document)
 
     async def _verify(self, resource: Any, reader: Reader[Any]) -> Verification:
         try:
@@ -171,10 +158,10 @@ class DaemonCommands:
         finally:
             self._verifying.release()
 
-    def _exporter(self, name: str) -> Outcome:
+    def _exporter(self, name: str) -> CommandAnswer:
         found = self._manager.status(name)
         document: Document = {"name": found.name, "state": str(found.state), "detail": found.detail}
-        return Outcome({"exporter": document})
+        return CommandAnswer(ok=True, result={"exporter": document})
 
 
 def describe_cache(reader: Reader[Any]) -> Document:

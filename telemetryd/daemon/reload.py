@@ -33,7 +33,7 @@ from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.export.exporter import Exporter
 from telemetryd.export.spec import ExporterSpec
 from telemetryd.model import ConfigStatus
-from telemetryd.serve.http.security import Measures, Security
+from telemetryd.serve.http.security import AccessRules, Security
 from telemetryd.sharedread import SharedRead
 from telemetryd.stats import ConfigStats
 
@@ -307,7 +307,7 @@ class Reloader:
             rescheduled=tuple(target.spec(change.config) for change in diff.rescheduled),
         )
 
-    async def _apply(self, plan: _Plan, measures: Measures, target: ReloadTarget) -> None:
+    async def _apply(self, plan: _Plan, measures: AccessRules, target: ReloadTarget) -> None:
         """Put a plan in force.
 
         Raises:

@@ -1,1 +1,1 @@
-"""What the world may look at: metrics, status and health over HTTP; no state of its own."""
+"""What others see of the daemon: metrics, status, health, and the control socket."""

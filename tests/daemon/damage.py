@@ -25,7 +25,7 @@ from typing import Any
 
 from telemetryd.errors import NoDaemon
 from telemetryd.serve.control.client import ask
-from telemetryd.serve.control.protocol import Answer, Request
+from telemetryd.serve.control.protocol import CommandAnswer, Request
 from tests.daemon.embedded import NAMESPACE, SECRETS, FleetServer
 from tests.processes import whole_lines
 
@@ -227,7 +227,7 @@ class Process:
                 },
             )
 
-    def ask(self, command: Any, name: str = "") -> Answer:
+    def ask(self, command: Any, name: str = "") -> CommandAnswer:
         """What `telemetryd ctl` asks."""
         return ask([str(self._socket)], Request(command, name), timeout_s=_GIVE_UP_S)
 

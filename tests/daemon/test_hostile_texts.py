@@ -300,7 +300,7 @@ def test_whatever_an_exporter_of_others_raises_is_bounded_and_names_who_brings_i
                 assert said[name]["last_error"].startswith(text), said[name]
                 assert len(said[name]["last_error"]) < 1100
             page = daemon.get("/")[1]
-            assert "Report it to those who make raiser 1.0" in page
+            assert "Report it to the authors of raiser 1.0" in page
             assert "fault of telemetryd" not in page
             counted = r'exporter_(?:attempts|retries)_total\{[^}]*reason="([^"]*)"'
             reasons = set(re.findall(counted, daemon.get("/metrics")[1]))

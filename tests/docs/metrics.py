@@ -7,7 +7,8 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from telemetryd.errors import Reason
-from telemetryd.serve.metrics.families import FAMILIES, PREFIX, Family, Label
+from telemetryd.serve.metrics.families import FAMILIES
+from telemetryd.serve.metrics.family import PREFIX, Family, Label
 from tests.docs.markdown import table
 from tests.serve.facts import Facts
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from telemetryd.serve.control.client import ask
-from telemetryd.serve.control.protocol import Answer, Request
+from telemetryd.serve.control.protocol import CommandAnswer, Request
 from tests.fuzz.counts import Counts
 from tests.system.daemon import Daemon
 
@@ -44,7 +44,7 @@ class Probed:
     expected: set[str] = field(default_factory=set)
     _judged: int = 0
 
-    def ask(self, command: Any, name: str = "") -> Answer:
+    def ask(self, command: Any, name: str = "") -> CommandAnswer:
         """What `telemetryd ctl` asks."""
         return ask([str(self.control)], Request(command, name), timeout_s=60)
 

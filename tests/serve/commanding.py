@@ -11,8 +11,8 @@ import anyio
 
 from telemetryd.config import ControlSocket
 from telemetryd.errors import CommandRefused, ManagerError
-from telemetryd.serve.control.commands import DEFAULT_LIMITS, ControlServer, Limits, Outcome
-from telemetryd.serve.control.protocol import MAX_ANSWER_BYTES
+from telemetryd.serve.control.protocol import MAX_ANSWER_BYTES, CommandAnswer, Request
+from telemetryd.serve.control.server import DEFAULT_LIMITS, ControlLimits, ControlServer
 from telemetryd.serve.control.socketfile import open_control_socket
 
 
@@ -29,39 +29,31 @@ class Noted:
     hold: anyio.Event | None = None
     state: Callable[[], dict[str, Any]] = lambda: {"version": "0"}
 
-    def status(self) -> Outcome:
-        self.given.append(("status",))
-        return Outcome(self.state())
-
-    async def reload(self) -> Outcome:
-        self.given.append(("reload",))
-        return Outcome({"changes": [], "problems": ["f.toml: k: is wrong"]}, ok=False)
-
-    async def opt_in(self) -> Outcome:
-        self.given.append(("opt-in",))
-        return Outcome({"ended": [], "remaining": [], "problems": []})
-
-    def start(self, name: str) -> Outcome:
-        self.given.append(("start", name))
-        raise ManagerError(f"there is no exporter {name!r}")
-
-    async def stop(self, name: str) -> Outcome:
-        self.given.append(("stop", name))
-        if self.hold is not None:
-            await self.hold.wait()
-        return Outcome({"exporter": {"name": name, "state": "stopped", "detail": ""}})
-
-    async def restart(self, name: str) -> Outcome:
-        self.given.append(("restart", name))
-        return Outcome({"exporter": {"name": name, "state": "idle", "detail": ""}})
-
-    def trigger(self, name: str) -> Outcome:
-        self.given.append(("trigger", name))
-        return Outcome({"run": f"{name}#1"})
-
-    async def cache(self, resource: str, *, verify: bool) -> Outcome:
-        self.given.append(("cache", resource, verify))
-        raise CommandRefused("nothing is held")
+    async def execute(self, request: Request) -> CommandAnswer:
+        name = request.name
+        given = (name, request.verify) if request.command == "cache" else (name,) if name else ()
+        self.given.append((request.command, *given))
+        ok, result = True, {}
+        match request.command:
+            case "status":
+                result = self.state()
+            case "reload":
+                ok, result = False, {"changes": [], "problems": ["f.toml: k: is wrong"]}
+            case "opt-in":
+                result = {"ended": [], "remaining": [], "problems": []}
+            case "start":
+                raise ManagerError(f"there is no exporter {name!r}")
+            case "stop":
+                if self.hold is not None:
+                    await self.hold.wait()
+                result = {"exporter": {"name": name, "state": "stopped", "detail": ""}}
+            case "restart":
+                result = {"exporter": {"name": name, "state": "idle", "detail": ""}}
+            case "trigger":
+                result = {"run": f"{name}#1"}
+            case "cache":
+                raise CommandRefused("nothing is held")
+        return CommandAnswer(ok, result=result)
 
 
 @asynccontextmanager
@@ -69,14 +61,14 @@ async def commanded(
     path: Path,
     commands: Noted,
     *,
-    limits: Limits = DEFAULT_LIMITS,
+    limits: ControlLimits = DEFAULT_LIMITS,
     users: frozenset[int] | None = None,
 ) -> AsyncIterator[None]:
     """The server, until the block is left."""
     place = ControlSocket(str(path), explicit=True)
     async with open_control_socket(place, where="t.toml") as listener:
         assert listener is not None
-        server = ControlServer(listener, commands, limits=limits, users=users)
+        server = ControlServer(listener, commands.execute, limits=limits, users=users)
         async with anyio.create_task_group() as group:
             group.start_soon(server.run)
             yield

@@ -22,8 +22,8 @@ from telemetryd.model import (
     Switches,
     Totals,
 )
+from telemetryd.serve.metrics.family import MetricsFacts
 from telemetryd.serve.metrics.metrics import MetricsRenderer
-from telemetryd.serve.metrics.view import BuildInfo, MetricsSources
 from telemetryd.serve.page.status import StatusFacts
 from telemetryd.stats import (
     ConfigStats,
@@ -234,22 +234,24 @@ class Facts:
     switches: Switches = field(default_factory=Switches)
     source: SourceKind | None = None
 
-    def sources(self) -> MetricsSources:
-        return MetricsSources(
-            build=BuildInfo("0.1.0", "abc123", "3.11.7"),
-            now=lambda: NOW,
-            informers=lambda: self.informers,
+    def metrics(self) -> MetricsFacts:
+        return MetricsFacts(
+            build=("0.1.0", "abc123", "3.11.7"),
+            now=NOW,
+            informers=tuple(self.informers),
+            exporters=tuple(self.exporters),
+            snapshot=self.snapshot,
             kube=self.kube,
             gather=self.gather,
-            snapshot=lambda: self.snapshot,
-            exporters=lambda: self.exporters,
             config=self.config,
             loop_lag=self.loop_lag,
-            switches=lambda: self.switches,
+            switches=self.switches,
+            leader=("telemetryd", True, 0),
+            log_lines_lost=0,
         )
 
     def renderer(self) -> MetricsRenderer:
-        return MetricsRenderer(self.sources())
+        return MetricsRenderer(self.metrics)
 
     def status(self) -> StatusFacts:
         return StatusFacts(

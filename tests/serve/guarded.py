@@ -16,7 +16,7 @@ from anyio.abc import ByteStream
 from anyio.streams.tls import TLSAttribute, TLSStream
 
 from telemetryd.config import ServerConfig
-from telemetryd.serve.http.connection import Limits
+from telemetryd.serve.http.connection import ConnectionLimits
 from telemetryd.serve.http.reviews import Reviews
 from telemetryd.serve.http.security import Security
 from telemetryd.serve.http.server import serve
@@ -110,7 +110,7 @@ async def guarded(
     *,
     reviews: Reviews | None = None,
     now: Callable[[], float] = time.time,
-    limits: Limits | None = None,
+    limits: ConnectionLimits | None = None,
 ) -> AsyncIterator[Guarded]:
     """A server with these measures from its start."""
     security = Security(reviews, now, look_s=LOOK_S)
@@ -118,7 +118,7 @@ async def guarded(
     await served.change(config)
     endpoints = Served(served.facts).endpoints()
     async with serve(
-        "127.0.0.1", 0, endpoints, security=security, limits=limits or Limits()
+        "127.0.0.1", 0, endpoints, security=security, limits=limits or ConnectionLimits()
     ) as listening:
         served.port = listening.port
         yield served

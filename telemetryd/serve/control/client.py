@@ -1,7 +1,4 @@
-"""The other end of the control socket: finds the daemon, asks it once, waits for the answer.
-
-What is asked, and how the answer is shown, doesn't belong here.
-"""
+"""The client of the control socket: finds the daemon, sends one request, waits for the answer."""
 
 import os
 import socket
@@ -12,33 +9,33 @@ from typing import Final
 from telemetryd.errors import CommandRefused, NoDaemon
 from telemetryd.serve.control.protocol import (
     MAX_ANSWER_BYTES,
-    Answer,
+    CommandAnswer,
     Request,
     parse_answer,
     render_line,
 )
 
 QUICK_S: Final = 15.0
-"""Enough for commands that a daemon answers at once."""
+"""For commands that the daemon answers at once."""
 PATIENT_S: Final = 3900.0
-"""For those that wait for exporters to end, which a configuration may give an hour."""
+"""For commands that wait for exporters to end, which may be configured to take an hour."""
 
 _BUSY_PAUSE_S = 0.02
 _READ_BYTES = 64 * 1024
 _NOBODY_LISTENS = (FileNotFoundError, NotADirectoryError, ConnectionRefusedError)
 
 
-def ask(paths: Sequence[str], request: Request, *, timeout_s: float | None = None) -> Answer:
-    """Ask the daemon that listens on the first of these paths where one does.
+def ask(paths: Sequence[str], request: Request, *, timeout_s: float | None = None) -> CommandAnswer:
+    """Send a request to the daemon on the first path where one listens.
 
     Args:
-        paths: Of control sockets, the likeliest first.
+        paths: Of control sockets.
         request: The command.
-        timeout_s: For everything; None for what the command may take.
+        timeout_s: For everything; None for a default by the command.
 
     Raises:
-        NoDaemon: None listens, or it gave no answer.
-        CommandRefused: This user may not ask it.
+        NoDaemon: No daemon listens, or it gave no answer.
+        CommandRefused: This user may not connect.
     """
     if timeout_s is None:
         patient = request.verify or request.command in {"reload", "stop", "restart", "opt-in"}
@@ -60,11 +57,11 @@ def ask(paths: Sequence[str], request: Request, *, timeout_s: float | None = Non
 
 
 def _connect(stream: socket.socket, paths: Sequence[str], deadline_s: float) -> str:
-    """Connect to the first that listens; returns its path.
+    """Connect to the first path where a daemon listens; returns the path.
 
     Raises:
-        NoDaemon: None does.
-        CommandRefused: This user may not.
+        NoDaemon: No daemon listens.
+        CommandRefused: This user may not connect.
     """
     denied = ""
     for path in paths:
@@ -91,28 +88,28 @@ def _connect(stream: socket.socket, paths: Sequence[str], deadline_s: float) -> 
 
 
 def _connect_one(stream: socket.socket, path: str, deadline_s: float) -> None:
-    """Connect, patiently where very many do at the same time.
+    """Connect; waits while the listener's queue is full.
 
     Raises:
-        OSError: It can't be connected to, or not in time.
+        OSError: Connecting fails, or takes too long.
     """
     while True:
         stream.settimeout(_left_s(deadline_s))
         try:
             stream.connect(path)
-        except BlockingIOError:  # the queue of the listener is full
+        except BlockingIOError:
             time.sleep(_BUSY_PAUSE_S)
         else:
             return
 
 
 def _receive_line(stream: socket.socket, deadline_s: float) -> bytes:
-    """The answer's line.
+    """Receive one line.
 
     Raises:
-        EOFError: It doesn't come to its end.
-        OSError: Likewise.
-        ValueError: It is far too long.
+        EOFError: The daemon closed the connection before the end of the line.
+        OSError: Receiving fails, or takes too long.
+        ValueError: The line is too long.
     """
     chunks: list[bytes] = []
     size = 0
@@ -131,10 +128,10 @@ def _receive_line(stream: socket.socket, deadline_s: float) -> bytes:
 
 
 def _left_s(deadline_s: float) -> float:
-    """Seconds to the deadline.
+    """Seconds until the deadline.
 
     Raises:
-        TimeoutError: None are left.
+        TimeoutError: It has passed.
     """
     left_s = deadline_s - time.monotonic()
     if left_s <= 0:

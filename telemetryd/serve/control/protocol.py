@@ -1,11 +1,10 @@
-"""What goes over the control socket: a line of JSON there and a line of JSON back, again and again.
+"""Messages of the control socket: each request and each answer is one line of JSON."""
 
-Both ends share this; how lines travel belongs to ``control`` and ``control_client``.
-"""
-
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
+
+T = TypeVar("T")
 
 Document: TypeAlias = dict[str, Any]
 """JSON types only."""
@@ -15,9 +14,9 @@ CommandName: TypeAlias = Literal[
 ]
 
 MAX_REQUEST_BYTES = 16 * 1024
-"""Of one line; names have 512 characters at most."""
+"""For one line; names have at most 512 characters."""
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
-"""A status of tens of thousands of exporters."""
+"""Enough for the status of tens of thousands of exporters."""
 
 _NAMED = frozenset({"start", "stop", "restart", "trigger", "cache"})
 
@@ -26,8 +25,8 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     """One command.
 
     Attributes:
-        name: Of an exporter, or of a resource for ``cache``; empty for the others.
-        verify: Of ``cache``: compare with the API server.
+        name: An exporter, or a resource for ``cache``; empty for the other commands.
+        verify: Only for ``cache``: compare with the API server.
     """
 
     command: CommandName
@@ -41,13 +40,13 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
             raise ValueError(f"{self.command} takes no verify")
 
 
-class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What became of it.
+class CommandAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The result of a command.
 
     Attributes:
-        ok: Done, and all is well.
-        error: Why it was refused, in one line; empty where it wasn't.
-        result: What there is to show, whether or not all is well.
+        ok: The command was carried out, and the result shows no problem.
+        error: Why the command was refused, in one line; empty if it was carried out.
+        result: What to show.
     """
 
     ok: bool
@@ -56,37 +55,38 @@ class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
 
 _REQUEST = msgspec.json.Decoder(Request)
-_ANSWER = msgspec.json.Decoder(Answer)
+_ANSWER = msgspec.json.Decoder(CommandAnswer)
 
 
 def parse_request(line: bytes) -> Request:
-    """One line from a client.
+    """Parse one line from a client.
 
     Raises:
         ValueError: It isn't a request; the message says why without quoting it.
     """
-    try:
-        return _REQUEST.decode(line)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+    return _decode(_REQUEST, line)
 
 
-def parse_answer(line: bytes) -> Answer:
-    """One line from the daemon.
+def parse_answer(line: bytes) -> CommandAnswer:
+    """Parse one line from the daemon.
 
     Raises:
         ValueError: It isn't an answer.
     """
+    return _decode(_ANSWER, line)
+
+
+def _decode(decoder: msgspec.json.Decoder[T], line: bytes) -> T:
     try:
-        return _ANSWER.decode(line)
+        return decoder.decode(line)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 
 
-def render_line(message: Request | Answer) -> bytes:
+def render_line(message: Request | CommandAnswer) -> bytes:
     """The message as a line, its end included.
 
     Raises:
-        UnicodeEncodeError: A text in it can't be sent.
+        UnicodeEncodeError: It has a text that can't be sent.
     """
     return msgspec.json.encode(message) + b"\n"

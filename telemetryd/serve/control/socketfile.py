@@ -1,7 +1,4 @@
-"""The control socket as a file: private at once, taken over from the dead, removed at the end.
-
-What is said over it doesn't belong here.
-"""
+"""The file of the control socket: private from the start, and removed at the end."""
 
 import errno
 import logging
@@ -25,50 +22,46 @@ log = logging.getLogger(__name__)
 
 _KEY = "server.control_socket"
 DISK_TIMEOUT_S = 5.0
-"""For the socket's folder: a disk may hang."""
+"""For opening the socket's folder: a disk may hang."""
 REMOVE_TIMEOUT_S = 1.0
-"""For its file, at the end."""
+"""For removing the socket's file."""
 _BACKLOG = 128
 _LOCK_TRIES = 40
 _LOCK_PAUSE_S = 0.05
 
 
-class _Unusable(Exception):
+class _UnusablePath(Exception):
     """There can be no socket at this path; the message says why and what would help."""
 
 
 class _Locked(Exception):
-    """Another process of ours is at work at this path."""
-
-
-class _Taken(Exception):
-    """A living daemon has it."""
+    """Another telemetryd is starting at this path."""
 
 
 @asynccontextmanager
 async def open_control_socket(
     place: ControlSocket | None, *, where: str
 ) -> AsyncIterator[socket.socket | None]:
-    """A listening socket for as long as the context is open, or none where there can't be one.
+    """A listening socket while the context is open.
 
-    Its mode is 0600 from its first moment on, and a missing folder is made with 0700. A place that
-    the configuration doesn't name may be unusable: that is a warning.
+    Its mode is 0600 from the start, and a missing folder is made with 0700. A default place that
+    can't be used is only a warning.
 
     Args:
         place: Where; None where no place was found.
         where: Configuration file, for messages.
 
     Yields:
-        Non-blocking and listening, or None.
+        A non-blocking socket; None where there can't be one.
 
     Raises:
-        ConfigError: The configuration names an unusable place.
-        TelemetrydError: A living daemon listens there, or the place that the configuration names
-            stays locked by another start. Both may pass.
+        ConfigError: The configured place can't be used.
+        TelemetrydError: A running daemon listens there, or another start keeps the configured place
+            locked. Both may pass.
     """
     listener = None
     if place is None:
-        log.warning("no control socket error='no folder for it is writable: set %s'", _KEY)
+        log.warning("no control socket error=%r", f"no folder for it is writable: set {_KEY}")
     else:
         listener = await _open(place, where)
     if place is None or listener is None:
@@ -87,67 +80,57 @@ async def open_control_socket(
 
 async def _open(place: ControlSocket, where: str) -> socket.socket | None:
     try:
-        return await _bind(Path(place.path))
-    except _Taken as taken:
-        message = (
-            f"another telemetryd listens on {place.path}: stop it, or give each its own"
-            " control_socket or state_dir"
-        )
-        raise TelemetrydError(str(Problem(where, _KEY, message))) from taken
-    except _Locked as locked:
-        message = f"{_lock_of(Path(place.path))} stays locked: another telemetryd starts there"
-        if place.explicit:
-            raise TelemetrydError(message) from locked
-        log.warning("no control socket path=%s error=%r", place.path, message)
-        return None
-    except _Unusable as unusable:
-        if place.explicit:
-            message = f"can't listen on {place.path}: {unusable}"
-            raise ConfigError(Problem(where, _KEY, message)) from unusable
-        log.warning("no control socket path=%s error=%r", place.path, str(unusable))
-        return None
+        return await _bind(Path(place.path), where)
+    except (_UnusablePath, _Locked) as error:
+        if not place.explicit:
+            log.warning("no control socket path=%s error=%r", place.path, str(error))
+            return None
+        if isinstance(error, _Locked):
+            raise TelemetrydError(str(error)) from error
+        message = f"can't listen on {place.path}: {error}"
+        raise ConfigError(Problem(where, _KEY, message)) from error
 
 
-async def _bind(path: Path) -> socket.socket:
+async def _bind(path: Path, where: str) -> socket.socket:
     """A listening socket at the path.
 
     Raises:
-        _Locked: Another process of ours judges what is there, all the time.
-        _Taken: A living daemon listens there.
-        _Unusable: There can't be one.
+        _Locked: Another telemetryd keeps it locked.
+        TelemetrydError: A running daemon listens there.
+        _UnusablePath: There can't be one.
     """
     if is_too_long(str(path)):
-        raise _Unusable(f"the path is longer than {LONGEST_SOCKET_PATH_BYTES} bytes")
+        raise _UnusablePath(f"the path is longer than {LONGEST_SOCKET_PATH_BYTES} bytes")
     try:
-        # No two daemons may judge and replace the same file at a time.
+        # Only one daemon at a time may check and replace the file.
         lock = await _lock_once_free(path)
         try:
-            return _replace(path)
+            return _replace(path, where)
         finally:
             os.close(lock)
     except TimeoutError as error:
         why = f"its folder can't be opened within {DISK_TIMEOUT_S:g} s"
-        raise _Unusable(f"{why}: check the disk or choose another place") from error
+        raise _UnusablePath(f"{why}: check the disk or choose another place") from error
     except FileExistsError as error:
-        raise _Unusable("its folder is a file: choose another place") from error
+        raise _UnusablePath("its folder is a file: choose another place") from error
     except OSError as error:
         why = (error.strerror or type(error).__name__).lower()
-        raise _Unusable(f"{why}: choose another place") from error
+        raise _UnusablePath(f"{why}: choose another place") from error
 
 
 async def _lock_once_free(path: Path) -> int:
     """The descriptor that holds the lock.
 
     Raises:
-        _Locked: It doesn't become free.
-        OSError: It can't be had.
+        _Locked: It isn't released.
+        OSError: It can't be taken.
         TimeoutError: The disk hangs.
     """
     for _ in range(_LOCK_TRIES):
         with suppress(BlockingIOError), anyio.fail_after(DISK_TIMEOUT_S):
             return await SharedRead[int]("control socket").take(partial(_lock, path))
         await anyio.sleep(_LOCK_PAUSE_S)
-    raise _Locked
+    raise _Locked(f"{_lock_of(path)} stays locked: another telemetryd starts there")
 
 
 def _lock(path: Path) -> int:
@@ -163,20 +146,20 @@ def _lock_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.lock")
 
 
-def _replace(path: Path) -> socket.socket:
-    """A listening socket in place of what a dead daemon may have left.
+def _replace(path: Path, where: str) -> socket.socket:
+    """A listening socket, in place of one that an ended daemon left.
 
     Raises:
-        _Taken: A living daemon listens there.
-        _Unusable: Something else is there.
+        TelemetrydError: A running daemon listens there.
+        _UnusablePath: Something else is there.
     """
     if _identity(path) is not None:
-        _refuse_unless_stale(path)
+        _refuse_unless_stale(path, where)
         path.unlink()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.setblocking(False)
-        # The file has its mode from the moment it is there: chmod would come too late.
+        # The mode must be right when the file appears: chmod would be too late.
         before = os.umask(0o177)
         try:
             listener.bind(str(path))
@@ -189,29 +172,33 @@ def _replace(path: Path) -> socket.socket:
     return listener
 
 
-def _refuse_unless_stale(path: Path) -> None:
-    """Only a socket that nobody listens on any more may be replaced.
+def _refuse_unless_stale(path: Path, where: str) -> None:
+    """Check that it is a socket without a listener: only that may be replaced.
 
     Raises:
-        _Taken: Somebody does.
-        _Unusable: It isn't a socket.
-        OSError: It can't be told.
+        TelemetrydError: A running daemon listens on it.
+        _UnusablePath: It isn't a stream socket.
+        OSError: It can't be found out.
     """
     if not stat.S_ISSOCK(path.lstat().st_mode):
-        raise _Unusable("there is something else than a socket: choose another place")
+        raise _UnusablePath("there is something else than a socket: choose another place")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         code = probe.connect_ex(str(path))
     if code in {0, errno.EAGAIN}:
-        raise _Taken
+        message = (
+            f"another telemetryd listens on {path}: stop it, or give each its own"
+            " control_socket or state_dir"
+        )
+        raise TelemetrydError(str(Problem(where, _KEY, message)))
     if code == errno.EPROTOTYPE:
-        raise _Unusable("a socket of another kind is there: choose another place")
+        raise _UnusablePath("a socket of another kind is there: choose another place")
     if code not in {errno.ECONNREFUSED, errno.ENOENT}:
         raise OSError(code, os.strerror(code))
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Device and inode of what is there, links not followed; None where nothing is."""
+    """Device and inode of the file, links not followed; None where there is none."""
     try:
         found = path.lstat()
     except FileNotFoundError:
@@ -220,7 +207,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _remove(path: Path, identity: tuple[int, int] | None) -> None:
-    """Remove our file, unless it has been replaced by another's."""
+    """Remove the file, unless another daemon has replaced it."""
     try:
         if _identity(path) == identity:
             path.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""Answers of the daemon as text: what ``telemetryd ctl`` prints, and what it complains about.
+"""Answers of the daemon as text, as ``telemetryd ctl`` prints them.
 
-Pure; ages are told by the daemon's own clock. An answer may come from another version: what it
-lacks is shown as ``-``.
+Ages are by the daemon's clock. An answer may come from another version: a missing value is shown
+as ``-``.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from telemetryd.bounds import visible
-from telemetryd.serve.control.protocol import Answer, Document, Request
+from telemetryd.serve.control.protocol import CommandAnswer, Document, Request
 
 _NOTHING = "-"
 _GAP = "  "
@@ -21,14 +21,14 @@ _DAY_S = 86400
 
 
 def render_result(  # noqa: PLR0911 - one a command
-    request: Request, answer: Answer, *, as_json: bool
+    request: Request, answer: CommandAnswer, *, as_json: bool
 ) -> str:
-    """What goes to stdout, each line ended; empty where the command was refused.
+    """The text for stdout; empty where the command was refused.
 
     Args:
         request: The command.
-        answer: What came of it.
-        as_json: Of ``status``: the document itself.
+        answer: Its answer.
+        as_json: Only for ``status``: print the document itself.
     """
     result = answer.result
     if answer.error:
@@ -56,8 +56,8 @@ def render_result(  # noqa: PLR0911 - one a command
             )
 
 
-def render_complaints(request: Request, answer: Answer) -> list[str]:
-    """What goes to stderr, a line each: why all isn't well, where it isn't."""
+def render_complaints(request: Request, answer: CommandAnswer) -> list[str]:
+    """The lines for stderr: the problems, if any."""
     if answer.error:
         return [visible(answer.error)]
     if answer.ok:
@@ -73,7 +73,7 @@ def render_complaints(request: Request, answer: Answer) -> list[str]:
 
 
 def render_table(document: Document) -> str:
-    """The whole of it, each line ended."""
+    """The status as text."""
     now = _moment(document.get("time"))
     lines = [
         _headline(document),
@@ -117,9 +117,10 @@ def _leader(leader: Document) -> Iterable[str]:
     if leader.get("leading"):
         yield f"leading, term {leader.get('epoch')}, by lease {leader.get('name')}"
     elif leader:
-        who = leader.get("holder") or "nobody that is known"
+        holder = leader.get("holder")
+        leads = f"{holder} leads" if holder else "no known leader"
         trouble = f": {leader['last_error']}" if leader.get("last_error") else ""
-        yield f"standing by, {who} leads, by lease {leader.get('name')}{trouble}"
+        yield f"standing by, {leads}, by lease {leader.get('name')}{trouble}"
 
 
 def _collection(collection: Document) -> Iterable[str]:

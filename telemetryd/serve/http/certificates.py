@@ -1,7 +1,4 @@
-"""What the server shows of itself by TLS and whom it trusts: an SSL context out of PEM files.
-
-When the files are looked at, and what a client may see, belongs to ``security``.
-"""
+"""Loads PEM files into an SSL context: the server's certificate, and its clients' authorities."""
 
 import ssl
 from dataclasses import dataclass
@@ -21,7 +18,7 @@ _CLIENT_CA: Final = "server.client_ca_file"
 
 @dataclass(frozen=True, slots=True)
 class CertificateFiles:
-    """PEM files, by their paths; the attributes are those of ``ServerConfig``."""
+    """Paths of PEM files, named as in ``ServerConfig``."""
 
     cert_file: str
     key_file: str
@@ -29,7 +26,7 @@ class CertificateFiles:
 
     @classmethod
     def of(cls, config: ServerConfig) -> "CertificateFiles | None":
-        """Those that are configured, None for plain HTTP."""
+        """The configured files, None for plain HTTP."""
         if config.tls_cert_file is None or config.tls_key_file is None:
             return None
         return cls(config.tls_cert_file, config.tls_key_file, config.client_ca_file)
@@ -37,13 +34,13 @@ class CertificateFiles:
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """Files, loaded.
+    """Loaded files.
 
     Attributes:
-        context: For connections to come.
-        seen: Digests of what the files held.
-        trust: Digest of the clients' authorities, empty where clients aren't asked.
-        validity: Of the certificate that is shown, None where it can't be told.
+        context: For new connections.
+        seen: Digests of the files' content.
+        trust: Digest of the clients' authorities, empty where there are none.
+        validity: Of the server's certificate, None where it can't be read.
     """
 
     context: ssl.SSLContext
@@ -78,11 +75,10 @@ def digest_files(files: CertificateFiles, where: str) -> tuple[str, ...]:
 
 
 def load_certificates(files: CertificateFiles, where: str, now_s: float) -> Certificates:
-    """Make a context of the files, TLS 1.2 or newer, for HTTP/1.1; blocks for some milliseconds.
+    """Load the files into a context, TLS 1.2 or newer, for HTTP/1.1; blocks for some milliseconds.
 
-    A pair that is being replaced is never taken by halves: a key that isn't the certificate's is
-    an error. Certificates of clients are checked where they are shown; that one is needed is
-    decided for each path.
+    While a pair is being replaced its key doesn't match, which is an error. A client's certificate
+    is optional here and verified if there is one: ``security`` decides where it is needed.
 
     Args:
         files: What to read.
@@ -90,12 +86,10 @@ def load_certificates(files: CertificateFiles, where: str, now_s: float) -> Cert
         now_s: Unix time in seconds.
 
     Raises:
-        ConfigError: A file is missing or isn't PEM, the key isn't the certificate's, or that has
-            expired.
+        ConfigError: A file is missing or isn't PEM, the key isn't the certificate's, or the
+            certificate has expired.
     """
-    seen = digest_files(
-        files, where
-    )  # first: what changes from here on is noticed at the next look
+    seen = digest_files(files, where)  # first: the next check then notices any later change
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
@@ -127,7 +121,7 @@ def _ask_clients(context: ssl.SSLContext, client_ca_file: str, where: str) -> No
         )
         raise ConfigError(Problem(where, _CLIENT_CA, message)) from error
     context.verify_mode = ssl.CERT_OPTIONAL
-    # A session that is taken up again would bring back a certificate that isn't checked again.
+    # A resumed session would have a certificate that isn't verified again.
     context.options |= ssl.OP_NO_TICKET
     context.num_tickets = 0
 

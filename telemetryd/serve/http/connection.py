@@ -1,7 +1,7 @@
-"""One client's connection: bounds, deadlines and plain error answers over aiohttp's protocol.
+"""One client's connection: limits, deadlines and plain error answers on top of aiohttp's protocol.
 
-aiohttp ends idle connections, but neither a request whose headers never end nor an answer that is
-never read, and it bounds each header line but not their sum. Other modules decide what is answered.
+aiohttp ends idle connections, but no request whose headers never end and no answer that is never
+read, and it limits each header line but not their sum.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ LONGEST_LINE_BYTES = 8190
 _END_OF_HEAD = b"\r\n\r\n"
 _FAREWELL_S = 1.0
 _READ_BYTES = 4096
-"""At a time: no client keeps the event loop busy for long, or makes it hold much."""
+"""At a time: a client can't keep the event loop busy for long, or use much memory."""
 
 HEADERS = {
     "Server": "telemetryd",
@@ -30,7 +30,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-"""Of every answer: what is shown here is for its reader only, and never a page that runs."""
+"""Of every answer."""
 
 _HEAD_TOO_LARGE = "\r\n".join((
     "HTTP/1.1 431 Request Header Fields Too Large",
@@ -44,21 +44,21 @@ _HEAD_TOO_LARGE = "\r\n".join((
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What a client may take.
+class ConnectionLimits:
+    """Limits on each client.
 
     Attributes:
         request_timeout_s: From the first byte of a connection or a request until its headers are
-            in and it is let in.
-        making_timeout_s: From then until an answer is made. That time is ours, not the client's: a
-            thousand exporters have megabytes of metrics.
-        answer_timeout_s: For the client to take the answer.
-        keep_alive_s: Of an idle connection: longer than the usual scrape interval of a minute.
-        head_bytes: Of a request line and its headers together.
-        connections: At a time, of all clients, handshakes included. When one more comes, the
-            address with the most connections loses the one that was served first.
+            read and it is authorized.
+        making_timeout_s: From then until the answer is rendered: a thousand exporters have
+            megabytes of metrics.
+        answer_timeout_s: For the client to read the answer.
+        keep_alive_s: For an idle connection: longer than the usual scrape interval of a minute.
+        head_bytes: For a request line and its headers together.
+        connections: From all clients, handshakes included. One more replaces one of the address
+            with the most.
         grace_s: No connection is dropped for another one before its first answer or the end of
-            this time, which begins again once a handshake is complete.
+            this time, which begins again after the handshake.
     """
 
     request_timeout_s: float = 10.0
@@ -71,7 +71,7 @@ class Limits:
 
 
 def answer(status: int, body: bytes, content_type: str) -> web.Response:
-    """An answer with the headers that every answer has."""
+    """An answer with the common headers."""
     return web.Response(status=status, body=body, headers={**HEADERS, "Content-Type": content_type})
 
 
@@ -80,47 +80,46 @@ def answer_text(status: int, text: str) -> web.Response:
     return answer(status, text.encode(errors="backslashreplace"), "text/plain; charset=utf-8")
 
 
-class Connection(web.RequestHandler, asyncio.BufferedProtocol):
-    """aiohttp's protocol with bounds and a deadline for each request and each answer.
+class ClientConnection(web.RequestHandler, asyncio.BufferedProtocol):
+    """aiohttp's protocol with limits and a deadline for each request and each answer.
 
-    While a request is being answered nothing more is read: neither its body nor a next request.
+    While a request is answered, nothing is read: no body and no next request.
 
     Attributes:
         peer: The client's address, without its port.
-        carrier: The TCP connection, also while TLS is not established yet.
+        carrier: The TCP connection, also before TLS is established.
         served: Requests answered.
-        sending_since_s: When the answer under way was made, None where none is being sent.
+        sending_since_s: When sending the answer began, None while none is being sent.
         since_s: When it was accepted or its handshake was complete, by the event loop's clock.
         since_round: The round of accepting at that time.
     """
 
     def __init__(
         self,
-        manager: web.Server,
-        is_current: Callable[[], bool],
-        *,
+        server: web.Server,
         peer: str,
-        loop: asyncio.AbstractEventLoop,
-        limits: Limits,
-        changed: Callable[["Connection"], None],
+        limits: ConnectionLimits,
+        *,
+        is_current: Callable[[], bool],
+        changed: Callable[["ClientConnection"], None],
     ) -> None:
         """Serve one client.
 
         Args:
-            manager: All connections.
-            is_current: Whether what was asked of the client when it connected still is.
+            server: Handles the requests.
             peer: The client's address.
-            loop: The event loop.
-            limits: What a client may take.
+            limits: On this client.
+            is_current: Whether the security rules are still those of its beginning.
             changed: Called when it was served or is lost.
         """
+        loop = asyncio.get_running_loop()
         super().__init__(
-            manager,
+            server,
             loop=loop,
             logger=log,
             access_log=None,  # type: ignore[arg-type]  # aiohttp's way to say: none
             keepalive_timeout=limits.keep_alive_s,
-            lingering_time=0,  # a body that nobody asked for isn't waited for
+            lingering_time=0,  # don't wait for a request's body
             max_line_size=LONGEST_LINE_BYTES,
             max_field_size=LONGEST_LINE_BYTES,
             max_headers=MOST_HEADERS,
@@ -149,12 +148,12 @@ class Connection(web.RequestHandler, asyncio.BufferedProtocol):
 
     @property
     def is_waiting(self) -> bool:
-        """Whether no whole request is in, or all are answered."""
+        """Whether there is no whole request to answer."""
         return not self._request_in_progress
 
     @property
     def is_served(self) -> bool:
-        """Whether there is nothing to answer or to send now, and was before."""
+        """Whether it was served before, and has nothing to answer or send now."""
         if self._request_in_progress or not (self.served > 0 or self._close):
             return False
         return not any(
@@ -162,12 +161,12 @@ class Connection(web.RequestHandler, asyncio.BufferedProtocol):
         )
 
     @property
-    def is_in_turn(self) -> bool:
-        """Whether an answer is under way for which others wait."""
+    def has_slot(self) -> bool:
+        """Whether it has one of the slots for answers."""
         return self._when_answered is not None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start the first request's deadline, unless what is asked changed during a handshake."""
+        """Start the first request's deadline, unless the rules changed during the handshake."""
         self._stream = cast("asyncio.Transport", transport)
         self.carrier = self.carrier or self._stream
         self.since_s = self._timer.time()
@@ -186,19 +185,19 @@ class Connection(web.RequestHandler, asyncio.BufferedProtocol):
         self.lose()
 
     def lose(self) -> None:
-        """Tell that it is lost, with or without having been made."""
+        """Report that it is lost, established or not."""
         self.is_lost = True
         self.carrier = None
         if self._stream is None:
-            self._parser = None  # which has this connection, and would keep it until collected
+            self._parser = None  # refers to this connection: a cycle until garbage collection
         self._changed(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - never more
-        """Where to read to."""
+        """The buffer to read into."""
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Take what was read."""
+        """Process what was read."""
         self._take(bytes(self._buffer[:nbytes]))
 
     def _take(self, data: bytes) -> None:
@@ -228,7 +227,7 @@ class Connection(web.RequestHandler, asyncio.BufferedProtocol):
                 return
 
     def _refuse_head(self, stream: asyncio.Transport) -> None:
-        """Say so and read no more; closed at once, the unread rest would take the answer back."""
+        """Answer 431 and stop reading: closing now, with unread data, would discard the answer."""
         self.close()
         self.served += 1
         stream.pause_reading()
@@ -236,11 +235,11 @@ class Connection(web.RequestHandler, asyncio.BufferedProtocol):
         self._expect(_FAREWELL_S)
 
     def expect_answer(self) -> None:
-        """The request was let in: start the deadline for making its answer."""
+        """The request is authorized: start the deadline for rendering its answer."""
         self._expect(self._limits.making_timeout_s)
 
     def when_answered(self, call: Callable[[], None]) -> None:
-        """Call once the answer under way is sent, or can't be."""
+        """Call once the answer is sent or can't be sent."""
         self._when_answered = call
 
     async def finish_response(
@@ -262,7 +261,7 @@ class Connection(web.RequestHandler, asyncio.BufferedProtocol):
             call()
 
     def _idle(self) -> None:
-        """Wait for the next request; what isn't closed in good time is aborted."""
+        """Wait for the next request; a connection that doesn't close in time is aborted."""
         self.served += 1
         stream = self._stream
         if stream is None:
@@ -280,15 +279,15 @@ class Connection(web.RequestHandler, asyncio.BufferedProtocol):
         request: web.BaseRequest,
         status: int = 500,
         exc: BaseException | None = None,
-        message: str | None = None,  # noqa: ARG002 - says what was sent
+        message: str | None = None,  # noqa: ARG002 - quotes the request
     ) -> web.StreamResponse:
-        """One plain line instead of what went wrong, and no word of the request in the log.
+        """Answer one plain line, and log nothing of the request.
 
         Raises:
             ConnectionError: A part of another answer is sent already.
         """
         level = logging.ERROR if status == HTTPStatus.INTERNAL_SERVER_ERROR else logging.DEBUG
-        # Texts of aiohttp's errors hold header lines, and those may hold a token.
+        # aiohttp's errors quote header lines, which may have a token.
         log.log(level, "bad request status=%d error=%s", status, type(exc).__name__)
         if request.writer.output_size > 0:
             raise ConnectionError("an answer is already on its way")
@@ -297,18 +296,18 @@ class Connection(web.RequestHandler, asyncio.BufferedProtocol):
         return response
 
     def log_exception(self, *_args: object, **details: object) -> None:
-        """Log that aiohttp failed, without what the request holds."""
+        """Log that aiohttp failed, without the request."""
         log.error("connection failed error=%s", type(details.get("exc_info")).__name__)
 
     def end(self) -> None:
-        """Close the connection: at once where it is idle, else with the answer under way."""
+        """Close the connection: at once where it is idle, else after the answer."""
         if self.is_waiting:
             self.force_close()
         else:
             self.close()
 
     def abort(self) -> None:
-        """Drop the connection without sending what is left."""
+        """Drop the connection without sending the rest."""
         if self.carrier is not None:
             self.carrier.abort()
 

@@ -1,11 +1,87 @@
-"""The daemon's own ``/livez``, asked from outside: what a container's HEALTHCHECK runs."""
+"""Health: what ``/livez`` and ``/readyz`` say, and asking a running daemon for the first."""
 
 import http.client
 import ssl
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Final
+
+from telemetryd.bounds import free_text
+from telemetryd.model import InformerStatus
 
 TIMEOUT_S: Final = 3.0
 """Shorter than the 5 s that the image's HEALTHCHECK gives the whole command."""
+_WITHHELD: Final = "failed: reason withheld"
+"""Kubernetes' text for clients that may not see more."""
+_FAILURE_CHARS: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class HealthReport:
+    """The checks of a health endpoint.
+
+    Attributes:
+        failures: What is wrong, in a few words, by name of the check; empty where it passed.
+    """
+
+    failures: Mapping[str, str]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every check passed."""
+        return not any(self.failures.values())
+
+    def render(self, endpoint: str, *, reasons: bool = True) -> str:
+        """Lines in the format of Kubernetes' health endpoints.
+
+        Args:
+            endpoint: ``readyz``, for the last line.
+            reasons: Say why a check failed. A reason may quote the API server with user names.
+        """
+        lines = [
+            f"[-]{name} {_one_line(failure) if reasons else _WITHHELD}"
+            if failure
+            else f"[+]{name} ok"
+            for name, failure in self.failures.items()
+        ]
+        result = "passed" if self.ok else "failed"
+        return "\n".join((*lines, f"{endpoint} check {result}", ""))
+
+
+def liveness(*, loop_alive: bool, scheduler_alive: bool) -> HealthReport:
+    """Whether the process works, whatever the API server and the destinations do."""
+    return HealthReport(
+        {
+            "event-loop": "" if loop_alive else "stalled",
+            "scheduler": "" if scheduler_alive else "stalled",
+        }
+    )
+
+
+def readiness(
+    *, config_applied: bool, required: Iterable[InformerStatus], unsettled: str = ""
+) -> HealthReport:
+    """Whether the configuration is applied and every required informer has synced.
+
+    A resource that the API server doesn't serve counts as synced. While collection is switched
+    off, no informer is required.
+
+    Args:
+        config_applied: Whether the first configuration is applied.
+        required: The informers.
+        unsettled: Why the required informers aren't known yet; empty where they are.
+    """
+    failures = {"config": "" if config_applied else "not applied yet"}
+    if unsettled:
+        failures["source"] = f"waiting for {unsettled}"
+    for informer in required:
+        why = "" if informer.synced else f"not synced: {informer.last_error or 'first list'}"
+        failures[f"informer/{informer.resource}"] = why
+    return HealthReport(failures)
+
+
+def _one_line(text: str) -> str:
+    return free_text(" ".join(text.split()), _FAILURE_CHARS)
 
 
 def check_health(host: str, port: int, *, tls: bool, timeout_s: float = TIMEOUT_S) -> str:

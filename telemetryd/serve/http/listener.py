@@ -1,8 +1,7 @@
-"""The socket that clients connect to: bound, and each connection taken up as security has it.
+"""Binds the listening socket and accepts connections.
 
-Connections are accepted here rather than by asyncio's own server, for a handshake counts among the
-connections from its first byte on, and each is made with the certificates in force at that moment.
-What is said on a connection doesn't belong here.
+Connections are accepted here rather than by asyncio's own server: a TLS handshake counts as a
+connection from its first byte on, and uses the certificates in force at that moment.
 """
 
 import asyncio
@@ -14,41 +13,37 @@ import ssl
 from asyncio import sslproto
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, cast
 
 import anyio
 import anyio.lowlevel
+from aiohttp import web
 
 from telemetryd.errors import ConfigError, Problem, TelemetrydError
-from telemetryd.serve.http.connection import Connection, Limits
+from telemetryd.serve.http.connection import ClientConnection, ConnectionLimits
 from telemetryd.serve.http.security import Security
 
 log = logging.getLogger(__name__)
 
 _BACKLOG = 4096
-"""Clients that wait to be accepted; those beyond would try again only a second later."""
+"""Clients waiting to be accepted; more of them would retry only after a second."""
 _ACCEPTED_AT_A_TIME = 8
 _GRACE_ROUNDS = 8
-"""Of accepting: on a slow machine the time of grace may end before a request could be read."""
+"""Rounds of accepting: on a slow machine the grace time may end before a request could be read."""
 _TLS_BUFFER_BYTES = 4096
-"""Of what is not decrypted yet; asyncio's own takes 256 KiB for each connection."""
+"""Of encrypted data; asyncio's own buffer takes 256 KiB for each connection."""
 _RESOLVE_TIMEOUT_S = 10.0
 _ACCEPT_PAUSE_S = 0.5
 _FINAL = {errno.EACCES, errno.EAFNOSUPPORT}
-"""Why a socket can't be bound, by what only a person changes. A port that another process has, an
-address or an interface that isn't there yet, and a name server that doesn't answer may pass: then
-the service manager or the kubelet starts the daemon again.
+"""Errors that only another configuration fixes. Others may pass (a port in use, no such address or
+interface yet, no answer of DNS): the service manager or the kubelet restarts the daemon.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """A server that accepts connections.
-
-    Attributes:
-        host: IP address bound.
-        port: The real one where 0 was asked for.
-    """
+    """The address that a server listens on; ``port`` is the real one where 0 was configured."""
 
     host: str
     port: int
@@ -58,34 +53,34 @@ class Listening:
 
 
 class Acceptor:
-    """Takes up connections from a listening socket, no more than the limits allow.
+    """Accepts connections from a listening socket, up to the limit.
 
-    When it is full, the address with the most connections loses the one that was served first,
-    then the one that has been without a whole request longest. A newcomer is never dropped within
-    its grace, so that a prompt client is answered however many others come: while all are within
-    theirs, nothing is accepted, and clients wait in the socket's queue.
+    At the limit, a new connection replaces one of the address with the most: the one that was
+    served first, else the one that has been without a whole request longest. No connection is
+    dropped within its grace time, so a prompt client gets its answer under any load. While all
+    are within it, nothing is accepted, and clients wait in the socket's queue.
     """
 
     def __init__(
         self,
         bound: socket.socket,
         security: Security,
-        limits: Limits,
-        make: Callable[..., Connection],
+        limits: ConnectionLimits,
+        server: web.Server,
     ) -> None:
         """Nothing is accepted before ``run``.
 
         Args:
-            bound: Non-blocking; stays the caller's.
-            security: Gives the certificates.
-            limits: What a client may take.
-            make: Makes a connection, with the arguments that are left.
+            bound: Non-blocking; the caller closes it.
+            security: Has the certificates.
+            limits: On each client.
+            server: Handles the requests.
         """
         self._bound = bound
         self._security = security
         self._limits = limits
-        self._make = make
-        self._peers: dict[str, dict[Connection, None]] = {}
+        self._server = server
+        self._peers: dict[str, dict[ClientConnection, None]] = {}
         self._changed = asyncio.Event()
         self._round = 0
         self._accepting = True
@@ -112,28 +107,29 @@ class Acceptor:
                         await self._changed.wait()
 
     def _accept(self, group: asyncio.TaskGroup) -> bool:
-        """Accept a few, for the daemon has other work; whether there was room for one.
+        """Accept a few, as the daemon has other work; returns whether there was room for one.
 
         Raises:
             OSError: None can be accepted.
         """
         for turn in range(_ACCEPTED_AT_A_TIME):
             full = sum(map(len, self._peers.values())) >= self._limits.connections
-            in_the_way = self._choose() if full else None
-            if full and in_the_way is None:
+            dropped = self._choose() if full else None
+            if full and dropped is None:
                 return turn > 0
             try:
                 stream, (peer, *_) = self._bound.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return True
-            if in_the_way is not None:
-                self._forget(in_the_way)
-                in_the_way.abort()
+            if dropped is not None:
+                self._forget(dropped)
+                dropped.abort()
             stream.setblocking(False)
-            demand = self._security.demand
-            connection = self._make(
-                lambda demand=demand: self._security.demand == demand,
-                peer=peer,
+            connection = ClientConnection(
+                self._server,
+                peer,
+                self._limits,
+                is_current=partial(self._is_current, self._security.key),
                 changed=self._update,
             )
             connection.since_round = self._round
@@ -141,8 +137,12 @@ class Acceptor:
             group.create_task(self._begin(stream, connection), name="http client")
         return True
 
-    def _choose(self) -> Connection | None:
-        """The connection to drop for another one; None where each is within its grace."""
+    def _is_current(self, key: object) -> bool:
+        """Whether a connection that began under this key may go on."""
+        return self._security.key == key
+
+    def _choose(self) -> ClientConnection | None:
+        """The connection to drop for another one; None where each is within its grace time."""
         most = max(map(len, self._peers.values()))
         held = [
             connection
@@ -160,8 +160,8 @@ class Acceptor:
                     return connection
         return None
 
-    def _update(self, connection: Connection) -> None:
-        """Note that a connection was served, or is lost."""
+    def _update(self, connection: ClientConnection) -> None:
+        """Called when a connection was served or is lost."""
         self._changed.set()
         if connection.is_lost:
             self._forget(connection)
@@ -170,14 +170,14 @@ class Acceptor:
             del peer[connection]
             peer[connection] = None
 
-    def _forget(self, connection: Connection) -> None:
+    def _forget(self, connection: ClientConnection) -> None:
         peer = self._peers.get(connection.peer, {})
         peer.pop(connection, None)
         if not peer:
             self._peers.pop(connection.peer, None)
 
-    async def _begin(self, stream: socket.socket, connection: Connection) -> None:
-        """Make the connection; a handshake that fails costs its client alone."""
+    async def _begin(self, stream: socket.socket, connection: ClientConnection) -> None:
+        """Establish the connection; a failed handshake affects only its client."""
         loop = asyncio.get_running_loop()
         context = self._security.context
         established: asyncio.Future[None] = loop.create_future()
@@ -196,7 +196,7 @@ class Acceptor:
         finally:
             if not established.done():
                 connection.abort()
-            del established  # its error has this frame, which would wait for the collector
+            del established  # its error refers to this frame: a cycle until garbage collection
 
 
 class _Tls(sslproto.SSLProtocol):
@@ -206,7 +206,7 @@ class _Tls(sslproto.SSLProtocol):
 
     def __init__(
         self,
-        connection: Connection,
+        connection: ClientConnection,
         context: ssl.SSLContext,
         established: asyncio.Future[None],
         timeout_s: float,
@@ -228,9 +228,9 @@ class _Tls(sslproto.SSLProtocol):
         super().connection_made(transport)
 
     def eof_received(self) -> None:
-        """Have the connection closed: asyncio's TLS sends nothing once the client ended its side.
+        """Close the connection: asyncio's TLS sends nothing after the client has ended its side.
 
-        By itself it stays open where reading is paused, and logs each answer that it drops.
+        By itself it stays open while reading is paused, and logs each answer that it drops.
         """
         super().eof_received()
 
@@ -239,28 +239,20 @@ class _Tls(sslproto.SSLProtocol):
         self._connection.lose()
 
 
-_GIVE_WAY: Final[tuple[Callable[[Connection, bool], bool], ...]] = (
+_GIVE_WAY: Final[tuple[Callable[[ClientConnection, bool], bool], ...]] = (
     lambda connection, _: connection.is_served,
     lambda connection, had_grace: had_grace and connection.is_waiting,
-    lambda connection, had_grace: (
-        not connection.is_in_turn and (had_grace or connection.served > 0)
-    ),
+    lambda connection, had_grace: not connection.has_slot and (had_grace or connection.served > 0),
 )
-"""Which connections are dropped for a newcomer, in this order."""
+"""Which connections are dropped for a new one, in this order."""
 
 
 async def bind(host: str, port: int, where: str) -> socket.socket:
-    """A listening socket that doesn't block.
-
-    Args:
-        host: Name or IP address, empty for every address of the machine. Of a name's addresses
-            one is used, IPv4 first, as Prometheus and its exporters do.
-        port: TCP port, 0 for a free one.
-        where: Configuration file, for messages.
+    """A non-blocking listening socket; for the arguments see ``server.serve``.
 
     Raises:
-        ConfigError: The address can't be bound, whatever else happens.
-        TelemetrydError: It can't be bound now, which may pass.
+        ConfigError: The address can never be bound.
+        TelemetrydError: The address can't be bound now, which may pass.
     """
     try:
         bound = await _bind(host, port)
@@ -274,9 +266,7 @@ async def bind(host: str, port: int, where: str) -> socket.socket:
 
 
 def local_names(bound: socket.socket, host: str) -> frozenset[str] | None:
-    """What this machine is called where only it can reach the socket; None where others can.
-
-    Besides these names every loopback address is its own.
+    """Names of this machine, next to loopback addresses; None where others can reach the socket.
 
     Args:
         bound: The socket.
@@ -289,7 +279,7 @@ def local_names(bound: socket.socket, host: str) -> frozenset[str] | None:
 
 
 def listening_at(bound: socket.socket) -> Listening:
-    """Where a listening socket is; a link-local address with its interface."""
+    """The address of a listening socket; a link-local one has its interface."""
     host, port, *rest = bound.getsockname()
     zone = rest[1] if rest else 0
     return Listening(f"{host}%{socket.if_indextoname(zone)}" if zone else host, port)
@@ -299,7 +289,7 @@ async def _bind(host: str, port: int) -> socket.socket:
     if host in {"", "::"}:
         return _bind_all(port)
     with anyio.fail_after(_RESOLVE_TIMEOUT_S):
-        # anyio's own leaves out the number of a link-local address's interface.
+        # anyio's function loses the interface of a link-local address.
         found = await asyncio.get_running_loop().getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
@@ -308,7 +298,7 @@ async def _bind(host: str, port: int) -> socket.socket:
 
 
 def _bind_all(port: int) -> socket.socket:
-    """Every address, of IPv6 too where the machine has it.
+    """Listen on every address, also of IPv6 where the machine has it.
 
     Raises:
         OSError: The port can't be bound.

@@ -1,8 +1,7 @@
-"""Who may look: what is asked of a client, on the connection and for each path.
+"""Who may see what: the rules for connections and for each path.
 
-It changes while the server runs: at a reload, and when a certificate's file is renewed. A file
-that can't be used changes nothing. How files become a context is ``certificates``'s business, what
-the API server says of a token ``reviews``'s.
+They change while the server runs: at a reload, and when a certificate's file is renewed. An invalid
+file changes nothing. ``certificates`` loads the files, ``reviews`` checks tokens.
 """
 
 import ipaddress
@@ -33,31 +32,30 @@ from telemetryd.sharedread import SharedRead
 log = logging.getLogger(__name__)
 
 LOOK_S: Final = 10.0
-"""Between looks at the files: the kubelet takes up to a minute to bring a renewed Secret."""
+"""Between checks of the files: the kubelet takes up to a minute to write a renewed Secret."""
 READ_TIMEOUT_S: Final = 10.0
-"""For reading them: a network file system may hang."""
+"""For reading the files: a network file system may hang."""
 OPEN_PATHS: Final = frozenset({"/livez", "/healthz", "/readyz"})
-"""Shown to everyone: they say which checks fail. The reasons need more, see ``REASONS_PATH``."""
+"""Open to everyone: they show which checks fail. Reasons need the right to ``REASONS_PATH``."""
 REASONS_PATH: Final = "/status.json"
-"""Has the reasons too. Every user may get ``/readyz``, by Kubernetes' system:public-info-viewer."""
+"""Shows the reasons too. The right to ``/readyz`` isn't enough: every user has it."""
 
 T = TypeVar("T")
 
-_STAY = "certificates changed but can't be used, those before stay: %s"
+_STAY = "new certificates are invalid, keeping the old ones reason=%s"
 _BEARER = re.compile(r"Bearer +([\x21-\x7e]+) *", re.IGNORECASE)
-"""Printable text, bounded as every header line is. RFC 6750 allows less than tokens hold: those of
-Rancher have a colon, and JWTs are one form among many (EKS, GKE, OpenShift)."""
+"""Any printable text. RFC 6750 allows less than real tokens have: those of Rancher have a colon."""
 
 
 @dataclass(frozen=True, slots=True)
-class Measures:
-    """What is asked of clients, ready to be put in force.
+class AccessRules:
+    """What clients need, with the certificates loaded.
 
     Attributes:
         where: Configuration file, for messages.
         files: None for plain HTTP.
-        certificates: Of the files.
-        tokens: A bearer token may take a certificate's place, or is needed where none is asked for.
+        certificates: Loaded from the files.
+        tokens: Clients without a certificate need a bearer token.
     """
 
     where: str = ""
@@ -67,21 +65,21 @@ class Measures:
 
     @property
     def asks_certificates(self) -> bool:
-        """Whether a client's certificate lets it in."""
+        """Whether a client may show a certificate."""
         return self.files is not None and self.files.client_ca_file is not None
 
     @property
-    def demand(self) -> tuple[object, ...]:
-        """What connections are made under: they end where it changes."""
+    def key(self) -> tuple[object, ...]:
+        """Connections end when this changes."""
         trust = self.certificates.trust if self.certificates else None
         return trust, self.tokens
 
 
 class Security:
-    """The measures in force; at first none: plain HTTP for everyone who can reach it.
+    """The rules in force; at first none: plain HTTP for everyone who can reach it.
 
     Attributes:
-        changed: Called when connections that were made before must end, once they are answered.
+        changed: Called when existing connections must end, after the answer in progress.
     """
 
     def __init__(
@@ -94,76 +92,76 @@ class Security:
         """Nothing is read yet.
 
         Args:
-            reviews: Judges tokens; without it ``kubernetes_auth`` lets nobody in.
-            now: Unix time in seconds, for validity.
-            look_s: Between looks at the files.
+            reviews: Checks tokens; without it ``kubernetes_auth`` refuses all of them.
+            now: Unix time in seconds.
+            look_s: Between checks of the files.
         """
         self.changed: Callable[[], None] = _nothing
         self._reviews = reviews
         self._now = now
         self._look_s = look_s
-        self._measures = Measures()
-        self._told: tuple[object, ...] = ()
+        self._rules = AccessRules()
+        self._warned: tuple[object, ...] = ()
         self._digests = SharedRead[tuple[str, ...]]("certificates of the server")
         self._loads = SharedRead[Certificates]("certificates of the server")
 
-    async def prepare(self, config: ServerConfig, where: str) -> Measures:
-        """Read what is configured, and put nothing in force.
+    async def prepare(self, config: ServerConfig, where: str) -> AccessRules:
+        """Read the files; nothing changes before ``apply``.
 
-        Files that are in use already and can't be used for the moment are no reason to refuse what
-        else is configured: what they held stays, as it does without a reload.
+        Files that are in use already and are invalid now don't make the configuration invalid:
+        their old content stays in use.
 
         Args:
             config: ``[server]``.
             where: Configuration file, for messages.
 
         Raises:
-            ConfigError: A file can't be used.
+            ConfigError: A file is invalid.
         """
         files = CertificateFiles.of(config)
         if files is None:
-            return Measures(where, tokens=config.kubernetes_auth)
+            return AccessRules(where, tokens=config.kubernetes_auth)
         try:
             certificates = await self._load(files, where)
         except ConfigError as error:
-            in_use = self._measures
+            in_use = self._rules
             if files != in_use.files or in_use.certificates is None:
                 raise
-            self._tell(_STAY, str(error))
+            self._warn_once(_STAY, str(error))
             certificates = in_use.certificates
-        return Measures(where, files, certificates, config.kubernetes_auth)
+        return AccessRules(where, files, certificates, config.kubernetes_auth)
 
-    def apply(self, measures: Measures) -> None:
-        """Put it in force for every request from now on."""
-        before, self._measures = self._measures, measures
-        if before.demand != measures.demand:
+    def apply(self, rules: AccessRules) -> None:
+        """Use these rules from the next request on."""
+        before, self._rules = self._rules, rules
+        if before.key != rules.key:
             self.changed()
 
     @property
     def context(self) -> ssl.SSLContext | None:
-        """For a connection that begins now; None for plain HTTP."""
-        certificates = self._measures.certificates
+        """For new connections; None for plain HTTP."""
+        certificates = self._rules.certificates
         return certificates.context if certificates else None
 
     @property
-    def demand(self) -> object:
-        """Equal for two connections of which the same is asked."""
-        return self._measures.demand
+    def key(self) -> object:
+        """Connections made under another key must end."""
+        return self._rules.key
 
     async def watch(self) -> None:
-        """Take renewed files into use, until cancelled."""
+        """Use renewed files, until cancelled."""
         while True:
             await anyio.sleep(self._look_s)
-            measures = self._measures
-            if measures.files is None or measures.certificates is None:
+            rules = self._rules
+            if rules.files is None or rules.certificates is None:
                 continue
             try:
-                await self._look(measures, measures.files, measures.certificates)
+                await self._check_files(rules, rules.files, rules.certificates)
             except ConfigError as error:
-                self._tell(_STAY, str(error))
+                self._warn_once(_STAY, str(error))
 
     async def refusal(self, request: web.BaseRequest) -> web.Response | None:
-        """What to answer instead of what was asked for; None where that may be seen."""
+        """The refusal to send; None where the client may see the path."""
         return None if request.path in OPEN_PATHS else await self._refusal(request, request.path)
 
     async def may_see_reasons(self, request: web.BaseRequest) -> bool:
@@ -171,102 +169,104 @@ class Security:
         return await self._refusal(request, REASONS_PATH) is None
 
     async def _refusal(self, request: web.BaseRequest, path: str) -> web.Response | None:
-        measures = self._measures
-        if not (measures.asks_certificates or measures.tokens):
+        rules = self._rules
+        if not (rules.asks_certificates or rules.tokens):
             return None
-        if measures.asks_certificates and self._is_vouched_for(request):
+        if rules.asks_certificates and self._has_valid_certificate(request):
             return None
-        if measures.tokens and self._reviews is not None:
-            return await self._judge(request, path, self._reviews, measures)
-        return answer_text(401, _needed(measures))
+        if rules.tokens and self._reviews is not None:
+            return await self._review(request, path, self._reviews, rules)
+        return answer_text(401, _what_is_needed(rules))
 
-    async def _judge(
-        self, request: web.BaseRequest, path: str, reviews: Reviews, measures: Measures
+    async def _review(
+        self, request: web.BaseRequest, path: str, reviews: Reviews, rules: AccessRules
     ) -> web.Response | None:
         given = request.headers.getall("Authorization", ())
         found = _BEARER.fullmatch(given[0]) if len(given) == 1 else None
         if found is None:
-            return _challenge(_needed(measures))
+            return _challenge(_what_is_needed(rules))
         try:
-            verdict = await reviews.judge(found[1], path, _peer(request.remote or ""))
+            review = await reviews.judge(found[1], path, _peer(request.remote or ""))
         except KubeError:
-            refused = answer_text(503, "who asks can't be found out now: the log says more\n")
+            refused = answer_text(503, "the token can't be reviewed now: the log says more\n")
             refused.headers["Retry-After"] = "1"
             return refused
-        if verdict.allowed:
+        if review.allowed:
             return None
-        if verdict.user is None:
+        if review.user is None:
             return _challenge("the token isn't valid for this cluster's API server\n")
-        log.debug("not shown path=%r user=%r", path, verdict.user)
+        log.debug("request refused path=%r user=%r", path, review.user)
         return answer_text(
-            403, f"{verdict.user!r} isn't allowed to get the nonResourceURL {path!r}\n"
+            403, f"{review.user!r} isn't allowed to get the nonResourceURL {path!r}\n"
         )
 
-    def _is_vouched_for(self, request: web.BaseRequest) -> bool:
-        """Whether the client showed a certificate, which TLS has checked, and it is still valid."""
+    def _has_valid_certificate(self, request: web.BaseRequest) -> bool:
+        """Whether the client has a certificate, which TLS has verified, and it is still valid."""
         shown: dict[str, Any] | None = request.get_extra_info("peercert")
         if not shown:
             return False
         return self._now() <= ssl.cert_time_to_seconds(shown["notAfter"])
 
-    async def _look(
-        self, measures: Measures, files: CertificateFiles, certificates: Certificates
+    async def _check_files(
+        self, rules: AccessRules, files: CertificateFiles, certificates: Certificates
     ) -> None:
-        """Look at the files once.
+        """Check the files once.
 
         Raises:
-            ConfigError: They have changed and can't be used, or are gone.
+            ConfigError: They have changed and are invalid, or are gone.
         """
-        read = partial(digest_files, files, measures.where)
-        seen = await _read(self._digests, read, measures.where)
+        read = partial(digest_files, files, rules.where)
+        seen = await _read(self._digests, read, rules.where)
         if seen != certificates.seen:
-            renewed = await self._load(files, measures.where)
-            if self._measures is measures:  # not where a reload came between
-                self.apply(Measures(measures.where, files, renewed, measures.tokens))
+            renewed = await self._load(files, rules.where)
+            if self._rules is rules:  # no reload in the meantime
+                self.apply(AccessRules(rules.where, files, renewed, rules.tokens))
                 log.info("certificates reloaded cert_file=%s", files.cert_file)
-                self._told = ()
+                self._warned = ()
         elif certificates.validity and (why := certificates.validity.why_not(self._now())):
-            self._tell("the server's certificate %s: renew it file=%s", why, files.cert_file)
+            message = "renew the server's certificate reason=%r file=%s"
+            self._warn_once(message, why, files.cert_file)
         else:
-            self._told = ()
+            self._warned = ()
 
     async def _load(self, files: CertificateFiles, where: str) -> Certificates:
         """Load the files.
 
         Raises:
-            ConfigError: They can't be used.
+            ConfigError: They are invalid.
         """
         return await _read(
             self._loads, partial(load_certificates, files, where, self._now()), where
         )
 
-    def _tell(self, *line: object) -> None:
+    def _warn_once(self, message: str, *fields: object) -> None:
         """Warn of a trouble once for as long as it lasts."""
-        level = logging.DEBUG if line == self._told else logging.WARNING
-        self._told = line
-        log.log(level, *line)
+        line = (message, *fields)
+        level = logging.DEBUG if line == self._warned else logging.WARNING
+        self._warned = line
+        log.log(level, message, *fields)
 
 
 async def _read(reads: SharedRead[T], read: Callable[[], T], where: str) -> T:
-    """What is read, off the event loop, once an earlier read is back.
+    """Read in a thread, after an earlier read has ended.
 
     Raises:
-        ConfigError: It can't be, or not in time.
+        ConfigError: It fails, or takes too long.
     """
     try:
         with anyio.fail_after(READ_TIMEOUT_S):
             return await reads.begin(read)
     except TimeoutError as error:
-        message = f"can't be read within {READ_TIMEOUT_S:g} s: look after its file system"
+        message = f"can't be read within {READ_TIMEOUT_S:g} s: check the disk or the file server"
         raise ConfigError(Problem(where, "server.tls_cert_file", message)) from error
 
 
-def _needed(measures: Measures) -> str:
+def _what_is_needed(rules: AccessRules) -> str:
     certificate = "a client certificate that an authority of client_ca_file has signed"
     token = "a bearer token whose user may get this path"  # noqa: S105 - says what is needed
-    if not measures.tokens:
+    if not rules.tokens:
         return f"needed: {certificate}\n"
-    return f"needed: {token}{f', or {certificate}' if measures.asks_certificates else ''}\n"
+    return f"needed: {token}{f', or {certificate}' if rules.asks_certificates else ''}\n"
 
 
 def _challenge(text: str) -> web.Response:
@@ -276,7 +276,7 @@ def _challenge(text: str) -> web.Response:
 
 
 def _peer(address: str) -> str:
-    """By what clients take turns: the IPv4 address, or the /64 of an IPv6 address."""
+    """What counts as one client: the IPv4 address, or the /64 of an IPv6 address."""
     try:
         found = ipaddress.IPv6Address(address)
     except ValueError:
@@ -285,4 +285,4 @@ def _peer(address: str) -> str:
 
 
 def _nothing() -> None:
-    """Nobody is connected yet."""
+    """There are no connections yet."""

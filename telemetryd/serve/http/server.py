@@ -1,8 +1,7 @@
-"""HTTP on ``server.listen``: the paths, and a shutdown that waits for nobody long.
+"""HTTP on ``server.listen``: the paths, and a quick shutdown.
 
-What the answers say is made by ``metrics``, ``status`` and ``page``, limits on a client are kept
-by ``connection``, connections are taken up by ``listener``, and who may see something is decided by
-``security``. aiohttp's low-level server is enough: a few fixed paths need no router.
+Connections come from ``listener``, ``connection`` has the limits on a client, and ``security``
+decides who may see what. aiohttp's low-level server is enough for a few fixed paths.
 """
 
 import asyncio
@@ -26,27 +25,28 @@ from anyio.lowlevel import cancel_shielded_checkpoint
 
 from telemetryd.errors import ManagerError
 from telemetryd.model import Payload
-from telemetryd.serve.http.connection import Connection, Limits, answer, answer_text
+from telemetryd.serve.http.connection import ClientConnection, ConnectionLimits, answer, answer_text
+from telemetryd.serve.http.health import HealthReport
 from telemetryd.serve.http.listener import Acceptor, Listening, bind, listening_at, local_names
 from telemetryd.serve.http.security import OPEN_PATHS, Security
 from telemetryd.serve.metrics.metrics import MetricsRenderer
 from telemetryd.serve.page.page import render_page
-from telemetryd.serve.page.status import Report, StatusFacts, render_report, render_status
+from telemetryd.serve.page.status import StatusFacts, render_status
 from telemetryd.serve.page.style import PAGE_POLICY
 
 log = logging.getLogger(__name__)
 
-DEFAULT_LIMITS = Limits()
+DEFAULT_LIMITS = ConnectionLimits()
 SHUTDOWN_S = 1.0
-"""Answers still on their way are given this long."""
+"""For answers that are still being sent."""
 MOST_ANSWERS = 8
-"""Of pages other than health at a time, until they are sent."""
+"""At the same time, until they are sent; without health endpoints."""
 MOST_WAITING = 64
-"""Requests for those pages; more are turned away with 503, so that they leave room for others."""
+"""Requests for a slot; more are answered 503, so that they leave room for others."""
 TAKING_S = 2.0
-"""For a client to take an answer that others wait for."""
+"""For a client to read an answer while others wait for the slot."""
 _REPEATS_AT_A_TIME = 1
-"""Further requests on connections, in one turn of the event loop: newcomers come first."""
+"""Further requests on a connection, in one turn of the event loop: new connections come first."""
 
 _HOST = re.compile(r"(?:\[(?P<address>[^\]]*)\]|(?P<name>[^:]+))(?::[0-9]*)?")
 _LIVENESS = frozenset({"/livez", "/healthz"})
@@ -58,17 +58,17 @@ _Handler: TypeAlias = Callable[[web.BaseRequest], Awaitable[web.Response]]
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """What is served; called on the event loop's thread, and quick.
+    """What is served; the functions are quick, and called on the event loop's thread.
 
     Attributes:
-        payload_exposed: Whether payloads may be shown, at this moment.
-        payload: What an exporter last sent, None where it hasn't sent anything yet; a ManagerError
+        payload_exposed: Whether payloads may be shown now.
+        payload: The last payload of an exporter, None where there is none yet; raises ManagerError
             where there is no such exporter.
     """
 
     metrics: MetricsRenderer
-    liveness: Callable[[], Report]
-    readiness: Callable[[], Report]
+    liveness: Callable[[], HealthReport]
+    readiness: Callable[[], HealthReport]
     status: Callable[[], StatusFacts]
     payload_exposed: Callable[[], bool]
     payload: Callable[[str], Payload | None]
@@ -82,7 +82,7 @@ async def serve(
     *,
     security: Security | None = None,
     where: str = "",
-    limits: Limits = DEFAULT_LIMITS,
+    limits: ConnectionLimits = DEFAULT_LIMITS,
 ) -> AsyncIterator[Listening]:
     """Serve while the context is open; leaving it takes ``SHUTDOWN_S`` at most.
 
@@ -91,30 +91,24 @@ async def serve(
             one is used, IPv4 first, as Prometheus and its exporters do.
         port: TCP port, 0 for a free one.
         endpoints: What is served.
-        security: Who may see it, its files are watched meanwhile; None for plain HTTP for everyone.
+        security: Who may see it; its files are watched. None for plain HTTP for everyone.
         where: Configuration file, for messages.
-        limits: What a client may take.
+        limits: On each client.
 
     Yields:
-        Where it listens.
+        The address it listens on.
 
     Raises:
-        ConfigError: The address can't be bound, whatever else happens.
-        TelemetrydError: It can't be bound now, which may pass.
+        ConfigError: The address can never be bound.
+        TelemetrydError: The address can't be bound now, which may pass.
     """
     security = security or Security()
-    loop = asyncio.get_running_loop()
     router = _Router(endpoints, security)
     server = web.Server(router.answer)
     failure: Exception | None = None
     with await bind(host, port, where) as bound:
         router.local_names = local_names(bound, host)
-        acceptor = Acceptor(
-            bound,
-            security,
-            limits,
-            partial(Connection, server, loop=loop, limits=limits),
-        )
+        acceptor = Acceptor(bound, security, limits, server)
         security.changed = partial(_end_connections, server)
         try:
             async with anyio.create_task_group() as group:
@@ -133,8 +127,8 @@ async def serve(
         raise failure
 
 
-def _connections(server: web.Server) -> Iterator[Connection]:
-    return (each for each in server.connections if isinstance(each, Connection))
+def _connections(server: web.Server) -> Iterator[ClientConnection]:
+    return (each for each in server.connections if isinstance(each, ClientConnection))
 
 
 def _end_connections(server: web.Server) -> None:
@@ -152,51 +146,51 @@ async def _drain(server: web.Server) -> None:
 
 
 class _Router:
-    """Answers requests: one method per path, and one for all that payloads have."""
+    """Answers requests."""
 
     def __init__(self, endpoints: Endpoints, security: Security) -> None:
         self._endpoints = endpoints
         self._security = security
         self.local_names: frozenset[str] | None = None
-        self._in_turn: dict[Connection, None] = {}
-        self._turns = anyio.Semaphore(MOST_ANSWERS)
+        self._answering: dict[ClientConnection, None] = {}
+        self._slots = anyio.Semaphore(MOST_ANSWERS)
         self._repeats = anyio.Semaphore(_REPEATS_AT_A_TIME, fast_acquire=True)
         self._one_page_at_a_time = anyio.CapacityLimiter(1)
         self._failing: set[str] = set()
         self._paths: dict[str, _Handler] = {
             "/": self._page,
             "/metrics": self._metrics,
-            "/livez": self._livez,
-            "/healthz": self._livez,
-            "/readyz": self._readyz,
+            "/livez": partial(self._health, endpoints.liveness),
+            "/healthz": partial(self._health, endpoints.liveness),
+            "/readyz": partial(self._health, endpoints.readiness),
             "/status.json": self._status,
         }
 
     async def answer(self, request: web.BaseRequest) -> web.Response:
-        """Answer any request; an unexpected error is a 500 that says nothing of it."""
-        connection = cast("Connection", request.protocol)
+        """Answer any request; an unexpected error is a 500 without details."""
+        connection = cast("ClientConnection", request.protocol)
         if connection.served:
             async with self._repeats:
                 await anyio.lowlevel.checkpoint()
-        if request._version.major != 1:  # noqa: SLF001 - `version` couldn't be replaced once read
+        if request._version.major != 1:  # noqa: SLF001 - reading `version` would fix it
             request._version = HttpVersion11  # noqa: SLF001
             unsupported = answer_text(505, "HTTP version not supported: use HTTP/1.1\n")
             unsupported.force_close()
             return unsupported
         is_open = self.local_names is None or request.path in _LIVENESS
-        if not is_open and not _asks_for(request, self.local_names or frozenset()):
+        if not is_open and not _names_this_machine(request, self.local_names or frozenset()):
             return answer_text(421, "misdirected request: ask for localhost\n")
         try:
             refused = await self._security.refusal(request)
         except Exception:
-            log.exception("request failed before it was decided who may see it")
+            log.exception("authorization of a request failed")
             return answer_text(500, "internal error: the log says more\n")
         if refused is not None:
             return refused
         connection.expect_answer()
         return await self._answer(request, connection)
 
-    async def _answer(self, request: web.BaseRequest, connection: Connection) -> web.Response:
+    async def _answer(self, request: web.BaseRequest, connection: ClientConnection) -> web.Response:
         path = _PAYLOADS if request.path.startswith(_PAYLOADS) else request.path
         handler = self._payload if path == _PAYLOADS else self._paths.get(path)
         if handler is None:
@@ -207,11 +201,11 @@ class _Router:
             refused.headers["Allow"] = ", ".join(_METHODS)
             return refused
         if path not in OPEN_PATHS:
-            if self._turns.statistics().tasks_waiting >= MOST_WAITING:
+            if self._slots.statistics().tasks_waiting >= MOST_WAITING:
                 refused = answer_text(503, "too many requests at a time\n")
                 refused.headers["Retry-After"] = "1"
                 return refused
-            await self._turn(connection)
+            await self._take_slot(connection)
         try:
             response = await handler(request)
         except Exception:
@@ -222,31 +216,31 @@ class _Router:
         self._failing.discard(path)
         return response
 
-    async def _turn(self, connection: Connection) -> None:
-        """Wait for a turn, which lasts until the answer is sent.
+    async def _take_slot(self, connection: ClientConnection) -> None:
+        """Wait for a slot, which the connection has until its answer is sent.
 
-        Who has waited for long ends the connection of a client that doesn't take its answer.
+        After a long wait, a client that doesn't read its answer loses its connection.
         """
         loop = asyncio.get_running_loop()
 
         def make_room() -> None:
             slow_s = loop.time() - TAKING_S
-            for other in self._in_turn:
+            for other in self._answering:
                 if other.sending_since_s is not None and other.sending_since_s < slow_s:
                     other.abort()
                     return
 
         timer = loop.call_later(TAKING_S, make_room)
         try:
-            await self._turns.acquire()
+            await self._slots.acquire()
         finally:
             timer.cancel()
-        self._in_turn[connection] = None
-        connection.when_answered(partial(self._end_turn, connection))
+        self._answering[connection] = None
+        connection.when_answered(partial(self._free_slot, connection))
 
-    def _end_turn(self, connection: Connection) -> None:
-        del self._in_turn[connection]
-        self._turns.release()
+    def _free_slot(self, connection: ClientConnection) -> None:
+        del self._answering[connection]
+        self._slots.release()
 
     async def _metrics(self, request: web.BaseRequest) -> web.Response:
         exposition = await self._endpoints.metrics.render(
@@ -260,18 +254,15 @@ class _Router:
             response.headers["Content-Encoding"] = exposition.content_encoding
         return response
 
-    async def _livez(self, request: web.BaseRequest) -> web.Response:
-        return await self._health(request, self._endpoints.liveness())
-
-    async def _readyz(self, request: web.BaseRequest) -> web.Response:
-        return await self._health(request, self._endpoints.readiness())
-
-    async def _health(self, request: web.BaseRequest, report: Report) -> web.Response:
-        """``ok``, or every check where one failed or ``?verbose`` asks, as Kubernetes does."""
+    async def _health(
+        self, check: Callable[[], HealthReport], request: web.BaseRequest
+    ) -> web.Response:
+        """``ok``; all checks where one failed or with ``?verbose``, as Kubernetes does."""
+        report = check()
         if report.ok and "verbose" not in request.query:
             return answer_text(200, "ok\n")
         reasons = report.ok or await self._security.may_see_reasons(request)
-        text = render_report(report, request.path.removeprefix("/"), reasons=reasons)
+        text = report.render(request.path.removeprefix("/"), reasons=reasons)
         return answer_text(200 if report.ok else 503, text)
 
     async def _status(self, _request: web.BaseRequest) -> web.Response:
@@ -280,7 +271,7 @@ class _Router:
         return answer(200, body, "application/json")
 
     async def _page(self, _request: web.BaseRequest) -> web.Response:
-        # On a thread, for a thousand exporters take a while; on one, as others need theirs.
+        # In a thread: a thousand exporters take a while. In one, to leave threads for others.
         text = await anyio.to_thread.run_sync(
             render_page, self._endpoints.status(), limiter=self._one_page_at_a_time
         )
@@ -300,20 +291,20 @@ class _Router:
         if payload is None:
             return answer_text(404, "no payload yet: the exporter has had nothing to send\n")
         response = answer(200, payload.body, payload.content_type)
-        # The digest leaves the timestamp out: equal content, not equal bytes, hence weak.
+        # Weak: the digest covers the content without its timestamp.
         response.headers["ETag"] = f'W/"{payload.digest}"'
         checksum = b64encode(sha256(payload.body).digest()).decode()
         response.headers["Repr-Digest"] = f"sha-256=:{checksum}:"  # RFC 9530
         return response
 
 
-def _asks_for(request: web.BaseRequest, names: frozenset[str]) -> bool:
-    """Whether a request is meant for this machine, and not for a name that only leads here.
+def _names_this_machine(request: web.BaseRequest, names: frozenset[str]) -> bool:
+    """Whether a request names this machine, against DNS rebinding.
 
-    A page of another site reads what is shown here where its name's address becomes a loopback one
-    (DNS rebinding); it can't choose the header. HTTP/1.0 needs none.
+    A page of another site could read the answers if its own name resolved to a loopback address,
+    but it can't choose the Host header. HTTP/1.0 needs none.
     """
-    url = request._message.url  # noqa: SLF001 - aiohttp shows no other
+    url = request._message.url  # noqa: SLF001 - not public in aiohttp
     if url.absolute and not _is_local(url.raw_host or "", names):
         return False
     found = [_HOST.fullmatch(host) for host in request.headers.getall("Host", ())]

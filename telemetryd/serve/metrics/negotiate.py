@@ -1,7 +1,7 @@
-"""Which representation a client asks for: pure reading of ``Accept`` and ``Accept-Encoding``.
+"""Which format a client accepts: parses ``Accept`` and ``Accept-Encoding``.
 
-Not ``prometheus_client``'s own reading: that ignores ``q``, fails on a version that isn't a
-number, and echoes the client's version in the answer.
+``prometheus_client``'s own parser ignores ``q``, fails on a version that isn't a number, and echoes
+the client's version in the answer.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ class _Part:
 
 
 def wants_openmetrics(accept: str) -> bool:
-    """Whether OpenMetrics 1 is asked for by name, no less than Prometheus text is (RFC 9110)."""
+    """Whether ``Accept`` names OpenMetrics 1 and prefers it to Prometheus text (RFC 9110)."""
     offers = [
         part
         for part in _parts(accept)

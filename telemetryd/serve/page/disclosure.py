@@ -1,7 +1,7 @@
 """What is collected and what is not, for the status page and ``/status.json``.
 
-Pure functions of what exporters declare and of what the running source is. What each exporter
-sends is declared next to the code that renders it; what is read, by the types that it is read into.
+Each exporter declares its fields next to the code that renders them; the types that objects are
+decoded into declare what is read.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ from telemetryd.model import Disclosure, ExporterStatus, Field, InformerStatus, 
 
 
 class FieldState(StrEnum):
-    """What becomes of a field."""
+    """Whether a field is sent."""
 
     SENT = "sent"
     EMPTY = "empty"
@@ -26,10 +26,10 @@ class FieldState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """What decides what is sent, beside the exporter.
+    """What decides about the fields, besides the exporter.
 
     Attributes:
-        source: What is collected from, None while that isn't known.
+        source: None while it isn't known.
         omitted: The ``[privacy]`` keys that omit.
         identity: The ``[identity]`` keys that are set.
     """
@@ -41,12 +41,7 @@ class Situation:
 
 @dataclass(frozen=True, slots=True)
 class ListedField:
-    """One field as it is shown.
-
-    Attributes:
-        state: Whether it has a value.
-        source: Where that comes from, or why it has none.
-    """
+    """One field as it is shown; ``source`` says where its value is from, or why it has none."""
 
     key: str
     what: str
@@ -57,7 +52,7 @@ class ListedField:
 def situation_of(
     source: SourceKind | None, privacy: PrivacyConfig, identity: IdentityConfig
 ) -> Situation:
-    """What the configuration and the source decide."""
+    """The situation by the source and the configuration."""
     return Situation(
         source,
         frozenset(each.name for each in fields(privacy) if getattr(privacy, each.name) == "omit"),
@@ -66,7 +61,7 @@ def situation_of(
 
 
 def list_fields(disclosure: Disclosure, situation: Situation) -> tuple[ListedField, ...]:
-    """All that an exporter sends in this situation, and what it leaves out."""
+    """All fields of an exporter, sent or not."""
     return tuple(_listed(field, situation) for field in disclosure.fields)
 
 
@@ -84,7 +79,7 @@ def _listed(field: Field, situation: Situation) -> ListedField:
 
 
 def render_fields(listed: Iterable[ListedField]) -> list[dict[str, str]]:
-    """The fields as data."""
+    """The fields for ``/status.json``."""
     return [
         {"key": each.key, "what": each.what, "state": str(each.state), "from": each.source}
         for each in listed
@@ -92,7 +87,7 @@ def render_fields(listed: Iterable[ListedField]) -> list[dict[str, str]]:
 
 
 def render_plugin(disclosure: Disclosure) -> dict[str, Any]:
-    """Which distribution brings the exporter and what that is given; nothing for our own."""
+    """The plug-in of an exporter for ``/status.json``; empty for a built-in exporter."""
     if not disclosure.plugin:
         return {}
     name, _, version = disclosure.plugin.partition(" ")
@@ -102,7 +97,7 @@ def render_plugin(disclosure: Disclosure) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Exporters that send the same, and what that is."""
+    """Exporters that send the same fields."""
 
     names: tuple[str, ...]
     disclosure: Disclosure
@@ -110,7 +105,7 @@ class Group:
 
 
 def group_exporters(exporters: Iterable[ExporterStatus], situation: Situation) -> tuple[Group, ...]:
-    """Exporters by what they send, in their order."""
+    """Exporters by the fields they send, in their order."""
     names: dict[Disclosure, list[str]] = {}
     for exporter in exporters:
         names.setdefault(exporter.disclosure, []).append(exporter.name)
@@ -127,7 +122,7 @@ def list_reads(
     *,
     elects: bool = False,
 ) -> Iterator[tuple[str, str]]:
-    """What is read now, whether it is sent or not: where, and which keys."""
+    """What is read now, sent or not: places and keys."""
     followed = [informer.resource for informer in informers]
     from_rancher = bool(followed) and situation.source is SourceKind.RANCHER
     for resource in (*followed, *((RESOURCE_ID,) if from_rancher else ())):
@@ -154,4 +149,4 @@ NEVER_READ: Final = (
     "Users, groups, tokens and role bindings",
     "Display names and descriptions of clusters, projects and namespaces",
 )
-"""What is never decoded: no declared type has a field for it."""
+"""No declared type has a field for these."""

@@ -1,7 +1,4 @@
-"""HTML by construction: whatever isn't ``Markup`` already is text, and is escaped.
-
-Which elements make which page doesn't belong here.
-"""
+"""Builds HTML: text is escaped, unless it is ``Markup`` already."""
 
 import html
 from collections.abc import Iterable
@@ -10,13 +7,13 @@ from typing import Final, TypeAlias
 from telemetryd.bounds import escaped
 
 MOST_SHOWN_CHARS: Final = 2000
-"""Of one text, in a cell or elsewhere."""
+"""For one text."""
 
 _VOID: Final = frozenset({"br", "link", "meta"})
 
 
 class Markup(str):
-    """HTML that may stand as it is."""
+    """HTML, not to be escaped again."""
 
     __slots__ = ()
 
@@ -26,10 +23,9 @@ Attribute: TypeAlias = str | bool | None
 
 
 def escape(text: str) -> Markup:
-    """Any text as HTML that shows it, up to ``MOST_SHOWN_CHARS`` of it.
+    """A text as HTML, up to ``MOST_SHOWN_CHARS`` of it.
 
-    What can't be printed is shown by its escape: controls, surrogates, and the marks that turn the
-    direction of what follows them.
+    Controls, surrogates and marks that change the direction of text are shown as escapes.
     """
     return Markup(html.escape(escaped(text, MOST_SHOWN_CHARS)))
 
@@ -39,9 +35,9 @@ def tag(name: str, /, *children: Child, **attributes: Attribute) -> Markup:
 
     Args:
         name: Of the element.
-        children: In their order; text is escaped.
-        attributes: By name, with ``_`` for ``-`` and one at the end for a word of Python's
-            (``class_``); True for one without a value, None for one that isn't there.
+        children: Text is escaped.
+        attributes: By name, with ``_`` for ``-`` and one at the end for a Python keyword
+            (``class_``); True for an attribute without a value, None for a missing one.
     """
     given = "".join(
         f" {key.rstrip('_').replace('_', '-')}" + ("" if value is True else f'="{escape(value)}"')
@@ -53,7 +49,7 @@ def tag(name: str, /, *children: Child, **attributes: Attribute) -> Markup:
 
 
 def join(children: Iterable[Child]) -> Markup:
-    """One after the other; text is escaped."""
+    """The children in sequence; text is escaped."""
     return Markup("".join(_markup(child) for child in children))
 
 

@@ -1,8 +1,7 @@
-"""The status page: what ``/status.json`` says, for people; HTML and CSS alone, and no script.
+"""The status page: HTML and CSS, no script.
 
-Pure functions of the status. How well all is gets judged by ``verdict``, tables are drawn by
-``page_tables``, and how it looks is ``page_style``'s. Links are relative: the page may be behind a
-proxy that gives it a path.
+``overview`` judges the state, ``tables`` draws the tables, ``style`` has the look. Links are
+relative: a proxy may serve the page under a path.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,8 +15,9 @@ from telemetryd.serve.page.disclosure import (
     group_exporters,
     list_reads,
 )
-from telemetryd.serve.page.fleetlist import fleet_rows
+from telemetryd.serve.page.fleet import fleet_rows
 from telemetryd.serve.page.markup import Child, Markup, join, tag
+from telemetryd.serve.page.overview import Note, Overview, judge
 from telemetryd.serve.page.status import StatusFacts
 from telemetryd.serve.page.style import ICON, STYLE
 from telemetryd.serve.page.tables import (
@@ -30,9 +30,8 @@ from telemetryd.serve.page.tables import (
     span,
     time_of,
 )
-from telemetryd.serve.page.verdict import Finding, Verdict, judge
 
-MOST_FINDINGS: Final = 50
+MOST_NOTES: Final = 50
 
 _LINKS: Final = (
     (".", "Refresh"),
@@ -44,13 +43,13 @@ _LINKS: Final = (
 
 def render_page(facts: StatusFacts) -> str:
     """The whole document."""
-    verdict = judge(facts)
+    overview = judge(facts)
     head = join(
         (
             tag("meta", charset="utf-8"),
             tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
             tag("meta", name="color-scheme", content="light dark"),
-            tag("title", f"{TONE_NAMES[verdict.tone]} · telemetryd"),
+            tag("title", f"{TONE_NAMES[overview.tone]} · telemetryd"),
             tag("link", rel="icon", href=ICON),
             tag("style", Markup(STYLE)),
         )
@@ -61,7 +60,7 @@ def render_page(facts: StatusFacts) -> str:
         _header(facts),
         tag(
             "main",
-            _verdict(verdict),
+            _overview(overview),
             _section("exporters", "Exporters", exporters_table(facts)),
             _section("requests", "SecretRequests", requests_table(facts)) if facts.requests else "",
             _section("informers", "Caches", informers_table(facts)),
@@ -96,33 +95,33 @@ def _header(facts: StatusFacts) -> Markup:
     )
 
 
-def _verdict(verdict: Verdict) -> Markup:
-    said = [finding for finding in verdict.findings if finding.what == verdict.sentence]
-    rest = [finding for finding in verdict.findings if finding not in said]
-    left_out = len(rest) - MOST_FINDINGS
-    listed = [*map(_finding, rest[:MOST_FINDINGS])]
+def _overview(overview: Overview) -> Markup:
+    said = [note for note in overview.notes if note.what == overview.sentence]
+    rest = [note for note in overview.notes if note not in said]
+    left_out = len(rest) - MOST_NOTES
+    listed = [*map(_note, rest[:MOST_NOTES])]
     if left_out > 0:
         listed.append(tag("li", f"{render_count(left_out)} more"))
-    advice = [line for finding in said for line in _advice(finding)]
+    advice = [line for note in said for line in _advice(note)]
     return tag(
         "section",
-        tag("h1", mark(verdict.tone), tag("span", verdict.sentence), id="verdict"),
+        tag("h1", mark(overview.tone), tag("span", overview.sentence), id="verdict"),
         tag("div", *advice, class_="advice") if advice else "",
         tag("ul", *listed, class_="findings") if listed else "",
-        class_=f"verdict {verdict.tone.name.lower()}",
+        class_=f"verdict {overview.tone.name.lower()}",
         aria_labelledby="verdict",
     )
 
 
-def _finding(finding: Finding) -> Markup:
-    return tag("li", mark(finding.tone), tag("div", tag("p", finding.what), *_advice(finding)))
+def _note(note: Note) -> Markup:
+    return tag("li", mark(note.tone), tag("div", tag("p", note.what), *_advice(note)))
 
 
-def _advice(finding: Finding) -> Iterator[Markup]:
-    if finding.why:
-        yield tag("p", finding.why, class_="why")
-    if finding.fix:
-        yield tag("p", finding.fix)
+def _advice(note: Note) -> Iterator[Markup]:
+    if note.why:
+        yield tag("p", note.why, class_="why")
+    if note.fix:
+        yield tag("p", note.fix)
 
 
 def _section(name: str, heading: str, *children: Child) -> Markup:
@@ -182,7 +181,7 @@ def _configuration(facts: StatusFacts) -> Markup:
 
 
 def _consumer(facts: StatusFacts) -> Iterator[tuple[str, Child]]:
-    """Which Rancher it is, and how it is registered, as far as that is known."""
+    """The build of Rancher and its registrations, as far as they are known."""
     if facts.build is not None:
         yield "Rancher build", facts.build.capitalize()
     known = facts.registrations
@@ -204,7 +203,7 @@ def _election(leader: LeaderStatus | None) -> Child:
     elif leader.holder:
         text = join((tag("code", leader.holder), " leads, ", lease))
     else:
-        text = join(("nobody is known to lead, ", lease))
+        text = join(("no known leader, ", lease))
     return join((text, "; ", tag("code", leader.last_error))) if leader.last_error else text
 
 
@@ -265,7 +264,7 @@ def _sent(group: Group) -> Markup:
 
 
 def _given(sent: Disclosure) -> Markup:
-    """What an exporter of another distribution is given."""
+    """What a plug-in gets."""
     lines = (
         tag("li", tag("code", key), tag("span", what), class_="given") for key, what in sent.given
     )

@@ -1,31 +1,35 @@
-"""What ``/status.json`` and the health endpoints say: pure functions of what they are given.
+"""The document of ``/status.json``, and its summary in one line.
 
-No HTTP, no clock, and no identity: of that only which parts are known is shown.
+Of the identity it has only which parts are known.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
-from telemetryd.bounds import document, free_text
+from telemetryd.bounds import document
 from telemetryd.config import IdentityConfig, PrivacyConfig
 from telemetryd.gather.consumer import RancherBuild, Registrations, explain_build
 from telemetryd.model import (
     ConfigStatus,
     ExporterState,
     ExporterStatus,
+    GroupKey,
     Identity,
     InformerStatus,
     LeaderStatus,
+    RequestState,
     RequestStatus,
     RestrictionStatus,
     Snapshot,
     SourceKind,
     Switches,
+    Totals,
+    split,
+    total,
 )
 from telemetryd.redaction import OURS
-from telemetryd.serve.page.chosen import choose_requests, count_left_out
 from telemetryd.serve.page.disclosure import (
     Situation,
     list_fields,
@@ -33,62 +37,47 @@ from telemetryd.serve.page.disclosure import (
     render_plugin,
     situation_of,
 )
-from telemetryd.serve.page.fleet import render_fleet
 
-_WITHHELD = "failed: reason withheld"
-"""As Kubernetes says it to clients that may not see more."""
-REPORT_CHARS = 1000
-"""Of one line of a health report."""
+_NANO = 1_000_000_000
+MOST_REQUESTS: Final = 200
+"""SecretRequests in every view: anyone who may create them decides how many there are."""
 
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One line of a health report.
-
-    Attributes:
-        name: ``informer/nodes.management.cattle.io``.
-        failure: What is wrong, in a few words on one line; empty where all is well.
-    """
-
-    name: str
-    failure: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What a health endpoint found."""
-
-    checks: tuple[Check, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether no check failed."""
-        return not any(check.failure for check in self.checks)
+_TROUBLE_FIRST: Final = (
+    RequestState.FAILING,
+    RequestState.CONFLICT,
+    RequestState.REJECTED,
+    RequestState.WAITING,
+    RequestState.UNDECIDED,
+    RequestState.LEAVING,
+    RequestState.SERVED,
+)
+_WITH_EXPORTER: Final = frozenset(
+    {RequestState.FAILING, RequestState.CONFLICT, RequestState.SERVED}
+)
 
 
 @dataclass(frozen=True, slots=True)
 class StatusFacts:
-    """What the daemon knows of itself when it is asked.
+    """What the daemon knows of itself at one moment.
 
     Attributes:
         now: Unix time in seconds.
-        started_at: Likewise, when the process started.
-        api_server: Its URL without credentials; empty before the first connection.
-        missing: What no snapshot can be made without, each named; empty once there is one, and
-            while collection is off.
-        requests: SecretRequests, all of them.
-        switches: What has switched it off, if anything has.
-        source: What is collected from, None while nothing is.
-        build: Which build of Rancher that is, None while that isn't known.
-        registrations: What scc-operator says; None while that isn't read.
-        leader: What became of leader election, None without one.
+        started_at: Unix time in seconds when the process started.
+        api_server: URL without credentials; empty before the first connection.
+        missing: What the first snapshot still waits for; empty once there is one, and while
+            collection is off.
+        requests: All SecretRequests.
+        switches: Which switches turn collection off.
+        source: None while nothing is collected.
+        build: The build of Rancher, None while unknown.
+        registrations: From scc-operator; None while they aren't read.
+        leader: None without leader election.
         payload_exposed: Payloads are shown under ``/payload/``.
-        privacy: In force.
-        identity: In force.
-        restrictions: Each with who made it, when, and where it is remembered.
-        memory_warning: Why they would be forgotten at a restart, empty where they wouldn't.
-        login_problem: Why the API server is asked with the last good login, empty where all is
-            well.
+        privacy: The section in force.
+        identity: The section in force.
+        restrictions: Each with its source, its time and where it is remembered.
+        memory_warning: Why restrictions would be lost at a restart; empty where they wouldn't.
+        login_problem: Why an older login is still used; empty where there is no problem.
     """
 
     version: str
@@ -115,7 +104,7 @@ class StatusFacts:
 
     @property
     def not_expected(self) -> str:
-        """Why no one at SUSE expects the payload; empty where they do, or that isn't known."""
+        """Why SUSE doesn't expect the payload; empty where it does, or where that isn't known."""
         if self.build is None:
             return ""
         known = self.snapshot.identity.product if self.snapshot is not None else ""
@@ -123,64 +112,8 @@ class StatusFacts:
 
     @property
     def situation(self) -> Situation:
-        """What decides what exporters send."""
+        """What decides about the exporters' fields."""
         return situation_of(self.source, self.privacy, self.identity)
-
-
-def liveness(*, loop_alive: bool, scheduler_alive: bool) -> Report:
-    """Whether the process does its work; never asks how the API server or a sink is."""
-    return Report(
-        (
-            Check("event-loop", "" if loop_alive else "stalled"),
-            Check("scheduler", "" if scheduler_alive else "stalled"),
-        )
-    )
-
-
-def readiness(
-    *, config_applied: bool, required: Iterable[InformerStatus], unsettled: str = ""
-) -> Report:
-    """Whether the configuration is applied and every required informer has synced.
-
-    A resource that the API server is known not to serve counts as synced, and while collection is
-    switched off nothing is required.
-
-    Args:
-        config_applied: The first of it.
-        required: The informers.
-        unsettled: Why it can't be told yet which informers are required; empty where it can.
-    """
-    return Report(
-        (
-            Check("config", "" if config_applied else "not applied yet"),
-            *((Check("source", f"waiting for {unsettled}"),) if unsettled else ()),
-            *(
-                Check(
-                    f"informer/{informer.resource}",
-                    "" if informer.synced else f"not synced: {informer.last_error or 'first list'}",
-                )
-                for informer in required
-            ),
-        )
-    )
-
-
-def render_report(report: Report, endpoint: str, *, reasons: bool = True) -> str:
-    """Lines as Kubernetes' own health endpoints write them.
-
-    Args:
-        report: What was found.
-        endpoint: ``readyz``; named in the last line.
-        reasons: Say why a check failed. A reason may quote the API server, user names included.
-    """
-    lines = [
-        f"[-]{check.name} {_one_line(check.failure) if reasons else _WITHHELD}"
-        if check.failure
-        else f"[+]{check.name} ok"
-        for check in report.checks
-    ]
-    verdict = "passed" if report.ok else "failed"
-    return "\n".join((*lines, f"{endpoint} check {verdict}", ""))
 
 
 def render_status(facts: StatusFacts) -> dict[str, Any]:
@@ -190,6 +123,7 @@ def render_status(facts: StatusFacts) -> dict[str, Any]:
 
 
 def _status(facts: StatusFacts) -> dict[str, Any]:
+    requests, left_out = choose_requests(facts.requests)
     return {
         "version": facts.version,
         "time": render_time(facts.now),
@@ -205,8 +139,8 @@ def _status(facts: StatusFacts) -> dict[str, Any]:
         "exporters": [
             _exporter(exporter, facts.now, facts.situation) for exporter in facts.exporters
         ],
-        "secret_requests": [_request(request) for request in choose_requests(facts.requests)],
-        "secret_requests_left_out": count_left_out(facts.requests),
+        "secret_requests": [_request(request) for request in requests],
+        "secret_requests_left_out": left_out,
         "identity": _identity(facts.snapshot),
         "waiting_for": list(facts.missing),
         "snapshot": None if facts.snapshot is None else _snapshot(facts.snapshot),
@@ -214,7 +148,7 @@ def _status(facts: StatusFacts) -> dict[str, Any]:
 
 
 def render_summary(facts: StatusFacts) -> str:
-    """The same in one line of ``key=value``, for the log and for ``STATUS=``."""
+    """The status in one line of ``key=value``, for the log and for ``STATUS=``."""
     synced = sum(informer.synced for informer in facts.informers)
     healthy = sum(exporter.last_success_at is not None for exporter in facts.exporters)
     failing = sorted(
@@ -253,7 +187,7 @@ def _collection(facts: StatusFacts) -> dict[str, Any]:
 
 
 def _consumer(facts: StatusFacts) -> dict[str, Any]:
-    """Registrations without their names, which no one needs here."""
+    """Registrations without their names."""
     known = facts.registrations or Registrations(served=None)
     return {
         "rancher_build": None if facts.build is None else str(facts.build),
@@ -381,5 +315,62 @@ def render_time(unix_s: float | None) -> str | None:
     return text.replace("+00:00", "Z")
 
 
-def _one_line(text: str) -> str:
-    return free_text(" ".join(text.split()), REPORT_CHARS)
+def render_fleet(totals: Totals) -> dict[str, Any]:
+    """The fleet by kinds of clusters, of JSON types only."""
+    everything = totals.everything
+    stale = total(totals.groups, lambda key: key.stale)
+    return {
+        "clusters": {"local": totals.local_clusters, "managed": totals.managed_clusters},
+        "nodes": totals.nodes,
+        "node_roles": dict(totals.roles),
+        "cpu_cores": totals.cpu_nano / _NANO,
+        "memory_bytes": totals.memory_nano // _NANO,
+        "gpus": everything.gpus._asdict(),
+        "by_kind": _parts(totals, lambda key: key.kind),
+        "by_provider": _parts(totals, lambda key: key.provider),
+        "by_driver": _parts(totals, lambda key: key.driver),
+        "by_management": _parts(totals, lambda key: key.management),
+        "by_kubernetes_minor": _parts(totals, lambda key: key.kubernetes_minor),
+        "active_clusters": total(totals.groups, lambda key: key.active).clusters,
+        "deleting_clusters": total(totals.groups, lambda key: key.deleting).clusters,
+        "stale_clusters": stale.clusters,
+        "stale_nodes": stale.nodes,
+        "differing_clusters": everything.differing_clusters,
+        "drops": [asdict(drop) for drop in totals.drops],
+        "pod_capacity": everything.pods,
+        "requested": {
+            "pods": everything.requested_pods,
+            "cpu_cores": everything.requested_cpu_nano / _NANO,
+            "memory_bytes": everything.requested_memory_nano // _NANO,
+        },
+        "unreported_nodes": {"cpu": totals.unreported_cpu, "memory": totals.unreported_memory},
+        "unreadable_nodes": everything.unreadable_nodes,
+        "orphan_nodes": totals.orphan_nodes,
+        "unreadable_objects": dict(totals.unreadable),
+        "withheld_texts": dict(totals.withheld),
+    }
+
+
+def _parts(totals: Totals, part_of: Callable[[GroupKey], str]) -> dict[str, Any]:
+    return {
+        part: {
+            "clusters": sums.clusters,
+            "nodes": sums.nodes,
+            "cpu_cores": sums.cpu_nano / _NANO,
+        }
+        for part, sums in split(totals.groups, part_of).items()
+    }
+
+
+def choose_requests(requests: Collection[RequestStatus]) -> tuple[list[RequestStatus], int]:
+    """The SecretRequests to show, failing ones first, then by name; and how many are left out.
+
+    Those with an exporter are always shown: the number of exporters is limited.
+    """
+
+    def place(request: RequestStatus) -> tuple[int, str]:
+        return _TROUBLE_FIRST.index(request.state), request.name
+
+    shown = sorted(requests, key=lambda each: (each.state not in _WITH_EXPORTER, *place(each)))
+    shown = sorted(shown[:MOST_REQUESTS], key=place)
+    return shown, len(requests) - len(shown)

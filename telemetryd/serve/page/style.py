@@ -1,8 +1,7 @@
-"""How the status page looks, and the policy under which a browser shows it.
+"""The style of the status page, and its Content-Security-Policy.
 
-Two schemes of colour, by what the reader's system asks for; each text has a contrast of 4.5 or
-more. Below 60 rem tables become cards. Nothing is loaded: the style is in the page, and its hash
-in the policy lets no other in.
+Light and dark colours follow the reader's system; each text has a contrast of 4.5 or more. Below
+60 rem tables become cards. The page loads nothing: the policy allows only this style, by its hash.
 """
 
 from base64 import b64encode

@@ -1,7 +1,7 @@
-"""The tables of the status page, and what is written alike all over it: tones, times, numbers.
+"""The tables of the status page; tones, times and numbers for all of it.
 
-Roles repeat what the elements mean: on a narrow screen a table is drawn as cards, and browsers
-take an element's meaning away with its ``display``.
+Roles repeat the meaning of the elements: narrow screens show a table as cards, and in browsers an
+element loses its meaning with its ``display``.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,15 +10,18 @@ from typing import Final
 from urllib.parse import quote
 
 from telemetryd.model import ExporterStatus, InformerStatus, RequestStatus
-from telemetryd.serve.page.chosen import choose_requests, count_left_out
 from telemetryd.serve.page.markup import Child, Markup, join, tag
-from telemetryd.serve.page.status import StatusFacts, render_time
-from telemetryd.serve.page.verdict import Tone, judge_exporter, judge_informer, judge_request
+from telemetryd.serve.page.overview import Tone, judge_exporter, judge_informer, judge_request
+from telemetryd.serve.page.status import (
+    StatusFacts,
+    choose_requests,
+    render_time,
+)
 
 TONE_NAMES: Final = {
     Tone.GOOD: "All well",
     Tone.QUIET: "At rest",
-    Tone.BUSY: "On the way",
+    Tone.BUSY: "In progress",
     Tone.GAPS: "Gaps",
     Tone.BAD: "Needs attention",
 }
@@ -29,7 +32,7 @@ _MOST_SHOWN_IN_BYTES: Final = 10 * _KIB
 
 
 def mark(tone: Tone) -> Markup:
-    """A shape for the eye: what it says is said in words beside it."""
+    """A coloured shape; the text beside it says the same."""
     return tag("i", class_=f"mark {tone.name.lower()}", aria_hidden="true")
 
 
@@ -51,19 +54,19 @@ def span(seconds: float) -> str:
 
 
 def time_of(unix_s: float | None, now: float, *, absolute: bool = False) -> Markup:
-    """A time as people say it, and as machines do.
+    """A time for people and machines.
 
     Args:
         unix_s: Unix time in seconds; None for never.
-        now: Likewise, when this is said.
-        absolute: The time itself rather than how far it is.
+        now: The present as Unix time in seconds.
+        absolute: Show the time itself instead of its distance.
     """
     if unix_s is None:
         return tag("span", "never", class_="quiet")
     exact = datetime.fromtimestamp(unix_s, tz=UTC)
     if absolute:
         shown = f"{exact:%Y-%m-%d %H:%M:%S} UTC"
-    elif unix_s >= now + 1:  # what is taken while this is made is no future
+    elif unix_s >= now + 1:  # a snapshot may be taken while this is rendered
         shown = f"in {span(unix_s - now)}"
     else:
         shown = f"{span(now - unix_s)} ago"
@@ -72,7 +75,7 @@ def time_of(unix_s: float | None, now: float, *, absolute: bool = False) -> Mark
 
 
 def exporters_table(facts: StatusFacts) -> Markup:
-    """Every exporter; a sentence where there is none."""
+    """All exporters; a sentence where there is none."""
     if not facts.exporters:
         return tag("p", "None is configured.", class_="quiet")
     return _table(
@@ -84,11 +87,10 @@ def exporters_table(facts: StatusFacts) -> Markup:
 
 
 def requests_table(facts: StatusFacts) -> Markup:
-    """The SecretRequests as ``choose_requests`` has them, and how many more there are."""
-    shown = choose_requests(facts.requests)
-    left_out = count_left_out(facts.requests)
+    """The SecretRequests of ``choose_requests``, and how many more there are."""
+    shown, left_out = choose_requests(facts.requests)
     table = _table(
-        "State and last write of each SecretRequest's Secret, and what stands in its way",
+        "State and last write of each SecretRequest's Secret, and its problem",
         "requests",
         ("SecretRequest", "State", "Secret", "Last write", "Trouble"),
         [_request(request, facts.now) for request in shown],
@@ -101,11 +103,11 @@ def requests_table(facts: StatusFacts) -> Markup:
 
 
 def informers_table(facts: StatusFacts) -> Markup:
-    """Every informer; a sentence where there is none."""
+    """All informers; a sentence where there is none."""
     if not facts.informers:
         return tag("p", "Nothing is watched at the moment.", class_="quiet")
     return _table(
-        "State, number of objects and last contact of each cache, and what stands in its way",
+        "State, number of objects and last contact of each cache, and its problem",
         "informers",
         ("Resource", "State", "Objects", "Last contact", "Trouble"),
         [_informer(informer, facts.now) for informer in facts.informers],
@@ -199,7 +201,7 @@ def _none(text: str = "none") -> Markup:
 
 
 def _class(cell: Child) -> str | None:
-    """Where there is nothing to say, a card needn't say it."""
+    """Cards leave out cells that say none."""
     return "nothing" if cell == _none() else None
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from telemetryd.errors import CommandRefused, NoDaemon
 from telemetryd.serve.control.client import ask
-from telemetryd.serve.control.protocol import Answer, Request
+from telemetryd.serve.control.protocol import CommandAnswer, Request
 
 STATUS = Request("status")
 OK = b'{"ok":true}\n'
@@ -59,7 +59,7 @@ def test_answer_comes_back_whole(path: str) -> None:
             stream.sendall(line[start : start + 50_000])
 
     with serving(path, behave):
-        assert ask((path,), STATUS, timeout_s=5) == Answer(False, "no", {"a": long})
+        assert ask((path,), STATUS, timeout_s=5) == CommandAnswer(False, "no", {"a": long})
 
 
 def test_first_that_listens_is_asked(path: str) -> None:

@@ -15,7 +15,7 @@ from telemetryd.model import (
     Switch,
     Switches,
 )
-from telemetryd.serve.control.protocol import Answer, CommandName, Request
+from telemetryd.serve.control.protocol import CommandAnswer, CommandName, Request
 from telemetryd.serve.control.text import render_complaints, render_result, render_table
 from telemetryd.serve.page.status import render_status
 from tests.serve.facts import (
@@ -33,7 +33,7 @@ def table(facts: Facts) -> list[str]:
     return render_table(render_status(facts.status())).splitlines()
 
 
-def shown(command: CommandName, answer: Answer, name: str = "", **options: Any) -> str:
+def shown(command: CommandName, answer: CommandAnswer, name: str = "", **options: Any) -> str:
     return render_result(Request(command, name), answer, as_json=False, **options)
 
 
@@ -174,18 +174,18 @@ def test_document_of_another_version_is_shown_as_far_as_it_goes(document: dict[s
 
 def test_status_as_json_is_the_document() -> None:
     document = render_status(busy_facts().status())
-    text = render_result(Request("status"), Answer(True, result=document), as_json=True)
+    text = render_result(Request("status"), CommandAnswer(True, result=document), as_json=True)
     assert json.loads(text) == document
 
 
 def test_reload_tells_what_changed() -> None:
-    changed = Answer(True, result={"changes": ["exporter a added", "b"], "problems": []})
+    changed = CommandAnswer(True, result={"changes": ["exporter a added", "b"], "problems": []})
     assert shown("reload", changed) == "exporter a added\nb\n"
-    assert shown("reload", Answer(True, result={"changes": []})) == "nothing has changed\n"
+    assert shown("reload", CommandAnswer(True, result={"changes": []})) == "nothing has changed\n"
 
 
 def test_rejected_reload_tells_each_problem() -> None:
-    rejected = Answer(False, result={"changes": [], "problems": ["f: a: x", "f: b: y"]})
+    rejected = CommandAnswer(False, result={"changes": [], "problems": ["f: a: x", "f: b: y"]})
     assert shown("reload", rejected) == ""
     assert render_complaints(Request("reload"), rejected) == ["f: a: x", "f: b: y"]
 
@@ -193,31 +193,32 @@ def test_rejected_reload_tells_each_problem() -> None:
 def test_exporter_commands_tell_the_state() -> None:
     stopped = {"name": "a", "state": "stopped", "detail": "by hand"}
     assert (
-        shown("stop", Answer(True, result={"exporter": stopped}), "a") == "a: stopped (by hand)\n"
+        shown("stop", CommandAnswer(True, result={"exporter": stopped}), "a")
+        == "a: stopped (by hand)\n"
     )
     idle = {"name": "a", "state": "idle", "detail": ""}
-    assert shown("restart", Answer(True, result={"exporter": idle}), "a") == "a: idle\n"
+    assert shown("restart", CommandAnswer(True, result={"exporter": idle}), "a") == "a: idle\n"
     waiting = {"name": "a", "state": "waiting", "detail": "server URL"}
-    started = Answer(True, result={"exporter": waiting})
+    started = CommandAnswer(True, result={"exporter": waiting})
     assert shown("start", started, "a") == "a: waiting (server URL)\n"
-    assert shown("trigger", Answer(True, result={"run": "a#7"}), "a") == "a#7\n"
+    assert shown("trigger", CommandAnswer(True, result={"run": "a#7"}), "a") == "a#7\n"
 
 
 def test_refusal_is_a_complaint_and_nothing_else() -> None:
-    answer = Answer(False, error="there is no exporter 'x\x1b'")
+    answer = CommandAnswer(False, error="there is no exporter 'x\x1b'")
     assert shown("start", answer, "x") == ""
     assert render_complaints(Request("start", "x"), answer) == ["there is no exporter 'x\\x1b'"]
 
 
 def test_cache_complains_where_it_differs_or_isnt_synced() -> None:
     request = Request("cache", "nodes", verify=True)
-    assert render_complaints(request, Answer(False, result={"synced": False})) == [
+    assert render_complaints(request, CommandAnswer(False, result={"synced": False})) == [
         "nodes isn't synced"
     ]
     found = {"missing_count": 2, "extra_count": 1}
-    differs = Answer(False, result={"synced": True, "verification": found})
+    differs = CommandAnswer(False, result={"synced": True, "verification": found})
     assert render_complaints(request, differs) == [
         "nodes differs from the API server: 2 missing, 1 extra"
     ]
-    assert render_complaints(request, Answer(True, result={"synced": True})) == []
+    assert render_complaints(request, CommandAnswer(True, result={"synced": True})) == []
     assert json.loads(render_result(request, differs, as_json=False)) == differs.result

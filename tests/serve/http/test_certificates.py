@@ -12,7 +12,7 @@ import pytest
 from anyio.streams.tls import TLSAttribute
 
 from telemetryd.errors import ConfigError
-from telemetryd.serve.http.connection import Limits
+from telemetryd.serve.http.connection import ConnectionLimits
 from telemetryd.serve.http.reviews import Reviews
 from telemetryd.serve.http.security import Security
 from tests.kube.certificates import Authority, Pair
@@ -82,7 +82,7 @@ async def test_half_replaced_pair_is_not_taken_and_told_of_once(
     replace(first.key, place.key)
     async with guarded(authority, tls(place)) as served:
         replace(second.cert, place.cert)
-        await until("it is noticed", lambda: "can't be used" in caplog.text)
+        await until("it is noticed", lambda: "keeping the old ones" in caplog.text)
         looks = len(caplog.records)
         caplog.set_level("DEBUG")
         await until("it is looked at again", lambda: len(caplog.records) > looks + 3)
@@ -117,7 +117,7 @@ async def test_files_that_break_leave_what_is_in_force(
                 late = authority.issue("late", days=-1)
                 replace(late.key, place.key)
                 replace(late.cert, place.cert)
-        await until("it is told", lambda: "those before stay" in caplog.text)
+        await until("it is told", lambda: "keeping the old ones" in caplog.text)
         assert (await served.get("/metrics", served.trusting())).status == 200
         renewed = authority.issue("renewed")
         replace(renewed.key, place.key)
@@ -192,7 +192,7 @@ async def test_file_that_is_broken_for_the_moment_keeps_no_other_change_out(
     async with guarded(authority, tls(place), reviews=Reviews(ApiServer())) as served:
         replace(renewed.cert, place.cert)
         await served.change(tls(place, tokens=True))
-        assert "those before stay" in caplog.text
+        assert "keeping the old ones" in caplog.text
         assert (await served.get("/metrics", served.trusting())).status == 401
         replace(renewed.key, place.key)
         await until_shown(served.port, renewed)
@@ -256,7 +256,7 @@ async def test_all_files_that_are_missing_are_told_at_once(tmp_path: Path) -> No
 async def test_handshakes_count_among_the_connections_and_end_at_their_deadline(
     authority: Authority, pair: Pair
 ) -> None:
-    limits = Limits(connections=2, request_timeout_s=1.0)
+    limits = ConnectionLimits(connections=2, request_timeout_s=1.0)
     async with guarded(authority, tls(pair), limits=limits) as served:
         async with connect(served.port) as first, connect(served.port) as second:
             async with connect(served.port, served.trusting()) as third:
@@ -269,7 +269,7 @@ async def test_handshakes_count_among_the_connections_and_end_at_their_deadline(
 async def test_client_that_speaks_no_tls_costs_itself_alone(
     authority: Authority, pair: Pair
 ) -> None:
-    async with guarded(authority, tls(pair), limits=Limits(connections=1)) as served:
+    async with guarded(authority, tls(pair), limits=ConnectionLimits(connections=1)) as served:
         async with connect(served.port) as plain:
             await plain.stream.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
             assert b"HTTP" not in await plain.end()

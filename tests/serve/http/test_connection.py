@@ -10,7 +10,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from telemetryd.serve.http.connection import Limits
+from telemetryd.serve.http.connection import ConnectionLimits
 from tests.kube.certificates import Authority, Pair
 from tests.serve.guarded import connect, guarded, tls
 from tests.serve.http.test_server import Served, parse_reply, read_to_end, request, running
@@ -42,7 +42,7 @@ def headed(size: int) -> bytes:
 
 async def test_headers_may_have_16_kib_together_and_no_more() -> None:
     async with running() as served:
-        most = Limits().head_bytes
+        most = ConnectionLimits().head_bytes
         assert len(headed(most)) == most == 16 * 1024
         assert parse_reply(await send(served, headed(most))).status == 200
         for size in (most + 1, most + 20_000):
@@ -60,7 +60,7 @@ def chunks(data: bytes, size: int) -> list[bytes]:
 async def test_headers_of_a_further_request_are_bounded_as_those_of_the_first() -> None:
     first = request("/livez")
     async with running() as served:
-        most = Limits().head_bytes
+        most = ConnectionLimits().head_bytes
         fits = b"".join((first, first, headed(most)))
         assert (await send(served, fits)).count(b"HTTP/1.1 200 ") == 3
         beyond = b"".join((first, first, headed(most + 1)))
@@ -262,7 +262,7 @@ async def test_largest_headers_in_one_record_of_tls_are_answered(
         guarded(authority, tls(pair)) as served,
         connect(served.port, served.trusting()) as held,
     ):
-        await held.stream.send(headed(Limits().head_bytes))
+        await held.stream.send(headed(ConnectionLimits().head_bytes))
         assert parse_reply(await held.end()).status == 200
 
 
@@ -286,7 +286,7 @@ async def test_client_of_tls_that_ends_its_side_is_let_go_and_fills_no_log(
     authority: Authority, pair: Pair, caplog: pytest.LogCaptureFixture
 ) -> None:
     hour_s = 3600.0
-    limits = Limits(request_timeout_s=hour_s, keep_alive_s=hour_s)
+    limits = ConnectionLimits(request_timeout_s=hour_s, keep_alive_s=hour_s)
     async with guarded(authority, tls(pair), limits=limits) as served:
         for _ in range(20):
             await anyio.to_thread.run_sync(hang_up, served.port, served.trusting())

@@ -9,7 +9,7 @@ import anyio
 import pytest
 from anyio.abc import SocketStream
 
-from telemetryd.serve.http.connection import Limits
+from telemetryd.serve.http.connection import ConnectionLimits
 from telemetryd.serve.http.server import MOST_ANSWERS, MOST_WAITING
 from tests.kube.certificates import Authority, Pair
 from tests.serve.facts import big_status
@@ -48,7 +48,7 @@ async def many(served: Served, number: int, send: bytes = b"") -> AsyncIterator[
 
 async def test_newcomer_takes_the_place_of_the_connection_that_was_served_first() -> None:
     async with (
-        running(limits=Limits(connections=3, grace_s=LONG_S)) as served,
+        running(limits=ConnectionLimits(connections=3, grace_s=LONG_S)) as served,
         many(served, 3) as streams,
     ):
         for stream in reversed(streams):
@@ -60,7 +60,7 @@ async def test_newcomer_takes_the_place_of_the_connection_that_was_served_first(
 
 
 async def test_newcomer_takes_the_place_of_one_whose_grace_is_over() -> None:
-    limits = Limits(connections=3, grace_s=0.05)
+    limits = ConnectionLimits(connections=3, grace_s=0.05)
     async with running(limits=limits) as served, many(served, 3, HALF) as streams:
         assert (await served.ask("/livez")).status == 200
         assert await read_to_end(streams[0]) == b""
@@ -68,7 +68,7 @@ async def test_newcomer_takes_the_place_of_one_whose_grace_is_over() -> None:
 
 async def test_newcomers_wait_while_all_are_within_their_grace() -> None:
     async with (
-        running(limits=Limits(connections=2, grace_s=LONG_S)) as served,
+        running(limits=ConnectionLimits(connections=2, grace_s=LONG_S)) as served,
         many(served, 2) as streams,
         await served.connect() as newcomer,
     ):
@@ -84,7 +84,7 @@ async def test_newcomers_wait_while_all_are_within_their_grace() -> None:
 
 async def test_address_with_most_connections_loses_one_not_the_address_with_few() -> None:
     async with (
-        running(limits=Limits(connections=4, grace_s=0.05)) as served,
+        running(limits=ConnectionLimits(connections=4, grace_s=0.05)) as served,
         await served.connect(local_host="127.0.0.2") as other,
         many(served, 3) as streams,
     ):
@@ -98,7 +98,7 @@ async def test_address_with_most_connections_loses_one_not_the_address_with_few(
 
 
 async def test_probes_are_answered_while_slow_and_busy_clients_of_their_address_come_back() -> None:
-    limits = Limits(connections=16, grace_s=0.05)
+    limits = ConnectionLimits(connections=16, grace_s=0.05)
     counts = {"slow": 0, "busy": 0}
 
     async def attack(kind: str) -> None:
@@ -126,7 +126,7 @@ async def test_probes_are_answered_while_slow_and_busy_clients_of_their_address_
 async def test_handshakes_that_never_finish_count_and_give_way(
     authority: Authority, pair: Pair
 ) -> None:
-    limits = Limits(connections=4, grace_s=0.05)
+    limits = ConnectionLimits(connections=4, grace_s=0.05)
     async with (
         guarded(authority, tls(pair), limits=limits) as served,
         AsyncExitStack() as stack,
@@ -142,7 +142,7 @@ async def test_handshakes_that_never_finish_count_and_give_way(
 
 @asynccontextmanager
 async def deaf_clients(
-    limits: Limits | None = None,
+    limits: ConnectionLimits | None = None,
 ) -> AsyncIterator[tuple[Served, list[SocketStream]]]:
     """As many clients as may be answered at a time, none of which reads its answer."""
     async with running(limits=limits) as served:
@@ -190,7 +190,7 @@ async def test_client_that_leaves_during_its_answer_makes_room_for_the_next() ->
 
 
 async def test_clients_that_do_not_read_keep_no_scrape_out() -> None:
-    limits = Limits(answer_timeout_s=LONG_S)
+    limits = ConnectionLimits(answer_timeout_s=LONG_S)
     async with deaf_clients(limits) as (served, deaf):
         with anyio.fail_after(60):
             assert (await served.ask("/metrics")).status == 200

@@ -22,8 +22,8 @@ from telemetryd.serve.http.reviews import (
     REVIEW_S,
     REVIEWS_PER_S,
     TURN_S,
+    Review,
     Reviews,
-    Verdict,
 )
 from tests.virtualtime import VirtualTimeLoop
 
@@ -92,8 +92,8 @@ class ApiServer:
 async def test_everything_known_of_a_user_is_asked_about() -> None:
     user = {"username": USER, "uid": "7", "groups": ["a", "b"], "extra": {"x/y": ["1", "2"]}}
     server = ApiServer(tokens={"good": user})
-    verdict = await Reviews(server).judge("good", "/metrics")
-    assert verdict == Verdict(allowed=True, user=USER)
+    review = await Reviews(server).judge("good", "/metrics")
+    assert review == Review(allowed=True, user=USER)
     assert server.asked == [
         ("tokenreviews", {"token": "good"}),
         (
@@ -112,9 +112,9 @@ async def test_everything_known_of_a_user_is_asked_about() -> None:
 async def test_token_of_nobody_and_path_that_is_denied_are_told_apart() -> None:
     server = ApiServer()
     reviews = Reviews(server)
-    assert await reviews.judge("bad", "/metrics") == Verdict(allowed=False)
+    assert await reviews.judge("bad", "/metrics") == Review(allowed=False)
     assert server.count("subjectaccessreviews") == 0
-    assert await reviews.judge("good", "/status.json") == Verdict(allowed=False, user=USER)
+    assert await reviews.judge("good", "/status.json") == Review(allowed=False, user=USER)
     assert (await reviews.judge("good", "/metrics")).allowed
 
 
@@ -124,7 +124,7 @@ async def test_explicit_denial_counts_more_than_an_allowance() -> None:
     assert not (await Reviews(server).judge("good", "/metrics")).allowed
 
 
-async def test_verdicts_are_kept_for_a_moment_and_then_asked_for_again() -> None:
+async def test_reviews_are_kept_for_a_moment_and_then_asked_for_again() -> None:
     server = ApiServer()
     reviews = Reviews(server)
     for token, kept_s in (("good", ALLOWED_S), ("bad", DENIED_S)):
@@ -138,7 +138,7 @@ async def test_verdicts_are_kept_for_a_moment_and_then_asked_for_again() -> None
         assert server.count() == 2
 
 
-async def test_right_that_is_granted_or_withdrawn_is_seen_once_the_verdict_is_old() -> None:
+async def test_right_that_is_granted_or_withdrawn_is_seen_once_the_review_is_old() -> None:
     server = ApiServer(paths=set())
     reviews = Reviews(server)
     assert not (await reviews.judge("good", "/metrics")).allowed
@@ -153,15 +153,15 @@ async def test_right_that_is_granted_or_withdrawn_is_seen_once_the_verdict_is_ol
 async def test_requests_at_one_time_share_one_review() -> None:
     server = ApiServer(takes_s=1)
     reviews = Reviews(server)
-    verdicts = []
+    reviewed = []
 
     async def ask() -> None:
-        verdicts.append(await reviews.judge("good", "/metrics"))
+        reviewed.append(await reviews.judge("good", "/metrics"))
 
     async with anyio.create_task_group() as group:
         for _ in range(50):
             group.start_soon(ask)
-    assert verdicts == [Verdict(allowed=True, user=USER)] * 50
+    assert reviewed == [Review(allowed=True, user=USER)] * 50
     assert (server.count(), server.count("subjectaccessreviews")) == (1, 1)
 
 
@@ -194,7 +194,7 @@ async def test_api_server_that_does_not_answer_is_waited_for_no_longer_than_its_
 async def test_caller_that_hangs_up_leaves_the_review_to_the_next_one() -> None:
     server = ApiServer(takes_s=1)
     reviews = Reviews(server)
-    outcomes: list[Verdict] = []
+    outcomes: list[Review] = []
 
     async def ask(scope: anyio.CancelScope) -> None:
         with scope:
@@ -207,7 +207,7 @@ async def test_caller_that_hangs_up_leaves_the_review_to_the_next_one() -> None:
             await anyio.sleep(0.1)
         scopes[0].cancel()  # it asks
         scopes[2].cancel()  # it waits
-    assert outcomes == [Verdict(allowed=True, user=USER)] * 3
+    assert outcomes == [Review(allowed=True, user=USER)] * 3
     assert (server.count(), server.count("subjectaccessreviews")) == (2, 1)
 
 
@@ -231,7 +231,7 @@ async def test_answer_that_is_no_review_lets_nobody_in(answer: bytes) -> None:
 
 async def test_user_without_a_name_is_nobody() -> None:
     server = ApiServer(answers=[b'{"status": {"authenticated": true}}'])
-    assert await Reviews(server).judge("good", "/metrics") == Verdict(allowed=False)
+    assert await Reviews(server).judge("good", "/metrics") == Review(allowed=False)
 
 
 @dataclass
@@ -327,7 +327,7 @@ async def test_refused_token_is_refused_for_every_path_without_another_review() 
     assert server.count() == 1
 
 
-async def test_no_more_verdicts_than_the_limit_are_kept_and_none_displaces_those_who_may() -> None:
+async def test_no_more_reviews_than_the_limit_are_kept_and_none_displaces_those_who_may() -> None:
     server = ApiServer()
     reviews = Reviews(server, allowed_s=1000, denied_s=1000)
     await reviews.judge("good", "/metrics")

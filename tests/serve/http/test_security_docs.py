@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from telemetryd.config import parse_config
-from telemetryd.serve.http.connection import LONGEST_LINE_BYTES, MOST_HEADERS, Limits
+from telemetryd.serve.http.connection import LONGEST_LINE_BYTES, MOST_HEADERS, ConnectionLimits
 from telemetryd.serve.http.reviews import ALLOWED_S, DENIED_S, MOST_REVIEWS, REVIEW_S, Reviews
 from telemetryd.serve.http.security import LOOK_S, OPEN_PATHS
 from telemetryd.serve.http.server import MOST_ANSWERS, MOST_WAITING, TAKING_S
@@ -161,7 +161,7 @@ def test_certificate_goes_where_the_pod_looks_for_it() -> None:
 
 
 def test_numbers_are_those_of_the_code() -> None:
-    limits = Limits()
+    limits = ConnectionLimits()
     told = " ".join(TEXT.split())
     for number in (
         f"for the handshake | {limits.request_timeout_s:g} s |",

@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 
 from telemetryd.errors import ConfigError, ManagerError, TelemetrydError
 from telemetryd.model import Payload
-from telemetryd.serve.http.connection import Limits
-from telemetryd.serve.http.health import check_health
+from telemetryd.serve.http.connection import ConnectionLimits
+from telemetryd.serve.http.health import HealthReport, check_health, liveness, readiness
 from telemetryd.serve.http.listener import Listening
 from telemetryd.serve.http.server import Endpoints, serve
 from telemetryd.serve.metrics.metrics import Exposition, MetricsRenderer
-from telemetryd.serve.page.status import Report, StatusFacts, liveness, readiness
+from telemetryd.serve.page.status import StatusFacts
 from tests.serve.facts import Facts, big_status, busy_facts, informer_status
 
 pytestmark = pytest.mark.anyio
@@ -74,7 +74,7 @@ class Served:
             raise ManagerError(f"there is no exporter {name!r}")
         return self.payloads[name]
 
-    def _readiness(self) -> Report:
+    def _readiness(self) -> HealthReport:
         return readiness(
             config_applied=self.config_applied,
             required=[status for status, _ in self.facts.informers],
@@ -125,11 +125,11 @@ def parse_reply(received: bytes) -> Reply:
 
 @asynccontextmanager
 async def running(
-    facts: Facts | None = None, limits: Limits | None = None
+    facts: Facts | None = None, limits: ConnectionLimits | None = None
 ) -> AsyncIterator[Served]:
     served = Served(facts or busy_facts())
     async with serve(
-        "127.0.0.1", 0, served.endpoints(), limits=limits or Limits()
+        "127.0.0.1", 0, served.endpoints(), limits=limits or ConnectionLimits()
     ) as served.listening:
         yield served
 
@@ -336,7 +336,7 @@ async def test_connection_is_kept_for_the_next_request() -> None:
 
 @pytest.mark.parametrize("request_timeout_s", [0.3, 3600.0])
 async def test_slow_clients_are_dropped_and_block_nobody(request_timeout_s: float) -> None:
-    async with running(limits=Limits(request_timeout_s=request_timeout_s)) as served:
+    async with running(limits=ConnectionLimits(request_timeout_s=request_timeout_s)) as served:
         slow = [await served.connect() for _ in range(20)]
         async with anyio.create_task_group() as tasks:
             for index, stream in enumerate(slow):
@@ -365,12 +365,12 @@ async def drip(stream: SocketStream, send: bool) -> None:
 @pytest.mark.parametrize(
     ("limits", "further"),
     [
-        (Limits(request_timeout_s=3600.0, keep_alive_s=0.3), b""),
-        (Limits(request_timeout_s=0.2, keep_alive_s=3600.0), b"GET /livez HTTP/1.1\r\n"),
+        (ConnectionLimits(request_timeout_s=3600.0, keep_alive_s=0.3), b""),
+        (ConnectionLimits(request_timeout_s=0.2, keep_alive_s=3600.0), b"GET /livez HTTP/1.1\r\n"),
     ],
 )
 async def test_idle_connection_is_ended_and_a_further_slow_request_too(
-    limits: Limits, further: bytes
+    limits: ConnectionLimits, further: bytes
 ) -> None:
     async with running(limits=limits) as served, await served.connect() as stream:
         await stream.send(request("/livez"))
@@ -382,7 +382,7 @@ async def test_idle_connection_is_ended_and_a_further_slow_request_too(
 
 
 async def test_client_that_never_reads_its_answer_is_dropped() -> None:
-    async with running(limits=Limits(answer_timeout_s=0.2)) as served:
+    async with running(limits=ConnectionLimits(answer_timeout_s=0.2)) as served:
         served.status = partial(big_status, BIG)
         with socket.socket() as deaf:
             deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -481,7 +481,7 @@ async def test_ipv6_address_is_shown_in_brackets() -> None:
 
 async def test_shutdown_doesnt_wait_for_slow_clients() -> None:
     timeout_s = 3600.0
-    limits = Limits(timeout_s, timeout_s, timeout_s, timeout_s)
+    limits = ConnectionLimits(timeout_s, timeout_s, timeout_s, timeout_s)
     async with running(limits=limits) as served:
         served.status = partial(big_status, BIG)
         half = await served.connect()
@@ -504,7 +504,7 @@ class SlowRenderer(MetricsRenderer):
     """Takes its time, and says when it has begun."""
 
     def __init__(self, facts: Facts, takes_s: float = 0.2) -> None:
-        super().__init__(facts.sources())
+        super().__init__(facts.metrics)
         self.begun = anyio.Event()
         self.takes_s = takes_s
 
@@ -517,7 +517,7 @@ class SlowRenderer(MetricsRenderer):
 
 
 async def test_answer_that_takes_long_to_make_is_not_cut_off_by_the_deadline_of_requests() -> None:
-    limits = Limits(request_timeout_s=0.3, making_timeout_s=10.0)
+    limits = ConnectionLimits(request_timeout_s=0.3, making_timeout_s=10.0)
     served = Served(busy_facts())
     endpoints = replace(served.endpoints(), metrics=SlowRenderer(served.facts, takes_s=0.9))
     async with serve("127.0.0.1", 0, endpoints, limits=limits) as served.listening:
@@ -526,7 +526,7 @@ async def test_answer_that_takes_long_to_make_is_not_cut_off_by_the_deadline_of_
 
 
 async def test_answer_that_is_never_made_ends_the_connection() -> None:
-    limits = Limits(making_timeout_s=0.2)
+    limits = ConnectionLimits(making_timeout_s=0.2)
     served = Served(busy_facts())
     endpoints = replace(served.endpoints(), metrics=SlowRenderer(served.facts, takes_s=3600.0))
     async with serve("127.0.0.1", 0, endpoints, limits=limits) as served.listening:
@@ -598,7 +598,7 @@ _LINES = st.builds(
 )
 @given(sent=st.lists(_LINES, min_size=1, max_size=3).map(b"".join) | st.binary(max_size=200))
 async def test_any_bytes_leave_the_server_alive(sent: bytes) -> None:
-    async with running(limits=Limits(request_timeout_s=0.5)) as served:
+    async with running(limits=ConnectionLimits(request_timeout_s=0.5)) as served:
         async with await served.connect() as stream:
             await stream.send(sent or b"\n")
             await stream.send_eof()

@@ -15,8 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from telemetryd.model import ExporterState, Switch, Switches
 from telemetryd.serve.metrics.families import FAMILIES
-from telemetryd.serve.metrics.metrics import MetricsRenderer
-from telemetryd.serve.metrics.view import take_view
+from telemetryd.serve.metrics.metrics import MetricsRenderer, freeze
 from telemetryd.stats import ExporterStats, InformerStats
 from tests.serve.facts import (
     CONFIG_HASH,
@@ -329,16 +328,25 @@ async def test_label_values_are_escaped() -> None:
     assert f"exporter_enabled[exporter={name}]" in found
 
 
-async def test_view_isnt_moved_by_the_counters() -> None:
+async def test_frozen_facts_arent_moved_by_the_counters() -> None:
     facts = busy_facts()
-    view = take_view(facts.sources())
+    frozen = freeze(facts.metrics())
     _, stats = facts.exporters[0]
     stats.runs.update(success=1)
     stats.export.observe(1)
     facts.loop_lag.observe(1)
-    assert view.exporters[0].runs["success"] == 3
-    assert sum(view.exporters[0].export.counts) == 2
-    assert sum(view.loop_lag.counts) == 1
+    facts.kube.requests["GET", "200"] += 1
+    facts.kube.duration["GET"].observe(1)
+    facts.gather.generation += 1
+    facts.config.reloads["failure", "signal"] += 1
+    _, kept = frozen.exporters[0]
+    assert kept.runs["success"] == 3
+    assert sum(kept.export.counts) == 2
+    assert sum(frozen.loop_lag.counts) == 1
+    assert frozen.kube.requests["GET", "200"] == 5
+    assert sum(frozen.kube.duration["GET"].counts) == 1
+    assert frozen.gather.generation == 7
+    assert not frozen.config.reloads
 
 
 async def test_rendering_keeps_to_one_worker_thread_and_off_the_loops() -> None:

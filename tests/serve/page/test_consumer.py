@@ -7,9 +7,9 @@ import pytest
 from telemetryd.config import IdentityConfig
 from telemetryd.gather.consumer import RancherBuild, Registration, Registrations
 from telemetryd.serve.control.text import render_table
+from telemetryd.serve.page.overview import Tone, judge
 from telemetryd.serve.page.page import render_page
 from telemetryd.serve.page.status import StatusFacts, render_status, render_time
-from telemetryd.serve.page.verdict import Tone, judge
 from tests.serve.facts import NOW
 from tests.serve.states import WELL
 
@@ -35,7 +35,7 @@ def test_status_says_nothing_of_what_is_not_known() -> None:
         "unreadable": 0,
         "more": False,
     }
-    assert judge(WELL).findings == judge(PRIME).findings == ()
+    assert judge(WELL).notes == judge(PRIME).notes == ()
 
 
 def test_active_registration_is_shown_without_its_name() -> None:
@@ -71,14 +71,14 @@ def test_problem_of_a_registration_is_worth_a_look_and_has_a_fix(
     registration: Registration, state: str, said: str
 ) -> None:
     facts = with_one(registration)
-    verdict = judge(facts)
-    assert verdict.tone is Tone.GAPS
-    assert verdict.sentence.endswith(said)
-    assert verdict.findings[0].fix
+    overview = judge(facts)
+    assert overview.tone is Tone.GAPS
+    assert overview.sentence.endswith(said)
+    assert overview.notes[0].fix
     (shown,) = render_status(facts)["consumer"]["registrations"]
     assert shown["state"] == state
     assert f"registration {state}" in render_table(render_status(facts))
-    assert verdict.sentence in render_page(facts)
+    assert overview.sentence in render_page(facts)
 
 
 def test_rancher_that_never_registered_is_worth_a_look() -> None:
@@ -113,15 +113,15 @@ def test_build_that_nobody_expects_anything_of_is_said_and_all_is_well(
     assert WELL.snapshot is not None
     identity = replace(WELL.snapshot.identity, product="rancher")
     facts = replace(WELL, build=build, snapshot=replace(WELL.snapshot, identity=identity))
-    verdict = judge(facts)
-    assert verdict.tone is Tone.GOOD
-    (finding,) = verdict.findings
+    overview = judge(facts)
+    assert overview.tone is Tone.GOOD
+    (note,) = overview.notes
     consumer = render_status(facts)["consumer"]
     assert consumer["rancher_build"] == build
-    for text in (finding.what, consumer["detail"], render_table(render_status(facts))):
+    for text in (note.what, consumer["detail"], render_table(render_status(facts))):
         assert f"his Rancher is {named}" in text
         assert "SUSE does not expect it; product in the payload: rancher" in text
-    assert finding.what in render_page(facts)
+    assert note.what in render_page(facts)
 
 
 def test_product_that_is_said_is_the_configured_one() -> None:

@@ -4,9 +4,9 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 from telemetryd.model import SourceKind, Totals
+from telemetryd.serve.page.overview import Tone, judge
 from telemetryd.serve.page.page import render_page
 from telemetryd.serve.page.status import StatusFacts, render_status
-from telemetryd.serve.page.verdict import Tone, judge
 from tests.serve.facts import DOUBTFUL, LOCAL_KEY, SNAPSHOT, Facts, group
 from tests.serve.states import STATES, WELL
 
@@ -90,11 +90,11 @@ def test_plain_kubernetes_says_nothing_of_management() -> None:
 
 
 def test_doubts_are_gaps_that_are_sent_all_the_same() -> None:
-    verdict = judge(STATES["doubtful"])
-    (finding,) = verdict.findings
-    assert (verdict.tone, verdict.sentence) == (Tone.GAPS, finding.what)
-    assert finding.what == "What is counted may not be the whole fleet."
-    assert finding.why == "; ".join(DOUBTFUL.doubts)
+    overview = judge(STATES["doubtful"])
+    (note,) = overview.notes
+    assert (overview.tone, overview.sentence) == (Tone.GAPS, note.what)
+    assert note.what == "The counts may not cover the whole fleet."
+    assert note.why == "; ".join(DOUBTFUL.doubts)
 
 
 def test_status_document_splits_the_fleet_and_names_doubts() -> None:

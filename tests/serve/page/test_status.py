@@ -1,4 +1,4 @@
-"""The status document and the health reports."""
+"""The status document."""
 
 import json
 from dataclasses import replace
@@ -15,15 +15,7 @@ from telemetryd.model import (
     Switch,
     Switches,
 )
-from telemetryd.serve.page.status import (
-    Check,
-    Report,
-    liveness,
-    readiness,
-    render_report,
-    render_status,
-    render_summary,
-)
+from telemetryd.serve.page.status import render_status, render_summary
 from telemetryd.stats import ExporterStats
 from tests.serve.facts import (
     INSTALL_UUID,
@@ -33,7 +25,6 @@ from tests.serve.facts import (
     Facts,
     busy_facts,
     exporter_status,
-    informer_status,
     new_exporter_status,
 )
 
@@ -125,47 +116,6 @@ def test_incomplete_snapshot_says_why() -> None:
 def test_identity_names_are_the_models() -> None:
     shown = render_status(Facts().status())["identity"]["missing"]
     assert shown == list(Identity.__dataclass_fields__)
-
-
-def test_readiness_waits_for_configuration_and_every_informer() -> None:
-    synced, unsynced = informer_status(), informer_status(synced=False, resource="x.y")
-    assert readiness(config_applied=True, required=[synced]).ok
-    assert readiness(config_applied=True, required=[]).ok
-    assert not readiness(config_applied=False, required=[synced]).ok
-    assert not readiness(config_applied=True, required=[synced, unsynced]).ok
-
-
-def test_report_reads_as_kubernetes_does() -> None:
-    report = readiness(
-        config_applied=True,
-        required=[
-            informer_status(),
-            informer_status(resource="x.y", synced=False),
-            informer_status(resource="z", synced=False, last_error="forbidden:\nno list"),
-        ],
-    )
-    assert render_report(report, "readyz") == (
-        "[+]config ok\n"
-        f"[+]informer/{NODES} ok\n"
-        "[-]informer/x.y not synced: first list\n"
-        "[-]informer/z not synced: forbidden: no list\n"
-        "readyz check failed\n"
-    )
-    assert render_report(Report((Check("a"),)), "livez") == "[+]a ok\nlivez check passed\n"
-
-
-def test_liveness_names_what_stalled() -> None:
-    assert liveness(loop_alive=True, scheduler_alive=True).ok
-    assert not liveness(loop_alive=False, scheduler_alive=True).ok
-    report = liveness(loop_alive=True, scheduler_alive=False)
-    assert render_report(report, "livez").splitlines()[1] == "[-]scheduler stalled"
-
-
-def test_readiness_waits_for_the_source_to_be_known() -> None:
-    report = readiness(config_applied=True, required=[], unsettled="source (discovery)")
-    assert render_report(report, "readyz") == (
-        "[+]config ok\n[-]source waiting for source (discovery)\nreadyz check failed\n"
-    )
 
 
 def test_switched_off_is_said_plainly_and_by_what() -> None:

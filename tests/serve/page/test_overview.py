@@ -6,12 +6,12 @@ import pytest
 
 from telemetryd.errors import Reason
 from telemetryd.model import ExporterState
-from telemetryd.serve.page.verdict import Tone, judge, judge_exporter, judge_informer
+from telemetryd.serve.page.overview import Tone, judge, judge_exporter, judge_informer
 from tests.serve.facts import exporter_status, informer_status, new_exporter_status
 from tests.serve.states import STATES, WELL
 
 UNREACHABLE = (
-    "What is held may be out of date: clusters.management.cattle.io, "
+    "The cache may be out of date: clusters.management.cattle.io, "
     "features.management.cattle.io, namespaces and 3 more."
 )
 WELL_SAID = "All is well: every cache is in sync, and every enabled exporter has delivered."
@@ -22,19 +22,19 @@ WELL_SAID = "All is well: every cache is in sync, and every enabled exporter has
     [
         ("well", Tone.GOOD, WELL_SAID),
         ("failing", Tone.BAD, "3 things need attention."),
-        ("conflict", Tone.BAD, "Another writer is in the way of the exporter scc."),
+        ("conflict", Tone.BAD, "Another writer conflicts with the exporter scc."),
         ("optout", Tone.QUIET, "Nothing is sent: switched off by $DO_NOT_TRACK."),
         ("requests", Tone.BAD, "The SecretRequest elsewhere is rejected."),
         ("standby", Tone.QUIET, "Standing by: another replica sends."),
-        ("starting", Tone.BUSY, "On the way: not everything has been read and delivered yet."),
-        ("gaps", Tone.GAPS, "What is sent has gaps."),
-        ("doubtful", Tone.GAPS, "What is counted may not be the whole fleet."),
+        ("starting", Tone.BUSY, "In progress: not everything has been read and delivered yet."),
+        ("gaps", Tone.GAPS, "The payloads have gaps."),
+        ("doubtful", Tone.GAPS, "The counts may not cover the whole fleet."),
         ("unreachable", Tone.BAD, UNREACHABLE),
     ],
 )
 def test_whole_is_told_in_one_sentence(state: str, tone: Tone, sentence: str) -> None:
-    verdict = judge(STATES[state])
-    assert (verdict.tone, verdict.sentence) == (tone, sentence)
+    overview = judge(STATES[state])
+    assert (overview.tone, overview.sentence) == (tone, sentence)
 
 
 def test_gravest_is_told_first_with_what_was_reported_and_the_fix() -> None:
@@ -50,7 +50,7 @@ def test_gravest_is_told_first_with_what_was_reported_and_the_fix() -> None:
             ),
         ),
     )
-    bad, quiet = judge(facts).findings
+    bad, quiet = judge(facts).notes
     assert bad.what == "The exporter scc has failed 3 times in a row."
     assert bad.why == "no route to host"
     assert bad.fix == "Check the destination's address, certificate and network."
@@ -63,16 +63,16 @@ def test_every_reason_has_a_fix(reason: Reason) -> None:
     failing = exporter_status(
         state=ExporterState.FAILED, last_error="x", last_error_reason=str(reason)
     )
-    (finding,) = judge(replace(WELL, exporters=(failing,))).findings
-    assert finding.fix
+    (note,) = judge(replace(WELL, exporters=(failing,))).notes
+    assert note.fix
 
 
 @pytest.mark.parametrize("state", ExporterState)
 def test_every_state_has_a_tone_and_makes_a_sentence(state: ExporterState) -> None:
     for exporter in (exporter_status(state=state), new_exporter_status(state=state)):
-        verdict = judge(replace(WELL, exporters=(exporter,)))
-        assert verdict.sentence.endswith(".")
-        assert verdict.tone >= judge_exporter(exporter)
+        overview = judge(replace(WELL, exporters=(exporter,)))
+        assert overview.sentence.endswith(".")
+        assert overview.tone >= judge_exporter(exporter)
 
 
 @pytest.mark.parametrize(
@@ -111,13 +111,11 @@ def test_payload_off_its_schema_and_unreadable_objects_are_gaps() -> None:
 
 
 def test_exporter_at_work_of_which_something_is_said_has_gaps() -> None:
-    (finding,) = judge(replace(WELL, exporters=(exporter_status(detail="disk full"),))).findings
-    assert (finding.tone, finding.why) == (Tone.GAPS, "disk full")
+    (note,) = judge(replace(WELL, exporters=(exporter_status(detail="disk full"),))).notes
+    assert (note.tone, note.why) == (Tone.GAPS, "disk full")
 
 
 def test_exporters_that_wait_for_the_same_are_told_together() -> None:
     waiting = tuple(new_exporter_status(name=name, detail="informer nodes") for name in "abcdef")
-    verdict = judge(replace(WELL, exporters=waiting))
-    assert [finding.what for finding in verdict.findings] == [
-        "a, b, c and 3 more wait for informer nodes."
-    ]
+    overview = judge(replace(WELL, exporters=waiting))
+    assert [note.what for note in overview.notes] == ["a, b, c and 3 more wait for informer nodes."]

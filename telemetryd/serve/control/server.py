@@ -1,7 +1,6 @@
-"""Commands over the control socket: who may give them, how long they may take, what they answer.
+"""The server of the control socket: who may command, and how long commands may take.
 
-What a command does is the daemon's; where the socket is belongs to ``control_socket``. Sockets are
-used directly: a line there and a line back need no more.
+What a command does is in ``daemon.commands``.
 """
 
 import asyncio
@@ -9,9 +8,10 @@ import logging
 import os
 import socket
 import struct
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TypeAlias
 
 import anyio
 import anyio.lowlevel
@@ -21,8 +21,7 @@ from telemetryd.bounds import document
 from telemetryd.errors import TelemetrydError
 from telemetryd.serve.control.protocol import (
     MAX_REQUEST_BYTES,
-    Answer,
-    Document,
+    CommandAnswer,
     Request,
     parse_request,
     render_line,
@@ -38,15 +37,15 @@ _ACCEPT_PAUSE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What a client may take.
+class ControlLimits:
+    """Limits on each client.
 
     Attributes:
-        request_timeout_s: From the connection or the last answer until a whole request is in.
-        command_timeout_s: For a command; one that takes longer is cancelled.
-        answer_timeout_s: For the client to take the answer.
-        connections: At a time. One more takes the place of the one that has waited longest
-            without a request.
+        request_timeout_s: From the connection or the last answer until a whole request is read.
+        command_timeout_s: A command that takes longer is cancelled.
+        answer_timeout_s: For the client to read the answer.
+        connections: At the same time. One more replaces the one that has waited longest without
+            a request.
     """
 
     request_timeout_s: float = 5.0
@@ -55,47 +54,11 @@ class Limits:
     connections: int = 32
 
 
-DEFAULT_LIMITS = Limits()
+DEFAULT_LIMITS = ControlLimits()
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of a command that was carried out.
-
-    Attributes:
-        ok: All is well; where not, the result says what isn't.
-    """
-
-    result: Document
-    ok: bool = True
-
-
-class Commands(Protocol):
-    """What the daemon does on command; a TelemetrydError refuses it and says why."""
-
-    def status(self) -> Outcome:
-        """The document of ``/status.json``."""
-
-    async def reload(self) -> Outcome:
-        """``changes`` and ``problems``, lists of lines; not ok where it is rejected."""
-
-    def start(self, name: str) -> Outcome:
-        """``exporter``: its part of the status."""
-
-    async def stop(self, name: str) -> Outcome:
-        """Likewise, once it has stopped."""
-
-    async def restart(self, name: str) -> Outcome:
-        """Likewise, once it has been started again."""
-
-    def trigger(self, name: str) -> Outcome:
-        """``run``: its id, as the log names it."""
-
-    async def opt_in(self) -> Outcome:
-        """``ended`` and ``remaining``, lists; not ok where one remains that is written."""
-
-    async def cache(self, resource: str, *, verify: bool) -> Outcome:
-        """What is held of a resource; not ok where it isn't synced, or differs."""
+Execute: TypeAlias = Callable[[Request], Awaitable[CommandAnswer]]
+"""Carries a command out; a TelemetrydError refuses it and says why."""
 
 
 @dataclass(eq=False, slots=True)
@@ -103,8 +66,8 @@ class _Client:
     """One connection.
 
     Attributes:
-        scope: Of its whole conversation.
-        waiting: For a request, rather than for what comes of one.
+        scope: Cancelled to end the connection.
+        waiting: No request is being executed or answered.
     """
 
     stream: socket.socket
@@ -118,21 +81,21 @@ class ControlServer:
     def __init__(
         self,
         listener: socket.socket,
-        commands: Commands,
+        execute: Execute,
         *,
-        limits: Limits = DEFAULT_LIMITS,
+        limits: ControlLimits = DEFAULT_LIMITS,
         users: frozenset[int] | None = None,
     ) -> None:
         """Nothing is accepted before ``run``.
 
         Args:
-            listener: Non-blocking; stays the caller's.
-            commands: What they do.
-            limits: What a client may take.
-            users: Ids of users that may command; None for root and our own.
+            listener: Non-blocking; the caller closes it.
+            execute: Carries a command out.
+            limits: On each client.
+            users: Ids of users that may command; None for root and the daemon's own user.
         """
         self._listener = listener
-        self._commands = commands
+        self._execute = execute
         self._limits = limits
         self._users = frozenset({_ROOT, os.geteuid()}) if users is None else users
         self._clients: dict[_Client, None] = {}
@@ -161,7 +124,7 @@ class ControlServer:
             idle = next((client for client in self._clients if client.waiting), None)
             if idle is None:
                 with stream, suppress(OSError):
-                    stream.send(render_line(_refusal("too many commands at a time")))
+                    stream.send(_refusal("too many commands at a time"))
                 return
             del self._clients[idle]
             idle.scope.cancel()
@@ -196,7 +159,7 @@ class ControlServer:
             except ValueError as error:
                 await self._send(client, _refusal(f"not a request: {error}"))
                 return
-            answer = await self._execute(request, user)
+            answer = await self._answer(request, user)
             if not await self._send(client, answer):
                 return
 
@@ -223,55 +186,32 @@ class ControlServer:
             await self._send(client, _refusal(f"longer than {MAX_REQUEST_BYTES} bytes"))
         return None
 
-    async def _send(self, client: _Client, answer: bytes | Answer) -> bool:
+    async def _send(self, client: _Client, line: bytes) -> bool:
         """Send within the deadline; whether that was possible."""
-        line = answer if isinstance(answer, bytes) else render_line(answer)
         with anyio.move_on_after(self._limits.answer_timeout_s) as deadline:
             await asyncio.get_running_loop().sock_sendall(client.stream, line)
         return not deadline.cancelled_caught
 
-    async def _execute(self, request: Request, user: int) -> bytes:
-        """The answer as a line; whatever goes wrong is the answer."""
+    async def _answer(self, request: Request, user: int) -> bytes:
+        """The answer as a line, also where the command is refused or fails."""
         if request.command not in {"status", "cache"}:
             log.info("control command=%s name=%r uid=%d", request.command, request.name, user)
         timeout_s = self._limits.command_timeout_s
         try:
             with anyio.fail_after(timeout_s):
-                outcome = await self._dispatch(request)
-            return render_line(Answer(ok=outcome.ok, result=document(outcome.result)))
+                answer = await self._execute(request)
+            return render_line(CommandAnswer(ok=answer.ok, result=document(answer.result)))
         except TelemetrydError as error:
-            return render_line(_refusal(str(error)))
+            return _refusal(str(error))
         except TimeoutError:
-            return render_line(_refusal(f"{request.command} didn't end within {timeout_s:g} s"))
+            return _refusal(f"{request.command} didn't end within {timeout_s:g} s")
         except Exception:
             log.exception("control command failed command=%s", request.command)
-            return render_line(_refusal("internal error: the log says more"))
-
-    async def _dispatch(  # noqa: PLR0911 - one line a command
-        self, request: Request
-    ) -> Outcome:
-        commands, name = self._commands, request.name
-        match request.command:
-            case "status":
-                return commands.status()
-            case "reload":
-                return await commands.reload()
-            case "start":
-                return commands.start(name)
-            case "stop":
-                return await commands.stop(name)
-            case "restart":
-                return await commands.restart(name)
-            case "trigger":
-                return commands.trigger(name)
-            case "opt-in":
-                return await commands.opt_in()
-            case "cache":
-                return await commands.cache(name, verify=request.verify)
+            return _refusal("internal error: the log says more")
 
 
-def _refusal(why: str) -> Answer:
-    return Answer(ok=False, error=document(why))
+def _refusal(why: str) -> bytes:
+    return render_line(CommandAnswer(ok=False, error=document(why)))
 
 
 def _user_of(stream: socket.socket) -> int:

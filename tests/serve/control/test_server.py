@@ -16,15 +16,17 @@ import anyio
 import pytest
 
 from telemetryd.config import ControlSocket
-from telemetryd.serve.control.commands import ControlServer, Limits
 from telemetryd.serve.control.protocol import MAX_REQUEST_BYTES
+from telemetryd.serve.control.server import ControlLimits, ControlServer
 from telemetryd.serve.control.socketfile import open_control_socket
 from tests.serve.commanding import Asker, Noted, commanded, connected
 
 pytestmark = pytest.mark.anyio
 
 OTHER_USER = 65534
-HASTY = Limits(request_timeout_s=0.2, command_timeout_s=0.3, answer_timeout_s=0.2, connections=4)
+HASTY = ControlLimits(
+    request_timeout_s=0.2, command_timeout_s=0.3, answer_timeout_s=0.2, connections=4
+)
 
 
 @pytest.fixture
@@ -235,7 +237,10 @@ async def test_text_that_is_not_unicode_is_shown_escaped(path: Path) -> None:
 
 
 async def test_idle_connections_make_room_for_new_ones(path: Path) -> None:
-    async with commanded(path, Noted(), limits=Limits(connections=4)), AsyncExitStack() as stack:
+    async with (
+        commanded(path, Noted(), limits=ControlLimits(connections=4)),
+        AsyncExitStack() as stack,
+    ):
         idle = [await stack.enter_async_context(connected(path)) for _ in range(4)]
         assert await answers(path)
         with anyio.fail_after(30):
@@ -245,7 +250,10 @@ async def test_idle_connections_make_room_for_new_ones(path: Path) -> None:
 
 async def test_commands_at_work_are_not_pushed_out(path: Path) -> None:
     noted = Noted(hold=anyio.Event())
-    async with commanded(path, noted, limits=Limits(connections=4)), AsyncExitStack() as stack:
+    async with (
+        commanded(path, noted, limits=ControlLimits(connections=4)),
+        AsyncExitStack() as stack,
+    ):
         busy = [await stack.enter_async_context(connected(path)) for _ in range(4)]
         for client in busy:
             await client.send(b'{"command": "stop", "name": "a"}\n')
@@ -312,7 +320,7 @@ async def test_want_of_file_descriptors_passes(
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     async with open_control_socket(place, where="") as listener, connected(path) as client:
         assert listener is not None
-        server = ControlServer(listener, Noted())
+        server = ControlServer(listener, Noted().execute)
         await client.send(b'{"command": "status"}\n')
         highest = max(int(each.name) for each in Path("/proc/self/fd").iterdir())
         gaps = [os.dup(0) for _ in range(highest)]
