@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from telemetryd.config import HttpExporterConfig, OtlpExporterConfig, WebExporterConfig
-from telemetryd.config.remote import is_in_clear, is_over_tls, metrics_url
+from telemetryd.config.exporters import is_in_clear, is_over_tls, metrics_url
 from telemetryd.export.sinks.http import HttpExporter
 from telemetryd.export.sinks.otlp import OtlpExporter
 from telemetryd.export.sinks.transport import Destination, HttpTransport
@@ -99,7 +99,7 @@ def _build_transport(
         if tls_files.ca_file is not None or tls_files.cert_file is not None:
             _check(tls_files, config.name)
     elif is_in_clear(url):
-        log.warning("payloads leave in clear text exporter=%s: give an https URL", config.name)
+        log.warning("payloads leave in clear text: give an https URL exporter=%s", config.name)
     return HttpTransport(
         Destination(
             url=url,
