@@ -281,6 +281,7 @@ def test_secret_that_would_be_too_large_with_what_it_holds_is_invalid(
     assert absent(api, f"{collection}/t")
 
 
+@REAL
 @pytest.mark.parametrize(
     ("config", "code", "reason"),
     [

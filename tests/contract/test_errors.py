@@ -22,6 +22,7 @@ from tests.contract.objects import (
 from tests.contract.servers import REAL, Server
 
 
+@REAL
 def test_unknown_token_is_unauthorized_everywhere(server: Server) -> None:
     with closing(Admin(server.url, "wrong", server.ca_file)) as stranger:
         for path in (NAMESPACES, "/api", "/version", "/absent"):
@@ -102,6 +103,7 @@ def test_second_creation_of_a_name_already_exists(
     }
 
 
+@REAL
 @pytest.mark.parametrize(
     ("body", "cause"),
     [
@@ -123,6 +125,8 @@ def test_invalid_content_is_named_field_by_field(
     assert about(status) == {"kind": "Secret"} | ({"name": name} if name else {})
 
 
+@REAL
+@REAL
 @pytest.mark.parametrize(
     "body",
     [

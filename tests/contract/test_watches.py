@@ -16,7 +16,7 @@ from tests.contract.objects import (
     secret,
     secrets_in,
 )
-from tests.contract.servers import Server
+from tests.contract.servers import REAL, Server
 
 
 @pytest.fixture
@@ -125,6 +125,7 @@ def test_last_finalizer_that_goes_makes_the_deletion_without_another_change(
     assert revision(gone["object"]) > revision(held)
 
 
+@REAL
 def test_selection_by_name_hears_of_one_object_alone(api: Admin, cluster: str) -> None:
     selector = f"metadata.name={cluster}"
     start = revision(api.get(NAMESPACES, fieldSelector=selector))

@@ -20,7 +20,7 @@ from telemetryd.config import SecretRequestsConfig
 from telemetryd.control.secretrequest import SecretRequestController, Target
 from telemetryd.demo.objects import ObjectStore
 from telemetryd.demo.resources import RESOURCES, JsonObject, resource_of
-from telemetryd.demo.resources import Target as Place
+from telemetryd.demo.resources import RequestTarget as Place
 from telemetryd.demo.routes import Routes
 from telemetryd.demo.status import ApiError
 from telemetryd.demo.writes import Writer
