@@ -194,7 +194,7 @@ class Schedule:
         """Go over to slots so far apart, counted from the last one that a run began for.
 
         The next run comes half a new interval after the last one at the earliest; one that is due
-        off the grid stays due. Slots that go by the wayside are nobody's loss and not counted.
+        off the grid stays due. Slots that are passed over aren't counted.
 
         Args:
             interval_s: Seconds between slots, above 0.

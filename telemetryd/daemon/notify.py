@@ -82,7 +82,7 @@ class Notifier:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender:
                 sender.sendto("\n".join(lines).encode(errors="replace"), self._address)
         except (OSError, ValueError) as error:
-            log.debug("notification lost message=%s error=%r", lines[0], error)
+            log.debug("notification lost text=%s error=%r", lines[0], error)
 
 
 def _watchdog_period_s(environ: Mapping[str, str], pid: int) -> float | None:

@@ -93,7 +93,8 @@ class OptOut:
             log.error("opt-out setting damaged: it changes nothing error=%r", problem)
         elif self.out and not value:
             log.warning(
-                "opt-out setting %s: collection stays off until it has another value or an opt-in",
+                "opt-out setting without a value: collection stays off until it has another value"
+                " or an opt-in setting=%s",
                 "deleted" if record is None else "emptied",
             )
         self.problem = problem

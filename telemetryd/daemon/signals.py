@@ -79,4 +79,6 @@ class StatusLog:
         while True:
             await self._asked.wait()
             self._asked = anyio.Event()
-            log.info("status %s", summary())
+            fields = dict(part.partition("=")[::2] for part in summary().split())
+            message = "status" + "".join(f" {key}=%s" for key in fields)
+            log.info(message, *(int(v) if v.isdecimal() else v for v in fields.values()))

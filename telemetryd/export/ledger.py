@@ -171,8 +171,9 @@ class Ledger:
         self._reported.add(error.reason)
         log.log(
             logging.DEBUG if repeated else logging.WARNING,
-            "exporter %s exporter=%s reason=%s error=%r run=%s",
-            "conflict" if conflict else "failing",
+            "exporter conflict exporter=%s reason=%s error=%r run=%s"
+            if conflict
+            else "exporter failing exporter=%s reason=%s error=%r run=%s",
             self.spec.name,
             error.reason,
             str(error),

@@ -99,7 +99,7 @@ class Journal:
         """The API server doesn't serve the resource."""
         self._trouble = None
         self._synced = True
-        log.info("resource absent resource=%s: watched for, counts as synced", self._resource_id)
+        log.info("resource absent: watched for, counts as synced resource=%s", self._resource_id)
 
     def moved(self, state: State, outcome: Outcome, move: Move, objects: int) -> None:
         """The state machine has made a step: tell of lists, which are rare."""
@@ -111,7 +111,7 @@ class Journal:
             log.info("informer synced resource=%s objects=%d", self._resource_id, objects)
         if isinstance(outcome, StreamRefused):
             log.info(
-                "no streamed lists resource=%s reason=%r: they come in pages for hours",
+                "no streamed lists: they come in pages for hours resource=%s reason=%r",
                 self._resource_id,
                 str(outcome.error or "the API server is too old"),
             )

@@ -317,11 +317,11 @@ class RenewedCredential:
             self._asked_at_s = anyio.current_time()
 
     def _fail(self, why: str) -> None:
-        kept = "the last good one stays" if self._grant else "requests fail meanwhile"
         log.log(
             logging.DEBUG if self._failures else logging.WARNING,
-            "no credential, it is asked for again, %s from=%s reason=%s",
-            kept,
+            "no new credential: the last good one stays from=%s reason=%s"
+            if self._grant
+            else "no credential: requests fail until there is one from=%s reason=%s",
             self._who,
             why,
         )

@@ -136,7 +136,8 @@ class Rechoice:
 
     def _keep(self, what: str, why: str) -> None:
         problem = f"{what}, the last good login stays: {why}"
-        log.log(logging.DEBUG if problem == self.problem else logging.WARNING, "%s", problem)
+        level = logging.DEBUG if problem == self.problem else logging.WARNING
+        log.log(level, "the last good login stays problem=%r reason=%r", what, why)
         self.problem = problem
         self.look_at_s = anyio.current_time() + _RETRY_S
 

@@ -285,7 +285,7 @@ class TlsContext:
     def _keep(self, why: str) -> None:
         log.log(
             logging.DEBUG if self._why else logging.WARNING,
-            "certificates changed but can't be used, the old ones stay: %s",
+            "certificates changed but can't be used, the old ones stay reason=%s",
             why,
         )
         self._why = why
@@ -318,7 +318,7 @@ class TlsContext:
         told = (self._validity, why) if self._validity and why else None
         if told and told != self._told:
             log.warning(
-                "the client certificate %s: renew it file=%s key=%s",
+                "renew the client certificate reason=%r file=%s key=%s",
                 why,
                 files.cert_origin.where,
                 files.cert_origin.key,

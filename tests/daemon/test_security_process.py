@@ -55,7 +55,7 @@ def running(folder: Path, kubeconfig: Path, server: str) -> Iterator[Daemon]:
     top_level = f'log_level = "debug"\nlog_format = "json"\n{EXPORTERS}'
     daemon = Daemon(folder, kubeconfig, server, top_level)
     try:
-        daemon.wait_for("it listens", lambda: "started version" in daemon.log(), 20)
+        daemon.wait_for("it listens", lambda: '"message":"started"' in daemon.log(), 20)
         yield daemon
     finally:
         status = daemon.stop()

@@ -602,7 +602,7 @@ async def test_crd_that_comes_goes_and_comes_again_needs_no_restart(
             await converge(server, watched)
             assert watched.reader.synced
     assert [r.message for r in caplog.records].count(
-        "resource absent resource=things.example.io: watched for, counts as synced"
+        "resource absent: watched for, counts as synced resource=things.example.io"
     ) == 2
 
 

@@ -44,7 +44,7 @@ class CrowdLog:
             left_out, self._left_out = self._left_out, 0
             self.log(
                 logging.WARNING,
-                "lines about secret requests left out count=%d: see ctl status",
+                "lines about secret requests left out: see ctl status count=%d",
                 left_out,
             )
         return anyio.current_time() + wait_s if self._left_out else math.inf

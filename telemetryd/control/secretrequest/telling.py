@@ -106,7 +106,7 @@ class Known:
         """Remember its state, and log another one."""
         if state is not self.state or (not self.detail and detail):
             level = logging.INFO if state in _QUIET else logging.WARNING
-            message = "secret request %s name=%s target=%s why=%r"
+            message = "secret request state=%s name=%s target=%s why=%r"
             self.lines.log(level, message, state, name, self.asked_for, detail)
         self.state, self.detail = state, detail
 

@@ -68,7 +68,7 @@ async def open_control_socket(
     """
     listener = None
     if place is None:
-        log.warning("no control socket error='no folder for it is writable: set %s'", _KEY)
+        log.warning("no control socket error=%r", f"no folder for it is writable: set {_KEY}")
     else:
         listener = await _open(place, where)
     if place is None or listener is None:

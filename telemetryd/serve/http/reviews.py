@@ -221,7 +221,7 @@ class Reviews:
             asking.error = error
             log.log(
                 logging.DEBUG if self._failing else logging.WARNING,
-                "who asks can't be reviewed, nothing is shown: error=%r",
+                "who asks can't be reviewed, nothing is shown error=%r",
                 OURS.redact(str(error)),
             )
             self._failing = True

@@ -43,7 +43,7 @@ REASONS_PATH: Final = "/status.json"
 
 T = TypeVar("T")
 
-_STAY = "certificates changed but can't be used, those before stay: %s"
+_STAY = "certificates changed but can't be used, those before stay reason=%s"
 _BEARER = re.compile(r"Bearer +([\x21-\x7e]+) *", re.IGNORECASE)
 """Printable text, bounded as every header line is. RFC 6750 allows less than tokens hold: those of
 Rancher have a colon, and JWTs are one form among many (EKS, GKE, OpenShift)."""
@@ -226,7 +226,7 @@ class Security:
                 log.info("certificates reloaded cert_file=%s", files.cert_file)
                 self._told = ()
         elif certificates.validity and (why := certificates.validity.why_not(self._now())):
-            self._tell("the server's certificate %s: renew it file=%s", why, files.cert_file)
+            self._tell("renew the server's certificate reason=%r file=%s", why, files.cert_file)
         else:
             self._told = ()
 
@@ -240,11 +240,12 @@ class Security:
             self._loads, partial(load_certificates, files, where, self._now()), where
         )
 
-    def _tell(self, *line: object) -> None:
+    def _tell(self, message: str, *fields: object) -> None:
         """Warn of a trouble once for as long as it lasts."""
+        line = (message, *fields)
         level = logging.DEBUG if line == self._told else logging.WARNING
         self._told = line
-        log.log(level, *line)
+        log.log(level, message, *fields)
 
 
 async def _read(reads: SharedRead[T], read: Callable[[], T], where: str) -> T:
