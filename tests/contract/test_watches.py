@@ -125,7 +125,6 @@ def test_last_finalizer_that_goes_makes_the_deletion_without_another_change(
     assert revision(gone["object"]) > revision(held)
 
 
-@REAL
 def test_selection_by_name_hears_of_one_object_alone(api: Admin, cluster: str) -> None:
     selector = f"metadata.name={cluster}"
     start = revision(api.get(NAMESPACES, fieldSelector=selector))
@@ -135,6 +134,7 @@ def test_selection_by_name_hears_of_one_object_alone(api: Admin, cluster: str) -
         assert take(events, 1) == [("MODIFIED", cluster)]
 
 
+@REAL
 def test_what_enters_or_leaves_a_selection_is_added_or_deleted(
     api: Admin, cluster: str, path: str
 ) -> None:
