@@ -236,7 +236,7 @@ def test_other_request_s_secret_is_found_and_its_role_printed(
     ],
     ids=["hostile", "odd", "other", "without", "empty", "text"],
 )
-def test_invalid_request_is_told_of_and_never_becomes_a_path(
+def test_invalid_request_is_reported_and_never_becomes_a_path(
     config: Config, plan: Plan, admin: Admin, spec: object
 ) -> None:
     request = {
