@@ -131,13 +131,14 @@ docs: $(VENV)/.dev ## make the references of configuration, metrics and what is 
 	@$(BIN)/python -m tests.docs.generate
 
 .PHONY: check
-check: $(VENV)/.dev ## lint, types, layers, dependencies, spelling
+check: $(VENV)/.dev ## lint, types, layers, dependencies, spelling, plain words
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/deptry telemetryd
 	$(BIN)/codespell
+	$(BIN)/python -m tests.docs.words
 	$(BIN)/shellcheck .ci/run deploy/monitoring/make-prometheusrule \
 	  supply/install supply/release systemd/install tests/systemd/boot tests/systemd/drill
 	$(BIN)/hadolint Dockerfile

@@ -17,7 +17,7 @@ _HEAD = """\
 telemetryd is under [Apache-2.0](../LICENSE). What it needs to run, in the versions of
 `requirements.lock`, is under the licences below, as each distribution's metadata names them. Their
 texts come with them, in the `*.dist-info` folders of an installation and of the image.
-`make licences` writes this page anew.
+`make licences` writes this page.
 
 | distribution | version | licence | what it is |
 |---|---|---|---|

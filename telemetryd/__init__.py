@@ -1,3 +1,3 @@
-"""telemetryd: watches a Rancher management cluster and keeps its SCC telemetry Secret true."""
+"""telemetryd: watches a Rancher management cluster and updates its SCC telemetry Secret."""
 
 __version__ = "0.1.0"

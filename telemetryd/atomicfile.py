@@ -1,6 +1,6 @@
 """Files that are whole or absent: written beside their place, synced, renamed; and their lock.
 
-Everything here blocks, so it belongs into a worker thread.
+Everything here blocks: call it in a worker thread.
 """
 
 import errno
@@ -158,7 +158,7 @@ def _free_name(folder: int, name: str) -> str:
     a second name.
 
     Raises:
-        OSError: Neither name can be had.
+        OSError: Both names are taken.
     """
     first, second = f".{name}.tmp", f".{name}.2.tmp"
     with suppress(OSError):

@@ -8,7 +8,7 @@
     ├── NotLeading                       another replica may be the leader: nothing is written
     ├── ManagerError                     the manager refuses a call: duplicate, unknown or closed
     ├── CommandRefused                   a command over the control socket isn't carried out
-    ├── NoDaemon                         nobody answers on the control socket
+    ├── NoDaemon                         no daemon answers on the control socket
     ├── SpoolError                       undelivered payloads can't be read, copied or sent by hand
     ├── UnreadableObject                 one Kubernetes object that costs itself alone
     ├── KubeError                        a call to the API server failed
@@ -256,8 +256,8 @@ class Unavailable(KubeError):
     """No answer, or a 5xx.
 
     Attributes:
-        kind: ``Reason.CONNECT``, ``Reason.TIMEOUT`` or ``Reason.SERVER``; ``Reason.AUTH`` where
-            nothing was asked, for want of a credential that is to come.
+        kind: ``Reason.CONNECT``, ``Reason.TIMEOUT`` or ``Reason.SERVER``; ``Reason.AUTH`` if
+            nothing was asked because the credential isn't there yet.
         retry_after_s: Seconds the server asks for, None where it names none.
     """
 

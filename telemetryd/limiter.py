@@ -8,16 +8,16 @@ from typing import Final
 
 import anyio
 
-WAITED: Final = "it still waited for its turn, for others are at work"
-"""Noted on the cancellation of who is cut off before it had its turn."""
+WAITED: Final = "still waiting for its turn: others are at work"
+"""Note on the cancellation of a caller that had no turn yet."""
 
 
 class Limiter:
-    """Turns for a few callers at a time, in the order in which they ask.
+    """Limits how many callers use a shared resource at once, in the order of their calls.
 
-    A caller whose turn takes longer than the patience no longer counts, though it goes on. With a
-    limit of 16 and half a second, sixteen callers that hang delay all others once, by half a
-    second.
+    A caller that holds its slot longer than ``patience_s`` no longer counts, though it goes on.
+    With a limit of 16 and half a second, sixteen callers that hang delay all others once, by half
+    a second.
     """
 
     __slots__ = ("_patience_s", "_semaphore")
@@ -34,7 +34,7 @@ class Limiter:
 
     @property
     def waiting(self) -> int:
-        """How many have asked for a turn and not had it yet."""
+        """How many wait for a turn."""
         return self._semaphore.statistics().tasks_waiting
 
     @asynccontextmanager

@@ -1,19 +1,26 @@
 """Log lines on one stream: journald prefixes, JSON or text, whatever happens to the stream.
 
+A call's message is constant: words, then fields, as in ``"relist resource=%s in_s=%.1f"``. Text and
+journald lines show it so; JSON has a member for each field.
+
 Nothing here raises into the daemon or blocks it: a line that can't be made is replaced, one that
 can't be written is lost and counted. ``logwriter`` writes the lines.
 """
 
 import json
 import logging
+import math
 import os
+import re
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import lru_cache
 from types import TracebackType
-from typing import Final, Protocol, TextIO
+from typing import Any, Final, TextIO, TypeAlias
 
 import orjson
 
@@ -43,51 +50,46 @@ _PRIORITIES = (
 )
 _DEBUG_PRIORITY = 7
 
-
-class LineFormatter(Protocol):
-    """Makes the text of a record: one line, or several where the format has them."""
-
-    def render(self, record: logging.LogRecord) -> str:
-        """The record without a line end."""
-
-
-class JournaldFormatter:
-    """``<N>`` in front of each line; journald itself knows the time and the process."""
-
-    def render(self, record: logging.LogRecord) -> str:
-        """Logger, message, and the traceback on lines of its own."""
-        prefix = f"<{_priority(record.levelno)}>"
-        lines = (f"{_name(record)}: {_message(record)}", *_details(record))
-        return "\n".join(prefix + line for line in lines)
+_FORM = re.compile(r"([^%]*?)((?: [a-z][a-z0-9_]*=%[.0-9]*[a-z])*)")
+_FIELD = re.compile(r" (\w+)=(%[.0-9]*([a-z]))")
+RESERVED: Final = frozenset({"time", "level", "logger", "message", "exception"})
+"""Members of a JSON line that no field may have the name of."""
+_MOST_IN_JSON = 2**53
+"""Integers from here on aren't exact for every reader of JSON: they are texts."""
 
 
-class TextFormatter:
+LineFormatter: TypeAlias = Callable[[logging.LogRecord], str]
+"""Makes the text of a record without a line end: one line, or several with a traceback."""
+
+
+def journald_lines(record: logging.LogRecord) -> str:
+    """``<N>`` in front of each line, logger and message; journald knows the time itself."""
+    prefix = f"<{_priority(record.levelno)}>"
+    lines = (f"{_name(record)}: {_message(record)}", *_details(record))
+    return "\n".join(prefix + line for line in lines)
+
+
+def text_lines(record: logging.LogRecord) -> str:
     """For people at a terminal: time, level, logger, message, and an indented traceback."""
-
-    def render(self, record: logging.LogRecord) -> str:
-        """One line, and one for each of the traceback."""
-        head = f"{_time(record)} {record.levelname:<7} {_name(record)}: {_message(record)}"
-        return "\n".join((head, *_details(record)))
+    head = f"{_time(record)} {record.levelname:<7} {_name(record)}: {_message(record)}"
+    return "\n".join((head, *_details(record)))
 
 
-class JsonFormatter:
-    """One JSON object a line."""
-
-    def render(self, record: logging.LogRecord) -> str:
-        """``time``, ``level``, ``logger``, ``message``, and ``exception`` where there is one."""
-        document = {
-            "time": _time(record),
-            "level": record.levelname.lower(),
-            "logger": _name(record),
-            "message": _text(record),
-        }
-        if details := _trace(record):
-            document["exception"] = encodable(details, 2 * TRACE_CHARS)
-        line = orjson.dumps(document).decode()
-        if line.isprintable():
-            return line
-        # Of what JSON leaves as it is, terminals obey some, and some turns the direction of text.
-        return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in line)
+def json_line(record: logging.LogRecord) -> str:
+    """An object of ``time``, ``level``, ``logger``, ``message``, the fields, and ``exception``."""
+    document: dict[str, Any] = {
+        "time": _time(record),
+        "level": record.levelname.lower(),
+        "logger": _name(record),
+        **_members(record),
+    }
+    if details := _trace(record):
+        document["exception"] = encodable(details, 2 * TRACE_CHARS)
+    line = orjson.dumps(document).decode()
+    if line.isprintable():
+        return line
+    # Of what JSON leaves as it is, terminals obey some, and some turns the direction of text.
+    return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in line)
 
 
 class StreamHandler(logging.Handler):
@@ -132,24 +134,24 @@ class StreamHandler(logging.Handler):
         self.drain(FLUSH_S)
 
     def drain(self, timeout_s: float) -> bool:
-        """Wait until every record is written or lost; whether that came about in time."""
+        """Wait until every record is written or lost; False if that takes longer."""
         return self._writer is None or self._writer.drain(timeout_s)
 
     def _notice(self, missing: int) -> bytes:
         record = logging.LogRecord(
             __name__, logging.WARNING, __file__, 0, "log lines lost count=%d", (missing,), None
         )
-        return (self._line_formatter.render(record) + "\n").encode()
+        return (self._line_formatter(record) + "\n").encode()
 
     def _render(self, record: logging.LogRecord) -> str:
         try:
-            return self._line_formatter.render(record)
+            return self._line_formatter(record)
         except Exception:  # noqa: BLE001 - an argument's own __str__ may raise anything
             text = f"message can't be rendered file={record.pathname} line={record.lineno}"
             plain = logging.LogRecord(
                 record.name, record.levelno, record.pathname, record.lineno, text, None, None
             )
-            return self._line_formatter.render(plain)
+            return self._line_formatter(plain)
 
 
 def configure(
@@ -234,10 +236,10 @@ def choose_formatter(
 ) -> LineFormatter:
     """The formatter of a ``log_format``; ``auto`` looks at the stream."""
     if log_format == "auto" and is_journal(stream, environ):
-        return JournaldFormatter()
+        return journald_lines
     if log_format == "text" or (log_format == "auto" and _is_terminal(stream)):
-        return TextFormatter()
-    return JsonFormatter()
+        return text_lines
+    return json_line
 
 
 def is_journal(stream: TextIO | None, environ: Mapping[str, str]) -> bool:
@@ -276,17 +278,63 @@ def _name(record: logging.LogRecord) -> str:
     return escaped(record.name, MESSAGE_CHARS)
 
 
+@lru_cache(maxsize=256)
+def _form(message: str) -> tuple[str, tuple[tuple[str, str, str], ...]]:
+    """The words of a constant message, and of each field its key, ``%.1f`` and ``f``."""
+    form = _FORM.fullmatch(message)
+    return (form[1], tuple(_FIELD.findall(form[2]))) if form else ("", ())
+
+
+def _members(record: logging.LogRecord) -> dict[str, Any]:
+    """The message and its fields; the whole line as the message where it isn't of that form."""
+    values = record.args
+    if isinstance(record.msg, str) and isinstance(values, tuple) and values:
+        words, fields = _form(record.msg)
+        if len(fields) == len(values):
+            members: dict[str, Any] = {"message": _bounded(words)}
+            left = MESSAGE_CHARS
+            with suppress(Exception):  # an argument's own __str__ may raise anything
+                for (key, conversion, kind), value in zip(fields, values, strict=True):
+                    member = _member(conversion, kind, value, left)
+                    members[f"{key}_" if key in RESERVED else key] = member
+                    left = max(0, left - len(str(member)))
+                return members
+    return {"message": _text(record)}
+
+
+def _member(conversion: str, kind: str, value: object, limit: int) -> Any:
+    """A field's value as JSON has it: numbers as numbers unless a credential is in them."""
+    if isinstance(value, str) and (kind == "s" or (kind == "r" and value.isprintable())):
+        text = str(value)
+    else:
+        text = conversion % (value,)
+    if kind not in "sr":
+        value = float(text) if kind in "efg" else int(text)
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int | float) and OURS.redact(text) == text:
+        if isinstance(value, int) and abs(value) < _MOST_IN_JSON:
+            return int(value)
+        if isinstance(value, float) and math.isfinite(value):
+            return float(value)
+    return _bounded(text, limit)
+
+
 def _text(record: logging.LogRecord) -> str:
     """The message with its arguments, or without them where they don't fit it."""
     try:
         text = record.getMessage()
     except Exception:  # noqa: BLE001 - an argument's own __str__ may raise anything
         text = f"{record.msg} (arguments can't be rendered)"
+    return _bounded(text)
+
+
+def _bounded(text: str, limit: int = MESSAGE_CHARS) -> str:
     # Redacted before it is cut, but not all of it: to search a text of any length takes any time.
     shown = OURS.redact(text[: 2 * MESSAGE_CHARS])
-    left_out = len(text) - MESSAGE_CHARS
+    left_out = len(text) - limit
     if left_out > 0:
-        shown = f"{shown[:MESSAGE_CHARS]}… ({left_out} more characters)"
+        shown = f"{shown[:limit]}… ({left_out} more characters)"
     return shown.encode(errors="backslashreplace").decode()
 
 

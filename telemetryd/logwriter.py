@@ -1,7 +1,7 @@
 """Lines onto a stream that may be slow, stuck, full or closed, by a thread of its own.
 
 The caller never waits: a line that finds no room, or that can't be written, is lost and counted.
-What a line looks like belongs to ``logs``.
+``logs`` makes the lines.
 """
 
 import io
@@ -66,7 +66,7 @@ class LineWriter:
             self._changed.notify_all()
 
     def drain(self, timeout_s: float) -> bool:
-        """Wait until all is written or lost; whether that came about in time."""
+        """Wait until all is written or lost; False if that takes longer."""
         end_s = time.monotonic() + timeout_s
         with self._changed:
             if self._waiting and not self._is_running:

@@ -1,7 +1,6 @@
 """Kubernetes quantities, exact: text or JSON number in, whole numbers of 1e-9 units out.
 
-The grammar is that of ``resource.Quantity`` in k8s.io/apimachinery. What a quantity is of, and what
-is done with sums of it, doesn't belong here.
+The grammar is that of ``resource.Quantity`` in k8s.io/apimachinery.
 """
 
 import re

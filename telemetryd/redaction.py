@@ -85,7 +85,7 @@ class Redactor:
 
     @contextmanager
     def hiding(self, secret: str) -> Iterator[None]:
-        """Take a secret of someone else out of texts for as long as the block runs."""
+        """Take another party's secret out of texts while the block runs."""
         self._held[secret] += 1
         try:
             yield

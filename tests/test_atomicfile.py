@@ -215,7 +215,7 @@ def test_foreign_file_that_may_not_be_removed_is_an_error_that_names_it(tmp_path
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_folder_that_may_not_be_written_is_told_as_such(tmp_path: Path) -> None:
+def test_folder_that_may_not_be_written_is_named_in_the_error(tmp_path: Path) -> None:
     folder = os.open("/proc/self", FOLDER_FLAGS)
     try:
         with pytest.raises(OSError) as raised:

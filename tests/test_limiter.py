@@ -86,7 +86,7 @@ async def test_turn_that_ends_in_an_error_is_given_back() -> None:
     assert crowd.began == {0: 0.0}
 
 
-async def test_who_is_cut_off_while_it_waits_takes_no_turn_and_is_told() -> None:
+async def test_caller_that_is_cut_off_while_it_waits_takes_no_turn_and_gets_an_error() -> None:
     crowd = Crowd(1)
     told: list[str] = []
 

@@ -1,8 +1,10 @@
 """Log lines of each format, and streams in every bad state."""
 
+import ast
 import io
 import json
 import logging
+import math
 import os
 import pty
 import re
@@ -20,17 +22,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetryd.logs import (
-    JournaldFormatter,
-    JsonFormatter,
+    RESERVED,
     LineFormatter,
-    TextFormatter,
     choose_formatter,
     configure,
     is_journal,
+    journald_lines,
+    json_line,
     lines_lost,
+    text_lines,
 )
+from telemetryd.redaction import OURS as REDACTOR
+from tests.processes import said
 
-FORMATTERS = (JournaldFormatter(), TextFormatter(), JsonFormatter())
+FORMATTERS = (journald_lines, text_lines, json_line)
 OURS = "telemetryd.informer.informer"
 
 
@@ -80,18 +85,135 @@ def journal_of(stream: TextIO) -> Mapping[str, str]:
 
 
 def test_text_has_time_level_logger_and_message() -> None:
-    line = TextFormatter().render(record("synced resource=%s", "nodes"))
+    line = text_lines(record("synced resource=%s", "nodes"))
     assert line == f"2027-01-15T08:00:00.250Z INFO    {OURS}: synced resource=nodes"
 
 
 def test_json_is_one_object() -> None:
-    document = json.loads(JsonFormatter().render(record("synced resource=%s", "nodes")))
+    document = json.loads(json_line(record("synced resource=%s", "nodes")))
     assert document == {
         "time": "2027-01-15T08:00:00.250Z",
         "level": "info",
         "logger": OURS,
-        "message": "synced resource=nodes",
+        "message": "synced",
+        "resource": "nodes",
     }
+
+
+def members(message: str, *args: object) -> dict[str, object]:
+    """The message and the fields of a JSON line."""
+    document = json.loads(json_line(record(message, *args)))
+    return {key: document[key] for key in document if key not in {"time", "level", "logger"}}
+
+
+def test_json_has_a_member_of_its_own_type_for_each_field() -> None:
+    shown = members(
+        "relist resource=%s why=%r in_s=%.1f count=%d done=%s at=%s",
+        *("nodes", "it's over", 1.26, 3, True, None),
+    )
+    assert shown == {
+        "message": "relist",
+        "resource": "nodes",
+        "why": "it's over",
+        "in_s": 1.3,
+        "count": 3,
+        "done": True,
+        "at": None,
+    }
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_number_that_json_has_not_is_a_text(value: float) -> None:
+    assert members("waits in_s=%.1f", value)["in_s"] == str(value)
+    assert members("counts count=%d", 2**64)["count"] == str(2**64)
+
+
+def test_message_that_is_not_words_and_fields_stays_whole() -> None:
+    for message in ("%s", "secret=%s/x", "a=%s: and more", "a=%s b=1"):
+        assert members(message, "text") == {"message": message % "text"}
+    assert "(arguments can't be rendered)" in str(members("a count=%d", "x"))
+
+
+def test_field_with_the_name_of_a_member_of_each_line_is_renamed() -> None:
+    assert members("lost message=%s level=%d", "text", 3) == {
+        "message": "lost",
+        "message_": "text",
+        "level_": 3,
+    }
+
+
+def test_each_member_is_redacted_and_all_together_are_bounded() -> None:
+    with REDACTOR.hiding("hunter22hunter22"), REDACTOR.hiding("4711471147114711"):
+        shown = members(
+            "x a=%s b=%r c=%d", "is hunter22hunter22", ["hunter22hunter22"], 4711471147114711
+        )
+    assert shown["a"] == "is [redacted]"
+    assert "hunter22" not in str(shown)
+    assert shown["c"] == "[redacted]"
+    line = json_line(record("x a=%s b=%s c=%r", *["\x00" * 5000] * 3))
+    assert len(json.loads(line)["a"]) < 4200
+    assert len(json.loads(line)["b"]) + len(json.loads(line)["c"]) < 100
+
+
+FORM = re.compile(r"[^=%]*[^=%: ]((?: [a-z][a-z0-9_]*=%(?:\.\d)?[sdrf])*)")
+LEVELS = frozenset({"debug", "info", "warning", "error", "exception", "critical", "log"})
+HAND_ON = {"CrowdLog.log", "Security._tell", "StatusLog.run"}
+"""They hand on a message that another call has, or make it of fields alone."""
+
+
+def messages(node: ast.expr, names: Mapping[str, ast.expr]) -> list[str | None]:
+    """The texts that an expression may be, None for what isn't constant."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return [text]
+        case ast.IfExp():
+            return messages(node.body, names) + messages(node.orelse, names)
+        case ast.Name() if node.id in names:
+            return messages(names[node.id], {})
+    return [None]
+
+
+def logged(tree: ast.Module) -> Iterator[tuple[int, str | None]]:
+    """Line number and message of each log call of a module."""
+    names = {
+        target.id: each.value
+        for each in ast.walk(tree)
+        if isinstance(each, ast.Assign)
+        for target in each.targets
+        if isinstance(target, ast.Name)
+    }
+    skipped = {
+        id(each)
+        for owner in ast.walk(tree)
+        if isinstance(owner, ast.ClassDef)
+        for method in owner.body
+        if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef)
+        and f"{owner.name}.{method.name}" in HAND_ON
+        for each in ast.walk(method)
+    }
+    for call in ast.walk(tree):
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
+            continue
+        to, name = ast.unparse(call.func.value), call.func.attr
+        is_log = name in LEVELS and (to.endswith(("log", "_lines", ".lines")) or "getLogger" in to)
+        if id(call) in skipped or not (is_log or (name == "_tell" and skipped)):
+            continue
+        for message in messages(call.args[name == "log"], names):
+            yield call.lineno, message
+
+
+def test_every_log_call_has_constant_words_and_then_fields() -> None:
+    package = Path(__file__).parents[1] / "telemetryd"
+    bad, count = [], 0
+    for file in sorted(package.rglob("*.py")):
+        for line, message in logged(ast.parse(file.read_text())):
+            count += 1
+            found = FORM.fullmatch(message) if message is not None else None
+            keys = re.findall(r" (\w+)=", found[1]) if found else ()
+            if not found or RESERVED & set(keys) or len(set(keys)) < len(keys):
+                bad.append(f"{file.relative_to(package)}:{line}: {message}")
+    assert not bad, bad
+    assert count > 100
 
 
 @pytest.mark.parametrize(
@@ -100,23 +222,23 @@ def test_json_is_one_object() -> None:
 )
 def test_journald_has_the_priority_and_no_time(level: str, priority: int) -> None:
     made = record("synced", level=logging.getLevelNamesMapping()[level])
-    assert JournaldFormatter().render(made) == f"<{priority}>{OURS}: synced"
+    assert journald_lines(made) == f"<{priority}>{OURS}: synced"
 
 
 def test_traceback_has_the_journald_prefix_on_each_line() -> None:
-    lines = JournaldFormatter().render(failed("one\ntwo")).splitlines()
+    lines = journald_lines(failed("one\ntwo")).splitlines()
     assert lines[0] == f"<3>{OURS}: run failed"
     assert lines[-2:] == ["<3>  ValueError: one", "<3>  two"]
     assert all(line.startswith("<3>") for line in lines)
 
 
 def test_traceback_is_indented_in_text_and_one_string_in_json() -> None:
-    head, *rest = TextFormatter().render(failed("one\n2027 INFO forged")).splitlines()
+    head, *rest = text_lines(failed("one\n2027 INFO forged")).splitlines()
     assert head.endswith("run failed")
     assert all(line.startswith("  ") for line in rest)
-    document = json.loads(JsonFormatter().render(failed()))
+    document = json.loads(json_line(failed()))
     assert document["exception"].endswith("ValueError: boom")
-    assert "\n" not in JsonFormatter().render(failed())
+    assert "\n" not in json_line(failed())
 
 
 def test_chained_errors_and_stacks_are_shown() -> None:
@@ -138,7 +260,7 @@ def test_chained_errors_and_stacks_are_shown() -> None:
 @pytest.mark.parametrize("formatter", FORMATTERS)
 @given(message=st.text())
 def test_any_message_stays_on_its_line(formatter: LineFormatter, message: str) -> None:
-    line = formatter.render(record("%s", message))
+    line = formatter(record("%s", message))
     assert not {"\n", "\r"} & set(line)
     assert line.isprintable() or json.loads(line)
     assert line.encode()
@@ -192,10 +314,10 @@ def test_configuring_again_replaces_the_handler() -> None:
 def test_auto_is_journald_only_where_the_stream_is_the_journals(tmp_path: Path) -> None:
     with (tmp_path / "journal").open("w") as journal, (tmp_path / "other").open("w") as other:
         environ = journal_of(journal)
-        assert isinstance(choose_formatter("auto", journal, environ), JournaldFormatter)
-        assert isinstance(choose_formatter("auto", other, environ), JsonFormatter)
-        assert isinstance(choose_formatter("json", journal, environ), JsonFormatter)
-        assert isinstance(choose_formatter("text", journal, environ), TextFormatter)
+        assert choose_formatter("auto", journal, environ) is journald_lines
+        assert choose_formatter("auto", other, environ) is json_line
+        assert choose_formatter("json", journal, environ) is json_line
+        assert choose_formatter("text", journal, environ) is text_lines
 
 
 @pytest.mark.parametrize("value", ["", "1", "1:", ":1", "a:b", "1:2:3", "-1:-1", "9" * 5000 + ":1"])
@@ -209,9 +331,9 @@ def test_broken_journal_stream_is_no_journal(value: str, tmp_path: Path) -> None
 def test_auto_is_text_on_a_terminal() -> None:
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "w") as terminal:
-        assert isinstance(choose_formatter("auto", terminal, {}), TextFormatter)
+        assert choose_formatter("auto", terminal, {}) is text_lines
     os.close(ours)
-    assert isinstance(choose_formatter("auto", terminal, {}), JsonFormatter)
+    assert choose_formatter("auto", terminal, {}) is json_line
 
 
 def test_closed_stream_loses_lines_and_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:
@@ -242,7 +364,7 @@ def test_full_pipe_that_doesnt_block_loses_lines_and_nothing_else() -> None:
     os.close(reading)
 
 
-def test_pipe_that_nobody_reads_blocks_no_caller_and_says_later_what_is_missing() -> None:
+def test_pipe_without_a_reader_blocks_no_caller_and_says_later_what_is_missing() -> None:
     reading, writing = os.pipe()
     with os.fdopen(writing, "w") as pipe:
         handler = configure("text", "info", pipe, {})
@@ -283,7 +405,7 @@ def test_disk_that_is_full_for_a_while_is_followed_by_the_number_of_lost_lines(
         os.close(kept)
         logging.getLogger(OURS).error("after")
         handler.flush()
-    messages = [json.loads(line)["message"] for line in (tmp_path / "log").read_text().splitlines()]
+    messages = [said(json.loads(line)) for line in (tmp_path / "log").read_text().splitlines()]
     assert messages == ["before", "log lines lost count=3", "after"]
 
 
@@ -339,7 +461,7 @@ def eventually(holds: Callable[[], bool]) -> bool:
     return True
 
 
-def test_process_whose_stderr_nobody_reads_ends_with_its_own_status() -> None:
+def test_process_whose_stderr_has_no_reader_ends_with_its_own_status() -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     while True:
@@ -353,7 +475,7 @@ def test_process_whose_stderr_nobody_reads_ends_with_its_own_status() -> None:
     os.close(writing)
 
 
-def test_terminal_stopped_by_its_user_holds_up_nobody() -> None:
+def test_terminal_stopped_by_its_user_blocks_nothing() -> None:
     ours, theirs = pty.openpty()
     termios.tcflow(theirs, termios.TCOOFF)  # what Ctrl-S does
     assert run("text", theirs) == 7
@@ -384,16 +506,16 @@ def test_process_without_a_terminal_writes_json(tmp_path: Path) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+Z", json.loads(lines[0])["time"])
 
 
-@pytest.mark.parametrize("formatter", FORMATTERS, ids=lambda each: type(each).__name__)
+@pytest.mark.parametrize("formatter", FORMATTERS, ids=lambda each: each.__name__)
 def test_message_and_traceback_of_any_length_are_bounded(formatter: LineFormatter) -> None:
-    assert len(formatter.render(record("failed error=%r", "\x00" * 10**6))) < 10_000
-    text = formatter.render(failed("y" * 10**6 + " the end"))
+    assert len(formatter(record("failed error=%r", "\x00" * 10**6))) < 10_000
+    text = formatter(failed("y" * 10**6 + " the end"))
     assert len(text) < 40_000
     assert "characters left out" in text
     assert "the end" in text
 
 
 def test_json_escapes_what_a_terminal_would_obey() -> None:
-    line = JsonFormatter().render(record("a\x9b31m\u202eb\U000e0001"))
+    line = json_line(record("a\x9b31m\u202eb\U000e0001"))
     assert line.isprintable()
     assert json.loads(line)["message"] == "a\x9b31m\u202eb\U000e0001"

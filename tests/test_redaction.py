@@ -130,7 +130,7 @@ def test_error_of_an_exporter_that_quotes_a_credential_is_shown_without_it(
 
 
 @pytest.mark.usefixtures("sent")
-def test_secret_that_echoes_a_credential_is_told_of_without_it() -> None:
+def test_secret_that_echoes_a_credential_is_reported_without_it() -> None:
     manager = {
         "manager": f"m-{OWN}",
         "operation": "Update",

@@ -32,7 +32,7 @@ def disk() -> Iterator[Disk]:
     disk.released.set()
 
 
-async def test_callers_share_one_read_and_one_that_leaves_breaks_it_off_for_nobody(
+async def test_callers_share_one_read_and_one_that_leaves_does_not_end_it(
     disk: Disk,
 ) -> None:
     shared = SharedRead[int]("test")
@@ -71,7 +71,7 @@ async def test_disk_that_hangs_costs_one_thread_and_waits_of_one_patience(
     assert await shared.begin(disk.read) == 2
 
 
-async def test_error_reaches_each_caller_and_the_next_read_begins_anew() -> None:
+async def test_error_reaches_each_caller_and_the_next_read_starts_again() -> None:
     shared = SharedRead[int]("test")
 
     def fail() -> int:

@@ -1,7 +1,7 @@
 """The command line: arguments in, exit status out; data to stdout, everything else to stderr.
 
-What a command does lives in ``daemon``, ``doctor`` and ``demo``, which are imported when they are
-asked for, so that ``--help``, ``schema`` and ``check-config`` don't pay for the whole daemon.
+``daemon``, ``doctor`` and ``demo`` do the work. They are imported when a command needs them: thus
+``--help``, ``schema`` and ``check-config`` don't load the whole daemon.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from telemetryd.daemon.signals import EarlySignals
 from telemetryd.errors import ConfigError, TelemetrydError
 
 EX_INTERRUPTED = 130
-"""SIGINT, as a shell tells it."""
+"""The status of a process that SIGINT ended, as shells report it."""
 EX_CONFIG = 78
 """The configuration can't be used (sysexits.h); the unit doesn't restart on it."""
 

@@ -1,7 +1,4 @@
-"""Which commands and arguments there are, and their help.
-
-What a command does belongs to ``commands``.
-"""
+"""Which commands and arguments there are, and their help; what they do is in ``commands``."""
 
 import argparse
 import sys
@@ -28,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line; what it parses has a ``command`` to call."""
     parser = _Parser(
         prog="telemetryd",
-        description="Watches a Rancher management cluster and keeps its SCC telemetry Secret true.",
+        description="Watches a Rancher management cluster and updates its SCC telemetry Secret.",
         epilog="example: telemetryd demo --duration 20s",
     )
     parser.add_argument("--version", action="version", version=f"telemetryd {__version__}")
@@ -104,7 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--clusters", type=_count, default=20, help="managed clusters")
     demo.add_argument("--nodes", type=_count, default=15, help="nodes in each of them")
     demo.add_argument("--churn", type=_rate, default=5.0, help="changes a second")
-    demo.add_argument("--duration", type=_duration, default="0s", help="0s runs for ever")
+    demo.add_argument("--duration", type=_duration, default="0s", help="0s runs until stopped")
     return parser
 
 

@@ -1,7 +1,6 @@
 """What each command does before and after the part of telemetryd that it calls.
 
-Those parts are imported when they are asked for. Which arguments there are belongs to
-``arguments``.
+Those parts are imported when a command needs them. The arguments are in ``arguments``.
 """
 
 import argparse
@@ -28,13 +27,13 @@ from telemetryd.config import (
 from telemetryd.errors import NoDaemon, SpoolError, TelemetrydError
 
 if TYPE_CHECKING:
-    from telemetryd.daemon.restrictions import Restrictions
-
-if TYPE_CHECKING:
     from telemetryd.daemon.preview import Collected, Preview
+    from telemetryd.daemon.restrictions import Restrictions
 
 EX_NO_DAEMON = 2
 """No daemon answers on the control socket."""
+
+_NOW = time.time  # noqa: TID251 - the clock is chosen here
 
 
 def complain(line: str) -> None:
@@ -60,10 +59,9 @@ def _recall(options: argparse.Namespace) -> "tuple[Config, Config, Restrictions]
     source = ConfigSource(options.config, os.environ)
     file = source.read()
     written = source.parse(file)
-    # A one-shot command says what went wrong at its end: progress would only be in the way.
+    # A one-shot command says what went wrong on stdout or at its end: the log would say it again.
     logs.configure(written.log_format, "critical", sys.stderr, os.environ)
-    now = time.time  # noqa: TID251 - the clock is chosen here
-    restrictions = anyio.run(partial(recall_restrictions, source, file, written, now=now))
+    restrictions = anyio.run(partial(recall_restrictions, source, file, written, now=_NOW))
     return written, restrictions.restrict(written, source.statements(file)), restrictions
 
 
@@ -94,12 +92,10 @@ def run(options: argparse.Namespace) -> int:
     from telemetryd.daemon.loop import PromptLoop  # noqa: PLC0415
     from telemetryd.daemon.reload import Reloader  # noqa: PLC0415
 
-    now = time.time  # noqa: TID251 - the clock is chosen here
-
     async def run() -> None:
-        reloader = Reloader(source, file, configure_logging=_configure_logging, now=now)
+        reloader = Reloader(source, file, configure_logging=_configure_logging, now=_NOW)
         await run_daemon(
-            config, reloader, early=options.early_signals, now=now, rng=random.Random()
+            config, reloader, early=options.early_signals, now=_NOW, rng=random.Random()
         )
 
     anyio.run(run, backend_options={"loop_factory": PromptLoop})
@@ -119,7 +115,7 @@ def check_config(options: argparse.Namespace) -> int:
 def payload(options: argparse.Namespace) -> int:
     """Print what would be sent."""
     collected, preview, notes = _collect(options)
-    _print_line(collected.payload.body)
+    _print(collected.payload.body + b"\n")
     if plugin := preview.disclosure.plugin:
         given = ", ".join(key for key, _ in preview.disclosure.given)
         notes.append(f"the plug-in {plugin} decides what it sends; it is given {given}")
@@ -140,13 +136,17 @@ def offline_request(options: argparse.Namespace) -> int:
             why = explain_build(collected.build, "rancher")
         complain(f"telemetryd: no offline request: SUSE registers Rancher Prime alone; {why}")
         return 1
-    _print_line(render_offline_request(collected.payload))
+    _print(render_offline_request(collected.payload) + b"\n")
     return _complain_of(collected, notes)
 
 
-def _print_line(line: bytes) -> None:
-    sys.stdout.buffer.write(line + b"\n")
+def _print(text: bytes) -> None:
+    sys.stdout.buffer.write(text)
     sys.stdout.buffer.flush()
+
+
+def _print_document(document: object) -> None:
+    _print(orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
 
 
 def _complain_of(collected: "Collected", notes: Iterable[str]) -> int:
@@ -160,27 +160,19 @@ def _complain_of(collected: "Collected", notes: Iterable[str]) -> int:
 
 def _collect(options: argparse.Namespace) -> "tuple[Collected, Preview, list[str]]":
     """Collect once: what came, what was asked for, and what would keep a daemon from sending it."""
-    source = ConfigSource(options.config, os.environ)
-    file = source.read()
-    written = source.parse(file)
-    # A one-shot command says what went wrong at its end: progress would only be in the way.
-    logs.configure(written.log_format, "critical", sys.stderr, os.environ)
+    written, config, restrictions = _recall(options)
     from telemetryd.daemon.loop import PromptLoop  # noqa: PLC0415 - heavy imports on demand
     from telemetryd.daemon.preview import (  # noqa: PLC0415
         collect_once,
         preview_of_exporter,
         preview_of_format,
     )
-    from telemetryd.daemon.restrictions import recall_restrictions  # noqa: PLC0415
 
-    now = time.time  # noqa: TID251 - the clock is chosen here
     preview = (
         preview_of_exporter(written, options.exporter)
         if options.exporter
         else preview_of_format(options.format)
     )
-    restrictions = anyio.run(partial(recall_restrictions, source, file, written, now=now))
-    config = restrictions.restrict(written, source.statements(file))
     collected = anyio.run(
         partial(
             collect_once,
@@ -188,7 +180,7 @@ def _collect(options: argparse.Namespace) -> "tuple[Collected, Preview, list[str
             read_switches(os.environ),
             preview=preview,
             timeout_s=options.timeout,
-            now=now,
+            now=_NOW,
             rng=random.Random(),
             remembered=restrictions.remembered_switches,
         ),
@@ -209,9 +201,7 @@ def schema(options: argparse.Namespace) -> int:
     """Print a payload's JSON Schema."""
     from telemetryd.export.payloads.formats import PAYLOAD_FORMATS  # noqa: PLC0415 - heavy imports on demand
 
-    schema = PAYLOAD_FORMATS[options.format].schema()
-    sys.stdout.buffer.write(orjson.dumps(schema, option=orjson.OPT_INDENT_2) + b"\n")
-    sys.stdout.buffer.flush()
+    _print_document(PAYLOAD_FORMATS[options.format].schema())
     return 0
 
 
@@ -242,8 +232,7 @@ def ctl(options: argparse.Namespace) -> int:
         complain(f"telemetryd: {error}")
         return EX_NO_DAEMON
     shown = text.render_result(request, answer, as_json=options.json)
-    sys.stdout.buffer.write(shown.encode(errors="backslashreplace"))
-    sys.stdout.buffer.flush()
+    _print(shown.encode(errors="backslashreplace"))
     for line in text.render_complaints(request, answer):
         complain(f"telemetryd: {line}")
     return 0 if answer.ok else 1
@@ -251,33 +240,19 @@ def ctl(options: argparse.Namespace) -> int:
 
 def doctor(options: argparse.Namespace) -> int:
     """Print what is wrong, and the fix."""
-    source = ConfigSource(options.config, os.environ)
-    file = source.read()
-    config = source.parse(file)
-    # What is wrong is told on stdout, once: the log would say it again.
-    logs.configure(config.log_format, "critical", sys.stderr, os.environ)
+    config, _, restrictions = _recall(options)
     from telemetryd.daemon.loop import PromptLoop  # noqa: PLC0415 - heavy imports on demand
-    from telemetryd.daemon.restrictions import recall_restrictions  # noqa: PLC0415
     from telemetryd.doctor.access import plan_of  # noqa: PLC0415
     from telemetryd.doctor.examine import examine  # noqa: PLC0415
     from telemetryd.doctor.findings import render_report  # noqa: PLC0415
 
-    now = time.time  # noqa: TID251 - the clock is chosen here
-    restrictions = anyio.run(partial(recall_restrictions, source, file, config, now=now))
-    restrictions.restrict(config, source.statements(file))  # a start may be refused
+    found = restrictions.statuses()
     report = anyio.run(
-        partial(
-            examine,
-            config,
-            plan_of(config),
-            now=now,
-            restrictions=restrictions.statuses(),
-        ),
+        partial(examine, config, plan_of(config), now=_NOW, restrictions=found),
         backend_options={"loop_factory": PromptLoop},
     )
     text = "".join(f"{line}\n" for line in render_report(report))
-    sys.stdout.buffer.write(text.encode(errors="backslashreplace"))
-    sys.stdout.buffer.flush()
+    _print(text.encode(errors="backslashreplace"))
     return 1 if report.failed else 0
 
 
@@ -287,11 +262,9 @@ def spool_list(options: argparse.Namespace) -> int:
 
     found = spoolcommands.read_spool(_recall_for_spool(options)[1])
     if options.json:
-        documents = [spoolcommands.describe(each) for each in found]
-        sys.stdout.buffer.write(orjson.dumps(documents, option=orjson.OPT_INDENT_2) + b"\n")
+        _print_document([spoolcommands.describe(each) for each in found])
     elif found:
-        sys.stdout.write(spoolcommands.render_table(found))
-    sys.stdout.flush()
+        _print(spoolcommands.render_table(found).encode(errors="backslashreplace"))
     return 0
 
 
@@ -337,9 +310,8 @@ def spool_replay(options: argparse.Namespace) -> int:
             failed.append(entry)
             complain(f"telemetryd: {entry.file}: {error}")
 
-    now = time.time  # noqa: TID251 - the clock is chosen here
     omitted = config.privacy.omitted
-    anyio.run(partial(spoolcommands.replay, payloads, choose, omitted=omitted, now=now, done=done))
+    anyio.run(partial(spoolcommands.replay, payloads, choose, omitted=omitted, now=_NOW, done=done))
     return 1 if failed else 0
 
 
@@ -355,7 +327,7 @@ def demo(options: argparse.Namespace) -> int:
             nodes=options.nodes,
             churn_per_s=options.churn,
             duration_s=options.duration,
-            now=time.time,  # noqa: TID251 - the clock is chosen here
+            now=_NOW,
         )
     )
     return 0 if exports else 1

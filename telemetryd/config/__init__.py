@@ -25,8 +25,8 @@ from telemetryd.config.load import (
     parse_config,
 )
 from telemetryd.config.locate import ControlPlace, find_control_socket
-from telemetryd.config.optout import EnvironmentSwitches, read_switches
 from telemetryd.config.paths import ControlSocket
+from telemetryd.config.restrictions import EnvironmentSwitches, read_switches
 from telemetryd.config.settings import (
     Config,
     IdentityConfig,

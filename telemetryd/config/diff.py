@@ -1,7 +1,6 @@
 """What differs between two configurations: pure, and by their effective values alone.
 
-Order, comments and ways of writing (``"60s"``, ``"1m"``) make no difference. How a difference is
-applied, or why one can't be, is told elsewhere.
+Order, comments and ways of writing (``"60s"``, ``"1m"``) make no difference.
 """
 
 import json
@@ -58,7 +57,7 @@ class KeyChange:
     Attributes:
         path: ``server.listen``; for a key of an exporter its name alone.
         old: The former effective value as the file would write it, None for unset.
-        new: Likewise, the new one.
+        new: The new one, as old.
     """
 
     path: str
@@ -71,7 +70,7 @@ class ExporterChange:
     """An exporter that stays under its name and isn't as it was.
 
     Attributes:
-        config: As it is to be.
+        config: The new one.
         keys: What differs, at least one; ``type`` alone where that does.
     """
 

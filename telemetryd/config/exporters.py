@@ -1,12 +1,13 @@
 """The tables ``[[exporters]]``: what every type takes, what each takes of its own, and their rules.
 
-A key is a field, as in ``settings``. What an exporter does belongs to ``export``.
+A key is a field, as in ``settings``.
 """
 
+import ipaddress
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
+from urllib.parse import urlsplit
 
-from telemetryd.config.remote import is_in_clear, is_over_tls, metrics_url
 from telemetryd.config.schema import Derived, Rule, Unique
 from telemetryd.config.storage import AbsolutePath, Size
 from telemetryd.config.values import (
@@ -26,8 +27,38 @@ LONGEST_DEFAULT_TIMEOUT_S = 10.0
 FORMATS = ("scc", "fleet", "fleet-v1")
 """What a payload can hold; ``export.formats`` makes each of them."""
 
+_METRICS_PATH = "/v1/metrics"
 SCC_SECRETS = frozenset({"rancher-scc-telemetry", "rancher-scc-metrics"})
 """Secrets whose readers take the SCC payload: scc-operator crashes on any other document."""
+
+
+def is_in_clear(url: str) -> bool:
+    """Whether others can read what is sent there: plain http that leaves this machine."""
+    parts = urlsplit(url)
+    return parts.scheme == "http" and not is_loopback(parts.hostname or "")
+
+
+def is_over_tls(url: str) -> bool:
+    """Whether certificates have a meaning there."""
+    return urlsplit(url).scheme == "https"
+
+
+def metrics_url(endpoint: str) -> str:
+    """Where OTLP metrics go: under the endpoint, unless its path names the place already.
+
+    The path is that of the OTLP specification, "OTLP/HTTP Request". Backends document their
+    endpoint as a base, with a path of their own or without.
+    """
+    base = endpoint.rstrip("/")
+    return base if urlsplit(base).path.endswith(_METRICS_PATH) else base + _METRICS_PATH
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host or IP address is this machine's loopback, by its looks alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def default_timeout_s(interval_s: float) -> float:
@@ -43,7 +74,7 @@ class ExporterConfig:
         name: Unique among the exporters.
         enabled: False keeps it registered, but it never runs.
         interval_s: From one run to the next.
-        format: What is sent; ``fleet`` tells more than ``scc``, and needs a Secret of its own.
+        format: What is sent; ``fleet`` has more than ``scc``, and needs a Secret of its own.
             ``fleet-v1`` is its former version.
         max_silence_s: An unchanged payload is sent again after this time.
         timeout_s: Of one attempt; left out, the lesser of 10s and half of the interval.
@@ -180,7 +211,7 @@ class WebExporterConfig(RemoteExporterConfig):
     Attributes:
         headers_file: Lines ``Name: value`` that every request carries.
         bearer_token_file: A token, sent as ``Authorization: Bearer``.
-        ca_file: PEM of who may vouch for the receiver; left out: the system's.
+        ca_file: PEM of the authorities for the receiver's certificate; left out: the system's.
         client_cert_file: PEM of our own certificate, and of its key too where that isn't apart.
         client_key_file: PEM of its key; left out where that stands in ``client_cert_file``.
         compress: Send gzip.
@@ -204,7 +235,7 @@ class HttpExporterConfig(WebExporterConfig):
     """
 
     RULES: ClassVar[tuple[Rule, ...]] = _web_rules("url")
-    # A receiver tells payloads apart by installation and sequence: two exporters would mix theirs.
+    # A receiver identifies payloads by installation and sequence: two exporters would mix theirs.
     UNIQUE: ClassVar[tuple[Unique, ...]] = (*ExporterConfig.UNIQUE, Unique(("url",), "URL"))
 
     type: ClassVar[str] = "http"

@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
-from telemetryd.config.optout import find_problem
 from telemetryd.config.paths import default_control_socket, default_state_dir
-from telemetryd.config.restrictions import Statement, file_statements
+from telemetryd.config.restrictions import Statement, file_statements, find_problem
 from telemetryd.config.schema import Reading
 from telemetryd.config.settings import Config
 from telemetryd.errors import ConfigError, Problem
@@ -54,7 +53,7 @@ def find_config(
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError:
-        return system_path  # there is something: let reading it say what stands in the way
+        return system_path  # there is something: reading it says why it can't be read
     return system_path
 
 
@@ -81,7 +80,7 @@ class ConfigSource:
     """Where the configuration comes from, at the start and at each reload alike.
 
     Attributes:
-        path_option: As of ``find_config``, which looks at each reading anew.
+        path_option: As of ``find_config``, which looks again at each reading.
         environ: For the file's name and for what overrides its keys.
         system_path: The file that is read where it exists and none is named.
     """
@@ -150,7 +149,7 @@ def parse_config(text: str, where: str, environ: Mapping[str, str]) -> Config:
         text: TOML; empty for the defaults.
         where: Name of the file in messages.
         environ: ``TELEMETRYD_LOG_LEVEL`` and ``TELEMETRYD_LISTEN`` override their keys, and
-            ``TELEMETRYD_ENABLED`` must make sense, which is ``optout``'s to read;
+            ``TELEMETRYD_ENABLED`` must make sense, which ``restrictions`` reads;
             ``STATE_DIRECTORY``, ``RUNTIME_DIRECTORY``, ``XDG_STATE_HOME`` and ``HOME`` name
             folders.
 
@@ -213,7 +212,7 @@ def _is_blank(text: str) -> bool:
 
 
 def _open_regular(path: Path) -> int:
-    """Open without waiting for whoever writes into a pipe, and refuse what may have no end.
+    """Open without waiting for the writer of a pipe, and refuse what may have no end.
 
     Raises:
         ConfigError: It isn't a file on a disk.

@@ -1,7 +1,7 @@
-"""Finds a running daemon's control socket by its configuration file, even where that is spoilt.
+"""Finds a running daemon's control socket by its configuration file, even if that is broken.
 
-A daemon runs on when its file is spoilt, and may be asked to reload it: so the place is made out
-of what can still be read.
+A daemon keeps running when its file is broken, and can be asked to reload it: so the path is taken
+from what can still be read.
 """
 
 import re
@@ -24,7 +24,7 @@ from telemetryd.config.values import InvalidValue
 from telemetryd.errors import ConfigError
 
 SYSTEM_SOCKET: Final = "/run/telemetryd/control.sock"
-"""Where the systemd unit's ``RuntimeDirectory=`` has it, which an operator's shell can't tell."""
+"""Where the systemd unit's ``RuntimeDirectory=`` has it, which an operator's shell doesn't know."""
 
 _PATH_LINE = re.compile(
     r"""^[ \t]*(control_socket|state_dir)[ \t]*=[ \t]*(["'])(/[^"'\\]*)\2""", re.MULTILINE

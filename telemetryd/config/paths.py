@@ -9,10 +9,9 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
 
 from telemetryd.config.storage import AbsolutePath
-from telemetryd.config.values import InvalidValue
+from telemetryd.config.values import InvalidValue, Kind
 
 SYSTEM_STATE_DIR = "/var/lib/telemetryd"
 CONTROL_SOCKET_NAME = "control.sock"
@@ -40,17 +39,10 @@ class ControlSocket:
 
 
 @dataclass(frozen=True, slots=True)
-class SocketPath:
+class SocketPath(Kind[ControlSocket]):
     """The path of a Unix socket."""
 
-    suffix: ClassVar[str] = ""
-
-    def parse(self, value: object) -> ControlSocket:
-        """Parse.
-
-        Raises:
-            InvalidValue: Not an absolute path, or longer than a socket's may be.
-        """
+    def _parse(self, value: object) -> ControlSocket:
         path = AbsolutePath().parse(value)
         if is_too_long(path):
             raise InvalidValue(

@@ -1,8 +1,8 @@
 """Types of exporters that other installed distributions bring, by their entry points.
 
-An entry point's name is the type; what it leads to has the class of its tables as ``config``, like
-those of ``settings``. It is imported when a table asks for its type, never before: one that can't
-be imported costs only the exporters that use it. What is built of a table doesn't belong here.
+An entry point's name is the type; its object has the class of its tables as ``config``, like those
+of ``settings``. It is imported only when a table has its type: one that can't be imported affects
+only the exporters that use it.
 """
 
 from dataclasses import dataclass, is_dataclass
@@ -31,29 +31,27 @@ class Plugin:
     factory: Any
 
 
-class InstalledTypes:
-    """The types of exporters that are installed beside those of telemetryd itself."""
+def installed_types() -> tuple[str, ...]:
+    """The types of exporters that are installed beside telemetryd's own; imports nothing."""
+    return tuple(sorted({point.name for point in _installed()}))
 
-    def names(self) -> tuple[str, ...]:
-        """All of them, sorted; nothing is imported."""
-        return tuple(sorted({point.name for point in _installed()}))
 
-    def find(self, name: str, base: type[Any]) -> type[Any]:
-        """The class of that type's tables.
+def find_type(name: str, base: type[Any]) -> type[Any]:
+    """The class of that type's tables.
 
-        Raises:
-            InvalidValue: It can't be imported, is brought by two distributions, or its class isn't
-                one of keys on top of the base.
-        """
-        plugin = load_plugin(name)
-        config: Any = getattr(plugin.factory, "config", None)
-        why = _what_is_wrong(config, name, base)
-        if why:
-            raise InvalidValue(f"is of {plugin.distribution}, whose class of tables {why}")
-        if not callable(getattr(plugin.factory, "build", None)):
-            raise InvalidValue(f"is of {plugin.distribution}, which has no build()")
-        found: type[Any] = config
-        return found
+    Raises:
+        InvalidValue: It can't be imported, is brought by two distributions, or its class isn't one
+            of keys on top of the base.
+    """
+    plugin = load_plugin(name)
+    config: Any = getattr(plugin.factory, "config", None)
+    why = _what_is_wrong(config, name, base)
+    if why:
+        raise InvalidValue(f"is of {plugin.distribution}, whose class of tables {why}")
+    if not callable(getattr(plugin.factory, "build", None)):
+        raise InvalidValue(f"is of {plugin.distribution}, which has no build()")
+    found: type[Any] = config
+    return found
 
 
 def load_plugin(name: str) -> Plugin:
@@ -71,7 +69,7 @@ def load_plugin(name: str) -> Plugin:
     try:
         factory = point.load()
     except (Exception, SystemExit) as error:
-        # What is installed beside us may fail as it likes: that costs who asks for it.
+        # Another distribution's code may fail in any way: only its exporters are affected.
         said = error_text(error)
         raise InvalidValue(f"is of {distribution}, which can't be imported ({said})") from error
     return Plugin(distribution, factory)

@@ -14,15 +14,19 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from telemetryd.config.exporters import EXPORTER_TYPES, ExporterConfig, SecretExporterConfig
-from telemetryd.config.optout import DO_NOT_TRACK_VARIABLE, ENABLED_VARIABLE, read_switches
 from telemetryd.config.schema import keys_of
 from telemetryd.config.settings import Config, PrivacyConfig
+from telemetryd.config.values import show
 from telemetryd.errors import ConfigError, Problem
 from telemetryd.model import Restriction
 
 FILE: Final = "file"
 ENVIRONMENT: Final = "environment"
 SETTING: Final = "setting"
+
+ENABLED_VARIABLE: Final = "TELEMETRYD_ENABLED"
+DO_NOT_TRACK_VARIABLE: Final = "DO_NOT_TRACK"
+"""Both turn collection off whatever the file says, never on."""
 
 NOT_REMEMBERED: Final = frozenset({ENVIRONMENT})
 """Sources whose restrictions hold for as long as they are written."""
@@ -36,6 +40,8 @@ OUT: Final = "out"
 PERMITTING: Final = frozenset({"in", "prompt"})
 """Values of the Setting that end an opt-out; an empty one, and none at all, says nothing."""
 
+_YES: Final = frozenset({"true", "1", "yes", "on"})
+_NO: Final = frozenset({"false", "0", "no", "off"})
 _EXPORTER_PREFIX: Final = "exporters."
 _ENABLED_SUFFIX: Final = ".enabled"
 _PRIVACY_PREFIX: Final = "privacy."
@@ -166,6 +172,39 @@ def file_statements(table: Mapping[str, Any], where: str) -> tuple[Statement, ..
             if key in _CHOICES or (key not in _COMMON_KEYS and exporter["type"] not in _OWN_TYPES)
         ]
     return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentSwitches:
+    """What the environment leaves on.
+
+    Attributes:
+        enabled: False where ``TELEMETRYD_ENABLED`` says so.
+        tracking: False where ``DO_NOT_TRACK`` is set to anything that isn't a no.
+    """
+
+    enabled: bool
+    tracking: bool
+
+
+def read_switches(environ: Mapping[str, str]) -> EnvironmentSwitches:
+    """The switches of an environment; unset and empty leave everything on.
+
+    What neither says yes nor no is never taken as leave to collect.
+    """
+    enabled = environ.get(ENABLED_VARIABLE, "").strip().lower()
+    do_not_track = environ.get(DO_NOT_TRACK_VARIABLE, "").strip().lower()
+    return EnvironmentSwitches(
+        enabled=not enabled or enabled in _YES, tracking=not do_not_track or do_not_track in _NO
+    )
+
+
+def find_problem(environ: Mapping[str, str]) -> Problem | None:
+    """What is wrong with ``TELEMETRYD_ENABLED``, None where nothing is."""
+    given = environ.get(ENABLED_VARIABLE, "").strip()
+    if not given or given.lower() in _YES | _NO:
+        return None
+    return Problem(f"${ENABLED_VARIABLE}", "", f"is {show(given)}: must be true or false")
 
 
 def environment_statements(environ: Mapping[str, str], *, since: float) -> tuple[Statement, ...]:

@@ -9,7 +9,7 @@ import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Protocol, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from telemetryd.config.values import InvalidValue, Kind, Url, did_you_mean, name_kind, show
 from telemetryd.errors import Problem
@@ -39,7 +39,7 @@ class Derived:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What must hold between attributes of one table; told at the first of them."""
+    """What must hold between attributes of one table; reported at the first of them."""
 
     of: tuple[str, ...]
     holds: Callable[..., bool]
@@ -48,7 +48,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Unique:
-    """Attributes that no two entries of an array may share; told at the last of them."""
+    """Attributes that no two entries of an array may share; reported at the last of them."""
 
     of: tuple[str, ...]
     what: str
@@ -63,20 +63,6 @@ class Table:
     declaration: type[Any]
 
 
-class MoreVariants(Protocol):
-    """Variants that come from elsewhere, and are looked for when a table asks for one."""
-
-    def names(self) -> tuple[str, ...]:
-        """What ``type`` may be beside the variants that are known."""
-
-    def find(self, name: str, base: type[Any]) -> type[Any]:
-        """The declaration of one of these names.
-
-        Raises:
-            InvalidValue: It can't be had.
-        """
-
-
 @dataclass(frozen=True, slots=True)
 class Variants:
     """The key holds an array of tables whose ``type`` chooses the declaration.
@@ -84,12 +70,14 @@ class Variants:
     Attributes:
         base: What every variant has.
         variants: Each a dataclass with a class attribute ``type``.
-        more: Where others come from, None for nowhere.
+        more: Names of variants that come from elsewhere; asked when a table has another type.
+        find: The declaration of one of those names; raises InvalidValue.
     """
 
     base: type[Any]
     variants: tuple[type[Any], ...]
-    more: MoreVariants | None = None
+    more: Callable[[], tuple[str, ...]] = tuple
+    find: Callable[[str, type[Any]], type[Any]] | None = None
     discriminator: ClassVar[str] = "type"
 
 
@@ -103,7 +91,7 @@ class Key:
 
     name: str
     attribute: str
-    kind: Kind | Table | Variants
+    kind: Kind[Any] | Table | Variants
     default: Any
     derived: Derived | None
     env: Env | None
@@ -235,12 +223,10 @@ class Reading:
         if declaration is not None:
             return declaration, self._read_table(declaration, rest, path)
         here = _join(path, kind.discriminator)
-        others = (
-            tuple(name for name in kind.more.names() if name not in by_type) if kind.more else ()
-        )
-        if kind.more and isinstance(given, str) and given in others:
+        others = tuple(name for name in kind.more() if name not in by_type)
+        if kind.find and isinstance(given, str) and given in others:
             try:
-                found = kind.more.find(given, kind.base)
+                found = kind.find(given, kind.base)
             except InvalidValue as invalid:
                 self._report(here, f"{show(given)} {invalid}")
             else:

@@ -2,8 +2,7 @@
 
 A key is a field, its kind stands in ``Annotated``; a duration's attribute carries its unit
 (``interval_s``), the key in the file doesn't. Its meaning stands in the docstring's ``Attributes``,
-of which ``docs/configuration.md`` is made. How a setting takes effect belongs to whoever reads it.
-The tables of exporters are those of ``exporters``.
+of which ``docs/configuration.md`` is made. The tables of exporters are in ``exporters``.
 """
 
 from dataclasses import dataclass, fields
@@ -11,21 +10,19 @@ from typing import Annotated, ClassVar
 
 from telemetryd.config.exporters import (
     DEFAULT_INTERVAL_S,
+    EXPORTER_TYPES,
     ExporterConfig,
-    FileExporterConfig,
-    HttpExporterConfig,
-    OtlpExporterConfig,
     SecretExporterConfig,
+    is_loopback,
 )
 from telemetryd.config.paths import ControlSocket, SocketPath
-from telemetryd.config.plugins import InstalledTypes
-from telemetryd.config.remote import is_loopback
+from telemetryd.config.plugins import find_type, installed_types
 from telemetryd.config.schema import Env, Rule, Table, Variants
 from telemetryd.config.storage import AbsolutePath
-from telemetryd.config.switch import Switch
 from telemetryd.config.values import (
     HOUR_S,
     Boolean,
+    BooleanOrAuto,
     Choice,
     DnsLabel,
     DnsSubdomain,
@@ -41,13 +38,6 @@ from telemetryd.config.values import (
 MIN_DEADLINE_TO_RETRY = 1.2
 """A renew deadline must leave time for a second try, whatever the jitter (client-go's factor)."""
 DEFAULT_LISTEN = ListenAddress("127.0.0.1", 10464)
-
-EXPORTER_TYPES = (
-    SecretExporterConfig,
-    FileExporterConfig,
-    HttpExporterConfig,
-    OtlpExporterConfig,
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +110,7 @@ class PrivacyConfig:
 class ServerConfig:
     """``[server]``: where HTTP is served and to whom, and where commands are taken.
 
-    The files are read anew when they change. ``/livez``, ``/healthz`` and ``/readyz`` are shown to
+    The files are read again when they change. ``/livez``, ``/healthz`` and ``/readyz`` are shown to
     everyone; with ``client_ca_file`` and ``kubernetes_auth`` either suffices for the rest.
 
     Attributes:
@@ -164,7 +154,7 @@ class ServerConfig:
     )
 
     listen: Annotated[ListenAddress, Listen(), Env("TELEMETRYD_LISTEN")] = DEFAULT_LISTEN
-    # None where no folder is usable, or none has been looked for; state_dir likewise.
+    # None where no folder is usable, or none has been looked for, as with state_dir.
     control_socket: Annotated[ControlSocket | None, SocketPath()] = None
     tls_cert_file: Annotated[str | None, AbsolutePath()] = None
     tls_key_file: Annotated[str | None, AbsolutePath()] = None
@@ -231,7 +221,7 @@ class SecretRequestsConfig:
             hasn't changed for so long. This never takes over a Secret.
     """
 
-    enabled: Annotated[bool | str, Switch()] = "auto"
+    enabled: Annotated[bool | str, BooleanOrAuto()] = "auto"
     interval_s: Annotated[float, Duration()] = DEFAULT_INTERVAL_S
     cleanup: Annotated[str, Choice(("keep", "delete"))] = "keep"
     takeover: Annotated[bool, Boolean()] = False
@@ -250,7 +240,7 @@ class Config:
             ``$STATE_DIRECTORY``, ``/var/lib/telemetryd`` and ``telemetryd`` under
             ``$XDG_STATE_HOME``.
         drain_timeout_s: Longest shutdown; keep it below the service manager's kill timeout.
-        reload_on_change: Reload when the file's content has changed, without being told.
+        reload_on_change: Reload when the file's content has changed, without a signal or command.
         kubernetes: Which API server, and how to ask it.
         identity: Overrides of what is discovered.
         privacy: What payloads are made without.
@@ -279,5 +269,6 @@ class Config:
         SecretRequestsConfig()
     )
     exporters: Annotated[
-        tuple[ExporterConfig, ...], Variants(ExporterConfig, EXPORTER_TYPES, InstalledTypes())
+        tuple[ExporterConfig, ...],
+        Variants(ExporterConfig, EXPORTER_TYPES, installed_types, find_type),
     ] = (SecretExporterConfig(name="scc"),)

@@ -6,9 +6,8 @@ Nothing is looked up on a disk here.
 import posixpath
 import re
 from dataclasses import dataclass
-from typing import ClassVar
 
-from telemetryd.config.values import InvalidValue, Text, show
+from telemetryd.config.values import InvalidValue, Kind, Text, show
 
 _SIZE = re.compile(r"([0-9]{1,18})(B|KiB|MiB|GiB|TiB)")
 _UNIT_BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
@@ -17,17 +16,10 @@ _PATH_CHARACTERS = 4095  # PATH_MAX of Linux, without its NUL
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class Size(Kind[int]):
     """``"10MiB"``, ``"512KiB"``: a whole number with its unit; to bytes, 1 at least."""
 
-    suffix: ClassVar[str] = ""
-
-    def parse(self, value: object) -> int:
-        """Parse to bytes.
-
-        Raises:
-            InvalidValue: Not a size, or out of range.
-        """
+    def _parse(self, value: object) -> int:
         if not isinstance(value, str):
             raise InvalidValue(f'is {show(value)}: must be a size in quotes such as "10MiB"')
         found = _SIZE.fullmatch(value)
@@ -43,25 +35,18 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
-class AbsolutePath:
+class AbsolutePath(Kind[str]):
     """An absolute path; to its shortest form, without following links.
 
     No message shows the value: a token may have been given in place of the path of its file.
     """
 
-    suffix: ClassVar[str] = ""
-
-    def parse(self, value: object) -> str:
-        """Parse.
-
-        Raises:
-            InvalidValue: Not an absolute path, or one with ``..``.
-        """
+    def _parse(self, value: object) -> str:
         right = 'must be an absolute path such as "/var/lib/telemetryd/scc"'
         path = Text("an absolute path", maximum=_PATH_CHARACTERS).parse(value)
         if not path.startswith("/"):
             raise InvalidValue(right)
         if ".." in path.split("/"):
-            # Behind a link it leads elsewhere than it reads: two such can't be told apart.
+            # Behind a link it leads elsewhere than it reads: two such can't be distinguished.
             raise InvalidValue(f'{right}, without ".."')
         return posixpath.normpath("/" + path.lstrip("/"))

@@ -11,12 +11,14 @@ import math
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Final, Generic, TypeVar
 from urllib.parse import urlsplit
 
 from telemetryd.bounds import visible
-from telemetryd.config.remote import why_unbindable
 
+T = TypeVar("T")
+
+AUTO: Final = "auto"
 HOUR_S = 3600.0
 YEAR_S = 8760 * HOUR_S
 
@@ -36,18 +38,25 @@ class InvalidValue(ValueError):
     """A value doesn't fit its key; the message says what would be right."""
 
 
-class Kind(Protocol):
-    """What a key's value may be."""
+class Kind(Generic[T]):
+    """What a key's value may be.
 
-    suffix: ClassVar[str]
-    """Unit at the end of the attribute's name that the key in the file doesn't carry."""
+    Attributes:
+        suffix: Unit at the end of the attribute's name that the key in the file doesn't carry.
+    """
 
-    def parse(self, value: object) -> Any:
+    suffix: ClassVar[str] = ""
+
+    def parse(self, value: object) -> T:
         """Turn what TOML holds into what the daemon uses.
 
         Raises:
             InvalidValue: It doesn't fit.
         """
+        return self._parse(value)
+
+    def _parse(self, value: object) -> T:
+        raise NotImplementedError
 
 
 def show(value: object) -> str:
@@ -97,19 +106,14 @@ def render_duration(seconds: float) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Duration:
+class Duration(Kind[float]):
     """``"1h30m"``, ``"60s"``, ``"500ms"``: whole numbers with their units; to float seconds."""
 
     minimum_s: float = 1.0
     maximum_s: float = YEAR_S
     suffix: ClassVar[str] = "_s"
 
-    def parse(self, value: object) -> float:
-        """Parse to seconds.
-
-        Raises:
-            InvalidValue: Not a duration, or out of range.
-        """
+    def _parse(self, value: object) -> float:
         if not isinstance(value, str):
             raise InvalidValue(f'is {show(value)}: must be a duration in quotes such as "60s"')
         if value.startswith("-"):
@@ -145,18 +149,12 @@ def parse_duration(text: str) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(Kind[str]):
     """One of a few words."""
 
     words: tuple[str, ...]
-    suffix: ClassVar[str] = ""
 
-    def parse(self, value: object) -> str:
-        """Parse.
-
-        Raises:
-            InvalidValue: Not one of the words.
-        """
+    def _parse(self, value: object) -> str:
         if isinstance(value, str) and value in self.words:
             return value
         listed = ", ".join(show(word) for word in self.words)
@@ -166,36 +164,35 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Boolean:
+class Boolean(Kind[bool]):
     """``true`` or ``false``."""
 
-    suffix: ClassVar[str] = ""
-
-    def parse(self, value: object) -> bool:
-        """Parse.
-
-        Raises:
-            InvalidValue: Not a boolean.
-        """
+    def _parse(self, value: object) -> bool:
         if not isinstance(value, bool):
             raise InvalidValue(f"is {show(value)}: must be true or false, without quotes")
         return value
 
 
 @dataclass(frozen=True, slots=True)
-class Integer:
+class BooleanOrAuto(Kind[bool | str]):
+    """``true``, ``false``, or ``"auto"``: left to circumstances."""
+
+    def _parse(self, value: object) -> bool | str:
+        if isinstance(value, bool):
+            return value
+        if value == AUTO:
+            return AUTO
+        raise InvalidValue(f'is {show(value)}: must be "auto", or true or false without quotes')
+
+
+@dataclass(frozen=True, slots=True)
+class Integer(Kind[int]):
     """A whole number in a range."""
 
     minimum: int
     maximum: int
-    suffix: ClassVar[str] = ""
 
-    def parse(self, value: object) -> int:
-        """Parse.
-
-        Raises:
-            InvalidValue: Not a whole number, or out of range.
-        """
+    def _parse(self, value: object) -> int:
         right = f"must be a whole number from {self.minimum} to {self.maximum}"
         if isinstance(value, bool) or not isinstance(value, int):
             raise InvalidValue(f"is {show(value)}: {right}, without quotes")
@@ -205,19 +202,13 @@ class Integer:
 
 
 @dataclass(frozen=True, slots=True)
-class Number:
+class Number(Kind[float]):
     """A number in a range."""
 
     minimum: float
     maximum: float
-    suffix: ClassVar[str] = ""
 
-    def parse(self, value: object) -> float:
-        """Parse.
-
-        Raises:
-            InvalidValue: Not a finite number, or out of range.
-        """
+    def _parse(self, value: object) -> float:
         right = f"must be a number from {self.minimum:g} to {self.maximum:g}"
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise InvalidValue(f"is {show(value)}: {right}, without quotes")
@@ -227,19 +218,13 @@ class Number:
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class Text(Kind[str]):
     """Text on one line, not empty; ``what`` names it in messages, which never show the value."""
 
     what: str
     maximum: int = 1024
-    suffix: ClassVar[str] = ""
 
-    def parse(self, value: object) -> str:
-        """Parse.
-
-        Raises:
-            InvalidValue: Not text, empty, too long, or with control characters.
-        """
+    def _parse(self, value: object) -> str:
         if not isinstance(value, str):
             raise InvalidValue(f"is {name_kind(value)}: must be {self.what} in quotes")
         if not value.strip():
@@ -252,17 +237,10 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class Uuid:
+class Uuid(Kind[str]):
     """A UUID in its usual form; to lower case."""
 
-    suffix: ClassVar[str] = ""
-
-    def parse(self, value: object) -> str:
-        """Parse.
-
-        Raises:
-            InvalidValue: Not a UUID.
-        """
+    def _parse(self, value: object) -> str:
         if not isinstance(value, str) or not _UUID.fullmatch(value):
             raise InvalidValue(
                 f"is {show(value)}: must be a UUID such as"
@@ -272,17 +250,10 @@ class Uuid:
 
 
 @dataclass(frozen=True, slots=True)
-class Url:
+class Url(Kind[str]):
     """An http or https URL without credentials, query or fragment."""
 
-    suffix: ClassVar[str] = ""
-
-    def parse(self, value: object) -> str:
-        """Parse.
-
-        Raises:
-            InvalidValue: Not such a URL. The value isn't shown: it might hold a credential.
-        """
+    def _parse(self, value: object) -> str:
         right = 'must be a URL such as "https://rancher.example.com"'
         if not isinstance(value, str):
             raise InvalidValue(f"is {name_kind(value)}: {right}")
@@ -301,22 +272,16 @@ class Url:
 
 
 @dataclass(frozen=True, slots=True)
-class DnsLabel:
+class DnsLabel(Kind[str]):
     """A DNS label (RFC 1123), as namespaces and exporters are named.
 
     Attributes:
-        reserved: A prefix that belongs to someone else, empty for none.
+        reserved: A prefix that users can't use, empty for none.
     """
 
     reserved: str = ""
-    suffix: ClassVar[str] = ""
 
-    def parse(self, value: object) -> str:
-        """Parse.
-
-        Raises:
-            InvalidValue: Not a label, or under the reserved prefix.
-        """
+    def _parse(self, value: object) -> str:
         if isinstance(value, str) and self.reserved and value.startswith(self.reserved):
             raise InvalidValue(
                 f"is {show(value)}: names under {show(self.reserved)} are made by the"
@@ -331,17 +296,10 @@ class DnsLabel:
 
 
 @dataclass(frozen=True, slots=True)
-class DnsSubdomain:
+class DnsSubdomain(Kind[str]):
     """A DNS subdomain (RFC 1123), as Secrets are named."""
 
-    suffix: ClassVar[str] = ""
-
-    def parse(self, value: object) -> str:
-        """Parse.
-
-        Raises:
-            InvalidValue: Not a subdomain.
-        """
+    def _parse(self, value: object) -> str:
         if (
             not isinstance(value, str)
             or len(value) > _DNS_SUBDOMAIN_CHARACTERS
@@ -366,17 +324,10 @@ class ListenAddress:
 
 
 @dataclass(frozen=True, slots=True)
-class Listen:
+class Listen(Kind[ListenAddress]):
     """``host:port`` as Prometheus and its exporters take it; ``:port`` is every address."""
 
-    suffix: ClassVar[str] = ""
-
-    def parse(self, value: object) -> ListenAddress:
-        """Parse.
-
-        Raises:
-            InvalidValue: Not an address with a port.
-        """
+    def _parse(self, value: object) -> ListenAddress:
         right = 'must be an address such as "127.0.0.1:10464", "[::1]:10464" or ":10464"'
         found = _LISTEN.fullmatch(value) if isinstance(value, str) else None
         if found is None:
@@ -403,3 +354,27 @@ def _is_host(host: str, *, ip6: bool) -> bool:
     labels = host.removesuffix(".").split(".")
     named = len(host) <= _DNS_SUBDOMAIN_CHARACTERS and all(map(_HOST_LABEL.fullmatch, labels))
     return host == "" or named
+
+
+def why_unbindable(host: str) -> str:  # noqa: PLR0911 - one line a case
+    """Why no machine can listen there, with what would be right; empty for all other hosts.
+
+    Args:
+        host: A name, or an IP address with a zone or without.
+    """
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return ""
+    if address.is_multicast:
+        return "a multicast address is no address of this machine: name one that it has"
+    if isinstance(address, ipaddress.IPv4Address):
+        reserved = address.is_reserved or (int(address) >> 24 == 0 and not address.is_unspecified)
+        return "a reserved address is never a machine's: name one that it has" if reserved else ""
+    if address.ipv4_mapped is not None:
+        return f"write the IPv4 address alone: {address.ipv4_mapped}"
+    if address.is_link_local and address.scope_id is None:
+        return f'a link-local address needs its interface, as in "[{host}%eth0]"'
+    if address.scope_id is not None and not address.is_link_local:
+        return f"only link-local addresses have a zone: leave %{address.scope_id} out"
+    return ""

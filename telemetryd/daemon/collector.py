@@ -318,7 +318,7 @@ class Collector:
         await self._accompanying.stop()
         await self._collecting.stop()
         if self._collection is not None:
-            log.info("collecting ended source=%s: nothing is held", self._collection.source)
+            log.info("collecting ended: nothing is held source=%s", self._collection.source)
             self._collection = None
             self.wake()
             # Its tasks have ended, but the loop releases them only in its next round.
@@ -376,7 +376,7 @@ class Collector:
             log.warning("collection on")
         else:
             log.warning(
-                "collection off by=%s: nothing is collected or exported",
+                "collection off: nothing is collected or exported by=%s",
                 ",".join(switches.off_by),
             )
 

@@ -26,8 +26,8 @@ from telemetryd.config import (
     SecretExporterConfig,
     WebExporterConfig,
 )
+from telemetryd.config.exporters import is_in_clear, is_over_tls, metrics_url
 from telemetryd.config.plugins import load_plugin
-from telemetryd.config.remote import is_in_clear, is_over_tls, metrics_url
 from telemetryd.config.values import HOUR_S, InvalidValue
 from telemetryd.control.secretrequest.targetsecrets import PREFIX
 from telemetryd.errors import ConfigError, Problem
@@ -298,7 +298,7 @@ def _build_transport(
         if tls_files.ca_file is not None or tls_files.cert_file is not None:
             _check(tls_files, config.name)
     elif is_in_clear(url):
-        log.warning("payloads leave in clear text exporter=%s: give an https URL", config.name)
+        log.warning("payloads leave in clear text: give an https URL exporter=%s", config.name)
     return HttpTransport(
         Destination(
             url=url,

@@ -77,7 +77,7 @@ class Notifier:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender:
                 sender.sendto("\n".join(lines).encode(errors="replace"), self._address)
         except (OSError, ValueError) as error:
-            log.debug("notification lost message=%s error=%r", lines[0], error)
+            log.debug("notification lost text=%s error=%r", lines[0], error)
 
 
 def _watchdog_period_s(environ: Mapping[str, str], pid: int) -> float | None:
@@ -167,4 +167,6 @@ class StatusLog:
         while True:
             await self._asked.wait()
             self._asked = anyio.Event()
-            log.info("status %s", summary())
+            fields = dict(part.partition("=")[::2] for part in summary().split())
+            message = "status" + "".join(f" {key}=%s" for key in fields)
+            log.info(message, *(int(v) if v.isdecimal() else v for v in fields.values()))

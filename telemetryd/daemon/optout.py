@@ -116,7 +116,8 @@ class OptOutSetting:
             log.error("opt-out setting damaged: it changes nothing error=%r", problem)
         elif self.out and not value:
             log.warning(
-                "opt-out setting %s: collection stays off until it has another value or an opt-in",
+                "opt-out setting without a value: collection stays off until it has another value"
+                " or an opt-in setting=%s",
                 "deleted" if record is None else "emptied",
             )
         self.problem = problem
@@ -234,21 +235,22 @@ class OptOutMark:
         looked, marked, settled = self.looked, [], True
         self._put_off = False
         for namespace, name in self._places:
+            secret = f"{namespace}/{name}"
             try:
                 has_mark = await self._look(namespace, name)
             except NotLeading:
                 has_mark, self._put_off = False, True  # the leader writes it, or we do later
             except (Forbidden, Invalid, msgspec.MsgspecError) as error:
                 # Without the right to read or write this Secret there is no export to it either.
-                log.debug("opt-out mark failed secret=%s/%s error=%r", namespace, name, str(error))
+                log.debug("opt-out mark failed secret=%s error=%r", secret, str(error))
                 has_mark = False
             except KubeError as error:
-                log.debug("opt-out mark delayed secret=%s/%s error=%r", namespace, name, str(error))
+                log.debug("opt-out mark delayed secret=%s error=%r", secret, str(error))
                 settled = False
                 continue
             self._seen.add((namespace, name))
             if has_mark:
-                marked.append(f"Secret {namespace}/{name}, annotation {ANNOTATION}")
+                marked.append(f"Secret {secret}, annotation {ANNOTATION}")
         self._restrictions.marked = tuple(marked)
         self._looked = self.looked
         if self._looked and not looked:
@@ -263,6 +265,7 @@ class OptOutMark:
             NotLeading: The mark must change, and this replica doesn't lead.
             MsgspecError: The answer is no Secret.
         """
+        secret = f"{namespace}/{name}"
         path = f"/api/v1/namespaces/{namespace}/secrets/{name}"
         try:
             answer = await self._client.request("GET", path, timeout_s=REQUEST_TIMEOUT_S)
@@ -274,7 +277,7 @@ class OptOutMark:
         restrictions = self._restrictions
         opted_in_at = parse_rfc3339(annotations.opted_in or "")
         if opted_in_at is not None and annotations.opted_out is None:
-            where = f"Secret {namespace}/{name}, annotation {ENDED_ANNOTATION}"
+            where = f"Secret {secret}, annotation {ENDED_ANNOTATION}"
             restrictions.note_opt_in(where, opted_in_at)
         since = restrictions.opted_out_since
         if annotations.opted_out is not None:
@@ -284,18 +287,18 @@ class OptOutMark:
                 return True
             ended_at = restrictions.ended_at(marked_since)
             if ended_at is None:
-                where = f"Secret {namespace}/{name}, annotation {ANNOTATION}"
+                where = f"Secret {secret}, annotation {ANNOTATION}"
                 restrictions.note_mark(where, self._now() if marked_since is None else marked_since)
                 return True
             await self._write(path, metadata, {ANNOTATION: None, ENDED_ANNOTATION: ended_at})
-            log.info("opt-out mark removed secret=%s/%s", namespace, name)
+            log.info("opt-out mark removed secret=%s", secret)
         elif since is not None:
             await self._write(path, metadata, {ANNOTATION: since, ENDED_ANNOTATION: None})
-            log.info("opt-out marked secret=%s/%s", namespace, name)
+            log.info("opt-out marked secret=%s", secret)
             return True
         elif restrictions.opted_in_at is not None and restrictions.opted_in_at > (opted_in_at or 0):
             await self._write(path, metadata, {ENDED_ANNOTATION: restrictions.opted_in_at})
-            log.info("opt-in noted secret=%s/%s", namespace, name)
+            log.info("opt-in noted secret=%s", secret)
         return False
 
     async def _write(

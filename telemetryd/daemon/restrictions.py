@@ -200,7 +200,7 @@ class Restrictions:
     def note_mark(self, where: str, since: float) -> None:
         """Note that a Secret has the mark of the opt-out."""
         if self.opted_out_since is None:
-            log.warning("opted out earlier where=%r: collection stays off", where)
+            log.warning("opted out earlier: collection stays off where=%r", where)
         self.opted_in_at = None
         mark = Restriction(SETTING, OPT_OUT, where, since, written=False)
         self._remembered = decide((), (mark, *self._remembered), at=0).remembered
@@ -213,7 +213,7 @@ class Restrictions:
         since = self.opted_out_since
         if since is None or since >= at or self._value == OUT:
             return
-        log.warning("opted in where=%r: the opt-out before it has ended", where)
+        log.warning("opted in: the opt-out before it has ended where=%r", where)
         self._remembered = tuple(each for each in self._remembered if each.source != SETTING)
         self._settle()
         self._changed()

@@ -16,7 +16,6 @@ from random import Random
 from typing import TypeAlias
 
 import anyio
-import anyio.abc
 import orjson
 from aiohttp import web
 
@@ -27,7 +26,7 @@ from telemetryd.demo.resources import (
     NAMESPACES,
     RESOURCES,
     JsonObject,
-    Target,
+    RequestTarget,
     resource_by_id,
     resource_of,
 )
@@ -47,10 +46,10 @@ class ServerOptions:
     """How the server presents itself.
 
     Attributes:
-        token: Bearer token to ask for; None lets everybody in.
+        token: Bearer token to ask for; None accepts every request.
         certificate: PEM files of certificate chain and key; None serves plain HTTP.
-        git_version: What ``/version`` tells.
-        rancher_version: What ``/rancherversion`` tells; None answers it with 404, as plain
+        git_version: What ``/version`` answers.
+        rancher_version: What ``/rancherversion`` answers; None answers it with 404, as plain
             Kubernetes does.
         watch_list: Serve streaming lists (``sendInitialEvents``).
         list_end: Say where a streaming list ends; some servers fail to.
@@ -110,7 +109,7 @@ class ApiServer:
         )
         for name in _FIRST_NAMESPACES:
             namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-            self._writer.create(Target(NAMESPACES), namespace, "kube-apiserver")
+            self._writer.create(RequestTarget(NAMESPACES), namespace, "kube-apiserver")
 
     @property
     def revision(self) -> int:
@@ -153,17 +152,6 @@ class ApiServer:
             with anyio.CancelScope(shield=True):
                 await runner.cleanup()
 
-    async def run(
-        self,
-        port: int = 0,
-        *,
-        task_status: anyio.abc.TaskStatus[Endpoint] = anyio.TASK_STATUS_IGNORED,
-    ) -> None:
-        """Listen until cancelled; started with the endpoint."""
-        async with self.serve(port) as endpoint:
-            task_status.started(endpoint)
-            await anyio.sleep_forever()
-
     def put_object(self, obj: JsonObject) -> StoredObject:
         """Create or replace an object past every rule, as with etcdctl; its type says where.
 
@@ -171,7 +159,7 @@ class ApiServer:
         object in place makes it a delete and an add.
         """
         metadata = obj["metadata"]
-        target = Target(resource_of(obj), metadata.get("namespace", ""), metadata["name"])
+        target = RequestTarget(resource_of(obj), metadata.get("namespace", ""), metadata["name"])
         return self._writer.seed(target, obj)
 
     def delete_object(self, resource_id: str, name: str, namespace: str = "") -> None:
@@ -186,7 +174,7 @@ class ApiServer:
             KeyError: There is none.
         """
         resource = resource_by_id(resource_id)
-        self._store.remove(resource, Target(resource, namespace, name).key)
+        self._store.remove(resource, RequestTarget(resource, namespace, name).key)
 
     def get_object(self, resource_id: str, name: str, namespace: str = "") -> JsonObject:
         """A copy of an object.
@@ -196,7 +184,7 @@ class ApiServer:
         """
         resource = resource_by_id(resource_id)
         table = self._store.table(resource)
-        return table.objects[Target(resource, namespace, name).key].decode()
+        return table.objects[RequestTarget(resource, namespace, name).key].decode()
 
     def count_objects(self, resource_id: str) -> int:
         """How many objects of a resource there are."""
@@ -236,15 +224,15 @@ class ApiServer:
         """Let the right token pass; without any, a request is anonymous and may see little.
 
         Raises:
-            Unauthorized: Another token.
-            ApiError: 403, no token where one is needed.
+            UnknownToken: Another token.
+            ForbiddenPath: No token where one is needed.
         """
         if self._options.token is not None and request.path != _RANCHER_PATH:
             given = _bearer_token(request)
             if given and given != self._options.token:
-                raise status.Unauthorized
+                raise status.UnknownToken
             if not given and request.path not in _PUBLIC_PATHS:
-                raise self._handlers.forbidden_to_anonymous(request)
+                raise status.ForbiddenPath(request.method.lower(), request.path)
         return await handler(request)
 
     async def _version(self, _request: web.Request) -> web.Response:
@@ -308,5 +296,5 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
         headers = {"Content-Type": _TEXT, "X-Content-Type-Options": "nosniff"}
         return web.Response(body=b"404 page not found\n", status=404, headers=headers)
     except web.HTTPRequestEntityTooLarge:
-        too_large = status.RequestTooLarge(MAX_BODY_BYTES)
+        too_large = status.RequestTooLarge(f"Request entity too large: limit is {MAX_BODY_BYTES}")
         return json_response(too_large.status, too_large.code)

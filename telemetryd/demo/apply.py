@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from telemetryd.demo import status
-from telemetryd.demo.resources import JsonObject, Resource
+from telemetryd.demo.resources import JsonObject, ServedResource
 
 BEFORE_FIRST_APPLY = "before-first-apply"
 
@@ -59,7 +59,7 @@ class Write:
         force: Take fields from other managers instead of refusing.
     """
 
-    resource: Resource
+    resource: ServedResource
     manager: Manager
     time: str
     force: bool = False
@@ -109,7 +109,7 @@ def update_owners(live: JsonObject | None, new: JsonObject, write: Write) -> Jso
     """An object that was created or patched, with the owners that follow from it.
 
     A manager that changes a field owns it from then on. Objects that were stored without owners
-    stay so until somebody applies to them.
+    stay so until an apply.
     """
     managers = {} if live is None else _read_managers(live)
     if live is not None and not managers:
@@ -220,7 +220,7 @@ def _from_fields_v1(node: JsonObject, path: Path) -> set[Path]:
 
 def _described(
     conflicts: Mapping[Manager, frozenset[Path]], api_version: str
-) -> tuple[str, list[status.Cause]]:
+) -> tuple[str, list[status.StatusCause]]:
     """The message and the causes of a refusal."""
     causes = []
     for manager in sorted(conflicts, key=lambda manager: (manager.name, manager.operation)):
@@ -230,7 +230,7 @@ def _described(
         if manager.operation == "Update":
             text += f" using {api_version}"
         causes += [
-            status.Cause("FieldManagerConflict", text, "." + ".".join(path))
+            status.StatusCause("FieldManagerConflict", text, "." + ".".join(path))
             for path in sorted(conflicts[manager])
         ]
     listed = ", ".join(f"{cause.message}: {cause.field}" for cause in causes)

@@ -169,7 +169,7 @@ def _point_rancher_at(server: ApiServer, endpoint: Endpoint) -> None:
 
 
 async def _follow(server: ApiServer, summary: Summary, moment: Callable[[], datetime]) -> None:
-    """Tell of each write of the Secret as soon as it is there."""
+    """Print each write of the Secret."""
     seen = ""
     while True:
         summary.clusters = server.count_objects(_CLUSTERS)

@@ -264,7 +264,7 @@ class Fleet:
 
 
 def _weights(number: int, wanted: int) -> tuple[int, int]:
-    """How often there is to be one more, and how often one less."""
+    """How often one more must come, and how often one must go."""
     return (3, 1) if number < wanted else (1, 3) if number > wanted else (1, 1)
 
 

@@ -12,11 +12,11 @@ import anyio
 import orjson
 from aiohttp import web
 
-from telemetryd.demo import checks, status
+from telemetryd.demo import rules, status
 from telemetryd.demo.listing import list_objects
 from telemetryd.demo.objects import ObjectStore, StoredObject
 from telemetryd.demo.options import ReadOptions, is_true, parse_read_options, parse_revision
-from telemetryd.demo.resources import NAMESPACES, JsonObject, Target
+from telemetryd.demo.resources import JsonObject, RequestTarget
 from telemetryd.demo.routes import PlainNotFound, Routes
 from telemetryd.demo.watching import Watches
 from telemetryd.demo.writes import Writer, Written
@@ -29,7 +29,7 @@ MERGE_PATCH = "application/merge-patch+json"
 _COMPRESS_BYTES = 128 << 10
 """From where on the real server compresses (responsewriters, defaultGzipThresholdBytes)."""
 _MAX_MANAGER_CHARS = 128
-_Verb: TypeAlias = Callable[[web.Request, Target], Awaitable[web.StreamResponse]]
+_Verb: TypeAlias = Callable[[web.Request, RequestTarget], Awaitable[web.StreamResponse]]
 _JSON = {"Content-Type": "application/json"}
 
 
@@ -59,7 +59,7 @@ class Handlers:
             PlainNotFound: Nothing is served there.
         """
         target = self.routes.resolve(request.path)
-        if not isinstance(target, Target):
+        if not isinstance(target, RequestTarget):
             if request.method != "GET":
                 raise status.MethodNotAllowed
             return web.Response(body=orjson.dumps(target), headers=_JSON)
@@ -82,32 +82,14 @@ class Handlers:
                 raise status.MethodNotAllowed
         return await handle(request, target)
 
-    def forbidden_to_anonymous(self, request: web.Request) -> status.ApiError:
-        """403 for a request without credentials, worded for what it wants."""
-        try:
-            target = self.routes.resolve(request.path)
-        except (status.ApiError, PlainNotFound):
-            return status.ForbiddenPath(request.method.lower(), request.path)
-        if not isinstance(target, Target):
-            return status.ForbiddenPath(request.method.lower(), request.path)
-        resource, scope = target.resource, "at the cluster scope"
-        # To authorisation a namespace lies in itself.
-        if namespace := target.name if resource is NAMESPACES else target.namespace:
-            scope = f'in the namespace "{namespace}"'
-        why = (
-            f'User "system:anonymous" cannot {_verb(request, target)} resource'
-            f' "{resource.plural}" in API group "{resource.group}" {scope}'
-        )
-        return status.Forbidden(target, why)
-
-    async def _get(self, request: web.Request, target: Target) -> web.Response:
+    async def _get(self, request: web.Request, target: RequestTarget) -> web.Response:
         await self._await_revision(parse_revision(request.query) or 0)
         stored = self.store.table(target.resource).objects.get(target.key)
         if stored is None:
-            raise status.NotFound(target.resource, target.name)
+            raise status.NoSuchObject(target.resource, target.name)
         return _object_response(stored)
 
-    async def _read(self, request: web.Request, target: Target) -> web.StreamResponse:
+    async def _read(self, request: web.Request, target: RequestTarget) -> web.StreamResponse:
         options = parse_read_options(request.query, watch_list=self.watch_list)
         if _needs_freshness(options):
             try:
@@ -137,39 +119,28 @@ class Handlers:
         if revision > self.store.revision:
             raise status.VersionTooLarge(revision, self.store.revision)
 
-    async def _post(self, request: web.Request, target: Target) -> web.Response:
+    async def _post(self, request: web.Request, target: RequestTarget) -> web.Response:
         if target.resource.namespaced and not target.namespace:
             raise status.MethodNotAllowed
         body = await _read_object(request, target)
         return _written_response(self.writer.create(target, body, _manager(request)))
 
-    async def _patch(self, request: web.Request, target: Target) -> web.Response:
+    async def _patch(self, request: web.Request, target: RequestTarget) -> web.Response:
         content_type = request.headers.get("Content-Type", "").partition(";")[0].strip()
         if content_type not in {APPLY_PATCH, MERGE_PATCH}:
             raise status.UnsupportedMediaType
-        force = is_true(request.query, "force")
         raw = await request.read()
         if content_type == MERGE_PATCH:
-            if force:
-                why = "Forbidden: may not be specified for non-apply patch"
-                raise status.InvalidOptions(
-                    "PatchOptions", [status.Cause("FieldValueForbidden", why, "force")]
-                )
             patch = _parse(raw, status.InternalError("Invalid JSON Patch"))
             return _written_response(self.writer.merge_patch(target, patch, _manager(request)))
-        manager = request.query.get("fieldManager", "")
-        if not manager:
-            why = "Required value: is required for apply patch"
-            raise status.InvalidOptions(
-                "PatchOptions", [status.Cause("FieldValueRequired", why, "fieldManager")]
-            )
         # JSON is YAML; telemetryd sends nothing else, so no YAML parser is needed here.
         config = _parse(raw, status.BadRequest("error decoding YAML: the demo takes only JSON"))
         if not isinstance(config, dict):
             raise status.BadRequest("error decoding YAML: not an object")
-        return _written_response(self.writer.apply(target, config, manager, force=force))
+        force = is_true(request.query, "force")
+        return _written_response(self.writer.apply(target, config, _manager(request), force=force))
 
-    async def _delete(self, request: web.Request, target: Target) -> web.Response:
+    async def _delete(self, request: web.Request, target: RequestTarget) -> web.Response:
         raw = await request.read()
         delete_options = _parse(raw, status.BadRequest("DeleteOptions: not JSON")) if raw else {}
         deletion = self.writer.delete(target, delete_options.get("preconditions") or {})
@@ -184,14 +155,6 @@ def _needs_freshness(options: ReadOptions) -> bool:
     return bool(options.send_initial_events) if options.watch else not options.exact
 
 
-def _verb(request: web.Request, target: Target) -> str:
-    """The verb that authorisation knows a request by."""
-    if request.method == "GET" and not target.name:
-        return "watch" if is_true(request.query, "watch") else "list"
-    verbs = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
-    return verbs.get(request.method, request.method.lower())
-
-
 def _manager(request: web.Request) -> str:
     """The field manager of a plain write: named, or what precedes the slash in the User-Agent."""
     named = request.query.get("fieldManager", "")
@@ -199,7 +162,7 @@ def _manager(request: web.Request) -> str:
     return (named or agent or "unknown")[:_MAX_MANAGER_CHARS]
 
 
-async def _read_object(request: web.Request, target: Target) -> JsonObject:
+async def _read_object(request: web.Request, target: RequestTarget) -> JsonObject:
     kind = target.resource.kind
     unreadable = status.BadRequest(
         f"the object provided is unrecognized (must be of type {kind}): couldn't get version/kind;"
@@ -208,7 +171,7 @@ async def _read_object(request: web.Request, target: Target) -> JsonObject:
     body = _parse(await request.read(), unreadable)
     if not isinstance(body, dict):
         raise unreadable
-    return checks.complete(target.resource, body)
+    return rules.complete(target.resource, body)
 
 
 def _parse(raw: bytes, error: status.ApiError) -> Any:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import orjson
 
 from telemetryd.demo import status
-from telemetryd.demo.objects import ObjectStore, Snapshot
+from telemetryd.demo.objects import ObjectStore, TableSnapshot
 from telemetryd.demo.options import ReadOptions
-from telemetryd.demo.resources import JsonObject, Target
+from telemetryd.demo.resources import JsonObject, RequestTarget
 
 _TOKEN_VERSION = "meta.k8s.io/v1"  # noqa: S105 - names a format
 _EXPIRED_CONTINUE = (
@@ -45,7 +45,7 @@ class _Page:
     remaining: int
 
 
-def list_objects(store: ObjectStore, target: Target, options: ReadOptions) -> bytes:
+def list_objects(store: ObjectStore, target: RequestTarget, options: ReadOptions) -> bytes:
     """The body of a list response.
 
     Raises:
@@ -65,7 +65,7 @@ def list_objects(store: ObjectStore, target: Target, options: ReadOptions) -> by
     if page.last_key:
         start = page.last_key.removeprefix(prefix) + "\0"
         metadata["continue"] = encode_token(wanted.revision, start)
-        if options.selector.everything:
+        if not options.name:
             metadata["remainingItemCount"] = page.remaining
     return _encode(target, metadata, page.bodies)
 
@@ -98,7 +98,7 @@ def decode_token(text: str) -> tuple[int, str]:
     return revision, start
 
 
-def _range(store: ObjectStore, target: Target, options: ReadOptions, prefix: str) -> _Range:
+def _range(store: ObjectStore, target: RequestTarget, options: ReadOptions, prefix: str) -> _Range:
     oldest = store.oldest_revision(target.resource)
     if options.continue_token:
         if options.revision:
@@ -124,26 +124,20 @@ def _range(store: ObjectStore, target: Target, options: ReadOptions, prefix: str
     return _Range(store.revision, prefix, limit)
 
 
-def _page(target: Target, snapshot: Snapshot, options: ReadOptions, limit: int) -> _Page:
-    resource, selector = target.resource, options.selector
-    keys: Sequence[str] = snapshot.keys
-    if selector.name and (target.namespace or not resource.namespaced):
-        # One name in one scope is one key, of which nothing can remain.
-        only = Target(resource, target.namespace, selector.name).key
-        keys = [key for key in keys if key == only]
+def _page(
+    target: RequestTarget, snapshot: TableSnapshot, options: ReadOptions, limit: int
+) -> _Page:
+    keys = [key for key in snapshot.keys if options.name in {"", key.rpartition("/")[2]}]
     bodies: list[bytes] = []
     for index, key in enumerate(keys):
-        stored = snapshot[key]
-        if not selector.matches(stored):
-            continue
-        bodies.append(resource.list_item(stored.body))
+        bodies.append(target.resource.list_item(snapshot[key].body))
         remaining = len(keys) - index - 1
         if limit and len(bodies) == limit and remaining:
             return _Page(bodies, key, remaining)
     return _Page(bodies, "", 0)
 
 
-def _encode(target: Target, metadata: JsonObject, bodies: Sequence[bytes]) -> bytes:
+def _encode(target: RequestTarget, metadata: JsonObject, bodies: Sequence[bytes]) -> bytes:
     """The list with its fields in the order of the real server."""
     resource = target.resource
     items = b"[" + b",".join(bodies) + b"]"

@@ -2,7 +2,7 @@
 
 Objects are kept as encoded JSON and never change; history makes older snapshots and watches
 possible until it is compacted. The rules of the API (preconditions, finalizers, ownership) are
-``writes``'s, selectors and paging ``listing``'s.
+``writes``'s, paging ``listing``'s.
 """
 
 from bisect import bisect_left, insort
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import anyio
 import orjson
 
-from telemetryd.demo.resources import JsonObject, Resource
+from telemetryd.demo.resources import JsonObject, ServedResource
 
 _AFTER_ANY_KEY = "\U0010ffff"
 
@@ -25,13 +25,12 @@ class StoredObject:
     Attributes:
         key: ``namespace/name`` or ``name``; sorted as text, as etcd sorts keys.
         revision: Its resourceVersion.
-        body: Encoded JSON, type first (``Resource.encode``).
+        body: Encoded JSON, type first (``ServedResource.encode``).
     """
 
     key: str
     revision: int
     uid: str
-    labels: Mapping[str, str]
     body: bytes
 
     def decode(self) -> JsonObject:
@@ -61,7 +60,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class TableSnapshot:
     """The keys of one range at one revision, in order, and a way to the objects."""
 
     keys: list[str]
@@ -77,7 +76,7 @@ class Snapshot:
         return self.current[key]
 
 
-class Table:
+class ObjectTable:
     """The objects of one resource and their recent history.
 
     Attributes:
@@ -86,7 +85,7 @@ class Table:
             has not seen it can't go on.
     """
 
-    def __init__(self, resource: Resource, *, history_events: int) -> None:
+    def __init__(self, resource: ServedResource, *, history_events: int) -> None:
         self.resource = resource
         self.objects: dict[str, StoredObject] = {}
         self.dropped_revision = 0
@@ -116,7 +115,7 @@ class Table:
                 self._changed = anyio.Event()
             await self._changed.wait()
 
-    def snapshot(self, revision: int, *, prefix: str = "", start: str = "") -> Snapshot:
+    def snapshot(self, revision: int, *, prefix: str = "", start: str = "") -> TableSnapshot:
         """Keys from ``start`` on that begin with ``prefix``, as they were at ``revision``.
 
         The caller has made sure that history reaches back that far.
@@ -134,7 +133,7 @@ class Table:
                 {key for key in keys if key not in then}
                 | {key for key in then if overlay[key] is not None}
             )
-        return Snapshot(keys, self.objects, overlay)
+        return TableSnapshot(keys, self.objects, overlay)
 
     def record(self, change: Change) -> None:
         """Make a change the newest one. Only the store calls this."""
@@ -167,31 +166,31 @@ class ObjectStore:
         compacted_revision: Below this, nothing can be read or watched from.
     """
 
-    def __init__(self, resources: Iterable[Resource], *, history_events: int) -> None:
+    def __init__(self, resources: Iterable[ServedResource], *, history_events: int) -> None:
         self.revision = 1
         self.compacted_revision = 0
         self._history_events = history_events
-        self._tables: dict[str, Table] = {}
+        self._tables: dict[str, ObjectTable] = {}
         for resource in resources:
             self.add_table(resource)
 
-    def add_table(self, resource: Resource) -> None:
+    def add_table(self, resource: ServedResource) -> None:
         """Start to serve a resource, with no objects."""
-        self._tables[resource.id] = Table(resource, history_events=self._history_events)
+        self._tables[resource.id] = ObjectTable(resource, history_events=self._history_events)
         # What came before belongs to another table: a watch from then can't be answered.
         self._tables[resource.id].dropped_revision = self.revision if self.revision > 1 else 0
 
-    def remove_table(self, resource: Resource) -> None:
+    def remove_table(self, resource: ServedResource) -> None:
         """Delete every object of a resource and serve it no more."""
         for key in list(self._tables[resource.id].objects):
             self.remove(resource, key)
         del self._tables[resource.id]
 
-    def serves(self, resource: Resource) -> bool:
+    def serves(self, resource: ServedResource) -> bool:
         """Whether the resource has a table."""
         return resource.id in self._tables
 
-    def table(self, resource: Resource) -> Table:
+    def table(self, resource: ServedResource) -> ObjectTable:
         """The table of a resource.
 
         Raises:
@@ -199,11 +198,11 @@ class ObjectStore:
         """
         return self._tables[resource.id]
 
-    def oldest_revision(self, resource: Resource) -> int:
+    def oldest_revision(self, resource: ServedResource) -> int:
         """The first revision from which this resource can still be watched or listed."""
         return max(self.compacted_revision, self._tables[resource.id].dropped_revision)
 
-    def put(self, resource: Resource, key: str, obj: JsonObject) -> StoredObject:
+    def put(self, resource: ServedResource, key: str, obj: JsonObject) -> StoredObject:
         """Store an object under the next revision; another UID replaces it by delete and add."""
         table = self._tables[resource.id]
         uid = obj["metadata"]["uid"]
@@ -217,13 +216,12 @@ class ObjectStore:
             key=key,
             revision=self.revision,
             uid=uid,
-            labels=metadata.get("labels") or {},
             body=resource.encode({**obj, "metadata": metadata}),
         )
         table.record(Change(key, self.revision, old, new))
         return new
 
-    def remove(self, resource: Resource, key: str) -> StoredObject:
+    def remove(self, resource: ServedResource, key: str) -> StoredObject:
         """Delete an object; its last state is what it was.
 
         Raises:

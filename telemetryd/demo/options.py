@@ -1,4 +1,4 @@
-"""The query parameters of reads: parsed once, and refused where they don't go together.
+"""The query parameters of reads: parsed once, and refused where the demo can't serve them.
 
 Wording of the refusals: kube-apiserver 1.37.2.
 """
@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from telemetryd.demo import status
-from telemetryd.demo.selectors import Selector, parse_selector
-from telemetryd.demo.status import Cause
+from telemetryd.demo.status import StatusCause
 
-_MATCH = "resourceVersionMatch"
 _INITIAL = "sendInitialEvents"
+_GATE = "WatchList feature gate"
+_NAME = "metadata.name="
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,7 @@ class ReadOptions:
         match: ``Exact``, ``NotOlderThan`` or empty.
         limit: Objects per page, 0 for all of them.
         timeout_s: After which the server ends the watch, None for its default.
+        name: The one name that is selected, empty for all.
         send_initial_events: None where it is unset.
     """
 
@@ -31,7 +32,7 @@ class ReadOptions:
     match: str
     limit: int
     continue_token: str
-    selector: Selector
+    name: str
     allow_bookmarks: bool
     timeout_s: float | None
     send_initial_events: bool | None
@@ -55,7 +56,7 @@ def parse_read_options(query: Mapping[str, str], *, watch_list: bool) -> ReadOpt
     Raises:
         BadRequest: One of them can't be parsed.
         InternalError: The resourceVersion of a watch is no number.
-        InvalidOptions: They don't go together.
+        InvalidOptions: It asks for a stream where there is none.
     """
     watch = is_true(query, "watch")
     try:
@@ -67,19 +68,20 @@ def parse_read_options(query: Mapping[str, str], *, watch_list: bool) -> ReadOpt
     options = ReadOptions(
         watch=watch,
         revision=revision,
-        match=query.get(_MATCH, ""),
+        match=query.get("resourceVersionMatch", ""),
         limit=max(0, _integer(query, "limit")),
         continue_token=query.get("continue", ""),
-        selector=parse_selector(query.get("labelSelector", ""), query.get("fieldSelector", "")),
+        name=_selected_name(query),
         allow_bookmarks=is_true(query, "allowWatchBookmarks"),
         timeout_s=_integer(query, "timeoutSeconds") or None,
         send_initial_events=is_true(query, _INITIAL) if _INITIAL in query else None,
     )
-    causes = (
-        _watch_causes(options, watch_list=watch_list) if options.watch else _list_causes(options)
-    )
-    if causes:
-        raise status.InvalidOptions("ListOptions", causes)
+    if options.send_initial_events is not None and not (options.watch and watch_list):
+        why = "sendInitialEvents is forbidden for list"
+        if options.watch:
+            why = f"sendInitialEvents is forbidden for watch unless the {_GATE} is enabled"
+        cause = StatusCause("FieldValueForbidden", f"Forbidden: {why}", _INITIAL)
+        raise status.InvalidOptions("ListOptions", [cause])
     return options
 
 
@@ -112,49 +114,13 @@ def _integer(query: Mapping[str, str], name: str) -> int:
         raise status.BadRequest(why) from None
 
 
-def _forbidden(field: str, why: str) -> Cause:
-    return Cause("FieldValueForbidden", f"Forbidden: {why}", field)
+def _selected_name(query: Mapping[str, str]) -> str:
+    """The name that is selected, empty for all: telemetryd selects by nothing else.
 
-
-def _list_causes(options: ReadOptions) -> list[Cause]:
-    causes = []
-    if options.match:
-        if options.revision is None:
-            why = "resourceVersionMatch is forbidden unless resourceVersion is provided"
-            causes.append(_forbidden(_MATCH, why))
-        if options.continue_token:
-            why = "resourceVersionMatch is forbidden when continue is provided"
-            causes.append(_forbidden(_MATCH, why))
-        if options.match not in {"Exact", "NotOlderThan"}:
-            causes.append(
-                Cause(
-                    "FieldValueNotSupported",
-                    f'Unsupported value: "{options.match}": supported values: "Exact",'
-                    ' "NotOlderThan", ""',
-                    _MATCH,
-                )
-            )
-        if options.match == "Exact" and options.revision == 0:
-            why = 'resourceVersionMatch "exact" is forbidden for resourceVersion "0"'
-            causes.append(_forbidden(_MATCH, why))
-    if options.send_initial_events is not None:
-        causes.append(_forbidden(_INITIAL, "sendInitialEvents is forbidden for list"))
-    return causes
-
-
-def _watch_causes(options: ReadOptions, *, watch_list: bool) -> list[Cause]:
-    if options.send_initial_events is None:
-        if not options.match:
-            return []
-        why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"
-        return [_forbidden(_MATCH, why)]
-    causes = []
-    if options.match != "NotOlderThan":
-        why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
-        causes.append(_forbidden(_MATCH, why))
-    if not watch_list:
-        why = (
-            "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled"
-        )
-        causes.append(_forbidden(_INITIAL, why))
-    return causes
+    Raises:
+        BadRequest: By anything else.
+    """
+    selector = query.get("fieldSelector", "")
+    if query.get("labelSelector") or (selector and not selector.startswith(_NAME)):
+        raise status.BadRequest("the demo selects by metadata.name alone")
+    return selector.removeprefix(_NAME)

@@ -17,7 +17,7 @@ STANDARD_VERBS = ("create", "delete", "get", "list", "patch", "watch")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resource:
+class ServedResource:
     """One row of the table.
 
     Attributes:
@@ -76,7 +76,7 @@ class Resource:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class RequestTarget:
     """What one request is about.
 
     Attributes:
@@ -85,7 +85,7 @@ class Target:
         subresource: ``status`` or empty.
     """
 
-    resource: Resource
+    resource: ServedResource
     namespace: str = ""
     name: str = ""
     subresource: str = ""
@@ -96,7 +96,7 @@ class Target:
         return f"{self.namespace}/{self.name}" if self.namespace else self.name
 
 
-NAMESPACES = Resource(
+NAMESPACES = ServedResource(
     group="",
     version="v1",
     plural="namespaces",
@@ -105,7 +105,7 @@ NAMESPACES = Resource(
     status=True,
     short_names=("ns",),
 )
-NODES = Resource(
+NODES = ServedResource(
     group="",
     version="v1",
     plural="nodes",
@@ -115,11 +115,11 @@ NODES = Resource(
     status_on_create=True,
     short_names=("no",),
 )
-SECRETS = Resource(group="", version="v1", plural="secrets", kind="Secret", namespaced=True)
+SECRETS = ServedResource(group="", version="v1", plural="secrets", kind="Secret", namespaced=True)
 
 
-def _rancher(plural: str, kind: str, *, namespaced: bool = False) -> Resource:
-    return Resource(
+def _rancher(plural: str, kind: str, *, namespaced: bool = False) -> ServedResource:
+    return ServedResource(
         group="management.cattle.io",
         version="v3",
         plural=plural,
@@ -134,7 +134,7 @@ RANCHER_NODES = _rancher("nodes", "Node", namespaced=True)
 SETTINGS = _rancher("settings", "Setting")
 FEATURES = _rancher("features", "Feature")
 PROJECTS = _rancher("projects", "Project", namespaced=True)
-SECRET_REQUESTS = Resource(
+SECRET_REQUESTS = ServedResource(
     group="telemetry.cattle.io",
     version="v1",
     plural="secretrequests",
@@ -158,7 +158,7 @@ RESOURCES = (
 """Everything that is served, in the order of discovery."""
 
 
-def resource_of(obj: JsonObject) -> Resource:
+def resource_of(obj: JsonObject) -> ServedResource:
     """The resource an object belongs to, by its apiVersion and kind.
 
     Raises:
@@ -170,7 +170,7 @@ def resource_of(obj: JsonObject) -> Resource:
     raise LookupError(f"no resource serves {obj.get('apiVersion')} {obj.get('kind')}")
 
 
-def resource_by_id(resource_id: str) -> Resource:
+def resource_by_id(resource_id: str) -> ServedResource:
     """The resource called ``plural.group``.
 
     Raises:
@@ -182,7 +182,7 @@ def resource_by_id(resource_id: str) -> Resource:
     raise LookupError(f"no resource is called {resource_id}")
 
 
-def discovery_entries(resource: Resource) -> Iterator[JsonObject]:
+def discovery_entries(resource: ServedResource) -> Iterator[JsonObject]:
     """The rows of an APIResourceList for one resource and its subresources."""
     entry: JsonObject = {
         "name": resource.plural,

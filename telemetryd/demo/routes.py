@@ -11,8 +11,8 @@ from telemetryd.demo.resources import (
     NAMESPACES,
     RESOURCES,
     JsonObject,
-    Resource,
-    Target,
+    RequestTarget,
+    ServedResource,
     discovery_entries,
 )
 
@@ -29,9 +29,9 @@ class Routes:
         serves: Tells whether a resource of the table is there now.
     """
 
-    serves: Callable[[Resource], bool]
+    serves: Callable[[ServedResource], bool]
 
-    def served(self, group: str, version: str = "") -> list[Resource]:
+    def served(self, group: str, version: str = "") -> list[ServedResource]:
         """The resources of one group that are there now."""
         return [
             resource
@@ -41,14 +41,14 @@ class Routes:
             and self.serves(resource)
         ]
 
-    def resolve(self, path: str) -> Target | JsonObject:
+    def resolve(self, path: str) -> RequestTarget | JsonObject:
         """What a path stands for: a target, or a discovery document.
 
         Raises:
             ApiError: 404 as a Status.
             PlainNotFound: 404 as text.
         """
-        found: Target | JsonObject
+        found: RequestTarget | JsonObject
         match path.strip("/").split("/"):
             case ["api"]:
                 found = {"kind": "APIVersions", "versions": ["v1"]}
@@ -64,15 +64,15 @@ class Routes:
                 raise PlainNotFound
         return found
 
-    def _below(self, group: str, version: str, rest: Sequence[str]) -> Target | JsonObject:
+    def _below(self, group: str, version: str, rest: Sequence[str]) -> RequestTarget | JsonObject:
         return self._target(group, version, rest) if rest else self._resources(group, version)
 
-    def _target(self, group: str, version: str, rest: Sequence[str]) -> Target:
+    def _target(self, group: str, version: str, rest: Sequence[str]) -> RequestTarget:
         match rest:
             case ["namespaces", name] if not group:
-                return Target(NAMESPACES, name=name)
+                return RequestTarget(NAMESPACES, name=name)
             case ["namespaces", name, "status" as below_name] if not group:
-                return Target(NAMESPACES, name=name, subresource=below_name)
+                return RequestTarget(NAMESPACES, name=name, subresource=below_name)
             case ["namespaces", namespace, plural, *below]:
                 pass
             case _:
@@ -85,10 +85,10 @@ class Routes:
             raise self._missing(group)
         if subresource and subresource not in resource.subresources:
             # For a CRD the real server blames the object.
-            raise status.NotFound(resource, name) if resource.custom else self._missing(group)
-        return Target(resource, namespace, name, subresource)
+            raise status.NoSuchObject(resource, name) if resource.custom else self._missing(group)
+        return RequestTarget(resource, namespace, name, subresource)
 
-    def _resource(self, group: str, version: str, plural: str) -> Resource:
+    def _resource(self, group: str, version: str, plural: str) -> ServedResource:
         for resource in self.served(group, version):
             if resource.plural == plural:
                 return resource

@@ -13,9 +13,9 @@ import orjson
 from aiohttp import web
 
 from telemetryd.demo import status
-from telemetryd.demo.objects import Change, ObjectStore, StoredObject, Table
+from telemetryd.demo.objects import Change, ObjectStore, ObjectTable, StoredObject
 from telemetryd.demo.options import ReadOptions
-from telemetryd.demo.resources import JsonObject, Resource, Target
+from telemetryd.demo.resources import JsonObject, RequestTarget, ServedResource
 
 DEFAULT_TIMEOUT_S = 1800.0
 """When the server ends a watch that names no timeout (--min-request-timeout)."""
@@ -28,7 +28,7 @@ _WRITE_BYTES = 1 << 18
 class _Watch:
     """One open watch."""
 
-    resource: Resource
+    resource: ServedResource
     scope: anyio.CancelScope
     writing: bool = False
 
@@ -50,14 +50,14 @@ class Watches:
     def __len__(self) -> int:
         return len(self._open)
 
-    def drop(self, resource: Resource | None = None) -> None:
+    def drop(self, resource: ServedResource | None = None) -> None:
         """End the watches of one resource, or all of them, without a word."""
         for watch in self._open:
             if resource is None or watch.resource is resource:
                 watch.scope.cancel()
 
     async def serve(
-        self, request: web.Request, target: Target, options: ReadOptions
+        self, request: web.Request, target: RequestTarget, options: ReadOptions
     ) -> web.StreamResponse:
         """Answer a watch request until it ends."""
         table = self.store.table(target.resource)
@@ -120,8 +120,8 @@ class _Events:
     """
 
     store: ObjectStore
-    table: Table
-    target: Target
+    table: ObjectTable
+    target: RequestTarget
     options: ReadOptions
     position: int = 0
     over: bool = False
@@ -153,11 +153,7 @@ class _Events:
         resource = self.target.resource
         snapshot = self.table.snapshot(self.position, prefix=self._prefix)
         # Read now: history may be compacted while a slow client takes the lines.
-        selected = [
-            stored.body
-            for key in snapshot.keys
-            if self.options.selector.matches(stored := snapshot[key])
-        ]
+        selected = [snapshot[key].body for key in snapshot.keys if self._selects(key)]
         options = self.options
         ends_list = options.send_initial_events and options.allow_bookmarks and self.list_end
         closing = [_bookmark(resource, self.position, initial=True)] if ends_list else []
@@ -167,6 +163,10 @@ class _Events:
     def _prefix(self) -> str:
         return f"{self.target.namespace}/" if self.target.namespace else ""
 
+    def _selects(self, key: str) -> bool:
+        name = key.rpartition("/")[2]
+        return key.startswith(self._prefix) and self.options.name in {"", name}
+
     def pending(self) -> Iterator[bytes] | None:
         """Lines for what changed since the position; None once nothing can follow any more."""
         changes = None if self.over else self.table.since(self.position)
@@ -175,28 +175,24 @@ class _Events:
     def _lines(self, changes: Iterable[Change]) -> Iterator[bytes]:
         for change in changes:
             self.position = change.revision
-            if change.key.startswith(self._prefix) and (line := self._changed(change)):
-                yield line
+            if self._selects(change.key):
+                yield self._changed(change)
 
     def bookmark(self) -> bytes:
-        """The line that moves an idle client's revision on, past nothing it hasn't been told."""
+        """The line that moves an idle client's revision on, past nothing that is still to come."""
         if self.table.since(self.position) == []:
             self.position = max(self.position, self.store.revision)
         return _bookmark(self.target.resource, self.position)
 
-    def _changed(self, change: Change) -> bytes | None:
-        """The event that a change is to this watch: what leaves the selection is deleted."""
-        selector = self.options.selector
-        was, is_now = selector.matches(change.old), selector.matches(change.new)
-        if is_now and change.new is not None:
-            return _line("MODIFIED" if was else "ADDED", change.new.body)
-        if was and change.old is not None:
-            return _line("DELETED", _at_revision(self.target.resource, change.old, change.revision))
-        return None
+    def _changed(self, change: Change) -> bytes:
+        if change.new is not None:
+            return _line("MODIFIED" if change.old else "ADDED", change.new.body)
+        assert change.old is not None  # noqa: S101 - a change has one of the two
+        return _line("DELETED", _at_revision(self.target.resource, change.old, change.revision))
 
 
 async def _write(response: web.StreamResponse, watch: _Watch, lines: Iterable[bytes]) -> None:
-    """Send lines in blocks; the flag tells whether an end would cut one."""
+    """Send lines in blocks; the flag is set while an end would cut one."""
     watch.writing = True
     block = bytearray()
     for line in lines:
@@ -213,14 +209,14 @@ def _line(event_type: str, body: bytes) -> bytes:
     return b'{"type":"%b","object":%b}\n' % (event_type.encode(), body)
 
 
-def _at_revision(resource: Resource, stored: StoredObject, revision: int) -> bytes:
+def _at_revision(resource: ServedResource, stored: StoredObject, revision: int) -> bytes:
     """The last state of an object under the revision at which it went."""
     obj = stored.decode()
     obj["metadata"]["resourceVersion"] = str(revision)
     return resource.encode(obj)
 
 
-def _bookmark(resource: Resource, revision: int, *, initial: bool = False) -> bytes:
+def _bookmark(resource: ServedResource, revision: int, *, initial: bool = False) -> bytes:
     metadata: JsonObject = {"resourceVersion": str(revision)}
     if initial:
         metadata["annotations"] = {"k8s.io/initial-events-end": "true"}

@@ -13,10 +13,10 @@ from uuid import UUID
 
 import orjson
 
-from telemetryd.demo import checks, rules, status
+from telemetryd.demo import rules, status
 from telemetryd.demo.apply import Manager, Write, apply_config, update_owners
 from telemetryd.demo.objects import ObjectStore, StoredObject
-from telemetryd.demo.resources import NAMESPACES, JsonObject, Resource, Target
+from telemetryd.demo.resources import NAMESPACES, JsonObject, RequestTarget, ServedResource
 
 _KEPT_FROM_LIVE = (
     "creationTimestamp",
@@ -52,72 +52,73 @@ class Writer:
         self._now = now
         self._rng = rng
 
-    def create(self, target: Target, body: JsonObject, manager: str) -> Written:
+    def create(self, target: RequestTarget, body: JsonObject, manager: str) -> Written:
         """POST to a collection.
 
         Raises:
             AlreadyExists: There is such an object.
             BadRequest: The body doesn't fit the URL.
-            Forbidden: The namespace is terminating.
+            ForbiddenTarget: The namespace is terminating.
             InternalError: The body has a resourceVersion.
-            Invalid: The content breaks a rule.
-            NotFound: There is no such namespace.
+            InvalidObject: The content breaks a rule.
+            NoSuchObject: There is no such namespace.
         """
-        checks.check_body(target, body, posted=True)
+        rules.check_body(target, body, posted=True)
         if body["metadata"].get("resourceVersion"):
             raise status.InternalError("resourceVersion should not be set on objects to be created")
         name = body["metadata"].get("name", "")
-        target = Target(target.resource, target.namespace, name)
+        target = RequestTarget(target.resource, target.namespace, name)
         return self._create(target, body, self._write(target, manager, "Update"))
 
-    def merge_patch(self, target: Target, patch: Any, manager: str) -> Written:
+    def merge_patch(self, target: RequestTarget, patch: Any, manager: str) -> Written:
         """PATCH with ``application/merge-patch+json`` (RFC 7396).
 
         Raises:
             BadRequest: The result doesn't fit the URL.
-            Invalid: The content breaks a rule, or the patch is no object.
+            InvalidObject: The content breaks a rule, or the patch is no object.
             Modified: The resourceVersion isn't the current one.
-            NotFound: There is no such object.
+            NoSuchObject: There is no such object.
         """
         live = self._find(target)
         if live is None:
-            raise status.NotFound(target.resource, target.name)
+            raise status.NoSuchObject(target.resource, target.name)
         if not isinstance(patch, dict):
-            cause = status.Cause("FieldValueInvalid", f"Invalid value: {patch!r}", "patch")
-            raise status.Invalid(target.resource, target.name, [cause])
+            cause = status.StatusCause("FieldValueInvalid", f"Invalid value: {patch!r}", "patch")
+            raise status.InvalidObject(target.resource, target.name, [cause])
         body = merge_json(live.decode(), patch)
-        checks.check_body(target, body)
+        rules.check_body(target, body)
         return self._update(target, live, body, self._write(target, manager, "Update"))
 
-    def apply(self, target: Target, config: JsonObject, manager: str, *, force: bool) -> Written:
+    def apply(
+        self, target: RequestTarget, config: JsonObject, manager: str, *, force: bool
+    ) -> Written:
         """PATCH with ``application/apply-patch+yaml``.
 
         Raises:
             ApplyConflict: Other managers own fields, and it isn't forced.
             BadRequest: The configuration doesn't fit the URL.
-            Conflict: There is a UID, and no object.
-            Forbidden: The namespace is terminating.
-            InternalError: The configuration doesn't fit the schema.
-            Invalid: The content breaks a rule, or the UID is that of another object.
+            WriteConflict: There is a UID, and no object.
+            ForbiddenTarget: The namespace is terminating.
+            InvalidObject: The content breaks a rule, or the UID is that of another object.
             Modified: The resourceVersion isn't the current one.
-            NotFound: There is no such namespace, or no object to have the subresource.
+            NoSuchObject: There is no such namespace, or no object to have the subresource.
         """
-        checks.check_config(target, config)
+        rules.check_body(target, config)
         write = self._write(target, manager, "Apply", force=force)
         live = self._find(target)
         if live is not None:
             return self._update(target, live, config, write)
         if target.subresource:
-            raise status.NotFound(target.resource, target.name)
+            raise status.NoSuchObject(target.resource, target.name)
         if uid := config["metadata"].get("uid"):
-            raise status.Conflict(
+            raise status.WriteConflict(
                 target,
                 f"uid mismatch: the provided object specified uid {uid},"
                 " and no existing object was found",
             )
         return self._create(target, config, write)
 
-    def delete(self, target: Target, preconditions: JsonObject) -> Deletion:
+    def delete(self, target: RequestTarget, preconditions: JsonObject) -> Deletion:
         """DELETE.
 
         Args:
@@ -126,16 +127,16 @@ class Writer:
 
         Raises:
             DeletePrecondition: A precondition doesn't hold.
-            Forbidden: The namespace can't be deleted.
-            NotFound: There is no such object.
+            ForbiddenTarget: The namespace can't be deleted.
+            NoSuchObject: There is no such object.
         """
         resource = target.resource
         if resource is NAMESPACES and target.name in rules.IMMORTAL_NAMESPACES:
-            raise status.Forbidden(target, "this namespace may not be deleted")
+            raise status.ForbiddenTarget(target, "this namespace may not be deleted")
         live = self._find(target)
         if live is None:
-            raise status.NotFound(resource, target.name)
-        checks.check_preconditions(target, live, preconditions)
+            raise status.NoSuchObject(resource, target.name)
+        rules.check_preconditions(target, live, preconditions)
         obj = live.decode()
         if not rules.is_terminating(resource, obj):
             return Deletion(self._store.remove(resource, target.key), held=False)
@@ -150,7 +151,7 @@ class Writer:
             obj["metadata"]["deletionGracePeriodSeconds"] = 0
         return Deletion(self._store.put(resource, target.key, obj), held=True)
 
-    def seed(self, target: Target, obj: JsonObject) -> StoredObject:
+    def seed(self, target: RequestTarget, obj: JsonObject) -> StoredObject:
         """Store an object as it is, past every rule; what the server would set is filled in."""
         live = self._find(target)
         metadata = dict(obj["metadata"])
@@ -161,7 +162,7 @@ class Writer:
             )
         return self._store.put(target.resource, target.key, {**obj, "metadata": metadata})
 
-    def _create(self, target: Target, body: JsonObject, write: Write) -> Written:
+    def _create(self, target: RequestTarget, body: JsonObject, write: Write) -> Written:
         resource = target.resource
         self._require_namespace(target)
         owned = apply_config(None, body, write) if write.manager.operation == "Apply" else None
@@ -174,9 +175,8 @@ class Writer:
         if owned is None:
             obj = update_owners(None, obj, write)
         if resource is NAMESPACES:
-            # Nobody owns what the storage layer adds.
+            # What the storage layer adds has no owner.
             obj = {**obj, "spec": {"finalizers": ["kubernetes"]}}
-        rules.validate(resource, obj)
         if self._find(target) is not None:
             raise status.AlreadyExists(target)
         metadata = {
@@ -194,7 +194,7 @@ class Writer:
         return Written(stored, created=True)
 
     def _update(
-        self, target: Target, live: StoredObject, body: JsonObject, write: Write
+        self, target: RequestTarget, live: StoredObject, body: JsonObject, write: Write
     ) -> Written:
         """Replace, patch or apply: ownership conflicts come first, then preconditions."""
         resource = target.resource
@@ -203,8 +203,7 @@ class Writer:
             new = rules.normalise(resource, apply_config(old, body, write))
         else:
             new = _keep_subresource(target, old, rules.normalise(resource, body))
-        checks.check_revision(target, live, body)
-        rules.validate(resource, new)
+        rules.check_revision(target, live, body)
         rules.validate_update(resource, old, new)
         if write.manager.operation == "Apply":
             new = _keep_subresource(target, old, new)
@@ -213,7 +212,7 @@ class Writer:
             new = update_owners(old, new, write)
         return self._store_update(target, live, new)
 
-    def _store_update(self, target: Target, live: StoredObject, new: JsonObject) -> Written:
+    def _store_update(self, target: RequestTarget, live: StoredObject, new: JsonObject) -> Written:
         if _same(new, live.decode()):
             return Written(live)
         deleted = new["metadata"].get("deletionTimestamp")
@@ -223,28 +222,30 @@ class Writer:
             return Written(replace(live, body=target.resource.encode(new)))
         return Written(self._store.put(target.resource, target.key, new))
 
-    def _require_namespace(self, target: Target) -> None:
+    def _require_namespace(self, target: RequestTarget) -> None:
         if not target.resource.namespaced:
             return
         namespace = self._store.table(NAMESPACES).objects.get(target.namespace)
         if namespace is None:
-            raise status.NotFound(NAMESPACES, target.namespace)
+            raise status.NoSuchObject(NAMESPACES, target.namespace)
         if namespace.decode()["metadata"].get("deletionTimestamp"):
-            raise status.Forbidden(
+            raise status.ForbiddenTarget(
                 target,
                 f"unable to create new content in namespace {target.namespace} because it is"
                 " being terminated",
-                status.Cause(
+                status.StatusCause(
                     "NamespaceTerminating",
                     f"namespace {target.namespace} is being terminated",
                     "metadata.namespace",
                 ),
             )
 
-    def _find(self, target: Target) -> StoredObject | None:
+    def _find(self, target: RequestTarget) -> StoredObject | None:
         return self._store.table(target.resource).objects.get(target.key)
 
-    def _write(self, target: Target, manager: str, operation: Any, *, force: bool = False) -> Write:
+    def _write(
+        self, target: RequestTarget, manager: str, operation: Any, *, force: bool = False
+    ) -> Write:
         who = Manager(manager, operation, target.subresource)
         return Write(target.resource, who, self._timestamp(), force)
 
@@ -269,12 +270,12 @@ def merge_json(value: Any, patch: Any) -> Any:
 
 
 def _same(one: JsonObject, other: JsonObject) -> bool:
-    """Equal as JSON, which tells 1 from true."""
+    """Equal as JSON, where 1 isn't true."""
     sort = orjson.OPT_SORT_KEYS
     return orjson.dumps(one, option=sort) == orjson.dumps(other, option=sort)
 
 
-def _keep_subresource(target: Target, old: JsonObject, new: JsonObject) -> JsonObject:
+def _keep_subresource(target: RequestTarget, old: JsonObject, new: JsonObject) -> JsonObject:
     """What the path of a request may change: status alone, or all but status."""
     resource = target.resource
     if not resource.status:
@@ -289,7 +290,7 @@ def _keep_subresource(target: Target, old: JsonObject, new: JsonObject) -> JsonO
     return kept | ({"status": old["status"]} if "status" in old else {})
 
 
-def _with_generation(target: Target, old: JsonObject, new: JsonObject) -> JsonObject:
+def _with_generation(target: RequestTarget, old: JsonObject, new: JsonObject) -> JsonObject:
     """The new state of a custom resource, its generation one up where more than metadata changed.
 
     What is written through the status path counts no more than metadata does.
@@ -304,7 +305,7 @@ def _content(obj: JsonObject) -> JsonObject:
     return {key: value for key, value in obj.items() if key != "metadata"}
 
 
-def _concurrency(resource: Resource, new: JsonObject) -> JsonObject:
+def _concurrency(resource: ServedResource, new: JsonObject) -> JsonObject:
     """The preconditions and owners that a status write carries in its metadata.
 
     That of a custom resource is held to its revision alone: another UID goes unnoticed.

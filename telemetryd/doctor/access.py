@@ -1,7 +1,6 @@
 """What telemetryd must be allowed to do: from the configuration and what the cluster serves.
 
-This is the one place that says so; ``deploy/`` grants exactly this. Whether it is allowed doesn't
-belong here.
+This is the one place that says so; ``deploy/`` grants exactly this.
 """
 
 from collections.abc import Iterator, Sequence
@@ -111,24 +110,17 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
-    """What is needed of this cluster.
+    """What the plan needs of this cluster.
 
     Attributes:
         rancher: Rancher's objects are read, else the nodes of Kubernetes.
         secret_requests: SecretRequests are fulfilled.
-        delete_secrets: As of the plan.
-        secrets: Of the exporters that run.
-        lease: As of the plan.
-        reviews: As of the plan.
         registrations: Those of scc-operator are served, and shown.
     """
 
+    plan: Plan
     rancher: bool
     secret_requests: bool
-    delete_secrets: bool
-    secrets: tuple[SecretTarget, ...]
-    lease: tuple[str, str] | None = None
-    reviews: bool = False
     registrations: bool = False
 
 
@@ -160,14 +152,9 @@ def needs_of(plan: Plan, *, rancher_served: bool, requests_served: bool) -> Need
     """What the plan comes to where these are served or not."""
     rancher = rancher_served if plan.source == "auto" else plan.source == "rancher"
     requests = plan.secret_requests
-    return Needs(
-        rancher=rancher,
-        secret_requests=requests if isinstance(requests, bool) else rancher and requests_served,
-        delete_secrets=plan.delete_secrets,
-        secrets=plan.secrets,
-        lease=plan.lease,
-        reviews=plan.reviews,
-    )
+    if not isinstance(requests, bool):
+        requests = rancher and requests_served
+    return Needs(plan=plan, rancher=rancher, secret_requests=requests)
 
 
 def needed_access(needs: Needs, requested: Sequence[SecretTarget] = ()) -> tuple[Access, ...]:
@@ -195,17 +182,17 @@ def _needed(needs: Needs, requested: Sequence[SecretTarget]) -> Iterator[Access]
         yield Access(TELEMETRY, "secretrequests", "status", "patch")
     if needs.registrations:
         yield REGISTRATIONS
-    if needs.lease is not None:
-        namespace, name = needs.lease
-        # Whoever creates can't be limited to a name (authorization, "resourceNames").
+    if needs.plan.lease is not None:
+        namespace, name = needs.plan.lease
+        # Creating can't be limited to a name (authorization, "resourceNames").
         yield Access(COORDINATION, "leases", "", "create", namespace)
         for verb in ("get", "update"):
             yield Access(COORDINATION, "leases", "", verb, namespace, name)
-    if needs.reviews:
+    if needs.plan.reviews:
         yield from (Access(group, resource, "", "create") for group, resource in REVIEWS)
-    for target in needs.secrets:
+    for target in needs.plan.secrets:
         yield from _of_secret(target, ("get", "create", "patch"))
-    verbs = ("get", "create", "patch", *(("delete",) if needs.delete_secrets else ()))
+    verbs = ("get", "create", "patch", *(("delete",) if needs.plan.delete_secrets else ()))
     for target in requested:
         yield from _of_secret(target, verbs)
 

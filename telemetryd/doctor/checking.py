@@ -1,7 +1,4 @@
-"""Runs checks: many at a time but not all, each under a deadline, none at another's cost.
-
-What is checked doesn't belong here.
-"""
+"""Runs checks: many at a time but not all, each under a deadline, none at another's cost."""
 
 import asyncio
 import concurrent.futures
@@ -14,7 +11,7 @@ from typing import TypeVar
 import anyio
 import msgspec
 
-from telemetryd.doctor.findings import Finding, fail
+from telemetryd.doctor.findings import CheckResult, fail
 from telemetryd.errors import KubeError
 
 T = TypeVar("T")
@@ -24,7 +21,7 @@ AT_A_TIME = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class PlannedCheck:
     """One thing to look at.
 
     Attributes:
@@ -33,25 +30,25 @@ class Check:
     """
 
     what: str
-    run: Callable[[], Awaitable[list[Finding]]]
+    run: Callable[[], Awaitable[list[CheckResult]]]
 
 
-def local_check(what: str, look: Callable[[], list[Finding]]) -> Check:
-    """A check that blocks: a disk may hang for as long as it likes."""
-    return Check(what, partial(_in_thread, look))
+def local_check(what: str, look: Callable[[], list[CheckResult]]) -> PlannedCheck:
+    """A check that blocks, in a thread: a disk may hang."""
+    return PlannedCheck(what, partial(_in_thread, look))
 
 
-async def run_checks(checks: Sequence[Check], *, deadline_s: float) -> list[Finding]:
+async def run_checks(checks: Sequence[PlannedCheck], *, deadline_s: float) -> list[CheckResult]:
     """What all of them found, in the order of the checks.
 
     Args:
-        checks: In the order in which they are told.
+        checks: In the order in which they are shown.
         deadline_s: Of each, in seconds, from when it begins.
     """
     limiter = anyio.Semaphore(AT_A_TIME)
-    found: list[list[Finding]] = [[] for _ in checks]
+    found: list[list[CheckResult]] = [[] for _ in checks]
 
-    async def run(number: int, check: Check) -> None:
+    async def run(number: int, check: PlannedCheck) -> None:
         async with limiter:
             found[number] = await run_check(check, deadline_s=deadline_s)
 
@@ -61,7 +58,7 @@ async def run_checks(checks: Sequence[Check], *, deadline_s: float) -> list[Find
     return [finding for findings in found for finding in findings]
 
 
-async def run_check(check: Check, *, deadline_s: float) -> list[Finding]:
+async def run_check(check: PlannedCheck, *, deadline_s: float) -> list[CheckResult]:
     """What one of them found, or why that isn't known; it raises nothing.
 
     Args:

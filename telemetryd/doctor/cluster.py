@@ -1,7 +1,4 @@
-"""The API server itself: whether it answers, how old it is, what its clock says, what it serves.
-
-Single objects and rights don't belong here.
-"""
+"""The API server itself: whether it answers, how old it is, what its clock says, what it serves."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -11,7 +8,7 @@ from typing import Final
 import msgspec
 
 from telemetryd.doctor.access import MANAGEMENT, RANCHER_RESOURCES, TELEMETRY, Needs
-from telemetryd.doctor.findings import Finding, fail, passed, warn
+from telemetryd.doctor.findings import CheckResult, fail, passed, warn
 from telemetryd.errors import (
     BadResponse,
     Forbidden,
@@ -31,7 +28,7 @@ OLDEST: Final = (1, 31)
 """The oldest Kubernetes that telemetryd is tested with."""
 
 CLOCK_S: Final = 5.0
-"""Clocks that differ by more are worth a warning: tokens expire, payloads tell a wrong time."""
+"""Clocks that differ by more are worth a warning: tokens expire, payloads have a wrong time."""
 
 _CONNECTION = "connection"
 _VERSION = "API server version"
@@ -44,7 +41,7 @@ _WATCHABLE: Final = frozenset({"list", "watch"})
 _NUMBERS = re.compile(r"v?(\d{1,4})\.(\d{1,4})")
 
 
-class _Version(msgspec.Struct, gc=False):
+class _VersionAnswer(msgspec.Struct, gc=False):
     gitVersion: str = ""  # noqa: N815 - the field's name in JSON
 
 
@@ -54,7 +51,7 @@ class _Served(msgspec.Struct, gc=False):
     verbs: list[str] | None = None
 
 
-class _ResourceList(msgspec.Struct, gc=False):
+class _ServedList(msgspec.Struct, gc=False):
     resources: list[_Served] | None = None
 
 
@@ -71,7 +68,7 @@ class Discovery:
     telemetry: dict[str, _Served] | None
 
 
-async def check_connection(client: KubeClient) -> tuple[list[Finding], bool]:
+async def check_connection(client: KubeClient) -> tuple[list[CheckResult], bool]:
     """Whether the API server answers, and its version.
 
     Returns:
@@ -80,12 +77,12 @@ async def check_connection(client: KubeClient) -> tuple[list[Finding], bool]:
     server = client.server
     try:
         body = await client.request("GET", "/version", timeout_s=REQUEST_S)
-        text = msgspec.json.decode(body, type=_Version).gitVersion
+        text = msgspec.json.decode(body, type=_VersionAnswer).gitVersion
     except Unauthorized as error:
         return [judge_refusal(server, error)], False
     except Forbidden:
-        told = warn(_VERSION, "not allowed to GET /version", "bind system:public-info-viewer")
-        return [passed(_CONNECTION, f"{server} answers"), told], True
+        refused = warn(_VERSION, "not allowed to GET /version", "bind system:public-info-viewer")
+        return [passed(_CONNECTION, f"{server} answers"), refused], True
     except (NotFound, BadResponse, msgspec.MsgspecError, UnicodeError):
         fix = "name the API server's own URL in the kubeconfig"
         return [fail(_CONNECTION, f"{server} isn't a Kubernetes API server", fix)], False
@@ -97,8 +94,8 @@ async def check_connection(client: KubeClient) -> tuple[list[Finding], bool]:
     return [passed(_CONNECTION, f"{server} answers"), _judge_version(text)], True
 
 
-def judge_refusal(server: str, error: Unauthorized) -> Finding:
-    """What it means that the API server doesn't know who asks."""
+def judge_refusal(server: str, error: Unauthorized) -> CheckResult:
+    """Why the API server doesn't accept the credential, or knows no user."""
     if error.status != 401:  # noqa: PLR2004 - HTTP
         return fail(_CONNECTION, f"{server} answers, and knows no user", ANONYMOUS)
     fix = (
@@ -108,7 +105,7 @@ def judge_refusal(server: str, error: Unauthorized) -> Finding:
     return fail(_CONNECTION, f"{server} doesn't accept the credential", fix)
 
 
-def _judge_version(text: str) -> Finding:
+def _judge_version(text: str) -> CheckResult:
     numbers = _NUMBERS.match(text)
     shown = printable(text, 100) or "none"
     if numbers is None:
@@ -120,8 +117,8 @@ def _judge_version(text: str) -> Finding:
     return passed(_VERSION, shown)
 
 
-async def check_clock(client: KubeClient, now: Callable[[], float]) -> list[Finding]:
-    """How far this machine's clock is from the API server's, which tells whole seconds.
+async def check_clock(client: KubeClient, now: Callable[[], float]) -> list[CheckResult]:
+    """How far this machine's clock is from the API server's, which has whole seconds.
 
     Raises:
         KubeError: It can't be asked.
@@ -158,13 +155,13 @@ async def _served(client: KubeClient, path: str) -> dict[str, _Served] | None:
     except NotFound:
         return None
     try:
-        resources = msgspec.json.decode(body, type=_ResourceList).resources or []
+        resources = msgspec.json.decode(body, type=_ServedList).resources or []
     except (msgspec.MsgspecError, UnicodeError) as error:
         raise BadResponse(f"GET {path}: not discovery") from error
     return {resource.name: resource for resource in resources}
 
 
-def judge_discovery(found: Discovery, needs: Needs) -> list[Finding]:
+def judge_discovery(found: Discovery, needs: Needs) -> list[CheckResult]:
     """Whether what is needed is served as it is expected."""
     findings = _judge_rancher(found.management) if needs.rancher else []
     if not needs.rancher:
@@ -173,7 +170,7 @@ def judge_discovery(found: Discovery, needs: Needs) -> list[Finding]:
     return [*findings, *_judge_requests(found.telemetry, needs)]
 
 
-def _judge_rancher(served: dict[str, _Served] | None) -> list[Finding]:
+def _judge_rancher(served: dict[str, _Served] | None) -> list[CheckResult]:
     group = f"{MANAGEMENT}/v3"
     if served is None:
         fix = (
@@ -192,7 +189,7 @@ def _judge_rancher(served: dict[str, _Served] | None) -> list[Finding]:
     return findings
 
 
-def _absent(name: str) -> Finding:
+def _absent(name: str) -> CheckResult:
     what = f"{name}.{MANAGEMENT}"
     if name == "projects":
         return warn(what, "not served: no SecretRequest's namespace can be verified")
@@ -205,7 +202,7 @@ def _is_as_expected(resource: _Served) -> bool:
     return scope and set(resource.verbs or ()) >= _WATCHABLE
 
 
-def _judge_requests(served: dict[str, _Served] | None, needs: Needs) -> Sequence[Finding]:
+def _judge_requests(served: dict[str, _Served] | None, needs: Needs) -> Sequence[CheckResult]:
     group = f"{TELEMETRY}/v1"
     there = served is not None and "secretrequests" in served
     if not needs.secret_requests:

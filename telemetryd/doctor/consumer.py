@@ -9,7 +9,7 @@ import msgspec
 
 from telemetryd.config.values import DnsSubdomain, InvalidValue
 from telemetryd.doctor.access import MANAGEMENT
-from telemetryd.doctor.findings import Finding, passed, warn
+from telemetryd.doctor.findings import CheckResult, passed, warn
 from telemetryd.errors import Forbidden, KubeError, NotFound
 from telemetryd.gather.consumer import (
     BUILD_SETTING,
@@ -35,49 +35,58 @@ _HIDDEN: Final = "may not be read, so not checked"
 _SETTINGS_PATH: Final = f"/apis/{MANAGEMENT}/v3/settings"
 
 
-class _Metadata(msgspec.Struct, gc=False):
+class _SettingMeta(msgspec.Struct, gc=False):
     name: str = ""
 
 
-class _Setting(msgspec.Struct, gc=False):
-    metadata: _Metadata
+class _BuildSetting(msgspec.Struct, gc=False):
+    metadata: _SettingMeta
     value: str | None = None
     default: str | None = None
 
 
-class _Settings(msgspec.Struct, gc=False):
-    items: list[_Setting] | None = None
+class _BuildSettings(msgspec.Struct, gc=False):
+    items: list[_BuildSetting] | None = None
 
 
-_SETTINGS: Final = msgspec.json.Decoder(_Settings)
+_SETTINGS: Final = msgspec.json.Decoder(_BuildSettings)
 
 
-async def check_build(requests: Requests, product: str) -> list[Finding]:
+async def read_build_type(requests: Requests) -> str:
+    """The setting that says which build of Rancher this is; empty where it isn't set.
+
+    Raises:
+        KubeError: It can't be read; NotFound where there is no Rancher.
+    """
+    query = {"fieldSelector": f"metadata.name={BUILD_SETTING}"}
+    body = await requests.request(
+        "GET", _SETTINGS_PATH, params=query, timeout_s=REQUEST_S, max_bytes=MAX_BYTES
+    )
+    page = objects.parsed(body, _SETTINGS.decode, f"GET {_SETTINGS_PATH}")
+    named = (each for each in page.items or () if each.metadata.name == BUILD_SETTING)
+    return next((each.value or each.default or "" for each in named), "")
+
+
+async def check_build(requests: Requests, product: str) -> list[CheckResult]:
     """Whether anyone expects the telemetry of this Rancher: only a Prime build writes any itself.
 
     Args:
         requests: To the API server.
         product: What the payload of another build calls it.
     """
-    query = {"fieldSelector": f"metadata.name={BUILD_SETTING}"}
     try:
-        body = await requests.request(
-            "GET", _SETTINGS_PATH, params=query, timeout_s=REQUEST_S, max_bytes=MAX_BYTES
-        )
-        page = objects.parsed(body, _SETTINGS.decode, f"GET {_SETTINGS_PATH}")
+        build = build_of(await read_build_type(requests))
     except NotFound:
         return []
     except Forbidden:
         return [warn(_BUILD, _HIDDEN)]
     except KubeError as error:
         return [warn(_BUILD, f"not known: {error}")]
-    named = [each for each in page.items or () if each.metadata.name == BUILD_SETTING]
-    build = build_of(next((each.value or each.default or "" for each in named), ""))
     why = explain_build(build, product)
     return [warn(_BUILD, why) if why else passed(_BUILD, str(build))]
 
 
-async def check_registrations(requests: Requests, now_s: float) -> tuple[list[Finding], bool]:
+async def check_registrations(requests: Requests, now_s: float) -> tuple[list[CheckResult], bool]:
     """What scc-operator says of Rancher's registration with SUSE.
 
     Returns:
@@ -96,7 +105,7 @@ async def check_registrations(requests: Requests, now_s: float) -> tuple[list[Fi
     return [*_judge_list(known), *(_judge(each, now_s) for each in known.found)], True
 
 
-def _judge_list(known: Registrations) -> list[Finding]:
+def _judge_list(known: Registrations) -> list[CheckResult]:
     findings = []
     if known.more:
         findings.append(warn(RESOURCE_ID, f"more than {MOST}: only these are checked"))
@@ -106,7 +115,7 @@ def _judge_list(known: Registrations) -> list[Finding]:
     return findings
 
 
-def _judge(registration: Registration, now_s: float) -> Finding:
+def _judge(registration: Registration, now_s: float) -> CheckResult:
     what = f"Registration {registration.name}"
     problem = PROBLEMS.get(registration.state(now_s))
     if problem is None:

@@ -14,7 +14,7 @@ import anyio
 from telemetryd.config import Config, FileExporterConfig
 from telemetryd.doctor import local
 from telemetryd.doctor.access import Needs, Plan, SecretTarget, needed_access, needs_of
-from telemetryd.doctor.checking import Check, local_check, run_check, run_checks
+from telemetryd.doctor.checking import PlannedCheck, local_check, run_check, run_checks
 from telemetryd.doctor.cluster import (
     check_clock,
     check_connection,
@@ -23,7 +23,7 @@ from telemetryd.doctor.cluster import (
     judge_refusal,
 )
 from telemetryd.doctor.consumer import check_build, check_registrations
-from telemetryd.doctor.findings import Finding, Report, fail, warn
+from telemetryd.doctor.findings import CheckResult, Examination, fail, warn
 from telemetryd.doctor.objects import check_namespace, check_secret, list_requested
 from telemetryd.doctor.rights import check_access
 from telemetryd.doctor.rivals import RANCHERS, check_rancher, check_statuses
@@ -46,7 +46,7 @@ async def examine(
     now: Callable[[], float],
     deadline_s: float = DEADLINE_S,
     restrictions: Sequence[RestrictionStatus] = (),
-) -> Report:
+) -> Examination:
     """Look at everything that a daemon with this configuration needs.
 
     Args:
@@ -57,7 +57,7 @@ async def examine(
         restrictions: Those that are written or remembered here.
     """
     cluster = _Cluster(config, plan, now, deadline_s)
-    on_this_machine: list[Finding] = []
+    on_this_machine: list[CheckResult] = []
 
     async def look_around() -> None:
         on_this_machine.extend(await run_checks(_local_checks(config, now), deadline_s=deadline_s))
@@ -66,10 +66,10 @@ async def examine(
         group.start_soon(look_around)
         group.start_soon(cluster.examine)
     found = (*cluster.findings, *local.judge_restrictions(restrictions), *on_this_machine)
-    return Report(found, cluster.account)
+    return Examination(found, cluster.account)
 
 
-def _local_checks(config: Config, now: Callable[[], float]) -> list[Check]:
+def _local_checks(config: Config, now: Callable[[], float]) -> list[PlannedCheck]:
     server = config.server
     tls = server.tls_cert_file is not None
     checks = [
@@ -91,7 +91,7 @@ class _Cluster:
     """The part of the examination that needs the API server.
 
     Attributes:
-        findings: In the order in which they are told.
+        findings: In the order in which they are shown.
         account: As of the report.
     """
 
@@ -102,7 +102,7 @@ class _Cluster:
         self._plan = plan
         self._now = now
         self._deadline_s = deadline_s
-        self.findings: list[Finding] = []
+        self.findings: list[CheckResult] = []
         self.account: Account | None = None
 
     async def examine(self) -> None:
@@ -120,7 +120,7 @@ class _Cluster:
     async def _connect(self, stack: AsyncExitStack) -> KubeClient | None:
         client: KubeClient | None = None
 
-        async def connect() -> list[Finding]:
+        async def connect() -> list[CheckResult]:
             nonlocal client
             connecting = KubeClient.connect(self._config.kubernetes, KubeStats(), now=self._now)
             try:
@@ -135,25 +135,25 @@ class _Cluster:
             return []
 
         # In this task, not in one of its own: the stack is left in it.
-        check = Check(_CONNECTION, connect)
+        check = PlannedCheck(_CONNECTION, connect)
         self.findings += await run_check(check, deadline_s=self._deadline_s)
         return client
 
     async def _answers(self, client: KubeClient) -> bool:
         answers = False
 
-        async def ask() -> list[Finding]:
+        async def ask() -> list[CheckResult]:
             nonlocal answers
             findings, answers = await check_connection(client)
             return findings
 
-        await self._run(Check(_CONNECTION, ask))
+        await self._run(PlannedCheck(_CONNECTION, ask))
         return answers
 
     async def _discover(self, client: KubeClient) -> Needs | None:
         needs: Needs | None = None
 
-        async def ask() -> list[Finding]:
+        async def ask() -> list[CheckResult]:
             nonlocal needs
             try:
                 found = await discover(client)
@@ -167,7 +167,8 @@ class _Cluster:
             return judge_discovery(found, needs)
 
         await self._run(
-            Check("clock", partial(check_clock, client, self._now)), Check("API resources", ask)
+            PlannedCheck("clock", partial(check_clock, client, self._now)),
+            PlannedCheck("API resources", ask),
         )
         return needs
 
@@ -175,12 +176,12 @@ class _Cluster:
         requested: list[SecretTarget] = []
         takeover = self._config.secret_requests.takeover
 
-        async def ask() -> list[Finding]:
+        async def ask() -> list[CheckResult]:
             findings, targets = await list_requested(client, takeover=takeover)
             requested.extend(targets)
             return findings
 
-        async def ask_consumer() -> list[Finding]:
+        async def ask_consumer() -> list[CheckResult]:
             nonlocal needs
             findings, served = await check_registrations(client, self._now())
             needs = replace(needs, registrations=served)
@@ -189,34 +190,34 @@ class _Cluster:
         if needs.secret_requests:
             statuses = partial(check_statuses, client, self._now, takeover=takeover)
             await self._run(
-                Check(RANCHERS, partial(check_rancher, client)),
-                Check("SecretRequests", ask),
-                Check("statuses of SecretRequests", statuses),
+                PlannedCheck(RANCHERS, partial(check_rancher, client)),
+                PlannedCheck("SecretRequests", ask),
+                PlannedCheck("statuses of SecretRequests", statuses),
             )
         if needs.rancher:
             product = self._config.identity.product or "rancher"
             await self._run(
-                Check("Rancher build", partial(check_build, client, product)),
-                Check("registrations.scc.cattle.io", ask_consumer),
+                PlannedCheck("Rancher build", partial(check_build, client, product)),
+                PlannedCheck("registrations.scc.cattle.io", ask_consumer),
             )
         await self._identify(client)
-        targets = (*needs.secrets, *requested)
+        targets = (*needs.plan.secrets, *requested)
         namespaces = {target.namespace: target for target in reversed(targets)}
         secrets = {str(target): target for target in reversed(targets)}
         await self._run(
             *(
-                Check(
+                PlannedCheck(
                     f"namespace {name}",
                     partial(check_namespace, client, target, needed=needs.secret_requests),
                 )
                 for name, target in sorted(namespaces.items())
             ),
             *(
-                Check(what, partial(check_secret, client, target, self._now))
+                PlannedCheck(what, partial(check_secret, client, target, self._now))
                 for what, target in sorted(secrets.items())
             ),
             *(
-                Check(f"may {access}", partial(check_access, client, access))
+                PlannedCheck(f"may {access}", partial(check_access, client, access))
                 for access in needed_access(needs, requested)
             ),
         )
@@ -227,5 +228,5 @@ class _Cluster:
             account = await client.service_account()
         self.account = None if account is None else Account(*account)
 
-    async def _run(self, *checks: Check) -> None:
+    async def _run(self, *checks: PlannedCheck) -> None:
         self.findings += await run_checks(checks, deadline_s=self._deadline_s)

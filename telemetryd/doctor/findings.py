@@ -1,7 +1,4 @@
-"""What a check found, and how it is said: a line each, then the rules to add, then a summary.
-
-What is checked doesn't belong here.
-"""
+"""What a check found, and how it is said: a line each, then the rules to add, then a summary."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,16 +8,16 @@ from telemetryd.doctor.access import Access
 from telemetryd.doctor.roles import Account, render_roles
 
 
-class Verdict(StrEnum):
+class Grade(StrEnum):
     """How a check ended. Only a FAIL keeps telemetryd from doing its whole job."""
 
-    PASS = "PASS"  # noqa: S105 - a verdict
+    PASS = "PASS"  # noqa: S105 - a grade
     WARN = "WARN"
     FAIL = "FAIL"
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
     """One line.
 
     Attributes:
@@ -30,7 +27,7 @@ class Finding:
         missing: The right that is missing, where that is what was found.
     """
 
-    verdict: Verdict
+    grade: Grade
     what: str
     detail: str
     fix: str = ""
@@ -38,11 +35,11 @@ class Finding:
 
     def __str__(self) -> str:
         said = "; ".join(part for part in (self.detail, self.fix) if part)
-        return f"{self.verdict}  {' '.join(self.what.split())}  {' '.join(said.split())}"
+        return f"{self.grade}  {' '.join(self.what.split())}  {' '.join(said.split())}"
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class Examination:
     """Everything that was found.
 
     Attributes:
@@ -50,13 +47,13 @@ class Report:
         account: Who asked, where that is a ServiceAccount.
     """
 
-    findings: tuple[Finding, ...]
+    findings: tuple[CheckResult, ...]
     account: Account | None
 
     @property
     def failed(self) -> bool:
         """Whether anything is a FAIL."""
-        return any(finding.verdict is Verdict.FAIL for finding in self.findings)
+        return any(finding.grade is Grade.FAIL for finding in self.findings)
 
     @property
     def missing(self) -> tuple[Access, ...]:
@@ -64,22 +61,22 @@ class Report:
         return tuple(found.missing for found in self.findings if found.missing is not None)
 
 
-def passed(what: str, detail: str) -> Finding:
+def passed(what: str, detail: str) -> CheckResult:
     """All is well."""
-    return Finding(Verdict.PASS, what, detail)
+    return CheckResult(Grade.PASS, what, detail)
 
 
-def warn(what: str, detail: str, fix: str = "", missing: Access | None = None) -> Finding:
+def warn(what: str, detail: str, fix: str = "", missing: Access | None = None) -> CheckResult:
     """Something to know of; the daemon does its job."""
-    return Finding(Verdict.WARN, what, detail, fix, missing)
+    return CheckResult(Grade.WARN, what, detail, fix, missing)
 
 
-def fail(what: str, detail: str, fix: str, missing: Access | None = None) -> Finding:
+def fail(what: str, detail: str, fix: str, missing: Access | None = None) -> CheckResult:
     """The daemon can't do its whole job like this."""
-    return Finding(Verdict.FAIL, what, detail, fix, missing)
+    return CheckResult(Grade.FAIL, what, detail, fix, missing)
 
 
-def render_report(report: Report) -> Iterator[str]:
+def render_report(report: Examination) -> Iterator[str]:
     """The lines of a report, the summary last."""
     for finding in report.findings:
         yield str(finding)
@@ -91,9 +88,9 @@ def render_report(report: Report) -> Iterator[str]:
     yield _summary(report.findings)
 
 
-def _summary(findings: Sequence[Finding]) -> str:
-    counts = dict.fromkeys(Verdict, 0)
+def _summary(findings: Sequence[CheckResult]) -> str:
+    counts = dict.fromkeys(Grade, 0)
     for finding in findings:
-        counts[finding.verdict] += 1
-    said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+        counts[finding.grade] += 1
+    said = ", ".join(f"{count} {grade}" for grade, count in counts.items())
     return f"{len(findings)} checks: {said}"

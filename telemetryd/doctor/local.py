@@ -1,6 +1,6 @@
 """This machine: folders, the control socket, where HTTP is served. Everything here may block.
 
-What is tried leaves nothing behind. The API server doesn't belong here.
+What is tried leaves nothing behind.
 """
 
 import errno
@@ -19,7 +19,7 @@ import msgspec
 from telemetryd.config import ControlSocket, FileExporterConfig, ListenAddress, ServerConfig
 from telemetryd.config.paths import LONGEST_SOCKET_PATH_BYTES, is_too_long
 from telemetryd.config.values import render_duration
-from telemetryd.doctor.findings import Finding, fail, passed, warn
+from telemetryd.doctor.findings import CheckResult, fail, passed, warn
 from telemetryd.errors import ConfigError
 from telemetryd.model import RestrictionStatus
 from telemetryd.serve.http.certificates import CertificateFiles, load_certificates
@@ -41,19 +41,19 @@ _LISTEN: Final = "listen address"
 _CERTIFICATE: Final = "server certificate"
 
 
-class _Unusable(Exception):
+class _UnusablePlace(Exception):
     """There can be no socket at this path; the message says why."""
 
 
 class _OwnStatus(msgspec.Struct, gc=False):
-    """What tells our own ``/status.json`` from anyone else's."""
+    """The keys by which our own ``/status.json`` is recognised."""
 
     version: str
     informers: list[msgspec.Raw]
     exporters: list[msgspec.Raw]
 
 
-def judge_restrictions(restrictions: Sequence[RestrictionStatus]) -> list[Finding]:
+def judge_restrictions(restrictions: Sequence[RestrictionStatus]) -> list[CheckResult]:
     """Whether collection is off or less is sent, and by what."""
     if not restrictions:
         return [passed(_COLLECTION, "no restriction is written or remembered")]
@@ -64,7 +64,7 @@ def judge_restrictions(restrictions: Sequence[RestrictionStatus]) -> list[Findin
     return found
 
 
-def check_state_dir(path: str | None) -> list[Finding]:
+def check_state_dir(path: str | None) -> list[CheckResult]:
     """Whether the state directory can be used, or made."""
     if path is None:
         fix = "set state_dir to a folder that this user may write to"
@@ -73,20 +73,20 @@ def check_state_dir(path: str | None) -> list[Finding]:
     return [*found, *_judge_mode(path)]
 
 
-def check_file_exporter(exporter: FileExporterConfig) -> list[Finding]:
+def check_file_exporter(exporter: FileExporterConfig) -> list[CheckResult]:
     """Whether the exporter's directory can be written to, or made."""
     what = f"directory of exporter {exporter.name}"
     needed = max(LOW_SPACE_BYTES, exporter.max_bytes or 0)
     return _look_at_folder(what, exporter.directory, parents=False, needed_bytes=needed)
 
 
-def check_control_socket(place: ControlSocket | None) -> list[Finding]:
+def check_control_socket(place: ControlSocket | None) -> list[CheckResult]:
     """Whether the daemon can listen for commands, or does already."""
     if place is None:
         return [warn(_SOCKET, "no folder is usable", "set server.control_socket")]
     try:
         return [passed(_SOCKET, f"{place}: {_look_at_socket(Path(place.path))}")]
-    except _Unusable as unusable:
+    except _UnusablePlace as unusable:
         judge = fail if place.explicit else warn
         fix = "set server.control_socket to another place"
         return [judge(_SOCKET, f"{place}: {unusable}", fix)]
@@ -96,32 +96,32 @@ def _look_at_socket(path: Path) -> str:
     """What is there, where the daemon can have its socket there or has it.
 
     Raises:
-        _Unusable: It can't.
+        _UnusablePlace: It can't.
     """
     if is_too_long(str(path)):
-        raise _Unusable(f"longer than {LONGEST_SOCKET_PATH_BYTES} bytes")
+        raise _UnusablePlace(f"longer than {LONGEST_SOCKET_PATH_BYTES} bytes")
     try:
         mode = path.lstat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         reason = _why_unusable(path.parent, parents=True)
         if reason:
-            raise _Unusable(reason) from None
+            raise _UnusablePlace(reason) from None
         return "can be made"
     except OSError as error:
-        raise _Unusable(_why(error)) from error
+        raise _UnusablePlace(_why(error)) from error
     if not stat.S_ISSOCK(mode):
-        raise _Unusable("is something else than a socket")
+        raise _UnusablePlace("is something else than a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         code = probe.connect_ex(str(path))
     if code in {0, errno.EAGAIN}:
         return "a daemon listens there"
     if code != errno.ECONNREFUSED:
-        raise _Unusable(os.strerror(code).lower())
+        raise _UnusablePlace(os.strerror(code).lower())
     return "left by a daemon that is gone, will be replaced"
 
 
-def check_certificates(server: ServerConfig, now_s: float) -> list[Finding]:
+def check_certificates(server: ServerConfig, now_s: float) -> list[CheckResult]:
     """Whether TLS can be served with what is configured, and for how long yet.
 
     Args:
@@ -139,7 +139,7 @@ def check_certificates(server: ServerConfig, now_s: float) -> list[Finding]:
         return [passed(_CERTIFICATE, f"{files.cert_file} and its key fit")]
     why = validity.why_not(now_s)
     if why:
-        return [warn(_CERTIFICATE, f"{files.cert_file} {why}", "look after the clock")]
+        return [warn(_CERTIFICATE, f"{files.cert_file} {why}", "check the clock")]
     left_s = validity.not_after_s - now_s
     left = f"{files.cert_file} is valid for {render_duration(left_s // 3600 * 3600)} more"
     if left_s < LITTLE_VALIDITY * (validity.not_after_s - validity.not_before_s):
@@ -153,7 +153,7 @@ def _split(message: str) -> tuple[str, str]:
     return found, fix
 
 
-def check_listen(address: ListenAddress, *, tls: bool = False) -> list[Finding]:
+def check_listen(address: ListenAddress, *, tls: bool = False) -> list[CheckResult]:
     """Whether the listen address is free, or held by a telemetryd.
 
     Args:
@@ -175,7 +175,7 @@ def _try_to_bind(host: str, port: int) -> None:
     """Take the address for a moment, as the daemon does, without listening.
 
     Raises:
-        OSError: It can't be had.
+        OSError: It is taken, or not an address of this machine.
     """
     if host in {"", "::"}:
         _try_everywhere(port)
@@ -224,7 +224,7 @@ def _is_ours(host: str, port: int, *, tls: bool) -> bool:
 
 def _look_at_folder(
     what: str, path: str, *, parents: bool, needed_bytes: int = LOW_SPACE_BYTES
-) -> list[Finding]:
+) -> list[CheckResult]:
     reason = _why_unusable(Path(path), parents=parents)
     if reason:
         fix = f"let user {_user()} write there, or configure another directory"
@@ -238,7 +238,7 @@ def _look_at_folder(
     return findings
 
 
-def _judge_mode(path: str) -> list[Finding]:
+def _judge_mode(path: str) -> list[CheckResult]:
     try:
         mode = Path(path).stat().st_mode
     except OSError:
@@ -272,7 +272,7 @@ def _why_unusable(folder: Path, *, parents: bool) -> str:
 
 
 def _free_bytes(folder: Path) -> int | None:
-    """Space for us where it is or will be; 0 without inodes, None where nobody can tell."""
+    """Space for us where it is or will be; 0 without inodes, None where it isn't known."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     try:

@@ -14,7 +14,7 @@ import msgspec
 from telemetryd.config.values import DnsLabel, DnsSubdomain, InvalidValue
 from telemetryd.doctor.access import SecretTarget
 from telemetryd.doctor.cluster import REQUEST_S
-from telemetryd.doctor.findings import Finding, fail, passed, warn
+from telemetryd.doctor.findings import CheckResult, fail, passed, warn
 from telemetryd.doctor.rivals import GUIDE
 from telemetryd.errors import Denier, Forbidden, Invalid, KubeError, NotFound, Unavailable
 from telemetryd.export.sinks.secretobject import FoundSecret, parse_secret, render_secret
@@ -35,7 +35,7 @@ class _NamespaceMeta(msgspec.Struct, gc=False):
     deletionTimestamp: str | None = None  # noqa: N815 - the field's name in JSON
 
 
-class _Namespace(msgspec.Struct, gc=False):
+class _NamespaceState(msgspec.Struct, gc=False):
     metadata: _NamespaceMeta | None = None
 
 
@@ -53,27 +53,27 @@ class _RequestMeta(msgspec.Struct, gc=False):
     name: str = ""
 
 
-class _Request(msgspec.Struct, gc=False):
+class _AskedSecret(msgspec.Struct, gc=False):
     metadata: _RequestMeta
     spec: _RequestSpec | None = None
 
 
-class _ListMeta(msgspec.Struct, gc=False, frozen=True, rename={"continue_token": "continue"}):
+class _PageMeta(msgspec.Struct, gc=False, frozen=True, rename={"continue_token": "continue"}):
     continue_token: str = ""
 
 
-class _Requests(msgspec.Struct, gc=False):
-    metadata: _ListMeta = _ListMeta()
+class _RequestPage(msgspec.Struct, gc=False):
+    metadata: _PageMeta = _PageMeta()
     items: list[msgspec.Raw] | None = None
 
 
-_NAMESPACE = msgspec.json.Decoder(_Namespace)
-_REQUESTS = msgspec.json.Decoder(_Requests)
+_NAMESPACE = msgspec.json.Decoder(_NamespaceState)
+_REQUESTS = msgspec.json.Decoder(_RequestPage)
 
 
 async def check_namespace(
     requests: Requests, target: SecretTarget, *, needed: bool
-) -> list[Finding]:
+) -> list[CheckResult]:
     """Whether a Secret's namespace exists and isn't being deleted.
 
     Args:
@@ -104,7 +104,7 @@ async def check_namespace(
 
 async def check_secret(
     requests: Requests, target: SecretTarget, now: Callable[[], float]
-) -> list[Finding]:
+) -> list[CheckResult]:
     """Whether the Secret, where it exists, can be written and is ours alone.
 
     A dry run of the exporter's own apply follows, where the Secret could be ours: it meets what
@@ -131,7 +131,7 @@ async def check_secret(
     return [_judge_writers(target, secret, now()), *await _try_to_apply(requests, target)]
 
 
-async def _try_to_apply(requests: Requests, target: SecretTarget) -> list[Finding]:
+async def _try_to_apply(requests: Requests, target: SecretTarget) -> list[CheckResult]:
     """Apply the Secret with little in it, forced and without storing anything.
 
     Raises:
@@ -159,8 +159,8 @@ async def _try_to_apply(requests: Requests, target: SecretTarget) -> list[Findin
 
 
 def _judge_denial(
-    what: str, error: KubeError, judge: Callable[[str, str, str], Finding]
-) -> Finding:
+    what: str, error: KubeError, judge: Callable[[str, str, str], CheckResult]
+) -> CheckResult:
     if error.has_cause("NamespaceTerminating"):
         return warn(what, "not possible while the namespace is being deleted")
     if _NO_DRY_RUN.search(error.said):
@@ -173,7 +173,7 @@ def _judge_denial(
     return judge(what, denied, fix)
 
 
-def _judge_writers(target: SecretTarget, secret: FoundSecret, now_s: float) -> Finding:
+def _judge_writers(target: SecretTarget, secret: FoundSecret, now_s: float) -> CheckResult:
     what = str(target)
     if not secret.others:
         return passed(what, "ours alone" if secret.ours else "has no payload of another writer")
@@ -193,7 +193,7 @@ def _judge_writers(target: SecretTarget, secret: FoundSecret, now_s: float) -> F
 
 async def list_requested(
     requests: Requests, *, takeover: bool
-) -> tuple[list[Finding], list[SecretTarget]]:
+) -> tuple[list[CheckResult], list[SecretTarget]]:
     """The Secrets that existing SecretRequests ask for.
 
     Args:
@@ -214,7 +214,7 @@ async def list_requested(
     except Forbidden:
         return [warn(REQUESTS, _HIDDEN)], []
     targets: list[SecretTarget] = []
-    findings: list[Finding] = []
+    findings: list[CheckResult] = []
     page = objects.parsed(body, _REQUESTS.decode, f"GET {_REQUESTS_PATH}")
     items = page.items or []
     if page.metadata.continue_token:
@@ -231,7 +231,7 @@ async def list_requested(
 
 def _target_of(item: msgspec.Raw, *, takeover: bool) -> SecretTarget | None:
     try:
-        request = msgspec.json.decode(item, type=_Request)
+        request = msgspec.json.decode(item, type=_AskedSecret)
         ref = request.spec.targetSecretRef if request.spec is not None else None
         if request.spec is None or ref is None or bytes(request.spec.secretType) != b'"scc"':
             return None

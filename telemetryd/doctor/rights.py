@@ -9,7 +9,7 @@ import msgspec
 
 from telemetryd.doctor.access import REGISTRATIONS, Access
 from telemetryd.doctor.cluster import REQUEST_S
-from telemetryd.doctor.findings import Finding, fail, passed, warn
+from telemetryd.doctor.findings import CheckResult, fail, passed, warn
 from telemetryd.errors import BadResponse, Forbidden, NotFound
 from telemetryd.kube import objects
 from telemetryd.kube.requests import Requests
@@ -17,18 +17,18 @@ from telemetryd.kube.requests import Requests
 _PATH = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 
 
-class _Status(msgspec.Struct, gc=False):
+class _ReviewStatus(msgspec.Struct, gc=False):
     allowed: bool = False
 
 
 class _Review(msgspec.Struct, gc=False):
-    status: _Status | None = None
+    status: _ReviewStatus | None = None
 
 
 _DECODER = msgspec.json.Decoder(_Review)
 
 
-async def check_access(requests: Requests, access: Access) -> list[Finding]:
+async def check_access(requests: Requests, access: Access) -> list[CheckResult]:
     """Ask for one right by a SelfSubjectAccessReview, which stores nothing.
 
     Raises:

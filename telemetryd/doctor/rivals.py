@@ -4,12 +4,13 @@ Only reads, and only with the rights that the daemon needs anyway.
 """
 
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 
 from telemetryd.doctor.cluster import REQUEST_S
-from telemetryd.doctor.findings import Finding, passed, warn
+from telemetryd.doctor.consumer import read_build_type
+from telemetryd.doctor.findings import CheckResult, passed, warn
 from telemetryd.errors import Forbidden, NotFound, UnreadableObject
 from telemetryd.export.payloads.payload import parse_rfc3339
 from telemetryd.gather.requests import SECRET_REQUESTS, RequestObject, project_request
@@ -17,16 +18,13 @@ from telemetryd.kube import objects
 from telemetryd.kube.requests import Requests
 from telemetryd.model import SecretRequestRecord
 
-T = TypeVar("T")
-
 RANCHERS: Final = "Rancher's own telemetry"
 FEATURE: Final = "rancher-scc-registration-extension"
 """Of Rancher Prime: its leader serves SecretRequests, and deploys scc-operator."""
 
 GUIDE: Final = "see docs/taking-over.md"
-_TYPE: Final = "server-version-type"
 _PRIME: Final = "prime"
-_MANAGEMENT: Final = "/apis/management.cattle.io/v3"
+_FEATURES_PATH: Final = "/apis/management.cattle.io/v3/features"
 _MOST_REQUESTS: Final = 500
 
 
@@ -54,40 +52,32 @@ class _Features(msgspec.Struct, gc=False):
     items: list[_Feature] | None = None
 
 
-class _Setting(msgspec.Struct, gc=False):
-    value: str = ""
-    default: str = ""
-
-
-class _Settings(msgspec.Struct, gc=False):
-    items: list[_Setting] | None = None
-
-
-class _Requests(msgspec.Struct, gc=False):
+class _RequestItems(msgspec.Struct, gc=False):
     items: list[msgspec.Raw] | None = None
 
 
 _FEATURES = msgspec.json.Decoder(_Features)
-_SETTINGS = msgspec.json.Decoder(_Settings)
-_REQUESTS = msgspec.json.Decoder(_Requests)
+_REQUESTS = msgspec.json.Decoder(_RequestItems)
 
 
-async def check_rancher(requests: Requests) -> list[Finding]:
+async def check_rancher(requests: Requests) -> list[CheckResult]:
     """Whether Rancher itself serves SecretRequests from its next start on.
 
     Raises:
         KubeError: It can't be asked.
     """
     try:
-        feature = await _named(requests, "features", FEATURE, _FEATURES.decode)
-        setting = await _named(requests, "settings", _TYPE, _SETTINGS.decode)
+        # A list of the one object of that name: a role has no ``get``.
+        query = {"fieldSelector": f"metadata.name={FEATURE}"}
+        body = await requests.request("GET", _FEATURES_PATH, params=query, timeout_s=REQUEST_S)
+        feature = objects.parsed(body, _FEATURES.decode, f"GET {_FEATURES_PATH}")
+        build = await read_build_type(requests)
     except NotFound:
         return []
     except Forbidden:
         return [warn(RANCHERS, "may not be read, so not checked")]
     if not feature.items:
         return [passed(RANCHERS, f"has no feature {FEATURE}")]
-    build = next((each.value or each.default for each in setting.items or ()), "")
     if build != _PRIME:
         return [passed(RANCHERS, f"only a Prime build has any, and this one is {build or 'none'}")]
     if not feature.items[0].on:
@@ -96,17 +86,9 @@ async def check_rancher(requests: Requests) -> list[Finding]:
     return [warn(RANCHERS, seen, f"telemetryd leaves those alone; to take over {GUIDE}")]
 
 
-async def _named(requests: Requests, resource: str, name: str, decode: Callable[[bytes], T]) -> T:
-    """The list with the one object of that name, if there is one: a role has no ``get``."""
-    path = f"{_MANAGEMENT}/{resource}"
-    query = {"fieldSelector": f"metadata.name={name}"}
-    body = await requests.request("GET", path, params=query, timeout_s=REQUEST_S)
-    return objects.parsed(body, decode, f"GET {path}")
-
-
 async def check_statuses(
     requests: Requests, now: Callable[[], float], *, takeover: bool
-) -> list[Finding]:
+) -> list[CheckResult]:
     """Which controller wrote the status of each SecretRequest last.
 
     Args:
@@ -122,7 +104,7 @@ async def check_statuses(
         body = await requests.request("GET", path, params=query, timeout_s=REQUEST_S)
     except (NotFound, Forbidden):
         return []  # the check of their Secrets says so
-    found: list[Finding] = []
+    found: list[CheckResult] = []
     for item in objects.parsed(body, _REQUESTS.decode, f"GET {path}").items or ():
         try:
             request = msgspec.json.decode(item, type=RequestObject)
@@ -134,7 +116,7 @@ async def check_statuses(
     return found
 
 
-def _judge(what: str, record: SecretRequestRecord, now_s: float, *, takeover: bool) -> Finding:
+def _judge(what: str, record: SecretRequestRecord, now_s: float, *, takeover: bool) -> CheckResult:
     if record.other is None:
         return passed(what, "no other controller wrote its status last")
     at_s = parse_rfc3339(record.other.at)

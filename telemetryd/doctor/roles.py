@@ -50,7 +50,7 @@ def render_roles(missing: Sequence[Access], account: Account | None) -> str:
 
     Args:
         missing: At least one.
-        account: Who is to be granted them; None where it isn't known.
+        account: Who needs them; None where it isn't known.
     """
     by_namespace = sorted(missing, key=lambda access: access.namespace)
     blocks = [
@@ -84,7 +84,7 @@ def _render_role(missing: Sequence[Access], namespace: str, account: Account | N
 
 
 class _Dumper(yaml.SafeDumper):
-    """YAML without anchors, which nobody writes into a manifest."""
+    """YAML without anchors, which are unusual in a manifest."""
 
     def ignore_aliases(self, _data: object) -> bool:
         """Write a thing that occurs twice as often as it occurs."""

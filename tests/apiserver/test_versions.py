@@ -102,7 +102,7 @@ def test_given_programs_leave_nothing_to_build(home: Path) -> None:
     assert "nothing to build" in done.stdout
 
 
-def test_machine_without_go_is_told_in_one_line_what_to_install(home: Path) -> None:
+def test_machine_without_go_gets_one_line_that_says_what_to_install(home: Path) -> None:
     done = run_build(PATH=str(home))
     assert done.returncode == 1
     assert done.stderr == (
@@ -112,7 +112,7 @@ def test_machine_without_go_is_told_in_one_line_what_to_install(home: Path) -> N
 
 
 @pytest.mark.parametrize(("found", "mode"), [("go1.19.8", ""), ("go1.24.1", "local")])
-def test_machine_with_an_old_go_is_told_in_one_line_what_to_install(
+def test_machine_with_an_old_go_gets_one_line_that_says_what_to_install(
     home: Path, found: str, mode: str
 ) -> None:
     go = home / "go"

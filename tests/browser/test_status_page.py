@@ -118,7 +118,7 @@ async def test_tab_reaches_every_link_in_order_with_a_visible_focus(
 
 
 @pytest.mark.parametrize("width", [360, 1600])
-async def test_reader_is_told_of_landmarks_headings_and_tables_by_name(
+async def test_landmarks_headings_and_tables_have_names_for_screen_readers(
     width: int, browser: str
 ) -> None:
     async with opened(browser, STATES["failing"]) as (page, _):

@@ -174,7 +174,7 @@ def test_variable_that_overrides_a_key_overrides_it_on_both_sides() -> None:
     assert (diff.reloadable, diff.restart_only) == ((), ())
 
 
-def test_exporters_are_told_apart_by_name() -> None:
+def test_exporters_are_distinguished_by_name() -> None:
     old = parse(
         secret("kept")
         + secret("gone")

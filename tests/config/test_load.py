@@ -163,7 +163,7 @@ def test_unreadable_file_names_the_user_and_isnt_taken_for_none(tmp_path: Path) 
             load_config(system, {})
 
 
-def test_every_problem_is_told_in_the_order_of_the_file() -> None:
+def test_every_problem_is_reported_in_the_order_of_the_file() -> None:
     text = """
     log_levl = "info"
     drain_timeout = "5"
@@ -335,7 +335,7 @@ def test_default_secret_takes_no_other_format_either() -> None:
     assert "exporters[0].secret: " in told
 
 
-def test_privacy_sends_unless_told_otherwise() -> None:
+def test_privacy_sends_everything_by_default() -> None:
     assert parse("").privacy == PrivacyConfig(server_url="send", cluster_ids="anonymous")
     text = "[privacy]\nserver_url = 'omit'\ncluster_ids = 'omit'"
     assert parse(text).privacy == PrivacyConfig(server_url="omit", cluster_ids="omit")

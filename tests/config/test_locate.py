@@ -57,7 +57,7 @@ def test_file_with_nothing_but_errors_leads_to_the_default(file: Path) -> None:
     assert place.paths == (f"{file.parent}/control.sock",)
 
 
-def test_file_that_cannot_be_read_is_told_and_the_usual_place_is_tried(tmp_path: Path) -> None:
+def test_file_that_cannot_be_read_is_reported_and_the_usual_place_is_tried(tmp_path: Path) -> None:
     environ = {"STATE_DIRECTORY": str(tmp_path)}
     place = find_control_socket(ConfigSource(str(tmp_path / "none"), environ))
     assert place.paths == (f"{tmp_path}/control.sock",)

@@ -1,5 +1,7 @@
 """Sizes and paths: what they take, what they make of it, and what they say of the rest."""
 
+from typing import Any
+
 import pytest
 
 from telemetryd.config import FileExporterConfig, parse_config
@@ -20,7 +22,7 @@ from telemetryd.errors import ConfigError
         (AbsolutePath(), "//srv//./a/", "/srv/a"),
     ],
 )
-def test_valid_value_is_parsed(kind: Kind, value: object, parsed: object) -> None:
+def test_valid_value_is_parsed(kind: Kind[Any], value: object, parsed: object) -> None:
     assert kind.parse(value) == parsed
 
 
@@ -48,7 +50,9 @@ def test_valid_value_is_parsed(kind: Kind, value: object, parsed: object) -> Non
         (AbsolutePath(), "/" + "a" * 4095, "too long"),
     ],
 )
-def test_invalid_value_says_what_would_be_right(kind: Kind, value: object, message: str) -> None:
+def test_invalid_value_says_what_would_be_right(
+    kind: Kind[Any], value: object, message: str
+) -> None:
     with pytest.raises(InvalidValue) as raised:
         kind.parse(value)
     assert message in str(raised.value)

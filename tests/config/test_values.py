@@ -1,13 +1,15 @@
 """Each kind of value: what it takes, what it makes of it, and what it says of the rest."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetryd.config.storage import AbsolutePath, Size
-from telemetryd.config.switch import Switch
 from telemetryd.config.values import (
     Boolean,
+    BooleanOrAuto,
     Choice,
     DnsLabel,
     DnsSubdomain,
@@ -27,7 +29,7 @@ from telemetryd.config.values import (
 )
 
 UUID = "6f1e1c2e-3f3b-4a53-9d5f-0d9d2a3b4c5d"
-ANY_KIND: list[Kind] = [
+ANY_KIND: list[Kind[Any]] = [
     AbsolutePath(),
     Boolean(),
     Choice(("a", "b")),
@@ -56,8 +58,8 @@ ANY_KIND: list[Kind] = [
         (Duration(minimum_s=0), "0s", 0.0),
         (Choice(("json", "text")), "text", "text"),
         (Boolean(), True, True),
-        (Switch(), "auto", "auto"),
-        (Switch(), False, False),
+        (BooleanOrAuto(), "auto", "auto"),
+        (BooleanOrAuto(), False, False),
         (Integer(1, 5), 5, 5),
         (Number(0, 0.5), 0, 0.0),
         (Number(0, 0.5), 0.5, 0.5),
@@ -77,7 +79,7 @@ ANY_KIND: list[Kind] = [
         (Listen(), "[::]:1", ListenAddress("::", 1)),
     ],
 )
-def test_valid_value_is_parsed(kind: Kind, value: object, parsed: object) -> None:
+def test_valid_value_is_parsed(kind: Kind[Any], value: object, parsed: object) -> None:
     assert kind.parse(value) == parsed
     assert type(kind.parse(value)) is type(parsed)
 
@@ -114,8 +116,8 @@ def test_valid_value_is_parsed(kind: Kind, value: object, parsed: object) -> Non
         (Text("a path"), "a" * 1025, "too long"),
         (Uuid(), "6f1e1c2e", "must be a UUID"),
         (Uuid(), f"{{{UUID}}}", "must be a UUID"),
-        (Switch(), "on", 'must be "auto", or true or false'),
-        (Switch(), 1, "is 1"),
+        (BooleanOrAuto(), "on", 'must be "auto", or true or false'),
+        (BooleanOrAuto(), 1, "is 1"),
         (Url(), "rancher.example.com", "isn't an http or https URL"),
         (Url(), "ftp://rancher.example.com", "isn't an http or https URL"),
         (Url(), "https://", "isn't an http or https URL"),
@@ -153,7 +155,9 @@ def test_valid_value_is_parsed(kind: Kind, value: object, parsed: object) -> Non
         (Listen(), "http://127.0.0.1:10464", "must be an address such as"),
     ],
 )
-def test_invalid_value_says_what_would_be_right(kind: Kind, value: object, message: str) -> None:
+def test_invalid_value_says_what_would_be_right(
+    kind: Kind[Any], value: object, message: str
+) -> None:
     with pytest.raises(InvalidValue) as raised:
         kind.parse(value)
     assert message in str(raised.value)
@@ -184,7 +188,9 @@ def test_url_with_credentials_isnt_shown() -> None:
         st.datetimes(),
     ),
 )
-def test_any_value_is_parsed_or_refused_in_one_printable_line(kind: Kind, value: object) -> None:
+def test_any_value_is_parsed_or_refused_in_one_printable_line(
+    kind: Kind[Any], value: object
+) -> None:
     message = ""
     try:
         kind.parse(value)

@@ -306,6 +306,7 @@ def test_unfit_configuration_is_refused(
     assert absent(api, path) is not exists
 
 
+@REAL
 def test_apply_needs_a_manager_and_other_patches_take_no_force(api: Admin, path: str) -> None:
     with refused(422, "Invalid") as status:
         api.apply(path, ours(), manager="")

@@ -30,6 +30,7 @@ def test_unknown_token_is_unauthorized_everywhere(server: Server) -> None:
             assert "details" not in status
 
 
+@REAL
 def test_request_without_a_token_is_forbidden_in_words_that_name_what_it_wanted(
     server: Server, namespace: str
 ) -> None:
@@ -102,6 +103,7 @@ def test_second_creation_of_a_name_already_exists(
     }
 
 
+@REAL
 @pytest.mark.parametrize(
     ("body", "cause"),
     [
@@ -123,6 +125,7 @@ def test_invalid_content_is_named_field_by_field(
     assert about(status) == {"kind": "Secret"} | ({"name": name} if name else {})
 
 
+@REAL
 @pytest.mark.parametrize(
     "body",
     [
@@ -141,6 +144,7 @@ def test_body_that_does_not_fit_its_path_is_a_bad_request(
     assert absent(api, f"{secrets_in(namespace)}/s")
 
 
+@REAL
 def test_built_in_kinds_may_leave_their_type_out_and_custom_ones_not(
     api: Admin, namespace: str, name: str
 ) -> None:

@@ -361,12 +361,12 @@ async def test_causes_of_a_refusal_reach_the_error(
 ) -> None:
     api.create(secrets_in(namespace), secret(data={"payload": b64("theirs")}))
 
-    async def apply(key: str) -> None:
+    async def apply(key: str, **metadata: str) -> None:
         await client.request(
             "PATCH",
             f"{secrets_in(namespace)}/s",
             params={"fieldManager": "us"},
-            body=msgspec.json.encode(secret(data={key: b64("ours")})),
+            body=msgspec.json.encode(secret(data={key: b64("ours")}, metadata=metadata)),
             content_type="application/apply-patch+yaml",
             timeout_s=5.0,
         )
@@ -376,9 +376,9 @@ async def test_causes_of_a_refusal_reach_the_error(
     assert conflict.value.has_cause("FieldManagerConflict")
     assert conflict.value.causes[0].field == ".data.payload"
     with pytest.raises(Invalid) as invalid:
-        await apply("no key")
+        await apply("own", uid="another")
     assert [(cause.reason, cause.field) for cause in invalid.value.causes] == [
-        ("FieldValueInvalid", "data[no key]")
+        ("FieldValueInvalid", "metadata.uid")
     ]
 
 

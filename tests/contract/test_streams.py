@@ -17,7 +17,7 @@ from tests.contract.objects import (
     secret,
     secrets_in,
 )
-from tests.contract.servers import Server
+from tests.contract.servers import REAL, Server
 
 STREAM = {
     "sendInitialEvents": "true",
@@ -139,6 +139,7 @@ def test_stream_that_sends_nothing_initially_is_a_watch(
         assert next(events) == {"type": "ADDED", "object": later}
 
 
+@REAL
 @pytest.mark.usefixtures("streaming")
 @pytest.mark.parametrize(
     ("query", "why"),

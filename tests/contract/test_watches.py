@@ -16,7 +16,7 @@ from tests.contract.objects import (
     secret,
     secrets_in,
 )
-from tests.contract.servers import Server
+from tests.contract.servers import REAL, Server
 
 
 @pytest.fixture
@@ -134,6 +134,7 @@ def test_selection_by_name_hears_of_one_object_alone(api: Admin, cluster: str) -
         assert take(events, 1) == [("MODIFIED", cluster)]
 
 
+@REAL
 def test_what_enters_or_leaves_a_selection_is_added_or_deleted(
     api: Admin, cluster: str, path: str
 ) -> None:

@@ -36,7 +36,7 @@ def test_reload_and_summary_asked_during_the_start_are_done_once_it_runs(tmp_pat
             assert "READY" in first, f"after {delay_s} s: {first}"
             service.next_with("RELOADING")
             service.next_with("READY")
-            service.wait_for_log("status informers_synced=0/")
+            service.wait_for_log('"message":"status","informers_synced":"0/')
             assert service.end() == 0, service.log()
 
 

@@ -185,7 +185,7 @@ def test_privacy_and_identity_change_what_is_sent_by_a_reload(
     daemon.configure('[privacy]\nserver_url = "omit"\ncluster_ids = "omit"\n' + BOTH)
     reloading.expect("success")
     (line,) = reloading.lines("privacy.server_url changed")
-    assert "exporter" not in line["message"], "no exporter begins anew"
+    assert "exporter" not in line["changes"], "no exporter starts again"
     daemon.wait_for(
         "neither URL nor ids", lambda: (urls(), cluster_ids(server)) == (("", ""), {""}), 30
     )

@@ -8,6 +8,7 @@ import pytest
 
 from tests.daemon.damage import HttpReceiver, Process, Receivers
 from tests.daemon.embedded import FleetServer, serve_fleet
+from tests.processes import said
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -64,7 +65,7 @@ def start(folder: Path, receivers: Receivers, top: str = "") -> Process:
 
 
 def assert_one_error(process: Process, file: Path) -> None:
-    lines = [each["message"] for each in process.lines() if each["level"] == "error"]
+    lines = [said(each) for each in process.lines() if each["level"] == "error"]
     (error,) = lines
     assert str(file) in error
 

@@ -26,6 +26,7 @@ from tests.daemon.damage import (
     with_own_etc,
 )
 from tests.daemon.embedded import FleetServer, serve_fleet
+from tests.processes import said
 
 SELDOM = 'interval = "20s"\n'
 SCC = f'[[exporters]]\nname = "scc"\ntype = "secret"\n{SELDOM}'
@@ -114,7 +115,7 @@ class Bench:
 
 
 def errors_in(lines: list[dict[str, Any]]) -> list[str]:
-    return [line["message"] for line in lines if line["level"] not in {"info", "debug", "warning"}]
+    return [said(line) for line in lines if line["level"] not in {"info", "debug", "warning"}]
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +157,7 @@ def reload(process: Process, trigger: str) -> list[dict[str, Any]]:
 
     def seen() -> list[dict[str, Any]]:
         lines = process.lines(since=since)
-        logged = [each["message"] for each in lines]
+        logged = [said(each) for each in lines]
         done = tuple(f"config {what} trigger={trigger} " for what in ("rejected", "reloaded"))
         return lines if any(each.startswith(done) for each in logged) else []
 

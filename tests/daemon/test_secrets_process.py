@@ -149,7 +149,7 @@ def test_no_view_shows_a_credential_that_a_server_echoes(
         kubernetes='source = "kubernetes"',
     )
     try:
-        daemon.wait_for("it listens", lambda: "started version" in daemon.log(), 60)
+        daemon.wait_for("it listens", lambda: '"message":"started"' in daemon.log(), 60)
         daemon.wait_for("much is echoed", lambda: len(echoing.asked) > 6, 60)
         views += [
             ask(daemon, path, authorization)

@@ -55,7 +55,7 @@ def running(folder: Path, kubeconfig: Path, server: str) -> Iterator[Daemon]:
     top_level = f'log_level = "debug"\nlog_format = "json"\n{EXPORTERS}'
     daemon = Daemon(folder, kubeconfig, server, top_level)
     try:
-        daemon.wait_for("it listens", lambda: "started version" in daemon.log(), 20)
+        daemon.wait_for("it listens", lambda: '"message":"started"' in daemon.log(), 20)
         yield daemon
     finally:
         status = daemon.stop()
@@ -114,7 +114,6 @@ def test_certificate_is_replaced_under_the_running_daemon(
         volume.swap(Pair(second.cert, first.key))  # no pair: as by a writer that isn't done
         daemon.wait_for(
             "a log line",
-            "it is told",
             lambda: "keeping the old ones" in daemon.log(),
             RENEWED_WITHIN_S,
         )

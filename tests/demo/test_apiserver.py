@@ -6,7 +6,6 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import aiohttp
-import anyio
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -119,9 +118,9 @@ async def test_token_decides_who_sees_what() -> None:
     async with server.serve() as endpoint, aiohttp.ClientSession() as session:
         api = Api(session, endpoint.url)
 
-        async def get(path: str, token: str | None, **params: str) -> tuple[int, str]:
+        async def get(path: str, token: str | None) -> tuple[int, str]:
             headers = {"Authorization": f"Bearer {token}"} if token else {}
-            answer = await api.request("GET", path, params=params, headers=headers)
+            answer = await api.request("GET", path, headers=headers)
             return answer.code, answer.body["message"] if answer.code >= 400 else ""
 
         assert await get(SECRETS, "right") == (200, "")
@@ -129,15 +128,7 @@ async def test_token_decides_who_sees_what() -> None:
         assert await get("/version", "wrong") == (401, "Unauthorized")
         assert await get("/version", None) == (200, "")
         assert await get("/rancherversion", None) == (200, "")
-        why = 'User "system:anonymous" cannot {} resource "{}" in API group "{}" {}'
-        one = why.format("get", "secrets", "", 'in the namespace "default"')
-        assert await get(f"{SECRETS}/a", None) == (403, f'secrets "a" is forbidden: {one}')
-        every = why.format("watch", "settings", "management.cattle.io", "at the cluster scope")
-        assert await get(SETTINGS, None, watch="1") == (
-            403,
-            f"settings.management.cattle.io is forbidden: {every}",
-        )
-        for path in ("/api", "/nothing"):
+        for path in ("/api", "/nothing", SETTINGS, f"{SECRETS}/a"):
             assert await get(path, None) == (
                 403,
                 f'forbidden: User "system:anonymous" cannot get path "{path}"',
@@ -169,13 +160,6 @@ async def test_leaving_ends_open_watches_at_once(server: ApiServer) -> None:
             response = await session.get(f"{endpoint.url}{SETTINGS}?watch=1")
         # A clean end: what is left open is cut off in the middle after a second.
         assert await response.content.read() == b""
-
-
-async def test_run_tells_where_it_listens_and_stops_when_cancelled(server: ApiServer) -> None:
-    async with anyio.create_task_group() as tasks, aiohttp.ClientSession() as session:
-        endpoint = await tasks.start(server.run)
-        assert (await Api(session, endpoint.url).get("/readyz")).body == "ok"
-        tasks.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from telemetryd.demo.apply import Manager, Write, apply_config, update_owners
-from telemetryd.demo.resources import CLUSTERS, SECRETS, Resource
+from telemetryd.demo.resources import CLUSTERS, SECRETS, ServedResource
 from telemetryd.demo.status import ApiError
 from tests.demo.client import secret
 
@@ -18,7 +18,7 @@ def by(
     *,
     force: bool = False,
     time: str = NOW,
-    resource: Resource = SECRETS,
+    resource: ServedResource = SECRETS,
 ) -> Write:
     return Write(resource, Manager(name, operation), time, force)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telemetryd.demo.objects import ObjectStore, StoredObject, Table
+from telemetryd.demo.objects import ObjectStore, ObjectTable, StoredObject
 from telemetryd.demo.resources import RESOURCES, SECRETS, SETTINGS
 from tests.demo.client import secret, setting
 
@@ -19,7 +19,7 @@ def put(store: ObjectStore, name: str, value: str = "", uid: str = "u") -> Store
     return store.put(SETTINGS, name, setting(name, value, uid=f"{uid}-{name}"))
 
 
-def keys_at(table: Table, revision: int, **bounds: str) -> list[str]:
+def keys_at(table: ObjectTable, revision: int, **bounds: str) -> list[str]:
     return table.snapshot(revision, **bounds).keys
 
 

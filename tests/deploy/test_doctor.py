@@ -13,7 +13,7 @@ from telemetryd.config import Config, KubernetesConfig
 from telemetryd.config.paths import ControlSocket
 from telemetryd.doctor.access import REGISTRATIONS, Access, Plan, SecretTarget, plan_of
 from telemetryd.doctor.examine import examine
-from telemetryd.doctor.findings import Report, Verdict, render_report
+from telemetryd.doctor.findings import Examination, Grade, render_report
 from tests.apiserver import crds
 from tests.apiserver.admin import Admin, AdminError, Object
 from tests.apiserver.crds import SECRET_REQUESTS, SETTINGS, collection
@@ -85,11 +85,11 @@ def _clean(admin: Admin, secret_request: None) -> object:
     crds.delete_crd(admin, crds.REGISTRATIONS)
 
 
-def ask(config: Config, plan: Plan) -> Report:
+def ask(config: Config, plan: Plan) -> Examination:
     return anyio.run(partial(examine, config, plan, now=time.time))
 
 
-def ask_until(config: Config, plan: Plan, well: Callable[[Report], bool]) -> Report:
+def ask_until(config: Config, plan: Plan, well: Callable[[Examination], bool]) -> Examination:
     """The report once it is as expected: a role counts a moment after it is stored."""
     deadline = time.monotonic() + 10
     while True:
@@ -100,13 +100,13 @@ def ask_until(config: Config, plan: Plan, well: Callable[[Report], bool]) -> Rep
         time.sleep(0.02)
 
 
-def differs(before: Report, now: Report) -> bool:
+def differs(before: Examination, now: Examination) -> bool:
     return now.missing != before.missing
 
 
 def test_all_rights_of_deploy_are_all_that_is_needed(config: Config, plan: Plan) -> None:
     report = ask_until(config, plan, lambda report: not report.failed)
-    assert {finding.verdict for finding in report.findings} == {Verdict.PASS}
+    assert {finding.grade for finding in report.findings} == {Grade.PASS}
     lines = list(render_report(report))
     count = len(report.findings)
     assert lines[-1] == f"{count} checks: {count} PASS, 0 WARN, 0 FAIL"
@@ -132,7 +132,7 @@ def test_each_right_removed_is_named_and_nothing_else(
     try:
         report = ask_until(config, plan, lambda report: bool(report.missing))
         assert report.missing == (access,)
-        failures = [found for found in report.findings if found.verdict is Verdict.FAIL]
+        failures = [found for found in report.findings if found.grade is Grade.FAIL]
         needed = access != REGISTRATIONS
         assert [found.what for found in failures] == ([f"may {access}"] if needed else [])
         (added, binding) = parse_documents("\n".join(_yaml(report)))
@@ -156,7 +156,7 @@ def test_each_right_removed_is_named_and_nothing_else(
     ask_until(config, plan, lambda report: not report.missing)
 
 
-def _yaml(report: Report) -> list[str]:
+def _yaml(report: Examination) -> list[str]:
     lines = list(render_report(report))
     return lines[lines.index("---") : -1]
 
@@ -236,7 +236,7 @@ def test_other_request_s_secret_is_found_and_its_role_printed(
     ],
     ids=["hostile", "odd", "other", "without", "empty", "text"],
 )
-def test_invalid_request_is_told_of_and_never_becomes_a_path(
+def test_invalid_request_is_reported_and_never_becomes_a_path(
     config: Config, plan: Plan, admin: Admin, spec: object
 ) -> None:
     request = {
@@ -250,7 +250,7 @@ def test_invalid_request_is_told_of_and_never_becomes_a_path(
         report = ask_until(config, plan, lambda report: not report.failed)
     finally:
         admin.delete(f"{REQUESTS}/hostile")
-    warned = [found for found in report.findings if found.verdict is Verdict.WARN]
+    warned = [found for found in report.findings if found.grade is Grade.WARN]
     assert [found.what for found in warned] == ["secretrequests.telemetry.cattle.io"]
 
 
@@ -269,6 +269,6 @@ def test_terminating_namespace_fails(config: Config, plan: Plan, admin: Admin) -
     target = SecretTarget("doctor-ending", "s", "exporter x", own=True)
     report = ask(config, replace(plan, secrets=(target,)))
     (found,) = [found for found in report.findings if found.what == "namespace doctor-ending"]
-    assert found.verdict is Verdict.FAIL
+    assert found.grade is Grade.FAIL
     assert "being deleted" in found.detail
     assert "finalizer" in found.fix

@@ -148,7 +148,7 @@ def test_account_with_the_role_of_deploy_may_scrape_and_nothing_else(
 
 
 @pytest.mark.parametrize(("group", "resource"), REVIEWS)
-def test_without_the_right_to_review_nobody_is_let_in_and_doctor_names_it(
+def test_without_the_right_to_review_everyone_is_refused_and_doctor_names_it(
     guarded: Guarded, scraper: Scraper, installed: Installed, group: str, resource: str
 ) -> None:
     right = Access(group, resource, "", "create")

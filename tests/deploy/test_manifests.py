@@ -16,6 +16,7 @@ from telemetryd.config import Config, FileExporterConfig, SecretExporterConfig, 
 from telemetryd.doctor.access import (
     Access,
     Needs,
+    Plan,
     SecretTarget,
     needed_access,
     needs_of,
@@ -31,6 +32,7 @@ with warnings.catch_warnings():
 
 NEWEST = latest_version()
 VERSIONS = ("1.25.0", "1.30.0", "1.34.0", NEWEST)
+NO_SECRETS = Plan(source="auto", secret_requests="auto", delete_secrets=False, secrets=())
 SCC = SecretTarget("cattle-scc-system", "rancher-scc-metrics", "SecretRequest", own=False)
 
 
@@ -111,7 +113,7 @@ def test_rights_are_just_what_the_configuration_needs(variant: str, tmp_path: Pa
 
 
 def test_scc_overlay_grants_what_is_scc_operator_s_beside_the_base() -> None:
-    needs = Needs(rancher=True, secret_requests=True, delete_secrets=False, secrets=())
+    needs = Needs(plan=NO_SECRETS, rancher=True, secret_requests=True)
     added = granted(build("overlays/scc")) - granted(build("base"))
     asked = set(needed_access(needs, [SCC])) - set(needed_access(needs))
     assert {access.verb for access in asked} == {"get", "create", "patch"}
@@ -130,13 +132,7 @@ def test_kubernetes_auth_grants_the_reviews_beside_the_base(tmp_path: Path) -> N
     file = tmp_path / "config.toml"
     file.write_text(find(objects, "ConfigMap")["data"]["config.toml"])
     plan = plan_of(load_config(file, {}))
-    needs = Needs(
-        rancher=True,
-        secret_requests=True,
-        delete_secrets=False,
-        secrets=plan.secrets,
-        reviews=plan.reviews,
-    )
+    needs = Needs(plan=replace(plan, lease=None), rancher=True, secret_requests=True)
     assert plan.reviews
     assert granted(objects) == set(needed_access(needs))
     added = granted(objects) - granted(build("base"))
@@ -321,19 +317,12 @@ def told_rights() -> set[tuple[str, str, str]]:
 
 def test_documented_rights_are_those_that_are_needed_with_everything_on() -> None:
     own = SecretTarget("a", "b", "exporter scc", own=True)
+    plan = replace(NO_SECRETS, delete_secrets=True, secrets=(own,), lease=("a", "b"), reviews=True)
     rights = {
         (access.group, access.resources, access.verb)
         for rancher in (True, False)
         for access in needed_access(
-            Needs(
-                rancher=rancher,
-                secret_requests=rancher,
-                delete_secrets=True,
-                secrets=(own,),
-                lease=("a", "b"),
-                reviews=True,
-                registrations=rancher,
-            ),
+            Needs(plan=plan, rancher=rancher, secret_requests=rancher, registrations=rancher),
             [SCC],
         )
     }

@@ -25,7 +25,7 @@ def render_configuration() -> str:
     return "\n".join(_sections()).rstrip() + "\n"
 
 
-def form_of(kind: Kind) -> str:
+def form_of(kind: Kind[Any]) -> str:
     """What a value may be, in words."""
     if isinstance(kind, Duration):
         return f"a duration, {_complaint(kind, '-1s').partition(_RIGHT)[2]}"
@@ -37,7 +37,7 @@ def form_of(kind: Kind) -> str:
     return said
 
 
-def _complaint(kind: Kind, value: object) -> str:
+def _complaint(kind: Kind[Any], value: object) -> str:
     try:
         kind.parse(value)
     except InvalidValue as invalid:

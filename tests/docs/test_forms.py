@@ -93,7 +93,7 @@ def test_command_in_an_unknown_form_is_refused(text: str, machine: Sandbox) -> N
         ("telemetryd --version", ("another 0.1.0",)),
     ],
 )
-def test_command_that_fails_or_says_something_else_is_told(
+def test_command_that_fails_or_says_something_else_is_reported(
     text: str, shown: tuple[str, ...], machine: Sandbox
 ) -> None:
     (command,) = parsed(f"$ {text}", *shown)

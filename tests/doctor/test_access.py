@@ -19,6 +19,7 @@ from telemetryd.doctor.access import (
 OWN = SecretTarget("ns", "own", "exporter scc", own=True)
 ASKED = SecretTarget("other", "asked", "SecretRequest x", own=False)
 PLAN = Plan(source="auto", secret_requests="auto", delete_secrets=False, secrets=(OWN,))
+NO_SECRETS = replace(PLAN, secrets=())
 
 
 def rights_named(needs: Needs, *requested: SecretTarget) -> set[str]:
@@ -77,7 +78,7 @@ def test_secret_requests_are_needed_as_configured(
 
 
 def test_rancher_needs_exactly_these() -> None:
-    needs = Needs(rancher=True, secret_requests=True, delete_secrets=False, secrets=(OWN,))
+    needs = Needs(plan=PLAN, rancher=True, secret_requests=True)
     read = {
         f"{verb} {plural}.management.cattle.io"
         for verb in ("list", "watch")
@@ -98,13 +99,13 @@ def test_rancher_needs_exactly_these() -> None:
 
 
 def test_registrations_are_listed_where_they_are_served() -> None:
-    needs = Needs(rancher=True, secret_requests=False, delete_secrets=False, secrets=())
+    needs = Needs(plan=NO_SECRETS, rancher=True, secret_requests=False)
     served = replace(needs, registrations=True)
     assert rights_named(served) - rights_named(needs) == {"list registrations.scc.cattle.io"}
 
 
 def test_plain_kubernetes_needs_core_nodes_and_nothing_of_rancher() -> None:
-    needs = Needs(rancher=False, secret_requests=False, delete_secrets=False, secrets=())
+    needs = Needs(plan=NO_SECRETS, rancher=False, secret_requests=False)
     assert rights_named(needs) == {
         "list nodes",
         "watch nodes",
@@ -114,15 +115,15 @@ def test_plain_kubernetes_needs_core_nodes_and_nothing_of_rancher() -> None:
 
 
 def test_delete_is_needed_only_for_requested_secrets_that_are_cleaned_up() -> None:
-    needs = Needs(rancher=True, secret_requests=True, delete_secrets=True, secrets=(OWN,))
+    needs = Needs(plan=replace(PLAN, delete_secrets=True), rancher=True, secret_requests=True)
     deletes = {access for access in needed_access(needs, [ASKED]) if access.verb == "delete"}
     assert deletes == {Access("", "secrets", "", "delete", "other", "asked")}
-    kept = replace(needs, delete_secrets=False)
+    kept = replace(needs, plan=PLAN)
     assert not {access for access in needed_access(kept, [ASKED]) if access.verb == "delete"}
 
 
 def test_secret_of_an_exporter_and_a_request_is_needed_once() -> None:
     same = replace(OWN, of="SecretRequest x", own=False)
-    needs = Needs(rancher=True, secret_requests=True, delete_secrets=False, secrets=(OWN,))
+    needs = Needs(plan=PLAN, rancher=True, secret_requests=True)
     rights = needed_access(needs, [same])
     assert len(rights) == len(set(rights))

@@ -6,7 +6,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from telemetryd.doctor.findings import Finding, Report, Verdict, render_report
+from telemetryd.doctor.findings import CheckResult, Examination, Grade, render_report
 from tests.apiserver.registrations import NAME, failed, registration
 from tests.doctor.test_examine import SETTINGS, asking, discovery, failures, of, well
 from tests.informer.scripted import Scripted, answer, hang, refuse
@@ -27,13 +27,13 @@ def served(*found: object) -> Scripted:
     return server
 
 
-async def report_of(folder: Path, server: Scripted) -> Report:
+async def report_of(folder: Path, server: Scripted) -> Examination:
     async with asking(folder, server) as ask:
         with anyio.fail_after(60):
             return await ask()
 
 
-def registered(report: Report) -> Finding:
+def registered(report: Examination) -> CheckResult:
     return of(report, f"Registration {NAME}")
 
 
@@ -41,16 +41,16 @@ async def test_active_registration_passes_with_its_times(tmp_path: Path) -> None
     now = time.time()
     server = served(registration(synced_at=now - 60, expires_at=now + DAY_S))
     report = await report_of(tmp_path, server)
-    assert {found.verdict for found in report.findings} == {Verdict.PASS}
+    assert {found.grade for found in report.findings} == {Grade.PASS}
     assert registered(report).detail.startswith("online, activated, last sync 20")
-    assert of(report, f"may list {RESOURCE}").verdict is Verdict.PASS
+    assert of(report, f"may list {RESOURCE}").grade is Grade.PASS
     assert "SENTINEL" not in "\n".join(render_report(report))
 
 
 async def test_cluster_without_scc_operator_passes_and_asks_for_no_right(tmp_path: Path) -> None:
     report = await report_of(tmp_path, well())
-    assert of(report, RESOURCE) == Finding(
-        Verdict.PASS, RESOURCE, "not served: no scc-operator runs here"
+    assert of(report, RESOURCE) == CheckResult(
+        Grade.PASS, RESOURCE, "not served: no scc-operator runs here"
     )
     assert not any(found.what == f"may list {RESOURCE}" for found in report.findings)
 
@@ -64,7 +64,7 @@ async def test_problem_of_a_registration_is_a_warning_with_its_fix(tmp_path: Pat
         (registration(synced_at=now - 3 * DAY_S), "more than two days", "scc-operator runs"),
     ):
         found = registered(await report_of(tmp_path, served(obj)))
-        assert found.verdict is Verdict.WARN
+        assert found.grade is Grade.WARN
         assert said in found.detail
         assert fix in found.fix
         assert f"kubectl describe {RESOURCE} {NAME}" in found.fix
@@ -73,7 +73,7 @@ async def test_problem_of_a_registration_is_a_warning_with_its_fix(tmp_path: Pat
 
 async def test_rancher_that_never_registered_is_warned_of(tmp_path: Path) -> None:
     report = await report_of(tmp_path, served())
-    assert of(report, RESOURCE).verdict is Verdict.WARN
+    assert of(report, RESOURCE).grade is Grade.WARN
     assert "never registered" in of(report, RESOURCE).detail
     assert "telemetryd offline-request" in of(report, RESOURCE).fix
     assert failures(report) == []
@@ -86,11 +86,11 @@ async def test_missing_right_is_a_warning_with_the_rule_to_add(tmp_path: Path) -
         {"status": {"allowed": False}}, 201
     )
     report = await report_of(tmp_path, server)
-    assert of(report, RESOURCE) == Finding(
-        Verdict.WARN, RESOURCE, "may not be read, so not checked"
+    assert of(report, RESOURCE) == CheckResult(
+        Grade.WARN, RESOURCE, "may not be read, so not checked"
     )
     right = of(report, f"may list {RESOURCE}")
-    assert right.verdict is Verdict.WARN
+    assert right.grade is Grade.WARN
     assert right.missing in report.missing
     text = "\n".join(render_report(report))
     assert "- apiGroups: [scc.cattle.io]\n  resources: [registrations]\n  verbs: [list]" in text
@@ -109,9 +109,9 @@ async def test_server_that_fails_at_registrations_costs_nothing_else(
     server.others[path] = spoiled  # type: ignore[assignment]
     report = await report_of(tmp_path, server)
     assert failures(report) == []
-    warned = [found.what for found in report.findings if found.verdict is Verdict.WARN]
+    warned = [found.what for found in report.findings if found.grade is Grade.WARN]
     assert set(warned) <= {RESOURCE}
-    assert of(report, "may watch nodes.management.cattle.io").verdict is Verdict.PASS
+    assert of(report, "may watch nodes.management.cattle.io").grade is Grade.PASS
 
 
 async def test_hostile_names_become_neither_a_command_nor_a_second_line(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ async def test_hostile_names_become_neither_a_command_nor_a_second_line(tmp_path
 async def test_registrations_that_can_not_be_read_are_counted(tmp_path: Path) -> None:
     report = await report_of(tmp_path, served({"metadata": {"name": 7}}, registration()))
     assert "1 can't be read" in of(report, RESOURCE).detail
-    assert registered(report).verdict is Verdict.PASS
+    assert registered(report).grade is Grade.PASS
 
 
 def build_setting(value: object, default: object = "") -> object:
@@ -146,14 +146,14 @@ def build_setting(value: object, default: object = "") -> object:
         (answer({"items": []}), "not a Prime build"),
     ],
 )
-async def test_build_that_nobody_expects_anything_of_is_warned_of(
+async def test_build_whose_telemetry_suse_does_not_expect_is_warned_of(
     tmp_path: Path, setting: object, named: str
 ) -> None:
     server = well()
     server.others[SETTINGS] = setting  # type: ignore[assignment]
     report = await report_of(tmp_path, server)
     found = of(report, "Rancher build")
-    assert found.verdict is Verdict.WARN
+    assert found.grade is Grade.WARN
     assert f"this Rancher is {named}" in found.detail
     assert "SUSE does not expect it; product in the payload: rancher" in found.detail
     assert failures(report) == []
@@ -162,7 +162,7 @@ async def test_build_that_nobody_expects_anything_of_is_warned_of(
 
 async def test_prime_build_passes(tmp_path: Path) -> None:
     report = await report_of(tmp_path, well())
-    assert of(report, "Rancher build") == Finding(Verdict.PASS, "Rancher build", "prime")
+    assert of(report, "Rancher build") == CheckResult(Grade.PASS, "Rancher build", "prime")
 
 
 @pytest.mark.parametrize(
@@ -173,6 +173,6 @@ async def test_build_that_can_not_be_read_is_not_guessed(tmp_path: Path, setting
     server.others[SETTINGS] = setting  # type: ignore[assignment]
     report = await report_of(tmp_path, server)
     found = of(report, "Rancher build")
-    assert found.verdict is Verdict.WARN
+    assert found.grade is Grade.WARN
     assert "community" not in found.detail
     assert failures(report) == []

@@ -19,7 +19,7 @@ from telemetryd.config import Config
 from telemetryd.config.paths import ControlSocket
 from telemetryd.doctor.access import RANCHER_RESOURCES, Plan, SecretTarget, plan_of
 from telemetryd.doctor.examine import examine
-from telemetryd.doctor.findings import Finding, Report, Verdict, render_report
+from telemetryd.doctor.findings import CheckResult, Examination, Grade, render_report
 from telemetryd.kube import credentials
 from tests.informer.scripted import Responder, Scripted, answer, hang, kubeconfig, refuse, serve
 from tests.system.daemon import free_port
@@ -74,7 +74,7 @@ def config_for(folder: Path, url: str) -> Config:
     return replace(config, server=server)
 
 
-Ask = Callable[..., Awaitable[Report]]
+Ask = Callable[..., Awaitable[Examination]]
 
 
 @asynccontextmanager
@@ -86,7 +86,7 @@ async def asking(folder: Path, server: Scripted) -> AsyncIterator[Ask]:
             *,
             now: Callable[[], float] = time.time,
             deadline_s: float = 30.0,
-        ) -> Report:
+        ) -> Examination:
             config = config_for(folder, server.url)
             plan = replace(plan_of(config), source="rancher", secret_requests=False)
             return await examine(config, change(plan), now=now, deadline_s=deadline_s)
@@ -94,19 +94,19 @@ async def asking(folder: Path, server: Scripted) -> AsyncIterator[Ask]:
         yield ask
 
 
-def of(report: Report, what: str) -> Finding:
+def of(report: Examination, what: str) -> CheckResult:
     (found,) = [finding for finding in report.findings if finding.what == what]
     return found
 
 
-def failures(report: Report) -> list[str]:
-    return [found.what for found in report.findings if found.verdict is Verdict.FAIL]
+def failures(report: Examination) -> list[str]:
+    return [found.what for found in report.findings if found.grade is Grade.FAIL]
 
 
 async def test_all_well_is_all_pass(tmp_path: Path) -> None:
     async with asking(tmp_path, well()) as ask:
         report = await ask()
-    assert {found.verdict for found in report.findings} == {Verdict.PASS}
+    assert {found.grade for found in report.findings} == {Grade.PASS}
     assert of(report, "API server version").detail == "v1.34.1+rke2r1"
 
 
@@ -125,8 +125,8 @@ async def test_unreachable_server_fails_in_one_line_and_the_rest_is_checked(tmp_
     report = await examine(config, plan_of(config), now=time.time)
     assert failures(report) == ["connection"]
     assert "connection refused" in of(report, "connection").detail
-    assert of(report, "cluster").verdict is Verdict.WARN
-    assert of(report, "state directory").verdict is Verdict.PASS
+    assert of(report, "cluster").grade is Grade.WARN
+    assert of(report, "state directory").grade is Grade.PASS
 
 
 async def test_server_that_takes_no_connection_is_not_waited_for(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ async def test_server_that_never_answers_costs_each_check_its_deadline(tmp_path:
         "namespace cattle-telemetry-system",
         "Secret cattle-telemetry-system/rancher-scc-telemetry",
     ]
-    assert of(report, "may list namespaces kube-system").verdict is Verdict.PASS
+    assert of(report, "may list namespaces kube-system").grade is Grade.PASS
 
 
 async def test_refused_credential_fails_and_says_so(tmp_path: Path) -> None:
@@ -217,16 +217,16 @@ async def test_kubernetes_below_the_oldest_tested_and_a_hidden_version_warn(tmp_
         report = await ask()
         assert failures(report) == []
         found = of(report, "API server version")
-        assert found.verdict is Verdict.WARN
+        assert found.grade is Grade.WARN
         assert "v1.30.14 is older than 1.31" in found.detail
         server.others["/version"] = answer({"gitVersion": "v1.31.0"})
-        assert of(await ask(), "API server version").verdict is Verdict.PASS
+        assert of(await ask(), "API server version").grade is Grade.PASS
         server.others["/version"] = answer({"gitVersion": "SENTINEL"})
-        assert of(await ask(), "API server version").verdict is Verdict.WARN
+        assert of(await ask(), "API server version").grade is Grade.WARN
         server.others["/version"] = refuse(403, "Forbidden")
         report = await ask()
-        assert of(report, "connection").verdict is Verdict.PASS
-        assert of(report, "API server version").verdict is Verdict.WARN
+        assert of(report, "connection").grade is Grade.PASS
+        assert of(report, "API server version").grade is Grade.WARN
 
 
 @pytest.mark.parametrize(("shift_s", "told"), [(60, "behind"), (-3600, "ahead of")])
@@ -242,7 +242,7 @@ async def test_clock_that_differs_warns_and_says_which_way(
     server.others["/version"] = shifted
     async with asking(tmp_path, server) as ask:
         found = of(await ask(), "clock")
-    assert found.verdict is Verdict.WARN
+    assert found.grade is Grade.WARN
     assert told in found.detail
     seconds = int(found.detail.split()[0])
     assert abs(seconds - abs(shift_s)) <= 20
@@ -256,7 +256,7 @@ async def test_rancher_that_is_not_installed_fails_where_it_is_the_source(tmp_pa
         assert failures(await ask()) == ["management.cattle.io/v3"]
         report = await ask(lambda plan: replace(plan, source="auto"))
         assert not report.failed
-        assert of(report, "may list nodes").verdict is Verdict.PASS
+        assert of(report, "may list nodes").grade is Grade.PASS
 
 
 async def test_crds_that_are_missing_or_odd_are_named(tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ async def test_crds_that_are_missing_or_odd_are_named(tmp_path: Path) -> None:
     async with asking(tmp_path, server) as ask:
         report = await ask()
     assert failures(report) == ["clusters.management.cattle.io", "features.management.cattle.io"]
-    assert of(report, "projects.management.cattle.io").verdict is Verdict.WARN
+    assert of(report, "projects.management.cattle.io").grade is Grade.WARN
 
 
 async def test_secret_requests_need_their_crd_with_status(tmp_path: Path) -> None:
@@ -277,9 +277,9 @@ async def test_secret_requests_need_their_crd_with_status(tmp_path: Path) -> Non
         assert "telemetry.cattle.io/v1" in failures(wanted)
         server.others["/apis/telemetry.cattle.io/v1"] = refuse(404, "NotFound")
         absent = await ask(lambda plan: replace(plan, secret_requests=True))
-        assert of(absent, "telemetry.cattle.io/v1").verdict is Verdict.WARN
+        assert of(absent, "telemetry.cattle.io/v1").grade is Grade.WARN
         off = await ask()
-        assert of(off, "telemetry.cattle.io/v1").verdict is Verdict.PASS
+        assert of(off, "telemetry.cattle.io/v1").grade is Grade.PASS
 
 
 async def test_server_without_access_reviews_warns(tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ async def test_server_without_access_reviews_warns(tmp_path: Path) -> None:
     async with asking(tmp_path, server) as ask:
         report = await ask()
     assert not report.failed
-    assert of(report, "may list namespaces kube-system").verdict is Verdict.WARN
+    assert of(report, "may list namespaces kube-system").grade is Grade.WARN
 
 
 TELEMETRY = {
@@ -308,21 +308,21 @@ def foreign(manager: str, at: str, **fields: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("secret", "takeover", "verdict", "told"),
+    ("secret", "takeover", "grade", "shown"),
     [
-        (foreign("rancher", "2026-01-01T00:00:00Z"), False, Verdict.WARN, "rancher 600 s ago"),
-        (foreign("rancher", "2026-01-01T00:09:50Z"), False, Verdict.FAIL, "rancher 10 s ago"),
-        (foreign("rancher", "2026-01-01T00:09:50Z"), True, Verdict.WARN, "takeover"),
-        (foreign("rancher", ""), False, Verdict.FAIL, "written by rancher"),
-        (foreign("x", "", type="kubernetes.io/tls"), False, Verdict.FAIL, "not Opaque"),
-        (foreign("x", "", immutable=True), False, Verdict.FAIL, "immutable"),
-        (foreign("x", "", data={"payload": "e30="}), False, Verdict.FAIL, "else than telemetry"),
-        (refuse(403, "Forbidden"), False, Verdict.WARN, "may not be read"),
-        (answer(b"{}"), False, Verdict.FAIL, "isn't what was asked for"),
+        (foreign("rancher", "2026-01-01T00:00:00Z"), False, Grade.WARN, "rancher 600 s ago"),
+        (foreign("rancher", "2026-01-01T00:09:50Z"), False, Grade.FAIL, "rancher 10 s ago"),
+        (foreign("rancher", "2026-01-01T00:09:50Z"), True, Grade.WARN, "takeover"),
+        (foreign("rancher", ""), False, Grade.FAIL, "written by rancher"),
+        (foreign("x", "", type="kubernetes.io/tls"), False, Grade.FAIL, "not Opaque"),
+        (foreign("x", "", immutable=True), False, Grade.FAIL, "immutable"),
+        (foreign("x", "", data={"payload": "e30="}), False, Grade.FAIL, "else than telemetry"),
+        (refuse(403, "Forbidden"), False, Grade.WARN, "may not be read"),
+        (answer(b"{}"), False, Grade.FAIL, "isn't what was asked for"),
     ],
 )
 async def test_secret_is_judged_as_the_exporter_will_find_it(
-    tmp_path: Path, secret: Any, takeover: bool, verdict: Verdict, told: str
+    tmp_path: Path, secret: Any, takeover: bool, grade: Grade, shown: str
 ) -> None:
     server = well()
     server.others[SECRET] = secret
@@ -337,8 +337,8 @@ async def test_secret_is_judged_as_the_exporter_will_find_it(
     async with asking(tmp_path, server) as ask:
         report = await ask(lambda plan: replace(plan, secrets=(target,)), now=lambda: ten_past)
     found = of(report, str(target))
-    assert found.verdict is verdict
-    assert told in found.detail
+    assert found.grade is grade
+    assert shown in found.detail
     assert PAYLOAD[:8] not in "\n".join(render_report(report)), "its content stays where it is"
 
 
@@ -347,21 +347,21 @@ WEBHOOK = 'admission webhook "w" '
 
 
 @pytest.mark.parametrize(
-    ("code", "message", "verdict", "shown"),
+    ("code", "message", "grade", "shown"),
     [
-        (403, USER, Verdict.WARN, "not allowed, see the rights"),
-        (403, 'secrets "x" is forbidden: exceeded quota: q', Verdict.FAIL, "exceeded quota: q"),
-        (422, f"{WEBHOOK}denied the request: no", Verdict.FAIL, "denied the request: no"),
-        (400, f"{WEBHOOK}does not support dry run", Verdict.WARN, "not supported"),
-        (500, 'failed calling webhook "w": x', Verdict.FAIL, "check the webhook's service"),
-        (403, "", Verdict.FAIL, "proxy or gateway"),
-        (422, 'Secret "x" is invalid', Verdict.FAIL, "422"),
-        (404, 'namespaces "x" not found', Verdict.FAIL, "before the namespace exists"),
-        (503, "away", Verdict.FAIL, "503"),
+        (403, USER, Grade.WARN, "not allowed, see the rights"),
+        (403, 'secrets "x" is forbidden: exceeded quota: q', Grade.FAIL, "exceeded quota: q"),
+        (422, f"{WEBHOOK}denied the request: no", Grade.FAIL, "denied the request: no"),
+        (400, f"{WEBHOOK}does not support dry run", Grade.WARN, "not supported"),
+        (500, 'failed calling webhook "w": x', Grade.FAIL, "check the webhook's service"),
+        (403, "", Grade.FAIL, "proxy or gateway"),
+        (422, 'Secret "x" is invalid', Grade.FAIL, "422"),
+        (404, 'namespaces "x" not found', Grade.FAIL, "before the namespace exists"),
+        (503, "away", Grade.FAIL, "503"),
     ],
 )
 async def test_dry_run_says_what_the_server_said(
-    tmp_path: Path, code: int, message: str, verdict: Verdict, shown: str
+    tmp_path: Path, code: int, message: str, grade: Grade, shown: str
 ) -> None:
     server = well()
     denied = refuse(code, "Reason", message)
@@ -369,8 +369,8 @@ async def test_dry_run_says_what_the_server_said(
     async with asking(tmp_path, server) as ask:
         report = await ask()
     lines = [str(found) for found in report.findings if "Secret " in found.what]
-    assert [line[:4] for line in lines if shown in line] == [verdict]
-    assert report.failed is (verdict is Verdict.FAIL)
+    assert [line[:4] for line in lines if shown in line] == [grade]
+    assert report.failed is (grade is Grade.FAIL)
 
 
 @pytest.mark.parametrize("requests", [True, False])

@@ -14,10 +14,10 @@ import pytest
 
 from telemetryd.config import ControlSocket, FileExporterConfig, ListenAddress, ServerConfig
 from telemetryd.doctor import local
-from telemetryd.doctor.findings import Finding, Verdict
+from telemetryd.doctor.findings import CheckResult, Grade
 from tests.kube.certificates import Authority, Pair
 
-PASS, WARN, FAIL = Verdict.PASS, Verdict.WARN, Verdict.FAIL
+PASS, WARN, FAIL = Grade.PASS, Grade.WARN, Grade.FAIL
 
 AS_NOBODY = """
 import os, sys
@@ -27,26 +27,26 @@ for finding in check_state_dir(sys.argv[1]): print(finding)
 """
 
 
-def verdicts(findings: list[Finding]) -> list[Verdict]:
-    return [finding.verdict for finding in findings]
+def grades(findings: list[CheckResult]) -> list[Grade]:
+    return [finding.grade for finding in findings]
 
 
 def test_state_directory_that_is_there_or_can_be_made_passes(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "new", tmp_path / "deep" / "new"):
-        assert verdicts(local.check_state_dir(str(path))) == [PASS]
+        assert grades(local.check_state_dir(str(path))) == [PASS]
     assert list(tmp_path.iterdir()) == [], "nothing is left behind, nothing made"
 
 
-def test_state_directory_nobody_found_fails() -> None:
+def test_state_directory_that_was_not_found_fails() -> None:
     (finding,) = local.check_state_dir(None)
-    assert finding.verdict is FAIL
+    assert finding.grade is FAIL
     assert "state_dir" in finding.fix
 
 
 def test_state_directory_below_a_file_fails(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (finding,) = local.check_state_dir(str(tmp_path / "file" / "x"))
-    assert finding.verdict is FAIL
+    assert finding.grade is FAIL
     assert f"{tmp_path}/file isn't a folder" in finding.detail
 
 
@@ -73,7 +73,7 @@ def test_state_directory_that_is_read_only_fails_and_names_the_user() -> None:
 def test_state_directory_others_may_write_to_warns(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     found = local.check_state_dir(str(tmp_path))
-    assert verdicts(found) == [PASS, WARN]
+    assert grades(found) == [PASS, WARN]
     assert "mode 0777" in found[1].detail
     assert found[1].fix == f"chmod go-w {tmp_path}"
 
@@ -81,14 +81,14 @@ def test_state_directory_others_may_write_to_warns(tmp_path: Path) -> None:
 def test_little_space_warns(tmp_path: Path) -> None:
     exporter = FileExporterConfig(name="f", directory=str(tmp_path), max_bytes=1 << 60)
     found = local.check_file_exporter(exporter)
-    assert verdicts(found) == [PASS, WARN]
+    assert grades(found) == [PASS, WARN]
     assert "MiB free" in found[1].detail
 
 
 def test_directory_of_a_file_exporter_is_made_but_not_its_parent(tmp_path: Path) -> None:
-    for path, verdict in ((tmp_path / "new", PASS), (tmp_path / "none" / "new", FAIL)):
+    for path, grade in ((tmp_path / "new", PASS), (tmp_path / "none" / "new", FAIL)):
         (finding, *_) = local.check_file_exporter(FileExporterConfig(name="f", directory=str(path)))
-        assert finding.verdict is verdict
+        assert finding.grade is grade
     assert f"only {tmp_path} exists" in finding.detail
 
 
@@ -100,7 +100,7 @@ def test_control_socket_free_stale_or_alive_passes(short_path: Path) -> None:
         listener.listen()
         (alive,) = local.check_control_socket(place)
     (stale,) = local.check_control_socket(place)
-    assert verdicts([free, alive, stale]) == [PASS] * 3
+    assert grades([free, alive, stale]) == [PASS] * 3
     assert "can be made" in free.detail
     assert "a daemon listens there" in alive.detail
     assert "will be replaced" in stale.detail
@@ -112,18 +112,18 @@ def test_control_socket_that_is_a_file_fails_only_where_it_is_configured(
 ) -> None:
     (short_path / "s").touch()
     (finding,) = local.check_control_socket(ControlSocket(str(short_path / "s"), explicit=explicit))
-    assert finding.verdict is (FAIL if explicit else WARN)
+    assert finding.grade is (FAIL if explicit else WARN)
     assert "server.control_socket" in finding.fix
 
 
 def test_control_socket_with_too_long_a_path_warns() -> None:
     (finding,) = local.check_control_socket(ControlSocket("/" + "x" * 200, explicit=False))
-    assert finding.verdict is WARN
+    assert finding.grade is WARN
     assert "107 bytes" in finding.detail
 
 
 def test_control_socket_without_a_place_warns() -> None:
-    assert verdicts(local.check_control_socket(None)) == [WARN]
+    assert grades(local.check_control_socket(None)) == [WARN]
 
 
 @pytest.fixture
@@ -148,57 +148,57 @@ def taken() -> Iterator[int]:
 
 
 def test_port_that_is_free_passes() -> None:
-    assert verdicts(local.check_listen(ListenAddress("127.0.0.1", 0))) == [PASS]
-    assert verdicts(local.check_listen(ListenAddress("", 0))) == [PASS]
+    assert grades(local.check_listen(ListenAddress("127.0.0.1", 0))) == [PASS]
+    assert grades(local.check_listen(ListenAddress("", 0))) == [PASS]
 
 
 def test_port_of_somebody_else_fails(taken: int) -> None:
     (finding,) = local.check_listen(ListenAddress("127.0.0.1", taken))
-    assert finding.verdict is FAIL
+    assert finding.grade is FAIL
     assert "address already in use" in finding.detail
     assert "server.listen" in finding.fix
 
 
 def test_port_taken_on_one_address_is_taken_for_every_address(taken: int) -> None:
     (finding,) = local.check_listen(ListenAddress("", taken))
-    assert finding.verdict is FAIL
+    assert finding.grade is FAIL
 
 
 def test_address_of_another_machine_fails() -> None:
     (finding,) = local.check_listen(ListenAddress("192.0.2.1", 10464))
-    assert finding.verdict is FAIL
+    assert finding.grade is FAIL
 
 
-def certificate_of(pair: Pair, *, now_s: float | None = None) -> Finding:
+def certificate_of(pair: Pair, *, now_s: float | None = None) -> CheckResult:
     server = ServerConfig(tls_cert_file=str(pair.cert), tls_key_file=str(pair.key))
     (finding,) = local.check_certificates(server, time.time() if now_s is None else now_s)
     return finding
 
 
-def test_certificate_is_told_with_the_time_that_is_left(tmp_path: Path) -> None:
+def test_certificate_is_shown_with_the_time_that_is_left(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     fresh = certificate_of(authority.issue("fresh", days=10))
-    assert (fresh.verdict, fresh.fix) == (PASS, "")
+    assert (fresh.grade, fresh.fix) == (PASS, "")
     assert fresh.detail == f"{tmp_path}/fresh.crt is valid for 239h more"
     old = certificate_of(authority.issue("old", days=2))
-    assert old.verdict is WARN
+    assert old.grade is WARN
     assert "47h more" in old.detail
     assert old.fix.startswith("renew it")
     early = certificate_of(authority.issue("early"), now_s=time.time() - 30 * 86400)
-    assert early.verdict is WARN
+    assert early.grade is WARN
     assert "isn't valid before" in early.detail
 
 
 def test_certificate_that_can_not_be_served_fails_with_the_fix(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     late = certificate_of(authority.issue("late", days=-1))
-    assert (late.verdict, late.what, late.fix) == (FAIL, "server.tls_cert_file", "renew it")
+    assert (late.grade, late.what, late.fix) == (FAIL, "server.tls_cert_file", "renew it")
     assert f"{tmp_path}/late.crt has expired on" in late.detail
     missing = certificate_of(Pair(tmp_path / "none.crt", authority.issue("x").key))
-    assert missing.verdict is FAIL
+    assert missing.grade is FAIL
     assert missing.detail.endswith("can't be read (No such file or directory)")
     assert missing.fix == "name a PEM file that is there"
 
 
-def test_nothing_is_told_of_certificates_without_tls() -> None:
+def test_certificates_are_not_shown_without_tls() -> None:
     assert local.check_certificates(ServerConfig(), time.time()) == []

@@ -8,7 +8,7 @@ import pytest
 
 from telemetryd.doctor.access import Plan, plan_of
 from telemetryd.doctor.examine import examine
-from telemetryd.doctor.findings import Finding, Verdict
+from telemetryd.doctor.findings import CheckResult, Grade
 from telemetryd.doctor.rivals import FEATURE, RANCHERS
 from tests.doctor.test_examine import asking, config_for, of, well
 from tests.informer.scripted import answer, refuse, serve
@@ -36,30 +36,30 @@ def setting(value: str, default: str = "") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("features", "settings", "verdict", "detail"),
+    ("features", "settings", "grade", "detail"),
     [
-        ([], [], Verdict.PASS, "has no feature"),
-        ([feature(None)], [], Verdict.PASS, "this one is none"),
-        ([feature(None)], [setting("community")], Verdict.PASS, "this one is community"),
-        ([feature(None)], [setting("", "dev")], Verdict.PASS, "this one is dev"),
-        ([feature(None)], [setting("prime")], Verdict.WARN, "is on"),
-        ([feature(None)], [setting("", "prime")], Verdict.WARN, "is on"),
-        ([feature(True, default=False)], [setting("prime")], Verdict.WARN, "is on"),
-        ([feature(None, default=False)], [setting("prime")], Verdict.PASS, "is off"),
-        ([feature(False)], [setting("prime")], Verdict.PASS, "is off, from Rancher's next start"),
-        ([feature(True, locked=False)], [setting("prime")], Verdict.PASS, "is off"),
-        ([{"metadata": {"name": FEATURE}}], [setting("prime")], Verdict.PASS, "is off"),
+        ([], [], Grade.PASS, "has no feature"),
+        ([feature(None)], [], Grade.PASS, "this one is none"),
+        ([feature(None)], [setting("community")], Grade.PASS, "this one is community"),
+        ([feature(None)], [setting("", "dev")], Grade.PASS, "this one is dev"),
+        ([feature(None)], [setting("prime")], Grade.WARN, "is on"),
+        ([feature(None)], [setting("", "prime")], Grade.WARN, "is on"),
+        ([feature(True, default=False)], [setting("prime")], Grade.WARN, "is on"),
+        ([feature(None, default=False)], [setting("prime")], Grade.PASS, "is off"),
+        ([feature(False)], [setting("prime")], Grade.PASS, "is off, from Rancher's next start"),
+        ([feature(True, locked=False)], [setting("prime")], Grade.PASS, "is off"),
+        ([{"metadata": {"name": FEATURE}}], [setting("prime")], Grade.PASS, "is off"),
     ],
 )
 async def test_ranchers_own_telemetry_is_on_by_build_and_feature(
-    tmp_path: Path, features: list[Any], settings: list[Any], verdict: Verdict, detail: str
+    tmp_path: Path, features: list[Any], settings: list[Any], grade: Grade, detail: str
 ) -> None:
     server = well()
     server.others[f"{MANAGEMENT}/features"] = answer({"items": features})
     server.others[f"{MANAGEMENT}/settings"] = answer({"items": settings})
     async with asking(tmp_path, server) as ask:
         found = of(await ask(serving), RANCHERS)
-    assert found.verdict is verdict
+    assert found.grade is grade
     assert detail in found.detail
     queries = {seen.path: seen.query for seen in server.requests}
     assert queries[f"{MANAGEMENT}/features"] == {"fieldSelector": f"metadata.name={FEATURE}"}
@@ -70,7 +70,7 @@ async def test_features_that_may_not_be_read_are_a_warning(tmp_path: Path) -> No
     server.others[f"{MANAGEMENT}/features"] = refuse(403, "Forbidden")
     async with asking(tmp_path, server) as ask:
         found = of(await ask(serving), RANCHERS)
-    assert (found.verdict, found.detail) == (Verdict.WARN, "may not be read, so not checked")
+    assert (found.grade, found.detail) == (Grade.WARN, "may not be read, so not checked")
 
 
 def request(manager: str, **changes: Any) -> dict[str, Any]:
@@ -82,15 +82,15 @@ def request(manager: str, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("manager", "takeover", "verdict", "texts"),
+    ("manager", "takeover", "grade", "texts"),
     [
-        ("telemetryd", False, Verdict.PASS, ["no other controller"]),
-        ("rancher", False, Verdict.WARN, ["written by rancher 60 s ago", "leaves it", "takeover"]),
-        ("rancher", True, Verdict.WARN, ["written by rancher 60 s ago", "telemetryd serves it"]),
+        ("telemetryd", False, Grade.PASS, ["no other controller"]),
+        ("rancher", False, Grade.WARN, ["written by rancher 60 s ago", "leaves it", "takeover"]),
+        ("rancher", True, Grade.WARN, ["written by rancher 60 s ago", "telemetryd serves it"]),
     ],
 )
 async def test_request_of_another_controller_is_named_with_its_time(
-    tmp_path: Path, manager: str, takeover: bool, verdict: Verdict, texts: list[str]
+    tmp_path: Path, manager: str, takeover: bool, grade: Grade, texts: list[str]
 ) -> None:
     server = well()
     bad = [{"metadata": {"name": "x"}}, "text"]
@@ -100,7 +100,7 @@ async def test_request_of_another_controller_is_named_with_its_time(
         config = replace(config, secret_requests=replace(config.secret_requests, takeover=takeover))
         plan = replace(plan_of(config), source="rancher", secret_requests=True)
         report = await examine(config, plan, now=lambda: NOW_S)
-    found: Finding = of(report, "SecretRequest rancher-scc-metrics")
-    assert found.verdict is verdict
+    found: CheckResult = of(report, "SecretRequest rancher-scc-metrics")
+    assert found.grade is grade
     assert all(text in str(found) for text in texts)
     assert len([each for each in report.findings if each.what.startswith("SecretRequest ")]) == 1

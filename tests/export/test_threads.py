@@ -112,7 +112,7 @@ async def test_who_never_had_a_turn_says_so_when_its_time_is_over(tmp_path: Path
                 while not manager.status("late").last_error:
                     await anyio.sleep(0.005)
             assert manager.status("late").last_error == (
-                "no answer within 0.2 s: it still waited for its turn, for others are at work"
+                "no answer within 0.2 s: still waiting for its turn: others are at work"
             )
     finally:
         disk.set()

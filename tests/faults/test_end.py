@@ -24,7 +24,7 @@ def end_amid(bench: Bench, rule: Rule) -> float:
     return time.monotonic() - begin_s
 
 
-def test_daemon_told_to_end_during_a_list_does_not_wait_for_it(
+def test_daemon_that_ends_during_a_list_does_not_wait_for_it(
     apiserver: ApiServer, admin: Admin, tmp_path: Path
 ) -> None:
     with set_up(apiserver, admin, tmp_path) as bench:
@@ -34,7 +34,7 @@ def test_daemon_told_to_end_during_a_list_does_not_wait_for_it(
         assert end_amid(bench, rule) < SLACK_S
 
 
-def test_daemon_told_to_end_during_a_write_ends_within_its_drain_timeout(
+def test_daemon_that_ends_during_a_write_does_so_within_its_drain_timeout(
     apiserver: ApiServer, admin: Admin, tmp_path: Path
 ) -> None:
     with set_up(apiserver, admin, tmp_path) as bench:

@@ -16,7 +16,7 @@ def store() -> Store[ThingRecord]:
     return Store(InformerStats(THINGS.id))
 
 
-async def test_replay_of_what_is_told_is_what_is_held(store: Store[ThingRecord]) -> None:
+async def test_replay_of_all_deltas_is_what_is_held(store: Store[ThingRecord]) -> None:
     replay = Replay(THINGS, store)
     for size in (1, 2, 2, 3):
         store.upsert("ns/a", record("a", size))
@@ -30,7 +30,7 @@ async def test_replay_of_what_is_told_is_what_is_held(store: Store[ThingRecord])
     assert not replay.wrong
 
 
-async def test_change_that_was_not_told_is_found(store: Store[ThingRecord]) -> None:
+async def test_change_without_a_delta_is_found(store: Store[ThingRecord]) -> None:
     replay = Replay(THINGS, store)
     store.upsert("ns/a", record("a", 1))
     store._items["ns/a"] = record("a", 2)

@@ -13,6 +13,7 @@ from typing import Any, Final
 from telemetryd.serve.control.client import ask
 from telemetryd.serve.control.protocol import CommandAnswer, Request
 from tests.fuzz.counts import Counts
+from tests.processes import said
 from tests.system.daemon import Daemon
 
 LONGEST_LINE_BYTES: Final = 16 * 1024
@@ -84,11 +85,11 @@ class Probed:
                 self._judge(line)
 
     def _judge(self, line: bytes) -> None:
-        said = json.loads(line)  # whatever is said, the log stays lines of JSON
+        entry = json.loads(line)  # whatever is said, the log stays lines of JSON
         assert len(line) <= LONGEST_LINE_BYTES, line[:2000]
         assert b"Traceback" not in line, line.decode()
-        harmless = said["level"] not in {"error", "critical"}
-        assert harmless or any(part in said["message"] for part in self.expected), line.decode()
+        harmless = entry["level"] not in {"error", "critical"}
+        assert harmless or any(part in said(entry) for part in self.expected), line.decode()
 
 
 @contextmanager

@@ -4,8 +4,9 @@ from typing import Any, Final
 
 from hypothesis import strategies as st
 
+from telemetryd.config.exporters import EXPORTER_TYPES
 from telemetryd.config.schema import Key, Table, Variants, keys_of
-from telemetryd.config.settings import EXPORTER_TYPES, Config
+from telemetryd.config.settings import Config
 
 _RIGHT = st.sampled_from([
     '"60s"', '"1h30m"', '"auto"', '"info"', "true", "false", "1", "500", "0.25", '"10MiB"',

@@ -69,7 +69,7 @@ def test_nothing_is_left_that_installs_or_builds(content: dict[str, Entry]) -> N
     assert not [path for path in content if path.startswith(("src/", "build/", "dist/"))]
 
 
-def test_program_belongs_to_root_and_nobody_else_may_write(content: dict[str, Entry]) -> None:
+def test_program_belongs_to_root_and_only_root_may_write(content: dict[str, Entry]) -> None:
     for path, entry in content.items():
         if path.startswith(HOME):
             assert (entry.uid, entry.gid) == (0, 0), path

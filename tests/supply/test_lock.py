@@ -87,7 +87,7 @@ def test_what_is_pinned_otherwise_or_not_is_named(pins: dict[str, str]) -> None:
         merged([{"x": ("1", A)}], pins)
 
 
-def test_what_cannot_be_resolved_is_told_with_the_platform(
+def test_what_cannot_be_resolved_is_reported_with_the_platform(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")

@@ -155,7 +155,7 @@ def test_rancher_that_never_registered_is_warned_of(prime: Scc, views: Views) ->
 
 
 @pytest.mark.parametrize("build", ["community", "dev", ""])
-def test_build_that_nobody_expects_anything_of_is_said(
+def test_build_whose_telemetry_suse_does_not_expect_is_shown(
     scc: Scc, served: None, views: Views, build: str
 ) -> None:
     scc.put(collection(SETTINGS), setting("server-version-type", build))

@@ -250,7 +250,8 @@ def test_damaged_epoch_file_is_named_once_and_nothing_is_sent_twice_or_lost(
             rancher.add_node("local", 30_000 + number)
             wait_for(name, lambda: receiver.nodes == number + 2, SETTLE_S)  # noqa: B023
             assert (receiver.accepted, receiver.refused) == (number + 2, 0), name
-            lines = [line for line in daemon.log()[begun:].splitlines() if f"file={file}" in line]
+            logged = daemon.log()[begun:].splitlines()
+            lines = [line for line in logged if f'"file":"{file}"' in line]
             assert len(lines) == bool(said), (name, lines)
             assert all(said in line for line in lines)
             if file.is_dir():

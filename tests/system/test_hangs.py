@@ -178,7 +178,7 @@ def assert_goes_on(
 
 
 @pytest.mark.timeout(420)
-def test_standard_error_that_nobody_reads(
+def test_standard_error_without_a_reader(
     rancher: Rancher, apiserver: ApiServer, short_path: Path, sink: Sink
 ) -> None:
     unread, stderr = os.pipe()

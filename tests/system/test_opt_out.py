@@ -220,7 +220,7 @@ def test_setting_out_stops_all_but_its_own_watch_and_another_value_resumes(bench
         refused = ctl(*command, config=daemon.config_file, **bench.environ)
         assert refused.returncode == 1
         assert "switched off by the Rancher setting telemetry-opt" in refused.stderr
-    assert "collection off by=setting" in daemon.log()
+    assert 'nothing is collected or exported","by":"setting"' in daemon.log()
 
     sent = bench.sent()
     bench.opt("in")
@@ -238,7 +238,7 @@ def test_deleted_out_keeps_it_off_until_an_opt_in_or_another_value(
     bench.opt(None)
     bench.assert_silence(9501, ITS_WATCH)
     assert bench.is_off("memory")
-    assert "opt-out setting deleted" in bench.daemon.log()
+    assert '"setting":"deleted"' in bench.daemon.log()
     bench.reload()
     assert bench.is_off("memory")
     if value == "out":

@@ -135,7 +135,7 @@ def test_missing_role_for_the_secret_is_named_in_the_condition_until_it_is_grant
     wait_served(daemon, scc)
 
 
-def test_namespace_that_may_not_be_read_changes_nothing_and_is_told(
+def test_namespace_that_may_not_be_read_changes_nothing_and_is_reported(
     scc: Scc, daemon: RequestDaemon, rights: Rights, admin: Admin
 ) -> None:
     scc.ask()

@@ -159,7 +159,7 @@ def test_payload_that_others_have_replaced_stays_when_its_request_goes(
     scc.delete()
     scc.finalize()
     daemon.wait_for("gone", lambda: not shown(daemon), 40)
-    daemon.wait_for("the outcome", lambda: "outcome=kept" in daemon.log(), 40)
+    daemon.wait_for("the outcome", lambda: '"outcome":"kept"' in daemon.log(), 40)
     assert scc.secret() == before
 
 

@@ -90,7 +90,7 @@ class RequestLog:
             left_out, self._left_out = self._left_out, 0
             self.log(
                 logging.WARNING,
-                "lines about secret requests left out count=%d: see ctl status",
+                "lines about secret requests left out: see ctl status count=%d",
                 left_out,
             )
         return anyio.current_time() + wait_s if self._left_out else math.inf
@@ -162,7 +162,7 @@ class Tracked:
         """Remember its state, and log a change."""
         if state is not self.state or (not self.detail and detail):
             level = logging.INFO if state in _QUIET else logging.WARNING
-            message = "secret request %s name=%s target=%s why=%r"
+            message = "secret request state=%s name=%s target=%s why=%r"
             self.lines.log(level, message, state, self.name, self.asked_for, detail)
         self.state, self.detail = state, detail
 

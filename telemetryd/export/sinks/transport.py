@@ -11,7 +11,7 @@ import aiohttp
 import anyio
 
 from telemetryd import __version__
-from telemetryd.config.remote import is_over_tls
+from telemetryd.config.exporters import is_over_tls
 from telemetryd.errors import ConfigError, ExportError, PermanentError, Reason, RetryableError
 from telemetryd.export.sinks.credentials import read_credentials
 from telemetryd.export.threads import StillHangingError, WorkerThread

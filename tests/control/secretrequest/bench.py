@@ -21,7 +21,7 @@ from telemetryd.control.secretrequest.controller import SecretRequestController
 from telemetryd.control.secretrequest.decision import SecretRef
 from telemetryd.demo.objects import ObjectStore
 from telemetryd.demo.resources import RESOURCES, JsonObject, resource_of
-from telemetryd.demo.resources import Target as Place
+from telemetryd.demo.resources import RequestTarget as Place
 from telemetryd.demo.routes import Routes
 from telemetryd.demo.status import ApiError
 from telemetryd.demo.writes import Writer

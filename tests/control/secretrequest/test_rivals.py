@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from telemetryd.control.secretrequest.decision import SecretRef
-from telemetryd.demo.resources import Target as Place
+from telemetryd.demo.resources import RequestTarget as Place
 from telemetryd.demo.resources import resource_of
 from telemetryd.model import ExporterState, RequestState
 from tests.control.secretrequest.bench import EXPORTER, Bench, with_settings

@@ -19,7 +19,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric, NumberDataPoint
 
 from telemetryd import __version__
 from telemetryd.config import OtlpExporterConfig
-from telemetryd.config.remote import metrics_url
+from telemetryd.config.exporters import metrics_url
 from telemetryd.daemon.exporters import build_otlp
 from telemetryd.errors import PermanentError, Reason, RetryableError
 from telemetryd.export.exporter import ExportContext, Outcome

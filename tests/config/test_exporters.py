@@ -3,7 +3,7 @@
 import pytest
 
 from telemetryd.config import Config, HttpExporterConfig, OtlpExporterConfig, parse_config
-from telemetryd.config.remote import is_in_clear
+from telemetryd.config.exporters import is_in_clear
 from telemetryd.errors import ConfigError
 
 
