@@ -2,10 +2,12 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
-# Tests at a time: they wait more than they compute.
+# Tests at a time: many wait. The files that take longest begin first (tests/conftest.py).
 JOBS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+FAULTS := tests/faults tests/system/test_replicas.py $(wildcard tests/system/test_upstream_*.py)
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt
 
 $(VENV)/bin/python:
@@ -37,21 +39,21 @@ demo: $(VENV)/.runtime ## run the whole daemon for 20 s against an embedded API 
 	@$(BIN)/telemetryd demo --duration 20s
 
 .PHONY: test
-test: $(VENV)/.dev ## run all tests, on the newest kube-apiserver
-	@$(BIN)/pytest -n $(JOBS) --dist loadfile --durations=15
+test: $(VENV)/.dev ## test each behaviour, of wide tables a part, on the newest kube-apiserver
+	@$(PYTEST) --durations=15
 
 .PHONY: test-oldest
 test-oldest: $(VENV)/.dev ## contract, system (but for hanging disks), deploy and the quick faults on the oldest kube-apiserver
-	@APISERVER=oldest $(BIN)/pytest -n $(JOBS) --dist loadfile --ignore tests/system/test_hangs.py tests/apiserver tests/contract tests/system tests/deploy tests/faults
+	@APISERVER=oldest $(PYTEST) --ignore tests/system/test_hangs.py tests/apiserver tests/contract tests/system tests/deploy tests/faults
 
 .PHONY: test-pages
 test-pages: $(VENV)/.dev ## the quick faults on the newest kube-apiserver with streamed lists off
-	@APISERVER_FLAGS=--feature-gates=WatchList=false $(BIN)/pytest -n $(JOBS) --dist loadfile tests/faults
+	@APISERVER_FLAGS=--feature-gates=WatchList=false $(PYTEST) tests/faults
 
 .PHONY: coverage
-coverage: $(VENV)/.dev ## run all tests with branch coverage (twice as long), and report what they leave out
+coverage: $(VENV)/.dev ## run the same with branch coverage (twice as long), and report what it leaves out
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest -n $(JOBS) --dist loadfile
+	@$(BIN)/coverage run -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 	@$(BIN)/coverage combine -q
 	@$(BIN)/coverage report
 
@@ -60,7 +62,12 @@ soak: $(VENV)/.dev ## random faults, churn and reloads against a real API server
 	@$(BIN)/python -m tests.faults.soak $(or $(SOAK_S),1800) $(SEED)
 
 .PHONY: slow
-slow: $(VENV)/.dev ## fuzz each kind of input for minutes, differently each time (an hour; FUZZ=tests/fuzz/test_spool.py)
+slow: $(VENV)/.dev ## the rest of the tables that `make test` samples (30 minutes), then `make fuzz`
+	@$(PYTEST) -m 'slow or faults' $(addprefix --ignore=,$(FAULTS)) --durations=15
+	@$(MAKE) fuzz
+
+.PHONY: fuzz
+fuzz: $(VENV)/.dev ## fuzz each kind of input for minutes, differently each time (an hour; FUZZ=tests/fuzz/test_spool.py)
 	@$(BIN)/pytest -q -s --hypothesis-profile=slow $(or $(FUZZ),tests/fuzz)
 
 .PHONY: soak-exports
@@ -77,7 +84,7 @@ siege-peers: $(VENV)/.dev ## attack the daemon and its peers, one kind at a time
 
 .PHONY: faults
 faults: $(VENV)/.dev ## bring about every fault of docs/faults.md; ends with what each took (25 minutes)
-	@$(BIN)/pytest -q tests/faults tests/system/test_replicas.py tests/system/test_upstream_*.py -m 'faults or not faults'
+	@$(BIN)/pytest -q $(FAULTS) -m 'faults or slow or not slow'
 
 .PHONY: alerts
 alerts: $(VENV)/.dev ## bring about the cause of every alert, before a real Prometheus and API server (8 minutes)

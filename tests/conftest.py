@@ -1,6 +1,8 @@
 """Fixtures that every test may use."""
 
+import logging
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +12,53 @@ import pytest
 pytest_plugins = ["tests.apiserver.plugin", "tests.clientgo.plugin", "tests.faults.plugin"]
 
 
+# Each of hundreds of processes would compile the package anew, and each worker all tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+LONGEST = (
+    "tests/system/test_rotation.py",
+    "tests/system/test_hangs.py",
+    "tests/system/test_late_writes.py",
+    "tests/daemon/test_restrictions_table.py",
+    "tests/docs/test_commands.py",
+    "tests/system/test_confused_deputy.py",
+    "tests/system/test_replicas.py",
+    "tests/daemon/test_secrets_process.py",
+    "tests/system/test_rancher_serves.py",
+    "tests/test_cli.py",
+    "tests/daemon/test_disclosure_oracle.py",
+    "tests/system/test_opt_out_replicas.py",
+    "tests/system/test_request_targets.py",
+    "tests/daemon/test_security_process.py",
+    "tests/system/test_main_job.py",
+    "tests/benchmarks/test_smoke.py",
+)
+"""Files of a minute and more, in the order in which they begin: no worker is left with one."""
+
+
+@pytest.hookimpl(trylast=True)  # once they are shuffled
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the tests of the longest files before all others."""
+    rank = {file: number for number, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.location[0], len(rank)))
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     """The daemon runs on asyncio; so do its tests."""
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def _loggers_as_they_were() -> Iterator[None]:
+    """A command that runs in this process sets up its own logging, which is its test's alone."""
+    root, own = logging.getLogger(), logging.getLogger("telemetryd")
+    handlers, levels = root.handlers[:], (root.level, own.level)
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(levels[0])
+    own.setLevel(levels[1])
 
 
 @pytest.fixture

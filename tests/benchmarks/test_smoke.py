@@ -40,6 +40,7 @@ def results(assets: Path) -> Results:
     return run(SMALL)
 
 
+@pytest.mark.slow
 def test_every_figure_of_the_daemon_is_measured(results: Results) -> None:
     assert [(s.nodes, set(s.holders)) for s in results.sections] == [(53, {TELEMETRYD, PAGES})]
     figures = results.sections[0].holders[TELEMETRYD]
@@ -68,11 +69,13 @@ def test_every_figure_of_the_daemon_is_measured(results: Results) -> None:
     assert figures["nodes"] == [53]
 
 
+@pytest.mark.slow
 def test_results_survive_being_kept(results: Results, tmp_path: Path) -> None:
     save(results, tmp_path / "made" / "results.json")
     assert load(tmp_path / "made" / "results.json") == results
 
 
+@pytest.mark.slow
 def test_results_can_be_shown(results: Results) -> None:
     text = report.render(results)
     assert "| telemetryd |" in text

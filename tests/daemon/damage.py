@@ -261,11 +261,12 @@ class Process:
 
     def until(self, what: str, probe: Callable[[], Any], *, may_end: bool = True) -> Any:
         """The first truthy result of the probe."""
-        deadline_s = time.monotonic() + _GIVE_UP_S
+        deadline_s, pause_s = time.monotonic() + _GIVE_UP_S, 0.02
         while not (result := probe()):
             assert time.monotonic() < deadline_s, f"{what}\n{self.log()[-4000:]}"
             assert may_end or self.process.poll() is None, self.log()[-4000:]
-            time.sleep(0.02)
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 1.2, 0.2)  # each look costs the daemon and the test as much
         return result
 
     def settle(self) -> None:

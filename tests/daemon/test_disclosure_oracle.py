@@ -25,6 +25,7 @@ from tests.daemon.sentinels import ASKED, BUILDERS, ESCAPE, SENTINEL, fill, spoi
 from tests.daemon.test_plugins import install
 from tests.export.receiver import Receiver, Request, receiving
 from tests.gather.test_build_info import make_certificate
+from tests.sampling import sampled
 from tests.system.daemon import Daemon
 
 SECRET_WORDS = (SENTINEL, "acme-internal", ESCAPE, "\\u001b", "\\x1b", "\x00", "\\u0000", "\\x00")
@@ -327,7 +328,7 @@ def check_schemas(arrived: Arrived) -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("privacy", PRIVACY)
+@pytest.mark.parametrize("privacy", sampled(PRIVACY, "all", "neither"))
 def test_what_arrives_is_what_the_page_and_the_status_list(
     server: tuple[str, FleetServer], receiver: Receiver, site: Path, tmp_path: Path, privacy: str
 ) -> None:

@@ -9,7 +9,7 @@ import shutil
 import signal
 import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -145,10 +145,32 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture
-def bench(tmp_path: Path, fleet: FleetServer, kind: str) -> Iterator[Bench]:
+@pytest.fixture(scope="module")
+def http() -> Iterator[HttpReceiver]:
     with HttpReceiver().running() as http:
-        yield make_bench(tmp_path, fleet, http, KINDS[kind])
+        yield http
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, Bench]:
+    """What the tests of a kind begin with."""
+    return {}
+
+
+@pytest.fixture
+def bench(
+    tmp_path_factory: pytest.TempPathFactory,
+    fleet: FleetServer,
+    http: HttpReceiver,
+    made: dict[str, Bench],
+    kind: str,
+) -> Bench:
+    if kind not in made:
+        made[kind] = make_bench(tmp_path_factory.mktemp("bench"), fleet, http, KINDS[kind])
+    bench = replace(made[kind])
+    bench.receivers.forget()
+    restore(bench.file, bench.content)
+    return bench
 
 
 def reload(process: Process, trigger: str) -> list[dict[str, Any]]:

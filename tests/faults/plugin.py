@@ -1,4 +1,4 @@
-"""Leaves slow scenarios out where nobody asked for them, and shows what all measured at the end."""
+"""Leaves slow tests out where nobody asked for them, and shows what faults measured at the end."""
 
 from typing import TYPE_CHECKING
 
@@ -12,16 +12,23 @@ NOTES: list[str] = []
 """What else was measured, a line each."""
 
 MARKER = "faults"
+LEFT_OUT = (MARKER, "slow")
+"""Markers of what runs only where `-m` names one of them: `make faults` and `make slow` do."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselects what has the marker, unless it was asked for by `-m`."""
-    if MARKER in str(config.getoption("markexpr")):
+    """Deselects what has such a marker, unless it was asked for by `-m`."""
+    asked = str(config.getoption("markexpr"))
+    if any(marker in asked for marker in LEFT_OUT):
         return
-    slow = [item for item in items if item.get_closest_marker(MARKER)]
+    kept: list[pytest.Item] = []
+    slow: list[pytest.Item] = []
+    for item in items:
+        marked = any(item.get_closest_marker(marker) for marker in LEFT_OUT)
+        (slow if marked else kept).append(item)
     if slow:
         config.hook.pytest_deselected(items=slow)
-        items[:] = [item for item in items if item not in slow]
+        items[:] = kept
 
 
 def pytest_terminal_summary(

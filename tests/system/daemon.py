@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 from tests.processes import whole_lines
 
-_POLL_S = 0.1
 PATIENCE_S = 60.0
 T = TypeVar("T")
 
@@ -156,7 +155,7 @@ class Daemon:
             AssertionError: It stayed falsy, or the daemon ended; with the end of the log.
         """
         timeout_s = max(timeout_s, PATIENCE_S)
-        deadline = time.monotonic() + timeout_s
+        deadline, pause_s = time.monotonic() + timeout_s, 0.05
         while True:
             result = probe()
             if result:
@@ -165,7 +164,8 @@ class Daemon:
             if ended is not None or time.monotonic() > deadline:
                 why = f"daemon exited {ended}" if ended is not None else f"waited {timeout_s} s"
                 raise AssertionError(f"{what}: {why}\n{self.log()[-4000:]}")
-            time.sleep(_POLL_S)
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 1.2, 0.3)  # each look costs the daemon and the test as much
 
 
 def free_port() -> int:

@@ -15,6 +15,7 @@ import pytest
 
 from tests.apiserver.admin import Admin, Object
 from tests.apiserver.process import ApiServer
+from tests.sampling import sampled
 from tests.system.daemon import TOP_LEVEL
 from tests.system.late import WITHIN_S, Replica, make_token, receiving, running, until
 from tests.system.rancher import SECRET, TARGET_NAMESPACE, Rancher
@@ -55,10 +56,28 @@ def rancher(admin: Admin) -> Iterator[Rancher]:
         yield fleet
 
 
-@pytest.fixture(params=["at once", "after a 401"])
-def refusals(request: pytest.FixtureRequest) -> int:
-    """How often the API server refuses the write before the attempt that is late."""
-    return ["at once", "after a 401"].index(request.param)
+MOMENTS = {
+    "before-at once": ("before", 0),
+    "before-after a 401": ("before", 1),
+    "after-at once": ("after", 0),
+    "after-after a 401": ("after", 1),
+}
+"""Before or after its bytes leave, and how often the API server refuses the write before that."""
+
+
+@pytest.fixture
+def when(moment: str) -> str:
+    return MOMENTS[moment][0]
+
+
+@pytest.fixture
+def refusals(moment: str) -> int:
+    return MOMENTS[moment][1]
+
+
+def moments(always: str) -> pytest.MarkDecorator:
+    """The test meets this moment each time, and the others where slow tests are asked for."""
+    return pytest.mark.parametrize("moment", sampled(MOMENTS, always))
 
 
 @pytest.fixture
@@ -77,7 +96,7 @@ SECRET_NAME = SECRET.rpartition("/")[2]
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("when", ["before", "after"])
+@moments("before-after a 401")
 def test_late_patch_of_the_secret_changes_nothing(
     tmp_path: Path,
     apiserver: ApiServer,
@@ -109,7 +128,7 @@ def test_late_patch_of_the_secret_changes_nothing(
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("when", ["before", "after"])
+@moments("before-at once")
 def test_late_creation_of_the_secret_is_corrected_at_the_next_run(
     tmp_path: Path,
     apiserver: ApiServer,
@@ -151,7 +170,7 @@ def test_late_creation_of_the_secret_is_corrected_at_the_next_run(
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("when", ["before", "after"])
+@moments("after-at once")
 def test_late_status_of_a_request_changes_nothing(
     tmp_path: Path, apiserver: ApiServer, scc: Scc, when: str, refusals: int, prepare: Prepare
 ) -> None:
@@ -169,7 +188,7 @@ def test_late_status_of_a_request_changes_nothing(
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("when", ["before", "after"])
+@moments("after-after a 401")
 def test_late_delete_of_a_secret_leaves_what_was_written_since(
     tmp_path: Path, apiserver: ApiServer, scc: Scc, when: str, refusals: int, prepare: Prepare
 ) -> None:
@@ -197,10 +216,9 @@ def test_late_delete_of_a_secret_leaves_what_was_written_since(
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("unauthorized", [0, 1], ids=["at once", "after a 401"])
+@moments("before-after a 401")
 def test_late_post_is_refused_by_the_rule_of_receivers(
-    tmp_path: Path, apiserver: ApiServer, rancher: Rancher, unauthorized: int, when: str
+    tmp_path: Path, apiserver: ApiServer, rancher: Rancher, when: str, refusals: int
 ) -> None:
     token = tmp_path / "token"
     token.write_text("0")
@@ -211,9 +229,9 @@ def test_late_post_is_refused_by_the_rule_of_receivers(
             until("a delivery", lambda: receiver.taken or None)
 
             def begin() -> None:
-                receiver.unauthorized = unauthorized
+                receiver.unauthorized = refusals
 
-            other = pair.freeze(late, '"delivery":', begin, when=when, skip=unauthorized)
+            other = pair.freeze(late, '"delivery":', begin, when=when, skip=refusals)
             epoch = other.epoch()
             until("its delivery", lambda: receiver.held[0] == epoch or None)
             refused = len(receiver.refused)

@@ -226,10 +226,11 @@ async def test_limit_of_requests_is_told_and_leaves_the_operators_out() -> None:
         assert len(bench.exporters()) == cluster.MAX_SERVED + 1
 
 
-async def test_a_thousand_requests_cost_a_bounded_number_and_hold_up_nobody() -> None:
+@pytest.mark.parametrize("number", [500, pytest.param(1000, marks=pytest.mark.slow)])
+async def test_hundreds_of_requests_cost_a_bounded_number_and_hold_up_nobody(number: int) -> None:
     bench = ready()
     async with bench.serving():
-        crowd(bench, 1000)
+        crowd(bench, number)
         await anyio.sleep(20)
         before = len(bench.api.calls)
         bench.ask()

@@ -4,6 +4,7 @@ import asyncio
 import os
 import threading
 import time
+from collections.abc import Mapping
 
 import anyio
 import pytest
@@ -28,14 +29,13 @@ async def test_sink_that_blocks_the_loop_delays_the_others_and_moves_no_slot() -
     manager.register(spec("blocking", interval_s=1.0), blocking)
     manager.register(spec("healthy", interval_s=0.2), healthy)
     async with running(manager):
+        await until_started(healthy)
+        grid = grid_of(manager, "healthy")
         await anyio.sleep(2.05)
         stats = manager.stats()["healthy"]
         assert manager.stats()["blocking"].runs["success"] >= 1
-    began_s = blocking.starts[0]
-    slots = [(start - began_s) / 0.2 for start in healthy.starts[1:]]
-    # Never before its slot, and never twice for one.
-    assert all(slot - int(slot + 0.05) >= -0.05 for slot in slots)
-    assert len({int(slot + 0.05) for slot in slots}) == len(slots)
+        assert grid_of(manager, "healthy") == grid
+        check_no_slot_was_used_twice(manager, {"healthy": healthy})
     assert stats.skipped_ticks["overrun"] >= 1
     assert healthy.most_in_flight == 1
 
@@ -79,25 +79,20 @@ async def test_two_hundred_exporters_beside_bad_ones_keep_their_slots(
         manager.register(spec(name, interval_s=interval_s, timeout_s=0.5), sink)
     threads = threading.active_count()
     async with running(manager):
+        await until_started(*healthy.values())
+        grids = {name: grid_of(manager, name) for name in healthy}
         await anyio.sleep(BESIDE_BAD_ONES_S + 0.5)
         assert threading.active_count() <= threads  # another test's may end late
         stats = manager.stats()
         statuses = {status.name: status for status in manager.statuses()}
-        grids = {name: grid_of(manager, name) for name in healthy}
+        assert {name: grid_of(manager, name) for name in healthy} == grids, "no drift"
+        check_no_slot_was_used_twice(manager, healthy)
     for sink in (*healthy.values(), *bad.values()):
         assert sink.most_in_flight == 1, "never two runs of one exporter"
-    on_time = 0
-    for name, sink in healthy.items():
-        slots = [start - grids[name].anchor_s for start in sink.starts]
-        # Each on a slot of its own.
-        assert len({int(slot + 0.05) for slot in slots}) == len(slots), (name, slots)
-        late = [slot - int(slot + 0.05) for slot in slots]
-        on_time += min(late[len(late) // 2 :]) < 0.5
+    for name in healthy:
         runs = stats[name].runs["success"] + stats[name].runs["unchanged"]
         missed = stats[name].skipped_ticks["overrun"]
         assert runs + missed >= int(BESIDE_BAD_ONES_S) - 1, name
-    # A machine that is busy makes some late; a grid that drifts, all that come after.
-    assert on_time >= len(healthy) / 2, "no drift"
     assert stats["hanging"].attempts["failure", "timeout"] > 0
     assert stats["raising"].attempts["failure", "internal"] > 0
     assert stats["ignoring"].attempts["failure", "timeout"] > 0
@@ -117,6 +112,20 @@ def grid_of(manager: ExporterManager, name: str) -> Grid:
     schedule = manager._runners[name]._schedule
     assert schedule is not None
     return schedule._grid
+
+
+async def until_started(*sinks: Sink) -> None:
+    with anyio.fail_after(30):
+        while not all(sink.starts for sink in sinks):
+            await anyio.sleep(0.01)
+
+
+def check_no_slot_was_used_twice(manager: ExporterManager, sinks: Mapping[str, Sink]) -> None:
+    """Runs and missed slots are no more than the slots so far and a first run before them."""
+    stats = manager.stats()
+    for name, sink in sinks.items():
+        slots = grid_of(manager, name).first_at_or_after(anyio.current_time()) + 1
+        assert len(sink.starts) + stats[name].skipped_ticks["overrun"] <= 1 + slots, name
 
 
 async def test_scheduler_s_pulse_stops_with_the_wake_ups_and_not_with_a_sink() -> None:
