@@ -112,7 +112,9 @@ def test_certificate_is_replaced_under_the_running_daemon(
         assert kept.getresponse().read() == b"ok\n"
         assert shown(daemon) == der(first)
         volume.swap(Pair(second.cert, first.key))  # no pair: as by a writer that isn't done
-        daemon.wait_for("it is told", lambda: "keeping the old ones" in daemon.log(), RENEWED_WITHIN_S)
+        daemon.wait_for(
+            "it is told", lambda: "keeping the old ones" in daemon.log(), RENEWED_WITHIN_S
+        )
         assert shown(daemon) == der(first)
         assert get(daemon, "/metrics", trusting) == 200
         volume.swap(second)
@@ -212,7 +214,7 @@ def test_tokens_let_nobody_in_while_the_api_server_is_away(
         for path in ("/livez", "/healthz"):
             assert get(daemon, path, trusting) == 200, path
         assert get(daemon, "/readyz", trusting) == 503, "not synced yet, and not 401"
-        warned = [line for line in daemon.log().splitlines() if "can't be reviewed" in line]
+        warned = [line for line in daemon.log().splitlines() if "token review failed" in line]
         assert len([line for line in warned if re.search('"level": ?"warning"', line)]) == 1
     assert TOKEN not in daemon.log()
 
