@@ -170,7 +170,7 @@ def test_without_the_right_to_review_everyone_is_refused_and_doctor_names_it(
     warned = [
         json.loads(line)
         for line in guarded.daemon.log().splitlines()
-        if "can't be reviewed" in line
+        if "token review failed" in line
     ]
     assert warned
     assert "403" in str(warned[0])
