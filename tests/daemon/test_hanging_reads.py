@@ -123,9 +123,9 @@ async def test_authorities_of_the_system(
 async def test_certificates_of_many_exporters(
     disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("telemetryd.daemon.web.CHECK_PATIENCE_S", 0.05)
-    monkeypatch.setattr("telemetryd.daemon.web._CHECK_AGAIN_S", 0.01)
-    monkeypatch.setattr("telemetryd.daemon.web.build_context", disk.read)
+    monkeypatch.setattr("telemetryd.daemon.exporters.CHECK_PATIENCE_S", 0.05)
+    monkeypatch.setattr("telemetryd.daemon.exporters._CHECK_AGAIN_S", 0.01)
+    monkeypatch.setattr("telemetryd.daemon.exporters.build_context", disk.read)
     for number in range(5 * MOST_CHECKS):
         url = f"https://127.0.0.1:1/{number}"
         config = HttpExporterConfig(name=f"{number}", url=url, ca_file=f"{tmp_path}/ca.crt")
