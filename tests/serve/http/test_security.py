@@ -284,7 +284,7 @@ async def test_no_log_line_holds_a_token(
     assert "s3cret" not in caplog.text
 
 
-async def test_measures_change_while_it_serves_and_connections_made_before_end(
+async def test_rules_change_while_it_serves_and_earlier_connections_end(
     authority: Authority, pair: Pair, clients: Authority
 ) -> None:
     async with guarded(authority, ServerConfig()) as served:

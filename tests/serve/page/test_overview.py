@@ -1,4 +1,4 @@
-"""How all is, in one sentence, and what to do."""
+"""The state in one sentence, and what to do."""
 
 from dataclasses import replace
 
@@ -32,12 +32,12 @@ WELL_SAID = "All is well: every cache is in sync, and every enabled exporter has
         ("unreachable", Tone.BAD, UNREACHABLE),
     ],
 )
-def test_whole_is_told_in_one_sentence(state: str, tone: Tone, sentence: str) -> None:
+def test_state_is_summed_up_in_one_sentence(state: str, tone: Tone, sentence: str) -> None:
     overview = judge(STATES[state])
     assert (overview.tone, overview.sentence) == (tone, sentence)
 
 
-def test_gravest_is_told_first_with_what_was_reported_and_the_fix() -> None:
+def test_worst_note_is_first_with_the_reported_text_and_the_fix() -> None:
     facts = replace(
         WELL,
         exporters=(
