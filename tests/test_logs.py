@@ -13,7 +13,7 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -161,27 +161,26 @@ HAND_ON = {"CrowdLog.log", "Security._tell", "StatusLog.run"}
 """They hand on a message that another call has, or make it of fields alone."""
 
 
-def messages(node: ast.expr, names: Mapping[str, ast.expr]) -> list[str | None]:
+def messages(node: ast.expr, names: Mapping[str, list[str]]) -> Sequence[str | None]:
     """The texts that an expression may be, None for what isn't constant."""
     match node:
         case ast.Constant(value=str(text)):
             return [text]
         case ast.IfExp():
-            return messages(node.body, names) + messages(node.orelse, names)
+            return [*messages(node.body, names), *messages(node.orelse, names)]
         case ast.Name() if node.id in names:
-            return messages(names[node.id], {})
+            return names[node.id]
     return [None]
 
 
 def logged(tree: ast.Module) -> Iterator[tuple[int, str | None]]:
     """Line number and message of each log call of a module."""
-    names = {
-        target.id: each.value
-        for each in ast.walk(tree)
-        if isinstance(each, ast.Assign)
-        for target in each.targets
-        if isinstance(target, ast.Name)
-    }
+    names: dict[str, list[str]] = {}
+    for each in ast.walk(tree):
+        if isinstance(each, ast.Assign) and isinstance(each.value, ast.Constant):
+            for target in each.targets:
+                if isinstance(target, ast.Name) and isinstance(each.value.value, str):
+                    names.setdefault(target.id, []).append(each.value.value)
     skipped = {
         id(each)
         for owner in ast.walk(tree)
