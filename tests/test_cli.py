@@ -394,7 +394,7 @@ def test_daemon_that_can_not_get_through_yet_lives_and_stops_cleanly(
     assert process.returncode == 0
     assert "Traceback" not in log
     assert "very-secret-token" not in log
-    assert log.count("no credential, it is asked for again") == ("exec" in path.read_text())
+    assert log.count("no credential: requests fail") == ("exec" in path.read_text())
 
 
 def test_demo_exports_and_ends_with_its_summary() -> None:

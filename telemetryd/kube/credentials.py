@@ -324,13 +324,13 @@ class RenewedCredential(Credential):
             self._close()
 
     def _fail(self, why: str) -> None:
-        kept = "the last good one stays" if self._grant else "requests fail meanwhile"
         log.log(
             logging.DEBUG if self._failures else logging.WARNING,
-            "no credential, it is asked for again from=%r reason=%r meanwhile=%r",
+            "no new credential: the last good one stays from=%s reason=%s"
+            if self._grant
+            else "no credential: requests fail until there is one from=%s reason=%s",
             self._who,
             why,
-            kept,
         )
         self._failures += 1
         self._why = why

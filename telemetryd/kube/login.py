@@ -125,7 +125,7 @@ class KubeconfigWatch:
     def _keep(self, what: str, why: str) -> None:
         problem = f"{what}, the last good login stays: {why}"
         level = logging.DEBUG if problem == self.problem else logging.WARNING
-        log.log(level, "the last good login stays problem=%r error=%r", what, why)
+        log.log(level, "the last good login stays problem=%r reason=%r", what, why)
         self.problem = problem
         self.check_at_s = anyio.current_time() + _RETRY_S
 

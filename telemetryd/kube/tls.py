@@ -268,7 +268,7 @@ class TlsContext:
     def _keep(self, why: str) -> None:
         log.log(
             logging.DEBUG if self._why else logging.WARNING,
-            "new certificates can't be used, keeping the old ones error=%r",
+            "certificates changed but can't be used, the old ones stay reason=%s",
             why,
         )
         self._why = why
@@ -301,10 +301,10 @@ class TlsContext:
         warned = (self._validity, why) if self._validity and why else None
         if warned and warned != self._warned:
             log.warning(
-                "the client certificate is not valid now: renew it file=%s key=%s reason=%r",
+                "renew the client certificate reason=%r file=%s key=%s",
+                why,
                 files.cert_origin.where,
                 files.cert_origin.key,
-                why,
             )
         self._warned = warned
 
