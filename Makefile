@@ -6,7 +6,7 @@ PYTHON ?= python3
 JOBS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
-PYTEST := $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+PYTEST = $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 FAULTS := tests/faults tests/system/test_replicas.py $(wildcard tests/system/test_upstream_*.py)
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt
 
@@ -43,6 +43,8 @@ test: $(VENV)/.dev ## test each behaviour, of wide tables a part, on the newest 
 	@$(PYTEST) --durations=15
 
 .PHONY: test-oldest
+# Here they wait most of the time.
+test-oldest: JOBS = 4
 test-oldest: $(VENV)/.dev ## contract, system (but for hanging disks), deploy and the quick faults on the oldest kube-apiserver
 	@APISERVER=oldest $(PYTEST) --ignore tests/system/test_hangs.py tests/apiserver tests/contract tests/system tests/deploy tests/faults
 

@@ -12,7 +12,7 @@ import pytest
 pytest_plugins = ["tests.apiserver.plugin", "tests.clientgo.plugin", "tests.faults.plugin"]
 
 
-# Each of hundreds of processes would compile the package anew, and each worker all tests.
+# Each of hundreds of processes would compile the package again, and each worker all tests.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 

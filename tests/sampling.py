@@ -10,7 +10,7 @@ def sampled(names: Iterable[str], *always: str) -> list[ParameterSet]:
     """The names as parameters; all but those tried always are marked as slow.
 
     Raises:
-        AssertionError: One that is to be tried always is not among the names.
+        AssertionError: One of those tried always is not among the names.
     """
     listed = list(names)
     assert set(always) <= set(listed), set(always) - set(listed)

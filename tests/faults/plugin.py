@@ -1,4 +1,4 @@
-"""Leaves slow tests out where nobody asked for them, and shows what faults measured at the end."""
+"""Leaves slow tests out unless they are asked for, and shows what faults measured at the end."""
 
 from typing import TYPE_CHECKING
 

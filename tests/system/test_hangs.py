@@ -38,6 +38,18 @@ url = "{url}"
 interval = "1s"
 """
 
+FAILING = "".join(
+    f"""
+[[exporters]]
+name = "failing-{number:02}-{"x" * 40}"
+type = "file"
+directory = "/dev/null/{number}"
+interval = "1h"
+"""
+    for number in range(70)
+)
+"""All are named in the line that SIGUSR1 asks for: a few hundred of these are more than is kept."""
+
 PATIENCE_S = 60.0
 REREAD_S = 150.0
 """Tokens and CAs are looked at once a minute."""
@@ -184,16 +196,16 @@ def test_standard_error_without_a_reader(
     unread, stderr = os.pipe()
     fcntl.fcntl(stderr, fcntl.F_SETPIPE_SZ, 4096)
     kubeconfig = apiserver.kubeconfig(short_path / "kubeconfig")
-    config = EXPORTERS.format(url=sink.url("receiver"))
+    config = EXPORTERS.format(url=sink.url("receiver")) + FAILING
     try:
         with ended_in_the_end(Daemon(short_path, kubeconfig, config, stderr=stderr)) as daemon:
             wait_for(daemon, "the start", daemon.ready, PATIENCE_S)
 
             def is_lost() -> bool:
+                daemon.signal(signal.SIGHUP)
                 for _ in range(50):
-                    daemon.signal(signal.SIGHUP)
                     daemon.signal(signal.SIGUSR1)
-                    time.sleep(0.002)
+                    time.sleep(0.005)
                 return (daemon.metric(LOST) or 0) > 0
 
             wait_for(daemon, "lines that are lost", is_lost, 4 * PATIENCE_S)
