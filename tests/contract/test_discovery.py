@@ -53,7 +53,7 @@ def test_discovery_names_groups_versions_and_resources(api: Admin) -> None:
     assert api.get("/api")["versions"] == ["v1"]
 
 
-def test_version_is_told(api: Admin) -> None:
+def test_version_is_reported(api: Admin) -> None:
     version = api.get("/version")
     assert version["gitVersion"].startswith(f"v{version['major']}.{version['minor'].rstrip('+')}.")
 

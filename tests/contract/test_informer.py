@@ -208,7 +208,7 @@ async def test_live_changes_arrive_without_another_list(
         assert watched.lists == {("success", first): 1}
 
 
-async def test_node_made_anew_while_disconnected_is_a_deletion_and_an_addition(
+async def test_node_made_again_while_disconnected_is_a_deletion_and_an_addition(
     client: KubeClient,
     wire: Partition,
     api: Admin,

@@ -102,7 +102,7 @@ def test_another_uid_is_invalid(scene: Scene, version: str, payload: str, force:
 
 @pytest.mark.parametrize("version", ["", "stale", "live"])
 @pytest.mark.parametrize("uid", ["", "live", "wrong"])
-def test_field_of_another_manager_is_told_before_any_precondition(
+def test_field_of_another_manager_is_reported_before_any_precondition(
     scene: Scene, uid: str, version: str
 ) -> None:
     scene.live = scene.api.patch(scene.path, {"data": {"payload": b64("foreign")}})
@@ -124,7 +124,7 @@ def test_force_overrules_the_manager_but_no_precondition(scene: Scene) -> None:
 
 @pytest.mark.parametrize("force", [False, True])
 @pytest.mark.parametrize("version", ["", "live"])
-def test_uid_keeps_a_deleted_secret_from_being_made_anew(
+def test_uid_keeps_a_deleted_secret_from_being_made_again(
     scene: Scene, version: str, force: bool
 ) -> None:
     scene.api.delete(scene.path)
@@ -135,7 +135,7 @@ def test_uid_keeps_a_deleted_secret_from_being_made_anew(
 
 
 @pytest.mark.parametrize("version", ["live", "stale"])
-def test_revision_alone_makes_a_deleted_secret_anew(scene: Scene, version: str) -> None:
+def test_revision_alone_makes_a_deleted_secret_again(scene: Scene, version: str) -> None:
     scene.api.delete(scene.path)
     made = scene.apply("3", "", version)
     assert made["metadata"]["uid"] != scene.live["metadata"]["uid"]

@@ -96,7 +96,7 @@ def test_watch_from_no_revision_begins_with_what_is_there(
     assert {event["type"] for event in told.values()} == {"ADDED"}
 
 
-def test_same_name_made_anew_is_a_deletion_and_an_addition_with_another_uid(
+def test_same_name_made_again_is_a_deletion_and_an_addition_with_another_uid(
     api: Admin, cluster: str, path: str
 ) -> None:
     old = api.create(path, node(cluster, "a"))

@@ -74,7 +74,7 @@ def test_update_takes_what_it_changes_from_its_owner(
 
 
 @REAL
-def test_update_that_removes_a_field_leaves_it_to_nobody(
+def test_update_that_removes_a_field_leaves_it_to_no_one(
     api: Admin, path: str, applied: Object
 ) -> None:
     metadata = applied["metadata"] | {"annotations": {"example.com/c": "1"}}

@@ -124,7 +124,7 @@ async def test_replica_that_never_led_releases_nothing() -> None:
 
 
 @pytest.mark.parametrize("how", ["broken", "hangs", "deaf"])
-async def test_leader_out_of_reach_stops_by_its_deadline_before_another_begins(how: str) -> None:
+async def test_leader_unreachable_stops_by_its_deadline_before_another_begins(how: str) -> None:
     etcd = Etcd()
     first, second = replicas(2, etcd)
     first.ends_in_s = 2.0
@@ -164,7 +164,7 @@ async def test_renewal_that_comes_through_late_brings_no_term_back_to_life() -> 
         assert only.elector.epoch == 2  # a new term, and it says so
 
 
-async def test_deleted_lease_is_made_anew_by_its_leader() -> None:
+async def test_deleted_lease_is_made_again_by_its_leader() -> None:
     etcd = Etcd()
     first, second = replicas(2, etcd)
     async with standing(first):

@@ -34,7 +34,7 @@ def test_runs_of_what_is_on_this_machine_are_not_spread() -> None:
     assert spec(FILE).destination == ""
 
 
-def test_payloads_are_spooled_unless_told_not_to_be_and_metrics_never() -> None:
+def test_payloads_are_spooled_unless_reported_not_to_be_and_metrics_never() -> None:
     assert (spec(HTTP).spooled, spec(OTLP).spooled) == (True, False)
     assert len({spec(HTTP).destination, spec(OTLP).destination, ""}) == 3
     assert spec(HTTP).destination != spec(HTTP.replace(":1/", ":2/")).destination
@@ -43,7 +43,7 @@ def test_payloads_are_spooled_unless_told_not_to_be_and_metrics_never() -> None:
 
 
 @pytest.mark.parametrize("text", [HTTP, OTLP, FILE])
-def test_spec_that_is_built_anew_of_the_same_table_is_the_same(text: str) -> None:
+def test_spec_that_is_built_again_of_the_same_table_is_the_same(text: str) -> None:
     """By that a reload knows that only a schedule has changed."""
     factory = ExporterFactory(None, now=time.time)  # type: ignore[arg-type]
     first, other = (

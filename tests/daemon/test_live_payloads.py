@@ -148,7 +148,7 @@ def cluster_ids(server: FleetServer) -> set[str]:
     return {row.get("id", "") for row in sent(server, "fleet")["clusters"]}
 
 
-def test_clusters_keep_their_ids_and_one_made_anew_has_another(
+def test_clusters_keep_their_ids_and_one_made_again_has_another(
     reloading: Reloading, server: FleetServer
 ) -> None:
     ids = cluster_ids(server)

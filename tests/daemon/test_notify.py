@@ -60,7 +60,7 @@ def test_status_of_foreign_text_stays_one_short_line(receiver: socket.socket) ->
     assert len(line.encode()) <= 1024 + len("STATUS=")
 
 
-def test_abstract_socket_is_told() -> None:
+def test_abstract_socket_is_reported() -> None:
     name = f"telemetryd-notify-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bound:
         bound.bind(f"\0{name}")
@@ -84,7 +84,7 @@ def test_full_or_absent_socket_loses_the_notification_without_waiting(
     "environ",
     [{}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "vsock:2:1"}, {"NOTIFY_SOCKET": "here"}],
 )
-def test_without_a_usable_address_nobody_is_told(environ: dict[str, str]) -> None:
+def test_without_a_usable_address_no_one_is_reported(environ: dict[str, str]) -> None:
     notifier = Notifier.from_environ(environ, 1)
     assert not notifier
     notifier.ready("")
@@ -142,7 +142,7 @@ def test_daemon_with_a_bad_configuration_is_never_ready(tmp_path: Path) -> None:
             service.next(timeout_s=0.1)
 
 
-def test_reload_is_told_and_so_is_its_end_whatever_comes_of_it(tmp_path: Path) -> None:
+def test_reload_is_reported_and_so_is_its_end_whatever_comes_of_it(tmp_path: Path) -> None:
     with ServiceManager(tmp_path) as service:
         assert "READY" in service.next()
         for config, rejected in (
@@ -200,7 +200,9 @@ def seen(tmp_path: Path) -> Iterator[Observed]:
         yield Observed(receiver)
 
 
-async def test_status_is_told_when_it_changes_and_at_most_every_few_seconds(seen: Observed) -> None:
+async def test_status_is_sent_when_it_changes_and_at_most_every_few_seconds(
+    seen: Observed,
+) -> None:
     supervision = seen.supervision()
     supervision.ready()
     assert seen.messages() == ["READY=1\nSTATUS=clusters=1"]
@@ -215,7 +217,7 @@ async def test_status_is_told_when_it_changes_and_at_most_every_few_seconds(seen
         group.cancel_scope.cancel()
 
 
-async def test_after_a_reload_the_status_of_before_it_is_told_again(seen: Observed) -> None:
+async def test_after_a_reload_the_status_of_before_it_is_reported_again(seen: Observed) -> None:
     supervision = seen.supervision()
     supervision.ready()
     supervision.reloading()

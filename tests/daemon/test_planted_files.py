@@ -111,7 +111,7 @@ def test_all_is_written_and_sent_whatever_has_a_temporary_or_lock_name(
     assert left == (set(TEMPORARY) if kind == "full folder" else {".epoch.tmp"})
 
 
-def test_two_full_folders_in_one_spool_are_told_once_and_nothing_else_suffers(
+def test_two_full_folders_in_one_spool_are_reported_once_and_nothing_else_suffers(
     tmp_path: Path, server: FleetServer, receiver: HttpReceiver
 ) -> None:
     for name in (".pending.tmp", ".pending.2.tmp", ".state.tmp", ".state.2.tmp"):

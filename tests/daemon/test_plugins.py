@@ -94,7 +94,7 @@ def test_keys_of_the_example_are_validated_like_our_own(tmp_path: Path, installe
     assert check(tmp_path, installed, type="lines", path="/x").returncode == 0
 
 
-def test_unknown_type_is_told_with_those_that_are_installed(
+def test_unknown_type_is_reported_with_those_that_are_installed(
     tmp_path: Path, installed: Path
 ) -> None:
     done = check(tmp_path, installed, type="line")

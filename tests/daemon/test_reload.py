@@ -129,7 +129,7 @@ async def test_same_file_is_a_success_without_changes(make: Make) -> None:
     assert len(bench.sinks["a"]) == 1
 
 
-async def test_differences_are_applied_and_told(
+async def test_differences_are_applied_and_reported(
     make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -269,7 +269,7 @@ async def test_name_of_a_running_exporter_that_is_not_from_the_file_is_taken(mak
     assert result.problems == (f"{bench.file}: exporters[1].name: {why}",)
 
 
-async def test_fault_of_ours_is_told_and_survived(make: Make) -> None:
+async def test_fault_of_ours_is_reported_and_survived(make: Make) -> None:
     bench = make(secret("a"))
     async with bench.running():
         bench.unusable = KeyError("oops")

@@ -300,7 +300,7 @@ def publish(config_map: Path, version: str, text: str) -> None:
         link.symlink_to("..data/config.toml")
 
 
-def test_storm_of_signals_coalesces_and_hurts_nobody(tmp_path: Path, server: FleetServer) -> None:
+def test_storm_of_signals_coalesces_and_hurts_no_one(tmp_path: Path, server: FleetServer) -> None:
     with running(tmp_path, server, exporter("scc")) as reloading:
         check_storm(reloading, server)
 

@@ -142,7 +142,7 @@ async def test_api_server_that_does_not_know_its_crds_yet_is_not_believed() -> N
     assert [source for _, source in bench.changes] == [RANCHER]
 
 
-async def test_error_between_absences_begins_the_count_anew() -> None:
+async def test_error_between_absences_begins_the_count_again() -> None:
     bench = Bench(GONE, GONE, DOWN, GONE, GONE, THERE)
     await bench.run_for(50)
     assert [source for _, source in bench.changes] == [RANCHER]

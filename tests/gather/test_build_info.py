@@ -452,7 +452,7 @@ async def test_a_server_url_of_the_configuration_is_asked(start: Start) -> None:
         "[::]",
     ],
 )
-async def test_this_machine_is_not_asked_for_whoever_edits_the_setting(
+async def test_this_machine_is_not_asked_for_who_edits_the_setting(
     start: Start, host: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     def elsewhere(rancher: Rancher, fleet: Fleet) -> None:

@@ -180,7 +180,7 @@ def test_a_cluster_keeps_its_id_whatever_its_name_and_the_order_of_things(
         assert set(ids(fleet)) == expected
 
 
-def test_a_cluster_made_anew_under_its_name_has_another_id() -> None:
+def test_a_cluster_made_again_under_its_name_has_another_id() -> None:
     fleet = FleetAggregate()
     fleet.apply_node(Delta("c-1/n", None, node(cluster="c-1")))
     put(fleet, "c-1", "uid-a")

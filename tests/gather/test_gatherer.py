@@ -326,7 +326,7 @@ async def test_waiting_sees_a_resource_that_comes_to_be_served_without_objects()
             world.fleet.nodes.sync()
 
 
-async def test_waiting_sees_what_nobody_announces_within_a_second() -> None:
+async def test_waiting_sees_what_no_one_announces_within_a_second() -> None:
     world = World()
     world.git_hash = None
     with anyio.fail_after(11):

@@ -148,7 +148,7 @@ def test_overrides_go_first() -> None:
     assert world.gatherer.snapshot().identity.install_uuid == INSTALL_UUID
 
 
-def test_the_cluster_is_told_of_as_an_informer_would() -> None:
+def test_the_cluster_is_reported_as_an_informer_would() -> None:
     world = World()
     world.version = None
     told: list[Delta[ClusterRecord]] = []

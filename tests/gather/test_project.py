@@ -265,7 +265,7 @@ def test_a_cluster_becomes_its_kubernetes_version() -> None:
         ),
     ],
 )
-def test_nodes_that_rancher_leaves_out_of_a_capacity_are_told_apart(
+def test_nodes_that_rancher_leaves_out_of_a_capacity_are_distinguished(
     spec: dict[str, object],
     in_capacity: bool,
 ) -> None:
@@ -285,7 +285,7 @@ def test_a_feature_becomes_its_values() -> None:
     ("labels", "system"),
     [({SYSTEM_LABEL: "true"}, True), ({SYSTEM_LABEL: "false"}, False), ({}, False), (None, False)],
 )
-def test_the_system_project_is_told_by_its_label(labels: object, system: bool) -> None:
+def test_the_system_project_is_reported_by_its_label(labels: object, system: bool) -> None:
     project = changed(PROJECT, ("metadata", "labels"), labels)
     assert decode(PROJECTS, project) == ProjectRecord(uid="u-1", system=system)
 

@@ -154,7 +154,7 @@ def other(*entries: Any, conditions: tuple[ConditionRecord, ...] = ()) -> OtherC
         (["text"], None),
     ],
 )
-def test_last_writer_is_told_by_the_owners_of_the_status(
+def test_last_writer_is_reported_by_the_owners_of_the_status(
     entries: list[Any], expected: tuple[str, str] | None
 ) -> None:
     assert other(*entries) == (OtherController(*expected) if expected else None)

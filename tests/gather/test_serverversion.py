@@ -81,7 +81,7 @@ class Bench:
             group.cancel_scope.cancel()
 
 
-async def test_version_and_commit_are_known_at_once_and_told_once() -> None:
+async def test_version_and_commit_are_known_at_once_and_reported_once() -> None:
     bench = Bench(GOOD)
     assert (bench.version.version, bench.version.git_hash()) == (None, None)
     await bench.run_for(1000)

@@ -78,7 +78,7 @@ async def test_version_of_page_1_counts_where_a_later_page_has_another(tmp_path:
             assert server.queries(watch=True)[0]["resourceVersion"] == "10"
 
 
-async def test_events_of_one_chunk_are_told_once_in_order(tmp_path: Path) -> None:
+async def test_events_of_one_chunk_are_reported_once_in_order(tmp_path: Path) -> None:
     async with serve(filled("a")) as server:
         chunk = b"".join(
             [event("ADDED", thing(f"n{n}", version=20 + n)) for n in range(5)]
@@ -329,7 +329,7 @@ async def test_events_above_the_limit_are_counted_by_their_type(tmp_path: Path) 
         pytest.param(event("ERROR", {"z": "x" * 9_000_000}), id="oversize-error"),
     ],
 )
-async def test_event_about_nobody_knows_what_leads_to_a_list(tmp_path: Path, line: bytes) -> None:
+async def test_event_about_no_one_knows_what_leads_to_a_list(tmp_path: Path, line: bytes) -> None:
     async with serve(filled("a")) as server:
         server.watches += [stream(line, then="hang")] * 2
         async with watching(tmp_path, server) as watched:
@@ -711,7 +711,7 @@ async def keep_serving(
             await anyio.sleep_forever()
 
 
-async def test_relist_of_an_unchanged_fleet_tells_nobody(tmp_path: Path, streamed: bool) -> None:
+async def test_relist_of_an_unchanged_fleet_tells_no_one(tmp_path: Path, streamed: bool) -> None:
     async with (
         serve(listed(filled(*"abc"), streamed)) as server,
         watching(tmp_path, server) as watched,

@@ -556,7 +556,7 @@ LOOPS: dict[str, Callable[[int], bytes]] = {
 
 
 @pytest.mark.parametrize("pages", LOOPS.values(), ids=[name.replace(" ", "-") for name in LOOPS])
-async def test_pages_without_end_are_given_up_told_and_do_not_look_fresh(
+async def test_pages_without_end_are_given_up_reported_and_do_not_look_fresh(
     pages: Callable[[int], bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
     server = LoopingServer()

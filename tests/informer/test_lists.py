@@ -170,7 +170,7 @@ async def test_server_too_old_to_end_a_stream_is_not_asked_for_one(
 
 
 @pytest.mark.parametrize("version", [refuse(429, Retry_After="0"), refuse(503)])
-async def test_version_that_is_told_later_is_waited_for(tmp_path: Path, version: Responder) -> None:
+async def test_version_that_comes_later_is_waited_for(tmp_path: Path, version: Responder) -> None:
     async with serve(streaming("a")) as server:
         told = deque([version])
 
@@ -191,7 +191,7 @@ async def test_version_that_is_told_later_is_waited_for(tmp_path: Path, version:
     [refuse(403), answer(b"{"), answer({"major": "1", "minor": ""}), answer({"minor": "20"})],
     ids=["denied", "broken", "empty", "half"],
 )
-async def test_version_that_is_not_had_leaves_the_deadline(
+async def test_version_that_is_unknown_leaves_the_deadline(
     tmp_path: Path, version: Responder
 ) -> None:
     timing = replace(FAST, list_timeout_s=0.2)

@@ -572,7 +572,7 @@ def test_discovery_that_cannot_tell_gives_nothing_up() -> None:
     assert not move.absent
 
 
-def test_absent_resource_is_looked_for_for_ever_at_most_30_s_apart() -> None:
+def test_absent_resource_is_looked_for_forever_at_most_30_s_apart() -> None:
     state: State = Listing(ListReason.INITIAL, absences=1)
     for _ in range(100):
         move = after(state, Failed(NotFound("404")))

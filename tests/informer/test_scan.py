@@ -106,7 +106,7 @@ def test_string_without_end_costs_linear_time() -> None:
 
 @settings(deadline=None)  # other tests share the machine
 @given(st.dictionaries(st.sampled_from("abc"), JSON, max_size=3))
-def test_what_nobody_walks_through_is_skipped(document: dict[str, object]) -> None:
+def test_what_no_one_walks_through_is_skipped(document: dict[str, object]) -> None:
     data = json.dumps(document).encode()
     walker = Walker(data)
     assert list(walker.members()) == list(document)
@@ -127,7 +127,7 @@ def test_values_are_walked_through_at_any_depth_in_one_go() -> None:
     assert found == [b'[[1], {"c": "]"}]', "a", "d"]
 
 
-def test_scan_asks_whether_to_go_on_and_stops_where_it_is_told_to() -> None:
+def test_scan_asks_whether_to_go_on_and_stops_where_it_is_reported_to() -> None:
     class Stopped(Exception):
         pass
 

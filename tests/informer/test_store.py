@@ -151,7 +151,7 @@ async def test_empty_first_list_tells_that_it_is_synced_and_a_second_tells_nothi
     assert told == [True]
 
 
-async def test_batch_is_told_once_and_no_change_is_not_told() -> None:
+async def test_batch_is_reported_once_and_no_change_is_not_reported() -> None:
     target = store()
     told: list[int] = []
     target.on_change(lambda: told.append(len(target)))

@@ -171,7 +171,7 @@ async def test_resource_that_went_leaves_all_keys_extra(tmp_path: Path) -> None:
         assert (found.missing, found.extra) == ((), ("ns/a", "ns/b"))
 
 
-async def test_expired_pages_are_listed_anew(tmp_path: Path) -> None:
+async def test_expired_pages_are_listed_again(tmp_path: Path) -> None:
     async with holding(tmp_path, *"abc") as held:
         first = answer(listing([thing("a")], 10, token="t"))
         held.server.lists.extend([first, refuse(410, "Expired"), first, refuse(410, "Expired")])

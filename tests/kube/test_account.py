@@ -36,7 +36,7 @@ def test_token_of_a_service_account_names_it() -> None:
         token([]),
     ],
 )
-def test_anything_else_names_nobody(header: str | None) -> None:
+def test_anything_else_names_no_one(header: str | None) -> None:
     assert service_account_of(header) is None
 
 

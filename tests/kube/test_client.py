@@ -675,7 +675,7 @@ async def test_server_time_is_that_of_its_date(tmp_path: Path) -> None:
         ([(f"X-{n}", "a" * 9_000) for n in range(200)], "headers have more than 1048576 bytes"),
     ],
 )
-async def test_answer_with_oversized_headers_is_told_plainly(
+async def test_answer_with_oversized_headers_is_reported_plainly(
     tmp_path: Path, headers: list[tuple[str, str]], why: str
 ) -> None:
     async def oversized(_request: web.BaseRequest) -> web.StreamResponse:

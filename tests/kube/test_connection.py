@@ -236,7 +236,7 @@ async def test_scheme_in_capitals_is_tls_like_any_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("skip", [True, False])
-async def test_verification_that_is_off_is_told_once_and_a_word_for_it_refused(
+async def test_verification_that_is_off_is_reported_once_and_a_word_for_it_refused(
     tmp_path: Path, skip: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     authority = Authority(tmp_path)
@@ -264,7 +264,7 @@ async def test_verification_that_is_off_is_told_once_and_a_word_for_it_refused(
 
 
 @pytest.mark.parametrize(("days", "says"), [(-1, ["has expired on 20"]), (1, [])])
-async def test_client_certificate_that_has_expired_is_told_once(
+async def test_client_certificate_that_has_expired_is_reported_once(
     tmp_path: Path, days: int, says: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     authority = Authority(tmp_path)
@@ -297,7 +297,7 @@ sys.exit(run_command(["payload"], EarlySignals()))
 """
 
 
-def test_user_without_a_home_is_told_that_the_library_wants_one(tmp_path: Path) -> None:
+def test_user_without_a_home_is_reported_that_the_library_wants_one(tmp_path: Path) -> None:
     oidc = {"id-token": "a.b.c", "client-id": "x", "idp-issuer-url": "https://127.0.0.1:1"}
     user = {"auth-provider": {"name": "oidc", "config": oidc}}
     kubeconfig(tmp_path / "config", "https://127.0.0.1:1", user=user)

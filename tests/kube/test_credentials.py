@@ -171,7 +171,7 @@ async def test_requests_that_are_refused_together_renew_once() -> None:
     assert (renewed, asked) == ([True] * 5, [True])
 
 
-async def test_no_credential_at_first_is_retried_with_backoff_and_told_once(
+async def test_no_credential_at_first_is_retried_with_backoff_and_reported_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO)

@@ -277,7 +277,7 @@ async def test_plugin_that_runs_at_the_end_is_ended(tmp_path: Path) -> None:
     await wait_until(lambda: is_gone(int(pid.read_text())))
 
 
-async def test_slow_plugin_is_not_run_anew_by_each_request_that_can_not_wait(
+async def test_slow_plugin_is_not_run_again_by_each_request_that_can_not_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("telemetryd.kube.credentials._BACKOFF_BASE_S", 0.0)

@@ -273,7 +273,7 @@ async def test_pod_talks_to_the_service_of_its_environment(tmp_path: Path) -> No
         assert client.server == "https://[fd00::1]:443"
 
 
-async def test_two_problems_are_both_told(tmp_path: Path) -> None:
+async def test_two_problems_are_both_reported(tmp_path: Path) -> None:
     path = tmp_path / "config"
     body = cluster(server="") | {"users": [{"name": "u", "user": {"tokenFile": "no"}}]}
     path.write_text(json.dumps(body))
@@ -585,7 +585,7 @@ async def test_path_that_can_not_be_a_kubeconfig_is_a_config_error(path: str) ->
                 pass
 
 
-async def test_home_that_is_a_user_nobody_knows_is_no_kubeconfig() -> None:
+async def test_home_that_is_a_user_no_one_knows_is_no_kubeconfig() -> None:
     with pytest.raises(ConfigError, match="no kubeconfig found"):
         async with KubeClient.connect(
             KubernetesConfig(), KubeStats(), environ={"HOME": "~nosuchuser"}

@@ -24,7 +24,7 @@ def test_loaders_are_imported_without_the_models_and_nothing_stays_behind() -> N
     assert run(COUNT) == "kubernetes_asyncio.config.kube_config True\n0"
 
 
-def test_library_is_whole_for_whoever_imports_it_later() -> None:
+def test_library_is_whole_for_who_imports_it_later() -> None:
     code = COUNT + (
         "import kubernetes_asyncio\n"
         "print(kubernetes_asyncio.client.CoreV1Api.__name__)\n"

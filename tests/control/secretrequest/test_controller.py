@@ -436,7 +436,7 @@ async def test_rancher_that_writes_every_minute_is_left_alone_until_takeover_is_
         ({"targetSecretRef": {"name": "x", "namespace": "../../v1"}}, "DNS label"),
     ],
 )
-async def test_invalid_spec_takes_the_exporter_and_is_told_until_fixed(
+async def test_invalid_spec_takes_the_exporter_and_is_reported_until_fixed(
     change: dict[str, object], part: str
 ) -> None:
     bench = ready()

@@ -207,7 +207,7 @@ async def test_request_that_was_served_before_a_restart_is_cleaned_up_in_its_nam
         assert (again.secret() is not None) is kept
 
 
-async def test_limit_of_requests_is_told_and_leaves_the_operators_out() -> None:
+async def test_limit_of_requests_is_reported_and_leaves_the_operators_out() -> None:
     bench = ready()
     async with bench.serving():
         crowd(bench, cluster.MAX_SERVED + 6, valid=True)
@@ -227,7 +227,7 @@ async def test_limit_of_requests_is_told_and_leaves_the_operators_out() -> None:
 
 
 @pytest.mark.parametrize("number", [500, pytest.param(1000, marks=pytest.mark.slow)])
-async def test_hundreds_of_requests_cost_a_bounded_number_and_hold_up_nobody(number: int) -> None:
+async def test_hundreds_of_requests_cost_a_bounded_number_and_hold_up_no_one(number: int) -> None:
     bench = ready()
     async with bench.serving():
         crowd(bench, number)

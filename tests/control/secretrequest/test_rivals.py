@@ -81,7 +81,7 @@ def with_request(**settings: Any) -> Bench:
 
 
 @pytest.mark.parametrize("takeover", [False, True])
-async def test_rancher_that_is_alive_keeps_its_pace_and_is_told_of_nowhere_but_here(
+async def test_rancher_that_is_alive_keeps_its_pace_and_is_reported_nowhere_but_here(
     takeover: bool,
 ) -> None:
     bench = with_request(takeover=takeover)
@@ -141,7 +141,7 @@ async def test_request_that_changes_again_and_again_by_another_controller_stays_
         assert bench.shown().state is RequestState.CONFLICT
 
 
-async def test_rejection_is_not_told_where_another_controller_wrote_the_status() -> None:
+async def test_rejection_is_not_reported_where_another_controller_wrote_the_status() -> None:
     bench = with_request()
     rancher = Rancher(bench)
     bench.controller.configure(with_settings(), {SecretRef(NAMESPACE, SECRET): "mine"})

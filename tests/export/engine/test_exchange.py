@@ -31,7 +31,7 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
     return ("asyncio", {"loop_factory": VirtualTimeLoop})
 
 
-async def test_exchange_touches_nobody_else() -> None:
+async def test_exchange_touches_no_one_else() -> None:
     manager = manager_of(Source())
     kept, gone, new = Sink(), Sink(), Sink()
     manager.register(spec("kept", interval_s=10), kept)
@@ -48,7 +48,7 @@ async def test_exchange_touches_nobody_else() -> None:
         assert (gone.closed, kept.closed) == (1, 0)
 
 
-async def test_exporter_under_the_same_name_begins_anew_after_the_end_of_the_old() -> None:
+async def test_exporter_under_the_same_name_starts_again_after_the_end_of_the_old() -> None:
     manager = manager_of(Source())
     old, new = Sink(taking(4)), Sink()
     manager.register(spec(interval_s=10), old)

@@ -94,7 +94,7 @@ async def test_release_waits_for_the_source_that_is_not_ready_any_more() -> None
         assert manager.stats()["scc"].runs["skipped"] == 0
 
 
-async def test_release_asks_a_source_anew_that_was_ready_during_the_hold() -> None:
+async def test_release_asks_a_source_again_that_was_ready_during_the_hold() -> None:
     source = Source()
     manager = manager_of(source)
     sink = Sink()
@@ -132,7 +132,7 @@ async def test_run_in_progress_is_cut_off_and_is_no_failure() -> None:
     assert len(sink.starts) == 2
 
 
-async def test_sink_that_ignores_its_cancellation_delays_nobody() -> None:
+async def test_sink_that_ignores_its_cancellation_delays_no_one() -> None:
     manager = manager_of(Source())
     stubborn, healthy = Sink(ignoring_cancellation(30)), Sink()
     manager.register(spec("stubborn", interval_s=3600, timeout_s=600), stubborn)

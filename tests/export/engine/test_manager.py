@@ -254,7 +254,7 @@ async def test_stop_before_run_holds_the_exporter_back() -> None:
         assert [len(sink.starts) for sink in sinks] == [0, 1]
 
 
-async def test_run_after_run_works_with_exporters_registered_anew() -> None:
+async def test_run_after_run_works_with_exporters_registered_again() -> None:
     manager = manager_of(Source())
     manager.register(spec(), Sink())
     async with running(manager):
@@ -299,7 +299,7 @@ async def test_unregister_during_a_run_lets_it_end_first() -> None:
         assert (len(sink.starts), sink.in_flight, sink.closed) == (1, 0, 1)
 
 
-async def test_unregister_that_is_cancelled_can_be_made_anew() -> None:
+async def test_unregister_that_is_cancelled_can_be_made_again() -> None:
     manager = manager_of(Source())
     manager.register(spec(), Sink(taking(9)))
     async with running(manager):
@@ -311,7 +311,7 @@ async def test_unregister_that_is_cancelled_can_be_made_anew() -> None:
         assert not manager.has("scc")
 
 
-async def test_restart_makes_a_first_run_anew() -> None:
+async def test_restart_makes_a_first_run_again() -> None:
     manager = manager_of(Source())
     sink = Sink()
     manager.register(spec(interval_s=60), sink)

@@ -44,7 +44,7 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
     return ("asyncio", {"loop_factory": VirtualTimeLoop})
 
 
-async def test_runs_fall_on_the_grid_for_ever() -> None:
+async def test_runs_fall_on_the_grid_forever() -> None:
     sink = Sink(taking(0.3))
     await run_for(10_000.5, sink, interval_s=10)
     assert sink.starts == [10.0 * n for n in range(1001)]

@@ -242,7 +242,7 @@ async def test_each_behaviour_of_a_receiver_has_the_attempts_state_and_delay_it_
 
 
 @pytest.mark.parametrize("code", [401, 403])
-async def test_refused_credential_that_has_changed_is_tried_anew_within_the_attempt(
+async def test_refused_credential_that_has_changed_is_tried_again_within_the_attempt(
     tmp_path: Path, code: int
 ) -> None:
     table = Table(tmp_path)

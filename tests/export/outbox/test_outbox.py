@@ -161,7 +161,7 @@ async def test_newer_content_takes_the_place_of_what_is_pending(bench: Bench) ->
     assert (delivered.sequence, delivered.digest) == (bench.sequences[1], "digest-2")
 
 
-async def test_content_that_comes_back_outdoes_what_nobody_knows_of(bench: Bench) -> None:
+async def test_content_that_comes_back_outdoes_what_no_one_knows_of(bench: Bench) -> None:
     """The receiver may have taken what it gave no answer to."""
     first = bench.source.current
     async with bench.daemon():
@@ -197,7 +197,7 @@ async def test_content_that_comes_back_is_sent_before_the_end_too(bench: Bench) 
     assert len(bench.sink.payloads) > 2
 
 
-async def test_pending_payload_whose_file_is_removed_is_kept_anew(bench: Bench) -> None:
+async def test_pending_payload_whose_file_is_removed_is_kept_again(bench: Bench) -> None:
     async with bench.daemon(always(REFUSED)):
         await bench.run_over()
         shutil.rmtree(bench.folder / "spool")

@@ -52,7 +52,7 @@ async def test_damaged_file_of_any_kind_is_one_error_and_what_it_held_is_never_s
     assert contents.delivered.digest == "digest-3"
 
 
-async def test_folder_that_is_removed_meanwhile_is_made_anew(bench: Bench) -> None:
+async def test_folder_that_is_removed_meanwhile_is_made_again(bench: Bench) -> None:
     async with bench.daemon():
         await bench.run_over()
         shutil.rmtree(bench.folder / "spool")

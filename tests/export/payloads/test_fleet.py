@@ -520,7 +520,7 @@ def test_equal_facts_in_any_order_give_equal_bytes_but_for_the_delivery(
     assert documents[0] == documents[1] == documents[2]
 
 
-def test_renderer_remembers_the_snapshot_and_makes_the_delivery_anew() -> None:
+def test_renderer_remembers_the_snapshot_and_makes_the_delivery_again() -> None:
     renderer, facts = fleet_renderer(), facts_with()
     later = Delivery(EPOCH_S + 60, 9, 4)
     assert renderer(facts, DELIVERY) == render(facts, DELIVERY)

@@ -321,7 +321,7 @@ def test_renderer_that_refused_a_snapshot_refuses_it_again() -> None:
             renderer(facts, Delivery(EPOCH_S))
 
 
-def test_version_that_cannot_be_normalised_is_sent_raw_and_told() -> None:
+def test_version_that_cannot_be_normalised_is_sent_raw_and_reported() -> None:
     facts = replace(snapshot(), identity=replace(IDENTITY, version="dev"))
     payload = render_scc(facts, EPOCH_S)
     assert json.loads(payload.body)["version"] == "dev"

@@ -336,7 +336,7 @@ def test_type_of_an_error_says_whether_time_may_fix_it(
     assert "{" not in str(error)
 
 
-async def test_slow_disk_blocks_nobody_and_no_write_starts_beside_it(bench: FolderBench) -> None:
+async def test_slow_disk_blocks_no_one_and_no_write_starts_beside_it(bench: FolderBench) -> None:
     disk, begun = threading.Event(), threading.Event()
 
     def slow() -> float:

@@ -69,7 +69,7 @@ def test_lack_of_inodes_leaves_no_snapshot_without_its_link(tmp_path: Path) -> N
     assert seen["after"] == {"outcome": "written"}
 
 
-def test_read_only_folder_is_told_apart_from_one_that_needs_no_write(tmp_path: Path) -> None:
+def test_read_only_folder_is_distinguished_from_one_that_needs_no_write(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     seen = seen_with_mounts("readonly", folder)
     assert (seen["error"], seen["reason"], seen["intact"]) == ("PermanentError", "storage", True)

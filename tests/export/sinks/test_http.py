@@ -199,7 +199,7 @@ async def test_answer_that_inflates_is_left_as_it_is() -> None:
     assert len(bomb) > BRIEF.size
 
 
-async def test_nobody_there_is_worth_another_attempt() -> None:
+async def test_no_one_there_is_worth_another_attempt() -> None:
     async with receiving() as receiver:
         pass
     with pytest.raises(RetryableError, match="refused") as raised:
@@ -207,7 +207,7 @@ async def test_nobody_there_is_worth_another_attempt() -> None:
     assert raised.value.reason is Reason.CONNECT
 
 
-async def test_certificates_are_read_anew_when_their_files_change(tmp_path: Path) -> None:
+async def test_certificates_are_read_again_when_their_files_change(tmp_path: Path) -> None:
     authority, other = Authority(tmp_path), Authority(tmp_path, "other")
     server, client = authority.issue("server"), authority.issue("client")
     ca = tmp_path / "trusted.pem"

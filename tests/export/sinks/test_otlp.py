@@ -210,7 +210,7 @@ async def test_what_the_specification_forbids_to_retry_is_not(code: int) -> None
 
 
 @pytest.mark.parametrize("form", [str, int])
-async def test_rejected_points_are_told_by_their_number_alone(form: type) -> None:
+async def test_rejected_points_are_reported_by_their_number_alone(form: type) -> None:
     payload = OtlpRenderer()(fleet(), Delivery(at=AT, sequence=7, epoch=0))
     answer = {"partialSuccess": {"rejectedDataPoints": form(3), "errorMessage": "hunter2"}}
     async with receiving(status(200, body=json.dumps(answer).encode())) as receiver:

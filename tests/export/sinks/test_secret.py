@@ -192,7 +192,7 @@ async def test_missing_namespace_is_named_with_its_fix(bench: Bench) -> None:
     )
 
 
-async def test_terminating_namespace_is_told_from_a_denial(bench: Bench) -> None:
+async def test_terminating_namespace_is_reported_from_a_denial(bench: Bench) -> None:
     bench.oracle.delete(f"/api/v1/namespaces/{bench.namespace}")
     await refused(
         PermanentError,

@@ -146,7 +146,7 @@ async def test_secret_changed_between_read_and_write_is_read_again(bench: Bench)
     assert await bench.send(exporter, revision=2) is Outcome.WRITTEN
 
 
-async def test_secret_deleted_between_read_and_write_is_not_made_anew_by_a_stale_write(
+async def test_secret_deleted_between_read_and_write_is_not_made_again_by_a_stale_write(
     bench: Bench,
 ) -> None:
     exporter = bench.exporter()

@@ -72,14 +72,14 @@ def test_first_that_listens_is_asked(path: str) -> None:
 
 
 @pytest.mark.parametrize("paths", [(), ("/nonexistent/a",), ("/nonexistent/a", "/nonexistent/b")])
-def test_no_daemon_is_told_with_the_places_looked_at(paths: tuple[str, ...]) -> None:
+def test_no_daemon_is_reported_with_the_places_looked_at(paths: tuple[str, ...]) -> None:
     with pytest.raises(NoDaemon) as raised:
         ask(paths, STATUS)
     assert (" or ".join(paths) or "any place") in str(raised.value)
     assert "--config" in str(raised.value)
 
 
-def test_path_no_socket_can_have_is_told() -> None:
+def test_path_no_socket_can_have_is_reported() -> None:
     with pytest.raises(NoDaemon, match="path too long"):
         ask(("/" + "x" * 120,), STATUS)
 
@@ -102,7 +102,7 @@ def test_regular_file_is_no_daemon(tmp_path: Path) -> None:
         (lambda stream: stream.recv(1), "gave no answer within 0.3 s"),
     ],
 )
-def test_useless_answer_is_told(
+def test_useless_answer_is_reported(
     path: str, behave: Callable[[socket.socket], None], message: str
 ) -> None:
     with serving(path, behave), pytest.raises(NoDaemon, match=message):
@@ -140,7 +140,7 @@ def test_full_queue_is_waited_for(path: str) -> None:
         thread.join()
 
 
-def test_queue_that_stays_full_is_told(path: str) -> None:
+def test_queue_that_stays_full_is_reported(path: str) -> None:
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as other:
         listener.bind(path)
         listener.listen(0)
@@ -150,7 +150,7 @@ def test_queue_that_stays_full_is_told(path: str) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
-def test_another_user_is_told_whom_to_be(path: str) -> None:
+def test_another_user_is_reported_whom_to_be(path: str) -> None:
     code = (
         "import os, sys\n"
         "from telemetryd.errors import CommandRefused\n"

@@ -174,7 +174,7 @@ async def test_answer_that_is_not_taken_is_dropped(path: Path) -> None:
         assert received < 20_000_000
 
 
-async def test_client_that_leaves_at_once_harms_nobody(path: Path) -> None:
+async def test_client_that_leaves_at_once_harms_no_one(path: Path) -> None:
     noted = Noted(state=lambda: {"filler": "x" * 2_000_000})
     async with commanded(path, noted):
         for _ in range(20):
@@ -196,7 +196,7 @@ async def test_command_goes_on_when_its_client_leaves(path: Path) -> None:
         assert await answers(path)
 
 
-async def test_command_without_end_is_cut_off_and_told(path: Path) -> None:
+async def test_command_without_end_is_cut_off_and_reported(path: Path) -> None:
     noted = Noted(hold=anyio.Event())
     async with commanded(path, noted, limits=HASTY), connected(path) as client:
         answer = await client.ask(command="stop", name="a")
@@ -213,7 +213,7 @@ async def test_slow_command_holds_up_no_other(path: Path) -> None:
         assert (await client.answer())["ok"]
 
 
-async def test_unexpected_error_is_told_without_its_text(
+async def test_unexpected_error_is_reported_without_its_text(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail() -> dict[str, Any]:

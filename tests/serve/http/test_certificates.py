@@ -73,7 +73,7 @@ async def test_renewed_certificate_is_shown_without_an_end_of_connections(
     assert caplog.text.count("certificates reloaded") == 1
 
 
-async def test_half_replaced_pair_is_not_taken_and_told_of_once(
+async def test_half_replaced_pair_is_not_taken_and_reported_of_once(
     authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, second = authority.issue("first"), authority.issue("second")
@@ -125,7 +125,7 @@ async def test_files_that_break_leave_what_is_in_force(
         await until_shown(served.port, renewed)
 
 
-async def test_certificate_that_expires_while_it_is_shown_is_told_of_once(
+async def test_certificate_that_expires_while_it_is_shown_is_reported_once(
     authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     ahead_s = 0.0
@@ -221,7 +221,7 @@ async def test_change_that_can_not_be_made_changes_nothing(
         ("no authority", "server.client_ca_file", "no certificate or crl found"),
     ],
 )
-async def test_unusable_files_are_told_by_key_file_and_fix(
+async def test_unusable_files_are_reported_by_key_file_and_fix(
     authority: Authority, pair: Pair, tmp_path: Path, which: str, key: str, told: str
 ) -> None:
     empty = tmp_path / "empty"
@@ -242,7 +242,7 @@ async def test_unusable_files_are_told_by_key_file_and_fix(
     assert ": " in problem.message, "a fix"
 
 
-async def test_all_files_that_are_missing_are_told_at_once(tmp_path: Path) -> None:
+async def test_all_files_that_are_missing_are_reported_at_once(tmp_path: Path) -> None:
     missing = Pair(tmp_path / "a", tmp_path / "b")
     with pytest.raises(ConfigError) as refused:
         await Security().prepare(tls(missing, client_ca=tmp_path / "c"), "c.toml")

@@ -109,7 +109,7 @@ async def test_everything_known_of_a_user_is_asked_about() -> None:
     ]
 
 
-async def test_token_of_nobody_and_path_that_is_denied_are_told_apart() -> None:
+async def test_token_of_no_one_and_path_that_is_denied_are_distinguished() -> None:
     server = ApiServer()
     reviews = Reviews(server)
     assert await reviews.judge("bad", "/metrics") == Review(allowed=False)
@@ -223,13 +223,13 @@ async def test_review_whose_every_caller_hangs_up_is_forgotten() -> None:
     "answer",
     [b"{}", b"null", b"[]", b'{"status": {"authenticated": "yes"}}', b"\xff", b'{"status": null}'],
 )
-async def test_answer_that_is_no_review_lets_nobody_in(answer: bytes) -> None:
+async def test_answer_that_is_no_review_lets_no_one_in(answer: bytes) -> None:
     reviews = Reviews(ApiServer(answers=[answer]))
     with pytest.raises(KubeError):
         await reviews.judge("good", "/metrics")
 
 
-async def test_user_without_a_name_is_nobody() -> None:
+async def test_user_without_a_name_is_no_one() -> None:
     server = ApiServer(answers=[b'{"status": {"authenticated": true}}'])
     assert await Reviews(server).judge("good", "/metrics") == Review(allowed=False)
 

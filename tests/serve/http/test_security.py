@@ -33,7 +33,7 @@ def newest(context: ssl.SSLContext, version: ssl.TLSVersion) -> ssl.SSLContext:
     return context
 
 
-async def test_tls_serves_everyone_who_speaks_it_and_nobody_in_clear(
+async def test_tls_serves_everyone_who_speaks_it_and_no_one_in_clear(
     authority: Authority, pair: Pair
 ) -> None:
     async with guarded(authority, tls(pair)) as served:
@@ -223,7 +223,7 @@ async def test_token_of_any_form_is_asked_about(authority: Authority, token: str
     assert cluster.asked[0] == ("tokenreviews", {"token": token})
 
 
-async def test_nothing_but_health_is_shown_while_nobody_can_be_reviewed(
+async def test_nothing_but_health_is_shown_while_no_one_can_be_reviewed(
     authority: Authority, pair: Pair
 ) -> None:
     cluster = ApiServer(error=Unavailable("down", kind=Reason.CONNECT))
@@ -248,7 +248,7 @@ async def test_fault_of_the_reviews_shows_nothing(authority: Authority) -> None:
         assert (reply.status, "fault" in reply.text) == (500, False)
 
 
-async def test_without_reviews_tokens_let_nobody_in(authority: Authority) -> None:
+async def test_without_reviews_tokens_let_no_one_in(authority: Authority) -> None:
     async with guarded(authority, ServerConfig(kubernetes_auth=True)) as served:
         assert (await served.get("/metrics", token="good")).status == 401
 

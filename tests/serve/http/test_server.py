@@ -335,7 +335,7 @@ async def test_connection_is_kept_for_the_next_request() -> None:
 
 
 @pytest.mark.parametrize("request_timeout_s", [0.3, 3600.0])
-async def test_slow_clients_are_dropped_and_block_nobody(request_timeout_s: float) -> None:
+async def test_slow_clients_are_dropped_and_block_no_one(request_timeout_s: float) -> None:
     async with running(limits=ConnectionLimits(request_timeout_s=request_timeout_s)) as served:
         slow = [await served.connect() for _ in range(20)]
         async with anyio.create_task_group() as tasks:

@@ -107,7 +107,7 @@ def test_what_is_not_served_or_may_not_be_read_is_no_problem(known: Registration
         (RancherBuild.OTHER, "not a Prime build"),
     ],
 )
-def test_build_that_nobody_expects_anything_of_is_said_and_all_is_well(
+def test_build_that_no_one_expects_anything_of_is_said_and_all_is_well(
     build: RancherBuild, named: str
 ) -> None:
     assert WELL.snapshot is not None

@@ -78,7 +78,7 @@ def test_every_state_has_a_tone_and_makes_a_sentence(state: ExporterState) -> No
 @pytest.mark.parametrize(
     "state", [ExporterState.DISABLED, ExporterState.STANDBY, ExporterState.STOPPED]
 )
-def test_failures_of_an_exporter_at_rest_need_nobody(state: ExporterState) -> None:
+def test_failures_of_an_exporter_at_rest_need_no_one(state: ExporterState) -> None:
     exporter = exporter_status(state=state, consecutive_failures=3, last_error="x")
     assert judge_exporter(exporter) is Tone.QUIET
 
@@ -88,7 +88,7 @@ def test_exporter_that_failed_is_bad_until_it_succeeds() -> None:
         assert judge_exporter(exporter_status(state=state, consecutive_failures=1)) is Tone.BAD
 
 
-def test_nothing_to_do_is_told_as_such() -> None:
+def test_nothing_to_do_is_reported_as_such() -> None:
     assert judge(replace(WELL, exporters=())).sentence == (
         "Nothing is sent: no exporter is configured."
     )
@@ -115,7 +115,7 @@ def test_exporter_at_work_of_which_something_is_said_has_gaps() -> None:
     assert (note.tone, note.why) == (Tone.GAPS, "disk full")
 
 
-def test_exporters_that_wait_for_the_same_are_told_together() -> None:
+def test_exporters_that_wait_for_the_same_are_reported_together() -> None:
     waiting = tuple(new_exporter_status(name=name, detail="informer nodes") for name in "abcdef")
     overview = judge(replace(WELL, exporters=waiting))
     assert [note.what for note in overview.notes] == ["a, b, c and 3 more wait for informer nodes."]
