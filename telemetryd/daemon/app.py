@@ -134,18 +134,16 @@ async def run_until(
         TelemetrydError: As ``run_daemon``.
     """
     config = await reloader.recall(config)
-    kube_stats = KubeStats()
     where = reloader.stats.status.where
     async with (
-        KubeClient.connect(config.kubernetes, kube_stats) as client,
-        Leadership.connect(config, client, kube_stats, now=now, rng=rng) as leadership,
+        KubeClient.connect(config.kubernetes, KubeStats()) as client,
+        Leadership.connect(config, client, client.stats, now=now, rng=rng) as leadership,
     ):
         security = Security(Reviews(client), now)
         security.apply(await security.prepare(config.server, where))
         daemon = Daemon(
             config,
             client,
-            kube_stats,
             leadership,
             security,
             reloader=reloader,
@@ -177,7 +175,6 @@ class Daemon:
         self,
         config: Config,
         client: KubeClient,
-        kube_stats: KubeStats,
         leadership: Leadership,
         security: Security,
         *,
@@ -189,7 +186,6 @@ class Daemon:
     ) -> None:
         """Nothing runs before ``run``."""
         self._client = client
-        self._kube_stats = kube_stats
         self._leadership = leadership
         self._security = security
         self._reloader = reloader
@@ -270,7 +266,6 @@ class Daemon:
                     informers=lambda: chain(self._collector.watched(), self._requests.watched()),
                     collector=self._collector,
                     client=self._client,
-                    page_size=self._reloader.config.kubernetes.page_size,
                 )
                 background.start_soon(ControlServer(control, commands.execute).run, name="control")
             async with anyio.create_task_group() as electing:
@@ -347,7 +342,7 @@ class Daemon:
             informers=tuple(self._informers()),
             exporters=tuple(self._exporters()),
             snapshot=self._snapshot(),
-            kube=self._kube_stats,
+            kube=self._client.stats,
             gather=self._collector.gather_stats,
             config=self._reloader.stats,
             loop_lag=self._heartbeat.lag,

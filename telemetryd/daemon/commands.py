@@ -44,16 +44,14 @@ class DaemonCommands:
         informers: Callable[[], Iterable[Informer[Any, Any]]],
         collector: Collector,
         client: KubeClient,
-        page_size: int,
     ) -> None:
-        """Over the parts of a running daemon; ``page_size`` is for fresh lists."""
+        """Over the parts of a running daemon."""
         self._status = status
         self._reloader = reloader
         self._manager = manager
         self._informers = informers
         self._collector = collector
         self._client = client
-        self._page_size = page_size
         self._verifying = anyio.Lock()
 
     async def execute(self, request: Request) -> CommandAnswer:
@@ -150,7 +148,7 @@ class DaemonCommands:
                     resource,
                     reader,
                     KubeSource(self._client, resource),
-                    page_size=self._page_size,
+                    page_size=self._reloader.config.kubernetes.page_size,
                 )
         except TimeoutError as error:
             message = f"{resource.id} can't be listed within {VERIFY_TIMEOUT_S:g} s"

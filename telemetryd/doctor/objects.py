@@ -58,12 +58,12 @@ class _AskedSecret(msgspec.Struct, gc=False):
     spec: _RequestSpec | None = None
 
 
-class _PageMeta(msgspec.Struct, gc=False, frozen=True, rename={"continue_token": "continue"}):
+class _ListPageMeta(msgspec.Struct, gc=False, frozen=True, rename={"continue_token": "continue"}):
     continue_token: str = ""
 
 
 class _RequestPage(msgspec.Struct, gc=False):
-    metadata: _PageMeta = _PageMeta()
+    metadata: _ListPageMeta = _ListPageMeta()
     items: list[msgspec.Raw] | None = None
 
 

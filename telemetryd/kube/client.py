@@ -84,7 +84,7 @@ class KubeClient:
     ) -> None:
         self._current = current
         self._session = session
-        self._stats = stats
+        self.stats = stats
         self._now = now
         self._gzip = compression
 
@@ -261,13 +261,13 @@ class KubeClient:
             with anyio.fail_after(timeout_s):
                 yield
         except TimeoutError as error:
-            self._stats.requests[call.method, "error"] += 1
+            self.stats.requests[call.method, "error"] += 1
             failure = _too_late(call, timeout_s)
             raise failure from error
         finally:
-            histogram = self._stats.duration.get(call.method)
+            histogram = self.stats.duration.get(call.method)
             if histogram is None:
-                histogram = self._stats.duration[call.method] = Histogram()
+                histogram = self.stats.duration[call.method] = Histogram()
             histogram.observe(anyio.current_time() - started_s)
 
     async def _send(self, call: Call) -> _Exchange:
@@ -341,10 +341,10 @@ class KubeClient:
         except HTTP_ERRORS as error:
             if sent is not None and sent.refused is not None:
                 raise sent.refused from None
-            self._stats.requests[call.method, "error"] += 1
+            self.stats.requests[call.method, "error"] += 1
             failure = translate(error, call.what)
             raise failure from error
-        self._stats.requests[call.method, str(response.status)] += 1
+        self.stats.requests[call.method, str(response.status)] += 1
         return _Exchange(response, use, used)
 
 
