@@ -335,7 +335,7 @@ def test_token_file_and_ca_that_hang(
             disk.hang()
             for path in (token, ca):
                 wait_for(daemon, f"a look at {path}", partial(disk.has_kept, path), REREAD_S)
-            for kept in ("the last good token stays", "the old ones stay"):
+            for kept in ("the last good token stays", "keeping the old ones"):
                 wait_for(daemon, kept, lambda: kept in daemon.log(), REREAD_S)  # noqa: B023
             line.cut()  # what comes now needs new connections, made with the old CA
             assert_goes_on(daemon, rancher, sink)
