@@ -101,7 +101,7 @@ def test_bad_request_is_logged_without_what_it_says(target: Target) -> None:
     assert target.is_alive()
     target.daemon.assert_well()
     log = target.daemon.daemon.log()
-    assert "bad request status=400" in log
+    assert '"bad request","status":400' in log
     assert "hush" not in log
 
 
