@@ -220,6 +220,7 @@ async def test_payload_of_just_one_mebibyte_fits(bench: Bench) -> None:
     assert len(b64decode(bench.read()["data"]["payload"])) == 1 << 20
 
 
+@real_only("the embedded server has no limit of sizes")
 async def test_payload_too_large_beside_foreign_data_is_oversize(bench: Bench) -> None:
     bench.oracle.create(
         bench.collection,
