@@ -4,9 +4,11 @@ SHELL := /bin/bash
 PYTHON ?= python3
 # Tests at a time: many wait. The files that take longest begin first (tests/conftest.py).
 JOBS ?= 3
+# Options of pytest for tests that fail; .ci/run tries them once more.
+RERUNS ?=
 VENV := .venv
 BIN := $(VENV)/bin
-PYTEST = $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+PYTEST = $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(RERUNS)
 FAULTS := tests/faults tests/system/test_replicas.py $(wildcard tests/system/test_upstream_*.py)
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt
 
