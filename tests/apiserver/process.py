@@ -10,11 +10,9 @@ import functools
 import http.client
 import json
 import os
-import random
 import re
 import secrets
 import signal
-import socket
 import ssl
 import subprocess
 import time
@@ -26,9 +24,8 @@ from urllib.parse import urlsplit
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-# Below the kernel's ephemeral range (32768 and up), so that no outgoing connection can take the
-# port of a server that is down for a moment.
-_PORTS = range(20_000, 32_000)
+from tests.processes import free_ports
+
 _POLL_S = 0.05
 _REQUEST_TIMEOUT_S = 30.0
 _START_TIMEOUT_S = 180.0
@@ -127,7 +124,7 @@ class ApiServer:
         self._folder = folder
         self._etcd_flags = etcd_flags
         self._flags = os.environ.get("APISERVER_FLAGS", "").split()
-        etcd_port, self._peer_port, port = _free_ports(3)
+        etcd_port, self._peer_port, port = free_ports(3)
         self.url = f"https://127.0.0.1:{port}"
         self.etcd_endpoint = f"http://127.0.0.1:{etcd_port}"
         self.ca_file = folder / "certs" / "apiserver.crt"
@@ -308,23 +305,6 @@ class ApiServer:
         if status != http.HTTPStatus.OK:
             raise ApiServerError(f"etcd {path}: {status} {answer.decode(errors='replace')}")
         return json.loads(answer)
-
-
-def _free_ports(count: int) -> list[int]:
-    """Returns distinct loopback ports that nobody listens on."""
-    ports: list[int] = []
-    with contextlib.ExitStack() as held:
-        # A test that seeds the generator would make two workers' ports alike.
-        for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
-            probe = held.enter_context(socket.socket())
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            ports.append(port)
-            if len(ports) == count:
-                return ports
-    raise ApiServerError(f"fewer than {count} free ports in {_PORTS}")
 
 
 def _write_credentials(folder: Path, admin_token: str) -> None:

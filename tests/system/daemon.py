@@ -4,7 +4,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from tests.processes import whole_lines
+from tests.processes import free_ports, whole_lines
 
 PATIENCE_S = 60.0
 T = TypeVar("T")
@@ -169,8 +168,5 @@ class Daemon:
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A loopback port that has no listener."""
+    return free_ports(1)[0]

@@ -73,7 +73,6 @@ async def test_exporters_killed_200_times_while_they_send_lose_nothing_and_never
     assert flaky.newest.startswith(b"revision %d " % seen["newest"])
     assert (seen["killed"], seen["at end"]) == (200, False)
     assert seen["left"] > 20, "the kills have missed what they are for"
-    assert seen["left"] < 200
     assert flaky.repeated > 0
     assert len(flaky.bodies) > 20
 
