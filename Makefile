@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 # Tests at a time: many wait. The files that take longest begin first (tests/conftest.py).
-JOBS ?= 3
+JOBS ?= 4
 # Options of pytest for tests that fail; .ci/run tries them once more.
 RERUNS ?=
 VENV := .venv
@@ -45,8 +45,6 @@ test: $(VENV)/.dev ## test each behaviour, of wide tables a part, on the newest 
 	@$(PYTEST) --durations=15
 
 .PHONY: test-oldest
-# Here they wait most of the time.
-test-oldest: JOBS = 4
 test-oldest: $(VENV)/.dev ## contract, system (but for hanging disks), deploy and the quick faults on the oldest kube-apiserver
 	@APISERVER=oldest $(PYTEST) --ignore tests/system/test_hangs.py tests/apiserver tests/contract tests/system tests/deploy tests/faults
 
