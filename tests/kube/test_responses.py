@@ -187,7 +187,7 @@ def test_message_shows_what_denied(
 
 
 def test_denial_quotes_no_content_of_a_secret() -> None:
-    content = b64encode(b"SENTINEL" * 40).decode()
+    content = b64encode(b"what the Secret holds; " * 14).decode()
     message = f'admission webhook "w" denied the request: data is {content}'
     error = error_for(403, "x", parse_status(json.dumps(status(403, "", message)).encode()))
     assert str(error) == 'x: 403 admission webhook "w" denied the request: data is …'
