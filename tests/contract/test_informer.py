@@ -377,9 +377,9 @@ async def test_causes_of_a_refusal_reach_the_error(
     assert conflict.value.causes[0].field == ".data.payload"
     with pytest.raises(Invalid) as invalid:
         await apply("own", uid="another")
-    assert [(cause.reason, cause.field) for cause in invalid.value.causes] == [
-        ("FieldValueInvalid", "metadata.uid")
-    ]
+    # 1.31 says it twice.
+    causes = {(cause.reason, cause.field) for cause in invalid.value.causes}
+    assert causes == {("FieldValueInvalid", "metadata.uid")}
 
 
 async def test_expired_token_is_gone_and_a_wrong_credential_unauthorized(
