@@ -117,6 +117,8 @@ def test_configured_exporter_takes_ranchers_secret_once_that_is_quiet_and_never_
         wait_writes(daemon, rancher, 2)
         daemon.reload(exporters=CONFIGURED)
         daemon.wait_for("conflict", lambda: daemon.exporter()["state"] == "conflict", 40)
+        # A rejection may be written once, where Rancher's first status was not seen yet.
+        wait_writes(daemon, rancher, 4)
         with (
             recorded(admin, scc.request_path()) as asked,
             recorded(admin, scc.secret_path()) as states,
