@@ -24,6 +24,7 @@ from typing import Any, Final, Protocol, Self
 from benchmarks import processes
 from benchmarks.errors import HolderError
 from benchmarks.exposition import Exposition, fetch, parse
+from tests.processes import free_ports
 
 ROOT: Final = Path(__file__).parent.parent
 """The working tree: what is started is found from here."""
@@ -214,7 +215,7 @@ class Telemetryd:
         self.first_export_s = 0.0
         self.folder = Path(tempfile.mkdtemp(prefix="telemetryd-bench-"))
         self._export = self.folder / "first" / "latest"
-        self.port = _free_port()
+        (self.port,) = free_ports(1)
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(str(self.folder / "notify"))
         config = _CONFIG.format(
@@ -376,15 +377,8 @@ def _environ() -> dict[str, str]:
     """Ours, without a proxy: all traffic stays on this machine. Modules are compiled once.
 
     An installed telemetryd has its modules compiled; one that may not keep what it compiles would
-    do that anew at each start.
+    do that again at each start.
     """
     kept = {name: value for name, value in os.environ.items() if "PROXY" not in name.upper()}
     kept.pop("PYTHONDONTWRITEBYTECODE", None)
     return kept
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

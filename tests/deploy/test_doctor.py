@@ -58,7 +58,7 @@ def plan(config: Config) -> Plan:
 @pytest.fixture(scope="module", autouse=True)
 def secret_request(admin: Admin, installed: Installed) -> None:
     """The request of scc-operator and its Registration, beside a Prime build of Rancher."""
-    request = {
+    request: Object = {
         "apiVersion": "telemetry.cattle.io/v1",
         "kind": "SecretRequest",
         "metadata": {"name": "rancher-scc-metrics"},
@@ -73,6 +73,7 @@ def secret_request(admin: Admin, installed: Installed) -> None:
         except AdminError as error:
             if error.status != 409:
                 raise
+            admin.patch(f"{path}/{obj['metadata']['name']}", obj)  # another module's was different
     crds.create_crd(admin, crds.REGISTRATIONS)
     put(admin, registration(synced_at=time.time()))
 
@@ -195,7 +196,7 @@ def test_other_request_s_secret_is_found_and_its_role_printed(
     config: Config, plan: Plan, admin: Admin
 ) -> None:
     ensure_namespace(admin, "doctor-target")
-    request = {
+    request: Object = {
         "apiVersion": "telemetry.cattle.io/v1",
         "kind": "SecretRequest",
         "metadata": {"name": "elsewhere"},
@@ -245,7 +246,7 @@ def test_other_request_s_secret_is_found_and_its_role_printed(
 def test_invalid_request_is_reported_and_never_becomes_a_path(
     config: Config, plan: Plan, admin: Admin, spec: object
 ) -> None:
-    request = {
+    request: Object = {
         "apiVersion": "telemetry.cattle.io/v1",
         "kind": "SecretRequest",
         "metadata": {"name": "hostile"},
