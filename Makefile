@@ -42,7 +42,11 @@ demo: $(VENV)/.runtime ## run the whole daemon for 20 s against an embedded API 
 
 .PHONY: test
 test: $(VENV)/.dev ## test each behaviour, of wide tables a part, on the newest kube-apiserver
-	@$(PYTEST) --durations=15
+	@$(PYTEST) -m 'not (long or image or index)' --durations=15
+
+.PHONY: test-long
+test-long: $(VENV)/.dev ## test what takes long and is proven at a lower level by `make test`
+	@$(PYTEST) -m long --durations=15
 
 .PHONY: test-oldest
 test-oldest: $(VENV)/.dev ## contract, system (but for hanging disks), deploy and the quick faults on the oldest kube-apiserver
@@ -64,8 +68,8 @@ soak: $(VENV)/.dev ## random faults, churn and reloads against a real API server
 	@$(BIN)/python -m tests.faults.soak $(or $(SOAK_S),1800) $(SEED)
 
 .PHONY: slow
-slow: $(VENV)/.dev ## the rest of the tables that `make test` samples (30 minutes), then `make fuzz`
-	@$(PYTEST) -m 'slow or faults' $(addprefix --ignore=,$(FAULTS)) --durations=15
+slow: $(VENV)/.dev ## `make test-long` and the rest of the tables that `make test` samples (30 minutes), then `make fuzz`
+	@$(PYTEST) -m 'slow or faults or long' $(addprefix --ignore=,$(FAULTS)) --durations=15
 	@$(MAKE) fuzz
 
 .PHONY: fuzz
