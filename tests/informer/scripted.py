@@ -75,6 +75,7 @@ class Scripted:
         others: Answers by path.
         requests: All that came, in order.
         open: Watches that are being served.
+        pages: By continue token, the version and the objects that are left of a list.
     """
 
     objects: dict[str, Json] = field(default_factory=dict)
@@ -90,6 +91,7 @@ class Scripted:
     events: list[tuple[int, bytes]] = field(default_factory=list)
     url: str = ""
     open: list[web.StreamResponse] = field(default_factory=list)
+    pages: dict[str, tuple[int, list[Json]]] = field(default_factory=dict)
     _news: anyio.Event = field(default_factory=anyio.Event)
 
     def put(self, body: Json) -> None:
@@ -105,8 +107,8 @@ class Scripted:
         """Delete an object; watches are told."""
         self.version += 1
         body = self.objects.pop(name)
-        body["metadata"]["resourceVersion"] = str(self.version)
-        self.tell(event("DELETED", body))
+        version = {"resourceVersion": str(self.version)}
+        self.tell(event("DELETED", body | {"metadata": body["metadata"] | version}))
 
     def tell(self, line: bytes) -> None:
         """Send a line to watches, now and to those that ask for what came before it."""
@@ -156,12 +158,17 @@ class Scripted:
     async def _list(self, request: web.BaseRequest) -> web.StreamResponse:
         if not self.served:
             return await refuse(404, "NotFound")(request)
-        start = int(request.query.get("continue") or 0)
-        limit = int(request.query.get("limit") or len(self.objects) + 1)
-        names = sorted(self.objects)
-        token = str(start + limit) if start + limit < len(names) else ""
-        page = [self.objects[name] for name in names[start : start + limit]]
-        return await answer(listing(page, self.version, token))(request)
+        # All pages of a list are of the moment of its first, as a real server's.
+        taken = request.query.get("continue")
+        if taken is None:
+            version, rest = self.version, [self.objects[name] for name in sorted(self.objects)]
+        else:
+            version, rest = self.pages[taken]
+        limit = int(request.query.get("limit") or len(rest) + 1)
+        token = f"{version}-{len(rest) - limit}" if limit < len(rest) else ""
+        if token:
+            self.pages[token] = version, rest[limit:]
+        return await answer(listing(rest[:limit], version, token))(request)
 
     async def _watch(self, request: web.BaseRequest) -> web.StreamResponse:
         if not self.served:

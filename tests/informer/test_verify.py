@@ -135,8 +135,7 @@ async def test_fleet_in_turmoil_is_found_equal(tmp_path: Path) -> None:
             for _ in range(3):
                 assert (await held.verify(patience_s=1)).equal
             held.sneak("missed")
-            # One page: this server's pages aren't of one moment, and might skip the very object.
-            found = await held.verify(patience_s=0.2, page_size=100)
+            found = await held.verify(patience_s=0.2)
             assert found.missing == ("ns/missed",)
             tasks.cancel_scope.cancel()
 
