@@ -14,8 +14,8 @@ import pytest
 
 from telemetryd import __version__
 from telemetryd.cli.arguments import build_parser
-from tests.sampling import sampled
-from tests.system.daemon import free_port
+from tests.support.daemon import free_port
+from tests.support.sampling import sampled
 
 COMMANDS = (
     "run",

@@ -33,7 +33,7 @@ from telemetryd.logs import (
     text_lines,
 )
 from telemetryd.redaction import OURS as REDACTOR
-from tests.processes import said
+from tests.support.processes import said
 
 FORMATTERS = (journald_lines, text_lines, json_line)
 OURS = "telemetryd.informer.informer"

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tests.processes import free_ports
+from tests.support.processes import free_ports
 
 _POLL_S = 0.05
 _REQUEST_TIMEOUT_S = 30.0

@@ -16,7 +16,7 @@ import pytest
 from tests.apiserver import crds, fixtures
 from tests.apiserver.admin import Admin, AdminError
 from tests.apiserver.process import ApiServer, ApiServerError
-from tests.processes import is_gone
+from tests.support.processes import is_gone
 
 pytest_plugins = ("tests.apiserver.plugin",)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from tests.kube.certificates import Pair
-from tests.system.daemon import free_port
+from tests.support.certificates import Pair
+from tests.support.daemon import free_port
 
 T = TypeVar("T")
 

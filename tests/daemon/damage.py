@@ -26,8 +26,8 @@ from typing import Any
 from telemetryd.errors import NoDaemon
 from telemetryd.serve.control.client import ask
 from telemetryd.serve.control.protocol import CommandAnswer, Request
-from tests.daemon.embedded import NAMESPACE, SECRETS, FleetServer
-from tests.processes import whole_lines
+from tests.support.embedded import NAMESPACE, SECRETS, FleetServer
+from tests.support.processes import whole_lines
 
 Fields = frozenset[str]
 

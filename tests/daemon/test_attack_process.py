@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.daemon.test_security_process import keys, running
-from tests.kube.certificates import Authority
+from tests.support.certificates import Authority
 
 GROWTH_KIB = 20 * 1024
 CONNECTIONS = 200

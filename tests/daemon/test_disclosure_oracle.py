@@ -20,13 +20,13 @@ from jsonschema import Draft202012Validator
 
 from tests.apiserver.fixtures import setting
 from tests.daemon import thirdparty
-from tests.daemon.embedded import NAMESPACE, SECRETS, FleetServer, serve_fleet
 from tests.daemon.sentinels import ASKED, BUILDERS, ESCAPE, SENTINEL, fill, spoiled
 from tests.daemon.test_plugins import install
-from tests.export.receiver import Receiver, Request, receiving
 from tests.gather.test_build_info import make_certificate
-from tests.sampling import sampled
-from tests.system.daemon import Daemon
+from tests.support.daemon import Daemon
+from tests.support.embedded import NAMESPACE, SECRETS, FleetServer, serve_fleet
+from tests.support.receiver import Receiver, Request, receiving
+from tests.support.sampling import sampled
 
 SECRET_WORDS = (SENTINEL, "acme-internal", ESCAPE, "\\u001b", "\\x1b", "\x00", "\\u0000", "\\x00")
 PRIVACY = {

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from telemetryd.gather.requests import SECRET_REQUESTS
-from tests.daemon.embedded import serve_fleet
 from tests.daemon.hugerequests import HugeRequests
 from tests.daemon.test_plugins import install
-from tests.system.daemon import Daemon
+from tests.support.daemon import Daemon
+from tests.support.embedded import serve_fleet
 
 MIB = b"x" * 2**20
 PEAK_AT_MOST_MIB = 100

@@ -14,8 +14,8 @@ from jsonschema import Draft202012Validator
 
 from telemetryd.demo.catalogue import PRIVATE_MARK
 from telemetryd.export.payloads.fleet_document import fleet_schema
-from tests.daemon.embedded import FleetServer, serve_fleet
 from tests.daemon.test_reload_process import Reloading, exporter, running
+from tests.support.embedded import FleetServer, serve_fleet
 
 FEATURES = "features.management.cattle.io"
 SETTINGS = "settings.management.cattle.io"

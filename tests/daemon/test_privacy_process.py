@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.daemon.embedded import serve_fleet
-from tests.system.daemon import Daemon
+from tests.support.daemon import Daemon
+from tests.support.embedded import serve_fleet
 
 OMIT = '[privacy]\nserver_url = "omit"\ncluster_ids = "omit"\n'
 

@@ -20,7 +20,7 @@ from telemetryd.daemon.app import run_until
 from telemetryd.daemon.notify import Notifier, StatusLog
 from telemetryd.daemon.optout import ANNOTATION
 from telemetryd.daemon.reload import Reloader
-from tests.daemon.embedded import NAMESPACE, SECRETS, FleetServer, serve_fleet
+from tests.support.embedded import NAMESPACE, SECRETS, FleetServer, serve_fleet
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]
 

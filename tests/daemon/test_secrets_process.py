@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.daemon.echoing import Echoing, echoing_server
-from tests.system.daemon import Daemon
+from tests.support.daemon import Daemon
 
 PIECE = 16
 

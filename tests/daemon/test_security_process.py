@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.kube.certificates import Authority, Pair
 from tests.serve.guarded import SecretVolume, client_side, der
-from tests.system.daemon import Daemon
+from tests.support.certificates import Authority, Pair
+from tests.support.daemon import Daemon
 
 TOKEN = "s3cret.of.prometheus"
 EXPORTERS = "exporters = []\n"

@@ -16,7 +16,7 @@ from telemetryd.daemon.signals import EarlySignals
 from telemetryd.export.outbox.spool import SpoolFolder
 from telemetryd.logs import OWN_LOGGER
 from tests.export.outbox.test_spool import DELIVERED, pending_payload
-from tests.export.receiver import receiving, status
+from tests.support.receiver import receiving, status
 
 pytestmark = pytest.mark.anyio
 

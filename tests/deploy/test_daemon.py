@@ -14,7 +14,7 @@ import pytest
 from tests.apiserver.admin import Admin, AdminError, Object, Objects
 from tests.apiserver.process import ApiServer
 from tests.deploy.installed import Installed
-from tests.system.daemon import Daemon
+from tests.support.daemon import Daemon
 from tests.system.rancher import SECRET, Rancher, facts, recount
 
 VARIANT = "base"

@@ -15,9 +15,9 @@ from telemetryd.doctor.access import REVIEWS, Access
 from telemetryd.serve.http.reviews import DENIED_S
 from tests.apiserver.admin import Admin, Object
 from tests.deploy.installed import Installed, ensure_namespace, path_of
-from tests.kube.certificates import Authority
 from tests.serve.guarded import client_side
-from tests.system.daemon import Daemon
+from tests.support.certificates import Authority
+from tests.support.daemon import Daemon
 
 VARIANT = "overlays/kubernetes-auth"
 NAMESPACE = "monitoring-of-tests"

@@ -17,7 +17,7 @@ from tests.deploy.installed import Installed, ensure_namespace
 from tests.deploy.kustomize import build
 from tests.deploy.life import IN_PAGES, WITHIN_S, check_use, forget, misses, tells
 from tests.deploy.rights import granted
-from tests.system.daemon import Daemon
+from tests.support.daemon import Daemon
 from tests.system.rancher import SECRET
 
 VARIANT = "overlays/kubernetes"

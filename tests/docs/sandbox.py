@@ -19,9 +19,9 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from tests.daemon.embedded import FleetServer, serve_fleet
 from tests.docs.markdown import ROOT
-from tests.system.daemon import free_port
+from tests.support.daemon import free_port
+from tests.support.embedded import FleetServer, serve_fleet
 
 PORT = "10464"
 SERVER = "https://10.0.0.1:6443"

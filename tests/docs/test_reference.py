@@ -12,9 +12,9 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from telemetryd.serve.metrics.families import FAMILIES
-from tests.daemon.embedded import FleetServer, serve_fleet
 from tests.docs.generate import COLLECTED, DOCS, PAGES, render_page
-from tests.system.daemon import Daemon, free_port
+from tests.support.daemon import Daemon, free_port
+from tests.support.embedded import FleetServer, serve_fleet
 
 _ROW = re.compile(r"^\| `(\w+)` \| (\w+) \| ([^|]*) \|", re.MULTILINE)
 _LABEL = re.compile(r"(?:^|; )`(\w+)`(?=[:;]|$)")

@@ -15,10 +15,10 @@ from telemetryd.errors import Reason
 from telemetryd.model import ExporterState
 from telemetryd.serve.metrics.families import FAMILIES
 from telemetryd.serve.page.disclosure import NEVER_READ
-from tests.daemon.embedded import serve_fleet
 from tests.docs.markdown import ROOT
 from tests.serve.page.test_disclosure import leaves
-from tests.system.daemon import free_port
+from tests.support.daemon import free_port
+from tests.support.embedded import serve_fleet
 
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 

@@ -21,7 +21,7 @@ from tests.apiserver.fixtures import setting
 from tests.apiserver.process import ApiServer
 from tests.deploy.installed import ensure_namespace
 from tests.doctor.test_examine import PAYLOAD
-from tests.system.daemon import free_port
+from tests.support.daemon import free_port
 
 NAMESPACE = "doctor"
 SECRETS = f"/api/v1/namespaces/{NAMESPACE}/secrets"

@@ -21,7 +21,7 @@ from tests.faults.flood import Flood
 from tests.faults.plugin import NOTES
 from tests.faults.proxy import FaultProxy
 from tests.faults.witness import Witness
-from tests.system.daemon import Daemon
+from tests.support.daemon import Daemon
 from tests.system.rancher import Rancher
 
 NODES = 50_000

@@ -30,11 +30,11 @@ from telemetryd.informer.decode import ObjectDecoder
 from telemetryd.informer.identity import scan_identity
 from telemetryd.informer.scan import ScanNeeded
 from telemetryd.model import SecretRequestRecord
-from tests.daemon.embedded import FleetServer
 from tests.fuzz.budget import budget, examples, patient
 from tests.fuzz.counts import assert_no_growth, assert_no_growth_here
 from tests.fuzz.daemon import Probed
 from tests.fuzz.request_objects import LINES, PARTS
+from tests.support.embedded import FleetServer
 from tests.system.scc import NAMESPACE, scc_request
 
 pytestmark = [patient, pytest.mark.filterwarnings("ignore:Generating overly large repr")]

@@ -24,8 +24,8 @@ from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.export.outbox.spool import MAX_SEQUENCE, PendingPayload, SpoolFolder
 from telemetryd.model import Delivery, ExporterState, Payload
 from tests.export.doubles import INSTALL_UUID, Source, running, spec
-from tests.export.receiver import receiving
 from tests.fuzz.budget import budget, patient
+from tests.support.receiver import receiving
 
 pytestmark = patient
 

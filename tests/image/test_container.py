@@ -17,7 +17,7 @@ from tests.apiserver.admin import Admin
 from tests.apiserver.process import ApiServer
 from tests.deploy.installed import NAMESPACE, Installed
 from tests.image.engine import Engine
-from tests.system.daemon import free_port
+from tests.support.daemon import free_port
 from tests.system.rancher import Rancher, facts, recount
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(1800)]

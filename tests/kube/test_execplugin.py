@@ -16,7 +16,6 @@ from telemetryd.kube.client import KubeClient
 from telemetryd.kube.execplugin import read_credential
 from tests.informer.samples import Json
 from tests.informer.scripted import answer, kubeconfig, serve
-from tests.kube.certificates import Authority, server_side
 from tests.kube.test_connection import (
     VERSION,
     connected,
@@ -28,7 +27,8 @@ from tests.kube.test_connection import (
     plugin,
 )
 from tests.kube.test_private_files import granted, inline_ca
-from tests.processes import is_gone
+from tests.support.certificates import Authority, server_side
+from tests.support.processes import is_gone
 
 pytestmark = pytest.mark.anyio
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from tests.system.daemon import free_port
+from tests.support.daemon import free_port
 
 _POLL_S = 0.2
 T = TypeVar("T")

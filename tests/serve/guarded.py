@@ -20,9 +20,9 @@ from telemetryd.serve.http.connection import ConnectionLimits
 from telemetryd.serve.http.reviews import Reviews
 from telemetryd.serve.http.security import Security
 from telemetryd.serve.http.server import serve
-from tests.kube.certificates import Authority, Pair
 from tests.serve.facts import Facts, busy_facts
 from tests.serve.http.test_server import Served
+from tests.support.certificates import Authority, Pair
 
 LOOK_S = 0.02
 WHERE = "c.toml"

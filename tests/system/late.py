@@ -20,7 +20,7 @@ from aiohttp import web
 from tests.apiserver.admin import Admin
 from tests.apiserver.process import ApiServer
 from tests.faults.proxy import Exchange, FaultProxy, Rule
-from tests.system.daemon import TOP_LEVEL, Daemon
+from tests.support.daemon import TOP_LEVEL, Daemon
 from tests.system.replicas import ELECTION
 
 WITHIN_S = 90

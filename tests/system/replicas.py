@@ -13,9 +13,9 @@ from typing import TypeVar
 
 from tests.apiserver.process import ApiServer
 from tests.faults.proxy import FaultProxy
+from tests.support.daemon import Daemon
+from tests.support.sink import Sink
 from tests.system.clock import WallClock
-from tests.system.daemon import Daemon
-from tests.system.sink import Sink
 
 T = TypeVar("T")
 

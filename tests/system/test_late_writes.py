@@ -15,8 +15,8 @@ import pytest
 
 from tests.apiserver.admin import Admin, Object
 from tests.apiserver.process import ApiServer
-from tests.sampling import sampled
-from tests.system.daemon import TOP_LEVEL
+from tests.support.daemon import TOP_LEVEL
+from tests.support.sampling import sampled
 from tests.system.late import WITHIN_S, Replica, make_token, receiving, running, until
 from tests.system.rancher import SECRET, TARGET_NAMESPACE, Rancher
 from tests.system.replicas import SECRET as SECRET_EXPORTER

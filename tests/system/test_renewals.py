@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.system.daemon import Daemon
+from tests.support.daemon import Daemon
+from tests.support.sink import receiving
 from tests.system.replicas import ELECTION
 from tests.system.rotation import USERS, RotatingServer, Running, serving
-from tests.system.sink import receiving
 
 RENEWALS = 200
 SETTLED = 50

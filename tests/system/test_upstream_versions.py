@@ -36,8 +36,8 @@ from tests.gather.upstream import (
     product,
     written_version,
 )
+from tests.support.daemon import Daemon
 from tests.system.conftest import CONFIG
-from tests.system.daemon import Daemon
 from tests.system.rancher import Rancher
 
 FEATURE_INFORMER = "features.management.cattle.io"

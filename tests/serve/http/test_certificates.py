@@ -15,7 +15,6 @@ from telemetryd.errors import ConfigError
 from telemetryd.serve.http.connection import ConnectionLimits
 from telemetryd.serve.http.reviews import Reviews
 from telemetryd.serve.http.security import Security
-from tests.kube.certificates import Authority, Pair
 from tests.serve.guarded import (
     SecretVolume,
     connect,
@@ -27,6 +26,7 @@ from tests.serve.guarded import (
     until_shown,
 )
 from tests.serve.http.test_reviews import ApiServer
+from tests.support.certificates import Authority, Pair
 
 pytestmark = pytest.mark.anyio
 

@@ -11,7 +11,6 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from telemetryd.config import ServerConfig
 from telemetryd.errors import Reason, Unavailable
 from telemetryd.serve.http.reviews import Reviews
-from tests.kube.certificates import Authority, Pair
 from tests.serve.guarded import (
     Guarded,
     connect,
@@ -20,6 +19,7 @@ from tests.serve.guarded import (
     until,
 )
 from tests.serve.http.test_reviews import USER, ApiServer
+from tests.support.certificates import Authority, Pair
 
 pytestmark = pytest.mark.anyio
 

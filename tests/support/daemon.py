@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from tests.processes import free_ports, whole_lines
+from tests.support.processes import free_ports, whole_lines
 
 PATIENCE_S = 60.0
 T = TypeVar("T")

@@ -16,7 +16,7 @@ import anyio
 from aiohttp import web
 from anyio.from_thread import start_blocking_portal
 
-from tests.system.daemon import TOP_LEVEL, Daemon
+from tests.support.daemon import TOP_LEVEL, Daemon
 
 EXPORTERS = """
 [[exporters]]

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
-from tests.processes import whole_lines
-from tests.system.daemon import PATIENCE_S, free_port
+from tests.support.daemon import PATIENCE_S, free_port
+from tests.support.processes import whole_lines
 
 Message = dict[str, str]
 
