@@ -324,6 +324,7 @@ def set_up(
                         config,
                         top_level,
                         kubernetes=f'page_size = {PAGE_SIZE}\nwatch_list = "{watch_list}"',
+                        fresh=True,  # its memory has a limit
                     )
                 )
                 started[-1].wait_for("readiness", started[-1].ready, 90)

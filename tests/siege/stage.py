@@ -155,7 +155,9 @@ class Stage:
     def daemon(self, cage: Cage) -> Iterator[tuple[Daemon, Server]]:
         """A running one, as soon as its port is open."""
         top = 'log_level = "info"\nlog_format = "json"\n'
-        daemon = Daemon(self._folder, self._kubeconfig, self._config, top, under=cage.under)
+        daemon = Daemon(
+            self._folder, self._kubeconfig, self._config, top, under=cage.under, fresh=True
+        )
         server = Server(daemon.port, self.context)
         try:
             daemon.wait_for("livez", lambda: server.ask("/livez").is_answered, _START_S)

@@ -94,7 +94,7 @@ def test_daemon_whose_certificates_are_renewed_200_times_holds_no_more_than_befo
         running.write()
         config = CONFIG.format(url=sink.url("a"))
         environ = {"TMPDIR": str(temporary)}
-        daemon = Daemon(tmp_path, running.kubeconfig, config, environ=environ)
+        daemon = Daemon(tmp_path, running.kubeconfig, config, environ=environ, fresh=True)
         running.daemon = daemon
         seen: dict[int, Held] = {}
 
