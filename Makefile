@@ -115,7 +115,7 @@ clean-servers: ## remove what `make apiserver` built
 
 .PHONY: collector
 collector: ## build an OpenTelemetry Collector for the tests (needs Go; 1 to 2 minutes, once)
-	@$(PYTHON) -m tests.gobuild tests/collector . "$${XDG_CACHE_HOME:-$$HOME/.cache}/telemetryd/servers/collector/collector"
+	@$(PYTHON) -m tests.support.gobuild tests/collector . "$${XDG_CACHE_HOME:-$$HOME/.cache}/telemetryd/servers/collector/collector"
 
 # Peers of the benchmark, apart from what telemetryd is checked with.
 .venv-bench/.done: $(VENV)/bin/python benchmarks/requirements.txt
@@ -127,7 +127,7 @@ collector: ## build an OpenTelemetry Collector for the tests (needs Go; 1 to 2 m
 .PHONY: bench
 bench: $(VENV)/.dev .venv-bench/.done ## measure telemetryd beside its peers (15 minutes; BENCH_NODES, BENCH_RUNS, BENCH_KUBECONFIG)
 	@[ -n "$$BENCH_KUBECONFIG" ] || $(BIN)/python -m tests.apiserver.versions newest
-	@$(BIN)/python -m tests.gobuild benchmarks/clientgo . "$${XDG_CACHE_HOME:-$$HOME/.cache}/telemetryd/benchmarks/clientgo"
+	@$(BIN)/python -m tests.support.gobuild benchmarks/clientgo . "$${XDG_CACHE_HOME:-$$HOME/.cache}/telemetryd/benchmarks/clientgo"
 	@$(BIN)/python -m benchmarks run
 
 .PHONY: bench-profile

@@ -47,7 +47,7 @@ from benchmarks.scenarios import (
 )
 from benchmarks.servers import Server, given, own_pair
 from tests.apiserver.versions import find_assets
-from tests.gobuild import cache, required
+from tests.support.gobuild import cache, required
 
 USUAL_NODES = 10_000
 _MOST_NODES_FOR_ALL = 20_000

@@ -24,7 +24,7 @@ from typing import Any, Final, Protocol, Self
 from benchmarks import processes
 from benchmarks.errors import HolderError
 from benchmarks.exposition import Exposition, fetch, parse
-from tests.processes import free_ports
+from tests.support.processes import free_ports
 
 ROOT: Final = Path(__file__).parent.parent
 """The working tree: what is started is found from here."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from telemetryd.atomicfile import FOLDER_FLAGS, lock_file, write_file
-from tests.locks import OTHER_USER, holding
+from tests.support.locks import OTHER_USER, holding
 
 NAME = ".lock"
 

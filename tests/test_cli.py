@@ -14,8 +14,9 @@ import pytest
 
 from telemetryd import __version__
 from telemetryd.cli.arguments import build_parser
-from tests.sampling import sampled
-from tests.system.daemon import free_port
+from tests.support import starter
+from tests.support.daemon import free_port
+from tests.support.sampling import sampled
 
 COMMANDS = (
     "run",
@@ -34,15 +35,7 @@ SPOOL_COMMANDS = ("list", "export", "replay")
 
 def telemetryd(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """Runs one command to its end, away from this machine's own configuration."""
-    return subprocess.run(
-        [sys.executable, "-m", "telemetryd", *arguments],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=_environ(environ),
-        check=False,
-    )
+    return starter.run(*arguments, env=_environ(environ))
 
 
 def _environ(environ: dict[str, str]) -> dict[str, str]:
@@ -154,7 +147,7 @@ def test_schema_is_json_schema_2020_12(arguments: tuple[str, ...], title: str) -
 
 
 def test_output_into_a_closed_pipe_ends_quietly() -> None:
-    command = f"{sys.executable} -m telemetryd schema | true"
+    command = f"{starter.shell_command()} schema | true"
     result = subprocess.run(
         ["/bin/bash", "-c", command], capture_output=True, text=True, timeout=60, check=False
     )
@@ -379,8 +372,8 @@ def test_daemon_that_can_not_get_through_yet_lives_and_stops_cleanly(
     path = tmp_path / "kubeconfig"
     path.write_text(json.dumps(document))
     listen = f"127.0.0.1:{free_port()}"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "telemetryd", "run"],
+    process = starter.start(
+        "run",
         stderr=subprocess.PIPE,
         text=True,
         env=_environ({"KUBECONFIG": str(path), "TELEMETRYD_LISTEN": listen}),
@@ -414,8 +407,8 @@ def test_demo_exports_and_ends_with_its_summary() -> None:
 
 
 def test_demo_interrupted_ends_with_its_summary() -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "telemetryd", "demo", "--clusters", "0", "--nodes", "0"],
+    process = starter.start(
+        *("demo", "--clusters", "0", "--nodes", "0"),
         stdout=subprocess.PIPE,
         text=True,
         env=_environ({}),

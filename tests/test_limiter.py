@@ -7,7 +7,7 @@ import anyio
 import pytest
 
 from telemetryd.limiter import WAITED, Limiter
-from tests.virtualtime import VirtualTimeLoop
+from tests.support.virtualtime import VirtualTimeLoop
 
 pytestmark = pytest.mark.anyio
 

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import termios
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
@@ -33,7 +32,8 @@ from telemetryd.logs import (
     text_lines,
 )
 from telemetryd.redaction import OURS as REDACTOR
-from tests.processes import said
+from tests.support.processes import said
+from tests.support.waiting import until
 
 FORMATTERS = (journald_lines, text_lines, json_line)
 OURS = "telemetryd.informer.informer"
@@ -375,9 +375,9 @@ def test_pipe_without_a_reader_blocks_no_caller_and_says_later_what_is_missing()
         with os.fdopen(reading, "rb") as read_end:
             reader = threading.Thread(target=lambda: received.extend(read_end))
             reader.start()
-            assert eventually(lambda: handler.drain(1.0))
+            until(lambda: handler.drain(1.0))
             logging.getLogger(OURS).error("number=%d", count)
-            assert eventually(lambda: handler.drain(1.0))
+            until(lambda: handler.drain(1.0))
             pipe.close()
             reader.join()
     lines = b"".join(received).decode().splitlines()
@@ -449,15 +449,6 @@ def run(log_format: str, stderr: int, **environ: str) -> int:
         check=False,
         timeout=60,
     ).returncode
-
-
-def eventually(holds: Callable[[], bool]) -> bool:
-    end_s = time.monotonic() + 30.0
-    while not holds():
-        if time.monotonic() > end_s:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def test_process_whose_stderr_has_no_reader_ends_with_its_own_status() -> None:

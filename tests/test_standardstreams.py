@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.starter import shell_command
+
 ROOT = Path(__file__).parents[1]
 BAD_CONFIG = "check-config --config /there/is/none"
 
 
 def shell(line: str) -> subprocess.CompletedProcess[str]:
     """A shell line with ``telemetryd`` in it; its own stdout and stderr, read to the end."""
-    command = line.replace("telemetryd", f"{sys.executable} -m telemetryd")
+    command = line.replace("telemetryd", shell_command())
     return subprocess.run(
         ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )

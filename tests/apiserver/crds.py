@@ -1,9 +1,9 @@
 """Minimal CRDs of Rancher and of SecretRequest, and how to install and remove them."""
 
-import time
 from http import HTTPStatus
 
 from tests.apiserver.admin import Admin, AdminError, Object
+from tests.support.waiting import until
 
 _COLLECTION = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 _POLL_S = 0.1
@@ -100,13 +100,12 @@ def collection(definition: Object, namespace: str | None = None) -> str:
 
 
 def _wait_until(admin: Admin, definition: Object, *, served: bool) -> None:
-    deadline = time.monotonic() + _TIMEOUT_S
     expected = (True, True, True) if served else (False, False, False)
-    while (seen := _traces(admin, definition)) != expected:
-        if time.monotonic() > deadline:
-            name = definition["metadata"]["name"]
-            raise TimeoutError(f"{name}: established, discovered, listed are {seen}")
-        time.sleep(_POLL_S)
+    until(
+        lambda: _traces(admin, definition) == expected,
+        f"{definition['metadata']['name']}: established, discovered, listed are {expected}",
+        more=lambda: f"they are {_traces(admin, definition)}",
+    )
 
 
 def _traces(admin: Admin, definition: Object) -> tuple[bool, bool, bool]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.apiserver.admin import Admin, AdminError, Object
-from tests.kube.certificates import Authority
+from tests.support.certificates import Authority
 
 _ADMISSION = "/apis/admissionregistration.k8s.io/v1"
 _RULE = {

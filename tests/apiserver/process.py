@@ -15,7 +15,6 @@ import secrets
 import signal
 import ssl
 import subprocess
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,8 @@ from urllib.parse import urlsplit
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tests.processes import free_ports
+from tests.support.processes import free_ports
+from tests.support.waiting import until
 
 _POLL_S = 0.05
 _REQUEST_TIMEOUT_S = 30.0
@@ -88,13 +88,16 @@ class _Server:
         return server
 
     def _wait_until(self, is_ready: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + _START_TIMEOUT_S
-        while not is_ready():
-            if self.process.poll() is not None:
-                raise ApiServerError(self._failure(f"exited with {self.process.returncode}"))
-            if time.monotonic() > deadline:
-                raise ApiServerError(self._failure(f"not ready after {_START_TIMEOUT_S:.0f} s"))
-            time.sleep(_POLL_S)
+        try:
+            until(
+                is_ready,
+                self.log.stem,
+                deadline_s=_START_TIMEOUT_S,
+                more=self._last_lines,
+                ended=self.process.poll,
+            )
+        except AssertionError as error:
+            raise ApiServerError(str(error)) from None
 
     def kill(self) -> None:
         """Kills the server and waits until it is gone, then dismisses the guard."""
@@ -102,9 +105,9 @@ class _Server:
         self.process.wait()
         self.guard.communicate(b"\n")
 
-    def _failure(self, what: str) -> str:
+    def _last_lines(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
-        return "\n".join([f"{self.log.stem} {what}; its log ends with:", *lines])
+        return "\n".join(["its log ends with:", *lines])
 
 
 class ApiServer:

@@ -16,7 +16,7 @@ import pytest
 from tests.apiserver import crds, fixtures
 from tests.apiserver.admin import Admin, AdminError
 from tests.apiserver.process import ApiServer, ApiServerError
-from tests.processes import is_gone
+from tests.support.processes import is_gone
 
 pytest_plugins = ("tests.apiserver.plugin",)
 
@@ -201,7 +201,7 @@ def test_crashed_start_raises_with_the_log(tmp_path: Path) -> None:
     for name in ("etcd", "kube-apiserver"):
         (tmp_path / name).write_text("#!/bin/sh\necho v1.30; echo this is why; exit 3\n")
         (tmp_path / name).chmod(0o755)
-    with pytest.raises(ApiServerError, match=r"etcd exited with 3(.|\n)*this is why"):
+    with pytest.raises(ApiServerError, match=r"etcd: exited with 3(.|\n)*this is why"):
         ApiServer(tmp_path, tmp_path).start()
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from tests.gobuild import GoBuildError, build, cache, required
+from tests.support.gobuild import GoBuildError, build, cache, required
 
 Age: TypeAlias = Literal["newest", "oldest"]
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.apiserver import versions
-from tests.gobuild import GoBuildError, build, cache, required
+from tests.support.gobuild import GoBuildError, build, cache, required
 
 _HERE = Path(__file__).parent
 

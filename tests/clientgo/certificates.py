@@ -1,109 +1,15 @@
 """Certificates of every kind a cluster may have, good and bad, made once a session."""
 
-import datetime as dt
-import ipaddress
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
-Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+from tests.support.certificates import Signed, key_usage, sign
 
 USUAL = ("IP:127.0.0.1", "IP:::1", "DNS:localhost", "DNS:api.example.test", "DNS:kubernetes")
-
-
-@dataclass(frozen=True)
-class Signed:
-    """A certificate with its key."""
-
-    certificate: x509.Certificate
-    key: Key
-
-    @property
-    def pem(self) -> bytes:
-        return self.certificate.public_bytes(serialization.Encoding.PEM)
-
-    def key_pem(self, form: str = "PKCS8", password: bytes = b"") -> bytes:
-        kinds = serialization.PrivateFormat
-        return self.key.private_bytes(
-            serialization.Encoding.PEM,
-            kinds.PKCS8 if form == "PKCS8" else kinds.TraditionalOpenSSL,
-            serialization.BestAvailableEncryption(password)
-            if password
-            else serialization.NoEncryption(),
-        )
-
-
-def sign(
-    name: str,
-    issuer: Signed | None = None,
-    *,
-    ca: bool | None = False,
-    names: Sequence[str] = (),
-    days: tuple[float, float] = (-20, 20),
-    identifiers: bool = True,
-    usage: bool = True,
-    purposes: Sequence[x509.ObjectIdentifier] = (),
-    key: Key | None = None,
-    path_length: int | None = None,
-    more: Sequence[tuple[x509.ExtensionType, bool]] = (),
-) -> Signed:
-    """A certificate; without an issuer it signs itself, with ``ca=None`` it doesn't say which."""
-    key = key or ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)] if name else [])
-    now = dt.datetime.now(dt.UTC)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer.certificate.subject if issuer else subject)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now + dt.timedelta(days=days[0]))
-        .not_valid_after(now + dt.timedelta(days=days[1]))
-        .public_key(key.public_key())
-    )
-    signer = issuer.key if issuer else key
-    extensions: list[tuple[x509.ExtensionType, bool]] = [*more]
-    if ca is not None:
-        extensions.append((x509.BasicConstraints(ca=ca, path_length=path_length), True))
-    if usage:
-        extensions.append((_usage(signs=bool(ca)), True))
-    if identifiers:
-        extensions += [
-            (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
-            (x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), False),
-        ]
-    if names:
-        extensions.append((x509.SubjectAlternativeName([_name(n) for n in names]), False))
-    if purposes:
-        extensions.append((x509.ExtendedKeyUsage(list(purposes)), False))
-    for extension, critical in extensions:
-        builder = builder.add_extension(extension, critical=critical)
-    return Signed(builder.sign(signer, hashes.SHA256()), key)
-
-
-def _name(text: str) -> x509.GeneralName:
-    kind, _, value = text.partition(":")
-    if kind == "IP":
-        return x509.IPAddress(ipaddress.ip_address(value))
-    return x509.UniformResourceIdentifier(value) if kind == "URI" else x509.DNSName(value)
-
-
-def _usage(*, signs: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=True,
-        key_cert_sign=signs,
-        crl_sign=signs,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
 
 
 def write_all(folder: Path) -> None:
@@ -158,7 +64,7 @@ def _authorities(ca: Signed) -> dict[str, Signed]:
                 )
             ],
         ),
-        "nosign": sign("nosign", ca=True, usage=False, more=[(_usage(signs=False), True)]),
+        "nosign": sign("nosign", ca=True, usage=False, more=[(key_usage(signs=False), True)]),
         "clientsonly": sign("clientsonly", ca=True, purposes=[ExtendedKeyUsageOID.CLIENT_AUTH]),
     }
 

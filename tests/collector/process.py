@@ -4,15 +4,15 @@ import json
 import os
 import re
 import subprocess
-import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from tests.kube.certificates import Pair
-from tests.system.daemon import free_port
+from tests.support.certificates import Pair
+from tests.support.daemon import free_port
+from tests.support.waiting import until
 
 T = TypeVar("T")
 
@@ -114,12 +114,13 @@ class Collector:
         Raises:
             AssertionError: It stayed falsy, or the collector ended.
         """
-        deadline = time.monotonic() + _START_S
-        while not (result := probe()):
-            assert self._process.poll() is None, self.log()[-4000:]
-            assert time.monotonic() < deadline, self.log()[-4000:]
-            time.sleep(_POLL_S)
-        return result
+        return until(
+            probe,
+            "the collector",
+            deadline_s=_START_S,
+            more=lambda: self.log()[-4000:],
+            ended=self._process.poll,
+        )
 
     def exposed(self) -> str:
         """What its `prometheus` exporter shows."""

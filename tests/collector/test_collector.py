@@ -19,12 +19,12 @@ from telemetryd.export.payloads.otlp_metrics import OtlpRenderer
 from telemetryd.export.sinks.otlp import OtlpExporter
 from telemetryd.model import Delivery, Payload, Snapshot
 from tests.collector.process import Collector, Points
-from tests.daemon.embedded import FleetServer, serve_fleet
 from tests.export.sinks.test_otlp import CONTEXT, fleet
-from tests.kube.certificates import Authority
 from tests.monitoring.conftest import prometheus as prometheus  # noqa: PLC0414 - a fixture
 from tests.monitoring.prometheus import Prometheus
-from tests.system.daemon import Daemon
+from tests.support.certificates import Authority
+from tests.support.daemon import Daemon
+from tests.support.embedded import FleetServer, serve_fleet
 
 pytestmark = pytest.mark.anyio
 

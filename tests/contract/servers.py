@@ -16,7 +16,7 @@ from tests.apiserver import crds
 from tests.apiserver.admin import Admin, Object
 from tests.apiserver.process import ApiServer as Real
 from tests.apiserver.versions import minor_of
-from tests.kube.certificates import Authority
+from tests.support.certificates import Authority
 
 REAL = pytest.mark.parametrize("server", ["real"], indirect=True)
 """What the demo's server leaves out: it applies Secrets and patches statuses, and no more."""

@@ -8,7 +8,7 @@ from tests.apiserver import crds
 from tests.apiserver.admin import Admin, AdminError, Object
 from tests.contract.objects import REQUESTS, node, refused, revision
 from tests.contract.servers import Server
-from tests.contract.waiting import until
+from tests.support.waiting import until
 
 
 def plurals(api: Admin, group_version: str) -> set[str]:

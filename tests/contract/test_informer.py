@@ -26,8 +26,8 @@ from tests.apiserver import crds, fixtures
 from tests.apiserver.admin import Admin
 from tests.contract.objects import NAMESPACES, b64, nodes_in, secret, secrets_in
 from tests.contract.servers import Server
-from tests.informer.samples import until
 from tests.informer.scripted import kubeconfig
+from tests.support.waiting import until_async
 from tests.system.partition import Partition
 
 pytestmark = pytest.mark.anyio
@@ -130,7 +130,7 @@ class Watched:
             }
             return listed ^ {(key, self.uid(key)) for key in self.reader.keys()}  # noqa: SIM118
 
-        await until(lambda: not difference(), 20.0)
+        await until_async(lambda: not difference())
         assert self.reader.unreadable == 0
         assert self.reader.synced
 
@@ -164,7 +164,7 @@ async def watching(
     stats = InformerStats(NODES.id)
     async with running(NODES, source or KubeSource(client, NODES), stats, streamed) as informer:
         watched = Watched(informer, stats)
-        await until(lambda: watched.reader.synced, 60.0)  # the API server may restart meanwhile
+        await until_async(lambda: watched.reader.synced)  # the API server may restart meanwhile
         yield watched
 
 
@@ -198,7 +198,7 @@ async def test_live_changes_arrive_without_another_list(
         api.patch(f"{path}/n2", {"metadata": {"annotations": {"seen": "not by us"}}})
         api.delete(f"{path}/n3")
         await watched.equals_a_fresh_list(api)
-        await until(lambda: len(watched.told(f"{cluster}/n1")) == 2)
+        await until_async(lambda: len(watched.told(f"{cluster}/n1")) == 2)
         assert watched.uid(f"{cluster}/new") == added
         changed = watched.reader.get(f"{cluster}/n1")
         assert isinstance(changed, NodeRecord)
@@ -223,10 +223,10 @@ async def test_node_made_again_while_disconnected_is_a_deletion_and_an_addition(
         wire.cut()
         api.delete(f"{path}/n1")
         new = add(api, cluster, "n1")
-        await until(lambda: watched.reader.status().last_error)
+        await until_async(lambda: watched.reader.status().last_error)
         assert watched.uid(key) == old
         wire.heal()
-        await until(lambda: watched.uid(key) == new, 20.0)
+        await until_async(lambda: watched.uid(key) == new)
         assert watched.told(key) == [("", old), (old, ""), ("", new)]
         await watched.equals_a_fresh_list(api)
         assert watched.lists == {("success", first): 1}
@@ -296,11 +296,11 @@ async def test_crd_that_goes_empties_the_cache_and_fills_it_when_it_is_back(
     async with watching(client, streamed) as watched:
         old = watched.uid(f"{cluster}/n0")
         with server.without(crds.NODES):
-            await until(lambda: watched.reader.status().absent, 20.0)
+            await until_async(lambda: watched.reader.status().absent)
             assert (len(watched.reader), watched.reader.synced) == (0, True)
             assert watched.reader.status().last_error == ""
         new = add(api, cluster, "n0")
-        await until(lambda: not watched.reader.status().absent, 20.0)
+        await until_async(lambda: not watched.reader.status().absent)
         await watched.equals_a_fresh_list(api)
         assert watched.told(f"{cluster}/n0") == [("", old), (old, ""), ("", new)]
         add(api, cluster, "n7")
@@ -324,13 +324,13 @@ async def test_one_object_by_name_is_all_that_is_held_of_its_kind(
 ) -> None:
     stats = InformerStats(KUBE_SYSTEM.id)
     async with running(KUBE_SYSTEM, KubeSource(client, KUBE_SYSTEM), stats, streamed) as informer:
-        await until(lambda: stats.watches["success"])
+        await until_async(lambda: stats.watches["success"])
         api.patch(f"{NAMESPACES}/{namespace}", {"metadata": {"labels": {"a": "b"}}})
         kube_system = api.patch(
             f"{NAMESPACES}/kube-system", {"metadata": {"labels": {"seen": namespace}}}
         )["metadata"]
         version = kube_system["resourceVersion"]
-        await until(lambda: informer.reader.status().resource_version == version)
+        await until_async(lambda: informer.reader.status().resource_version == version)
         assert stats.events == {"modified": 1}
         assert informer.reader.keys() == ["kube-system"]
         held = informer.reader.get("kube-system")

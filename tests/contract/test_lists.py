@@ -17,7 +17,7 @@ from tests.contract.objects import (
     secrets_in,
 )
 from tests.contract.servers import REAL, Server
-from tests.contract.waiting import until
+from tests.support.waiting import until
 
 FROM_CACHE = (1, 34)
 """From this version on, pages and exact revisions are answered by the cache, not by etcd."""

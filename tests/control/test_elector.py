@@ -9,7 +9,7 @@ import pytest
 from telemetryd.control.epochs import MAX_EPOCH
 from telemetryd.errors import NotLeading
 from tests.control.election import TIMING, Etcd, Line, Replica, replicas, standing, until_leading
-from tests.virtualtime import VirtualTimeLoop
+from tests.support.virtualtime import VirtualTimeLoop
 
 pytestmark = pytest.mark.anyio
 

@@ -4,13 +4,10 @@ A daemon here is a real process without the right to read what its mode forbids,
 that is locked is locked for root too.
 """
 
-import gzip
 import json
 import os
 import shutil
 import subprocess
-import sys
-import threading
 import time
 from base64 import b64decode
 from collections import Counter, defaultdict
@@ -18,16 +15,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 from telemetryd.errors import NoDaemon
 from telemetryd.serve.control.client import ask
 from telemetryd.serve.control.protocol import CommandAnswer, Request
-from tests.daemon.embedded import NAMESPACE, SECRETS, FleetServer
-from tests.processes import whole_lines
+from tests.support import starter
+from tests.support.embedded import NAMESPACE, SECRETS, FleetServer
+from tests.support.processes import whole_lines
+from tests.support.receiver import Request as Sent
+from tests.support.receiver import Verdict, receiving_in_threads
+from tests.support.waiting import until
 
 Fields = frozenset[str]
 
@@ -120,34 +119,19 @@ class HttpReceiver:
         self.fields: dict[str, Fields] = defaultdict(frozenset)
         self.refuses = False
         self.counts: Counter[str] = Counter()
-        receiver = self
+        self.url = ""
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                if not receiver.refuses:
-                    receiver.fields[self.path] |= fields_of(json.loads(gzip.decompress(body)))
-                    receiver.counts[self.path] += 1
-                self.send_response(503 if receiver.refuses else 200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+    def take(self, request: Sent) -> Verdict:
+        if self.refuses:
+            return Verdict(503)
+        self.fields[request.target] |= fields_of(json.loads(request.body))
+        self.counts[request.target] += 1
+        return Verdict(200)
 
     @contextmanager
     def running(self) -> Iterator["HttpReceiver"]:
-        thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
-        thread.start()
-        try:
+        with receiving_in_threads(self.take) as self.url:
             yield self
-        finally:
-            self._server.shutdown()
-            thread.join()
-            self._server.server_close()
 
 
 SECRET_NAMES = ("rancher-scc-telemetry", "other")
@@ -180,11 +164,8 @@ class Receivers:
 # -- processes
 
 
-@cache
-def without_override() -> tuple[str, ...]:
-    """The command under which even root reads only what a mode allows."""
-    lost = "-dac_override,-dac_read_search"
-    return ("setpriv", "--bounding-set", lost, "--inh-caps", lost)
+OVERRIDES = ("dac_override", "dac_read_search")
+"""Without these even root reads only what a mode allows."""
 
 
 def with_own_etc(folder: Path) -> tuple[str, ...]:
@@ -209,11 +190,11 @@ class Process:
         self._log_file = folder / "log"
         self._log_file.write_bytes(b"")
         kept = {name: value for name, value in os.environ.items() if "TELEMETRYD" not in name}
-        limited = without_override() if under or os.geteuid() == 0 else ()
-        command = (*under, *limited, sys.executable, "-m", "telemetryd", "run", *arguments)
         with self._log_file.open("ab") as log:
-            self.process = subprocess.Popen(
-                command,
+            self.process = starter.start(
+                *("run", *arguments),
+                under=under,
+                without=OVERRIDES if under or os.geteuid() == 0 else (),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -261,13 +242,13 @@ class Process:
 
     def until(self, what: str, probe: Callable[[], Any], *, may_end: bool = True) -> Any:
         """The first truthy result of the probe."""
-        deadline_s, pause_s = time.monotonic() + _GIVE_UP_S, 0.02
-        while not (result := probe()):
-            assert time.monotonic() < deadline_s, f"{what}\n{self.log()[-4000:]}"
-            assert may_end or self.process.poll() is None, self.log()[-4000:]
-            time.sleep(pause_s)
-            pause_s = min(pause_s * 1.2, 0.2)  # each look costs the daemon and the test as much
-        return result
+        return until(
+            probe,
+            what,
+            deadline_s=_GIVE_UP_S,
+            more=lambda: self.log()[-4000:],
+            ended=None if may_end else self.process.poll,
+        )
 
     def settle(self) -> None:
         """Until whatever its exporters send has been sent at least once from now on."""

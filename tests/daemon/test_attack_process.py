@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.daemon.test_security_process import keys, running
-from tests.kube.certificates import Authority
+from tests.support.certificates import Authority
 
 GROWTH_KIB = 20 * 1024
 CONNECTIONS = 200
@@ -103,7 +103,7 @@ def test_memory_stays_and_probes_are_answered_while_clients_send_without_end(
     if scheme == "https":
         server = keys(authority.issue("server"))
         context = ssl.create_default_context(cafile=str(authority.ca))
-    with running(tmp_path, kubeconfig, server) as daemon:
+    with running(tmp_path, kubeconfig, server, fresh=True) as daemon:
         with attacked(daemon.port, context) as usual:
             for _ in range(20):
                 assert usual.probe() == 200

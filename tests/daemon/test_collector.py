@@ -28,6 +28,7 @@ from telemetryd.model import ExporterState, SourceKind, Switch
 from telemetryd.stats import KubeStats
 from tests.apiserver.fixtures import core_node
 from tests.export.doubles import Sink, manager_of, spec
+from tests.support.waiting import until_async
 
 pytestmark = pytest.mark.anyio
 
@@ -54,9 +55,7 @@ class Bench:
         self.collector.follow(self.config)
 
     async def until(self, what: Callable[[], object]) -> None:
-        with anyio.fail_after(30):
-            while not what():
-                await anyio.sleep(0.01)
+        await until_async(what)
 
     async def until_sent(self) -> None:
         """One more payload than there are."""

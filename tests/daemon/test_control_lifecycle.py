@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon.control import EXPORTERS, assert_refused, blind_proxy, ctl, running
-from tests.daemon.embedded import FleetServer, serve_fleet
-from tests.locks import OTHER_USER, holding
-from tests.system.daemon import Daemon
+from tests.support.control import EXPORTERS, assert_refused, blind_proxy, ctl, running
+from tests.support.daemon import Daemon
+from tests.support.embedded import FleetServer, serve_fleet
+from tests.support.locks import OTHER_USER, holding
 
 NODES = "nodes.management.cattle.io"
 SETTINGS = "settings.management.cattle.io"

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from tests.daemon.control import EXPORTERS, Commanded, assert_refused, ctl, running
-from tests.daemon.embedded import FleetServer, serve_fleet
-from tests.system.daemon import TOP_LEVEL
+from tests.support.control import EXPORTERS, Commanded, assert_refused, ctl, running
+from tests.support.daemon import TOP_LEVEL
+from tests.support.embedded import FleetServer, serve_fleet
 
 NODES = "nodes.management.cattle.io"
 SETTINGS = "settings.management.cattle.io"

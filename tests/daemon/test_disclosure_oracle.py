@@ -7,7 +7,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from base64 import b64decode
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -20,13 +19,14 @@ from jsonschema import Draft202012Validator
 
 from tests.apiserver.fixtures import setting
 from tests.daemon import thirdparty
-from tests.daemon.embedded import NAMESPACE, SECRETS, FleetServer, serve_fleet
 from tests.daemon.sentinels import ASKED, BUILDERS, ESCAPE, SENTINEL, fill, spoiled
 from tests.daemon.test_plugins import install
-from tests.export.receiver import Receiver, Request, receiving
 from tests.gather.test_build_info import make_certificate
-from tests.sampling import sampled
-from tests.system.daemon import Daemon
+from tests.support import starter
+from tests.support.daemon import Daemon
+from tests.support.embedded import NAMESPACE, SECRETS, FleetServer, serve_fleet
+from tests.support.receiver import Receiver, Request, receiving
+from tests.support.sampling import sampled
 
 SECRET_WORDS = (SENTINEL, "acme-internal", ESCAPE, "\\u001b", "\\x1b", "\x00", "\\u0000", "\\x00")
 PRIVACY = {
@@ -238,14 +238,7 @@ class Arrived:
 
 def run(*command: str, **environ: str) -> "subprocess.CompletedProcess[bytes]":
     """`telemetryd` with these words."""
-    return subprocess.run(
-        [sys.executable, "-m", "telemetryd", *command],
-        env={**os.environ, **environ},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
+    return starter.run(*command, env={**os.environ, **environ}, text=False)
 
 
 def preview(daemon: Daemon, name: str, **environ: str) -> tuple[bytes, str]:

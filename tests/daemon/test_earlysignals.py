@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon.service import ServiceManager
-from tests.processes import is_gone
+from tests.support.processes import is_gone
+from tests.support.service import ServiceManager
 
 DELAYS_S = (0.0, 0.01, 0.03, 0.06, 0.1, 0.15, 0.2)
 """After the first handler is there: imports, configuration, and the start of the loop."""

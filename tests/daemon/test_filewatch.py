@@ -10,6 +10,7 @@ import pytest
 
 from telemetryd.daemon.filewatch import MISSING_LOOKS, FileWatch
 from tests.daemon.test_reload import Bench, secret
+from tests.support.waiting import until_async
 
 pytestmark = pytest.mark.anyio
 
@@ -32,9 +33,7 @@ class Watched:
         return sum(self.bench.reloader.stats.reloads.values())
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        with anyio.fail_after(30):
-            while not condition():
-                await anyio.sleep(0.005)
+        await until_async(condition)
 
     async def until_in_force(self, name: str) -> None:
         await self.until(lambda: self.bench.manager.has(name))

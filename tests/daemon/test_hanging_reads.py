@@ -20,8 +20,8 @@ from telemetryd.errors import ConfigError
 from telemetryd.gather.build_info import RancherCommit
 from telemetryd.serve.http.security import Security
 from tests.gather.readers import Fleet
-from tests.kube.certificates import Authority
 from tests.serve.guarded import tls
+from tests.support.certificates import Authority
 
 pytestmark = pytest.mark.anyio
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from telemetryd.gather.requests import SECRET_REQUESTS
-from tests.daemon.embedded import serve_fleet
 from tests.daemon.hugerequests import HugeRequests
 from tests.daemon.test_plugins import install
-from tests.system.daemon import Daemon
+from tests.support import starter
+from tests.support.daemon import Daemon
+from tests.support.embedded import serve_fleet
 
 MIB = b"x" * 2**20
 PEAK_AT_MOST_MIB = 100
@@ -72,7 +73,7 @@ def test_huge_texts_of_secret_requests_cost_no_memory_log_or_page(
     HugeServer.count = 55
     with serve_fleet(tmp_path, kind=HugeServer) as server:
         kubernetes = f'watch_list = "{watch_list}"'
-        daemon = Daemon(tmp_path, server.kubeconfig, "", kubernetes=kubernetes)
+        daemon = Daemon(tmp_path, server.kubeconfig, "", kubernetes=kubernetes, fresh=True)
         try:
             daemon.wait_for("readiness", daemon.ready, 60)
             daemon.wait_for(
@@ -102,7 +103,7 @@ def test_three_thousand_requests_of_a_megabyte_fit_into_100_mib(
     HugeRequests.members = HUGE["type"][0]
     with serve_fleet(tmp_path, kind=HugeRequests) as server:
         kubernetes = f'watch_list = "{watch_list}"'
-        daemon = Daemon(tmp_path, server.kubeconfig, "", kubernetes=kubernetes)
+        daemon = Daemon(tmp_path, server.kubeconfig, "", kubernetes=kubernetes, fresh=True)
         try:
             daemon.wait_for("readiness", daemon.ready, 60)
             daemon.wait_for("sync", lambda: daemon.informer(SECRET_REQUESTS.id)["synced"], 600)
@@ -178,11 +179,8 @@ def test_path_that_is_not_utf_8_is_shown_escaped_everywhere(
             assert r"/caf\udce9/config.toml" in page
             assert daemon.get("/metrics")[0] == 200
             for arguments in (["status"], ["status", "--json"], ["reload"]):
-                command = [sys.executable, "-m", "telemetryd", "ctl", *arguments]
-                done = subprocess.run(
-                    [*command, "--config", str(daemon.config_file)],
-                    capture_output=True,
-                    check=False,
+                done = starter.run(
+                    *("ctl", *arguments, "--config", str(daemon.config_file)), text=False
                 )
                 assert done.returncode == 0, done.stderr
                 done.stdout.decode()

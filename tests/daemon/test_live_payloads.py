@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +12,9 @@ from jsonschema import Draft202012Validator
 
 from telemetryd.demo.catalogue import PRIVATE_MARK
 from telemetryd.export.payloads.fleet_document import fleet_schema
-from tests.daemon.embedded import FleetServer, serve_fleet
 from tests.daemon.test_reload_process import Reloading, exporter, running
+from tests.support import starter
+from tests.support.embedded import FleetServer, serve_fleet
 
 FEATURES = "features.management.cattle.io"
 SETTINGS = "settings.management.cattle.io"
@@ -236,13 +235,9 @@ def facts(document: dict[str, Any]) -> dict[str, Any]:
 
 def payload_command(server: FleetServer, home: Path) -> dict[str, Any]:
     """What `telemetryd payload` prints."""
-    result = subprocess.run(
-        [sys.executable, "-m", "telemetryd", "payload", "--format", "fleet"],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=60,
+    result = starter.run(
+        *("payload", "--format", "fleet"),
         env={**os.environ, "HOME": str(home), "KUBECONFIG": str(server.kubeconfig)},
-        check=False,
     )
     assert result.returncode == 0, result.stderr
     document: dict[str, Any] = json.loads(result.stdout)

@@ -13,8 +13,8 @@ import anyio
 import pytest
 
 from telemetryd.daemon.notify import Notifier, Supervision
-from tests.daemon.service import ServiceManager
-from tests.virtualtime import VirtualTimeLoop
+from tests.support.service import ServiceManager
+from tests.support.virtualtime import VirtualTimeLoop
 
 pytestmark = pytest.mark.anyio
 

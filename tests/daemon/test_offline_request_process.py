@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.apiserver.fixtures import rancher_node, setting
-from tests.daemon.embedded import FleetServer, serve_fleet
-from tests.system.daemon import free_port
+from tests.support.daemon import free_port
+from tests.support.embedded import FleetServer, serve_fleet
 from tests.system.offlinerequest import RELEASES, read_offline_request, without_time
 from tests.test_cli import telemetryd
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.apiserver.fixtures import core_node, setting
-from tests.daemon.embedded import FleetServer, serve_fleet
-from tests.system.daemon import Daemon
+from tests.support.daemon import Daemon
+from tests.support.embedded import FleetServer, serve_fleet
 from tests.test_cli import telemetryd
 
 SETTINGS = "settings.management.cattle.io"

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon.control import ctl
 from tests.daemon.damage import HttpReceiver
-from tests.daemon.embedded import FleetServer, serve_fleet
-from tests.system.daemon import Daemon
+from tests.support.control import ctl
+from tests.support.daemon import Daemon
+from tests.support.embedded import FleetServer, serve_fleet
 
 TEMPORARY = (
     "spool/remote/.pending.tmp",

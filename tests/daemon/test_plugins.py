@@ -12,8 +12,8 @@ import pytest
 from telemetryd.config import parse_config
 from telemetryd.daemon.exporters import ExporterFactory
 from telemetryd.errors import ConfigError
-from tests.daemon.embedded import FleetServer, serve_fleet
-from tests.system.daemon import Daemon
+from tests.support.daemon import Daemon
+from tests.support.embedded import FleetServer, serve_fleet
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "telemetryd-exporter-example"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon.embedded import NAMESPACE, SECRETS, FleetServer, serve_fleet
-from tests.system.daemon import Daemon
+from tests.support.daemon import Daemon
+from tests.support.embedded import NAMESPACE, SECRETS, FleetServer, serve_fleet
 
 EXPOSED = "expose_payload = true\n"
 EXPORTERS = """

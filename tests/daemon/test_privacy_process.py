@@ -1,18 +1,16 @@
 """A payload that is pending when [privacy] becomes stricter never leaves; the whole daemon."""
 
-import gzip
 import json
 import signal
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.daemon.embedded import serve_fleet
-from tests.system.daemon import Daemon
+from tests.support.daemon import Daemon
+from tests.support.embedded import serve_fleet
+from tests.support.receiver import Request, Verdict, receiving_in_threads
 
 OMIT = '[privacy]\nserver_url = "omit"\ncluster_ids = "omit"\n'
 
@@ -24,27 +22,17 @@ class Receiver:
         self.taking = False
         self.refused: list[dict[str, Any]] = []
         self.taken: list[dict[str, Any]] = []
-        receiver = self
+        self.url = ""
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                taking = receiver.taking
-                kept = receiver.taken if taking else receiver.refused
-                kept.append(json.loads(gzip.decompress(body)))
-                self.send_response(200 if taking else 503)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    def take(self, request: Request) -> Verdict:
+        taking = self.taking
+        (self.taken if taking else self.refused).append(json.loads(request.body))
+        return Verdict(200 if taking else 503)
 
     def config(self, privacy: str = "") -> str:
         return (
             f'{privacy}[[exporters]]\nname = "web"\ntype = "http"\nformat = "fleet"\n'
-            f'url = "http://127.0.0.1:{self.server.server_port}/x"\n'
+            f'url = "{self.url}/x"\n'
             'interval = "2s"\nsplay_max = "0s"\n'
         )
 
@@ -52,14 +40,8 @@ class Receiver:
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
     receiver = Receiver()
-    thread = threading.Thread(target=receiver.server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
+    with receiving_in_threads(receiver.take) as receiver.url:
         yield receiver
-    finally:
-        receiver.server.shutdown()
-        thread.join()
-        receiver.server.server_close()
 
 
 def tells(document: dict[str, Any]) -> bool:

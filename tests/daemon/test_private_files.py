@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon.embedded import FleetServer, serve_fleet
-from tests.kube.certificates import Authority
-from tests.system.daemon import Daemon, free_port
+from tests.support.certificates import Authority
+from tests.support.daemon import Daemon, free_port
+from tests.support.embedded import FleetServer, serve_fleet
 
 OPEN_TO_ALL = ("/bin/sh", "-c", 'umask 0; ulimit -c unlimited; exec "$@"', "sh")
 

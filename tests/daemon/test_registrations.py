@@ -14,7 +14,7 @@ from telemetryd.gather.consumer import GROUP_PATH, PATH, Registrations
 from telemetryd.model import SourceKind
 from tests.apiserver.registrations import registration
 from tests.gather.test_consumer import page
-from tests.virtualtime import VirtualTimeLoop
+from tests.support.virtualtime import VirtualTimeLoop
 
 pytestmark = pytest.mark.anyio
 

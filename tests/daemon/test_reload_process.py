@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.daemon.embedded import FleetServer, serve_fleet
-from tests.system.daemon import TOP_LEVEL, Daemon
+from tests.support.daemon import TOP_LEVEL, Daemon
+from tests.support.embedded import FleetServer, serve_fleet
 
 ON_CHANGE = TOP_LEVEL + "reload_on_change = true\n"
 

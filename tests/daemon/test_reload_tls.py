@@ -14,8 +14,8 @@ from telemetryd.daemon.exporters import ExporterFactory
 from telemetryd.export.exporter import Exporter
 from telemetryd.export.spec import ExporterSpec
 from tests.daemon.test_reload import Bench
-from tests.export.receiver import receiving
-from tests.kube.certificates import Authority, server_side
+from tests.support.certificates import Authority, server_side
+from tests.support.receiver import receiving
 
 pytestmark = pytest.mark.anyio
 

@@ -11,10 +11,10 @@ from typing import TypeVar
 import anyio.to_thread
 import pytest
 
-from tests.daemon.embedded import FleetServer, serve_fleet
-from tests.export.receiver import receiving, status
-from tests.kube.certificates import Authority, server_side
-from tests.system.daemon import Daemon
+from tests.support.certificates import Authority, server_side
+from tests.support.daemon import Daemon
+from tests.support.embedded import FleetServer, serve_fleet
+from tests.support.receiver import receiving, status
 
 pytestmark = pytest.mark.anyio
 

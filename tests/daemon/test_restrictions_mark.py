@@ -20,7 +20,8 @@ from telemetryd.daemon.app import run_until
 from telemetryd.daemon.notify import Notifier, StatusLog
 from telemetryd.daemon.optout import ANNOTATION
 from telemetryd.daemon.reload import Reloader
-from tests.daemon.embedded import NAMESPACE, SECRETS, FleetServer, serve_fleet
+from tests.support.embedded import NAMESPACE, SECRETS, FleetServer, serve_fleet
+from tests.support.waiting import until_async
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]
 
@@ -40,9 +41,7 @@ class Running:
         return await to_thread.run_sync(self.server.get, SECRETS, name, NAMESPACE)
 
     async def until(self, what: Callable[[], Any]) -> None:
-        with anyio.fail_after(300):
-            while not await what():
-                await anyio.sleep(0.05)
+        await until_async(what, deadline_s=300)
 
 
 @asynccontextmanager

@@ -3,15 +3,15 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.daemon.control import ctl
-from tests.daemon.embedded import FleetServer, serve_fleet
-from tests.system.daemon import Daemon
+from tests.support import starter
+from tests.support.control import ctl
+from tests.support.daemon import Daemon
+from tests.support.embedded import FleetServer, serve_fleet
 
 SCC = '[[exporters]]\nname = "scc"\ntype = "secret"\ninterval = "1s"\n'
 
@@ -27,14 +27,7 @@ def environ(folder: Path) -> dict[str, str]:
 
 
 def run(command: str, config: Path, folder: Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "telemetryd", command, "--config", str(config)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=os.environ | environ(folder),
-        check=False,
-    )
+    return starter.run(command, "--config", str(config), env=os.environ | environ(folder))
 
 
 def test_opt_in_ends_what_is_remembered_and_says_what_is_written(

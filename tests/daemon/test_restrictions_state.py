@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.daemon.damage import HttpReceiver, Process, Receivers
-from tests.daemon.embedded import FleetServer, serve_fleet
-from tests.processes import said
+from tests.support.embedded import FleetServer, serve_fleet
+from tests.support.processes import said
 
 pytestmark = pytest.mark.timeout(900)
 

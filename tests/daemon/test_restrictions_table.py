@@ -25,8 +25,8 @@ from tests.daemon.damage import (
     restore,
     with_own_etc,
 )
-from tests.daemon.embedded import FleetServer, serve_fleet
-from tests.processes import said
+from tests.support.embedded import FleetServer, serve_fleet
+from tests.support.processes import said
 
 SELDOM = 'interval = "20s"\n'
 SCC = f'[[exporters]]\nname = "scc"\ntype = "secret"\n{SELDOM}'

@@ -5,15 +5,14 @@ import http.client
 import json
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.daemon.echoing import Echoing, echoing_server
-from tests.system.daemon import Daemon
+from tests.support import starter
+from tests.support.daemon import Daemon
 
 PIECE = 16
 
@@ -110,13 +109,9 @@ SOON = 'splay_max = "0s"\n'
 def command(daemon: Daemon, *words: str) -> str:
     """All that a command prints, as an operator's shell with the same files would have it."""
     folder = str(daemon.config_file.parent)
-    done = subprocess.run(
-        [sys.executable, "-m", "telemetryd", *words, "--config", str(daemon.config_file)],
+    done = starter.run(
+        *(*words, "--config", str(daemon.config_file)),
         env={**os.environ, "STATE_DIRECTORY": folder, "RUNTIME_DIRECTORY": folder},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
     )
     return f"{' '.join(words)}: {done.stdout}{done.stderr}"
 

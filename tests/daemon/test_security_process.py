@@ -8,16 +8,16 @@ import shutil
 import signal
 import ssl
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.kube.certificates import Authority, Pair
 from tests.serve.guarded import SecretVolume, client_side, der
-from tests.system.daemon import Daemon
+from tests.support import starter
+from tests.support.certificates import Authority, Pair
+from tests.support.daemon import Daemon
 
 TOKEN = "s3cret.of.prometheus"
 EXPORTERS = "exporters = []\n"
@@ -51,9 +51,11 @@ def keys(pair: Pair, *more: str) -> str:
 
 
 @contextmanager
-def running(folder: Path, kubeconfig: Path, server: str) -> Iterator[Daemon]:
+def running(
+    folder: Path, kubeconfig: Path, server: str, *, fresh: bool = False
+) -> Iterator[Daemon]:
     top_level = f'log_level = "debug"\nlog_format = "json"\n{EXPORTERS}'
-    daemon = Daemon(folder, kubeconfig, server, top_level)
+    daemon = Daemon(folder, kubeconfig, server, top_level, fresh=fresh)
     try:
         daemon.wait_for("it listens", lambda: '"message":"started"' in daemon.log(), 20)
         yield daemon
@@ -90,13 +92,9 @@ def shown(daemon: Daemon) -> bytes:
 
 def command(daemon: Daemon, *arguments: str) -> "subprocess.CompletedProcess[str]":
     folder = str(daemon.config_file.parent)
-    return subprocess.run(
-        [sys.executable, "-m", "telemetryd", *arguments, "--config", str(daemon.config_file)],
+    return starter.run(
+        *(*arguments, "--config", str(daemon.config_file)),
         env={**os.environ, "STATE_DIRECTORY": folder, "RUNTIME_DIRECTORY": folder},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
     )
 
 

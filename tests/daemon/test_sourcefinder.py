@@ -12,7 +12,7 @@ from telemetryd.daemon.sourcefinder import FinderTiming, SourceFinder
 from telemetryd.errors import Forbidden, KubeError, NotFound, Reason, Unavailable
 from telemetryd.kube.fence import Fence
 from telemetryd.model import SourceKind
-from tests.virtualtime import VirtualTimeLoop
+from tests.support.virtualtime import VirtualTimeLoop
 
 pytestmark = pytest.mark.anyio
 

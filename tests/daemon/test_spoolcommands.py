@@ -3,7 +3,6 @@
 import json
 import logging
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,8 @@ from telemetryd.daemon.signals import EarlySignals
 from telemetryd.export.outbox.spool import SpoolFolder
 from telemetryd.logs import OWN_LOGGER
 from tests.export.outbox.test_spool import DELIVERED, pending_payload
-from tests.export.receiver import receiving, status
+from tests.support import starter
+from tests.support.receiver import receiving, status
 
 pytestmark = pytest.mark.anyio
 
@@ -281,5 +281,4 @@ async def test_spool_that_cannot_be_read_and_a_bad_configuration_have_their_exit
 
 
 def test_wrong_usage_has_its_exit_status() -> None:
-    command = [sys.executable, "-m", "telemetryd", "spool", "export"]
-    assert subprocess.run(command, capture_output=True, check=False).returncode == 64
+    assert starter.run("spool", "export").returncode == 64

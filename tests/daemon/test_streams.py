@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tests.apiserver.fixtures import rancher_node
-from tests.daemon.control import running
-from tests.daemon.embedded import serve_fleet
+from tests.support.control import running
+from tests.support.embedded import serve_fleet
 from tests.test_cli import telemetryd
 
 NODES = "nodes.management.cattle.io"

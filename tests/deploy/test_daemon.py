@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -14,7 +12,8 @@ import pytest
 from tests.apiserver.admin import Admin, AdminError, Object, Objects
 from tests.apiserver.process import ApiServer
 from tests.deploy.installed import Installed
-from tests.system.daemon import Daemon
+from tests.support import starter
+from tests.support.daemon import Daemon
 from tests.system.rancher import SECRET, Rancher, facts, recount
 
 VARIANT = "base"
@@ -115,13 +114,9 @@ def test_rights_of_deploy_are_enough_for_the_whole_job(
         finally:
             rancher.delete_node("local", 7100)
         folder = str(tmp_path)
-        asked = subprocess.run(
-            [sys.executable, "-m", "telemetryd", "doctor", "--config", str(daemon.config_file)],
+        asked = starter.run(
+            *("doctor", "--config", str(daemon.config_file)),
             env={**os.environ, "STATE_DIRECTORY": folder, "RUNTIME_DIRECTORY": folder},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
         )
         assert asked.returncode == 0, asked.stdout + asked.stderr
         assert not asked.stderr

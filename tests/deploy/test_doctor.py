@@ -22,7 +22,7 @@ from tests.apiserver.registrations import put, registration
 from tests.deploy.installed import Installed, ensure_namespace, path_of
 from tests.deploy.kustomize import build, parse_documents
 from tests.deploy.rights import without_each
-from tests.system.daemon import free_port
+from tests.support.daemon import free_port
 
 VARIANT = "overlays/scc"
 BUILD = setting("server-version-type", "prime")

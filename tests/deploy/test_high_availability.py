@@ -8,7 +8,7 @@ import pytest
 
 from tests.apiserver.admin import Admin, AdminError
 from tests.deploy.installed import NAMESPACE, Installed
-from tests.system.daemon import TOP_LEVEL, Daemon
+from tests.support.daemon import TOP_LEVEL, Daemon
 from tests.system.rancher import SECRET, Rancher, facts, recount
 
 VARIANT = "overlays/ha"

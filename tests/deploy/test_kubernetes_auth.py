@@ -3,8 +3,6 @@
 import http.client
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +13,10 @@ from telemetryd.doctor.access import REVIEWS, Access
 from telemetryd.serve.http.reviews import DENIED_S
 from tests.apiserver.admin import Admin, Object
 from tests.deploy.installed import Installed, ensure_namespace, path_of
-from tests.kube.certificates import Authority
 from tests.serve.guarded import client_side
-from tests.system.daemon import Daemon
+from tests.support import starter
+from tests.support.certificates import Authority
+from tests.support.daemon import Daemon
 
 VARIANT = "overlays/kubernetes-auth"
 NAMESPACE = "monitoring-of-tests"
@@ -91,15 +90,11 @@ class Guarded:
 
     def doctor(self) -> str:
         folder = str(self.daemon.config_file.parent)
-        command = [sys.executable, "-m", "telemetryd", "doctor"]
-        return subprocess.run(
-            [*command, "--config", str(self.daemon.config_file)],
+        told: str = starter.run(
+            *("doctor", "--config", str(self.daemon.config_file)),
             env={**os.environ, "STATE_DIRECTORY": folder, "RUNTIME_DIRECTORY": folder},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
         ).stdout
+        return told
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """The rights of `deploy/overlays/kubernetes` are enough, and none could go."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -17,7 +15,8 @@ from tests.deploy.installed import Installed, ensure_namespace
 from tests.deploy.kustomize import build
 from tests.deploy.life import IN_PAGES, WITHIN_S, check_use, forget, misses, tells
 from tests.deploy.rights import granted
-from tests.system.daemon import Daemon
+from tests.support import starter
+from tests.support.daemon import Daemon
 from tests.system.rancher import SECRET
 
 VARIANT = "overlays/kubernetes"
@@ -75,17 +74,13 @@ def test_every_right_is_used_nothing_is_denied_and_doctor_finds_all_well(
         daemon.wait_for("the Secret", partial(exists, admin), WITHIN_S)
         daemon.wait_for("ready", daemon.ready, WITHIN_S)
         check_use(RIGHTS, lambda: apiserver.audit(DEPLOYED_USER)[begin:])
-        said = subprocess.run(
-            [sys.executable, "-m", "telemetryd", "doctor", "--config", str(daemon.config_file)],
+        said = starter.run(
+            *("doctor", "--config", str(daemon.config_file)),
             env={
                 **os.environ,
                 "STATE_DIRECTORY": str(tmp_path),
                 "RUNTIME_DIRECTORY": str(tmp_path),
             },
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
         )
     assert said.returncode == 0, said.stdout
     assert all(line.startswith("PASS  ") for line in said.stdout.splitlines()[:-1]), said.stdout

@@ -13,7 +13,7 @@ from tests.apiserver.crds import REGISTRATIONS, create_crd, delete_crd
 from tests.apiserver.process import DEPLOYED_USER, ApiServer
 from tests.apiserver.registrations import put, registration
 from tests.deploy.installed import Installed
-from tests.system.daemon import Daemon
+from tests.support.daemon import Daemon
 from tests.system.rancher import Rancher
 
 VARIANT = "overlays/scc"

@@ -12,16 +12,16 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from tests.daemon.embedded import FleetServer, serve_fleet
 from tests.docs.markdown import ROOT
-from tests.system.daemon import free_port
+from tests.support.daemon import free_port
+from tests.support.embedded import FleetServer, serve_fleet
+from tests.support.receiver import Verdict, receiving_in_threads
+from tests.support.starter import shell_command
+from tests.support.waiting import until
 
 PORT = "10464"
 SERVER = "https://10.0.0.1:6443"
@@ -50,18 +50,6 @@ print(urllib.request.urlopen("http://" + sys.argv[-1]).read().decode())
 _SITE = next(path for path in map(Path, sys.path) if path.name == "site-packages")
 
 
-class _Receiver(BaseHTTPRequestHandler):
-    """Takes every payload."""
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.send_response(204)
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - of the base class
-        """Say nothing."""
-
-
 class Sandbox:
     """A machine with telemetryd on it.
 
@@ -84,7 +72,7 @@ class Sandbox:
         shutil.copy(fleet.kubeconfig, self.tree / "kubeconfig")  # as pages name it
         python = sys.executable
         self._script("python3", f'exec {python} "$@"')
-        self._script("telemetryd", f'exec {python} -P -m telemetryd "$@"')
+        self._script("telemetryd", f'exec {shell_command()} "$@"')
         if shutil.which("curl") is None:  # a machine without it can still show what it would get
             self._script("curl", f"exec {python} -c '{_GET}' \"$@\"")
         self._script("pip", f'exec {python} -m pip "$@" --target {folder}/site')
@@ -142,12 +130,13 @@ class Sandbox:
         assert daemon.returncode == 0, self._log.read_text()
 
     def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + _WAIT_S
-        while not self._has_tried():
-            assert self._daemon is not None
-            assert self._daemon.poll() is None, self._log.read_text()
-            assert time.monotonic() < deadline, self._log.read_text()
-            time.sleep(_POLL_S)
+        assert self._daemon is not None
+        until(
+            self._has_tried,
+            "the first export",
+            more=self._log.read_text,
+            ended=self._daemon.poll,
+        )
 
     def _has_tried(self) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", int(self._port), timeout=30)
@@ -192,21 +181,12 @@ class Sandbox:
 @contextmanager
 def sandbox(folder: Path) -> Iterator[Sandbox]:
     """A sandbox in an empty folder whose path is short; it is left with nothing running."""
-    with serve_fleet(folder, clusters=20, nodes=15) as fleet, _serve_receiver() as receiver:
-        made = Sandbox(folder, fleet, receiver)
+    with (
+        serve_fleet(folder, clusters=20, nodes=15) as fleet,
+        receiving_in_threads(lambda _: Verdict(204)) as url,
+    ):
+        made = Sandbox(folder, fleet, url.removeprefix("http://"))
         try:
             yield made
         finally:
             made.stop()
-
-
-@contextmanager
-def _serve_receiver() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Receiver) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()

@@ -1,10 +1,8 @@
 """The generated references are up to date, and the metrics' are those of a real daemon."""
 
 import re
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -12,9 +10,10 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from telemetryd.serve.metrics.families import FAMILIES
-from tests.daemon.embedded import FleetServer, serve_fleet
 from tests.docs.generate import COLLECTED, DOCS, PAGES, render_page
-from tests.system.daemon import Daemon, free_port
+from tests.support.daemon import Daemon, free_port
+from tests.support.embedded import FleetServer, serve_fleet
+from tests.support.receiver import Verdict, receiving_in_threads
 
 _ROW = re.compile(r"^\| `(\w+)` \| (\w+) \| ([^|]*) \|", re.MULTILINE)
 _LABEL = re.compile(r"(?:^|; )`(\w+)`(?=[:;]|$)")
@@ -38,7 +37,7 @@ splay_max = "0s"
 [[exporters]]
 name = "busy"
 type = "http"
-url = "http://127.0.0.1:{throttling}"
+url = "{throttling}"
 interval = "1s"
 splay_max = "0s"
 """
@@ -53,31 +52,9 @@ users: [{{name: none, user: {{token: none}}}}]
 """
 
 
-class _Throttling(BaseHTTPRequestHandler):
-    """A receiver that always wants to be left alone for a while."""
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.send_response(429)
-        self.send_header("Retry-After", "2")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - of the base class
-        """Say nothing."""
-
-
-@contextmanager
-def throttling_receiver() -> Iterator[int]:
-    """The port of one."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Throttling) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.server_address[1]
-        finally:
-            server.shutdown()
-            thread.join()
+def throttling_receiver() -> "AbstractContextManager[str]":
+    """The URL of one that always wants to be left alone for a while."""
+    return receiving_in_threads(lambda _: Verdict(429, {"Retry-After": "2"}))
 
 
 def exposed(daemon: Daemon) -> dict[str, Metric]:

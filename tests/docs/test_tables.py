@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,10 +13,11 @@ from telemetryd.errors import Reason
 from telemetryd.model import ExporterState
 from telemetryd.serve.metrics.families import FAMILIES
 from telemetryd.serve.page.disclosure import NEVER_READ
-from tests.daemon.embedded import serve_fleet
 from tests.docs.markdown import ROOT
 from tests.serve.page.test_disclosure import leaves
-from tests.system.daemon import free_port
+from tests.support import starter
+from tests.support.daemon import free_port
+from tests.support.embedded import serve_fleet
 
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
@@ -100,12 +99,9 @@ def test_every_check_of_doctor_is_explained(tmp_path: Path) -> None:
             '[[exporters]]\nname = "scc"\ntype = "secret"\n'
             f'[[exporters]]\nname = "kept"\ntype = "file"\ndirectory = "{tmp_path}/kept"\n'
         )
-        told = subprocess.run(
-            [sys.executable, "-m", "telemetryd", "doctor", "--config", str(config)],
+        told = starter.run(
+            *("doctor", "--config", str(config)),
             env={**os.environ, "RUNTIME_DIRECTORY": str(tmp_path)},
-            capture_output=True,
-            text=True,
-            timeout=60,
             check=True,
         ).stdout.splitlines()
     patterns = {
@@ -121,12 +117,7 @@ def test_every_check_of_doctor_is_explained(tmp_path: Path) -> None:
 
 def test_ids_are_called_pseudonymous_wherever_they_are_named() -> None:
     helps = [
-        subprocess.run(
-            [sys.executable, "-m", "telemetryd", *command, "--help"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
+        starter.run(*command, "--help", check=True).stdout
         for command in ([], ["payload"], ["schema"], ["run"])
     ]
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]

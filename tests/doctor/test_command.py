@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator
@@ -21,7 +19,8 @@ from tests.apiserver.fixtures import setting
 from tests.apiserver.process import ApiServer
 from tests.deploy.installed import ensure_namespace
 from tests.doctor.test_examine import PAYLOAD
-from tests.system.daemon import free_port
+from tests.support import starter
+from tests.support.daemon import free_port
 
 NAMESPACE = "doctor"
 SECRETS = f"/api/v1/namespaces/{NAMESPACE}/secrets"
@@ -50,13 +49,9 @@ class Doctor:
             document = json.loads(kubeconfig.read_text())
             document["users"][0]["user"] = {}
             kubeconfig.write_text(json.dumps(document))
-        asked = subprocess.run(
-            [sys.executable, "-m", "telemetryd", "doctor", "--config", str(self._config)],
+        asked = starter.run(
+            *("doctor", "--config", str(self._config)),
             env={**os.environ, "RUNTIME_DIRECTORY": str(self._folder)},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
         )
         assert not asked.stderr
         assert token is None or token not in asked.stdout

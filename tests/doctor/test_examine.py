@@ -22,7 +22,7 @@ from telemetryd.doctor.examine import examine
 from telemetryd.doctor.findings import CheckResult, Examination, Grade, render_report
 from telemetryd.kube import credentials
 from tests.informer.scripted import Responder, Scripted, answer, hang, kubeconfig, refuse, serve
-from tests.system.daemon import free_port
+from tests.support.daemon import free_port
 
 pytestmark = pytest.mark.anyio
 

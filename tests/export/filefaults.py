@@ -20,6 +20,7 @@ from telemetryd.export.spec import ExporterSpec
 from telemetryd.model import ExporterState, ExporterStatus
 from tests.export.doubles import Source, manager_of, running
 from tests.export.filebench import FolderBench, check_folder
+from tests.support.waiting import until_async
 
 
 def mount(*arguments: str) -> None:
@@ -106,12 +107,13 @@ async def full_disk(folder: Path) -> dict[str, Any]:
 async def until(
     manager: ExporterManager, holds: Callable[[ExporterStatus], bool]
 ) -> ExporterStatus:
-    with anyio.fail_after(30):
-        while True:
-            status = manager.status("scc")
-            if holds(status) and status.state is not ExporterState.RUNNING:
-                return status
-            await anyio.sleep(0.01)
+    def found() -> ExporterStatus | None:
+        status = manager.status("scc")
+        return status if holds(status) and status.state is not ExporterState.RUNNING else None
+
+    status = await until_async(found, "a status of scc")
+    assert status is not None
+    return status
 
 
 async def no_inodes(folder: Path) -> dict[str, Any]:

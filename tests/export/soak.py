@@ -26,8 +26,8 @@ from telemetryd.export.spec import ExporterSpec
 from telemetryd.model import Payload, Snapshot
 from tests.export.doubles import Source, render, running
 from tests.export.filekiller import fork
-from tests.export.receiver import Request, Writer, receiving, status
-from tests.kube.certificates import Authority, server_side
+from tests.support.certificates import Authority, server_side
+from tests.support.receiver import Request, Writer, receiving, status
 
 SAMPLES = 100
 MOST_GROWTH_BYTES = 4 << 20

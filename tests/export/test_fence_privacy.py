@@ -33,8 +33,8 @@ from telemetryd.model import ExporterState
 from telemetryd.stats import KubeStats
 from tests.export.doubles import EPOCH_S, Source, running
 from tests.export.filebench import names
-from tests.export.receiver import Answer, Receiver, Request, Writer, receiving, status
 from tests.informer.scripted import kubeconfig
+from tests.support.receiver import Answer, Receiver, Request, Writer, receiving, status
 
 pytestmark = pytest.mark.anyio
 

@@ -19,8 +19,8 @@ from tests.apiserver.crds import NODES, collection
 from tests.apiserver.process import ApiServer
 from tests.faults.proxy import COLLECTIONS, FaultProxy
 from tests.faults.witness import Witness
+from tests.support.daemon import Daemon
 from tests.system.account import NAME, NAMESPACE, RANCHER, make_account
-from tests.system.daemon import Daemon
 from tests.system.rancher import Rancher, facts, recount
 
 CONVERGES_WITHIN_S = 60.0
@@ -324,6 +324,7 @@ def set_up(
                         config,
                         top_level,
                         kubernetes=f'page_size = {PAGE_SIZE}\nwatch_list = "{watch_list}"',
+                        fresh=True,  # its memory has a limit
                     )
                 )
                 started[-1].wait_for("readiness", started[-1].ready, 90)

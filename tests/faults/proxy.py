@@ -21,7 +21,7 @@ from aiohttp import web
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from yarl import URL
 
-from tests.kube.certificates import Authority, Pair
+from tests.support.certificates import Authority, Pair
 
 _PASSED_ON = ("Authorization", "Accept", "Content-Type", "User-Agent")
 _JSON = "application/json"

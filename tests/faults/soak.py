@@ -28,11 +28,11 @@ from tests.apiserver.process import ApiServer
 from tests.apiserver.versions import find_assets
 from tests.faults.bench import CONVERGES_WITHIN_S, NODES_ID, set_up
 from tests.faults.soakfaults import FAULTS, Fault, Soaked, healing
+from tests.support.daemon import Daemon
+from tests.support.sink import Sink, receiving
 from tests.system.account import RANCHER
-from tests.system.daemon import Daemon
 from tests.system.rancher import Rancher
 from tests.system.replicas import DELIVERY, ELECTION, HAND_OVER_S, SLACK_S
-from tests.system.sink import Sink, receiving
 
 LEASES: dict[str, list[str]] = {
     "apiGroups": ["coordination.k8s.io"],

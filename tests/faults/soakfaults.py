@@ -18,7 +18,7 @@ from tests.faults.acts import error, event, refusal
 from tests.faults.bench import Bench
 from tests.faults.matrix import one_list
 from tests.faults.outages import BINDING
-from tests.system.daemon import Daemon
+from tests.support.daemon import Daemon
 from tests.system.replicas import DURATION_S, LEASE, LEASE_NAME
 
 _RESOURCES = ("nodes", "clusters", "settings", "features", "namespaces", "*")

@@ -11,7 +11,7 @@ import pytest
 
 from tests.apiserver.admin import Admin
 from tests.apiserver.process import ApiServer
-from tests.system.daemon import Daemon
+from tests.support.daemon import Daemon
 from tests.system.partition import Partition
 from tests.system.rancher import Rancher
 

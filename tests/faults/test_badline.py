@@ -18,7 +18,7 @@ from tests.apiserver.process import ApiServer
 from tests.faults.badline import FAR, Line, bad_line, listen
 from tests.faults.bench import CONVERGES_WITHIN_S, NODES_ID
 from tests.faults.plugin import NOTES
-from tests.system.daemon import Daemon
+from tests.support.daemon import Daemon
 from tests.system.partition import Partition
 from tests.system.rancher import Rancher
 

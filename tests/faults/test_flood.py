@@ -21,7 +21,7 @@ from tests.faults.flood import Flood
 from tests.faults.plugin import NOTES
 from tests.faults.proxy import FaultProxy
 from tests.faults.witness import Witness
-from tests.system.daemon import Daemon
+from tests.support.daemon import Daemon
 from tests.system.rancher import Rancher
 
 NODES = 50_000
@@ -73,7 +73,7 @@ def test_fifty_thousand_nodes_under_two_thousand_changes_a_second_stay_in_order(
                 document["clusters"][0]["cluster"] = proxy.cluster(witness=its)
                 file.write_text(json.dumps(document))
             with Witness(files[1], 500, (resource,), lost_order).running() as witness:
-                daemon = Daemon(tmp_path, files[0], config, 'log_level = "info"\n')
+                daemon = Daemon(tmp_path, files[0], config, 'log_level = "info"\n', fresh=True)
                 try:
                     _flood(daemon, proxy, flood, witness)
                     answer = ask(

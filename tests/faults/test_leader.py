@@ -13,12 +13,12 @@ from tests.apiserver.admin import Admin
 from tests.apiserver.process import ApiServer
 from tests.faults import acts
 from tests.faults.proxy import FaultProxy
-from tests.system.daemon import Daemon
+from tests.support.daemon import Daemon
+from tests.support.sink import Sink, receiving
 from tests.system.rancher import SECRET, Rancher, facts, recount
 from tests.system.replicas import DEADLINE_S, DELIVERY, ELECTION, SLACK_S
 from tests.system.replicas import HAND_OVER_S as PLAIN_HAND_OVER_S
 from tests.system.replicas import LEASE_NAME as LEASE
-from tests.system.sink import Sink, receiving
 
 pytestmark = pytest.mark.faults
 

@@ -13,7 +13,7 @@ from tests.apiserver.admin import Admin
 from tests.apiserver.process import ApiServer
 from tests.faults.plugin import NOTES
 from tests.faults.proxy import COLLECTIONS, FaultProxy
-from tests.system.daemon import Daemon
+from tests.support.daemon import Daemon
 from tests.system.rancher import Rancher
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]

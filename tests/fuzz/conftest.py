@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from tests.daemon.embedded import FleetServer, serve_fleet
 from tests.fuzz.daemon import Probed, probed
+from tests.support.embedded import FleetServer, serve_fleet
 
 # CI runs the same each time; what is found at leisure is made again from what is printed.
 settings.register_profile("quick", derandomize=True)

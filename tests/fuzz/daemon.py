@@ -13,8 +13,8 @@ from typing import Any, Final
 from telemetryd.serve.control.client import ask
 from telemetryd.serve.control.protocol import CommandAnswer, Request
 from tests.fuzz.counts import Counts
-from tests.processes import said
-from tests.system.daemon import Daemon
+from tests.support.daemon import Daemon
+from tests.support.processes import said
 
 LONGEST_LINE_BYTES: Final = 16 * 1024
 """Of the log, tracebacks apart: what others say is cut off before."""

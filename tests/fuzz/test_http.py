@@ -16,7 +16,7 @@ from tests.fuzz.budget import budget, examples, patient
 from tests.fuzz.counts import assert_no_growth
 from tests.fuzz.daemon import Probed
 from tests.fuzz.http_bytes import SENT, Sent
-from tests.kube.certificates import Authority
+from tests.support.certificates import Authority
 
 pytestmark = [patient, pytest.mark.filterwarnings("ignore:Generating overly large repr")]
 

@@ -1,7 +1,6 @@
 """Any SecretRequest: it is served or refused in plain words, and others get their Secrets."""
 
 import json
-import time
 from collections.abc import Callable
 from itertools import count
 from typing import Any
@@ -30,11 +29,12 @@ from telemetryd.informer.decode import ObjectDecoder
 from telemetryd.informer.identity import scan_identity
 from telemetryd.informer.scan import ScanNeeded
 from telemetryd.model import SecretRequestRecord
-from tests.daemon.embedded import FleetServer
 from tests.fuzz.budget import budget, examples, patient
 from tests.fuzz.counts import assert_no_growth, assert_no_growth_here
 from tests.fuzz.daemon import Probed
 from tests.fuzz.request_objects import LINES, PARTS
+from tests.support.embedded import FleetServer
+from tests.support.waiting import until
 from tests.system.scc import NAMESPACE, scc_request
 
 pytestmark = [patient, pytest.mark.filterwarnings("ignore:Generating overly large repr")]
@@ -108,10 +108,7 @@ def test_any_line_of_the_api_server_becomes_a_record_or_is_put_aside() -> None:
 
 
 def _until(what: str, probe: Callable[[], object], daemon: Probed) -> None:
-    deadline_s = time.monotonic() + GIVE_UP_S
-    while not probe():
-        assert time.monotonic() < deadline_s, f"{what}\n{daemon.daemon.log()[-3000:]}"
-        time.sleep(0.02)
+    until(probe, what, deadline_s=GIVE_UP_S, more=lambda: daemon.daemon.log()[-3000:])
 
 
 def test_any_request_gets_its_status_and_keeps_no_other_from_its_secret(

@@ -24,8 +24,9 @@ from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.export.outbox.spool import MAX_SEQUENCE, PendingPayload, SpoolFolder
 from telemetryd.model import Delivery, ExporterState, Payload
 from tests.export.doubles import INSTALL_UUID, Source, running, spec
-from tests.export.receiver import receiving
 from tests.fuzz.budget import budget, patient
+from tests.support.receiver import receiving
+from tests.support.waiting import until_async
 
 pytestmark = patient
 
@@ -277,7 +278,7 @@ class Spool(RuleBasedStateMachine):
                     build_http(config, now=lambda: NOW_S, environ={}),
                 )
             async with running(manager):
-                await _until(lambda: all(map(_is_over(manager), (SPOILT, GOOD))))
+                await until_async(lambda: all(map(_is_over(manager), (SPOILT, GOOD))))
                 for name in (SPOILT, GOOD):
                     status = manager.status(name)
                     assert status.state is ExporterState.IDLE, status.last_error
@@ -292,12 +293,6 @@ def _is_over(manager: ExporterManager) -> Callable[[str], bool]:
         return status.last_attempt_at is not None and status.state in over
 
     return judge
-
-
-async def _until(holds: Callable[[], bool]) -> None:
-    with anyio.fail_after(30):
-        while not holds():
-            await anyio.sleep(0.005)
 
 
 def test_any_files_in_the_spool_keep_nothing_good_from_being_delivered() -> None:

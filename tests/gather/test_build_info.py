@@ -22,6 +22,7 @@ from cryptography.x509.oid import NameOID
 from telemetryd.config import IdentityConfig
 from telemetryd.gather.build_info import MAX_BODY_BYTES, RancherCommit
 from tests.gather.readers import Fleet
+from tests.support.waiting import until_async
 
 pytestmark = pytest.mark.anyio
 GOOD = b'{"Version":"v2.15.0","GitCommit":"0123abc","RancherPrime":"true"}'
@@ -140,9 +141,7 @@ class World:
         return self.info.git_hash() is not None
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        with anyio.fail_after(30):
-            while not condition():
-                await anyio.sleep(0.005)
+        await until_async(condition)
 
 
 Start = Callable[..., Awaitable[World]]

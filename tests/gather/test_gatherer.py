@@ -41,7 +41,7 @@ from tests.gather.readers import (
     node,
 )
 from tests.gather.upstream import LISTED
-from tests.virtualtime import VirtualTimeLoop
+from tests.support.virtualtime import VirtualTimeLoop
 
 pytestmark = pytest.mark.anyio
 UNREADABLE = Unreadable("uid", UnreadableReason.TYPE)

@@ -13,7 +13,7 @@ from telemetryd.gather.serverversion import ServerVersion, VersionTiming
 from telemetryd.kube.fence import Fence
 from telemetryd.model import NodeRecord
 from tests.gather.readers import FilledStore
-from tests.virtualtime import VirtualTimeLoop
+from tests.support.virtualtime import VirtualTimeLoop
 
 pytestmark = pytest.mark.anyio
 

@@ -17,7 +17,8 @@ from tests.apiserver.admin import Admin
 from tests.apiserver.process import ApiServer
 from tests.deploy.installed import NAMESPACE, Installed
 from tests.image.engine import Engine
-from tests.system.daemon import free_port
+from tests.support.daemon import free_port
+from tests.support.waiting import until
 from tests.system.rancher import Rancher, facts, recount
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(1800)]
@@ -109,13 +110,6 @@ class Container:
         return found
 
 
-def wait_for(what: str, probe: Callable[[], object], timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not probe():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
-
-
 @pytest.fixture(scope="module")
 def rancher(admin: Admin) -> Iterator[Rancher]:
     with Rancher.built(admin, clusters=3, nodes=2) as fleet:
@@ -152,9 +146,9 @@ def test_container_does_the_whole_job_and_leaves_no_trace(
         payload = rancher.payload()
         return payload is not None and facts(payload) == recount(rancher.admin)
 
-    wait_for("it is ready", lambda: container.get("/readyz")[0] == 200)
-    wait_for("the Secret is true", written)
-    wait_for("a snapshot is kept", (container.state / "archive" / "latest").exists)
+    until(lambda: container.get("/readyz")[0] == 200, "it is ready")
+    until(written, "the Secret is true")
+    until((container.state / "archive" / "latest").exists, "a snapshot is kept")
     assert (
         'telemetryd_exporter_runs_total{exporter="scc",result="success"}'
         in container.get("/metrics")[1]

@@ -1,10 +1,9 @@
 """A resource of the tests' own, objects of it, and waiting for something to become true."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
-import anyio
 import msgspec
 
 from telemetryd.informer.resource import KubeObject, Resource
@@ -127,10 +126,3 @@ DEEP = "[" * DEPTH + "]" * DEPTH
 def deep_thing(name: str, version: int = 1) -> bytes:
     """An object whose JSON nests deeper than it can be parsed."""
     return json.dumps(thing(name, version=version))[:-1].encode() + f',"z":{DEEP}}}'.encode()
-
-
-async def until(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
-    """Return once the condition holds."""
-    with anyio.fail_after(timeout_s):
-        while not condition():
-            await anyio.sleep(0.005)

@@ -31,7 +31,7 @@ from telemetryd.kube.body import ByteStream
 from telemetryd.model import NodeRecord
 from telemetryd.stats import InformerStats
 from tests.apiserver.fixtures import rancher_node
-from tests.informer.samples import until
+from tests.support.waiting import until_async
 
 pytestmark = pytest.mark.anyio
 
@@ -168,7 +168,7 @@ class Held:
         """Makes it list again, as when its history is gone."""
         before = sum(self.stats.lists.values())
         self.fleet.tell(line(b"ERROR", b'{"kind":"Status","code":410}'))
-        await until(lambda: sum(self.stats.lists.values()) > before, 30.0)
+        await until_async(lambda: sum(self.stats.lists.values()) > before)
 
 
 @asynccontextmanager
@@ -177,7 +177,7 @@ async def holding(nodes: int, streamed: bool, **options: Any) -> AsyncIterator[H
     held = Held(nodes, streamed, **options)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(held.informer.run)
-        await until(lambda: held.reader.synced, 30.0)
+        await until_async(lambda: held.reader.synced)
         assert len(held.reader) == nodes
         yield held
         tasks.cancel_scope.cancel()
@@ -292,7 +292,7 @@ async def test_events_of_a_chunk_cost_one_wake_up_however_many_they_are(streamed
                     line(b"MODIFIED", kind.replace(b"000000", b"%06d" % n)) for n in range(size)
                 ]
                 held.fleet.tell(b"".join(events))
-            await until(partial(applied, held, told))
+            await until_async(partial(applied, held, told))
             assert held.fleet.chunks - chunks == 3
             assert held.wakeups - wakeups <= 3
 

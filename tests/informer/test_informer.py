@@ -25,7 +25,6 @@ from tests.informer.samples import (
     record,
     status,
     thing,
-    until,
 )
 from tests.informer.scripted import (
     Responder,
@@ -37,6 +36,7 @@ from tests.informer.scripted import (
     stream,
 )
 from tests.informer.watched import EXPIRED, converge, expected, filled, watching
+from tests.support.waiting import until_async
 
 pytestmark = pytest.mark.anyio
 
@@ -49,7 +49,7 @@ def listed(server: Scripted, streamed: bool) -> Scripted:
 
 async def test_lists_in_pages_then_watches_from_the_first_pages_version(tmp_path: Path) -> None:
     async with serve(filled(*"abcde")) as server, watching(tmp_path, server) as watched:
-        await until(lambda: server.queries(watch=True))
+        await until_async(lambda: server.queries(watch=True))
         assert watched.held == expected(*"abcde")
         lists = server.queries(watch=False)
         assert lists == [
@@ -74,7 +74,7 @@ async def test_version_of_page_1_counts_where_a_later_page_has_another(tmp_path:
         server.lists.append(answer(listing([thing("a")], 10, "more")))
         server.lists.append(answer(listing([thing("b")], 12)))
         async with watching(tmp_path, server):
-            await until(lambda: server.queries(watch=True))
+            await until_async(lambda: server.queries(watch=True))
             assert server.queries(watch=True)[0]["resourceVersion"] == "10"
 
 
@@ -87,7 +87,7 @@ async def test_events_of_one_chunk_are_reported_once_in_order(tmp_path: Path) ->
         )
         server.watches.append(stream(chunk, then="hang"))
         async with watching(tmp_path, server) as watched:
-            await until(lambda: watched.reader.status().resource_version == "40")
+            await until_async(lambda: watched.reader.status().resource_version == "40")
             assert watched.wakeups == 2  # synced, and the chunk
             assert watched.held == expected("a", "n2", "n3", "n4") | {"ns/n0": record("n0", 9)}
             counted = {"added": 5, "modified": 1, "deleted": 1, "bookmark": 1}
@@ -123,8 +123,8 @@ async def test_what_only_a_list_fixes_leads_to_one(
     async with serve(filled(*"abc")) as server:
         server.watches.append(responder)
         async with watching(tmp_path, server) as watched:
-            await until(lambda: watched.relists(reason))
-            await until(lambda: len(server.queries(watch=True)) == 2)
+            await until_async(lambda: watched.relists(reason))
+            await until_async(lambda: len(server.queries(watch=True)) == 2)
             assert watched.relists(reason) == 1
             assert all("resourceVersion" not in query for query in server.queries(watch=False))
             assert watched.held == expected(*"abc")
@@ -164,7 +164,7 @@ async def test_what_a_new_watch_fixes_costs_no_list(tmp_path: Path, responder: R
     async with serve(filled(*"abc")) as server:
         server.watches.append(responder)
         async with watching(tmp_path, server) as watched:
-            await until(lambda: len(server.queries(watch=True)) == 2)
+            await until_async(lambda: len(server.queries(watch=True)) == 2)
             assert server.queries(watch=True)[1]["resourceVersion"] == "10"
             assert watched.held == expected(*"abc")
             await converge(server, watched)
@@ -175,7 +175,7 @@ async def test_broken_line_twice_leads_to_a_list(tmp_path: Path) -> None:
     async with serve(filled("a")) as server:
         server.watches += [stream(b"{]\n"), stream(b"{]\n")]
         async with watching(tmp_path, server) as watched:
-            await until(lambda: watched.relists("error"))
+            await until_async(lambda: watched.relists("error"))
             await converge(server, watched)
 
 
@@ -187,7 +187,7 @@ async def test_expired_continue_token_gives_one_whole_list_and_nothing_by_halves
         body = status(410, "Expired") | {"metadata": {"continue": "SENTINEL-inconsistent"}}
         server.lists.append(answer(body, 410))
         async with watching(tmp_path, server) as watched:
-            await until(lambda: watched.reader.synced)
+            await until_async(lambda: watched.reader.synced)
             assert watched.held == expected(*"abcde")
             assert server.queries(watch=False) == [
                 {"limit": "2"},
@@ -210,7 +210,7 @@ async def test_410_on_every_watch_is_no_hot_loop(tmp_path: Path) -> None:
 async def test_watch_without_bookmarks_is_opened_again_without_a_list(tmp_path: Path) -> None:
     timing = WatchTiming(idle_limit_s=0.05, short_watch_s=0.01)
     async with serve(filled("a")) as server, watching(tmp_path, server, timing=timing) as watched:
-        await until(lambda: len(server.queries(watch=True)) >= 5)
+        await until_async(lambda: len(server.queries(watch=True)) >= 5)
         assert watched.stats.lists == {("success", "initial"): 1}
         assert watched.stats.watch_terminations["idle"] >= 4
         assert watched.reader.status().last_error == ""
@@ -230,7 +230,7 @@ async def test_stream_of_single_bytes_without_a_line_is_idle(tmp_path: Path) -> 
     async with serve(filled("a")) as server:
         server.watches.append(trickle)
         async with watching(tmp_path, server, timing=timing) as watched:
-            await until(lambda: watched.stats.watch_terminations["idle"])
+            await until_async(lambda: watched.stats.watch_terminations["idle"])
             await converge(server, watched)
 
 
@@ -256,10 +256,10 @@ async def test_list_that_cannot_be_trusted_wipes_nothing(
     tmp_path: Path, responder: Responder
 ) -> None:
     async with serve(filled(*"abc")) as server, watching(tmp_path, server) as watched:
-        await until(lambda: server.open)
+        await until_async(lambda: server.open)
         server.lists.append(responder)
         await server.inject(EXPIRED)
-        await until(lambda: sum(watched.stats.lists.values()) >= 3)
+        await until_async(lambda: sum(watched.stats.lists.values()) >= 3)
         await converge(server, watched)
         assert all(delta.new is not None for delta in watched.deltas)
         assert watched.reader.unreadable == 0
@@ -270,7 +270,7 @@ async def test_failing_first_list_is_shown_and_synced_only_with_the_whole(tmp_pa
     async with serve(filled("a")) as server:
         server.lists += [refuse(403, "Forbidden", "no list for you")] * 1000
         async with watching(tmp_path, server) as watched:
-            await until(lambda: watched.reader.status().last_error)
+            await until_async(lambda: watched.reader.status().last_error)
             shown = watched.reader.status()
             assert "403 no list for you" in shown.last_error
             assert not shown.synced
@@ -285,23 +285,23 @@ async def test_large_object_is_accepted_from_list_and_watch(
     async with serve(listed(filled("a"), streamed)) as server:
         server.objects["big"] = thing("big") | {"filler": "x" * size}
         async with watching(tmp_path, server) as watched:
-            await until(lambda: len(watched.reader) == 2)
+            await until_async(lambda: len(watched.reader) == 2)
             server.put(thing("big", 5) | {"filler": "y" * size})
-            await until(lambda: watched.reader.get("ns/big") == record("big", 5))
+            await until_async(lambda: watched.reader.get("ns/big") == record("big", 5))
             await converge(server, watched)
             assert watched.reader.unreadable == 0
 
 
 async def test_event_above_the_limit_stops_nothing_and_is_counted(tmp_path: Path) -> None:
     async with serve(filled("a", "b")) as server, watching(tmp_path, server) as watched:
-        await until(lambda: watched.reader.synced)
+        await until_async(lambda: watched.reader.synced)
         server.put(thing("a") | {"filler": "x" * (9 * 1024 * 1024)})
         server.put(thing("b", 8))
-        await until(lambda: watched.reader.get("ns/b") == record("b", 8))
+        await until_async(lambda: watched.reader.get("ns/b") == record("b", 8))
         assert watched.reader.get("ns/a") == Unreadable("uid-a", UnreadableReason.OVERSIZE)
         assert watched.stats.decode_errors == {"oversize": 1}
         server.delete("a")
-        await until(lambda: watched.reader.unreadable == 0)
+        await until_async(lambda: watched.reader.unreadable == 0)
         assert watched.stats.lists == {("success", "initial"): 1}
 
 
@@ -314,7 +314,7 @@ async def test_events_above_the_limit_are_counted_by_their_type(tmp_path: Path) 
         ]
         server.watches.append(stream(*lines, then="hang"))
         async with watching(tmp_path, server) as watched:
-            await until(lambda: "ns/b" not in watched.held and "ns/c" in watched.held)
+            await until_async(lambda: "ns/b" not in watched.held and "ns/c" in watched.held)
             assert watched.stats.events == {"added": 1, "deleted": 1}
 
 
@@ -333,7 +333,7 @@ async def test_event_about_no_one_knows_what_leads_to_a_list(tmp_path: Path, lin
     async with serve(filled("a")) as server:
         server.watches += [stream(line, then="hang")] * 2
         async with watching(tmp_path, server) as watched:
-            await until(lambda: watched.relists("error"))
+            await until_async(lambda: watched.relists("error"))
             assert watched.stats.watch_terminations["error"] == 2
             assert watched.reader.unreadable == 0
             if b"ADDED" in line or b"MODIFIED" in line:
@@ -349,7 +349,7 @@ async def test_page_that_is_too_large_is_asked_for_in_smaller_pieces(
         for name in "cd":
             server.objects[name] |= {"filler": "x" * 1500}
         async with watching(tmp_path, server, page_size=4) as watched:
-            await until(lambda: watched.reader.synced)
+            await until_async(lambda: watched.reader.synced)
             assert set(watched.held) == set(expected(*"abcdefg"))
             assert watched.stats.lists == {("success", "initial"): 1}
             limits = [query["limit"] for query in server.queries(watch=False)]
@@ -365,7 +365,7 @@ async def test_server_that_knows_no_pages_is_listed_without(
         whole = answer(listing(server.objects.values(), 10))
         server.lists += [whole] * 4
         async with watching(tmp_path, server) as watched:
-            await until(lambda: watched.reader.synced)
+            await until_async(lambda: watched.reader.synced)
             assert watched.held == expected(*"abcdefg")
             limits = [query.get("limit") for query in server.queries(watch=False)]
             assert limits == ["2", "1", None]
@@ -378,7 +378,7 @@ async def test_watch_whose_headers_are_held_back_is_opened_again_without_a_fuss(
     async with serve(filled("a")) as server:
         server.watches += [hang] * 3
         async with watching(tmp_path, server, timing=timing) as watched:
-            await until(lambda: len(server.queries(watch=True)) >= 4)
+            await until_async(lambda: len(server.queries(watch=True)) >= 4)
             assert {query["resourceVersion"] for query in server.queries(watch=True)} == {"10"}
             assert watched.stats.watch_terminations["idle"] >= 3
             assert watched.stats.watches["error"] == 0
@@ -454,7 +454,7 @@ async def test_scan_in_a_thread_ends_where_the_informer_is_cancelled(
     async with serve(filled("a")) as server:
         server.watches.append(stream(line, then="hang"))
         async with watching(tmp_path, server):
-            await until(scanning.is_set)
+            await until_async(scanning.is_set)
 
 
 BAD: list[tuple[str, Callable[[], bytes], UnreadableReason]] = [
@@ -487,7 +487,7 @@ async def test_bad_object_costs_itself_alone_in_list_and_watch(
             stream(line, event("MODIFIED", thing("b", 3, version=11)), then="hang")
         )
         async with watching(tmp_path, server) as watched:
-            await until(lambda: watched.reader.get("ns/b") == record("b", 3))
+            await until_async(lambda: watched.reader.get("ns/b") == record("b", 3))
             value = watched.reader.get("ns/bad")
             assert isinstance(value, Unreadable)
             assert value.reason is reason
@@ -504,9 +504,9 @@ async def test_unreadable_object_that_is_fixed_gives_a_delta(
     async with serve(listed(filled("a"), streamed)) as server:
         server.objects["b"] = thing("b") | {"spec": "x"}
         async with watching(tmp_path, server) as watched:
-            await until(lambda: watched.reader.unreadable == 1)
+            await until_async(lambda: watched.reader.unreadable == 1)
             server.put(thing("b", 3))
-            await until(lambda: watched.reader.unreadable == 0)
+            await until_async(lambda: watched.reader.unreadable == 0)
             broken = Unreadable("uid-b", UnreadableReason.TYPE)
             assert watched.deltas[-1] == Delta("ns/b", broken, record("b", 3))
 
@@ -518,10 +518,10 @@ async def test_broken_object_that_stays_is_taken_as_unreadable_and_looked_at_aga
     async with serve(filled("a", "bad")) as server:
         server.lists += [answer(body)] * 2
         async with watching(tmp_path, server) as watched:
-            await until(lambda: watched.reader.unreadable == 1)
+            await until_async(lambda: watched.reader.unreadable == 1)
             assert set(watched.held) == {"ns/a", "ns/bad"}
             assert watched.stats.lists["error", "initial"] == 1
-            await until(lambda: watched.held == expected("a", "bad"))
+            await until_async(lambda: watched.held == expected("a", "bad"))
             assert watched.relists("resync") == 1
 
 
@@ -539,7 +539,7 @@ async def test_repeated_and_unknown_events_are_idempotent(tmp_path: Path) -> Non
             )
         )
         async with watching(tmp_path, server) as watched:
-            await until(lambda: watched.held == expected("b", "new"))
+            await until_async(lambda: watched.held == expected("b", "new"))
             keys = [delta.key for delta in watched.deltas]
             assert keys == ["ns/a", "ns/b", "ns/new", "ns/a"]
 
@@ -551,11 +551,11 @@ async def test_object_recreated_while_away_is_deleted_and_added(
         serve(listed(filled("a"), streamed)) as server,
         watching(tmp_path, server) as watched,
     ):
-        await until(lambda: server.open)
+        await until_async(lambda: server.open)
         server.objects["a"] = thing("a", uid="another", version=12)
         server.version = 12
         await server.inject(EXPIRED)
-        await until(lambda: len(watched.deltas) == 3)
+        await until_async(lambda: len(watched.deltas) == 3)
         new = record("a", uid="another")
         assert watched.deltas[1:] == [
             Delta("ns/a", record("a"), None),
@@ -568,11 +568,11 @@ async def test_objects_deleted_while_away_are_deleted(tmp_path: Path, streamed: 
         serve(listed(filled(*"abc"), streamed)) as server,
         watching(tmp_path, server) as watched,
     ):
-        await until(lambda: server.open)
+        await until_async(lambda: server.open)
         del server.objects["b"]
         server.version = 12
         await server.inject(EXPIRED)
-        await until(lambda: watched.held == expected("a", "c"))
+        await until_async(lambda: watched.held == expected("a", "c"))
         assert watched.deltas[-1] == Delta("ns/b", record("b"), None)
 
 
@@ -583,16 +583,16 @@ async def test_crd_that_comes_goes_and_comes_again_needs_no_restart(
     async with serve(listed(filled("a"), streamed)) as server:
         server.served = False
         async with watching(tmp_path, server) as watched:
-            await until(lambda: watched.reader.synced)
+            await until_async(lambda: watched.reader.synced)
             shown = watched.reader.status()
             assert (shown.absent, shown.objects, shown.last_error) == (True, 0, "")
             server.served = True
-            await until(lambda: watched.held == expected("a"))
+            await until_async(lambda: watched.held == expected("a"))
             assert not watched.reader.status().absent
-            await until(lambda: server.open)
+            await until_async(lambda: server.open)
             server.served = False
             await server.inject(EXPIRED)
-            await until(lambda: watched.reader.status().absent)
+            await until_async(lambda: watched.reader.status().absent)
             assert watched.held == {}
             assert watched.deltas[-1] == Delta("ns/a", record("a"), None)
             server.served = True
@@ -628,11 +628,13 @@ async def test_404_that_discovery_does_not_confirm_gives_nothing_up(
         serve(listed(filled(*"ab"), streamed)) as server,
         watching(tmp_path, server, timing=timing) as watched,
     ):
-        await until(lambda: server.open)
+        await until_async(lambda: server.open)
         (server.streams if streamed else server.lists).append(refuse(404))
         server.discoveries += discovery
         await server.inject(EXPIRED)
-        await until(lambda: not server.lists and not server.streams and not server.discoveries)
+        await until_async(
+            lambda: not server.lists and not server.streams and not server.discoveries
+        )
         await converge(server, watched)
         assert all(delta.new is not None for delta in watched.deltas)
         assert not watched.reader.status().absent
@@ -643,7 +645,7 @@ async def test_absence_seen_only_once_gives_nothing_up(tmp_path: Path, streamed:
         serve(listed(filled("a"), streamed)) as server,
         watching(tmp_path, server) as watched,
     ):
-        await until(lambda: server.open)
+        await until_async(lambda: server.open)
         (server.streams if streamed else server.lists).append(refuse(404))
         server.discoveries.append(answer({"kind": "APIResourceList", "resources": []}))
         await server.inject(EXPIRED)
@@ -655,10 +657,10 @@ async def test_denied_watch_leads_to_lists_for_as_long_and_is_shown(tmp_path: Pa
     async with serve(filled("a")) as server:
         server.watches += [refuse(403, "Forbidden", "no watch for you")] * 1000
         async with watching(tmp_path, server) as watched:
-            await until(lambda: watched.relists("fallback") >= 3)
+            await until_async(lambda: watched.relists("fallback") >= 3)
             assert "403 no watch for you" in watched.reader.status().last_error
             server.objects["b"] = thing("b")
-            await until(lambda: watched.held == expected("a", "b"))
+            await until_async(lambda: watched.held == expected("a", "b"))
             assert len(server.queries(watch=True)) < 30
             server.watches.clear()
             await converge(server, watched)
@@ -671,9 +673,9 @@ async def test_access_taken_and_given_back_keeps_the_cache_and_recovers(
     async with serve(filled("a")) as server:
         server.watches += [refuse(403)] * 1000
         async with watching(tmp_path, server) as watched:
-            await until(lambda: watched.reader.synced)
+            await until_async(lambda: watched.reader.synced)
             server.lists += [refuse(403)] * 1000
-            await until(lambda: watched.stats.lists["error", "fallback"] >= 5)
+            await until_async(lambda: watched.stats.lists["error", "fallback"] >= 5)
             assert watched.held == expected("a")
             assert watched.reader.status().last_error
             server.watches.clear()
@@ -691,9 +693,9 @@ async def test_server_that_comes_back_is_watched_on_without_a_list(
     async with anyio.create_task_group() as tasks:
         first = await tasks.start(keep_serving, server)
         async with watching(tmp_path, server) as watched:
-            await until(lambda: server.open)
+            await until_async(lambda: server.open)
             first.cancel()
-            await until(lambda: "refused" in watched.reader.status().last_error)
+            await until_async(lambda: "refused" in watched.reader.status().last_error)
             second = await tasks.start(keep_serving, server)
             await converge(server, watched)
             assert watched.stats.lists == {("success", "initial"): 1}
@@ -716,10 +718,10 @@ async def test_relist_of_an_unchanged_fleet_tells_no_one(tmp_path: Path, streame
         serve(listed(filled(*"abc"), streamed)) as server,
         watching(tmp_path, server) as watched,
     ):
-        await until(lambda: server.open and watched.reader.synced)
+        await until_async(lambda: server.open and watched.reader.synced)
         deltas, wakeups = len(watched.deltas), watched.wakeups
         await server.inject(EXPIRED)
-        await until(lambda: watched.relists("expired"))
+        await until_async(lambda: watched.relists("expired"))
         assert (len(watched.deltas), watched.wakeups) == (deltas, wakeups)
 
 
@@ -733,7 +735,7 @@ async def test_defect_inside_is_logged_once_with_its_traceback_and_survived(
             raise failures.pop()
 
     async with serve(filled("a")) as server, watching(tmp_path, server) as watched:
-        await until(lambda: watched.reader.synced)
+        await until_async(lambda: watched.reader.synced)
         monkeypatch.setattr("telemetryd.informer.apply.Applier._count_unreadable", fail)
         server.put(thing("b", 3))
         await converge(server, watched)
@@ -747,6 +749,6 @@ async def test_nothing_secret_is_logged(tmp_path: Path, caplog: pytest.LogCaptur
     async with serve(filled("a")) as server:
         server.watches += [stream(event("ADDED", thing("b"))[:-9] + b"\n"), refuse(410)]
         async with watching(tmp_path, server) as watched:
-            await until(lambda: watched.relists("expired"))
+            await until_async(lambda: watched.relists("expired"))
             await converge(server, watched)
     assert "SENTINEL" not in caplog.text

@@ -38,7 +38,7 @@ from tests.informer.samples import (
     record,
     thing,
 )
-from tests.virtualtime import VirtualTimeLoop
+from tests.support.virtualtime import VirtualTimeLoop
 
 pytestmark = pytest.mark.anyio
 

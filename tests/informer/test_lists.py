@@ -21,10 +21,10 @@ from tests.informer.samples import (
     record,
     status,
     thing,
-    until,
 )
 from tests.informer.scripted import Responder, Scripted, answer, hang, refuse, serve, stream
 from tests.informer.watched import EXPIRED, FAST, converge, expected, filled, watching
+from tests.support.waiting import until_async
 
 pytestmark = pytest.mark.anyio
 
@@ -42,7 +42,7 @@ def added(*bodies: Json) -> bytes:
 
 async def test_list_and_watch_are_one_request(tmp_path: Path) -> None:
     async with serve(streaming(*"abc")) as server, watching(tmp_path, server) as watched:
-        await until(lambda: watched.reader.synced)
+        await until_async(lambda: watched.reader.synced)
         assert watched.held == expected(*"abc")
         assert watched.wakeups == 1
         await converge(server, watched)
@@ -64,7 +64,7 @@ async def test_list_and_watch_are_one_request(tmp_path: Path) -> None:
 
 async def test_list_of_nothing_is_its_end_alone(tmp_path: Path) -> None:
     async with serve(streaming()) as server, watching(tmp_path, server) as watched:
-        await until(lambda: watched.reader.synced)
+        await until_async(lambda: watched.reader.synced)
         assert watched.held == {}
         await converge(server, watched)
         assert len(server.streams_asked()) == 1
@@ -76,7 +76,7 @@ async def test_what_follows_the_end_in_the_same_chunk_is_the_watch(tmp_path: Pat
     async with serve(streaming()) as server:
         server.streams.append(stream(chunk[:50], chunk[50:-20], chunk[-20:], then="hang"))
         async with watching(tmp_path, server) as watched:
-            await until(lambda: watched.reader.status().resource_version == "12")
+            await until_async(lambda: watched.reader.status().resource_version == "12")
             assert watched.held == {"ns/a": record("a", 7)}
             assert watched.stats.events == {"modified": 1, "deleted": 1}
 
@@ -85,7 +85,7 @@ async def test_nothing_shows_before_the_end(tmp_path: Path) -> None:
     async with serve(streaming()) as server:
         server.streams.append(stream(added(thing("a")), then="hang"))
         async with watching(tmp_path, server) as watched:
-            await until(lambda: watched.stats.last_contact_at)
+            await until_async(lambda: watched.stats.last_contact_at)
             await anyio.sleep(0.05)
             assert (watched.held, watched.reader.synced) == ({}, False)
 
@@ -95,7 +95,7 @@ async def test_watch_of_a_list_that_ends_is_opened_again_where_it_stopped(tmp_pa
         later = event("MODIFIED", thing("a", 3, version=15))
         server.streams.append(stream(added(thing("a")), list_end(10), later))
         async with watching(tmp_path, server) as watched:
-            await until(lambda: server.queries(watch=True))
+            await until_async(lambda: server.queries(watch=True))
             assert server.queries(watch=True)[0]["resourceVersion"] == "15"
             assert watched.stats.watch_terminations["closed"] == 1
             server.version = 15
@@ -125,14 +125,14 @@ async def test_stream_that_is_not_served_leads_to_pages_and_is_remembered(
     async with serve(streaming(*"abc")) as server:
         server.streams.append(responder)
         async with watching(tmp_path, server) as watched:
-            await until(lambda: server.open)
+            await until_async(lambda: server.open)
             assert watched.held == expected(*"abc")
             assert watched.stats.lists == {("success", "fallback"): 1}
             shown = watched.reader.status()
             assert (shown.list_method, shown.last_error) == ("pages", "")
             assert {delta.key for delta in watched.deltas} == set(watched.held)
             await server.inject(EXPIRED)
-            await until(lambda: watched.relists("expired"))
+            await until_async(lambda: watched.relists("expired"))
             await converge(server, watched)
             assert len(server.streams_asked()) == 1
 
@@ -142,11 +142,11 @@ async def test_stream_without_an_end_is_given_up_in_time_and_remembered(tmp_path
     async with serve(streaming(*"abc")) as server:
         server.streams.append(stream(added(thing("z")), then="hang"))
         async with watching(tmp_path, server, timing=timing) as watched:
-            await until(lambda: server.open)
+            await until_async(lambda: server.open)
             assert watched.held == expected(*"abc")
             assert watched.stats.lists == {("success", "fallback"): 1}
             await server.inject(EXPIRED)
-            await until(lambda: watched.relists("expired"))
+            await until_async(lambda: watched.relists("expired"))
             assert len(server.streams_asked()) == 1
             await converge(server, watched)
 
@@ -158,11 +158,11 @@ async def test_server_too_old_to_end_a_stream_is_not_asked_for_one(
     async with serve(streaming("a")) as server:
         server.others["/version"] = answer({"major": "1", "minor": minor})
         async with watching(tmp_path, server) as watched:
-            await until(lambda: watched.reader.synced and server.open)
+            await until_async(lambda: watched.reader.synced and server.open)
             assert watched.held == expected("a")
             assert watched.stats.lists == {("success", "initial"): 1}
             await server.inject(EXPIRED)
-            await until(lambda: watched.relists("expired"))
+            await until_async(lambda: watched.relists("expired"))
             assert len(server.streams_asked()) == 2 * streams
             asked = [request.path for request in server.requests].count("/version")
             assert asked == 1, "remembered"
@@ -223,10 +223,10 @@ async def test_stream_that_fails_is_tried_again_and_wipes_nothing(
     tmp_path: Path, responder: Responder
 ) -> None:
     async with serve(streaming(*"abc")) as server, watching(tmp_path, server) as watched:
-        await until(lambda: server.open)
+        await until_async(lambda: server.open)
         server.streams.append(responder)
         await server.inject(EXPIRED)
-        await until(lambda: watched.relists("expired"))
+        await until_async(lambda: watched.relists("expired"))
         assert watched.reader.status().list_method == "stream"
         assert watched.stats.lists["error", "expired"] == 1
         await converge(server, watched)
@@ -234,11 +234,11 @@ async def test_stream_that_fails_is_tried_again_and_wipes_nothing(
         assert server.queries(watch=False) == []
         server.streams += [responder] * 2
         await server.inject(EXPIRED)
-        await until(lambda: watched.relists("fallback"))
+        await until_async(lambda: watched.relists("fallback"))
         assert watched.reader.status().list_method == "pages"
         await converge(server, watched, "after")
         await server.inject(EXPIRED)
-        await until(lambda: watched.relists("expired") == 2)
+        await until_async(lambda: watched.relists("expired") == 2)
         assert watched.reader.status().list_method == "stream", "not remembered"
 
 
@@ -263,12 +263,12 @@ async def test_stream_that_makes_no_sense_or_is_denied_is_listed_in_pages_this_o
     async with serve(streaming(*"abc")) as server:
         server.streams.append(responder)
         async with watching(tmp_path, server) as watched:
-            await until(lambda: server.open)
+            await until_async(lambda: server.open)
             assert watched.held == expected(*"abc")
             assert watched.stats.lists == {("error", "initial"): 1, ("success", "fallback"): 1}
             await converge(server, watched)
             await server.inject(EXPIRED)
-            await until(lambda: watched.relists("expired"))
+            await until_async(lambda: watched.relists("expired"))
             assert watched.reader.status().list_method == "stream"
             await converge(server, watched, "after")
 
@@ -277,10 +277,10 @@ async def test_stream_older_than_what_is_held_is_not_believed_without_pages(
     tmp_path: Path,
 ) -> None:
     async with serve(streaming(*"abc")) as server, watching(tmp_path, server) as watched:
-        await until(lambda: server.open)
+        await until_async(lambda: server.open)
         server.streams.append(stream(list_end(9), then="hang"))
         await server.inject(EXPIRED)
-        await until(lambda: watched.relists("regression"))
+        await until_async(lambda: watched.relists("regression"))
         assert watched.held == expected(*"abc")
         assert server.queries(watch=False)
         await converge(server, watched)
@@ -320,7 +320,7 @@ async def test_bad_object_costs_itself_alone(
     async with serve(streaming("a", "b", "bad")) as server:
         server.streams.append(stream(*lines, then="hang"))
         async with watching(tmp_path, server) as watched:
-            await until(lambda: watched.reader.synced)
+            await until_async(lambda: watched.reader.synced)
             assert set(watched.held) == {"ns/a", "ns/bad", "ns/b"}
             held = watched.reader.get("ns/bad")
             assert isinstance(held, Unreadable)
@@ -335,7 +335,7 @@ async def test_object_without_a_key_is_counted(tmp_path: Path) -> None:
         nobody = event("ADDED", {"kind": "Thing"})
         server.streams.append(stream(nobody, added(thing("a")), list_end(10), then="hang"))
         async with watching(tmp_path, server) as watched:
-            await until(lambda: watched.reader.synced)
+            await until_async(lambda: watched.reader.synced)
             assert watched.held == expected("a")
             assert watched.reader.unreadable == 1
 
@@ -348,7 +348,7 @@ async def test_stream_of_more_objects_than_are_held_is_refused(
         many = added(*[thing(f"n{n}") for n in range(5)])
         server.streams.append(stream(many, then="hang"))
         async with watching(tmp_path, server) as watched:
-            await until(lambda: "more than 4 objects" in watched.reader.status().last_error)
+            await until_async(lambda: "more than 4 objects" in watched.reader.status().last_error)
 
 
 async def test_stream_of_ever_more_objects_is_given_up_in_time(tmp_path: Path) -> None:
@@ -364,7 +364,7 @@ async def test_stream_of_ever_more_objects_is_given_up_in_time(tmp_path: Path) -
     async with serve(streaming("a")) as server:
         server.streams.append(endless)
         async with watching(tmp_path, server, timing=timing) as watched:
-            await until(lambda: watched.reader.synced)
+            await until_async(lambda: watched.reader.synced)
             assert watched.held == expected("a")
             assert watched.stats.lists == {("error", "initial"): 1, ("success", "fallback"): 1}
 
@@ -380,7 +380,7 @@ async def test_informer_that_is_cancelled_between_list_and_watch_leaves_no_conne
         assert watched.reader.synced
         assert watched.stats.watches == {}
         _, request = server.requests
-        await until(lambda: request.transport is None or request.transport.is_closing())
+        await until_async(lambda: request.transport is None or request.transport.is_closing())
 
 
 async def test_informer_that_is_cancelled_in_its_watch_leaves_no_connection(
@@ -388,7 +388,7 @@ async def test_informer_that_is_cancelled_in_its_watch_leaves_no_connection(
 ) -> None:
     async with serve(streaming("a")) as server:
         async with watching(tmp_path, server) as watched:
-            await until(lambda: watched.stats.watches["success"])
+            await until_async(lambda: watched.stats.watches["success"])
             _, request = server.requests
             assert request.transport is not None
-        await until(lambda: request.transport is None or request.transport.is_closing())
+        await until_async(lambda: request.transport is None or request.transport.is_closing())

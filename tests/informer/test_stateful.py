@@ -19,7 +19,7 @@ from telemetryd.model import Delta, Unreadable
 from telemetryd.stats import InformerStats
 from tests.informer.modelserver import AWAY, DENIED, ModelServer
 from tests.informer.samples import THINGS, Thing, ThingRecord, event, thing
-from tests.virtualtime import VirtualTimeLoop
+from tests.support.virtualtime import VirtualTimeLoop
 
 pytestmark = pytest.mark.timeout(400)  # what fails is made small, which takes minutes
 

@@ -17,8 +17,9 @@ from telemetryd.informer.source import KubeSource
 from telemetryd.informer.verify import Verification, verify
 from telemetryd.kube.client import KubeClient
 from telemetryd.stats import InformerStats, KubeStats
-from tests.informer.samples import THINGS, Thing, ThingRecord, deep_thing, listing, thing, until
+from tests.informer.samples import THINGS, Thing, ThingRecord, deep_thing, listing, thing
 from tests.informer.scripted import Responder, Scripted, answer, kubeconfig, refuse, serve
+from tests.support.waiting import until_async
 
 pytestmark = pytest.mark.anyio
 
@@ -69,9 +70,9 @@ async def holding(folder: Path, *names: str, served: bool = True) -> AsyncIterat
             )
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(informer.run)
-                await until(lambda: informer.reader.synced)
+                await until_async(lambda: informer.reader.synced)
                 if served:
-                    await until(lambda: server.open)
+                    await until_async(lambda: server.open)
                 yield Held(server, source, informer)
                 tasks.cancel_scope.cancel()
 

@@ -16,8 +16,9 @@ from telemetryd.informer.store import Reader
 from telemetryd.kube.client import KubeClient
 from telemetryd.model import Delta
 from telemetryd.stats import InformerStats, KubeStats
-from tests.informer.samples import THINGS, Thing, ThingRecord, event, record, status, thing, until
+from tests.informer.samples import THINGS, Thing, ThingRecord, event, record, status, thing
 from tests.informer.scripted import Scripted, kubeconfig
+from tests.support.waiting import until_async
 
 FAST = WatchTiming(
     backoff_base_s=0.01,
@@ -96,10 +97,10 @@ def expected(*names: str) -> dict[str, ThingRecord]:
 async def converge(server: Scripted, watched: Watched, name: str = "last") -> None:
     """Whatever went before, a change now arrives, and all is as the server has it."""
     server.put(thing(name, 77))
-    await until(lambda: watched.reader.get(f"ns/{name}") == record(name, 77))
+    await until_async(lambda: watched.reader.get(f"ns/{name}") == record(name, 77))
     want = {
         f"ns/{key}": record(key, body["spec"]["size"], body["metadata"]["uid"])
         for key, body in server.objects.items()
     }
-    await until(lambda: watched.held == want)
-    await until(lambda: not watched.reader.status().last_error)
+    await until_async(lambda: watched.held == want)
+    await until_async(lambda: not watched.reader.status().last_error)

@@ -32,7 +32,7 @@ from telemetryd.kube.client import KubeClient
 from telemetryd.stats import KubeStats
 from tests.informer.samples import Json, status
 from tests.informer.scripted import Scripted, answer, hang, kubeconfig, refuse, serve, stream
-from tests.kube.certificates import Authority, server_side
+from tests.support.certificates import Authority, server_side
 
 pytestmark = pytest.mark.anyio
 

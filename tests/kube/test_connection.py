@@ -22,7 +22,7 @@ from telemetryd.kube.client import KubeClient
 from telemetryd.stats import KubeStats
 from tests.informer.samples import Json
 from tests.informer.scripted import Scripted, answer, kubeconfig, refuse, serve
-from tests.kube.certificates import Authority, Pair, server_side
+from tests.support.certificates import Authority, Pair, server_side
 
 pytestmark = pytest.mark.anyio
 

@@ -3,7 +3,6 @@
 import json
 import os
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from telemetryd.kube.client import KubeClient
 from telemetryd.kube.execplugin import read_credential
 from tests.informer.samples import Json
 from tests.informer.scripted import answer, kubeconfig, serve
-from tests.kube.certificates import Authority, server_side
 from tests.kube.test_connection import (
     VERSION,
     connected,
@@ -28,7 +26,9 @@ from tests.kube.test_connection import (
     plugin,
 )
 from tests.kube.test_private_files import granted, inline_ca
-from tests.processes import is_gone
+from tests.support.certificates import Authority, server_side
+from tests.support.processes import is_gone
+from tests.support.waiting import until_async
 
 pytestmark = pytest.mark.anyio
 
@@ -236,12 +236,6 @@ async def test_token_of_the_kubeconfig_goes_before_the_plugin(tmp_path: Path) ->
             await get(client)
 
 
-async def wait_until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(30):
-        while not condition():
-            await anyio.sleep(0.02)
-
-
 @pytest.mark.parametrize("ends", [True, False])
 async def test_children_of_a_plugin_end_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, ends: bool
@@ -258,7 +252,7 @@ async def test_children_of_a_plugin_end_with_it(
             else:
                 assert "no answer within 0.5 s" in str(await failure(client))
             child = int((tmp_path / "child").read_text())
-            await wait_until(lambda: is_gone(child))
+            await until_async(lambda: is_gone(child))
 
 
 async def test_plugin_that_runs_at_the_end_is_ended(tmp_path: Path) -> None:
@@ -272,9 +266,9 @@ async def test_plugin_that_runs_at_the_end_is_ended(tmp_path: Path) -> None:
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(connect)
-        await wait_until(lambda: pid.exists() and bool(pid.read_text()))
+        await until_async(lambda: pid.exists() and bool(pid.read_text()))
         tasks.cancel_scope.cancel()
-    await wait_until(lambda: is_gone(int(pid.read_text())))
+    await until_async(lambda: is_gone(int(pid.read_text())))
 
 
 async def test_slow_plugin_is_not_run_again_by_each_request_that_can_not_wait(
@@ -297,7 +291,7 @@ async def test_slow_plugin_is_not_run_again_by_each_request_that_can_not_wait(
                 await get(client, timeout_s=1.0)  # the last good one stays meanwhile
             assert "no answer within" in client.login_problem
             go_on.touch()
-            await wait_until(lambda: client.login_problem == "")
+            await until_async(lambda: client.login_problem == "")
             good[0] = "two"
             await get(client)
     assert runs.read_text() == "run\n"

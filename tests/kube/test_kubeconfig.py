@@ -17,7 +17,7 @@ from telemetryd.errors import ConfigError, Problem
 from telemetryd.kube.client import KubeClient
 from telemetryd.kube.kubeconfig import choose
 from telemetryd.stats import KubeStats
-from tests.kube.certificates import Authority
+from tests.support.certificates import Authority
 
 pytestmark = pytest.mark.anyio
 

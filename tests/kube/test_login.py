@@ -19,8 +19,8 @@ from telemetryd.kube.credentials import TokenFile
 from telemetryd.kube.tls import TlsContext
 from tests.informer.samples import Json
 from tests.informer.scripted import answer, kubeconfig, refuse, serve
-from tests.kube.certificates import Authority, server_side
 from tests.kube.test_connection import connected, failure, get, inline, only
+from tests.support.certificates import Authority, server_side
 
 pytestmark = pytest.mark.anyio
 

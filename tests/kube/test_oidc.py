@@ -11,8 +11,8 @@ from aiohttp import web
 from telemetryd.errors import Unavailable
 from tests.informer.samples import Json
 from tests.informer.scripted import Scripted, answer, kubeconfig, serve
-from tests.kube.certificates import Authority, server_side
 from tests.kube.test_connection import connected, failure, get, only
+from tests.support.certificates import Authority, server_side
 
 pytestmark = pytest.mark.anyio
 

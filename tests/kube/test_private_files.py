@@ -12,8 +12,8 @@ import pytest
 from telemetryd.kube.pem import load_pair_from_memory
 from tests.informer.samples import Json
 from tests.informer.scripted import answer, kubeconfig, serve
-from tests.kube.certificates import Authority, Pair, server_side
 from tests.kube.test_connection import connected, get, granting, inline, plugin
+from tests.support.certificates import Authority, Pair, server_side
 
 pytestmark = pytest.mark.anyio
 

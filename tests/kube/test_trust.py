@@ -18,8 +18,8 @@ from telemetryd.errors import ConfigError, Unavailable
 from telemetryd.kube.pem import certificates_in
 from telemetryd.kube.tls import Origin, TlsFiles, build_context
 from tests.informer.scripted import answer, kubeconfig, serve
-from tests.kube.certificates import Authority, server_side
 from tests.kube.test_connection import connected, failure, get
+from tests.support.certificates import Authority, server_side
 
 pytestmark = pytest.mark.anyio
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from tests.apiserver.crds import CLUSTERS, NODES, SETTINGS, collection
 from tests.apiserver.fixtures import namespace, rancher_cluster, rancher_node
-from tests.export.receiver import WELL, status
 from tests.faults.acts import as_stream, refusal
 from tests.monitoring.stage import Stage
-from tests.system.daemon import TOP_LEVEL
+from tests.support.daemon import TOP_LEVEL
+from tests.support.receiver import WELL, status
 from tests.system.rancher import SECRET, TARGET_NAMESPACE
 
 LEASE = (TARGET_NAMESPACE, "telemetryd")

@@ -11,7 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from tests.system.daemon import free_port
+from tests.support.daemon import free_port
+from tests.support.waiting import until
 
 _POLL_S = 0.2
 T = TypeVar("T")
@@ -120,16 +121,13 @@ class Prometheus:
         Raises:
             AssertionError: It stayed falsy, or the server ended; with the end of its log.
         """
-        deadline = time.monotonic() + within_s
-        while True:
-            result = probe()
-            if result:
-                return result
-            ended = self._process.poll()
-            if ended is not None or time.monotonic() > deadline:
-                why = f"exited {ended}" if ended is not None else f"waited {within_s} s"
-                raise AssertionError(f"{what}: {why}\n{self._log.read_text()[-2000:]}")
-            time.sleep(_POLL_S)
+        return until(
+            probe,
+            what,
+            deadline_s=within_s,
+            more=lambda: self._log.read_text()[-2000:],
+            ended=self._process.poll,
+        )
 
     def _get(self, path: str) -> bytes | None:
         url = f"http://127.0.0.1:{self._port}{path}"

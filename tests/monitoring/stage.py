@@ -19,13 +19,13 @@ from telemetryd.serve.control.protocol import Request
 from tests.apiserver.admin import Admin
 from tests.apiserver.crds import CLUSTERS, FEATURES, NODES, SETTINGS, collection
 from tests.apiserver.process import ApiServer
-from tests.export.receiver import Receiver, receiving
 from tests.faults.proxy import FaultProxy
 from tests.monitoring.files import MONITORING, RULES, read_yaml
 from tests.monitoring.prometheus import Prometheus, Target
 from tests.monitoring.scaled import scaled
-from tests.repeating import repeating
-from tests.system.daemon import TOP_LEVEL, Daemon
+from tests.support.daemon import TOP_LEVEL, Daemon
+from tests.support.receiver import Receiver, receiving
+from tests.support.repeating import repeating
 from tests.system.rancher import Rancher
 
 CLUSTERS_WANTED = 31

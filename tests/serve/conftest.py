@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kube.certificates import Authority, Pair
+from tests.support.certificates import Authority, Pair
 
 
 @pytest.fixture

@@ -20,9 +20,10 @@ from telemetryd.serve.http.connection import ConnectionLimits
 from telemetryd.serve.http.reviews import Reviews
 from telemetryd.serve.http.security import Security
 from telemetryd.serve.http.server import serve
-from tests.kube.certificates import Authority, Pair
 from tests.serve.facts import Facts, busy_facts
 from tests.serve.http.test_server import Served
+from tests.support.certificates import Authority, Pair
+from tests.support.waiting import until_async
 
 LOOK_S = 0.02
 WHERE = "c.toml"
@@ -221,17 +222,10 @@ def der(pair: Pair) -> bytes:
     return ssl.PEM_cert_to_DER_cert(pair.cert.read_text())
 
 
-async def until(what: str, probe: Callable[[], bool], *, within_s: float = 30.0) -> None:
-    """Returns once the probe is true."""
-    deadline_s = anyio.current_time() + within_s
-    while not probe():
-        assert anyio.current_time() < deadline_s, what
-        await anyio.sleep(0.01)
-
-
 async def until_shown(port: int, pair: Pair, *, within_s: float = 30.0) -> None:
     """Returns once the server shows this certificate."""
-    deadline_s = anyio.current_time() + within_s
-    while await shown_certificate(port) != der(pair):
-        assert anyio.current_time() < deadline_s, "the certificate isn't shown"
-        await anyio.sleep(0.01)
+
+    async def is_shown() -> bool:
+        return await shown_certificate(port) == der(pair)
+
+    await until_async(is_shown, "the certificate", deadline_s=within_s)

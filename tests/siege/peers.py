@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from tests.apiserver.versions import find_assets
-from tests.gobuild import cache
-from tests.kube.certificates import Authority, Pair
 from tests.siege.attacks import ATTACKERS, attacking
 from tests.siege.cage import Cage, caged
 from tests.siege.probes import Prober, Sampler, Series, Server, milliseconds
 from tests.siege.run import LIMIT_BYTES
 from tests.siege.stage import Stage, api_server
-from tests.system.daemon import free_port
-from tests.system.sink import receiving
+from tests.support.certificates import Authority, Pair
+from tests.support.daemon import free_port
+from tests.support.gobuild import cache
+from tests.support.sink import receiving
 
 SCENES: Final[Mapping[str, Mapping[str, int]]] = {
     "600 slow requests, byte by byte": {"slow": 600},

@@ -27,8 +27,8 @@ from tests.siege.recovery import Recovery
 from tests.siege.stage import EXPORTERS, Stage, Tenant, api_server
 from tests.siege.swelling import swelling
 from tests.siege.verdict import RECOVERS_WITHIN_S, Exports, Phase, Siege
-from tests.system.daemon import Daemon
-from tests.system.sink import Sink, receiving
+from tests.support.daemon import Daemon
+from tests.support.sink import Sink, receiving
 
 LIMIT_BYTES: Final = 128 * 2**20
 _MIB = 2**20

@@ -15,15 +15,15 @@ from tests.apiserver.admin import Admin, AdminError, Object
 from tests.apiserver.crds import SECRET_REQUESTS, collection, install_crds
 from tests.apiserver.process import ApiServer
 from tests.deploy.installed import ensure_namespace
-from tests.kube.certificates import Authority
 from tests.siege.cage import Cage
 from tests.siege.probes import Server
 from tests.siege.swelling import SWOLLEN
+from tests.support.certificates import Authority
+from tests.support.daemon import Daemon
+from tests.support.sink import Sink
 from tests.system.account import RANCHER, SECRET, make_account
-from tests.system.daemon import Daemon
 from tests.system.rancher import Rancher
 from tests.system.scc import NAMESPACE, REQUEST, SERVED, Scc
-from tests.system.sink import Sink
 
 CLUSTERS, NODES = 10, 20
 EXPORTERS: Final = {"scc": 1, "receiver": 3}
@@ -155,7 +155,9 @@ class Stage:
     def daemon(self, cage: Cage) -> Iterator[tuple[Daemon, Server]]:
         """A running one, as soon as its port is open."""
         top = 'log_level = "info"\nlog_format = "json"\n'
-        daemon = Daemon(self._folder, self._kubeconfig, self._config, top, under=cage.under)
+        daemon = Daemon(
+            self._folder, self._kubeconfig, self._config, top, under=cage.under, fresh=True
+        )
         server = Server(daemon.port, self.context)
         try:
             daemon.wait_for("livez", lambda: server.ask("/livez").is_answered, _START_S)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.kube.certificates import Authority
 from tests.siege.attacks import ATTACKERS, ATTACKS, KINDS, attacking, read_answer
 from tests.siege.cage import Cage
 from tests.siege.peers import Peer, plain
 from tests.siege.probes import Prober, Series, Server
+from tests.support.certificates import Authority
 
 UNLIMITED = Cage("none", None, 2**40)
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.apiserver.admin import Admin
 from tests.apiserver.process import ApiServer
-from tests.system.daemon import Daemon
+from tests.support.daemon import Daemon
 from tests.system.rancher import Rancher
 from tests.system.requests import RequestDaemon, run_requests_daemon
 from tests.system.scc import Scc

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,9 @@ from aiohttp import web
 from tests.apiserver.admin import Admin
 from tests.apiserver.process import ApiServer
 from tests.faults.proxy import Exchange, FaultProxy, Rule
-from tests.system.daemon import TOP_LEVEL, Daemon
+from tests.support.daemon import TOP_LEVEL, Daemon
+from tests.support.receiver import Request, Verdict, receiving_in_threads
+from tests.support.waiting import until
 from tests.system.replicas import ELECTION
 
 WITHIN_S = 90
@@ -104,10 +105,11 @@ class Pair:
     def leader(self) -> Replica:
         for replica in self.replicas:
             replica.daemon.wait_for("readiness", replica.daemon.ready, WITHIN_S)
-        found: Replica = until(
-            "a leader", lambda: next(filter(Replica.leading, self.replicas), None)
+        return until(
+            lambda: next(filter(Replica.leading, self.replicas), None),
+            "a leader",
+            deadline_s=WITHIN_S,
         )
-        return found
 
     def freeze(
         self, leader: Replica, words: str, begin: Callable[[], object], *, when: str, skip: int = 0
@@ -200,32 +202,9 @@ class Receiver:
 def receiving(token: Path) -> Iterator[Receiver]:
     receiver = Receiver()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            pair = tuple(int(self.headers[f"Telemetryd-{name}"]) for name in ("Epoch", "Sequence"))
-            self.send_response(receiver.judge((pair[0], pair[1]), token))
-            self.end_headers()
+    def take(request: Request) -> Verdict:
+        return Verdict(receiver.judge((request.epoch, request.sequence), token))
 
-        def log_message(self, *_: Any) -> None:
-            """The record is the receiver's."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        receiver.url = f"http://127.0.0.1:{server.server_address[1]}/"
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield receiver
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-def until(what: str, probe: Callable[[], Any], *, every_s: float = 0.1) -> Any:
-    deadline_s = time.monotonic() + WITHIN_S
-    while time.monotonic() < deadline_s:
-        found = probe()
-        if found is not None:
-            return found
-        time.sleep(every_s)
-    raise AssertionError(f"{what}: waited {WITHIN_S} s")
+    with receiving_in_threads(take) as url:
+        receiver.url = f"{url}/"
+        yield receiver

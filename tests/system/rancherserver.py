@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tests.apiserver.admin import Admin, AdminError, Object
-from tests.repeating import repeating
+from tests.support.repeating import repeating
 from tests.system.scc import LABEL, REQUESTS, SYSTEM_PROJECT
 
 MANAGER = "?fieldManager=rancher"

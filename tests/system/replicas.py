@@ -13,9 +13,10 @@ from typing import TypeVar
 
 from tests.apiserver.process import ApiServer
 from tests.faults.proxy import FaultProxy
+from tests.support.daemon import Daemon
+from tests.support.sink import Sink
+from tests.support.waiting import until
 from tests.system.clock import WallClock
-from tests.system.daemon import Daemon
-from tests.system.sink import Sink
 
 T = TypeVar("T")
 
@@ -165,11 +166,8 @@ class Crew:
 
     def until(self, what: str, probe: Callable[[], T | None], within_s: float) -> T:
         """The first result of the probe that isn't None."""
-        deadline_s = time.monotonic() + within_s
-        while time.monotonic() < deadline_s:
-            found = probe()
-            if found is not None:
-                return found
-            time.sleep(0.05)
-        logs = "\n".join(replica.daemon.log()[-1500:] for replica in self.replicas)
-        raise AssertionError(f"{what}: waited {within_s} s\n{logs}")
+
+        def logs() -> str:
+            return "\n".join(replica.daemon.log()[-1500:] for replica in self.replicas)
+
+        return until(probe, what, deadline_s=within_s, more=logs)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.system.daemon import TOP_LEVEL, Daemon
+from tests.support.daemon import TOP_LEVEL, Daemon
 from tests.system.scc import REQUEST, SECRET, SERVED, Scc
 
 NO_EXPORTERS = "exporters = []\n"

@@ -15,10 +15,10 @@ from typing import Any
 from tests.apiserver.admin import Admin
 from tests.apiserver.fixtures import core_node, namespace
 from tests.apiserver.process import ApiServer
-from tests.kube.certificates import Authority, Pair
-from tests.system.daemon import Daemon
+from tests.support.certificates import Authority, Pair
+from tests.support.daemon import Daemon
+from tests.support.sink import Sink
 from tests.system.rancher import TARGET_NAMESPACE
-from tests.system.sink import Sink
 
 BACK_WITHIN_S = 60
 USERS = ("one", "two", "three")

@@ -22,8 +22,8 @@ from tests.apiserver.process import ApiServer
 from tests.gather.consumer import accepted
 from tests.gather.recount import recount as recount_scc
 from tests.gather.recount import rows_of
+from tests.support.daemon import Daemon
 from tests.system.conftest import CONFIG
-from tests.system.daemon import Daemon
 from tests.system.providers import (
     CLUSTERS,
     ORPHANS,

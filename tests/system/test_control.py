@@ -9,8 +9,8 @@ from tests.apiserver.admin import Admin
 from tests.apiserver.crds import NODES, collection
 from tests.apiserver.fixtures import namespace, rancher_node
 from tests.apiserver.process import ApiServer
-from tests.daemon.control import ctl
-from tests.system.daemon import TOP_LEVEL, Daemon
+from tests.support.control import ctl
+from tests.support.daemon import TOP_LEVEL, Daemon
 
 RESOURCE = "nodes.management.cattle.io"
 CLUSTER = "control-c"

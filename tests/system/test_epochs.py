@@ -5,7 +5,6 @@ are two minutes apart deliver to it, and are killed again and again. Or one find
 epoch damaged at each start, and the Lease gone.
 """
 
-import gzip
 import json
 import os
 import shutil
@@ -13,16 +12,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import pytest
 
 from tests.apiserver.admin import Admin
 from tests.apiserver.process import ApiServer
-from tests.system.daemon import Daemon
+from tests.support.daemon import Daemon
+from tests.support.receiver import Request, Verdict, receiving_in_threads
+from tests.support.waiting import until
 from tests.system.rancher import Rancher
 from tests.system.replicas import DELIVERY, LEASE, SECRET
 
@@ -52,7 +51,7 @@ class Receiver:
         self.accepted = 0
         self.refused = 0
         self.refused_newer: list[str] = []
-        self.port = 0
+        self.url = ""
 
     def take(self, pair: tuple[int, int], nodes: int) -> bool:
         """Take a payload whose pair is above all before."""
@@ -72,35 +71,16 @@ def receiving() -> Iterator[Receiver]:
     receiver = Receiver()
     lock = threading.Lock()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            if self.headers["Content-Encoding"] == "gzip":
-                body = gzip.decompress(body)
-            names = ("Telemetryd-Epoch", "Telemetryd-Sequence")
-            epoch, sequence = (int(self.headers[name]) for name in names)
-            nodes = json.loads(body)["totals"]["nodes"]
-            with lock:
-                taken = receiver.take((epoch, sequence), nodes)
-                highest = receiver.highest
-            self.send_response(204 if taken else 409)
-            for name, value in zip(names, highest, strict=True):
-                self.send_header(name, str(value))
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+    def take(request: Request) -> Verdict:
+        nodes = json.loads(request.body)["totals"]["nodes"]
+        with lock:
+            taken = receiver.take((request.epoch, request.sequence), nodes)
+            epoch, sequence = map(str, receiver.highest)
+        headers = {"Telemetryd-Epoch": epoch, "Telemetryd-Sequence": sequence}
+        return Verdict(204 if taken else 409, headers)
 
-        def log_message(self, *_: Any) -> None:
-            """Not needed."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        receiver.port = server.server_address[1]
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield receiver
-        finally:
-            server.shutdown()
-            thread.join()
+    with receiving_in_threads(take) as receiver.url:
+        yield receiver
 
 
 class Victim:
@@ -119,7 +99,7 @@ class Victim:
         self.state = folder / "state"
         (folder / "sitecustomize.py").write_text(SKEW.format(skew_s=skew_s))
         self._kubeconfig = apiserver.kubeconfig(folder / "kubeconfig")
-        url = f"http://127.0.0.1:{receiver.port}/"
+        url = f"{receiver.url}/"
         self._config = ELECTION + delivery.format(url=url) + SECRET
         self.daemon = self.start()
 
@@ -162,13 +142,13 @@ def test_receiver_ends_with_the_newest_payload_and_never_drops_a_newer_one(
             victim = Victim(tmp_path / str(number), apiserver, receiver, skew_s)
             ends.callback(victim.kill)
             victims.append(victim)
-        wait_for("a first delivery", lambda: receiver.accepted, SETTLE_S)
+        until(lambda: receiver.accepted, "a first delivery", deadline_s=SETTLE_S)
 
         for kill in range(kills):
             rancher.add_node("local", 20_000 + kill)
             before = receiver.accepted
             if kill % 3 == 0:
-                wait_for("a delivery", lambda: receiver.accepted > before, SETTLE_S)  # noqa: B023
+                until(lambda: receiver.accepted > before, "a delivery", deadline_s=SETTLE_S)  # noqa: B023
             else:
                 time.sleep(rng.uniform(0.0, 2.0))
             victim = next((each for each in victims if each.leading()), rng.choice(victims))
@@ -180,7 +160,7 @@ def test_receiver_ends_with_the_newest_payload_and_never_drops_a_newer_one(
             victim.start()
 
         newest = 1 + kills
-        wait_for("the newest payload", lambda: receiver.nodes == newest, SETTLE_S)
+        until(lambda: receiver.nodes == newest, "the newest payload", deadline_s=SETTLE_S)
         assert receiver.refused_newer == []
         assert receiver.highest[0] > kills / 3, "each third kill ended a term at least"
 
@@ -235,11 +215,15 @@ def test_damaged_epoch_file_is_named_once_and_nothing_is_sent_twice_or_lost(
         ends.callback(victim.kill)
         file = victim.state / "epoch"
         pending = victim.state / "spool" / "delivery" / "pending"
-        wait_for("a first delivery", lambda: receiver.accepted, SETTLE_S)
+        until(lambda: receiver.accepted, "a first delivery", deadline_s=SETTLE_S)
         for number, name in enumerate(names):
             damage, said = DAMAGES[name]
-            wait_for("the epoch on disk", lambda: is_epoch(file, receiver.highest[0]), SETTLE_S)
-            wait_for("the delivery on disk", lambda: not pending.exists(), SETTLE_S)
+            until(
+                lambda: is_epoch(file, receiver.highest[0]),
+                "the epoch on disk",
+                deadline_s=SETTLE_S,
+            )
+            until(lambda: not pending.exists(), "the delivery on disk", deadline_s=SETTLE_S)
             victim.kill()
             damage(file)
             admin.delete(LEASE)  # nothing but the spool knows the epoch now
@@ -248,7 +232,7 @@ def test_damaged_epoch_file_is_named_once_and_nothing_is_sent_twice_or_lost(
             daemon.wait_for(name, lambda: daemon.metric(UNCHANGED), SETTLE_S)  # noqa: B023
             assert receiver.accepted == number + 1, f"{name}: sent twice"
             rancher.add_node("local", 30_000 + number)
-            wait_for(name, lambda: receiver.nodes == number + 2, SETTLE_S)  # noqa: B023
+            until(lambda: receiver.nodes == number + 2, name, deadline_s=SETTLE_S)  # noqa: B023
             assert (receiver.accepted, receiver.refused) == (number + 2, 0), name
             logged = daemon.log()[begun:].splitlines()
             lines = [line for line in logged if f'"file":"{file}"' in line]
@@ -261,10 +245,3 @@ def test_damaged_epoch_file_is_named_once_and_nothing_is_sent_twice_or_lost(
 
 def is_epoch(file: Path, epoch: int) -> bool:
     return file.is_file() and file.read_text() == f"{epoch}\n"
-
-
-def wait_for(what: str, probe: Any, timeout_s: float) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not probe():
-        assert time.monotonic() < deadline_s, f"{what}: waited {timeout_s} s"
-        time.sleep(0.05)

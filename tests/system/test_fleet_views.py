@@ -12,7 +12,7 @@ from tests.apiserver.crds import CLUSTERS, NODES, collection
 from tests.apiserver.fixtures import namespace
 from tests.apiserver.process import ApiServer
 from tests.daemon.test_fleet_kinds_process import KINDS, cluster_of, counted, node_of
-from tests.system.daemon import Daemon
+from tests.support.daemon import Daemon
 from tests.system.rancher import Rancher
 
 CONFIG = """

@@ -13,7 +13,7 @@ from aiohttp import web
 from tests.apiserver.admin import Admin
 from tests.apiserver.process import ApiServer
 from tests.faults.proxy import Act, Exchange, FaultProxy, Rule
-from tests.system.daemon import TOP_LEVEL, Daemon
+from tests.support.daemon import TOP_LEVEL, Daemon
 from tests.system.replicas import ELECTION, HAND_OVER_S, LEASE, LEASE_NAME, SLACK_S
 from tests.system.requests import NO_EXPORTERS, shown, wait_served
 from tests.system.scc import EXPORTER, Scc

@@ -18,11 +18,11 @@ import pytest
 
 from tests.apiserver.admin import Admin
 from tests.apiserver.process import ApiServer
-from tests.daemon.control import ctl
 from tests.faults.proxy import FaultProxy
-from tests.system.daemon import TOP_LEVEL, Daemon
+from tests.support.control import ctl
+from tests.support.daemon import TOP_LEVEL, Daemon
+from tests.support.sink import Sink, receiving
 from tests.system.rancher import Rancher, facts, recount
-from tests.system.sink import Sink, receiving
 
 EXPORTERS = """
 [[exporters]]

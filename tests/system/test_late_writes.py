@@ -15,9 +15,10 @@ import pytest
 
 from tests.apiserver.admin import Admin, Object
 from tests.apiserver.process import ApiServer
-from tests.sampling import sampled
-from tests.system.daemon import TOP_LEVEL
-from tests.system.late import WITHIN_S, Replica, make_token, receiving, running, until
+from tests.support.daemon import TOP_LEVEL
+from tests.support.sampling import sampled
+from tests.support.waiting import until
+from tests.system.late import WITHIN_S, Replica, make_token, receiving, running
 from tests.system.rancher import SECRET, TARGET_NAMESPACE, Rancher
 from tests.system.replicas import SECRET as SECRET_EXPORTER
 from tests.system.requests import NO_EXPORTERS
@@ -107,7 +108,7 @@ def test_late_patch_of_the_secret_changes_nothing(
 ) -> None:
     with running(tmp_path, apiserver, SECRET_EXPORTER) as pair:
         late = pair.leader()
-        until("the Secret", rancher.secret)
+        until(rancher.secret, "the Secret", deadline_s=WITHIN_S)
         prepare(late, "PATCH", SECRET_NAME)
         other = pair.freeze(
             late,
@@ -118,7 +119,7 @@ def test_late_patch_of_the_secret_changes_nothing(
         )
         rancher.add_node("local", 2)
         epoch = str(other.epoch())
-        until("its write", lambda: _written_under(rancher, epoch))
+        until(lambda: _written_under(rancher, epoch), "its write", deadline_s=WITHIN_S)
         time.sleep(INTERVALS_S)
         written = rancher.secret()
         late.go_on()
@@ -140,7 +141,7 @@ def test_late_creation_of_the_secret_is_corrected_at_the_next_run(
     with running(tmp_path, apiserver, SECRET_EXPORTER) as pair:
         late = pair.leader()
         begun_under = str(late.epoch())
-        until("the Secret", rancher.secret)
+        until(rancher.secret, "the Secret", deadline_s=WITHIN_S)
         prepare(late, "PATCH", SECRET_NAME)
         other = pair.freeze(
             late,
@@ -152,7 +153,7 @@ def test_late_creation_of_the_secret_is_corrected_at_the_next_run(
         rancher.add_node("local", 1)
         epoch = str(other.epoch())
         assert epoch != begun_under
-        corrected = until("its write", lambda: _written_under(rancher, epoch))
+        corrected = until(lambda: _written_under(rancher, epoch), "its write", deadline_s=WITHIN_S)
         time.sleep(INTERVALS_S)
         secret = rancher.secret()
         assert secret is not None
@@ -162,7 +163,9 @@ def test_late_creation_of_the_secret_is_corrected_at_the_next_run(
             # Nothing can be a precondition of a creation: it writes over what was made meanwhile.
             versions = _versions_after(rancher, secret)
             assert begun_under in itertools.takewhile(epoch.__ne__, versions)
-            corrected = until("the correction", lambda: _written_under(rancher, epoch))
+            corrected = until(
+                lambda: _written_under(rancher, epoch), "the correction", deadline_s=WITHIN_S
+            )
         assert _digest(corrected) == newest
         late.go_on()
         time.sleep(INTERVALS_S)
@@ -179,7 +182,7 @@ def test_late_status_of_a_request_changes_nothing(
         late = pair.leader()
         prepare(late, "PATCH", "status")
         pair.freeze(late, '"status":{', scc.ask, when=when, skip=refusals)
-        until("the status", lambda: scc.conditions() == SERVED or None)
+        until(lambda: scc.conditions() == SERVED or None, "the status", deadline_s=WITHIN_S)
         time.sleep(INTERVALS_S)
         said = scc.request()
         late.go_on()
@@ -201,14 +204,18 @@ def test_late_delete_of_a_secret_leaves_what_was_written_since(
     with running(tmp_path, apiserver, REQUESTS, TOP_LEVEL + NO_EXPORTERS) as pair:
         late = pair.leader()
         scc.ask()
-        until("the Secret", lambda: scc.payload() and (scc.conditions() == SERVED or None))
+        until(
+            lambda: scc.payload() and (scc.conditions() == SERVED or None),
+            "the Secret",
+            deadline_s=WITHIN_S,
+        )
         prepare(late, "DELETE", REQUESTED_SECRET)
         pair.freeze(late, '"preconditions":{', withdraw, when=when, skip=refusals)
         if when == "after":
-            until("the deletion", lambda: scc.secret() is None or None)
+            until(lambda: scc.secret() is None or None, "the deletion", deadline_s=WITHIN_S)
         scc.ask()
-        until("its payload", scc.payload)
-        until("the status", lambda: scc.conditions() == SERVED or None)
+        until(scc.payload, "its payload", deadline_s=WITHIN_S)
+        until(lambda: scc.conditions() == SERVED or None, "the status", deadline_s=WITHIN_S)
         written = scc.secret()
         late.go_on()
         time.sleep(INTERVALS_S)
@@ -226,18 +233,22 @@ def test_late_post_is_refused_by_the_rule_of_receivers(
         config = DELIVERY.format(url=receiver.url, token=token)
         with running(tmp_path, apiserver, config) as pair:
             late = pair.leader()
-            until("a delivery", lambda: receiver.taken or None)
+            until(lambda: receiver.taken or None, "a delivery", deadline_s=WITHIN_S)
 
             def begin() -> None:
                 receiver.unauthorized = refusals
 
             other = pair.freeze(late, '"delivery":', begin, when=when, skip=refusals)
             epoch = other.epoch()
-            until("its delivery", lambda: receiver.held[0] == epoch or None)
+            until(lambda: receiver.held[0] == epoch or None, "its delivery", deadline_s=WITHIN_S)
             refused = len(receiver.refused)
             late.go_on()
             if when == "before":
-                until("the refusal", lambda: len(receiver.refused) > refused or None)
+                until(
+                    lambda: len(receiver.refused) > refused or None,
+                    "the refusal",
+                    deadline_s=WITHIN_S,
+                )
                 assert max(receiver.refused)[0] < epoch
             time.sleep(INTERVALS_S)
             assert receiver.held[0] == epoch

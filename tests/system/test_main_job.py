@@ -13,7 +13,7 @@ from telemetryd.export.payloads.scc import scc_schema
 from tests.apiserver.admin import Admin
 from tests.apiserver.crds import CLUSTERS, SETTINGS, collection
 from tests.apiserver.fixtures import rancher_cluster
-from tests.system.daemon import Daemon
+from tests.support.daemon import Daemon
 from tests.system.rancher import (
     FLEET_SECRET,
     INSTALL_UUID,

@@ -11,9 +11,9 @@ from tests.apiserver.admin import Admin
 from tests.apiserver.crds import SETTINGS, collection
 from tests.apiserver.fixtures import setting
 from tests.apiserver.process import ApiServer
-from tests.daemon.control import ctl
+from tests.support.control import ctl
+from tests.support.daemon import TOP_LEVEL, Daemon
 from tests.system.account import RANCHER, Trail, make_account
-from tests.system.daemon import TOP_LEVEL, Daemon
 from tests.system.rancher import Rancher
 
 SETTING = f"{collection(SETTINGS)}/telemetry-opt"

@@ -14,8 +14,8 @@ from tests.apiserver.admin import Admin
 from tests.apiserver.crds import CRDS, create_crd, delete_crd
 from tests.apiserver.fixtures import core_node
 from tests.apiserver.process import ApiServer
+from tests.support.daemon import Daemon
 from tests.system.account import PLAIN, RANCHER, Trail, make_account
-from tests.system.daemon import Daemon
 from tests.system.rancher import (
     INSTALL_UUID,
     SECRET,

@@ -10,8 +10,8 @@ import pytest
 from tests.apiserver.admin import Admin
 from tests.apiserver.crds import NODES, create_crd, delete_crd
 from tests.apiserver.process import ApiServer
+from tests.support.daemon import Daemon
 from tests.system.conftest import CONFIG
-from tests.system.daemon import Daemon
 from tests.system.partition import Partition
 from tests.system.rancher import Rancher, facts, recount
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.system.daemon import Daemon
+from tests.support.daemon import Daemon
+from tests.support.sink import receiving
 from tests.system.replicas import ELECTION
 from tests.system.rotation import USERS, RotatingServer, Running, serving
-from tests.system.sink import receiving
 
 RENEWALS = 200
 SETTLED = 50
@@ -94,7 +94,7 @@ def test_daemon_whose_certificates_are_renewed_200_times_holds_no_more_than_befo
         running.write()
         config = CONFIG.format(url=sink.url("a"))
         environ = {"TMPDIR": str(temporary)}
-        daemon = Daemon(tmp_path, running.kubeconfig, config, environ=environ)
+        daemon = Daemon(tmp_path, running.kubeconfig, config, environ=environ, fresh=True)
         running.daemon = daemon
         seen: dict[int, Held] = {}
 

@@ -16,7 +16,8 @@ import pytest
 from tests.apiserver.admin import Admin, AdminError
 from tests.apiserver.process import ApiServer
 from tests.faults import acts
-from tests.repeating import repeating
+from tests.support.repeating import repeating
+from tests.support.sink import receiving
 from tests.system.clock import require_steps
 from tests.system.rancher import Rancher
 from tests.system.replicas import (
@@ -30,7 +31,6 @@ from tests.system.replicas import (
     Crew,
     Replica,
 )
-from tests.system.sink import receiving
 
 SECRET_PATH = "/api/v1/namespaces/cattle-telemetry-system/secrets/rancher-scc-telemetry"
 BEGUN_S = 0.5

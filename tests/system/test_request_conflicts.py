@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from tests.apiserver.admin import Admin, AdminError
-from tests.repeating import repeating
+from tests.support.repeating import repeating
 from tests.system.requests import RequestDaemon, exporters, shown, wait_served
 from tests.system.scc import EXPORTER, SECRET, SERVED, Scc, recorded
 

@@ -14,8 +14,9 @@ from telemetryd.config.settings import KubernetesConfig
 from telemetryd.errors import KubeError
 from telemetryd.kube.client import KubeClient
 from telemetryd.stats import KubeStats
-from tests.kube.certificates import Authority
-from tests.system.daemon import Daemon
+from tests.support.certificates import Authority
+from tests.support.daemon import Daemon
+from tests.support.sink import receiving
 from tests.system.rotation import (
     BACK_WITHIN_S,
     USERS,
@@ -25,7 +26,6 @@ from tests.system.rotation import (
     serving,
     write_kubeconfig,
 )
-from tests.system.sink import receiving
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -3,7 +3,7 @@
 import time
 
 from tests.apiserver.admin import Admin
-from tests.system.daemon import Daemon
+from tests.support.daemon import Daemon
 from tests.system.requests import RequestDaemon, exporters, shown, wait_served
 from tests.system.scc import (
     EXPORTER,

@@ -4,7 +4,7 @@ import urllib.request
 
 import pytest
 
-from tests.system.sink import Post, Sink, receiving
+from tests.support.sink import Post, Sink, receiving
 
 FIRST = Post(1.0, 2.0, "one", epoch=3, sequence=10)
 WRONG = {

@@ -7,8 +7,6 @@ come, and a piece of configuration is put in force.
 import json
 import re
 import shlex
-import subprocess
-import sys
 from contextlib import ExitStack
 
 from tests.apiserver.admin import Admin
@@ -16,6 +14,7 @@ from tests.apiserver.crds import FEATURES, SETTINGS, collection
 from tests.apiserver.fixtures import feature, setting
 from tests.docs.commands import missing_output
 from tests.docs.markdown import ROOT
+from tests.support import starter
 from tests.system.rancherserver import RancherServer
 from tests.system.requests import RequestDaemon, shown
 from tests.system.scc import Scc
@@ -81,15 +80,8 @@ class Reader:
 
     def doctor(self) -> str:
         """What `telemetryd doctor` says of the daemon's configuration."""
-        command = [sys.executable, "-m", "telemetryd", "doctor", "--config"]
-        asked = subprocess.run(
-            [*command, str(self.daemon.config_file)],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        return asked.stdout
+        told: str = starter.run("doctor", "--config", str(self.daemon.config_file)).stdout
+        return told
 
     def age_s(self) -> int:
         """How old the payload is, by doctor."""

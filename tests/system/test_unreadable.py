@@ -10,8 +10,8 @@ import pytest
 from tests.apiserver.admin import Admin, AdminError
 from tests.apiserver.crds import CLUSTERS, NODES, collection
 from tests.apiserver.fixtures import rancher_node
-from tests.daemon.control import ctl
-from tests.system.daemon import Daemon
+from tests.support.control import ctl
+from tests.support.daemon import Daemon
 from tests.system.rancher import Rancher, facts, recount
 from tests.system.test_main_job import wait_for_truth
 

@@ -24,8 +24,8 @@ from tests.apiserver.process import ApiServer
 from tests.gather.consumer import accepted
 from tests.gather.drawn import SEED, assert_counted, draw_fleet
 from tests.gather.recount import recount, rows_of
+from tests.support.daemon import Daemon
 from tests.system.conftest import CONFIG
-from tests.system.daemon import Daemon
 from tests.system.rancher import Rancher
 
 UPSTREAM = Path(__file__).parent / "upstream"

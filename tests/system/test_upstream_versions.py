@@ -6,8 +6,6 @@ own answer, or follows from upstream's rule for objects (``tests.gather.upstream
 
 import json
 import os
-import subprocess
-import sys
 import uuid
 from base64 import b64decode
 from collections.abc import Iterator
@@ -36,8 +34,9 @@ from tests.gather.upstream import (
     product,
     written_version,
 )
+from tests.support import starter
+from tests.support.daemon import Daemon
 from tests.system.conftest import CONFIG
-from tests.system.daemon import Daemon
 from tests.system.rancher import Rancher
 
 FEATURE_INFORMER = "features.management.cattle.io"
@@ -238,11 +237,10 @@ def test_payload_command_prints_what_the_daemon_writes(
     objects = installations(tag, build)["v2.11.16"]
     written = json.loads(stage.payload("the command", tag, build, objects))
     kubeconfig = apiserver.kubeconfig(tmp_path / "kubeconfig")
-    result = subprocess.run(
-        [sys.executable, "-m", "telemetryd", "payload"],
-        capture_output=True,
+    result = starter.run(
+        "payload",
         check=True,
-        timeout=120,
+        text=False,
         env={**os.environ, "KUBECONFIG": str(kubeconfig), "STATE_DIRECTORY": str(tmp_path)},
     )
     printed = json.loads(result.stdout)

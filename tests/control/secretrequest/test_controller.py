@@ -19,8 +19,8 @@ from telemetryd.export.exporter import ExportContext, Exporter, Outcome
 from telemetryd.model import ExporterState, Payload, ProjectRecord, RequestState
 from tests.control.secretrequest.bench import EXPORTER, Bench, with_settings
 from tests.export.doubles import running
+from tests.support.virtualtime import VirtualTimeLoop
 from tests.system.scc import NAMESPACE, REQUEST, SECRET, SYSTEM_PROJECT
-from tests.virtualtime import VirtualTimeLoop
 
 pytestmark = pytest.mark.anyio
 

@@ -11,8 +11,8 @@ from telemetryd.demo.resources import JsonObject
 from telemetryd.errors import Reason, Unavailable
 from telemetryd.model import RequestState
 from tests.control.secretrequest.bench import EXPORTER, Bench, with_settings
+from tests.support.virtualtime import VirtualTimeLoop
 from tests.system.scc import NAMESPACE, REQUEST, SECRET, SYSTEM_PROJECT
-from tests.virtualtime import VirtualTimeLoop
 
 pytestmark = pytest.mark.anyio
 

@@ -10,8 +10,8 @@ from telemetryd.demo.resources import RequestTarget as Place
 from telemetryd.demo.resources import resource_of
 from telemetryd.model import ExporterState, RequestState
 from tests.control.secretrequest.bench import EXPORTER, Bench, with_settings
+from tests.support.virtualtime import VirtualTimeLoop
 from tests.system.scc import FAILED, NAMESPACE, REQUEST, SECRET, SERVED, scc_request
-from tests.virtualtime import VirtualTimeLoop
 
 pytestmark = pytest.mark.anyio
 

@@ -33,7 +33,7 @@ from tests.export.doubles import (
     running,
     spec,
 )
-from tests.virtualtime import VirtualTimeLoop
+from tests.support.virtualtime import VirtualTimeLoop
 
 pytestmark = pytest.mark.anyio
 

@@ -32,7 +32,7 @@ from tests.export.doubles import (
     spec,
     taking,
 )
-from tests.virtualtime import VirtualTimeLoop
+from tests.support.virtualtime import VirtualTimeLoop
 
 pytestmark = pytest.mark.anyio
 

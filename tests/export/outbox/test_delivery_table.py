@@ -21,7 +21,8 @@ from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.export.spec import ExporterSpec
 from telemetryd.model import ExporterState, ExporterStatus
 from tests.export.doubles import Source, render, running
-from tests.export.receiver import (
+from tests.support.certificates import Authority, server_side
+from tests.support.receiver import (
     Answer,
     Receiver,
     Request,
@@ -32,7 +33,6 @@ from tests.export.receiver import (
     reset_after,
     status,
 )
-from tests.kube.certificates import Authority, server_side
 
 pytestmark = pytest.mark.anyio
 

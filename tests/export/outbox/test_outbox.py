@@ -18,6 +18,7 @@ from telemetryd.export.outbox.spool import MAX_SEQUENCE, LastDelivery, SpoolFold
 from telemetryd.model import ExporterState, ExporterStatus
 from telemetryd.stats import ExporterStats
 from tests.export.doubles import INSTALL_UUID, Sink, Source, always, failing, running, spec
+from tests.support.waiting import until_async
 
 pytestmark = pytest.mark.anyio
 
@@ -82,9 +83,7 @@ class Bench:
             yield self
 
     async def until(self, holds: Callable[[], object]) -> None:
-        with anyio.fail_after(30):
-            while not holds():
-                await anyio.sleep(0.005)
+        await until_async(holds)
 
     async def run_over(self) -> None:
         """Until the first run is over."""

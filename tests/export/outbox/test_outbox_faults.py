@@ -10,8 +10,8 @@ from typing import Any
 import anyio
 import pytest
 
-from tests.export.receiver import Request, Writer, receiving, status
 from tests.export.sinks.test_file_faults import outcome, quick_folder, seen_with_mounts
+from tests.support.receiver import Request, Writer, receiving, status
 
 __all__ = ["quick_folder"]
 

@@ -23,7 +23,7 @@ from telemetryd.export.sinks.file import FileExporter
 from telemetryd.export.sinks.snapshots import LOCK, SnapshotFile, choose_excess
 from tests.export.doubles import EPOCH_S, Source, manager_of, render_scc, running, snapshot
 from tests.export.filebench import FolderBench, check_folder, names, payload
-from tests.locks import OTHER_USER, holding
+from tests.support.locks import OTHER_USER, holding
 
 pytestmark = pytest.mark.anyio
 

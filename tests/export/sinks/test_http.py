@@ -30,8 +30,8 @@ from telemetryd.export.sinks.http import HttpExporter
 from telemetryd.export.sinks.transport import BRIEF, USER_AGENT
 from telemetryd.kube.tls import Origin, TlsFiles, build_context
 from telemetryd.model import Payload
-from tests.export.receiver import Request, Writer, endless, raw, receiving, status
-from tests.kube.certificates import Authority, server_side
+from tests.support.certificates import Authority, server_side
+from tests.support.receiver import Request, Writer, endless, raw, receiving, status
 
 pytestmark = pytest.mark.anyio
 

@@ -27,7 +27,7 @@ from telemetryd.export.payloads.otlp_metrics import OtlpRenderer
 from telemetryd.export.sinks.otlp import OtlpExporter, rejected_points
 from telemetryd.model import Delivery, Snapshot, SystemRow, Totals
 from tests.export.doubles import CLUSTER_UUID, INSTALL_UUID, snapshot
-from tests.export.receiver import receiving, status
+from tests.support.receiver import receiving, status
 
 pytestmark = pytest.mark.anyio
 

@@ -22,7 +22,7 @@ from telemetryd.model import Payload
 from tests.docs.markdown import blocks
 from tests.export.doubles import INSTALL_UUID, Source, always, failing
 from tests.export.outbox.test_outbox import LOST, REFUSED, Bench
-from tests.export.receiver import Receiver, Request, Writer, receiving, status
+from tests.support.receiver import Receiver, Request, Writer, receiving, status
 
 pytestmark = pytest.mark.anyio
 

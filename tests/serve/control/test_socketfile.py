@@ -18,7 +18,7 @@ from telemetryd.config import ControlSocket
 from telemetryd.errors import ConfigError, TelemetrydError
 from telemetryd.serve.control import socketfile
 from telemetryd.serve.control.socketfile import open_control_socket
-from tests.locks import OTHER_USER, holding
+from tests.support.locks import OTHER_USER, holding
 
 pytestmark = pytest.mark.anyio
 

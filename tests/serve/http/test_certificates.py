@@ -15,7 +15,6 @@ from telemetryd.errors import ConfigError
 from telemetryd.serve.http.connection import ConnectionLimits
 from telemetryd.serve.http.reviews import Reviews
 from telemetryd.serve.http.security import Security
-from tests.kube.certificates import Authority, Pair
 from tests.serve.guarded import (
     SecretVolume,
     connect,
@@ -23,10 +22,11 @@ from tests.serve.guarded import (
     guarded,
     shown_certificate,
     tls,
-    until,
     until_shown,
 )
 from tests.serve.http.test_reviews import ApiServer
+from tests.support.certificates import Authority, Pair
+from tests.support.waiting import until_async
 
 pytestmark = pytest.mark.anyio
 
@@ -82,10 +82,10 @@ async def test_half_replaced_pair_is_not_taken_and_reported_of_once(
     replace(first.key, place.key)
     async with guarded(authority, tls(place)) as served:
         replace(second.cert, place.cert)
-        await until("it is noticed", lambda: "keeping the old ones" in caplog.text)
+        await until_async(lambda: "keeping the old ones" in caplog.text, "it is noticed")
         looks = len(caplog.records)
         caplog.set_level("DEBUG")
-        await until("it is looked at again", lambda: len(caplog.records) > looks + 3)
+        await until_async(lambda: len(caplog.records) > looks + 3, "it is looked at again")
         assert await shown_certificate(served.port) == der(first)
         assert (await served.get("/metrics", served.trusting())).status == 200
         replace(second.key, place.key)
@@ -117,7 +117,7 @@ async def test_files_that_break_leave_what_is_in_force(
                 late = authority.issue("late", days=-1)
                 replace(late.key, place.key)
                 replace(late.cert, place.cert)
-        await until("it is told", lambda: "keeping the old ones" in caplog.text)
+        await until_async(lambda: "keeping the old ones" in caplog.text, "it is told")
         assert (await served.get("/metrics", served.trusting())).status == 200
         renewed = authority.issue("renewed")
         replace(renewed.key, place.key)
@@ -132,10 +132,10 @@ async def test_certificate_that_expires_while_it_is_shown_is_reported_once(
     pair = authority.issue("short", days=1)
     async with guarded(authority, tls(pair), now=lambda: time.time() + ahead_s):
         ahead_s = DAY_S + 60
-        await until("it is told", lambda: "has expired" in caplog.text)
+        await until_async(lambda: "has expired" in caplog.text, "it is told")
         looks = len(caplog.records)
         caplog.set_level("DEBUG")
-        await until("it is looked at again", lambda: len(caplog.records) > looks + 3)
+        await until_async(lambda: len(caplog.records) > looks + 3, "it is looked at again")
     warned = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert ["has expired" in record.getMessage() for record in warned] == [True]
 

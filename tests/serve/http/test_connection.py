@@ -11,9 +11,9 @@ import anyio.to_thread
 import pytest
 
 from telemetryd.serve.http.connection import ConnectionLimits
-from tests.kube.certificates import Authority, Pair
 from tests.serve.guarded import connect, guarded, tls
 from tests.serve.http.test_server import Served, parse_reply, read_to_end, request, running
+from tests.support.certificates import Authority, Pair
 
 pytestmark = pytest.mark.anyio
 

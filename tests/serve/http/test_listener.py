@@ -11,7 +11,6 @@ from anyio.abc import SocketStream
 
 from telemetryd.serve.http.connection import ConnectionLimits
 from telemetryd.serve.http.server import MOST_ANSWERS, MOST_WAITING
-from tests.kube.certificates import Authority, Pair
 from tests.serve.facts import big_status
 from tests.serve.guarded import connect, guarded, tls
 from tests.serve.http.test_server import (
@@ -20,6 +19,7 @@ from tests.serve.http.test_server import (
     request,
     running,
 )
+from tests.support.certificates import Authority, Pair
 
 pytestmark = pytest.mark.anyio
 

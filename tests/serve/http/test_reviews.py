@@ -25,7 +25,7 @@ from telemetryd.serve.http.reviews import (
     Review,
     Reviews,
 )
-from tests.virtualtime import VirtualTimeLoop
+from tests.support.virtualtime import VirtualTimeLoop
 
 pytestmark = pytest.mark.anyio
 

@@ -11,15 +11,15 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from telemetryd.config import ServerConfig
 from telemetryd.errors import Reason, Unavailable
 from telemetryd.serve.http.reviews import Reviews
-from tests.kube.certificates import Authority, Pair
 from tests.serve.guarded import (
     Guarded,
     connect,
     guarded,
     tls,
-    until,
 )
 from tests.serve.http.test_reviews import USER, ApiServer
+from tests.support.certificates import Authority, Pair
+from tests.support.waiting import until_async
 
 pytestmark = pytest.mark.anyio
 
@@ -319,7 +319,7 @@ async def test_answer_under_way_is_given_before_its_connection_ends(
             b"",
         )
         await held.stream.send(b"\r\n".join(lines))
-        await until("it is being reviewed", lambda: bool(cluster.asked))
+        await until_async(lambda: bool(cluster.asked), "it is being reviewed")
         await served.change(tls(pair))
         received = await held.end()
         assert received.startswith(b"HTTP/1.1 200 OK")

@@ -19,10 +19,10 @@ from telemetryd.serve.http.reviews import ALLOWED_S, DENIED_S, MOST_REVIEWS, REV
 from telemetryd.serve.http.security import LOOK_S, OPEN_PATHS
 from telemetryd.serve.http.server import MOST_ANSWERS, MOST_WAITING, TAKING_S
 from tests.deploy.kustomize import DEPLOY, build
-from tests.kube.certificates import Authority
 from tests.serve.guarded import guarded, tls
 from tests.serve.http.test_reviews import ApiServer
-from tests.system.daemon import free_port
+from tests.support.certificates import Authority
+from tests.support.daemon import free_port
 
 TEXT = (DEPLOY.parent / "docs" / "security.md").read_text()
 TOKEN_FILE = "/var/run/secrets/kubernetes.io/serviceaccount/token"

@@ -5,14 +5,14 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from tests.processes import free_ports, whole_lines
+from tests.support import starter
+from tests.support.processes import free_ports, whole_lines
+from tests.support.waiting import until
 
 PATIENCE_S = 60.0
 T = TypeVar("T")
@@ -32,6 +32,7 @@ class Daemon:
         environ: Further variables.
         under: A command that executes the one it is given, such as `unshare`.
         stderr: Where its log goes in place of the file.
+        fresh: It has an interpreter of its own, as of ``starter.start``.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Daemon:
         environ: Mapping[str, str] = MappingProxyType({}),
         under: Sequence[str] = (),
         stderr: int | None = None,
+        fresh: bool = False,
     ) -> None:
         self.port = free_port()
         self.config_file = folder / "config.toml"
@@ -54,10 +56,11 @@ class Daemon:
         )
         self.configure(config, top_level)
         self.log_file = folder / "telemetryd.log"
-        command = [sys.executable, "-m", "telemetryd", "run", "--config", str(self.config_file)]
         with self.log_file.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*under, *command],
+            self.process = starter.start(
+                *("run", "--config", str(self.config_file)),
+                under=under,
+                fresh=fresh,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log if stderr is None else stderr,
@@ -153,18 +156,13 @@ class Daemon:
         Raises:
             AssertionError: It stayed falsy, or the daemon ended; with the end of the log.
         """
-        timeout_s = max(timeout_s, PATIENCE_S)
-        deadline, pause_s = time.monotonic() + timeout_s, 0.05
-        while True:
-            result = probe()
-            if result:
-                return result
-            ended = self.process.poll()
-            if ended is not None or time.monotonic() > deadline:
-                why = f"daemon exited {ended}" if ended is not None else f"waited {timeout_s} s"
-                raise AssertionError(f"{what}: {why}\n{self.log()[-4000:]}")
-            time.sleep(pause_s)
-            pause_s = min(pause_s * 1.2, 0.3)  # each look costs the daemon and the test as much
+        return until(
+            probe,
+            what,
+            deadline_s=max(timeout_s, PATIENCE_S),
+            more=lambda: self.log()[-4000:],
+            ended=self.process.poll,
+        )
 
 
 def free_port() -> int:

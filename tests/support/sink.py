@@ -8,9 +8,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
-from typing import Any
+
+from tests.support.receiver import Request, Verdict, receiving_in_threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +31,11 @@ class Sink:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._posts: list[Post] = []
-        self.port = 0
+        self.address = ""
 
     def url(self, sender: str) -> str:
         """Where this one delivers to."""
-        return f"http://127.0.0.1:{self.port}/{sender}"
+        return f"{self.address}/{sender}"
 
     def note(self, post: Post) -> None:
         """Takes a delivery into the record."""
@@ -72,32 +72,18 @@ def receiving() -> Iterator[Sink]:
     """A sink that takes everything until left."""
     sink = Sink()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            began_s = time.monotonic()
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(204)
-            self.end_headers()
-            sink.note(
-                Post(
-                    began_s,
-                    time.monotonic(),
-                    self.path.strip("/"),
-                    int(self.headers["Telemetryd-Epoch"]),
-                    int(self.headers["Telemetryd-Sequence"]),
-                    self.headers["Telemetryd-Digest"],
-                )
+    def take(request: Request) -> Verdict:
+        sink.note(
+            Post(
+                request.at_s,
+                time.monotonic(),
+                request.target.strip("/"),
+                request.epoch,
+                request.sequence,
+                request.headers["telemetryd-digest"],
             )
+        )
+        return Verdict(204)
 
-        def log_message(self, *_: Any) -> None:
-            """Nobody reads it."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        sink.port = server.server_address[1]
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield sink
-        finally:
-            server.shutdown()
-            thread.join()
+    with receiving_in_threads(take) as sink.address:
+        yield sink

@@ -1,7 +1,7 @@
 """Builds Go programs for tests from a folder with `go.mod` and `go.sum`, by the go command.
 
-`python3 -m tests.gobuild MODULE PACKAGE TARGET [LDFLAGS]` builds the package, `.` for a program
-of the folder's own, into the file TARGET. Nothing but the standard library is needed.
+`python3 -m tests.support.gobuild MODULE PACKAGE TARGET [LDFLAGS]` builds the package, `.` for a
+program of the folder's own, into the file TARGET. Nothing but the standard library is needed.
 """
 
 import contextlib

@@ -1,13 +1,21 @@
-"""An HTTP receiver that answers as a test says, byte for byte, on a real socket."""
+"""HTTP receivers on real sockets, for payloads that are sent to a test.
+
+`receiving` is on the test's event loop, and answers byte for byte as the test says.
+`receiving_in_threads` is for tests without a loop, and asks a function what to answer.
+"""
 
 import asyncio
 import gzip
 import ssl
+import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
+from typing import Any
 
 Writer = asyncio.StreamWriter
 Answer = Callable[["Request", Writer], Awaitable[None]]
@@ -36,6 +44,10 @@ class Request:
     @property
     def sequence(self) -> int:
         return int(self.headers["telemetryd-sequence"])
+
+    @property
+    def epoch(self) -> int:
+        return int(self.headers["telemetryd-epoch"])
 
 
 def status(code: int, *headers: str, body: bytes = b"") -> Answer:
@@ -157,3 +169,46 @@ async def receiving(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a request is answered, without a body."""
+
+    status: int
+    headers: Mapping[str, str] = MappingProxyType({})
+
+
+@contextmanager
+def receiving_in_threads(take: Callable[[Request], Verdict]) -> Iterator[str]:
+    """Receive until the block is left; the URL, without a trailing slash.
+
+    Args:
+        take: Called for each POST, in a thread of its own.
+    """
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            at_s = time.monotonic()
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            body = self.rfile.read(int(headers["content-length"]))
+            if headers.get("content-encoding") == "gzip":
+                body = gzip.decompress(body)
+            verdict = take(Request("POST", self.path, headers, body, at_s))
+            self.send_response(verdict.status)
+            for name, value in verdict.headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            """Whoever takes it keeps a record."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()

@@ -6,15 +6,16 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
-from tests.processes import whole_lines
-from tests.system.daemon import PATIENCE_S, free_port
+from tests.support import starter
+from tests.support.daemon import PATIENCE_S, free_port
+from tests.support.processes import whole_lines
+from tests.support.waiting import until
 
 Message = dict[str, str]
 
@@ -90,18 +91,11 @@ class ServiceManager:
 
     def wait_until_signals_are_caught(self) -> None:
         """Returns as soon as the process no longer dies of any."""
-        deadline = time.monotonic() + 10
-        while not self.catches_signals():
-            assert time.monotonic() < deadline, self.log()
-            assert self.process.poll() is None, self.log()
-            time.sleep(0.001)
+        until(self.catches_signals, "its handlers", more=self.log, ended=self.process.poll)
 
     def wait_for_log(self, text: str, *, timeout_s: float = PATIENCE_S) -> None:
         """Returns as soon as the log holds the text."""
-        deadline = time.monotonic() + timeout_s
-        while text not in self.log():
-            assert time.monotonic() < deadline, self.log()
-            time.sleep(0.005)
+        until(lambda: text in self.log(), text, deadline_s=timeout_s, more=self.log)
 
     def end(self) -> int:
         """Asks the service to stop, and returns its exit status."""
@@ -128,8 +122,8 @@ class ServiceManager:
 
     def _start(self) -> "subprocess.Popen[bytes]":
         with self._log_file.open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "telemetryd", "run", "--config", str(self.config_file)],
+            return starter.start(
+                *("run", "--config", str(self.config_file)),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,8 @@ import anyio
 from aiohttp import web
 from anyio.from_thread import start_blocking_portal
 
-from tests.system.daemon import TOP_LEVEL, Daemon
+from tests.support import starter
+from tests.support.daemon import TOP_LEVEL, Daemon
 
 EXPORTERS = """
 [[exporters]]
@@ -36,14 +36,9 @@ def ctl(*arguments: str, config: Path, **environ: str) -> "subprocess.CompletedP
     """Runs one command to its end."""
     command, *rest = arguments
     kept = {name: value for name, value in os.environ.items() if name != "RUNTIME_DIRECTORY"}
-    return subprocess.run(
-        [sys.executable, "-m", "telemetryd", "ctl", command, "--config", str(config), *rest],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
+    return starter.run(
+        *("ctl", command, "--config", str(config), *rest),
         env=kept | {"HOME": "/nonexistent"} | environ,
-        check=False,
     )
 
 
