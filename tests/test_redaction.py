@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetryd.errors import ConflictError, PermanentError, Reason
+from telemetryd.export.exporter import ExporterSpec
 from telemetryd.export.ledger import Ledger
 from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
 from telemetryd.export.sinks.secretobject import parse_secret
-from telemetryd.export.spec import ExporterSpec
 from telemetryd.redaction import FRAGMENT, MARK, MOST_SENT, OURS, Redactor
 from telemetryd.serve.page.status import render_status
 from tests.serve.facts import Facts, busy_informer_stats, informer_status

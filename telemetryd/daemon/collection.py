@@ -15,17 +15,15 @@ from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
 from telemetryd.gather.build_info import RancherCommit
 from telemetryd.gather.clusters import CLUSTERS
 from telemetryd.gather.consumer import BUILD_SETTING, RancherBuild, build_of
-from telemetryd.gather.corenode import core_nodes_resource
 from telemetryd.gather.gatherer import Gatherer, Readers
-from telemetryd.gather.identity import setting_value
-from telemetryd.gather.plain import PlainReaders
+from telemetryd.gather.plain import PlainReaders, ServerVersion, core_nodes_resource
 from telemetryd.gather.project import (
     FEATURES,
     KUBE_SYSTEM,
     SETTINGS,
     nodes_resource,
+    setting_value,
 )
-from telemetryd.gather.serverversion import ServerVersion
 from telemetryd.gather.shapes import ShapeTable
 from telemetryd.informer.informer import Informer
 from telemetryd.informer.resource import Resource, T

@@ -31,19 +31,17 @@ from telemetryd.config.plugins import load_plugin
 from telemetryd.config.values import HOUR_S, InvalidValue
 from telemetryd.control.secretrequest.targetsecrets import PREFIX
 from telemetryd.errors import ConfigError, Problem
-from telemetryd.export.exporter import GIVEN, BuildContext, Exporter
+from telemetryd.export.exporter import GIVEN, BuildContext, Exporter, ExporterSpec
 from telemetryd.export.payloads import otlp_metrics
 from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
 from telemetryd.export.payloads.payload import Renderer
 from telemetryd.export.sinks import http, secret
 from telemetryd.export.sinks.file import FileExporter
-from telemetryd.export.sinks.http import HttpExporter
-from telemetryd.export.sinks.otlp import OtlpExporter
+from telemetryd.export.sinks.http import HttpExporter, OtlpExporter
 from telemetryd.export.sinks.secret import SecretExporter
-from telemetryd.export.sinks.transport import USER_AGENT, Destination, HttpTransport
-from telemetryd.export.spec import ExporterSpec
+from telemetryd.export.sinks.transport import USER_AGENT, HttpTransport
 from telemetryd.export.threads import shared_threads
-from telemetryd.kube.proxy import proxy_for
+from telemetryd.kube.address import proxy_for
 from telemetryd.kube.requests import Requests
 from telemetryd.kube.tls import Origin, TlsFiles, build_context
 from telemetryd.limiter import Limiter
@@ -300,13 +298,11 @@ def _build_transport(
     elif is_in_clear(url):
         log.warning("payloads leave in clear text: give an https URL exporter=%s", config.name)
     return HttpTransport(
-        Destination(
-            url=url,
-            proxy=proxy_for(url, environ),
-            headers_file=config.headers_file,
-            bearer_token_file=config.bearer_token_file,
-            compress=config.compress,
-        ),
+        url=url,
+        proxy=proxy_for(url, environ),
+        headers_file=config.headers_file,
+        bearer_token_file=config.bearer_token_file,
+        compress=config.compress,
         tls_files=tls_files,
         now=now,
         threads=threads or shared_threads(),

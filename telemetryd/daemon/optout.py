@@ -306,7 +306,7 @@ class OptOutMark:
     ) -> None:
         patch = {
             "metadata": {
-                **metadata.version.members(),
+                **metadata.members(),
                 "annotations": {
                     name: None if at is None else render_rfc3339(at)
                     for name, at in annotations.items()

@@ -30,8 +30,7 @@ from telemetryd.daemon.restrictionfile import restriction_files
 from telemetryd.daemon.restrictions import Restrictions
 from telemetryd.errors import ConfigError, ManagerError, Problem
 from telemetryd.export.engine.manager import ExporterManager
-from telemetryd.export.exporter import Exporter
-from telemetryd.export.spec import ExporterSpec
+from telemetryd.export.exporter import Exporter, ExporterSpec
 from telemetryd.model import ConfigStatus
 from telemetryd.serve.http.security import AccessRules, Security
 from telemetryd.sharedread import SharedRead

@@ -19,14 +19,12 @@ from telemetryd.control.secretrequest.decision import SecretRef
 from telemetryd.daemon.collection import Informers
 from telemetryd.errors import Reason, Unavailable
 from telemetryd.export.engine.manager import ExporterManager
-from telemetryd.export.exporter import Exporter
-from telemetryd.export.spec import ExporterSpec
+from telemetryd.export.exporter import Exporter, ExporterSpec
 from telemetryd.gather.project import PROJECTS
 from telemetryd.gather.requests import SECRET_REQUESTS
 from telemetryd.informer.informer import Informer
 from telemetryd.kube.client import KubeClient
-from telemetryd.kube.fence import Fence
-from telemetryd.kube.requests import RequestOptions, Requests
+from telemetryd.kube.requests import Fence, RequestOptions, Requests
 from telemetryd.model import ExporterState, InformerStatus, RequestStatus, SourceKind
 from telemetryd.stats import InformerStats
 

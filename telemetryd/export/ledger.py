@@ -1,20 +1,35 @@
-"""The status and counters of one exporter, and the log of its changes of state.
+"""The record of one exporter: its status, counters and log; and what all exporters share.
 
 The runner records here what happened; the manager and the metrics read it.
 """
 
 import logging
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from random import Random
 
-from telemetryd.errors import ConflictError, ExportError, Reason
-from telemetryd.export.exporter import Outcome
-from telemetryd.export.spec import ExporterSpec
-from telemetryd.model import ExporterState, ExporterStatus, Payload
+import anyio
+
+from telemetryd.bootclock import boot_time_s
+from telemetryd.errors import ConflictError, ExportError, NotReady, Reason
+from telemetryd.export.exporter import ExporterSpec, Outcome
+from telemetryd.limiter import Limiter
+from telemetryd.model import ExporterState, ExporterStatus, Payload, SnapshotSource
 from telemetryd.redaction import OURS
 from telemetryd.stats import ExporterStats
 
 log = logging.getLogger(__name__)
+
+_RETRY_S = 5.0
+_UNPLANNED = frozenset(
+    {
+        ExporterState.DISABLED,
+        ExporterState.STOPPED,
+        ExporterState.STOPPING,
+        ExporterState.WAITING,
+    }
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -22,11 +37,6 @@ class Ledger:
     """The state, counters and last results of one exporter.
 
     Attributes:
-        spec: The exporter's.
-        now: Unix time in seconds.
-        stats: Counters for the metrics.
-        failed_runs: Failed runs since the last success.
-        stopping: It was asked to stop, and hasn't stopped yet.
         run_id: Of the current or last run, for the log.
         digest: Of the payload last rendered.
         payload: The payload last written, or newer content still to write; None before the first.
@@ -36,39 +46,31 @@ class Ledger:
     spec: ExporterSpec
     now: Callable[[], float]
     stats: ExporterStats = field(default_factory=ExporterStats, init=False)
-    failed_runs: int = field(default=0, init=False)
     stopping: bool = field(default=False, init=False)
     run_id: str = field(default="", init=False)
     digest: str = field(default="", init=False)
     payload: Payload | None = field(default=None, init=False)
-    _state: ExporterState = field(default=ExporterState.WAITING, init=False)
-    _detail: str = field(default="", init=False)
-    _last_attempt_at: float | None = field(default=None, init=False)
-    _last_success_at: float | None = field(default=None, init=False)
-    _last_failure_at: float | None = field(default=None, init=False)
-    _last_error: str = field(default="", init=False)
-    _last_error_reason: str = field(default="", init=False)
+    _status: ExporterStatus = field(init=False)
     _reported: set[Reason] = field(default_factory=set, init=False)
     _blocked: bool = field(default=False, init=False)
     _spool_trouble: str = field(default="", init=False)
-    _payload_bytes: int | None = field(default=None, init=False)
-    _schema_valid: bool | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         for result in ("success", "unchanged", "failure", "skipped", "superseded"):
             self.stats.runs[result] = 0
+        spec = self.spec
+        self._status = ExporterStatus(spec.name, spec.type, spec.disclosure, spec.enabled)
 
     @property
     def state(self) -> ExporterState:
         """The state to show."""
         if not self.spec.enabled:
             return ExporterState.DISABLED
-        return ExporterState.STOPPING if self.stopping else self._state
+        return ExporterState.STOPPING if self.stopping else self._status.state
 
     def enter(self, state: ExporterState, detail: str = "") -> None:
         """Change the state."""
-        self._state = state
-        self._detail = detail
+        self._status = replace(self._status, state=state, detail=detail)
 
     def stopped(self, detail: str = "") -> None:
         """It has stopped."""
@@ -77,22 +79,24 @@ class Ledger:
 
     def collected(self, payload: Payload) -> None:
         """A payload was rendered for it."""
-        self.digest = payload.digest
-        self._payload_bytes = len(payload.body)
-        if not payload.schema_valid and self._schema_valid is not False:
+        if not payload.schema_valid and self._status.schema_valid is not False:
             log.warning(
                 "payload deviates from its schema exporter=%s error=%r",
                 self.spec.name,
                 payload.schema_error,
             )
-        self._schema_valid = payload.schema_valid
+        self.digest = payload.digest
+        self._status = replace(
+            self._status, payload_bytes=len(payload.body), schema_valid=payload.schema_valid
+        )
         if self.payload is None or self.payload.digest != payload.digest:
             self.payload = payload
 
     def attempt_started(self) -> None:
         """An attempt begins."""
-        self._last_attempt_at = self.now()
-        self.enter(ExporterState.RUNNING)
+        self._status = replace(
+            self._status, state=ExporterState.RUNNING, detail="", last_attempt_at=self.now()
+        )
 
     def attempt_succeeded(self, outcome: Outcome, payload: Payload) -> None:
         """The sink succeeded."""
@@ -104,44 +108,52 @@ class Ledger:
     def attempt_failed(self, error: ExportError) -> None:
         """An attempt of the run failed."""
         self.stats.attempts["failure", error.reason] += 1
-        self._last_failure_at = self.now()
-        self._last_error = OURS.redact(str(error))
-        self._last_error_reason = error.reason
+        self._status = replace(
+            self._status,
+            last_failure_at=self.now(),
+            last_error=OURS.redact(str(error)),
+            last_error_reason=error.reason,
+        )
 
     def run_succeeded(self, outcome: Outcome) -> None:
         """A run delivered the payload, or found it delivered already."""
         result = "unchanged" if outcome is Outcome.UNCHANGED else "success"
         self.stats.runs[result] += 1
-        first = self._last_success_at is None
-        self._last_success_at = self.now()
         if self._reported:
             log.info(
                 "exporter recovered exporter=%s failed_runs=%d run=%s",
                 self.spec.name,
-                self.failed_runs,
+                self._status.consecutive_failures,
                 self.run_id,
             )
-        elif first:
+        elif self._status.last_success_at is None:
             log.info(
                 "exporter delivered for the first time exporter=%s result=%s payload_bytes=%d",
                 self.spec.name,
                 result,
-                self._payload_bytes or 0,
+                self._status.payload_bytes or 0,
             )
-        self.failed_runs = 0
         self._reported.clear()
-        self._last_error = self._last_error_reason = ""
-        self.enter(ExporterState.IDLE)
+        self._status = replace(
+            self._status,
+            state=ExporterState.IDLE,
+            detail="",
+            consecutive_failures=0,
+            last_success_at=self.now(),
+            last_error="",
+            last_error_reason="",
+        )
 
     def run_failed(self, error: ExportError) -> None:
         """A run ended without success."""
-        self.failed_runs += 1
         self.stats.runs["failure"] += 1
         conflict = isinstance(error, ConflictError)
-        if conflict:
-            self.enter(ExporterState.CONFLICT, OURS.redact(str(error)))
-        else:
-            self.enter(ExporterState.FAILED)
+        self._status = replace(
+            self._status,
+            state=ExporterState.CONFLICT if conflict else ExporterState.FAILED,
+            detail=OURS.redact(str(error)) if conflict else "",
+            consecutive_failures=self._status.consecutive_failures + 1,
+        )
         # Each reason once until it recovers, also where two reasons alternate.
         repeated = error.reason in self._reported
         self._reported.add(error.reason)
@@ -207,41 +219,103 @@ class Ledger:
             self.stats.runs["skipped"] += count
 
     def status(self, *, next_run_in_s: float | None, waiting_for: str) -> ExporterStatus:
-        """The status to show.
-
-        Args:
-            next_run_in_s: Seconds to the next run, None where none is planned.
-            waiting_for: Shown where it waits.
-        """
+        """The status to show."""
         state = self.state
-        planned = state not in {
-            ExporterState.DISABLED,
-            ExporterState.STOPPED,
-            ExporterState.STOPPING,
-            ExporterState.WAITING,
-        }
-        return ExporterStatus(
-            name=self.spec.name,
-            type=self.spec.type,
-            disclosure=self.spec.disclosure,
-            enabled=self.spec.enabled,
+        details = [waiting_for if state is ExporterState.WAITING else self._status.detail]
+        if self._spool_trouble:
+            details.append(f"{Reason.STORAGE}: keeps nothing over a restart: {self._spool_trouble}")
+        return replace(
+            self._status,
             state=state,
-            detail=self._describe(state, waiting_for),
+            detail="; ".join(filter(None, details)),
             interval_s=self.spec.interval_s,
-            consecutive_failures=self.failed_runs,
-            last_attempt_at=self._last_attempt_at,
-            last_success_at=self._last_success_at,
-            last_failure_at=self._last_failure_at,
-            last_error=self._last_error,
-            last_error_reason=self._last_error_reason,
-            next_run_in_s=next_run_in_s if planned else None,
-            payload_bytes=self._payload_bytes,
+            next_run_in_s=None if state in _UNPLANNED else next_run_in_s,
             digest=self.digest,
-            schema_valid=self._schema_valid,
         )
 
-    def _describe(self, state: ExporterState, waiting_for: str) -> str:
-        parts = [waiting_for if state is ExporterState.WAITING else self._detail]
-        if self._spool_trouble:
-            parts.append(f"{Reason.STORAGE}: keeps nothing over a restart: {self._spool_trouble}")
-        return "; ".join(filter(None, parts))
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all exporters of one manager share.
+
+    Attributes:
+        now: Unix time in seconds.
+        suspended_s: Seconds the machine has spent suspended since it booted.
+        saw_epoch: Called with each epoch that is found on disk or in a receiver's answer.
+        omitted: Names of the ``[privacy]`` keys that omit something now. A payload that was made
+            while fewer did never leaves.
+        require_leading: Called directly before each call of a sink; raises NotLeading where another
+            replica may lead.
+        spool_dir: Where exporters keep pending payloads; None for nowhere.
+    """
+
+    source: SnapshotSource
+    watch: "SourceWatch"
+    now: Callable[[], float]
+    rng: Random
+    suspended_s: Callable[[], float]
+    epoch: Callable[[], int]
+    saw_epoch: Callable[[int], None]
+    omitted: Callable[[], frozenset[str]]
+    require_leading: Callable[[], None]
+    spool_threads: Limiter
+    spool_dir: str | None
+
+    def clock_s(self) -> float:
+        """Seconds that also pass while the machine is suspended, from any start."""
+        return anyio.current_time() + self.suspended_s()
+
+
+def suspended_s() -> float:
+    """Seconds this machine has spent suspended since it booted."""
+    return boot_time_s() - time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
+class SourceWatch:
+    """Waits until the source gives snapshots, for all exporters of a manager.
+
+    Attributes:
+        installation_id: Of the snapshot when it last became ready; the splay depends on it.
+    """
+
+    def __init__(self, source: SnapshotSource, on_ready: Callable[[], None]) -> None:
+        self.ready = False
+        self.installation_id = ""
+        self._source = source
+        self._on_ready = on_ready
+        self._lost: anyio.Event | None = None
+
+    def lost(self) -> None:
+        """The source is not ready any more, or may be another: wait for it again."""
+        self.ready = False
+        if self._lost is not None:
+            self._lost.set()
+
+    async def run(self) -> None:
+        """Wait whenever the source isn't ready; returns only when cancelled."""
+        reported = False
+        while True:
+            self._lost = anyio.Event()
+            try:
+                await self._source.wait_ready()
+                self.installation_id = self._source.snapshot().identity.install_uuid
+            except Exception as exc:
+                if not isinstance(exc, NotReady) and not reported:
+                    reported = True
+                    log.warning("snapshot source failed error=%r", exc, exc_info=exc)
+                await anyio.sleep(_RETRY_S)
+                continue
+            reported = False
+            self.ready = True
+            self._on_ready()
+            await self._lost.wait()
+
+    def missing(self) -> str:
+        """What the source waits for, empty where it is ready."""
+        try:
+            self._source.snapshot()
+        except NotReady as exc:
+            return ", ".join(exc.waiting_for)
+        except Exception as exc:  # noqa: BLE001 - a status is given whatever the source does
+            return f"a snapshot, which fails with {type(exc).__name__}"
+        return ""

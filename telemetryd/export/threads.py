@@ -38,11 +38,6 @@ class WorkerThread:
     __slots__ = ("_limiter", "_lock", "_threads")
 
     def __init__(self, threads: Limiter) -> None:
-        """Call nothing yet.
-
-        Args:
-            threads: Shared with other callers, to limit the threads of all.
-        """
         self._threads = threads
         self._limiter: anyio.CapacityLimiter | None = None  # made when needed: it takes a kilobyte
         self._lock = threading.Lock()

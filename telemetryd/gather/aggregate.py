@@ -68,11 +68,6 @@ class FleetAggregate:
     """
 
     def __init__(self, only_cluster: str = "") -> None:
-        """Count nothing yet.
-
-        Args:
-            only_cluster: The cluster of nodes without namespace, if there is only one.
-        """
         self._only_cluster = only_cluster
         self.version = 0
         self.detail_version = 0
@@ -150,11 +145,7 @@ class FleetAggregate:
                 self.version += 1
 
     def groups(self, now_s: float) -> tuple[ClusterGroup, ...]:
-        """The clusters that exist, in groups with equal traits; sorted.
-
-        Args:
-            now_s: On a clock that only moves forward.
-        """
+        """The clusters that exist, in groups with equal traits; sorted."""
         for cluster in self._changed:
             if cluster.grouped is not None:
                 key, sums = cluster.grouped
@@ -229,11 +220,7 @@ class FleetAggregate:
         return found
 
     def detail(self, install_uuid: str | None) -> FleetDetail:
-        """All clusters and shapes now.
-
-        Args:
-            install_uuid: The key of the clusters' ids; None for no ids.
-        """
+        """All clusters and shapes now."""
         if install_uuid != self._id_key:
             self._id_key = install_uuid
             for cluster in self._clusters.values():

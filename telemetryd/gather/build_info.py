@@ -1,17 +1,28 @@
 """The build commit of Rancher: the only part of the identity that needs an HTTP request.
 
 ``GET <server-url>/rancherversion`` is sent without credentials. The last good commit is kept, even
-if later requests fail, until the setting ``server-version`` changes.
+if later requests fail, until the setting ``server-version`` changes. Users who may edit the setting
+``server-url`` choose the host, so requests never go to this machine's and the cloud's own
+addresses. Names must be resolved, and addresses have many notations, so the check is on the address
+of the socket itself.
 """
 
 import logging
 import random
 import re
+import socket
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from ipaddress import (
+    IPv4Address,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
+from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
@@ -22,13 +33,84 @@ import orjson
 from telemetryd.config import IdentityConfig
 from telemetryd.errors import BadResponse, KubeError, Reason, Unavailable
 from telemetryd.gather import texts
-from telemetryd.gather.guardedhost import GuardedSockets, is_same_server
-from telemetryd.gather.identity import setting_value
+from telemetryd.gather.project import setting_value
 from telemetryd.informer.store import Reader
-from telemetryd.kube.connector import LimitedConnector
+from telemetryd.kube.http import LimitedConnector
 from telemetryd.model import SettingRecord
 from telemetryd.sharedread import SharedRead
 from telemetryd.timing import Retry
+
+_NAT64: Final = IPv6Network("64:ff9b::/96")
+"""RFC 6052: an IPv4 address in its last 32 bits."""
+
+_THIS_NETWORK: Final = ip_network("0.0.0.0/8")
+
+_METADATA: Final = frozenset(
+    map(ip_address, ("fd00:ec2::254", "100.100.100.200", "168.63.129.16", "192.0.0.192"))
+)
+"""Metadata services of AWS, Alibaba Cloud, Azure and Oracle that aren't link-local."""
+
+_PORTS: Final = {"http": 80, "https": 443}
+
+
+class GuardedSockets:
+    """Makes the sockets of a connector, unless their address must not be used.
+
+    Attributes:
+        refused: The last refused address, and why; empty if there was none.
+    """
+
+    def __init__(self) -> None:
+        self.refused = ""
+
+    def open(self, address: Any) -> socket.socket:
+        """A socket for one resolved address, as from ``socket.getaddrinfo``.
+
+        Raises:
+            PermissionError: The address must not be used.
+        """
+        family, kind, protocol, _, place = address
+        if why := why_refused(str(place[0])):
+            self.refused = f"{place[0]}, {why}"
+            raise PermissionError(self.refused)
+        return socket.socket(family, kind, protocol)
+
+
+def why_refused(text: str) -> str:
+    """Why an IP address must not be used; empty if it may."""
+    address = _unwrapped(ip_address(text))
+    if address.is_loopback or address.is_unspecified or address in _THIS_NETWORK:
+        return "an address of this machine"
+    if address.is_link_local:
+        return "a link-local address"
+    if address in _METADATA:
+        return "a metadata service of a cloud"
+    if address.is_multicast:
+        return "a multicast address"
+    return "a reserved address" if address.is_reserved else ""
+
+
+def is_same_server(url: str, other: str) -> bool:
+    """Whether both URLs name the same host and port."""
+    try:
+        return bool(url) and _place(url) == _place(other)
+    except ValueError:
+        return False
+
+
+def _place(url: str) -> tuple[str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.hostname, parts.port or _PORTS.get(parts.scheme)
+
+
+def _unwrapped(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    """The IPv4 address that an IPv6 address contains, otherwise the address itself."""
+    if isinstance(address, IPv4Address):
+        return address
+    if address in _NAT64:
+        return IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour or address
+
 
 log = logging.getLogger(__name__)
 
@@ -82,72 +164,76 @@ class _Known:
     confirmed: bool
 
 
-class RancherCommit:
-    """Keeps the build commit of the Rancher that the settings name."""
+@dataclass(eq=False, kw_only=True)
+class BuildCommit:
+    """Keeps a build commit, which the configuration may replace.
 
-    def __init__(
-        self,
-        *,
-        settings: Reader[SettingRecord],
-        overrides: IdentityConfig,
-        api_server: Callable[[], str],
-        rng: random.Random,
-        timeout_s: float = TIMEOUT_S,
-        retry_base_s: float = RETRY_BASE_S,
-        retry_cap_s: float = RETRY_CAP_S,
-    ) -> None:
-        """Send nothing yet.
+    Attributes:
+        overrides: With ``git_hash`` no request is needed.
+    """
 
-        Args:
-            settings: Has ``server-url``, ``server-version`` and ``cacerts``.
-            overrides: With ``git_hash`` no request is made.
-            api_server: URL of the API server, whose host Rancher may share and which is trusted.
-            rng: Spreads retries.
-            timeout_s: For one request.
-            retry_base_s: Before the second try; doubles with each further one.
-            retry_cap_s: Longest pause between tries.
-        """
-        self._settings = settings
-        self._override = overrides.git_hash
-        self._url_override = overrides.server_url
-        self._api_server = api_server
-        self._rng = rng
-        self._timeout_s = timeout_s
-        self._retry_base_s = retry_base_s
-        self._retry_cap_s = retry_cap_s
-        self._known: _Known | None = None
-        self._settled = False
-        self._handlers: list[Callable[[], None]] = []
-        self._settings_changed = anyio.Event()
-        self._contexts = SharedRead[ssl.SSLContext]("authorities of Rancher")
-        settings.on_change(self._wake)
+    overrides: IdentityConfig
+    _handlers: list[Callable[[], None]] = field(default_factory=list, init=False)
+
+    def override(self, overrides: IdentityConfig) -> None:
+        """Use other overrides; the answer so far is kept."""
+        self.overrides = overrides
+        self._announce()
+
+    def on_change(self, handler: Callable[[], None]) -> None:
+        """Call the handler whenever the answer is settled or may have changed."""
+        self._handlers.append(handler)
+
+    def _announce(self) -> None:
+        for handler in self._handlers:
+            handler()
+
+
+@dataclass(eq=False, kw_only=True)
+class RancherCommit(BuildCommit):
+    """Keeps the build commit of the Rancher that the settings name.
+
+    Attributes:
+        settings: Has ``server-url``, ``server-version`` and ``cacerts``.
+        api_server: URL of the API server, whose host Rancher may share and which is trusted.
+    """
+
+    settings: Reader[SettingRecord]
+    api_server: Callable[[], str]
+    rng: random.Random
+    timeout_s: float = TIMEOUT_S
+    retry_base_s: float = RETRY_BASE_S
+    retry_cap_s: float = RETRY_CAP_S
+    _known: _Known | None = field(default=None, init=False)
+    _settled: bool = field(default=False, init=False)
+    _settings_changed: anyio.Event = field(default_factory=anyio.Event, init=False)
+    _contexts: SharedRead[ssl.SSLContext] = field(
+        default_factory=lambda: SharedRead("authorities of Rancher"), init=False
+    )
+
+    def __post_init__(self) -> None:
+        self.settings.on_change(self._wake)
 
     def git_hash(self) -> str | None:
         """The commit; ``unknown`` if no request succeeds, None before the first has ended."""
-        if self._override is not None:
-            return self._override
+        if self.overrides.git_hash is not None:
+            return self.overrides.git_hash
         if not self._settled:
             return None
         known = self._known
-        if known is not None and known.version == setting_value(self._settings, "server-version"):
+        if known is not None and known.version == setting_value(self.settings, "server-version"):
             return known.commit
         return UNKNOWN
 
     def override(self, overrides: IdentityConfig) -> None:
         """Use other overrides; the answer so far is kept."""
-        self._override = overrides.git_hash
-        self._url_override = overrides.server_url
+        super().override(overrides)
         self._wake()
-        self._announce()
-
-    def on_change(self, handler: Callable[[], None]) -> None:
-        """Call the handler whenever the commit is settled or may have changed."""
-        self._handlers.append(handler)
 
     async def run(self) -> None:
         """Request the commit until it is known, and for each new version; ends when cancelled."""
         asked: _Question | None = None
-        retry = Retry(self._retry_base_s, self._retry_cap_s, self._rng, jitter=_JITTER)
+        retry = Retry(self.retry_base_s, self.retry_cap_s, self.rng, jitter=_JITTER)
         while True:
             question = self._question()
             if question is None or self._is_answered(question):
@@ -176,12 +262,12 @@ class RancherCommit:
             await self._wait_for_settings(left)
 
     def _question(self) -> _Question | None:
-        url = self._url_override or setting_value(self._settings, "server-url")
-        version = setting_value(self._settings, "server-version")
-        if self._override is not None or not self._settings.synced or not url:
+        url = self.overrides.server_url or setting_value(self.settings, "server-url")
+        version = setting_value(self.settings, "server-version")
+        if self.overrides.git_hash is not None or not self.settings.synced or not url:
             return None
-        trusted = bool(self._url_override) or is_same_server(url, self._api_server())
-        return _Question(version, url, setting_value(self._settings, "cacerts").strip(), trusted)
+        trusted = bool(self.overrides.server_url) or is_same_server(url, self.api_server())
+        return _Question(version, url, setting_value(self.settings, "cacerts").strip(), trusted)
 
     def _is_answered(self, question: _Question) -> bool:
         known = self._known
@@ -213,10 +299,6 @@ class RancherCommit:
         self._known = known
         self._announce()
 
-    def _announce(self) -> None:
-        for handler in self._handlers:
-            handler()
-
     async def _ask(self, question: _Question) -> _RancherVersion:
         """One request.
 
@@ -225,7 +307,7 @@ class RancherCommit:
             BadResponse: The answer has no commit.
         """
         try:
-            with anyio.fail_after(self._timeout_s):
+            with anyio.fail_after(self.timeout_s):
                 # The system's authorities take tens of milliseconds to read, and a disk may hang.
                 make = partial(_ssl_context, question.cacerts)
                 body = await _fetch(question, await self._contexts.begin(make))

@@ -66,12 +66,7 @@ def build_of(version_type: str) -> RancherBuild:
 
 
 def explain_build(build: RancherBuild, product: str) -> str:
-    """Why SUSE doesn't expect the payload of this build; empty for Rancher Prime.
-
-    Args:
-        build: Of the Rancher that runs.
-        product: Its name in the payload.
-    """
+    """Why SUSE doesn't expect the payload of this build; empty for Rancher Prime."""
     if build is RancherBuild.PRIME:
         return ""
     return (
@@ -125,8 +120,6 @@ class Registration:
     """One Registration. Times are Unix seconds, None if it has none.
 
     Attributes:
-        name: Of the object.
-        mode: ``online``, ``offline`` or ``other``.
         activated: SUSE has accepted it.
         failed: scc-operator has given up.
         last_sync_at: When SUSE last confirmed it or, if it failed, refused it.
@@ -171,11 +164,7 @@ class Registrations:
 
     Attributes:
         served: The API server has the resource; None if that isn't known yet.
-        found: Those that can be read, at most ``MOST``.
-        unreadable: How many can't be read.
-        more: There are more than ``MOST``.
         checked_at: When they were last read, in Unix seconds.
-        error: Why they can't be read now; empty if they can.
     """
 
     served: bool | None
@@ -248,11 +237,6 @@ async def read_registrations(
 ) -> Registrations:
     """Read them if they are served: discovery first, because it needs no rights.
 
-    Args:
-        requests: To the API server.
-        timeout_s: Of each of two requests.
-        now_s: Unix time.
-
     Raises:
         Forbidden: The right to list them is missing.
         KubeError: A request failed.
@@ -281,9 +265,8 @@ def _read(item: msgspec.Raw) -> Registration | None:
     """One Registration; None if it isn't as scc-operator makes it."""
     if bytes(item).count(b"{") > _MOST_BRACES:
         return None
-    try:
-        read = _OBJECT.decode(item)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+    read = objects.decode_or_none(_OBJECT, item)
+    if read is None:
         return None
     status = read.status or _RegistrationStatus()
     activation = status.activation or _Activation()

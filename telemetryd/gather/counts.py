@@ -1,9 +1,15 @@
 """The counts of each cluster and of each shape of nodes, which ``aggregate`` updates.
 
-The sums of a cluster are computed on request, and kept until the cluster changes.
+The sums of a cluster are computed on request, and kept until the cluster changes. ``coarsen``
+rounds them for ``cluster_ids = "omit"``. ``DropWatch`` notices implausible drops: half of the fleet
+or more within minutes, as after a relist that returns almost nothing, or a restore of an old
+backup. Such counts are sent anyway, and marked as doubtful.
 """
 
 import hmac
+import re
+from collections import Counter, deque
+from dataclasses import replace
 from typing import Final
 from uuid import UUID
 
@@ -12,14 +18,20 @@ from telemetryd.gather.texts import OTHER, kubernetes_minor
 from telemetryd.model import (
     LOCAL,
     MANAGED,
+    Amounts,
     ClusterDetail,
     ClusterRecord,
+    Drop,
+    FleetDetail,
+    Gpus,
     GroupKey,
     NodeShape,
     RoleCounts,
+    ShapeDetail,
     Sums,
     Unreadable,
 )
+from telemetryd.quantity import next_power, up_to
 
 ROLES: Final = ("controlplane", "etcd", "worker", "other")
 """The roles of nodes; ``other`` is a node without any of the three."""
@@ -56,7 +68,6 @@ class ClusterCount:
     """One cluster and its nodes, which may come before it and stay after it.
 
     Attributes:
-        shapes: Its nodes by shape.
         left_out: Those that Rancher leaves out of the cluster's capacity, by shape.
         grouped: Its share of the sums of its group.
         differs: Its own status and its nodes have differed for a while.
@@ -220,10 +231,6 @@ def anonymous_id(uid: str, install_uuid: str) -> str:
     the payload, so anyone who can read the UIDs of an installation's clusters can compute the ids.
     Names could be guessed and tried; UIDs are random.
 
-    Args:
-        uid: ``metadata.uid`` of the cluster's object, or of kube-system if there is no such object.
-        install_uuid: Of the installation, in upper or lower case.
-
     Raises:
         ValueError: The install UUID isn't a UUID.
     """
@@ -231,3 +238,123 @@ def anonymous_id(uid: str, install_uuid: str) -> str:
     made[_VERSION_BYTE] = made[_VERSION_BYTE] & 0x0F | 0x80
     made[_VARIANT_BYTE] = made[_VARIANT_BYTE] & 0x3F | 0x80
     return str(UUID(bytes=bytes(made)))
+
+
+_NANO: Final = 10**9
+_GIB_NANO: Final = 2**30 * _NANO
+_MINOR: Final = re.compile(r"v?[0-9]+\.[0-9]+")
+
+
+def coarsen(detail: FleetDetail) -> FleetDetail:
+    """The detail with all numbers rounded up.
+
+    Exact sums are as good as an id, because they repeat from one payload to the next. In rows of
+    clusters each number becomes the next power of two, and the version of Kubernetes its minor
+    version. Shapes of nodes have whole cores and GiB, and equal shapes become one.
+    """
+    shapes: Counter[NodeShape] = Counter()
+    for counted in detail.shapes:
+        shapes[_shape(counted.shape)] += counted.nodes
+    return FleetDetail(
+        clusters=tuple(map(_cluster, detail.clusters)),
+        shapes=tuple(ShapeDetail(shape, nodes) for shape, nodes in shapes.items()),
+        coarse=True,
+    )
+
+
+def _cluster(cluster: ClusterDetail) -> ClusterDetail:
+    minor = _MINOR.match(cluster.kubernetes_version)
+    return replace(
+        cluster,
+        id="",
+        kubernetes_version=minor.group() if minor else cluster.kubernetes_version,
+        nodes=next_power(cluster.nodes),
+        roles=RoleCounts(*map(next_power, cluster.roles)),
+        cpu_nano=_power(cluster.cpu_nano, _NANO),
+        memory_nano=_power(cluster.memory_nano, _GIB_NANO),
+        unreported_cpu=next_power(cluster.unreported_cpu),
+        unreported_memory=next_power(cluster.unreported_memory),
+        unreadable_nodes=next_power(cluster.unreadable_nodes),
+        gpus=Gpus(*map(next_power, cluster.gpus)),
+        node_count=None if cluster.node_count is None else next_power(cluster.node_count),
+        capacity=_amounts(cluster.capacity),
+        requested=_amounts(cluster.requested),
+    )
+
+
+def _amounts(amounts: Amounts | None) -> Amounts | None:
+    if amounts is None:
+        return None
+    cpu, memory, pods = amounts.cpu_nano, amounts.memory_nano, amounts.pods
+    return Amounts(
+        cpu_nano=None if cpu is None else _power(cpu, _NANO),
+        memory_nano=None if memory is None else _power(memory, _GIB_NANO),
+        pods=None if pods is None else next_power(pods),
+    )
+
+
+def _shape(shape: NodeShape) -> NodeShape:
+    cpu, memory = shape.cpu_nano, shape.memory_nano
+    return replace(
+        shape,
+        cpu_nano=None if cpu is None else up_to(cpu, _NANO),
+        memory_nano=None if memory is None else up_to(memory, _GIB_NANO),
+    )
+
+
+def _power(amount: int, unit: int) -> int:
+    return next_power(-(-amount // unit)) * unit
+
+
+WINDOW_S: Final = 600.0
+"""A drop within this time counts, and any drop between two consecutive looks."""
+
+HOLD_S: Final = 3600.0
+"""After this time the fleet is believed to be as small as it is counted."""
+
+LEAST: Final = 4
+"""Fewer can disappear from a small fleet at once."""
+
+
+class DropWatch:
+    """Follows the number of ``what`` (``clusters`` or ``nodes``) since the process started."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._seen: deque[tuple[float, int]] = deque()  # falling numbers, and until when they held
+        self._fallen: tuple[float, int] | None = None
+
+    @property
+    def fallen(self) -> bool:
+        """Whether there was a drop at the last look."""
+        return self._fallen is not None
+
+    def look(self, now_s: float, number: int) -> Drop | None:
+        """The current drop, if any."""
+        before = self._peak(now_s, number)
+        if self._fallen is None and _is_implausible(before, number):
+            self._fallen = (now_s, before)
+        if self._fallen is None:
+            return None
+        since, before = self._fallen
+        if now_s - since < HOLD_S and _is_implausible(before, number):
+            return Drop(self._what, before, number)
+        self._fallen = None
+        self._seen = deque([(now_s, number)])
+        return None
+
+    def _peak(self, now_s: float, number: int) -> int:
+        """The highest number of the window, including this one."""
+        seen = self._seen
+        if seen:
+            seen[-1] = (now_s, seen[-1][1])
+        while seen and seen[0][0] < now_s - WINDOW_S:
+            seen.popleft()
+        while seen and seen[-1][1] <= number:
+            seen.pop()
+        seen.append((now_s, number))
+        return seen[0][1]
+
+
+def _is_implausible(before: int, now: int) -> bool:
+    return before - now >= LEAST and 2 * now <= before

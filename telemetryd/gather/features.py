@@ -145,11 +145,6 @@ def enabled_features(
     If the version is not known exactly, objects of features that the table doesn't call removed
     count too: under their name if it has the form of one, otherwise as ``other``. A feature that
     can't be read is left out.
-
-    Args:
-        features: All Feature objects, by name.
-        version: The raw Rancher version.
-        version_type: The setting ``server-version-type``.
     """
     running = max(parse_version(version), OLDEST_KNOWN)
     is_prime = version_type == PRIME

@@ -15,12 +15,11 @@ from telemetryd.bootclock import boot_time_s
 from telemetryd.config import IdentityConfig, PrivacyConfig
 from telemetryd.errors import NotReady
 from telemetryd.gather.aggregate import FleetAggregate
-from telemetryd.gather.coarse import coarsen
-from telemetryd.gather.drops import DropWatch
+from telemetryd.gather.counts import DropWatch, coarsen
 from telemetryd.gather.features import enabled_features
-from telemetryd.gather.identity import Discovered, IdentitySource, setting_value
-from telemetryd.gather.plain import LocalCluster, PlainIdentity, PlainReaders
-from telemetryd.gather.project import LOCAL_CLUSTER
+from telemetryd.gather.identity import Discovered, discover
+from telemetryd.gather.plain import LocalCluster, PlainReaders
+from telemetryd.gather.project import LOCAL_CLUSTER, setting_value
 from telemetryd.gather.texts import OTHER
 from telemetryd.informer.store import Reader
 from telemetryd.model import (
@@ -63,6 +62,10 @@ class Readers:
     settings: Reader[SettingRecord]
     features: Reader[FeatureRecord]
     kube_system: Reader[NamespaceRecord]
+
+    def discover(self, overrides: IdentityConfig) -> Discovered:
+        """The identity now."""
+        return discover(self.settings, self.kube_system, overrides)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,15 +125,11 @@ class Gatherer:
         self._basis: _Basis | None = None
         self._snapshot: Snapshot | None = None
         self._changed = anyio.Event()
-        self._identity: IdentitySource | PlainIdentity
+        self._overrides = overrides
         self._local: LocalCluster | None = None
         if isinstance(readers, PlainReaders):
-            self._identity = PlainIdentity(readers, overrides)
             self._local = LocalCluster(readers, self._fleet.apply_cluster)
         else:
-            self._identity = IdentitySource(
-                settings=readers.settings, kube_system=readers.kube_system, overrides=overrides
-            )
             readers.clusters.subscribe(self._fleet.apply_cluster)
             readers.settings.subscribe(self._fact_changed)
             readers.features.subscribe(self._fact_changed)
@@ -142,7 +141,7 @@ class Gatherer:
 
     def override(self, overrides: IdentityConfig) -> None:
         """Use other parts of the identity from the next snapshot on."""
-        self._identity.override(overrides)
+        self._overrides = overrides
         self._required = self._find_required()
         self.facts_changed()
 
@@ -235,7 +234,8 @@ class Gatherer:
     def _find_required(self) -> tuple[Reader[Record], ...]:
         """The readers that a snapshot needs: kube-system only for its part of the identity."""
         followed = self._followed()
-        return followed if self._identity.needs_kube_system else followed[:-1]
+        needed = isinstance(self._readers, PlainReaders) or not self._overrides.cluster_uuid
+        return followed if needed else followed[:-1]
 
     def _missing(self, statuses: list[InformerStatus], git_hash: str | None) -> tuple[str, ...]:
         unsynced = tuple(
@@ -254,7 +254,7 @@ class Gatherer:
 
     def _discover(self) -> Discovered:
         if self._discovered is None or self._discovered[0] != self._facts_version:
-            self._discovered = (self._facts_version, self._identity.current())
+            self._discovered = (self._facts_version, self._readers.discover(self._overrides))
         return self._discovered[1]
 
     def _after_batch(self) -> None:

@@ -5,6 +5,7 @@ hold secrets and which Rancher's own code sends, are removed. ``build_info`` get
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import Final
@@ -12,7 +13,7 @@ from typing import Final
 from telemetryd.config import IdentityConfig
 from telemetryd.gather import texts
 from telemetryd.gather.features import product_name
-from telemetryd.gather.project import KUBE_SYSTEM_NAME
+from telemetryd.gather.project import KUBE_SYSTEM_NAME, setting_value
 from telemetryd.informer.store import Reader
 from telemetryd.model import NamespaceRecord, SettingRecord, Unreadable
 
@@ -39,81 +40,59 @@ class Discovered:
     withheld: tuple[str, ...] = ()
 
 
-class IdentitySource:
-    """Reads the identity from the settings and the namespace kube-system.
+def discover(
+    settings: Reader[SettingRecord],
+    kube_system: Reader[NamespaceRecord],
+    overrides: IdentityConfig,
+) -> Discovered:
+    """The identity now, from the settings and the namespace kube-system.
 
     An override that is neither None nor empty comes first.
     """
+    missing: list[str] = []
 
-    def __init__(
-        self,
-        *,
-        settings: Reader[SettingRecord],
-        kube_system: Reader[NamespaceRecord],
-        overrides: IdentityConfig,
-    ) -> None:
-        self._settings = settings
-        self._kube_system = kube_system
-        self._overrides = overrides
+    def setting(name: str) -> str:
+        record = settings.get(name)
+        if isinstance(record, SettingRecord) and record.value:
+            return record.value
+        why = ": unreadable" if isinstance(record, Unreadable) else ""
+        missing.append(f"setting {name}{why}")
+        return ""
 
-    def override(self, overrides: IdentityConfig) -> None:
-        """Use other overrides."""
-        self._overrides = overrides
-
-    @property
-    def needs_kube_system(self) -> bool:
-        """Whether the namespace is needed: not if the configuration has the UUID."""
-        return not self._overrides.cluster_uuid
-
-    def current(self) -> Discovered:
-        """The identity now."""
-        missing: list[str] = []
-        overrides = self._overrides
-        install_uuid = self._uuid_or_setting(overrides.install_uuid, missing)
-        cluster_uuid = self._cluster_uuid(missing)
-        raw_url = overrides.server_url or self._setting("server-url", missing)
-        server_url = public_url(raw_url)
-        found_version = "" if overrides.version else self._setting("server-version", missing)
-        found_version = texts.product_version(found_version)
-        return Discovered(
-            install_uuid=install_uuid,
-            cluster_uuid=cluster_uuid,
-            server_url=server_url,
-            version=overrides.version or found_version,
-            product=overrides.product or self._product(),
-            missing=tuple(missing),
-            withheld=find_withheld(server_url, raw_url, found_version),
-        )
-
-    def _product(self) -> str:
-        """The product name of the Rancher that runs, whatever version is configured."""
-        version, build = (
-            setting_value(self._settings, name)
-            for name in ("server-version", "server-version-type")
-        )
-        return product_name(version, build)
-
-    def _setting(self, name: str, missing: list[str]) -> str:
-        record = self._settings.get(name)
-        if isinstance(record, Unreadable):
-            missing.append(f"setting {name}: unreadable")
-            return ""
-        if record is None or not record.value:
-            missing.append(f"setting {name}")
-            return ""
-        return record.value
-
-    def _uuid_or_setting(self, override: str | None, missing: list[str]) -> str:
-        if override:
-            return checked_uuid(override, "configuration identity.install_uuid", missing)
-        value = self._setting("install-uuid", missing)
+    def installation() -> str:
+        value = setting("install-uuid")
         return checked_uuid(value, "setting install-uuid", missing) if value else ""
 
-    def _cluster_uuid(self, missing: list[str]) -> str:
-        override = self._overrides.cluster_uuid
-        if override:
-            return checked_uuid(override, "configuration identity.cluster_uuid", missing)
-        return kube_system_uuid(self._kube_system, missing)
+    install_uuid = uuid_of(overrides, "install_uuid", installation, missing)
+    cluster_uuid = uuid_of(
+        overrides, "cluster_uuid", lambda: kube_system_uuid(kube_system, missing), missing
+    )
+    raw_url = overrides.server_url or setting("server-url")
+    server_url = public_url(raw_url)
+    found_version = texts.product_version("" if overrides.version else setting("server-version"))
+    # The product name of the Rancher that runs, whatever version is configured.
+    version, build = (
+        setting_value(settings, name) for name in ("server-version", "server-version-type")
+    )
+    return Discovered(
+        install_uuid=install_uuid,
+        cluster_uuid=cluster_uuid,
+        server_url=server_url,
+        version=overrides.version or found_version,
+        product=overrides.product or product_name(version, build),
+        missing=tuple(missing),
+        withheld=find_withheld(server_url, raw_url, found_version),
+    )
+
+
+def uuid_of(
+    overrides: IdentityConfig, key: str, find: Callable[[], str], missing: list[str]
+) -> str:
+    """The override of this key where there is one, else the UUID that is found."""
+    override: str | None = getattr(overrides, key)
+    if not override:
+        return find()
+    return checked_uuid(override, f"configuration identity.{key}", missing)
 
 
 def find_withheld(server_url: str, raw_url: str, found_version: str) -> tuple[str, ...]:
@@ -123,12 +102,6 @@ def find_withheld(server_url: str, raw_url: str, found_version: str) -> tuple[st
         "version": found_version == texts.OTHER,
     }
     return tuple(name for name, is_withheld in parts.items() if is_withheld)
-
-
-def setting_value(settings: Reader[SettingRecord], name: str) -> str:
-    """The effective value of a setting; empty if it is missing or can't be read."""
-    record = settings.get(name)
-    return record.value if isinstance(record, SettingRecord) else ""
 
 
 def kube_system_uuid(kube_system: Reader[NamespaceRecord], missing: list[str]) -> str:

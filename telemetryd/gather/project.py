@@ -16,6 +16,7 @@ from telemetryd import bounds
 from telemetryd.errors import UnreadableObject, UnreadableReason
 from telemetryd.gather.shapes import ShapeTable, decode_raw, read_capacity
 from telemetryd.informer.resource import KubeObject, ObjectMeta, Resource, T
+from telemetryd.informer.store import Reader
 from telemetryd.model import (
     FeatureRecord,
     NamespaceRecord,
@@ -301,6 +302,12 @@ def require_uid(metadata: ObjectMeta | None) -> str:
     if metadata is None or not metadata.uid:
         raise UnreadableObject(UnreadableReason.MISSING, "metadata.uid is missing")
     return metadata.uid
+
+
+def setting_value(settings: Reader[SettingRecord], name: str) -> str:
+    """The effective value of a setting; empty if it is missing or can't be read."""
+    record = settings.get(name)
+    return record.value if isinstance(record, SettingRecord) else ""
 
 
 def _text(field: str, raw: msgspec.Raw) -> str:

@@ -8,7 +8,7 @@ from msgspec import inspect
 
 from telemetryd.gather import consumer
 from telemetryd.gather.clusters import CLUSTERS
-from telemetryd.gather.corenode import core_nodes_resource
+from telemetryd.gather.plain import core_nodes_resource
 from telemetryd.gather.project import (
     FEATURES,
     KUBE_SYSTEM,
@@ -24,12 +24,7 @@ from telemetryd.gather.shapes import GPU_KEYS, Capacity, ShapeTable
 def keys_of(
     object_type: type[msgspec.Struct], parts: Mapping[str, type[msgspec.Struct]] | None = None
 ) -> tuple[str, ...]:
-    """Every key of an object that is read: ``spec.etcd``, ``status.nodeInfo.architecture``.
-
-    Args:
-        object_type: Its struct.
-        parts: By key, the struct of a part that is decoded by itself.
-    """
+    """Every key of an object that is read: ``spec.etcd``, ``status.nodeInfo.architecture``."""
     return tuple(dict.fromkeys(_walk(inspect.type_info(object_type), "", parts or {})))
 
 

@@ -12,7 +12,7 @@ import msgspec
 from telemetryd.bounds import CONDITION_CHARS, free_text, identifier, version
 from telemetryd.errors import UnreadableObject, UnreadableReason
 from telemetryd.informer.resource import KubeObject, ObjectMeta, Resource
-from telemetryd.kube.objects import FIELD_MANAGER
+from telemetryd.kube.objects import FIELD_MANAGER, UNPARSABLE, decode_or_none
 from telemetryd.model import ConditionRecord, OtherController, SecretRequestRecord
 
 OWN_CONDITIONS: Final = ("Progressing", "Done", "Failure")
@@ -146,18 +146,14 @@ def _read_spec(raw: msgspec.Raw) -> tuple[RequestSpec, str]:
         return RequestSpec(), f"it has {size} bytes, {MAX_SPEC_BYTES} at most"
     try:
         return _SPEC.decode(raw) or RequestSpec(), ""
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+    except UNPARSABLE as error:
         return RequestSpec(), free_text(str(error))
 
 
 def _read_status(raw: msgspec.Raw) -> SecretRequestStatus:
-    if not raw or bytes(raw).count(b"{") > MAX_CONDITIONS:
-        return SecretRequestStatus()
-    try:
-        return _STATUS.decode(raw) or SecretRequestStatus()
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        # Another controller wrote it: it is read as empty, and written again.
-        return SecretRequestStatus()
+    # One that another controller wrote in another form is read as empty, and written again.
+    readable = bytes(raw).count(b"{") <= MAX_CONDITIONS
+    return (decode_or_none(_STATUS, raw) if readable else None) or SecretRequestStatus()
 
 
 SECRET_REQUESTS: Final = Resource(
@@ -215,12 +211,10 @@ def other_controller(
 
     A write of the same second as ours counts, and so does a ``lastSyncTS`` that isn't ours: the
     clocks of API servers differ.
-
-    Args:
-        managed_fields: ``metadata.managedFields``.
-        conditions: Those of ``OWN_CONDITIONS`` that the status has.
     """
-    owners = [owner for owner in _read_managers(managed_fields) if owner.serves]
+    readable = memoryview(managed_fields).nbytes <= MAX_OWNERS_BYTES
+    read = (decode_or_none(_OWNERS, managed_fields) if readable else None) or []
+    owners = [owner for owner in read if owner.serves]
     if not owners:
         return _by_content(conditions)
     ours = max((each.time or "" for each in owners if each.manager == FIELD_MANAGER), default="")
@@ -235,12 +229,3 @@ def other_controller(
 def _by_content(conditions: Sequence[ConditionRecord]) -> OtherController | None:
     theirs = [each.last_update_time for each in conditions if not each.last_transition_time]
     return OtherController(UNNAMED, max(theirs)) if theirs else None
-
-
-def _read_managers(managed_fields: msgspec.Raw) -> list[_Writer]:
-    if not managed_fields or memoryview(managed_fields).nbytes > MAX_OWNERS_BYTES:
-        return []
-    try:
-        return _OWNERS.decode(managed_fields) or []
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return []

@@ -13,6 +13,7 @@ import msgspec
 
 from telemetryd.errors import QuantityError, UnreadableObject, UnreadableReason
 from telemetryd.gather import texts
+from telemetryd.kube.objects import decode_or_none
 from telemetryd.model import NO_GPUS, Gpus, NodeShape
 from telemetryd.quantity import MAX_TEXT, NANO, parse_cpu, parse_memory, parse_quantity
 
@@ -46,16 +47,7 @@ class ShapeTable:
         memory: Quantity,
         gpus: Gpus = NO_GPUS,
     ) -> NodeShape:
-        """The shape of a node; a capacity that is missing or can't be parsed is None in it.
-
-        Args:
-            labels: Architecture, operating system, container runtime and kernel version; the
-                shape has them in the forms of ``texts``.
-            roles: Sorted.
-            cpu: Capacity, as in the object.
-            memory: Capacity, as in the object.
-            gpus: Those in the capacity.
-        """
+        """The shape of a node; a capacity that is missing or can't be parsed is None in it."""
         cpu, memory = _bounded(cpu), _bounded(memory)
         raw = (labels, roles, cpu, memory, gpus)
         shape = self._by_raw.get(raw)
@@ -138,7 +130,7 @@ GPU_KEYS: Final = (*_VENDORS, f"*{_ANY}")
 
 _CAPACITY: Final = msgspec.json.Decoder(Capacity | None)
 _EVERY_KEY: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_QUANTITY: Final = msgspec.json.Decoder(Quantity)
+_QUANTITY: Final[msgspec.json.Decoder[Quantity]] = msgspec.json.Decoder(Quantity)
 
 LONGEST_KEPT: Final = 2048
 """Bytes of a capacity that is cached; that of a node has some 150."""
@@ -171,16 +163,9 @@ def _count_gpus(raw: bytes) -> Gpus:
     for key, value in decode_raw("capacity", raw, _EVERY_KEY).items():
         vendor = _VENDORS.get(key) or ("other" if key.endswith(_ANY) else None)
         if vendor is not None:
-            found[vendor] = min(found[vendor] + (whole_number(_quantity(value)) or 0), MAX_GPUS)
+            number = whole_number(decode_or_none(_QUANTITY, value)) or 0
+            found[vendor] = min(found[vendor] + number, MAX_GPUS)
     return Gpus(**found)
-
-
-def _quantity(raw: msgspec.Raw) -> Quantity:
-    try:
-        quantity: Quantity = _QUANTITY.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return None
-    return quantity
 
 
 def decode_raw(field: str, raw: msgspec.Raw | bytes, decoder: msgspec.json.Decoder[T]) -> T:

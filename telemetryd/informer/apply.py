@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any, Generic
 
@@ -21,10 +21,9 @@ from telemetryd.informer.decode import (
     scan_event,
     scan_page,
 )
-from telemetryd.informer.identity import ObjectIdentity, scan_identity
-from telemetryd.informer.lines import OversizeLine
 from telemetryd.informer.resource import Resource, T
-from telemetryd.informer.scan import ScanNeeded, scan_in_turn
+from telemetryd.informer.scan import ObjectIdentity, ScanNeeded, scan_identity, scan_in_turn
+from telemetryd.informer.source import OversizeLine
 from telemetryd.informer.store import MAX_LISTED_OBJECTS, SLICE_OBJECTS, Relist, Store
 from telemetryd.kube.responses import error_of_event
 from telemetryd.model import R, Unreadable
@@ -39,7 +38,6 @@ class Progress:
 
     Attributes:
         started_s: When it was requested, on the event loop's clock.
-        accepted: The API server has accepted it.
         events: Applied so far, without bookmarks.
     """
 
@@ -75,31 +73,28 @@ async def read_page(body: bytes, resource: Resource[Any, Any]) -> Page:
         return await scan_in_turn(lambda text, check: scan_page(text, resource, check), body)
 
 
+@dataclass(slots=True, eq=False)
 class Applier(Generic[T, R]):
     """Updates one informer's store and counters."""
 
-    def __init__(
-        self,
-        resource: Resource[T, R],
-        store: Store[R],
-        stats: InformerStats,
-        now: Callable[[], float],
-    ) -> None:
-        self.resource = resource
-        self._store = store
-        self._stats = stats
-        self._now = now
-        self._decoder = ObjectDecoder(resource)
-        self._unknown_logged = False
+    resource: Resource[T, R]
+    store: Store[R]
+    stats: InformerStats
+    now: Callable[[], float]
+    _decoder: ObjectDecoder[T, R] = field(init=False)
+    _unknown_logged: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self._decoder = ObjectDecoder(self.resource)
 
     def contact(self) -> None:
         """Note that the API server has just answered."""
-        self._stats.last_contact_at = self._now()
-        self._stats.last_contact_boot_s = boot_time_s()
+        self.stats.last_contact_at = self.now()
+        self.stats.last_contact_boot_s = boot_time_s()
 
     def is_older(self, version: str) -> bool:
         """Whether the resource version is certainly older than what is held."""
-        held = self._store.resource_version
+        held = self.store.resource_version
         return held is not None and is_older(version, held)
 
     async def take_page(self, page: Page, relist: Relist[R]) -> int:
@@ -211,8 +206,8 @@ class Applier(Generic[T, R]):
         finally:
             if progress.events > before:
                 self.contact()
-                self._stats.last_event_at = self._stats.last_contact_at
-            self._store.flush()
+                self.stats.last_event_at = self.stats.last_contact_at
+            self.store.flush()
         return True
 
     def _apply_event(self, event: Event, known: ObjectIdentity | None, progress: Progress) -> bool:
@@ -225,28 +220,28 @@ class Applier(Generic[T, R]):
             case "DELETED":
                 item = self._decoder.identify_deleted(event.object, known)
             case "BOOKMARK":
-                self._stats.events["bookmark"] += 1
+                self.stats.events["bookmark"] += 1
                 version = decode_bookmark(event.object).metadata.resourceVersion
                 return self._move_to(version)
             case "ERROR":
-                self._stats.events["error"] += 1
+                self.stats.events["error"] += 1
                 raise error_of_event(bytes(event.object), f"watch of {self.resource.id}")
             case _:
-                self._stats.events["unknown"] += 1
+                self.stats.events["unknown"] += 1
                 if not self._unknown_logged:
                     self._unknown_logged = True
                     log.warning("unknown event type skipped resource=%s", self.resource.id)
                 return True
-        self._stats.events[event.type.lower()] += 1
+        self.stats.events[event.type.lower()] += 1
         return self._apply_item(item, progress, deleted=event.type == "DELETED")
 
     def _apply_oversize(self, line: OversizeLine, progress: Progress) -> bool:
         event_type, item = self._decoder.identify_head(line.head)
         self._count_unreadable(item.value)
         if event_type not in {"ADDED", "MODIFIED", "DELETED"}:
-            self._stats.events["error" if event_type == "ERROR" else "unknown"] += 1
+            self.stats.events["error" if event_type == "ERROR" else "unknown"] += 1
             raise BadResponse("watch: an event that is too large to be an object's")
-        self._stats.events[event_type.lower()] += 1
+        self.stats.events[event_type.lower()] += 1
         return self._apply_item(item, progress, deleted=event_type == "DELETED")
 
     def _apply_item(self, item: Item[R], progress: Progress, *, deleted: bool) -> bool:
@@ -263,21 +258,21 @@ class Applier(Generic[T, R]):
             return False
         progress.events += 1
         if deleted:
-            self._store.remove(item.key)
-        elif len(self._store) < MAX_LISTED_OBJECTS or self._store.get(item.key) is not None:
-            self._store.upsert(item.key, item.value)
+            self.store.remove(item.key)
+        elif len(self.store) < MAX_LISTED_OBJECTS or self.store.get(item.key) is not None:
+            self.store.upsert(item.key, item.value)
         else:
             raise BadResponse(f"watch: more than {MAX_LISTED_OBJECTS} objects")
         if version:
-            self._store.move_to(version)
+            self.store.move_to(version)
         return True
 
     def _move_to(self, version: str) -> bool:
         if self.is_older(version):
             return False
-        self._store.move_to(version)
+        self.store.move_to(version)
         return True
 
     def _count_unreadable(self, value: R | Unreadable) -> None:
         if isinstance(value, Unreadable):
-            self._stats.decode_errors[value.reason] += 1
+            self.stats.decode_errors[value.reason] += 1

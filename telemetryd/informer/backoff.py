@@ -86,25 +86,16 @@ class Backoff:
 NO_FAILURES = Backoff()
 
 
+@dataclass(slots=True)
 class Delays:
     """The delays that one step can choose from; choosing one counts a failure."""
 
-    def __init__(
-        self,
-        retries: Backoff,
-        relists: Backoff,
-        *,
-        now_s: float,
-        took_s: float,
-        timing: WatchTiming,
-        rng: random.Random,
-    ) -> None:
-        self.timing = timing
-        self._took_s = took_s
-        self.retries = retries
-        self.relists = relists
-        self._now_s = now_s
-        self._rng = rng
+    retries: Backoff
+    relists: Backoff
+    now_s: float
+    took_s: float
+    timing: WatchTiming
+    rng: random.Random
 
     def retry_s(self, error: KubeError | None = None) -> float:
         """Before the same request is made again.
@@ -113,8 +104,8 @@ class Delays:
         otherwise a request that hangs and a long delay would add up to more than a minute.
         """
         shortest_s = self.absence_s(0)
-        self.retries, wait_s = self.retries.after_failure(self._now_s, self.timing, self._rng)
-        wait_s = max(wait_s - self._took_s, min(wait_s, shortest_s))
+        self.retries, wait_s = self.retries.after_failure(self.now_s, self.timing, self.rng)
+        wait_s = max(wait_s - self.took_s, min(wait_s, shortest_s))
         return asked_s(error, wait_s)
 
     def relist_s(self, error: KubeError | None = None) -> float:
@@ -122,13 +113,13 @@ class Delays:
 
         It counts from the last such list, so that it limits lists and delays nothing else.
         """
-        since_s = self._now_s - self.relists.last_at_s
-        self.relists, wait_s = self.relists.after_failure(self._now_s, self.timing, self._rng)
+        since_s = self.now_s - self.relists.last_at_s
+        self.relists, wait_s = self.relists.after_failure(self.now_s, self.timing, self.rng)
         return asked_s(error, max(0.0, wait_s - since_s))
 
     def absence_s(self, absences: int) -> float:
         """Before asking again for a resource that isn't served."""
-        return Backoff(absences, self._now_s).after_failure(self._now_s, self.timing, self._rng)[1]
+        return Backoff(absences, self.now_s).after_failure(self.now_s, self.timing, self.rng)[1]
 
 
 def asked_s(error: KubeError | None, wait_s: float) -> float:

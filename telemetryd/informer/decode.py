@@ -13,16 +13,19 @@ import msgspec
 
 from telemetryd.bounds import IDENTIFIER_CHARS, identifier
 from telemetryd.errors import BadResponse, UnreadableObject, UnreadableReason
-from telemetryd.informer.identity import (
-    UNPARSABLE,
+from telemetryd.informer.resource import Resource, T
+from telemetryd.informer.scan import (
     LenientMeta,
     ObjectIdentity,
+    ScanError,
+    ScanNeeded,
+    Walker,
     parse_identity,
     scalar,
+    unchecked,
     walk_identity,
 )
-from telemetryd.informer.resource import Resource, T
-from telemetryd.informer.scan import ScanError, ScanNeeded, Walker, unchecked
+from telemetryd.kube.objects import UNPARSABLE
 from telemetryd.model import R, Unreadable
 
 log = logging.getLogger(__name__)
@@ -33,8 +36,6 @@ class Page:
     """One page of a list.
 
     Attributes:
-        resource_version: Of the whole list.
-        continue_token: For the next page, empty on the last one.
         items: The objects, not yet decoded; each may keep the whole page alive.
         identities: Theirs, if the page had to be scanned; otherwise None.
     """
@@ -50,8 +51,6 @@ class Item(msgspec.Struct, Generic[R], frozen=True, gc=False):
 
     Attributes:
         key: ``namespace/name`` or ``name``; None if unknown.
-        resource_version: Its own; None if unknown.
-        value: Its record, or an ``Unreadable`` in its place.
         suspect: Its JSON is broken. API servers don't send that, so a proxy may have broken it.
     """
 
@@ -138,11 +137,6 @@ def parse_page(body: bytes, resource: Resource[T, R]) -> Page:
 def scan_page(body: bytes, resource: Resource[T, R], check: Callable[[], None] = unchecked) -> Page:
     """A page that msgspec refuses as a whole, object by object, so that only bad ones are lost.
 
-    Args:
-        body: The page.
-        resource: What is listed.
-        check: Called every few milliseconds; an exception from it ends the scan.
-
     Raises:
         BadResponse: It isn't a list of the resource's kind with a resource version.
     """
@@ -211,10 +205,6 @@ def parse_event(line: bytes) -> Event:
 def scan_event(line: bytes, check: Callable[[], None] = unchecked) -> tuple[Event, ObjectIdentity]:
     """One line of a watch that msgspec refuses, and the identity of its object.
 
-    Args:
-        line: The line.
-        check: Called every few milliseconds; an exception from it ends the scan.
-
     Raises:
         BadResponse: It isn't an event.
     """
@@ -266,10 +256,6 @@ class ObjectDecoder(Generic[T, R]):
     def decode(self, raw: bytes | msgspec.Raw, known: ObjectIdentity | None = None) -> Item[R]:
         """One object's record, or an ``Unreadable`` in its place.
 
-        Args:
-            raw: The object.
-            known: Its identity, if it is known already.
-
         Raises:
             ScanNeeded: Its identity isn't known, and only a scan can find it.
             BadResponse: It is whole, but of another kind.
@@ -299,10 +285,6 @@ class ObjectDecoder(Generic[T, R]):
         self, raw: bytes | msgspec.Raw, known: ObjectIdentity | None = None
     ) -> Item[R]:
         """A deleted object: only its identity is read.
-
-        Args:
-            raw: The object.
-            known: Its identity, if it is known already.
 
         Raises:
             ScanNeeded: Its identity isn't known, and only a scan can find it.

@@ -5,18 +5,18 @@ import math
 import random
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import Generic, assert_never
 
 import anyio
 
-from telemetryd.errors import BadResponse, Gone, KubeError, Reason, Unavailable
+from telemetryd.errors import BadResponse, Gone, KubeError, NotFound, Reason, Unavailable
 from telemetryd.informer.apply import Applier, Progress
 from telemetryd.informer.backoff import DEFAULT_TIMING, WatchTiming
-from telemetryd.informer.lines import LineFeed
 from telemetryd.informer.lists import Lister
 from telemetryd.informer.machine import START, START_STREAMED, Machine, Move, is_short, step
 from telemetryd.informer.resource import Resource, T
-from telemetryd.informer.source import KubeSource
+from telemetryd.informer.source import KubeSource, LineFeed
 from telemetryd.informer.states import (
     Checked,
     Checking,
@@ -25,12 +25,14 @@ from telemetryd.informer.states import (
     Listed,
     Listing,
     ListMethod,
+    ListReason,
     Outcome,
     Probing,
     Regressed,
     ResyncDue,
     State,
     StreamRefused,
+    Suspect,
     WatchEnd,
     WatchEnded,
     WatchFailed,
@@ -38,11 +40,42 @@ from telemetryd.informer.states import (
     WatchUnanswered,
 )
 from telemetryd.informer.store import Reader, Store
-from telemetryd.informer.trouble import Journal, trouble_in
 from telemetryd.model import R
 from telemetryd.stats import InformerStats
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What fails; only a change of ``kind`` is logged as a warning."""
+
+    kind: str
+    text: str
+
+
+def trouble_in(  # noqa: PLR0911 - one line a case
+    state: State, outcome: Outcome, timing: WatchTiming
+) -> Trouble | None:
+    """What fails by the outcome of a state, if anything does."""
+    match outcome:
+        case WatchFailed(error=Gone() | NotFound()):
+            return None
+        case Failed(error=NotFound()) if not isinstance(state, Checking):
+            return None
+        case Failed(error=Gone(), page=page) if page > 1:
+            return None
+        case Failed(error=error) | WatchFailed(error=error):
+            return Trouble(f"{type(error).__name__} {error.status}", str(error))
+        case Suspect():
+            return Trouble("malformed", "list: objects that aren't JSON")
+        case WatchEnded() if is_short(outcome, timing):
+            return Trouble("short", "watches end as soon as they begin")
+        case Crashed():
+            return Trouble("internal", "internal error, see the log")
+        case _:
+            return None
+
 
 _TIMEOUT_LEEWAY_S = 5.0
 """A watch that ends this close to the requested time has ended because of it."""
@@ -63,18 +96,6 @@ class Informer(Generic[T, R]):
         streamed: bool = False,
         timing: WatchTiming = DEFAULT_TIMING,
     ) -> None:
-        """Request nothing before ``run``.
-
-        Args:
-            resource: What is watched, and how an object becomes a record.
-            source: Makes the requests.
-            now: Unix time in seconds.
-            rng: For jitter and watch timeouts.
-            stats: Counters of this informer, counted here.
-            page_size: Objects a page.
-            streamed: Request lists as streams where the API server serves them so.
-            timing: Limits and delays.
-        """
         self.resource = resource
         self._source = source
         self._rng = rng
@@ -82,18 +103,10 @@ class Informer(Generic[T, R]):
         self._timing = timing
         self._store: Store[R] = Store(stats)
         self._applier = Applier(resource, self._store, stats, now)
-        self._journal = Journal(resource.id)
+        self._trouble: Trouble | None = None
+        self._synced = False
         self._start = START_STREAMED if streamed else START
-        self._lister = Lister(
-            source,
-            self._store,
-            self._applier,
-            rng=rng,
-            stats=stats,
-            page_size=page_size,
-            timing=timing,
-            contact=self._contact,
-        )
+        self._lister = Lister(source, self._applier, rng, page_size, timing, self._contact)
         self._heard_at_s = 0.0
 
     @property
@@ -148,8 +161,7 @@ class Informer(Generic[T, R]):
                     assert_never(state)
         except Exception:
             # The rest of the daemon must go on, and a new list repairs a half updated store.
-            trouble = self._journal.trouble
-            known = trouble is not None and trouble.kind == "internal"
+            known = self._trouble is not None and self._trouble.kind == "internal"
             level = logging.DEBUG if known else logging.ERROR
             log.log(level, "informer failed resource=%s", self.resource.id, exc_info=True)
             return Crashed()
@@ -196,11 +208,7 @@ class Informer(Generic[T, R]):
     async def _open(
         self, state: Watching, server_timeout_s: int, resources: AsyncExitStack
     ) -> LineFeed:
-        """Open a watch from the state's version.
-
-        Raises:
-            KubeError: It isn't accepted.
-        """
+        """Open a watch from the state's version."""
         stream = await resources.enter_async_context(
             self._source.watch(
                 state.resource_version,
@@ -266,7 +274,7 @@ class Informer(Generic[T, R]):
 
     def _next_look_s(self, progress: Progress, now_s: float) -> float:
         """When a watch after a failure has lasted long enough to be called recovered."""
-        if self._journal.trouble is None:
+        if self._trouble is None:
             return math.inf
         well_at_s = progress.started_s + self._timing.short_watch_s
         if now_s < well_at_s:
@@ -292,24 +300,60 @@ class Informer(Generic[T, R]):
         A first page or an accepted watch that leads nowhere, again and again, would make the store
         look fresh: then only a whole list or a watch that works counts.
         """
-        if self._journal.trouble is None:
+        if self._trouble is None:
             self._applier.contact()
 
     def _recover(self) -> None:
-        self._journal.leave()
-        self._store.set_error("")
+        if self._trouble is not None:
+            self._trouble = None
+            self._store.set_error("")
+            log.info("informer recovered resource=%s", self.resource.id)
 
     def _report(self, state: State, outcome: Outcome, move: Move) -> None:
-        self._journal.moved(state, outcome, move, len(self._store))
+        """Log changes of state, each once, and show what fails; repetitions at debug."""
+        self._log_list(state, outcome, move)
         trouble = trouble_in(state, outcome, self._timing)
         if move.absent:
-            self._journal.absent()
+            self._trouble = None
+            self._synced = True
+            log.info("resource absent, counts as synced resource=%s", self.resource.id)
             self._store.set_error("")
             self._store.finish_absent()
         elif trouble is not None:
-            self._journal.enter(trouble, move.wait_s)
+            news = self._trouble is None or self._trouble.kind != trouble.kind
+            self._trouble = trouble
+            log.log(
+                logging.WARNING if news else logging.DEBUG,
+                "informer failing resource=%s reason=%s retry_in_s=%.1f",
+                self.resource.id,
+                trouble.text,
+                move.wait_s,
+            )
             self._store.set_error(trouble.text)
             self._store.flush()
+
+    def _log_list(self, state: State, outcome: Outcome, move: Move) -> None:
+        following = move.machine.state
+        if isinstance(outcome, Listed) and (
+            not self._synced or (isinstance(state, Listing) and state.absences)
+        ):
+            self._synced = True
+            log.info("informer synced resource=%s objects=%d", self.resource.id, len(self._store))
+        if isinstance(outcome, StreamRefused):
+            log.info(
+                "no streamed lists, using pages for hours resource=%s reason=%r",
+                self.resource.id,
+                str(outcome.error or "the API server is too old"),
+            )
+        elif isinstance(following, Listing) and following.reason is not ListReason.INITIAL:
+            changed = not isinstance(state, Listing) or state.reason is not following.reason
+            log.log(
+                logging.INFO if changed else logging.DEBUG,
+                "relist resource=%s reason=%s in_s=%.1f",
+                self.resource.id,
+                following.reason,
+                move.wait_s,
+            )
 
     def _count(self, state: State, outcome: Outcome) -> None:
         stats = self._stats

@@ -8,7 +8,7 @@ import math
 import random
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic
 
 import anyio
@@ -16,9 +16,8 @@ import anyio
 from telemetryd.errors import BadResponse, Invalid, KubeError, Reason, Throttled, Unavailable
 from telemetryd.informer.apply import Applier, read_page
 from telemetryd.informer.backoff import WatchTiming
-from telemetryd.informer.lines import LineFeed
 from telemetryd.informer.resource import T
-from telemetryd.informer.source import KubeSource
+from telemetryd.informer.source import KubeSource, LineFeed
 from telemetryd.informer.states import (
     Checked,
     Failed,
@@ -31,9 +30,8 @@ from telemetryd.informer.states import (
     StreamRefused,
     Suspect,
 )
-from telemetryd.informer.store import MAX_LISTED_OBJECTS, Relist, Store
+from telemetryd.informer.store import MAX_LISTED_OBJECTS, Relist
 from telemetryd.model import R
-from telemetryd.stats import InformerStats
 
 log = logging.getLogger(__name__)
 
@@ -50,11 +48,6 @@ class Paging:
     """Ends a list in pages that would never end, whatever the server sends."""
 
     def __init__(self, deadline_s: float) -> None:
-        """Begin before the first page.
-
-        Args:
-            deadline_s: When the list must be over, on the clock of ``turn``.
-        """
         self._deadline_s = deadline_s
         self._seen: set[int] = set()
         self._barren = 0
@@ -63,13 +56,6 @@ class Paging:
 
     def turn(self, token: str, *, now_s: float, objects: int, named: int, keys: int) -> None:
         """Note that a page was read.
-
-        Args:
-            token: Of the next page, empty if there is none.
-            now_s: The time.
-            objects: Objects on the page.
-            named: Those of them that have a key.
-            keys: Different keys in the list so far.
 
         Raises:
             BadResponse: The list must not go on.
@@ -100,7 +86,6 @@ class OpenStream:
     """The stream of a complete list, which the watch continues.
 
     Attributes:
-        resources: Closes the stream.
         started_s: When it was requested, on the event loop's clock.
         server_timeout_s: After how many seconds the API server was asked to end it.
     """
@@ -111,39 +96,26 @@ class OpenStream:
     server_timeout_s: int
 
 
+@dataclass(slots=True, eq=False)
 class Lister(Generic[T, R]):
     """Makes the lists of one informer.
 
     Attributes:
+        contact: Called for each part of a list that is read.
         resync_at_s: When the next regular list is due, on the event loop's clock.
         listed_at_s: When a list was last applied.
     """
 
-    def __init__(
-        self,
-        source: KubeSource,
-        store: Store[R],
-        applier: Applier[T, R],
-        *,
-        rng: random.Random,
-        stats: InformerStats,
-        page_size: int,
-        timing: WatchTiming,
-        contact: Callable[[], None],
-    ) -> None:
-        """Request nothing yet; ``contact`` is called for each part of a list that is read."""
-        self._source = source
-        self._store = store
-        self._applier = applier
-        self._rng = rng
-        self._stats = stats
-        self._page_size = page_size
-        self._timing = timing
-        self._contact = contact
-        self._open: OpenStream | None = None
-        self._new_enough_until_s = -math.inf
-        self.resync_at_s = 0.0
-        self.listed_at_s = 0.0
+    source: KubeSource
+    applier: Applier[T, R]
+    rng: random.Random
+    page_size: int
+    timing: WatchTiming
+    contact: Callable[[], None]
+    resync_at_s: float = field(default=0.0, init=False)
+    listed_at_s: float = field(default=0.0, init=False)
+    _open: OpenStream | None = field(default=None, init=False)
+    _new_enough_until_s: float = field(default=-math.inf, init=False)
 
     def take_stream(self) -> OpenStream | None:
         """The stream of the list just made, if any, which the caller must close."""
@@ -153,18 +125,18 @@ class Lister(Generic[T, R]):
     async def list(self, state: Listing) -> Outcome:
         """Make a list in pages, or in one answer."""
         started_s = anyio.current_time()
-        paging = Paging(started_s + self._timing.full_list_timeout_s)
-        relist: Relist[R] = Relist(self._store)
+        paging = Paging(started_s + self.timing.full_list_timeout_s)
+        relist: Relist[R] = Relist(self.applier.store)
         version = token = ""
         suspects = number = 0
         while token or not number:
             number += 1
             try:
                 body = await self._fetch(state.method, token)
-                page = await read_page(body, self._applier.resource)
+                page = await read_page(body, self.applier.resource)
                 del body
                 keyless_before = relist.keyless
-                suspects += await self._applier.take_page(page, relist)
+                suspects += await self.applier.take_page(page, relist)
                 paging.turn(
                     page.continue_token,
                     now_s=anyio.current_time(),
@@ -175,45 +147,41 @@ class Lister(Generic[T, R]):
             except KubeError as error:
                 return Failed(error, number)
             version = version or page.resource_version
-            if state.reason is not ListReason.REGRESSION and self._applier.is_older(version):
+            if state.reason is not ListReason.REGRESSION and self.applier.is_older(version):
                 return Regressed()
             if suspects and not state.tolerant:
                 return Suspect()
-            self._contact()
+            self.contact()
             token = page.continue_token
             del page  # its objects keep all of its bytes alive
         await self._finish(relist, version, started_s, suspects=suspects, way="pages")
         return Listed(version)
 
     async def _fetch(self, method: ListMethod, token: str) -> bytes:
-        """The page of this continue token, or the whole list.
-
-        Raises:
-            KubeError: The request failed.
-        """
-        timing = self._timing
+        """The page of this continue token, or the whole list."""
+        timing = self.timing
         if method is ListMethod.WHOLE:
             limit, timeout_s = None, timing.full_list_timeout_s
         else:
-            limit, timeout_s = self._page_size, timing.list_timeout_s
-        return await self._source.list_page(limit=limit, continue_token=token, timeout_s=timeout_s)
+            limit, timeout_s = self.page_size, timing.list_timeout_s
+        return await self.source.list_page(limit=limit, continue_token=token, timeout_s=timeout_s)
 
     async def stream(self) -> Outcome:
         """Make a list as a stream; ``take_stream`` then returns the stream."""
-        timing = self._timing
+        timing = self.timing
         started_s = anyio.current_time()
         try:
             if await self._is_too_old():
                 return StreamRefused()
         except KubeError as error:
             return Failed(error)
-        server_timeout_s = timing.server_timeout_s(self._rng)
-        relist: Relist[R] = Relist(self._store)
+        server_timeout_s = timing.server_timeout_s(self.rng)
+        relist: Relist[R] = Relist(self.applier.store)
         begun = False
         async with AsyncExitStack() as resources:
             try:
                 stream = await resources.enter_async_context(
-                    self._source.stream_list(
+                    self.source.stream_list(
                         server_timeout_s=server_timeout_s, open_timeout_s=timing.list_timeout_s
                     )
                 )
@@ -222,7 +190,7 @@ class Lister(Generic[T, R]):
                 version = await self._read_stream(feed, relist)
             except KubeError as error:
                 return StreamRefused(error) if _is_refusal(error) else Failed(error, begun=begun)
-            if self._applier.is_older(version):
+            if self.applier.is_older(version):
                 return Regressed()
             await self._finish(relist, version, started_s, suspects=0, way="stream")
             self._open = OpenStream(resources.pop_all(), feed, started_s, server_timeout_s)
@@ -241,14 +209,14 @@ class Lister(Generic[T, R]):
         if now_s < self._new_enough_until_s:
             return False
         try:
-            is_known = await self._source.knows_streams(timeout_s=self._timing.discovery_timeout_s)
+            is_known = await self.source.knows_streams(timeout_s=self.timing.discovery_timeout_s)
         except (Throttled, Unavailable):
             raise
         except KubeError as error:
             log.debug("cannot get the API server's version error=%r", str(error))
             return False
         if is_known:
-            self._new_enough_until_s = now_s + self._timing.stream_retry_s
+            self._new_enough_until_s = now_s + self.timing.stream_retry_s
         return not is_known
 
     async def _read_stream(self, feed: LineFeed, relist: Relist[R]) -> str:
@@ -263,7 +231,7 @@ class Lister(Generic[T, R]):
             Unavailable: It broke.
             KubeError: An ERROR event.
         """
-        timing = self._timing
+        timing = self.timing
         heard_at_s = anyio.current_time()
         over_at_s = heard_at_s + timing.full_list_timeout_s
         while True:
@@ -284,8 +252,8 @@ class Lister(Generic[T, R]):
                 raise Unavailable(message, kind=Reason.CONNECT)
             if lines:
                 heard_at_s = anyio.current_time()
-                self._contact()
-                end = await self._applier.take_lines(lines, relist)
+                self.contact()
+                end = await self.applier.take_lines(lines, relist)
                 if end is not None:
                     version, rest = end
                     feed.put_back(rest)
@@ -294,24 +262,24 @@ class Lister(Generic[T, R]):
     async def _finish(
         self, relist: Relist[R], version: str, started_s: float, *, suspects: int, way: str
     ) -> None:
-        self._stats.list_method = way
+        self.applier.stats.list_method = way
         await relist.apply(version)
-        self._applier.contact()
+        self.applier.contact()
         ended_s = self.listed_at_s = anyio.current_time()
-        self._stats.list_duration.observe(ended_s - started_s)
-        jittered_s = self._timing.resync_s * self._rng.uniform(0.9, 1.1)
-        self.resync_at_s = ended_s + (self._timing.suspect_relist_s if suspects else jittered_s)
+        self.applier.stats.list_duration.observe(ended_s - started_s)
+        jittered_s = self.timing.resync_s * self.rng.uniform(0.9, 1.1)
+        self.resync_at_s = ended_s + (self.timing.suspect_relist_s if suspects else jittered_s)
 
     async def probe(self) -> Outcome:
         """Make the smallest list: is the server there, and at least as far as the store?"""
         try:
-            body = await self._source.list_page(
-                limit=1, continue_token="", timeout_s=self._timing.list_timeout_s
+            body = await self.source.list_page(
+                limit=1, continue_token="", timeout_s=self.timing.list_timeout_s
             )
-            page = await read_page(body, self._applier.resource)
+            page = await read_page(body, self.applier.resource)
         except KubeError as error:
             return Failed(error)
-        if self._applier.is_older(page.resource_version):
+        if self.applier.is_older(page.resource_version):
             return Regressed()
         return Checked(served=True)
 

@@ -99,18 +99,11 @@ def step(
 ) -> Move:
     """The move that follows from an outcome.
 
-    Args:
-        machine: Where list and watch stand.
-        outcome: Of what the machine's state asked for.
-        now_s: Any clock that only moves forward, in seconds.
-        took_s: From the request to the outcome.
-        timing: Limits and delays.
-        rng: For jitter.
+    ``now_s`` is any clock that only moves forward, ``took_s`` the time from the request to the
+    outcome.
     """
     state = machine.state
-    delays = Delays(
-        machine.retries, machine.relists, now_s=now_s, took_s=took_s, timing=timing, rng=rng
-    )
+    delays = Delays(machine.retries, machine.relists, now_s, took_s, timing, rng)
     match state:
         case Listing():
             following, wait_s = _after_list(state, outcome, delays)

@@ -41,7 +41,6 @@ class Resource(Generic[T, R]):
     """One kind as an informer watches it.
 
     Attributes:
-        group: API group, empty for the core group.
         object_type: Struct of exactly the fields that are read.
         project: Object and its key to record; pure. The key is ``namespace/name`` or ``name``.
         name: Only the object of this name, by field selector; None for all.

@@ -1,16 +1,19 @@
 """Finds members and elements of JSON that msgspec refuses as a whole, such as very deep nesting.
 
-Only their boundaries are found, without recursion; the values are decoded on their own.
+Only their boundaries are found, without recursion; the values are decoded on their own. So the
+kind, name and UID of an object are found even if its JSON is broken.
 """
 
 import re
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio.from_thread
 import anyio.lowlevel
 import anyio.to_thread
 import msgspec
+
+from telemetryd.kube.objects import UNPARSABLE, decode_or_none
 
 _SPACE = re.compile(rb"[ \t\n\r]*")
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
@@ -46,10 +49,6 @@ async def scan_in_turn(scan: Callable[[bytes, Callable[[], None]], V], text: byt
     """The result of the scan; other tasks of the event loop run meanwhile, or after it if short.
 
     Cancellation ends the scan itself, by its check: no thread is left behind.
-
-    Args:
-        scan: Pure; calls its second argument every few milliseconds.
-        text: Its first argument.
     """
     if len(text) <= SCAN_AT_ONCE_BYTES:
         found = scan(text, unchecked)
@@ -68,14 +67,6 @@ class Walker:
     def __init__(
         self, data: bytes, *, partial: bool = False, check: Callable[[], None] = unchecked
     ) -> None:
-        """Stand at the first value.
-
-        Args:
-            data: JSON text.
-            partial: The text may break off anywhere: the walk returns what is whole, and the
-                beginning of the value that breaks off. Otherwise that raises ScanError.
-            check: Called every few milliseconds; an exception from it ends the walk.
-        """
         self.data = data
         self._partial = partial
         self._check = check
@@ -100,7 +91,7 @@ class Walker:
                 self._break(f"no member at byte {self.at}")
                 return
             self.at = start = self._past_space(colon + 1)
-            yield _decode_name(name.group())
+            yield scalar(name.group()) or ""
             if self.at == start and not self._broken:
                 self.skip()
 
@@ -212,8 +203,99 @@ class Walker:
         return match.end() if match else at
 
 
-def _decode_name(token: bytes) -> str:
+_META_NAMES = ("name", "namespace", "uid", "resourceVersion")
+
+
+class LenientMeta(msgspec.Struct, gc=False):
+    """The fields of ``metadata`` that identify an object, of any type."""
+
+    name: Any = None
+    namespace: Any = None
+    uid: Any = None
+    resourceVersion: Any = None  # noqa: N815 - the field's name in JSON
+
+
+class ObjectIdentity(msgspec.Struct, gc=False):
+    """Kind and name of an object, of any type."""
+
+    kind: Any = None
+    metadata: LenientMeta | None = None
+
+
+class _Kind(msgspec.Struct, gc=False):
+    kind: Any = None
+
+
+_IDENTITY = msgspec.json.Decoder(ObjectIdentity)
+_KIND = msgspec.json.Decoder(_Kind)
+_TEXT = msgspec.json.Decoder(str)
+
+
+def parse_identity(raw: bytes | msgspec.Raw) -> ObjectIdentity:
+    """The identity of an object.
+
+    Raises:
+        ScanNeeded: Only ``scan_identity`` can find it.
+    """
     try:
-        return msgspec.json.decode(token, type=str)
-    except (msgspec.MsgspecError, UnicodeError):
-        return ""
+        return _IDENTITY.decode(raw)
+    except msgspec.ValidationError:
+        return _parse_kind(raw)
+    except UNPARSABLE as error:
+        raise ScanNeeded from error
+
+
+def _parse_kind(raw: bytes | msgspec.Raw) -> ObjectIdentity:
+    """The kind at most, of JSON that isn't an object or whose metadata isn't one.
+
+    Raises:
+        ScanNeeded: It breaks off, or isn't JSON, further on.
+    """
+    try:
+        return ObjectIdentity(_KIND.decode(raw).kind)
+    except msgspec.ValidationError:
+        return ObjectIdentity()
+    except UNPARSABLE as error:
+        raise ScanNeeded from error
+
+
+def scan_identity(raw: bytes, check: Callable[[], None] = unchecked) -> ObjectIdentity:
+    """The identity of an object, as far as its text can be read."""
+    walker = Walker(raw, partial=True, check=check)
+    found = ObjectIdentity()
+    try:
+        _walk_into(walker, found)
+    except ScanError:
+        return found
+    return found
+
+
+def walk_identity(walker: Walker) -> ObjectIdentity:
+    """Walk through the walker's value, an object or not.
+
+    Raises:
+        ScanError: It breaks off.
+    """
+    found = ObjectIdentity()
+    if walker.opens(b"{"):
+        _walk_into(walker, found)
+    else:
+        walker.skip()
+    return found
+
+
+def _walk_into(walker: Walker, found: ObjectIdentity) -> None:
+    for name in walker.members():
+        if name == "kind":
+            found.kind = scalar(walker.data[walker.skip()])
+        elif name == "metadata":
+            found.metadata = meta = LenientMeta()
+            if walker.opens(b"{"):
+                for field in walker.members():
+                    if field in _META_NAMES:
+                        setattr(meta, field, scalar(walker.data[walker.skip()]))
+
+
+def scalar(value: bytes) -> str | None:
+    """The string that the JSON holds, None if it is another type."""
+    return decode_or_none(_TEXT, value)

@@ -47,8 +47,6 @@ class Listing:
         tolerant: Store objects with broken JSON as unreadable. Otherwise they fail the list once,
             because a proxy may have broken them.
         absences: How often in a row the resource was not served; 0 while it is, or not known.
-        refusals: As in ``Watching``, where lists replace watches.
-        broken_streams: How many streams of this list have failed.
     """
 
     reason: ListReason
@@ -80,7 +78,6 @@ class Probing:
     """Make the smallest list, to see that the API server is there and not set back.
 
     Attributes:
-        resource_version: Where the watch goes on.
         refusals: As in ``Watching``.
         lost: The API server was lost; otherwise the last watch got no answer or was refused.
     """

@@ -190,26 +190,24 @@ class Relist(Generic[R]):
     """A list that is being made; the store changes only when it is complete.
 
     It holds keys and references. For an unchanged object that is the store's own record.
+
+    Attributes:
+        keyless: Objects so far whose key is unknown: they are only counted.
     """
 
     def __init__(self, store: Store[R]) -> None:
         self._store = store
         self._listed: dict[str, R | Unreadable] = {}
         self._changed: list[str] = []
-        self._keyless = 0
+        self.keyless = 0
 
     def __len__(self) -> int:
         return len(self._listed)
 
-    @property
-    def keyless(self) -> int:
-        """Objects so far whose key is unknown: they are only counted."""
-        return self._keyless
-
     def add(self, key: str | None, value: R | Unreadable) -> None:
         """Add one object of the list."""
         if key is None:
-            self._keyless += 1
+            self.keyless += 1
             return
         old = self._store.get(key)
         if old == value and old is not None:
@@ -232,4 +230,4 @@ class Relist(Generic[R]):
             self._store.upsert(key, self._listed[key])
             if not atomic and count % SLICE_OBJECTS == 0:
                 await anyio.lowlevel.checkpoint()
-        self._store.finish_list(resource_version, self._keyless)
+        self._store.finish_list(resource_version, self.keyless)

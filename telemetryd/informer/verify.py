@@ -11,10 +11,9 @@ from telemetryd.errors import Gone
 from telemetryd.informer.apply import read_page
 from telemetryd.informer.backoff import DEFAULT_TIMING
 from telemetryd.informer.decode import ObjectDecoder, Page
-from telemetryd.informer.identity import scan_identity
 from telemetryd.informer.lists import Paging
 from telemetryd.informer.resource import Resource
-from telemetryd.informer.scan import ScanNeeded, scan_in_turn
+from telemetryd.informer.scan import ScanNeeded, scan_identity, scan_in_turn
 from telemetryd.informer.source import KubeSource
 from telemetryd.informer.store import SLICE_OBJECTS, Reader
 
@@ -32,7 +31,6 @@ class Verification:
     """The differences.
 
     Attributes:
-        listed: Objects with a key in the last list.
         resource_version: Of that list; empty if the resource isn't served.
         missing: Sorted keys that the API server has and the store hasn't.
         extra: Sorted keys that the store has and the API server hasn't.
@@ -62,14 +60,6 @@ async def verify(
 
     Objects come and go meanwhile: only what differs the same way in every round, and for as long
     as the watch may take each time, counts as a difference.
-
-    Args:
-        resource: What is compared.
-        reader: Its store, while it changes.
-        source: Makes the lists.
-        page_size: Objects a page.
-        rounds: Lists at most; at least 1.
-        patience_s: How long the watch may take.
 
     Raises:
         KubeError: It can't be listed.
@@ -107,11 +97,7 @@ async def _settle(
 async def _list(
     resource: Resource[Any, Any], source: KubeSource, page_size: int
 ) -> tuple[set[str], str]:
-    """Keys and resource version of a quorum list; begun again if its continue token expires.
-
-    Raises:
-        KubeError: A request failed.
-    """
+    """Keys and resource version of a quorum list; begun again if its continue token expires."""
     if not await source.served(timeout_s=DEFAULT_TIMING.discovery_timeout_s):
         return set(), ""
     for _ in range(_LIST_TRIES - 1):
@@ -125,11 +111,7 @@ async def _list(
 async def _list_pages(
     resource: Resource[Any, Any], source: KubeSource, page_size: int
 ) -> tuple[set[str], str]:
-    """One attempt of it.
-
-    Raises:
-        KubeError: A request failed, or an answer isn't a list.
-    """
+    """One attempt of it."""
     paging = Paging(anyio.current_time() + DEFAULT_TIMING.full_list_timeout_s)
     decoder = ObjectDecoder(resource)
     keys: set[str] = set()

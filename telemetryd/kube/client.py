@@ -6,23 +6,30 @@ Redirects are never followed: a credential must not go to another server.
 import asyncio
 import os
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, closing, contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 import aiohttp
 import anyio
 
 from telemetryd.errors import BadResponse, Reason, Unavailable
-from telemetryd.kube.body import ByteStream, read_head, read_whole
 from telemetryd.kube.connection import SERVICE_ACCOUNT, resolve
-from telemetryd.kube.connector import LimitedConnector
 from telemetryd.kube.credentials import service_account_named, service_account_of
-from telemetryd.kube.fence import Fence, FencedBody, no_fence
-from telemetryd.kube.httperrors import CONNECT_TIMEOUT_S, HTTP_ERRORS, is_unsent, translate
-from telemetryd.kube.login import CurrentLogin, Login, LoginUse
-from telemetryd.kube.requests import MAX_BODY_BYTES, Call, Handle
+from telemetryd.kube.http import (
+    CONNECT_TIMEOUT_S,
+    HTTP_ERRORS,
+    ByteStream,
+    LimitedConnector,
+    is_unsent,
+    read_head,
+    read_whole,
+    translate,
+)
+from telemetryd.kube.login import CurrentLogin, Login
+from telemetryd.kube.requests import Call, Fence, FencedBody, Handle, RequestOptions, no_fence
 from telemetryd.kube.responses import (
     error_for,
     parse_http_date,
@@ -63,10 +70,11 @@ def _open_socket(address: Any) -> socket.socket:
 
 
 class _Exchange(NamedTuple):
-    """An answer, the login of its connection, and the credential that was sent."""
+    """An answer, the login and TLS context of its connection, and the credential that was sent."""
 
     response: aiohttp.ClientResponse
-    use: LoginUse
+    login: Login
+    context: ssl.SSLContext | None
     credential: str | None
 
 
@@ -100,13 +108,6 @@ class KubeClient:
         service_account: str = SERVICE_ACCOUNT,
     ) -> AsyncIterator["KubeClient"]:
         """A client with its own pool; sends no request yet.
-
-        Args:
-            config: Which API server.
-            stats: Counters of requests.
-            now: Unix time in seconds, for expiry and dates of the API server.
-            environ: Environment variables.
-            service_account: Folder with a pod's token and CA.
 
         Raises:
             ConfigError: It can't be used, each problem with file, key and fix.
@@ -145,39 +146,26 @@ class KubeClient:
     def requests(self, *, fence: Fence | None = None, limiter: Limiter | None = None) -> Handle:
         """A handle for requests under a fence and a limiter.
 
-        Args:
-            fence: Asked before the bytes of each request that isn't a read.
-            limiter: Lets a few at a time through.
+        The fence is asked before the bytes of each request that isn't a read.
         """
         return Handle(self, fence=fence, limiter=limiter)
 
-    async def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, str] | None = None,
-        body: bytes | None = None,
-        content_type: str | None = None,
-        timeout_s: float,
-        max_bytes: int = MAX_BODY_BYTES,
-        fence: Fence | None = None,
-    ) -> bytes:
-        """The body of a successful answer; ``Requests.request`` describes the arguments.
+    async def request(self, method: str, path: str, **options: Unpack[RequestOptions]) -> bytes:
+        """The body of a successful answer, as ``Requests`` says.
 
         Raises:
             NotLeading: The fence refuses.
             Unavailable: No answer came in time, or none at all.
-            TooLarge: The answer is longer than that.
+            TooLarge: The answer is longer than ``max_bytes``.
             BadResponse: The answer isn't JSON, or encoded as it wasn't asked for.
             KubeError: Another of the tree, by status code.
         """
-        call = Call(method, path, params, body, content_type, fence)
+        call = Call(method, path, **options)
         try:
-            with self._timed(call, timeout_s):
+            with self._timed(call):
                 response = (await self._send(call)).response
                 async with response:
-                    return await read_whole(response, call.what, max_bytes, gzip=self._gzip)
+                    return await read_whole(response, call.what, call.max_bytes, gzip=self._gzip)
         except HTTP_ERRORS as error:
             failure = translate(error, call.what)
             raise failure from error
@@ -185,19 +173,16 @@ class KubeClient:
     async def server_time(self, *, timeout_s: float) -> float | None:
         """Unix time by the API server's clock, in whole seconds; None where it gives none.
 
-        Args:
-            timeout_s: Deadline.
-
         Raises:
             Unavailable: No answer came in time, or none at all.
             KubeError: It is a refusal.
         """
-        call = Call("GET", "/version")
+        call = Call("GET", "/version", timeout_s=timeout_s)
         try:
             with anyio.fail_after(timeout_s):
                 response = (await self._send(call)).response
         except TimeoutError as error:
-            failure = _too_late(call, timeout_s)
+            failure = _too_late(call)
             raise failure from error
         response.close()
         return parse_http_date(response.headers.get("Date"))
@@ -220,22 +205,19 @@ class KubeClient:
     ) -> AsyncIterator[ByteStream]:
         """A GET whose answer doesn't end.
 
-        Args:
-            path: From the server's root, with a slash.
-            params: Query.
-            open_timeout_s: Until the headers of the answer have come.
+        ``open_timeout_s`` is the time until the headers of the answer have come.
 
         Raises:
             Unavailable: No answer came in time (kind TIMEOUT, without a status), or none at all.
             KubeError: It wasn't accepted.
         """
-        call = Call("GET", path, params)
-        with self._timed(call, open_timeout_s):
+        call = Call("GET", path, timeout_s=open_timeout_s, params=params)
+        with self._timed(call):
             answer = await self._send(call)
         response = answer.response
         try:
             stream = ByteStream(response, call.what, gzip=self._gzip)
-            with self._current.holding(answer.use, stream.end):
+            with self._current.holding(answer.login, answer.context, stream.end):
                 yield stream
         finally:
             # The rest isn't wanted. Waiting for its end, even for the end of TLS, would hold the
@@ -255,14 +237,14 @@ class KubeClient:
         await self._current.follow()
 
     @contextmanager
-    def _timed(self, call: Call, timeout_s: float) -> Iterator[None]:
+    def _timed(self, call: Call) -> Iterator[None]:
         started_s = anyio.current_time()
         try:
-            with anyio.fail_after(timeout_s):
+            with anyio.fail_after(call.timeout_s):
                 yield
         except TimeoutError as error:
             self.stats.requests[call.method, "error"] += 1
-            failure = _too_late(call, timeout_s)
+            failure = _too_late(call)
             raise failure from error
         finally:
             histogram = self.stats.duration.get(call.method)
@@ -319,7 +301,7 @@ class KubeClient:
         sent = None
         if call.body is not None or call.fence is not None:
             sent = FencedBody(call.body or b"", call.fence or no_fence)
-        use = await self._current.use(login)
+        context = await login.context()
         if login.tls is None:  # the proxy reads the request's own headers: there is no tunnel
             headers |= login.proxy.headers
         for secret in (used, *login.proxy.headers.values()):
@@ -332,7 +314,7 @@ class KubeClient:
                 params=call.params,
                 headers=[*headers.items(), *login.headers],
                 data=sent,
-                ssl=use.context or True,
+                ssl=context or True,
                 server_hostname=login.server_name,
                 proxy=login.proxy.url,
                 proxy_headers=login.proxy.headers or None,
@@ -345,11 +327,11 @@ class KubeClient:
             failure = translate(error, call.what)
             raise failure from error
         self.stats.requests[call.method, str(response.status)] += 1
-        return _Exchange(response, use, used)
+        return _Exchange(response, login, context, used)
 
 
-def _too_late(call: Call, timeout_s: float) -> Unavailable:
-    return Unavailable(f"{call.what}: no answer within {timeout_s:g} s", kind=Reason.TIMEOUT)
+def _too_late(call: Call) -> Unavailable:
+    return Unavailable(f"{call.what}: no answer within {call.timeout_s:g} s", kind=Reason.TIMEOUT)
 
 
 async def _check(response: aiohttp.ClientResponse, what: str, now_s: float, *, gzip: bool) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 
 from telemetryd.errors import ConfigError, Problem, Reason, Unavailable
-from telemetryd.kube.address import host_header, server_name
+from telemetryd.kube.address import address_of, host_header, proxy_for, server_name
 from telemetryd.kube.credentials import Credential, Grant, RenewedCredential, TokenFile, clean_token
 from telemetryd.kube.entries import KubeconfigEntry, impersonation, what_is_wrong_with_server
 from telemetryd.kube.execplugin import ExecPlugin
@@ -29,7 +29,6 @@ from telemetryd.kube.kubeconfig import (
     says_nothing,
 )
 from telemetryd.kube.login import CurrentLogin, KubeconfigWatch, Login
-from telemetryd.kube.proxy import address_of, proxy_for
 from telemetryd.kube.tls import Origin, TlsContext, TlsFiles
 from telemetryd.sharedread import SharedRead
 
@@ -58,12 +57,6 @@ async def resolve(
 ) -> CurrentLogin:
     """The login, checked as far as possible without connecting.
 
-    Args:
-        config: Names a kubeconfig and a context, or neither.
-        now: Unix time in seconds, for expiry.
-        environ: Environment variables.
-        service_account: Folder with a pod's ``token`` and ``ca.crt``.
-
     Raises:
         ConfigError: Each problem with file, key and fix.
     """
@@ -80,7 +73,7 @@ async def resolve(
     log.info(
         "login chosen file=%s context=%s server=%s acts_as=%s why=%s",
         login.where,
-        login.context,
+        login.context_name,
         login.server,
         dict(login.headers).get("Impersonate-User", ""),
         why,
@@ -91,12 +84,7 @@ async def resolve(
 async def _why_in_cluster(
     config: "KubernetesConfig", environ: Mapping[str, str], service_account: str
 ) -> str:
-    """Why the pod's service account is used, empty where a kubeconfig is, as kubectl decides.
-
-    Raises:
-        ConfigError: A file that ``$KUBECONFIG`` names can't be used.
-        Unavailable: Its disk hangs.
-    """
+    """Why the pod's service account is used, empty where a kubeconfig is, as kubectl decides."""
     in_pod = environ.get("KUBERNETES_SERVICE_HOST") and environ.get("KUBERNETES_SERVICE_PORT")
     if not in_pod or config.kubeconfig is not None or config.context is not None:
         return ""
@@ -141,16 +129,7 @@ async def _in_cluster(
     if token is None:
         raise ConfigError(Problem(token_file, "", "holds no token: mount a service account"))
     loader = _import_loader()
-    origin = Origin(ca_file)
-    files = TlsFiles(
-        ca_file,
-        None,
-        None,
-        verify=True,
-        ca_origin=origin,
-        cert_origin=origin,
-        like_client_go=True,
-    )
+    files = TlsFiles(ca_file, ca_origin=Origin(ca_file), like_client_go=True)
     tls = TlsContext(lambda: files, now)
     await _load(tls, ca_file)
     server: str = loader.load_in_cluster(dict(environ), token_file, ca_file)
@@ -196,7 +175,7 @@ async def _by_kubeconfig(
         return login
 
     login = await _log_in(chosen, now, environ)
-    watch = KubeconfigWatch(seen, fingerprint=take_fingerprint, log_in=log_in_again)
+    watch = KubeconfigWatch(seen, take_fingerprint, log_in_again)
     return CurrentLogin(login, watch)
 
 
@@ -278,12 +257,7 @@ def _decoded(entry: KubeconfigEntry, key: str) -> bytes | None:
 
 
 async def _credential(chosen: Chosen, now: Callable[[], float]) -> Credential:
-    """The credential; one in the kubeconfig itself goes first.
-
-    Raises:
-        ConfigError: It can't be used.
-        Unavailable: A disk hangs.
-    """
+    """The credential; one in the kubeconfig itself goes first."""
     user = chosen.user.body
     if "tokenFile" in user:
         return await _token_file(chosen)
@@ -297,7 +271,7 @@ async def _credential(chosen: Chosen, now: Callable[[], float]) -> Credential:
     if "auth-provider" in user:
         provider = _import_loader().AuthProvider(chosen.user, now)
         who = f"auth-provider {user['auth-provider']['name']}"
-        credential = RenewedCredential(None, provider.fetch, now, who)
+        credential = RenewedCredential(provider.fetch, now, who)
         await credential.ask_first()
         return credential
     return Credential(None)
@@ -313,7 +287,7 @@ async def _plugin(chosen: Chosen, now: Callable[[], float]) -> Credential:
 
     plugin = ExecPlugin(chosen.user, chosen.cluster, settle)
     who = f"exec plugin {chosen.user.body['exec']['command']}"
-    credential = RenewedCredential(None, plugin.fetch, now, who, close=plugin.close)
+    credential = RenewedCredential(plugin.fetch, now, who, close=plugin.close)
     try:
         await credential.ask_first()
     except BaseException:

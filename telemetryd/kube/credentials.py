@@ -93,12 +93,6 @@ class TokenFile(Credential):
     __slots__ = ("_path", "_problem", "_read", "_read_at_s")
 
     def __init__(self, path: str, token: str) -> None:
-        """Start with a token that has just been read.
-
-        Args:
-            path: The file.
-            token: Its content.
-        """
         super().__init__(f"Bearer {token}")
         self._path = path
         self._problem = ""
@@ -159,8 +153,6 @@ class Grant:
     """What a plugin or an identity provider grants.
 
     Attributes:
-        header: Value of the Authorization header, None where it's a certificate instead.
-        expires_at: Unix time in seconds, None where it isn't known.
         pair: PEM of a client certificate and of its key, None for none.
     """
 
@@ -194,22 +186,16 @@ class RenewedCredential(Credential):
 
     def __init__(
         self,
-        grant: Grant | None,
-        fetch: Callable[[bool], Awaitable[Grant]],
+        fetch: Callable[[], Awaitable[Grant]],
         now: Callable[[], float],
         who: str,
         *,
-        close: Callable[[], None] | None = None,
+        close: Callable[[], None] = lambda: None,
     ) -> None:
-        """Start with a first grant, if there is one.
+        """Start without a value.
 
-        Args:
-            grant: It.
-            fetch: Asks for another; True where the present one was refused. Raises anything, but
-                only the messages of Unavailable and ConfigError may be shown.
-            now: Unix time in seconds, for expiry.
-            who: The plugin or provider, for messages.
-            close: Ends what runs for it.
+        ``fetch`` asks for one. It raises anything, but only the messages of Unavailable and
+        ConfigError may be shown.
         """
         super().__init__(None)
         self._close = close
@@ -222,8 +208,6 @@ class RenewedCredential(Credential):
         self._failures = 0
         self._why = ""
         self._lock = anyio.Lock()
-        if grant is not None:
-            self.take(grant)
 
     async def ask_first(self) -> None:
         """Ask for the first value; after a temporary failure the requests ask again.
@@ -231,7 +215,7 @@ class RenewedCredential(Credential):
         Raises:
             ConfigError: A person must fix something: it can't be asked, or its grant can't be used.
         """
-        await self._ask(refused=False, is_first=True)
+        await self._ask(is_first=True)
 
     @property
     def problem(self) -> str:
@@ -297,14 +281,14 @@ class RenewedCredential(Credential):
         with anyio.move_on_after(left_s):
             async with self._lock:
                 if not self._is_too_soon(refused=refused):
-                    await self._ask(refused=refused)
+                    await self._ask()
 
-    async def _ask(self, *, refused: bool, is_first: bool = False) -> None:
+    async def _ask(self, *, is_first: bool = False) -> None:
         left_s = anyio.current_effective_deadline() - anyio.current_time() - _MARGIN_S
         timeout_s = min(REFRESH_TIMEOUT_S, left_s)
         try:
             with anyio.fail_after(timeout_s):
-                self.take(await self._fetch(refused))
+                self.take(await self._fetch())
         except TimeoutError:
             self._fail(f"no answer within {timeout_s:.1f} s")
         except ConfigError as error:
@@ -320,8 +304,7 @@ class RenewedCredential(Credential):
 
     def close(self) -> None:
         """End what runs for it."""
-        if self._close is not None:
-            self._close()
+        self._close()
 
     def _fail(self, why: str) -> None:
         log.log(
@@ -344,9 +327,6 @@ def service_account_of(header: str | None) -> tuple[str, str] | None:
     """Namespace and name of the ServiceAccount that a token was issued to.
 
     The token is not verified: the result is only shown, and decides nothing.
-
-    Args:
-        header: Value of the Authorization header.
 
     Returns:
         None where it isn't the JSON Web Token of a ServiceAccount.

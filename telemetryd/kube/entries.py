@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from telemetryd.errors import Problem
-from telemetryd.kube.address import parse_server
+from telemetryd.kube.address import parse_server, what_is_wrong_with_proxy
 from telemetryd.kube.credentials import clean_token
 from telemetryd.kube.files import MIB, PEM_BYTES, read_small_file, show_path, why_unreadable
-from telemetryd.kube.proxy import what_is_wrong_with_proxy
 
 _FILES = {
     "cluster": ("certificate-authority",),

@@ -54,10 +54,7 @@ class ExecPlugin:
     ) -> None:
         """Run nothing yet.
 
-        Args:
-            user: Has ``exec``, checked before.
-            cluster: Passed to the plugin where ``provideClusterInfo`` is set.
-            settle: Gets each grant, also one that comes after the caller gave up.
+        ``settle`` gets each grant, also one that comes after the caller gave up.
 
         Raises:
             ConfigError: It needs a terminal.
@@ -74,7 +71,7 @@ class ExecPlugin:
         self._is_closed = False
         self._shared: SharedRead[Grant] = SharedRead("exec plugin", settle)
 
-    async def fetch(self, _refused: bool) -> Grant:  # noqa: FBT001 - the shape of a callback
+    async def fetch(self) -> Grant:
         """Run it, or wait for the current run.
 
         Raises:
@@ -163,8 +160,6 @@ class ExecPlugin:
 
         Raises:
             OSError: It can't be started.
-            TimeoutError: It takes too long.
-            ValueError: Its name or arguments can't be any.
         """
         with self._lock:
             if self._is_closed:
@@ -261,10 +256,6 @@ def _cluster_info(cluster: KubeconfigEntry) -> dict[str, Any]:
 
 def read_credential(printed: bytes, version: str) -> Grant:
     """The grant of an ExecCredential in JSON or YAML.
-
-    Args:
-        printed: The ExecCredential.
-        version: The ``apiVersion`` that it must have.
 
     Raises:
         ValueError: It grants nothing that can be used; the message quotes no secret.

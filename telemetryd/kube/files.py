@@ -17,10 +17,6 @@ _NULL_DEVICE = os.makedev(1, 3)
 def read_small_file(path: str, limit_bytes: int = MIB) -> bytes:
     """A file's content; blocks, but not on a pipe or a device, which may have no end.
 
-    Args:
-        path: The file.
-        limit_bytes: A longer one is refused rather than cut; whole MiB.
-
     Raises:
         OSError: It can't be read, isn't a regular file, or is longer.
         ValueError: The path can't be one.

@@ -114,7 +114,7 @@ class AuthProvider:
         )
         self._loader.issuer = _issuer(user)
 
-    async def fetch(self, _refused: bool) -> Grant:  # noqa: FBT001 - the shape of a callback
+    async def fetch(self) -> Grant:
         """Load everything again, and return the grant.
 
         Raises:
@@ -149,13 +149,4 @@ def _issuer(user: KubeconfigEntry) -> TlsFiles:
         decoded = base64.b64decode(data) if data else None
     except (TypeError, ValueError) as error:
         raise ConfigError(Problem(origin.where, f"{origin.key}-data", "not base64")) from error
-    return TlsFiles(
-        file,
-        None,
-        None,
-        verify=True,
-        ca_origin=origin,
-        cert_origin=origin,
-        ca_data=decoded,
-        like_client_go=True,
-    )
+    return TlsFiles(file, ca_origin=origin, ca_data=decoded, like_client_go=True)

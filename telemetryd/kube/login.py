@@ -8,13 +8,13 @@ import logging
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import anyio
 
 from telemetryd.errors import ConfigError, Unavailable
+from telemetryd.kube.address import DIRECT, ProxyAddress
 from telemetryd.kube.credentials import Credential
-from telemetryd.kube.proxy import DIRECT, ProxyAddress
 from telemetryd.kube.tls import TlsContext
 from telemetryd.sharedread import SharedRead
 
@@ -36,13 +36,9 @@ class Login:
 
     Attributes:
         server: URL of the API server, without a slash at its end and without credentials.
-        where: File that names the user.
-        credential: For the Authorization header.
         tls: None for plain HTTP.
         server_name: Name that the server's certificate must have, None for the URL's.
-        proxy: The proxy to use.
         headers: More headers of each request, such as for impersonation; names may repeat.
-        context: Name of the kubeconfig's context, empty in a pod.
     """
 
     server: str
@@ -52,7 +48,7 @@ class Login:
     server_name: str | None = None
     proxy: ProxyAddress = DIRECT
     headers: tuple[tuple[str, str], ...] = ()
-    context: str = ""
+    context_name: str = ""
 
     def __repr__(self) -> str:
         return f"Login({self.server})"
@@ -62,47 +58,34 @@ class Login:
         """Why it is in use although it can't be renewed, empty where nothing is wrong."""
         return self.credential.problem or (self.tls.problem if self.tls else "")
 
-
-@dataclass(frozen=True, slots=True)
-class LoginUse:
-    """A login and its TLS context (None for plain HTTP) when a connection was made with them."""
-
-    login: Login
-    context: ssl.SSLContext | None
+    async def context(self) -> ssl.SSLContext | None:
+        """The TLS context for a new connection, None for plain HTTP."""
+        return await self.tls.current() if self.tls else None
 
 
+@dataclass(slots=True, eq=False)
 class KubeconfigWatch:
-    """Checks whether the kubeconfig of a login has changed."""
+    """Checks whether the kubeconfig of a login has changed.
 
-    def __init__(
-        self,
-        seen: bytes,
-        *,
-        fingerprint: Callable[[], bytes],
-        log_in: Callable[[], Awaitable[Login | None]],
-    ) -> None:
-        """Start with a login that has just been made.
+    Attributes:
+        log_in: Makes another login, None where the files say the same as before. Raises
+            ConfigError, or Unavailable for a temporary failure.
+    """
 
-        Args:
-            seen: Fingerprint of the files, taken before.
-            fingerprint: Takes it again; blocks.
-            log_in: Makes another login, None where the files say the same as before. Raises
-                ConfigError, or Unavailable for a temporary failure.
-        """
-        self.problem = ""
-        self.check_at_s = anyio.current_time() + RECHECK_S
-        self._seen = seen
-        self._failed = b""
-        self._failed_until_s = 0.0
-        self._fingerprint = fingerprint
-        self._log_in = log_in
-        self._read: SharedRead[bytes] = SharedRead("kubeconfig")
+    _seen: bytes
+    fingerprint: Callable[[], bytes]
+    log_in: Callable[[], Awaitable[Login | None]]
+    problem: str = field(default="", init=False)
+    check_at_s: float = field(default_factory=lambda: anyio.current_time() + RECHECK_S, init=False)
+    _failed: bytes = field(default=b"", init=False)
+    _failed_until_s: float = field(default=0.0, init=False)
+    _read: SharedRead[bytes] = field(default_factory=lambda: SharedRead("kubeconfig"), init=False)
 
     async def check(self) -> Login | None:
         """Another login, None where the one in use stays."""
         self.check_at_s = anyio.current_time() + RECHECK_S
         try:
-            seen = await self._read.take_soon(self._fingerprint)
+            seen = await self._read.take_soon(self.fingerprint)
         except TimeoutError:
             self._keep("kubeconfig can't be read", "its disk is slow or hangs")
             return None
@@ -112,7 +95,7 @@ class KubeconfigWatch:
         if seen == self._failed and anyio.current_time() < self._failed_until_s:
             return None
         try:
-            login = await self._log_in()
+            login = await self.log_in()
         except (ConfigError, Unavailable) as error:
             self._keep("kubeconfig changed but can't be used", str(error))
             self._failed, self._failed_until_s = seen, anyio.current_time() + _RETRY_S
@@ -131,23 +114,13 @@ class KubeconfigWatch:
 
 
 class CurrentLogin:
-    """The login in use, kept up to date.
-
-    Attributes:
-        login: It.
-    """
+    """The login in use, kept up to date."""
 
     def __init__(self, login: Login, watch: KubeconfigWatch | None = None) -> None:
-        """Use a login, for good where nothing watches for another.
-
-        Args:
-            login: The first one.
-            watch: Says whether there is another.
-        """
         self.login = login
         self._watch = watch
         self._lock = anyio.Lock()
-        self._held: dict[Callable[[], None], LoginUse] = {}
+        self._held: dict[Callable[[], None], tuple[Login, ssl.SSLContext | None]] = {}
 
     @property
     def problem(self) -> str:
@@ -164,9 +137,6 @@ class CurrentLogin:
     async def check_again(self, used: Login) -> bool:
         """Check now whether the login has changed: a request was refused or didn't get through.
 
-        Args:
-            used: The login of the request.
-
         Returns:
             Whether another attempt would use something else.
         """
@@ -177,27 +147,15 @@ class CurrentLogin:
         return used.tls is not None and await used.tls.check_again()
 
     async def renew(self, used: Login, refused: str | None) -> bool:
-        """Get another credential, from the files or by asking for one; whether there is one.
-
-        Args:
-            used: The login of the request.
-            refused: Value of its Authorization header.
-        """
+        """Get another credential, from the files or by asking for one; whether there is one."""
         return await self.check_again(used) or await used.credential.renew(refused)
 
-    async def use(self, login: Login) -> LoginUse:
-        """A login with the certificates for a new connection."""
-        return LoginUse(login, await login.tls.current() if login.tls else None)
-
     @contextmanager
-    def holding(self, use: LoginUse, end: Callable[[], None]) -> Iterator[None]:
-        """While a stream is open: end it once ``follow`` sees another login.
-
-        Args:
-            use: What its connection was made with.
-            end: Ends it.
-        """
-        self._held[end] = use
+    def holding(
+        self, login: Login, context: ssl.SSLContext | None, end: Callable[[], None]
+    ) -> Iterator[None]:
+        """While a stream is open: end it once ``follow`` sees another login or TLS context."""
+        self._held[end] = login, context
         try:
             yield
         finally:
@@ -214,9 +172,9 @@ class CurrentLogin:
         login = await self.current()
         with suppress(Unavailable):  # ``problem`` says so
             await login.credential.header()
-        use = await self.use(login)
-        for end, held in list(self._held.items()):
-            if held.login is not use.login or held.context is not use.context:
+        context = await login.context()
+        for end, (held_login, held_context) in list(self._held.items()):
+            if held_login is not login or held_context is not context:
                 end()
 
     def close(self) -> None:

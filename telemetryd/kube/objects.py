@@ -4,17 +4,18 @@ An answer that can't be decoded becomes a ``BadResponse`` that names the path an
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import msgspec
 import orjson
 
 from telemetryd.errors import BadResponse, NotFound
-from telemetryd.kube.fence import Fence
-from telemetryd.kube.requests import Requests
+from telemetryd.kube.requests import Fence, Requests
 
 T = TypeVar("T")
+
+UNPARSABLE: Final = (msgspec.MsgspecError, UnicodeError, RecursionError)
+"""Exceptions of msgspec for JSON that it can't decode."""
 
 FIELD_MANAGER: Final = "telemetryd"
 
@@ -22,9 +23,8 @@ _APPLY: Final = "application/apply-patch+yaml"
 _MERGE_PATCH: Final = "application/merge-patch+json"
 
 
-@dataclass(frozen=True, slots=True)
-class Preconditions:
-    """The state of an object that a write requires, as in meta/v1 Preconditions.
+class StoredMeta(msgspec.Struct, gc=False, rename="camel"):
+    """``metadata`` of an object that was read, which a write can require (meta/v1 Preconditions).
 
     Attributes:
         uid: Differs for a later object of the same name.
@@ -39,16 +39,12 @@ class Preconditions:
         return {"uid": self.uid, "resourceVersion": self.resource_version}
 
 
-class StoredMeta(msgspec.Struct, gc=False, rename="camel"):
-    """``metadata`` of an object that was read, as far as a write needs it."""
-
-    uid: str
-    resource_version: str
-
-    @property
-    def version(self) -> Preconditions:
-        """The precondition of a write."""
-        return Preconditions(self.uid, self.resource_version)
+def decode_or_none(decoder: msgspec.json.Decoder[T], raw: bytes | msgspec.Raw) -> T | None:
+    """The decoded JSON; None if it is something else, or nothing."""
+    try:
+        return decoder.decode(raw)
+    except UNPARSABLE:
+        return None
 
 
 def parsed(answer: bytes, parse: Callable[[bytes], T], what: str) -> T:
@@ -59,7 +55,7 @@ def parsed(answer: bytes, parse: Callable[[bytes], T], what: str) -> T:
     """
     try:
         return parse(answer)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+    except UNPARSABLE as error:
         raise BadResponse(f"{what}: the answer isn't what was asked for: {error}") from error
 
 
@@ -125,7 +121,7 @@ async def apply(
     path: str,
     document: Mapping[str, Any],
     *,
-    over: Preconditions | None,
+    over: StoredMeta | None,
     force: bool = False,
     fence: Fence | None = None,
     dry_run: bool = False,
@@ -133,16 +129,9 @@ async def apply(
 ) -> bytes:
     """Apply our fields on the server; the object as it is then.
 
-    Args:
-        requests: The API server.
-        path: Of the object.
-        document: Just our fields, with ``metadata``.
-        over: The state that was read: another one isn't overwritten. None to create the object; an
-            apply without it also overwrites an object that was created meanwhile.
-        force: Take fields that another field manager owns.
-        fence: Called on each attempt, beside that of ``requests``.
-        dry_run: The API server checks everything, admission included, and stores nothing.
-        timeout_s: Deadline.
+    ``over`` is the state that was read: another one isn't overwritten. None creates the object, or
+    overwrites one that was created meanwhile. The fence is called beside that of ``requests``;
+    after a dry run nothing is stored.
 
     Raises:
         Conflict: It has changed since, or another field manager owns one of the fields.
@@ -192,7 +181,7 @@ async def merge_patch(
     )
 
 
-async def delete(requests: Requests, path: str, over: Preconditions, *, timeout_s: float) -> None:
+async def delete(requests: Requests, path: str, over: StoredMeta, *, timeout_s: float) -> None:
     """Delete the object in the state that was read, and no other.
 
     Raises:

@@ -2,22 +2,91 @@
 
 A connection costs a TLS handshake, and a quarter of a megabyte while it is kept. Exporters and
 SecretRequests are many, so they share a limiter. Informers and the Lease don't use it, so they are
-never delayed.
+never delayed. The fence of a write is called as the last thing before bytes leave, and before each
+piece of them: credential, TLS context and connection are ready by then, so nothing slow comes
+between the two.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol, Required, TypedDict, Unpack
+from typing import TYPE_CHECKING, Final, Protocol, Required, TypeAlias, TypedDict, Unpack
 
 import anyio
+import anyio.lowlevel
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.payload import Payload
 
 from telemetryd.errors import Reason, Unavailable
-from telemetryd.kube.fence import Fence
 from telemetryd.limiter import Limiter
 
 if TYPE_CHECKING:
     from telemetryd.kube.client import KubeClient
+
+Fence: TypeAlias = Callable[[], None]
+"""Raises NotLeading where the write must not leave."""
+
+_PIECE_BYTES: Final = 64 * 1024
+"""Written at once; other tasks run in between."""
+
+
+def no_fence() -> None:
+    """Let everything through."""
+
+
+class FencedBody(Payload):
+    """The body of a request, which may be empty; the fence is called before each write of it.
+
+    aiohttp holds back a request's head until the first write of the body, so a fence that refuses
+    there keeps every byte from leaving. One that refuses later leaves the request incomplete, and
+    its receiver drops it. In both cases aiohttp closes the connection.
+
+    Attributes:
+        refused: What the fence raised; aiohttp raises another error instead.
+        sent: The whole body has been written.
+    """
+
+    _autoclose = True  # nothing is open
+
+    def __init__(self, body: bytes, fence: Fence) -> None:
+        super().__init__(body)
+        self._size = len(body)
+        self._fence = fence
+        self.refused: Exception | None = None
+        self.sent = False
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """The body as text."""
+        return bytes(self._value).decode(encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        """Write all of it."""
+        await self.write_with_length(writer, None)
+
+    async def write_with_length(
+        self,
+        writer: AbstractStreamWriter,
+        content_length: int | None,  # noqa: ARG002 - it is the length of the body
+    ) -> None:
+        """Write all of it."""
+        left = memoryview(self._value)
+        while True:
+            piece, left = left[:_PIECE_BYTES], left[_PIECE_BYTES:]
+            self._ask()
+            await writer.write(piece)
+            if not left:
+                break
+            await anyio.lowlevel.checkpoint()
+        self.sent = True
+
+    def _ask(self) -> None:
+        """Call the fence; nothing may come between this and the write."""
+        try:
+            self._fence()
+        except Exception as refusal:
+            self.refused = refusal
+            raise
+
 
 MAX_BODY_BYTES: Final = 16 * 1024 * 1024
 """Of a single object; lists name their own limit."""
@@ -35,10 +104,7 @@ class RequestOptions(TypedDict, total=False):
     """Options of a request.
 
     Attributes:
-        params: Query.
-        body: What is sent.
         content_type: Of the body; JSON where not given.
-        timeout_s: Deadline of the whole.
         max_bytes: A longer answer is refused; ``MAX_BODY_BYTES`` where not given.
         fence: Called on each attempt of a request that isn't a read, as the last thing before its
             bytes leave. A handle calls its own fence first.
@@ -58,10 +124,7 @@ class Requests(Protocol):
     async def request(self, method: str, path: str, **options: Unpack[RequestOptions]) -> bytes:
         """Make one request.
 
-        Args:
-            method: HTTP method.
-            path: From the server's root, with a slash.
-            options: As ``RequestOptions`` says.
+        The path is from the server's root, with a slash.
 
         Returns:
             The body of a successful answer.
@@ -73,11 +136,7 @@ class Requests(Protocol):
 
 
 def request_limiter(*, patience_s: float = PATIENCE_S) -> Limiter:
-    """A limiter for the many requests of exporters and SecretRequests.
-
-    Args:
-        patience_s: A request that takes longer no longer counts.
-    """
+    """A limiter for the many requests of exporters and SecretRequests."""
     return Limiter(MOST_REQUESTS, patience_s=patience_s)
 
 
@@ -87,9 +146,11 @@ class Call:
 
     method: str
     path: str
+    timeout_s: float
     params: Mapping[str, str] | None = None
     body: bytes | None = None
     content_type: str | None = None
+    max_bytes: int = MAX_BODY_BYTES
     fence: Fence | None = None
 
     @property

@@ -75,7 +75,6 @@ class StatusBody:
     """A meta/v1 Status, with every field checked.
 
     Attributes:
-        code: HTTP status code, None where it has none.
         retry_after_s: ``details.retryAfterSeconds``, clamped, None where it has none.
     """
 
@@ -160,10 +159,7 @@ def parse_retry_after(
 ) -> float | None:
     """Seconds that a ``Retry-After`` header asks for (RFC 9110, 10.2.3), clamped.
 
-    Args:
-        value: The header: seconds or an HTTP date.
-        now_s: Unix time in seconds against which a date counts.
-        limit_s: What is asked for is honoured up to here; below 1000.
+    Of the header, or of the HTTP date in it against ``now_s``.
 
     Returns:
         Seconds between 0 and the limit; None where the header is missing or garbage.
@@ -184,14 +180,7 @@ def _unavailable_kind(code: int) -> Reason:
 def error_for(
     code: int, what: str, status: StatusBody | None = None, retry_after_s: float | None = None
 ) -> KubeError:
-    """The error that a status code means.
-
-    Args:
-        code: HTTP status, or the code of an ERROR event.
-        what: What was asked, for the message; nothing secret.
-        status: The Status that came with it, if any.
-        retry_after_s: Of the header; the Status's own counts where there is none.
-    """
+    """The error that a status code means."""
     said = status.message if status else ""
     denier = _denier(said)
     if denier is not Denier.UNKNOWN:
@@ -249,10 +238,7 @@ _FIXES = {
 def explain_denial(error: KubeError, doing: str, *, grant: str) -> str:
     """A denied request, with the fix and the API server's message.
 
-    Args:
-        error: A ``Forbidden``, or an ``Unavailable`` of a webhook that can't be called.
-        doing: What was denied, after "not allowed to".
-        grant: The fix where a right is missing, and only there.
+    ``grant`` is the fix where a right is missing, and only there.
     """
     if error.denier is Denier.AUTHORIZER:
         text = f"not allowed to {doing}: {grant}"
@@ -266,12 +252,7 @@ def explain_denial(error: KubeError, doing: str, *, grant: str) -> str:
 
 
 def error_of_event(raw: bytes, what: str) -> KubeError:
-    """The error that a watch's ERROR event means; one without a code counts as a 500.
-
-    Args:
-        raw: The event's ``object``.
-        what: What was watched, for the message.
-    """
+    """The error that a watch's ERROR event means; one without a code counts as a 500."""
     status = parse_status(raw)
     code = status.code if status else None
     if code is None or not 400 <= code <= 599:  # noqa: PLR2004 - only these are errors

@@ -12,8 +12,7 @@ import anyio
 
 from telemetryd.errors import ConfigError, Problem
 from telemetryd.kube.files import PEM_BYTES, check_regular, read_small_file
-from telemetryd.kube.pem import load_pair_from_memory, no_password, trust
-from telemetryd.kube.validity import Validity, parse_validity
+from telemetryd.kube.pem import Validity, load_pair_from_memory, no_password, parse_validity, trust
 from telemetryd.sharedread import SharedRead
 
 log = logging.getLogger(__name__)
@@ -51,21 +50,16 @@ class TlsFiles:
         cert_file: PEM of the client certificate, None for none.
         key_file: PEM of its key; None where ``cert_file`` holds it too.
         verify: Whether the server's certificate is checked at all (``insecure-skip-tls-verify``).
-        ca_origin: Where the CA is configured.
-        cert_origin: Where the client certificate is configured.
-        verify_origin: Where it is configured whether to verify.
         ca_data: PEM in place of ``ca_file``.
-        cert_data: PEM in place of ``cert_file``.
-        key_data: PEM in place of ``key_file``.
         like_client_go: Trust what client-go (Go's crypto/tls) trusts, no more and no less.
     """
 
-    ca_file: str | None
-    cert_file: str | None
-    key_file: str | None
-    verify: bool
-    ca_origin: Origin
-    cert_origin: Origin
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    verify: bool = True
+    ca_origin: Origin = Origin("")
+    cert_origin: Origin = Origin("")
     verify_origin: Origin = Origin("")
     ca_data: bytes | None = field(default=None, repr=False)
     cert_data: bytes | None = field(default=None, repr=False)
@@ -101,11 +95,7 @@ class _Material:
 
 
 def _read_material(files: TlsFiles) -> _Material:
-    """Read each file once, so that what is compared is what is used; blocks.
-
-    Raises:
-        ConfigError: One can't be read.
-    """
+    """Read each file once, so that what is compared is what is used; blocks."""
     with _problem(files.ca_origin, _CA):
         ca = _read(files.ca_data, files.ca_file)
     with _problem(files.cert_origin, _PAIR):
@@ -141,7 +131,6 @@ def _trusting(files: TlsFiles, ca: bytes | None) -> ssl.SSLContext:
     by its alternative names alone.
 
     Raises:
-        OSError: OpenSSL can't read them.
         ValueError: Not text, or no certificate.
     """
     if not files.like_client_go:
@@ -205,10 +194,7 @@ class TlsContext:
     ) -> None:
         """Build nothing yet.
 
-        Args:
-            files: The files and data; called each time, as a plugin may change them.
-            now: Unix time in seconds, for validity.
-            recheck_s: Between checks of the files; 0 for one at each use.
+        ``files`` is called each time, as a plugin may change them.
         """
         self._files = files
         self._now = now
@@ -320,11 +306,7 @@ class _Loaded:
 
 
 def _load(files: TlsFiles, seen: object) -> _Loaded | None:
-    """The files and data with their context, None where they haven't changed; blocks.
-
-    Raises:
-        ConfigError: They can't be used.
-    """
+    """The files and data with their context, None where they haven't changed; blocks."""
     material = _read_material(files)
     found = (files.verify, material.digest())
     if found == seen:

@@ -22,21 +22,14 @@ class Sums(NamedTuple):
     """Exact sums over clusters and their nodes.
 
     Attributes:
-        nodes: Nodes of these clusters, including those that can't be read.
-        unreadable_nodes: How many of them can't be read.
         cpu_nano: CPU capacity of the nodes in 1e-9 cores.
         memory_nano: Memory capacity of the nodes in 1e-9 bytes.
-        unreported_cpu: Nodes without a parseable CPU capacity.
-        unreported_memory: Nodes without a parseable memory capacity.
-        gpus_nvidia: GPUs of the nodes of this vendor, like the next three.
         counted_clusters: Clusters whose own status has a number of nodes or a capacity.
         differing_clusters: Clusters whose own status differs from the sums of their nodes.
         sized_clusters: Clusters whose own status has a capacity of pods.
-        pods: The capacity of pods of these clusters, by their own status.
         requesting_clusters: Clusters whose own status has the requests of their pods.
         requested_cpu_nano: CPU that pods request, in 1e-9 cores, by their own status.
         requested_memory_nano: Memory that pods request, in 1e-9 bytes.
-        requested_pods: Pods, by their own status.
     """
 
     clusters: int = 0
@@ -148,9 +141,7 @@ class Drop:
     """An implausible drop: at least half of the fleet, within minutes.
 
     Attributes:
-        what: ``clusters`` or ``nodes``.
         before: The highest number of the last minutes.
-        now: The current number.
     """
 
     what: str

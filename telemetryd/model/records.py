@@ -46,7 +46,6 @@ class NodeShape:
 
     Attributes:
         cpu_nano: CPU capacity in 1e-9 cores; None if not reported or not parseable.
-        memory_nano: Memory capacity in 1e-9 bytes; None if not reported or not parseable.
         roles: Sorted subset of ``controlplane``, ``etcd``, ``worker``; empty counts as ``other``.
         readable: False only in the shape of all nodes that can't be read.
     """
@@ -97,8 +96,6 @@ class ClusterTraits:
         driver: Rancher's driver, in the same way.
         management: ``local``, ``provisioned``, ``hosted`` or ``imported``; ``other`` if the cluster
             can't be read.
-        active: Its condition ``Ready`` is true.
-        deleting: It has a deletionTimestamp.
         stale: By its conditions Rancher can't reach it: its nodes are those last seen.
     """
 
@@ -115,12 +112,7 @@ UNKNOWN_TRAITS: Final = ClusterTraits()
 
 
 class Amounts(msgspec.Struct, frozen=True, gc=False):
-    """``status.capacity`` or ``status.requested`` of a cluster; None for a missing amount.
-
-    Attributes:
-        cpu_nano: In 1e-9 cores.
-        memory_nano: In 1e-9 bytes.
-    """
+    """``status.capacity`` or ``status.requested`` of a cluster; None for a missing amount."""
 
     cpu_nano: int | None = None
     memory_nano: int | None = None
@@ -190,7 +182,6 @@ class OtherController(msgspec.Struct, frozen=True, gc=False):
     """A controller other than telemetryd that wrote a status last.
 
     Attributes:
-        manager: Its field manager.
         at: When, RFC 3339; empty if unknown.
     """
 
@@ -204,10 +195,7 @@ class SecretRequestRecord(Record, frozen=True, gc=False):
     It has no resource version and no annotation: a change of only these makes no delta.
 
     Attributes:
-        created_at: RFC 3339, as in the object.
-        deleting: It has a deletionTimestamp.
         spec_error: Why the spec can't be read; empty if it can.
-        has_target: ``spec.targetSecretRef`` is there.
         conditions: Those that are ours (``Progressing``, ``Done``, ``Failure``), by type.
         other: The controller that wrote the status last; None if that is telemetryd, or none.
     """
@@ -229,8 +217,6 @@ class Delta(Generic[R_co]):
 
     Attributes:
         key: ``namespace/name``, or ``name`` for cluster-scoped objects.
-        old: The previous record; None for an add.
-        new: The new record; None for a delete.
     """
 
     key: str

@@ -44,7 +44,6 @@ class SystemRow:
 
     Attributes:
         cpu_cores: Whole cores, rounded up; 0 if not reported.
-        memory_mib: Whole MiB, rounded up; 0 if not reported.
         upstream: Nodes of the cluster that hosts Rancher itself.
     """
 
@@ -71,10 +70,8 @@ class Totals:
     Attributes:
         roles: Nodes per role (``controlplane``, ``etcd``, ``worker``, ``other``); all four present.
         cpu_nano: Sum over nodes in 1e-9 cores.
-        memory_nano: Sum over nodes in 1e-9 bytes.
         unreadable: Objects that could not be read, by resource; only those above 0.
         withheld: Objects and answers whose text may not leave, by field; only those above 0.
-        groups: All clusters that exist, in groups with equal traits; sorted.
         drops: Current drops, at most one each of clusters and nodes.
     """
 
@@ -119,16 +116,7 @@ class ClusterDetail:
     Attributes:
         id: Pseudonymous, and stable within the installation; empty if it has none.
         upstream: The cluster that hosts Rancher itself.
-        kubernetes_version: Empty if unknown.
-        cpu_nano: Sum over its nodes in 1e-9 cores.
-        memory_nano: Sum over its nodes in 1e-9 bytes.
-        unreported_cpu: Nodes without a parseable CPU capacity.
-        unreported_memory: Nodes without a parseable memory capacity.
-        group: Its kind and condition.
         unreadable_nodes: Nodes that can't be read; ``nodes`` includes them.
-        node_count: By its own status, if any.
-        capacity: Its own ``status.capacity``, if any.
-        requested: The requests of its pods by its own status, if any.
         differs: Its own status differs from the sums of its nodes.
     """
 
@@ -177,14 +165,9 @@ class Snapshot:
 
     Attributes:
         revision: Rises by one with each change of content.
-        taken_at: Unix time in seconds.
         complete: Everything was read and every informer is in contact.
-        incomplete_reasons: Why not, sorted, each one line.
         doubts: Why complete numbers may be wrong: clusters whose own status differs, or a drop.
             The SCC payload is sent anyway.
-        features: Names of the enabled features, sorted.
-        systems: Sorted rows.
-        clusters: Sorted rows.
         detail: None if no exporter needs it.
         omitted: Names of the ``[privacy]`` keys that omitted something.
     """
@@ -222,7 +205,6 @@ class Delivery:
     """When and how a payload is sent.
 
     Attributes:
-        at: Unix time in seconds.
         sequence: Rises with each payload of an exporter.
         epoch: Of leadership; rises with each term.
     """
@@ -238,11 +220,8 @@ class Payload:
 
     Attributes:
         body: Canonical bytes: equal for equal facts, except for the timestamp.
-        content_type: MIME type.
         digest: SHA-256 in hex over the body without timestamp and delivery.
         revision: Of the snapshot it was made from.
-        schema_valid: It matches its JSON Schema.
-        schema_error: The first mismatch, if any.
     """
 
     body: bytes

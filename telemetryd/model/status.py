@@ -12,11 +12,7 @@ class Field:
         key: Its place in the payload: ``subscription.arch``, ``managedSystems[].cpu``;
             ``telemetryd.fleet.clusters{telemetryd.cluster.kind}`` for an attribute of a metric,
             ``resource{service.name}`` for one of the OTLP resource, ``header User-Agent``.
-        what: Its meaning, without a full stop.
-        rancher: Its source with Rancher.
         kubernetes: Its source on plain Kubernetes; empty if it is never sent.
-        privacy: The ``[privacy]`` key that omits it, if any.
-        identity: The ``[identity]`` key that replaces it, if any.
         keeps_key: Without a value it is sent empty.
     """
 
@@ -53,10 +49,7 @@ class InformerStatus:
     Attributes:
         resource: ``plural.group``, or the plural alone for the core group.
         synced: The first list is fully processed, or the resource is confirmed absent.
-        absent: The API server doesn't serve the resource.
-        objects: Objects held.
         unreadable: Of these, how many could not be read.
-        resource_version: The last one applied; None before the first list.
         last_contact_at: Unix time in seconds of the last event, bookmark, page or accepted watch.
         last_contact_boot_s: The same in seconds since the machine booted.
         last_error: What is failing now; empty if nothing is.
@@ -95,32 +88,29 @@ class ExporterStatus:
     """The status of one exporter. Times are Unix seconds, None until the first.
 
     Attributes:
-        disclosure: All that it sends, and the format of its payload.
         detail: What it waits for, who else writes, why it doesn't run, or a problem while it
             does; otherwise empty.
         last_error: Of the last failed attempt, kept until the next success.
-        last_error_reason: One of the closed list; empty if there is none.
         next_run_in_s: Seconds to the next slot, if any.
-        payload_bytes: Size of the last payload, None before the first.
     """
 
     name: str
     type: str
     disclosure: Disclosure
     enabled: bool
-    state: ExporterState
-    detail: str
-    interval_s: float
-    consecutive_failures: int
-    last_attempt_at: float | None
-    last_success_at: float | None
-    last_failure_at: float | None
-    last_error: str
-    last_error_reason: str
-    next_run_in_s: float | None
-    payload_bytes: int | None
-    digest: str
-    schema_valid: bool | None
+    state: ExporterState = ExporterState.WAITING
+    detail: str = ""
+    interval_s: float = 0.0
+    consecutive_failures: int = 0
+    last_attempt_at: float | None = None
+    last_success_at: float | None = None
+    last_failure_at: float | None = None
+    last_error: str = ""
+    last_error_reason: str = ""
+    next_run_in_s: float | None = None
+    payload_bytes: int | None = None
+    digest: str = ""
+    schema_valid: bool | None = None
 
 
 class RequestState(StrEnum):
@@ -140,7 +130,6 @@ class RequestStatus:
     """The status of one SecretRequest.
 
     Attributes:
-        target: ``namespace/name`` of the requested Secret; empty if it has none.
         detail: Why it isn't served, or a problem; empty if there is none.
         last_write_at: Unix time in seconds of the Secret's last write by this process.
     """
@@ -176,9 +165,6 @@ class LeaderStatus:
     """The status of leader election.
 
     Attributes:
-        name: Of the Lease.
-        identity: Of this replica in it.
-        leading: This replica may write now.
         holder: Its holder when last seen; empty if unknown.
         epoch: Of this replica's term, or the highest one seen.
         last_error: Why the last request for the Lease failed; empty if it didn't.
@@ -244,7 +230,6 @@ class Restriction:
         key: ``enabled``, ``privacy.NAME``, ``exporters.NAME.enabled``, ``exporters.scc`` for the
             implied exporter that a file leaves out, ``telemetry-opt``, or ``$VARIABLE``.
         where: The file's path, the variable or the Setting.
-        since: Unix time in seconds.
         written: Its source has it now; otherwise it is remembered.
     """
 
@@ -260,9 +245,7 @@ class RestrictionStatus:
     """The status of one restriction.
 
     Attributes:
-        what: In a few words.
         remembered_in: Files and Secrets that outlive the process.
-        end: How to end it.
     """
 
     restriction: Restriction

@@ -16,7 +16,7 @@ from telemetryd.daemon.exporters import build_otlp
 from telemetryd.errors import PermanentError, Reason
 from telemetryd.export.exporter import Outcome
 from telemetryd.export.payloads.otlp_metrics import OtlpRenderer
-from telemetryd.export.sinks.otlp import OtlpExporter
+from telemetryd.export.sinks.http import OtlpExporter
 from telemetryd.model import Delivery, Payload, Snapshot
 from tests.collector.process import Collector, Points
 from tests.export.sinks.test_otlp import CONTEXT, fleet

@@ -7,7 +7,7 @@ import pytest
 
 from telemetryd.config import Config, parse_config
 from telemetryd.daemon.exporters import LONGEST_INITIAL_DELAY_S, ExporterFactory
-from telemetryd.export.spec import ExporterSpec
+from telemetryd.export.exporter import ExporterSpec
 
 COMMON = '[[exporters]]\nname = "it"\n'
 HTTP = COMMON + 'type = "http"\nurl = "http://127.0.0.1:1/"\n'

@@ -20,8 +20,7 @@ from telemetryd.config.diff import config_hash
 from telemetryd.daemon.reload import Reloader, ReloadResult, ReloadTarget
 from telemetryd.errors import ConfigError, Problem
 from telemetryd.export.engine.manager import ExporterManager
-from telemetryd.export.exporter import Exporter
-from telemetryd.export.spec import ExporterSpec
+from telemetryd.export.exporter import Exporter, ExporterSpec
 from telemetryd.model import ExporterState
 from telemetryd.serve.http.security import Security
 from tests.export.doubles import Sink, Source, manager_of, spec

@@ -11,8 +11,7 @@ import pytest
 
 from telemetryd.config import ExporterConfig
 from telemetryd.daemon.exporters import ExporterFactory
-from telemetryd.export.exporter import Exporter
-from telemetryd.export.spec import ExporterSpec
+from telemetryd.export.exporter import Exporter, ExporterSpec
 from tests.daemon.test_reload import Bench
 from tests.support.certificates import Authority, server_side
 from tests.support.receiver import receiving

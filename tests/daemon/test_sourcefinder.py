@@ -10,7 +10,7 @@ import pytest
 
 from telemetryd.daemon.sourcefinder import FinderTiming, SourceFinder
 from telemetryd.errors import Forbidden, KubeError, NotFound, Reason, Unavailable
-from telemetryd.kube.fence import Fence
+from telemetryd.kube.requests import Fence
 from telemetryd.model import SourceKind
 from tests.support.virtualtime import VirtualTimeLoop
 

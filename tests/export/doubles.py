@@ -12,9 +12,8 @@ from anyio.abc import TaskGroup
 
 from telemetryd.errors import NotReady
 from telemetryd.export.engine.manager import ExporterManager
-from telemetryd.export.exporter import ExportContext, Outcome
+from telemetryd.export.exporter import ExportContext, ExporterSpec, Outcome
 from telemetryd.export.payloads.scc import scc_renderer
-from telemetryd.export.spec import ExporterSpec
 from telemetryd.model import (
     Delivery,
     ExporterStatus,

@@ -14,9 +14,8 @@ import anyio
 
 from telemetryd.errors import ExportError
 from telemetryd.export.engine.manager import ExporterManager
-from telemetryd.export.exporter import Exporter
+from telemetryd.export.exporter import Exporter, ExporterSpec
 from telemetryd.export.payloads.scc import scc_renderer
-from telemetryd.export.spec import ExporterSpec
 from telemetryd.model import ExporterState, ExporterStatus
 from tests.export.doubles import Source, manager_of, running
 from tests.export.filebench import FolderBench, check_folder

@@ -18,7 +18,7 @@ from typing import Any
 
 import anyio
 
-from telemetryd.kube.fence import no_fence
+from telemetryd.kube.requests import no_fence
 from telemetryd.model import Payload
 from tests.export.filebench import CONTEXT, check_folder, exporter, led_to, payload
 

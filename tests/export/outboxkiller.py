@@ -23,9 +23,8 @@ import anyio
 from telemetryd.config import HttpExporterConfig
 from telemetryd.daemon.exporters import build_http
 from telemetryd.export.engine.manager import ExporterManager
-from telemetryd.export.exporter import ExportContext, Exporter, Outcome
+from telemetryd.export.exporter import ExportContext, Exporter, ExporterSpec, Outcome
 from telemetryd.export.outbox.spool import SpoolFolder
-from telemetryd.export.spec import ExporterSpec
 from telemetryd.model import ExporterState, Payload, Snapshot
 from tests.export.doubles import Source, render, running, snapshot
 from tests.export.filekiller import fork

@@ -21,8 +21,7 @@ import anyio
 from telemetryd.config import HttpExporterConfig
 from telemetryd.daemon.exporters import build_http
 from telemetryd.export.engine.manager import ExporterManager
-from telemetryd.export.exporter import ExportContext, Exporter, Outcome
-from telemetryd.export.spec import ExporterSpec
+from telemetryd.export.exporter import ExportContext, Exporter, ExporterSpec, Outcome
 from telemetryd.model import Payload, Snapshot
 from tests.export.doubles import Source, render, running
 from tests.export.filekiller import fork

@@ -7,8 +7,8 @@ from pathlib import Path
 import anyio
 import pytest
 
+from telemetryd.export.exporter import ExporterSpec
 from telemetryd.export.sinks.file import FileExporter
-from telemetryd.export.spec import ExporterSpec
 from telemetryd.export.threads import MOST_THREADS, shared_threads
 from telemetryd.limiter import Limiter
 from telemetryd.model import ExporterState

@@ -26,8 +26,7 @@ from telemetryd.control.secretrequest.status import _held
 from telemetryd.errors import BadResponse
 from telemetryd.gather.requests import SECRET_REQUESTS
 from telemetryd.informer.decode import ObjectDecoder
-from telemetryd.informer.identity import scan_identity
-from telemetryd.informer.scan import ScanNeeded
+from telemetryd.informer.scan import ScanNeeded, scan_identity
 from telemetryd.model import SecretRequestRecord
 from tests.fuzz.budget import budget, examples, patient
 from tests.fuzz.counts import assert_no_growth, assert_no_growth_here

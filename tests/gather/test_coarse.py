@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telemetryd.gather.coarse import coarsen
+from telemetryd.gather.counts import coarsen
 from telemetryd.model import ClusterDetail, FleetDetail, NodeShape, RoleCounts, ShapeDetail
 
 GIB = 2**30 * 10**9

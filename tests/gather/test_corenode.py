@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from telemetryd.errors import UnreadableReason
-from telemetryd.gather.corenode import CoreNodeObject, core_nodes_resource
+from telemetryd.gather.plain import CoreNodeObject, core_nodes_resource
 from telemetryd.gather.shapes import ShapeTable
 from telemetryd.informer.decode import ObjectDecoder
 from telemetryd.model import NodeRecord, Unreadable

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telemetryd.gather.drops import HOLD_S, LEAST, WINDOW_S, DropWatch
+from telemetryd.gather.counts import HOLD_S, LEAST, WINDOW_S, DropWatch
 from telemetryd.model import Drop
 
 

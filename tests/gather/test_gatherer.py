@@ -14,8 +14,7 @@ from msgspec.structs import replace
 from telemetryd.config import IdentityConfig, PrivacyConfig
 from telemetryd.errors import NotReady, UnreadableReason
 from telemetryd.gather.aggregate import LASTING_S
-from telemetryd.gather.counts import anonymous_id
-from telemetryd.gather.drops import HOLD_S
+from telemetryd.gather.counts import HOLD_S, anonymous_id
 from telemetryd.gather.gatherer import Gatherer
 from telemetryd.model import (
     ClusterRecord,

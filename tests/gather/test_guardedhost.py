@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from telemetryd.gather.guardedhost import GuardedSockets, is_same_server, why_refused
+from telemetryd.gather.build_info import GuardedSockets, is_same_server, why_refused
 
 
 @pytest.mark.parametrize(

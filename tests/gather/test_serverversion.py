@@ -9,8 +9,8 @@ import pytest
 
 from telemetryd.config import IdentityConfig
 from telemetryd.errors import KubeError, Reason, Unavailable
-from telemetryd.gather.serverversion import ServerVersion, VersionTiming
-from telemetryd.kube.fence import Fence
+from telemetryd.gather.plain import ServerVersion, VersionTiming
+from telemetryd.kube.requests import Fence
 from telemetryd.model import NodeRecord
 from tests.gather.readers import FilledStore
 from tests.support.virtualtime import VirtualTimeLoop

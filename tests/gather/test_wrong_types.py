@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from telemetryd.gather.clusters import CLUSTERS
-from telemetryd.gather.corenode import core_nodes_resource
+from telemetryd.gather.plain import core_nodes_resource
 from telemetryd.gather.project import (
     FEATURES,
     KUBE_SYSTEM,

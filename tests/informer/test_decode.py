@@ -21,8 +21,7 @@ from telemetryd.informer.decode import (
     scan_event,
     scan_page,
 )
-from telemetryd.informer.identity import LenientMeta, ObjectIdentity, scan_identity
-from telemetryd.informer.scan import ScanNeeded
+from telemetryd.informer.scan import LenientMeta, ObjectIdentity, ScanNeeded, scan_identity
 from telemetryd.model import Unreadable
 from tests.informer.samples import (
     DEEP,

@@ -23,11 +23,10 @@ import pytest
 from telemetryd.gather.project import NodeObject, nodes_resource
 from telemetryd.gather.shapes import ShapeTable
 from telemetryd.informer.informer import Informer
-from telemetryd.informer.lines import LineSplitter
 from telemetryd.informer.resource import Resource
-from telemetryd.informer.source import KubeSource
+from telemetryd.informer.source import KubeSource, LineSplitter
 from telemetryd.informer.store import SLICE_OBJECTS
-from telemetryd.kube.body import ByteStream
+from telemetryd.kube.http import ByteStream
 from telemetryd.model import NodeRecord
 from telemetryd.stats import InformerStats
 from tests.apiserver.fixtures import rancher_node

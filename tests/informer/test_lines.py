@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from telemetryd.informer.lines import LineSplitter, OversizeLine
+from telemetryd.informer.source import LineSplitter, OversizeLine
 
 
 def split_whole(data: bytes, limit: int) -> list[bytes | OversizeLine]:

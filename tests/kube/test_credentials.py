@@ -125,40 +125,42 @@ async def test_fixed_credential_has_no_other() -> None:
 async def test_grant_is_renewed_before_it_expires_and_kept_when_that_fails(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    asked: list[bool] = []
+    asked: list[float] = []
 
-    async def fetch(refused: bool) -> Grant:
-        asked.append(refused)
+    async def fetch() -> Grant:
+        asked.append(now[0])
         if len(asked) == 1:
             raise OSError("SENTINEL")
         return Grant("Bearer two", 5000.0)
 
     now = [0.0]
-    credential = RenewedCredential(Grant("Bearer one", 1000.0), fetch, lambda: now[0], "plugin")
+    credential = RenewedCredential(fetch, lambda: now[0], "plugin")
+    credential.take(Grant("Bearer one", 1000.0))
     assert await credential.header() == "Bearer one"
     credential._asked_at_s -= 60
     now[0] = 950.0
     assert await credential.header() == "Bearer one"
     assert await credential.header() == "Bearer one"
-    assert asked == [False]
+    assert asked == [950.0]
     credential._asked_at_s -= 60
     assert await credential.header() == "Bearer two"
     credential._asked_at_s -= 60
     assert await credential.renew("Bearer two")
-    assert asked == [False, False, True]
+    assert asked == [950.0] * 3
     assert "SENTINEL" not in caplog.text
     assert "two" not in repr(Grant("Bearer two", 1.0))
 
 
 async def test_requests_that_are_refused_together_renew_once() -> None:
-    asked: list[bool] = []
+    asked: list[None] = []
 
-    async def fetch(refused: bool) -> Grant:
-        asked.append(refused)
+    async def fetch() -> Grant:
+        asked.append(None)
         await anyio.sleep(0.01)
         return Grant("Bearer two", None)
 
-    credential = RenewedCredential(Grant("Bearer one", None), fetch, lambda: 0.0, "plugin")
+    credential = RenewedCredential(fetch, lambda: 0.0, "plugin")
+    credential.take(Grant("Bearer one", None))
     credential._asked_at_s -= 60
     renewed: list[bool] = []
 
@@ -168,7 +170,7 @@ async def test_requests_that_are_refused_together_renew_once() -> None:
     async with anyio.create_task_group() as tasks:
         for _ in range(5):
             tasks.start_soon(renew)
-    assert (renewed, asked) == ([True] * 5, [True])
+    assert (renewed, asked) == ([True] * 5, [None])
 
 
 async def test_no_credential_at_first_is_retried_with_backoff_and_reported_once(
@@ -182,7 +184,7 @@ async def test_no_credential_at_first_is_retried_with_backoff_and_reported_once(
     ]
     asked_at_s: list[float] = []
 
-    async def fetch(_refused: bool) -> Grant:
+    async def fetch() -> Grant:
         asked_at_s.append(clock_s[0])
         if failures:
             raise failures.pop(0)
@@ -190,7 +192,7 @@ async def test_no_credential_at_first_is_retried_with_backoff_and_reported_once(
 
     clock_s = [1000.0]
     monkeypatch.setattr("telemetryd.kube.credentials.anyio.current_time", lambda: clock_s[0])
-    credential = RenewedCredential(None, fetch, lambda: 0.0, "exec plugin aws")
+    credential = RenewedCredential(fetch, lambda: 0.0, "exec plugin aws")
     await credential.ask_first()
     with pytest.raises(Unavailable, match=r"exec plugin aws: it ended with status 1"):
         await credential.header()
@@ -212,22 +214,23 @@ async def test_no_credential_at_first_is_retried_with_backoff_and_reported_once(
 
 
 async def test_provider_that_can_not_even_be_asked_is_a_config_error_only_at_first() -> None:
-    async def fetch(_refused: bool) -> Grant:
+    async def fetch() -> Grant:
         raise ConfigError(Problem("config", "users", "no such plugin"))
 
     with pytest.raises(ConfigError):
-        await RenewedCredential(None, fetch, lambda: 0.0, "plugin").ask_first()
-    later = RenewedCredential(Grant("Bearer one", 0.0), fetch, lambda: 10.0, "plugin")
+        await RenewedCredential(fetch, lambda: 0.0, "plugin").ask_first()
+    later = RenewedCredential(fetch, lambda: 10.0, "plugin")
+    later.take(Grant("Bearer one", 0.0))
     later._asked_at_s -= 60
     assert await later.header() == "Bearer one"
 
 
 async def test_request_whose_deadline_is_shorter_than_the_plugin_still_says_what_was_slow() -> None:
-    async def fetch(_refused: bool) -> Grant:
+    async def fetch() -> Grant:
         await anyio.sleep_forever()
         raise AssertionError
 
-    credential = RenewedCredential(None, fetch, lambda: 0.0, "slow plugin")
+    credential = RenewedCredential(fetch, lambda: 0.0, "slow plugin")
     credential._asked_at_s -= 60
 
     async def ask() -> None:

@@ -5,7 +5,7 @@ import base64
 import pytest
 
 from telemetryd.errors import ConfigError
-from telemetryd.kube.proxy import address_of, proxy_for, what_is_wrong_with_proxy
+from telemetryd.kube.address import address_of, proxy_for, what_is_wrong_with_proxy
 
 SERVER = "https://10.43.0.1:443"
 API = "https://api.example.test"

@@ -12,7 +12,7 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telemetryd.kube.validity import Validity, parse_validity, read_validity
+from telemetryd.kube.pem import Validity, parse_validity, read_validity
 
 DATES = st.datetimes(dt.datetime(1950, 1, 1), dt.datetime(9999, 12, 31))  # noqa: DTZ001
 KEY = ed25519.Ed25519PrivateKey.generate()

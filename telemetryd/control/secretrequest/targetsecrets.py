@@ -33,8 +33,7 @@ from telemetryd.errors import (
     Reason,
 )
 from telemetryd.export.engine.manager import ExporterManager
-from telemetryd.export.exporter import ExportContext, Exporter, Outcome
-from telemetryd.export.spec import ExporterSpec
+from telemetryd.export.exporter import ExportContext, Exporter, ExporterSpec, Outcome
 from telemetryd.kube import objects
 from telemetryd.kube.objects import FIELD_MANAGER, StoredMeta
 from telemetryd.kube.responses import explain_denial
@@ -373,15 +372,14 @@ class SecretCleanup:
                 self._budget,
                 path,
                 {"apiVersion": "v1", "kind": "Secret", "metadata": names},
-                over=found.metadata.version,
+                over=found.metadata,
                 timeout_s=REQUEST_TIMEOUT_S,
             )
             pending.uid = found.metadata.uid
             found = objects.parsed(answer, _DECODER.decode, f"PATCH {path}")
         if found.metadata.uid != pending.uid or not found.is_bare:
             return "kept"
-        version = found.metadata.version
-        await objects.delete(self._budget, path, version, timeout_s=REQUEST_TIMEOUT_S)
+        await objects.delete(self._budget, path, found.metadata, timeout_s=REQUEST_TIMEOUT_S)
         return "deleted"
 
 

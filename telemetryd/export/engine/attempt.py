@@ -4,6 +4,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from functools import partial
 
 import anyio
@@ -18,10 +19,9 @@ from telemetryd.errors import (
     Reason,
     RetryableError,
 )
-from telemetryd.export.engine.shared import Shared
 from telemetryd.export.engine.sinkcall import SinkCall, Waiter, export_error
 from telemetryd.export.exporter import ExportContext, Exporter, Outcome
-from telemetryd.export.ledger import Ledger
+from telemetryd.export.ledger import Ledger, Shared
 from telemetryd.export.outbox.outbox import Outbox, why_withheld
 from telemetryd.export.outbox.spool import PendingPayload
 from telemetryd.model import ExporterState, Payload
@@ -34,10 +34,7 @@ CUT_GRACE_S = 0.5
 """How long a call that was cut off may take to return."""
 
 
-class _NothingUnsent(Exception):
-    """The destination has the newest content, or has refused it: no attempt is needed."""
-
-
+@dataclass(slots=True, eq=False)
 class Attempts:
     """Makes the attempts of one exporter, one at a time.
 
@@ -46,42 +43,19 @@ class Attempts:
         abandoned: An attempt that is cut off at that time doesn't count as a failure.
     """
 
-    __slots__ = (
-        "_call",
-        "_exporter",
-        "_ledger",
-        "_outbox",
-        "_settled_digest",
-        "_shared",
-        "_unsent_digest",
-        "_waiter",
-        "abandoned",
-        "stop_by_s",
-    )
+    _exporter: Exporter
+    _ledger: Ledger
+    _waiter: Waiter
+    _shared: Shared
+    stop_by_s: float = field(default=math.inf, init=False)
+    abandoned: bool = field(default=False, init=False)
+    _call: SinkCall[Outcome | None] | None = field(default=None, init=False)
+    _settled_digest: str = field(default="", init=False)
+    _unsent_digest: str = field(default="", init=False)
+    _outbox: Outbox = field(init=False)
 
-    def __init__(
-        self,
-        exporter: Exporter,
-        ledger: Ledger,
-        waiter: Waiter,
-        shared: Shared,
-    ) -> None:
-        self._exporter = exporter
-        self._ledger = ledger
-        self._waiter = waiter
-        self._shared = shared
-        self._call: SinkCall[Outcome] | None = None
-        self._settled_digest = self._unsent_digest = ""
-        self._outbox = Outbox(
-            ledger,
-            spool_dir=shared.spool_dir,
-            now=shared.now,
-            clock=self._boot_time_s,
-            threads=shared.spool_threads,
-            saw_epoch=shared.saw_epoch,
-        )
-        self.stop_by_s = math.inf
-        self.abandoned = False
+    def __post_init__(self) -> None:
+        self._outbox = Outbox(self._ledger, self._shared)
 
     @property
     def in_progress(self) -> bool:
@@ -98,10 +72,8 @@ class Attempts:
     ) -> ExportError | None:
         """Make one attempt with the newest snapshot.
 
-        Args:
-            group: Runs the sink's task; a sink that ignores its cancellation stays there.
-            number: 1 for the first of a run.
-            final: Only where something is unsent.
+        A sink that ignores its cancellation stays in the group. A final attempt is made only where
+        something is unsent.
 
         Returns:
             The error; None after success or where there was nothing to do.
@@ -116,40 +88,38 @@ class Attempts:
         return await self._make(group, self._deliver_pending)
 
     async def _make(
-        self, group: TaskGroup, deliver: Callable[[], Awaitable[Outcome]]
+        self, group: TaskGroup, deliver: Callable[[], Awaitable[Outcome | None]]
     ) -> ExportError | None:
-        call = await self._call_sink(group, deliver)
+        ledger, call = self._ledger, await self._call_sink(group, deliver)
         if call.value is not None:
-            self._settled_digest = self._ledger.digest
+            self._settled_digest = ledger.digest
             self._unsent_digest = ""
-            self._ledger.run_succeeded(call.value)
-            return None
-        if isinstance(call.error, NotReady):
+            ledger.run_succeeded(call.value)
+        elif isinstance(call.error, NotReady):
             self._shared.watch.lost()
-            self._ledger.skipped("not_ready")
-            self._ledger.enter(ExporterState.WAITING)
-            return None
-        if isinstance(call.error, _NothingUnsent):
-            return None
-        if isinstance(call.error, NotLeading) or (self.abandoned and call.cut_off):
-            self._ledger.skipped("held")
-            return None
-        error = self._translate(call)
-        if isinstance(error, PermanentError):
-            self._settled_digest = self._ledger.digest
-        self._ledger.attempt_failed(error)
-        return error
+            ledger.skipped("not_ready")
+            ledger.enter(ExporterState.WAITING)
+        elif call.done and call.error is None:
+            pass  # nothing was unsent
+        elif isinstance(call.error, NotLeading) or (self.abandoned and call.cut_off):
+            ledger.skipped("held")
+        else:
+            error = self._translate(call)
+            if isinstance(error, PermanentError):
+                self._settled_digest = ledger.digest
+            ledger.attempt_failed(error)
+            return error
+        return None
 
     async def _call_sink(
-        self, group: TaskGroup, deliver: Callable[[], Awaitable[Outcome]]
-    ) -> SinkCall[Outcome]:
-        call = SinkCall(deliver, self._call_ended)
-        self._call = call
+        self, group: TaskGroup, deliver: Callable[[], Awaitable[Outcome | None]]
+    ) -> SinkCall[Outcome | None]:
+        call = self._call = SinkCall(deliver, self._call_ended)
         self._ledger.stats.in_flight = 1
         group.start_soon(call.run)
         ends_s = min(anyio.current_time() + self._ledger.spec.attempt_timeout_s, self.stop_by_s)
         while not call.done and anyio.current_time() < ends_s:
-            await self._waiter.wait(ends_s, partial(self._over, call, ends_s))
+            await self._waiter.wait(ends_s, partial(self._is_over, call, ends_s))
             ends_s = min(ends_s, self.stop_by_s)
         if not call.done:
             call.cut()
@@ -162,37 +132,37 @@ class Attempts:
             )
         return call
 
-    async def _deliver(self, number: int, *, final: bool) -> Outcome:
+    async def _deliver(self, number: int, *, final: bool) -> Outcome | None:
         """The call: take the newest snapshot, render it, give it to the sink.
 
-        Raises:
-            _NothingUnsent: It is the final attempt, and nothing has changed since the last one.
+        Returns:
+            None for a final attempt where nothing has changed since the last one.
         """
-        stats = self._ledger.stats
+        ledger = self._ledger
         snapshot = self._shared.source.snapshot()
         if not final:
-            self._ledger.attempt_started()
+            ledger.attempt_started()
         await self._outbox.open(self._shared.omitted())
         started_s = anyio.current_time()
         delivery = self._outbox.next_delivery(self._shared.epoch())
-        payload = self._ledger.spec.render(snapshot, delivery)
-        stats.collection.observe(anyio.current_time() - started_s)
+        payload = ledger.spec.render(snapshot, delivery)
+        ledger.stats.collection.observe(anyio.current_time() - started_s)
         if final:
             if self._is_settled(payload):
-                raise _NothingUnsent
-            self._ledger.attempt_started()
+                return None
+            ledger.attempt_started()
         self._note_superseded(payload)
         newest = PendingPayload(
             payload,
             delivery,
             snapshot.identity.install_uuid,
-            self._ledger.spec.destination,
-            self._ledger.spec.disclosure.format,
+            ledger.spec.destination,
+            ledger.spec.disclosure.format,
             snapshot.omitted,
         )
         # A sink that reads its destination gets the newest, whatever was delivered before.
-        pending = newest if self._ledger.spec.verifies_destination else self._outbox.offer(newest)
-        self._ledger.collected(payload if pending is None else pending.payload)
+        pending = newest if ledger.spec.verifies_destination else self._outbox.offer(newest)
+        ledger.collected(payload if pending is None else pending.payload)
         return Outcome.UNCHANGED if pending is None else await self._send(pending, number)
 
     def _is_settled(self, payload: Payload) -> bool:
@@ -201,23 +171,23 @@ class Attempts:
         outdone = pending is None or pending.payload.digest == payload.digest
         return outdone and payload.digest == self._settled_digest
 
-    async def _deliver_pending(self) -> Outcome:
+    async def _deliver_pending(self) -> Outcome | None:
         """The call where there is no snapshot.
 
-        Raises:
-            _NothingUnsent: Nothing is pending, or another leader has sent since.
+        Returns:
+            None where nothing is pending, or another leader has sent since.
         """
         await self._outbox.open(self._shared.omitted())
         pending = self._outbox.pending
         if pending is None or pending.delivery.epoch != self._outbox.epoch(self._shared.epoch()):
-            raise _NothingUnsent
+            return None
         self._ledger.attempt_started()
         self._ledger.collected(pending.payload)
         try:
             return await self._send(pending, 1)
-        except OutrankedError as error:
+        except OutrankedError:
             self._ledger.stats.runs["superseded"] += 1
-            raise _NothingUnsent from error
+            return None
 
     async def _send(self, pending: PendingPayload, number: int) -> Outcome:
         self._require_privacy(pending)
@@ -248,12 +218,11 @@ class Attempts:
             await self._outbox.delivered(pending)
         return outcome
 
-    def _fence(self, pending: PendingPayload, call: SinkCall[Outcome] | None) -> None:
+    def _fence(self, pending: PendingPayload, call: SinkCall[Outcome | None] | None) -> None:
         """Refuse a payload that must not be sent any more.
 
         Raises:
             NotLeading: Another replica may lead, collection is off, or the exporter has ended.
-            RetryableError: ``[privacy]`` has become stricter.
         """
         # A write in a thread goes on after its attempt was cut off, while its disk hangs.
         was_cut_off = call is not None and call.cut_off
@@ -276,7 +245,7 @@ class Attempts:
             self._ledger.stats.runs["superseded"] += 1
         self._unsent_digest = payload.digest
 
-    def _translate(self, call: SinkCall[Outcome]) -> ExportError:
+    def _translate(self, call: SinkCall[Outcome | None]) -> ExportError:
         """What the call raised, as an error whose type says whether to retry."""
         error = call.error
         if error is None:
@@ -285,22 +254,16 @@ class Attempts:
             )
         if call.cut_off and isinstance(error, asyncio.CancelledError):
             what = f"no answer within {self._ledger.spec.attempt_timeout_s:g} s"
-            return RetryableError(Reason.TIMEOUT, ": ".join((what, *_notes(error))))
+            # A note says, for example, that it waited for the limiter.
+            notes: list[str] = getattr(error, "__notes__", [])
+            return RetryableError(Reason.TIMEOUT, ": ".join((what, *notes)))
         return export_error(error, self._ledger.spec.disclosure.plugin)
+
+    def _is_over(self, call: SinkCall[Outcome | None], ends_s: float) -> bool:
+        return call.done or self.stop_by_s < ends_s
 
     def _call_ended(self) -> None:
         self._ledger.stats.in_flight = 0
         if self._call is not None and self._call.longest_step_s >= BLOCKED_S:
             self._ledger.blocked_loop(self._call.longest_step_s)
         self._waiter.notify()
-
-    def _over(self, call: SinkCall[Outcome], ends_s: float) -> bool:
-        return call.done or self.stop_by_s < ends_s
-
-    def _boot_time_s(self) -> float:
-        return anyio.current_time() + self._shared.suspended_s()
-
-
-def _notes(error: BaseException) -> list[str]:
-    """Notes on an exception, such as that it waited for the limiter."""
-    return getattr(error, "__notes__", [])

@@ -13,9 +13,8 @@ from anyio.abc import TaskGroup, TaskStatus
 from telemetryd.errors import ManagerError
 from telemetryd.export.engine.attempt import CUT_GRACE_S
 from telemetryd.export.engine.runner import CLOSE_TIMEOUT_S, Runner
-from telemetryd.export.engine.shared import Shared, SourceWatch, suspended_s
-from telemetryd.export.exporter import Exporter
-from telemetryd.export.spec import ExporterSpec
+from telemetryd.export.exporter import Exporter, ExporterSpec
+from telemetryd.export.ledger import Ledger, Shared, SourceWatch, suspended_s
 from telemetryd.export.threads import shared_threads
 from telemetryd.model import ExporterState, ExporterStatus, Payload, SnapshotSource
 from telemetryd.stats import ExporterStats
@@ -78,7 +77,8 @@ class ExporterManager:
             ManagerError: The name is taken, or the manager is stopping.
         """
         self._refuse_unless_registrable(spec.name)
-        runner = self._runners[spec.name] = Runner(spec, exporter, self._shared)
+        ledger = Ledger(spec, self._shared.now)
+        runner = self._runners[spec.name] = Runner(exporter, ledger, self._shared)
         self._launch(runner)
 
     async def unregister(self, name: str) -> None:

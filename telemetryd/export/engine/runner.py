@@ -2,6 +2,7 @@
 
 import logging
 import math
+from dataclasses import dataclass, field
 from functools import partial
 
 import anyio
@@ -16,11 +17,9 @@ from telemetryd.errors import (
     RetryableError,
 )
 from telemetryd.export.engine.attempt import CUT_GRACE_S, Attempts
-from telemetryd.export.engine.shared import Shared
 from telemetryd.export.engine.sinkcall import SinkCall, Waiter
-from telemetryd.export.exporter import Exporter
-from telemetryd.export.ledger import Ledger
-from telemetryd.export.spec import ExporterSpec
+from telemetryd.export.exporter import Exporter, ExporterSpec
+from telemetryd.export.ledger import Ledger, Shared
 from telemetryd.model import ExporterState
 from telemetryd.timing import (
     LONGEST_SLEEP_S,
@@ -48,49 +47,36 @@ BY_HAND = "by hand"
 _SUSPEND_THRESHOLD_S = 1.0
 
 
+@dataclass(slots=True, eq=False)
 class Runner:
     """The schedule, the runs and the end of one exporter.
 
     Attributes:
         wanted: It runs whenever its manager does.
-        leaving: It is being unregistered.
         closed: ``aclose`` was called; it can't run any more.
         finished: Set unless its task runs.
     """
 
-    __slots__ = (
-        "_asked",
-        "_attempts",
-        "_failed_in_a_row",
-        "_runs",
-        "_schedule",
-        "_shared",
-        "_suspended_s",
-        "_waiter",
-        "closed",
-        "exporter",
-        "finished",
-        "leaving",
-        "ledger",
-        "wanted",
-    )
+    exporter: Exporter
+    ledger: Ledger
+    _shared: Shared
+    wanted: bool = field(init=False)
+    leaving: bool = field(default=False, init=False)
+    closed: bool = field(default=False, init=False)
+    finished: anyio.Event = field(default_factory=anyio.Event, init=False)
+    _waiter: Waiter = field(default_factory=Waiter, init=False)
+    _attempts: Attempts = field(init=False)
+    _schedule: Schedule | None = field(default=None, init=False)
+    _asked: str | None = field(default=None, init=False)
+    _runs: int = field(default=0, init=False)
+    _failed_in_a_row: int = field(default=0, init=False)
+    _suspended_s: float = field(default=0.0, init=False)
 
-    def __init__(self, spec: ExporterSpec, exporter: Exporter, shared: Shared) -> None:
-        self.exporter = exporter
-        self.ledger = Ledger(spec, shared.now)
-        self.wanted = spec.enabled
-        self.leaving = self.closed = False
-        self.finished = anyio.Event()
+    def __post_init__(self) -> None:
+        self.wanted = self.spec.enabled
         self.finished.set()
-        self._shared = shared
-        self._waiter = Waiter()
-        self._attempts = Attempts(exporter, self.ledger, self._waiter, shared)
-        self._schedule: Schedule | None = None
-        self._asked: str | None = None
-        self._runs = 0
-        self.ledger.run_id = f"{spec.name}#0"
-        self._failed_in_a_row = 0
-        self._suspended_s = 0.0
+        self._attempts = Attempts(self.exporter, self.ledger, self._waiter, self._shared)
+        self.ledger.run_id = f"{self.spec.name}#0"
 
     @property
     def spec(self) -> ExporterSpec:

@@ -7,7 +7,9 @@ reaches the manager or another exporter.
 import asyncio
 import math
 import time
+import types
 from collections.abc import Awaitable, Callable, Generator
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
@@ -61,6 +63,7 @@ class Waiter:
         self._notified = None
 
 
+@dataclass(slots=True, eq=False)
 class SinkCall(Generic[T]):
     """One call, run as a child of a task group that no failure of it can bring down.
 
@@ -70,32 +73,18 @@ class SinkCall(Generic[T]):
 
     Attributes:
         done: The call is over: ``value`` or ``error`` is set.
-        value: What it returned.
         error: What it raised, ``asyncio.CancelledError`` included.
-        cut_off: ``cut`` was called while it ran.
         longest_step_s: The longest it has blocked the event loop, in seconds.
     """
 
-    __slots__ = (
-        "_call",
-        "_on_done",
-        "_task",
-        "cut_off",
-        "done",
-        "error",
-        "longest_step_s",
-        "value",
-    )
-
-    def __init__(self, call: Callable[[], Awaitable[T]], on_done: Callable[[], None]) -> None:
-        self._call = call
-        self._on_done = on_done
-        self._task: asyncio.Task[object] | None = None
-        self.done = False
-        self.cut_off = False
-        self.value: T | None = None
-        self.error: BaseException | None = None
-        self.longest_step_s = 0.0
+    _call: Callable[[], Awaitable[T]]
+    _on_done: Callable[[], None]
+    _task: asyncio.Task[object] | None = field(default=None, init=False)
+    done: bool = field(default=False, init=False)
+    cut_off: bool = field(default=False, init=False)
+    value: T | None = field(default=None, init=False)
+    error: BaseException | None = field(default=None, init=False)
+    longest_step_s: float = field(default=0.0, init=False)
 
     async def run(self) -> None:
         """The body of the task: make the call and keep its result.
@@ -106,7 +95,7 @@ class SinkCall(Generic[T]):
         """
         self._task = asyncio.current_task()
         try:
-            self.value = await _Timed(self._call(), self._note_step)
+            self.value = await self._timed_steps()
             await self._absorb_cancellation()
         except asyncio.CancelledError as exc:
             if anyio.current_effective_deadline() == -math.inf:
@@ -128,9 +117,6 @@ class SinkCall(Generic[T]):
         if self._task is not None:
             self._task.cancel()
 
-    def _note_step(self, took_s: float) -> None:
-        self.longest_step_s = max(self.longest_step_s, took_s)
-
     async def _absorb_cancellation(self) -> None:
         """Take a cancellation that is pending on the task, which would hit it as it returns.
 
@@ -144,18 +130,10 @@ class SinkCall(Generic[T]):
                 if anyio.current_effective_deadline() == -math.inf:
                     raise
 
-
-class _Timed(Generic[T]):
-    """Awaits something and times each step, for which it blocks the event loop."""
-
-    __slots__ = ("_awaitable", "_note")
-
-    def __init__(self, awaitable: Awaitable[T], note: Callable[[float], None]) -> None:
-        self._awaitable = awaitable
-        self._note = note
-
-    def __await__(self) -> Generator[Any, Any, T]:
-        steps = self._awaitable.__await__()
+    @types.coroutine
+    def _timed_steps(self) -> Generator[Any, Any, T]:
+        """Make the call, and time each step of it, for which it blocks the event loop."""
+        steps = self._call().__await__()
         step = partial(next, steps)
         while True:
             started_s = time.perf_counter()
@@ -165,12 +143,10 @@ class _Timed(Generic[T]):
                 result: T = end.value
                 return result
             finally:
-                self._note(time.perf_counter() - started_s)
+                took_s = time.perf_counter() - started_s
+                self.longest_step_s = max(self.longest_step_s, took_s)
             try:
                 sent = yield awaited
-            except GeneratorExit:
-                steps.close()
-                raise
             except BaseException as exc:  # noqa: BLE001 - it is meant for the steps
                 step = partial(steps.throw, exc)
             else:
@@ -181,11 +157,8 @@ def export_error(error: BaseException, plugin: str) -> ExportError:
     """What a call of an exporter raised, as an error whose type says whether to try again.
 
     Exporters of other distributions raise anything, in groups of groups, with any text and any
-    reason. Status, log, page and metrics see only what is made of it here.
-
-    Args:
-        error: As it was raised. A group of one is that one.
-        plugin: Name and version of the exporter's distribution, empty for a built-in one.
+    reason. Status, log, page and metrics see only what is made of it here. The plug-in is named in
+    it, unless that is empty.
     """
     causes = causes_of(error)
     cause = causes[0] if len(causes) == 1 else error

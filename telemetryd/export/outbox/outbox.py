@@ -7,13 +7,13 @@ sent again, so that a receiver can recognise it. ``spool`` writes the files.
 import errno
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias, TypeVar, assert_never
 
 import anyio
 
 from telemetryd.errors import OutrankedError
-from telemetryd.export.ledger import Ledger
+from telemetryd.export.ledger import Ledger, Shared
 from telemetryd.export.outbox.spool import (
     MAX_SEQUENCE,
     Contents,
@@ -22,7 +22,6 @@ from telemetryd.export.outbox.spool import (
     SpoolFolder,
 )
 from telemetryd.export.threads import StillHangingError, WorkerThread
-from telemetryd.limiter import Limiter
 from telemetryd.model import Delivery
 
 DISK_TIMEOUT_S: Final = 2.0
@@ -74,9 +73,7 @@ class Delivered:
     """The receiver has everything.
 
     Attributes:
-        payload: What is remembered of the last delivery.
         at_s: When it was, on the outbox's clock.
-        noted: It is recorded on disk.
     """
 
     payload: LastDelivery
@@ -92,11 +89,7 @@ def offer(
 ) -> OutboxState:
     """The state once the newest payload is there.
 
-    Args:
-        state: The state before.
-        newest: The newest payload.
-        now_s: The time on the outbox's clock.
-        max_silence_s: After so many seconds unchanged content is sent again.
+    Unchanged content is sent again after ``max_silence_s``.
     """
     content = (newest.payload.digest, newest.installation_id)
     match state:
@@ -117,11 +110,7 @@ def offer(
 def recover(contents: Contents, *, destination: str, now: float, now_s: float) -> OutboxState:
     """The state that an earlier process left.
 
-    Args:
-        contents: Of its files.
-        destination: Where this exporter sends to.
-        now: Unix time in seconds.
-        now_s: The time on the outbox's clock.
+    ``now`` is Unix time in seconds, ``now_s`` the time on the outbox's clock.
     """
     if contents.pending is not None and contents.pending.destination == destination:
         return Pending(contents.pending, stored=True)
@@ -135,11 +124,6 @@ def recover(contents: Contents, *, destination: str, now: float, now_s: float) -
 def why_withheld(payload: PendingPayload, format_: str, omitted: frozenset[str]) -> str:
     """Why a payload must not leave, as the counter of dropped payloads names it.
 
-    Args:
-        payload: The payload.
-        format_: The format that the exporter sends.
-        omitted: Names of the ``[privacy]`` keys that omit something now.
-
     Returns:
         Empty where it may leave.
     """
@@ -148,57 +132,28 @@ def why_withheld(payload: PendingPayload, format_: str, omitted: frozenset[str])
     return "" if payload.format == format_ else "format"
 
 
+@dataclass(slots=True, eq=False)
 class Outbox:
     """Holds the state of one exporter's deliveries, and keeps it on disk where its spec says so.
 
     The status shows a disk that cannot be used. It never keeps a payload from being sent.
     """
 
-    __slots__ = (
-        "_clock",
-        "_folder",
-        "_highest",
-        "_ledger",
-        "_now",
-        "_opened",
-        "_saw_epoch",
-        "_state",
-        "_thread",
-    )
+    _ledger: Ledger
+    _shared: Shared
+    _folder: SpoolFolder | None = field(default=None, init=False)
+    _opened: bool = field(default=False, init=False)
+    _state: OutboxState = field(default=Empty(), init=False)
+    _highest: Delivery = field(default=Delivery(at=0.0), init=False)
+    _thread: WorkerThread = field(init=False)
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        *,
-        spool_dir: str | None,
-        now: Callable[[], float],
-        clock: Callable[[], float],
-        threads: Limiter,
-        saw_epoch: Callable[[int], None],
-    ) -> None:
-        """Read nothing yet.
-
-        Args:
-            ledger: Has the exporter's spec, and records trouble with the disk.
-            spool_dir: Where all exporters keep their files, None for nowhere.
-            now: Unix time in seconds.
-            clock: Seconds that also pass in suspend, from any start.
-            threads: Limits how many exporters use the disk at a time.
-            saw_epoch: Called with each epoch that is found on disk or in a receiver's answer.
-        """
-        self._ledger = ledger
-        self._now = now
-        self._clock = clock
-        self._saw_epoch = saw_epoch
-        self._folder: SpoolFolder | None = None
-        if ledger.spec.destination and spool_dir is not None:
-            self._folder = SpoolFolder(spool_dir, ledger.spec.name)
-        elif ledger.spec.destination:
-            ledger.spool_failed("there is no usable state_dir: configure one")
-        self._opened = False
-        self._state: OutboxState = Empty()
-        self._highest = Delivery(at=0.0)
-        self._thread = WorkerThread(threads)
+    def __post_init__(self) -> None:
+        self._thread = WorkerThread(self._shared.spool_threads)
+        spec, spool_dir = self._ledger.spec, self._shared.spool_dir
+        if spec.destination and spool_dir is not None:
+            self._folder = SpoolFolder(spool_dir, spec.name)
+        elif spec.destination:
+            self._ledger.spool_failed("there is no usable state_dir: configure one")
 
     @property
     def pending(self) -> PendingPayload | None:
@@ -206,11 +161,7 @@ class Outbox:
         return self._state.payload if isinstance(self._state, Pending) else None
 
     async def open(self, omitted: frozenset[str]) -> None:
-        """Read the disk once, and drop the pending payload where it must not be sent any more.
-
-        Args:
-            omitted: Names of the ``[privacy]`` keys that omit something now.
-        """
+        """Read the disk once, and drop the pending payload where it must not be sent any more."""
         folder = self._folder
         if folder is not None and not self._opened:
             contents = await self._on_disk(folder.load)
@@ -228,16 +179,12 @@ class Outbox:
         return max(term, self._highest.epoch)
 
     def next_delivery(self, term: int) -> Delivery:
-        """Epoch, sequence and time of a new payload: above all others, whatever the clock says.
-
-        Args:
-            term: Epoch of this replica's leadership.
-        """
-        at, epoch = self._now(), self.epoch(term)
+        """Epoch, sequence and time of a new payload: above all others, whatever the clock says."""
+        at, epoch = self._shared.now(), self.epoch(term)
         sequence = max(self._highest.sequence + 1, int(at * 1000))
         if sequence > MAX_SEQUENCE:  # no receiver could keep it, nor would it be read from disk
             epoch, sequence = epoch + 1, int(at * 1000)
-            self._saw_epoch(epoch)
+            self._shared.saw_epoch(epoch)
         self._highest = Delivery(at=at, sequence=sequence, epoch=epoch)
         return self._highest
 
@@ -246,7 +193,7 @@ class Outbox:
         self._state = offer(
             self._state,
             newest,
-            now_s=self._clock(),
+            now_s=self._shared.clock_s(),
             max_silence_s=self._ledger.spec.max_silence_s,
         )
         return self.pending
@@ -275,9 +222,9 @@ class Outbox:
             sequence=delivery.sequence,
             epoch=delivery.epoch,
             digest=payload.payload.digest,
-            at=self._now(),
+            at=self._shared.now(),
         )
-        self._state = Delivered(last, at_s=self._clock())
+        self._state = Delivered(last, at_s=self._shared.clock_s())
         await self._note()
 
     async def outranked(self, payload: PendingPayload, error: OutrankedError) -> bool:
@@ -298,7 +245,7 @@ class Outbox:
             and 0 <= error.sequence <= HIGHEST_SEQUENCE
         ):
             return False
-        self._saw_epoch(error.epoch)
+        self._shared.saw_epoch(error.epoch)
         self._raise_highest(error.epoch + later_term, error.sequence)
         if isinstance(self._state, Pending):
             await self._drop("")
@@ -332,9 +279,8 @@ class Outbox:
             self._saw(pending.delivery.epoch, pending.delivery.sequence)
         destination = self._ledger.spec.destination
         if isinstance(self._state, Empty):
-            self._state = recover(
-                contents, destination=destination, now=self._now(), now_s=self._clock()
-            )
+            now, now_s = self._shared.now(), self._shared.clock_s()
+            self._state = recover(contents, destination=destination, now=now, now_s=now_s)
             if isinstance(self._state, Pending):
                 self._show_kept(contents.pending_bytes)
         if pending is not None and pending.destination != destination:
@@ -344,7 +290,7 @@ class Outbox:
     def _saw(self, epoch: int, sequence: int) -> None:
         self._raise_highest(epoch, sequence)
         if epoch:
-            self._saw_epoch(epoch)
+            self._shared.saw_epoch(epoch)
 
     def _raise_highest(self, epoch: int, sequence: int) -> None:
         highest = self._highest

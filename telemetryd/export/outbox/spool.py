@@ -26,6 +26,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from telemetryd.atomicfile import write_file
 from telemetryd.kube.files import MIB, read_small_file, why_unreadable
+from telemetryd.kube.objects import UNPARSABLE, decode_or_none
 from telemetryd.model import Delivery, Payload
 
 PENDING: Final = "pending"
@@ -64,9 +65,6 @@ class PendingPayload:
     """A payload, and everything that stays the same whenever it is sent again.
 
     Attributes:
-        installation_id: Of the installation that it describes.
-        destination: Where it must go.
-        format: Of the payload (``scc``).
         omitted: Names of the ``[privacy]`` keys that omitted something when it was made.
     """
 
@@ -124,13 +122,14 @@ class _Unlabelled(msgspec.Struct, frozen=True):
     schema_version: msgspec.Raw | UnsetType = UNSET
 
 
+_UNLABELLED: Final = msgspec.json.Decoder(_Unlabelled)
+
+
 @dataclass(frozen=True, slots=True)
 class Damage:
     """A file that cannot be used.
 
     Attributes:
-        file: Its path.
-        why: What is wrong with it.
         moved_to: Where it is now, empty where it is still in its place.
     """
 
@@ -145,8 +144,6 @@ class Contents:
 
     Attributes:
         pending: None where it is delivered already.
-        damaged: The files that could not be used.
-        pending_bytes: Size of the file with the pending payload, 0 without one.
         pending_damaged: The receiver may have a payload that the file no longer shows.
     """
 
@@ -164,12 +161,6 @@ class SpoolFolder:
     """
 
     def __init__(self, spool_dir: str, exporter: str) -> None:
-        """Open and make nothing yet.
-
-        Args:
-            spool_dir: Absolute; holds the folders of all exporters.
-            exporter: Its name.
-        """
         self.exporter = exporter
         self.path = Path(spool_dir, quote(exporter, safe="").replace(".", "%2E"))
 
@@ -191,10 +182,6 @@ class SpoolFolder:
 
     def store(self, pending: PendingPayload, *, unless_there: bool = False) -> int:
         """Keep a payload, instead of any other.
-
-        Args:
-            pending: The payload.
-            unless_there: Any file in its place is this payload already.
 
         Raises:
             OSError: It cannot be written. An older payload stays, the last delivery is forgotten.
@@ -356,11 +343,8 @@ def _parse_delivery(content: bytes) -> tuple[LastDelivery, str]:
 
 def _format_of(body: bytes) -> str:
     """The format of a payload whose label does not name it."""
-    try:
-        document = msgspec.json.decode(body, type=_Unlabelled)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return "scc"
-    return "scc" if document.schema_version is UNSET else "fleet"
+    document = decode_or_none(_UNLABELLED, body)
+    return "scc" if document is None or document.schema_version is UNSET else "fleet"
 
 
 def _frame(content: bytes) -> bytes:
@@ -378,5 +362,5 @@ def _unframe(content: bytes) -> bytes:
 def _decode(content: bytes, struct: type[S], what: str) -> S:
     try:
         return msgspec.json.decode(content, type=struct)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+    except UNPARSABLE as error:
         raise ValueError(f"it is not {what}") from error

@@ -1,6 +1,7 @@
 """The fleet payload, made of a snapshot; ``fleet_document`` declares and validates it."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from typing import Any, Final
 
 from telemetryd import __version__
@@ -35,12 +36,7 @@ def fleet_renderer(
     render: Callable[[Snapshot, FleetDetail], dict[str, Any]] | None = None,
     validate: Callable[[bytes], str] = validate_fleet,
 ) -> DocumentRenderer:
-    """Makes fleet payloads of one version.
-
-    Args:
-        render: Makes the document without its delivery; ``render_facts`` by default.
-        validate: Checks the document against its schema.
-    """
+    """Makes fleet payloads of one version."""
 
     def facts(snapshot: Snapshot) -> dict[str, Any]:
         if snapshot.detail is None:
@@ -93,17 +89,9 @@ def render_facts(snapshot: Snapshot, detail: FleetDetail) -> dict[str, Any]:
 
 def core_facts(snapshot: Snapshot) -> dict[str, Any]:
     """The keys that are the same in every version of the document."""
-    identity = snapshot.identity
     return {
         "telemetryd_version": __version__,
-        "installation": {
-            "install_uuid": identity.install_uuid,
-            "cluster_uuid": identity.cluster_uuid,
-            "product": identity.product,
-            "version": identity.version,
-            "git_hash": identity.git_hash,
-            "server_url": identity.server_url,
-        },
+        "installation": asdict(snapshot.identity),
         "complete": snapshot.complete,
         "incomplete_reasons": sorted(snapshot.incomplete_reasons),
         "feature_flags": sorted(set(snapshot.features)),

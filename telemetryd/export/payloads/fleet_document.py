@@ -10,8 +10,6 @@ import msgspec
 from msgspec import Meta
 
 from telemetryd.errors import PermanentError, Reason
-from telemetryd.export.payloads import declare
-from telemetryd.export.payloads.declare import capacity, fields_of, sent
 from telemetryd.export.payloads.fleet_rows import (
     CONNECTED,
     DRIVER,
@@ -29,7 +27,14 @@ from telemetryd.export.payloads.fleet_rows import (
     RoleNumbers,
     own_number,
 )
-from telemetryd.export.payloads.payload import json_schema, parse_rfc3339
+from telemetryd.export.payloads.payload import (
+    FEATURE_FLAGS,
+    capacity,
+    fields_of,
+    json_schema,
+    parse_rfc3339,
+    sent,
+)
 
 SCHEMA_VERSION: Final = 2
 SCHEMA_ID: Final = f"urn:telemetryd:payload:fleet:{SCHEMA_VERSION}"
@@ -196,7 +201,7 @@ class DocumentCore(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     incomplete_reasons: Annotated[
         list[str], sent("Why not: a resource and what is wrong with it", "computed")
     ]
-    feature_flags: Annotated[list[str], declare.FEATURE_FLAGS]
+    feature_flags: Annotated[list[str], FEATURE_FLAGS]
     unreadable: list[UnreadableObjects]
     delivery: DeliveryNote
 
@@ -233,10 +238,6 @@ def fleet_schema() -> dict[str, Any]:
 
 def validate_fleet(body: bytes, decoder: msgspec.json.Decoder[Any] = _DECODER) -> str:
     """Check a document against the schema; returns an empty text: every deviation is an error.
-
-    Args:
-        body: The document.
-        decoder: Of the version of it.
 
     Raises:
         PermanentError: It doesn't fit.

@@ -8,9 +8,18 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from telemetryd.export.payloads import declare
-from telemetryd.export.payloads.declare import capacity, node_info, sent
-from telemetryd.export.payloads.payload import is_uuid
+from telemetryd.export.payloads.payload import (
+    CLUSTER_UUID,
+    GIT_HASH,
+    INSTALL_UUID,
+    PRODUCT,
+    SERVER_URL,
+    VERSION,
+    capacity,
+    is_uuid,
+    node_info,
+    sent,
+)
 
 MAX_AMOUNT: Final = 2**63 - 1
 """A larger sum is sent as this number: a larger integer is more than most JSON parsers take."""
@@ -26,12 +35,12 @@ UuidText = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
 class Installation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``installation``: who sends."""
 
-    install_uuid: Annotated[UuidText, declare.INSTALL_UUID]
-    cluster_uuid: Annotated[UuidText, declare.CLUSTER_UUID]
-    product: Annotated[str, declare.PRODUCT]
-    version: Annotated[str, declare.VERSION]
-    git_hash: Annotated[str, declare.GIT_HASH]
-    server_url: Annotated[str, declare.SERVER_URL]
+    install_uuid: Annotated[UuidText, INSTALL_UUID]
+    cluster_uuid: Annotated[UuidText, CLUSTER_UUID]
+    product: Annotated[str, PRODUCT]
+    version: Annotated[str, VERSION]
+    git_hash: Annotated[str, GIT_HASH]
+    server_url: Annotated[str, SERVER_URL]
 
     def __post_init__(self) -> None:
         for key in ("install_uuid", "cluster_uuid"):

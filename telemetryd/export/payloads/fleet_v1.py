@@ -8,7 +8,6 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from telemetryd.export.payloads.declare import fields_of, sent
 from telemetryd.export.payloads.fleet import (
     cluster_order,
     core_cluster,
@@ -23,7 +22,7 @@ from telemetryd.export.payloads.fleet_document import (
     validate_fleet,
 )
 from telemetryd.export.payloads.fleet_rows import ClusterCore, ShapeCore
-from telemetryd.export.payloads.payload import DocumentRenderer, json_schema
+from telemetryd.export.payloads.payload import DocumentRenderer, fields_of, json_schema, sent
 from telemetryd.model import FleetDetail, Snapshot
 
 SCHEMA_ID: Final = "urn:telemetryd:payload:fleet:1"

@@ -15,9 +15,6 @@ class Format:
     """One format.
 
     Attributes:
-        renderer: Makes a function that makes its payloads.
-        fields: All that leaves in it.
-        schema: Its JSON Schema.
         needs_detail: Its snapshots must hold the fleet in detail.
         tells_doubts: It calls itself incomplete where the numbers are doubtful.
     """

@@ -15,9 +15,18 @@ from typing import Any, Final
 from msgspec import Meta
 
 from telemetryd import __version__
-from telemetryd.export.payloads import declare
-from telemetryd.export.payloads.declare import capacity, field_at, node_info, sent
-from telemetryd.export.payloads.payload import CONTENT_TYPE, canonical_bytes
+from telemetryd.export.payloads.payload import (
+    CLUSTER_UUID,
+    CONTENT_TYPE,
+    INSTALL_UUID,
+    PRODUCT,
+    VERSION,
+    canonical_bytes,
+    capacity,
+    field_at,
+    node_info,
+    sent,
+)
 from telemetryd.model import Delivery, Field, Identity, Payload, Snapshot
 
 SERVICE_NAME: Final = "telemetryd"
@@ -47,9 +56,7 @@ class _Gauge:
     """One metric.
 
     Attributes:
-        name: Without the prefix.
         unit: In UCUM, as OpenTelemetry writes it; empty for a gauge that is 0 or 1.
-        source: Where its numbers come from.
         value: Of the only point: an integer, or a number where it may have a fraction.
         attribute: Of each point where there are several.
         counts: Their values by that attribute's.
@@ -95,10 +102,10 @@ _COUNTED: Final = ("counted", "counted")
 _RESOURCE: Final = (
     _Resource("service.name", lambda _: SERVICE_NAME, _constant("The word telemetryd")),
     _Resource("service.version", lambda _: __version__, _constant("Version of telemetryd")),
-    _Resource("service.instance.id", lambda who: who.install_uuid, declare.INSTALL_UUID),
-    _Resource("k8s.cluster.uid", lambda who: who.cluster_uuid, declare.CLUSTER_UUID),
-    _Resource("telemetryd.product.name", lambda who: who.product, declare.PRODUCT),
-    _Resource("telemetryd.product.version", lambda who: who.version, declare.VERSION),
+    _Resource("service.instance.id", lambda who: who.install_uuid, INSTALL_UUID),
+    _Resource("k8s.cluster.uid", lambda who: who.cluster_uuid, CLUSTER_UUID),
+    _Resource("telemetryd.product.name", lambda who: who.product, PRODUCT),
+    _Resource("telemetryd.product.version", lambda who: who.version, VERSION),
 )
 _GAUGES: Final = (
     _Gauge(
@@ -231,9 +238,7 @@ class OtlpRenderer:
 def render_request(snapshot: Snapshot, at: float | None) -> dict[str, Any]:
     """The whole request.
 
-    Args:
-        snapshot: The fleet.
-        at: Unix time in seconds of every data point; None leaves the times out.
+    Without ``at`` (Unix seconds) the times are left out.
     """
     identity = snapshot.identity
     resource = {each.key: each.value(identity) for each in _RESOURCE}

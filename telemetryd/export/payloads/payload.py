@@ -1,19 +1,23 @@
 """What payloads of every format have in common: canonical bytes, digest, schema, dates.
 
 A document is a JSON object with sorted keys and sorted rows, so that equal facts have equal bytes.
+What leaves is declared in the annotations that the JSON Schemas are made of: a field without a
+declaration can't be listed, which is an error.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Final, TypeAlias
 
 import msgspec
 import orjson
+from msgspec import Meta, inspect
 
 from telemetryd.errors import PermanentError, Reason
-from telemetryd.model import Delivery, Payload, Snapshot
+from telemetryd.model import Delivery, Field, Payload, Snapshot
 
 Renderer: TypeAlias = Callable[[Snapshot, Delivery], Payload]
 """Snapshot and how it is delivered to payload; pure, without I/O; raises PermanentError."""
@@ -94,75 +98,42 @@ def parse_digest(body: bytes) -> tuple[str, float | None] | None:
     return digest, parse_rfc3339(timestamp) if isinstance(timestamp, str) else None
 
 
-class DocumentTemplate:
-    """A canonical document with one key whose value changes."""
+def around(facts: Mapping[str, Any], key: str) -> tuple[bytes, bytes]:
+    """A canonical document without one key, of plain ASCII: what comes before and after its value.
 
-    __slots__ = ("_head", "_tail")
-
-    def __init__(self, facts: Mapping[str, Any], key: str) -> None:
-        """Render everything but the key.
-
-        Args:
-            facts: The document without the key.
-            key: Plain ASCII.
-
-        Raises:
-            PermanentError: It holds what can't be written as JSON.
-        """
-        before = canonical_bytes({name: facts[name] for name in facts if name < key})
-        after = canonical_bytes({name: facts[name] for name in facts if name > key})
-        self._head = b'%b"%b":' % (_joined(before[:-1], b"{"), key.encode())
-        self._tail = b"}" if after == b"{}" else b"," + after[1:]
-
-    def body(self, value: Any) -> bytes:
-        """The document with this value of the key."""
-        return b"%b%b%b" % (self._head, orjson.dumps(value, option=_CANONICAL), self._tail)
+    Raises:
+        PermanentError: It holds what can't be written as JSON.
+    """
+    before = canonical_bytes({name: facts[name] for name in facts if name < key})[:-1]
+    after = canonical_bytes({name: facts[name] for name in facts if name > key})
+    comma = b"," if before != b"{" else b""
+    return b'%b%b"%b":' % (before, comma, key.encode()), b"}" if after == b"{}" else b"," + after[
+        1:
+    ]
 
 
-def _joined(begun: bytes, empty: bytes) -> bytes:
-    return begun if begun == empty else begun + b","
-
-
+@dataclass(slots=True, eq=False)
 class DocumentRenderer:
     """Makes the payloads of one format. While the snapshot stays, only one key is rendered again.
 
     One of these serves any number of exporters.
+
+    Attributes:
+        facts: The document without the key; raises PermanentError.
+        key: Says when and how the document is sent; no part of the digest.
+        value: The key's value, from the delivery and the digest.
+        validate: Checks a document against the schema: returns a deviation that is sent all the
+            same, empty without one; raises PermanentError for any other.
     """
 
-    __slots__ = (
-        "_digest",
-        "_facts",
-        "_key",
-        "_schema_error",
-        "_snapshot",
-        "_template",
-        "_validate",
-        "_value",
-    )
-
-    def __init__(
-        self,
-        facts: Callable[[Snapshot], Mapping[str, Any]],
-        key: str,
-        value: Callable[[Delivery, str], Any],
-        validate: Callable[[bytes], str],
-    ) -> None:
-        """Render nothing yet.
-
-        Args:
-            facts: The document without the key; raises PermanentError.
-            key: Says when and how the document is sent; no part of the digest.
-            value: The key's value, from the delivery and the digest.
-            validate: Checks a document against the schema: returns a deviation that is sent all the
-                same, empty without one; raises PermanentError for any other.
-        """
-        self._facts = facts
-        self._key = key
-        self._value = value
-        self._validate = validate
-        self._snapshot: Snapshot | None = None
-        self._template = DocumentTemplate({}, key)
-        self._digest = self._schema_error = ""
+    facts: Callable[[Snapshot], Mapping[str, Any]]
+    key: str
+    value: Callable[[Delivery, str], Any]
+    validate: Callable[[bytes], str]
+    _snapshot: Snapshot | None = field(default=None, init=False)
+    _around: tuple[bytes, bytes] = field(default=(b"", b""), init=False)
+    _digest: str = field(default="", init=False)
+    _schema_error: str = field(default="", init=False)
 
     def __call__(self, snapshot: Snapshot, delivery: Delivery) -> Payload:
         """The payload of the snapshot.
@@ -172,10 +143,10 @@ class DocumentRenderer:
         """
         if snapshot is not self._snapshot:
             self._snapshot = None
-            facts = self._facts(snapshot)
+            facts = self.facts(snapshot)
             self._digest = document_digest(facts)
-            self._template = DocumentTemplate(facts, self._key)
-            self._schema_error = self._validate(self._body(delivery))
+            self._around = around(facts, self.key)
+            self._schema_error = self.validate(self._body(delivery))
             self._snapshot = snapshot
         return Payload(
             body=self._body(delivery),
@@ -187,7 +158,8 @@ class DocumentRenderer:
         )
 
     def _body(self, delivery: Delivery) -> bytes:
-        return self._template.body(self._value(delivery, self._digest))
+        value = orjson.dumps(self.value(delivery, self._digest), option=_CANONICAL)
+        return value.join(self._around)
 
 
 def json_schema(document: type[msgspec.Struct], *, schema_id: str, title: str) -> dict[str, Any]:
@@ -209,3 +181,122 @@ def json_schema(document: type[msgspec.Struct], *, schema_id: str, title: str) -
 
     root: dict[str, Any] = resolve(definitions[document.__name__])
     return {"$schema": SCHEMA_DIALECT, "$id": schema_id, "title": title, **root}
+
+
+_DECLARED: Final = "declared"
+
+
+def sent(
+    what: str,
+    rancher: str,
+    kubernetes: str | None = None,
+    *,
+    privacy: str = "",
+    identity: str = "",
+    keeps_key: bool = True,
+) -> Meta:
+    """The declaration of a field, for its annotation.
+
+    Args:
+        what: What it says, without a full stop.
+        rancher: Where it comes from with a Rancher.
+        kubernetes: Where it comes from on plain Kubernetes; None for the same, empty for nowhere.
+        privacy: The ``[privacy]`` key that omits it.
+        identity: The ``[identity]`` key that replaces it.
+        keeps_key: Without a value the key is there all the same, with an empty one.
+    """
+    plain = rancher if kubernetes is None else kubernetes
+    field = Field("", what, rancher, plain, privacy, identity, keeps_key)
+    return Meta(extra={_DECLARED: field})
+
+
+def beside(key: str, what: str, source: str) -> Field:
+    """A field that is sent beside the payload, whatever the source."""
+    return Field(key, what, source, source)
+
+
+def field_at(key: str, declaration: Meta) -> Field:
+    """The field at a key that no struct describes, by its declaration.
+
+    Raises:
+        TypeError: That is none.
+    """
+    field = (declaration.extra or {}).get(_DECLARED)
+    if not isinstance(field, Field):
+        raise TypeError(f"{key}: nothing is declared of it")
+    return replace(field, key=key)
+
+
+def fields_of(document: type[msgspec.Struct]) -> tuple[Field, ...]:
+    """Every field of a document that holds a value, in the order of the struct.
+
+    Raises:
+        TypeError: One is not declared.
+    """
+    return tuple(_walk(inspect.type_info(document), "", None))
+
+
+def node_info(key: str) -> tuple[str, str]:
+    """The source of a text of ``nodeInfo``, with a Rancher and without."""
+    return f"nodes' status.internalNodeStatus.nodeInfo.{key}", f"nodes' status.nodeInfo.{key}"
+
+
+def capacity(key: str) -> tuple[str, str]:
+    """The source of a capacity, with a Rancher and without."""
+    return f"nodes' status.internalNodeStatus.capacity.{key}", f"nodes' status.capacity.{key}"
+
+
+def _walk(node: inspect.Type, path: str, declared: Field | None) -> Iterator[Field]:
+    match node:
+        case inspect.Metadata(type=inner, extra=extra):
+            yield from _walk(inner, path, (extra or {}).get(_DECLARED, declared))
+        case inspect.UnionType(types=types):
+            (inner,) = (each for each in types if not _is_nothing(each))
+            yield from _walk(inner, path, declared)
+        case inspect.ListType(item_type=item):
+            yield from _walk(item, f"{path}[]", declared)
+        case inspect.StructType(fields=fields):
+            for field in fields:
+                key = f"{path}.{field.encode_name}" if path else field.encode_name
+                yield from _walk(field.type, key, None)
+        case _ if declared is not None:
+            yield replace(declared, key=path)
+        case _:
+            raise TypeError(f"{path}: nothing is declared of it")
+
+
+def _is_nothing(node: inspect.Type) -> bool:
+    return isinstance(node, inspect.NoneType)
+
+
+INSTALL_UUID: Final = sent(
+    "UUID of the installation",
+    "setting install-uuid",
+    "made of the UID of the namespace kube-system (UUIDv5)",
+    identity="install_uuid",
+)
+CLUSTER_UUID: Final = sent(
+    "UUID of its own cluster", "UID of the namespace kube-system", identity="cluster_uuid"
+)
+PRODUCT: Final = sent(
+    "Name of the product",
+    "settings server-version and server-version-type",
+    "a constant",
+    identity="product",
+)
+VERSION: Final = sent(
+    "Version of the product", "setting server-version", "API server's /version", identity="version"
+)
+GIT_HASH: Final = sent(
+    "Commit of its build", "Rancher's /rancherversion", "API server's /version", identity="git_hash"
+)
+SERVER_URL: Final = sent(
+    "URL of the server: scheme, host, port and path alone",
+    "setting server-url",
+    "",
+    privacy="server_url",
+    identity="server_url",
+)
+FEATURE_FLAGS: Final = sent(
+    "Names of the feature flags that are on", "features.management.cattle.io", ""
+)

@@ -14,14 +14,22 @@ import orjson
 from msgspec import UNSET, Meta, UnsetType
 
 from telemetryd.errors import PermanentError, Reason
-from telemetryd.export.payloads import declare
-from telemetryd.export.payloads.declare import fields_of, sent
 from telemetryd.export.payloads.payload import (
+    CLUSTER_UUID,
+    GIT_HASH,
+    INSTALL_UUID,
+    PRODUCT,
+    SERVER_URL,
+    VERSION,
     DocumentRenderer,
+    capacity,
+    fields_of,
     is_uuid,
     json_schema,
+    node_info,
     parse_rfc3339,
     render_rfc3339,
+    sent,
 )
 from telemetryd.model import Payload, Snapshot
 
@@ -48,7 +56,7 @@ class Subscription(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             description="Rancher's unique cluster identifier - based on InstallUUID setting",
             extra_json_schema={"format": "uuid"},
         ),
-        declare.INSTALL_UUID,
+        INSTALL_UUID,
     ]
     clusteruuid: Annotated[
         str,
@@ -56,15 +64,15 @@ class Subscription(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             description="The UID of the k8s kube-system namespace",
             extra_json_schema={"format": "uuid"},
         ),
-        declare.CLUSTER_UUID,
+        CLUSTER_UUID,
     ]
-    product: Annotated[str, _described("CPE of the product"), declare.PRODUCT]
-    version: Annotated[str, _described("Rancher's raw build version"), declare.VERSION]
+    product: Annotated[str, _described("CPE of the product"), PRODUCT]
+    version: Annotated[str, _described("Rancher's raw build version"), VERSION]
     arch: Annotated[
         str, sent('The word "unknown", where an architecture is expected', "a constant")
     ]
-    git: Annotated[str, _described("Rancher's build git SHA"), declare.GIT_HASH]
-    server_url: Annotated[str, declare.SERVER_URL]
+    git: Annotated[str, _described("Rancher's build git SHA"), GIT_HASH]
+    server_url: Annotated[str, SERVER_URL]
 
     def __post_init__(self) -> None:
         for key in ("installuuid", "clusteruuid"):
@@ -77,17 +85,17 @@ class ManagedSystem(msgspec.Struct, frozen=True, kw_only=True):
 
     arch: Annotated[
         str,
-        sent("Architecture of nodes that are alike", *declare.node_info("architecture")),
+        sent("Architecture of nodes that are alike", *node_info("architecture")),
     ]
     cpu: Annotated[
         int,
         Meta(ge=0, description="From status.internalNodeStatus.capacity.cpu"),
-        sent("CPU of one of them, up to whole cores", *declare.capacity("cpu")),
+        sent("CPU of one of them, up to whole cores", *capacity("cpu")),
     ]
     memory: Annotated[
         int,
         Meta(ge=0, description="From status.internalNodeStatus.capacity.memory, in MiB"),
-        sent("Memory of one of them, up to whole MiB", *declare.capacity("memory")),
+        sent("Memory of one of them, up to whole MiB", *capacity("memory")),
     ]
     count: Annotated[
         int,
@@ -285,9 +293,6 @@ def render_offline_request(payload: Payload) -> bytes:
 
     Format: ``OfflineRequest`` of connect-ng v1.22.1 (``pkg/registration/offline_request.go``),
     base64 on one line. scc-operator fills it the same way: the product, and the payload as it is.
-
-    Args:
-        payload: Of format ``scc``.
     """
     document = orjson.loads(payload.body)
     subscription = document["subscription"]

@@ -57,10 +57,6 @@ def read_credentials(headers_file: str | None, bearer_token_file: str | None) ->
 def parse_headers(text: str, what: str) -> dict[str, str]:
     """Headers, one a line; empty lines and those that begin with ``#`` don't count.
 
-    Args:
-        text: The file's content.
-        what: Names it in messages.
-
     Raises:
         PermanentError: A line is not a header, or sets one of telemetryd's own, or one twice.
     """

@@ -3,6 +3,7 @@
 import errno
 import os
 from collections.abc import Callable
+from dataclasses import InitVar, dataclass, field
 from functools import partial
 
 from telemetryd.errors import ExportError, PermanentError, Reason, RetryableError
@@ -10,7 +11,7 @@ from telemetryd.export.exporter import ExportContext, Outcome
 from telemetryd.export.payloads.payload import parse_digest
 from telemetryd.export.sinks.snapshots import SnapshotFolder, open_snapshots
 from telemetryd.export.threads import StillHangingError, WorkerThread
-from telemetryd.kube.fence import Fence
+from telemetryd.kube.requests import Fence
 from telemetryd.limiter import Limiter
 from telemetryd.model import Payload
 
@@ -39,45 +40,34 @@ _RETRYABLE = {
 """The fixes of errors that may be gone at the next attempt, as may errors in neither table."""
 
 
+@dataclass(slots=True, eq=False, kw_only=True)
 class FileExporter:
     """Writes payloads to a folder, unless ``latest`` already leads to the same content.
 
     Each call reads the folder, so that what was deleted or altered is written again. All I/O is in
     a worker thread. A call that is cut off goes on there, because it can't be ended: it finishes
     its write where the fence allows that, or leaves nothing. No other starts before it returns.
+
+    Attributes:
+        name: The exporter's; the names of its snapshots begin with it.
+        keep: How many snapshots stay, at least 1.
+        max_bytes: Their total size, None for no limit; the newest always stays.
+        max_silence_s: After so many seconds an unchanged payload is written again.
+        now: Unix time in seconds; called from the worker thread.
+        threads: Limits how many sinks write at a time.
     """
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        directory: str,
-        keep: int,
-        max_bytes: int | None,
-        compress: bool,
-        max_silence_s: float,
-        now: Callable[[], float],
-        threads: Limiter,
-    ) -> None:
-        """Open and make nothing yet.
+    name: str
+    directory: str
+    keep: int
+    max_bytes: int | None
+    compress: bool
+    max_silence_s: float
+    now: Callable[[], float]
+    threads: InitVar[Limiter]
+    _thread: WorkerThread = field(init=False)
 
-        Args:
-            name: The exporter's; the names of its snapshots begin with it.
-            directory: Absolute path of the folder.
-            keep: How many snapshots stay, at least 1.
-            max_bytes: Their total size, None for no limit; the newest always stays.
-            compress: Write gzip.
-            max_silence_s: After so many seconds an unchanged payload is written again.
-            now: Unix time in seconds; called from the worker thread.
-            threads: Limits how many sinks write at a time.
-        """
-        self._name = name
-        self._directory = directory
-        self._keep = keep
-        self._max_bytes = max_bytes
-        self._compress = compress
-        self._max_silence_s = max_silence_s
-        self._now = now
+    def __post_init__(self, threads: Limiter) -> None:
         self._thread = WorkerThread(threads)
 
     async def export(self, payload: Payload, context: ExportContext) -> Outcome:
@@ -94,7 +84,7 @@ class FileExporter:
         except StillHangingError as exc:
             raise RetryableError(
                 Reason.STORAGE,
-                f"an earlier write to {self._directory} still hangs: check the disk or the file "
+                f"an earlier write to {self.directory} still hangs: check the disk or the file "
                 "server",
             ) from exc
         except OSError as exc:
@@ -104,29 +94,29 @@ class FileExporter:
         """Nothing is held between exports."""
 
     def _export(self, payload: Payload, fence: Fence) -> Outcome:
-        now_s = self._now()
-        with open_snapshots(self._directory, self._name) as folder:
+        now_s = self.now()
+        with open_snapshots(self.directory, self.name) as folder:
             # Also first, or runs that all die before their end would fill the disk.
-            folder.drop_excess(keep=self._keep, max_bytes=self._max_bytes)
+            folder.drop_excess(keep=self.keep, max_bytes=self.max_bytes)
             if not self._is_due(folder, payload, now_s):
                 return Outcome.UNCHANGED
-            folder.write(payload.body, compress=self._compress, now_s=now_s, fence=fence)
-            folder.drop_excess(keep=self._keep, max_bytes=self._max_bytes)
+            folder.write(payload.body, compress=self.compress, now_s=now_s, fence=fence)
+            folder.drop_excess(keep=self.keep, max_bytes=self.max_bytes)
         return Outcome.WRITTEN
 
     def _is_due(self, folder: SnapshotFolder, payload: Payload, now_s: float) -> bool:
         """Whether the content has changed, or is older than the longest silence."""
         limit_bytes = 2 * len(payload.body) + _SLACK_BYTES
-        found = folder.read_latest(limit_bytes, compressed=self._compress)
+        found = folder.read_latest(limit_bytes, compressed=self.compress)
         content = None if found is None else parse_digest(found)
         if content is None or content[0] != payload.digest:
             return True
         written_at = content[1]
-        return written_at is None or abs(now_s - written_at) >= self._max_silence_s
+        return written_at is None or abs(now_s - written_at) >= self.max_silence_s
 
     def _translate(self, exc: OSError) -> ExportError:
         number = exc.errno or 0
-        what = f"can't write to {self._directory}: {os.strerror(number)}"
+        what = f"can't write to {self.directory}: {os.strerror(number)}"
         if (fix := _PERMANENT.get(number)) is not None:
             return PermanentError(Reason.STORAGE, f"{what}: {fix.format(user=os.geteuid())}")
         return RetryableError(

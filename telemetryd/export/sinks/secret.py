@@ -5,6 +5,7 @@ a Secret that others made for another purpose.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import InitVar, dataclass, field
 from typing import Any, Final
 
 from telemetryd.errors import (
@@ -24,14 +25,16 @@ from telemetryd.errors import (
     Unavailable,
 )
 from telemetryd.export.exporter import ExportContext, Outcome
-from telemetryd.export.payloads.declare import beside
-from telemetryd.export.payloads.payload import parse_digest, parse_rfc3339, render_rfc3339
-from telemetryd.export.sinks.contention import Contention
-from telemetryd.export.sinks.secretobject import FoundSecret, parse_secret, render_secret
+from telemetryd.export.payloads.payload import beside, parse_digest, parse_rfc3339, render_rfc3339
+from telemetryd.export.sinks.secretobject import (
+    Contention,
+    FoundSecret,
+    parse_secret,
+    render_secret,
+)
 from telemetryd.kube import objects
-from telemetryd.kube.fence import Fence
-from telemetryd.kube.objects import Preconditions
-from telemetryd.kube.requests import Requests
+from telemetryd.kube.objects import StoredMeta
+from telemetryd.kube.requests import Fence, Requests
 from telemetryd.kube.responses import ANONYMOUS, explain_denial
 from telemetryd.model import Payload
 
@@ -53,6 +56,7 @@ ANNOTATIONS: Final = (
 _TOO_LARGE: Final = 413
 
 
+@dataclass(slots=True, eq=False, kw_only=True)
 class SecretExporter:
     """Writes payloads to one Secret, unless it holds them already.
 
@@ -64,54 +68,39 @@ class SecretExporter:
     The author of a SecretRequest may lack the right to write the Secret that it names. So in a
     Secret that a request names, nothing is overruled without ``takeover``, no data are added to a
     Secret of others, and messages don't describe such a Secret.
+
+    Attributes:
+        namespace: Of the Secret; must exist.
+        max_silence_s: After so many seconds an unchanged payload is written again.
+        quiet_period_s: Another writer is overruled once its payload stayed the same so long.
+        takeover: Overrule another writer at once.
+        requested: A SecretRequest names the Secret, not the configuration.
+        now: Unix time in seconds.
+        clock: Seconds that never jump, for the quiet period.
+        saw_epoch: Called with the leadership epoch that each found Secret names.
     """
 
-    def __init__(
-        self,
-        requests: Requests,
-        *,
-        namespace: str,
-        secret: str,
-        max_silence_s: float,
-        timeout_s: float,
-        quiet_period_s: float,
-        takeover: bool,
-        requested: bool = False,
-        now: Callable[[], float],
-        clock: Callable[[], float],
-        saw_epoch: Callable[[int], None] = lambda _: None,
-    ) -> None:
-        """Send no request yet.
+    requests: Requests = field(kw_only=False)
+    namespace: str
+    secret: str
+    max_silence_s: float
+    timeout_s: float
+    quiet_period_s: InitVar[float]
+    takeover: InitVar[bool]
+    requested: bool = False
+    now: Callable[[], float]
+    clock: InitVar[Callable[[], float]]
+    saw_epoch: Callable[[int], None] = lambda _: None
+    _contention: Contention = field(init=False)
 
-        Args:
-            requests: To the API server, under the fence of leadership.
-            namespace: Of the Secret; must exist.
-            secret: The Secret's name.
-            max_silence_s: After so many seconds an unchanged payload is written again.
-            timeout_s: Seconds each request may take.
-            quiet_period_s: Another writer is overruled once its payload stayed the same so long.
-            takeover: Overrule another writer at once.
-            requested: A SecretRequest names the Secret, not the configuration.
-            now: Unix time in seconds.
-            clock: Seconds that never jump, for the quiet period.
-            saw_epoch: Called with the leadership epoch that each found Secret names.
-        """
-        self._requests = requests
-        self._namespace = namespace
-        self._name = secret
-        self._path = f"/api/v1/namespaces/{namespace}/secrets/{secret}"
-        self._max_silence_s = max_silence_s
-        self._timeout_s = timeout_s
-        self._requested = requested
-        self._now = now
-        self._saw_epoch = saw_epoch
-        self._contention = Contention(
-            self,
-            quiet_period_s=quiet_period_s,
-            takeover=takeover,
-            requested=requested,
-            clock=clock,
-        )
+    def __post_init__(
+        self, quiet_period_s: float, takeover: bool, clock: Callable[[], float]
+    ) -> None:
+        self._contention = Contention(self, quiet_period_s, takeover, self.requested, clock)
+
+    @property
+    def _path(self) -> str:
+        return f"/api/v1/namespaces/{self.namespace}/secrets/{self.secret}"
 
     async def export(self, payload: Payload, context: ExportContext) -> Outcome:
         """Write the payload to the Secret.
@@ -146,7 +135,7 @@ class SecretExporter:
             verb = "create or patch" if found is None else "patch"
             raise self._translate(exc, verb=verb, creating=found is None) from exc
         else:
-            if found is None and self._requested:
+            if found is None and self.requested:
                 await self._leave_to_others(answer, context.fence)
         self._contention.resolve()
         return Outcome.WRITTEN
@@ -155,20 +144,20 @@ class SecretExporter:
         """Nothing is held: the client is the caller's."""
 
     def __str__(self) -> str:
-        return f"Secret {self._namespace}/{self._name}"
+        return f"Secret {self.namespace}/{self.secret}"
 
     async def _read(self) -> FoundSecret | None:
         try:
             return await objects.get(
-                self._requests, self._path, parse_secret, timeout_s=self._timeout_s
+                self.requests, self._path, parse_secret, timeout_s=self.timeout_s
             )
         except KubeError as exc:
             raise self._translate(exc, verb="get") from exc
 
     def _check(self, found: FoundSecret) -> None:
-        if self._requested:
+        if self.requested:
             self._require_telemetry(found)
-        self._saw_epoch(found.epoch)
+        self.saw_epoch(found.epoch)
         if found.type != "Opaque":
             raise PermanentError(
                 Reason.WRONG_TYPE,
@@ -189,12 +178,12 @@ class SecretExporter:
 
         The payload in the Secret decides, not what an annotation says about it.
         """
-        now_s = self._now()
+        now_s = self.now()
         content = None if found is None else parse_digest(found.payload or b"")
         if found is None or content is None or content[0] != payload.digest:
             return render_rfc3339(now_s)
         written_at = content[1]
-        silent = written_at is not None and abs(now_s - written_at) < self._max_silence_s
+        silent = written_at is not None and abs(now_s - written_at) < self.max_silence_s
         notes = found.annotations
         kept = notes.last_changed if parse_rfc3339(notes.last_changed or "") is not None else None
         labelled = (notes.part_of, notes.digest) == ("telemetry", payload.digest) and kept
@@ -210,7 +199,7 @@ class SecretExporter:
             _DIGEST: payload.digest,
             _EPOCH: str(epoch),
         }
-        return render_secret(self._namespace, self._name, payload.body, annotations)
+        return render_secret(self.namespace, self.secret, payload.body, annotations)
 
     async def _apply(
         self,
@@ -221,13 +210,13 @@ class SecretExporter:
         force: bool = False,
     ) -> bytes:
         return await objects.apply(
-            self._requests,
+            self.requests,
             self._path,
             document,
-            over=None if found is None else Preconditions(found.uid, found.resource_version),
+            over=None if found is None else StoredMeta(found.uid, found.resource_version),
             force=force,
             fence=fence,
-            timeout_s=self._timeout_s,
+            timeout_s=self.timeout_s,
         )
 
     async def _force(
@@ -252,7 +241,7 @@ class SecretExporter:
         made = objects.parsed(answer, parse_secret, f"PATCH {self._path}")
         if made.alone and not made.shared:
             return
-        names = {"name": self._name, "namespace": self._namespace}
+        names = {"name": self.secret, "namespace": self.namespace}
         nothing = {"apiVersion": "v1", "kind": "Secret", "metadata": names}
         try:
             await self._apply(nothing, made, fence=fence)
@@ -262,11 +251,11 @@ class SecretExporter:
 
     def _require_telemetry(self, found: FoundSecret) -> None:
         apart = found.alone and found.type == "Opaque"
-        if found.made or (found.telemetry and (apart or not self._requested)):
+        if found.made or (found.telemetry and (apart or not self.requested)):
             return
-        if self._requested or found.payload:
+        if self.requested or found.payload:
             who = ", ".join(sorted({other.manager for other in found.others}))
-            raise self._not_telemetry("" if self._requested else who)
+            raise self._not_telemetry("" if self.requested else who)
 
     def _not_telemetry(self, who: str = "") -> ConflictError:
         return ConflictError(
@@ -283,21 +272,21 @@ class SecretExporter:
             case NotFound() if creating:
                 reason = Reason.MISSING_NAMESPACE
                 text = (
-                    f"namespace {self._namespace} doesn't exist: create it "
-                    f"(kubectl create namespace {self._namespace})"
+                    f"namespace {self.namespace} doesn't exist: create it "
+                    f"(kubectl create namespace {self.namespace})"
                 )
             case Forbidden() if exc.has_cause("NamespaceTerminating"):
                 reason = Reason.NAMESPACE_TERMINATING
                 text = (
-                    f"namespace {self._namespace} is being deleted and takes no {self}: wait for "
+                    f"namespace {self.namespace} is being deleted and takes no {self}: wait for "
                     "its end and create it again"
                 )
             case Forbidden():
                 denied_by_content = exc.denier not in {Denier.AUTHORIZER, Denier.UNKNOWN}
                 reason = Reason.REJECTED if denied_by_content else Reason.FORBIDDEN
                 grant = (
-                    f"grant get, create, patch on secrets with resourceNames [{self._name}] by a "
-                    f"Role in {self._namespace}"
+                    f"grant get, create, patch on secrets with resourceNames [{self.secret}] by a "
+                    f"Role in {self.namespace}"
                 )
                 text = explain_denial(exc, f"{verb} {self}", grant=grant)
             case Unauthorized(status=403):

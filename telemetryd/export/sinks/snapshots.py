@@ -21,7 +21,7 @@ from typing import Final
 
 from telemetryd.atomicfile import FOLDER_FLAGS, lock_file, make_folder, sync_folder, write_synced
 from telemetryd.errors import PermanentError, Reason, RetryableError
-from telemetryd.kube.fence import Fence
+from telemetryd.kube.requests import Fence
 
 LATEST: Final = "latest"
 LOCK: Final = ".telemetryd.lock"
@@ -68,10 +68,6 @@ def open_snapshots(path: str, prefix: str) -> Iterator["SnapshotFolder"]:
 
     Temporary files of an interrupted run are removed.
 
-    Args:
-        path: The folder; its parent must exist.
-        prefix: The names of this writer's snapshots begin with it.
-
     Raises:
         OSError: It can't be opened or made.
         RetryableError: Another writer uses it.
@@ -89,11 +85,6 @@ class SnapshotFolder:
 
     def __init__(self, fd: int, path: str, prefix: str) -> None:
         """Read the folder's entries.
-
-        Args:
-            fd: The folder, locked; the caller closes it.
-            path: For messages.
-            prefix: The names of this writer's snapshots begin with it.
 
         Raises:
             OSError: The folder can't be read.
@@ -127,12 +118,8 @@ class SnapshotFolder:
     def write(self, content: bytes, *, compress: bool, now_s: float, fence: Fence) -> None:
         """Add a snapshot and let ``latest`` lead to it; all or nothing, and synced.
 
-        Args:
-            content: Of the snapshot.
-            compress: Write gzip.
-            now_s: Unix time in seconds.
-            fence: Called as the last thing before a file becomes visible; its exceptions are raised
-                here, and the folder is as it was.
+        The fence is called as the last thing before a file becomes visible; its exceptions are
+        raised here, and the folder is as it was.
 
         Raises:
             OSError: It can't be written; the folder is as it was.

@@ -4,7 +4,7 @@ import gzip
 import ssl
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass, field
 from typing import Final
 
 import aiohttp
@@ -15,10 +15,15 @@ from telemetryd.config.exporters import is_over_tls
 from telemetryd.errors import ConfigError, ExportError, PermanentError, Reason, RetryableError
 from telemetryd.export.sinks.credentials import read_credentials
 from telemetryd.export.threads import StillHangingError, WorkerThread
-from telemetryd.kube.connector import StatusConnector
-from telemetryd.kube.fence import Fence, FencedBody, no_fence
-from telemetryd.kube.httperrors import CONNECT_TIMEOUT_S, HTTP_ERRORS, is_unreadable, translate
-from telemetryd.kube.proxy import address_of
+from telemetryd.kube.address import ProxyAddress, address_of
+from telemetryd.kube.http import (
+    CONNECT_TIMEOUT_S,
+    HTTP_ERRORS,
+    StatusConnector,
+    is_unreadable,
+    translate,
+)
+from telemetryd.kube.requests import Fence, FencedBody, no_fence
 from telemetryd.kube.responses import parse_http_date, parse_retry_after
 from telemetryd.kube.tls import TlsContext, TlsFiles
 from telemetryd.limiter import Limiter
@@ -38,25 +43,6 @@ _AUTH = frozenset({401, 403})
 _TIMEOUTS = frozenset({408, 504})
 _THROTTLED = 429
 _TOO_LARGE = 413
-
-
-@dataclass(frozen=True, slots=True)
-class Destination:
-    """A receiver, and how to send to it.
-
-    Attributes:
-        url: http or https, without credentials.
-        proxy: URL of the proxy on the way, None for none.
-        headers_file: Lines ``Name: value``, None for none.
-        bearer_token_file: A token, None for none.
-        compress: Send gzip.
-    """
-
-    url: str
-    proxy: str | None = None
-    headers_file: str | None = None
-    bearer_token_file: str | None = None
-    compress: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +68,7 @@ class ReceiverAnswer:
     """The answer of a receiver.
 
     Attributes:
-        retry_after_s: Seconds that the receiver asks to wait, None where it doesn't.
         body: Its beginning for a success or a status that ``BodyLimit`` names, else empty.
-        epoch: Header ``Telemetryd-Epoch``, empty without one.
-        sequence: Header ``Telemetryd-Sequence``, empty without one.
     """
 
     status: int
@@ -108,38 +91,43 @@ class _Prepared:
     body: bytes
 
 
+@dataclass(slots=True, eq=False, repr=False, kw_only=True)
 class HttpTransport:
     """Sends to one destination, over a connection of its own each time.
 
     Telemetry is sent once a minute at most: a connection kept for the next would be stale by then.
     Credentials and certificates are read for each request, redirects are never followed, and
     cookies and ``.netrc`` are ignored.
+
+    Attributes:
+        url: http or https, without credentials.
+        proxy: URL of the proxy on the way, None for none.
+        compress: Send gzip.
+        tls_files: CA and client certificate; None for plain http.
+        now: Unix time in seconds.
+        threads: Limits how many sinks read files or compress at a time.
     """
 
-    def __init__(
-        self,
-        destination: Destination,
-        *,
-        tls_files: TlsFiles | None,
-        now: Callable[[], float],
-        threads: Limiter,
-    ) -> None:
-        """Open and read nothing yet.
+    url: str
+    proxy: InitVar[str | None] = None
+    headers_file: str | None = None
+    bearer_token_file: str | None = None
+    compress: bool = True
+    tls_files: InitVar[TlsFiles | None]
+    now: Callable[[], float]
+    threads: InitVar[Limiter]
+    _proxy: ProxyAddress = field(init=False)
+    _tls: TlsContext | None = field(default=None, init=False)
+    _tls_loaded: bool = field(default=False, init=False)
+    _thread: WorkerThread = field(init=False)
 
-        Args:
-            destination: The receiver.
-            tls_files: CA and client certificate; None for plain http.
-            now: Unix time in seconds.
-            threads: Limits how many sinks read files or compress at a time.
-        """
-        self._to = destination
-        self._proxy = address_of(destination.proxy)
-        self._now = now
-        self._tls: TlsContext | None = None
-        if tls_files is not None:
-            self._tls = TlsContext(lambda: tls_files, now, recheck_s=0.0)
-        self._tls_loaded = False
+    def __post_init__(
+        self, proxy: str | None, tls_files: TlsFiles | None, threads: Limiter
+    ) -> None:
+        self._proxy = address_of(proxy)
         self._thread = WorkerThread(threads)
+        if tls_files is not None:
+            self._tls = TlsContext(lambda: tls_files, self.now, recheck_s=0.0)
 
     async def post(
         self,
@@ -151,12 +139,8 @@ class HttpTransport:
     ) -> ReceiverAnswer:
         """Send; if the receiver refuses a credential that has changed meanwhile, send once more.
 
-        Args:
-            body: Not compressed.
-            headers: ``Content-Type``, and others that belong to this body.
-            fence: Called on each attempt as the last thing before bytes leave; its exceptions are
-                raised here.
-            read: How much of a success's body is read.
+        The fence is called on each attempt as the last thing before bytes leave; its exceptions are
+        raised here.
 
         Raises:
             RetryableError: No answer came, it broke off, or an earlier read of a file hangs.
@@ -174,14 +158,14 @@ class HttpTransport:
         try:
             return await self._thread.run(lambda: self._prepare_now(body))
         except StillHangingError as error:
-            files = f"{self._to.headers_file or ''} {self._to.bearer_token_file or ''}".strip()
+            files = f"{self.headers_file or ''} {self.bearer_token_file or ''}".strip()
             raise RetryableError(
                 Reason.STORAGE, f"an earlier read of {files} still hangs: check its disk"
             ) from error
 
     def _prepare_now(self, body: bytes) -> _Prepared:
-        credentials = read_credentials(self._to.headers_file, self._to.bearer_token_file)
-        return _Prepared(credentials, gzip.compress(body, mtime=0) if self._to.compress else body)
+        credentials = read_credentials(self.headers_file, self.bearer_token_file)
+        return _Prepared(credentials, gzip.compress(body, mtime=0) if self.compress else body)
 
     async def _exchange(
         self, prepared: _Prepared, headers: Mapping[str, str], fence: Fence, read: BodyLimit
@@ -194,8 +178,8 @@ class HttpTransport:
             "Accept-Encoding": "identity",
             **prepared.credentials,
             **headers,
-            **({} if is_over_tls(self._to.url) else self._proxy.headers),
-            **({"Content-Encoding": "gzip"} if self._to.compress else {}),
+            **({} if is_over_tls(self.url) else self._proxy.headers),
+            **({"Content-Encoding": "gzip"} if self.compress else {}),
         }
         for secret in (*prepared.credentials.values(), *self._proxy.headers.values()):
             OURS.remember(secret)
@@ -209,7 +193,7 @@ class HttpTransport:
                     trust_env=False,
                 ) as session,
                 session.post(
-                    self._to.url,
+                    self.url,
                     data=outgoing,
                     headers=sent,
                     ssl=context if context is not None else True,
@@ -245,7 +229,7 @@ class HttpTransport:
             status=response.status,
             retry_after_s=parse_retry_after(
                 headers.get("Retry-After"),
-                self._now() if sent_at is None else sent_at,
+                self.now() if sent_at is None else sent_at,
                 limit_s=RETRY_AFTER_CAP_S,
             ),
             body=await _read_body(response, limit) if response.status in wanted else b"",
@@ -296,9 +280,7 @@ def oversize(said: str) -> PermanentError:
 def refusal(answer: ReceiverAnswer, *, retryable: Callable[[int], bool]) -> ExportError:
     """The error for an answer that isn't a success; it never quotes the body.
 
-    Args:
-        answer: The answer.
-        retryable: Whether another attempt may succeed after this status; always so after 429.
+    Another attempt may succeed after a ``retryable`` status, and always after 429.
     """
     status = answer.status
     said = f"the receiver answers {status}"

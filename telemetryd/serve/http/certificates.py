@@ -8,8 +8,8 @@ from typing import Final
 from telemetryd.config import ServerConfig
 from telemetryd.errors import ConfigError, Problem
 from telemetryd.kube.files import PEM_BYTES, read_small_file, show_path, why_unreadable
+from telemetryd.kube.pem import Validity, read_validity
 from telemetryd.kube.tls import load_pair, why_unloadable
-from telemetryd.kube.validity import Validity, read_validity
 
 _CERT: Final = "server.tls_cert_file"
 _KEY: Final = "server.tls_key_file"

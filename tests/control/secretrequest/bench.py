@@ -27,14 +27,13 @@ from telemetryd.demo.status import ApiError
 from telemetryd.demo.writes import Writer
 from telemetryd.errors import NotFound
 from telemetryd.export.engine.manager import ExporterManager
-from telemetryd.export.exporter import Exporter
+from telemetryd.export.exporter import Exporter, ExporterSpec
 from telemetryd.export.payloads.scc import scc_renderer
 from telemetryd.export.sinks.secret import SecretExporter
-from telemetryd.export.spec import ExporterSpec
 from telemetryd.gather.project import PROJECTS, ProjectObject
 from telemetryd.gather.requests import SECRET_REQUESTS, RequestObject
 from telemetryd.informer.store import Store
-from telemetryd.kube.fence import Fence
+from telemetryd.kube.requests import Fence
 from telemetryd.kube.responses import error_for, parse_status
 from telemetryd.model import ProjectRecord, RequestStatus, SecretRequestRecord
 from telemetryd.stats import InformerStats

@@ -14,8 +14,7 @@ from telemetryd.errors import (
     Reason,
     RetryableError,
 )
-from telemetryd.export.exporter import ExportContext, Outcome
-from telemetryd.export.spec import ExporterSpec
+from telemetryd.export.exporter import ExportContext, ExporterSpec, Outcome
 from telemetryd.model import Delivery, ExporterState, Payload, Snapshot
 from tests.export.doubles import (
     EPOCH_S,

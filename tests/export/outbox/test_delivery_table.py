@@ -18,7 +18,7 @@ import pytest
 from telemetryd.config import HttpExporterConfig
 from telemetryd.daemon.exporters import build_http
 from telemetryd.export.engine.manager import ExporterManager
-from telemetryd.export.spec import ExporterSpec
+from telemetryd.export.exporter import ExporterSpec
 from telemetryd.model import ExporterState, ExporterStatus
 from tests.export.doubles import Source, render, running
 from tests.support.certificates import Authority, server_side

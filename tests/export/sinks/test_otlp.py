@@ -24,7 +24,7 @@ from telemetryd.daemon.exporters import build_otlp
 from telemetryd.errors import PermanentError, Reason, RetryableError
 from telemetryd.export.exporter import ExportContext, Outcome
 from telemetryd.export.payloads.otlp_metrics import OtlpRenderer
-from telemetryd.export.sinks.otlp import OtlpExporter, rejected_points
+from telemetryd.export.sinks.http import OtlpExporter, rejected_points
 from telemetryd.model import Delivery, Snapshot, SystemRow, Totals
 from tests.export.doubles import CLUSTER_UUID, INSTALL_UUID, snapshot
 from tests.support.receiver import receiving, status

@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from telemetryd.errors import KubeError, Reason, Throttled, Unavailable
-from telemetryd.kube.fence import Fence
+from telemetryd.kube.requests import Fence
 from telemetryd.serve.http.reviews import (
     ALLOWED_S,
     BURST,

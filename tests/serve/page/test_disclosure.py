@@ -12,8 +12,8 @@ from telemetryd.cli import run_command
 from telemetryd.config import FORMATS, IdentityConfig, PrivacyConfig
 from telemetryd.daemon.signals import EarlySignals
 from telemetryd.export.payloads import otlp_metrics
-from telemetryd.export.payloads.declare import fields_of, sent
 from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
+from telemetryd.export.payloads.payload import fields_of, sent
 from telemetryd.gather.reads import KEYS_READ
 from telemetryd.model import Disclosure, SourceKind
 from telemetryd.serve.page.disclosure import (

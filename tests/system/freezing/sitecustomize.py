@@ -12,7 +12,7 @@ from pathlib import Path
 
 from aiohttp.abc import AbstractStreamWriter
 
-from telemetryd.kube.fence import FencedBody
+from telemetryd.kube.requests import FencedBody
 
 _FOLDER = Path(os.environ["FREEZING"])
 _ARMED = _FOLDER / "armed"
