@@ -11,7 +11,7 @@ from hashlib import sha256
 from telemetryd.demo.apply import leaves, to_fields_v1
 from telemetryd.demo.catalogue import IMAGES, PRIVATE_MARK, FeatureRow, Shape
 from telemetryd.demo.resources import JsonObject, resource_of
-from telemetryd.quantity import NANO, parse_cpu, parse_memory
+from telemetryd.quantity import NANO, parse_capacity
 
 LOCAL = "local"
 SYSTEM_PROJECT_LABEL = "authz.management.cattle.io/system-project"
@@ -104,8 +104,8 @@ def _cluster_capacity(nodes: list[NodeFacts]) -> JsonObject:
     """The sum over its nodes, without those that are cordoned."""
     shapes = [node.shape for node in nodes if not node.cordoned]
     return {
-        "cpu": f"{sum(parse_cpu(shape.cpu) for shape in shapes) // 10**6}m",
-        "memory": str(sum(parse_memory(shape.memory) for shape in shapes) // NANO),
+        "cpu": f"{sum(parse_capacity(shape.cpu) for shape in shapes) // 10**6}m",
+        "memory": str(sum(parse_capacity(shape.memory) for shape in shapes) // NANO),
         "pods": str(110 * len(shapes)),
     }
 
