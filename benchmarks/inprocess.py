@@ -18,7 +18,7 @@ import orjson
 
 from benchmarks.figures import quantile
 from benchmarks.fleet import BenchFleet, Stored
-from telemetryd.bootclock import boot_time_s
+from telemetryd.timing import boot_time_s
 from telemetryd.config import IdentityConfig
 from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
 from telemetryd.gather.clusters import CLUSTERS

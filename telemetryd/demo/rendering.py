@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 
-from telemetryd.demo.apply import leaves, to_fields_v1
 from telemetryd.demo.catalogue import IMAGES, PRIVATE_MARK, FeatureRow, Shape
-from telemetryd.demo.resources import JsonObject, resource_of
+from telemetryd.demo.objects import JsonObject, fields_of, render_owner, timestamp
 from telemetryd.quantity import NANO, parse_capacity
 
 LOCAL = "local"
@@ -50,11 +49,6 @@ class NodeFacts:
     created: datetime
     heartbeat: datetime
     cordoned: bool = False
-
-
-def timestamp(moment: datetime) -> str:
-    """RFC 3339 in UTC, whole seconds."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def render_cluster(facts: ClusterFacts, nodes: list[NodeFacts]) -> JsonObject:
@@ -154,7 +148,9 @@ def render_node(facts: NodeFacts) -> JsonObject:
         "management.cattle.io/pod-limits": '{"cpu":"2100m","memory":"2488Mi"}',
         "management.cattle.io/pod-requests": '{"cpu":"1350m","memory":"1738Mi","pods":"21"}',
     }
-    metadata["managedFields"] = _managed_fields(node, facts)
+    owned = fields_of({key: node[key] for key in ("metadata", "spec")})
+    owner = render_owner(node["apiVersion"], "rancher", "Update", owned, facts.created)
+    metadata["managedFields"] = [owner]
     return node
 
 
@@ -347,19 +343,3 @@ def _images(number: int) -> list[JsonObject]:
 
 def _digest(text: str) -> str:
     return sha256(text.encode()).hexdigest()
-
-
-def _managed_fields(node: JsonObject, facts: NodeFacts) -> list[JsonObject]:
-    """One entry as Rancher's own writes leave it."""
-    resource = resource_of(node)
-    owned = leaves({key: node[key] for key in ("metadata", "spec")})
-    return [
-        {
-            "apiVersion": resource.api_version,
-            "fieldsType": "FieldsV1",
-            "fieldsV1": to_fields_v1(owned),
-            "manager": "rancher",
-            "operation": "Update",
-            "time": timestamp(facts.created),
-        }
-    ]
