@@ -8,10 +8,10 @@ from random import Random
 
 import anyio
 
-from telemetryd.bootclock import boot_time_s
 from telemetryd.errors import NotReady
 from telemetryd.limiter import Limiter
 from telemetryd.model import SnapshotSource
+from telemetryd.timing import boot_time_s
 
 log = logging.getLogger(__name__)
 
