@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 import orjson
 
 from telemetryd.demo.fleet import LOCAL_NODES, Fleet
+from telemetryd.demo.objects import JsonObject
 from telemetryd.demo.rendering import LOCAL
-from telemetryd.demo.resources import JsonObject
 
 NODES_EACH = 50
 _TEMPLATE_CLUSTERS = 20

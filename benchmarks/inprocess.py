@@ -18,7 +18,6 @@ import orjson
 
 from benchmarks.figures import quantile
 from benchmarks.fleet import BenchFleet, Stored
-from telemetryd.bootclock import boot_time_s
 from telemetryd.config import IdentityConfig
 from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
 from telemetryd.gather.clusters import CLUSTERS
@@ -36,6 +35,7 @@ from telemetryd.informer.resource import KubeObject, Resource
 from telemetryd.informer.store import Relist, Store
 from telemetryd.model import Delivery, NodeRecord, Record
 from telemetryd.stats import GatherStats, InformerStats
+from telemetryd.timing import boot_time_s
 
 _COLLECTIONS = 200
 T = TypeVar("T", bound=KubeObject)

@@ -133,10 +133,6 @@ def _is_foreign(folder: int, name: str) -> bool:
 def make_folder(path: Path, *, parents: bool = True) -> None:
     """Make a folder (mode 0700) that outlives a loss of power.
 
-    Args:
-        path: The folder.
-        parents: Make the folders above it too, where they are missing.
-
     Raises:
         OSError: The folder cannot be made.
     """

@@ -74,9 +74,7 @@ def visible(text: str) -> str:
 def escaped(text: str, limit: int) -> str:
     """A text as it can be shown anywhere: what can't be printed as its escape, and not too long.
 
-    Args:
-        text: Any text.
-        limit: Characters that are shown; of a longer text the number of those left out is added.
+    Of a text of more than ``limit`` characters the number of those left out is added.
     """
     shown = visible(text[:limit])[:limit]
     left_out = len(text) - limit

@@ -1,41 +1,11 @@
 """The whole exception tree, and the closed list of reasons a failure is reported under.
 
-::
-
-    TelemetrydError
-    ├── ConfigError                      what is configured can't be used; exit status 78 at start
-    ├── NotReady                         no snapshot yet: names what is waited for
-    ├── NotLeading                       another replica may be the leader: nothing is written
-    ├── ManagerError                     the manager refuses a call: duplicate, unknown or closed
-    ├── CommandRefused                   a command over the control socket isn't carried out
-    ├── NoDaemon                         no daemon answers on the control socket
-    ├── SpoolError                       undelivered payloads can't be read, copied or sent by hand
-    ├── UnreadableObject                 one Kubernetes object that costs itself alone
-    ├── KubeError                        a call to the API server failed
-    │   ├── Unauthorized                 401
-    │   ├── Forbidden                    403, or any 4xx of an admission policy or webhook
-    │   ├── NotFound                     404
-    │   ├── Conflict                     409
-    │   ├── Gone                         410
-    │   ├── Invalid                      400, 405, 406, 413, 415, 422: the request itself is refused
-    │   ├── Throttled                    429, with retry_after_s
-    │   ├── Unavailable                  connect, TLS, timeout, reset, 5xx, no credential yet
-    │   └── BadResponse                  a success that isn't what was asked for
-    │       └── TooLarge                 it is longer than the caller allows
-    ├── ExportError
-    │   ├── RetryableError               try again within the run, with retry_after_s
-    │   │   └── OutrankedError           the receiver has a payload of a higher epoch and sequence
-    │   └── PermanentError               not within this run
-    │       └── ConflictError            another writer owns the destination
-    └── QuantityError
-        ├── NoCPUReported, NoMemoryReported
-        └── CPUFormatError, MemoryFormatError
-
 The type decides whether something is retried; the reason only names it for people and metrics.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypedDict, Unpack
 
 
 class Reason(StrEnum):
@@ -176,6 +146,15 @@ class Denier(StrEnum):
     """The answer does not show it; perhaps a proxy in front of the API server."""
 
 
+class KubeAnswer(TypedDict, total=False):
+    """What an answer of the API server says beside its message; see ``KubeError``."""
+
+    status: int | None
+    reason: str
+    causes: tuple[Cause, ...]
+    retry_after_s: float | None
+
+
 class KubeError(TelemetrydError):
     """A call to the API server failed.
 
@@ -184,22 +163,17 @@ class KubeError(TelemetrydError):
         reason: ``Status.reason`` of the answer, empty where it had none.
         causes: ``Status.details.causes`` of the answer.
         denier: The part of the API server that refused the request.
+        retry_after_s: Seconds the server asks for, None where it names none.
         said: ``Status.message`` of the answer on one line, bounded, empty where it had none. It
             may quote what was sent, unless the request was denied (see ``denier``).
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        status: int | None = None,
-        reason: str = "",
-        causes: tuple[Cause, ...] = (),
-    ) -> None:
+    def __init__(self, message: str, **of_answer: Unpack[KubeAnswer]) -> None:
         super().__init__(message)
-        self.status = status
-        self.reason = reason
-        self.causes = causes
+        self.status = of_answer.get("status")
+        self.reason = of_answer.get("reason", "")
+        self.causes = of_answer.get("causes", ())
+        self.retry_after_s = of_answer.get("retry_after_s")
         self.denier = Denier.UNKNOWN
         self.said = ""
 
@@ -233,23 +207,7 @@ class Invalid(KubeError):
 
 
 class Throttled(KubeError):
-    """429.
-
-    Attributes:
-        retry_after_s: Seconds the server asks for, None where it names none.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        retry_after_s: float | None = None,
-        status: int | None = 429,
-        reason: str = "",
-        causes: tuple[Cause, ...] = (),
-    ) -> None:
-        super().__init__(message, status=status, reason=reason, causes=causes)
-        self.retry_after_s = retry_after_s
+    """429."""
 
 
 class Unavailable(KubeError):
@@ -258,22 +216,11 @@ class Unavailable(KubeError):
     Attributes:
         kind: ``Reason.CONNECT``, ``Reason.TIMEOUT`` or ``Reason.SERVER``; ``Reason.AUTH`` if
             nothing was asked because the credential isn't there yet.
-        retry_after_s: Seconds the server asks for, None where it names none.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        kind: Reason,
-        retry_after_s: float | None = None,
-        status: int | None = None,
-        reason: str = "",
-        causes: tuple[Cause, ...] = (),
-    ) -> None:
-        super().__init__(message, status=status, reason=reason, causes=causes)
+    def __init__(self, message: str, *, kind: Reason, **of_answer: Unpack[KubeAnswer]) -> None:
+        super().__init__(message, **of_answer)
         self.kind = kind
-        self.retry_after_s = retry_after_s
 
 
 class BadResponse(KubeError):
@@ -332,19 +279,3 @@ class ConflictError(PermanentError):
 
 class QuantityError(TelemetrydError, ValueError):
     """A Kubernetes quantity is missing or can't be parsed."""
-
-
-class NoCPUReported(QuantityError):
-    """The node reports no CPU capacity."""
-
-
-class CPUFormatError(QuantityError):
-    """The node's CPU capacity isn't a quantity."""
-
-
-class NoMemoryReported(QuantityError):
-    """The node reports no memory capacity."""
-
-
-class MemoryFormatError(QuantityError):
-    """The node's memory capacity isn't a quantity."""

@@ -23,12 +23,7 @@ class Limiter:
     __slots__ = ("_patience_s", "_semaphore")
 
     def __init__(self, limit: int, *, patience_s: float) -> None:
-        """A free limiter; belongs to the event loop that first uses it.
-
-        Args:
-            limit: So many at a time.
-            patience_s: After so many seconds a turn no longer counts.
-        """
+        """A free limiter; belongs to the event loop that first uses it."""
         self._semaphore = anyio.Semaphore(limit, max_value=limit, fast_acquire=True)
         self._patience_s = patience_s
 
@@ -71,12 +66,7 @@ class TokenBucket:
     __slots__ = ("_at_s", "_burst", "_left", "_per_s")
 
     def __init__(self, per_s: float, *, burst: float) -> None:
-        """A full one; its first use starts its clock, which is the event loop's.
-
-        Args:
-            per_s: Tokens that come back each second.
-            burst: So many it holds at most.
-        """
+        """A full one; its first use starts its clock, which is the event loop's."""
         self._per_s = per_s
         self._burst = burst
         self._left = burst
@@ -118,11 +108,7 @@ class FairRate:
     ) -> None:
         """A free limiter; belongs to the event loop that first uses it.
 
-        Args:
-            per_s: Turns a second.
-            burst: Turns that may come without waiting after a quiet time.
-            at_once: Turns that may be held at a time.
-            rng: Chooses among the callers of a peer.
+        ``burst`` turns need no wait after a quiet time; ``rng`` chooses among a peer's callers.
         """
         self._bucket = TokenBucket(per_s, burst=burst)
         self._most = at_once
@@ -135,8 +121,7 @@ class FairRate:
     async def turn(self, peer: str) -> AsyncIterator[None]:
         """Wait for a turn, and keep it until the block is left; the deadline is the caller's.
 
-        Args:
-            peer: On whose behalf, such as an address.
+        ``peer`` is on whose behalf, such as an address.
         """
         mine = anyio.Event()
         self._waiting.setdefault(peer, []).append(mine)

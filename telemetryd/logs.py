@@ -4,7 +4,7 @@ A call's message is constant: words, then fields, as in ``"relist resource=%s in
 journald lines show it so; JSON has a member for each field.
 
 Nothing here raises into the daemon or blocks it: a line that can't be made is replaced, one that
-can't be written is lost and counted. ``logwriter`` writes the lines.
+can't be written is lost and counted. ``standardstreams`` writes the lines.
 """
 
 import json
@@ -25,8 +25,8 @@ from typing import Any, Final, TextIO, TypeAlias
 import orjson
 
 from telemetryd.bounds import encodable, escaped
-from telemetryd.logwriter import writer_of
 from telemetryd.redaction import OURS
+from telemetryd.standardstreams import writer_of
 
 OWN_LOGGER = "telemetryd"
 
@@ -96,12 +96,7 @@ class StreamHandler(logging.Handler):
     """Writes records to a stream, and neither raises nor waits for it."""
 
     def __init__(self, stream: TextIO | None, line_formatter: LineFormatter) -> None:
-        """Write nothing yet.
-
-        Args:
-            stream: None loses every record.
-            line_formatter: Makes their text.
-        """
+        """Write nothing yet."""
         super().__init__()
         self._lost = 0
         self._stream = stream

@@ -5,13 +5,7 @@ The grammar is that of ``resource.Quantity`` in k8s.io/apimachinery.
 
 import re
 
-from telemetryd.errors import (
-    CPUFormatError,
-    MemoryFormatError,
-    NoCPUReported,
-    NoMemoryReported,
-    QuantityError,
-)
+from telemetryd.errors import QuantityError
 
 NANO = 10**9
 """Units of the results in one whole: apimachinery keeps nine decimal places."""
@@ -43,9 +37,7 @@ def parse_quantity(value: str | float) -> int:
     What is finer than 1e-9 is rounded away from zero, and what is larger than 2**63-1 is capped
     there, as apimachinery documents of its type. Cost is bounded whatever the text holds.
 
-    Args:
-        value: Text, with or without white space around it, or the number that JSON held in its
-            place.
+    ``value`` may have white space around it, or be the number that JSON had in its place.
 
     Raises:
         QuantityError: It isn't a quantity.
@@ -90,39 +82,17 @@ def _magnitude_nano(digits: str, places: int, suffix: str, exponent: str) -> int
     return min(number * tens if scale >= 0 else -(-number // tens), _MAX_NANO)
 
 
-def parse_cpu(value: str | float | None) -> int:
-    """CPU capacity in 1e-9 cores.
+def parse_capacity(value: str | float | None) -> int:
+    """A capacity of a node, in units of 1e-9.
 
     Raises:
-        NoCPUReported: It is missing or empty.
-        CPUFormatError: It isn't a quantity, or it is negative.
+        QuantityError: It is missing or empty, isn't a quantity, or is negative.
     """
     if value is None or value == "":
-        raise NoCPUReported("no CPU capacity is reported")
-    try:
-        nano = parse_quantity(value)
-    except QuantityError as error:
-        raise CPUFormatError(f"CPU capacity: {error}") from error
+        raise QuantityError("no capacity is reported")
+    nano = parse_quantity(value)
     if nano < 0:
-        raise CPUFormatError("CPU capacity: negative")
-    return nano
-
-
-def parse_memory(value: str | float | None) -> int:
-    """Memory capacity in 1e-9 bytes.
-
-    Raises:
-        NoMemoryReported: It is missing or empty.
-        MemoryFormatError: It isn't a quantity, or it is negative.
-    """
-    if value is None or value == "":
-        raise NoMemoryReported("no memory capacity is reported")
-    try:
-        nano = parse_quantity(value)
-    except QuantityError as error:
-        raise MemoryFormatError(f"memory capacity: {error}") from error
-    if nano < 0:
-        raise MemoryFormatError("memory capacity: negative")
+        raise QuantityError("a capacity can't be negative")
     return nano
 
 

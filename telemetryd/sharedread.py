@@ -38,9 +38,7 @@ class SharedRead(Generic[T]):
     def __init__(self, name: str, settle: Callable[[T], None] | None = None) -> None:
         """Call nothing yet.
 
-        Args:
-            name: Of the thread.
-            settle: Gets each result, also one that comes after every caller has stopped waiting.
+        ``settle`` gets each result, also one that comes after every caller has stopped waiting.
         """
         self._name = name
         self._settle = settle
@@ -56,8 +54,7 @@ class SharedRead(Generic[T]):
 
         Give it a deadline.
 
-        Args:
-            read: What to call where no call is on its way; blocks.
+        ``read`` is called where no call is on its way; it blocks.
 
         Raises:
             OSError: No thread can be started.
@@ -70,9 +67,6 @@ class SharedRead(Generic[T]):
 
     async def take_soon(self, read: Callable[[], T]) -> T:
         """As ``take``, for callers that can do without: waits ``PATIENCE_S`` after the beginning.
-
-        Args:
-            read: As of ``take``.
 
         Raises:
             TimeoutError: It takes longer; ``settle`` still gets the result.

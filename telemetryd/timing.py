@@ -1,10 +1,11 @@
 """When to run and when to retry: backoff, retry budgets, and the grid of runs, which never drifts.
 
-Pure arithmetic over an injected ``rng``; nothing here sleeps or reads a clock. The rules are those
-of Prometheus (unaligned grid, stable offset) and of AWS's full-jitter backoff.
+Arithmetic over an injected ``rng``; nothing here sleeps. The rules are those of Prometheus
+(unaligned grid, stable offset) and of AWS's full-jitter backoff.
 """
 
 import math
+import time
 from dataclasses import dataclass
 from hashlib import sha256
 from random import Random
@@ -60,9 +61,7 @@ class Retry:
     def failed(self, now_s: float, *, retry_after_s: float | None = None) -> float:
         """Count a failure; returns the pause in seconds until ``due_s``.
 
-        Args:
-            now_s: The time.
-            retry_after_s: The pause that the destination asks for, None for none.
+        ``retry_after_s`` is the pause that the destination asks for.
         """
         bound_s = min(self.cap_s, self.base_s * 2.0 ** min(self.failures, _MAX_DOUBLINGS))
         pause_s = self.rng.uniform((1.0 - self.jitter) * bound_s, bound_s)
@@ -142,11 +141,7 @@ class Schedule:
     def __init__(self, grid: Grid, *, first_s: float, jitter: float = 0.0, rng: Random) -> None:
         """A schedule whose first run is due at ``first_s``.
 
-        Args:
-            grid: The slots.
-            first_s: Time of the first run.
-            jitter: Largest delay of a run behind its slot, as a part of the interval below 1.
-            rng: Source of that delay.
+        ``jitter`` is the largest delay of a run behind its slot, as a part of the interval below 1.
         """
         self._grid = grid
         self._jitter = jitter
@@ -182,9 +177,7 @@ class Schedule:
     def finish(self, now_s: float, *, not_before_s: float | None = None) -> int:
         """The run is over: plan the next one.
 
-        Args:
-            now_s: The time.
-            not_before_s: The destination asks for no run before.
+        The destination asks for no run before ``not_before_s``.
 
         Returns:
             How many slots have gone by, or will, without a run.
@@ -246,3 +239,8 @@ class Schedule:
         before = self._index
         self._index = max(before, self._grid.first_at_or_after(time_s))
         return self._index - before
+
+
+def boot_time_s() -> float:
+    """Seconds since the machine booted, suspends included: no step of the wall clock moves it."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

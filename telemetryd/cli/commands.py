@@ -243,8 +243,7 @@ def doctor(options: argparse.Namespace) -> int:
     config, _, restrictions = _recall(options)
     from telemetryd.daemon.loop import PromptLoop  # noqa: PLC0415 - heavy imports on demand
     from telemetryd.doctor.access import plan_of  # noqa: PLC0415
-    from telemetryd.doctor.examine import examine  # noqa: PLC0415
-    from telemetryd.doctor.findings import render_report  # noqa: PLC0415
+    from telemetryd.doctor.examine import examine, render_report  # noqa: PLC0415
 
     found = restrictions.statuses()
     report = anyio.run(

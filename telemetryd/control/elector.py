@@ -7,33 +7,28 @@ released or sought again. ``lease`` decides what a Lease means.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from random import Random
-from typing import Protocol
 
 import anyio
 
-from telemetryd.bootclock import boot_time_s
 from telemetryd.control.epochs import Epochs
 from telemetryd.control.lease import (
-    Acquire,
-    Decision,
-    LeaseTiming,
-    Observed,
-    decide,
-    observe,
-)
-from telemetryd.control.leaseapi import (
     RELEASED_DURATION_S,
     FetchedLease,
     LeaseApi,
+    LeaseTiming,
+    Observed,
     Term,
+    observe,
+    wait_s,
     whole_seconds,
 )
 from telemetryd.errors import Conflict, KubeError, NotFound, NotLeading
 from telemetryd.model import LeaderStatus
 from telemetryd.stats import LeaderStats
+from telemetryd.timing import boot_time_s
 
 log = logging.getLogger(__name__)
 
@@ -42,26 +37,6 @@ RELEASE_TIMEOUT_S = 10.0
 
 _POLL_SPREAD = 1.2
 """Candidates check every U(1, this) retry periods, so that they don't do so together."""
-
-
-class Guarded(Protocol):
-    """The work that one replica alone may do.
-
-    ``daemon`` implements it (``Leadership``), which this layer can't import.
-    """
-
-    async def prepare(self) -> None:
-        """A term may start: look for epochs that were used before, within a time limit."""
-
-    async def lead(self) -> None:
-        """Start the work: we are the leader. What comes before it has a time limit."""
-
-    async def stand_by(self, leader: str) -> None:
-        """End all work, within a time limit, or stay without it.
-
-        Args:
-            leader: The holder of the Lease, empty if none is known.
-        """
 
 
 @dataclass(slots=True)
@@ -89,8 +64,10 @@ class Elector:
     def __init__(
         self,
         lease: LeaseApi,
-        guarded: Guarded,
         *,
+        prepare: Callable[[], Awaitable[None]],
+        lead: Callable[[], Awaitable[None]],
+        stand_by: Callable[[str], Awaitable[None]],
         name: str,
         identity: str,
         timing: LeaseTiming,
@@ -102,9 +79,12 @@ class Elector:
 
         Args:
             lease: The object.
-            guarded: Starts and ends with our terms.
-            name: The attribute.
-            identity: The attribute.
+            prepare: Looks for epochs that were used before, within a time limit.
+            lead: Starts the guarded work. What comes before it has a time limit.
+            stand_by: Ends the guarded work, within a time limit, or leaves it so; gets the holder
+                of the Lease, empty if none is known.
+            name: Of the Lease.
+            identity: Unique to this process.
             timing: Durations.
             epochs: All that were seen; each term's is higher.
             rng: Spreads checks.
@@ -114,7 +94,9 @@ class Elector:
         self.name = name
         self.stats = LeaderStats()
         self._lease = lease
-        self._guarded = guarded
+        self._prepare = prepare
+        self._lead = lead
+        self._stand_by = stand_by
         self._timing = timing
         self._epochs = epochs
         self._rng = rng
@@ -164,18 +146,18 @@ class Elector:
 
     async def run(self) -> None:
         """Take part until cancelled; the Lease then stays ours until ``release``."""
-        await self._guarded.stand_by("")
+        await self._stand_by("")
         while True:
             self._term = await self._acquire()
             self.stats.transitions += 1
             log.info("leading lease=%s epoch=%d identity=%s", self.name, self.epoch, self.identity)
-            await self._guarded.lead()
+            await self._lead()
             why = await self._keep(self._term)
             # From here on `require` refuses, even if the term has a moment left.
             self._term = None
             log.warning("not leading any more lease=%s reason=%r", self.name, why)
             self.stats.transitions += 1
-            await self._guarded.stand_by(self._holder())
+            await self._stand_by(self._holder())
 
     async def release(self, timeout_s: float = RELEASE_TIMEOUT_S) -> None:
         """Let another replica take over at once; only when guarded work and ``run`` have ended.
@@ -216,10 +198,10 @@ class Elector:
         while True:
             poll_s = self._timing.retry_period_s * self._rng.uniform(1.0, _POLL_SPREAD)
             try:
-                found, decision = await self._look()
-                if isinstance(decision, Acquire):
+                found, left_s = await self._look()
+                if not left_s:
                     return await self._take(found)
-                poll_s = min(poll_s, decision.expires_in_s)
+                poll_s = min(poll_s, left_s)
                 self._succeeded()
             except (Conflict, NotFound) as error:
                 # Another was faster, or it is gone: only our reading is old.
@@ -228,7 +210,8 @@ class Elector:
                 self._failed(error)
             await anyio.sleep(poll_s)
 
-    async def _look(self) -> tuple[FetchedLease | None, Decision]:
+    async def _look(self) -> tuple[FetchedLease | None, float]:
+        """The Lease, and the seconds until it may be taken."""
         found = await self._lease.read(self._timing.request_timeout_s)
         record = found.record if found is not None else None
         if record is not None:
@@ -237,12 +220,12 @@ class Elector:
         self._observed = observe(before, record, self._clock())
         if before is None or self._holder_of(before) != self._holder():
             log.info("lease held by another lease=%s holder=%r", self.name, self._holder())
-            await self._guarded.stand_by(self._holder())
+            await self._stand_by(self._holder())
         now_s = self._clock()
-        return found, decide(self._observed, self.identity, timing=self._timing, now_s=now_s)
+        return found, wait_s(self._observed, self.identity, timing=self._timing, now_s=now_s)
 
     async def _take(self, found: FetchedLease | None) -> _Term:
-        await self._guarded.prepare()
+        await self._prepare()
         term = self._wanted(self._epochs.next, begins=True)
         sent_s = self._clock()
         # From here on the Lease may have our name, whatever the answer is.

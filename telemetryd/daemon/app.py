@@ -25,9 +25,8 @@ from telemetryd.daemon.leadership import Leadership
 from telemetryd.daemon.loop import ALIVE_WITHIN_S, Heartbeat, trim_heap
 from telemetryd.daemon.notify import Notifier, StatusLog, Supervision
 from telemetryd.daemon.optout import OptOutMark
-from telemetryd.daemon.registrations import RegistrationReader
 from telemetryd.daemon.reload import Reloader, ReloadTarget
-from telemetryd.daemon.secretrequests import GuardedWork, SecretRequests
+from telemetryd.daemon.secretrequests import GuardedWork, RegistrationReader, SecretRequests
 from telemetryd.daemon.signals import ENDING, EarlySignals, handling
 from telemetryd.errors import NotReady
 from telemetryd.export.engine.manager import ExporterManager

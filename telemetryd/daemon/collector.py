@@ -17,10 +17,16 @@ from anyio.abc import TaskGroup
 
 from telemetryd.config import Config, EnvironmentSwitches
 from telemetryd.config.restrictions import COLLECTION, OPT_OUT
-from telemetryd.daemon.collection import Collection, Informers, build_collection
+from telemetryd.daemon.collection import (
+    DEFAULT_TIMING,
+    Collection,
+    FinderTiming,
+    Informers,
+    SourceFinder,
+    build_collection,
+)
 from telemetryd.daemon.optout import OptOutSetting
 from telemetryd.daemon.restrictions import Restrictions, switches_of
-from telemetryd.daemon.sourcefinder import DEFAULT_TIMING, FinderTiming, SourceFinder
 from telemetryd.errors import NotReady
 from telemetryd.informer.informer import Informer
 from telemetryd.kube.client import KubeClient

@@ -5,7 +5,6 @@ Nothing here opens, requests or writes anything, but certificates are checked.
 
 import logging
 import os
-import queue
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -147,9 +146,30 @@ class ExporterFactory:
     def _sink(self, config: ExporterConfig) -> Exporter:
         match config:
             case SecretExporterConfig():
-                return self._secret(config)
+                return SecretExporter(
+                    self._requests,
+                    namespace=config.namespace,
+                    secret=config.secret,
+                    max_silence_s=config.max_silence_s,
+                    timeout_s=_REQUEST_TIMEOUT_S,
+                    quiet_period_s=config.quiet_period_s,
+                    takeover=config.takeover,
+                    requested=config.name.startswith(PREFIX),
+                    now=self._now,
+                    clock=anyio.current_time,
+                    saw_epoch=self._saw_epoch,
+                )
             case FileExporterConfig():
-                return self._file(config)
+                return FileExporter(
+                    name=config.name,
+                    directory=config.directory,
+                    keep=config.keep,
+                    max_bytes=config.max_bytes,
+                    compress=config.compress,
+                    max_silence_s=config.max_silence_s,
+                    now=self._now,
+                    threads=self._file_threads,
+                )
             case HttpExporterConfig():
                 return build_http(config, now=self._now, threads=self._web_threads)
             case OtlpExporterConfig():
@@ -177,21 +197,6 @@ class ExporterFactory:
             **given,
         )
 
-    def _secret(self, config: SecretExporterConfig) -> SecretExporter:
-        return SecretExporter(
-            self._requests,
-            namespace=config.namespace,
-            secret=config.secret,
-            max_silence_s=config.max_silence_s,
-            timeout_s=_REQUEST_TIMEOUT_S,
-            quiet_period_s=config.quiet_period_s,
-            takeover=config.takeover,
-            requested=config.name.startswith(PREFIX),
-            now=self._now,
-            clock=anyio.current_time,
-            saw_epoch=self._saw_epoch,
-        )
-
     def _from_plugin(self, config: ExporterConfig) -> Exporter:
         """The sink of a plug-in.
 
@@ -215,18 +220,6 @@ class ExporterFactory:
             raise ConfigError(Problem(where, "", f"{plugin.distribution}: {said}"))
         return made
 
-    def _file(self, config: FileExporterConfig) -> FileExporter:
-        return FileExporter(
-            name=config.name,
-            directory=config.directory,
-            keep=config.keep,
-            max_bytes=config.max_bytes,
-            compress=config.compress,
-            max_silence_s=config.max_silence_s,
-            now=self._now,
-            threads=self._file_threads,
-        )
-
 
 def _destination(config: ExporterConfig, url: str) -> str:
     """Distinguishes destinations without revealing them."""
@@ -242,11 +235,7 @@ def build_http(
 ) -> HttpExporter:
     """A sink of type ``http``; nothing is opened.
 
-    Args:
-        config: Its table.
-        now: Unix time in seconds.
-        environ: Names the proxy.
-        threads: Shared with other such sinks, None for its own.
+    ``environ`` names the proxy; ``threads`` may be shared with other such sinks.
 
     Raises:
         ConfigError: The proxy or a certificate can't be used.
@@ -318,7 +307,7 @@ def _check(files: TlsFiles, exporter: str) -> None:
     Raises:
         ConfigError: They can't be used.
     """
-    results: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+    failed: list[Exception] = []
 
     def look() -> None:
         try:
@@ -326,19 +315,14 @@ def _check(files: TlsFiles, exporter: str) -> None:
             issued = files.cert_file is not None and Path(files.cert_file).exists()
             build_context(files if issued else replace(files, cert_file=None, key_file=None))
         except Exception as error:  # noqa: BLE001 - it is raised where it is waited for
-            results.put(error)
-        else:
-            results.put(None)
+            failed.append(error)
 
     hanging = sum(thread.name == _CHECK for thread in threading.enumerate())
-    patience_s = _CHECK_AGAIN_S if hanging else CHECK_PATIENCE_S
+    thread = threading.Thread(target=look, name=_CHECK, daemon=True)
     if hanging < MOST_CHECKS:
-        threading.Thread(target=look, name=_CHECK, daemon=True).start()
-    else:
-        patience_s = 0.0
-    try:
-        error = results.get(timeout=patience_s)
-    except queue.Empty:
+        thread.start()
+        thread.join(_CHECK_AGAIN_S if hanging else CHECK_PATIENCE_S)
+    if thread.ident is None or thread.is_alive():
         log.warning(
             "certificates can't be read, their disk is slow or hangs: "
             "attempts fail until they can exporter=%s ca_file=%s client_cert_file=%s",
@@ -346,6 +330,5 @@ def _check(files: TlsFiles, exporter: str) -> None:
             files.ca_file,
             files.cert_file,
         )
-        return
-    if error is not None:
-        raise error
+    elif failed:
+        raise failed[0]

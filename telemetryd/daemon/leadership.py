@@ -17,8 +17,7 @@ import anyio.lowlevel
 from telemetryd.config import Config, SecretExporterConfig
 from telemetryd.control.elector import Elector
 from telemetryd.control.epochs import EpochFile, Epochs
-from telemetryd.control.lease import LeaseTiming
-from telemetryd.control.leaseapi import LeaseApi
+from telemetryd.control.lease import LeaseApi, LeaseTiming
 from telemetryd.daemon.collector import Holdable
 from telemetryd.errors import KubeError
 from telemetryd.export.sinks.secretobject import parse_secret
@@ -96,7 +95,9 @@ class Leadership:
         """Lead only while this replica is elected, from now on."""
         self._elector = Elector(
             lease,
-            self,
+            prepare=self.prepare,
+            lead=self.lead,
+            stand_by=self.stand_by,
             name=self._name,
             identity=f"{os.environ.get('HOSTNAME') or socket.gethostname()}_{uuid4()}",
             timing=timing,

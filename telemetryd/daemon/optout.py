@@ -69,10 +69,8 @@ class OptOutSetting:
     ) -> None:
         """Nothing runs before ``run``.
 
-        Args:
-            informers: Makes the one informer that is needed.
-            note: Called with each value; None for an invalid or missing one.
-            changed: Called when an attribute has changed.
+        ``note`` gets each value, None for an invalid or missing one; ``changed`` is called when an
+        attribute has changed.
         """
         self.informers = informers
         self._informer = informers.make(OPT_OUT)

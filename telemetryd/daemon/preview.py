@@ -8,10 +8,9 @@ import anyio
 
 from telemetryd.config import Config, EnvironmentSwitches
 from telemetryd.config.restrictions import COLLECTION, OPT_OUT, OUT
-from telemetryd.daemon.collection import build_collection, find_build
+from telemetryd.daemon.collection import SourceFinder, build_collection, find_build
 from telemetryd.daemon.exporters import disclosure_of, renderer_of
 from telemetryd.daemon.restrictions import switches_of
-from telemetryd.daemon.sourcefinder import SourceFinder
 from telemetryd.errors import KubeError, NotReady, Unauthorized, UnknownExporter
 from telemetryd.export.payloads.formats import PAYLOAD_FORMATS, Format
 from telemetryd.export.payloads.payload import Renderer

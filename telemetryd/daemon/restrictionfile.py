@@ -61,10 +61,7 @@ def restriction_folders(
     The file that names ``state_dir`` may be cut or gone by then. So the folder of the service
     counts too, and the default one if the daemon was started without naming a file.
 
-    Args:
-        state_dir: In force; None if no folder is usable.
-        environ: ``STATE_DIRECTORY`` names the folder of the service.
-        default: The default folder; None if a file was named.
+    ``default`` is the default folder, None if a file was named.
     """
     service = environ.get("STATE_DIRECTORY", "").partition(":")[0]
     candidates = (state_dir, service if service.startswith("/") else None, default)

@@ -236,8 +236,7 @@ class Restrictions:
     def ended_at(self, marked_since: float | None = None) -> float | None:
         """When an opt-in or the setting ended the opt-out, so its mark must go; None for never.
 
-        Args:
-            marked_since: The time in a mark: an opt-in ends only an earlier opt-out.
+        An opt-in doesn't end an opt-out that a mark (``marked_since``) says is later.
         """
         if self.opted_out_since is not None:
             return None
@@ -265,8 +264,7 @@ class Restrictions:
     async def run(self, reapply: Callable[[], None]) -> None:
         """Store changes, and retry what failed; ends only when cancelled.
 
-        Args:
-            reapply: Called when damaged files can be read again.
+        ``reapply`` is called when damaged files can be read again.
         """
         while True:
             dirty = self._dirty

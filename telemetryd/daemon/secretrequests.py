@@ -1,25 +1,31 @@
-"""SecretRequests in the daemon: two informers, the controller, and the guarded work it is part of.
+"""SecretRequests in the daemon, and the Registrations of scc-operator.
 
-Guarded work is what one replica alone may do: the exporters and the controller. The informers run
-beside the collection, and no payload or readiness waits for them.
+Guarded work is what one replica alone may do: the exporters and the controller of SecretRequests.
+Its two informers run beside the collection, and no payload or readiness waits for them. The
+Registrations are read for the status alone: two small reads every few minutes, while Rancher is
+the source.
 """
 
+import logging
 import math
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, Unpack
+from dataclasses import replace
+from typing import Any, Final, Unpack
 
 import anyio
 import anyio.lowlevel
 
+from telemetryd.bounds import free_text
 from telemetryd.config import Config, ExporterConfig, SecretExporterConfig, SecretRequestsConfig
 from telemetryd.config.exporters import default_timeout_s
 from telemetryd.control.secretrequest.controller import SecretRequestController
 from telemetryd.control.secretrequest.decision import SecretRef
 from telemetryd.daemon.collection import Informers
-from telemetryd.errors import Reason, Unavailable
+from telemetryd.errors import KubeError, Reason, Unavailable
 from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.export.exporter import Exporter, ExporterSpec
+from telemetryd.gather.consumer import Registrations, read_registrations
 from telemetryd.gather.project import PROJECTS
 from telemetryd.gather.requests import SECRET_REQUESTS
 from telemetryd.informer.informer import Informer
@@ -27,6 +33,14 @@ from telemetryd.kube.client import KubeClient
 from telemetryd.kube.requests import Fence, RequestOptions, Requests
 from telemetryd.model import ExporterState, InformerStatus, RequestStatus, SourceKind
 from telemetryd.stats import InformerStats
+
+log = logging.getLogger(__name__)
+
+POLL_S: Final = 300.0
+"""Between two reads, give or take a fifth."""
+
+REQUEST_S: Final = 10.0
+"""Deadline of each of two requests."""
 
 
 class SecretRequests:
@@ -50,15 +64,8 @@ class SecretRequests:
     ) -> None:
         """Nothing runs before ``run``.
 
-        Args:
-            config: Effective values of everything.
-            client: The API server; stays the caller's.
-            manager: Where exporters are registered.
-            build: Makes an exporter from its configuration, without side effects.
-            source: What is collected from.
-            fence: Called before every write.
-            now: Unix time in seconds.
-            rng: Spreads retries, relists and checks.
+        ``client`` stays the caller's; ``build`` has no side effects; ``fence`` is called before
+        each write.
         """
         self._client = client
         self._kubernetes = config.kubernetes
@@ -283,3 +290,47 @@ def _configured(config: Config) -> Mapping[SecretRef, str]:
         for exporter in config.exporters
         if isinstance(exporter, SecretExporterConfig) and exporter.enabled
     }
+
+
+class RegistrationReader:
+    """Reads Registrations from time to time.
+
+    Attributes:
+        known: What was read last; None before the first read, and while nothing is collected.
+    """
+
+    def __init__(
+        self,
+        requests: Requests,
+        *,
+        source: Callable[[], SourceKind | None],
+        now: Callable[[], float],
+        rng: random.Random,
+    ) -> None:
+        """Nothing is read before ``run``; ``rng`` spreads the reads of many daemons."""
+        self._requests = requests
+        self._source = source
+        self._now = now
+        self._rng = rng
+        self.known: Registrations | None = None
+
+    async def run(self) -> None:
+        """Read until cancelled, then forget."""
+        try:
+            while True:
+                if self._source() is SourceKind.RANCHER:
+                    await self._read()
+                await anyio.sleep(POLL_S * self._rng.uniform(0.8, 1.2))
+        finally:
+            self.known = None
+
+    async def _read(self) -> None:
+        try:
+            self.known = await read_registrations(
+                self._requests, timeout_s=REQUEST_S, now_s=self._now()
+            )
+        except KubeError as error:
+            before = self.known or Registrations(served=None)
+            if not before.error:
+                log.info("registrations of scc-operator can't be read error=%r", str(error))
+            self.known = replace(before, error=free_text(str(error)))

@@ -23,6 +23,7 @@ from telemetryd.export.outbox.spool import LARGEST_BYTES, PendingPayload, SpoolF
 from telemetryd.export.payloads.payload import render_rfc3339
 from telemetryd.kube.files import read_small_file, why_unreadable
 from telemetryd.model import Payload
+from telemetryd.serve.control.text import render_columns
 
 MANIFEST: Final = "manifest.json"
 _VERSION: Final = 1
@@ -115,7 +116,7 @@ def describe(spooled: Spooled) -> dict[str, object]:
 
 def render_table(found: Iterable[Spooled]) -> str:
     """As lines for people."""
-    rows = [("EXPORTER", "SEQUENCE", "COLLECTED", "BYTES", "DIGEST", "CORRUPT")]
+    rows = []
     for spooled in found:
         document = {name: str(value) for name, value in describe(spooled).items()}
         sequence, collected_at, size, digest = (
@@ -123,12 +124,8 @@ def render_table(found: Iterable[Spooled]) -> str:
         )
         corrupt = document["corrupt_files"]
         rows.append((spooled.exporter, sequence, collected_at, size, digest[:12], corrupt))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
-    return "".join(f"{line}\n" for line in lines)
+    head = ("EXPORTER", "SEQUENCE", "COLLECTED", "BYTES", "DIGEST", "CORRUPT")
+    return "".join(f"{line}\n" for line in render_columns(head, rows))
 
 
 def export_spool(
@@ -136,10 +133,7 @@ def export_spool(
 ) -> tuple[ManifestEntry, ...]:
     """Copy payloads into a folder, with a manifest that is written last.
 
-    Args:
-        found: What there is.
-        folder: Created if missing; must not hold an export.
-        names: Of the exporters; empty for all.
+    ``folder`` is created if missing; ``names`` are of exporters, empty for all.
 
     Raises:
         SpoolError: One of them has nothing, or the folder can't be written to.
@@ -166,8 +160,7 @@ def export_spool(
 def read_export(path: Path) -> tuple[tuple[ManifestEntry, bytes], ...]:
     """The payloads of an export, oldest first, held against their checksums.
 
-    Args:
-        path: Its folder, or its manifest.
+    ``path`` is its folder or its manifest.
 
     Raises:
         SpoolError: Something is missing, altered, or no export at all.
@@ -200,12 +193,8 @@ async def replay(
 ) -> None:
     """Send exported payloads as they would have been, one attempt each.
 
-    Args:
-        payloads: Of ``read_export``.
-        exporters: The configuration to send by, by the name in the manifest.
-        omitted: Names of the ``[privacy]`` keys that omit something now.
-        now: Unix time in seconds.
-        done: Called for each, with the error, if any.
+    ``exporters`` has the configuration to send by, by the name in the manifest; ``done`` is called
+    for each payload, with the error, if any.
 
     Raises:
         ConfigError: A proxy or a certificate can't be used.
@@ -248,9 +237,7 @@ async def replay(
 def choose_exporter(config: Config, instead: str | None) -> Callable[[str], HttpExporterConfig]:
     """How an exporter of the configuration is found by the name that a manifest has.
 
-    Args:
-        config: Where they are.
-        instead: The one to use for all, None for that of the same name.
+    ``instead`` is the one to use for all, None for that of the same name.
     """
 
     def choose(name: str) -> HttpExporterConfig:

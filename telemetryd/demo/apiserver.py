@@ -1,300 +1,286 @@
-"""The embedded API server: HTTP around the object store.
+"""The demo's API server: lists, watches, and the few writes that telemetryd makes, over HTTP.
 
-Binds a port of 127.0.0.1, plain or with TLS, checks the bearer token, and hands each request to
-``listing``, ``watching`` or ``writes``. It has no switches for faults beyond what an administrator
-could do to a real one: compaction, ended watches, a removed CRD; faults of the wire belong into a
-proxy. ``serve`` may be entered again after it was left: the objects stay, as in etcd.
+It holds nothing that matters, and is no API server to test against.
 """
 
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
-from random import Random
-from typing import TypeAlias
+from functools import partial
+from typing import Any, Final, TypeAlias
 
 import anyio
 import orjson
 from aiohttp import web
 
-from telemetryd.demo import status
-from telemetryd.demo.handlers import MAX_BODY_BYTES, Handlers
-from telemetryd.demo.objects import ObjectStore, StoredObject
-from telemetryd.demo.resources import (
-    NAMESPACES,
+from telemetryd.demo.catalogue import RANCHER_VERSION
+from telemetryd.demo.objects import (
     RESOURCES,
+    DemoResource,
     JsonObject,
-    RequestTarget,
-    resource_by_id,
-    resource_of,
+    Key,
+    ObjectStore,
+    RefusedRequest,
+    render_event,
 )
-from telemetryd.demo.routes import PlainNotFound, Routes
-from telemetryd.demo.watching import Watches
-from telemetryd.demo.writes import Writer
 
-Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-_PUBLIC_PATHS = frozenset({"/healthz", "/livez", "/readyz", "/version"})
-_RANCHER_PATH = "/rancherversion"
-_FIRST_NAMESPACES = ("default", "kube-node-lease", "kube-public", "kube-system")
+_OPEN_PATHS: Final = frozenset({"/livez", "/readyz", "/version", "/rancherversion"})
+_WATCH_S: Final = 1800.0
+"""A watch that names no timeout ends after this time."""
+_BOOKMARK_S: Final = 60.0
+_MOST_BODY_BYTES: Final = 3 << 20
+_NAME: Final = "metadata.name="
+_LIST_END: Final = {"k8s.io/initial-events-end": "true"}
+_JSON: Final = {"Content-Type": "application/json"}
+_GROUPS: Final = {each.group: each for each in RESOURCES if each.group}
+_DOCUMENTS: Final[dict[str, Mapping[str, Any]]] = {
+    "/livez": {"status": "ok"},
+    "/readyz": {"status": "ok"},
+    "/version": {"major": "1", "minor": "34", "gitVersion": "v1.34.1", "gitCommit": "0" * 40},
+    "/rancherversion": {
+        "Version": RANCHER_VERSION,
+        "GitCommit": "59bd052e",
+        "RancherPrime": "true",
+    },
+    "/api": {"kind": "APIVersions", "versions": ["v1"]},
+    "/apis": {
+        "kind": "APIGroupList",
+        "apiVersion": "v1",
+        "groups": [
+            {
+                "name": name,
+                "versions": [{"groupVersion": each.api_version, "version": each.version}],
+                "preferredVersion": {"groupVersion": each.api_version, "version": each.version},
+            }
+            for name, each in _GROUPS.items()
+        ],
+    },
+}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerOptions:
-    """How the server presents itself.
+@asynccontextmanager
+async def serve(store: ObjectStore, token: str) -> AsyncIterator[str]:
+    """Serve the objects on a free port of 127.0.0.1 while the context is open.
 
-    Attributes:
-        token: Bearer token to ask for; None accepts every request.
-        certificate: PEM files of certificate chain and key; None serves plain HTTP.
-        git_version: What ``/version`` answers.
-        rancher_version: What ``/rancherversion`` answers; None answers it with 404, as plain
-            Kubernetes does.
-        watch_list: Serve streaming lists (``sendInitialEvents``).
-        list_end: Say where a streaming list ends; some servers fail to.
-        bookmark_interval_s: Between bookmarks of a watch.
-        history_events: Changes kept per resource for watches and pages.
-        fresh_wait_s: How long a revision from the future is waited for (3 s in cacher.go).
+    Yields:
+        The URL, without a trailing slash.
     """
-
-    token: str | None = None
-    certificate: tuple[Path, Path] | None = None
-    git_version: str = "v1.34.1"
-    rancher_version: str | None = "v2.15.0"
-    rancher_commit: str = "59bd052e"
-    watch_list: bool = True
-    list_end: bool = True
-    bookmark_interval_s: float = 60.0
-    history_events: int = 10_000
-    fresh_wait_s: float = 3.0
-
-    def __post_init__(self) -> None:
-        if self.bookmark_interval_s <= 0 or self.fresh_wait_s < 0:
-            raise ValueError("bookmark_interval_s must be above 0, fresh_wait_s at least 0")
-        if self.history_events < 1:
-            raise ValueError("history_events must be at least 1")
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a server listens: ``url`` has no trailing slash."""
-
-    url: str
-    port: int
+    handlers = _Handlers(store, token)
+    app = web.Application(middlewares=[handlers.guard], client_max_size=_MOST_BODY_BYTES)
+    for path, document in _DOCUMENTS.items():
+        app.router.add_get(path, partial(_show, document))
+    for base in ("/api/{version}", "/apis/{group}/{version}"):
+        app.router.add_get(base, _list_resources)
+        app.router.add_route("*", base + "/{rest:.+}", handlers.handle)
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        handle_signals=False,
+        handler_cancellation=True,
+        shutdown_timeout=0.1,
+    )
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        with anyio.CancelScope(shield=True):
+            await runner.cleanup()
 
 
-class ApiServer:
-    """A Kubernetes API server in memory."""
+class _Handlers:
+    """Answers requests."""
 
-    def __init__(self, options: ServerOptions, *, now: Callable[[], datetime], rng: Random) -> None:
-        """Hold the namespaces that every cluster begins with, and serve nothing yet.
-
-        Args:
-            options: How it presents itself.
-            now: Clock for the timestamps of objects.
-            rng: Source of their UIDs.
-        """
-        self._options = options
-        self._store = ObjectStore(RESOURCES, history_events=options.history_events)
-        self._writer = Writer(self._store, now=now, rng=rng)
-        self._watches = Watches(self._store, options.bookmark_interval_s, list_end=options.list_end)
-        self._handlers = Handlers(
-            store=self._store,
-            writer=self._writer,
-            watches=self._watches,
-            routes=Routes(self._store.serves),
-            watch_list=options.watch_list,
-            fresh_wait_s=options.fresh_wait_s,
-        )
-        for name in _FIRST_NAMESPACES:
-            namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-            self._writer.create(RequestTarget(NAMESPACES), namespace, "kube-apiserver")
-
-    @property
-    def revision(self) -> int:
-        """The resourceVersion of the last write."""
-        return self._store.revision
-
-    @property
-    def open_watches(self) -> int:
-        """How many watches are being served."""
-        return len(self._watches)
-
-    @asynccontextmanager
-    async def serve(self, port: int = 0) -> AsyncIterator[Endpoint]:
-        """Listen on 127.0.0.1 until the context is left; watches are ended then.
-
-        Args:
-            port: 0 takes a free one.
-        """
-        certificate = self._options.certificate
-        context = None
-        if certificate is not None:
-            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            context.load_cert_chain(*certificate)
-        runner = web.AppRunner(
-            self._application(),
-            access_log=None,
-            handle_signals=False,
-            handler_cancellation=True,
-            shutdown_timeout=1.0,
-        )
-        await runner.setup()
-        try:
-            site = web.TCPSite(runner, "127.0.0.1", port, ssl_context=context)
-            await site.start()
-            bound: int = runner.addresses[0][1]
-            scheme = "http" if context is None else "https"
-            yield Endpoint(f"{scheme}://127.0.0.1:{bound}", bound)
-        finally:
-            self._watches.drop()
-            with anyio.CancelScope(shield=True):
-                await runner.cleanup()
-
-    def put_object(self, obj: JsonObject) -> StoredObject:
-        """Create or replace an object past every rule, as with etcdctl; its type says where.
-
-        UID and creation time are filled in where they are missing. Another UID than that of the
-        object in place makes it a delete and an add.
-        """
-        metadata = obj["metadata"]
-        target = RequestTarget(resource_of(obj), metadata.get("namespace", ""), metadata["name"])
-        return self._writer.seed(target, obj)
-
-    def delete_object(self, resource_id: str, name: str, namespace: str = "") -> None:
-        """Delete an object at once, whatever its finalizers.
-
-        Args:
-            resource_id: ``plural.group``.
-            name: Name of the object.
-            namespace: Its namespace, empty for cluster scope.
-
-        Raises:
-            KeyError: There is none.
-        """
-        resource = resource_by_id(resource_id)
-        self._store.remove(resource, RequestTarget(resource, namespace, name).key)
-
-    def get_object(self, resource_id: str, name: str, namespace: str = "") -> JsonObject:
-        """A copy of an object.
-
-        Raises:
-            KeyError: There is none.
-        """
-        resource = resource_by_id(resource_id)
-        table = self._store.table(resource)
-        return table.objects[RequestTarget(resource, namespace, name).key].decode()
-
-    def count_objects(self, resource_id: str) -> int:
-        """How many objects of a resource there are."""
-        return len(self._store.table(resource_by_id(resource_id)).objects)
-
-    def compact(self) -> None:
-        """Forget all history: older watches and continue tokens get 410."""
-        self._store.compact()
-
-    def drop_watches(self) -> None:
-        """End every open watch without an ERROR event."""
-        self._watches.drop()
-
-    def remove_resource(self, resource_id: str) -> None:
-        """Take a CRD away: its objects are deleted, its watches end, its paths answer 404."""
-        resource = resource_by_id(resource_id)
-        self._store.remove_table(resource)
-        self._watches.drop(resource)
-
-    def restore_resource(self, resource_id: str) -> None:
-        """Bring a removed CRD back, without objects."""
-        self._store.add_table(resource_by_id(resource_id))
-
-    def _application(self) -> web.Application:
-        app = web.Application(
-            middlewares=[_answer_errors, self._authenticate], client_max_size=MAX_BODY_BYTES
-        )
-        app.router.add_get("/version", self._version)
-        app.router.add_get(_RANCHER_PATH, self._rancher_version)
-        for path in ("/healthz", "/livez", "/readyz"):
-            app.router.add_get(path, _healthy)
-        app.router.add_route("*", "/{path:.*}", self._handlers.handle)
-        return app
+    def __init__(self, store: ObjectStore, token: str) -> None:
+        self._store = store
+        self._authorization = f"Bearer {token}"
 
     @web.middleware
-    async def _authenticate(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Let the right token pass; without any, a request is anonymous and may see little.
+    async def guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        """Check the token, and render what is refused."""
+        given = request.headers.get("Authorization")
+        if request.path not in _OPEN_PATHS and given != self._authorization:
+            return _refuse(RefusedRequest(401, "Unauthorized", "Unauthorized"))
+        try:
+            return await handler(request)
+        except RefusedRequest as refused:
+            return _refuse(refused)
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer a request for objects.
 
         Raises:
-            UnknownToken: Another token.
-            ForbiddenPath: No token where one is needed.
+            RefusedRequest: It can't be answered.
         """
-        if self._options.token is not None and request.path != _RANCHER_PATH:
-            given = _bearer_token(request)
-            if given and given != self._options.token:
-                raise status.UnknownToken
-            if not given and request.path not in _PUBLIC_PATHS:
-                raise status.ForbiddenPath(request.method.lower(), request.path)
-        return await handler(request)
+        resource, (namespace, name), subresource = _target_of(request)
+        if request.query.get("dryRun"):
+            raise RefusedRequest(400, "BadRequest", "dryRun is not supported by the demo")
+        match request.method:
+            case "GET" if name:
+                return _answer(self._store.get(resource, (namespace, name)))
+            case "GET" if request.query.get("watch") in {"true", "1"}:
+                return await self._watch(request, resource, namespace)
+            case "GET":
+                return self._list(request, resource, namespace)
+            case "PATCH" if name:
+                return await self._patch(request, resource, (namespace, name), subresource)
+            case "DELETE" if name and not subresource:
+                wanted = orjson.loads(await request.read() or b"{}").get("preconditions") or {}
+                return _answer(self._store.delete(resource, (namespace, name), wanted))
+        raise RefusedRequest(405, "MethodNotAllowed", "the demo doesn't support this method here")
 
-    async def _version(self, _request: web.Request) -> web.Response:
-        version = self._options.git_version
-        major, minor = version.removeprefix("v").split(".")[:2]
-        return json_response(
-            {
-                "major": major,
-                "minor": minor,
-                "gitVersion": version,
-                "gitCommit": "0" * 40,
-                "gitTreeState": "clean",
-                "buildDate": "1970-01-01T00:00:00Z",
-                "goVersion": "go1.24.6",
-                "compiler": "gc",
-                "platform": "linux/amd64",
-            }
+    async def _patch(
+        self, request: web.Request, resource: DemoResource, key: Key, subresource: str
+    ) -> web.Response:
+        try:
+            document: JsonObject = orjson.loads(await request.read())
+        except orjson.JSONDecodeError as error:
+            raise RefusedRequest(400, "BadRequest", f"the demo takes only JSON: {error}") from error
+        match request.content_type:
+            case "application/apply-patch+yaml" if not subresource:
+                manager = request.query.get("fieldManager", "unknown")
+                body = self._store.apply(resource, key, document, manager)
+            case "application/merge-patch+json":
+                body = self._store.patch(resource, key, document, subresource=subresource)
+            case _:
+                message = f"the demo doesn't support {request.content_type}"
+                raise RefusedRequest(415, "UnsupportedMediaType", message)
+        return web.Response(body=body, headers=_JSON)
+
+    def _list(self, request: web.Request, resource: DemoResource, namespace: str) -> web.Response:
+        """A page; a continue token has the revision of the first page and the next key."""
+        query, revision, start = request.query, str(self._store.revision), ""
+        if token := query.get("continue"):
+            revision, _, start = token.partition(":")
+        found = [each for each in self._select(request, resource, namespace) if each[0] >= start]
+        limit = int(query.get("limit", 0)) or len(found)
+        metadata = {"resourceVersion": revision}
+        if len(found) > limit:
+            metadata["continue"] = f"{revision}:{found[limit][0]}"
+        head = {
+            "kind": f"{resource.kind}List",
+            "apiVersion": resource.api_version,
+            "metadata": metadata,
+        }
+        items = b",".join(body for _, body in found[:limit])
+        return web.Response(
+            body=b'%b,"items":[%b]}' % (orjson.dumps(head)[:-1], items), headers=_JSON
         )
 
-    async def _rancher_version(self, _request: web.Request) -> web.Response:
-        version = self._options.rancher_version
-        if version is None:
-            raise PlainNotFound
-        body = {
-            "Version": version,
-            "GitCommit": self._options.rancher_commit,
-            "RancherPrime": "true",
-        }
-        # Rancher sets no Content-Type; Go's server then guesses this one.
-        return web.Response(body=orjson.dumps(body), headers={"Content-Type": _TEXT})
+    async def _watch(
+        self, request: web.Request, resource: DemoResource, namespace: str
+    ) -> web.StreamResponse:
+        query, table = request.query, self._store.tables[resource]
+        position, name = int(query.get("resourceVersion") or 0), _selected_name(request)
+        lists = query.get("sendInitialEvents") == "true"
+        opening: list[bytes] = []
+        if lists or not position:
+            position = self._store.revision
+            found = self._select(request, resource, namespace)
+            opening = [render_event("ADDED", body) for _, body in found]
+        if lists:
+            opening.append(_bookmark(resource, position, _LIST_END))
+        response = web.StreamResponse(headers=_JSON)
+        await response.prepare(request)
+        with anyio.move_on_after(float(query.get("timeoutSeconds") or _WATCH_S)):
+            for line in opening:
+                await response.write(line)
+            while position >= table.dropped:
+                for revision, key, line in table.since(position):
+                    position = revision
+                    if namespace in {"", key[0]} and name in {"", key[1]}:
+                        await response.write(line)
+                if table.since(position):
+                    continue
+                with anyio.move_on_after(_BOOKMARK_S) as waiting:
+                    await table.wait_changed()
+                if waiting.cancelled_caught:
+                    position = self._store.revision
+                    await response.write(_bookmark(resource, position, {}))
+            expired = RefusedRequest(410, "Expired", f"too old resource version: {position}")
+            await response.write(render_event("ERROR", orjson.dumps(expired.status)))
+        return response
+
+    def _select(
+        self, request: web.Request, resource: DemoResource, namespace: str
+    ) -> list[tuple[str, bytes]]:
+        """The objects that are asked for, by their keys as text."""
+        name = _selected_name(request)
+        return sorted(
+            ("/".join(key), body)
+            for key, body in self._store.tables[resource].bodies.items()
+            if namespace in {"", key[0]} and name in {"", key[1]}
+        )
 
 
-_TEXT = "text/plain; charset=utf-8"
+async def _show(document: Mapping[str, Any], _request: web.Request) -> web.Response:
+    return _answer(document)
 
 
-def _bearer_token(request: web.Request) -> str:
-    """The token of a request; empty where it brings none, which is no reason to refuse it."""
-    scheme, _, token = request.headers.get("Authorization", "").strip().partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""
+async def _list_resources(request: web.Request) -> web.Response:
+    """The kinds of a group."""
+    served = _served(request)
+    resources = []
+    for each in served:
+        entry = {"singularName": "", "namespaced": each.namespaced, "kind": each.kind}
+        verbs = ["delete", "get", "list", "patch", "watch"]
+        resources.append({"name": each.plural, **entry, "verbs": verbs})
+        resources.append({"name": f"{each.plural}/status", **entry, "verbs": ["get", "patch"]})
+    version = {"apiVersion": "v1", "groupVersion": served[0].api_version}
+    return _answer({"kind": "APIResourceList", **version, "resources": resources})
 
 
-async def _healthy(_request: web.Request) -> web.Response:
-    return web.Response(body=b"ok", headers={"Content-Type": _TEXT})
+def _answer(document: Mapping[str, Any], code: int = 200) -> web.Response:
+    return web.Response(body=orjson.dumps(document), status=code, headers=_JSON)
 
 
-def json_response(body: Mapping[str, object], code: int = 200) -> web.Response:
-    """A JSON body with an HTTP status."""
-    return web.Response(
-        body=orjson.dumps(body), status=code, headers={"Content-Type": "application/json"}
-    )
+def _refuse(refused: RefusedRequest) -> web.Response:
+    return _answer(refused.status, refused.code)
 
 
-@web.middleware
-async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn what handlers raise into the answers of the real server."""
-    try:
-        return await handler(request)
-    except status.ApiError as refused:
-        return json_response(refused.status, refused.code)
-    except PlainNotFound:
-        headers = {"Content-Type": _TEXT, "X-Content-Type-Options": "nosniff"}
-        return web.Response(body=b"404 page not found\n", status=404, headers=headers)
-    except web.HTTPRequestEntityTooLarge:
-        too_large = status.RequestTooLarge(f"Request entity too large: limit is {MAX_BODY_BYTES}")
-        return json_response(too_large.status, too_large.code)
+def _bookmark(resource: DemoResource, revision: int, annotations: Mapping[str, str]) -> bytes:
+    metadata = {"resourceVersion": str(revision), "annotations": annotations}
+    head = {"kind": resource.kind, "apiVersion": resource.api_version, "metadata": metadata}
+    return render_event("BOOKMARK", orjson.dumps(head))
+
+
+def _served(request: web.Request) -> list[DemoResource]:
+    """The resources of the group and version in the path.
+
+    Raises:
+        RefusedRequest: There are none.
+    """
+    wanted = (request.match_info.get("group", ""), request.match_info["version"])
+    served = [each for each in RESOURCES if (each.group, each.version) == wanted]
+    if not served:
+        raise RefusedRequest(404, "NotFound", "the server could not find the requested resource")
+    return served
+
+
+def _target_of(request: web.Request) -> tuple[DemoResource, Key, str]:
+    """What a path names: a kind, an object or all of them, and its subresource.
+
+    Raises:
+        RefusedRequest: Nothing that is served.
+    """
+    namespace, parts = "", request.match_info["rest"].split("/")
+    if parts[0] == "namespaces" and len(parts) > 2 and parts[2] != "status":  # noqa: PLR2004
+        namespace, parts = parts[1], parts[2:]
+    plural, name, subresource = (*parts, "", "")[:3]
+    for resource in _served(request):
+        if resource.plural == plural and subresource in {"", "status"}:
+            return resource, (namespace, name), subresource
+    raise RefusedRequest(404, "NotFound", "the server could not find the requested resource")
+
+
+def _selected_name(request: web.Request) -> str:
+    """The one name that is selected, empty for all.
+
+    Raises:
+        RefusedRequest: Something else is selected.
+    """
+    selector = request.query.get("fieldSelector", "")
+    if request.query.get("labelSelector") or (selector and not selector.startswith(_NAME)):
+        raise RefusedRequest(400, "BadRequest", "the demo selects only by metadata.name")
+    return selector.removeprefix(_NAME)

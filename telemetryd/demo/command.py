@@ -9,7 +9,7 @@ import sys
 import tempfile
 from base64 import b64decode
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -23,15 +23,20 @@ from telemetryd.config import Config, ConfigSource
 from telemetryd.daemon.app import run_until
 from telemetryd.daemon.notify import Notifier, StatusLog
 from telemetryd.daemon.reload import Reloader
-from telemetryd.demo.apiserver import ApiServer, Endpoint, ServerOptions
-from telemetryd.demo.fleet import Fleet, populate, run_churn
+from telemetryd.demo.apiserver import serve
+from telemetryd.demo.fleet import Fleet, Step, run_churn
+from telemetryd.demo.objects import (
+    CLUSTERS,
+    NODES,
+    SECRETS,
+    SETTINGS,
+    ObjectStore,
+    RefusedRequest,
+)
 
 TOKEN = "demo"  # noqa: S105 - opens nothing but the embedded server
 SEED = 1
 _POLL_S = 0.1
-_CLUSTERS = "clusters.management.cattle.io"
-_NODES = "nodes.management.cattle.io"
-_SETTINGS = "settings.management.cattle.io"
 
 _CONFIG = """
 log_level = "warning"
@@ -52,23 +57,6 @@ interval = "2s"
 """
 
 
-@dataclass(slots=True)
-class Summary:
-    """What was exported so far; the last line that the command prints.
-
-    Attributes:
-        exports: Writes of the Secret.
-        payload_bytes: Size of the last payload.
-        digest: Of the last payload, as the Secret's annotation has it.
-    """
-
-    clusters: int = 0
-    nodes: int = 0
-    exports: int = 0
-    payload_bytes: int = 0
-    digest: str = ""
-
-
 async def run_demo(
     *,
     clusters: int,
@@ -79,12 +67,7 @@ async def run_demo(
 ) -> int:
     """Serve a fleet, run the daemon on it, and print what it exports.
 
-    Args:
-        clusters: Managed clusters, beside the local one.
-        nodes: Nodes of each of them.
-        churn_per_s: Changes a second; 0 for none.
-        duration_s: Seconds to run; 0 until SIGINT or SIGTERM.
-        now: Unix time in seconds.
+    ``duration_s`` and ``churn_per_s`` may be 0: no end before SIGINT or SIGTERM, and no changes.
 
     Returns:
         How many exports there were.
@@ -93,22 +76,26 @@ async def run_demo(
     def moment() -> datetime:
         return datetime.fromtimestamp(now(), UTC)
 
-    server = ApiServer(
-        ServerOptions(token=TOKEN),
-        now=moment,
-        rng=random.Random(SEED),
-    )
+    store = ObjectStore(now=moment, rng=random.Random(SEED))
     fleet = Fleet(clusters, nodes, SEED, now=moment)
-    populate(server, fleet)
+    for obj in fleet.objects():
+        store.put(obj)
     stop = anyio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    summary = Summary()
+    summary: dict[str, Any] = {
+        "clusters": 0,
+        "nodes": 0,
+        "exports": 0,
+        "payload_bytes": 0,
+        "digest": "",
+    }
     with tempfile.TemporaryDirectory(prefix="telemetryd-demo-") as folder:
         kubeconfig = Path(folder, "kubeconfig")
-        async with server.serve() as endpoint, anyio.create_task_group() as root:
-            _point_rancher_at(server, endpoint)
-            await anyio.Path(kubeconfig).write_bytes(_kubeconfig(endpoint))
+        async with serve(store, TOKEN) as url, anyio.create_task_group() as root:
+            # The server answers ``/rancherversion`` as well.
+            store.put({**store.get(SETTINGS, ("", "server-url")), "value": url})
+            await anyio.Path(kubeconfig).write_bytes(_kubeconfig(url))
             source = ConfigSource(str(Path(folder, "config.toml")), {})
             await anyio.Path(folder, "config.toml").write_text(_config(folder, kubeconfig))
             file = source.read()
@@ -124,20 +111,20 @@ async def run_demo(
                     notifier=Notifier(),
                 )
             )
-            _say(f"API server  {endpoint.url} (KUBECONFIG={kubeconfig})")
+            _say(f"API server  {url} (KUBECONFIG={kubeconfig})")
             for path in ("/", "/metrics", "/status.json", "/payload/scc"):
                 _say(f"look at     http://{listening}{path}")
             _say(f"command it  telemetryd ctl status --config {source.path_option}")
             async with anyio.create_task_group() as meanwhile:
                 if churn_per_s:
-                    meanwhile.start_soon(run_churn, server, fleet, churn_per_s)
-                meanwhile.start_soon(_follow, server, summary, moment)
+                    meanwhile.start_soon(run_churn, fleet, churn_per_s, partial(_take, store))
+                meanwhile.start_soon(_follow, store, summary, moment)
                 with anyio.move_on_after(duration_s or None):
                     await stop.wait()
                 meanwhile.cancel_scope.cancel()
             stop.set()
-    _say(json.dumps({name: getattr(summary, name) for name in Summary.__slots__}))
-    return summary.exports
+    _say(json.dumps(summary))
+    return int(summary["exports"])
 
 
 def _config(folder: str, kubeconfig: Path) -> str:
@@ -148,7 +135,7 @@ def _configure_logging(config: Config) -> None:
     logs.configure(config.log_format, config.log_level, sys.stderr, os.environ)
 
 
-def _kubeconfig(endpoint: Endpoint) -> bytes:
+def _kubeconfig(url: str) -> bytes:
     """A kubeconfig for the embedded server: JSON, which is YAML."""
     return orjson.dumps(
         {
@@ -156,40 +143,36 @@ def _kubeconfig(endpoint: Endpoint) -> bytes:
             "kind": "Config",
             "current-context": "demo",
             "contexts": [{"name": "demo", "context": {"cluster": "demo", "user": "demo"}}],
-            "clusters": [{"name": "demo", "cluster": {"server": endpoint.url}}],
+            "clusters": [{"name": "demo", "cluster": {"server": url}}],
             "users": [{"name": "demo", "user": {"token": TOKEN}}],
         }
     )
 
 
-def _point_rancher_at(server: ApiServer, endpoint: Endpoint) -> None:
-    """Let ``server-url`` be the embedded server, which answers ``/rancherversion`` as well."""
-    setting = server.get_object(_SETTINGS, "server-url")
-    server.put_object({**setting, "value": endpoint.url})
+def _take(store: ObjectStore, step: Step) -> None:
+    """Carry out one write of churn."""
+    store.remove(step.obj) if step.gone else store.put(step.obj)
 
 
-async def _follow(server: ApiServer, summary: Summary, moment: Callable[[], datetime]) -> None:
-    """Print each write of the Secret."""
+async def _follow(
+    store: ObjectStore, summary: dict[str, Any], moment: Callable[[], datetime]
+) -> None:
+    """Print each write of the Secret, and sum up."""
     seen = ""
     while True:
-        summary.clusters = server.count_objects(_CLUSTERS)
-        summary.nodes = server.count_objects(_NODES)
-        secret = _secret(server)
-        if secret is not None and secret["metadata"]["resourceVersion"] != seen:
-            seen = secret["metadata"]["resourceVersion"]
-            payload = b64decode(secret["data"]["payload"])
-            summary.exports += 1
-            summary.payload_bytes = len(payload)
-            summary.digest = secret["metadata"]["annotations"]["telemetryd/digest"]
-            _say(f"{moment():%H:%M:%S}    exported {_describe(orjson.loads(payload))}")
+        summary["clusters"] = len(store.tables[CLUSTERS].bodies)
+        summary["nodes"] = len(store.tables[NODES].bodies)
+        with suppress(RefusedRequest):
+            secret = store.get(SECRETS, ("cattle-telemetry-system", "rancher-scc-telemetry"))
+            metadata = secret["metadata"]
+            if metadata["resourceVersion"] != seen:
+                seen = metadata["resourceVersion"]
+                payload = b64decode(secret["data"]["payload"])
+                summary["exports"] += 1
+                summary["payload_bytes"] = len(payload)
+                summary["digest"] = metadata["annotations"]["telemetryd/digest"]
+                _say(f"{moment():%H:%M:%S}    exported {_describe(orjson.loads(payload))}")
         await anyio.sleep(_POLL_S)
-
-
-def _secret(server: ApiServer) -> dict[str, Any] | None:
-    try:
-        return server.get_object("secrets", "rancher-scc-telemetry", "cattle-telemetry-system")
-    except KeyError:
-        return None
 
 
 def _describe(payload: dict[str, Any]) -> str:

@@ -1,19 +1,17 @@
 """A Rancher-like fleet: what exists, and how it changes from one moment to the next.
 
 Everything is drawn from one seed, so that the same arguments give the same fleet and the same
-churn. Holds facts, not objects: those are rendered when asked for. Serving them is ``apiserver``'s.
+churn. Holds facts, not objects: those are rendered when asked for.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from random import Random
-from typing import TypeAlias
 from uuid import UUID
 
 import anyio
 
-from telemetryd.demo.apiserver import ApiServer
 from telemetryd.demo.catalogue import (
     FEATURES,
     KUBERNETES_VERSIONS,
@@ -21,6 +19,7 @@ from telemetryd.demo.catalogue import (
     SHAPES,
     FeatureRow,
 )
+from telemetryd.demo.objects import JsonObject
 from telemetryd.demo.rendering import (
     LOCAL,
     ClusterFacts,
@@ -33,7 +32,6 @@ from telemetryd.demo.rendering import (
     render_secret_request,
     render_setting,
 )
-from telemetryd.demo.resources import CLUSTERS, NAMESPACES, RANCHER_NODES, JsonObject
 
 LOCAL_NODES = 3
 _BEGINNING = datetime(2026, 1, 12, 9, 0, tzinfo=UTC)
@@ -43,22 +41,11 @@ _STEADY, _TURNOVER = 24, 4
 
 
 @dataclass(frozen=True, slots=True)
-class Put:
-    """An object that appears or changes."""
+class Step:
+    """An object that appears or changes; or one that is ``gone``, of which only the name counts."""
 
     obj: JsonObject
-
-
-@dataclass(frozen=True, slots=True)
-class Remove:
-    """An object that goes."""
-
-    resource_id: str
-    name: str
-    namespace: str = ""
-
-
-Step: TypeAlias = Put | Remove
+    gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +71,7 @@ class Fleet:
     ) -> None:
         """Draw a fleet.
 
-        Args:
-            clusters: Managed clusters, beside the local one.
-            nodes: Nodes of each of them.
-            seed: Of everything that is drawn.
-            now: Clock for heartbeats.
+        ``clusters`` are managed ones, beside the local one, each of so many ``nodes``.
 
         Raises:
             ValueError: Less than none are asked for.
@@ -181,36 +164,38 @@ class Fleet:
 
     def _add_node(self, cluster: str) -> list[Step]:
         node = self._new_node(self._clusters[cluster], len(self._nodes[cluster]))
-        return [Put(render_node(node)), self._put_cluster(cluster)]
+        return [Step(render_node(node)), self._put_cluster(cluster)]
 
     def _remove_node(self, cluster: str) -> list[Step]:
-        name = self._any_node(cluster).name
-        del self._nodes[cluster][name]
-        return [Remove(RANCHER_NODES.id, name, cluster), self._put_cluster(cluster)]
+        node = self._any_node(cluster)
+        del self._nodes[cluster][node.name]
+        return [Step(render_node(node), gone=True), self._put_cluster(cluster)]
 
     def _add_cluster(self) -> list[Step]:
         cluster = self._new_cluster(self._name("c-m-"), self._nodes_each)
         namespace = render_namespace(cluster.name, self._namespace_uids[cluster.name], self._now())
-        nodes = [Put(render_node(node)) for node in self._nodes[cluster.name].values()]
-        return [Put(namespace), self._put_cluster(cluster.name), *nodes]
+        nodes = [Step(render_node(node)) for node in self._nodes[cluster.name].values()]
+        return [Step(namespace), self._put_cluster(cluster.name), *nodes]
 
     def _remove_cluster(self, name: str) -> list[Step]:
-        del self._clusters[name], self._namespace_uids[name]
-        nodes = [Remove(RANCHER_NODES.id, node, name) for node in self._nodes.pop(name)]
-        return [*nodes, Remove(CLUSTERS.id, name), Remove(NAMESPACES.id, name)]
+        nodes = self._nodes[name].values()
+        gone = [*map(render_node, nodes), self._render_cluster(self._clusters.pop(name))]
+        gone.append(render_namespace(name, self._namespace_uids.pop(name), self._now()))
+        del self._nodes[name]
+        return [Step(obj, gone=True) for obj in gone]
 
     def _toggle_feature(self) -> list[Step]:
         flag = self._rng.choice([flag for flag in self._flags.values() if flag.row.dynamic])
         value = not (flag.row.default if flag.value is None else flag.value)
         self._flags[flag.row.name] = replace(flag, value=value)
-        return [Put(render_feature(flag.row, flag.uid, _BEGINNING, value=value))]
+        return [Step(render_feature(flag.row, flag.uid, _BEGINNING, value=value))]
 
-    def _put_node(self, node: NodeFacts) -> Put:
+    def _put_node(self, node: NodeFacts) -> Step:
         self._nodes[node.cluster][node.name] = node
-        return Put(render_node(node))
+        return Step(render_node(node))
 
-    def _put_cluster(self, name: str) -> Put:
-        return Put(self._render_cluster(self._clusters[name]))
+    def _put_cluster(self, name: str) -> Step:
+        return Step(self._render_cluster(self._clusters[name]))
 
     def _render_cluster(self, cluster: ClusterFacts) -> JsonObject:
         return render_cluster(cluster, list(self._nodes[cluster.name].values()))
@@ -268,34 +253,14 @@ def _weights(number: int, wanted: int) -> tuple[int, int]:
     return (3, 1) if number < wanted else (1, 3) if number > wanted else (1, 1)
 
 
-def populate(server: ApiServer, fleet: Fleet) -> None:
-    """Put the whole fleet into a server."""
-    for obj in fleet.objects():
-        server.put_object(obj)
-
-
-def take_step(server: ApiServer, step: Step) -> None:
-    """Carry out one write of churn."""
-    match step:
-        case Put(obj):
-            server.put_object(obj)
-        case Remove(resource_id, name, namespace):
-            server.delete_object(resource_id, name, namespace)
-
-
-async def run_churn(server: ApiServer, fleet: Fleet, per_second: float) -> None:
+async def run_churn(fleet: Fleet, per_second: float, take: Callable[[Step], object]) -> None:
     """Change the fleet at a steady rate until cancelled.
 
     Each write has its own due time counted from the start, so that a late one delays no other.
     The fleet knows of a happening as soon as its first write is due; the server has the truth.
 
-    Args:
-        server: Holds the fleet already.
-        fleet: What changes.
-        per_second: Writes a second, above 0.
-
     Raises:
-        ValueError: It isn't.
+        ValueError: The rate isn't above 0.
     """
     if per_second <= 0:
         raise ValueError("per_second must be above 0")
@@ -304,4 +269,4 @@ async def run_churn(server: ApiServer, fleet: Fleet, per_second: float) -> None:
         for step in fleet.churn():
             taken += 1
             await anyio.sleep_until(started + taken / per_second)
-            take_step(server, step)
+            take(step)

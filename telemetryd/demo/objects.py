@@ -1,240 +1,307 @@
-"""The object store: one revision counter as etcd has it, current objects, and recent history.
+"""The objects of the demo's API server: their kinds, writes to them, and what changed lately.
 
-Objects are kept as encoded JSON and never change; history makes older snapshots and watches
-possible until it is compacted. The rules of the API (preconditions, finalizers, ownership) are
-``writes``'s, paging ``listing``'s.
+One revision counts all writes, as in etcd. Objects are kept as JSON. Of Kubernetes' rules only
+those are here that telemetryd relies on: preconditions, and what an apply owns.
 """
 
-from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
+from itertools import takewhile
+from random import Random
+from typing import Any, Final, TypeAlias
+from uuid import UUID
 
 import anyio
 import orjson
 
-from telemetryd.demo.resources import JsonObject, ServedResource
+JsonObject: TypeAlias = dict[str, Any]
+Key: TypeAlias = tuple[str, str]
+"""Namespace, empty for cluster scope, and name."""
 
-_AFTER_ANY_KEY = "\U0010ffff"
+MOST_CHANGES: Final = 1000
+"""Kept for each kind: a watch that is further behind has to list again."""
+
+_RANCHER: Final = "management.cattle.io"
+_NOT_OWNED: Final = frozenset(
+    {"creationTimestamp", "managedFields", "name", "namespace", "resourceVersion", "uid"}
+)
+"""Metadata of the server, or that names the object."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredObject:
-    """One object at one revision.
+class RefusedRequest(Exception):
+    """A request gets an error.
 
     Attributes:
-        key: ``namespace/name`` or ``name``; sorted as text, as etcd sorts keys.
-        revision: Its resourceVersion.
-        body: Encoded JSON, type first (``ServedResource.encode``).
+        code: HTTP status.
+        status: The body, a meta/v1 Status.
     """
 
-    key: str
-    revision: int
-    uid: str
-    body: bytes
-
-    def decode(self) -> JsonObject:
-        """A fresh copy that the caller may change."""
-        obj: JsonObject = orjson.loads(self.body)
-        return obj
-
-    @property
-    def namespace(self) -> str:
-        """Empty for cluster-scoped objects."""
-        return self.key.rpartition("/")[0]
-
-    @property
-    def name(self) -> str:
-        """``metadata.name``."""
-        return self.key.rpartition("/")[2]
+    def __init__(self, code: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.status: JsonObject = {
+            "kind": "Status",
+            "apiVersion": "v1",
+            "metadata": {},
+            "status": "Failure",
+            "message": message,
+            "reason": reason,
+            "code": code,
+        }
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """One step of history: ``old`` is None for an add, ``new`` for a delete."""
+class DemoResource:
+    """A kind of object that is served; ``group`` is empty for the core group."""
 
-    key: str
-    revision: int
-    old: StoredObject | None
-    new: StoredObject | None
+    group: str
+    version: str
+    plural: str
+    kind: str
+    namespaced: bool = False
+
+    @property
+    def api_version(self) -> str:
+        """What objects have as ``apiVersion``."""
+        return f"{self.group}/{self.version}" if self.group else self.version
 
 
-@dataclass(frozen=True, slots=True)
-class TableSnapshot:
-    """The keys of one range at one revision, in order, and a way to the objects."""
-
-    keys: list[str]
-    current: Mapping[str, StoredObject]
-    overlay: Mapping[str, StoredObject | None]
-
-    def __getitem__(self, key: str) -> StoredObject:
-        if key in self.overlay:
-            older = self.overlay[key]
-            if older is None:
-                raise KeyError(key)
-            return older
-        return self.current[key]
+NAMESPACES: Final = DemoResource("", "v1", "namespaces", "Namespace")
+SECRETS: Final = DemoResource("", "v1", "secrets", "Secret", namespaced=True)
+CLUSTERS: Final = DemoResource(_RANCHER, "v3", "clusters", "Cluster")
+NODES: Final = DemoResource(_RANCHER, "v3", "nodes", "Node", namespaced=True)
+SETTINGS: Final = DemoResource(_RANCHER, "v3", "settings", "Setting")
+RESOURCES: Final = (
+    NAMESPACES,
+    DemoResource("", "v1", "nodes", "Node"),
+    SECRETS,
+    CLUSTERS,
+    NODES,
+    SETTINGS,
+    DemoResource(_RANCHER, "v3", "features", "Feature"),
+    DemoResource(_RANCHER, "v3", "projects", "Project", namespaced=True),
+    DemoResource("telemetry.cattle.io", "v1", "secretrequests", "SecretRequest"),
+)
+_BY_KIND: Final = {(each.api_version, each.kind): each for each in RESOURCES}
 
 
 class ObjectTable:
-    """The objects of one resource and their recent history.
+    """The objects of one kind.
 
     Attributes:
-        objects: What exists now, by key.
-        dropped_revision: Revision of the newest change that history no longer holds; a watch that
-            has not seen it can't go on.
+        bodies: JSON of each object.
+        changes: The latest events: revision, key and line of a watch.
+        dropped: Revision of the last change that isn't among them any more.
     """
 
-    def __init__(self, resource: ServedResource, *, history_events: int) -> None:
-        self.resource = resource
-        self.objects: dict[str, StoredObject] = {}
-        self.dropped_revision = 0
-        self._keys: list[str] = []
-        self._history: deque[Change] = deque()
-        self._history_events = history_events
+    def __init__(self) -> None:
+        self.bodies: dict[Key, bytes] = {}
+        self.changes: deque[tuple[int, Key, bytes]] = deque()
+        self.dropped = 0
         self._changed: anyio.Event | None = None
 
-    def since(self, revision: int) -> list[Change] | None:
-        """Changes after a revision in order; None when some of them are gone from history."""
-        if revision < self.dropped_revision:
-            return None
-        newer: list[Change] = []
-        for change in reversed(self._history):
-            if change.revision <= revision:
-                break
-            newer.append(change)
-        newer.reverse()
-        return newer
-
-    async def wait_changed(self, revision: int) -> None:
-        """Return once there is a change after this revision; at once if there is one already."""
-        while not (self._history and self._history[-1].revision > revision):
-            if self.dropped_revision > revision:
-                return
-            if self._changed is None:
-                self._changed = anyio.Event()
-            await self._changed.wait()
-
-    def snapshot(self, revision: int, *, prefix: str = "", start: str = "") -> TableSnapshot:
-        """Keys from ``start`` on that begin with ``prefix``, as they were at ``revision``.
-
-        The caller has made sure that history reaches back that far.
-        """
-        overlay: dict[str, StoredObject | None] = {}
-        for change in reversed(self._history):
-            if change.revision <= revision:
-                break
-            overlay[change.key] = change.old
-        first, end = max(prefix, start), prefix + _AFTER_ANY_KEY
-        keys = self._keys[bisect_left(self._keys, first) : bisect_left(self._keys, end)]
-        if overlay:
-            then = {key for key in overlay if first <= key < end}
-            keys = sorted(
-                {key for key in keys if key not in then}
-                | {key for key in then if overlay[key] is not None}
-            )
-        return TableSnapshot(keys, self.objects, overlay)
-
-    def record(self, change: Change) -> None:
-        """Make a change the newest one. Only the store calls this."""
-        if change.new is None:
-            del self.objects[change.key]
-            del self._keys[bisect_left(self._keys, change.key)]
-        else:
-            if change.old is None:
-                insort(self._keys, change.key)
-            self.objects[change.key] = change.new
-        self._history.append(change)
-        while len(self._history) > self._history_events:
-            self.dropped_revision = self._history.popleft().revision
+    def record(self, event: str, revision: int, key: Key, obj: JsonObject) -> None:
+        """Note what an object is now, or was when it was deleted."""
+        self.bodies[key] = orjson.dumps(obj)
+        self.changes.append((revision, key, render_event(event, self.bodies[key])))
+        if event == "DELETED":
+            del self.bodies[key]
+        if len(self.changes) > MOST_CHANGES:
+            self.dropped, *_ = self.changes.popleft()
         if self._changed is not None:
             self._changed.set()
             self._changed = None
 
-    def forget_history(self) -> None:
-        """Drop all history; watches that have seen everything go on."""
-        if self._history:
-            self.dropped_revision = self._history[-1].revision
-            self._history.clear()
+    def since(self, revision: int) -> list[tuple[int, Key, bytes]]:
+        """The changes after a revision, in order."""
+        newer = takewhile(lambda change: change[0] > revision, reversed(self.changes))
+        return list(newer)[::-1]
+
+    async def wait_changed(self) -> None:
+        """Return after the next change."""
+        self._changed = self._changed or anyio.Event()
+        await self._changed.wait()
 
 
 class ObjectStore:
-    """All tables under one revision counter.
+    """All objects.
 
     Attributes:
-        revision: Of the last write; the first write gets 2, as with etcd.
-        compacted_revision: Below this, nothing can be read or watched from.
+        revision: Of the last write.
+        tables: By kind.
     """
 
-    def __init__(self, resources: Iterable[ServedResource], *, history_events: int) -> None:
+    def __init__(self, *, now: Callable[[], datetime], rng: Random) -> None:
+        """An empty one; ``rng`` is the source of UIDs."""
         self.revision = 1
-        self.compacted_revision = 0
-        self._history_events = history_events
-        self._tables: dict[str, ObjectTable] = {}
-        for resource in resources:
-            self.add_table(resource)
+        self.tables = {resource: ObjectTable() for resource in RESOURCES}
+        self._now = now
+        self._rng = rng
 
-    def add_table(self, resource: ServedResource) -> None:
-        """Start to serve a resource, with no objects."""
-        self._tables[resource.id] = ObjectTable(resource, history_events=self._history_events)
-        # What came before belongs to another table: a watch from then can't be answered.
-        self._tables[resource.id].dropped_revision = self.revision if self.revision > 1 else 0
-
-    def remove_table(self, resource: ServedResource) -> None:
-        """Delete every object of a resource and serve it no more."""
-        for key in list(self._tables[resource.id].objects):
-            self.remove(resource, key)
-        del self._tables[resource.id]
-
-    def serves(self, resource: ServedResource) -> bool:
-        """Whether the resource has a table."""
-        return resource.id in self._tables
-
-    def table(self, resource: ServedResource) -> ObjectTable:
-        """The table of a resource.
+    def get(self, resource: DemoResource, key: Key) -> JsonObject:
+        """A copy of an object.
 
         Raises:
-            LookupError: It isn't served.
+            RefusedRequest: There is none.
         """
-        return self._tables[resource.id]
+        body = self.tables[resource].bodies.get(key)
+        if body is None:
+            raise RefusedRequest(404, "NotFound", f'{resource.plural} "{key[1]}" not found')
+        found: JsonObject = orjson.loads(body)
+        return found
 
-    def oldest_revision(self, resource: ServedResource) -> int:
-        """The first revision from which this resource can still be watched or listed."""
-        return max(self.compacted_revision, self._tables[resource.id].dropped_revision)
-
-    def put(self, resource: ServedResource, key: str, obj: JsonObject) -> StoredObject:
-        """Store an object under the next revision; another UID replaces it by delete and add."""
-        table = self._tables[resource.id]
-        uid = obj["metadata"]["uid"]
-        old = table.objects.get(key)
-        if old is not None and old.uid != uid:
-            self.remove(resource, key)
-            old = None
+    def put(self, obj: JsonObject) -> bytes:
+        """Create or replace an object, whatever is there; returns its JSON."""
+        resource, key = _place_of(obj)
+        table = self.tables[resource]
         self.revision += 1
-        metadata = {**obj["metadata"], "resourceVersion": str(self.revision)}
-        new = StoredObject(
-            key=key,
-            revision=self.revision,
-            uid=uid,
-            body=resource.encode({**obj, "metadata": metadata}),
-        )
-        table.record(Change(key, self.revision, old, new))
-        return new
+        stored = {
+            "uid": str(UUID(int=self._rng.getrandbits(128), version=4)),
+            "creationTimestamp": timestamp(self._now()),
+            **obj["metadata"],
+            "resourceVersion": str(self.revision),
+        }
+        event = "MODIFIED" if key in table.bodies else "ADDED"
+        table.record(event, self.revision, key, {**obj, "metadata": stored})
+        return table.bodies[key]
 
-    def remove(self, resource: ServedResource, key: str) -> StoredObject:
-        """Delete an object; its last state is what it was.
+    def remove(self, obj: JsonObject) -> None:
+        """Delete the object of that name, whatever its state is."""
+        resource, key = _place_of(obj)
+        self.delete(resource, key, {})
+
+    def delete(self, resource: DemoResource, key: Key, preconditions: JsonObject) -> JsonObject:
+        """Delete an object, whatever its finalizers are; returns what it was.
 
         Raises:
-            KeyError: There is none.
+            RefusedRequest: There is none, or it is in another state.
         """
-        table = self._tables[resource.id]
-        old = table.objects[key]
+        obj = self.get(resource, key)
+        _check(obj, preconditions)
         self.revision += 1
-        table.record(Change(key, self.revision, old, None))
-        return old
+        obj["metadata"]["resourceVersion"] = str(self.revision)
+        self.tables[resource].record("DELETED", self.revision, key, obj)
+        return obj
 
-    def compact(self) -> None:
-        """Forget all history up to now, as ``etcdctl compact`` does."""
-        self.compacted_revision = self.revision
-        for table in self._tables.values():
-            table.forget_history()
+    def patch(
+        self, resource: DemoResource, key: Key, patch: JsonObject, *, subresource: str
+    ) -> bytes:
+        """Merge a document into an object (RFC 7396); returns its JSON.
+
+        Raises:
+            RefusedRequest: There is none, or it is in another state.
+        """
+        obj = self.get(resource, key)
+        _check(obj, patch.get("metadata") or {})
+        if subresource:
+            patch = {name: part for name, part in patch.items() if name == subresource}
+        return self.put(_merge(obj, patch))
+
+    def apply(self, resource: DemoResource, key: Key, config: JsonObject, manager: str) -> bytes:
+        """Merge a document into an object, and take away what its manager applied before.
+
+        Returns:
+            The JSON of the object.
+
+        Raises:
+            RefusedRequest: The object is in another state, or its namespace is missing.
+        """
+        live: JsonObject = {"metadata": {}}
+        if key in self.tables[resource].bodies:
+            live = self.get(resource, key)
+        elif resource.namespaced:
+            self.get(NAMESPACES, ("", key[0]))
+        _check(live, config.get("metadata") or {})
+        owners = live["metadata"].get("managedFields", [])
+        former = [
+            each for each in owners if (each["manager"], each["operation"]) == (manager, "Apply")
+        ]
+        fields = fields_of(config)
+        applied = _merge(_without(live, former[0]["fieldsV1"] if former else {}, fields), config)
+        if former and applied == live and former[0]["fieldsV1"] == fields:
+            return self.tables[resource].bodies[key]
+        entry = render_owner(resource.api_version, manager, "Apply", fields, self._now())
+        others = [each for each in owners if each not in former]
+        applied["metadata"]["managedFields"] = [*others, *([entry] if fields else [])]
+        return self.put(applied)
+
+
+def _place_of(obj: JsonObject) -> tuple[DemoResource, Key]:
+    metadata = obj["metadata"]
+    resource = _BY_KIND[obj["apiVersion"], obj["kind"]]
+    return resource, (metadata.get("namespace", ""), metadata["name"])
+
+
+def render_event(event: str, body: bytes) -> bytes:
+    """A line of a watch."""
+    return b'{"type":"%b","object":%b}\n' % (event.encode(), body)
+
+
+def timestamp(moment: datetime) -> str:
+    """RFC 3339 in UTC, whole seconds."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def render_owner(
+    api_version: str, manager: str, operation: str, fields: JsonObject, moment: datetime
+) -> JsonObject:
+    """An entry of ``managedFields``."""
+    return {
+        "apiVersion": api_version,
+        "fieldsType": "FieldsV1",
+        "fieldsV1": fields,
+        "manager": manager,
+        "operation": operation,
+        "time": timestamp(moment),
+    }
+
+
+def fields_of(obj: JsonObject) -> JsonObject:
+    """The fields that a writer of this object owns, as FieldsV1."""
+    metadata = {key: value for key, value in obj["metadata"].items() if key not in _NOT_OWNED}
+    owned = {key: value for key, value in obj.items() if key not in {"apiVersion", "kind"}}
+    del owned["metadata"]
+    return _fields({**({"metadata": metadata} if metadata else {}), **owned})
+
+
+def _fields(value: Any) -> JsonObject:
+    members = value.items() if isinstance(value, dict) else ()
+    return {f"f:{name}": _fields(member) for name, member in members}
+
+
+def _without(obj: JsonObject, former: JsonObject, fields: JsonObject) -> JsonObject:
+    """An object without what was owned before and isn't now."""
+    kept: JsonObject = {}
+    for name, value in obj.items():
+        was, now = former.get(f"f:{name}"), fields.get(f"f:{name}")
+        if was and isinstance(value, dict):
+            kept[name] = _without(value, was, now or {})
+        elif was is None or now is not None:
+            kept[name] = value
+    return kept
+
+
+def _merge(value: Any, patch: Any) -> Any:
+    """RFC 7396: null removes, objects merge, everything else replaces."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(value) if isinstance(value, dict) else {}
+    for name, change in patch.items():
+        if change is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = _merge(merged.get(name), change)
+    return merged
+
+
+def _check(obj: JsonObject, wanted: JsonObject) -> None:
+    """Hold an object to the UID and the resourceVersion that a write requires.
+
+    Raises:
+        RefusedRequest: It has others.
+    """
+    for name in ("uid", "resourceVersion"):
+        if wanted.get(name) and wanted[name] != obj["metadata"].get(name):
+            raise RefusedRequest(409, "Conflict", f"the object has been modified: another {name}")

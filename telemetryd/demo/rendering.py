@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 
-from telemetryd.demo.apply import leaves, to_fields_v1
 from telemetryd.demo.catalogue import IMAGES, PRIVATE_MARK, FeatureRow, Shape
-from telemetryd.demo.resources import JsonObject, resource_of
-from telemetryd.quantity import NANO, parse_cpu, parse_memory
+from telemetryd.demo.objects import JsonObject, fields_of, render_owner, timestamp
+from telemetryd.quantity import NANO, parse_capacity
 
 LOCAL = "local"
 SYSTEM_PROJECT_LABEL = "authz.management.cattle.io/system-project"
@@ -50,11 +49,6 @@ class NodeFacts:
     created: datetime
     heartbeat: datetime
     cordoned: bool = False
-
-
-def timestamp(moment: datetime) -> str:
-    """RFC 3339 in UTC, whole seconds."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def render_cluster(facts: ClusterFacts, nodes: list[NodeFacts]) -> JsonObject:
@@ -104,8 +98,8 @@ def _cluster_capacity(nodes: list[NodeFacts]) -> JsonObject:
     """The sum over its nodes, without those that are cordoned."""
     shapes = [node.shape for node in nodes if not node.cordoned]
     return {
-        "cpu": f"{sum(parse_cpu(shape.cpu) for shape in shapes) // 10**6}m",
-        "memory": str(sum(parse_memory(shape.memory) for shape in shapes) // NANO),
+        "cpu": f"{sum(parse_capacity(shape.cpu) for shape in shapes) // 10**6}m",
+        "memory": str(sum(parse_capacity(shape.memory) for shape in shapes) // NANO),
         "pods": str(110 * len(shapes)),
     }
 
@@ -154,7 +148,9 @@ def render_node(facts: NodeFacts) -> JsonObject:
         "management.cattle.io/pod-limits": '{"cpu":"2100m","memory":"2488Mi"}',
         "management.cattle.io/pod-requests": '{"cpu":"1350m","memory":"1738Mi","pods":"21"}',
     }
-    metadata["managedFields"] = _managed_fields(node, facts)
+    owned = fields_of({key: node[key] for key in ("metadata", "spec")})
+    owner = render_owner(node["apiVersion"], "rancher", "Update", owned, facts.created)
+    metadata["managedFields"] = [owner]
     return node
 
 
@@ -347,19 +343,3 @@ def _images(number: int) -> list[JsonObject]:
 
 def _digest(text: str) -> str:
     return sha256(text.encode()).hexdigest()
-
-
-def _managed_fields(node: JsonObject, facts: NodeFacts) -> list[JsonObject]:
-    """One entry as Rancher's own writes leave it."""
-    resource = resource_of(node)
-    owned = leaves({key: node[key] for key in ("metadata", "spec")})
-    return [
-        {
-            "apiVersion": resource.api_version,
-            "fieldsType": "FieldsV1",
-            "fieldsV1": to_fields_v1(owned),
-            "manager": "rancher",
-            "operation": "Update",
-            "time": timestamp(facts.created),
-        }
-    ]

@@ -160,9 +160,7 @@ def needs_of(plan: Plan, *, rancher_served: bool, requests_served: bool) -> Need
 def needed_access(needs: Needs, requested: Sequence[SecretTarget] = ()) -> tuple[Access, ...]:
     """Every right that is needed, none twice.
 
-    Args:
-        needs: What is needed.
-        requested: The Secrets of existing SecretRequests.
+    ``requested`` has the Secrets of existing SecretRequests.
     """
     return tuple(dict.fromkeys(_needed(needs, requested)))
 

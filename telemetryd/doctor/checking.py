@@ -1,33 +1,71 @@
-"""Runs checks: many at a time but not all, each under a deadline, none at another's cost."""
+"""Checks: what one finds, and how they run: a few at a time, each under a deadline.
 
-import asyncio
-import concurrent.futures
-import threading
+A check that fails or hangs affects no other.
+"""
+
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TypeVar
+from enum import StrEnum
 
 import anyio
 import msgspec
 
-from telemetryd.doctor.findings import CheckResult, fail
+from telemetryd.doctor.access import Access
 from telemetryd.errors import KubeError
-
-T = TypeVar("T")
+from telemetryd.sharedread import SharedRead
 
 AT_A_TIME = 8
 """Checks that run at the same time: an API server shares itself fairly, and so do we."""
 
 
+class Grade(StrEnum):
+    """How a check ended. Only a FAIL keeps telemetryd from doing its whole job."""
+
+    PASS = "PASS"  # noqa: S105 - a grade
+    WARN = "WARN"
+    FAIL = "FAIL"
+
+
 @dataclass(frozen=True, slots=True)
-class PlannedCheck:
-    """One thing to look at.
+class CheckResult:
+    """One line.
 
     Attributes:
-        what: Its name, for the case that it doesn't come back.
-        run: Looks at it.
+        what: What was looked at.
+        detail: What was seen.
+        fix: What would help, empty where nothing needs help; every FAIL has one.
+        missing: The right that is missing, where that is what was found.
     """
+
+    grade: Grade
+    what: str
+    detail: str
+    fix: str = ""
+    missing: Access | None = None
+
+    def __str__(self) -> str:
+        said = "; ".join(part for part in (self.detail, self.fix) if part)
+        return f"{self.grade}  {' '.join(self.what.split())}  {' '.join(said.split())}"
+
+
+def passed(what: str, detail: str) -> CheckResult:
+    """All is well."""
+    return CheckResult(Grade.PASS, what, detail)
+
+
+def warn(what: str, detail: str, fix: str = "", missing: Access | None = None) -> CheckResult:
+    """Something to know of; the daemon does its job."""
+    return CheckResult(Grade.WARN, what, detail, fix, missing)
+
+
+def fail(what: str, detail: str, fix: str, missing: Access | None = None) -> CheckResult:
+    """The daemon can't do its whole job like this."""
+    return CheckResult(Grade.FAIL, what, detail, fix, missing)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedCheck:
+    """One thing to look at; ``what`` names it if it doesn't come back."""
 
     what: str
     run: Callable[[], Awaitable[list[CheckResult]]]
@@ -35,16 +73,15 @@ class PlannedCheck:
 
 def local_check(what: str, look: Callable[[], list[CheckResult]]) -> PlannedCheck:
     """A check that blocks, in a thread: a disk may hang."""
-    return PlannedCheck(what, partial(_in_thread, look))
+
+    async def run() -> list[CheckResult]:
+        return await SharedRead[list[CheckResult]]("doctor").take(look)
+
+    return PlannedCheck(what, run)
 
 
 async def run_checks(checks: Sequence[PlannedCheck], *, deadline_s: float) -> list[CheckResult]:
-    """What all of them found, in the order of the checks.
-
-    Args:
-        checks: In the order in which they are shown.
-        deadline_s: Of each, in seconds, from when it begins.
-    """
+    """What all of them found, in the order of the checks; ``deadline_s`` is for each."""
     limiter = anyio.Semaphore(AT_A_TIME)
     found: list[list[CheckResult]] = [[] for _ in checks]
 
@@ -59,12 +96,7 @@ async def run_checks(checks: Sequence[PlannedCheck], *, deadline_s: float) -> li
 
 
 async def run_check(check: PlannedCheck, *, deadline_s: float) -> list[CheckResult]:
-    """What one of them found, or why that isn't known; it raises nothing.
-
-    Args:
-        check: Run in this task.
-        deadline_s: In seconds from now.
-    """
+    """What one of them found, or why that isn't known; it raises nothing."""
     try:
         with anyio.fail_after(deadline_s):
             return await check.run()
@@ -79,22 +111,3 @@ async def run_check(check: PlannedCheck, *, deadline_s: float) -> list[CheckResu
     except Exception as error:  # noqa: BLE001 - a check that is broken costs itself alone
         fix = "this is an error of telemetryd's own: please report it"
         return [fail(check.what, f"internal: {type(error).__name__}", fix)]
-
-
-async def _in_thread(look: Callable[[], T]) -> T:
-    """Call it in a thread of its own, which may be left behind and never keeps the process alive.
-
-    Raises:
-        CancelledError: The deadline has passed.
-    """
-    done: concurrent.futures.Future[T] = concurrent.futures.Future()
-    done.set_running_or_notify_cancel()  # from now on cancelling the waiter leaves it alone
-
-    def run() -> None:
-        try:
-            done.set_result(look())
-        except BaseException as error:  # noqa: BLE001 - it is raised where the result is awaited
-            done.set_exception(error)
-
-    threading.Thread(target=run, name="doctor", daemon=True).start()
-    return await asyncio.wrap_future(done)

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from telemetryd.doctor.access import MANAGEMENT, RANCHER_RESOURCES, TELEMETRY, Needs
-from telemetryd.doctor.findings import CheckResult, fail, passed, warn
+from telemetryd.doctor.checking import CheckResult, fail, passed, warn
 from telemetryd.errors import (
     BadResponse,
     Forbidden,

@@ -1,4 +1,4 @@
-"""Who takes the SCC payload: whether SUSE expects it here, and what scc-operator says.
+"""Who takes the SCC payload, and who else writes it: SUSE, scc-operator, Rancher itself.
 
 None of it keeps telemetryd from its job, so nothing here is a FAIL.
 """
@@ -9,7 +9,7 @@ import msgspec
 
 from telemetryd.config.values import DnsSubdomain, InvalidValue
 from telemetryd.doctor.access import MANAGEMENT
-from telemetryd.doctor.findings import CheckResult, passed, warn
+from telemetryd.doctor.checking import CheckResult, passed, warn
 from telemetryd.errors import Forbidden, KubeError, NotFound
 from telemetryd.gather.consumer import (
     BUILD_SETTING,
@@ -30,9 +30,17 @@ from telemetryd.kube.requests import Requests
 REQUEST_S: Final = 4.0
 """Deadline of one request: two of them are made within a check."""
 
+RANCHERS: Final = "Rancher's own telemetry"
+FEATURE: Final = "rancher-scc-registration-extension"
+"""Of Rancher Prime: its leader serves SecretRequests, and deploys scc-operator."""
+
+GUIDE: Final = "see docs/taking-over.md"
+
+_PRIME: Final = "prime"
 _BUILD: Final = "Rancher build"
 _HIDDEN: Final = "may not be read, so not checked"
 _SETTINGS_PATH: Final = f"/apis/{MANAGEMENT}/v3/settings"
+_FEATURES_PATH: Final = f"/apis/{MANAGEMENT}/v3/features"
 
 
 class _SettingMeta(msgspec.Struct, gc=False):
@@ -49,7 +57,32 @@ class _BuildSettings(msgspec.Struct, gc=False):
     items: list[_BuildSetting] | None = None
 
 
+class _FeatureSpec(msgspec.Struct, gc=False):
+    value: bool | None = None
+
+
+class _FeatureStatus(msgspec.Struct, gc=False):
+    default: bool | None = None
+    lockedValue: bool | None = None  # noqa: N815 - the field's name in JSON
+
+
+class _Feature(msgspec.Struct, gc=False):
+    spec: _FeatureSpec = msgspec.field(default_factory=_FeatureSpec)
+    status: _FeatureStatus = msgspec.field(default_factory=_FeatureStatus)
+
+    @property
+    def on(self) -> bool:
+        """As Rancher reads it: locked, set by a person, or the default."""
+        values = (self.status.lockedValue, self.spec.value, self.status.default)
+        return next((value for value in values if value is not None), False)
+
+
+class _Features(msgspec.Struct, gc=False):
+    items: list[_Feature] | None = None
+
+
 _SETTINGS: Final = msgspec.json.Decoder(_BuildSettings)
+_FEATURES: Final = msgspec.json.Decoder(_Features)
 
 
 async def read_build_type(requests: Requests) -> str:
@@ -70,9 +103,7 @@ async def read_build_type(requests: Requests) -> str:
 async def check_build(requests: Requests, product: str) -> list[CheckResult]:
     """Whether anyone expects the telemetry of this Rancher: only a Prime build writes any itself.
 
-    Args:
-        requests: To the API server.
-        product: What the payload of another build calls it.
+    ``product`` is what the payload of another build calls it.
     """
     try:
         build = build_of(await read_build_type(requests))
@@ -84,6 +115,32 @@ async def check_build(requests: Requests, product: str) -> list[CheckResult]:
         return [warn(_BUILD, f"not known: {error}")]
     why = explain_build(build, product)
     return [warn(_BUILD, why) if why else passed(_BUILD, str(build))]
+
+
+async def check_rancher(requests: Requests) -> list[CheckResult]:
+    """Whether Rancher itself serves SecretRequests from its next start on.
+
+    Raises:
+        KubeError: It can't be asked.
+    """
+    # A list of the one object of that name: a role has no ``get``.
+    query = {"fieldSelector": f"metadata.name={FEATURE}"}
+    try:
+        body = await requests.request("GET", _FEATURES_PATH, params=query, timeout_s=REQUEST_S)
+        feature = objects.parsed(body, _FEATURES.decode, f"GET {_FEATURES_PATH}")
+        build = await read_build_type(requests)
+    except NotFound:
+        return []
+    except Forbidden:
+        return [warn(RANCHERS, _HIDDEN)]
+    if not feature.items:
+        return [passed(RANCHERS, f"has no feature {FEATURE}")]
+    if build != _PRIME:
+        return [passed(RANCHERS, f"only a Prime build has any, and this one is {build or 'none'}")]
+    if not feature.items[0].on:
+        return [passed(RANCHERS, f"feature {FEATURE} is off, from Rancher's next start on")]
+    seen = f"feature {FEATURE} is on: Rancher serves SecretRequests and writes their Secrets"
+    return [warn(RANCHERS, seen, f"telemetryd leaves those alone; to take over {GUIDE}")]
 
 
 async def check_registrations(requests: Requests, now_s: float) -> tuple[list[CheckResult], bool]:

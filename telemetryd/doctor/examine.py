@@ -1,11 +1,11 @@
-"""The whole examination: which checks there are, in which order, and what follows from what.
+"""The whole examination: which checks there are, in which order, and the report.
 
 Nothing here changes the cluster, and every check has a deadline.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -13,8 +13,17 @@ import anyio
 
 from telemetryd.config import Config, FileExporterConfig
 from telemetryd.doctor import local
-from telemetryd.doctor.access import Needs, Plan, SecretTarget, needed_access, needs_of
-from telemetryd.doctor.checking import PlannedCheck, local_check, run_check, run_checks
+from telemetryd.doctor.access import Access, Needs, Plan, SecretTarget, needed_access, needs_of
+from telemetryd.doctor.checking import (
+    CheckResult,
+    Grade,
+    PlannedCheck,
+    fail,
+    local_check,
+    run_check,
+    run_checks,
+    warn,
+)
 from telemetryd.doctor.cluster import (
     check_clock,
     check_connection,
@@ -22,12 +31,9 @@ from telemetryd.doctor.cluster import (
     judge_discovery,
     judge_refusal,
 )
-from telemetryd.doctor.consumer import check_build, check_registrations
-from telemetryd.doctor.findings import CheckResult, Examination, fail, warn
-from telemetryd.doctor.objects import check_namespace, check_secret, list_requested
-from telemetryd.doctor.rights import check_access
-from telemetryd.doctor.rivals import RANCHERS, check_rancher, check_statuses
-from telemetryd.doctor.roles import Account
+from telemetryd.doctor.consumer import RANCHERS, check_build, check_rancher, check_registrations
+from telemetryd.doctor.objects import check_namespace, check_requests, check_secret
+from telemetryd.doctor.rights import Account, check_access, render_roles
 from telemetryd.errors import ConfigError, KubeError, Unauthorized
 from telemetryd.kube.client import KubeClient
 from telemetryd.model import RestrictionStatus
@@ -37,6 +43,49 @@ DEADLINE_S: Final = 10.0
 """Of each check: twice that of a request, so that it outlasts one that gets no answer."""
 
 _CONNECTION = "connection"
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """Everything that was found.
+
+    Attributes:
+        findings: In the order in which they are said.
+        account: Who asked, where that is a ServiceAccount.
+    """
+
+    findings: tuple[CheckResult, ...]
+    account: Account | None
+
+    @property
+    def failed(self) -> bool:
+        """Whether anything is a FAIL."""
+        return any(finding.grade is Grade.FAIL for finding in self.findings)
+
+    @property
+    def missing(self) -> tuple[Access, ...]:
+        """The rights that are missing."""
+        return tuple(found.missing for found in self.findings if found.missing is not None)
+
+
+def render_report(report: Examination) -> Iterator[str]:
+    """The lines of a report, the summary last."""
+    for finding in report.findings:
+        yield str(finding)
+    if report.missing:
+        yield ""
+        yield "The rules to add, for `kubectl apply -f -`:"
+        yield from render_roles(report.missing, report.account).splitlines()
+        yield ""
+    yield _summary(report.findings)
+
+
+def _summary(findings: Sequence[CheckResult]) -> str:
+    counts = dict.fromkeys(Grade, 0)
+    for finding in findings:
+        counts[finding.grade] += 1
+    said = ", ".join(f"{count} {grade}" for grade, count in counts.items())
+    return f"{len(findings)} checks: {said}"
 
 
 async def examine(
@@ -49,12 +98,7 @@ async def examine(
 ) -> Examination:
     """Look at everything that a daemon with this configuration needs.
 
-    Args:
-        config: Effective values of everything.
-        plan: What it asks of the cluster.
-        now: Unix time in seconds.
-        deadline_s: Of each check.
-        restrictions: Those that are written or remembered here.
+    ``restrictions`` are written or remembered here; ``deadline_s`` is for each check.
     """
     cluster = _Cluster(config, plan, now, deadline_s)
     on_this_machine: list[CheckResult] = []
@@ -177,7 +221,7 @@ class _Cluster:
         takeover = self._config.secret_requests.takeover
 
         async def ask() -> list[CheckResult]:
-            findings, targets = await list_requested(client, takeover=takeover)
+            findings, targets = await check_requests(client, self._now(), takeover=takeover)
             requested.extend(targets)
             return findings
 
@@ -188,11 +232,9 @@ class _Cluster:
             return findings
 
         if needs.secret_requests:
-            statuses = partial(check_statuses, client, self._now, takeover=takeover)
             await self._run(
                 PlannedCheck(RANCHERS, partial(check_rancher, client)),
                 PlannedCheck("SecretRequests", ask),
-                PlannedCheck("statuses of SecretRequests", statuses),
             )
         if needs.rancher:
             product = self._config.identity.product or "rancher"

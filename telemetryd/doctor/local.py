@@ -19,11 +19,11 @@ import msgspec
 from telemetryd.config import ControlSocket, FileExporterConfig, ListenAddress, ServerConfig
 from telemetryd.config.paths import LONGEST_SOCKET_PATH_BYTES, is_too_long
 from telemetryd.config.values import render_duration
-from telemetryd.doctor.findings import CheckResult, fail, passed, warn
+from telemetryd.doctor.checking import CheckResult, fail, passed, warn
 from telemetryd.errors import ConfigError
 from telemetryd.model import RestrictionStatus
-from telemetryd.serve.http.certificates import CertificateFiles, load_certificates
 from telemetryd.serve.http.health import connect
+from telemetryd.serve.http.security import CertificateFiles, load_certificates
 
 LOW_SPACE_BYTES: Final = 16 << 20
 """Sixteen payloads of the largest size that a Secret takes: below, writing may soon fail."""
@@ -122,12 +122,7 @@ def _look_at_socket(path: Path) -> str:
 
 
 def check_certificates(server: ServerConfig, now_s: float) -> list[CheckResult]:
-    """Whether TLS can be served with what is configured, and for how long yet.
-
-    Args:
-        server: ``[server]``.
-        now_s: Unix time in seconds.
-    """
+    """Whether TLS can be served with what is configured, and for how long yet."""
     files = CertificateFiles.of(server)
     if files is None:
         return []
@@ -154,12 +149,7 @@ def _split(message: str) -> tuple[str, str]:
 
 
 def check_listen(address: ListenAddress, *, tls: bool = False) -> list[CheckResult]:
-    """Whether the listen address is free, or held by a telemetryd.
-
-    Args:
-        address: As configured.
-        tls: Whether it serves TLS.
-    """
+    """Whether the listen address is free, or held by a telemetryd."""
     host = address.host
     try:
         _try_to_bind(host, address.port)
@@ -252,9 +242,7 @@ def _judge_mode(path: str) -> list[CheckResult]:
 def _why_unusable(folder: Path, *, parents: bool) -> str:
     """Why nothing can be written there, empty where it can.
 
-    Args:
-        folder: Which may not exist yet.
-        parents: Those above it are made as well, not only the folder itself.
+    ``folder`` may not exist; with ``parents``, those above it are made as well.
     """
     missing = 0
     try:

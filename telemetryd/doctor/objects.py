@@ -11,20 +11,30 @@ from typing import Final
 
 import msgspec
 
-from telemetryd.config.values import DnsLabel, DnsSubdomain, InvalidValue
+from telemetryd.control.secretrequest.decision import SecretRef, target_of
 from telemetryd.doctor.access import SecretTarget
+from telemetryd.doctor.checking import CheckResult, fail, passed, warn
 from telemetryd.doctor.cluster import REQUEST_S
-from telemetryd.doctor.findings import CheckResult, fail, passed, warn
-from telemetryd.doctor.rivals import GUIDE
-from telemetryd.errors import Denier, Forbidden, Invalid, KubeError, NotFound, Unavailable
+from telemetryd.doctor.consumer import GUIDE
+from telemetryd.errors import (
+    Denier,
+    Forbidden,
+    Invalid,
+    KubeError,
+    NotFound,
+    Unavailable,
+    UnreadableObject,
+)
+from telemetryd.export.payloads.payload import parse_rfc3339
 from telemetryd.export.sinks.secretobject import FoundSecret, parse_secret, render_secret
+from telemetryd.gather.requests import SECRET_REQUESTS, RequestObject, project_request
 from telemetryd.kube import objects
 from telemetryd.kube.requests import Requests
 from telemetryd.kube.responses import explain_denial
+from telemetryd.model import SecretRequestRecord
 
-REQUESTS: Final = "secretrequests.telemetry.cattle.io"
+REQUESTS: Final = SECRET_REQUESTS.id
 
-_REQUESTS_PATH = "/apis/telemetry.cattle.io/v1/secretrequests"
 _MOST_REQUESTS = 500
 _HIDDEN = "may not be read, so not checked"
 _ANNOTATIONS = {"scc.cattle.io/part-of": "telemetry"}
@@ -37,25 +47,6 @@ class _NamespaceMeta(msgspec.Struct, gc=False):
 
 class _NamespaceState(msgspec.Struct, gc=False):
     metadata: _NamespaceMeta | None = None
-
-
-class _Ref(msgspec.Struct, gc=False):
-    namespace: msgspec.Raw = msgspec.Raw()
-    name: msgspec.Raw = msgspec.Raw()
-
-
-class _RequestSpec(msgspec.Struct, gc=False):
-    secretType: msgspec.Raw = msgspec.Raw()  # noqa: N815 - the field's name in JSON
-    targetSecretRef: _Ref | None = None  # noqa: N815 - the field's name in JSON
-
-
-class _RequestMeta(msgspec.Struct, gc=False):
-    name: str = ""
-
-
-class _AskedSecret(msgspec.Struct, gc=False):
-    metadata: _RequestMeta
-    spec: _RequestSpec | None = None
 
 
 class _ListPageMeta(msgspec.Struct, gc=False, frozen=True, rename={"continue_token": "continue"}):
@@ -76,11 +67,7 @@ async def check_namespace(
 ) -> list[CheckResult]:
     """Whether a Secret's namespace exists and isn't being deleted.
 
-    Args:
-        requests: To the API server.
-        target: The Secret.
-        needed: telemetryd itself reads the namespaces of Secrets. Without that right, the dry run
-            of the Secret shows a namespace that is missing.
+    If telemetryd doesn't need to read it, the dry run of the Secret shows that it is missing.
 
     Raises:
         KubeError: It can't be asked.
@@ -179,8 +166,7 @@ def _judge_writers(target: SecretTarget, secret: FoundSecret, now_s: float) -> C
         return passed(what, "ours alone" if secret.ours else "has no payload of another writer")
     who = ", ".join(sorted({other.manager for other in secret.others}))
     written_at = max((other.at for other in secret.others if other.at is not None), default=None)
-    ago = "" if written_at is None else f" {max(0.0, now_s - written_at):.0f} s ago"
-    detail = f"data.payload was written by {who}{ago}"
+    detail = f"data.payload was written by {who}{_ago(written_at, now_s)}"
     if target.takeover:
         return warn(what, f"{detail}: takeover is set, so telemetryd overrules it")
     if written_at is not None and now_s - written_at >= target.quiet_period_s:
@@ -191,53 +177,76 @@ def _judge_writers(target: SecretTarget, secret: FoundSecret, now_s: float) -> C
     return fail(what, detail, "stop the other writer, or configure another Secret")
 
 
-async def list_requested(
-    requests: Requests, *, takeover: bool
+async def check_requests(
+    requests: Requests, now_s: float, *, takeover: bool
 ) -> tuple[list[CheckResult], list[SecretTarget]]:
-    """The Secrets that existing SecretRequests ask for.
-
-    Args:
-        requests: To the API server.
-        takeover: As in ``[secret_requests]``.
+    """What existing SecretRequests ask for, and which controller wrote the status of each last.
 
     Returns:
-        What was found, and the Secrets; those that no Secret can be called left out.
+        What was found, and the Secrets that they ask for.
 
     Raises:
         KubeError: It can't be asked.
     """
-    query = {"limit": str(_MOST_REQUESTS)}
+    path, query = SECRET_REQUESTS.path, {"limit": str(_MOST_REQUESTS)}
     try:
-        body = await requests.request("GET", _REQUESTS_PATH, params=query, timeout_s=REQUEST_S)
+        body = await requests.request("GET", path, params=query, timeout_s=REQUEST_S)
     except NotFound:
         return [], []
     except Forbidden:
         return [warn(REQUESTS, _HIDDEN)], []
+    page = objects.parsed(body, _REQUESTS.decode, f"GET {path}")
+    items = page.items or []
     targets: list[SecretTarget] = []
     findings: list[CheckResult] = []
-    page = objects.parsed(body, _REQUESTS.decode, f"GET {_REQUESTS_PATH}")
-    items = page.items or []
+    statuses: list[CheckResult] = []
     if page.metadata.continue_token:
         findings.append(warn(REQUESTS, f"more than {_MOST_REQUESTS}: only these are checked"))
     for item in items:
-        target = _target_of(item, takeover=takeover)
-        if target is None:
-            findings.append(warn(REQUESTS, "one is invalid: its conditions say so"))
+        what, record = _read_request(item)
+        asked = None if record is None else target_of(record)
+        if isinstance(asked, SecretRef):
+            targets.append(
+                SecretTarget(
+                    asked.namespace,
+                    asked.secret,
+                    what,
+                    own=False,
+                    takeover=takeover,
+                    quiet_period_s=inf,
+                )
+            )
         else:
-            targets.append(target)
+            findings.append(warn(REQUESTS, "one is invalid: its conditions say so"))
+        if record is not None:
+            statuses.append(_judge_status(what, record, now_s, takeover=takeover))
     named = ", ".join(target.of for target in targets) or "none"
-    return [passed(REQUESTS, f"{len(items)}: {named}"), *findings], targets
+    return [passed(REQUESTS, f"{len(items)}: {named}"), *findings, *statuses], targets
 
 
-def _target_of(item: msgspec.Raw, *, takeover: bool) -> SecretTarget | None:
+def _read_request(item: msgspec.Raw) -> tuple[str, SecretRequestRecord | None]:
+    """What it is called, and its record; None for one that can't be read."""
     try:
-        request = msgspec.json.decode(item, type=_AskedSecret)
-        ref = request.spec.targetSecretRef if request.spec is not None else None
-        if request.spec is None or ref is None or bytes(request.spec.secretType) != b'"scc"':
-            return None
-        namespace = DnsLabel().parse(msgspec.json.decode(ref.namespace or b"null"))
-        name = DnsSubdomain().parse(msgspec.json.decode(ref.name or b"null"))
-    except (msgspec.MsgspecError, UnicodeError, RecursionError, InvalidValue):
-        return None
-    of = f"SecretRequest {request.metadata.name}"
-    return SecretTarget(namespace, name, of, own=False, takeover=takeover, quiet_period_s=inf)
+        request = msgspec.json.decode(item, type=RequestObject)
+        record = project_request("", request)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError, UnreadableObject):
+        return "", None
+    name = (request.metadata.name if request.metadata is not None else None) or ""
+    return f"SecretRequest {name}", record
+
+
+def _judge_status(
+    what: str, record: SecretRequestRecord, now_s: float, *, takeover: bool
+) -> CheckResult:
+    if record.other is None:
+        return passed(what, "no other controller wrote its status last")
+    detail = f"its status was written by {record.other.manager}"
+    detail += _ago(parse_rfc3339(record.other.at), now_s)
+    if takeover:
+        return warn(what, f"{detail}: takeover is set, so telemetryd serves it")
+    fix = f"stop that controller, then set takeover = true in [secret_requests]; {GUIDE}"
+    return warn(what, f"{detail}, so telemetryd leaves it and its Secret alone", fix)
+
+
+def _ago(at_s: float | None, now_s: float) -> str:
+    return "" if at_s is None else f" {max(0.0, now_s - at_s):.0f} s ago"

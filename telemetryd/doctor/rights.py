@@ -1,19 +1,27 @@
-"""Whether we are allowed what is needed: asked of the API server, right by right, by name.
+"""Whether we have the rights that ``access`` names, and YAML that grants the missing ones.
 
-What is needed is ``access``'s business.
+Each block of YAML has a name made out of its rules: applied, it adds to what there is and replaces
+no role, not even one of an earlier report.
 """
 
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import groupby
 from typing import Any
 
 import msgspec
+import yaml
 
 from telemetryd.doctor.access import REGISTRATIONS, Access
+from telemetryd.doctor.checking import CheckResult, fail, passed, warn
 from telemetryd.doctor.cluster import REQUEST_S
-from telemetryd.doctor.findings import CheckResult, fail, passed, warn
 from telemetryd.errors import BadResponse, Forbidden, NotFound
 from telemetryd.kube import objects
 from telemetryd.kube.requests import Requests
 
+_API = "rbac.authorization.k8s.io"
 _PATH = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 
 
@@ -65,3 +73,76 @@ def _render(access: Access) -> dict[str, Any]:
         "kind": "SelfSubjectAccessReview",
         "spec": {"resourceAttributes": {key: value for key, value in asked.items() if value}},
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A ServiceAccount."""
+
+    namespace: str
+    name: str
+
+
+def rules_of(missing: Sequence[Access]) -> list[dict[str, Any]]:
+    """The fewest rules that grant just these, in the order of the first of each."""
+    verbs: dict[tuple[str, str, str], list[str]] = {}
+    for access in missing:
+        verbs.setdefault((access.group, access.name, access.resources), []).append(access.verb)
+    resources: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
+    for (group, name, resource), granted in verbs.items():
+        resources.setdefault((group, name, tuple(granted)), []).append(resource)
+    return [
+        {
+            "apiGroups": [group],
+            "resources": named,
+            **({"resourceNames": [name]} if name else {}),
+            "verbs": list(granted),
+        }
+        for (group, name, granted), named in resources.items()
+    ]
+
+
+def render_roles(missing: Sequence[Access], account: Account | None) -> str:
+    """One role a namespace, and one for the cluster; with bindings where the account is known."""
+    by_namespace = sorted(missing, key=lambda access: access.namespace)
+    return "".join(
+        _render_role(list(group), namespace, account)
+        for namespace, group in groupby(by_namespace, key=lambda access: access.namespace)
+    )
+
+
+def _render_role(missing: Sequence[Access], namespace: str, account: Account | None) -> str:
+    rules = rules_of(missing)
+    digest = sha256(json.dumps(rules).encode()).hexdigest()
+    kind = "Role" if namespace else "ClusterRole"
+    metadata = {
+        "name": f"telemetryd-added-{digest[:8]}",
+        **({"namespace": namespace} if namespace else {}),
+    }
+    role = {"apiVersion": f"{_API}/v1", "kind": kind, "metadata": metadata, "rules": rules}
+    if account is None:
+        return f"---\n# Bind it to the user as whom telemetryd runs.\n{_dump(role)}"
+    binding = {
+        "apiVersion": f"{_API}/v1",
+        "kind": f"{kind}Binding",
+        "metadata": metadata,
+        "roleRef": {"apiGroup": _API, "kind": kind, "name": metadata["name"]},
+        "subjects": [
+            {"kind": "ServiceAccount", "namespace": account.namespace, "name": account.name}
+        ],
+    }
+    return f"---\n{_dump(role)}---\n{_dump(binding)}"
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML without anchors, which are unusual in a manifest."""
+
+    def ignore_aliases(self, _data: object) -> bool:
+        """Write a thing that occurs twice as often as it occurs."""
+        return True
+
+
+def _dump(document: dict[str, Any]) -> str:
+    dump: Any = yaml.dump
+    text: str = dump(document, Dumper=_Dumper, sort_keys=False, default_flow_style=None)
+    return text

@@ -11,13 +11,13 @@ from random import Random
 
 import anyio
 
-from telemetryd.bootclock import boot_time_s
 from telemetryd.errors import ConflictError, ExportError, NotReady, Reason
 from telemetryd.export.exporter import ExporterSpec, Outcome
 from telemetryd.limiter import Limiter
 from telemetryd.model import ExporterState, ExporterStatus, Payload, SnapshotSource
 from telemetryd.redaction import OURS
 from telemetryd.stats import ExporterStats
+from telemetryd.timing import boot_time_s
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,6 @@ from typing import Final
 
 import anyio
 
-from telemetryd.bootclock import boot_time_s
 from telemetryd.config import IdentityConfig, PrivacyConfig
 from telemetryd.errors import NotReady
 from telemetryd.gather.aggregate import FleetAggregate
@@ -38,6 +37,7 @@ from telemetryd.model import (
     Totals,
 )
 from telemetryd.stats import GatherStats
+from telemetryd.timing import boot_time_s
 
 log = logging.getLogger(__name__)
 

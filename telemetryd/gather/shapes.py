@@ -15,7 +15,7 @@ from telemetryd.errors import QuantityError, UnreadableObject, UnreadableReason
 from telemetryd.gather import texts
 from telemetryd.kube.objects import decode_or_none
 from telemetryd.model import NO_GPUS, Gpus, NodeShape
-from telemetryd.quantity import MAX_TEXT, NANO, parse_cpu, parse_memory, parse_quantity
+from telemetryd.quantity import MAX_TEXT, NANO, parse_capacity, parse_quantity
 
 MAX_SHAPES: Final = 16_384
 """Entries in a table before it is cleared: some 6 MB if every node differs."""
@@ -81,7 +81,7 @@ def _bounded(value: Quantity) -> Quantity:
 def cpu_nano(value: Quantity) -> int | None:
     """CPU in 1e-9 cores; None if it is missing or can't be parsed."""
     try:
-        return parse_cpu(_bounded(value))
+        return parse_capacity(_bounded(value))
     except QuantityError:
         return None
 
@@ -89,7 +89,7 @@ def cpu_nano(value: Quantity) -> int | None:
 def memory_nano(value: Quantity) -> int | None:
     """Memory in 1e-9 bytes; None if it is missing or can't be parsed."""
     try:
-        return parse_memory(_bounded(value))
+        return parse_capacity(_bounded(value))
     except QuantityError:
         return None
 

@@ -8,7 +8,6 @@ from typing import Any, Generic
 
 import anyio.lowlevel
 
-from telemetryd.bootclock import boot_time_s
 from telemetryd.errors import BadResponse, Invalid
 from telemetryd.informer.decode import (
     Event,
@@ -28,6 +27,7 @@ from telemetryd.informer.store import MAX_LISTED_OBJECTS, SLICE_OBJECTS, Relist,
 from telemetryd.kube.responses import error_of_event
 from telemetryd.model import R, Unreadable
 from telemetryd.stats import InformerStats
+from telemetryd.timing import boot_time_s
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from typing import Protocol
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from telemetryd.demo.apiserver import ApiServer as Demo
-from telemetryd.demo.apiserver import ServerOptions
 from tests.apiserver import crds
 from tests.apiserver.admin import Admin, Object
+from tests.apiserver.double.apiserver import ApiServer as Demo
+from tests.apiserver.double.apiserver import ServerOptions
 from tests.apiserver.process import ApiServer as Real
 from tests.apiserver.versions import minor_of
 from tests.support.certificates import Authority

@@ -10,8 +10,7 @@ import pytest
 from telemetryd.config import KubernetesConfig
 from telemetryd.control.elector import Elector
 from telemetryd.control.epochs import Epochs
-from telemetryd.control.lease import LeaseTiming
-from telemetryd.control.leaseapi import LeaseApi, Term
+from telemetryd.control.lease import LeaseApi, LeaseTiming, Term
 from telemetryd.errors import Conflict, KubeError, NotFound
 from telemetryd.kube.client import KubeClient
 from telemetryd.stats import KubeStats
@@ -116,7 +115,9 @@ async def test_two_replicas_take_turns(config: KubernetesConfig, namespace: str)
         electors = [
             Elector(
                 LeaseApi(client, namespace=namespace, name="telemetryd", now=lambda: NOW_S),
-                worker,
+                prepare=worker.prepare,
+                lead=worker.lead,
+                stand_by=worker.stand_by,
                 name="telemetryd",
                 identity=f"replica-{number}",
                 timing=SHORT,

@@ -14,8 +14,14 @@ import orjson
 
 from telemetryd.control.elector import Elector
 from telemetryd.control.epochs import Epochs
-from telemetryd.control.lease import LeaseTiming
-from telemetryd.control.leaseapi import FetchedLease, LeaseApi, Term, parse_lease, render_lease
+from telemetryd.control.lease import (
+    FetchedLease,
+    LeaseApi,
+    LeaseTiming,
+    Term,
+    parse_lease,
+    render_lease,
+)
 from telemetryd.errors import Conflict, NotFound, Reason, Unavailable
 
 T = TypeVar("T")
@@ -146,7 +152,9 @@ class Replica:
     def __post_init__(self) -> None:
         self.elector = Elector(
             self.line,
-            self,
+            prepare=self.prepare,
+            lead=self.lead,
+            stand_by=self.stand_by,
             name="telemetryd",
             identity=self.name,
             timing=self.timing,

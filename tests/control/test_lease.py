@@ -9,19 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetryd.control.lease import (
-    Acquire,
     LeaseRecord,
     LeaseTiming,
     Observed,
-    Wait,
-    decide,
-    observe,
-)
-from telemetryd.control.leaseapi import (
     Term,
+    observe,
     parse_lease,
     render_lease,
     render_micro_time,
+    wait_s,
     whole_seconds,
 )
 from telemetryd.errors import BadResponse
@@ -63,21 +59,17 @@ def test_term_of_another_is_waited_out_and_no_other(
     found: LeaseRecord | None, since_s: float, elapsed_s: float
 ) -> None:
     now_s = since_s + elapsed_s
-    decision = decide(Observed(found, since_s), "me", timing=TIMING, now_s=now_s)
+    left_s = wait_s(Observed(found, since_s), "me", timing=TIMING, now_s=now_s)
     free = found is not None and found.holder in ("", "me")
     over = since_s + TIMING.duration_s - now_s <= 0
-    assert isinstance(decision, Acquire) is (free or over)
-    if isinstance(decision, Acquire):
-        assert decision.over == found
-    else:
-        assert isinstance(decision, Wait)
-        assert 0 < decision.expires_in_s <= TIMING.duration_s
+    assert (left_s == 0) is (free or over)
+    assert 0 <= left_s <= TIMING.duration_s
 
 
 def test_holder_s_own_duration_counts() -> None:
     seen = Observed(record(duration_s=60.0), 0.0)
-    assert isinstance(decide(seen, "me", timing=TIMING, now_s=59.9), Wait)
-    assert isinstance(decide(seen, "me", timing=TIMING, now_s=60.0), Acquire)
+    assert wait_s(seen, "me", timing=TIMING, now_s=59.9) > 0
+    assert wait_s(seen, "me", timing=TIMING, now_s=60.0) == 0
 
 
 WILD_SPEC = st.one_of(

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 from aiohttp import web
 
-from telemetryd.demo.apiserver import ApiServer, Handler
+from tests.apiserver.double.apiserver import ApiServer, Handler
 
 COLLECTION = "/apis/telemetry.cattle.io/v1/secretrequests"
 _JSON = {"Content-Type": "application/json"}

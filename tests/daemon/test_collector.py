@@ -16,16 +16,17 @@ import anyio
 import pytest
 
 from telemetryd.config import Config, EnvironmentSwitches, IdentityConfig, KubernetesConfig
+from telemetryd.daemon.collection import FinderTiming
 from telemetryd.daemon.collector import Collector
-from telemetryd.daemon.sourcefinder import FinderTiming
-from telemetryd.demo.apiserver import ApiServer, ServerOptions
-from telemetryd.demo.fleet import Fleet, populate
-from telemetryd.demo.resources import RESOURCES
+from telemetryd.demo.fleet import Fleet
 from telemetryd.errors import NotReady
 from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.kube.client import KubeClient
 from telemetryd.model import ExporterState, SourceKind, Switch
 from telemetryd.stats import KubeStats
+from tests.apiserver.double.apiserver import ApiServer, ServerOptions
+from tests.apiserver.double.fleets import populate
+from tests.apiserver.double.resources import RESOURCES
 from tests.apiserver.fixtures import core_node
 from tests.export.doubles import Sink, manager_of, spec
 from tests.support.waiting import until_async

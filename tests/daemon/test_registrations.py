@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from telemetryd.daemon.registrations import POLL_S, RegistrationReader
+from telemetryd.daemon.secretrequests import POLL_S, RegistrationReader
 from telemetryd.errors import BadResponse, Forbidden, KubeError, Reason, Unauthorized, Unavailable
 from telemetryd.gather.consumer import GROUP_PATH, PATH, Registrations
 from telemetryd.model import SourceKind

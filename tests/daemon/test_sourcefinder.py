@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from telemetryd.daemon.sourcefinder import FinderTiming, SourceFinder
+from telemetryd.daemon.collection import FinderTiming, SourceFinder
 from telemetryd.errors import Forbidden, KubeError, NotFound, Reason, Unavailable
 from telemetryd.kube.requests import Fence
 from telemetryd.model import SourceKind

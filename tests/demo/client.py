@@ -13,7 +13,7 @@ import aiohttp
 import anyio
 import orjson
 
-from telemetryd.demo.apiserver import ApiServer, ServerOptions
+from tests.apiserver.double.apiserver import ApiServer, ServerOptions
 
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 
-from telemetryd.demo.apiserver import ApiServer
+from tests.apiserver.double.apiserver import ApiServer
 from tests.demo.client import Api, new_server
 
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from telemetryd.demo.apiserver import ApiServer, ServerOptions
+from tests.apiserver.double.apiserver import ApiServer, ServerOptions
 from tests.demo.client import SECRETS, SETTINGS, Api, new_server, setting
 
 pytestmark = pytest.mark.anyio

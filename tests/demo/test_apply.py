@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from telemetryd.demo.apply import Manager, Write, apply_config, update_owners
-from telemetryd.demo.resources import CLUSTERS, SECRETS, ServedResource
-from telemetryd.demo.status import ApiError
+from tests.apiserver.double.apply import Manager, Write, apply_config, update_owners
+from tests.apiserver.double.resources import CLUSTERS, SECRETS, ServedResource
+from tests.apiserver.double.status import ApiError
 from tests.demo.client import secret
 
 NOW, LATER = "2026-11-01T12:00:00Z", "2026-11-01T12:00:05Z"

@@ -5,7 +5,7 @@ import base64
 import orjson
 import pytest
 
-from telemetryd.demo.apiserver import ApiServer
+from tests.apiserver.double.apiserver import ApiServer
 from tests.demo.client import SECRETS, SETTINGS, Api, secret, setting
 
 pytestmark = pytest.mark.anyio

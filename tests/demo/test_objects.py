@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telemetryd.demo.objects import ObjectStore, ObjectTable, StoredObject
-from telemetryd.demo.resources import RESOURCES, SECRETS, SETTINGS
+from tests.apiserver.double.objects import ObjectStore, ObjectTable, StoredObject
+from tests.apiserver.double.resources import RESOURCES, SECRETS, SETTINGS
 from tests.demo.client import secret, setting
 
 

@@ -6,7 +6,7 @@ import aiohttp
 import anyio
 import pytest
 
-from telemetryd.demo.apiserver import ApiServer
+from tests.apiserver.double.apiserver import ApiServer
 from tests.demo.client import SECRETS, SETTINGS, Api, new_server, secret, setting
 
 pytestmark = pytest.mark.anyio

@@ -2,7 +2,7 @@
 
 import pytest
 
-from telemetryd.demo.apiserver import ApiServer
+from tests.apiserver.double.apiserver import ApiServer
 from tests.demo.client import SECRETS, SETTINGS, Answer, Api, b64, secret, setting
 
 pytestmark = pytest.mark.anyio

@@ -12,8 +12,8 @@ import pytest
 from telemetryd.config import Config, KubernetesConfig
 from telemetryd.config.paths import ControlSocket
 from telemetryd.doctor.access import REGISTRATIONS, Access, Plan, SecretTarget, plan_of
-from telemetryd.doctor.examine import examine
-from telemetryd.doctor.findings import Examination, Grade, render_report
+from telemetryd.doctor.checking import Grade
+from telemetryd.doctor.examine import Examination, examine, render_report
 from tests.apiserver import crds
 from tests.apiserver.admin import Admin, AdminError, Object
 from tests.apiserver.crds import SECRET_REQUESTS, SETTINGS, collection

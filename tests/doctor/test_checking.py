@@ -5,8 +5,15 @@ import threading
 import anyio
 import pytest
 
-from telemetryd.doctor.checking import AT_A_TIME, PlannedCheck, local_check, run_checks
-from telemetryd.doctor.findings import CheckResult, Grade, passed
+from telemetryd.doctor.checking import (
+    AT_A_TIME,
+    CheckResult,
+    Grade,
+    PlannedCheck,
+    local_check,
+    passed,
+    run_checks,
+)
 from telemetryd.errors import Forbidden
 
 pytestmark = pytest.mark.anyio

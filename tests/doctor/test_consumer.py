@@ -6,7 +6,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from telemetryd.doctor.findings import CheckResult, Examination, Grade, render_report
+from telemetryd.doctor.checking import CheckResult, Grade
+from telemetryd.doctor.examine import Examination, render_report
 from tests.apiserver.registrations import NAME, failed, registration
 from tests.doctor.test_examine import SETTINGS, asking, discovery, failures, of, well
 from tests.informer.scripted import Scripted, answer, hang, refuse

@@ -18,8 +18,8 @@ from aiohttp import web
 from telemetryd.config import Config
 from telemetryd.config.paths import ControlSocket
 from telemetryd.doctor.access import RANCHER_RESOURCES, Plan, SecretTarget, plan_of
-from telemetryd.doctor.examine import examine
-from telemetryd.doctor.findings import CheckResult, Examination, Grade, render_report
+from telemetryd.doctor.checking import CheckResult, Grade
+from telemetryd.doctor.examine import Examination, examine, render_report
 from telemetryd.kube import credentials
 from tests.informer.scripted import Responder, Scripted, answer, hang, kubeconfig, refuse, serve
 from tests.support.daemon import free_port

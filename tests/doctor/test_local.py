@@ -14,7 +14,7 @@ import pytest
 
 from telemetryd.config import ControlSocket, FileExporterConfig, ListenAddress, ServerConfig
 from telemetryd.doctor import local
-from telemetryd.doctor.findings import CheckResult, Grade
+from telemetryd.doctor.checking import CheckResult, Grade
 from tests.support.certificates import Authority, Pair
 
 PASS, WARN, FAIL = Grade.PASS, Grade.WARN, Grade.FAIL

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from telemetryd.doctor.access import Plan, plan_of
+from telemetryd.doctor.checking import CheckResult, Grade
+from telemetryd.doctor.consumer import FEATURE, RANCHERS
 from telemetryd.doctor.examine import examine
-from telemetryd.doctor.findings import CheckResult, Grade
-from telemetryd.doctor.rivals import FEATURE, RANCHERS
 from tests.doctor.test_examine import asking, config_for, of, well
 from tests.informer.scripted import answer, refuse, serve
 from tests.system.scc import scc_request

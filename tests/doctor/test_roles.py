@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from telemetryd.doctor.access import Access
-from telemetryd.doctor.roles import Account, render_roles, rules_of
+from telemetryd.doctor.rights import Account, render_roles, rules_of
 from tests.deploy.kustomize import parse_documents
 from tests.deploy.rights import granted
 

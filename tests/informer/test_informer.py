@@ -13,10 +13,10 @@ import anyio.from_thread
 import pytest
 from aiohttp import web
 
-from telemetryd.bootclock import boot_time_s
 from telemetryd.errors import UnreadableReason
 from telemetryd.informer.backoff import WatchTiming
 from telemetryd.model import Delta, Unreadable
+from telemetryd.timing import boot_time_s
 from tests.informer.samples import (
     bookmark,
     deep_thing,

@@ -11,8 +11,9 @@ from typing import Any
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from telemetryd.demo.apiserver import ApiServer, ServerOptions
-from telemetryd.demo.fleet import Fleet, populate, run_churn
+from telemetryd.demo.fleet import Fleet
+from tests.apiserver.double.apiserver import ApiServer, ServerOptions
+from tests.apiserver.double.fleets import populate, run_churn
 
 TOKEN = "embedded"
 NAMESPACE = "cattle-telemetry-system"

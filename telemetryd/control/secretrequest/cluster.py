@@ -25,7 +25,7 @@ from telemetryd.control.secretrequest.decision import (
     SystemProjects,
 )
 from telemetryd.control.secretrequest.status import RequestLog
-from telemetryd.errors import Forbidden, KubeError, Throttled, Unavailable
+from telemetryd.errors import Forbidden, KubeError
 from telemetryd.informer.store import Reader
 from telemetryd.kube import objects
 from telemetryd.kube.requests import RequestOptions, Requests
@@ -200,8 +200,7 @@ class Namespaces:
             fact = await self._ask(name)
         except KubeError as error:
             fact = NamespaceUnknown(_why(name, error))
-            asked_s = error.retry_after_s if isinstance(error, Throttled | Unavailable) else None
-            retry.failed(anyio.current_time(), retry_after_s=asked_s)
+            retry.failed(anyio.current_time(), retry_after_s=error.retry_after_s)
         else:
             retry.succeeded()
             retry.due_s = math.inf
@@ -245,10 +244,7 @@ class SystemProjectWatch:
     ) -> None:
         """Read all projects once, and follow them until ``close``.
 
-        Args:
-            projects: Of all clusters.
-            on_change: Called when ``found()`` has changed.
-            lines: For further projects with the mark.
+        ``lines`` gets a line about further projects with the mark.
         """
         self._projects = projects
         self._on_change = on_change

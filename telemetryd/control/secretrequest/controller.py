@@ -82,14 +82,8 @@ class SecretRequestController:
     ) -> None:
         """Nothing runs before ``run``.
 
-        Args:
-            client: The API server, under the fence of leadership.
-            manager: Where exporters are registered.
-            build: Makes an exporter without side effects.
-            settings: In force until ``configure``.
-            configured: The Secrets of the exporters that are configured, and those exporters.
-            now: Unix time in seconds.
-            rng: Spreads retries and checks.
+        ``client`` is under the fence of leadership; ``configured`` has the Secrets of the
+        exporters that are configured, and those exporters.
         """
         self._settings = settings
         self._configured = configured

@@ -188,11 +188,7 @@ def rank_of(
 ) -> int:
     """The order of requests, lowest first: scc-operator's, served, valid, new, rejected.
 
-    Args:
-        namespace: The target's, as far as it is known.
-        projects: The System project.
-        operators: It is scc-operator's request.
-        served: It has an exporter.
+    ``namespace`` is None before the first check; ``operators`` is for the request of scc-operator.
     """
     if operators or served:
         return 0 if operators else 1
@@ -210,11 +206,7 @@ def decide(
 ) -> Decision:
     """What becomes of the request.
 
-    Args:
-        request: As the informer holds it.
-        namespace: The target's.
-        projects: The System project.
-        holder: Who else writes that Secret already, for people; empty for no one.
+    ``holder`` is who else writes that Secret already, for people; empty for no one.
     """
     if request.deleting:
         return Leaving()
@@ -259,13 +251,7 @@ def _decide_by_project(
 
 
 def settle(held: Conditions, verdict: Verdict, *, now_s: float) -> Conditions:
-    """What our conditions must be; equal to ``held`` if nothing must be written.
-
-    Args:
-        held: Our conditions as they are.
-        verdict: What they must say.
-        now_s: Unix time in seconds.
-    """
+    """What our conditions must be; equal to ``held`` if nothing must be written."""
     now = render_rfc3339(now_s)
     wanted = dict(held)
 

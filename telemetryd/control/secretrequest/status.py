@@ -203,14 +203,7 @@ class StatusWriter:
     def __init__(
         self, requests: Requests, lines: RequestLog, *, now: Callable[[], float], rng: Random
     ) -> None:
-        """Nothing is requested before ``update``.
-
-        Args:
-            requests: To the API server, under the fence of leadership.
-            lines: For failures.
-            now: Unix time in seconds.
-            rng: Spreads retries.
-        """
+        """Nothing is requested before ``update``."""
         self._requests = requests
         self._lines = lines
         self._now = now

@@ -28,10 +28,7 @@ _NOBODY_LISTENS = (FileNotFoundError, NotADirectoryError, ConnectionRefusedError
 def ask(paths: Sequence[str], request: Request, *, timeout_s: float | None = None) -> CommandAnswer:
     """Send a request to the daemon on the first path where one listens.
 
-    Args:
-        paths: Of control sockets.
-        request: The command.
-        timeout_s: For everything; None for a default by the command.
+    ``timeout_s`` is for everything; None for a default by the command.
 
     Raises:
         NoDaemon: No daemon listens, or it gave no answer.

@@ -88,11 +88,8 @@ class ControlServer:
     ) -> None:
         """Nothing is accepted before ``run``.
 
-        Args:
-            listener: Non-blocking; the caller closes it.
-            execute: Carries a command out.
-            limits: On each client.
-            users: Ids of users that may command; None for root and the daemon's own user.
+        ``listener`` is non-blocking, and closed by the caller; without ``users``, root and the
+        daemon's own user may command.
         """
         self._listener = listener
         self._execute = execute
@@ -166,9 +163,7 @@ class ControlServer:
     async def _receive_line(self, client: _Client, received: bytearray) -> bytes | None:
         """The next line, without its end; None where none comes in time, or ever.
 
-        Args:
-            client: Where from.
-            received: What has come beyond the last line; changed.
+        ``received`` has what has come beyond the last line; it is changed.
         """
         loop = asyncio.get_running_loop()
         with anyio.move_on_after(self._limits.request_timeout_s):

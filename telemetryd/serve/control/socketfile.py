@@ -47,9 +47,7 @@ async def open_control_socket(
     Its mode is 0600 from the start, and a missing folder is made with 0700. A default place that
     can't be used is only a warning.
 
-    Args:
-        place: Where; None where no place was found.
-        where: Configuration file, for messages.
+    ``place`` is None where no place was found.
 
     Yields:
         A non-blocking socket; None where there can't be one.

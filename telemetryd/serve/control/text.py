@@ -25,10 +25,7 @@ def render_result(  # noqa: PLR0911 - one a command
 ) -> str:
     """The text for stdout; empty where the command was refused.
 
-    Args:
-        request: The command.
-        answer: Its answer.
-        as_json: Only for ``status``: print the document itself.
+    ``as_json`` is only for ``status``: print the document itself.
     """
     result = answer.result
     if answer.error:
@@ -89,17 +86,20 @@ def render_table(document: Document) -> str:
     lines += [f"last reload rejected: {each}" for each in last_reload.get("problems") or ()]
     informers = [_informer(each, now) for each in document.get("informers") or []]
     exporters = [_exporter(each, now) for each in document.get("exporters") or []]
-    lines += ["", *_table(("INFORMER", "STATE", "OBJECTS", "LAST CONTACT", "DETAIL"), informers)]
     lines += [
         "",
-        *_table(
+        *render_columns(("INFORMER", "STATE", "OBJECTS", "LAST CONTACT", "DETAIL"), informers),
+    ]
+    lines += [
+        "",
+        *render_columns(
             ("EXPORTER", "TYPE", "STATE", "LAST SUCCESS", "NEXT RUN", "DETAIL"),
             exporters or [(_NOTHING,) * 6],
         ),
     ]
     if requests := document.get("secret_requests"):
         head = ("SECRETREQUEST", "SECRET", "STATE", "LAST WRITE", "DETAIL")
-        lines += ["", *_table(head, [_request(each, now) for each in requests])]
+        lines += ["", *render_columns(head, [_request(each, now) for each in requests])]
     if left_out := document.get("secret_requests_left_out"):
         lines.append(f"{left_out} more SecretRequests are left out")
     return _lines(lines)
@@ -214,7 +214,8 @@ def _request(request: Document, now: datetime | None) -> Sequence[str]:
     )
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterable[str]:
+def render_columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterable[str]:
+    """Lines of a table."""
     table = [head, *rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:

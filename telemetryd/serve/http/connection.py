@@ -105,12 +105,8 @@ class ClientConnection(web.RequestHandler, asyncio.BufferedProtocol):
     ) -> None:
         """Serve one client.
 
-        Args:
-            server: Handles the requests.
-            peer: The client's address.
-            limits: On this client.
-            is_current: Whether the security rules are still those of its beginning.
-            changed: Called when it was served or is lost.
+        ``is_current`` says whether the security rules are still those of its beginning;
+        ``changed`` is called when it was served or is lost.
         """
         loop = asyncio.get_running_loop()
         super().__init__(

@@ -34,9 +34,7 @@ class HealthReport:
     def render(self, endpoint: str, *, reasons: bool = True) -> str:
         """Lines in the format of Kubernetes' health endpoints.
 
-        Args:
-            endpoint: ``readyz``, for the last line.
-            reasons: Say why a check failed. A reason may quote the API server with user names.
+        A reason may quote the API server with user names.
         """
         lines = [
             f"[-]{name} {_one_line(failure) if reasons else _WITHHELD}"
@@ -66,10 +64,7 @@ def readiness(
     A resource that the API server doesn't serve counts as synced. While collection is switched
     off, no informer is required.
 
-    Args:
-        config_applied: Whether the first configuration is applied.
-        required: The informers.
-        unsettled: Why the required informers aren't known yet; empty where they are.
+    ``unsettled`` is why the required informers aren't known yet; empty where they are.
     """
     failures = {"config": "" if config_applied else "not applied yet"}
     if unsettled:
@@ -87,11 +82,7 @@ def _one_line(text: str) -> str:
 def check_health(host: str, port: int, *, tls: bool, timeout_s: float = TIMEOUT_S) -> str:
     """Ask ``/livez`` of the daemon that listens there.
 
-    Args:
-        host: As configured; an address that stands for every one is asked on loopback.
-        port: As configured.
-        tls: Whether it serves TLS.
-        timeout_s: For connecting, and for each read.
+    A host that stands for every address is asked on loopback.
 
     Returns:
         Why it isn't healthy, in one line; empty where it is.
@@ -115,12 +106,6 @@ def connect(host: str, port: int, *, tls: bool, timeout_s: float) -> http.client
 
     Its certificate isn't checked: it is made for the names that others use, is replaced while the
     daemon runs, and nothing secret is asked or sent.
-
-    Args:
-        host: Name or IP address of this machine.
-        port: TCP port.
-        tls: Whether it serves TLS.
-        timeout_s: For connecting, and for each read.
     """
     if not tls:
         return http.client.HTTPConnection(host, port, timeout=timeout_s)

@@ -70,11 +70,7 @@ class Acceptor:
     ) -> None:
         """Nothing is accepted before ``run``.
 
-        Args:
-            bound: Non-blocking; the caller closes it.
-            security: Has the certificates.
-            limits: On each client.
-            server: Handles the requests.
+        ``bound`` is non-blocking, and closed by the caller.
         """
         self._bound = bound
         self._security = security
@@ -266,12 +262,7 @@ async def bind(host: str, port: int, where: str) -> socket.socket:
 
 
 def local_names(bound: socket.socket, host: str) -> frozenset[str] | None:
-    """Names of this machine, next to loopback addresses; None where others can reach the socket.
-
-    Args:
-        bound: The socket.
-        host: As configured.
-    """
+    """Names of this machine, next to loopback addresses; None where others can reach the socket."""
     if not ipaddress.ip_address(bound.getsockname()[0].partition("%")[0]).is_loopback:
         return None
     name = socket.gethostname().lower()

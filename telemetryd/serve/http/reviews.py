@@ -136,10 +136,7 @@ class Reviews:
     ) -> None:
         """Nothing is asked yet.
 
-        Args:
-            requests: To the API server, as an account that may create both kinds of reviews.
-            allowed_s: How long an allowed review is cached.
-            denied_s: How long a denied review is cached.
+        ``requests`` are of an account that may create both kinds of reviews.
         """
         self._requests = requests
         self._allowed = _Cache(allowed_s)
@@ -154,10 +151,8 @@ class Reviews:
 
         Whatever is raised, nothing may be shown.
 
-        Args:
-            token: Bounded printable text of any form.
-            path: The nonResourceURL.
-            peer: Address of the client: reviews of unknown tokens are shared fairly between these.
+        ``token`` is bounded printable text of any form; reviews of unknown tokens are shared fairly
+        between ``peer`` addresses.
 
         Raises:
             Throttled: Too many unknown tokens.

@@ -5,7 +5,7 @@ Which metrics there are and where their values come from is in ``families``.
 
 import gzip
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TypeVar
@@ -28,11 +28,13 @@ from prometheus_client.registry import Collector
 from telemetryd.bounds import encodable
 from telemetryd.serve.metrics.families import FAMILIES
 from telemetryd.serve.metrics.family import PREFIX, Family, MetricsFacts, Value
-from telemetryd.serve.metrics.negotiate import wants_gzip, wants_openmetrics
 from telemetryd.stats import Histogram
 
 _GZIP_LEVEL = 5  # the last percent of size isn't worth the CPU of a small daemon
-_CONTENT_TYPE_OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+_OPENMETRICS = "application/openmetrics-text"
+_CONTENT_TYPE_OPENMETRICS = f"{_OPENMETRICS}; version=1.0.0; charset=utf-8"
+_MOST_PARTS = 64
+"""Of a header."""
 
 MOST_LABEL_CHARS = 512
 """Of a value: the name of an exporter may hold that of a SecretRequest, which has 253."""
@@ -59,8 +61,7 @@ class MetricsRenderer(Collector):
     def __init__(self, facts: Callable[[], MetricsFacts]) -> None:
         """Register the metrics.
 
-        Args:
-            facts: Called on the event loop's thread; its counters may be the live ones.
+        ``facts`` is called on the event loop's thread; its counters may be the live ones.
         """
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._facts = facts
@@ -87,10 +88,7 @@ class MetricsRenderer(Collector):
     ) -> Exposition:
         """Render the current values.
 
-        Args:
-            accept: The request's header, empty where it has none.
-            accept_encoding: The request's header, empty where it has none.
-            names: Only these metrics (``name[]`` of the query); empty for all.
+        ``names`` are the only metrics to render; empty for all.
         """
         async with self._one_at_a_time:
             facts = freeze(self._facts())
@@ -190,3 +188,41 @@ def _add_histogram(metric: Metric, name: str, labels: dict[str, str], value: His
         metric.add_sample(name + "_bucket", {**labels, "le": bound}, count)
     metric.add_sample(name + "_count", labels, cumulative[-1])
     metric.add_sample(name + "_sum", labels, value.total)
+
+
+def wants_openmetrics(accept: str) -> bool:
+    """Whether ``Accept`` names OpenMetrics 1 and prefers it to Prometheus text (RFC 9110).
+
+    ``prometheus_client``'s own parser ignores ``q``, fails on a version that isn't a number, and
+    echoes the client's version in the answer.
+    """
+    best, highest = "", 0.0
+    for value, parameters, weight in _parts(accept):
+        is_ours = value == _OPENMETRICS and parameters.get("version", "1").split(".")[0] == "1"
+        if (is_ours or value == "text/plain") and weight > highest:  # the first of equals
+            best, highest = value, weight
+    return best == _OPENMETRICS
+
+
+def wants_gzip(accept_encoding: str) -> bool:
+    """Whether a gzip body may be sent (RFC 9110): named, or by ``*``, and not with ``q=0``."""
+    weights = {value: weight for value, _, weight in _parts(accept_encoding)}
+    return weights.get("gzip", weights.get("x-gzip", weights.get("*", 0.0))) > 0
+
+
+def _parts(header: str) -> Iterator[tuple[str, dict[str, str], float]]:
+    """The values in a header, with their parameters and weights."""
+    for part in header.split(",", _MOST_PARTS)[:_MOST_PARTS]:
+        value, *rest = (piece.strip().lower() for piece in part.split(";"))
+        if value:
+            pairs = (piece.partition("=") for piece in rest)
+            parameters = {name.strip(): given.strip().strip('"') for name, _, given in pairs}
+            yield value, parameters, _weight(parameters.get("q", "1"))
+
+
+def _weight(text: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        return 0.0
+    return weight if 0 <= weight <= 1 else 0.0

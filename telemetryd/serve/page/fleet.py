@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from telemetryd.model import MANAGED, GroupKey, Snapshot, Sums, Totals, split, total
-from telemetryd.serve.page.markup import Child, join, tag
 from telemetryd.serve.page.overview import Tone
-from telemetryd.serve.page.tables import mark, render_count, time_of
+from telemetryd.serve.page.tables import Child, join, mark, render_count, tag, time_of
 
 _NANO: Final = 10**9
 _GIB: Final = 2**30
@@ -20,10 +19,7 @@ _VENDORS: Final = {"nvidia": "NVIDIA", "amd": "AMD", "intel": "Intel", "other": 
 def fleet_rows(snapshot: Snapshot, now: float, *, manages: bool) -> Iterator[tuple[str, Child]]:
     """The rows.
 
-    Args:
-        snapshot: The fleet.
-        now: Unix time in seconds.
-        manages: It is the fleet of a Rancher, not plain Kubernetes.
+    ``manages`` is for the fleet of a Rancher, not plain Kubernetes.
     """
     totals = snapshot.totals
     everything = totals.everything

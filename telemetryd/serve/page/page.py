@@ -16,18 +16,21 @@ from telemetryd.serve.page.disclosure import (
     list_reads,
 )
 from telemetryd.serve.page.fleet import fleet_rows
-from telemetryd.serve.page.markup import Child, Markup, join, tag
 from telemetryd.serve.page.overview import Note, Overview, judge
 from telemetryd.serve.page.status import StatusFacts
 from telemetryd.serve.page.style import ICON, STYLE
 from telemetryd.serve.page.tables import (
     TONE_NAMES,
+    Child,
+    Markup,
     exporters_table,
     informers_table,
+    join,
     mark,
     render_count,
     requests_table,
     span,
+    tag,
     time_of,
 )
 

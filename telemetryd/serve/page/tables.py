@@ -1,22 +1,74 @@
-"""The tables of the status page; tones, times and numbers for all of it.
+"""The tables of the status page, and the HTML that all of it is made of.
 
-Roles repeat the meaning of the elements: narrow screens show a table as cards, and in browsers an
-element loses its meaning with its ``display``.
+Text is escaped, unless it is ``Markup`` already. Roles repeat the meaning of the elements: narrow
+screens show a table as cards, and in browsers an element loses its meaning with its ``display``.
 """
 
+import html
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, TypeAlias
 from urllib.parse import quote
 
+from telemetryd.bounds import escaped
 from telemetryd.model import ExporterStatus, InformerStatus, RequestStatus
-from telemetryd.serve.page.markup import Child, Markup, join, tag
 from telemetryd.serve.page.overview import Tone, judge_exporter, judge_informer, judge_request
 from telemetryd.serve.page.status import (
     StatusFacts,
     choose_requests,
     render_time,
 )
+
+MOST_SHOWN_CHARS: Final = 2000
+"""For one text."""
+
+_VOID: Final = frozenset({"br", "link", "meta"})
+
+
+class Markup(str):
+    """HTML, not to be escaped again."""
+
+    __slots__ = ()
+
+
+Child: TypeAlias = str | Markup
+Attribute: TypeAlias = str | bool | None
+
+
+def escape(text: str) -> Markup:
+    """A text as HTML, up to ``MOST_SHOWN_CHARS`` of it.
+
+    Controls, surrogates and marks that change the direction of text are shown as escapes.
+    """
+    return Markup(html.escape(escaped(text, MOST_SHOWN_CHARS)))
+
+
+def tag(name: str, /, *children: Child, **attributes: Attribute) -> Markup:
+    """An element.
+
+    Args:
+        name: Of the element.
+        children: Text is escaped.
+        attributes: By name, with ``_`` for ``-`` and one at the end for a Python keyword
+            (``class_``); True for an attribute without a value, None for a missing one.
+    """
+    given = "".join(
+        f" {key.rstrip('_').replace('_', '-')}" + ("" if value is True else f'="{escape(value)}"')
+        for key, value in attributes.items()
+        if not (value is None or value is False)
+    )
+    start = f"<{name}{given}>"
+    return Markup(start) if name in _VOID else Markup(f"{start}{join(children)}</{name}>")
+
+
+def join(children: Iterable[Child]) -> Markup:
+    """The children in sequence; text is escaped."""
+    return Markup("".join(_markup(child) for child in children))
+
+
+def _markup(child: Child) -> Markup:
+    return child if isinstance(child, Markup) else escape(child)
+
 
 TONE_NAMES: Final = {
     Tone.GOOD: "All well",
@@ -56,10 +108,7 @@ def span(seconds: float) -> str:
 def time_of(unix_s: float | None, now: float, *, absolute: bool = False) -> Markup:
     """A time for people and machines.
 
-    Args:
-        unix_s: Unix time in seconds; None for never.
-        now: The present as Unix time in seconds.
-        absolute: Show the time itself instead of its distance.
+    ``absolute`` shows the time itself instead of its distance.
     """
     if unix_s is None:
         return tag("span", "never", class_="quiet")

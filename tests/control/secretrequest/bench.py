@@ -19,12 +19,6 @@ import orjson
 from telemetryd.config import SecretRequestsConfig
 from telemetryd.control.secretrequest.controller import SecretRequestController
 from telemetryd.control.secretrequest.decision import SecretRef
-from telemetryd.demo.objects import ObjectStore
-from telemetryd.demo.resources import RESOURCES, JsonObject, resource_of
-from telemetryd.demo.resources import RequestTarget as Place
-from telemetryd.demo.routes import Routes
-from telemetryd.demo.status import ApiError
-from telemetryd.demo.writes import Writer
 from telemetryd.errors import NotFound
 from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.export.exporter import Exporter, ExporterSpec
@@ -37,6 +31,12 @@ from telemetryd.kube.requests import Fence
 from telemetryd.kube.responses import error_for, parse_status
 from telemetryd.model import ProjectRecord, RequestStatus, SecretRequestRecord
 from telemetryd.stats import InformerStats
+from tests.apiserver.double.objects import ObjectStore
+from tests.apiserver.double.resources import RESOURCES, JsonObject, resource_of
+from tests.apiserver.double.resources import RequestTarget as Place
+from tests.apiserver.double.routes import Routes
+from tests.apiserver.double.status import ApiError
+from tests.apiserver.double.writes import Writer
 from tests.export.doubles import EPOCH_S, Source, manager_of, running
 from tests.system.scc import NAMESPACE, REQUEST, SECRET, SYSTEM_PROJECT, scc_request
 

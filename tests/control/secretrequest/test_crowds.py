@@ -7,9 +7,9 @@ import pytest
 
 from telemetryd.control.secretrequest import cluster
 from telemetryd.control.secretrequest.status import LINES_AT_ONCE
-from telemetryd.demo.resources import JsonObject
 from telemetryd.errors import Reason, Unavailable
 from telemetryd.model import RequestState
+from tests.apiserver.double.resources import JsonObject
 from tests.control.secretrequest.bench import EXPORTER, Bench, with_settings
 from tests.support.virtualtime import VirtualTimeLoop
 from tests.system.scc import NAMESPACE, REQUEST, SECRET, SYSTEM_PROJECT

@@ -6,9 +6,9 @@ import anyio
 import pytest
 
 from telemetryd.control.secretrequest.decision import SecretRef
-from telemetryd.demo.resources import RequestTarget as Place
-from telemetryd.demo.resources import resource_of
 from telemetryd.model import ExporterState, RequestState
+from tests.apiserver.double.resources import RequestTarget as Place
+from tests.apiserver.double.resources import resource_of
 from tests.control.secretrequest.bench import EXPORTER, Bench, with_settings
 from tests.support.virtualtime import VirtualTimeLoop
 from tests.system.scc import FAILED, NAMESPACE, REQUEST, SECRET, SERVED, scc_request

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telemetryd.serve.page.markup import Markup, escape, join, tag
+from telemetryd.serve.page.tables import Markup, escape, join, tag
 
 
 class Reader(HTMLParser):

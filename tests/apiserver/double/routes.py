@@ -6,8 +6,8 @@ No aiohttp here: strings in, targets and JSON out. Which verbs a target takes is
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from telemetryd.demo import status
-from telemetryd.demo.resources import (
+from tests.apiserver.double import status
+from tests.apiserver.double.resources import (
     NAMESPACES,
     RESOURCES,
     JsonObject,

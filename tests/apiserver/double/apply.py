@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from telemetryd.demo import status
-from telemetryd.demo.resources import JsonObject, ServedResource
+from tests.apiserver.double import status
+from tests.apiserver.double.resources import JsonObject, ServedResource
 
 BEFORE_FIRST_APPLY = "before-first-apply"
 

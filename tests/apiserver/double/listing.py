@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import orjson
 
-from telemetryd.demo import status
-from telemetryd.demo.objects import ObjectStore, TableSnapshot
-from telemetryd.demo.options import ReadOptions
-from telemetryd.demo.resources import JsonObject, RequestTarget
+from tests.apiserver.double import status
+from tests.apiserver.double.objects import ObjectStore, TableSnapshot
+from tests.apiserver.double.options import ReadOptions
+from tests.apiserver.double.resources import JsonObject, RequestTarget
 
-_TOKEN_VERSION = "meta.k8s.io/v1"  # noqa: S105 - names a format
+_TOKEN_VERSION = "meta.k8s.io/v1"
 _EXPIRED_CONTINUE = (
     "The provided continue parameter is too old to display a consistent list result. You can start"
     " a new list without the continue parameter, or use the continue token in this response to"

@@ -12,10 +12,10 @@ import anyio
 import orjson
 from aiohttp import web
 
-from telemetryd.demo import status
-from telemetryd.demo.objects import Change, ObjectStore, ObjectTable, StoredObject
-from telemetryd.demo.options import ReadOptions
-from telemetryd.demo.resources import JsonObject, RequestTarget, ServedResource
+from tests.apiserver.double import status
+from tests.apiserver.double.objects import Change, ObjectStore, ObjectTable, StoredObject
+from tests.apiserver.double.options import ReadOptions
+from tests.apiserver.double.resources import JsonObject, RequestTarget, ServedResource
 
 DEFAULT_TIMEOUT_S = 1800.0
 """When the server ends a watch that names no timeout (--min-request-timeout)."""
@@ -187,7 +187,7 @@ class _Events:
     def _changed(self, change: Change) -> bytes:
         if change.new is not None:
             return _line("MODIFIED" if change.old else "ADDED", change.new.body)
-        assert change.old is not None  # noqa: S101 - a change has one of the two
+        assert change.old is not None
         return _line("DELETED", _at_revision(self.target.resource, change.old, change.revision))
 
 

@@ -6,8 +6,8 @@ Wording of the refusals: kube-apiserver 1.37.2.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from telemetryd.demo import status
-from telemetryd.demo.status import StatusCause
+from tests.apiserver.double import status
+from tests.apiserver.double.status import StatusCause
 
 _INITIAL = "sendInitialEvents"
 _GATE = "WatchList feature gate"

@@ -6,10 +6,16 @@ or its tests can run into is here.
 
 import base64
 
-from telemetryd.demo import status
-from telemetryd.demo.objects import StoredObject
-from telemetryd.demo.resources import NAMESPACES, SECRETS, JsonObject, RequestTarget, ServedResource
-from telemetryd.demo.status import StatusCause
+from tests.apiserver.double import status
+from tests.apiserver.double.objects import StoredObject
+from tests.apiserver.double.resources import (
+    NAMESPACES,
+    SECRETS,
+    JsonObject,
+    RequestTarget,
+    ServedResource,
+)
+from tests.apiserver.double.status import StatusCause
 
 IMMORTAL_NAMESPACES = frozenset({"default", "kube-public", "kube-system"})
 

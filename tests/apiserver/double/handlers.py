@@ -12,14 +12,14 @@ import anyio
 import orjson
 from aiohttp import web
 
-from telemetryd.demo import rules, status
-from telemetryd.demo.listing import list_objects
-from telemetryd.demo.objects import ObjectStore, StoredObject
-from telemetryd.demo.options import ReadOptions, is_true, parse_read_options, parse_revision
-from telemetryd.demo.resources import JsonObject, RequestTarget
-from telemetryd.demo.routes import PlainNotFound, Routes
-from telemetryd.demo.watching import Watches
-from telemetryd.demo.writes import Writer, Written
+from tests.apiserver.double import rules, status
+from tests.apiserver.double.listing import list_objects
+from tests.apiserver.double.objects import ObjectStore, StoredObject
+from tests.apiserver.double.options import ReadOptions, is_true, parse_read_options, parse_revision
+from tests.apiserver.double.resources import JsonObject, RequestTarget
+from tests.apiserver.double.routes import PlainNotFound, Routes
+from tests.apiserver.double.watching import Watches
+from tests.apiserver.double.writes import Writer, Written
 
 MAX_BODY_BYTES = 3 << 20
 """The API server's limit for request bodies (MaxRequestBodyBytes)."""

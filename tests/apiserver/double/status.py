@@ -7,7 +7,7 @@ code, reason and causes.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from telemetryd.demo.resources import JsonObject, RequestTarget, ServedResource
+from tests.apiserver.double.resources import JsonObject, RequestTarget, ServedResource
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ from uuid import UUID
 
 import orjson
 
-from telemetryd.demo import rules, status
-from telemetryd.demo.apply import Manager, Write, apply_config, update_owners
-from telemetryd.demo.objects import ObjectStore, StoredObject
-from telemetryd.demo.resources import NAMESPACES, JsonObject, RequestTarget, ServedResource
+from tests.apiserver.double import rules, status
+from tests.apiserver.double.apply import Manager, Write, apply_config, update_owners
+from tests.apiserver.double.objects import ObjectStore, StoredObject
+from tests.apiserver.double.resources import NAMESPACES, JsonObject, RequestTarget, ServedResource
 
 _KEPT_FROM_LIVE = (
     "creationTimestamp",
