@@ -1,19 +1,25 @@
 """The command line as a shell sees it: output, exit status, and no traceback ever."""
 
+import io
 import json
+import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from telemetryd import __version__
+from telemetryd.cli import run_command
 from telemetryd.cli.arguments import build_parser
+from telemetryd.daemon.signals import EarlySignals
 from tests.sampling import sampled
 from tests.system.daemon import free_port
 
@@ -30,10 +36,41 @@ COMMANDS = (
 )
 CTL_COMMANDS = ("status", "reload", "start", "stop", "restart", "trigger", "cache")
 SPOOL_COMMANDS = ("list", "export", "replay")
+SIGNALS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
+"""Those that a daemon handles, and ignores at its end."""
 
 
 def telemetryd(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Runs one command to its end, away from this machine's own configuration."""
+    """Runs one command to its end in this process, away from this machine's own configuration.
+
+    What belongs to the process alone is left out: signals, standard streams, and the exit.
+    """
+    said, wrong = io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), io.StringIO()
+    root, own = logging.getLogger(), logging.getLogger("telemetryd")
+    handlers, levels = root.handlers[:], (root.level, own.level)
+    heard = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        with (
+            mock.patch.dict(os.environ, _environ(environ), clear=True),
+            redirect_stdout(said),
+            redirect_stderr(wrong),
+        ):
+            status = run_command(arguments, EarlySignals())
+    except SystemExit as ended:  # argparse
+        status = ended.code if isinstance(ended.code, int) else 1
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(levels[0])
+        own.setLevel(levels[1])
+        for number, handler in heard.items():
+            if signal.getsignal(number) != handler:
+                signal.signal(number, handler)
+    said.seek(0)
+    return subprocess.CompletedProcess(arguments, status, said.read(), wrong.getvalue())
+
+
+def telemetryd_process(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """The same as a process, as a shell starts it."""
     return subprocess.run(
         [sys.executable, "-m", "telemetryd", *arguments],
         stdin=subprocess.DEVNULL,
@@ -84,7 +121,7 @@ def test_help_of_every_command_shows_an_example(capsys: pytest.CaptureFixture[st
 
 
 def test_version_is_the_package_s() -> None:
-    assert telemetryd("--version").stdout == f"telemetryd {__version__}\n"
+    assert telemetryd_process("--version").stdout == f"telemetryd {__version__}\n"
 
 
 @pytest.mark.parametrize(
@@ -129,7 +166,7 @@ def test_bad_configuration_exits_78_with_every_error(command: str, tmp_path: Pat
 
 
 def test_missing_configuration_file_exits_78(tmp_path: Path) -> None:
-    result = telemetryd("run", "--config", str(tmp_path / "none.toml"))
+    result = telemetryd_process("run", "--config", str(tmp_path / "none.toml"))
     assert result.returncode == 78
     assert_one_clear_line(result, "none.toml")
 
@@ -337,7 +374,9 @@ def test_taken_port_exits_1_and_names_the_key(tmp_path: Path) -> None:
     path.write_text(json.dumps(kubeconfig()))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        result = telemetryd("run", KUBECONFIG=str(path), TELEMETRYD_LISTEN=f"127.0.0.1:{port}")
+        result = telemetryd_process(
+            "run", KUBECONFIG=str(path), TELEMETRYD_LISTEN=f"127.0.0.1:{port}"
+        )
     assert result.returncode == 1, result.stderr
     assert "server.listen" in result.stderr
     assert "Traceback" not in result.stderr
@@ -346,7 +385,7 @@ def test_taken_port_exits_1_and_names_the_key(tmp_path: Path) -> None:
 def test_payload_from_an_unreachable_server_exits_1_with_the_reason(tmp_path: Path) -> None:
     path = tmp_path / "kubeconfig"
     path.write_text(json.dumps(kubeconfig()))
-    result = telemetryd("payload", "--timeout", "1s", KUBECONFIG=str(path))
+    result = telemetryd_process("payload", "--timeout", "1s", KUBECONFIG=str(path))
     assert result.returncode == 1
     assert not result.stdout
     last = result.stderr.splitlines()[-1]

@@ -19,7 +19,7 @@ from tests.kube.certificates import Authority, server_side
 
 pytestmark = pytest.mark.anyio
 
-EXPORTERS = 100
+EXPORTERS = 25
 EXPORTER = """
 [[exporters]]
 name = "e{number}"

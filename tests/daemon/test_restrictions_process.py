@@ -1,9 +1,7 @@
-"""Restrictions as an operator sees them: commands and processes."""
+"""Restrictions as an operator sees them: commands, and a daemon as a process."""
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 from tests.daemon.control import ctl
 from tests.daemon.embedded import FleetServer, serve_fleet
 from tests.system.daemon import Daemon
+from tests.test_cli import telemetryd
 
 SCC = '[[exporters]]\nname = "scc"\ntype = "secret"\ninterval = "1s"\n'
 
@@ -27,14 +26,7 @@ def environ(folder: Path) -> dict[str, str]:
 
 
 def run(command: str, config: Path, folder: Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "telemetryd", command, "--config", str(config)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=os.environ | environ(folder),
-        check=False,
-    )
+    return telemetryd(command, "--config", str(config), **environ(folder))
 
 
 def test_opt_in_ends_what_is_remembered_and_says_what_is_written(
