@@ -31,11 +31,18 @@ COMMANDS = (
 )
 CTL_COMMANDS = ("status", "reload", "start", "stop", "restart", "trigger", "cache")
 SPOOL_COMMANDS = ("list", "export", "replay")
+SIGNALS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
+"""Those that a daemon handles, and ignores at its end."""
 
 
 def telemetryd(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """Runs one command to its end, away from this machine's own configuration."""
     return starter.run(*arguments, env=_environ(environ))
+
+
+def telemetryd_process(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """The same in an interpreter of its own, as a shell starts it."""
+    return starter.run(*arguments, env=_environ(environ), fresh=True)
 
 
 def _environ(environ: dict[str, str]) -> dict[str, str]:
@@ -77,7 +84,7 @@ def test_help_of_every_command_shows_an_example(capsys: pytest.CaptureFixture[st
 
 
 def test_version_is_the_package_s() -> None:
-    assert telemetryd("--version").stdout == f"telemetryd {__version__}\n"
+    assert telemetryd_process("--version").stdout == f"telemetryd {__version__}\n"
 
 
 @pytest.mark.parametrize(
@@ -122,7 +129,7 @@ def test_bad_configuration_exits_78_with_every_error(command: str, tmp_path: Pat
 
 
 def test_missing_configuration_file_exits_78(tmp_path: Path) -> None:
-    result = telemetryd("run", "--config", str(tmp_path / "none.toml"))
+    result = telemetryd_process("run", "--config", str(tmp_path / "none.toml"))
     assert result.returncode == 78
     assert_one_clear_line(result, "none.toml")
 
@@ -330,7 +337,9 @@ def test_taken_port_exits_1_and_names_the_key(tmp_path: Path) -> None:
     path.write_text(json.dumps(kubeconfig()))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        result = telemetryd("run", KUBECONFIG=str(path), TELEMETRYD_LISTEN=f"127.0.0.1:{port}")
+        result = telemetryd_process(
+            "run", KUBECONFIG=str(path), TELEMETRYD_LISTEN=f"127.0.0.1:{port}"
+        )
     assert result.returncode == 1, result.stderr
     assert "server.listen" in result.stderr
     assert "Traceback" not in result.stderr
@@ -339,7 +348,7 @@ def test_taken_port_exits_1_and_names_the_key(tmp_path: Path) -> None:
 def test_payload_from_an_unreachable_server_exits_1_with_the_reason(tmp_path: Path) -> None:
     path = tmp_path / "kubeconfig"
     path.write_text(json.dumps(kubeconfig()))
-    result = telemetryd("payload", "--timeout", "1s", KUBECONFIG=str(path))
+    result = telemetryd_process("payload", "--timeout", "1s", KUBECONFIG=str(path))
     assert result.returncode == 1
     assert not result.stdout
     last = result.stderr.splitlines()[-1]

@@ -10,6 +10,8 @@ from tests.support.starter import shell_command
 
 ROOT = Path(__file__).parents[1]
 BAD_CONFIG = "check-config --config /there/is/none"
+CLOSED, FULL = "Bad file descriptor", "No space left on device"
+LONG = pytest.mark.long
 
 
 def shell(line: str) -> subprocess.CompletedProcess[str]:
@@ -20,9 +22,19 @@ def shell(line: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("redirect", ["2>&-", "2>/dev/full", "2>&- >&- <&-"])
 @pytest.mark.parametrize(
-    ("arguments", "status"), [(BAD_CONFIG, 78), ("run --config /there/is/none", 78), ("x", 64)]
+    ("redirect", "arguments", "status"),
+    [
+        ("2>&-", "x", 64),
+        ("2>/dev/full", "run --config /there/is/none", 78),
+        ("2>&- >&- <&-", BAD_CONFIG, 78),
+        pytest.param("2>&-", BAD_CONFIG, 78, marks=LONG),
+        pytest.param("2>&-", "run --config /there/is/none", 78, marks=LONG),
+        pytest.param("2>/dev/full", BAD_CONFIG, 78, marks=LONG),
+        pytest.param("2>/dev/full", "x", 64, marks=LONG),
+        pytest.param("2>&- >&- <&-", "run --config /there/is/none", 78, marks=LONG),
+        pytest.param("2>&- >&- <&-", "x", 64, marks=LONG),
+    ],
 )
 def test_stderr_that_cant_be_written_leaves_the_exit_status(
     redirect: str, arguments: str, status: int
@@ -40,9 +52,16 @@ def test_valid_configuration_is_valid_with_stderr_closed() -> None:
     assert (done.returncode, done.stdout) == (0, "defaults: valid\n")
 
 
-@pytest.mark.parametrize("arguments", ["schema", "check-config", "--version"])
 @pytest.mark.parametrize(
-    ("redirect", "why"), [(">&-", "Bad file descriptor"), (">/dev/full", "No space left on device")]
+    ("arguments", "redirect", "why"),
+    [
+        ("schema", ">&-", CLOSED),
+        ("check-config", ">/dev/full", FULL),
+        pytest.param("--version", ">&-", CLOSED, marks=LONG),
+        pytest.param("check-config", ">&-", CLOSED, marks=LONG),
+        pytest.param("schema", ">/dev/full", FULL, marks=LONG),
+        ("--version", ">/dev/full", FULL),
+    ],
 )
 def test_stdout_that_cant_be_written_is_one_complaint(
     arguments: str, redirect: str, why: str

@@ -83,6 +83,7 @@ def test_results_can_be_shown(results: Results) -> None:
     assert len(judge(results)) == text.count("| ≤ ")
 
 
+@pytest.mark.long
 def test_profile_shows_work_and_no_waiting(assets: Path) -> None:
     with own_pair(assets, BenchFleet(50)) as server:
         lines = profile(server).splitlines()
@@ -94,6 +95,7 @@ def test_profile_shows_work_and_no_waiting(assets: Path) -> None:
     assert not any("epoll" in row for row in rows)
 
 
+@pytest.mark.long
 def test_given_cluster_is_filled_and_left_as_it_was(assets: Path, tmp_path: Path) -> None:
     pair = ApiServer(assets, tmp_path)
     pair.start()

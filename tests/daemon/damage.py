@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import time
+import tomllib
 from base64 import b64decode
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -90,6 +91,17 @@ def cuts_of(content: bytes) -> dict[str, Callable[[Path, bytes], object]]:
     places |= {place + 1 for place, byte in enumerate(content) if byte == ord("\n")}
     places.discard(len(content))
     return {f"cut {place}": _cutting(place) for place in sorted(places)}
+
+
+def is_broken(damage: str, content: bytes) -> bool:
+    """Whether no configuration can be made of what is left."""
+    if damage in DAMAGES:
+        return True
+    try:
+        tomllib.loads(content[: int(damage.removeprefix("cut "))].decode())
+    except tomllib.TOMLDecodeError:
+        return True
+    return False
 
 
 def _cutting(place: int) -> Callable[[Path, bytes], object]:

@@ -94,7 +94,7 @@ def attacked(port: int, context: ssl.SSLContext | None) -> Iterator[Attacker]:
         yield Attacker(port, context, stack)
 
 
-@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("scheme", ["http", pytest.param("https", marks=pytest.mark.long)])
 def test_memory_stays_and_probes_are_answered_while_clients_send_without_end(
     scheme: str, tmp_path: Path, kubeconfig: Path, authority: Authority
 ) -> None:

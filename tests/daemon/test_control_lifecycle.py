@@ -8,16 +8,22 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
-from tests.support.control import EXPORTERS, assert_refused, blind_proxy, ctl, running
+from tests.support.control import EXPORTERS, assert_refused, blind_proxy, running
 from tests.support.daemon import Daemon
 from tests.support.embedded import FleetServer, serve_fleet
 from tests.support.locks import OTHER_USER, holding
+from tests.test_cli import telemetryd
 
 NODES = "nodes.management.cattle.io"
 SETTINGS = "settings.management.cattle.io"
+
+
+def ctl(command: str, *rest: str, config: Path, **environ: str) -> "CompletedProcess[str]":
+    return telemetryd("ctl", command, "--config", str(config), *rest, **environ)
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +33,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetServer]:
 
 
 def test_second_daemon_on_the_same_socket_exits_1(server: FleetServer, tmp_path: Path) -> None:
-    folder = tmp_path / "second"
-    folder.mkdir()
+    config = tmp_path / "second.toml"
     with running(tmp_path, server.kubeconfig) as first:
-        second = Daemon(folder, server.kubeconfig, f'control_socket = "{first.socket}"\n')
-        assert second.process.wait(timeout=60) == 1, "it may pass: the service manager tries again"
-        assert "server.control_socket: another telemetryd listens on" in second.log()
-        assert "Traceback" not in second.log()
+        config.write_text(f'[server]\ncontrol_socket = "{first.socket}"\n')
+        second = telemetryd(
+            "run",
+            "--config",
+            str(config),
+            KUBECONFIG=str(server.kubeconfig),
+            TELEMETRYD_LISTEN="127.0.0.1:0",
+        )
+        assert second.returncode == 1, "it may pass: the service manager tries again"
+        assert "server.control_socket: another telemetryd listens on" in second.stderr
+        assert "Traceback" not in second.stderr
         assert first.ctl("status").returncode == 0
 
 
@@ -43,10 +55,12 @@ def test_port_of_another_process_ends_the_start_with_1_and_is_used_once_it_is_fr
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         environ = {"TELEMETRYD_LISTEN": f"127.0.0.1:{port}"}
-        refused = Daemon(tmp_path, server.kubeconfig, "", "", environ=environ)
-        assert refused.process.wait(timeout=60) == 1, "the unit restarts on it, and not on 78"
-    line = refused.log().splitlines()[-1]
-    assert "Traceback" not in refused.log()
+        refused = telemetryd(
+            "run", KUBECONFIG=str(server.kubeconfig), STATE_DIRECTORY=str(tmp_path), **environ
+        )
+        assert refused.returncode == 1, "the unit restarts on it, and not on 78"
+    line = refused.stderr.splitlines()[-1]
+    assert "Traceback" not in refused.stderr
     assert f"server.listen: can't listen on 127.0.0.1:{port}: the port is taken: stop" in line
     again = Daemon(tmp_path, server.kubeconfig, "", "", environ=environ)
     try:
@@ -76,6 +90,7 @@ def test_killed_daemon_leaves_nothing_in_the_way(server: FleetServer, tmp_path: 
     shutil.rmtree(path.parent)
 
 
+@pytest.mark.long
 def test_other_user_who_locks_all_there_is_holds_up_neither_start_nor_export(
     server: FleetServer, tmp_path: Path
 ) -> None:
@@ -116,6 +131,7 @@ def test_spoilt_file_without_a_daemon_exits_78(tmp_path: Path) -> None:
     assert_refused(missing, 78, "none.toml: doesn't exist")
 
 
+@pytest.mark.long
 def test_daemon_without_a_place_for_its_socket_runs_on(server: FleetServer, tmp_path: Path) -> None:
     folder = tmp_path / ("x" * 100)
     folder.mkdir()
@@ -145,7 +161,7 @@ def test_cache_that_never_synced_exits_1(tmp_path: Path) -> None:
             "the end of the first look", lambda: len(commanded.daemon.status()["informers"]) > 1, 30
         )
         for options in ((), ("--verify",)):
-            result = commanded.ctl("cache", NODES, *options)
+            result = ctl("cache", NODES, *options, config=commanded.daemon.config_file)
             assert result.returncode == 1
             assert json.loads(result.stdout)["synced"] is False
             assert result.stderr == f"telemetryd: {NODES} isn't synced\n"
@@ -160,13 +176,14 @@ def test_cache_kept_in_the_dark_differs(server: FleetServer, tmp_path: Path) -> 
         running(tmp_path, blind, "", kubernetes='watch_list = "off"') as commanded,
     ):
         commanded.daemon.wait_for("synced", commanded.daemon.ready, 90)
-        before = json.loads(commanded.ctl("cache", SETTINGS, "--verify").stdout)
+        config = commanded.daemon.config_file
+        before = json.loads(ctl("cache", SETTINGS, "--verify", config=config).stdout)
         assert before["verification"]["equal"]
         setting = server.get(SETTINGS, "server-url")
         assert setting is not None
         server.put({**setting, "metadata": {"name": "s-unseen"}})
         try:
-            result = commanded.ctl("cache", SETTINGS, "--verify")
+            result = ctl("cache", SETTINGS, "--verify", config=config)
         finally:
             server.remove(SETTINGS, "s-unseen")
         assert result.returncode == 1

@@ -1,4 +1,4 @@
-"""Signals in the first moments of a real `telemetryd run`."""
+"""How a process of telemetryd begins, under signals, and ends, while threads of it are at work."""
 
 import signal
 import subprocess
@@ -11,7 +11,10 @@ import pytest
 from tests.support.processes import is_gone
 from tests.support.service import ServiceManager
 
-DELAYS_S = (0.0, 0.01, 0.03, 0.06, 0.1, 0.15, 0.2)
+DELAYS_S = [
+    pytest.param(each, marks=() if each in {0.0, 0.1} else pytest.mark.long)
+    for each in (0.0, 0.01, 0.03, 0.06, 0.1, 0.15, 0.2)
+]
 """After the first handler is there: imports, configuration, and the start of the loop."""
 
 
@@ -23,36 +26,33 @@ def test_entry_point_imports_next_to_nothing() -> None:
     assert not heavy & set(done.stdout.split())
 
 
-def test_reload_and_summary_asked_during_the_start_are_done_once_it_runs(tmp_path: Path) -> None:
-    for index, delay_s in enumerate(DELAYS_S):
-        folder = tmp_path / str(index)
-        folder.mkdir()
-        with ServiceManager(folder) as service:
-            service.wait_until_signals_are_caught()
-            time.sleep(delay_s)
-            service.process.send_signal(signal.SIGHUP)
-            service.process.send_signal(signal.SIGUSR1)
-            first = service.next()
-            assert "READY" in first, f"after {delay_s} s: {first}"
-            service.next_with("RELOADING")
-            service.next_with("READY")
-            service.wait_for_log('"message":"status","informers_synced":"0/')
-            assert service.end() == 0, service.log()
+@pytest.mark.parametrize("delay_s", DELAYS_S)
+def test_reload_and_summary_asked_during_the_start_are_done_once_it_runs(
+    tmp_path: Path, delay_s: float
+) -> None:
+    with ServiceManager(tmp_path) as service:
+        service.wait_until_signals_are_caught()
+        time.sleep(delay_s)
+        service.process.send_signal(signal.SIGHUP)
+        service.process.send_signal(signal.SIGUSR1)
+        assert "READY" in service.next()
+        service.next_with("RELOADING")
+        service.next_with("READY")
+        service.wait_for_log('"message":"status","informers_synced":"0/')
+        assert service.end() == 0, service.log()
 
 
+@pytest.mark.parametrize("delay_s", DELAYS_S)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_to_end_the_daemon_during_its_start_does_so_with_status_0(
-    tmp_path: Path, number: signal.Signals
+    tmp_path: Path, number: signal.Signals, delay_s: float
 ) -> None:
-    for index, delay_s in enumerate(DELAYS_S):
-        folder = tmp_path / str(index)
-        folder.mkdir()
-        with ServiceManager(folder) as service:
-            service.wait_until_signals_are_caught()
-            time.sleep(delay_s)
-            service.process.send_signal(number)
-            assert service.process.wait(timeout=60) == 0, f"after {delay_s} s\n{service.log()}"
-            assert "Traceback" not in service.log()
+    with ServiceManager(tmp_path) as service:
+        service.wait_until_signals_are_caught()
+        time.sleep(delay_s)
+        service.process.send_signal(number)
+        assert service.process.wait(timeout=60) == 0, service.log()
+        assert "Traceback" not in service.log()
 
 
 def test_credentials_that_keep_the_start_waiting_don_t_keep_it_from_ending(tmp_path: Path) -> None:
@@ -76,3 +76,25 @@ def test_signals_without_end_leave_the_end_at_status_0(tmp_path: Path) -> None:
             time.sleep(0.001)
         assert service.process.returncode == 0, service.log()
         assert "Traceback" not in service.log()
+
+
+# The C library's exit calls _exit(7) where it is reached.
+SCRIPT = """
+import ctypes, threading
+from telemetryd.__main__ import _leave
+
+libc = ctypes.CDLL(None)
+libc.__cxa_atexit(ctypes.cast(libc._exit, ctypes.c_void_p), ctypes.c_void_p(7), None)
+if {at_work}:
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+_leave(3)
+"""
+
+
+@pytest.mark.parametrize(("at_work", "status"), [(True, 3), (False, 7)])
+def test_exit_of_the_c_library_is_left_out_while_a_thread_is_at_work(
+    at_work: bool, status: int
+) -> None:
+    script = SCRIPT.format(at_work=at_work)
+    ended = subprocess.run([sys.executable, "-c", script], check=False, timeout=60)
+    assert ended.returncode == status

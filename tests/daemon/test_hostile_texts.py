@@ -1,10 +1,7 @@
 """Texts of any length, with any character, from objects, paths and plug-ins, in a real daemon."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +12,7 @@ from tests.daemon.test_plugins import install
 from tests.support import starter
 from tests.support.daemon import Daemon
 from tests.support.embedded import serve_fleet
+from tests.test_cli import telemetryd
 
 MIB = b"x" * 2**20
 PEAK_AT_MOST_MIB = 100
@@ -66,11 +64,18 @@ def lines(daemon: Daemon) -> list[str]:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("watch_list", ["auto", "off"])
+@pytest.mark.parametrize(
+    ("watch_list", "count"),
+    [
+        ("auto", 22),
+        pytest.param("auto", 55, marks=pytest.mark.long),
+        pytest.param("off", 55, marks=pytest.mark.long),
+    ],
+)
 def test_huge_texts_of_secret_requests_cost_no_memory_log_or_page(
-    tmp_path: Path, watch_list: str
+    tmp_path: Path, watch_list: str, count: int
 ) -> None:
-    HugeServer.count = 55
+    HugeServer.count = count
     with serve_fleet(tmp_path, kind=HugeServer) as server:
         kubernetes = f'watch_list = "{watch_list}"'
         daemon = Daemon(tmp_path, server.kubeconfig, "", kubernetes=kubernetes, fresh=True)
@@ -137,21 +142,8 @@ def test_of_three_thousand_requests_a_few_are_shown_and_the_rest_is_counted(tmp_
             assert page.count("<td") < 2000
             assert "2,800 more are left out" in page
             assert "huge-" not in daemon.get("/metrics")[1]
-            done = subprocess.run(
-                [
-                    sys.executable,
-                    "-m",
-                    "telemetryd",
-                    "ctl",
-                    "status",
-                    "--config",
-                    daemon.config_file,
-                ],
-                env={**os.environ, "RUNTIME_DIRECTORY": str(tmp_path)},
-                capture_output=True,
-                text=True,
-                check=False,
-            )
+            config = str(daemon.config_file)
+            done = telemetryd("ctl", "status", "--config", config, RUNTIME_DIRECTORY=str(tmp_path))
             assert done.stdout.count("huge-") == 200
             assert done.stdout.endswith("2800 more SecretRequests are left out\n")
         finally:
@@ -159,7 +151,7 @@ def test_of_three_thousand_requests_a_few_are_shown_and_the_rest_is_counted(tmp_
             assert daemon.stop() == 0
 
 
-@pytest.mark.parametrize("log_format", ["json", "text"])
+@pytest.mark.parametrize("log_format", ["json", pytest.param("text", marks=pytest.mark.long)])
 def test_path_that_is_not_utf_8_is_shown_escaped_everywhere(
     tmp_path: Path, log_format: str
 ) -> None:

@@ -108,7 +108,7 @@ def test_watchdog_is_fed_at_a_third_of_its_time(
     assert Notifier.from_environ(environ, 7).watchdog_period_s == period_s
 
 
-@pytest.mark.parametrize("abstract", [False, True])
+@pytest.mark.parametrize("abstract", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_daemon_tells_its_life_without_an_api_server(tmp_path: Path, abstract: bool) -> None:
     begin = time.monotonic()
     with ServiceManager(
@@ -126,6 +126,7 @@ def test_daemon_tells_its_life_without_an_api_server(tmp_path: Path, abstract: b
         assert service.next_with("STOPPING") == {"STOPPING": "1", "STATUS": "draining"}
 
 
+@pytest.mark.long
 def test_daemon_of_another_watchdog_pid_feeds_none(tmp_path: Path) -> None:
     environ = {"WATCHDOG_USEC": "300000", "WATCHDOG_PID": "1"}
     with ServiceManager(tmp_path, environ=environ) as service:

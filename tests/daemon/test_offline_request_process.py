@@ -1,4 +1,4 @@
-"""`telemetryd offline-request` as a shell runs it: a request, or one reason why there is none."""
+"""`telemetryd offline-request`: a request, or one reason why there is none."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ from tests.apiserver.fixtures import rancher_node, setting
 from tests.support.daemon import free_port
 from tests.support.embedded import FleetServer, serve_fleet
 from tests.system.offlinerequest import RELEASES, read_offline_request, without_time
-from tests.test_cli import telemetryd
+from tests.test_cli import telemetryd, telemetryd_process
 
 SETTINGS = "settings.management.cattle.io"
 NODES = "nodes.management.cattle.io"
@@ -49,7 +49,7 @@ def run(
 def test_request_holds_the_payload_and_names_the_product(
     server: FleetServer, tmp_path: Path
 ) -> None:
-    result = run("offline-request", server, tmp_path)
+    result = telemetryd_process("offline-request", KUBECONFIG=str(server.kubeconfig))
     assert (result.returncode, result.stderr) == (0, "")
     request = read_offline_request(result.stdout)
     payload = json.loads(run("payload", server, tmp_path).stdout)

@@ -1,4 +1,4 @@
-"""`telemetryd payload` as a shell runs it: what would be sent, whether or not anything is."""
+"""`telemetryd payload`: what would be sent, whether or not anything is."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 from tests.apiserver.fixtures import core_node, setting
 from tests.support.daemon import Daemon
 from tests.support.embedded import FleetServer, serve_fleet
-from tests.test_cli import telemetryd
+from tests.test_cli import telemetryd, telemetryd_process
 
 SETTINGS = "settings.management.cattle.io"
 
@@ -31,8 +31,8 @@ def payload(
     )
 
 
-def test_payload_of_a_rancher_says_nothing_else(server: FleetServer, tmp_path: Path) -> None:
-    result = payload(server, tmp_path)
+def test_payload_of_a_rancher_says_nothing_else(server: FleetServer) -> None:
+    result = telemetryd_process("payload", KUBECONFIG=str(server.kubeconfig))
     assert (result.returncode, result.stderr) == (0, "")
     assert json.loads(result.stdout)["subscription"]["product"] == "rancher-prime"
 

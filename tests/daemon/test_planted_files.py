@@ -83,7 +83,10 @@ def config(folder: Path, receiver: HttpReceiver) -> str:
     return f'[privacy]\nserver_url = "omit"\n{archive}{remote}'
 
 
-@pytest.mark.parametrize("kind", PLANTS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=() if kind == "pipe" else pytest.mark.long) for kind in PLANTS],
+)
 def test_all_is_written_and_sent_whatever_has_a_temporary_or_lock_name(
     kind: str, tmp_path: Path, server: FleetServer, receiver: HttpReceiver
 ) -> None:

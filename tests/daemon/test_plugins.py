@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -14,6 +15,7 @@ from telemetryd.daemon.exporters import ExporterFactory
 from telemetryd.errors import ConfigError
 from tests.support.daemon import Daemon
 from tests.support.embedded import FleetServer, serve_fleet
+from tests.test_cli import telemetryd
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "telemetryd-exporter-example"
@@ -55,14 +57,14 @@ def check(folder: Path, *sites: Path, **keys: object) -> "subprocess.CompletedPr
     given = {"name": "it", **keys}
     lines = (f"{key} = {json.dumps(value)}\n" for key, value in given.items())
     path.write_text("[[exporters]]\n" + "".join(lines))
-    return subprocess.run(
-        [sys.executable, "-m", "telemetryd", "check-config", "--config", str(path)],
-        cwd=ROOT,
-        env={"PYTHONPATH": ":".join(map(str, sites)), "HOME": "/nonexistent"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    folders = [*map(str, sites)]
+    with mock.patch.object(sys, "path", [*folders, *sys.path]):
+        try:
+            return telemetryd("check-config", "--config", str(path))
+        finally:
+            for name, module in [*sys.modules.items()]:
+                if str(getattr(module, "__file__", "")).startswith(tuple(folders)):
+                    del sys.modules[name]  # the next one may have a module of the same name
 
 
 def test_example_that_pip_has_installed_exports_from_a_running_daemon(

@@ -74,6 +74,7 @@ def test_pending_payload_is_dropped_after_a_restart_while_an_informer_is_not_rea
     assert not (tmp_path / "spool" / "web" / "pending").exists()
 
 
+@pytest.mark.long
 def test_pending_payload_is_replaced_after_a_reload(tmp_path: Path, receiver: Receiver) -> None:
     with serve_fleet(tmp_path, clusters=2, nodes=2) as fleet:
         daemon = Daemon(tmp_path, fleet.kubeconfig, receiver.config())

@@ -17,6 +17,7 @@ import pytest
 
 from tests.support.daemon import TOP_LEVEL, Daemon
 from tests.support.embedded import FleetServer, serve_fleet
+from tests.test_cli import telemetryd
 
 ON_CHANGE = TOP_LEVEL + "reload_on_change = true\n"
 
@@ -24,7 +25,7 @@ ON_CHANGE = TOP_LEVEL + "reload_on_change = true\n"
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetServer]:
     """A fleet that is never at rest."""
-    with serve_fleet(tmp_path_factory.mktemp("embedded"), churn_per_s=50) as fleet:
+    with serve_fleet(tmp_path_factory.mktemp("embedded"), churn_per_s=20) as fleet:
         yield fleet
 
 
@@ -198,19 +199,37 @@ SPOILT = {
 }
 
 
+@pytest.mark.parametrize("kind", BROKEN)
+def test_broken_file_is_refused_with_file_key_and_fix(tmp_path: Path, kind: str) -> None:
+    config, key, fix = BROKEN[kind]
+    file = tmp_path / "config.toml"
+    file.write_text(config)
+    done = telemetryd("check-config", "--config", str(file))
+    assert done.returncode == 78
+    for text in (str(file), key, fix):
+        assert text in done.stderr
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        ("no TOML", "same Secret"),
+        pytest.param(tuple(BROKEN), marks=pytest.mark.long),
+    ],
+)
 def test_broken_files_change_nothing_and_say_file_key_and_fix(
-    tmp_path: Path, server: FleetServer
+    tmp_path: Path, server: FleetServer, kinds: tuple[str, ...]
 ) -> None:
     with running(tmp_path, server, exporter("scc")) as reloading:
-        check_broken_files(reloading)
+        check_broken_files(reloading, {kind: BROKEN[kind] for kind in kinds})
 
 
-def check_broken_files(reloading: Reloading) -> None:
+def check_broken_files(reloading: Reloading, broken: dict[str, tuple[str, str, str]]) -> None:
     daemon = reloading.daemon
     daemon.wait_for("delivers", lambda: runs(daemon, "scc") >= 1, 30)
     in_force = daemon.status()["config"]
     before = runs(daemon, "scc")
-    for kind, (config, key, fix) in BROKEN.items():
+    for kind, (config, key, fix) in broken.items():
         # Keys at the top level have to come before the tables.
         top_level = TOP_LEVEL + ("" if config.startswith("[") else config)
         daemon.configure(config if config.startswith("[") else exporter("scc"), top_level)

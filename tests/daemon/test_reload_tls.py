@@ -18,7 +18,7 @@ from tests.support.receiver import receiving
 
 pytestmark = pytest.mark.anyio
 
-EXPORTERS = 100
+EXPORTERS = 25
 EXPORTER = """
 [[exporters]]
 name = "e{number}"

@@ -109,6 +109,7 @@ async def test_what_was_refused_waits_on_disk_and_is_shown(
     assert (tmp_path / "spool" / "it" / "pending").exists()
 
 
+@pytest.mark.long
 async def test_reload_with_a_ca_that_is_not_there_is_rejected_whole(
     tmp_path: Path, server: FleetServer
 ) -> None:

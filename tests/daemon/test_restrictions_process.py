@@ -1,17 +1,16 @@
-"""Restrictions as an operator sees them: commands and processes."""
+"""Restrictions as an operator sees them: commands, and a daemon as a process."""
 
 import json
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support import starter
 from tests.support.control import ctl
 from tests.support.daemon import Daemon
 from tests.support.embedded import FleetServer, serve_fleet
+from tests.test_cli import telemetryd
 
 SCC = '[[exporters]]\nname = "scc"\ntype = "secret"\ninterval = "1s"\n'
 
@@ -27,7 +26,7 @@ def environ(folder: Path) -> dict[str, str]:
 
 
 def run(command: str, config: Path, folder: Path) -> "subprocess.CompletedProcess[str]":
-    return starter.run(command, "--config", str(config), env=os.environ | environ(folder))
+    return telemetryd(command, "--config", str(config), **environ(folder))
 
 
 def test_opt_in_ends_what_is_remembered_and_says_what_is_written(

@@ -11,6 +11,7 @@ from tests.support.embedded import FleetServer, serve_fleet
 from tests.support.processes import said
 
 pytestmark = pytest.mark.timeout(900)
+LONG = pytest.mark.long
 
 EXPORTERS = """
 [[exporters]]
@@ -42,6 +43,13 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 }
 
 
+GROUPS = [
+    ("locked",),
+    pytest.param(tuple(each for each in DAMAGES if each != "locked"), marks=LONG),
+]
+"""Each is met by the files alone in ``test_restrictionfile`` and in ``test_spool``."""
+
+
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetServer]:
     with serve_fleet(tmp_path_factory.mktemp("fleet"), clusters=2, nodes=2) as fleet:
@@ -70,19 +78,20 @@ def assert_one_error(process: Process, file: Path) -> None:
     assert str(file) in error
 
 
+@pytest.mark.parametrize("damages", GROUPS)
 def test_damaged_restrictions_keep_all_off_with_one_error(
-    tmp_path: Path, receivers: Receivers
+    tmp_path: Path, receivers: Receivers, damages: tuple[str, ...]
 ) -> None:
     state = tmp_path / "state"
     first = start(tmp_path, receivers, '[privacy]\nserver_url = "omit"\n')
     assert first.stop() == 0
     receivers.forget()
     shutil.copytree(state, tmp_path / "kept", ignore=shutil.ignore_patterns("*.sock"))
-    for damage, spoil in DAMAGES.items():
+    for damage in damages:
         shutil.rmtree(state)
         shutil.copytree(tmp_path / "kept", state)
         file = state / "restrictions.json"
-        spoil(file)
+        DAMAGES[damage](file)
         process = start(tmp_path, receivers)
         try:
             collection = process.status()["collection"]
@@ -96,6 +105,7 @@ def test_damaged_restrictions_keep_all_off_with_one_error(
         assert receivers.fields() == {}, damage
 
 
+@LONG
 def test_state_folder_that_is_a_file_keeps_all_off(tmp_path: Path, receivers: Receivers) -> None:
     (tmp_path / "file").touch()
     process = start(tmp_path, receivers, f'state_dir = "{tmp_path}/file"\n')
@@ -107,8 +117,9 @@ def test_state_folder_that_is_a_file_keeps_all_off(tmp_path: Path, receivers: Re
     assert receivers.fields() == {}
 
 
+@pytest.mark.parametrize("damages", GROUPS)
 def test_damaged_spool_file_is_one_error_and_never_leaves(
-    tmp_path: Path, receivers: Receivers
+    tmp_path: Path, receivers: Receivers, damages: tuple[str, ...]
 ) -> None:
     state = tmp_path / "state"
     receivers.http.refuses = True
@@ -119,10 +130,10 @@ def test_damaged_spool_file_is_one_error_and_never_leaves(
     receivers.http.refuses = False
     receivers.forget()
     shutil.copytree(state, tmp_path / "kept", ignore=shutil.ignore_patterns("*.sock"))
-    for damage, spoil in DAMAGES.items():
+    for damage in damages:
         shutil.rmtree(state)
         shutil.copytree(tmp_path / "kept", state)
-        spoil(pending)
+        DAMAGES[damage](pending)
         process = start(tmp_path, receivers, '[privacy]\nserver_url = "omit"\n')
         try:
             process.settle()

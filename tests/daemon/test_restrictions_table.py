@@ -1,13 +1,13 @@
 """Whatever happens to the configuration file: nothing is sent that was not sent before.
 
 Every kind of restriction, every damage, every way by which a daemon comes to read the file again,
-all with real processes. By default each damage meets each kind at one reload by hand, and one kind
-in the slow ways; `make faults` runs the whole product.
+all with real processes. By default one kind meets some of the damages; by `make test-long` each
+damage meets each kind at one reload by hand, and one kind in the slow ways; `make faults` runs the
+whole product. What the files permit is tested in ``test_restrictions``, for all of them.
 """
 
 import shutil
 import signal
-import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from tests.daemon.damage import (
     Process,
     Receivers,
     cuts_of,
+    is_broken,
     restore,
     with_own_etc,
 )
@@ -45,6 +46,7 @@ KINDS = {
     "other at the end": f'{WEB}{OTHER}secret = "other"\nformat = "fleet"\n',
     "scc elsewhere": WEB.replace('"web"', '"scc"'),
 }
+EXAMPLE = "server_url"
 WAYS = ("option", "variable", "system")
 pytestmark = pytest.mark.timeout(900)
 
@@ -95,16 +97,6 @@ class Bench:
             process.settle()
         return process
 
-    def is_broken(self, damage: str) -> bool:
-        """Whether no configuration can be made of what is left."""
-        if damage in DAMAGES:
-            return True
-        try:
-            tomllib.loads(self.content[: int(damage.removeprefix("cut "))].decode())
-        except tomllib.TOMLDecodeError:
-            return True
-        return False
-
     def assert_no_more(self, damage: str) -> None:
         """No destination got a field that it did not get under the whole file."""
         more = {
@@ -140,7 +132,9 @@ def make_bench(folder: Path, fleet: FleetServer, http: HttpReceiver, text: str) 
     return bench
 
 
-@pytest.fixture(params=list(KINDS))
+@pytest.fixture(
+    params=[pytest.param(kind, marks=() if kind == EXAMPLE else pytest.mark.long) for kind in KINDS]
+)
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -197,7 +191,7 @@ def check_reloads(bench: Bench, process: Process, trigger: str, damages: Sequenc
     for damage in damages:
         bench.damages()[damage](bench.file, bench.content)
         errors = errors_in(reload(process, trigger))
-        if bench.is_broken(damage) or errors:
+        if is_broken(damage, bench.content) or errors:
             (error,) = errors
             assert str(bench.file) in error, damage
             assert process.status()["config"]["hash"] == bench.digest, damage
@@ -232,7 +226,7 @@ def check_restarts(bench: Bench, way: str, damages: Sequence[str]) -> None:
                 assert all(each.startswith(f"{file}: ") for each in logged), logged
             else:
                 gone = damage in {"removed", "renamed"} and way == "system"
-                assert gone or not bench.is_broken(damage), damage
+                assert gone or not is_broken(damage, bench.content), damage
                 process.settle()
         finally:
             status = process.stop()
@@ -266,6 +260,13 @@ def own_part(bench: Bench, kind: str) -> list[str]:
     return damages[list(KINDS).index(kind) :: len(KINDS)]
 
 
+@pytest.mark.parametrize("kind", [EXAMPLE])
+def test_damaged_file_permits_nothing_at_a_reload(bench: Bench, kind: str) -> None:
+    damages = own_part(bench, kind)
+    reload_by_hand(bench, {"signal": damages[::2], "control": damages[1::2]})
+
+
+@pytest.mark.long
 def test_damaged_file_permits_nothing_at_a_reload_by_hand(bench: Bench) -> None:
     damages = list(bench.damages())
     reload_by_hand(bench, {"signal": damages[::2], "control": damages[1::2]})

@@ -131,7 +131,7 @@ def ask(daemon: Daemon, path: str, authorization: str) -> str:
 
 
 @pytest.mark.timeout(420)  # a token file is read twice a minute, and informers back off
-@pytest.mark.parametrize("kind", ["token", "password"])
+@pytest.mark.parametrize("kind", [pytest.param("token", marks=pytest.mark.long), "password"])
 def test_no_view_shows_a_credential_that_a_server_echoes(
     tmp_path: Path, echoing: Echoing, receiver: Echoing, kind: str
 ) -> None:

@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import os
 import re
 import shutil
 import signal
@@ -15,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.serve.guarded import SecretVolume, client_side, der
-from tests.support import starter
 from tests.support.certificates import Authority, Pair
 from tests.support.daemon import Daemon
+from tests.test_cli import telemetryd
 
 TOKEN = "s3cret.of.prometheus"
 EXPORTERS = "exporters = []\n"
@@ -92,9 +91,9 @@ def shown(daemon: Daemon) -> bytes:
 
 def command(daemon: Daemon, *arguments: str) -> "subprocess.CompletedProcess[str]":
     folder = str(daemon.config_file.parent)
-    return starter.run(
-        *(*arguments, "--config", str(daemon.config_file)),
-        env={**os.environ, "STATE_DIRECTORY": folder, "RUNTIME_DIRECTORY": folder},
+    config = str(daemon.config_file)
+    return telemetryd(
+        *arguments, "--config", config, STATE_DIRECTORY=folder, RUNTIME_DIRECTORY=folder
     )
 
 
@@ -147,11 +146,14 @@ def test_start_with_unusable_files_exits_78_and_names_them(
         "mismatch": lambda: Pair(good.cert, authority.issue("other").key),
         "expired": lambda: authority.issue("late", days=-1),
     }[which]()
-    daemon = Daemon(tmp_path, kubeconfig, keys(pair))
-    assert daemon.process.wait(timeout=60) == 78
-    assert told.format(tmp_path) in daemon.log()
-    assert f"{daemon.config_file}: server.tls_cert_file" in daemon.log()
-    assert "Traceback" not in daemon.log()
+    config = tmp_path / "config.toml"
+    config.write_text(
+        f'[kubernetes]\nkubeconfig = "{kubeconfig}"\n[server]\nlisten = "127.0.0.1:0"\n{keys(pair)}'
+    )
+    done = telemetryd("run", "--config", str(config), RUNTIME_DIRECTORY=str(tmp_path))
+    assert done.returncode == 78
+    assert told.format(tmp_path) in done.stderr
+    assert f"{config}: server.tls_cert_file" in done.stderr
 
 
 def test_reload_changes_who_may_look_and_a_bad_file_changes_nothing(

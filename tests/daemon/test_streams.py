@@ -21,7 +21,7 @@ interval = "1s"
 
 WAYS: list[Any] = [
     pytest.param("auto", {}, "stream", {"initial"}, id="streamed"),
-    pytest.param("off", {}, "pages", {"initial"}, id="off"),
+    pytest.param("off", {}, "pages", {"initial"}, id="off", marks=pytest.mark.long),
     pytest.param("auto", {"watch_list": False}, "pages", {"fallback"}, id="refused"),
     pytest.param(
         "auto",
@@ -29,6 +29,7 @@ WAYS: list[Any] = [
         "pages",
         {"initial"},
         id="old-and-endless",
+        marks=pytest.mark.long,
     ),
 ]
 

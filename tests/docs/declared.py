@@ -8,7 +8,8 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from functools import cache
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -175,9 +176,9 @@ def _check_kustomization(folder: Path) -> None:
             _check_kustomization(path)
 
 
-def _every_object() -> Iterator[Any]:
-    for variant in kustomize.VARIANTS:
-        yield from kustomize.build(variant)
+@cache
+def _every_object() -> tuple[Any, ...]:
+    return tuple(chain.from_iterable(map(kustomize.build, kustomize.VARIANTS)))
 
 
 def _namespace(obj: Any) -> str:

@@ -1,5 +1,6 @@
 """Markdown as the pages have it: what is read of one, and tables to write."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -35,12 +36,11 @@ class Block:
 
 def pages() -> list[str]:
     """Every page of the project, by its path in it."""
-    found = (path.relative_to(ROOT) for path in ROOT.rglob("*.md"))
-    return sorted(
-        str(path)
-        for path in found
-        if not any(part.startswith(".") or part in _NOT_OURS for part in path.parts)
-    )
+    found = []
+    for folder, folders, files in os.walk(ROOT):
+        folders[:] = [each for each in folders if each[0] != "." and each not in _NOT_OURS]
+        found += [Path(folder, each) for each in files if each.endswith(".md") and each[0] != "."]
+    return sorted(str(path.relative_to(ROOT)) for path in found)
 
 
 def links(text: str) -> Iterator[Link]:

@@ -7,11 +7,13 @@ here is in ``declared``; a command that is neither there nor among ``PROGRAMS`` 
 import re
 import tempfile
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
 
+from telemetryd.cli.arguments import build_parser
+from telemetryd.config import parse_config
 from tests.docs.commands import Command, NoSuchForm, commands_of, missing_output
 from tests.docs.declared import find_declared
 from tests.docs.markdown import ROOT, pages
@@ -39,6 +41,18 @@ PROGRAMS = frozenset(
 SCRIPTS = frozenset({"make-prometheusrule"})
 """Scripts of the project that are run too, for they change nothing but what they write."""
 
+QUICK = frozenset(
+    {
+        "benchmarks/README.md",
+        "docs/commands.md",
+        "docs/configuration.md",
+        "docs/metrics.md",
+        "docs/monitoring.md",
+        "docs/troubleshooting.md",
+    }
+)
+"""Pages whose commands are run by default; of all others the commands' forms are looked at."""
+
 _ASKS_THE_DAEMON = re.compile(rf"telemetryd (ctl|healthcheck|spool list)\b|curl .*:{PORT}\b")
 _FOREGROUND = re.compile(r"telemetryd run( --config \S+)?")
 _ABSOLUTE = re.compile(r"(?:^|[\s=>])(/[^\s:]*)")
@@ -54,8 +68,9 @@ def machine() -> Iterator[Sandbox]:
         yield made
 
 
-def commands(page: str) -> list[Command]:
-    return list(commands_of(page, (ROOT / page).read_text()))
+@cache
+def commands(page: str) -> tuple[Command, ...]:
+    return tuple(commands_of(page, (ROOT / page).read_text()))
 
 
 def perform(command: Command, machine: Sandbox) -> None:
@@ -108,7 +123,33 @@ def run(command: Command, machine: Sandbox, text: str) -> None:
 
 
 @pytest.mark.timeout(300)  # one page makes a virtual environment, which is slow on a busy machine
-@pytest.mark.parametrize("page", [page for page in pages() if commands(page)])
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=() if page in QUICK else pytest.mark.long)
+        for page in pages()
+        if commands(page)
+    ],
+)
 def test_commands_of_a_page_do_what_it_says(page: str, machine: Sandbox) -> None:
     for command in commands(page):
         perform(command, machine)
+
+
+def test_every_command_of_telemetryd_on_every_page_is_one_that_it_takes() -> None:
+    found = 0
+    for command in (each for page in pages() for each in commands(page)):
+        for words in command.simple_commands():
+            own = words[words.index("--") + 1 :] if "--" in words else words
+            if own[:1] == ["telemetryd"]:
+                found += 1
+                assert callable(build_parser().parse_args(own[1:]).command), command.where
+    assert found > 30
+
+
+def test_every_configuration_that_a_page_writes_is_valid() -> None:
+    written = [each for page in pages() for each in commands(page) if each.writes.endswith(".toml")]
+    assert written
+    for command in written:
+        text = "\n".join(command.text.splitlines()[1:-1])
+        assert parse_config(text, command.where, {}), command.where

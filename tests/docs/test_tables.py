@@ -1,7 +1,6 @@
 """Tables that list what is closed in the code: nothing is missing, nothing is made up."""
 
 import json
-import os
 import re
 from pathlib import Path
 
@@ -15,9 +14,9 @@ from telemetryd.serve.metrics.families import FAMILIES
 from telemetryd.serve.page.disclosure import NEVER_READ
 from tests.docs.markdown import ROOT
 from tests.serve.page.test_disclosure import leaves
-from tests.support import starter
 from tests.support.daemon import free_port
 from tests.support.embedded import serve_fleet
+from tests.test_cli import telemetryd
 
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
@@ -99,11 +98,9 @@ def test_every_check_of_doctor_is_explained(tmp_path: Path) -> None:
             '[[exporters]]\nname = "scc"\ntype = "secret"\n'
             f'[[exporters]]\nname = "kept"\ntype = "file"\ndirectory = "{tmp_path}/kept"\n'
         )
-        told = starter.run(
-            *("doctor", "--config", str(config)),
-            env={**os.environ, "RUNTIME_DIRECTORY": str(tmp_path)},
-            check=True,
-        ).stdout.splitlines()
+        asked = telemetryd("doctor", "--config", str(config), RUNTIME_DIRECTORY=str(tmp_path))
+    assert asked.returncode == 0, asked.stdout
+    told = asked.stdout.splitlines()
     patterns = {
         re.sub("[A-Z]{4,}", ".+", re.escape(name))
         for row in rows("troubleshooting.md", "What doctor asks")
@@ -117,9 +114,9 @@ def test_every_check_of_doctor_is_explained(tmp_path: Path) -> None:
 
 def test_ids_are_called_pseudonymous_wherever_they_are_named() -> None:
     helps = [
-        starter.run(*command, "--help", check=True).stdout
-        for command in ([], ["payload"], ["schema"], ["run"])
+        telemetryd(*command, "--help").stdout for command in ([], ["payload"], ["schema"], ["run"])
     ]
+    assert all(helps)
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
     for text in (*helps, *(page.read_text() for page in pages)):
         # The value in the configuration, and a user of Kubernetes.

@@ -1,12 +1,12 @@
-"""`telemetryd doctor` as a process, against a real API server."""
+"""`telemetryd doctor` against a real API server."""
 
 import json
-import os
 import time
 from base64 import urlsafe_b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
@@ -19,9 +19,10 @@ from tests.apiserver.fixtures import setting
 from tests.apiserver.process import ApiServer
 from tests.deploy.installed import ensure_namespace
 from tests.doctor.test_examine import PAYLOAD
-from tests.support import starter
 from tests.support.daemon import free_port
+from tests.test_cli import telemetryd, telemetryd_process
 
+Command = Callable[..., "CompletedProcess[str]"]
 NAMESPACE = "doctor"
 SECRETS = f"/api/v1/namespaces/{NAMESPACE}/secrets"
 ISSUER = "https://kubernetes.default.svc"
@@ -41,7 +42,9 @@ class Doctor:
             f'[[exporters]]\nname = "f"\ntype = "file"\ndirectory = "{folder}/files"\n'
         )
 
-    def ask(self, token: str | None = None, *, anonymous: bool = False) -> tuple[int, list[str]]:
+    def ask(
+        self, token: str | None = None, *, anonymous: bool = False, run: Command = telemetryd
+    ) -> tuple[int, list[str]]:
         """Exit status and lines of stdout."""
         kubeconfig = self._folder / "kubeconfig"
         self._apiserver.kubeconfig(kubeconfig, token)
@@ -49,10 +52,7 @@ class Doctor:
             document = json.loads(kubeconfig.read_text())
             document["users"][0]["user"] = {}
             kubeconfig.write_text(json.dumps(document))
-        asked = starter.run(
-            *("doctor", "--config", str(self._config)),
-            env={**os.environ, "RUNTIME_DIRECTORY": str(self._folder)},
-        )
+        asked = run("doctor", "--config", str(self._config), RUNTIME_DIRECTORY=str(self._folder))
         assert not asked.stderr
         assert token is None or token not in asked.stdout
         return asked.returncode, asked.stdout.splitlines()
@@ -93,7 +93,7 @@ def mint(apiserver: ApiServer, account: str, uid: str, expires_at: float) -> str
 
 def test_all_well_exits_0_and_every_line_is_a_pass(doctor: Doctor, tmp_path: Path) -> None:
     before = sorted(tmp_path.iterdir())
-    status, lines = doctor.ask()
+    status, lines = doctor.ask(run=telemetryd_process)
     assert status == 0, lines
     assert all(line.startswith("PASS  ") for line in lines[:-1])
     assert lines[-1] == f"{len(lines) - 1} checks: {len(lines) - 1} PASS, 0 WARN, 0 FAIL"

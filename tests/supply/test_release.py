@@ -18,10 +18,11 @@ printf '%s\\n' "$@"
 """
 
 
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A committed tree of what a release reads, and an engine that prints what it is given."""
-    folder = tmp_path / "tree"
+    around = tmp_path_factory.mktemp("release")
+    folder = around / "tree"
     for name in ("supply/release", "telemetryd/__init__.py", "Dockerfile"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
@@ -29,8 +30,8 @@ def tree(tmp_path: Path) -> Path:
     git(folder, "add", "-A")
     identity = ("-c", "user.name=t", "-c", "user.email=t@example.com")
     git(folder, *identity, "commit", "-qm", "Begin")
-    (tmp_path / "engine").write_text(ENGINE)
-    (tmp_path / "engine").chmod(0o755)
+    (around / "engine").write_text(ENGINE)
+    (around / "engine").chmod(0o755)
     return folder
 
 
@@ -82,6 +83,7 @@ def test_base_without_a_digest_is_refused_in_one_line(tree: Path, base: str | No
 def test_changes_that_are_not_committed_are_refused(tree: Path) -> None:
     (tree / "stray.py").touch()
     done = release(tree, BASE)
+    (tree / "stray.py").unlink()
     assert (done.returncode, done.stdout) == (1, "")
     assert "changes that are not committed" in done.stderr
 
