@@ -49,9 +49,13 @@ def wire(server: Server) -> Iterator[Partition]:
 
 @pytest.fixture
 def config(server: Server, wire: Partition, tmp_path: Path) -> KubernetesConfig:
+    return config_of(server, tmp_path, f"https://127.0.0.1:{wire.port}")
+
+
+def config_of(server: Server, folder: Path, url: str) -> KubernetesConfig:
     return kubeconfig(
-        tmp_path / "kubeconfig",
-        f"https://127.0.0.1:{wire.port}",
+        folder / "kubeconfig",
+        url,
         cluster={"certificate-authority": str(server.ca_file)},
         user={"token": server.admin_token},
     )
@@ -87,6 +91,11 @@ def streamed(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture
 def first(server: Server, streamed: bool) -> str:
     """Why the first list that succeeds is made."""
+    return reason(server, streamed=streamed)
+
+
+def reason(server: Server, *, streamed: bool) -> str:
+    """That of the first list that succeeds."""
     return "fallback" if streamed and not server.streams_lists else "initial"
 
 
@@ -232,34 +241,6 @@ async def test_node_made_again_while_disconnected_is_a_deletion_and_an_addition(
         assert watched.lists == {("success", first): 1}
 
 
-async def test_history_compacted_while_disconnected_is_made_good_by_one_list(
-    client: KubeClient,
-    server: Server,
-    wire: Partition,
-    api: Admin,
-    cluster: str,
-    path: str,
-    streamed: bool,
-    first: str,
-) -> None:
-    async with watching(client, streamed) as watched:
-        old = watched.uid(f"{cluster}/n1")
-        wire.cut()
-        api.delete(f"{path}/n0")
-        api.delete(f"{path}/n1")
-        new = add(api, cluster, "n1")
-        add(api, cluster, "n9")
-        server.compact()
-        wire.heal()
-        await watched.equals_a_fresh_list(api)
-        assert watched.told(f"{cluster}/n1") == [("", old), (old, ""), ("", new)]
-        assert watched.told(f"{cluster}/n0")[-1][1] == ""
-        assert watched.lists == {("success", first): 1, ("success", "expired"): 1}
-        assert watched.stats.watch_terminations["expired"] == 1
-        add(api, cluster, "later")
-        await watched.equals_a_fresh_list(api)
-
-
 class Interrupted(KubeSource):
     """A source between whose first two pages the server forgets its history."""
 
@@ -279,15 +260,49 @@ class Interrupted(KubeSource):
         )
 
 
-async def test_token_that_expires_between_pages_makes_one_whole_list(
-    client: KubeClient, server: Server, api: Admin, cluster: str, path: str
+async def test_history_that_is_forgotten_is_made_good_by_one_list(
+    client: KubeClient,
+    server: Server,
+    wire: Partition,
+    api: Admin,
+    cluster: str,
+    path: str,
+    tmp_path: Path,
 ) -> None:
-    source = Interrupted(client, server, f"{path}/n6")
-    async with watching(client, False, source) as watched:
-        assert source.pages == ["first", "page", "whole"]
-        assert watched.lists == {("error", "initial"): 1, ("success", "expired"): 1}
-        assert watched.told(f"{cluster}/n6") == []  # nothing of the broken list was applied
-        await watched.equals_a_fresh_list(api)
+    """By informers that were cut off meanwhile, and by one that was between two pages."""
+    begun = msgspec.json.decode(
+        await client.request("GET", path, params={"limit": "2"}, timeout_s=5.0)
+    )
+    async with watching(client, False) as pages, watching(client, True) as stream:
+        old = pages.uid(f"{cluster}/n1")
+        wire.cut()
+        api.delete(f"{path}/n0")
+        api.delete(f"{path}/n1")
+        new = add(api, cluster, "n1")
+        add(api, cluster, "n9")
+        (tmp_path / "direct").mkdir()
+        direct = config_of(server, tmp_path / "direct", server.url)
+        async with KubeClient.connect(direct, KubeStats(), environ={}) as other:
+            source = Interrupted(other, server, f"{path}/n6")
+            async with watching(other, False, source) as amid:
+                assert source.pages == ["first", "page", "whole"]
+                assert amid.lists == {("error", "initial"): 1, ("success", "expired"): 1}
+                assert amid.told(f"{cluster}/n6") == []  # nothing of the broken list was applied
+                await amid.equals_a_fresh_list(api)
+        wire.heal()
+        for watched, first in ((pages, "initial"), (stream, reason(server, streamed=True))):
+            await watched.equals_a_fresh_list(api)
+            assert watched.told(f"{cluster}/n1") == [("", old), (old, ""), ("", new)]
+            assert watched.told(f"{cluster}/n0")[-1][1] == ""
+            assert watched.lists == {("success", first): 1, ("success", "expired"): 1}
+            assert watched.stats.watch_terminations["expired"] == 1
+        query = {"limit": "2", "continue": begun["metadata"]["continue"]}
+        with pytest.raises(Gone) as caught:
+            await client.request("GET", path, params=query, timeout_s=5.0)
+        assert caught.value.reason == "Expired"
+        add(api, cluster, "later")
+        for watched in (pages, stream):
+            await watched.equals_a_fresh_list(api)
 
 
 async def test_crd_that_goes_empties_the_cache_and_fills_it_when_it_is_back(
@@ -382,18 +397,9 @@ async def test_causes_of_a_refusal_reach_the_error(
     assert causes == {("FieldValueInvalid", "metadata.uid")}
 
 
-async def test_expired_token_is_gone_and_a_wrong_credential_unauthorized(
-    client: KubeClient, config: KubernetesConfig, server: Server, api: Admin, path: str
+async def test_wrong_credential_is_unauthorized(
+    config: KubernetesConfig, server: Server, path: str
 ) -> None:
-    page = msgspec.json.decode(
-        await client.request("GET", path, params={"limit": "2"}, timeout_s=5.0)
-    )
-    api.delete(f"{path}/n5")
-    server.compact()
-    query = {"limit": "2", "continue": page["metadata"]["continue"]}
-    with pytest.raises(Gone) as caught:
-        await client.request("GET", path, params=query, timeout_s=5.0)
-    assert caught.value.reason == "Expired"
     assert config.kubeconfig
     kubeconfig_path = Path(config.kubeconfig)
     kubeconfig_path.write_text(kubeconfig_path.read_text().replace(server.admin_token, "wrong"))

@@ -16,7 +16,7 @@ from tests.contract.objects import (
     secret,
     secrets_in,
 )
-from tests.contract.servers import REAL, Server
+from tests.contract.servers import REAL
 
 
 @pytest.fixture
@@ -149,24 +149,6 @@ def test_what_enters_or_leaves_a_selection_is_added_or_deleted(
             ("DELETED", "a"),
             ("ADDED", "a"),
         ]
-
-
-def test_watch_from_before_compaction_is_an_error_in_a_good_answer(
-    server: Server, api: Admin, cluster: str, path: str
-) -> None:
-    start = revision(api.create(path, node(cluster, "a")))
-    api.delete(f"{path}/a")
-    server.compact()
-    with api.watch(path, resourceVersion=start) as events:
-        (event,) = list(events)
-    assert event["type"] == "ERROR"
-    status = event["object"]
-    assert (status["kind"], status["status"]) == ("Status", "Failure")
-    assert (status["code"], status["reason"]) == (410, "Expired")
-    assert "details" not in status
-    with api.watch(path, resourceVersion=revision(api.get(path))) as events:
-        api.create(path, node(cluster, "b"))
-        assert take(events, 1) == [("ADDED", "b")]
 
 
 def test_watches_end_cleanly_in_time_and_who_asks_gets_a_bookmark_before(

@@ -8,11 +8,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from subprocess import CompletedProcess
 
 import pytest
 
-from tests.support.control import EXPORTERS, assert_refused, blind_proxy, running
+from tests.support.control import EXPORTERS, assert_refused, blind_proxy, ctl, running
 from tests.support.daemon import Daemon
 from tests.support.embedded import FleetServer, serve_fleet
 from tests.support.locks import OTHER_USER, holding
@@ -20,10 +19,6 @@ from tests.test_cli import telemetryd
 
 NODES = "nodes.management.cattle.io"
 SETTINGS = "settings.management.cattle.io"
-
-
-def ctl(command: str, *rest: str, config: Path, **environ: str) -> "CompletedProcess[str]":
-    return telemetryd("ctl", command, "--config", str(config), *rest, **environ)
 
 
 @pytest.fixture(scope="module")

@@ -127,8 +127,8 @@ class Installed:
             for role, _ in changed.values():
                 self.set_rules(role, role["rules"])
 
-    def wait_granted(self, rights: Iterable[Access]) -> None:
-        """Until the API server allows them: a changed role counts a moment later."""
+    def wait_granted(self, rights: Iterable[Access], *, granted: bool = True) -> None:
+        """Until the API server allows them, or no longer: a changed role counts a moment later."""
         for right in rights:
             asked = {
                 "group": right.group,
@@ -140,8 +140,10 @@ class Installed:
             }
             spec = {"user": DEPLOYED_USER, "resourceAttributes": asked}
             deadline = time.monotonic() + 30
-            while not self.admin.create(_REVIEWS, {"spec": spec})["status"]["allowed"]:
-                assert time.monotonic() < deadline, f"{right} isn't granted"
+            while self.admin.create(_REVIEWS, {"spec": spec})["status"]["allowed"] is not granted:
+                assert time.monotonic() < deadline, (
+                    f"{right} is still {'denied' if granted else 'granted'}"
+                )
                 time.sleep(0.05)
 
     def remove(self) -> None:

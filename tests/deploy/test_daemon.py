@@ -3,12 +3,13 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from telemetryd.doctor.access import Access
 from tests.apiserver.admin import Admin, AdminError, Object, Objects
 from tests.apiserver.process import ApiServer
 from tests.deploy.installed import Installed
@@ -54,10 +55,13 @@ def running(installed: Installed, folder: Path, *, kubernetes: str = "") -> Iter
 
 
 @contextmanager
-def without(installed: Installed, kind: str, resource: str, *verbs: str) -> Iterator[None]:
-    """The role without these verbs on the resource, until the block is left."""
+def without(installed: Installed, kind: str, verb: str, *resources: str) -> Iterator[None]:
+    """The role without this verb on the resources, until the block is left."""
     role = installed.role(kind)
-    installed.set_rules(role, [*_pruned(role["rules"], resource, set(verbs))])
+    rules = role["rules"]
+    for resource in resources:
+        rules = [*_pruned(rules, resource, {verb})]
+    installed.set_rules(role, rules)
     try:
         yield
     finally:
@@ -100,6 +104,7 @@ def delete_secret(rancher: Rancher) -> None:
         rancher.admin.delete(SECRET)
 
 
+@pytest.mark.long
 def test_rights_of_deploy_are_enough_for_the_whole_job(
     installed: Installed, rancher: Rancher, tmp_path: Path
 ) -> None:
@@ -132,11 +137,12 @@ def test_rights_of_deploy_are_enough_for_the_whole_job(
 
 
 def test_account_can_read_no_secret_but_its_own(
-    installed: Installed, apiserver: ApiServer, rancher: Rancher, admin: Admin, tmp_path: Path
+    installed: Installed, apiserver: ApiServer, admin: Admin
 ) -> None:
     others = [f"{SECRETS}/another", "/api/v1/namespaces/default/secrets/rancher-scc-telemetry"]
-    with running(installed, tmp_path) as daemon:
-        daemon.wait_for("the Secret", rancher.secret, 20)
+    made = {"metadata": {"name": SECRET.rpartition("/")[2]}, "stringData": {"payload": "{}"}}
+    with suppress(AdminError):  # it is there
+        admin.create(SECRETS, made)
     admin.create(SECRETS, {"metadata": {"name": "another"}, "stringData": {"x": "SENTINEL"}})
     account = Admin(apiserver.url, installed.token, apiserver.ca_file)
     try:
@@ -164,6 +170,7 @@ def test_account_can_read_no_secret_but_its_own(
                 assert not may(account, verb, "rancher-scc-telemetry"), verb
     finally:
         admin.delete(f"{SECRETS}/another")
+        admin.delete(SECRET)
 
 
 def may(account: Admin, verb: str, name: str) -> bool:
@@ -183,6 +190,7 @@ def may(account: Admin, verb: str, name: str) -> bool:
     return allowed
 
 
+@pytest.mark.long
 def test_denied_list_stops_what_needs_it_and_is_named_while_the_rest_goes_on(
     installed: Installed, rancher: Rancher, tmp_path: Path
 ) -> None:
@@ -190,7 +198,7 @@ def test_denied_list_stops_what_needs_it_and_is_named_while_the_rest_goes_on(
     delete_secret(rancher)
     # In pages on each server: a streamed list is authorised as a watch.
     with (
-        without(installed, "ClusterRole", "nodes", "list"),
+        without(installed, "ClusterRole", "list", "nodes"),
         running(installed, tmp_path, kubernetes='watch_list = "off"') as daemon,
     ):
         daemon.wait_for("only nodes stand still", lambda: all_synced_but(daemon, nodes), 20)
@@ -212,56 +220,54 @@ def test_denied_list_stops_what_needs_it_and_is_named_while_the_rest_goes_on(
         daemon.wait_for("granted, it goes on", lambda: written(rancher), 40)
 
 
-def test_denied_watch_leaves_lists_in_pages_whether_the_server_streams_or_not(
+@pytest.mark.long
+def test_denied_watches_leave_lists_in_pages_and_hold_up_no_export(
     installed: Installed, rancher: Rancher, tmp_path: Path
 ) -> None:
-    nodes = f"nodes.{MANAGEMENT}"
+    """Whether the server streams lists or not, and whether a payload needs what is denied."""
+    nodes, projects = f"nodes.{MANAGEMENT}", f"projects.{MANAGEMENT}"
     delete_secret(rancher)
-    denied = without(installed, "ClusterRole", "nodes", "watch")
+    denied = without(installed, "ClusterRole", "watch", "nodes", "projects")
     with denied, running(installed, tmp_path) as daemon:
         daemon.wait_for("the Secret", lambda: written(rancher), 40)
-        daemon.wait_for("its 403 is shown", lambda: informers(daemon)[nodes]["last_error"], 20)
-        found = informers(daemon)[nodes]
-        assert 'cannot watch resource "nodes"' in found["last_error"]
-        assert found["synced"]
-        assert found["list_method"] == "pages"
-
-
-def test_denied_watch_of_what_no_payload_needs_holds_up_no_export(
-    installed: Installed, rancher: Rancher, tmp_path: Path
-) -> None:
-    projects = f"projects.{MANAGEMENT}"
-    delete_secret(rancher)
-    denied = without(installed, "ClusterRole", "projects", "watch")
-    with denied, running(installed, tmp_path) as daemon:
-        daemon.wait_for("the Secret", lambda: written(rancher), 20)
-        daemon.wait_for("its 403 is shown", lambda: informers(daemon)[projects]["last_error"], 20)
-        assert all_synced_but(daemon, projects)
-        error = informers(daemon)[projects]["last_error"]
-        assert 'cannot watch resource "projects"' in error
+        daemon.wait_for("each 403 is shown", lambda: all_synced_but(daemon, nodes, projects), 20)
+        for name, resource in ((nodes, "nodes"), (projects, "projects")):
+            found = informers(daemon)[name]
+            assert f'cannot watch resource "{resource}"' in found["last_error"]
+            assert found["synced"]
+            assert found["list_method"] == "pages"
         assert daemon.exporter()["state"] in {"idle", "running"}
 
 
-@pytest.mark.parametrize(
-    ("verb", "told"), [("get", "get"), ("create", "create or patch"), ("patch", "create or patch")]
-)
+@pytest.mark.long
 def test_denied_verb_on_the_secret_fails_its_exporter_alone(
-    installed: Installed, rancher: Rancher, tmp_path: Path, verb: str, told: str
+    installed: Installed, rancher: Rancher, tmp_path: Path
 ) -> None:
-    delete_secret(rancher)
-    with without(installed, "Role", "secrets", verb), running(installed, tmp_path) as daemon:
-        daemon.wait_for(
-            "the exporter fails", lambda: daemon.exporter()["last_error_reason"] == "forbidden", 20
-        )
-        daemon.wait_for("every informer is synced", lambda: all_synced_but(daemon), 20)
-        error = daemon.exporter()["last_error"]
-        assert (
-            f"not allowed to {told} Secret cattle-telemetry-system/rancher-scc-telemetry" in error
-        )
-        assert "resourceNames [rancher-scc-telemetry]" in error
-        assert daemon.ready()
-        assert rancher.secret() is None
-        role = installed.role("Role")
-        installed.set_rules(role, role["rules"])
-        daemon.wait_for("granted, it goes on", lambda: written(rancher), 20)
-        assert daemon.exporter()["consecutive_failures"] == 0
+    told = {"get": "get", "create": "create or patch", "patch": "create or patch"}
+    with running(installed, tmp_path) as daemon:
+        for verb, verbs in told.items():
+            right = Access("", "secrets", "", verb, *SECRET.split("/")[4::2])
+            with without(installed, "Role", verb, "secrets"):
+                installed.wait_granted([right], granted=False)
+                delete_secret(rancher)
+                check_denied(daemon, rancher, verbs)
+            daemon.wait_for("granted, it goes on", lambda: written(rancher), 20)
+            daemon.wait_for(
+                "it is well", lambda: daemon.exporter()["consecutive_failures"] == 0, 20
+            )
+
+
+def check_denied(daemon: Daemon, rancher: Rancher, verbs: str) -> None:
+    """The exporter says what it may not do, and nothing else suffers."""
+    wanted = f"not allowed to {verbs} Secret cattle-telemetry-system/rancher-scc-telemetry"
+
+    def failed() -> bool:
+        exporter = daemon.exporter()
+        return exporter["consecutive_failures"] > 0 and wanted in exporter["last_error"]
+
+    daemon.wait_for("the exporter fails", failed, 20)
+    daemon.wait_for("every informer is synced", lambda: all_synced_but(daemon), 20)
+    assert daemon.exporter()["last_error_reason"] == "forbidden"
+    assert "resourceNames [rancher-scc-telemetry]" in daemon.exporter()["last_error"]
+    assert daemon.ready()
+    assert rancher.secret() is None

@@ -11,6 +11,8 @@ from tests.deploy.installed import NAMESPACE, Installed
 from tests.support.daemon import TOP_LEVEL, Daemon
 from tests.system.rancher import SECRET, Rancher, facts, recount
 
+pytestmark = pytest.mark.long
+
 VARIANT = "overlays/ha"
 LEASE = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/telemetryd"
 LEASE_DURATION_S, RETRY_PERIOD_S = 15.0, 2.0

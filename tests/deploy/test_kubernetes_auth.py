@@ -142,6 +142,7 @@ def test_account_with_the_role_of_deploy_may_scrape_and_nothing_else(
     assert installed.token not in guarded.daemon.log()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("group", "resource"), REVIEWS)
 def test_without_the_right_to_review_everyone_is_refused_and_doctor_names_it(
     guarded: Guarded, scraper: Scraper, installed: Installed, group: str, resource: str

@@ -69,6 +69,7 @@ def test_every_right_is_used_and_nothing_is_denied(
         check_use(RIGHTS, lambda: apiserver.audit(DEPLOYED_USER)[begin:])
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_without_any_one_right_its_act_fails_and_says_so_until_it_is_granted(
     installed: Installed, cluster: Scc, admin: Admin, tmp_path: Path
@@ -88,6 +89,7 @@ def test_without_any_one_right_its_act_fails_and_says_so_until_it_is_granted(
             life.wait(f"with {right} it {name} again", act.done)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("verb", ["list", "watch"])
 @pytest.mark.parametrize("settings", [False, True], ids=["all others", "settings"])
 def test_without_one_right_to_follow_objects_their_informer_fails_and_says_so(

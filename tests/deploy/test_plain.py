@@ -87,6 +87,7 @@ def test_every_right_is_used_nothing_is_denied_and_doctor_finds_all_well(
     assert "namespace cattle-telemetry-system" not in said.stdout, "it may not read that"
 
 
+@pytest.mark.long
 def test_without_any_one_right_it_fails_and_says_so_until_it_is_granted(
     installed: Installed, admin: Admin, tmp_path: Path
 ) -> None:

@@ -16,6 +16,8 @@ from tests.deploy.installed import Installed
 from tests.support.daemon import Daemon
 from tests.system.rancher import Rancher
 
+pytestmark = pytest.mark.long
+
 VARIANT = "overlays/scc"
 EXPORTER = '[[exporters]]\nname = "scc"\ntype = "secret"\ninterval = "1s"\n'
 

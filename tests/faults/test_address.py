@@ -15,6 +15,8 @@ from tests.support.daemon import Daemon
 from tests.system.partition import Partition
 from tests.system.rancher import Rancher
 
+pytestmark = pytest.mark.long
+
 NAME = "apiserver.test"
 OWN_MOUNTS = ("unshare", "--mount", "--map-root-user", "sh", "-ec")
 MOUNTED = 'mount --bind "$0" /etc/hosts; exec "$@"'

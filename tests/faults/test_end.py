@@ -4,6 +4,8 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.apiserver.admin import Admin
 from tests.apiserver.process import ApiServer
 from tests.faults import acts
@@ -24,6 +26,7 @@ def end_amid(bench: Bench, rule: Rule) -> float:
     return time.monotonic() - begin_s
 
 
+@pytest.mark.long
 def test_daemon_that_ends_during_a_list_does_not_wait_for_it(
     apiserver: ApiServer, admin: Admin, tmp_path: Path
 ) -> None:

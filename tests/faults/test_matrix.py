@@ -6,22 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.apiserver.admin import Admin
 from tests.apiserver.crds import install_crds
-from tests.apiserver.process import ApiServer
 from tests.faults import answers, data, outages  # noqa: F401 - they add to the matrix
 from tests.faults.bench import Bench, Scenario, play, set_up
 from tests.faults.matrix import MATRIX
-from tests.faults.plugin import RESULTS
+from tests.faults.plugin import MARKER, RESULTS
 
 
 @pytest.fixture(scope="module")
-def bench(own_apiserver: ApiServer, own_admin: Admin) -> Iterator[Bench]:
-    """On an API server of this module's own, for its etcd is killed."""
-    install_crds(own_admin)
+def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
+    """On an API server of this module's own where a scenario may kill its etcd."""
+    here = [item for item in request.session.items if item.location[0] == request.node.nodeid]
+    own = "own_" if any(item.get_closest_marker(MARKER) for item in here) else ""
+    apiserver, admin = (request.getfixturevalue(own + name) for name in ("apiserver", "admin"))
+    install_crds(admin)
     with (
         tempfile.TemporaryDirectory(prefix="telemetryd-faults-") as folder,
-        set_up(own_apiserver, own_admin, Path(folder)) as made,
+        set_up(apiserver, admin, Path(folder)) as made,
     ):
         yield made
 

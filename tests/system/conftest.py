@@ -1,4 +1,4 @@
-"""A Rancher with 20 clusters of 20 nodes on the real API server, and a daemon that watches it."""
+"""A Rancher with 20 small clusters on the real API server, and a daemon that watches it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +11,9 @@ from tests.support.daemon import Daemon
 from tests.system.rancher import Rancher
 from tests.system.requests import RequestDaemon, run_requests_daemon
 from tests.system.scc import Scc
+
+CLUSTER_COUNT, NODES_EACH = 20, 3
+"""Clusters, and nodes of each of them: one of each shape."""
 
 CONFIG = """
 [[exporters]]
@@ -32,7 +35,7 @@ interval = "1s"
 @pytest.fixture(scope="module")
 def rancher(admin: Admin) -> Iterator[Rancher]:
     """The fleet; it goes when the module's tests are done."""
-    with Rancher.built(admin, clusters=20, nodes=20) as fleet:
+    with Rancher.built(admin, clusters=CLUSTER_COUNT, nodes=NODES_EACH) as fleet:
         yield fleet
 
 

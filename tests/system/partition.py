@@ -14,11 +14,12 @@ class Partition:
 
     Attributes:
         accepted: Connections let through so far.
+        asked: Those and all that were refused.
     """
 
     def __init__(self, target: int, listener: socket.socket | None = None) -> None:
         self._target = target
-        self.accepted = 0
+        self.accepted = self.asked = 0
         self._open = True
         self._sockets: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -54,6 +55,7 @@ class Partition:
                 near, _ = self._listener.accept()
             except OSError:
                 return
+            self.asked += 1
             try:
                 far = socket.create_connection(("127.0.0.1", self._target), timeout=30)
             except OSError:

@@ -107,9 +107,9 @@ class Rancher:
     def clear(self) -> None:
         """Removes what `build` and the tests made, but for namespaces: nobody finalizes them."""
         for definition in (NODES, PROJECTS):
-            for item in self.admin.list(collection(definition)):
-                scope = collection(definition, item["metadata"]["namespace"])
-                self.admin.delete(f"{scope}/{item['metadata']['name']}")
+            listed = self.admin.list(collection(definition))
+            for cluster in {item["metadata"]["namespace"] for item in listed}:
+                self.admin.delete(collection(definition, cluster))
         for definition in (CLUSTERS, SETTINGS, FEATURES):
             self.admin.delete(collection(definition))
         for path in (SECRET, FLEET_SECRET):

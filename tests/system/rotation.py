@@ -25,20 +25,26 @@ USERS = ("one", "two", "three")
 
 
 class RotatingServer(ApiServer):
-    """An API server whose certificate, tokens and clients' CA change from one start to the next."""
+    """An API server whose certificate, tokens and clients' CA change from one start to the next.
+
+    Attributes:
+        name: What its certificate is for beside 127.0.0.1.
+    """
 
     def __init__(self, assets: Path, folder: Path) -> None:
         super().__init__(assets, folder)
         self.folder = folder
         self.token = "first"
+        self.name = "127.0.0.2"
         (folder / "certs").mkdir()
         self.authority = self.clients = Authority(folder, "first")
-        self._certify(self.authority.issue("server", also=["127.0.0.2"]))
+        self._certify(self.authority.issue("server", also=[self.name]))
 
     def restart(self, authority: Authority, *, name: str = "127.0.0.2", token: str = "") -> None:
         """Comes back on its port with a certificate of the authority, and another token."""
         self.kill_apiserver()
         self.authority = authority
+        self.name = name
         self.token = token or self.token
         self._certify(authority.issue("server", also=[name]))
         self.start_apiserver()

@@ -171,9 +171,9 @@ class Scc:
                 self.admin.patch(path, {"metadata": {"finalizers": None}})
                 self.admin.delete(path)
         for definition in (NODES, PROJECTS):
-            for item in self.admin.list(collection(definition)):
-                scope = collection(definition, item["metadata"]["namespace"])
-                self.admin.delete(f"{scope}/{item['metadata']['name']}")
+            listed = self.admin.list(collection(definition))
+            for cluster in {item["metadata"]["namespace"] for item in listed}:
+                self.admin.delete(collection(definition, cluster))
         for definition in (CLUSTERS, SETTINGS, FEATURES):
             self.admin.delete(collection(definition))
         for path in sorted({*self._secrets, self.secret_path()}):

@@ -123,6 +123,7 @@ def test_active_registration_is_shown_by_all_and_warned_of_by_none(
     assert "PASS  Rancher build  prime" in views.doctor
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("state", "said"),
     [("failed", "failed"), ("expired", "has expired"), ("inactive", "is not activated")],
@@ -147,6 +148,7 @@ def test_registration_in_trouble_is_warned_of(
     assert f"The registration with SUSE {said}." in views.texts[1]
 
 
+@pytest.mark.long
 def test_rancher_that_never_registered_is_warned_of(prime: Scc, views: Views) -> None:
     views.ask()
     assert views.consumer["registrations"] == []
@@ -154,6 +156,7 @@ def test_rancher_that_never_registered_is_warned_of(prime: Scc, views: Views) ->
     assert line.startswith("WARN  registrations.scc.cattle.io  Rancher was never registered")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("build", ["community", "dev", ""])
 def test_build_whose_telemetry_suse_does_not_expect_is_shown(
     scc: Scc, served: None, views: Views, build: str

@@ -25,6 +25,8 @@ from tests.support.waiting import until
 from tests.system.rancher import Rancher
 from tests.system.replicas import DELIVERY, LEASE, SECRET
 
+pytestmark = pytest.mark.long
+
 ELECTION = """
 [leader_election]
 enabled = true
@@ -131,7 +133,7 @@ def rancher(admin: Admin) -> Iterator[Rancher]:
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("kills", [12, pytest.param(200, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("kills", [6, pytest.param(200, marks=pytest.mark.faults)])
 def test_receiver_ends_with_the_newest_payload_and_never_drops_a_newer_one(
     kills: int, apiserver: ApiServer, rancher: Rancher, admin: Admin, tmp_path: Path
 ) -> None:

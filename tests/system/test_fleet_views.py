@@ -15,6 +15,8 @@ from tests.daemon.test_fleet_kinds_process import KINDS, cluster_of, counted, no
 from tests.support.daemon import Daemon
 from tests.system.rancher import Rancher
 
+pytestmark = pytest.mark.long
+
 CONFIG = """
 [[exporters]]
 name = "fleet"
@@ -99,8 +101,8 @@ def held(daemon: Daemon, number: float, *series: str) -> Callable[[], bool]:
     return lambda: all(daemon.metric(f"telemetryd_fleet_{each}") == number for each in series)
 
 
-@pytest.mark.timeout(300)
-def test_fleet_of_all_kinds_is_shown_alike_in_metrics_status_and_page(daemon: Daemon) -> None:
+def check_all_kinds(daemon: Daemon) -> None:
+    """The same in metrics, status and page."""
     shown = fleet(daemon)
     for name, label, column, values in SPLITS:
         expected = counted(column, values)
@@ -134,9 +136,10 @@ def test_fleet_of_all_kinds_is_shown_alike_in_metrics_status_and_page(daemon: Da
 
 
 @pytest.mark.timeout(300)
-def test_what_makes_numbers_doubtful_is_shown_while_it_lasts(
+def test_fleet_of_all_kinds_is_shown_alike_everywhere_and_so_is_what_makes_it_doubtful(
     daemon: Daemon, admin_of_all_kinds: Admin
 ) -> None:
+    check_all_kinds(daemon)
     admin = admin_of_all_kinds
     disconnected = {"status": {"conditions": [{"type": "Connected", "status": "False"}]}}
     admin.patch(f"{collection(CLUSTERS)}/c-3", disconnected)

@@ -19,7 +19,7 @@ from tests.system.requests import NO_EXPORTERS, shown, wait_served
 from tests.system.scc import EXPORTER, Scc
 
 CARRIED_OUT, RELEASED = "the write is carried out", "the Lease is released"
-ANOTHER = "another"
+ANOTHER, THIRD = "another", "third"
 
 
 class Record:
@@ -81,24 +81,15 @@ def daemon(apiserver: ApiServer, proxy: FaultProxy, scc: Scc, tmp_path: Path) ->
         scc.admin.delete(LEASE)
 
 
-def begin_write(daemon: Daemon, proxy: FaultProxy, scc: Scc, act: Act) -> Rule:
+def begin_write(daemon: Daemon, proxy: FaultProxy, scc: Scc, act: Act, name: str = ANOTHER) -> Rule:
     """Let the controller begin a write of a status that the act answers."""
     rule = proxy.rule("status", "PATCH", act, times=1)
-    scc.ask(ANOTHER, name=ANOTHER)
+    scc.ask(name, name=name)
     daemon.wait_for("a write", lambda: rule.met, 30)
     return rule
 
 
-def test_lease_is_released_only_after_the_controllers_write_has_ended(
-    daemon: Daemon, proxy: FaultProxy, scc: Scc, record: Record
-) -> None:
-    proxy.rule(LEASE_NAME, "PUT", record.note_release)
-    begin_write(daemon, proxy, scc, record.delay(2.0))
-    assert daemon.stop() == 0
-    assert record.events == [f"{CARRIED_OUT}: 200", RELEASED]
-    assert scc.conditions(ANOTHER) == {"Progressing": "True"}, "nothing more was begun"
-
-
+@pytest.mark.long
 def test_write_that_hangs_ends_with_the_drain_timeout(
     daemon: Daemon, proxy: FaultProxy, scc: Scc, record: Record
 ) -> None:
@@ -110,9 +101,10 @@ def test_write_that_hangs_ends_with_the_drain_timeout(
     assert record.events == [RELEASED]
 
 
-def test_losing_the_lease_cuts_the_controller_off_and_a_late_write_is_refused(
+def test_term_that_ends_cuts_the_controller_off_or_waits_for_its_write(
     daemon: Daemon, proxy: FaultProxy, scc: Scc, admin: Admin, record: Record
 ) -> None:
+    """It is cut off where the Lease is lost; a daemon that is told to end waits first."""
     begin_write(daemon, proxy, scc, record.delay(6.0))
     admin.patch(LEASE, {"spec": {"holderIdentity": "usurper", "leaseDurationSeconds": 30}})
     daemon.wait_for("standby", lambda: daemon.exporter(EXPORTER)["state"] == "standby", 20)
@@ -128,7 +120,16 @@ def test_losing_the_lease_cuts_the_controller_off_and_a_late_write_is_refused(
     daemon.wait_for("its next term", lambda: shown(daemon, ANOTHER).get("state") == "served", 60)
     assert daemon.status()["leader"]["epoch"] >= 2
 
+    wait_served(daemon, scc, ANOTHER, ANOTHER)
+    record.events.clear()
+    proxy.rule(LEASE_NAME, "PUT", record.note_release)
+    begin_write(daemon, proxy, scc, record.delay(2.0), THIRD)
+    assert daemon.stop() == 0
+    assert record.events == [f"{CARRIED_OUT}: 200", RELEASED]
+    assert scc.conditions(THIRD) == {"Progressing": "True"}, "nothing more was begun"
 
+
+@pytest.mark.long
 def test_signal_at_a_lost_lease_ends_the_daemon_without_a_release(
     daemon: Daemon, proxy: FaultProxy, scc: Scc, admin: Admin, record: Record
 ) -> None:

@@ -189,6 +189,7 @@ def assert_goes_on(
     wait_for(daemon, "the change at the receiver", lambda: sink.posts(began_s), PATIENCE_S)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(420)
 def test_standard_error_without_a_reader(
     rancher: Rancher, apiserver: ApiServer, short_path: Path, sink: Sink
@@ -228,6 +229,7 @@ def test_state_folder_that_hangs(
         assert_goes_on(daemon, rancher, sink)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_state_folder_that_hangs_from_the_start_keeps_collection_off(
     rancher: Rancher, apiserver: ApiServer, short_path: Path, sink: Sink, disk: Disk
@@ -253,6 +255,7 @@ def test_state_folder_that_hangs_from_the_start_keeps_collection_off(
         assert_goes_on(daemon, rancher, sink)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_state_folder_that_hangs_for_good_does_not_hold_up_the_end(
     rancher: Rancher, apiserver: ApiServer, short_path: Path, sink: Sink, disk: Disk
@@ -270,6 +273,7 @@ def test_state_folder_that_hangs_for_good_does_not_hold_up_the_end(
         assert "no control socket" in daemon.log()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_configuration_file_that_hangs_rejects_reloads_within_their_deadline(
     rancher: Rancher, apiserver: ApiServer, short_path: Path, sink: Sink, disk: Disk
@@ -312,6 +316,7 @@ def threads_after(daemon: Daemon, seconds: float) -> int:
     return len(list(Path(f"/proc/{daemon.process.pid}/task").iterdir()))
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_token_file_and_ca_that_hang(
     rancher: Rancher, apiserver: ApiServer, short_path: Path, sink: Sink, disk: Disk
@@ -354,6 +359,7 @@ retry_budget = "2s"
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("from_the_start", [True, False])
 def test_ca_file_of_an_exporter_that_hangs(
     rancher: Rancher,

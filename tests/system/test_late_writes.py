@@ -126,8 +126,17 @@ def test_late_patch_of_the_secret_changes_nothing(
         time.sleep(INTERVALS_S)
         assert rancher.secret() == written
         assert other.leading()
+        # Told to end, it releases the Lease, and the late one leads again.
+        epoch = str(other.epoch())
+        assert other.daemon.stop() == 0
+        assert "lease released" in other.daemon.log()
+        late.daemon.wait_for("its next term", late.leading, WITHIN_S)
+        rancher.add_node("local", 3)
+        written = until(lambda: _written_under(rancher, str(late.epoch())), "its write")
+        assert int(written["metadata"]["annotations"][EPOCH]) > int(epoch)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 @moments("before-at once")
 def test_late_creation_of_the_secret_is_corrected_at_the_next_run(
@@ -172,6 +181,7 @@ def test_late_creation_of_the_secret_is_corrected_at_the_next_run(
         assert rancher.secret() == corrected
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 @moments("after-at once")
 def test_late_status_of_a_request_changes_nothing(
@@ -190,6 +200,7 @@ def test_late_status_of_a_request_changes_nothing(
         assert scc.request() == said
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 @moments("after-after a 401")
 def test_late_delete_of_a_secret_leaves_what_was_written_since(
@@ -222,6 +233,7 @@ def test_late_delete_of_a_secret_leaves_what_was_written_since(
         assert scc.secret() == written
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 @moments("before-after a 401")
 def test_late_post_is_refused_by_the_rule_of_receivers(

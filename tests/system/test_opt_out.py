@@ -1,5 +1,6 @@
 """Opting out, while it runs and from the start: nothing leaves, and the API server isn't asked."""
 
+import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from telemetryd.serve.control.client import ask
+from telemetryd.serve.control.protocol import CommandAnswer, Request
 from tests.apiserver.admin import Admin
 from tests.apiserver.crds import SETTINGS, collection
 from tests.apiserver.fixtures import setting
@@ -14,7 +17,7 @@ from tests.apiserver.process import ApiServer
 from tests.support.control import ctl
 from tests.support.daemon import TOP_LEVEL, Daemon
 from tests.system.account import RANCHER, Trail, make_account
-from tests.system.rancher import Rancher
+from tests.system.rancher import Rancher, facts, recount
 
 SETTING = f"{collection(SETTINGS)}/telemetry-opt"
 ITS_WATCH = ["settings.management.cattle.io metadata.name=telemetry-opt"]
@@ -28,8 +31,10 @@ ALL_WATCHES = sorted(
         *ITS_WATCH,
     ]
 )
-OFF = TOP_LEVEL + "enabled = false\n"
+OFF, ON = TOP_LEVEL + "enabled = false\n", TOP_LEVEL + "enabled = true\n"
 WITHIN_S = 2.0
+EXTRA = range(9500, 9510)
+"""Numbers of the nodes that tests add."""
 QUIET_S = 2.5
 """Several intervals, in which nothing may happen."""
 
@@ -59,23 +64,52 @@ class Bench:
         self.admin = rancher.admin
         self._sent = sent
         self._config = config
+        self._logged = 0
 
     def sent(self) -> int:
         """Payloads sent so far, to the folder and the Secret's changes."""
-        return len([each for each in self._sent.glob("folder-*") if not each.is_symlink()])
+        return len(self._files())
 
-    def configure(self, top_level: str) -> None:
-        self.daemon.configure(self._config, top_level)
+    def is_up_to_date(self) -> bool:
+        """Whether the last payload of each exporter shows the fleet as it is."""
+        last = [json.loads(file.read_text()) for file in self._files()[-1:]]
+        shown = [facts(payload) for payload in (*last, self.rancher.payload()) if payload]
+        return shown == [recount(self.admin)] * 2
+
+    def _files(self) -> list[Path]:
+        return sorted(each for each in self._sent.glob("folder-*") if not each.is_symlink())
+
+    def log(self) -> str:
+        """What it has logged since the test began."""
+        return self.daemon.log()[self._logged :]
 
     def reload(self, top_level: str = TOP_LEVEL) -> None:
-        self.configure(top_level)
-        result = ctl("reload", config=self.daemon.config_file, **self.environ)
-        assert result.returncode == 0, result.stderr
+        self.daemon.configure(self._config, top_level)
+        answer = self.ask(Request("reload"))
+        assert answer.ok, answer
+
+    def ask(self, request: Request) -> CommandAnswer:
+        """What a command of `ctl` asks."""
+        return ask([str(self.daemon.config_file.with_name("control.sock"))], request, timeout_s=30)
 
     @property
     def environ(self) -> dict[str, str]:
         folder = str(self.daemon.config_file.parent)
         return {"RUNTIME_DIRECTORY": folder, "STATE_DIRECTORY": folder}
+
+    def settle(self) -> None:
+        """Opts in, whatever was said before; the setting and what tests added go."""
+        self.opt("in")
+        self.reload(ON)
+        self.daemon.wait_for("no mark", lambda: not is_marked(self.rancher), 15)
+        self.opt(None)
+        self.reload()
+        for name in node_names(self.admin) & {f"sentinel-m-{number}" for number in EXTRA}:
+            self.rancher.delete_node("local", int(name.rpartition("-")[2]))
+        self.daemon.wait_for("on", lambda: self.daemon.status()["collection"]["enabled"], 30)
+        self.daemon.wait_for("all sent", self.is_up_to_date, 30)
+        self.wait_until_on(0)
+        self._logged = len(self.daemon.log())
 
     def opt(self, value: str | None) -> None:
         """Gives the setting a value; None deletes it."""
@@ -157,23 +191,25 @@ def running(
     assert status == 0, daemon.log()[-4000:]
 
 
-@pytest.fixture
-def bench(
-    tmp_path: Path, kubeconfig: Path, rancher: Rancher, apiserver: ApiServer
+@pytest.fixture(scope="module")
+def shared_bench(
+    tmp_path_factory: pytest.TempPathFactory,
+    kubeconfig: Path,
+    rancher: Rancher,
+    apiserver: ApiServer,
 ) -> Iterator[Bench]:
-    """A daemon that has sent something; the setting goes with the test."""
-    with running(tmp_path, kubeconfig, rancher, apiserver) as bench:
-        try:
-            bench.wait_until_on(0)
-            yield bench
-        finally:
-            # The mark on the Secret would keep the next test's daemon off.
-            bench.opt("in")
-            bench.daemon.wait_for("no mark", lambda: not is_marked(rancher), 15)
-            bench.opt(None)
-            for number in range(9500, 9510):
-                if f"sentinel-m-{number}" in node_names(bench.admin):
-                    rancher.delete_node("local", number)
+    folder = tmp_path_factory.mktemp("daemon")
+    with running(folder, kubeconfig, rancher, apiserver) as bench:
+        yield bench
+        # The mark on the Secret would keep other tests' daemons off.
+        bench.settle()
+
+
+@pytest.fixture
+def bench(shared_bench: Bench) -> Bench:
+    """A daemon that has sent something, and collects."""
+    shared_bench.settle()
+    return shared_bench
 
 
 def is_marked(rancher: Rancher) -> bool:
@@ -216,11 +252,14 @@ def test_setting_out_stops_all_but_its_own_watch_and_another_value_resumes(bench
     assert daemon.ready(), "nothing is required"
     shown = ctl("status", config=daemon.config_file, **bench.environ).stdout
     assert "collection is switched off by the Rancher setting telemetry-opt" in shown
-    for command in (("trigger", "scc"), ("start", "scc"), ("cache", "nodes.management.cattle.io")):
-        refused = ctl(*command, config=daemon.config_file, **bench.environ)
-        assert refused.returncode == 1
-        assert "switched off by the Rancher setting telemetry-opt" in refused.stderr
-    assert 'nothing is collected or exported","by":"setting"' in daemon.log()
+    refused = ctl("trigger", "scc", config=daemon.config_file, **bench.environ)
+    assert refused.returncode == 1
+    assert "switched off by the Rancher setting telemetry-opt" in refused.stderr
+    for request in (Request("start", "scc"), Request("cache", "nodes.management.cattle.io")):
+        answer = bench.ask(request)
+        assert not answer.ok
+        assert "switched off by the Rancher setting telemetry-opt" in answer.error
+    assert 'nothing is collected or exported","by":"setting"' in bench.log()
 
     sent = bench.sent()
     bench.opt("in")
@@ -238,7 +277,7 @@ def test_deleted_out_keeps_it_off_until_an_opt_in_or_another_value(
     bench.opt(None)
     bench.assert_silence(9501, ITS_WATCH)
     assert bench.is_off("memory")
-    assert '"setting":"deleted"' in bench.daemon.log()
+    assert '"setting":"deleted"' in bench.log()
     bench.reload()
     assert bench.is_off("memory")
     if value == "out":
@@ -268,7 +307,7 @@ def test_reload_with_enabled_false_stops_every_request_and_with_true_resumes(ben
     bench.reload(TOP_LEVEL)
     bench.assert_silence(9504, [])
     assert bench.is_off("memory")
-    bench.reload(TOP_LEVEL + "enabled = true\n")
+    bench.reload(ON)
     bench.wait_until_on(sent)
 
 
@@ -293,6 +332,7 @@ def test_setting_that_said_out_before_the_start_is_read_before_the_fleet(
         assert second.sent() == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("environ", "reason"),
     [({"TELEMETRYD_ENABLED": "false"}, "environment"), ({"DO_NOT_TRACK": "1"}, "do_not_track")],
@@ -306,11 +346,10 @@ def test_environment_switches_it_off_from_the_start_and_no_reload_changes_that(
     reason: str,
 ) -> None:
     trail = Trail.from_now(apiserver)
-    on = TOP_LEVEL + "enabled = true\n"
-    with running(tmp_path, kubeconfig, rancher, apiserver, on, environ) as bench:
+    with running(tmp_path, kubeconfig, rancher, apiserver, ON, environ) as bench:
         bench.wait_until_off(reason)
         bench.reload(OFF)
-        bench.reload(on)
+        bench.reload(ON)
         time.sleep(QUIET_S)
         assert bench.is_off(reason)
         assert bench.daemon.metric(f'telemetryd_collection_allowed{{by="{reason}"}}') == 0

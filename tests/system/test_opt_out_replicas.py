@@ -15,13 +15,11 @@ from tests.apiserver.fixtures import setting
 from tests.apiserver.process import ApiServer
 from tests.daemon.damage import HttpReceiver, Process
 from tests.system.rancher import SECRET, TARGET_NAMESPACE, Rancher
+from tests.system.replicas import ELECTION
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 CONFIG = """
-[leader_election]
-enabled = true
-
 [[exporters]]
 name = "scc"
 type = "secret"
@@ -53,7 +51,7 @@ class Replicas:
     def start(self, name: str) -> Process:
         """A replica, once it knows who leads."""
         file = self._folder / f"{name}.toml"
-        file.write_text(CONFIG.format(url=f"{self._http.url}/{name}"))
+        file.write_text(ELECTION + CONFIG.format(url=f"{self._http.url}/{name}"))
         process = Process(
             self._folder / name,
             self._kubeconfig,

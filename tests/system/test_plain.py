@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
 from jsonschema import Draft202012Validator
 
 from telemetryd.export.payloads.scc import scc_schema
@@ -26,6 +27,8 @@ from tests.system.rancher import (
     facts,
     recount,
 )
+
+pytestmark = pytest.mark.long
 
 INSTALLATIONS = uuid.UUID("5b6ea98a-1d02-4f25-a68f-9a6451012e93")
 CONFIG = """

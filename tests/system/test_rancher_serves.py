@@ -9,6 +9,8 @@ from tests.system.rancherserver import RancherServer
 from tests.system.requests import RequestDaemon, shown
 from tests.system.scc import EXPORTER, SERVED, Events, Scc, recorded
 
+pytestmark = pytest.mark.long
+
 EVERY_S = 1.5
 """Rancher's interval, 60 s in truth; telemetryd's is 1 s."""
 

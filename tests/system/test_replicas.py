@@ -32,6 +32,8 @@ from tests.system.replicas import (
     Replica,
 )
 
+pytestmark = pytest.mark.long
+
 SECRET_PATH = "/api/v1/namespaces/cattle-telemetry-system/secrets/rancher-scc-telemetry"
 BEGUN_S = 0.5
 """For a delivery that had begun when its term ended."""

@@ -5,6 +5,8 @@ from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+import pytest
+
 from tests.apiserver.admin import Admin, AdminError
 from tests.support.repeating import repeating
 from tests.system.requests import RequestDaemon, exporters, shown, wait_served
@@ -88,6 +90,7 @@ def test_another_writer_is_a_conflict_without_a_war_until_takeover_is_set(
     assert daemon.exporter(EXPORTER)["state"] in {"idle", "running"}
 
 
+@pytest.mark.long
 def test_takeover_overrules_another_writer_three_times_and_then_gives_in(
     scc: Scc, serving: RequestDaemon, admin: Admin
 ) -> None:

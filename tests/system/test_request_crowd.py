@@ -16,6 +16,8 @@ from tests.system.account import Trail, make_account
 from tests.system.requests import RequestDaemon, run_requests_daemon, wait_served
 from tests.system.scc import REQUEST, REQUESTS, SECRET, Scc, scc_request
 
+pytestmark = pytest.mark.long
+
 MANY = [600, pytest.param(3000, marks=pytest.mark.faults)]
 RESOURCE = "secretrequests.telemetry.cattle.io"
 ALL = [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]
@@ -47,9 +49,7 @@ def crowd(
     daemon.wait_for("all held", lambda: daemon.informer(RESOURCE)["objects"] == request.param, 60)
     yield
     scc.finalize()
-    names = [item["metadata"]["name"] for item in admin.list(REQUESTS)]
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda name: admin.delete(f"{REQUESTS}/{name}"), names))
+    admin.delete(REQUESTS)
 
 
 def requests_of_the_controller(trail: Trail) -> list[dict[str, Any]]:

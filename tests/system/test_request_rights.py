@@ -135,6 +135,7 @@ def test_missing_role_for_the_secret_is_named_in_the_condition_until_it_is_grant
     wait_served(daemon, scc)
 
 
+@pytest.mark.long
 def test_namespace_that_may_not_be_read_changes_nothing_and_is_reported(
     scc: Scc, daemon: RequestDaemon, rights: Rights, admin: Admin
 ) -> None:
@@ -151,6 +152,7 @@ def test_namespace_that_may_not_be_read_changes_nothing_and_is_reported(
     assert scc.status() == before
 
 
+@pytest.mark.long
 def test_status_that_may_not_be_written_holds_up_no_export(
     scc: Scc, daemon: RequestDaemon, rights: Rights
 ) -> None:

@@ -2,6 +2,8 @@
 
 from base64 import b64encode
 
+import pytest
+
 from tests.apiserver.admin import Admin
 from tests.apiserver.crds import SECRET_REQUESTS, create_crd, delete_crd
 from tests.system.requests import RequestDaemon, exporters, shown, wait_served
@@ -63,6 +65,7 @@ def test_request_gives_way_to_a_configured_exporter_and_takes_over_when_that_goe
     daemon.wait_for("no failure", lambda: scc.conditions() == SERVED, 40)
 
 
+@pytest.mark.long
 def test_settings_are_changed_by_a_reload_without_a_new_exporter(
     scc: Scc, serving: RequestDaemon
 ) -> None:
@@ -128,6 +131,7 @@ def test_what_others_have_in_a_secret_stays_when_its_request_goes(
     assert "deletionTimestamp" not in secret["metadata"]
 
 
+@pytest.mark.long
 def test_secret_that_was_never_ours_is_left_alone(
     scc: Scc, serving: RequestDaemon, admin: Admin
 ) -> None:
@@ -147,6 +151,7 @@ def test_secret_that_was_never_ours_is_left_alone(
     assert scc.secret() == before
 
 
+@pytest.mark.long
 def test_payload_that_others_have_replaced_stays_when_its_request_goes(
     scc: Scc, serving: RequestDaemon, admin: Admin
 ) -> None:
@@ -163,6 +168,7 @@ def test_payload_that_others_have_replaced_stays_when_its_request_goes(
     assert scc.secret() == before
 
 
+@pytest.mark.long
 def test_conditions_of_others_stay_and_an_altered_status_is_healed_once_it_is_quiet(
     scc: Scc, serving: RequestDaemon, admin: Admin
 ) -> None:
@@ -188,6 +194,7 @@ def test_conditions_of_others_stay_and_an_altered_status_is_healed_once_it_is_qu
     assert scc.status()["lastSyncTS"] >= annotations["scc.cattle.io/last-changed"]
 
 
+@pytest.mark.long
 def test_crd_may_come_and_go(scc: Scc, serving: RequestDaemon, admin: Admin) -> None:
     daemon = serving
     resource = "secretrequests.telemetry.cattle.io"
@@ -207,6 +214,7 @@ def test_crd_may_come_and_go(scc: Scc, serving: RequestDaemon, admin: Admin) -> 
     daemon.wait_for("its conditions", lambda: scc.conditions() == SERVED, 40)
 
 
+@pytest.mark.long
 def test_recreated_request_is_served_as_a_new_one(scc: Scc, serving: RequestDaemon) -> None:
     daemon = serving
     scc.ask()

@@ -106,16 +106,38 @@ def _idle(made: Running) -> Iterator[Running]:
     assert status == 0, made.daemon.log()[-4000:]
 
 
-def test_ca_and_token_inline_are_replaced_as_a_whole(running: Running) -> None:
-    authority = Authority(running.server.folder, f"ca-{running.nodes}")
-    running.server.restart(authority, token=f"token-{running.nodes}")
-    running.wait_for_loss()
-    running.cluster = {"server": running.server.url, **running.ca()}
-    running.user = {"token": running.server.token}
+@pytest.mark.anyio
+async def test_ca_and_token_are_replaced_as_a_whole(running: Running, tmp_path: Path) -> None:
+    """Inline for the daemon, and in the files of a pod for another client."""
+    server = running.server
+
+    def mount() -> None:
+        shutil.copy(server.authority.ca, tmp_path / "ca.crt")
+        (tmp_path / "token").write_text(server.token)
+
+    mount()
+    port = server.url.rpartition(":")[2]
+    environ = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": port}
+    async with KubeClient.connect(
+        KubernetesConfig(), KubeStats(), environ=environ, service_account=str(tmp_path)
+    ) as client:
+        ask = partial(client.request, "GET", "/api/v1/nodes", timeout_s=10.0)
+        await ask()
+        authority = Authority(server.folder, f"ca-{running.nodes}")
+        restart = partial(server.restart, authority, token=f"token-{running.nodes}")
+        await anyio.to_thread.run_sync(restart)
+        with pytest.raises(KubeError):
+            await ask()
+        mount()
+        await ask()  # at once
+    await anyio.to_thread.run_sync(running.wait_for_loss)
+    running.cluster = {"server": server.url, **running.ca()}
+    running.user = {"token": server.token}
     running.write()
-    running.check_contact()
+    await anyio.to_thread.run_sync(running.check_contact)
 
 
+@pytest.mark.long
 def test_ca_in_a_file_is_replaced(running: Running) -> None:
     ca = running.folder / "ca.crt"
     shutil.copy(running.server.authority.ca, ca)
@@ -127,6 +149,7 @@ def test_ca_in_a_file_is_replaced(running: Running) -> None:
     running.check_contact()
 
 
+@pytest.mark.long
 def test_token_alone_is_replaced(running: Running) -> None:
     running.server.restart(running.server.authority, token=f"token-{running.nodes}")
     if "token" in running.user:
@@ -136,14 +159,16 @@ def test_token_alone_is_replaced(running: Running) -> None:
     running.check_contact()
 
 
+@pytest.mark.long
 def test_client_certificate_is_replaced(running: Running) -> None:
+    """A token by a certificate first, and that by another which another CA has signed."""
     server = running.server
     for name in USERS[:2]:
-        server.clients = Authority(server.folder, f"clients-{running.nodes}")
-        server.restart(server.authority)
-        pair = server.clients.issue(name)
-        if "token" not in running.user:
+        if name != USERS[0]:
+            server.clients = Authority(server.folder, f"clients-{running.nodes}")
+            server.restart(server.authority)
             running.wait_for_loss()
+        pair = server.clients.issue(name)
         running.user = {
             "client-certificate-data": inline(pair.cert),
             "client-key-data": inline(pair.key),
@@ -153,10 +178,11 @@ def test_client_certificate_is_replaced(running: Running) -> None:
     assert list(running.folder.glob("tmp*")) == [], "no folder for temporary files is needed"
 
 
+@pytest.mark.long
 def test_name_of_the_server_is_replaced(running: Running) -> None:
-    for name in ("127.0.0.3", "127.0.0.4"):
-        running.server.restart(running.server.authority, name=name)
-        if "tls-server-name" in running.cluster:
+    for name in (running.server.name, "127.0.0.3"):
+        if name != running.server.name:
+            running.server.restart(running.server.authority, name=name)
             running.wait_for_loss()
         running.cluster = {**running.cluster, "tls-server-name": name}
         running.write()
@@ -166,6 +192,7 @@ def test_name_of_the_server_is_replaced(running: Running) -> None:
     running.check_contact()
 
 
+@pytest.mark.long
 def test_proxy_is_replaced(running: Running) -> None:
     tunnels = [Tunnel(), Tunnel()]
     try:
@@ -185,6 +212,7 @@ def test_proxy_is_replaced(running: Running) -> None:
     running.check_contact()
 
 
+@pytest.mark.long
 def test_kubeconfig_that_names_another_server_is_reported_and_the_login_stays(
     running: Running,
 ) -> None:
@@ -258,35 +286,6 @@ def test_idle_daemon_takes_up_in_time_what_no_request_of_its_own_would_find(
     idle.check_contact()
 
 
-@pytest.mark.anyio
-async def test_ca_and_token_of_a_pod_are_replaced(running: Running, tmp_path: Path) -> None:
-    server = running.server
-
-    def mount() -> None:
-        shutil.copy(server.authority.ca, tmp_path / "ca.crt")
-        (tmp_path / "token").write_text(server.token)
-
-    mount()
-    port = server.url.rpartition(":")[2]
-    environ = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": port}
-    async with KubeClient.connect(
-        KubernetesConfig(), KubeStats(), environ=environ, service_account=str(tmp_path)
-    ) as client:
-        ask = partial(client.request, "GET", "/api/v1/nodes", timeout_s=10.0)
-        await ask()
-        authority = Authority(server.folder, f"ca-pod-{running.nodes}")
-        restart = partial(server.restart, authority, token=f"token-pod-{running.nodes}")
-        await anyio.to_thread.run_sync(restart)
-        with pytest.raises(KubeError):
-            await ask()
-        mount()
-        await ask()  # at once
-    running.cluster = {"server": server.url, **running.ca()}
-    running.user = {"token": server.token}
-    running.write()
-    await anyio.to_thread.run_sync(running.check_contact)
-
-
 PLUGIN = """#!/bin/sh
 echo run >> {folder}/runs
 turn=$(($(wc -l < {folder}/runs) % 2))
@@ -294,6 +293,7 @@ cat {folder}/granted-$turn
 """
 
 
+@pytest.mark.long
 @pytest.mark.anyio
 async def test_plugin_whose_certificates_are_renewed_200_times_leaves_nothing(
     running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,9 +1,14 @@
 """SecretRequests as scc-operator makes them, served by the whole daemon on a real API server."""
 
 import time
+from pathlib import Path
 
 from tests.apiserver.admin import Admin
+from tests.apiserver.crds import SETTINGS, collection
+from tests.apiserver.fixtures import setting
+from tests.apiserver.process import ApiServer
 from tests.support.daemon import Daemon
+from tests.system.offlinerequest import read_offline_request, without_time
 from tests.system.requests import RequestDaemon, exporters, shown, wait_served
 from tests.system.scc import (
     EXPORTER,
@@ -20,8 +25,9 @@ from tests.system.scc import (
     demand_what_the_operator_needs,
     recorded,
 )
+from tests.test_cli import telemetryd
 
-BURST_S = 10.0
+BURST_S = 6.0
 EDITS_PER_S = 10
 
 
@@ -185,3 +191,28 @@ def test_namespace_and_system_project_may_come_later(
     scc.label(late, "p-other")
     daemon.wait_for("out of it again", lambda: scc.conditions() == FAILED, 40)
     assert exporters(daemon) == []
+
+
+def test_offline_request_holds_what_the_operator_s_secret_holds(
+    scc: Scc, serving: RequestDaemon, apiserver: ApiServer, tmp_path: Path
+) -> None:
+    scc.put(collection(SETTINGS), setting("server-version-type", "prime"))
+    scc.ask()
+    wait_served(serving, scc)
+    kubeconfig = apiserver.kubeconfig(tmp_path / "kubeconfig")
+    result = telemetryd("offline-request", KUBECONFIG=str(kubeconfig))
+    assert (result.returncode, result.stderr) == (0, "")
+    request = read_offline_request(result.stdout)
+    demand_what_the_operator_needs(request["system_information"])
+
+    def same() -> bool:
+        return without_time(scc.payload() or {}) == without_time(request["system_information"])
+
+    serving.wait_for("the Secret of the same fleet", same, 60)
+    subscription = request["system_information"]["subscription"]
+    assert request["product"] == {
+        "identifier": subscription["product"],
+        "version": "2.15.0",
+        "arch": subscription["arch"],
+    }
+    assert subscription["product"] == "rancher-prime"

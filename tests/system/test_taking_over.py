@@ -9,6 +9,8 @@ import re
 import shlex
 from contextlib import ExitStack
 
+import pytest
+
 from tests.apiserver.admin import Admin
 from tests.apiserver.crds import FEATURES, SETTINGS, collection
 from tests.apiserver.fixtures import feature, setting
@@ -101,6 +103,7 @@ def test_every_step_of_the_guide_is_tried_here() -> None:
     assert set(STEPS) == {*PRIME, *BACK, "apart"}
 
 
+@pytest.mark.long
 def test_guide_takes_over_from_rancher_prime_and_gives_back(
     scc: Scc, serving: RequestDaemon, admin: Admin
 ) -> None:
@@ -136,6 +139,7 @@ def test_guide_takes_over_from_rancher_prime_and_gives_back(
         serving.wait_for("its pace", lambda: rancher.writes > writes + 2, 60)
 
 
+@pytest.mark.long
 def test_guide_serves_an_operator_that_is_deployed_apart(
     scc: Scc, serving: RequestDaemon, admin: Admin
 ) -> None:

@@ -1,4 +1,4 @@
-"""Objects that can't be read among 400 good ones: each costs itself alone, visibly."""
+"""Objects that can't be read among good ones: each costs itself alone, visibly."""
 
 import json
 from collections.abc import Iterator
@@ -12,8 +12,11 @@ from tests.apiserver.crds import CLUSTERS, NODES, collection
 from tests.apiserver.fixtures import rancher_node
 from tests.support.control import ctl
 from tests.support.daemon import Daemon
+from tests.system.conftest import CLUSTER_COUNT, NODES_EACH
 from tests.system.rancher import Rancher, facts, recount
 from tests.system.test_main_job import wait_for_truth
+
+pytestmark = pytest.mark.long
 
 NODE_FIELDS = (
     "spec",
@@ -77,7 +80,9 @@ def test_wrong_types_cost_themselves_alone(
     )
     informer = daemon.informer("nodes.management.cattle.io")
     assert informer["unreadable"] == len(NODE_FIELDS)
-    assert informer["objects"] == 400 + len(NODE_FIELDS), "each keeps its key"
+    assert informer["objects"] == CLUSTER_COUNT * NODES_EACH + len(NODE_FIELDS), (
+        "each keeps its key"
+    )
     folder = str(daemon.config_file.parent)
     shown = ctl(
         "cache",
@@ -94,12 +99,12 @@ def test_wrong_types_cost_themselves_alone(
         lambda: unknown_nodes(rancher) == len(NODE_FIELDS),
         30,
     )
-    assert local_nodes(rancher) == 20 + len(NODE_FIELDS)
+    assert local_nodes(rancher) == NODES_EACH + len(NODE_FIELDS)
     rancher.add_node("local", 9400)
     try:
         daemon.wait_for(
             "good ones go on",
-            lambda: local_nodes(rancher) == 21 + len(NODE_FIELDS),
+            lambda: local_nodes(rancher) == NODES_EACH + 1 + len(NODE_FIELDS),
             30,
         )
     finally:
@@ -108,7 +113,7 @@ def test_wrong_types_cost_themselves_alone(
     daemon.wait_for(
         "a fixed one is known", lambda: unknown_nodes(rancher) == len(NODE_FIELDS) - 1, 30
     )
-    assert local_nodes(rancher) == 20 + len(NODE_FIELDS)
+    assert local_nodes(rancher) == NODES_EACH + len(NODE_FIELDS)
     for name in odd_nodes:
         admin.delete(f"{COLLECTION}/{name}")
     daemon.wait_for("as before", lambda: facts(rancher.payload() or before) == facts(before), 30)
@@ -142,7 +147,7 @@ def test_nulls_are_read_as_not_reported(
         name = f"sentinel-null-{number}"
         admin.create(COLLECTION, node_with(name, field, None))
         odd_nodes.append(name)
-    daemon.wait_for("all count", lambda: local_nodes(rancher) == 20 + len(NODE_FIELDS), 30)
+    daemon.wait_for("all count", lambda: local_nodes(rancher) == NODES_EACH + len(NODE_FIELDS), 30)
     # Without status, internalNodeStatus, capacity or its cpu: four nodes report no CPU.
     assert daemon.metric('telemetryd_fleet_unreported_nodes{resource="cpu"}') == 4
     assert daemon.metric('telemetryd_fleet_unreported_nodes{resource="memory"}') == 4
@@ -163,17 +168,20 @@ def test_object_nested_nine_thousand_deep_costs_itself_alone(
     unreadable = 0 if _parses(deep) else 1
     daemon.wait_for(
         "it is counted",
-        lambda: daemon.informer("nodes.management.cattle.io")["objects"] == 401,
+        lambda: (
+            daemon.informer("nodes.management.cattle.io")["objects"]
+            == CLUSTER_COUNT * NODES_EACH + 1
+        ),
         30,
     )
     assert daemon.informer("nodes.management.cattle.io")["unreadable"] == unreadable
     assert daemon.metric("telemetryd_snapshot_complete") == 1 - unreadable
     rancher.add_node("sentinel-c-1", 9500)
     try:
-        daemon.wait_for("good ones go on", lambda: sizes(rancher).count(21) == 1, 30)
+        daemon.wait_for("good ones go on", lambda: sizes(rancher).count(NODES_EACH + 1) == 1, 30)
     finally:
         rancher.delete_node("sentinel-c-1", 9500)
-    assert local_nodes(rancher) == 21
+    assert local_nodes(rancher) == NODES_EACH + 1
 
 
 def _parses(text: str) -> bool:

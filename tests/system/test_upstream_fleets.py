@@ -36,8 +36,9 @@ ALL = {
     ]
     for kind in ("plain", "odd")
 }
-QUICK = 4
-"""Of each kind so many are tried each time, all of them by ``make faults``."""
+FIRST, MORE = 1, 4
+"""Of each kind the first is tried each time, some more by ``make test-long``, all of them by ``make
+faults``."""
 
 
 class Stage:
@@ -123,7 +124,13 @@ def stage(
         assert daemon.stop() == 0
 
 
-QUICK_CASES = [pytest.param(kind, 0, QUICK, id=f"{kind} 0-{QUICK}") for kind in ALL]
+QUICK_CASES = [
+    *(pytest.param(kind, 0, FIRST, id=f"{kind} 0") for kind in ALL),
+    *(
+        pytest.param(kind, FIRST, MORE, id=f"{kind} {FIRST}-{MORE}", marks=pytest.mark.long)
+        for kind in ALL
+    ),
+]
 ALL_CASES = [
     pytest.param(
         kind, first, first + 10, id=f"{kind} {first}-{first + 10}", marks=pytest.mark.faults
@@ -172,7 +179,8 @@ def check(stage: Stage, name: str, fleet: Object) -> None:
 
 
 DRAWN = [
-    pytest.param(0, QUICK, id=f"drawn 0-{QUICK}"),
+    pytest.param(0, FIRST, id="drawn 0"),
+    pytest.param(FIRST, MORE, id=f"drawn {FIRST}-{MORE}", marks=pytest.mark.long),
     *(
         pytest.param(first, first + 10, id=f"drawn {first}-{first + 10}", marks=pytest.mark.faults)
         for first in range(0, 60, 10)

@@ -39,10 +39,12 @@ from tests.support.daemon import Daemon
 from tests.system.conftest import CONFIG
 from tests.system.rancher import Rancher
 
+pytestmark = pytest.mark.long
+
 FEATURE_INFORMER = "features.management.cattle.io"
 HEAD = "v2.16-59bd052e-head"
 QUICK = ("v2.12.7", "v2.12.8", "v2.13.8", "v2.14.0", "v2.15.0", "main")
-"""Tags that are tried each time, with all of their builds and upgrades; the others by
+"""Tags that ``make test-long`` tries, with all of their builds and upgrades; the others by
 ``make faults``."""
 
 
