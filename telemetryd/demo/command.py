@@ -21,6 +21,7 @@ import orjson
 from telemetryd import logs
 from telemetryd.config import Config, ConfigSource
 from telemetryd.daemon.app import run_until
+from telemetryd.daemon.dryrun import IN_POD
 from telemetryd.daemon.notify import Notifier, StatusLog
 from telemetryd.daemon.reload import Reloader
 from telemetryd.demo.apiserver import ApiServer, Endpoint, ServerOptions
@@ -109,7 +110,7 @@ async def run_demo(
         async with server.serve() as endpoint, anyio.create_task_group() as root:
             _point_rancher_at(server, endpoint)
             await anyio.Path(kubeconfig).write_bytes(_kubeconfig(endpoint))
-            source = ConfigSource(str(Path(folder, "config.toml")), {})
+            source = ConfigSource(str(Path(folder, "config.toml")), {IN_POD: "its own server"})
             await anyio.Path(folder, "config.toml").write_text(_config(folder, kubeconfig))
             file = source.read()
             listening = await root.start(
