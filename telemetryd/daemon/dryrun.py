@@ -102,9 +102,13 @@ class DryRunExporter:
         """The sink is only closed."""
         self._sink = sink
         self._destination = destination
+        self._digest = ""
 
     async def export(self, payload: Payload, context: ExportContext) -> Outcome:
-        """Log the payload's size and digest; `telemetryd payload` shows what is in it."""
+        """Log the size and digest of a new payload; `telemetryd payload` shows what is in it."""
+        if payload.digest == self._digest:
+            return Outcome.UNCHANGED
+        self._digest = payload.digest
         message = "dry run: payload not written exporter=%s destination=%r bytes=%d digest=%s"
         log.info(message, context.name, self._destination, len(payload.body), payload.digest)
         return Outcome.WRITTEN
@@ -120,18 +124,16 @@ class ReadOnlyClient(KubeClient):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         """As a ``KubeClient``."""
         super().__init__(*arguments, **options)
-        self._logged: set[tuple[str, str, bytes | None]] = set()
+        self._logged: set[tuple[str, str]] = set()
 
     async def request(self, method: str, path: str, **options: Any) -> bytes:
         """As that of a ``KubeClient``, except for a request that isn't a read."""
         if method in _READS or path.endswith(_QUESTIONS):
             return await super().request(method, path, **options)
-        body = options.get("body")
-        if (method, path, body) not in self._logged:
-            if len(self._logged) < _MOST_REMEMBERED:  # a controller may try again and again
-                self._logged.add((method, path, body))
-            message = "dry run: request not sent method=%s path=%s bytes=%d"
-            log.info(message, method, path, len(body or b""))
+        if (method, path) not in self._logged:  # a controller tries again and again
+            if len(self._logged) < _MOST_REMEMBERED:
+                self._logged.add((method, path))
+            log.info("dry run: request not sent method=%s path=%s", method, path)
         return await super().request("GET", path, timeout_s=options["timeout_s"])
 
 

@@ -40,7 +40,7 @@ SCRIPTS = frozenset({"make-prometheusrule"})
 """Scripts of the project that are run too, for they change nothing but what they write."""
 
 _ASKS_THE_DAEMON = re.compile(rf"telemetryd (ctl|healthcheck|spool list)\b|curl .*:{PORT}\b")
-_FOREGROUND = re.compile(r"telemetryd run( --config \S+)?")
+_FOREGROUND = re.compile(r"telemetryd run( --dry-run)?( --config \S+)?")
 _ABSOLUTE = re.compile(r"(?:^|[\s=>])(/[^\s:]*)")
 _ANYWHERE = ("/dev/null", *PLACES)
 
