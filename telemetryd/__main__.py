@@ -11,6 +11,9 @@ from typing import Final, NoReturn
 from telemetryd.daemon.signals import EarlySignals
 from telemetryd.standardstreams import give_up_output, output_failure, prepare_streams
 
+GLOBAL_OPTIONS: Final = ("--config", "--log-level", "--kubeconfig", "--context", "--set")
+"""Options that take a value and may be given before the command."""
+
 _JOIN_S: Final = 0.25
 """For threads that are still at work at the end; what hangs longer is left behind."""
 
@@ -22,13 +25,24 @@ def main() -> None:
     # debugger can raise it again (prlimit).
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     early = EarlySignals()
-    is_daemon = sys.argv[1:2] == ["run"]
+    is_daemon = _command(sys.argv[1:]) == "run"
     if is_daemon:
         early.catch()
     status = _run(early)
     if is_daemon:
         early.ignore()
     _leave(status)
+
+
+def _command(arguments: list[str]) -> str:
+    """The command, which global options may go before; the parser isn't loaded yet."""
+    rest = iter(arguments)
+    for each in rest:
+        if not each.startswith("-"):
+            return each
+        if each in GLOBAL_OPTIONS:
+            next(rest, None)
+    return ""
 
 
 def _run(early: EarlySignals) -> int:

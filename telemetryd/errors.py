@@ -49,16 +49,19 @@ class Problem:
 
     Attributes:
         where: File, environment variable or option that holds it.
-        key: Key path in it (``exporters[0].interval``), empty where the whole is meant.
+        key: Key path in it (``exporters.NAME.interval``), empty where the whole is meant.
         message: What is wrong and what would be right, in one line.
+        line: Of the file, 0 where none is known.
     """
 
     where: str
     key: str
     message: str
+    line: int = 0
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.where, self.key, self.message) if part)
+        where = f"{self.where}:{self.line}" if self.line else self.where
+        return ": ".join(part for part in (where, self.key, self.message) if part)
 
 
 class ConfigError(TelemetrydError):

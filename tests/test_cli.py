@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -90,7 +91,6 @@ def test_version_is_the_package_s() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        (),
         ("fly",),
         ("run", "--fast"),
         ("schema", "--format", "xml"),
@@ -123,9 +123,9 @@ def test_bad_configuration_exits_78_with_every_error(command: str, tmp_path: Pat
     lines = result.stderr.splitlines()
     assert len(lines) == 3, result.stderr
     for line, key in zip(
-        sorted(lines), ("exporters[0].interval", "log_levle", "server.listen"), strict=True
+        sorted(lines), ("exporters.a.interval", "log_levle", "server.listen"), strict=True
     ):
-        assert line.startswith(f"{config}: {key}: ")
+        assert re.match(rf"{re.escape(str(config))}:\d: {re.escape(key)}: ", line), line
 
 
 def test_missing_configuration_file_exits_78(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_missing_configuration_file_exits_78(tmp_path: Path) -> None:
 
 
 def test_valid_configuration_is_called_valid() -> None:
-    result = telemetryd("check-config", "--config", "config.example.toml")
+    result = telemetryd("check-config", "--offline", "--config", "config.example.toml")
     assert (result.returncode, result.stdout) == (0, "config.example.toml: valid\n")
 
 

@@ -4,18 +4,16 @@
 ``--help``, ``schema`` and ``check-config`` don't load the whole daemon.
 """
 
-import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from telemetryd.cli.arguments import build_parser
-from telemetryd.cli.commands import complain
+from telemetryd.cli.configcommands import EX_CONFIG
+from telemetryd.cli.output import complain
 from telemetryd.daemon.signals import EarlySignals
 from telemetryd.errors import ConfigError, TelemetrydError
 
 EX_INTERRUPTED = 130
 """The status of a process that SIGINT ended, as shells report it."""
-EX_CONFIG = 78
-"""The configuration can't be used (sysexits.h); the unit doesn't restart on it."""
 
 
 def run_command(arguments: Sequence[str], early: EarlySignals) -> int:
@@ -25,10 +23,9 @@ def run_command(arguments: Sequence[str], early: EarlySignals) -> int:
         arguments: The command line.
         early: Signals that came since the process began, for the daemon.
     """
-    options = build_parser().parse_args(arguments, argparse.Namespace(early_signals=early))
-    command: Callable[[argparse.Namespace], int] = options.command
+    options = build_parser().parse(arguments, early_signals=early)
     try:
-        return command(options)
+        return int(options.command(options))
     except ConfigError as error:
         for problem in error.problems:
             complain(str(problem))

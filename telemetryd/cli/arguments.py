@@ -2,40 +2,164 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from telemetryd import __version__
-from telemetryd.cli import commands
-from telemetryd.config import FORMATS, parse_duration
+from telemetryd.cli import commands, configcommands
+from telemetryd.config import FORMATS, Assignment, parse_duration
+from telemetryd.config.values import did_you_mean, show
 
 EX_USAGE = 64
 """The command line was wrong (sysexits.h)."""
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line with the usage, and suggest what may have been meant."""
+
     def error(self, message: str) -> NoReturn:
+        """Exit with the status of a usage error."""
         self.print_usage(sys.stderr)
         self.exit(EX_USAGE, f"{self.prog}: {message}\n")
 
+    def parse(self, arguments: Sequence[str], **more: Any) -> argparse.Namespace:
+        """Parse a whole command line; exits where it is wrong, or asks for help."""
+        self._check_leading(arguments)
+        options, rest = self.parse_known_args(arguments, argparse.Namespace(**more))
+        if rest:
+            options.parser.error(options.parser.explain(rest[0]))
+        return options
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line; what it parses has a ``command`` to call."""
-    parser = _Parser(
+    def explain(self, unknown: str) -> str:
+        """Why an argument isn't taken."""
+        if not unknown.startswith("-"):
+            return f"unexpected argument {show(unknown)}"
+        name = unknown.partition("=")[0]
+        return f"unknown option {show(name)}{did_you_mean(name, tuple(self.options))}"
+
+    @property
+    def options(self) -> dict[str, argparse.Action]:
+        """Each option, by each of its names."""
+        return self._option_string_actions
+
+    def _check_leading(self, arguments: Sequence[str]) -> None:
+        """An unknown option before the command; its value would be taken for the command."""
+        rest = iter(arguments)
+        for each in rest:
+            name, separator, _ = each.partition("=")
+            if not each.startswith("-"):
+                return
+            action = self.options.get(name)
+            if action is None:
+                self.error(self.explain(each))
+            elif action.nargs != 0 and not separator:
+                next(rest, None)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        known = tuple(map(str, action.choices))
+        listed = ", ".join(known)
+        hint = did_you_mean(str(value), known)
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - there is no other name
+            raise argparse.ArgumentError(None, f"unknown command {show(value)}: {listed}{hint}")
+        raise argparse.ArgumentError(action, f"is {show(value)}: must be one of {listed}{hint}")
+
+
+class _Assign(argparse.Action):
+    """Appends to the assignments of the whole command line, wherever the option stands."""
+
+    def __init__(self, *, given: list[Assignment], key: str = "", **rest: Any) -> None:
+        super().__init__(default=argparse.SUPPRESS, **rest)
+        self._given, self._key = given, key
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        del parser, namespace
+        key, separator, text = (self._key, "=", values) if self._key else values.partition("=")
+        if not (key and separator):
+            raise argparse.ArgumentError(self, f"is {show(values)}: must be KEY=VALUE")
+        self._given.append(Assignment(str(option_string), key.strip(), text))
+
+
+def _add_globals(
+    parser: argparse.ArgumentParser,
+    given: list[Assignment],
+    config: Any,
+    *,
+    has_config: bool = True,
+) -> None:
+    group = parser.add_argument_group("global options, before or after the command")
+    if has_config:
+        about = "configuration file (TOML)"
+        group.add_argument("--config", metavar="FILE", default=config, help=about)
+    for option, metavar, key in (
+        ("--log-level", "LEVEL", "log_level"),
+        ("--kubeconfig", "FILE", "kubernetes.kubeconfig"),
+        ("--context", "NAME", "kubernetes.context"),
+    ):
+        about = f"the same as --set {key}={metavar}"
+        group.add_argument(
+            option, metavar=metavar, action=_Assign, given=given, key=key, help=about
+        )
+    group.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action=_Assign,
+        given=given,
+        help="set one key, above environment and file: server.listen, exporters.NAME.interval",
+    )
+
+
+def build_parser() -> Parser:
+    """The parser of the whole command line; what it parses has a ``command`` to call.
+
+    It is good for one command line.
+    """
+    parser = Parser(
         prog="telemetryd",
         description="Watches a Rancher management cluster and updates its SCC telemetry Secret.",
         epilog="example: telemetryd demo --duration 20s",
     )
-    parser.add_argument("--version", action="version", version=f"telemetryd {__version__}")
-    add = _adder(parser)
-    run = add("run", "the daemon, in the foreground", "telemetryd run", commands.run)
+    given: list[Assignment] = []
+    parser.add_argument("-V", "--version", action="version", version=f"telemetryd {__version__}")
+    parser.set_defaults(command=partial(_help, parser), parser=parser, assignments=given)
+    _add_globals(parser, given, None)
+    add = _adder(parser, given, required=False)
+    run = add("run", "the daemon, in the foreground", "telemetryd run --dry-run", commands.run)
+    run.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="write nothing anywhere, and log what would have been written",
+    )
     check = add(
         "check-config",
-        "read and validate the configuration, and print every error",
+        "say whether the daemon would start with this configuration, and print every error",
         "telemetryd check-config --config config.example.toml",
-        commands.check_config,
+        configcommands.check_config,
+    )
+    check.add_argument(
+        "--offline", action="store_true", help="look at the text alone, at no file that it names"
+    )
+    check.add_argument("--json", action="store_true", help="as a document")
+    config = add(
+        "config",
+        "show the configuration in force",
+        "telemetryd config show",
+        configcommands.config_show,
+    )
+    _adder(config, given)(
+        "show",
+        "print every value in force, and where it is from",
+        "telemetryd config show --set log_level=debug",
+        configcommands.config_show,
     )
     payload = add(
         "payload",
@@ -51,17 +175,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     schema = add(
         "schema",
-        "print the JSON Schema of a payload",
-        "telemetryd schema --format fleet",
-        commands.schema,
+        "print the JSON Schema of a payload, or of the configuration file",
+        "telemetryd schema --config > config.schema.json",
+        configcommands.schema,
+        has_config=False,
     )
-    health = add(
+    add(
         "healthcheck",
         "ask the running daemon's own /livez",
         "telemetryd healthcheck",
         commands.healthcheck,
     )
-    doctor = add(
+    add(
         "doctor",
         "check everything the daemon needs, and say what is missing and how to fix it",
         "telemetryd doctor --config /etc/telemetryd/config.toml",
@@ -85,10 +210,29 @@ def build_parser() -> argparse.ArgumentParser:
         "telemetryd spool export /media/usb/telemetry",
         commands.spool_list,
     )
-    for sub in (run, check, payload, offline, health, doctor, *_add_ctl(ctl), *_add_spool(spool)):
-        sub.add_argument("--config", metavar="FILE", help="configuration file (TOML)")
+    completion = add(
+        "completion",
+        "print a completion script for a shell",
+        "telemetryd completion bash > /etc/bash_completion.d/telemetryd",
+        configcommands.completion,
+    )
+    completion.add_argument(
+        "shell", choices=tuple(configcommands.COMPLETIONS), help="of these shells"
+    )
+    add(
+        "version",
+        "print the version, the revision and the Python that runs it",
+        "telemetryd version",
+        configcommands.version,
+    )
+    _add_ctl(ctl, given)
+    _add_spool(spool, given)
     chosen = payload.add_mutually_exclusive_group()
-    for place in (chosen, schema):
+    of = schema.add_mutually_exclusive_group()
+    of.add_argument(
+        "--config", dest="of_config", action="store_true", help="of the configuration file"
+    )
+    for place in (chosen, of):
         place.add_argument("--format", choices=FORMATS, default="scc", help="payload format")
     chosen.add_argument(
         "--exporter", metavar="NAME", type=_name, help="what this configured exporter would send"
@@ -105,26 +249,39 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _adder(parser: argparse.ArgumentParser) -> Callable[..., argparse.ArgumentParser]:
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+def _help(parser: argparse.ArgumentParser, _options: argparse.Namespace) -> int:
+    parser.print_help()
+    return 0
 
-    def add(name: str, about: str, example: str, command: Any) -> argparse.ArgumentParser:
+
+def _adder(
+    parser: argparse.ArgumentParser, given: list[Assignment], *, required: bool = True
+) -> Callable[..., argparse.ArgumentParser]:
+    commands = parser.add_subparsers(metavar="COMMAND", required=required, parser_class=Parser)
+
+    def add(
+        name: str, about: str, example: str, command: Any, *, has_config: bool = True
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(
             name,
             help=about,
             description=about[0].upper() + about[1:] + ".",
             epilog=f"example: {example}",
         )
-        sub.set_defaults(command=command)
+        sub.set_defaults(command=command, parser=sub)
+        _add_globals(sub, given, argparse.SUPPRESS, has_config=has_config)
         return sub
 
     return add
 
 
-def _add_ctl(ctl: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
-    add = partial(_adder(ctl), command=commands.ctl)
+def _add_ctl(ctl: argparse.ArgumentParser, given: list[Assignment]) -> None:
+    add = partial(_adder(ctl, given), command=commands.ctl)
     status = add("status", "show informers and exporters", "telemetryd ctl status --json")
     status.add_argument("--json", action="store_true", help="the document of /status.json")
+    status.add_argument(
+        "--watch", action="store_true", help="show it again every 2 s, until interrupted"
+    )
     reload = add("reload", "reload the configuration and say what changed", "telemetryd ctl reload")
     opt_in = add(
         "opt-in",
@@ -140,6 +297,9 @@ def _add_ctl(ctl: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
             ("trigger", "have an exporter run now; prints the run's id"),
         )
     ]
+    exporters[-1].add_argument(
+        "--wait", action="store_true", help="wait for the end of the run, and print its result"
+    )
     for sub in exporters:
         sub.add_argument("name", metavar="NAME", type=_name, help="of the exporter")
     cache = add(
@@ -152,12 +312,11 @@ def _add_ctl(ctl: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
     everything = [status, reload, opt_in, *exporters, cache]
     for sub in everything:
         sub.set_defaults(ctl=sub.prog.rpartition(" ")[2])
-    ctl.set_defaults(name="", verify=False, json=False)
-    return everything
+    ctl.set_defaults(name="", verify=False, json=False, wait=False, watch=False)
 
 
-def _add_spool(spool: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
-    add = _adder(spool)
+def _add_spool(spool: argparse.ArgumentParser, given: list[Assignment]) -> None:
+    add = _adder(spool, given)
     listed = add(
         "list", "show what waits on disk", "telemetryd spool list --json", commands.spool_list
     )
@@ -178,7 +337,6 @@ def _add_spool(spool: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
     )
     replayed.add_argument("folder", metavar="DIR", type=Path, help="of an export, or its manifest")
     replayed.add_argument("--exporter", metavar="NAME", help="default: that of the same name")
-    return [listed, exported, replayed]
 
 
 def _name(text: str) -> str:

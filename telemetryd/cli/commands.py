@@ -4,6 +4,7 @@ Those parts are imported when a command needs them. The arguments are in ``argum
 """
 
 import argparse
+import logging
 import os
 import random
 import sys
@@ -13,15 +14,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
-import orjson
 
 from telemetryd import logs
+from telemetryd.cli.output import complain, print_bytes, print_document, print_text
 from telemetryd.config import (
     Config,
     ConfigSource,
-    find_config,
     find_control_socket,
-    load_config,
     read_switches,
 )
 from telemetryd.errors import NoDaemon, SpoolError, TelemetrydError
@@ -33,20 +32,22 @@ if TYPE_CHECKING:
 EX_NO_DAEMON = 2
 """No daemon answers on the control socket."""
 
+WATCH_S = 2.0
+"""Between two looks of ``ctl status --watch``."""
+_CLEAR = "\033[H\033[2J"
+"""Of a terminal: to its top, which is emptied."""
+
+log = logging.getLogger(__name__)
+
 _NOW = time.time  # noqa: TID251 - the clock is chosen here
 
 
-def complain(line: str) -> None:
-    """Say what went wrong; the journal takes the prefix as the line's priority."""
-    prefix = "<3>" if logs.is_journal(sys.stderr, os.environ) else ""
-    logs.say(f"{prefix}{line}")
+def source_of(options: argparse.Namespace) -> ConfigSource:
+    """Where the configuration of this command line comes from."""
+    return ConfigSource(options.config, os.environ, assignments=tuple(options.assignments))
 
 
-def _load(options: argparse.Namespace) -> Config:
-    return load_config(find_config(options.config, os.environ), os.environ)
-
-
-def _recall(options: argparse.Namespace) -> "tuple[Config, Config, Restrictions]":
+def recall(options: argparse.Namespace) -> "tuple[Config, Config, Restrictions]":
     """The configuration as it is written, as a start would have it in force, and what restricts it.
 
     Nothing is stored.
@@ -56,7 +57,7 @@ def _recall(options: argparse.Namespace) -> "tuple[Config, Config, Restrictions]
     """
     from telemetryd.daemon.restrictions import recall_restrictions  # noqa: PLC0415
 
-    source = ConfigSource(options.config, os.environ)
+    source = source_of(options)
     file = source.read()
     written = source.parse(file)
     # A one-shot command says what went wrong on stdout or at its end: the log would say it again.
@@ -72,7 +73,7 @@ def _recall_for_spool(options: argparse.Namespace) -> "tuple[Config, Config, Res
         ConfigError: A start would be refused.
         SpoolError: What is remembered can't be read.
     """
-    recalled = _recall(options)
+    recalled = recall(options)
     if recalled[2].damaged:
         raise SpoolError(recalled[2].damaged)
     return recalled
@@ -84,10 +85,12 @@ def _configure_logging(config: Config) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the daemon in the foreground."""
-    source = ConfigSource(options.config, os.environ)
+    source = source_of(options)
     file = source.read()
     config = source.parse(file)
     _configure_logging(config)
+    for line in source.conflicts(file):
+        log.warning("setting ignored: %s", line)
     from telemetryd.daemon.app import run_daemon  # noqa: PLC0415 - heavy imports on demand
     from telemetryd.daemon.loop import PromptLoop  # noqa: PLC0415
     from telemetryd.daemon.reload import Reloader  # noqa: PLC0415
@@ -95,27 +98,22 @@ def run(options: argparse.Namespace) -> int:
     async def run() -> None:
         reloader = Reloader(source, file, configure_logging=_configure_logging, now=_NOW)
         await run_daemon(
-            config, reloader, early=options.early_signals, now=_NOW, rng=random.Random()
+            config,
+            reloader,
+            early=options.early_signals,
+            now=_NOW,
+            rng=random.Random(),
+            dry_run=options.dry_run,
         )
 
     anyio.run(run, backend_options={"loop_factory": PromptLoop})
     return 0
 
 
-def check_config(options: argparse.Namespace) -> int:
-    """Validate a configuration."""
-    _, _, restrictions = _recall(options)
-    if restrictions.damaged:
-        what = "not compared with what an earlier start remembers"
-        complain(f"telemetryd: {what}: {restrictions.damaged}")
-    print(f"{find_config(options.config, os.environ) or 'defaults'}: valid")
-    return 0
-
-
 def payload(options: argparse.Namespace) -> int:
     """Print what would be sent."""
     collected, preview, notes = _collect(options)
-    _print(collected.payload.body + b"\n")
+    print_bytes(collected.payload.body + b"\n")
     if plugin := preview.disclosure.plugin:
         given = ", ".join(key for key, _ in preview.disclosure.given)
         notes.append(f"the plug-in {plugin} decides what it sends; it is given {given}")
@@ -136,17 +134,8 @@ def offline_request(options: argparse.Namespace) -> int:
             why = explain_build(collected.build, "rancher")
         complain(f"telemetryd: no offline request: SUSE registers Rancher Prime alone; {why}")
         return 1
-    _print(render_offline_request(collected.payload) + b"\n")
+    print_bytes(render_offline_request(collected.payload) + b"\n")
     return _complain_of(collected, notes)
-
-
-def _print(text: bytes) -> None:
-    sys.stdout.buffer.write(text)
-    sys.stdout.buffer.flush()
-
-
-def _print_document(document: object) -> None:
-    _print(orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
 
 
 def _complain_of(collected: "Collected", notes: Iterable[str]) -> int:
@@ -160,7 +149,7 @@ def _complain_of(collected: "Collected", notes: Iterable[str]) -> int:
 
 def _collect(options: argparse.Namespace) -> "tuple[Collected, Preview, list[str]]":
     """Collect once: what came, what was asked for, and what would keep a daemon from sending it."""
-    written, config, restrictions = _recall(options)
+    written, config, restrictions = recall(options)
     from telemetryd.daemon.loop import PromptLoop  # noqa: PLC0415 - heavy imports on demand
     from telemetryd.daemon.preview import (  # noqa: PLC0415
         collect_once,
@@ -197,17 +186,10 @@ def _collect(options: argparse.Namespace) -> "tuple[Collected, Preview, list[str
     return collected, preview, notes
 
 
-def schema(options: argparse.Namespace) -> int:
-    """Print a payload's JSON Schema."""
-    from telemetryd.export.payloads.formats import PAYLOAD_FORMATS  # noqa: PLC0415 - heavy imports on demand
-
-    _print_document(PAYLOAD_FORMATS[options.format].schema())
-    return 0
-
-
 def healthcheck(options: argparse.Namespace) -> int:
     """Ask the daemon's own ``/livez``."""
-    config = _load(options)
+    source = source_of(options)
+    config = source.parse(source.read())
     from telemetryd.serve.http.health import check_health  # noqa: PLC0415 - heavy imports on demand
 
     server = config.server
@@ -220,27 +202,30 @@ def healthcheck(options: argparse.Namespace) -> int:
 
 def ctl(options: argparse.Namespace) -> int:
     """Have a running daemon do or show something."""
-    place = find_control_socket(ConfigSource(options.config, os.environ))
+    place = find_control_socket(source_of(options))
     from telemetryd.serve.control import client, protocol, text  # noqa: PLC0415
 
-    request = protocol.Request(options.ctl, options.name, options.verify)
-    try:
-        answer = client.ask(place.paths, request)
-    except NoDaemon as error:
-        if place.error is not None:
-            raise place.error from error  # it may be what hides the place
-        complain(f"telemetryd: {error}")
-        return EX_NO_DAEMON
-    shown = text.render_result(request, answer, as_json=options.json)
-    _print(shown.encode(errors="backslashreplace"))
-    for line in text.render_complaints(request, answer):
-        complain(f"telemetryd: {line}")
-    return 0 if answer.ok else 1
+    request = protocol.Request(options.ctl, options.name, options.verify, options.wait)
+    while True:
+        try:
+            answer = client.ask(place.paths, request)
+        except NoDaemon as error:
+            if place.error is not None:
+                raise place.error from error  # it may be what hides the place
+            complain(f"telemetryd: {error}")
+            return EX_NO_DAEMON
+        shown = text.render_result(request, answer, as_json=options.json)
+        print_text(f"{_CLEAR}{shown}" if options.watch and sys.stdout.isatty() else shown)
+        for line in text.render_complaints(request, answer):
+            complain(f"telemetryd: {line}")
+        if not (options.watch and answer.ok):
+            return 0 if answer.ok else 1
+        time.sleep(WATCH_S)
 
 
 def doctor(options: argparse.Namespace) -> int:
     """Print what is wrong, and the fix."""
-    config, _, restrictions = _recall(options)
+    config, _, restrictions = recall(options)
     from telemetryd.daemon.loop import PromptLoop  # noqa: PLC0415 - heavy imports on demand
     from telemetryd.doctor.access import plan_of  # noqa: PLC0415
     from telemetryd.doctor.examine import examine, render_report  # noqa: PLC0415
@@ -251,7 +236,7 @@ def doctor(options: argparse.Namespace) -> int:
         backend_options={"loop_factory": PromptLoop},
     )
     text = "".join(f"{line}\n" for line in render_report(report))
-    _print(text.encode(errors="backslashreplace"))
+    print_text(text)
     return 1 if report.failed else 0
 
 
@@ -261,9 +246,9 @@ def spool_list(options: argparse.Namespace) -> int:
 
     found = spoolcommands.read_spool(_recall_for_spool(options)[1])
     if options.json:
-        _print_document([spoolcommands.describe(each) for each in found])
+        print_document([spoolcommands.describe(each) for each in found])
     elif found:
-        _print(spoolcommands.render_table(found).encode(errors="backslashreplace"))
+        print_text(spoolcommands.render_table(found))
     return 0
 
 

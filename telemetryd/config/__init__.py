@@ -1,8 +1,9 @@
 """Configuration: TOML and environment in, frozen dataclasses with effective values out.
 
-``load`` finds and reads, ``settings`` declares every key, ``schema`` walks a table against such
-a declaration, ``values`` and ``storage`` hold one parser per kind of value. Nothing here opens a
-connection, reads what a key points to, or knows what a setting does.
+``load`` finds and reads, ``settings`` declares every key by the means of ``schema``, ``reading``
+walks a table against such a declaration, ``overrides`` finds what is set above the file, ``values``
+and ``storage`` hold one parser per kind of value. Nothing here opens a connection, reads what a key
+points to, or knows what a setting does.
 """
 
 from telemetryd.config.exporters import (
@@ -25,6 +26,7 @@ from telemetryd.config.load import (
     parse_config,
 )
 from telemetryd.config.locate import ControlPlace, find_control_socket
+from telemetryd.config.overrides import Assignment
 from telemetryd.config.paths import ControlSocket
 from telemetryd.config.restrictions import EnvironmentSwitches, read_switches
 from telemetryd.config.settings import (
@@ -41,6 +43,7 @@ __all__ = [
     "DEFAULTS",
     "FORMATS",
     "SYSTEM_CONFIG",
+    "Assignment",
     "Config",
     "ConfigFile",
     "ConfigSource",

@@ -6,12 +6,12 @@ Order, comments and ways of writing (``"60s"``, ``"1m"``) make no difference.
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from hashlib import sha256
 from typing import Any
 
 from telemetryd.config.exporters import ExporterConfig
-from telemetryd.config.schema import Table, Variants, keys_of
+from telemetryd.config.schema import Key, Table, Variants, keys_of
 from telemetryd.config.settings import Config
 from telemetryd.config.values import Duration, render_duration
 
@@ -182,12 +182,21 @@ def canonical(table: Any) -> dict[str, Any]:
                 continue
             case Table():
                 values[key.name] = canonical(value)
-            case Duration():
-                values[key.name] = render_duration(value)
             case _:
-                plain = isinstance(value, bool | int | float | str) or value is None
-                values[key.name] = value if plain else str(value)
+                values[key.name] = _as_written(key, value)
     return values
+
+
+def render_default(key: Key) -> object:
+    """A key's default as the file would write it, None where it has none."""
+    return None if key.default is MISSING else _as_written(key, key.default)
+
+
+def _as_written(key: Key, value: Any) -> object:
+    if isinstance(key.kind, Duration):
+        return render_duration(value)
+    plain = isinstance(value, bool | int | float | str) or value is None
+    return value if plain else str(value)
 
 
 def _canonical_exporter(exporter: ExporterConfig) -> dict[str, Any]:

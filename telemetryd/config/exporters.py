@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 from urllib.parse import urlsplit
 
-from telemetryd.config.schema import Derived, Rule, Unique
+from telemetryd.config.schema import Derived, Restricts, Rule, Unique
 from telemetryd.config.storage import AbsolutePath, Size
 from telemetryd.config.values import (
     HOUR_S,
@@ -101,7 +101,7 @@ class ExporterConfig:
 
     type: ClassVar[str]
     name: Annotated[str, DnsLabel(reserved="secretrequest/")]
-    enabled: Annotated[bool, Boolean()] = True
+    enabled: Annotated[bool, Boolean(), Restricts(value=False)] = True
     interval_s: Annotated[float, Duration()] = DEFAULT_INTERVAL_S
     format: Annotated[str, Choice(FORMATS)] = "scc"
     max_silence_s: Annotated[float, Duration()] = 24 * HOUR_S

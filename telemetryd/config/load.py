@@ -4,14 +4,22 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
+from telemetryd.config.lines import Path as FilePath
+from telemetryd.config.lines import find_lines, line_of
+from telemetryd.config.overrides import CONFIG_VARIABLE, EXPORTERS, Assignment, find_overrides
 from telemetryd.config.paths import default_control_socket, default_state_dir
-from telemetryd.config.restrictions import Statement, file_statements, find_problem
-from telemetryd.config.schema import Reading
+from telemetryd.config.reading import Reading
+from telemetryd.config.restrictions import (
+    Statement,
+    file_statements,
+    find_problem,
+    override_statements,
+)
 from telemetryd.config.settings import Config
 from telemetryd.errors import ConfigError, Problem
 
@@ -20,7 +28,6 @@ SYSTEM_CONFIG = Path("/etc/telemetryd/config.toml")
 DEFAULTS = "defaults"
 """What stands for the file where there is none."""
 
-_CONFIG_VARIABLE = "TELEMETRYD_CONFIG"
 _LARGEST_FILE_BYTES = 1024 * 1024
 _QUOTED = re.compile(r"""\(['"].*['"],?\)|'.{7,}'|".{7,}\"""")
 """Text of the file in a message of tomllib. A single character may stay."""
@@ -46,7 +53,7 @@ def find_config(
         if not path_option:
             raise ConfigError(Problem("--config", "", "is empty: must be the path of a TOML file"))
         return Path(path_option)
-    if from_environment := environ.get(_CONFIG_VARIABLE):
+    if from_environment := environ.get(CONFIG_VARIABLE):
         return Path(from_environment)
     try:
         system_path.lstat()
@@ -74,6 +81,22 @@ class ConfigFile:
         """SHA-256 of the content, in hex."""
         return sha256(self.text.encode()).hexdigest()
 
+    def locate(self, problem: Problem) -> Problem:
+        """A problem of this file, or of an exporter that it names, with its key and line."""
+        place, _, name = problem.where.partition(" ")
+        if place == "exporter" and name:
+            key = ".".join(filter(None, (EXPORTERS, name, problem.key)))
+            problem = Problem(self.where, key, problem.message)
+        if problem.line or problem.where != self.where or not problem.key:
+            return problem
+        path: FilePath = tuple(problem.key.split("."))
+        if path[0] == EXPORTERS:
+            tables = _decode(self.text, self.where).get(EXPORTERS, [])
+            names = [each["name"] for each in tables] if isinstance(tables, list) else []
+            index = names.index(path[1]) if path[1] in names else len(names)
+            path = (path[0], index, *path[2:])
+        return replace(problem, line=line_of(path, find_lines(self.text)))
+
 
 @dataclass(frozen=True, slots=True)
 class ConfigSource:
@@ -83,11 +106,13 @@ class ConfigSource:
         path_option: As of ``find_config``, which looks again at each reading.
         environ: For the file's name and for what overrides its keys.
         system_path: The file that is read where it exists and none is named.
+        assignments: Keys that the command line sets.
     """
 
     path_option: str | None
     environ: Mapping[str, str]
     system_path: Path = SYSTEM_CONFIG
+    assignments: tuple[Assignment, ...] = ()
 
     def find(self) -> Path | None:
         """The file to read, None for the defaults.
@@ -100,7 +125,7 @@ class ConfigSource:
     @property
     def unnamed(self) -> bool:
         """Neither an option nor a variable names the file."""
-        return self.path_option is None and not self.environ.get(_CONFIG_VARIABLE)
+        return self.path_option is None and not self.environ.get(CONFIG_VARIABLE)
 
     def read(self) -> ConfigFile:
         """Find the file and read it.
@@ -117,7 +142,7 @@ class ConfigSource:
         Raises:
             ConfigError: With every problem found.
         """
-        return parse_config(file.text, file.where, self.environ)
+        return parse_config(file.text, file.where, self.environ, self.assignments)
 
     def parse_as_written(self, file: ConfigFile) -> Config:
         """The same without a look at the disk: folders that are left open stay so.
@@ -125,38 +150,56 @@ class ConfigSource:
         Raises:
             ConfigError: With every problem found.
         """
-        return _validate(file.text, file.where, self.environ)
+        return self.examine(file)[0]
+
+    def examine(self, file: ConfigFile) -> tuple[Config, Reading]:
+        """The same, with what shows where each value is from.
+
+        Raises:
+            ConfigError: With every problem found.
+        """
+        return _validate(file.text, file.where, self.environ, self.assignments)
+
+    def conflicts(self, file: ConfigFile) -> tuple[str, ...]:
+        """Variables and options that have no effect with a valid file, and why, a line each."""
+        return tuple(self.examine(file)[1].conflicts)
 
     def statements(self, file: ConfigFile) -> tuple[Statement, ...]:
-        """What a valid file writes about keys that restrict."""
-        return file_statements(_decode(file.text, file.where), file.where)
+        """What a valid file, variables and options say about keys that restrict."""
+        config, reading = self.examine(file)
+        written = file_statements(_decode(file.text, file.where), file.where)
+        return (*written, *override_statements(reading.given, config))
 
 
-def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
-    """Read and validate a file, or make the defaults of none; the environment overrides both.
+def load_config(
+    path: Path | None, environ: Mapping[str, str], assignments: Sequence[Assignment] = ()
+) -> Config:
+    """Read and validate a file, or make the defaults of none; what is set above it overrides both.
 
     Raises:
         ConfigError: With every problem found.
     """
     text = "" if path is None else _read(path)
-    return parse_config(text, "" if path is None else str(path), environ)
+    return parse_config(text, "" if path is None else str(path), environ, assignments)
 
 
-def parse_config(text: str, where: str, environ: Mapping[str, str]) -> Config:
+def parse_config(
+    text: str, where: str, environ: Mapping[str, str], assignments: Sequence[Assignment] = ()
+) -> Config:
     """Validate the content of a file; of folders that it leaves open the usable ones are chosen.
 
     Args:
         text: TOML; empty for the defaults.
         where: Name of the file in messages.
-        environ: ``TELEMETRYD_LOG_LEVEL`` and ``TELEMETRYD_LISTEN`` override their keys, and
-            ``TELEMETRYD_ENABLED`` must make sense, which ``restrictions`` reads;
-            ``STATE_DIRECTORY``, ``RUNTIME_DIRECTORY``, ``XDG_STATE_HOME`` and ``HOME`` name
-            folders.
+        environ: Each ``TELEMETRYD_`` variable overrides its key, and ``TELEMETRYD_ENABLED`` must
+            make sense, which ``restrictions`` reads; ``STATE_DIRECTORY``, ``RUNTIME_DIRECTORY``,
+            ``XDG_STATE_HOME`` and ``HOME`` name folders.
+        assignments: Of the command line; they override the environment.
 
     Raises:
         ConfigError: With every problem found, in the order of the file.
     """
-    config = _validate(text, where, environ)
+    config, _ = _validate(text, where, environ, assignments)
     state_dir = config.state_dir or default_state_dir(environ)
     control = config.server.control_socket or default_control_socket(environ, state_dir)
     return replace(
@@ -164,14 +207,17 @@ def parse_config(text: str, where: str, environ: Mapping[str, str]) -> Config:
     )
 
 
-def _validate(text: str, where: str, environ: Mapping[str, str]) -> Config:
-    reading = Reading(where, environ)
+def _validate(
+    text: str, where: str, environ: Mapping[str, str], assignments: Sequence[Assignment]
+) -> tuple[Config, Reading]:
+    overrides, problems = find_overrides(environ, assignments)
+    reading = Reading(where, text, overrides, list(problems))
     if (problem := find_problem(environ)) is not None:
         reading.problems.append(problem)
     config = reading.read(Config, _decode(text, where))
     if config is None:
         raise ConfigError(*reading.problems)
-    return config
+    return config, reading
 
 
 def _read(path: Path) -> str:

@@ -6,12 +6,12 @@ from what can still be read.
 
 import re
 import tomllib
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 from telemetryd.config.load import ConfigSource
+from telemetryd.config.overrides import find_overrides
 from telemetryd.config.paths import (
     RUNTIME_VARIABLE,
     ControlSocket,
@@ -58,7 +58,7 @@ def find_control_socket(source: ConfigSource) -> ControlPlace:
         text = file.text
         socket = source.parse(file).server.control_socket
     except ConfigError as found:
-        socket, error = _guess(text, source.environ), found
+        socket, error = _guess(text, source), found
     paths = () if socket is None else (socket.path,)
     of_system = path in {None, source.system_path}
     if of_system and not (socket and socket.explicit) and not source.environ.get(RUNTIME_VARIABLE):
@@ -66,17 +66,22 @@ def find_control_socket(source: ConfigSource) -> ControlPlace:
     return ControlPlace(paths, error)
 
 
-def _guess(text: str, environ: Mapping[str, str]) -> ControlSocket | None:
+def _guess(text: str, source: ConfigSource) -> ControlSocket | None:
     table = _salvage(text)
     server = table.get("server")
-    given = server.get("control_socket") if isinstance(server, dict) else None
-    with suppress(InvalidValue):
-        return SocketPath().parse(given)
+    overrides, _ = find_overrides(source.environ, source.assignments)
+    above = {each.path: each.text for each in overrides}
+    written = server.get("control_socket") if isinstance(server, dict) else None
+    for given in (above.get(("server", "control_socket")), written):
+        with suppress(InvalidValue):
+            return SocketPath().parse(given)
     try:
-        state_dir: str | None = AbsolutePath().parse(table.get("state_dir"))
+        state_dir: str | None = AbsolutePath().parse(
+            above.get(("state_dir",)) or table.get("state_dir")
+        )
     except InvalidValue:
-        state_dir = default_state_dir(environ)
-    return default_control_socket(environ, state_dir)
+        state_dir = default_state_dir(source.environ)
+    return default_control_socket(source.environ, state_dir)
 
 
 def _salvage(text: str) -> dict[str, Any]:

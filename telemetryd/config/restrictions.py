@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from telemetryd.config.exporters import EXPORTER_TYPES, ExporterConfig, SecretExporterConfig
+from telemetryd.config.overrides import ENABLED_VARIABLE, ENVIRONMENT, NO, OPTION, YES
+from telemetryd.config.reading import Given
 from telemetryd.config.schema import keys_of
 from telemetryd.config.settings import Config, PrivacyConfig
 from telemetryd.config.values import show
@@ -21,14 +23,12 @@ from telemetryd.errors import ConfigError, Problem
 from telemetryd.model import Restriction
 
 FILE: Final = "file"
-ENVIRONMENT: Final = "environment"
 SETTING: Final = "setting"
 
-ENABLED_VARIABLE: Final = "TELEMETRYD_ENABLED"
 DO_NOT_TRACK_VARIABLE: Final = "DO_NOT_TRACK"
-"""Both turn collection off whatever the file says, never on."""
+"""As ``ENABLED_VARIABLE`` it turns collection off whatever the file says, never on."""
 
-NOT_REMEMBERED: Final = frozenset({ENVIRONMENT})
+NOT_REMEMBERED: Final = frozenset({ENVIRONMENT, OPTION})
 """Sources whose restrictions hold for as long as they are written."""
 
 COLLECTION: Final = "enabled"
@@ -40,8 +40,6 @@ OUT: Final = "out"
 PERMITTING: Final = frozenset({"in", "prompt"})
 """Values of the Setting that end an opt-out; an empty one, and none at all, says nothing."""
 
-_YES: Final = frozenset({"true", "1", "yes", "on"})
-_NO: Final = frozenset({"false", "0", "no", "off"})
 _EXPORTER_PREFIX: Final = "exporters."
 _ENABLED_SUFFIX: Final = ".enabled"
 _PRIVACY_PREFIX: Final = "privacy."
@@ -62,7 +60,7 @@ class Statement:
     """One thing that a source writes about a key.
 
     Attributes:
-        source: ``file``, ``environment``, ``setting``.
+        source: ``file``, ``environment``, ``option``, ``setting``.
         key: As of ``Restriction``.
         restricts: It is the restricting value; else the value that permits.
         where: The file's path, the variable or the Setting.
@@ -127,6 +125,7 @@ def decide(
             written=True,
         )
     choices = [each for each in effective.values() if _is_choice(each.key)]
+    said_elsewhere = {key for _, key in (*written, *permitted)}
     return Decision(
         effective=tuple(each for each in effective.values() if each not in choices),
         remembered=tuple(
@@ -134,7 +133,9 @@ def decide(
             for each in effective.values()
             if not each.written or each.source not in NOT_REMEMBERED
         ),
-        missing=tuple(each for each in choices if not each.written),
+        missing=tuple(
+            each for each in choices if not each.written and each.key not in said_elsewhere
+        ),
     )
 
 
@@ -169,9 +170,41 @@ def file_statements(table: Mapping[str, Any], where: str) -> tuple[Statement, ..
             statement(f"{_EXPORTER_PREFIX}{name}.{key}", restricts=value != _CHOICES.get(key))
             for name, exporter in named.items()
             for key, value in exporter.items()
-            if key in _CHOICES or (key not in _COMMON_KEYS and exporter["type"] not in _OWN_TYPES)
+            if _is_choice_key(key, exporter["type"])
         ]
     return tuple(found)
+
+
+def override_statements(given: Iterable[Given], config: Config) -> tuple[Statement, ...]:
+    """What variables and options say about keys that restrict.
+
+    Args:
+        given: All that they set.
+        config: The configuration with it.
+    """
+    types = {each.name: each.type for each in config.exporters}
+    found = []
+    for each in given:
+        path, value = each.override.path, each.value
+        key = path[-1]
+        match path:
+            case ("enabled",):
+                restricts = not value
+            case ("privacy", _):
+                restricts = value == _OMIT
+            case ("exporters", _, "enabled"):
+                restricts = not value
+            case ("exporters", name, _) if _is_choice_key(key, types[name]):
+                restricts = value != _CHOICES.get(key)
+            case _:
+                continue
+        shown, where = ".".join(path), each.override.where
+        found.append(Statement(each.override.source, shown, restricts, where))
+    return tuple(found)
+
+
+def _is_choice_key(key: str, type_name: str) -> bool:
+    return key in _CHOICES or (key not in _COMMON_KEYS and type_name not in _OWN_TYPES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,14 +228,14 @@ def read_switches(environ: Mapping[str, str]) -> EnvironmentSwitches:
     enabled = environ.get(ENABLED_VARIABLE, "").strip().lower()
     do_not_track = environ.get(DO_NOT_TRACK_VARIABLE, "").strip().lower()
     return EnvironmentSwitches(
-        enabled=not enabled or enabled in _YES, tracking=not do_not_track or do_not_track in _NO
+        enabled=not enabled or enabled in YES, tracking=not do_not_track or do_not_track in NO
     )
 
 
 def find_problem(environ: Mapping[str, str]) -> Problem | None:
     """What is wrong with ``TELEMETRYD_ENABLED``, None where nothing is."""
     given = environ.get(ENABLED_VARIABLE, "").strip()
-    if not given or given.lower() in _YES | _NO:
+    if not given or given.lower() in YES | NO:
         return None
     return Problem(f"${ENABLED_VARIABLE}", "", f"is {show(given)}: must be true or false")
 
@@ -314,7 +347,9 @@ def how_to_end(restriction: Restriction) -> str:
     """What ends it, for people."""
     opt_in = "" if restriction.written else ", or run telemetryd ctl opt-in"
     if restriction.source == ENVIRONMENT:
-        return f"take {restriction.key} out of the environment and restart"
+        return f"take {restriction.where} out of the environment and restart"
+    if restriction.source == OPTION:
+        return f"take {restriction.where} out of the command line and restart"
     if restriction.source == SETTING:
         return f"give the setting {OPT_OUT} another value (in, prompt){opt_in}"
     return f"write {_permissive(restriction.key)} in the configuration file{opt_in}"

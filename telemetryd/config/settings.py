@@ -17,7 +17,7 @@ from telemetryd.config.exporters import (
 )
 from telemetryd.config.paths import ControlSocket, SocketPath
 from telemetryd.config.plugins import find_type, installed_types
-from telemetryd.config.schema import Env, Rule, Table, Variants
+from telemetryd.config.schema import Env, Restricts, Rule, Table, Variants
 from telemetryd.config.storage import AbsolutePath
 from telemetryd.config.values import (
     HOUR_S,
@@ -97,8 +97,8 @@ class PrivacyConfig:
         cluster_ids: Pseudonymous ids of clusters, and rows exact enough to recognise one.
     """
 
-    server_url: Annotated[str, Choice(("send", "omit"))] = "send"
-    cluster_ids: Annotated[str, Choice(("anonymous", "omit"))] = "anonymous"
+    server_url: Annotated[str, Choice(("send", "omit")), Restricts("omit")] = "send"
+    cluster_ids: Annotated[str, Choice(("anonymous", "omit")), Restricts("omit")] = "anonymous"
 
     @property
     def omitted(self) -> frozenset[str]:
@@ -250,10 +250,8 @@ class Config:
         exporters: Where payloads go; none at all with an empty array.
     """
 
-    enabled: Annotated[bool, Boolean()] = True
-    log_level: Annotated[
-        str, Choice(("debug", "info", "warning", "error")), Env("TELEMETRYD_LOG_LEVEL")
-    ] = "info"
+    enabled: Annotated[bool, Boolean(), Restricts(value=False)] = True
+    log_level: Annotated[str, Choice(("debug", "info", "warning", "error"))] = "info"
     log_format: Annotated[str, Choice(("auto", "json", "text"))] = "auto"
     state_dir: Annotated[str | None, AbsolutePath()] = None
     drain_timeout_s: Annotated[float, Duration(maximum_s=HOUR_S)] = 20.0

@@ -23,6 +23,7 @@ HOUR_S = 3600.0
 YEAR_S = 8760 * HOUR_S
 
 _SHOWN_CHARACTERS = 60
+_FEW = 2  # letters, which many words begin with
 _LARGEST_SHOWN_BITS = 64
 _LARGEST_PORT = 65535
 _DURATION = re.compile(r"(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+)s)?(?:([0-9]+)ms)?")
@@ -90,7 +91,9 @@ def name_kind(value: object) -> str:
 
 def did_you_mean(given: str, known: tuple[str, ...]) -> str:
     """``; did you mean "…"?``, or nothing where no known word is near."""
-    near = get_close_matches(given.lower(), known, n=1, cutoff=0.7)
+    word = given.lower()
+    begun = [each for each in known if each.startswith(word)] if len(word) > _FEW else []
+    near = begun or get_close_matches(word, known, n=1, cutoff=0.7)
     return f"; did you mean {show(near[0])}?" if near else ""
 
 

@@ -7,7 +7,7 @@ import random
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from itertools import chain
 
@@ -19,11 +19,12 @@ from telemetryd.config import Config, read_switches
 from telemetryd.daemon.collection import find_build
 from telemetryd.daemon.collector import MARK_UNSEEN, Collector
 from telemetryd.daemon.commands import DaemonCommands
+from telemetryd.daemon.dryrun import ReadOnlyClient, announce, dry, without_places
 from telemetryd.daemon.exporters import ExporterFactory, spool_dir
 from telemetryd.daemon.filewatch import FileWatch
 from telemetryd.daemon.leadership import Leadership
 from telemetryd.daemon.loop import ALIVE_WITHIN_S, Heartbeat, trim_heap
-from telemetryd.daemon.notify import Notifier, StatusLog, Supervision
+from telemetryd.daemon.notify import Notifier, Startup, StatusLog, Supervision
 from telemetryd.daemon.optout import OptOutMark
 from telemetryd.daemon.reload import Reloader, ReloadTarget
 from telemetryd.daemon.secretrequests import GuardedWork, RegistrationReader, SecretRequests
@@ -59,6 +60,7 @@ async def run_daemon(
     early: EarlySignals,
     now: Callable[[], float],
     rng: random.Random,
+    dry_run: bool = False,
 ) -> None:
     """Run until SIGTERM or SIGINT, then drain; during the start, end at once.
 
@@ -69,7 +71,7 @@ async def run_daemon(
         TelemetrydError: The listen address or the control socket isn't available now.
     """
     stop = anyio.Event()
-    startup = _Startup()
+    startup = Startup()
     notifier = Notifier.from_environ(os.environ, os.getpid())
 
     def end(number: signal.Signals) -> None:
@@ -97,22 +99,8 @@ async def run_daemon(
             rng=rng,
             notifier=notifier,
             task_status=startup,
+            dry_run=dry_run,
         )
-
-
-class _Startup:
-    """Lets a signal cancel the start until all sockets are bound, but not the drain."""
-
-    def __init__(self) -> None:
-        self.scope = anyio.CancelScope()
-        self._over = False
-
-    def started(self, _listening: Listening | None = None) -> None:
-        self._over = True
-
-    def interrupt(self) -> None:
-        if not self._over:
-            self.scope.cancel()
 
 
 async def run_until(
@@ -125,6 +113,7 @@ async def run_until(
     rng: random.Random,
     notifier: Notifier,
     task_status: TaskStatus[Listening] = anyio.TASK_STATUS_IGNORED,
+    dry_run: bool = False,
 ) -> None:
     """Run until ``stop`` is set, then drain; ``task_status`` is started when all sockets are bound.
 
@@ -132,10 +121,13 @@ async def run_until(
         ConfigError: As ``run_daemon``.
         TelemetrydError: As ``run_daemon``.
     """
+    reloader.restrictions.stores = not dry_run
     config = await reloader.recall(config)
+    config = without_places(config) if dry_run else config
     where = reloader.stats.status.where
+    connect = ReadOnlyClient.connect if dry_run else KubeClient.connect
     async with (
-        KubeClient.connect(config.kubernetes, KubeStats()) as client,
+        connect(config.kubernetes, KubeStats()) as client,
         Leadership.connect(config, client, client.stats, now=now, rng=rng) as leadership,
     ):
         security = Security(Reviews(client), now)
@@ -150,18 +142,20 @@ async def run_until(
             now=now,
             rng=rng,
             notifier=notifier,
+            dry_run=dry_run,
         )
+        announce(config, client.server, reloader.source.environ, dry_run=dry_run)
         endpoints = daemon.endpoints()
-        listen = config.server
+        listen, place = config.server, config.server.control_socket
         async with (
             serve(
                 listen.listen_host, listen.listen_port, endpoints, security=security, where=where
             ) as listening,
-            open_control_socket(listen.control_socket, where=where) as control,
+            nullcontext() if dry_run else open_control_socket(place, where=where) as control,
         ):
             message = "started version=%s api_server=%s listen=%s control=%s exporters=%d"
-            place = control and control.getsockname()
-            log.info(message, __version__, client.server, listening, place, len(config.exporters))
+            at = control and control.getsockname()
+            log.info(message, __version__, client.server, listening, at, len(config.exporters))
             task_status.started(listening)
             await daemon.run(stop, control)
     log.info("stopped")
@@ -182,8 +176,9 @@ class Daemon:
         now: Callable[[], float],
         rng: random.Random,
         notifier: Notifier,
+        dry_run: bool,
     ) -> None:
-        """Nothing runs before ``run``."""
+        """Nothing runs before ``run``; in a dry run the client is read-only."""
         self._client = client
         self._leadership = leadership
         self._security = security
@@ -222,13 +217,14 @@ class Daemon:
             now=now,
             changed=self._collector.wake,
         )
+        self._build = dry(self._factory.build) if dry_run else self._factory.build
         for exporter in config.exporters:
-            self._manager.register(*self._factory.build(exporter))
+            self._manager.register(*self._build(exporter))
         self._requests = SecretRequests(
             config,
             client,
             self._manager,
-            self._factory.build,
+            self._build,
             source=lambda: self._collector.source,
             fence=leadership.require,
             now=now,
@@ -297,7 +293,7 @@ class Daemon:
         """Do the guarded work until ``stop`` is set, then drain it while the rest goes on."""
         target = ReloadTarget(
             manager=self._manager,
-            build=self._factory.build,
+            build=self._build,
             spec=self._factory.spec,
             look=self._opt_out_mark.look,
             follow=self._follow,

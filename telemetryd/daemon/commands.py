@@ -1,5 +1,6 @@
 """The commands of the control socket; ``serve.control`` receives them."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from hashlib import sha256
 from itertools import islice
@@ -17,7 +18,7 @@ from telemetryd.informer.source import KubeSource
 from telemetryd.informer.store import Reader
 from telemetryd.informer.verify import Verification, verify
 from telemetryd.kube.client import KubeClient
-from telemetryd.model import Unreadable
+from telemetryd.model import ExporterState, Unreadable
 from telemetryd.serve.control.protocol import CommandAnswer, Document, Request
 from telemetryd.serve.page.status import (
     StatusFacts,
@@ -28,6 +29,16 @@ from telemetryd.serve.page.status import (
 
 VERIFY_TIMEOUT_S = 300.0
 """For all lists of one comparison: a hundred thousand nodes take a minute each."""
+_LOOK_S = 0.05
+_IN_RUN = frozenset({ExporterState.RUNNING, ExporterState.BACKOFF})
+_NO_RUN = frozenset(
+    {
+        ExporterState.DISABLED,
+        ExporterState.STANDBY,
+        ExporterState.STOPPED,
+        ExporterState.STOPPING,
+    }
+)
 MOST_SHOWN_KEYS = 1000
 """Of those that differ, in either direction, and of those that can't be read."""
 
@@ -74,7 +85,7 @@ class DaemonCommands:
             case "cache":
                 return await self._cache(name, verify=request.verify)
             case "trigger":
-                return CommandAnswer(ok=True, result={"run": manager.trigger(name)})
+                return await self._trigger(name, wait=request.wait)
             case "start":
                 manager.start(name)
             case "stop":
@@ -82,6 +93,47 @@ class DaemonCommands:
             case "restart":
                 await manager.restart(name)
         return self._exporter(name)
+
+    async def _trigger(self, name: str, *, wait: bool) -> CommandAnswer:
+        """Have an exporter run, and wait for the end of that run where that is wanted.
+
+        Raises:
+            ManagerError: It can't run, or is gone before it has.
+            CommandRefused: It stopped before it has run.
+        """
+        manager = self._manager
+        if not wait:
+            return CommandAnswer(ok=True, result={"run": manager.trigger(name)})
+        before = self._runs(name)
+        in_progress = manager.status(name).state in _IN_RUN
+        run = manager.trigger(name)
+        while (runs := self._runs(name)).total() < before.total() + 1 + in_progress:
+            state = manager.status(name).state
+            if state in _NO_RUN:
+                raise CommandRefused(f"{run} was not made: the exporter is {state}")
+            await anyio.sleep(_LOOK_S)
+        status = manager.status(name)
+        failed = runs["failure"] > before["failure"]
+        ended = (
+            "failed" if failed else "unchanged" if runs["unchanged"] > before["unchanged"] else ""
+        )
+        document: Document = {
+            "run": run,
+            "result": ended or "delivered",
+            "exporter": {
+                "state": str(status.state),
+                "last_error": status.last_error,
+                "last_error_reason": status.last_error_reason,
+            },
+        }
+        return CommandAnswer(not failed, result=document)
+
+    def _runs(self, name: str) -> Counter[str]:
+        """How many runs of the exporter have ended, by their result."""
+        found = self._manager.stats().get(name)
+        runs = Counter(found.runs if found is not None else ())
+        del runs["skipped"]
+        return runs
 
     async def _opt_in(self) -> CommandAnswer:
         """End every restriction that is remembered and not written; say what remains.

@@ -170,3 +170,20 @@ class StatusLog:
             fields = dict(part.partition("=")[::2] for part in summary().split())
             message = "status" + "".join(f" {key}=%s" for key in fields)
             log.info(message, *(int(v) if v.isdecimal() else v for v in fields.values()))
+
+
+class Startup:
+    """Lets a signal cancel the start until all sockets are bound, but not the drain."""
+
+    def __init__(self) -> None:
+        self.scope = anyio.CancelScope()
+        self._over = False
+
+    def started(self, _listening: object = None) -> None:
+        """All sockets are bound: for ``run_until``."""
+        self._over = True
+
+    def interrupt(self) -> None:
+        """A signal to end has come."""
+        if not self._over:
+            self.scope.cancel()

@@ -238,13 +238,15 @@ class Reloader:
         return result
 
     async def _try(self, target: ReloadTarget, *, again: bool) -> ReloadResult:
+        file = self._file
         try:
             await self.restrictions.recall_damaged()
             file, config = await self._read(again=again)
             plan = await self._plan(file, config, target)
             measures = await target.security.prepare(plan.config.server, file.where)
         except ConfigError as error:
-            return ReloadResult(ok=False, problems=tuple(map(str, error.problems)))
+            problems = tuple(str(file.locate(problem)) for problem in error.problems)
+            return ReloadResult(ok=False, problems=problems)
         try:
             await self._apply(plan, measures, target)
         except ManagerError as error:
@@ -292,7 +294,7 @@ class Reloader:
         problems = [Problem(file.where, key.path, _needs_restart(key)) for key in diff.restart_only]
         for exporter in diff.added:
             if target.manager.has(exporter.name):
-                key = f"exporters[{config.exporters.index(exporter)}].name"
+                key = f"exporters.{exporter.name}.name"
                 message = f'"{exporter.name}" is the name of a running exporter: choose another'
                 problems.append(Problem(file.where, key, message))
         if problems:
@@ -326,6 +328,9 @@ class Reloader:
         ending += [change.config.name for change in diff.changed]
         ending += target.configure_requests(config)
         await target.manager.exchange(ending, plan.into)
+        if plan.file.digest != self._file.digest:
+            for line in self.source.conflicts(plan.file):
+                log.warning("setting ignored: %s", line)
         self.config, self._file = config, plan.file
         self.stats.status = replace(
             self.stats.status,
@@ -360,10 +365,10 @@ async def _make_exporters(
     made: dict[str, tuple[ExporterSpec, Exporter]] = {}
     problems: list[Problem] = []
     deadline_s = anyio.current_time() + BUILD_TIMEOUT_S
-    for index, exporter in enumerate(config.exporters):
+    for exporter in config.exporters:
         if exporter.name not in names:
             continue
-        key = f"exporters[{index}]"
+        key = f"exporters.{exporter.name}"
         try:
             if isinstance(exporter, WebExporterConfig):
                 with anyio.fail_after(deadline_s - anyio.current_time()):

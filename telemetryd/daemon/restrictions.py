@@ -15,6 +15,7 @@ import anyio
 from telemetryd.config import Config, ConfigFile, ConfigSource, EnvironmentSwitches
 from telemetryd.config.restrictions import (
     COLLECTION,
+    FILE,
     NOT_REMEMBERED,
     OPT_OUT,
     OUT,
@@ -55,13 +56,14 @@ async def recall_restrictions(
 
 
 class Restrictions:
-    """Weighs file, environment and setting against what is remembered.
+    """Weighs file, environment, command line and setting against what is remembered.
 
     Attributes:
         effective: Every restriction that holds now.
         damaged: Why the remembered ones can't be read, empty if they can.
         marked: Secrets with the mark of the opt-out.
         marked_since: Unix time in seconds of the latest mark that was seen.
+        stores: What must outlive the process is written to the disk.
         opted_in_at: Unix time in seconds of an opt-in here without a later opt-out; None for none.
     """
 
@@ -75,7 +77,8 @@ class Restrictions:
         """From the configuration file and the environment; ``recall`` adds what is remembered."""
         self._now = now
         self._file = tuple(file)
-        self._environment = environment_statements(environ, since=now())
+        self._began_at = now()
+        self._environment = environment_statements(environ, since=self._began_at)
         self._value: str | None = None
         self._setting: tuple[Statement, ...] = ()
         self._remembered: tuple[Restriction, ...] = ()
@@ -87,6 +90,7 @@ class Restrictions:
         self._logged_failure = ""
         self.effective: tuple[Restriction, ...] = ()
         self.damaged = ""
+        self.stores = True
         self.marked: tuple[str, ...] = ()
         self.marked_since = 0.0
         self.opted_in_at: float | None = None
@@ -97,7 +101,11 @@ class Restrictions:
 
     def weigh(self, file: Iterable[Statement]) -> Decision:
         """The restrictions with this file; nothing changes."""
-        written = (*file, *self._environment, *self._setting)
+        dated = (
+            replace(each, since=self._began_at) if each.source in NOT_REMEMBERED else each
+            for each in file
+        )
+        written = (*dated, *self._environment, *self._setting)
         return decide(written, self._remembered, at=self._now())
 
     def restrict(self, config: Config, file: Iterable[Statement]) -> Config:
@@ -109,7 +117,8 @@ class Restrictions:
         statements = tuple(file)
         decision = self.weigh(statements)
         restricted = restrict(config, decision.effective)
-        require_choices(restricted, decision.missing, statements[0].where if statements else "")
+        where = next((each.where for each in statements if each.source == FILE), "")
+        require_choices(restricted, decision.missing, where)
         return replace(restricted, enabled=False) if self.damaged else restricted
 
     @property
@@ -248,7 +257,7 @@ class Restrictions:
 
     async def store(self) -> None:
         """Write what must outlive the process; ``run`` tries again if the disk fails."""
-        if self.damaged:
+        if self.damaged or not self.stores:
             return  # the damaged file stays: it keeps collection off over a restart too
         async with self._lock:
             remembered = tuple(replace(each, written=False) for each in self._remembered)

@@ -21,6 +21,7 @@ import orjson
 from telemetryd import logs
 from telemetryd.config import Config, ConfigSource
 from telemetryd.daemon.app import run_until
+from telemetryd.daemon.dryrun import IN_POD
 from telemetryd.daemon.notify import Notifier, StatusLog
 from telemetryd.daemon.reload import Reloader
 from telemetryd.demo.apiserver import serve
@@ -96,7 +97,7 @@ async def run_demo(
             # The server answers ``/rancherversion`` as well.
             store.put({**store.get(SETTINGS, ("", "server-url")), "value": url})
             await anyio.Path(kubeconfig).write_bytes(_kubeconfig(url))
-            source = ConfigSource(str(Path(folder, "config.toml")), {})
+            source = ConfigSource(str(Path(folder, "config.toml")), {IN_POD: "its own server"})
             await anyio.Path(folder, "config.toml").write_text(_config(folder, kubeconfig))
             file = source.read()
             listening = await root.start(

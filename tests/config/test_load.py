@@ -188,18 +188,18 @@ def test_every_problem_is_reported_in_the_order_of_the_file() -> None:
     """
     told = problems(text, {"TELEMETRYD_LISTEN": "x"})
     starts = [
-        't.toml: log_levl: unknown key; did you mean "log_level"?',
-        't.toml: drain_timeout: "5" has no unit: write "5s"',
-        't.toml: server.listen: is "a:b"',
+        't.toml:2: log_levl: unknown key; did you mean "log_level"?',
+        't.toml:3: drain_timeout: "5" has no unit: write "5s"',
+        't.toml:5: server.listen: is "a:b"',
         '$TELEMETRYD_LISTEN: is "x"',
-        't.toml: kubernetes.page_size: is "3"',
-        "t.toml: exporters[0].timeout: must be shorter than interval",
-        "t.toml: exporters[0].retry_base: must not be longer than retry_cap",
-        't.toml: exporters[1].type: is "secrt": must be "secret", "file", "http", "otlp"; did ',
-        't.toml: exporters[1].name: "a" is the name of exporters[0] too',
-        't.toml: exporters[2].name: is "secretrequest/x"',
-        "t.toml: exporters[2].jitter: is 0.6",
-        't.toml: exporters[2].secret: "cattle-telemetry-system/rancher-scc-telemetry" is the ',
+        't.toml:7: kubernetes.page_size: is "3"',
+        "t.toml:12: exporters.a.timeout: must be shorter than interval",
+        "t.toml:13: exporters.a.retry_base: must not be longer than retry_cap",
+        't.toml:16: exporters.a.type: is "secrt": must be "secret", "file", "http", "otlp"; did ',
+        't.toml:15: exporters.a.name: "a" is the name of the exporter on line 8 too',
+        't.toml:20: exporters[#3].name: is "secretrequest/x"',
+        "t.toml:21: exporters[#3].jitter: is 0.6",
+        't.toml:18: exporters[#3].secret: "cattle-telemetry-system/rancher-scc-telemetry" is the ',
     ]
     assert len(told) == len(starts)
     for line, start in zip(told, starts, strict=True):
@@ -211,11 +211,11 @@ def test_every_problem_is_reported_in_the_order_of_the_file() -> None:
     [
         ("exporters = {}", "exporters: is a table: must be an array of tables"),
         ("[exporters]\nname='a'", "must be an array of tables: write [[exporters]]"),
-        ("exporters = [1]", "exporters[0]: is 1: must be a table"),
+        ("exporters = [1]", "exporters[#1]: is 1: must be a table"),
         ("kubernetes = 1", "kubernetes: is 1: must be a table: write [kubernetes]"),
-        ("[[exporters]]", "exporters[0].type: is missing"),
-        ("[[exporters]]\ntype='secret'", "exporters[0].name: is missing"),
-        ("[[exporters]]\ntype=1\nname='a'", "exporters[0].type: is 1"),
+        ("[[exporters]]", "exporters[#1].type: is missing"),
+        ("[[exporters]]\ntype='secret'", "exporters[#1].name: is missing"),
+        ("[[exporters]]\ntype=1\nname='a'", "exporters.a.type: is 1"),
         (
             "[[exporters]]\ntype='files'\nname='a'",
             'must be "secret", "file", "http", "otlp"; did you mean "file"?',
@@ -321,7 +321,7 @@ def test_secret_of_the_scc_payload_takes_no_other_format(secret: str) -> None:
     assert parse(text + "format = 'scc'").exporters[0].format == "scc"
     told = problems(text + "format = 'fleet'")
     assert len(told) == 1
-    assert told[0].startswith("t.toml: exporters[0].secret: is read by what takes format")
+    assert told[0].startswith("t.toml:4: exporters.a.secret: is read by what takes format")
     for other in (
         "type = 'secret'\nsecret = 'mine'",
         "type = 'file'\ndirectory = '/var/lib/rancher-scc-telemetry'",
@@ -332,7 +332,7 @@ def test_secret_of_the_scc_payload_takes_no_other_format(secret: str) -> None:
 
 def test_default_secret_takes_no_other_format_either() -> None:
     (told,) = problems("[[exporters]]\nname = 'a'\ntype = 'secret'\nformat = 'fleet'")
-    assert "exporters[0].secret: " in told
+    assert "exporters.a.secret: " in told
 
 
 def test_privacy_sends_everything_by_default() -> None:
@@ -341,8 +341,8 @@ def test_privacy_sends_everything_by_default() -> None:
     assert parse(text).privacy == PrivacyConfig(server_url="omit", cluster_ids="omit")
     told = problems("[privacy]\nserver_url = 'hash'\ncluster_ids = 'names'")
     assert [line.partition(": is")[0] for line in told] == [
-        "t.toml: privacy.server_url",
-        "t.toml: privacy.cluster_ids",
+        "t.toml:2: privacy.server_url",
+        "t.toml:3: privacy.cluster_ids",
     ]
 
 

@@ -38,7 +38,7 @@ def test_key_that_lacks_another_is_one_error_that_names_it(
 ) -> None:
     with pytest.raises(ConfigError) as refused:
         parse(*lines)
-    assert str(refused.value) == f"c: {told}"
+    assert str(refused.value) == f"c:2: {told}"
 
 
 @pytest.mark.parametrize("listen", [":1", "0.0.0.0:1", "[::]:1", "10.0.0.1:1", "name.example:1"])

@@ -90,10 +90,10 @@ def test_every_mistake_of_a_file_exporter_is_named() -> None:
     with pytest.raises(ConfigError) as raised:
         parse_config(text, "t.toml", {})
     assert [problem.key for problem in raised.value.problems] == [
-        "exporters[0].keep",
-        "exporters[0].max_bytes",
-        "exporters[0].namespace",
-        "exporters[0].directory",
+        "exporters.a.keep",
+        "exporters.a.max_bytes",
+        "exporters.a.namespace",
+        "exporters.a.directory",
     ]
 
 
@@ -111,6 +111,6 @@ def test_two_exporters_on_one_directory_are_refused_however_it_is_written() -> N
     with pytest.raises(ConfigError) as raised:
         parse_config(text, "t.toml", {})
     assert str(raised.value) == (
-        't.toml: exporters[1].directory: "/srv/a" is the directory of exporters[0] too: each needs '
+        't.toml:9: exporters.b.directory: "/srv/a" is the directory of exporters.a too: each needs '
         "its own"
     )

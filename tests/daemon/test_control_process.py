@@ -136,7 +136,7 @@ def test_reload_says_what_changed(commanded: Commanded) -> None:
 @pytest.mark.parametrize(
     ("config", "top_level", "part"),
     [
-        (EXPORTERS + "interval = 'often'", TOP_LEVEL, "exporters[1].interval"),
+        (EXPORTERS + "interval = 'often'", TOP_LEVEL, ".interval: is"),
         (EXPORTERS, "log_level = \n", "isn't valid TOML"),
         (EXPORTERS, "state_dir = '/elsewhere'\n" + TOP_LEVEL, "state_dir"),
     ],
@@ -276,3 +276,35 @@ def test_another_user_is_refused(commanded: Commanded) -> None:
         )
     assert result.returncode == 1
     assert result.stderr.startswith("telemetryd: user 65534 may not connect to ")
+
+
+def test_trigger_that_waits_says_what_came_of_the_run(commanded: Commanded) -> None:
+    daemon = commanded.daemon
+    daemon.wait_for("delivers", lambda: daemon.exporter()["last_success_at"], 30)
+    result = commanded.ctl("trigger", "scc", "--wait")
+    assert (result.returncode, result.stderr) == (0, "")
+    run, _, outcome = result.stdout.strip().partition(": ")
+    assert run.startswith("scc#")
+    assert outcome in {"delivered", "unchanged"}
+    assert_refused(commanded.ctl("trigger", "none", "--wait"), 1, "there is no exporter")
+
+
+def test_watched_status_is_shown_again_until_it_is_interrupted(commanded: Commanded) -> None:
+    daemon = commanded.daemon
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "telemetryd", "ctl", "status", "--watch", "--json"),
+            *("--config", str(daemon.config_file)),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        heads = 0
+        while heads < 2:
+            heads += process.stdout.readline() == "{\n"
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode == 130

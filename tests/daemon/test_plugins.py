@@ -60,7 +60,7 @@ def check(folder: Path, *sites: Path, **keys: object) -> "subprocess.CompletedPr
     folders = [*map(str, sites)]
     with mock.patch.object(sys, "path", [*folders, *sys.path]):
         try:
-            return telemetryd("check-config", "--config", str(path))
+            return telemetryd("check-config", "--offline", "--config", str(path))
         finally:
             for name, module in [*sys.modules.items()]:
                 if str(getattr(module, "__file__", "")).startswith(tuple(folders)):
@@ -86,12 +86,12 @@ def test_example_that_pip_has_installed_exports_from_a_running_daemon(
 
 def test_keys_of_the_example_are_validated_like_our_own(tmp_path: Path, installed: Path) -> None:
     done = check(tmp_path, installed, type="lines", path="x", syncs=True, interval="5")
-    where = f"{tmp_path}/config.toml: exporters[0]"
+    file = f"{tmp_path}/config.toml"
     assert done.returncode == 78
     assert done.stderr.splitlines() == [
-        f'{where}.path: must be an absolute path such as "/var/lib/telemetryd/scc"',
-        f'{where}.syncs: unknown key; did you mean "sync"?',
-        f'{where}.interval: "5" has no unit: write "5s" for seconds',
+        f'{file}:4: exporters.it.path: must be an absolute path such as "/var/lib/telemetryd/scc"',
+        f'{file}:5: exporters.it.syncs: unknown key; did you mean "sync"?',
+        f'{file}:6: exporters.it.interval: "5" has no unit: write "5s" for seconds',
     ]
     assert check(tmp_path, installed, type="lines", path="/x").returncode == 0
 
@@ -102,8 +102,8 @@ def test_unknown_type_is_reported_with_those_that_are_installed(
     done = check(tmp_path, installed, type="line")
     assert done.returncode == 78
     assert done.stderr == (
-        f'{tmp_path}/config.toml: exporters[0].type: is "line": must be "secret", "file", "http", '
-        '"otlp", "lines"; did you mean "lines"?\n'
+        f'{tmp_path}/config.toml:3: exporters.it.type: is "line": must be "secret", "file", '
+        '"http", "otlp", "lines"; did you mean "lines"?\n'
     )
 
 
@@ -128,7 +128,7 @@ def test_distribution_that_is_no_good_costs_only_who_asks_for_it(
     install(site, "its", {"it": "its:IT"}, code)
     done = check(tmp_path, site, type="it")
     assert done.returncode == 78
-    assert 'exporters[0].type: "it" is of its 1.0, ' in done.stderr
+    assert 'exporters.it.type: "it" is of its 1.0, ' in done.stderr
     assert why.removeprefix("is of its 1.0, ") in done.stderr
     assert check(tmp_path, site, type="secret").returncode == 0
 

@@ -194,8 +194,8 @@ async def test_rejected_file_changes_nothing_and_is_one_line_in_the_log(
     assert result.changes == ()
     no_port = 'is "x": must be an address such as "127.0.0.1:10464", "[::1]:10464" or ":10464"'
     assert result.problems == (
-        f'{bench.file}: exporters[0].interval: "5" has no unit: write "5s" for seconds',
-        f"{bench.file}: server.listen: {no_port}",
+        f'{bench.file}:6: exporters.b.interval: "5" has no unit: write "5s" for seconds',
+        f"{bench.file}:8: server.listen: {no_port}",
     )
     assert bench.logging == []
     status = bench.reloader.stats.status
@@ -208,7 +208,7 @@ async def test_rejected_file_changes_nothing_and_is_one_line_in_the_log(
     assert bench.reloader.stats.reloads == {("failure", "control"): 1}
     (line,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert line.levelno == logging.ERROR
-    assert "exporters[0].interval" in line.message
+    assert "exporters.b.interval" in line.message
     assert "server.listen" in line.message
 
 
@@ -218,11 +218,11 @@ async def test_keys_that_need_a_restart_reject_the_whole_with_their_list(make: M
         result = await bench.reload(
             'state_dir = "/elsewhere"\nlog_level = "debug"\n[server]\nlisten = ":1"\n' + secret("b")
         )
-    where, why = bench.file, "can't change while telemetryd runs: restart it, or"
+    file, why = bench.file, "can't change while telemetryd runs: restart it, or"
     assert result.problems == (
-        f"{where}: state_dir: {why} take it out",
-        f'{where}: kubernetes.context: {why} put "c" back',
-        f'{where}: server.listen: {why} put "127.0.0.1:10464" back',
+        f"{file}:1: state_dir: {why} take it out",
+        f'{file}: kubernetes.context: {why} put "c" back',
+        f'{file}:4: server.listen: {why} put "127.0.0.1:10464" back',
     )
     assert bench.logging == []
     assert list(bench.sinks) == ["a"]
@@ -253,7 +253,7 @@ async def test_exporter_that_cannot_be_built_rejects_before_anything_is_touched(
         assert not result.ok
         assert str(error) in result.problems[0]
         if not isinstance(error, ConfigError):
-            assert result.problems[0].startswith(f"{bench.file}: exporters[0]: ")
+            assert result.problems[0].startswith(f"{bench.file}:2: exporters.b: ")
         assert bench.logging == []
         assert (await bench.reload(secret("b"))).ok
         assert [status.name for status in bench.manager.statuses()] == ["b"]
@@ -265,7 +265,7 @@ async def test_name_of_a_running_exporter_that_is_not_from_the_file_is_taken(mak
     async with bench.running():
         result = await bench.reload(secret("a") + secret("library"))
     why = '"library" is the name of a running exporter: choose another'
-    assert result.problems == (f"{bench.file}: exporters[1].name: {why}",)
+    assert result.problems == (f"{bench.file}:7: exporters.library.name: {why}",)
 
 
 async def test_fault_of_ours_is_reported_and_survived(make: Make) -> None:

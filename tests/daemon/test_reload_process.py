@@ -173,19 +173,19 @@ def check_differences(reloading: Reloading, server: FleetServer, after: str) -> 
 
 BROKEN = {
     "no TOML": ("interval = \n", "isn't valid TOML", "at line"),
-    "unknown key": (exporter("scc", intervals="5s"), "exporters[0].intervals", "interval"),
-    "no unit": (exporter("scc", interval="60"), "exporters[0].interval", 'write "60s"'),
-    "wrong kind": (exporter("scc", takeover="yes"), "exporters[0].takeover", "true or false"),
-    "out of range": (exporter("scc", jitter=0.9), "exporters[0].jitter", "from 0 to 0.5"),
-    "no name": ('[[exporters]]\ntype = "secret"\n', "exporters[0].name", "is missing"),
-    "unknown type": (exporter("scc", type="sekret"), "exporters[0].type", 'did you mean "secret"'),
-    "same name": (exporter("scc") * 2, "exporters[1].name", "each needs its own"),
+    "unknown key": (exporter("scc", intervals="5s"), "exporters.scc.intervals", "interval"),
+    "no unit": (exporter("scc", interval="60"), "exporters.scc.interval", 'write "60s"'),
+    "wrong kind": (exporter("scc", takeover="yes"), "exporters.scc.takeover", "true or false"),
+    "out of range": (exporter("scc", jitter=0.9), "exporters.scc.jitter", "from 0 to 0.5"),
+    "no name": ('[[exporters]]\ntype = "secret"\n', "exporters[#1].name", "is missing"),
+    "unknown type": (exporter("scc", type="sekret"), "exporters.scc.type", 'did you mean "secret"'),
+    "same name": (exporter("scc") * 2, "exporters.scc.name", "each needs its own"),
     "same Secret": (
         exporter("scc") + exporter("other", secret="s-scc"),
-        "exporters[1].secret",
+        "exporters.other.secret",
         "each needs its own",
     ),
-    "timeout": (exporter("scc", timeout="1s"), "exporters[0].timeout", "shorter than interval"),
+    "timeout": (exporter("scc", timeout="1s"), "exporters.scc.timeout", "shorter than interval"),
     "not a table": ("identity = 3\n", "identity", "write [identity]"),
 }
 

@@ -223,7 +223,7 @@ def check_restarts(bench: Bench, way: str, damages: Sequence[str]) -> None:
                 assert ended == 78, process.log()
                 logged = process.log().splitlines()  # a line for each thing that is wrong with it
                 assert logged, damage
-                assert all(each.startswith(f"{file}: ") for each in logged), logged
+                assert all(each.startswith(f"{file}:") for each in logged), logged
             else:
                 gone = damage in {"removed", "renamed"} and way == "system"
                 assert gone or not is_broken(damage, bench.content), damage

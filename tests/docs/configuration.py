@@ -9,10 +9,10 @@ from dataclasses import MISSING
 from typing import Any
 
 from telemetryd.config.diff import IN_PLACE, is_reloadable
+from telemetryd.config.docstrings import attributes_of, lead_of
 from telemetryd.config.schema import Key, Rule, Table, Unique, Variants, keys_of
 from telemetryd.config.settings import Config
 from telemetryd.config.values import Duration, InvalidValue, Kind, render_duration
-from tests.docs.docstrings import attributes_of, lead_of
 from tests.docs.markdown import table
 
 _RIGHT = "must be "

@@ -4,10 +4,13 @@ A generated page begins with prose of its own, which stays; what follows the mar
 ``docs/collected.md`` what is made stands between two marks each.
 """
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 
+from supply.shell import write_files
+from telemetryd.config.jsonschema import config_schema
 from tests.clientgo.differences import render_differences
 from tests.docs.collected import BLOCKS
 from tests.docs.configuration import render_configuration
@@ -21,6 +24,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "metrics.md": render_metrics,
 }
 COLLECTED = "collected.md"
+SCHEMA = DOCS.parent / "config.schema.json"
 
 _BLOCK = re.compile(
     r"(<!-- `make docs` makes this: ([\w-]+) -->\n\n).*?(\n<!-- end -->)", re.DOTALL
@@ -39,8 +43,15 @@ def render_page(name: str) -> str:
     return f"{prose}{MARK}\n\n{PAGES[name]()}"
 
 
+def render_schema() -> str:
+    """The JSON Schema of the configuration file."""
+    return json.dumps(config_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
 def main() -> None:
-    """Write every page."""
+    """Write every page, the schema of the configuration and what shells know of the commands."""
+    write_files()
+    SCHEMA.write_text(render_schema())
     for name in (*PAGES, COLLECTED):
         (DOCS / name).write_text(render_page(name))
 

@@ -168,7 +168,7 @@ STATES = {
         config=replace(
             WELL.config,
             reloaded_at=NOW - 65,
-            problems=('/etc/c.toml: exporters[0].interval: is "1 minute": must be a duration',),
+            problems=('/etc/c.toml:12: exporters.scc.interval: is "1 minute": must be a duration',),
         ),
     ),
     "conflict": replace(

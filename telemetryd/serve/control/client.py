@@ -35,7 +35,11 @@ def ask(paths: Sequence[str], request: Request, *, timeout_s: float | None = Non
         CommandRefused: This user may not connect.
     """
     if timeout_s is None:
-        patient = request.verify or request.command in {"reload", "stop", "restart", "opt-in"}
+        patient = (
+            request.verify
+            or request.wait
+            or request.command in {"reload", "stop", "restart", "opt-in"}
+        )
         timeout_s = PATIENT_S if patient else QUICK_S
     deadline_s = time.monotonic() + timeout_s
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:

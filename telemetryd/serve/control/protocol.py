@@ -27,17 +27,21 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     Attributes:
         name: An exporter, or a resource for ``cache``; empty for the other commands.
         verify: Only for ``cache``: compare with the API server.
+        wait: Only for ``trigger``: answer once the run has ended.
     """
 
     command: CommandName
     name: Annotated[str, msgspec.Meta(max_length=512)] = ""
     verify: bool = False
+    wait: bool = False
 
     def __post_init__(self) -> None:
         if bool(self.name) != (self.command in _NAMED):
             raise ValueError(f"{self.command} takes {'a' if self.command in _NAMED else 'no'} name")
         if self.verify and self.command != "cache":
             raise ValueError(f"{self.command} takes no verify")
+        if self.wait and self.command != "trigger":
+            raise ValueError(f"{self.command} takes no wait")
 
 
 class CommandAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

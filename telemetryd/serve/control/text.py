@@ -44,7 +44,8 @@ def render_result(  # noqa: PLR0911 - one a command
             kept = [f"remains: {_restriction(each)}" for each in result.get("remaining") or ()]
             return _lines([*(ended or ["nothing was remembered"]), *kept])
         case "trigger":
-            return _lines([result.get("run")])
+            run, outcome = result.get("run"), result.get("result")
+            return _lines([f"{run}: {outcome}" if outcome else run])
         case "start" | "stop" | "restart":
             exporter = result.get("exporter") or {}
             state, detail = exporter.get("state"), exporter.get("detail")
@@ -62,6 +63,10 @@ def render_complaints(request: Request, answer: CommandAnswer) -> list[str]:
     result = answer.result
     if request.command in {"reload", "opt-in"}:
         return [visible(str(problem)) for problem in result.get("problems") or ()]
+    if request.command == "trigger":
+        exporter = result.get("exporter") or {}
+        reason, error = exporter.get("last_error_reason"), exporter.get("last_error")
+        return [visible(f"{result.get('run')} failed: {reason}: {error}")]
     if not result.get("synced"):
         return [f"{request.name} isn't synced"]
     found = result.get("verification") or {}

@@ -1,0 +1,156 @@
+"""The JSON Schema of the configuration file, made from its declaration: for editors and charts.
+
+It says which keys there are and how each value is written. What must hold between keys it doesn't
+say, nor the range of a duration or a size: ``telemetryd check-config`` does.
+"""
+
+import dataclasses
+from typing import Any, Final
+
+from telemetryd.config.diff import render_default
+from telemetryd.config.docstrings import attributes_of, lead_of
+from telemetryd.config.paths import SocketPath
+from telemetryd.config.schema import Key, Table, Variants, keys_of
+from telemetryd.config.settings import Config
+from telemetryd.config.storage import AbsolutePath, Size
+from telemetryd.config.values import (
+    AUTO,
+    Boolean,
+    BooleanOrAuto,
+    Choice,
+    DnsLabel,
+    DnsSubdomain,
+    Duration,
+    Integer,
+    Kind,
+    Listen,
+    Number,
+    Text,
+    Url,
+    Uuid,
+    render_duration,
+)
+
+DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+
+_LABEL: Final = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+
+Document = dict[str, Any]
+
+
+def config_schema() -> Document:
+    """The schema of the whole file; types that other distributions bring are in it."""
+    definitions: Document = {}
+    document: Document = {
+        "$schema": DIALECT,
+        "title": "telemetryd configuration",
+        **_table_schema(Config, definitions),
+    }
+    return {**document, "$defs": definitions}
+
+
+def _table_schema(declaration: type[Any], definitions: Document) -> Document:
+    """A table; the types of an array's tables go to the definitions."""
+    said = attributes_of(declaration)
+    properties: Document = {}
+    for key in keys_of(declaration):
+        about = {"description": said[key.attribute]} if key.attribute in said else {}
+        match key.kind:
+            case Table(inner):
+                about = {"description": _lead(inner)}
+                properties[key.name] = about | _table_schema(inner, definitions)
+            case Variants() as variants:
+                properties[key.name] = about | _array_schema(variants, definitions)
+            case kind:
+                properties[key.name] = _described(key, kind, about)
+    document: Document = {"type": "object", "properties": properties, "additionalProperties": False}
+    required = [
+        key.name
+        for key in keys_of(declaration)
+        if key.default is dataclasses.MISSING and key.derived is None
+    ]
+    return document | ({"required": required} if required else {})
+
+
+def _described(key: Key, kind: Kind[Any], about: Document) -> Document:
+    """One key with its meaning, its form and its default."""
+    if isinstance(kind, Duration):
+        span = f"{render_duration(kind.minimum_s)} to {render_duration(kind.maximum_s)}"
+        about = {"description": f"{about.get('description', '')} A duration, {span}.".strip()}
+    default = None if key.derived else render_default(key)
+    return about | _kind_schema(kind) | ({} if default is None else {"default": default})
+
+
+def _array_schema(variants: Variants, definitions: Document) -> Document:
+    """An array of tables whose type chooses what each may have."""
+    found = {variant.type: variant for variant in variants.variants}
+    for name in variants.more():
+        if name not in found and variants.find is not None:
+            found[name] = variants.find(name, variants.base)
+    chosen = variants.discriminator
+    for name, variant in found.items():
+        definition = _table_schema(variant, definitions)
+        kind = {"const": name, "description": _lead(variant)}
+        definition["properties"] = {chosen: kind, **definition["properties"]}
+        definitions[name] = {"description": _lead(variant), **definition}
+    branches = [
+        {
+            "if": {"properties": {chosen: {"const": name}}, "required": [chosen]},
+            "then": {"$ref": f"#/$defs/{name}"},
+        }
+        for name in found
+    ]
+    types = {"enum": list(found), "description": "What kind of exporter it is."}
+    return {
+        "type": "array",
+        "items": {
+            "type": "object",
+            "properties": {chosen: types},
+            "required": [chosen],
+            "allOf": branches,
+        },
+    }
+
+
+def _kind_schema(kind: Kind[Any]) -> Document:  # noqa: C901, PLR0911, PLR0912 - one a kind
+    match kind:
+        case Boolean():
+            return {"type": "boolean"}
+        case BooleanOrAuto():
+            return {"enum": [AUTO, True, False]}
+        case Choice(words):
+            return {"enum": list(words)}
+        case Integer(minimum, maximum):
+            return {"type": "integer", "minimum": minimum, "maximum": maximum}
+        case Number(minimum, maximum):
+            return {"type": "number", "minimum": minimum, "maximum": maximum}
+        case Duration():
+            pattern = "^([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$"
+            return {"type": "string", "minLength": 2, "pattern": pattern}
+        case Size():
+            return _pattern("[0-9]{1,18}(B|KiB|MiB|GiB|TiB)")
+        case AbsolutePath() | SocketPath():
+            return {"type": "string", "pattern": "^/"}
+        case Uuid():
+            return _pattern("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+        case Url():
+            return _pattern(r"[Hh][Tt][Tt][Pp][Ss]?://[^/?#@\s]+(/[^?#\s]*)?")
+        case DnsLabel():
+            return _pattern(_LABEL)
+        case DnsSubdomain():
+            return _pattern(rf"{_LABEL}(\.{_LABEL})*") | {"maxLength": 253}
+        case Listen():
+            return _pattern(r"(\[[^\]]*\]|[^:\[\]]*):[0-9]{1,5}")
+        case Text(_, maximum):
+            return {"type": "string", "minLength": 1, "maxLength": maximum}
+        case _:
+            return {}  # another distribution's: anything
+
+
+def _pattern(pattern: str) -> Document:
+    return {"type": "string", "pattern": f"^{pattern}$"}
+
+
+def _lead(declaration: type[Any]) -> str:
+    text = lead_of(declaration).rpartition("`: ")[2]
+    return text[:1].upper() + text[1:]
