@@ -121,7 +121,7 @@ class Gatherer:
         self._drop_watches = (DropWatch("clusters"), DropWatch("nodes"))
         self._logged_withheld: set[str] = set()
         self._facts_version = 0
-        self._discovered: tuple[int, Discovered] | None = None
+        self._facts: tuple[int, Discovered, tuple[str, ...]] | None = None
         self._basis: _Basis | None = None
         self._snapshot: Snapshot | None = None
         self._changed = anyio.Event()
@@ -247,15 +247,17 @@ class Gatherer:
         )
         if unsynced:
             return unsynced
-        identity_missing = self._discover().missing
+        identity_missing = self._discover()[0].missing
         if identity_missing:
             return identity_missing
         return () if git_hash is not None else ("git hash (first answer)",)
 
-    def _discover(self) -> Discovered:
-        if self._discovered is None or self._discovered[0] != self._facts_version:
-            self._discovered = (self._facts_version, self._readers.discover(self._overrides))
-        return self._discovered[1]
+    def _discover(self) -> tuple[Discovered, tuple[str, ...]]:
+        """The identity and the features now."""
+        if self._facts is None or self._facts[0] != self._facts_version:
+            found = self._readers.discover(self._overrides)
+            self._facts = (self._facts_version, found, self._features(found.version))
+        return self._facts[1:]
 
     def _after_batch(self) -> None:
         """Look for drops after each batch, so that a slow fall between two snapshots isn't one."""
@@ -284,10 +286,11 @@ class Gatherer:
             self._logged_withheld.add(name)
             log.warning("text sent as other, logged once field=%s objects=%d", name, withheld[name])
 
-    def _totals(self, counted: Totals, basis: _Basis, features: tuple[str, ...]) -> Totals:
+    def _totals(self, counted: Totals, basis: _Basis) -> Totals:
         """What was counted, with what was withheld, the groups and the drops."""
+        discovered, features = self._discover()
         withheld = self._fleet.withheld()
-        withheld.update(self._discover().withheld)
+        withheld.update(discovered.withheld)
         withheld["git_hash"] = int(basis.git_hash == OTHER)
         withheld["feature_flags"] = features.count(OTHER)
         found = {name: number for name, number in sorted(withheld.items()) if number}
@@ -324,10 +327,9 @@ class Gatherer:
 
     def _build(self, basis: _Basis, previous: Snapshot | None) -> Snapshot:
         """A snapshot on this basis; the previous one if it is equal."""
-        discovered = self._discover()
+        discovered, features = self._discover()
         tally = self._fleet.tally()
-        features = self._features(discovered.version)
-        totals = self._totals(tally.totals, basis, features)
+        totals = self._totals(tally.totals, basis)
         snapshot = Snapshot(
             revision=previous.revision if previous is not None else 0,
             taken_at=previous.taken_at if previous is not None else 0.0,
