@@ -108,8 +108,9 @@ class Supervision:
 
     def ready(self) -> None:
         """The daemon is up, or a reload is over."""
-        self._sent = self._summarise()
-        self._notifier.ready(self._sent)
+        if self._notifier:
+            self._sent = self._summarise()
+            self._notifier.ready(self._sent)
 
     def reloading(self) -> None:
         """A reload starts."""

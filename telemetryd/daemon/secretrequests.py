@@ -180,8 +180,9 @@ class SecretRequests:
         Returns:
             The exporters of requests that must end before those configured start.
         """
-        self._settings = config.secret_requests
-        self._change()
+        if config.secret_requests != self._settings:
+            self._settings = config.secret_requests
+            self._change()
         return self._controller.configure(config.secret_requests, _configured(config))
 
     def statuses(self) -> tuple[RequestStatus, ...]:

@@ -126,10 +126,10 @@ class SecretRequestController:
         Returns:
             The exporters of requests that must end before those configured start.
         """
-        self._settings = settings
-        self._configured = configured
-        self._exporters.reschedule(settings)
-        self._wake()
+        if (settings, configured) != (self._settings, self._configured):
+            self._settings, self._configured = settings, configured
+            self._exporters.reschedule(settings)
+            self._wake()
         return self._exporters.in_the_way_of(configured.keys())
 
     async def withdraw(self) -> None:
