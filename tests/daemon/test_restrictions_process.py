@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon.control import ctl
 from tests.daemon.embedded import FleetServer, serve_fleet
 from tests.system.daemon import Daemon
 from tests.test_cli import telemetryd
@@ -23,6 +22,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetServer]:
 
 def environ(folder: Path) -> dict[str, str]:
     return {"STATE_DIRECTORY": str(folder), "RUNTIME_DIRECTORY": str(folder)}
+
+
+def ctl(command: str, *, config: Path, **environ: str) -> "subprocess.CompletedProcess[str]":
+    return telemetryd("ctl", command, "--config", str(config), **environ)
 
 
 def run(command: str, config: Path, folder: Path) -> "subprocess.CompletedProcess[str]":
