@@ -292,7 +292,7 @@ sys.exit(run_command(["payload"], EarlySignals()))
 """The interpreter itself may be where only root can read it."""
 
 
-@pytest.mark.parametrize("variable", ["HOME", "KUBECONFIG"])
+@pytest.mark.parametrize("variable", [pytest.param("HOME", marks=pytest.mark.long), "KUBECONFIG"])
 def test_closed_folder_exits_78_and_is_named(variable: str, tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o000)
@@ -348,7 +348,7 @@ def test_taken_port_exits_1_and_names_the_key(tmp_path: Path) -> None:
 def test_payload_from_an_unreachable_server_exits_1_with_the_reason(tmp_path: Path) -> None:
     path = tmp_path / "kubeconfig"
     path.write_text(json.dumps(kubeconfig()))
-    result = telemetryd_process("payload", "--timeout", "1s", KUBECONFIG=str(path))
+    result = telemetryd("payload", "--timeout", "1s", KUBECONFIG=str(path))
     assert result.returncode == 1
     assert not result.stdout
     last = result.stderr.splitlines()[-1]
@@ -372,7 +372,7 @@ FAILING_PLUGIN = {
 
 @pytest.mark.parametrize(
     "document",
-    [kubeconfig(), user(exec=FAILING_PLUGIN)],
+    [kubeconfig(), pytest.param(user(exec=FAILING_PLUGIN), marks=pytest.mark.long)],
     ids=["unreachable server", "failing plugin"],
 )
 def test_daemon_that_can_not_get_through_yet_lives_and_stops_cleanly(

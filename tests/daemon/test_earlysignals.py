@@ -43,7 +43,9 @@ def test_reload_and_summary_asked_during_the_start_are_done_once_it_runs(
 
 
 @pytest.mark.parametrize("delay_s", DELAYS_S)
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)]
+)
 def test_signal_to_end_the_daemon_during_its_start_does_so_with_status_0(
     tmp_path: Path, number: signal.Signals, delay_s: float
 ) -> None:

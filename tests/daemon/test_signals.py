@@ -10,7 +10,7 @@ from telemetryd.daemon.signals import handling
 
 SENDER = '''
 import os, signal, sys, time
-end = time.monotonic() + 0.4
+end = time.monotonic() + 1.5
 while time.monotonic() < end:
     for number in (signal.SIGHUP, signal.SIGUSR1):
         os.kill(int(sys.argv[1]), number)
