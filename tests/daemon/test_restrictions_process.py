@@ -25,10 +25,6 @@ def environ(folder: Path) -> dict[str, str]:
     return {"STATE_DIRECTORY": str(folder), "RUNTIME_DIRECTORY": str(folder)}
 
 
-def ctl(command: str, *, config: Path, **environ: str) -> "subprocess.CompletedProcess[str]":
-    return telemetryd("ctl", command, "--config", str(config), **environ)
-
-
 def run(command: str, config: Path, folder: Path) -> "subprocess.CompletedProcess[str]":
     return telemetryd(command, "--config", str(config), **environ(folder))
 

@@ -5,6 +5,8 @@ Where a real `kustomize` or `kubectl` is at hand, a test holds this to it.
 
 import json
 import os
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,11 @@ def parse_documents(text: str) -> list[Any]:
 
 
 def _documents(path: Path) -> list[Any]:
+    return deepcopy(_parsed(path))
+
+
+@cache
+def _parsed(path: Path) -> list[Any]:
     return parse_documents(path.read_text())
 
 

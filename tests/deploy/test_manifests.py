@@ -1,5 +1,6 @@
 """What `deploy/` holds, without a cluster: built as kustomize does, valid, no more than needed."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -62,10 +63,11 @@ def test_builder_agrees_with_kustomize_itself(variant: str, tmp_path: Path) -> N
     assert sorted(theirs, key=key_of) == sorted(build(variant), key=key_of)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("version", VERSIONS)
-def test_every_object_is_valid_by_the_strict_schema(variant: str, version: str) -> None:
-    for obj in build(variant):
+def test_every_object_is_valid_by_the_strict_schema(version: str) -> None:
+    # Most objects are in several variants.
+    different = {json.dumps(obj, sort_keys=True): obj for each in VARIANTS for obj in build(each)}
+    for obj in different.values():
         validate(obj, version, strict=True)
 
 

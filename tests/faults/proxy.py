@@ -232,6 +232,13 @@ class FaultProxy:
         self._certify(self._authority.issue("wrong", address=address, days=days))
         self._portal.call(self._break)
 
+    def change_authority(self, authority: Authority) -> None:
+        """Shows a certificate of this one from now on, and ends every connection."""
+        self._authority, self.ca = authority, authority.ca
+        self._good = authority.issue("proxy")
+        self._certify(self._good)
+        self._portal.call(self._break)
+
     def heal(self) -> None:
         """Passes everything on again, and ends what a rule still holds."""
         self._certify(self._good)

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 from tests.faults import answers, data, outages  # noqa: F401 - they add to the matrix
@@ -21,6 +22,7 @@ def documented() -> dict[int, str]:
     return {int(number): shown for number, shown in rows}
 
 
+@cache
 def functions(path: str) -> set[str]:
     tree = ast.parse((ROOT / path).read_text())
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef)

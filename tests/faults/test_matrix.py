@@ -1,7 +1,7 @@
 """The matrix, scenario by scenario, with one daemon for all of them."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -27,13 +27,23 @@ def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
         yield made
 
 
+ALWAYS = {
+    "history_gone_in_the_stream_makes_one_list",
+    "objects_without_what_they_must_have_cost_themselves_alone",
+}
+"""What `make test` tries of the quick ones; `make test-long` tries the others."""
+
+
+def marks(scenario: Scenario) -> Sequence[pytest.MarkDecorator]:
+    """When it is tried."""
+    if scenario.name in ALWAYS:
+        return ()
+    return (pytest.mark.long if scenario.quick else pytest.mark.faults,)
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    "scenario",
-    [
-        pytest.param(each, id=each.name, marks=() if each.quick else (pytest.mark.faults,))
-        for each in MATRIX
-    ],
+    "scenario", [pytest.param(each, id=each.name, marks=marks(each)) for each in MATRIX]
 )
 def test_fault_is_survived_and_converges(bench: Bench, scenario: Scenario) -> None:
     RESULTS.append(play(bench, scenario))

@@ -3,7 +3,9 @@
 import json
 import re
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,11 @@ _WHAT_IS_NO_METRIC = re.compile(r'"(?:[^"\\]|\\.)*"|\b(?:by|on|without|ignoring)
 
 def read_yaml(path: Path) -> Any:
     """The one document of a file."""
+    return deepcopy(_parsed(path))
+
+
+@cache
+def _parsed(path: Path) -> Any:
     load: Any = yaml.safe_load
     return load(path.read_text())
 

@@ -27,6 +27,8 @@ from tests.system.replicas import ELECTION
 WITHIN_S = 90
 FREEZER = Path(__file__).parent / "freezing"
 _NAME = "late-writer"
+ACCOUNT = f"/api/v1/namespaces/kube-system/serviceaccounts/{_NAME}"
+"""Whose tokens `make_token` makes; they are worth nothing once it is gone."""
 _RBAC = "/apis/rbac.authorization.k8s.io/v1"
 
 
@@ -151,7 +153,6 @@ def running(
 
 def make_token(admin: Admin) -> str:
     """Another token that may do everything."""
-    accounts = "/api/v1/namespaces/kube-system/serviceaccounts"
     binding = {
         "metadata": {"name": _NAME},
         "roleRef": {
@@ -161,12 +162,12 @@ def make_token(admin: Admin) -> str:
         },
         "subjects": [{"kind": "ServiceAccount", "namespace": "kube-system", "name": _NAME}],
     }
-    admin.apply(f"{accounts}/{_NAME}", _object("v1", "ServiceAccount"), manager="test")
+    admin.apply(ACCOUNT, _object("v1", "ServiceAccount"), manager="test")
     kind = _object("rbac.authorization.k8s.io/v1", "ClusterRoleBinding")
     path = f"{_RBAC}/clusterrolebindings/{_NAME}"
     admin.apply(path, {**binding, **kind}, manager="test")
     request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
-    return str(admin.create(f"{accounts}/{_NAME}/token", request)["status"]["token"])
+    return str(admin.create(f"{ACCOUNT}/token", request)["status"]["token"])
 
 
 def _object(version: str, kind: str) -> dict[str, Any]:

@@ -10,14 +10,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from tests.apiserver.admin import Admin
 from tests.apiserver.fixtures import core_node, namespace
 from tests.apiserver.process import ApiServer
+from tests.faults.proxy import FaultProxy
 from tests.support.certificates import Authority, Pair
 from tests.support.daemon import Daemon
 from tests.support.sink import Sink
+from tests.system.late import ACCOUNT, make_token
 from tests.system.rancher import TARGET_NAMESPACE
 
 BACK_WITHIN_S = 60
@@ -67,6 +69,31 @@ class RotatingServer(ApiServer):
 
     def _apiserver_command(self) -> list[str | Path]:
         return [*super()._apiserver_command(), f"--client-ca-file={self.folder / 'clients.crt'}"]
+
+
+class Front:
+    """A proxy before the session's API server, which stands in for one whose login changes."""
+
+    def __init__(self, apiserver: ApiServer, admin: Admin, proxy: FaultProxy, folder: Path) -> None:
+        self._apiserver = apiserver
+        self._admin = admin
+        self._proxy = proxy
+        self._folder = folder
+        self.url = proxy.cluster()["server"]
+        self.authority = Authority(folder, "first")
+        proxy.change_authority(self.authority)
+        self.token = make_token(admin)
+
+    def change(self) -> None:
+        """Another CA, another certificate, another token; the old one is worth nothing."""
+        self._admin.delete(ACCOUNT)
+        self.token = make_token(self._admin)
+        self.authority = Authority(self._folder, "second")
+        self._proxy.change_authority(self.authority)
+
+    def admin(self) -> Admin:
+        """An all-powerful client, past the proxy."""
+        return Admin(self._apiserver.url, self._apiserver.admin_token, self._apiserver.ca_file)
 
 
 @contextmanager
@@ -158,10 +185,13 @@ def _shut(end: socket.socket) -> None:
         end.shutdown(socket.SHUT_RDWR)
 
 
-class Running:
+S = TypeVar("S", bound=RotatingServer | Front)
+
+
+class Running(Generic[S]):
     """The server, the daemon, and the login that the daemon has."""
 
-    def __init__(self, server: RotatingServer, folder: Path, sink: Sink) -> None:
+    def __init__(self, server: S, folder: Path, sink: Sink) -> None:
         self.server = server
         self.folder = folder
         self.sink = sink
@@ -216,6 +246,9 @@ class Running:
         assert all(one.digest != two.digest for one, two in pairwise(posts)), (
             "nor what didn't change"
         )
+
+
+Rotating: TypeAlias = Running[RotatingServer]
 
 
 def write_kubeconfig(path: Path, cluster: dict[str, Any], user: dict[str, Any]) -> None:

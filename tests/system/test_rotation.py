@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -14,12 +15,20 @@ from telemetryd.config.settings import KubernetesConfig
 from telemetryd.errors import KubeError
 from telemetryd.kube.client import KubeClient
 from telemetryd.stats import KubeStats
+from tests.apiserver.admin import Admin, AdminError
+from tests.apiserver.fixtures import namespace
+from tests.apiserver.process import ApiServer
+from tests.faults.proxy import FaultProxy
 from tests.support.certificates import Authority
 from tests.support.daemon import Daemon
 from tests.support.sink import receiving
+from tests.system.late import ACCOUNT
+from tests.system.rancher import SECRET, TARGET_NAMESPACE
 from tests.system.rotation import (
     BACK_WITHIN_S,
     USERS,
+    Front,
+    Rotating,
     Running,
     Tunnel,
     inline,
@@ -60,7 +69,7 @@ retry_base = "200ms"
 
 
 @pytest.fixture(scope="module")
-def running(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def running(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rotating]:
     folder = tmp_path_factory.mktemp("daemon")
     temporary = folder / "tmp"
     temporary.mkdir()
@@ -80,13 +89,13 @@ def running(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture
-def idle(running: Running, tmp_path: Path) -> Iterator[Running]:
+def idle(running: Rotating, tmp_path: Path) -> Iterator[Rotating]:
     """A second daemon on the same server, which asks nothing of it but its watches."""
     with receiving() as sink:
         yield from _idle(Running(running.server, tmp_path, sink))
 
 
-def _idle(made: Running) -> Iterator[Running]:
+def _idle(made: Rotating) -> Iterator[Rotating]:
     made.nodes = 1000  # names of their own
     pair = made.server.clients.issue(USERS[0])
     shutil.copy(made.server.authority.ca, made.folder / "ca.crt")
@@ -106,8 +115,46 @@ def _idle(made: Running) -> Iterator[Running]:
     assert status == 0, made.daemon.log()[-4000:]
 
 
+@pytest.fixture
+def fronted(apiserver: ApiServer, admin: Admin, tmp_path: Path) -> Iterator[Running[Front]]:
+    """A daemon that reads nodes of Kubernetes from the session's server, behind a proxy."""
+    with suppress(AdminError):
+        admin.create("/api/v1/namespaces", namespace(TARGET_NAMESPACE))
+    with (
+        FaultProxy(apiserver.url, apiserver.ca_file, tmp_path).running() as proxy,
+        receiving() as sink,
+    ):
+        made = Running(Front(apiserver, admin, proxy, tmp_path), tmp_path, sink)
+        config = CONFIG.format(url=sink.url("a"))
+        plain = 'source = "kubernetes"'
+        made.daemon = Daemon(tmp_path, made.kubeconfig, config, kubernetes=plain)
+        try:
+            made.daemon.wait_for("the first export", sink.posts, 120)
+            yield made
+        finally:
+            status = made.daemon.stop()
+            for number in range(made.nodes):
+                admin.delete(f"/api/v1/nodes/sentinel-r-{number}")
+            for path in (SECRET, ACCOUNT):
+                with suppress(AdminError):
+                    admin.delete(path)
+        assert status == 0, made.daemon.log()[-4000:]
+
+
+def test_ca_and_token_are_replaced_as_a_whole(fronted: Running[Front]) -> None:
+    fronted.server.change()
+    fronted.wait_for_loss()
+    fronted.cluster = {"server": fronted.server.url, **fronted.ca()}
+    fronted.user = {"token": fronted.server.token}
+    fronted.write()
+    fronted.check_contact()
+
+
+@pytest.mark.long
 @pytest.mark.anyio
-async def test_ca_and_token_are_replaced_as_a_whole(running: Running, tmp_path: Path) -> None:
+async def test_ca_and_token_of_the_server_itself_are_replaced_as_a_whole(
+    running: Rotating, tmp_path: Path
+) -> None:
     """Inline for the daemon, and in the files of a pod for another client."""
     server = running.server
 
@@ -138,7 +185,7 @@ async def test_ca_and_token_are_replaced_as_a_whole(running: Running, tmp_path: 
 
 
 @pytest.mark.long
-def test_ca_in_a_file_is_replaced(running: Running) -> None:
+def test_ca_in_a_file_is_replaced(running: Rotating) -> None:
     ca = running.folder / "ca.crt"
     shutil.copy(running.server.authority.ca, ca)
     running.cluster = {"server": running.server.url, "certificate-authority": str(ca)}
@@ -150,7 +197,7 @@ def test_ca_in_a_file_is_replaced(running: Running) -> None:
 
 
 @pytest.mark.long
-def test_token_alone_is_replaced(running: Running) -> None:
+def test_token_alone_is_replaced(running: Rotating) -> None:
     running.server.restart(running.server.authority, token=f"token-{running.nodes}")
     if "token" in running.user:
         running.wait_for_loss()
@@ -160,7 +207,7 @@ def test_token_alone_is_replaced(running: Running) -> None:
 
 
 @pytest.mark.long
-def test_client_certificate_is_replaced(running: Running) -> None:
+def test_client_certificate_is_replaced(running: Rotating) -> None:
     """A token by a certificate first, and that by another which another CA has signed."""
     server = running.server
     for name in USERS[:2]:
@@ -179,7 +226,7 @@ def test_client_certificate_is_replaced(running: Running) -> None:
 
 
 @pytest.mark.long
-def test_name_of_the_server_is_replaced(running: Running) -> None:
+def test_name_of_the_server_is_replaced(running: Rotating) -> None:
     for name in (running.server.name, "127.0.0.3"):
         if name != running.server.name:
             running.server.restart(running.server.authority, name=name)
@@ -193,7 +240,7 @@ def test_name_of_the_server_is_replaced(running: Running) -> None:
 
 
 @pytest.mark.long
-def test_proxy_is_replaced(running: Running) -> None:
+def test_proxy_is_replaced(running: Rotating) -> None:
     tunnels = [Tunnel(), Tunnel()]
     try:
         for tunnel in tunnels:
@@ -214,7 +261,7 @@ def test_proxy_is_replaced(running: Running) -> None:
 
 @pytest.mark.long
 def test_kubeconfig_that_names_another_server_is_reported_and_the_login_stays(
-    running: Running,
+    running: Rotating,
 ) -> None:
     before = running.cluster
     running.cluster = {**before, "server": "https://127.0.0.1:1"}
@@ -233,7 +280,7 @@ def test_kubeconfig_that_names_another_server_is_reported_and_the_login_stays(
 
 @pytest.mark.faults
 def test_idle_daemon_takes_up_in_time_what_no_request_of_its_own_would_find(
-    idle: Running,
+    idle: Rotating,
 ) -> None:
     daemon, cluster = idle.daemon, idle.cluster
 
@@ -296,7 +343,7 @@ cat {folder}/granted-$turn
 @pytest.mark.long
 @pytest.mark.anyio
 async def test_plugin_whose_certificates_are_renewed_200_times_leaves_nothing(
-    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    running: Rotating, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = running.server
     monkeypatch.setattr("telemetryd.kube.client._IDLE_S", 1.0)
