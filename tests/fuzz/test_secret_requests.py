@@ -31,13 +31,13 @@ from telemetryd.informer.identity import scan_identity
 from telemetryd.informer.scan import ScanNeeded
 from telemetryd.model import SecretRequestRecord
 from tests.daemon.embedded import FleetServer
-from tests.fuzz.budget import budget, examples, patient
+from tests.fuzz.budget import budget, examples, fuzzing, patient
 from tests.fuzz.counts import assert_no_growth, assert_no_growth_here
 from tests.fuzz.daemon import Probed
 from tests.fuzz.request_objects import LINES, PARTS
 from tests.system.scc import NAMESPACE, scc_request
 
-pytestmark = [patient, pytest.mark.filterwarnings("ignore:Generating overly large repr")]
+pytestmark = [patient, fuzzing, pytest.mark.filterwarnings("ignore:Generating overly large repr")]
 
 DECODED = 200
 PUT = 8

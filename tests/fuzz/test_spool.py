@@ -25,9 +25,9 @@ from telemetryd.export.outbox.spool import MAX_SEQUENCE, PendingPayload, SpoolFo
 from telemetryd.model import Delivery, ExporterState, Payload
 from tests.export.doubles import INSTALL_UUID, Source, running, spec
 from tests.export.receiver import receiving
-from tests.fuzz.budget import budget, patient
+from tests.fuzz.budget import budget, fuzzing, patient
 
-pytestmark = patient
+pytestmark = [patient, fuzzing]
 
 MACHINES = 12
 STEPS = 8

@@ -19,7 +19,7 @@ import orjson
 from telemetryd.config import SecretRequestsConfig
 from telemetryd.control.secretrequest.controller import SecretRequestController
 from telemetryd.control.secretrequest.decision import SecretRef
-from telemetryd.demo.objects import ObjectStore
+from telemetryd.demo.objects import ObjectStore, StoredObject
 from telemetryd.demo.resources import RESOURCES, JsonObject, resource_of
 from telemetryd.demo.resources import RequestTarget as Place
 from telemetryd.demo.routes import Routes
@@ -146,6 +146,7 @@ class Bench:
             now=self.now,
             rng=Random(5),
         )
+        self._told_revision = 0
         self.forget()
 
     def now(self) -> float:
@@ -281,6 +282,7 @@ class Bench:
         """Informers made anew: they hold nothing and haven't synced."""
         self.requests: Store[SecretRequestRecord] = Store(InformerStats(SECRET_REQUESTS.id))
         self.projects: Store[ProjectRecord] = Store(InformerStats(PROJECTS.id))
+        self._told: dict[str, StoredObject] = {}
 
     def sync(self) -> None:
         """Their first list is in."""
@@ -300,6 +302,9 @@ class Bench:
             for key in set(store.keys()) - table.objects.keys():
                 store.remove(key)
             for key, stored in table.objects.items():
+                if self._told.get(f"{resource.id} {key}") is stored:
+                    continue
+                self._told[f"{resource.id} {key}"] = stored
                 decoded: Any = msgspec.json.decode(stored.body, type=kind)
                 project: Any = resource.project
                 store.upsert(key, project(key, decoded))
@@ -316,14 +321,17 @@ class Bench:
         """The controller runs around the block; informers tell of writes within 0.2 s."""
         async with anyio.create_task_group() as group:
             group.start_soon(self.controller.run, self.requests, self.projects)
-            group.start_soon(self._follow)
+            for resource in (SECRET_REQUESTS, PROJECTS):
+                group.start_soon(self._follow, resource.id)
             yield
             group.cancel_scope.cancel()
 
-    async def _follow(self) -> None:
+    async def _follow(self, resource_id: str) -> None:
+        resource = next(each for each in RESOURCES if each.id == resource_id)
         while True:
+            await self.api.store.table(resource).wait_changed(self._told_revision)
             await anyio.sleep(0.2)
-            if self.requests.synced and self.api.store.revision != self._told_revision:
+            if self.requests.synced:
                 self.tell()
 
 
