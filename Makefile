@@ -45,8 +45,8 @@ test: $(VENV)/.dev ## test each behaviour, of wide tables a part, on the newest 
 	@$(PYTEST) -m 'not (long or image or index)' --durations=15
 
 .PHONY: test-long
-test-long: $(VENV)/.dev ## test what takes long and is proven at a lower level by `make test`
-	@$(PYTEST) -m long --durations=15
+test-long: $(VENV)/.dev ## test what takes long and is proven at a lower level by `make test`; properties with all examples
+	@$(PYTEST) -m 'long or hypothesis' --hypothesis-profile=all --durations=15
 
 .PHONY: test-oldest
 test-oldest: $(VENV)/.dev ## contract, system (but for hanging disks), deploy and the quick faults on the oldest kube-apiserver
@@ -69,7 +69,7 @@ soak: $(VENV)/.dev ## random faults, churn and reloads against a real API server
 
 .PHONY: slow
 slow: $(VENV)/.dev ## `make test-long` and the rest of the tables that `make test` samples (30 minutes), then `make fuzz`
-	@$(PYTEST) -m 'slow or faults or long' $(addprefix --ignore=,$(FAULTS)) --durations=15
+	@$(PYTEST) -m 'slow or faults or long or hypothesis' --hypothesis-profile=all $(addprefix --ignore=,$(FAULTS)) --durations=15
 	@$(MAKE) fuzz
 
 .PHONY: fuzz

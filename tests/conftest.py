@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+from tests.support.sampling import FEW
 
 pytest_plugins = ["tests.apiserver.plugin", "tests.clientgo.plugin", "tests.faults.plugin"]
 
@@ -15,6 +18,12 @@ pytest_plugins = ["tests.apiserver.plugin", "tests.clientgo.plugin", "tests.faul
 # Each of hundreds of processes would compile the package again, and each worker all tests.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+# Other tests share the machine, so no example has a deadline.
+settings.register_profile("all", settings(), deadline=None)
+settings.register_profile("few", settings(), deadline=None, max_examples=FEW)
+settings.register_profile("slow", settings(), print_blob=True)
+settings.load_profile("few")
 
 LONGEST = (
     "tests/system/test_rotation.py",

@@ -1,13 +1,14 @@
 """Shows what the three programs do: `python -m tests.clientgo PART-OF-A-NAME …`; all without one.
 
-With names it shows every case that has one of them in its name, else those that differ.
+With names it shows every case that has one of them in its name, else those that differ. With
+`--record` in place of names it records what client-go does with every case.
 """
 
 import sys
 import tempfile
 from pathlib import Path
 
-from tests.clientgo import binaries, certificates
+from tests.clientgo import binaries, certificates, recorded
 from tests.clientgo.cases import CASES
 from tests.clientgo.programs import (
     Outcome,
@@ -45,6 +46,19 @@ def main(parts: list[str]) -> None:
     sys.stdout.write(f"cases={len(chosen)} equal={equal} shown={shown}\n")
 
 
+def record() -> None:
+    """Run client-go on every case and keep what it did."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        certificates.write_all(folder)
+        recorded.write(
+            {
+                case.name: run_clientgo(binaries.clientgo(), case, folder).facts(dialled=True)
+                for case in CASES
+            }
+        )
+
+
 def _line(program: str, outcome: Outcome) -> str:
     dialled = "" if outcome.dialled is None else f" dialled={list(outcome.dialled)}"
     if outcome.connects:
@@ -54,4 +68,7 @@ def _line(program: str, outcome: Outcome) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    if sys.argv[1:] == ["--record"]:
+        record()
+    else:
+        main(sys.argv[1:])

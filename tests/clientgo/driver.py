@@ -7,6 +7,7 @@ or dial, it writes the address down and dials the listener instead, as the Go pr
 """
 
 import asyncio
+import gc
 import importlib
 import json
 import os
@@ -18,6 +19,8 @@ import time
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
+
+import anyio
 
 from telemetryd.config.settings import KubernetesConfig
 from telemetryd.errors import ConfigError
@@ -131,6 +134,12 @@ def _forked(case: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Answer until the input ends."""
+    # Loaded once, not once a case: the backend of loops, and the codec of host names.
+    anyio.run(anyio.sleep, 0)
+    "host".encode("idna")
+    gc.collect()
+    gc.freeze()
+    gc.disable()
     for line in sys.stdin:
         sys.stdout.write(json.dumps(_forked(json.loads(line))) + "\n")
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Kubeconfigs are read as client-go and kubectl read them."""
+"""Kubeconfigs are read as client-go reads them."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ _CASES = (
 
 
 @pytest.mark.parametrize("case", _CASES, ids=lambda case: case.name)
-def test_kubeconfig_is_read_as_client_go_and_kubectl_do(
-    case: Case, oracles: tuple[Path, Path], made_certificates: Path, telemetryd: Telemetryd
+def test_kubeconfig_is_read_as_client_go_does(
+    case: Case, made_certificates: Path, telemetryd: Telemetryd
 ) -> None:
-    compare(case, oracles, made_certificates, telemetryd)
+    compare(case, made_certificates, telemetryd)

@@ -1,4 +1,4 @@
-"""Pods log in with their service account as client-go and kubectl do."""
+"""Pods log in with their service account as client-go does."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from tests.clientgo.table import Case
 # The recorder's ssl module grumbles about a server name beyond ASCII.
 @pytest.mark.filterwarnings("ignore:Exception ignored in.*ber.example.test")
 @pytest.mark.parametrize("case", pods.CASES, ids=lambda case: case.name)
-def test_pod_logs_in_as_client_go_and_kubectl_do(
-    case: Case, oracles: tuple[Path, Path], made_certificates: Path, telemetryd: Telemetryd
+def test_pod_logs_in_as_client_go_does(
+    case: Case, made_certificates: Path, telemetryd: Telemetryd
 ) -> None:
-    compare(case, oracles, made_certificates, telemetryd)
+    compare(case, made_certificates, telemetryd)

@@ -19,20 +19,20 @@ def parse(text: str = "", **environ: str) -> Config:
     return parse_config(text, "t.toml", environ)
 
 
-def as_nobody(**environ: str) -> str:
-    """The default as a user who may write nowhere by default finds it."""
+def as_nobody(*environs: dict[str, str]) -> list[str]:
+    """The default as a user who may write nowhere by default finds it in each environment."""
     if os.geteuid() != 0:
-        return str(default_state_dir(environ))
+        return [str(default_state_dir(environ)) for environ in environs]
     code = (
         "import os, sys\n"
         "from telemetryd.config.paths import default_state_dir\n"
         f"os.setuid({OTHER_USER})\n"
-        f"print(default_state_dir({environ!r}))"
+        f"print(*map(default_state_dir, {environs!r}), sep='\\n')"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
-    return done.stdout.strip()
+    return done.stdout.splitlines()
 
 
 def test_given_paths_are_taken_at_their_word() -> None:
@@ -68,11 +68,13 @@ def test_unusable_state_folders_are_passed_over() -> None:
         home.mkdir()
         home.chmod(0o777)
         usable = f"{home}/.local/state/telemetryd"
-        assert as_nobody(STATE_DIRECTORY=str(file), HOME=str(home)) == usable
-        assert as_nobody(STATE_DIRECTORY="relative", HOME=str(home)) == usable
-        assert as_nobody(XDG_STATE_HOME=str(home), HOME="/root") == f"{home}/telemetryd"
-        assert as_nobody(HOME="/nonexistent") == "None"
-        assert as_nobody() == "None"
+        assert as_nobody(
+            {"STATE_DIRECTORY": str(file), "HOME": str(home)},
+            {"STATE_DIRECTORY": "relative", "HOME": str(home)},
+            {"XDG_STATE_HOME": str(home), "HOME": "/root"},
+            {"HOME": "/nonexistent"},
+            {},
+        ) == [usable, usable, f"{home}/telemetryd", "None", "None"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may write there")

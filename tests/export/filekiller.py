@@ -103,5 +103,6 @@ def write_dying_at(folder: Path, step: int) -> None:
 
 
 if __name__ == "__main__":
-    kill = {"random": kill_at_random, "steps": kill_at_each_step}[sys.argv[1]]
-    json.dump(kill(Path(sys.argv[2])), sys.stdout)
+    kills: dict[str, Callable[..., Any]] = {"random": kill_at_random, "steps": kill_at_each_step}
+    kill = kills[sys.argv[1]]
+    json.dump(kill(Path(sys.argv[2]), *map(int, sys.argv[3:])), sys.stdout)

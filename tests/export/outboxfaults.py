@@ -13,7 +13,7 @@ import anyio
 
 from tests.export.doubles import failing
 from tests.export.filefaults import fill, mount
-from tests.export.outbox.test_outbox import REFUSED, Bench
+from tests.export.outbox.bench import REFUSED, Bench
 
 
 async def spoil(folder: Path, spoilt: Callable[[], None], fixed: Callable[[], None]) -> Any:

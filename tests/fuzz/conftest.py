@@ -3,14 +3,9 @@
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
 
 from tests.fuzz.daemon import Probed, probed
 from tests.support.embedded import FleetServer, serve_fleet
-
-# CI runs the same each time; what is found at leisure is made again from what is printed.
-settings.register_profile("quick", derandomize=True)
-settings.register_profile("slow", print_blob=True)
 
 
 @pytest.fixture(scope="module")

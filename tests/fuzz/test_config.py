@@ -13,12 +13,12 @@ from telemetryd.cli.configcommands import EX_CONFIG
 from telemetryd.config import Config, load_config
 from telemetryd.daemon.signals import EarlySignals
 from telemetryd.errors import ConfigError
-from tests.fuzz.budget import budget, examples, patient
+from tests.fuzz.budget import budget, examples, fuzzing, patient
 from tests.fuzz.counts import assert_no_growth, assert_no_growth_here
 from tests.fuzz.daemon import Probed
 from tests.fuzz.toml_texts import TEXTS, spoilt
 
-pytestmark = patient
+pytestmark = [patient, fuzzing]
 
 EXAMPLES = 250
 RELOADS = 12

@@ -12,11 +12,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from telemetryd.serve.control.protocol import MAX_REQUEST_BYTES
-from tests.fuzz.budget import budget, examples, patient
+from tests.fuzz.budget import budget, examples, fuzzing, patient
 from tests.fuzz.counts import assert_no_growth
 from tests.fuzz.daemon import Probed
 
-pytestmark = patient
+pytestmark = [patient, fuzzing]
 
 LINES = 40
 SESSIONS = 6

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 
-from tests.fuzz.budget import budget, examples, patient
+from tests.fuzz.budget import budget, examples, fuzzing, patient
 from tests.fuzz.counts import assert_no_growth
 from tests.fuzz.daemon import Probed
 from tests.fuzz.http_bytes import SENT, Sent
 from tests.support.certificates import Authority
 
-pytestmark = [patient, pytest.mark.filterwarnings("ignore:Generating overly large repr")]
+pytestmark = [patient, fuzzing, pytest.mark.filterwarnings("ignore:Generating overly large repr")]
 
 EXAMPLES = 60
 _RESET = struct.pack("ii", 1, 0)

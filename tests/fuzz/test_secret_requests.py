@@ -28,7 +28,7 @@ from telemetryd.gather.requests import SECRET_REQUESTS
 from telemetryd.informer.decode import ObjectDecoder
 from telemetryd.informer.scan import ScanNeeded, scan_identity
 from telemetryd.model import SecretRequestRecord
-from tests.fuzz.budget import budget, examples, patient
+from tests.fuzz.budget import budget, examples, fuzzing, patient
 from tests.fuzz.counts import assert_no_growth, assert_no_growth_here
 from tests.fuzz.daemon import Probed
 from tests.fuzz.request_objects import LINES, PARTS
@@ -36,7 +36,7 @@ from tests.support.embedded import FleetServer
 from tests.support.waiting import until
 from tests.system.scc import NAMESPACE, scc_request
 
-pytestmark = [patient, pytest.mark.filterwarnings("ignore:Generating overly large repr")]
+pytestmark = [patient, fuzzing, pytest.mark.filterwarnings("ignore:Generating overly large repr")]
 
 DECODED = 200
 PUT = 8

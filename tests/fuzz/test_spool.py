@@ -24,11 +24,11 @@ from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.export.outbox.spool import MAX_SEQUENCE, PendingPayload, SpoolFolder
 from telemetryd.model import Delivery, ExporterState, Payload
 from tests.export.doubles import INSTALL_UUID, Source, running, spec
-from tests.fuzz.budget import budget, patient
+from tests.fuzz.budget import budget, fuzzing, patient
 from tests.support.receiver import receiving
 from tests.support.waiting import until_async
 
-pytestmark = patient
+pytestmark = [patient, fuzzing]
 
 MACHINES = 12
 STEPS = 8

@@ -25,6 +25,8 @@ from tests.gather.readers import CLUSTER_UUID, NOW_S
 from tests.gather.recount import Object, recount_totals
 
 AT_A_TIME = 100
+BY_DEFAULT = 200
+"""So many of them `make test` draws, and `make test-long` the others."""
 LATER_S = 7200.0
 
 
@@ -138,7 +140,13 @@ class FedGatherer:
         return render_scc(snapshot, NOW_S).body, document
 
 
-@pytest.mark.parametrize("first", range(0, 1000, AT_A_TIME))
+@pytest.mark.parametrize(
+    "first",
+    [
+        pytest.param(first, marks=pytest.mark.long if first >= BY_DEFAULT else ())
+        for first in range(0, 1000, AT_A_TIME)
+    ],
+)
 def test_fleet_drawn_by_lot_has_the_exact_recount_in_its_payload(first: int) -> None:
     anyio.run(check, first)
 

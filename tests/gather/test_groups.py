@@ -4,7 +4,7 @@ from dataclasses import astuple
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetryd.errors import UnreadableReason
@@ -165,7 +165,6 @@ def grouped(groups: tuple[ClusterGroup, ...]) -> dict[GroupKey, Sums]:
     return {group.key: group.sums for group in groups}
 
 
-@settings(deadline=None)
 @given(st.lists(steps, max_size=40))
 def test_any_order_of_deltas_equals_a_recount(changes: list[tuple[str, Any, Any]]) -> None:
     fleet = FleetAggregate()

@@ -32,6 +32,7 @@ from telemetryd.informer.store import Relist, Store
 from telemetryd.model import Unreadable
 from telemetryd.stats import InformerStats
 from tests.apiserver import fixtures
+from tests.support.sampling import examples
 
 Path = tuple[str, ...]
 
@@ -118,7 +119,7 @@ def spoil(content: dict[str, Any], path: Path, value: Any) -> None:
 
 
 @pytest.mark.parametrize(("resource", "content", "path"), list(fields()))
-@settings(max_examples=10, deadline=None)  # for each of more than a hundred fields
+@settings(max_examples=examples(10))  # for each of more than a hundred fields
 @given(value=VALUES)
 def test_anything_in_any_declared_field_costs_its_object_alone(
     resource: Resource[Any, Any], content: dict[str, Any], path: Path, value: Any

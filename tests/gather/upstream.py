@@ -12,6 +12,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -62,12 +63,14 @@ class Compiled(NamedTuple):
     locked: bool
 
 
+@cache
 def order(tag: str) -> tuple[float, ...]:
     """Sorts tags by their version, ``main`` after all."""
     return tuple(map(int, re.findall("[0-9]+", tag))) or (math.inf,)
 
 
-def compiled_in(tag: str, build: str) -> dict[str, Compiled]:
+@cache
+def compiled_in(tag: str, build: str) -> Mapping[str, Compiled]:
     """The features of that tag."""
     found = {}
     for name, spans in _COMPILED.items():

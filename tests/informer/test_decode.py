@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from telemetryd.errors import BadResponse, UnreadableReason
@@ -300,7 +300,6 @@ WILD = st.recursive(
 )
 
 
-@settings(deadline=None)  # other tests share the machine
 @example(b'{"metadata": [], "name": Infinity}')
 @given(WILD.map(json.dumps).map(str.encode) | st.binary(max_size=80))
 def test_any_object_is_an_item_or_of_another_kind(raw: bytes) -> None:
@@ -311,7 +310,6 @@ def test_any_object_is_an_item_or_of_another_kind(raw: bytes) -> None:
     assert isinstance(item.value, Unreadable | ThingRecord)
 
 
-@settings(deadline=None)  # other tests share the machine
 @given(
     st.binary(max_size=80)
     | st.tuples(st.integers(0, 400), st.binary(max_size=4)).map(

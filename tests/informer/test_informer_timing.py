@@ -38,6 +38,7 @@ from tests.informer.samples import (
     record,
     thing,
 )
+from tests.support.sampling import examples
 from tests.support.virtualtime import VirtualTimeLoop
 
 pytestmark = pytest.mark.anyio
@@ -726,7 +727,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(
     STEPS, st.integers(0, 1000), st.booleans(), st.sampled_from(["served", "refused", "endless"])
 )

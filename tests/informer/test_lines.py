@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetryd.informer.source import LineSplitter, OversizeLine
@@ -14,7 +14,6 @@ def split_whole(data: bytes, limit: int) -> list[bytes | OversizeLine]:
     return [OversizeLine(line[:limit]) if len(line) > limit else line for line in whole if line]
 
 
-@settings(deadline=None)  # other tests share the machine
 @given(
     lines=st.lists(st.binary(max_size=30).map(lambda raw: raw.replace(b"\n", b"x")), max_size=20),
     cuts=st.lists(st.integers(0, 700), max_size=30),

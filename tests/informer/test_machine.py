@@ -4,7 +4,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetryd.errors import (
@@ -585,7 +585,6 @@ def test_absent_resource_is_looked_for_forever_at_most_30_s_apart() -> None:
     assert after(state, Listed("1")).machine.state == Watching("1")
 
 
-@settings(deadline=None)  # other tests share the machine
 @given(st.integers(0, 2**32), st.integers(0, 60))
 def test_backoff_doubles_to_its_cap_and_never_beyond(seed: int, failures: int) -> None:
     backoff, wait_s = Backoff(failures, 0.0).after_failure(1.0, DEFAULT_TIMING, random.Random(seed))
@@ -652,7 +651,6 @@ OUTCOMES = {
 }
 
 
-@settings(deadline=None)  # other tests share the machine
 @given(st.data(), st.sampled_from([START, START_STREAMED]))
 def test_no_wait_is_longer_than_30_s_and_no_loop_is_without_one(
     data: st.DataObject, start: Machine

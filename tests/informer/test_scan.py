@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetryd.informer.scan import ScanError, Walker
@@ -34,7 +34,6 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None)  # other tests share the machine
 @given(st.dictionaries(st.text(), JSON, max_size=6), st.sampled_from([None, 1]), st.booleans())
 def test_members_equal_those_a_parser_finds(
     document: dict[str, object], indent: int | None, ascii_only: bool
@@ -47,13 +46,11 @@ def test_members_equal_those_a_parser_finds(
     assert {name: json.loads(raw) for name, raw in members(data)} == document
 
 
-@settings(deadline=None)  # other tests share the machine
 @given(st.lists(JSON, max_size=6))
 def test_elements_equal_those_a_parser_finds(document: list[object]) -> None:
     assert [json.loads(raw) for raw in elements(json.dumps(document).encode())] == document
 
 
-@settings(deadline=None)  # other tests share the machine
 @given(st.binary(max_size=60) | st.text(alphabet='{}[]",:\\ ab1', max_size=60).map(str.encode))
 def test_garbage_raises_nothing_but_a_scan_error(data: bytes) -> None:
     for scan in (members, elements):
@@ -104,7 +101,6 @@ def test_string_without_end_costs_linear_time() -> None:
         list(members(data))
 
 
-@settings(deadline=None)  # other tests share the machine
 @given(st.dictionaries(st.sampled_from("abc"), JSON, max_size=3))
 def test_what_no_one_walks_through_is_skipped(document: dict[str, object]) -> None:
     data = json.dumps(document).encode()

@@ -19,6 +19,7 @@ from telemetryd.model import Delta, Unreadable
 from telemetryd.stats import InformerStats
 from tests.informer.modelserver import AWAY, DENIED, ModelServer
 from tests.informer.samples import THINGS, Thing, ThingRecord, event, thing
+from tests.support.sampling import examples
 from tests.support.virtualtime import VirtualTimeLoop
 
 pytestmark = pytest.mark.timeout(400)  # what fails is made small, which takes minutes
@@ -198,4 +199,4 @@ class WatchAndStore(RuleBasedStateMachine):
 
 
 TestWatchAndStore = WatchAndStore.TestCase
-TestWatchAndStore.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestWatchAndStore.settings = settings(max_examples=examples(150), stateful_step_count=40)

@@ -3,7 +3,7 @@
 import logging
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetryd.errors import UnreadableReason
@@ -50,7 +50,6 @@ OPERATIONS = st.one_of(
 )
 
 
-@settings(deadline=None)  # other tests share the machine
 @given(st.lists(OPERATIONS, max_size=25))
 async def test_any_order_of_operations_equals_a_model(operations: list[tuple[object, ...]]) -> None:
     target = store()

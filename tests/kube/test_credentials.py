@@ -1,11 +1,15 @@
-"""Credentials stay fresh, and the last good one stays when no other can be had."""
+"""Credentials stay fresh, the last good one stays, and whom a bearer token names."""
 
+import json
 import logging
 import threading
+from base64 import urlsafe_b64encode
 from pathlib import Path
 
 import anyio
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from telemetryd.errors import ConfigError, Problem, Reason, Unavailable
 from telemetryd.kube.credentials import (
@@ -14,6 +18,7 @@ from telemetryd.kube.credentials import (
     RenewedCredential,
     TokenFile,
     clean_token,
+    service_account_of,
 )
 
 pytestmark = pytest.mark.anyio
@@ -240,3 +245,38 @@ async def test_request_whose_deadline_is_shorter_than_the_plugin_still_says_what
     async with anyio.create_task_group() as tasks:
         for _ in range(3):
             tasks.start_soon(ask)
+
+
+def token(claims: object) -> str:
+    body = urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
+    return f"Bearer e30.{body}.c2ln"
+
+
+def test_token_of_a_service_account_names_it() -> None:
+    header = token({"sub": "system:serviceaccount:ns:name", "aud": ["x"]})
+    assert service_account_of(header) == ("ns", "name")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "",
+        "Bearer abc",
+        "Bearer a.b.c",
+        "Bearer a.é.c",
+        "Basic e30.e30.e30",
+        token({"sub": "somebody"}),
+        token({"sub": "system:serviceaccount:ns"}),
+        token({"sub": "system:serviceaccount:ns:name:more"}),
+        token({"sub": 7}),
+        token([]),
+    ],
+)
+def test_anything_else_names_no_one(header: str | None) -> None:
+    assert service_account_of(header) is None
+
+
+@given(st.text())
+def test_garbage_is_survived(text: str) -> None:
+    assert service_account_of(f"Bearer {text}") is None or "." in text

@@ -12,25 +12,21 @@ def run(code: str) -> str:
     return done.stdout.strip()
 
 
-COUNT = """
-import sys
-import telemetryd.kube.loader as loader
-print(loader.KubeConfigLoader.__module__, loader.Configuration().verify_ssl)
-print(sum(name.startswith("kubernetes_asyncio") for name in sys.modules))
-"""
-
-
-def test_loaders_are_imported_without_the_models_and_nothing_stays_behind() -> None:
-    assert run(COUNT) == "kubernetes_asyncio.config.kube_config True\n0"
-
-
-def test_library_is_whole_for_who_imports_it_later() -> None:
-    code = COUNT + (
+def test_loaders_leave_nothing_behind_and_the_library_whole_for_who_imports_it_later() -> None:
+    code = (
+        "import sys, telemetryd.kube.loader as loader\n"
+        "print(loader.KubeConfigLoader.__module__, loader.Configuration().verify_ssl)\n"
+        "print(sum(name.startswith('kubernetes_asyncio') for name in sys.modules))\n"
         "import kubernetes_asyncio\n"
         "print(kubernetes_asyncio.client.CoreV1Api.__name__)\n"
         "print(kubernetes_asyncio.config.kube_config.ApiClient.__name__)\n"
     )
-    assert run(code).endswith("CoreV1Api\nApiClient")
+    assert run(code).splitlines() == [
+        "kubernetes_asyncio.config.kube_config True",
+        "0",
+        "CoreV1Api",
+        "ApiClient",
+    ]
 
 
 def test_library_that_is_imported_already_is_used_as_it_is() -> None:

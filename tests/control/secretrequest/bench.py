@@ -31,7 +31,7 @@ from telemetryd.kube.requests import Fence
 from telemetryd.kube.responses import error_for, parse_status
 from telemetryd.model import ProjectRecord, RequestStatus, SecretRequestRecord
 from telemetryd.stats import InformerStats
-from tests.apiserver.double.objects import ObjectStore
+from tests.apiserver.double.objects import ObjectStore, StoredObject
 from tests.apiserver.double.resources import RESOURCES, JsonObject, resource_of
 from tests.apiserver.double.resources import RequestTarget as Place
 from tests.apiserver.double.routes import Routes
@@ -145,6 +145,7 @@ class Bench:
             now=self.now,
             rng=Random(5),
         )
+        self._told_revision = 0
         self.forget()
 
     def now(self) -> float:
@@ -280,6 +281,7 @@ class Bench:
         """Informers made anew: they hold nothing and haven't synced."""
         self.requests: Store[SecretRequestRecord] = Store(InformerStats(SECRET_REQUESTS.id))
         self.projects: Store[ProjectRecord] = Store(InformerStats(PROJECTS.id))
+        self._told: dict[str, StoredObject] = {}
 
     def sync(self) -> None:
         """Their first list is in."""
@@ -299,6 +301,9 @@ class Bench:
             for key in set(store.keys()) - table.objects.keys():
                 store.remove(key)
             for key, stored in table.objects.items():
+                if self._told.get(f"{resource.id} {key}") is stored:
+                    continue
+                self._told[f"{resource.id} {key}"] = stored
                 decoded: Any = msgspec.json.decode(stored.body, type=kind)
                 project: Any = resource.project
                 store.upsert(key, project(key, decoded))
@@ -315,14 +320,17 @@ class Bench:
         """The controller runs around the block; informers tell of writes within 0.2 s."""
         async with anyio.create_task_group() as group:
             group.start_soon(self.controller.run, self.requests, self.projects)
-            group.start_soon(self._follow)
+            for resource in (SECRET_REQUESTS, PROJECTS):
+                group.start_soon(self._follow, resource.id)
             yield
             group.cancel_scope.cancel()
 
-    async def _follow(self) -> None:
+    async def _follow(self, resource_id: str) -> None:
+        resource = next(each for each in RESOURCES if each.id == resource_id)
         while True:
+            await self.api.store.table(resource).wait_changed(self._told_revision)
             await anyio.sleep(0.2)
-            if self.requests.synced and self.api.store.revision != self._told_revision:
+            if self.requests.synced:
                 self.tell()
 
 

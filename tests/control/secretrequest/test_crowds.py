@@ -226,7 +226,14 @@ async def test_limit_of_requests_is_reported_and_leaves_the_operators_out() -> N
         assert len(bench.exporters()) == cluster.MAX_SERVED + 1
 
 
-@pytest.mark.parametrize("number", [500, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "number",
+    [
+        150,
+        pytest.param(500, marks=pytest.mark.long),
+        pytest.param(1000, marks=pytest.mark.slow),
+    ],
+)
 async def test_hundreds_of_requests_cost_a_bounded_number_and_hold_up_no_one(number: int) -> None:
     bench = ready()
     async with bench.serving():

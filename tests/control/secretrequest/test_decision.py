@@ -22,6 +22,7 @@ from telemetryd.control.secretrequest.decision import (
 )
 from telemetryd.export.payloads.payload import render_rfc3339
 from telemetryd.gather.requests import OWN_CONDITIONS, RequestCondition, own_conditions
+from tests.support.sampling import examples
 
 NOW = 1_790_000_000.0
 VERDICTS: list[Verdict] = [
@@ -74,14 +75,12 @@ def test_invalid_request_has_upstreams_reason_and_the_fix_as_its_message() -> No
     assert failure.message == "fix it"
 
 
-@settings(deadline=None)  # other tests share the machine
 @given(st.lists(verdicts), verdicts)
 def test_same_verdict_again_changes_nothing(before: list[Verdict], verdict: Verdict) -> None:
     held = after(*before, verdict)
     assert settle(held, verdict, now_s=NOW + 10_000) == held
 
 
-@settings(deadline=None)  # other tests share the machine
 @given(st.lists(verdicts))
 def test_reason_and_message_go_with_the_fix(before: list[Verdict]) -> None:
     held = after(*before, Served(well=True))
@@ -89,7 +88,6 @@ def test_reason_and_message_go_with_the_fix(before: list[Verdict]) -> None:
     assert all(not (each.reason or each.message) for each in held.values())
 
 
-@settings(deadline=None)  # other tests share the machine
 @given(st.lists(verdicts, min_size=1))
 def test_transition_time_moves_with_the_status_alone(sequence: list[Verdict]) -> None:
     held: Conditions = {}
@@ -137,7 +135,7 @@ entries = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=50)  # other tests share the machine
+@settings(max_examples=examples(50))
 @given(entries, st.lists(verdicts, min_size=1))
 def test_what_others_have_in_the_list_keeps_its_place(
     existing: list[Any], sequence: list[Verdict]

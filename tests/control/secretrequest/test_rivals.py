@@ -1,5 +1,6 @@
 """Another controller serves the request too: on virtual time, at the pace of Rancher's own."""
 
+import math
 from typing import Any
 
 import anyio
@@ -41,7 +42,9 @@ class Rancher:
 
     async def run(self) -> None:
         """Until it is cancelled."""
+        table = self._bench.api.store.table(resource_of(scc_request()))
         while True:
+            revision = self._bench.api.store.revision
             version = self._bench.request()["metadata"]["resourceVersion"]
             if version != self._seen:
                 self._seen = version
@@ -50,6 +53,8 @@ class Rancher:
                 self.writes += 1
                 self._bench.write_as_rancher(self.writes)
                 self._due_s += 60
+            with anyio.CancelScope(deadline=self._due_s or math.inf):
+                await table.wait_changed(revision)
             await anyio.sleep(0.1)
 
     def _on_change(self) -> None:

@@ -1,18 +1,30 @@
-"""The files of the spool: what is written is read back, and nothing else is taken for it."""
+"""The files of the spool: what is written is read back, and nothing else is taken for it.
 
+No disk that is full, read-only, damaged or hangs keeps a payload from being sent, nor does kill -9.
+"""
+
+import asyncio
 import json
 import os
+import shutil
 import stat
+import sys
+import threading
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from random import Random
+from typing import Any
 
+import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from telemetryd.atomicfile import write_file
+from telemetryd.export.outbox import spool as module
 from telemetryd.export.outbox.spool import (
     MAX_SEQUENCE,
     LastDelivery,
@@ -22,7 +34,13 @@ from telemetryd.export.outbox.spool import (
     parse_pending,
     render_pending,
 )
-from telemetryd.model import Delivery, Payload
+from telemetryd.model import Delivery, ExporterState, Payload
+from tests.export.doubles import always, spec
+from tests.export.outbox.bench import REFUSED, Bench
+from tests.export.sinks.test_file_faults import outcome, quick_folder, seen_with_mounts
+from tests.support.receiver import Request, Writer, receiving, status
+
+pytestmark = pytest.mark.anyio
 
 DELIVERED = LastDelivery(
     installation_id="8d6f8b1e",
@@ -297,3 +315,211 @@ def test_no_name_of_an_exporter_leads_out_of_the_spool(tmp_path: Path, name: str
 
 def test_no_spool_is_an_empty_one(tmp_path: Path) -> None:
     assert list(exporters_in(str(tmp_path / "spool"))) == []
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["pending", "state"])
+@pytest.mark.parametrize("damage", DAMAGES)
+async def test_damaged_file_of_any_kind_is_one_error_and_what_it_held_is_never_sent(
+    bench: Bench, damage: str, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with bench.daemon():
+        await bench.run_over()
+        bench.sink.behave = always(REFUSED)
+        bench.source.change()
+        await bench.run_again()
+    former = bench.sequences[-1]
+    DAMAGES[damage](bench.spool.path / name)
+    bench.source.change()
+    caplog.clear()
+    async with bench.daemon():
+        await bench.run_over()
+        await bench.run_again()
+        assert bench.stats.runs["failure"] == 0
+        assert bench.status.detail == ""
+    assert [payload.digest for payload in bench.sink.payloads] == ["digest-3"]
+    assert bench.sequences[0] > former
+    (error,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert f"file={bench.spool.path / name} " in error.getMessage()
+    contents = bench.spool.load()
+    assert (contents.damaged, contents.pending) == ((), None)
+    assert contents.delivered is not None
+    assert contents.delivered.digest == "digest-3"
+
+
+async def test_folder_that_is_removed_meanwhile_is_made_again(bench: Bench) -> None:
+    async with bench.daemon():
+        await bench.run_over()
+        shutil.rmtree(bench.folder / "spool")
+        bench.source.change()
+        await bench.run_again()
+        assert bench.status.detail == ""
+    delivered = bench.spool.load().delivered
+    assert delivered is not None
+    assert delivered.digest == "digest-2"
+
+
+async def test_folder_that_cannot_be_made_is_shown_and_no_reason_not_to_send(bench: Bench) -> None:
+    (bench.folder / "spool").write_text("in the way")
+    async with bench.daemon():
+        await bench.run_over()
+        assert bench.status.state is ExporterState.IDLE
+        assert bench.status.detail.startswith("storage: keeps nothing over a restart: can't use ")
+        assert "move away the file that is there" in bench.status.detail
+        assert bench.stats.spool_dropped == {"storage": 1}
+        (bench.folder / "spool").unlink()
+        await bench.run_again()
+        assert bench.status.detail == ""
+    assert len(bench.sink.payloads) == 1
+    delivered = bench.spool.load().delivered
+    assert delivered is not None
+    assert delivered.digest == "digest-1"
+
+
+@pytest.fixture
+def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Writes of payloads hang from when the event is cleared until it is set."""
+    works = threading.Event()
+    works.set()
+
+    def write_once_it_works(path: Path, content: bytes) -> None:
+        works.wait()
+        write_file(path, content)
+
+    monkeypatch.setattr(module, "write_file", write_once_it_works)
+    yield works
+    works.set()
+
+
+async def test_shorter_timeout_in_place_shortens_the_wait_for_a_disk_that_hangs(
+    bench: Bench, hanging: threading.Event
+) -> None:
+    async with bench.daemon(timeout_s=20.0):
+        await bench.run_over()
+        hanging.clear()
+        assert bench.manager is not None
+        given = {"verifies_destination": False, "destination": "there", "spooled": True}
+        bench.manager.reschedule(spec("it", timeout_s=2.0, **given))
+        bench.source.change()
+        await bench.run_again()
+        assert "it takes too long" in bench.status.detail
+        assert bench.stats.runs["success"] == 2
+        hanging.set()
+        await bench.until(lambda: bench.sink.payloads[-1].digest == "digest-2")
+
+
+async def test_disk_that_hangs_is_no_reason_not_to_send(
+    bench: Bench, hanging: threading.Event
+) -> None:
+    hanging.clear()
+    async with bench.daemon(timeout_s=0.4):
+        await bench.run_over()
+        assert bench.status.state is ExporterState.IDLE
+        assert "it takes too long" in bench.status.detail
+        assert len(bench.sink.payloads) == 1
+        hanging.set()
+        await anyio.sleep(0.05)
+        bench.source.change()
+        await bench.run_again()
+        await bench.run_again()
+        assert bench.status.detail == ""
+
+
+__all__ = ["quick_folder"]
+
+
+ROOT = Path(__file__).parents[3]
+
+
+class Flaky:
+    """Takes a payload or not, says so or not; drops what it has seen, and keeps account."""
+
+    def __init__(self) -> None:
+        self._rng = Random(17)
+        self.bodies: dict[str, bytes] = {}
+        self.newest = b""
+        self.highest = 0
+        self.repeated = self.unsaid = 0
+        self.wrong: list[str] = []
+
+    async def answer(self, request: Request, writer: Writer) -> None:
+        chance = self._rng.random()
+        if chance < 0.2:
+            await status(503)(request, writer)
+            return
+        self._take(request)
+        if chance < 0.4:
+            self.unsaid += 1
+            writer.transport.abort()
+            return
+        await asyncio.sleep(self._rng.uniform(0.0, 0.002))
+        await status(200)(request, writer)
+
+    def _take(self, request: Request) -> None:
+        if request.sequence < self.highest:
+            self.wrong.append(f"{request.sequence} after {self.highest}")
+        known = self.bodies.get(request.key)
+        if known is not None:
+            self.repeated += 1
+            if known != request.body:
+                self.wrong.append(f"{request.key} with two bodies")
+            return
+        self.bodies[request.key] = request.body
+        self.highest = request.sequence
+        self.newest = request.body
+
+
+@pytest.mark.parametrize("times", [60, pytest.param(200, marks=pytest.mark.long)])
+async def test_exporters_killed_while_they_send_lose_nothing_and_never_go_back(
+    quick_folder: Path, times: int
+) -> None:
+    flaky = Flaky()
+    async with receiving(default=flaky.answer) as receiver:
+        command = [sys.executable, "-m", "tests.export.outboxkiller", "random"]
+        done = await anyio.run_process(
+            [*command, str(quick_folder), receiver.url, str(times)], cwd=ROOT, check=False
+        )
+    assert done.returncode == 0, done.stderr.decode()
+    seen: dict[str, Any] = json.loads(done.stdout)
+    assert flaky.wrong == []
+    assert flaky.newest.startswith(b"revision %d " % seen["newest"])
+    assert (seen["killed"], seen["at end"]) == (times, False)
+    assert seen["left"] > times // 10, "the kills have missed what they are for"
+    assert flaky.repeated > 0
+    assert len(flaky.bodies) > times // 10
+
+
+def test_exporter_killed_at_each_step_of_a_write_keeps_the_old_payload_or_the_new(
+    tmp_path: Path,
+) -> None:
+    command = outcome("outboxkiller", "steps", str(tmp_path))
+    assert command["steps"] > 5
+    assert command["kept"] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "why"),
+    [
+        ("full", "No space left on device: free space or inodes there"),
+        ("readonly", "Read-only file system: mount it writable, or configure another state_dir"),
+    ],
+)
+def test_unusable_disk_is_shown_leaves_the_old_file_intact_and_is_recovered_from(
+    tmp_path: Path, scenario: str, why: str
+) -> None:
+    folder = tmp_path / "spool"
+    seen = seen_with_mounts(scenario, folder, module="outboxfaults")
+    assert seen == {
+        "detail": f"storage: keeps nothing over a restart: can't use {folder}/it: {why}",
+        "dropped": {"storage": 1},
+        "kept": "digest-1",
+        "sent": ["digest-1", "digest-2", "digest-2"],
+        "state": "idle",
+        "detail after": "",
+        "noted after": "digest-2",
+        "pending after": False,
+    }

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
@@ -470,7 +470,6 @@ def test_without_ids_the_key_is_left_out_and_rows_are_sorted_by_content() -> Non
     assert not any("id" in row for row in document["clusters"])
 
 
-@settings(deadline=None)
 @given(snapshots(), deliveries)
 def test_every_payload_fits_its_schema_and_is_canonical(
     facts: Snapshot, delivery: Delivery
@@ -489,7 +488,6 @@ def test_every_payload_fits_its_schema_and_is_canonical(
     assert parse_digest(payload.body) == (payload.digest, float(int(delivery.at)))
 
 
-@settings(deadline=None)
 @given(snapshots(), st.integers(0, 2**32), deliveries, deliveries)
 def test_equal_facts_in_any_order_give_equal_bytes_but_for_the_delivery(
     facts: Snapshot, seed: int, delivery: Delivery, other_delivery: Delivery

@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from jsonschema import Draft202012Validator
 
 from telemetryd.export.payloads.fleet_v1 import fleet_v1_renderer, fleet_v1_schema
@@ -107,7 +107,6 @@ def test_shapes_that_differ_in_what_it_does_not_tell_are_one_row() -> None:
     assert [row["nodes"] for row in rows["node_shapes"]] == [5, 1]
 
 
-@settings(deadline=None)
 @given(snapshots())
 def test_every_payload_fits_its_schema_and_hangs_on_no_order(facts: Snapshot) -> None:
     detail = facts.detail

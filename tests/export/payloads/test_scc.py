@@ -14,16 +14,19 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
 from telemetryd.errors import PermanentError, Reason
-from telemetryd.export.payloads.payload import parse_digest, parse_rfc3339
+from telemetryd.export.payloads.payload import CONTENT_TYPE, parse_digest, parse_rfc3339
 from telemetryd.export.payloads.scc import (
     normalise_version,
+    product_version,
+    render_offline_request,
     scc_renderer,
     scc_schema,
     validate_scc,
 )
-from telemetryd.model import ClusterRow, Delivery, Identity, Snapshot, SystemRow, Totals
+from telemetryd.model import ClusterRow, Delivery, Identity, Payload, Snapshot, SystemRow, Totals
 from tests.export.doubles import EPOCH_S, IDENTITY, render_scc, snapshot
 from tests.gather.consumer import UPSTREAM_SCHEMA
+from tests.system.offlinerequest import RELEASES, read_offline_request
 
 VALIDATOR = Draft202012Validator(scc_schema(), format_checker=Draft202012Validator.FORMAT_CHECKER)
 
@@ -394,3 +397,28 @@ def test_consumers_own_cases_hold_for_its_port() -> None:
 def test_bytes_that_are_no_document_are_never_valid(body: bytes) -> None:
     with pytest.raises(PermanentError):
         validate_scc(body)
+
+
+@pytest.mark.parametrize(("raw", "expected"), RELEASES.items())
+def test_version_of_the_product_is_the_one_that_scc_operator_names(raw: str, expected: str) -> None:
+    assert product_version(normalise_version(raw)) == expected
+
+
+@pytest.mark.parametrize(
+    "version", ["02.12.1", "2.012.1", "2.12", "2.12.1.4", "", "v2.12.1", "٢.1.1"]
+)
+def test_version_that_is_no_release_is_other(version: str) -> None:
+    assert product_version(version) == "other"
+
+
+def test_payload_is_in_it_as_it_is() -> None:
+    subscription = {"product": "rancher-prime", "version": "v2.15.0", "arch": "unknown"}
+    document = {"version": "2.15.0", "subscription": subscription, "text": "ü<&>\u2028/+"}
+    body = json.dumps(document, ensure_ascii=False).encode()
+    printed = render_offline_request(
+        Payload(body, CONTENT_TYPE, "digest", 1, schema_valid=True, schema_error="")
+    ).decode()
+    assert read_offline_request(f"{printed}\n") == {
+        "product": {"identifier": "rancher-prime", "version": "2.15.0", "arch": "unknown"},
+        "system_information": document,
+    }

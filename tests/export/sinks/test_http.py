@@ -32,6 +32,7 @@ from telemetryd.kube.tls import Origin, TlsFiles, build_context
 from telemetryd.model import Payload
 from tests.support.certificates import Authority, server_side
 from tests.support.receiver import Request, Writer, endless, raw, receiving, status
+from tests.support.sampling import examples
 
 pytestmark = pytest.mark.anyio
 
@@ -320,9 +321,7 @@ LINES = st.lists(
 )
 
 
-@settings(
-    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=examples(120), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lines=LINES, well_begun=st.booleans())
 def test_no_answer_raises_anything_but_what_an_exporter_may(
     lines: list[bytes], well_begun: bool

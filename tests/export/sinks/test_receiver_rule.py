@@ -21,7 +21,7 @@ from telemetryd.export.exporter import ExportContext, Outcome
 from telemetryd.model import Payload
 from tests.docs.markdown import blocks
 from tests.export.doubles import INSTALL_UUID, Source, always, failing
-from tests.export.outbox.test_outbox import LOST, REFUSED, Bench
+from tests.export.outbox.bench import LOST, REFUSED, Bench
 from tests.support.receiver import Receiver, Request, Writer, receiving, status
 
 pytestmark = pytest.mark.anyio
@@ -313,12 +313,13 @@ async def test_shutdown_goes_above_what_the_receiver_has(
     assert holds_newest(documented, bench.source)
 
 
+@pytest.mark.parametrize("times", [20, pytest.param(60, marks=pytest.mark.long)])
 async def test_exporters_killed_over_and_over_leave_the_documented_receiver_with_the_newest(
-    tmp_path: Path, documented: Documented
+    tmp_path: Path, documented: Documented, times: int
 ) -> None:
     command = [sys.executable, "-m", "tests.export.outboxkiller", "random"]
     done = await anyio.run_process(
-        [*command, str(tmp_path), documented.url, "60"], cwd=ROOT, check=False
+        [*command, str(tmp_path), documented.url, str(times)], cwd=ROOT, check=False
     )
     assert done.returncode == 0, done.stderr.decode()
     newest = int(done.stdout.split(b'"newest": ')[1].split(b",")[0])

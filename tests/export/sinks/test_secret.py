@@ -2,6 +2,7 @@
 
 from base64 import b64decode, b64encode
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,8 @@ from telemetryd.errors import (
 from telemetryd.export.exporter import ExportContext, Outcome
 from telemetryd.export.sinks.secretobject import parse_secret
 from tests.apiserver.admin import Admin, AdminError, Object
+from tests.apiserver.denials import policy, quota, webhook
+from tests.apiserver.process import ApiServer
 from tests.contract.servers import Server
 from tests.export.bench import DAY_S, NAME, SENTINEL, Bench, Interloper, refused
 from tests.export.conftest import Connect, real_only
@@ -381,3 +384,69 @@ async def test_closing_leaves_the_client_to_its_owner(bench: Bench) -> None:
     exporter = bench.exporter()
     await exporter.aclose()
     assert await bench.send(exporter) is Outcome.WRITTEN
+
+
+has_admission = real_only("the embedded server has no admission")
+
+
+@has_admission
+async def test_quota_is_said_with_its_numbers_and_without_rbac(bench: Bench) -> None:
+    with quota(bench.oracle, bench.namespace):
+        error = await refused(
+            PermanentError,
+            Reason.REJECTED,
+            bench.send(bench.exporter()),
+            f"a quota denies to create or patch Secret {bench.namespace}/{NAME}",
+            "raise the ResourceQuota",
+            "exceeded quota: none, requested: secrets=1, used: secrets=0, limited: secrets=0",
+        )
+    assert "grant" not in str(error)
+    await bench.send(bench.exporter())
+
+
+@has_admission
+@pytest.mark.parametrize("reason", ["Invalid", "Forbidden", "RequestEntityTooLarge"])
+async def test_policy_is_said_whatever_its_status(
+    bench: Bench, apiserver: ApiServer, reason: str
+) -> None:
+    if apiserver.version < (1, 30):
+        pytest.skip("Kubernetes has policies from 1.30 on")
+    with policy(bench.oracle, bench.namespace, reason=reason):
+        error = await refused(
+            PermanentError,
+            Reason.REJECTED,
+            bench.send(bench.exporter()),
+            "an admission policy denies",
+            f"ValidatingAdmissionPolicy 'no-secrets-{bench.namespace}'",
+            "ask team A first",
+        )
+    assert "grant" not in str(error)
+
+
+@has_admission
+@pytest.mark.parametrize("code", [400, 401, 403, 404, 409, 410, 413, 422])
+async def test_webhook_is_said_whatever_its_status(bench: Bench, tmp_path: Path, code: int) -> None:
+    with webhook(bench.oracle, bench.namespace, tmp_path, code=code):
+        error = await refused(
+            PermanentError,
+            Reason.REJECTED,
+            bench.send(bench.exporter()),
+            "an admission webhook denies",
+            f'says: {code} admission webhook "secrets.example.test" denied the request: ask team B',
+        )
+    assert "grant" not in str(error)
+    assert str(error).isprintable()
+
+
+@has_admission
+async def test_webhook_that_fails_is_named_and_tried_again(bench: Bench, tmp_path: Path) -> None:
+    with webhook(bench.oracle, bench.namespace, tmp_path) as server:
+        server.shutdown()
+        server.socket.close()
+        await refused(
+            RetryableError,
+            Reason.SERVER,
+            bench.send(bench.exporter()),
+            "check the webhook's service",
+            'failed calling webhook "secrets.example.test"',
+        )

@@ -29,6 +29,7 @@ from telemetryd.serve.http.server import Endpoints, serve
 from telemetryd.serve.metrics.metrics import Exposition, MetricsRenderer
 from telemetryd.serve.page.status import StatusFacts
 from tests.serve.facts import Facts, big_status, busy_facts, informer_status
+from tests.support.sampling import examples
 
 pytestmark = pytest.mark.anyio
 
@@ -593,9 +594,7 @@ _LINES = st.builds(
 )  # fmt: skip
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=examples(150), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sent=st.lists(_LINES, min_size=1, max_size=3).map(b"".join) | st.binary(max_size=200))
 async def test_any_bytes_leave_the_server_alive(sent: bytes) -> None:
     async with running(limits=ConnectionLimits(request_timeout_s=0.5)) as served:
