@@ -123,7 +123,7 @@ def test_bad_configuration_exits_78_with_every_error(command: str, tmp_path: Pat
     lines = result.stderr.splitlines()
     assert len(lines) == 3, result.stderr
     for line, key in zip(
-        sorted(lines), ("exporters.a.interval", "log_levle", "server.listen"), strict=True
+        sorted(lines), ("log_levle", "server.listen", "exporters.a.interval"), strict=True
     ):
         assert re.match(rf"{re.escape(str(config))}:\d: {re.escape(key)}: ", line), line
 
