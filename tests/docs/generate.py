@@ -1,4 +1,4 @@
-"""Makes the generated parts of the documentation anew: ``make docs``.
+"""Makes the generated parts of the documentation and of the chart: ``make docs``.
 
 A generated page begins with prose of its own, which stays; what follows the mark is made. On
 ``docs/collected.md`` what is made stands between two marks each.
@@ -12,6 +12,7 @@ from tests.clientgo.differences import render_differences
 from tests.docs.collected import BLOCKS
 from tests.docs.configuration import render_configuration
 from tests.docs.metrics import render_metrics
+from tests.docs.values import FILES
 
 DOCS = Path(__file__).parents[2] / "docs"
 MARK = "<!-- What follows is made by `make docs`: edit what it is made of. -->"
@@ -40,9 +41,11 @@ def render_page(name: str) -> str:
 
 
 def main() -> None:
-    """Write every page."""
+    """Write every page and file."""
     for name in (*PAGES, COLLECTED):
         (DOCS / name).write_text(render_page(name))
+    for path, render in FILES.items():
+        path.write_text(render())
 
 
 if __name__ == "__main__":
