@@ -1,8 +1,8 @@
 """The Helms that tests run: their versions, where they are, and how they are built.
 
 `python3 -m tests.charts.versions` builds both into the cache. Each folder beside this file pins one
-by its `go.mod` and `go.sum`. Both name the same versions of what they share, so that the second build
-finds most packages built.
+by its `go.mod` and `go.sum`. Both name the same versions of what they share, so that the second
+build finds most packages built.
 """
 
 import os
