@@ -108,6 +108,10 @@ apiserver: ## build the newest and the oldest kube-apiserver for the tests (need
 clientgo: ## build client-go's program and kubectl, with which logins are compared (needs Go; 5 minutes on 2 cores, once)
 	@$(PYTHON) -m tests.clientgo.binaries
 
+.PHONY: helm
+helm: ## build Helm 3 and Helm 4 for the tests of the chart (needs Go; 3 minutes on 2 cores, once)
+	@$(PYTHON) -m tests.charts.versions
+
 .PHONY: clean-servers
 clean-servers: ## remove what `make apiserver` built
 	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/telemetryd/servers"
@@ -140,7 +144,7 @@ screenshots: $(VENV)/.dev ## leave pictures of the status page in every state in
 	@SCREENSHOTS=screenshots $(BIN)/pytest -q tests/browser
 
 .PHONY: docs
-docs: $(VENV)/.dev ## make the references of configuration, metrics and what is collected, in docs/
+docs: $(VENV)/.dev ## make the references in docs/, and the chart's schema of values and copies of deploy/monitoring
 	@$(BIN)/python -m tests.docs.generate
 
 .PHONY: check

@@ -13,6 +13,7 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, Final
 
+from tests.charts.documented import check_helm
 from tests.deploy import kustomize
 from tests.docs.commands import Command, NoSuchForm
 from tests.docs.markdown import ROOT
@@ -56,7 +57,7 @@ def _kubectl(command: Command, sandbox: Sandbox, run: Run) -> None:
     """What it names is in ``deploy``; a command for the pod is run here, beside a daemon."""
     words = command.simple_commands()[0][1:]
     options = words[: words.index("--")] if "--" in words else words
-    rest = list(_without_values(options, {"-n", "--namespace", "-k", "-f", "-c"}))
+    rest = list(_without_values(options, {"-n", "--namespace", "-k", "-f", "-c", "-l"}))
     if not rest or rest[0] not in _KUBECTL:
         raise NoSuchForm(f"kubectl {words}: teach tests/docs/declared.py what it is to do")
     for option, value in pairwise(options):
@@ -131,6 +132,7 @@ def _gate(_command: Command, _sandbox: Sandbox, _run: Run) -> None:
 DECLARED: Final[dict[str, Check]] = {
     ".ci/run": _gate,
     "make": _make,
+    "helm": check_helm,
     "kubectl": _kubectl,
     "docker": _docker,
     "systemctl": _systemctl,

@@ -1,4 +1,4 @@
-"""Makes the generated parts of the documentation anew: ``make docs``.
+"""Makes the generated parts of the documentation and of the chart: ``make docs``.
 
 A generated page begins with prose of its own, which stays; what follows the mark is made. On
 ``docs/collected.md`` what is made stands between two marks each.
@@ -15,6 +15,7 @@ from tests.clientgo.differences import render_differences
 from tests.docs.collected import BLOCKS
 from tests.docs.configuration import render_configuration
 from tests.docs.metrics import render_metrics
+from tests.docs.values import FILES
 
 DOCS = Path(__file__).parents[2] / "docs"
 MARK = "<!-- What follows is made by `make docs`: edit what it is made of. -->"
@@ -49,11 +50,13 @@ def render_schema() -> str:
 
 
 def main() -> None:
-    """Write every page, the schema of the configuration and what shells know of the commands."""
+    """Write every page, schema and file, and what shells know of the commands."""
     write_files()
     SCHEMA.write_text(render_schema())
     for name in (*PAGES, COLLECTED):
         (DOCS / name).write_text(render_page(name))
+    for path, render in FILES.items():
+        path.write_text(render())
 
 
 if __name__ == "__main__":

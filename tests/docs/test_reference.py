@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from telemetryd.serve.metrics.families import FAMILIES
 from tests.docs.generate import COLLECTED, DOCS, PAGES, render_page
+from tests.docs.values import FILES
 from tests.support.daemon import Daemon, free_port
 from tests.support.embedded import FleetServer, serve_fleet
 from tests.support.receiver import Verdict, receiving_in_threads
@@ -109,6 +110,11 @@ def labels_of(family: Metric) -> frozenset[str]:
 @pytest.mark.parametrize("name", [*PAGES, COLLECTED])
 def test_generated_page_is_up_to_date(name: str) -> None:
     assert (DOCS / name).read_text() == render_page(name), "run make docs"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_generated_file_of_the_chart_is_up_to_date(path: Path) -> None:
+    assert path.read_text() == FILES[path](), "run make docs"
 
 
 def test_every_documented_metric_exists_and_every_existing_one_is_documented(
