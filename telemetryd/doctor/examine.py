@@ -49,9 +49,7 @@ _CONNECTION = "connection"
 class Examination:
     """Everything that was found.
 
-    Attributes:
-        findings: In the order in which they are said.
-        account: Who asked, where that is a ServiceAccount.
+    ``account`` is who asked, where that is a ServiceAccount.
     """
 
     findings: tuple[CheckResult, ...]
@@ -132,12 +130,7 @@ def _local_checks(config: Config, now: Callable[[], float]) -> list[PlannedCheck
 
 
 class _Cluster:
-    """The part of the examination that needs the API server.
-
-    Attributes:
-        findings: In the order in which they are shown.
-        account: As of the report.
-    """
+    """The part of the examination that needs the API server."""
 
     def __init__(
         self, config: Config, plan: Plan, now: Callable[[], float], deadline_s: float
