@@ -113,11 +113,7 @@ class SpoolError(TelemetrydError):
 
 
 class UnreadableObject(TelemetrydError):
-    """One object's JSON doesn't hold what is declared for its kind.
-
-    Attributes:
-        reason: Label under which it is counted.
-    """
+    """One object's JSON doesn't hold what is declared for its kind."""
 
     def __init__(self, reason: UnreadableReason, message: str) -> None:
         super().__init__(message)
@@ -259,12 +255,7 @@ class RetryableError(ExportError):
 
 
 class OutrankedError(RetryableError):
-    """The receiver has a payload of a higher epoch and sequence: worth another attempt above it.
-
-    Attributes:
-        epoch: Of that payload, as the receiver says.
-        sequence: Of that payload, as the receiver says.
-    """
+    """The receiver has a payload of a higher epoch and sequence: worth another attempt above it."""
 
     def __init__(self, message: str, *, epoch: int, sequence: int) -> None:
         super().__init__(Reason.REJECTED, message)

@@ -20,6 +20,9 @@ from weakref import WeakKeyDictionary
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_FLAGS: Final = (os.O_WRONLY, os.O_RDONLY, os.O_RDONLY)
+"""The opposite of what each is for: using one that is closed stays an error."""
+
 MOST_BYTES: Final = 1024 * 1024
 """Waiting to be written: some thousands of lines."""
 
@@ -30,9 +33,8 @@ _LINGER_S: Final = 5.0
 class LineWriter:
     """Writes lines in the order in which they came, and says where some are missing.
 
-    Attributes:
-        lost: Lines that were not written.
-        notice: Makes the line that says how many are missing.
+    ``lost`` counts lines that were not written; ``notice`` makes the line that says how many are
+    missing.
     """
 
     def __init__(self, raw: io.RawIOBase) -> None:
@@ -176,10 +178,6 @@ def writer_of(stream: TextIO) -> LineWriter | None:
 
 def _notice(missing: int) -> bytes:
     return f"{missing} lines are missing here\n".encode()
-
-
-_FLAGS: Final = (os.O_WRONLY, os.O_RDONLY, os.O_RDONLY)
-"""The opposite of what each is for: using one that is closed stays an error."""
 
 
 class _Output(io.FileIO):

@@ -131,9 +131,6 @@ class Schedule:
     The first run, the run after a suspend and the run after a Retry-After don't fall on a slot.
     Each stands in for the slots that follow within half an interval, so that none is crowded; none
     moves the grid. A run asked for by hand stands in for none.
-
-    Attributes:
-        due_s: When the next run starts.
     """
 
     __slots__ = ("_began_s", "_grid", "_index", "_jitter", "_on_slot", "_parked", "_rng", "due_s")

@@ -43,9 +43,7 @@ _POLL_SPREAD = 1.2
 class _Term:
     """A term of ours.
 
-    Attributes:
-        lease: As it was last written or read.
-        sent_s: Boot time at which the last successful renewal was sent.
+    ``sent_s`` is the boot time at which the last successful renewal was sent.
     """
 
     lease: FetchedLease
@@ -53,13 +51,7 @@ class _Term:
 
 
 class Elector:
-    """Takes part in the election of one Lease.
-
-    Attributes:
-        identity: Unique to this process.
-        name: Of the Lease, for people.
-        stats: What it did.
-    """
+    """Takes part in the election of one Lease."""
 
     def __init__(
         self,

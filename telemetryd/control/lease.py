@@ -79,9 +79,7 @@ class LeaseRecord:
 class Observed:
     """The last state that was seen, and since when it has been the same.
 
-    Attributes:
-        record: None if there is no Lease.
-        since_s: Local boot time in seconds.
+    ``record`` is None if there is no Lease; ``since_s`` is local boot time.
     """
 
     record: LeaseRecord | None
@@ -132,12 +130,7 @@ _DECODER = msgspec.json.Decoder(_Lease)
 
 @dataclass(frozen=True, slots=True)
 class FetchedLease:
-    """A Lease, and the whole object, so that what others wrote there stays.
-
-    Attributes:
-        record: What decides.
-        document: The object as it was read.
-    """
+    """A Lease, and the whole object, so that what others wrote there stays."""
 
     record: LeaseRecord
     document: Mapping[str, Any]

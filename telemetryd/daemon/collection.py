@@ -110,13 +110,7 @@ class Informers:
 
 
 class Collection:
-    """Everything that must run for snapshots of one source.
-
-    Attributes:
-        source: What is collected from.
-        informers: Of all that is watched.
-        gatherer: Where snapshots are taken from.
-    """
+    """Everything that must run for snapshots of one source."""
 
     def __init__(
         self,

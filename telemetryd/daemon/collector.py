@@ -90,11 +90,7 @@ class RestartableTask:
 
 
 class Collector:
-    """Collects from the source that there is while no switch is off; a ``SnapshotSource``.
-
-    Attributes:
-        gather_stats: What the gatherers of all its collections did.
-    """
+    """Collects from the source that there is while no switch is off; a ``SnapshotSource``."""
 
     def __init__(
         self,

@@ -37,11 +37,7 @@ READ_TIMEOUT_S = 1.0
 
 
 class Leadership:
-    """Whether this replica may export, under which epoch; holds the guarded work otherwise.
-
-    Attributes:
-        stats: How often that has changed.
-    """
+    """Whether this replica may export, under which epoch; holds the guarded work otherwise."""
 
     def __init__(self, config: Config, reader: Requests) -> None:
         """Lead without an election until ``stand`` is called; ``reader`` reads Secrets' epochs."""

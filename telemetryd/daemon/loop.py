@@ -115,11 +115,7 @@ def _raise(error: Exception, found: asyncio.Future[Any]) -> None:
 
 
 class Heartbeat:
-    """Measures on the loop how late it wakes, and shows whether it still wakes at all.
-
-    Attributes:
-        lag: Seconds between the time a heartbeat was due and the time it came.
-    """
+    """Measures on the loop how late it wakes, and shows whether it still wakes at all."""
 
     def __init__(self) -> None:
         self.lag = Histogram()

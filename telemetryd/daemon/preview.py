@@ -29,9 +29,7 @@ _SECOND_LOOK_S = 1.0
 class Collected:
     """What would be sent, and why it is incomplete, if it is.
 
-    Attributes:
-        switches: What would stop a daemon from sending it.
-        build: Of the Rancher that runs; None without Rancher.
+    ``switches`` are what would stop a daemon from sending it.
     """
 
     payload: Payload
@@ -43,11 +41,7 @@ class Collected:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """How the printed payload is made.
-
-    Attributes:
-        disclosure: What it contains, and which plug-in would get it, if any.
-    """
+    """How the printed payload is made."""
 
     render: Renderer
     format: Format

@@ -58,13 +58,7 @@ class _Flag:
 
 
 class Fleet:
-    """The local cluster with three nodes, managed clusters with their own, and Rancher's objects.
-
-    Attributes:
-        install_uuid: Value of the setting of that name.
-        cluster_uuid: UID of the namespace kube-system.
-        system_project: Name of the System project.
-    """
+    """The local cluster with three nodes, managed clusters with theirs, and Rancher's objects."""
 
     def __init__(
         self, clusters: int, nodes: int, seed: int, *, now: Callable[[], datetime]

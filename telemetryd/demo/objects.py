@@ -31,12 +31,7 @@ _NOT_OWNED: Final = frozenset(
 
 
 class RefusedRequest(Exception):
-    """A request gets an error.
-
-    Attributes:
-        code: HTTP status.
-        status: The body, a meta/v1 Status.
-    """
+    """A request gets an error."""
 
     def __init__(self, code: int, reason: str, message: str) -> None:
         super().__init__(message)
@@ -90,10 +85,8 @@ _BY_KIND: Final = {(each.api_version, each.kind): each for each in RESOURCES}
 class ObjectTable:
     """The objects of one kind.
 
-    Attributes:
-        bodies: JSON of each object.
-        changes: The latest events: revision, key and line of a watch.
-        dropped: Revision of the last change that isn't among them any more.
+    ``changes`` are the latest: revision, key and line of a watch. ``dropped`` is the revision of
+    the last one before.
     """
 
     def __init__(self) -> None:
@@ -126,12 +119,7 @@ class ObjectTable:
 
 
 class ObjectStore:
-    """All objects.
-
-    Attributes:
-        revision: Of the last write.
-        tables: By kind.
-    """
+    """All objects."""
 
     def __init__(self, *, now: Callable[[], datetime], rng: Random) -> None:
         """An empty one; ``rng`` is the source of UIDs."""

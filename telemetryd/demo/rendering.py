@@ -30,12 +30,7 @@ class ClusterFacts:
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """A node.
-
-    Attributes:
-        heartbeat: When its conditions were last confirmed.
-        cordoned: The one thing about it that operators switch.
-    """
+    """A node."""
 
     name: str
     cluster: str

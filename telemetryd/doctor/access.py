@@ -53,10 +53,8 @@ class Access:
         of_group = f".{self.group}" if self.group else ""
         named = f" {self.name}" if self.name else ""
         inside = f" in {self.namespace}" if self.namespace else ""
-        return f"{self.verb} {self.resource}{of_group}{self._below()}{named}{inside}"
-
-    def _below(self) -> str:
-        return f"/{self.subresource}" if self.subresource else ""
+        below = f"/{self.subresource}" if self.subresource else ""
+        return f"{self.verb} {self.resource}{of_group}{below}{named}{inside}"
 
 
 REGISTRATIONS: Final = Access(consumer.GROUP, consumer.PLURAL, "", "list")

@@ -57,12 +57,7 @@ class _ServedList(msgspec.Struct, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Discovery:
-    """What of our groups is served, by name; None where a group isn't at all.
-
-    Attributes:
-        management: management.cattle.io/v3.
-        telemetry: telemetry.cattle.io/v1.
-    """
+    """What of our groups is served, by name; None where a group isn't at all."""
 
     management: dict[str, _Served] | None
     telemetry: dict[str, _Served] | None

@@ -3,11 +3,11 @@
 Nothing here changes the cluster, and every check has a deadline.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 import anyio
 
@@ -35,9 +35,12 @@ from telemetryd.doctor.consumer import RANCHERS, check_build, check_rancher, che
 from telemetryd.doctor.objects import check_namespace, check_requests, check_secret
 from telemetryd.doctor.rights import Account, check_access, render_roles
 from telemetryd.errors import ConfigError, KubeError, Unauthorized
+from telemetryd.gather.consumer import RESOURCE_ID
 from telemetryd.kube.client import KubeClient
 from telemetryd.model import RestrictionStatus
 from telemetryd.stats import KubeStats
+
+T = TypeVar("T")
 
 DEADLINE_S: Final = 10.0
 """Of each check: twice that of a request, so that it outlasts one that gets no answer."""
@@ -49,9 +52,7 @@ _CONNECTION = "connection"
 class Examination:
     """Everything that was found.
 
-    Attributes:
-        findings: In the order in which they are said.
-        account: Who asked, where that is a ServiceAccount.
+    ``account`` is who asked, where that is a ServiceAccount.
     """
 
     findings: tuple[CheckResult, ...]
@@ -132,12 +133,7 @@ def _local_checks(config: Config, now: Callable[[], float]) -> list[PlannedCheck
 
 
 class _Cluster:
-    """The part of the examination that needs the API server.
-
-    Attributes:
-        findings: In the order in which they are shown.
-        account: As of the report.
-    """
+    """The part of the examination that needs the API server."""
 
     def __init__(
         self, config: Config, plan: Plan, now: Callable[[], float], deadline_s: float
@@ -152,96 +148,52 @@ class _Cluster:
     async def examine(self) -> None:
         """Connect, and look at all there is to see from here."""
         async with AsyncExitStack() as stack:
-            client = await self._connect(stack)
-            if client is None or not await self._answers(client):
+            client = await self._ask(_CONNECTION, partial(self._connect, stack))
+            if client is None or not await self._ask(
+                _CONNECTION, partial(check_connection, client)
+            ):
                 fix = "fix the connection, then ask again"
                 self.findings.append(warn("cluster", "nothing else of it could be checked", fix))
                 return
-            needs = await self._discover(client)
+            await self._run(PlannedCheck("clock", partial(check_clock, client, self._now)))
+            needs = await self._ask("API resources", partial(self._discover, client))
             if needs is not None:
                 await self._look_closer(client, needs)
 
-    async def _connect(self, stack: AsyncExitStack) -> KubeClient | None:
-        client: KubeClient | None = None
+    async def _connect(self, stack: AsyncExitStack) -> tuple[list[CheckResult], KubeClient | None]:
+        connecting = KubeClient.connect(self._config.kubernetes, KubeStats(), now=self._now)
+        try:
+            return [], await stack.enter_async_context(connecting)
+        except ConfigError as error:
+            return [
+                fail(_CONNECTION, f"{problem.where}: {problem.key}".rstrip(": "), problem.message)
+                for problem in error.problems
+            ], None
 
-        async def connect() -> list[CheckResult]:
-            nonlocal client
-            connecting = KubeClient.connect(self._config.kubernetes, KubeStats(), now=self._now)
-            try:
-                client = await stack.enter_async_context(connecting)
-            except ConfigError as error:
-                return [
-                    fail(
-                        _CONNECTION, f"{problem.where}: {problem.key}".rstrip(": "), problem.message
-                    )
-                    for problem in error.problems
-                ]
-            return []
-
-        # In this task, not in one of its own: the stack is left in it.
-        check = PlannedCheck(_CONNECTION, connect)
-        self.findings += await run_check(check, deadline_s=self._deadline_s)
-        return client
-
-    async def _answers(self, client: KubeClient) -> bool:
-        answers = False
-
-        async def ask() -> list[CheckResult]:
-            nonlocal answers
-            findings, answers = await check_connection(client)
-            return findings
-
-        await self._run(PlannedCheck(_CONNECTION, ask))
-        return answers
-
-    async def _discover(self, client: KubeClient) -> Needs | None:
-        needs: Needs | None = None
-
-        async def ask() -> list[CheckResult]:
-            nonlocal needs
-            try:
-                found = await discover(client)
-            except Unauthorized as error:  # anyone may ask for the version
-                return [judge_refusal(client.server, error)]
-            needs = needs_of(
-                self._plan,
-                rancher_served=found.management is not None,
-                requests_served="secretrequests" in (found.telemetry or {}),
-            )
-            return judge_discovery(found, needs)
-
-        await self._run(
-            PlannedCheck("clock", partial(check_clock, client, self._now)),
-            PlannedCheck("API resources", ask),
+    async def _discover(self, client: KubeClient) -> tuple[list[CheckResult], Needs | None]:
+        try:
+            found = await discover(client)
+        except Unauthorized as error:  # anyone may ask for the version
+            return [judge_refusal(client.server, error)], None
+        needs = needs_of(
+            self._plan,
+            rancher_served=found.management is not None,
+            requests_served="secretrequests" in (found.telemetry or {}),
         )
-        return needs
+        return judge_discovery(found, needs), needs
 
     async def _look_closer(self, client: KubeClient, needs: Needs) -> None:
         requested: list[SecretTarget] = []
-        takeover = self._config.secret_requests.takeover
-
-        async def ask() -> list[CheckResult]:
-            findings, targets = await check_requests(client, self._now(), takeover=takeover)
-            requested.extend(targets)
-            return findings
-
-        async def ask_consumer() -> list[CheckResult]:
-            nonlocal needs
-            findings, served = await check_registrations(client, self._now())
-            needs = replace(needs, registrations=served)
-            return findings
-
         if needs.secret_requests:
-            await self._run(
-                PlannedCheck(RANCHERS, partial(check_rancher, client)),
-                PlannedCheck("SecretRequests", ask),
-            )
+            takeover = self._config.secret_requests.takeover
+            await self._run(PlannedCheck(RANCHERS, partial(check_rancher, client)))
+            ask = partial(check_requests, client, self._now(), takeover=takeover)
+            requested = await self._ask("SecretRequests", ask) or []
         if needs.rancher:
             product = self._config.identity.product or "rancher"
-            await self._run(
-                PlannedCheck("Rancher build", partial(check_build, client, product)),
-                PlannedCheck("registrations.scc.cattle.io", ask_consumer),
-            )
+            await self._run(PlannedCheck("Rancher build", partial(check_build, client, product)))
+            served = await self._ask(RESOURCE_ID, partial(check_registrations, client, self._now()))
+            needs = replace(needs, registrations=bool(served))
         await self._identify(client)
         targets = (*needs.plan.secrets, *requested)
         namespaces = {target.namespace: target for target in reversed(targets)}
@@ -269,6 +221,21 @@ class _Cluster:
         with suppress(KubeError), anyio.move_on_after(self._deadline_s):
             account = await client.service_account()
         self.account = None if account is None else Account(*account)
+
+    async def _ask(
+        self, what: str, ask: Callable[[], Awaitable[tuple[list[CheckResult], T]]]
+    ) -> T | None:
+        """Run a check that others depend on; what it has learned, None where it failed."""
+        learned: list[T] = []
+
+        async def run() -> list[CheckResult]:
+            findings, found = await ask()
+            learned.append(found)
+            return findings
+
+        # In this task, not in one of its own: a client is left in it.
+        self.findings += await run_check(PlannedCheck(what, run), deadline_s=self._deadline_s)
+        return learned[0] if learned else None
 
     async def _run(self, *checks: PlannedCheck) -> None:
         self.findings += await run_checks(checks, deadline_s=self._deadline_s)

@@ -87,11 +87,7 @@ _NEVER = "~"
 
 
 class RequestBudget:
-    """The controller's requests to the API server, counted and limited by rate.
-
-    Attributes:
-        made: Requests made so far.
-    """
+    """The controller's requests to the API server, counted and limited by rate."""
 
     def __init__(self, requests: Requests) -> None:
         self._requests = requests

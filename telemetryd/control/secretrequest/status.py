@@ -37,7 +37,7 @@ from telemetryd.kube import objects
 from telemetryd.kube.requests import Requests
 from telemetryd.kube.responses import explain_denial
 from telemetryd.limiter import TokenBucket
-from telemetryd.model import OtherController, RequestState, SecretRequestRecord
+from telemetryd.model import RequestState, SecretRequestRecord
 from telemetryd.timing import Retry
 
 log = logging.getLogger(__name__)
@@ -296,7 +296,7 @@ class StatusWriter:
             )
             if found is None or found.metadata.uid != record.uid:
                 return False
-            if _other_of(found) != record.other:
+            if other_of(found.metadata.managed_fields, found.status) != record.other:
                 return False
             status = self._render(found, verdict, synced_at)
             if status is None:
@@ -333,10 +333,6 @@ class StatusWriter:
         if synced_at is not None and status.get("lastSyncTS") != render_rfc3339(synced_at):
             changed["lastSyncTS"] = render_rfc3339(synced_at)
         return changed or None
-
-
-def _other_of(found: _StoredRequest) -> OtherController | None:
-    return other_of(found.metadata.managed_fields, found.status)
 
 
 def _without_message(verdict: Verdict) -> Verdict:

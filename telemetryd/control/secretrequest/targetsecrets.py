@@ -294,9 +294,7 @@ _DECODER = msgspec.json.Decoder(_TargetSecret)
 class _Cleanup:
     """A Secret that has to be cleaned up.
 
-    Attributes:
-        retry: Failures so far, and when it is tried next.
-        uid: Of the Secret that our fields were removed from, empty before that.
+    ``uid`` is of the Secret that our fields were removed from, empty before that.
     """
 
     retry: Retry

@@ -63,12 +63,7 @@ Execute: TypeAlias = Callable[[Request], Awaitable[CommandAnswer]]
 
 @dataclass(eq=False, slots=True)
 class _Client:
-    """One connection.
-
-    Attributes:
-        scope: Cancelled to end the connection.
-        waiting: No request is being executed or answered.
-    """
+    """One connection."""
 
     stream: socket.socket
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)

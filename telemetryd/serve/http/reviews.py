@@ -55,9 +55,7 @@ _Key: TypeAlias = tuple[bytes, str]
 class Review:
     """The API server's decision on a token and a path.
 
-    Attributes:
-        allowed: The path may be shown.
-        user: The token's user, None where the token is invalid.
+    ``user`` is None where the token is invalid.
     """
 
     allowed: bool

@@ -201,7 +201,7 @@ class Security:
 
         Without ``reviews`` every token is refused.
         """
-        self.changed: Callable[[], None] = _nothing
+        self.changed: Callable[[], None] = lambda: None  # there are no connections yet
         self._reviews = reviews
         self._now = now
         self._look_s = look_s
@@ -383,7 +383,3 @@ def _peer(address: str) -> str:
     except ValueError:
         return address
     return str(found.ipv4_mapped or ipaddress.ip_network((int(found), 64), strict=False))
-
-
-def _nothing() -> None:
-    """There are no connections yet."""

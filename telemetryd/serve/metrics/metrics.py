@@ -44,11 +44,7 @@ S = TypeVar("S")
 
 @dataclass(frozen=True, slots=True)
 class Exposition:
-    """The answer to a scrape.
-
-    Attributes:
-        content_encoding: ``gzip`` or empty.
-    """
+    """The answer to a scrape."""
 
     body: bytes
     content_type: str

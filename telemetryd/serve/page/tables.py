@@ -19,6 +19,18 @@ from telemetryd.serve.page.status import (
     render_time,
 )
 
+TONE_NAMES: Final = {
+    Tone.GOOD: "All well",
+    Tone.QUIET: "At rest",
+    Tone.BUSY: "In progress",
+    Tone.GAPS: "Gaps",
+    Tone.BAD: "Needs attention",
+}
+
+_UNITS: Final = ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
+_KIB: Final = 1024
+_MOST_SHOWN_IN_BYTES: Final = 10 * _KIB
+
 MOST_SHOWN_CHARS: Final = 2000
 """For one text."""
 
@@ -63,24 +75,9 @@ def tag(name: str, /, *children: Child, **attributes: Attribute) -> Markup:
 
 def join(children: Iterable[Child]) -> Markup:
     """The children in sequence; text is escaped."""
-    return Markup("".join(_markup(child) for child in children))
-
-
-def _markup(child: Child) -> Markup:
-    return child if isinstance(child, Markup) else escape(child)
-
-
-TONE_NAMES: Final = {
-    Tone.GOOD: "All well",
-    Tone.QUIET: "At rest",
-    Tone.BUSY: "In progress",
-    Tone.GAPS: "Gaps",
-    Tone.BAD: "Needs attention",
-}
-
-_UNITS: Final = ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
-_KIB: Final = 1024
-_MOST_SHOWN_IN_BYTES: Final = 10 * _KIB
+    return Markup(
+        "".join(child if isinstance(child, Markup) else escape(child) for child in children)
+    )
 
 
 def mark(tone: Tone) -> Markup:
@@ -249,14 +246,10 @@ def _none(text: str = "none") -> Markup:
     return tag("span", text, class_="quiet")
 
 
-def _class(cell: Child) -> str | None:
-    """Cards leave out cells that say none."""
-    return "nothing" if cell == _none() else None
-
-
 def _table(
     caption: str, kind: str, heads: Sequence[str], rows: Iterable[Sequence[Child]]
 ) -> Markup:
+    """A table; cards leave out cells that say none."""
     head = tag(
         "tr",
         *(tag("th", name, scope="col", role="columnheader") for name in heads),
@@ -267,7 +260,13 @@ def _table(
             "tr",
             tag("th", row[0], scope="row", role="rowheader"),
             *(
-                tag("td", tag("div", cell), role="cell", data_label=name, class_=_class(cell))
+                tag(
+                    "td",
+                    tag("div", cell),
+                    role="cell",
+                    data_label=name,
+                    class_="nothing" if cell == _none() else None,
+                )
                 for name, cell in zip(heads[1:], row[1:], strict=True)
             ),
             role="row",
