@@ -5,7 +5,8 @@ message on a SEQPACKET socket brings the descriptors for one child: a channel, a
 streams. The channel brings what else the child gets, and takes its id and, at its end, its exit
 code. A child that has ended stays a zombie, as one of `subprocess` does, until its exit code was
 read. Messages come on the socket CONTROL, and on those that LISTENER accepts, which are of
-`tests.support.shellstart`. When CONTROL closes, what still runs is killed.
+`tests.support.shellstart`. When CONTROL closes, what still runs is killed, and the listener's
+folder goes.
 
 Neither threads nor handlers of signals are here, so that a child has what a new process has. It
 runs the module `telemetryd` as `python -m` does.
@@ -313,9 +314,12 @@ def main() -> None:
     import_telemetryd()
     gc.collect()
     gc.freeze()
+    place = Path(listener.getsockname())
     start = ForkServer(control, listener).serve()
     if start is not None:
         become(start)
+    place.unlink()
+    place.parent.rmdir()
 
 
 if __name__ == "__main__":

@@ -147,8 +147,7 @@ class _Server:
     """The process that forks, of this process alone."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="td-", dir="/tmp")
-        self.socket = Path(self._folder.name, "start")
+        self.socket = Path(tempfile.mkdtemp(prefix="td-", dir="/tmp"), "start")
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, listener:
@@ -178,7 +177,6 @@ class _Server:
         """Ends it, and whatever it has forked."""
         self._control.close()
         self._process.wait()
-        self._folder.cleanup()
 
 
 _lock = threading.Lock()
