@@ -4,10 +4,7 @@ Every text of every object that is read carries a sentinel, which must arrive no
 """
 
 import json
-import os
 import re
-import subprocess
-import sys
 from base64 import b64decode
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -23,10 +20,11 @@ from tests.apiserver.fixtures import setting
 from tests.daemon import thirdparty
 from tests.daemon.embedded import NAMESPACE, SECRETS, FleetServer, serve_fleet
 from tests.daemon.sentinels import ASKED, BUILDERS, ESCAPE, SENTINEL, fill, spoiled
-from tests.daemon.test_plugins import install
+from tests.daemon.test_plugins import install, telemetryd_with
 from tests.export.receiver import Receiver, Request, receiving
 from tests.gather.test_build_info import make_certificate
 from tests.system.daemon import Daemon
+from tests.test_cli import telemetryd_process
 
 SECRET_WORDS = (SENTINEL, "acme-internal", ESCAPE, "\\u001b", "\\x1b", "\x00", "\\u0000", "\\x00")
 PRIVACY = {
@@ -236,24 +234,19 @@ class Arrived:
         }
 
 
-def run(*command: str, **environ: str) -> "subprocess.CompletedProcess[bytes]":
-    """`telemetryd` with these words."""
-    return subprocess.run(
-        [sys.executable, "-m", "telemetryd", *command],
-        env={**os.environ, **environ},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
+def preview(daemon: Daemon, name: str, site: Path, **environ: str) -> tuple[bytes, str]:
+    """What `telemetryd payload --exporter` prints with the configuration of the daemon.
 
-
-def preview(daemon: Daemon, name: str, **environ: str) -> tuple[bytes, str]:
-    """What `telemetryd payload --exporter` prints with the configuration of the daemon."""
-    done = run("payload", "--config", str(daemon.config_file), "--exporter", name, **environ)
+    A plug-in's is printed by a process, the others' in this one.
+    """
+    words = ("payload", "--config", str(daemon.config_file), "--exporter", name)
+    if name.startswith("third"):
+        done = telemetryd_process(*words, **environ)
+    else:
+        done = telemetryd_with([site], *words, **environ)
     assert done.returncode == 1, done.stderr  # for some nodes can't be read
-    assert b"incomplete: nodes" in done.stderr
-    return done.stdout.removesuffix(b"\n"), done.stderr.decode()
+    assert "incomplete: nodes" in done.stderr
+    return done.stdout.removesuffix("\n").encode(), done.stderr
 
 
 def without_delivery(body: bytes) -> bytes:
@@ -359,7 +352,8 @@ def test_what_arrives_is_what_the_page_and_the_status_list(
         daemon.wait_for("something of each", arrived.look, 120)
         status = json.loads(daemon.get("/status.json")[1])
         previews = {
-            name: preview(daemon, name, **environ) for name in ("secret-fleet", "otlp", "third-scc")
+            name: preview(daemon, name, site, **environ)
+            for name in ("secret-fleet", "otlp", "third-scc")
         }
         page, metrics = daemon.get("/")[1], daemon.get("/metrics")[1]
     finally:

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -57,10 +57,17 @@ def check(folder: Path, *sites: Path, **keys: object) -> "subprocess.CompletedPr
     given = {"name": "it", **keys}
     lines = (f"{key} = {json.dumps(value)}\n" for key, value in given.items())
     path.write_text("[[exporters]]\n" + "".join(lines))
+    return telemetryd_with(sites, "check-config", "--config", str(path))
+
+
+def telemetryd_with(
+    sites: Sequence[Path], *arguments: str, **environ: str
+) -> "subprocess.CompletedProcess[str]":
+    """The command in this process, where other distributions are installed for the moment."""
     folders = [*map(str, sites)]
     with mock.patch.object(sys, "path", [*folders, *sys.path]):
         try:
-            return telemetryd("check-config", "--config", str(path))
+            return telemetryd(*arguments, **environ)
         finally:
             for name, module in [*sys.modules.items()]:
                 if str(getattr(module, "__file__", "")).startswith(tuple(folders)):
