@@ -372,7 +372,7 @@ FAILING_PLUGIN = {
 
 @pytest.mark.parametrize(
     "document",
-    [kubeconfig(), pytest.param(user(exec=FAILING_PLUGIN), marks=pytest.mark.long)],
+    [pytest.param(kubeconfig(), marks=pytest.mark.long), user(exec=FAILING_PLUGIN)],
     ids=["unreachable server", "failing plugin"],
 )
 def test_daemon_that_can_not_get_through_yet_lives_and_stops_cleanly(

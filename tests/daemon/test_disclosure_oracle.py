@@ -4,9 +4,7 @@ Every text of every object that is read carries a sentinel, which must arrive no
 """
 
 import json
-import os
 import re
-import subprocess
 from base64 import b64decode
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -21,9 +19,8 @@ from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
 from tests.apiserver.fixtures import setting
 from tests.daemon import thirdparty
 from tests.daemon.sentinels import ASKED, BUILDERS, ESCAPE, SENTINEL, fill, spoiled
-from tests.daemon.test_plugins import install
+from tests.daemon.test_plugins import install, telemetryd_with
 from tests.gather.test_build_info import make_certificate
-from tests.support import starter
 from tests.support.daemon import Daemon
 from tests.support.embedded import NAMESPACE, SECRETS, FleetServer, serve_fleet
 from tests.support.receiver import Receiver, Request, receiving
@@ -236,17 +233,13 @@ class Arrived:
         }
 
 
-def run(*command: str, **environ: str) -> "subprocess.CompletedProcess[bytes]":
-    """`telemetryd` with these words."""
-    return starter.run(*command, env={**os.environ, **environ}, text=False)
-
-
-def preview(daemon: Daemon, name: str, **environ: str) -> tuple[bytes, str]:
+def preview(daemon: Daemon, name: str, site: Path, **environ: str) -> tuple[bytes, str]:
     """What `telemetryd payload --exporter` prints with the configuration of the daemon."""
-    done = run("payload", "--config", str(daemon.config_file), "--exporter", name, **environ)
+    words = ("payload", "--config", str(daemon.config_file), "--exporter", name)
+    done = telemetryd_with([site], *words, **environ)
     assert done.returncode == 1, done.stderr  # for some nodes can't be read
-    assert b"incomplete: nodes" in done.stderr
-    return done.stdout.removesuffix(b"\n"), done.stderr.decode()
+    assert "incomplete: nodes" in done.stderr
+    return done.stdout.removesuffix("\n").encode(), done.stderr
 
 
 def without_delivery(body: bytes) -> bytes:
@@ -352,7 +345,8 @@ def test_what_arrives_is_what_the_page_and_the_status_list(
         daemon.wait_for("something of each", arrived.look, 120)
         status = json.loads(daemon.get("/status.json")[1])
         previews = {
-            name: preview(daemon, name, **environ) for name in ("secret-fleet", "otlp", "third-scc")
+            name: preview(daemon, name, site, **environ)
+            for name in ("secret-fleet", "otlp", "third-scc")
         }
         page, metrics = daemon.get("/")[1], daemon.get("/metrics")[1]
     finally:

@@ -4,9 +4,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from unittest import mock
 
 import pytest
 
@@ -57,14 +56,14 @@ def check(folder: Path, *sites: Path, **keys: object) -> "subprocess.CompletedPr
     given = {"name": "it", **keys}
     lines = (f"{key} = {json.dumps(value)}\n" for key, value in given.items())
     path.write_text("[[exporters]]\n" + "".join(lines))
-    folders = [*map(str, sites)]
-    with mock.patch.object(sys, "path", [*folders, *sys.path]):
-        try:
-            return telemetryd("check-config", "--offline", "--config", str(path))
-        finally:
-            for name, module in [*sys.modules.items()]:
-                if str(getattr(module, "__file__", "")).startswith(tuple(folders)):
-                    del sys.modules[name]  # the next one may have a module of the same name
+    return telemetryd_with(sites, "check-config", "--offline", "--config", str(path))
+
+
+def telemetryd_with(
+    sites: Sequence[Path], *arguments: str, **environ: str
+) -> "subprocess.CompletedProcess[str]":
+    """The command where other distributions are installed for the moment."""
+    return telemetryd(*arguments, PYTHONPATH=":".join(map(str, sites)), **environ)
 
 
 def test_example_that_pip_has_installed_exports_from_a_running_daemon(

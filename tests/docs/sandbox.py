@@ -38,8 +38,8 @@ PLACES = (
 )
 """Folders of a real machine that pages speak of; each is one of the sandbox here."""
 
-RUN_S = 250.0
-_WAIT_S = 30.0
+RUN_S = 300.0
+_WAIT_S = 120.0
 _POLL_S = 0.1
 _LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "node_modules", "screenshots")
 _ENDED = re.compile(

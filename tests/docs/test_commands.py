@@ -122,7 +122,7 @@ def run(command: Command, machine: Sandbox, text: str) -> None:
     assert not missing_output(shown, said), f"{command.where}: {text}\n{said}"
 
 
-@pytest.mark.timeout(300)  # one page makes a virtual environment, which is slow on a busy machine
+@pytest.mark.timeout(900)  # one page makes a virtual environment, which is slow on a busy machine
 @pytest.mark.parametrize(
     "page",
     [
