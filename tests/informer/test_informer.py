@@ -716,7 +716,7 @@ async def test_relist_of_an_unchanged_fleet_tells_no_one(tmp_path: Path, streame
         serve(listed(filled(*"abc"), streamed)) as server,
         watching(tmp_path, server) as watched,
     ):
-        await until(lambda: server.open and watched.reader.synced)
+        await until(lambda: server.open)
         deltas, wakeups = len(watched.deltas), watched.wakeups
         await server.inject(EXPIRED)
         await until(lambda: watched.relists("expired"))
