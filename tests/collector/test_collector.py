@@ -136,10 +136,11 @@ async def test_path_that_it_does_not_serve_is_said(
 
 
 @pytest.mark.parametrize("compress", [False, True], ids=["plain", "gzip"])
+@pytest.mark.parametrize("size", [5_000, pytest.param(20_000, marks=pytest.mark.long)])
 async def test_big_fleet_arrives_up_to_the_limit_and_beyond_it_is_said(
-    program: Path, tmp_path: Path, compress: bool
+    program: Path, tmp_path: Path, compress: bool, size: int
 ) -> None:
-    unreadable = {f"things{number}.example.test": number for number in range(5_000)}
+    unreadable = {f"things{number}.example.test": number for number in range(size)}
     totals = replace(fleet().totals, unreadable=unreadable)
     payload = render(replace(fleet(), totals=totals))
     expected = sent(payload)

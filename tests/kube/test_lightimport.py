@@ -12,7 +12,7 @@ def run(code: str) -> str:
     return done.stdout.strip()
 
 
-def test_loaders_leave_nothing_behind_and_the_library_whole_for_who_imports_it_later() -> None:
+def test_loaders_leave_nothing_behind_and_use_the_library_as_it_is_once_it_is_whole() -> None:
     code = (
         "import sys, telemetryd.kube.loader as loader\n"
         "print(loader.KubeConfigLoader.__module__, loader.Configuration().verify_ssl)\n"
@@ -20,21 +20,19 @@ def test_loaders_leave_nothing_behind_and_the_library_whole_for_who_imports_it_l
         "import kubernetes_asyncio\n"
         "print(kubernetes_asyncio.client.CoreV1Api.__name__)\n"
         "print(kubernetes_asyncio.config.kube_config.ApiClient.__name__)\n"
+        "for name in [*sys.modules]:\n"
+        "    if name.startswith('telemetryd'):\n"
+        "        del sys.modules[name]\n"
+        "import telemetryd.kube.loader as again\n"
+        "print(again is loader, again.Configuration is kubernetes_asyncio.client.Configuration)\n"
     )
     assert run(code).splitlines() == [
         "kubernetes_asyncio.config.kube_config True",
         "0",
         "CoreV1Api",
         "ApiClient",
+        "False True",
     ]
-
-
-def test_library_that_is_imported_already_is_used_as_it_is() -> None:
-    code = (
-        "import kubernetes_asyncio, telemetryd.kube.loader as loader\n"
-        "print(loader.Configuration is kubernetes_asyncio.client.Configuration)\n"
-    )
-    assert run(code) == "True"
 
 
 def test_library_of_another_shape_is_imported_plainly() -> None:

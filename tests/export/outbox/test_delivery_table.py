@@ -37,7 +37,7 @@ from tests.support.receiver import (
 pytestmark = pytest.mark.anyio
 
 TIMEOUT_S = 25.0
-SHORT_TIMEOUT_S = 3.0
+SHORT_TIMEOUT_S = 6.0
 INTERVAL_S = 60.0
 HALF = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf of it"
 

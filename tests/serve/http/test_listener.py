@@ -97,7 +97,10 @@ async def test_address_with_most_connections_loses_one_not_the_address_with_few(
         assert await read_to_end(streams[0]) == b""
 
 
-async def test_probes_are_answered_while_slow_and_busy_clients_of_their_address_come_back() -> None:
+@pytest.mark.parametrize("number", [24, pytest.param(60, marks=pytest.mark.long)])
+async def test_probes_are_answered_while_slow_and_busy_clients_of_their_address_come_back(
+    number: int,
+) -> None:
     limits = ConnectionLimits(connections=16, grace_s=0.05)
     counts = {"slow": 0, "busy": 0}
 
@@ -113,7 +116,7 @@ async def test_probes_are_answered_while_slow_and_busy_clients_of_their_address_
                 counts[kind] += 1
 
     async with running(limits=limits) as served, anyio.create_task_group() as attackers:
-        for _ in range(24):
+        for _ in range(number):
             attackers.start_soon(attack, "slow")
             attackers.start_soon(attack, "busy")
         for _ in range(10):
