@@ -125,7 +125,8 @@ def test_wrong_values_fail_and_helm_names_the_key(renderer: Helm, wrong: str) ->
     with pytest.raises(HelmError) as refused:
         renderer.template(values)
     said = str(refused.value)
-    assert "/" + key.replace(".", "/") in said, said
+    place = f"/{key.replace('.', '/')}" if key else ""
+    assert f"at '{place}'" in said, said
 
 
 def test_images_come_from_the_registry_that_rancher_sets(renderer: Helm) -> None:
