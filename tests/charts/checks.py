@@ -1,6 +1,5 @@
 """What must hold of everything that the chart renders, whatever the values are."""
 
-import json
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any, Final
 
 from telemetryd.config import Config, load_config
 from telemetryd.doctor.access import Access, SecretTarget, needed_access, needs_of, plan_of
-from tests.apiserver.admin import Object, Objects
+from tests.apiserver.admin import Objects
 from tests.charts.helm import NAMESPACE, RELEASE, container_of, find, toml_of
 from tests.deploy.rights import granted
 
@@ -168,8 +167,3 @@ def port_of(url: str) -> int:
 def _urls(exporters: Iterable[Any]) -> list[str]:
     found = (getattr(each, "url", None) or getattr(each, "endpoint", None) for each in exporters)
     return [url for url in found if url]
-
-
-def without_changing(obj: Object) -> str:
-    """An object as text, to compare."""
-    return json.dumps(obj, sort_keys=True)

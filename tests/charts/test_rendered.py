@@ -10,7 +10,6 @@ import pytest
 
 from telemetryd import __version__
 from telemetryd.config import FileExporterConfig, HttpExporterConfig, SecretExporterConfig
-from tests.apiserver.admin import Objects
 from tests.charts.checks import check, config_of, environ_of
 from tests.charts.conftest import BOTH
 from tests.charts.helm import Helm, HelmError, container_of, example, find, toml_of
@@ -22,10 +21,6 @@ pytestmark = BOTH
 
 EVERYTHING: dict[str, Any] = {"persistence": {"accessMode": "ReadWriteMany"}}
 """What the examples need to go together: a volume that both replicas can mount."""
-
-
-def container_env(objects: Objects) -> list[str]:
-    return [each["name"] for each in container_of(objects)["env"]]
 
 
 def test_default_values_are_right_and_ask_for_what_the_base_of_deploy_does(
@@ -130,7 +125,8 @@ def test_wrong_values_fail_and_helm_names_the_key(renderer: Helm, wrong: str) ->
     with pytest.raises(HelmError) as refused:
         renderer.template(values)
     said = str(refused.value)
-    assert "/" + key.replace(".", "/") in said, said
+    place = f"/{key.replace('.', '/')}" if key else ""
+    assert f"at '{place}'" in said, said
 
 
 def test_images_come_from_the_registry_that_rancher_sets(renderer: Helm) -> None:

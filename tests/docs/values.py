@@ -154,26 +154,30 @@ def _or_default(schema: Schema) -> Schema:
 
 def _by_name(kind: Variants) -> Schema:
     """Exporters as a map: `null` removes one, and plug-ins bring types of their own."""
-    types = [variant.type for variant in kind.variants]
     return {
         "type": "object",
-        "propertyNames": {"pattern": f"^{_LABEL}$"},
-        "additionalProperties": {
-            "type": ["object", "null"],
-            "required": [kind.discriminator],
-            "properties": {kind.discriminator: {"type": "string", "minLength": 1}},
-            "allOf": [
-                {
-                    "if": {
-                        "type": "object",
-                        "required": [kind.discriminator],
-                        "properties": {kind.discriminator: {"const": name}},
-                    },
-                    "then": {"$ref": f"#/definitions/exporter-{name}"},
-                }
-                for name in types
-            ],
-        },
+        "additionalProperties": False,
+        "patternProperties": {f"^{_LABEL}$": _of_exporter(kind)},
+    }
+
+
+def _of_exporter(kind: Variants) -> Schema:
+    types = [variant.type for variant in kind.variants]
+    return {
+        "type": ["object", "null"],
+        "required": [kind.discriminator],
+        "properties": {kind.discriminator: {"type": "string", "minLength": 1}},
+        "allOf": [
+            {
+                "if": {
+                    "type": "object",
+                    "required": [kind.discriminator],
+                    "properties": {kind.discriminator: {"const": name}},
+                },
+                "then": {"$ref": f"#/definitions/exporter-{name}"},
+            }
+            for name in types
+        ],
     }
 
 
