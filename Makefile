@@ -140,7 +140,7 @@ screenshots: $(VENV)/.dev ## leave pictures of the status page in every state in
 	@SCREENSHOTS=screenshots $(BIN)/pytest -q tests/browser
 
 .PHONY: docs
-docs: $(VENV)/.dev ## make the references of configuration, metrics and what is collected, in docs/
+docs: $(VENV)/.dev ## make what is made of the code: references in docs/, config.schema.json, completion, man page
 	@$(BIN)/python -m tests.docs.generate
 
 .PHONY: check
