@@ -152,7 +152,7 @@ def test_start_with_unusable_files_exits_78_and_names_them(
     daemon = Daemon(tmp_path, kubeconfig, keys(pair))
     assert daemon.process.wait(timeout=60) == 78
     assert told.format(tmp_path) in daemon.log()
-    assert f"{daemon.config_file}: server.tls_cert_file" in daemon.log()
+    assert re.search(rf"{daemon.config_file}:\d+: server.tls_cert_file", daemon.log())
     assert "Traceback" not in daemon.log()
 
 
