@@ -144,7 +144,7 @@ screenshots: $(VENV)/.dev ## leave pictures of the status page in every state in
 	@SCREENSHOTS=screenshots $(BIN)/pytest -q tests/browser
 
 .PHONY: docs
-docs: $(VENV)/.dev ## make the references in docs/, and the chart's schema of values and copies of deploy/monitoring
+docs: $(VENV)/.dev ## make what is made of the code: references, config.schema.json, completion, man page, the chart's copies
 	@$(BIN)/python -m tests.docs.generate
 
 .PHONY: check

@@ -23,7 +23,7 @@ from telemetryd.config import (
     find_control_socket,
     read_switches,
 )
-from telemetryd.errors import NoDaemon, SpoolError, TelemetrydError
+from telemetryd.errors import ConfigError, NoDaemon, SpoolError, TelemetrydError
 
 if TYPE_CHECKING:
     from telemetryd.daemon.preview import Collected, Preview
@@ -84,7 +84,11 @@ def _configure_logging(config: Config) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the daemon in the foreground."""
+    """Run the daemon in the foreground.
+
+    Raises:
+        ConfigError: It can't be started with this configuration.
+    """
     source = source_of(options)
     file = source.read()
     config = source.parse(file)
@@ -106,7 +110,10 @@ def run(options: argparse.Namespace) -> int:
             dry_run=options.dry_run,
         )
 
-    anyio.run(run, backend_options={"loop_factory": PromptLoop})
+    try:
+        anyio.run(run, backend_options={"loop_factory": PromptLoop})
+    except ConfigError as error:
+        raise ConfigError(*(file.locate(each) for each in error.problems)) from error
     return 0
 
 

@@ -136,7 +136,7 @@ def test_reload_says_what_changed(commanded: Commanded) -> None:
 @pytest.mark.parametrize(
     ("config", "top_level", "part"),
     [
-        (EXPORTERS + "interval = 'often'", TOP_LEVEL, ".interval: is"),
+        (EXPORTERS + "interval = 'often'", TOP_LEVEL, "exporters.off.interval: "),
         (EXPORTERS, "log_level = \n", "isn't valid TOML"),
         (EXPORTERS, "state_dir = '/elsewhere'\n" + TOP_LEVEL, "state_dir"),
     ],
