@@ -165,6 +165,7 @@ def test_cache_that_never_synced_exits_1(tmp_path: Path) -> None:
         assert "syncing" in status
 
 
+@pytest.mark.long
 def test_cache_kept_in_the_dark_differs(server: FleetServer, tmp_path: Path) -> None:
     with (
         blind_proxy(tmp_path, server.kubeconfig) as blind,

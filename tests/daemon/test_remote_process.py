@@ -89,6 +89,7 @@ async def test_payloads_and_metrics_arrive_once_however_often_the_daemon_starts(
     assert b"telemetryd.fleet.nodes" in collector.requests[0].body
 
 
+@pytest.mark.long
 async def test_what_was_refused_waits_on_disk_and_is_shown(
     tmp_path: Path, server: FleetServer
 ) -> None:

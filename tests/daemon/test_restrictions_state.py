@@ -117,6 +117,7 @@ def test_state_folder_that_is_a_file_keeps_all_off(tmp_path: Path, receivers: Re
     assert receivers.fields() == {}
 
 
+@LONG
 @pytest.mark.parametrize("damages", GROUPS)
 def test_damaged_spool_file_is_one_error_and_never_leaves(
     tmp_path: Path, receivers: Receivers, damages: tuple[str, ...]

@@ -272,6 +272,7 @@ def test_damaged_file_permits_nothing_at_a_reload_by_hand(bench: Bench) -> None:
     reload_by_hand(bench, {"signal": damages[::2], "control": damages[1::2]})
 
 
+@pytest.mark.long
 def test_damaged_file_permits_nothing_where_changes_are_noticed(bench: Bench, kind: str) -> None:
     watch_file(bench, own_part(bench, kind))
 

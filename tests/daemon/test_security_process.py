@@ -205,6 +205,7 @@ def test_reload_changes_who_may_look_and_a_bad_file_changes_nothing(
         assert get(daemon, "/metrics") == 200
 
 
+@pytest.mark.long
 def test_tokens_let_no_one_in_while_the_api_server_is_away(
     authority: Authority, kubeconfig: Path, tmp_path: Path
 ) -> None:

@@ -44,7 +44,6 @@ SCRIPTS = frozenset({"make-prometheusrule"})
 QUICK = frozenset(
     {
         "benchmarks/README.md",
-        "docs/commands.md",
         "docs/configuration.md",
         "docs/metrics.md",
         "docs/monitoring.md",
