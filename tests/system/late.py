@@ -222,11 +222,12 @@ def receiving(token: Path) -> Iterator[Receiver]:
             thread.join()
 
 
-def until(what: str, probe: Callable[[], Any], *, every_s: float = 0.1) -> Any:
-    deadline_s = time.monotonic() + WITHIN_S
+def until(what: str, probe: Callable[[], Any]) -> Any:
+    deadline_s, pause_s = time.monotonic() + WITHIN_S, 0.05
     while time.monotonic() < deadline_s:
         found = probe()
         if found is not None:
             return found
-        time.sleep(every_s)
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 1.2, 0.3)
     raise AssertionError(f"{what}: waited {WITHIN_S} s")

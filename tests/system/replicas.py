@@ -165,11 +165,12 @@ class Crew:
 
     def until(self, what: str, probe: Callable[[], T | None], within_s: float) -> T:
         """The first result of the probe that isn't None."""
-        deadline_s = time.monotonic() + within_s
+        deadline_s, pause_s = time.monotonic() + within_s, 0.05
         while time.monotonic() < deadline_s:
             found = probe()
             if found is not None:
                 return found
-            time.sleep(0.05)
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 1.2, 0.3)  # each look costs up to three daemons as much
         logs = "\n".join(replica.daemon.log()[-1500:] for replica in self.replicas)
         raise AssertionError(f"{what}: waited {within_s} s\n{logs}")
