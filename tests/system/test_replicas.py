@@ -70,15 +70,19 @@ def names_leader(standby: Replica, name: str) -> bool:
     return str(standby.daemon.exporter("scc")["detail"]).startswith(f"{name}_")
 
 
+def agreed(crew: Crew) -> Replica | None:
+    """The leader, once its metric says so, and all others' that they are none and who it is."""
+    leader = next((replica for replica in crew.replicas if replica.leading()), None)
+    if leader is None or not all(names_leader(each, leader.name) for each in crew.others(leader)):
+        return None
+    series = 'telemetryd_leader{name="telemetryd"}'
+    said = [replica.daemon.metric(series) == (replica is leader) for replica in crew.replicas]
+    return leader if all(said) else None
+
+
 def test_never_two_writers_whatever_befalls_the_leader(crew: Crew, admin: Admin) -> None:
-    first = crew.leader(within_s=30)
+    first = crew.until("a leader on whom all agree", partial(agreed, crew), 60)
     standbys = crew.others(first)
-    for replica in standbys:
-        replica.daemon.wait_for(
-            "the leader's name", partial(names_leader, replica, first.name), timeout_s=30
-        )
-        assert replica.daemon.metric('telemetryd_leader{name="telemetryd"}') == 0
-    assert first.daemon.metric('telemetryd_leader{name="telemetryd"}') == 1
     begun_under = first.epoch()
     lists = {replica.name: replica.lists() for replica in standbys}
 
