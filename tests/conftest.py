@@ -36,7 +36,7 @@ LONGEST = (
     "tests/system/test_replicas.py",
     "tests/daemon/test_secrets_process.py",
     "tests/system/test_rancher_serves.py",
-    "tests/test_cli.py",
+    "tests/cli/test_commands.py",
     "tests/daemon/test_disclosure_oracle.py",
     "tests/system/test_opt_out_replicas.py",
     "tests/system/test_request_targets.py",

@@ -17,9 +17,9 @@ from jsonschema import Draft202012Validator
 
 from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
 from tests.apiserver.fixtures import setting
+from tests.config.test_plugins import install, telemetryd_with
 from tests.daemon import thirdparty
 from tests.daemon.sentinels import ASKED, BUILDERS, ESCAPE, SENTINEL, fill, spoiled
-from tests.daemon.test_plugins import install, telemetryd_with
 from tests.gather.test_build_info import make_certificate
 from tests.support.daemon import Daemon
 from tests.support.embedded import NAMESPACE, SECRETS, FleetServer, serve_fleet

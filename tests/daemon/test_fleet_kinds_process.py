@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tests.apiserver.fixtures import rancher_cluster, rancher_node
+from tests.cli.test_commands import telemetryd
 from tests.support.daemon import Daemon
 from tests.support.embedded import FleetServer, serve_fleet
-from tests.test_cli import telemetryd
 
 NODES = "nodes.management.cattle.io"
 CLUSTERS = "clusters.management.cattle.io"

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from telemetryd.gather.requests import SECRET_REQUESTS
+from tests.cli.test_commands import telemetryd
+from tests.config.test_plugins import install
 from tests.daemon.hugerequests import HugeRequests
-from tests.daemon.test_plugins import install
 from tests.support import starter
 from tests.support.daemon import Daemon
 from tests.support.embedded import serve_fleet
-from tests.test_cli import telemetryd
 
 MIB = b"x" * 2**20
 PEAK_AT_MOST_MIB = 100

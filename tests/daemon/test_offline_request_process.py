@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.apiserver.fixtures import rancher_node, setting
+from tests.cli.test_commands import telemetryd, telemetryd_process
 from tests.support.daemon import free_port
 from tests.support.embedded import FleetServer, serve_fleet
 from tests.system.offlinerequest import RELEASES, read_offline_request, without_time
-from tests.test_cli import telemetryd, telemetryd_process
 
 SETTINGS = "settings.management.cattle.io"
 NODES = "nodes.management.cattle.io"

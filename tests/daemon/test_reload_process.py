@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
+from tests.cli.test_commands import telemetryd
 from tests.support.daemon import TOP_LEVEL, Daemon
 from tests.support.embedded import FleetServer, serve_fleet
-from tests.test_cli import telemetryd
 
 ON_CHANGE = TOP_LEVEL + "reload_on_change = true\n"
 

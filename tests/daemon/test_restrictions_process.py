@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.test_commands import telemetryd
 from tests.support.control import ctl
 from tests.support.daemon import Daemon
 from tests.support.embedded import FleetServer, serve_fleet
-from tests.test_cli import telemetryd
 
 SCC = '[[exporters]]\nname = "scc"\ntype = "secret"\ninterval = "1s"\n'
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.test_commands import telemetryd
 from tests.serve.guarded import SecretVolume, client_side, der
 from tests.support.certificates import Authority, Pair
 from tests.support.daemon import Daemon
-from tests.test_cli import telemetryd
 
 TOKEN = "s3cret.of.prometheus"
 EXPORTERS = "exporters = []\n"

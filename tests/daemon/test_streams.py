@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from tests.apiserver.fixtures import rancher_node
+from tests.cli.test_commands import telemetryd
 from tests.support.control import running
 from tests.support.embedded import serve_fleet
-from tests.test_cli import telemetryd
 
 NODES = "nodes.management.cattle.io"
 EXPORTER = """

@@ -1,202 +1,187 @@
-"""The server as such: discovery, authentication, TLS, versions, and coming back."""
+"""The demo's API server: what the daemon reads and writes there."""
 
-import ssl
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
-from pathlib import Path
+from collections.abc import AsyncIterator
+from random import Random
+from typing import Any
 
 import aiohttp
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
-from tests.apiserver.double.apiserver import ApiServer, ServerOptions
-from tests.demo.client import SECRETS, SETTINGS, Api, new_server, setting
+from telemetryd.demo.apiserver import serve
+from telemetryd.demo.objects import MOST_CHANGES, ObjectStore
+from tests.apiserver.double.client import SECRETS, SETTINGS, Api, b64, fixed_now, secret, setting
 
 pytestmark = pytest.mark.anyio
 
-MANAGEMENT = "/apis/management.cattle.io/v3"
+TOKEN = "demo"
+REQUEST = "/apis/telemetry.cattle.io/v1/secretrequests/asked"
 
 
-async def test_discovery_lists_what_is_served(api: Api) -> None:
-    assert (await api.get("/api")).body["versions"] == ["v1"]
+@pytest.fixture
+def store() -> ObjectStore:
+    store = ObjectStore(now=fixed_now, rng=Random(7))
+    store.put({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}})
+    return store
+
+
+@pytest.fixture
+async def api(anyio_backend: str, store: ObjectStore) -> AsyncIterator[Api]:
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    async with serve(store, TOKEN) as url, aiohttp.ClientSession(headers=headers) as session:
+        yield Api(session, url)
+
+
+def owners(obj: dict[str, Any]) -> dict[str, Any]:
+    return {each["manager"]: each["fieldsV1"] for each in obj["metadata"]["managedFields"]}
+
+
+async def test_documents_say_what_is_served(api: Api) -> None:
+    assert (await api.get("/version")).body["gitVersion"].startswith("v1.")
+    assert (await api.get("/rancherversion")).body["Version"].startswith("v2.")
     groups = (await api.get("/apis")).body["groups"]
-    assert {group["name"] for group in groups} == {
-        "management.cattle.io",
-        "telemetry.cattle.io",
-    }
-    assert (await api.get("/apis/telemetry.cattle.io")).body["kind"] == "APIGroup"
-    core = (await api.get("/api/v1")).body["resources"]
-    assert [row["name"] for row in core] == [
-        "namespaces",
-        "namespaces/status",
-        "nodes",
-        "nodes/status",
-        "secrets",
-    ]
-    management = (await api.get(MANAGEMENT)).body
-    assert management["groupVersion"] == "management.cattle.io/v3"
-    assert {row["name"]: row["namespaced"] for row in management["resources"]} == {
-        "clusters": False,
-        "nodes": True,
-        "settings": False,
-        "features": False,
-        "projects": True,
-    }
-    requests = (await api.get("/apis/telemetry.cattle.io/v1")).body["resources"]
-    assert requests[1]["verbs"] == ["get", "patch"]
+    assert [each["name"] for each in groups] == ["management.cattle.io", "telemetry.cattle.io"]
+    found = (await api.get("/apis/management.cattle.io/v3")).body["resources"]
+    assert {"clusters", "nodes", "settings", "features", "projects"} <= {e["name"] for e in found}
+    assert (await api.get("/apis/management.cattle.io/v9")).code == 404
+    assert (await api.get("/apis/management.cattle.io/v3/tokens")).code == 404
 
 
-@pytest.mark.parametrize(
-    ("path", "plain"),
-    [
-        ("/nothing", True),
-        ("/apis/foo.io", True),
-        ("/apis/foo.io/v1", True),
-        ("/apis/foo.io/v1/bars", True),
-        (f"{MANAGEMENT}/bars", True),
-        ("/apis/management.cattle.io/v9/clusters", True),
-        (f"{MANAGEMENT}/namespaces/x/clusters", True),
-        (f"{MANAGEMENT}/nodes/x", True),
-        ("/api/v1/foos", False),
-        ("/api/v1/namespaces/x/foos/y", False),
-        (f"{SECRETS}/a/status", False),
-        (f"{SECRETS}/a/b/c", False),
-        (f"{MANAGEMENT}/clusters/c/status", False),
-    ],
-)
-async def test_unknown_path_is_not_found_in_the_real_form(api: Api, path: str, plain: bool) -> None:
-    answer = await api.get(path)
-    assert answer.code == 404
-    if plain:
-        assert answer.body == "404 page not found\n"
-    else:
-        assert answer.body["reason"] == "NotFound"
-
-
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("POST", f"{SECRETS}/a"),
-        ("POST", "/api/v1/secrets"),
-        ("PUT", SECRETS),
-        ("PATCH", SECRETS),
-        ("DELETE", SECRETS),
-        ("PUT", f"{SECRETS}/a"),
-        ("POST", "/apis"),
-    ],
-)
-async def test_wrong_method_is_not_allowed(api: Api, method: str, path: str) -> None:
-    answer = await api.request(method, path, {})
-    assert (answer.code, answer.body["reason"]) == (405, "MethodNotAllowed")
-
-
-async def test_version_and_health(api: Api) -> None:
-    version = (await api.get("/version")).body
-    assert (version["gitVersion"], version["minor"]) == ("v1.34.1", "34")
-    for path in ("/readyz", "/livez", "/healthz"):
-        assert (await api.get(path)).body == "ok"
-
-
-async def test_rancher_version_is_json_under_another_name(api: Api) -> None:
-    async with api.session.get(f"{api.url}/rancherversion") as response:
-        assert response.content_type == "text/plain"
-        body = await response.json(content_type=None)
-    assert body == {"Version": "v2.15.0", "GitCommit": "59bd052e", "RancherPrime": "true"}
-
-
-async def test_plain_kubernetes_has_no_rancher_version() -> None:
-    server = new_server(rancher_version=None)
-    async with server.serve() as endpoint, aiohttp.ClientSession() as session:
-        assert (await Api(session, endpoint.url).get("/rancherversion")).code == 404
-
-
-async def test_token_decides_who_sees_what() -> None:
-    server = new_server(token="right")
-    async with server.serve() as endpoint, aiohttp.ClientSession() as session:
-        api = Api(session, endpoint.url)
-
-        async def get(path: str, token: str | None) -> tuple[int, str]:
-            headers = {"Authorization": f"Bearer {token}"} if token else {}
-            answer = await api.request("GET", path, headers=headers)
-            return answer.code, answer.body["message"] if answer.code >= 400 else ""
-
-        assert await get(SECRETS, "right") == (200, "")
-        assert await get(SECRETS, "wrong") == (401, "Unauthorized")
-        assert await get("/version", "wrong") == (401, "Unauthorized")
-        assert await get("/version", None) == (200, "")
-        assert await get("/rancherversion", None) == (200, "")
-        for path in ("/api", "/nothing", SETTINGS, f"{SECRETS}/a"):
-            assert await get(path, None) == (
-                403,
-                f'forbidden: User "system:anonymous" cannot get path "{path}"',
-            )
-
-
-async def test_tls_serves_under_the_given_certificate(tmp_path: Path) -> None:
-    certificate = self_signed(tmp_path)
-    server = new_server(certificate=certificate)
-    context = ssl.create_default_context(cafile=certificate[0])
-    async with server.serve() as endpoint, aiohttp.ClientSession() as session:
-        assert endpoint.url == f"https://127.0.0.1:{endpoint.port}"
-        async with session.get(f"{endpoint.url}/readyz", ssl=context) as response:
-            assert await response.text() == "ok"
-
-
-async def test_server_that_comes_back_on_its_port_has_its_objects(server: ApiServer) -> None:
-    async with server.serve() as endpoint:
-        server.put_object(setting("a"))
-        port = endpoint.port
-    async with server.serve(port) as endpoint, aiohttp.ClientSession() as session:
-        assert endpoint.port == port
-        assert (await Api(session, endpoint.url).get(SETTINGS)).names == ["a"]
-
-
-async def test_leaving_ends_open_watches_at_once(server: ApiServer) -> None:
+async def test_request_without_the_token_is_refused_but_for_the_versions(api: Api) -> None:
     async with aiohttp.ClientSession() as session:
-        async with server.serve() as endpoint:
-            response = await session.get(f"{endpoint.url}{SETTINGS}?watch=1")
-        # A clean end: what is left open is cut off in the middle after a second.
-        assert await response.content.read() == b""
+        stranger = Api(session, api.url)
+        assert (await stranger.get(SETTINGS)).code == 401
+        assert (await stranger.get("/rancherversion")).code == 200
 
 
-@pytest.mark.parametrize(
-    "options", [{"bookmark_interval_s": 0.0}, {"fresh_wait_s": -1.0}, {"history_events": 0}]
-)
-async def test_options_without_sense_are_refused(options: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="must be"):
-        ServerOptions(**options)  # type: ignore[arg-type]
+async def test_list_comes_in_pages_of_one_revision(api: Api, store: ObjectStore) -> None:
+    for name in "cab":
+        store.put(setting(name))
+    first = await api.get(SETTINGS, limit="2")
+    store.put(setting("late"))
+    token = first.body["metadata"]["continue"]
+    second = await api.get(SETTINGS, limit="2", **{"continue": token})
+    assert (first.names, second.names) == (["a", "b"], ["c", "late"])
+    assert first.revision == second.revision
+    assert "continue" not in second.body["metadata"]
 
 
-def self_signed(folder: Path) -> tuple[Path, Path]:
-    """PEM files of a certificate for 127.0.0.1 and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "demo")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]),
-            critical=False,
-        )
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    chain, private = folder / "tls.crt", folder / "tls.key"
-    chain.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    private.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    return chain, private
+async def test_list_is_of_one_namespace_or_one_name_where_that_is_asked(
+    api: Api, store: ObjectStore
+) -> None:
+    store.put(secret("here", metadata={"namespace": "default"}))
+    store.put(secret("there", metadata={"namespace": "other"}))
+    store.put(setting("one"))
+    store.put(setting("two"))
+    assert (await api.get(SECRETS)).names == ["here"]
+    assert (await api.get("/api/v1/secrets")).names == ["here", "there"]
+    assert (await api.get(SETTINGS, fieldSelector="metadata.name=two")).names == ["two"]
+    assert (await api.get(SETTINGS, fieldSelector="value=x")).code == 400
+
+
+async def test_watch_with_initial_events_ends_the_list_and_goes_on(
+    api: Api, store: ObjectStore
+) -> None:
+    store.put(setting("before"))
+    options = {"sendInitialEvents": "true", "allowWatchBookmarks": "true"}
+    async with api.watch(SETTINGS, **options) as watch:
+        assert await watch.take(1) == [("ADDED", "before")]
+        bookmark = await watch.next()
+        assert bookmark is not None
+        assert bookmark["object"]["metadata"]["annotations"] == {
+            "k8s.io/initial-events-end": "true"
+        }
+        store.put(setting("after"))
+        store.put(setting("before", "changed"))
+        store.put(secret("else", metadata={"namespace": "default"}))
+        store.remove(setting("after"))
+        assert await watch.take(3) == [
+            ("ADDED", "after"),
+            ("MODIFIED", "before"),
+            ("DELETED", "after"),
+        ]
+
+
+async def test_watch_goes_on_after_a_revision_and_ends_at_its_timeout(
+    api: Api, store: ObjectStore
+) -> None:
+    store.put(setting("seen"))
+    revision = str(store.revision)
+    store.put(setting("unseen"))
+    async with api.watch(SETTINGS, resourceVersion=revision, timeoutSeconds="1") as watch:
+        assert [each["object"]["metadata"]["name"] for each in await watch.rest()] == ["unseen"]
+
+
+async def test_watch_from_before_what_is_kept_has_expired(api: Api, store: ObjectStore) -> None:
+    revision = str(store.revision)
+    for number in range(MOST_CHANGES + 1):
+        store.put(setting(f"s{number}"))
+    async with api.watch(SETTINGS, resourceVersion=revision) as watch:
+        (event,) = await watch.rest()
+    assert (event["type"], event["object"]["code"]) == ("ERROR", 410)
+
+
+async def test_apply_owns_its_fields_and_takes_away_what_it_no_longer_says(api: Api) -> None:
+    path = f"{SECRETS}/s"
+    config = secret(metadata={"annotations": {"a": "1"}}, data={"payload": b64("x")})
+    config["metadata"]["namespace"] = "default"
+    made = await api.apply(path, config)
+    assert owners(made.body)["telemetryd"] == {
+        "f:metadata": {"f:annotations": {"f:a": {}}},
+        "f:data": {"f:payload": {}},
+    }
+    again = await api.apply(path, config)
+    assert again.revision == made.revision
+    await api.merge(path, {"metadata": {"annotations": {"theirs": "2"}}, "data": {"own": b64("y")}})
+    bare = secret(metadata={"namespace": "default"})
+    kept = (await api.apply(path, bare)).body
+    assert kept["data"] == {"own": b64("y")}
+    assert kept["metadata"]["annotations"] == {"theirs": "2"}
+    assert owners(kept) == {}
+
+
+async def test_two_appliers_each_own_what_they_said(api: Api) -> None:
+    path = f"{SECRETS}/s"
+    config = secret(metadata={"namespace": "default"}, data={"payload": b64("x")})
+    await api.apply(path, config)
+    both = await api.apply(path, config, "someone")
+    assert set(owners(both.body)) == {"telemetryd", "someone"}
+
+
+async def test_apply_into_a_missing_namespace_is_refused(api: Api) -> None:
+    config = secret(metadata={"namespace": "nowhere"})
+    assert (await api.apply("/api/v1/namespaces/nowhere/secrets/s", config)).code == 404
+
+
+async def test_writes_require_the_state_that_they_name(api: Api, store: ObjectStore) -> None:
+    store.put(secret(metadata={"namespace": "default"}))
+    path, old = f"{SECRETS}/s", {"resourceVersion": "1"}
+    assert (await api.merge(path, {"metadata": old})).code == 409
+    assert (await api.delete(path, {"preconditions": {"uid": "another"}})).code == 409
+    config = secret(metadata={"namespace": "default", **old})
+    assert (await api.apply(path, config)).code == 409
+    assert (await api.apply(f"{SECRETS}/new", secret("new", metadata={"uid": "u"}))).code == 409
+    now = (await api.get(path)).body["metadata"]
+    wanted = {"preconditions": {"uid": now["uid"], "resourceVersion": now["resourceVersion"]}}
+    assert (await api.delete(path, wanted)).code == 200
+    assert (await api.get(path)).code == 404
+
+
+async def test_patch_of_a_status_changes_nothing_else(api: Api, store: ObjectStore) -> None:
+    request = {"apiVersion": "telemetry.cattle.io/v1", "kind": "SecretRequest"}
+    store.put({**request, "metadata": {"name": "asked"}, "spec": {"secretType": "scc"}})
+    patch = {"status": {"lastSyncTS": "now", "conditions": []}, "spec": {"secretType": "other"}}
+    patched = await api.merge(f"{REQUEST}/status", patch)
+    assert patched.body["status"] == patch["status"]
+    assert patched.body["spec"] == {"secretType": "scc"}
+    without = await api.merge(f"{REQUEST}/status", {"status": {"lastSyncTS": None}})
+    assert without.body["status"] == {"conditions": []}
+
+
+async def test_what_the_demo_cannot_do_is_refused(api: Api, store: ObjectStore) -> None:
+    store.put(secret(metadata={"namespace": "default"}))
+    path = f"{SECRETS}/s"
+    assert (await api.merge(path, {}, dryRun="All")).code == 400
+    assert (await api.post(SECRETS, secret("t"))).code == 405
+    assert (await api.request("PATCH", path, {})).code == 415
+    headers = {"Content-Type": "application/merge-patch+json"}
+    assert (await api.request("PATCH", path, b"no json", headers=headers)).code == 400

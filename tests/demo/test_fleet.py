@@ -7,9 +7,9 @@ import pytest
 from telemetryd.demo.catalogue import PRIVATE_MARK
 from telemetryd.demo.fleet import LOCAL_NODES, Fleet
 from tests.apiserver.double.apiserver import ApiServer
+from tests.apiserver.double.client import fixed_now, new_server
 from tests.apiserver.double.fleets import populate, run_churn, take_step
 from tests.apiserver.double.resources import resource_of
-from tests.demo.client import fixed_now, new_server
 
 NODES = "nodes.management.cattle.io"
 CLUSTERS = "clusters.management.cattle.io"

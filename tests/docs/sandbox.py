@@ -17,13 +17,13 @@ from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from pathlib import Path
 
+from tests.cli.test_commands import telemetryd
 from tests.docs.markdown import ROOT
 from tests.support.daemon import free_port
 from tests.support.embedded import FleetServer, serve_fleet
 from tests.support.receiver import Verdict, receiving_in_threads
 from tests.support.starter import shell_command
 from tests.support.waiting import until
-from tests.test_cli import telemetryd
 
 PORT = "10464"
 SERVER = "https://10.0.0.1:6443"

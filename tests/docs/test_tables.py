@@ -12,11 +12,11 @@ from telemetryd.errors import Reason
 from telemetryd.model import ExporterState
 from telemetryd.serve.metrics.families import FAMILIES
 from telemetryd.serve.page.disclosure import NEVER_READ
+from tests.cli.test_commands import telemetryd
 from tests.docs.markdown import ROOT
 from tests.serve.page.test_disclosure import leaves
 from tests.support.daemon import free_port
 from tests.support.embedded import serve_fleet
-from tests.test_cli import telemetryd
 
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 

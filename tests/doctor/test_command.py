@@ -17,10 +17,10 @@ from tests.apiserver.crds import SETTINGS, collection
 from tests.apiserver.denials import quota, webhook
 from tests.apiserver.fixtures import setting
 from tests.apiserver.process import ApiServer
+from tests.cli.test_commands import telemetryd, telemetryd_process
 from tests.deploy.installed import ensure_namespace
 from tests.doctor.test_examine import PAYLOAD
 from tests.support.daemon import free_port
-from tests.test_cli import telemetryd, telemetryd_process
 
 Command = Callable[..., "CompletedProcess[str]"]
 NAMESPACE = "doctor"

@@ -13,9 +13,9 @@ from tests.apiserver.crds import REGISTRATIONS, SETTINGS, collection, create_crd
 from tests.apiserver.fixtures import SENTINEL, setting
 from tests.apiserver.process import ApiServer
 from tests.apiserver.registrations import NAME, PATH, failed, put, registration
+from tests.cli.test_commands import telemetryd
 from tests.support.daemon import Daemon
 from tests.system.scc import NAMESPACE, Scc
-from tests.test_cli import telemetryd
 
 DAY_S = 86400.0
 CONFIG = f"""

@@ -7,6 +7,7 @@ from tests.apiserver.admin import Admin
 from tests.apiserver.crds import SETTINGS, collection
 from tests.apiserver.fixtures import setting
 from tests.apiserver.process import ApiServer
+from tests.cli.test_commands import telemetryd
 from tests.support.daemon import Daemon
 from tests.system.offlinerequest import read_offline_request, without_time
 from tests.system.requests import RequestDaemon, exporters, shown, wait_served
@@ -25,7 +26,6 @@ from tests.system.scc import (
     demand_what_the_operator_needs,
     recorded,
 )
-from tests.test_cli import telemetryd
 
 BURST_S = 6.0
 EDITS_PER_S = 10

@@ -37,7 +37,7 @@ from telemetryd.export.outbox.spool import (
 from telemetryd.model import Delivery, ExporterState, Payload
 from tests.export.doubles import always, spec
 from tests.export.outbox.bench import REFUSED, Bench
-from tests.export.sinks.test_file_faults import outcome, quick_folder, seen_with_mounts
+from tests.export.sinks.test_snapshots import outcome, quick_folder, seen_with_mounts
 from tests.support.receiver import Request, Writer, receiving, status
 
 pytestmark = pytest.mark.anyio

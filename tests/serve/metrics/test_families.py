@@ -1,7 +1,7 @@
 """Whole scrapes, compared with those that an earlier version gave; the fleet in ``/metrics``.
 
 A difference is a change of what operators see. To accept one, write the files anew:
-``python -m tests.serve.metrics.test_fleet_metrics``.
+``python -m tests.serve.metrics.test_families``.
 """
 
 from dataclasses import replace

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.apiserver.double.apiserver import ApiServer
-from tests.demo.client import SECRETS, SETTINGS, Answer, Api, b64, secret, setting
+from tests.apiserver.double.client import SECRETS, SETTINGS, Answer, Api, b64, secret, setting
 
 pytestmark = pytest.mark.anyio
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.apiserver.fixtures import core_node, setting
+from tests.cli.test_commands import telemetryd, telemetryd_process
 from tests.support.daemon import Daemon
 from tests.support.embedded import FleetServer, serve_fleet
-from tests.test_cli import telemetryd, telemetryd_process
 
 SETTINGS = "settings.management.cattle.io"
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.test_commands import telemetryd
 from tests.support.control import EXPORTERS, assert_refused, blind_proxy, ctl, running
 from tests.support.daemon import Daemon
 from tests.support.embedded import FleetServer, serve_fleet
 from tests.support.locks import OTHER_USER, holding
-from tests.test_cli import telemetryd
 
 NODES = "nodes.management.cattle.io"
 SETTINGS = "settings.management.cattle.io"

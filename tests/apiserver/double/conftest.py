@@ -6,7 +6,7 @@ import aiohttp
 import pytest
 
 from tests.apiserver.double.apiserver import ApiServer
-from tests.demo.client import Api, new_server
+from tests.apiserver.double.client import Api, new_server
 
 
 @pytest.fixture

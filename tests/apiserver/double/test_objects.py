@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.apiserver.double.client import secret, setting
 from tests.apiserver.double.objects import ObjectStore, ObjectTable, StoredObject
 from tests.apiserver.double.resources import RESOURCES, SECRETS, SETTINGS
-from tests.demo.client import secret, setting
 
 
 def new_store(history_events: int = 1000) -> ObjectStore:

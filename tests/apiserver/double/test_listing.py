@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from tests.apiserver.double.apiserver import ApiServer
-from tests.demo.client import SECRETS, SETTINGS, Api, secret, setting
+from tests.apiserver.double.client import SECRETS, SETTINGS, Api, secret, setting
 
 pytestmark = pytest.mark.anyio
 

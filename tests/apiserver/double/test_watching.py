@@ -7,7 +7,7 @@ import anyio
 import pytest
 
 from tests.apiserver.double.apiserver import ApiServer
-from tests.demo.client import SECRETS, SETTINGS, Api, new_server, secret, setting
+from tests.apiserver.double.client import SECRETS, SETTINGS, Api, new_server, secret, setting
 
 pytestmark = pytest.mark.anyio
 

@@ -12,9 +12,9 @@ import pytest
 from telemetryd.config import parse_config
 from telemetryd.daemon.exporters import ExporterFactory
 from telemetryd.errors import ConfigError
+from tests.cli.test_commands import telemetryd
 from tests.support.daemon import Daemon
 from tests.support.embedded import FleetServer, serve_fleet
-from tests.test_cli import telemetryd
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "telemetryd-exporter-example"

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from tests.apiserver.double.apply import Manager, Write, apply_config, update_owners
+from tests.apiserver.double.client import SECRETS as SECRETS_PATH
+from tests.apiserver.double.client import Api, b64, secret
 from tests.apiserver.double.resources import CLUSTERS, SECRETS, ServedResource
 from tests.apiserver.double.status import ApiError
-from tests.demo.client import SECRETS as SECRETS_PATH
-from tests.demo.client import Api, b64, secret
 
 pytestmark = pytest.mark.anyio
 

@@ -19,10 +19,10 @@ import pytest
 from telemetryd.errors import NoDaemon
 from telemetryd.serve.control.client import ask
 from telemetryd.serve.control.protocol import Request
+from tests.cli.test_commands import telemetryd
 from tests.support.control import EXPORTERS, Commanded, assert_refused, ctl, running
 from tests.support.daemon import TOP_LEVEL
 from tests.support.embedded import FleetServer, serve_fleet
-from tests.test_cli import telemetryd
 
 NODES = "nodes.management.cattle.io"
 SETTINGS = "settings.management.cattle.io"
