@@ -63,7 +63,11 @@ def recall(options: argparse.Namespace) -> "tuple[Config, Config, Restrictions]"
     # A one-shot command says what went wrong on stdout or at its end: the log would say it again.
     logs.configure(written.log_format, "critical", sys.stderr, os.environ)
     restrictions = anyio.run(partial(recall_restrictions, source, file, written, now=_NOW))
-    return written, restrictions.restrict(written, source.statements(file)), restrictions
+    try:
+        config = restrictions.restrict(written, source.statements(file))
+    except ConfigError as error:
+        raise ConfigError(*(file.locate(each) for each in error.problems)) from error
+    return written, config, restrictions
 
 
 def _recall_for_spool(options: argparse.Namespace) -> "tuple[Config, Config, Restrictions]":

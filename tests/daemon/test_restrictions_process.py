@@ -112,7 +112,7 @@ def test_check_config_and_doctor_refuse_a_cut_file_as_a_start_would(
         result = run(command, first.config_file, tmp_path)
         assert result.returncode == 78, command
         assert result.stdout == ""
-        assert f"{first.config_file}: exporters.scc.secret: is missing, and says" in result.stderr
+        assert f"{first.config_file}:6: exporters.scc.secret: is missing, and says" in result.stderr
     assert state.read_bytes() == remembered, "nothing is stored"
 
     first.configure(f'{SCC}secret = "rancher-scc-telemetry"\n', "")
