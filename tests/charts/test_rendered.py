@@ -98,10 +98,10 @@ def test_numbers_stay_whole_and_every_kind_of_value_survives(
 
 
 def test_numbers_of_the_command_line_stay_whole_too(renderer: Helm, tmp_path: Path) -> None:
-    sets = ("config.kubernetes.page_size=10000", "config.exporters.scc.jitter=0.5")
+    sets = ("config.kubernetes.page_size=10000", "config.exporters.scc.jitter=0")
     config = config_of(renderer.template(sets=sets), tmp_path)
     assert config.kubernetes.page_size == 10_000
-    assert config.exporters[0].jitter == 0.5
+    assert config.exporters[0].jitter == 0
 
 
 def test_no_exporter_at_all_is_written_as_such(renderer: Helm, tmp_path: Path) -> None:
