@@ -27,30 +27,38 @@ def config_of(objects: Objects, folder: Path) -> Config:
     return load_config(file, {})
 
 
-def check(objects: Objects, folder: Path, *, scc: bool) -> Config:
+def check(objects: Objects, folder: Path, *, scc: bool, by_schema: bool = True) -> Config:
     """Checks everything, and returns the configuration.
 
     Args:
         objects: What was rendered.
         folder: For files.
         scc: Whether the rights for scc-operator's SecretRequest were asked for.
+        by_schema: Check each object by Kubernetes' schema too, which takes half a second.
     """
     config = config_of(objects, folder)
     check_objects(objects)
+    if by_schema:
+        check_schema(objects)
     check_pod(objects, config)
     assert granted(objects) == needed(config, scc=scc)
     check_network(objects, config)
     return config
 
 
-def check_objects(objects: Objects) -> None:
-    """Valid by Kubernetes' schema, labelled, in a namespace or named after it, once each."""
+def check_schema(objects: Objects) -> None:
+    """Valid by the schema of the newest Kubernetes that there is one of."""
     newest = latest_version()
+    for obj in objects:
+        if obj["kind"] not in MONITORS:
+            validate(obj, newest, strict=True)
+
+
+def check_objects(objects: Objects) -> None:
+    """Labelled, in a namespace or named after it, once each."""
     seen = set()
     for obj in objects:
         kind, metadata = obj["kind"], obj["metadata"]
-        if kind not in MONITORS:
-            validate(obj, newest, strict=True)
         assert kind not in {"Namespace", "CustomResourceDefinition"}
         assert ("namespace" in metadata) != (kind in CLUSTER_WIDE), metadata
         if metadata.get("namespace") != NAMESPACE and kind != "Secret":

@@ -81,7 +81,7 @@ def test_default_values_install_run_upgrade_and_uninstall_but_for_the_secret(
     assert "exec deploy/telemetryd -- telemetryd doctor" in notes
     assert "scc: secret cattle-telemetry-system/rancher-scc-telemetry" in notes
     installed = release.manifest()
-    check(installed, tmp_path, scc=False)
+    check(installed, tmp_path, scc=False, by_schema=False)
     with running(installed, apiserver, admin, tmp_path):
         wait("the Secret is written", fleet.secret)
 
