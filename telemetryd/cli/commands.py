@@ -98,7 +98,7 @@ def run(options: argparse.Namespace) -> int:
     config = source.parse(file)
     _configure_logging(config)
     for line in source.conflicts(file):
-        log.warning("setting ignored: %s", line)
+        log.warning("setting ignored detail=%s", line)
     from telemetryd.daemon.app import run_daemon  # noqa: PLC0415 - heavy imports on demand
     from telemetryd.daemon.loop import PromptLoop  # noqa: PLC0415
     from telemetryd.daemon.reload import Reloader  # noqa: PLC0415

@@ -40,12 +40,10 @@ log = logging.getLogger(__name__)
 
 READ_TIMEOUT_S = 10.0
 """For reading the file: a network file system may hang."""
-
 BUILD_TIMEOUT_S = 30.0
 """For making all exporters that changed: they read certificates."""
 
 Trigger: TypeAlias = Literal["signal", "control", "file"]
-
 _STOPPING = "telemetryd is stopping: nothing is reloaded any more"
 
 
@@ -330,7 +328,7 @@ class Reloader:
         await target.manager.exchange(ending, plan.into)
         if plan.file.digest != self._file.digest:
             for line in self.source.conflicts(plan.file):
-                log.warning("setting ignored: %s", line)
+                log.warning("setting ignored detail=%s", line)
         self.config, self._file = config, plan.file
         self.stats.status = replace(
             self.stats.status,

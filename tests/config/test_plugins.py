@@ -63,7 +63,7 @@ def telemetryd_with(
     sites: Sequence[Path], *arguments: str, **environ: str
 ) -> "subprocess.CompletedProcess[str]":
     """The command where other distributions are installed for the moment."""
-    return telemetryd(*arguments, PYTHONPATH=":".join(map(str, sites)), **environ)
+    return telemetryd(*arguments, **{"PYTHONPATH": ":".join(map(str, sites)), **environ})
 
 
 def test_example_that_pip_has_installed_exports_from_a_running_daemon(

@@ -312,7 +312,7 @@ def test_url_that_two_exporters_share_is_not_shown() -> None:
         for name in "ab"
     )
     said = complaint("".join(tables))
-    assert "exporters[1].url: is the URL of exporters[0] too" in said
+    assert "exporters.b.url: is the URL of exporters.a too" in said
     assert not is_shown(said)
 
 

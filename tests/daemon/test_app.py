@@ -121,7 +121,7 @@ def test_spoilt_file_without_a_daemon_exits_78(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text('log_levle = "info"\n')
     result = ctl("status", config=config, STATE_DIRECTORY=str(tmp_path))
-    assert_refused(result, 78, f"{config}: log_levle: unknown key")
+    assert_refused(result, 78, f"{config}:1: log_levle: unknown key")
     missing = ctl("status", config=tmp_path / "none.toml", STATE_DIRECTORY=str(tmp_path))
     assert_refused(missing, 78, "none.toml: doesn't exist")
 
