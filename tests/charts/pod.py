@@ -33,8 +33,9 @@ mount -t tmpfs none /run
 mkdir /run/etc
 cp -a /etc/. /run/etc
 mount --bind /run/etc /etc
-mount -t tmpfs none /var/lib
 """
+_PROGRAM: Final = {Path(__file__).parents[2], Path(sys.prefix)}
+"""Where telemetryd and its interpreter are, which a volume may hide: `/tmp` is one."""
 
 
 class Pod:
@@ -134,9 +135,16 @@ class Pod:
         for mount in self._container["volumeMounts"]:
             mounts[mount["mountPath"]] = volumes[mount["name"]]
         lines = [_ROOTS]
+        for number, folder in enumerate(_PROGRAM):
+            kept = f"/run/program{number}"
+            lines.append(f"mkdir {kept}\nmount --bind {shlex.quote(str(folder))} {kept}\n")
+        lines.append("mount -t tmpfs none /var/lib\n")
         for path in sorted(mounts, key=lambda path: (path == "/tmp", path)):
             lines.append(f"mkdir -p {shlex.quote(path)}\n")
             lines.append(f"mount --bind {shlex.quote(str(mounts[path]))} {shlex.quote(path)}\n")
+        for number, folder in enumerate(_PROGRAM):
+            where = shlex.quote(str(folder))
+            lines.append(f"mkdir -p {where}\nmount --bind /run/program{number} {where}\n")
         command = [sys.executable, "-m", "telemetryd", *self._container["args"]]
         return "".join([*lines, f"exec {shlex.join(command)}\n"])
 

@@ -172,6 +172,6 @@ async def test_damaged_file_permits_nothing_at_a_start(restricted: Restricted, w
         assert gone or not is_broken(damage, restricted.content), damage
         assert permitted(config) <= restricted.permitted, damage
     assert refused >= len(DAMAGES) - 3
-    assert [each for each in problems if not each.startswith(f"{restricted.file}: ")] == []
+    assert [each for each in problems if not each.startswith(f"{restricted.file}:")] == []
     remembered = (restricted.folder / "state" / FILE_NAME).read_bytes()
     assert remembered == (kept / FILE_NAME).read_bytes(), "a look stores nothing"

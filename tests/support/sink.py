@@ -80,7 +80,7 @@ def receiving() -> Iterator[Sink]:
                 request.target.strip("/"),
                 request.epoch,
                 request.sequence,
-                request.headers["telemetryd-digest"],
+                request.headers.get("telemetryd-digest", ""),
             )
         )
         return Verdict(204)
