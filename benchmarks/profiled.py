@@ -3,6 +3,7 @@
 Everything is imported before the profile begins; it is written to ``$BENCH_PROFILE`` at the end.
 """
 
+import atexit
 import cProfile
 import importlib
 import os
@@ -17,12 +18,10 @@ def main() -> None:
         importlib.import_module(module.name)
     run = importlib.import_module("telemetryd.__main__").main
     profiler = cProfile.Profile()
+    # Not by `finally`: where a thread is still at work, the daemon leaves without it.
+    atexit.register(profiler.dump_stats, os.environ["BENCH_PROFILE"])
     profiler.enable()
-    try:
-        run()
-    finally:
-        profiler.disable()
-        profiler.dump_stats(os.environ["BENCH_PROFILE"])
+    run()
 
 
 if __name__ == "__main__":

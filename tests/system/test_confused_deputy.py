@@ -466,18 +466,20 @@ def victims(scc: Scc) -> Mapping[tuple[str, str], Object]:
 def author(author_api: Admin, scc: Scc, attacked: RequestDaemon) -> Iterator[Author]:
     """The attacker; scc-operator's request and a configured exporter are served meanwhile."""
     scc.secret_path(OWN)
-    scc.ask()
-    wait_served(attacked, scc)
-    yield Author(author_api, scc, attacked)
-    for item in scc.admin.list(REQUESTS):
-        path = f"{REQUESTS}/{item['metadata']['name']}"
-        with suppress(AdminError):
-            scc.admin.patch(path, {"metadata": {"finalizers": None}})
-            scc.admin.delete(path)
-    attacked.wait_for("all gone", lambda: not attacked.status()["secret_requests"], 60)
-    for name in ("fresh", "fresh-0", "fresh-1", "fresh-2"):
-        with suppress(AdminError):
-            scc.admin.delete(scc.secret_path(name))
+    try:
+        scc.ask()
+        wait_served(attacked, scc)
+        yield Author(author_api, scc, attacked)
+    finally:
+        for item in scc.admin.list(REQUESTS):
+            path = f"{REQUESTS}/{item['metadata']['name']}"
+            with suppress(AdminError):
+                scc.admin.patch(path, {"metadata": {"finalizers": None}})
+                scc.admin.delete(path)
+        attacked.wait_for("all gone", lambda: not attacked.status()["secret_requests"], 60)
+        for name in ("fresh", "fresh-0", "fresh-1", "fresh-2"):
+            with suppress(AdminError):
+                scc.admin.delete(scc.secret_path(name))
 
 
 def look_harmless(scc: Scc, author: Author) -> None:
