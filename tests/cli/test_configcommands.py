@@ -204,7 +204,9 @@ def made() -> dict[str, str]:
 
 @pytest.mark.parametrize("name", [*COMPLETIONS.values(), MAN_PAGE])
 def test_file_of_the_shell_is_that_of_the_parser(made: dict[str, str], name: str) -> None:
-    assert (SHELL_FILES / name).read_text() == made[name], "run make docs"
+    # The width of a usage's lines is argparse's own, and differs between versions of Python.
+    shipped, expected = (SHELL_FILES / name).read_text(), made[name]
+    assert shipped.split() == expected.split(), "run make docs"
 
 
 @pytest.mark.parametrize("shell", COMPLETIONS)

@@ -210,7 +210,10 @@ def _address(text: str | None, key: str = "") -> str | None:
         host, port = text.lower(), ""
     bare, percent, zone = host.strip("[]").partition("%")
     try:
-        bare = ipaddress.ip_address(bare).compressed
+        address = ipaddress.ip_address(bare)
+        mapped = getattr(address, "ipv4_mapped", None)
+        # `compressed` writes IPv4 in IPv6 in two ways, by the version of Python.
+        bare = f"::ffff:{int(mapped) >> 16:x}:{int(mapped) & 0xFFFF:x}" if mapped else str(address)
     except ValueError:
         bare = bare.removesuffix(".")
     port = port.lstrip("0")

@@ -342,9 +342,13 @@ def test_environment_switches_it_off_from_the_start_and_no_reload_changes_that(
     kubeconfig: Path,
     rancher: Rancher,
     apiserver: ApiServer,
+    bench: Bench,
     environ: dict[str, str],
     reason: str,
 ) -> None:
+    bench.reload(OFF)  # it has the same account, whose requests are counted here
+    bench.wait_until_off("config")
+    bench.wait_for_watches([])
     trail = Trail.from_now(apiserver)
     with running(tmp_path, kubeconfig, rancher, apiserver, ON, environ) as bench:
         bench.wait_until_off(reason)
