@@ -350,13 +350,13 @@ def test_environment_switches_it_off_from_the_start_and_no_reload_changes_that(
     bench.wait_until_off("config")
     bench.wait_for_watches([])
     trail = Trail.from_now(apiserver)
-    with running(tmp_path, kubeconfig, rancher, apiserver, ON, environ) as bench:
-        bench.wait_until_off(reason)
-        bench.reload(OFF)
-        bench.reload(ON)
+    with running(tmp_path, kubeconfig, rancher, apiserver, ON, environ) as second:
+        second.wait_until_off(reason)
+        second.reload(OFF)
+        second.reload(ON)
         time.sleep(QUIET_S)
-        assert bench.is_off(reason)
-        assert bench.daemon.metric(f'telemetryd_collection_allowed{{by="{reason}"}}') == 0
-        assert bench.daemon.ready()
-        assert bench.sent() == 0
+        assert second.is_off(reason)
+        assert second.daemon.metric(f'telemetryd_collection_allowed{{by="{reason}"}}') == 0
+        assert second.daemon.ready()
+        assert second.sent() == 0
     assert set(trail.requests()) <= {MARK}, "the epoch that the Secret tells of"
