@@ -82,8 +82,8 @@ def test_wrong_value_of_an_option_is_an_error_of_the_configuration(
 ) -> None:
     arguments = ["--log-level", "loud", "check-config", "--set", "page_size=1"]
     assert run_command(arguments, EarlySignals()) == 78
-    told = sorted(capsys.readouterr().err.splitlines())
-    assert told == [
+    said = sorted(capsys.readouterr().err.splitlines())
+    assert said == [
         '--log-level: is "loud": must be one of "debug", "info", "warning", "error"',
         "--set page_size: unknown key; did you mean kubernetes.page_size?",
     ]

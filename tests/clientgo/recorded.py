@@ -2,7 +2,7 @@
 
 Go programs take most of the time of a comparison, and do the same each time. `make test-long` runs
 them on every case and fails where one does something else than is recorded here;
-`python -m tests.clientgo --record` writes it anew.
+`python -m tests.clientgo --record` writes it again.
 """
 
 import json

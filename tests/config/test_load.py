@@ -319,9 +319,9 @@ def test_broken_environment_is_named_without_a_file() -> None:
 def test_secret_of_the_scc_payload_takes_no_other_format(secret: str) -> None:
     text = f"[[exporters]]\nname = 'a'\ntype = 'secret'\nsecret = '{secret}'\n"
     assert parse(text + "format = 'scc'").exporters[0].format == "scc"
-    told = problems(text + "format = 'fleet'")
-    assert len(told) == 1
-    assert told[0].startswith("t.toml:4: exporters.a.secret: is read by what takes format")
+    printed = problems(text + "format = 'fleet'")
+    assert len(printed) == 1
+    assert printed[0].startswith("t.toml:4: exporters.a.secret: is read by what takes format")
     for other in (
         "type = 'secret'\nsecret = 'mine'",
         "type = 'file'\ndirectory = '/var/lib/rancher-scc-telemetry'",
@@ -331,8 +331,8 @@ def test_secret_of_the_scc_payload_takes_no_other_format(secret: str) -> None:
 
 
 def test_default_secret_takes_no_other_format_either() -> None:
-    (told,) = problems("[[exporters]]\nname = 'a'\ntype = 'secret'\nformat = 'fleet'")
-    assert "exporters.a.secret: " in told
+    (printed,) = problems("[[exporters]]\nname = 'a'\ntype = 'secret'\nformat = 'fleet'")
+    assert "exporters.a.secret: " in printed
 
 
 def test_privacy_sends_everything_by_default() -> None:

@@ -21,7 +21,7 @@ def parse(*lines: str, listen: str = "127.0.0.1:1") -> Config:
 
 
 @pytest.mark.parametrize(
-    ("lines", "told"),
+    ("lines", "expected"),
     [
         ((CERT,), "server.tls_cert_file: is a certificate without its key: give tls_key_file too"),
         ((KEY,), "server.tls_key_file: is the key of no certificate: give tls_cert_file too"),
@@ -39,11 +39,11 @@ def parse(*lines: str, listen: str = "127.0.0.1:1") -> Config:
     ],
 )
 def test_key_that_lacks_another_is_one_error_that_names_it(
-    lines: tuple[str, ...], told: str
+    lines: tuple[str, ...], expected: str
 ) -> None:
     with pytest.raises(ConfigError) as refused:
         parse(*lines)
-    assert str(refused.value) == f"c:2: {told}"
+    assert str(refused.value) == f"c:2: {expected}"
 
 
 @pytest.mark.parametrize("listen", [":1", "0.0.0.0:1", "[::]:1", "10.0.0.1:1", "name.example:1"])

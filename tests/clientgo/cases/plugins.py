@@ -63,7 +63,7 @@ _SEEN: Final = (
     'print(json.dumps(i,sort_keys=True).replace("@b64:ca.crt@","the CA"))'
     "'"
 )
-"""Prints what it is told, without what differs from run to run."""
+"""Prints what it gets, without what differs from run to run."""
 _CERTIFICATE: Final = _printed(_PAIR)
 _YAML: Final = f"apiVersion: {_V1}\nkind: ExecCredential\nstatus:\n  token: granted"
 _CLUSTER_EXTENSION: Final = {
