@@ -273,3 +273,7 @@ class ConflictError(PermanentError):
 
 class QuantityError(TelemetrydError, ValueError):
     """A Kubernetes quantity is missing or can't be parsed."""
+
+
+class HistoryError(TelemetrydError):
+    """The store of the history can't be opened, read or written."""

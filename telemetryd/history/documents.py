@@ -1,0 +1,200 @@
+"""A report as data and as text: JSON, CSV, and a table for a terminal."""
+
+import csv
+import io
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from fractions import Fraction
+from typing import Any, Final
+
+import orjson
+
+from telemetryd.history.report import DAY, MONTH, PLACES, Period, Report
+
+_BAR: Final = 24
+_PARTS: Final = " ▏▎▍▌▋▊▉█"
+"""Eighths of a character, so that a bar of 24 characters shows 192 steps."""
+
+
+def number(value: Fraction) -> int | float:
+    """Whole where it is whole, otherwise with three decimal places."""
+    return int(value) if value.denominator == 1 else round(float(value), PLACES)
+
+
+def document(report: Report) -> dict[str, Any]:
+    """What ``telemetryd report --format json`` prints, as JSON types."""
+    rule = report.rule
+    return {
+        "installation": report.installation,
+        "instance": report.instance,
+        "since": _time(report.since),
+        "made": _time(report.made),
+        "by": report.by,
+        "rule": {
+            "preset": rule.preset or None,
+            "unit": rule.unit,
+            "scope": rule.scope,
+            "method": rule.method,
+            "minimum": rule.minimum,
+            "per_license": rule.per_license,
+            "limit": rule.limit,
+        },
+        "periods": [_period(each) for each in report.periods],
+    }
+
+
+def _period(period: Period) -> dict[str, Any]:
+    hours, peak = period.hours, period.peak
+    return {
+        "from": _time(period.begin),
+        "to": _time(period.end),
+        "figure": _optional(period.figure),
+        "licenses": period.licenses,
+        "peak": None if peak is None else {"value": number(peak.value), "at": _time(peak.at)},
+        "mean": _optional(period.mean),
+        "hours": {
+            "total": number(hours.total),
+            "known": number(hours.known),
+            "complete": number(hours.complete),
+            "gaps": {str(gap): number(lost) for gap, lost in hours.gaps.items()},
+        },
+        "versions": list(period.versions),
+        "providers": period.providers,
+        "kubernetes": period.kubernetes,
+        "digest": period.digest,
+    }
+
+
+def to_json(report: Report) -> str:
+    """Indented, with a line break at its end."""
+    return orjson.dumps(document(report), option=orjson.OPT_INDENT_2).decode() + "\n"
+
+
+def to_csv(report: Report) -> str:
+    """A line for each period, with a heading; empty fields where nothing is known (RFC 4180)."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(name for name, _ in _COLUMNS)
+    for period in report.periods:
+        writer.writerow(value(_period(period)) for _, value in _COLUMNS)
+    return text.getvalue()
+
+
+_COLUMNS: Final[tuple[tuple[str, Callable[[dict[str, Any]], Any]], ...]] = (
+    ("from", lambda period: period["from"]),
+    ("to", lambda period: period["to"]),
+    ("figure", lambda period: period["figure"]),
+    ("licenses", lambda period: period["licenses"]),
+    ("peak", lambda period: (period["peak"] or {}).get("value")),
+    ("peak_at", lambda period: (period["peak"] or {}).get("at")),
+    ("mean", lambda period: period["mean"]),
+    ("hours_total", lambda period: period["hours"]["total"]),
+    ("hours_known", lambda period: period["hours"]["known"]),
+    ("hours_complete", lambda period: period["hours"]["complete"]),
+    ("digest", lambda period: period["digest"]),
+)
+
+
+def rule_in_words(report: Report) -> str:
+    """What the figure counts, in a sentence."""
+    rule = report.rule
+    what = {"node": "nodes", "core": "CPU cores", "cluster": "clusters"}[rule.unit]
+    where = {
+        "managed": "in managed clusters that aren't being deleted, without the local cluster",
+        "all": "in all clusters, the local one among them",
+    }[rule.scope]
+    period = {DAY: "day", MONTH: "month"}[report.by]
+    how = {
+        "peak": f"the highest count of the {period}",
+        "current": f"the last count of the {period}",
+        "monthly_average": (
+            f"the mean over the {period}'s known hours of the count at each hour's beginning"
+        ),
+    }[rule.method]
+    words = f"{what} {where}: {how}"
+    if rule.minimum:
+        words += f", at least {rule.minimum}"
+    if rule.per_license > 1:
+        words += f"; a license covers {rule.per_license}, and a begun license counts in full"
+    return words + (f" (preset {rule.preset})" if rule.preset else "")
+
+
+CAVEATS: Final = (
+    "Hours that aren't known are neither zero nor estimated.",
+    "Virtual and nested clusters count as Rancher lists them.",
+    "Nodes of a cluster that Rancher can't reach count.",
+    "Equal digests prove equal records, not true ones.",
+)
+
+
+def to_text(report: Report) -> str:
+    """A table with bars for a terminal."""
+    lines = [
+        f"Installation  {report.installation}",
+        f"Counted       {rule_in_words(report)}",
+    ]
+    if report.rule.limit is not None:
+        lines.append(f"Limit         {report.rule.limit} licenses")
+    if report.instance:
+        lines.append(f"Record of     {report.instance}")
+    if report.since is None:
+        return "\n".join([*lines, "", "No hour is known yet.", ""])
+    lines += [f"Known since   {_time(report.since)}", ""]
+    lines += _table(report)
+    lines += ["", *CAVEATS, ""]
+    return "\n".join(lines)
+
+
+def _table(report: Report) -> Iterable[str]:
+    rule, periods = report.rule, report.periods
+    highest = max(
+        [float(each.figure) for each in periods if each.figure is not None]
+        + [float(rule.limit * rule.per_license) if rule.limit is not None else 0.0]
+    )
+    heading = ("period", "figure", "licenses", "peak", "on", "mean", "known", "")
+    rows = [heading]
+    for each in periods:
+        over = rule.limit is not None and each.licenses is not None and each.licenses > rule.limit
+        rows.append(
+            (
+                f"{each.begin:%Y-%m}" if report.by == MONTH else f"{each.begin:%Y-%m-%d}",
+                _shown(each.figure),
+                "-" if each.licenses is None else str(each.licenses),
+                "-" if each.peak is None else _shown(each.peak.value),
+                "-" if each.peak is None else f"{each.peak.at:%d %H:%M}",
+                _shown(each.mean),
+                _share(each.hours.known, each.hours.total),
+                _bar(each.figure, highest) + (" over the limit" if over else ""),
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(heading) - 1)]
+    for row in rows:
+        first, *rest = (
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=False))
+        )
+        yield "  ".join((first, *rest, row[-1])).rstrip()
+
+
+def _bar(figure: Fraction | None, highest: float) -> str:
+    if figure is None:
+        return "(not known)"
+    eighths = round(float(figure) / highest * _BAR * 8) if highest else 0
+    return "█" * (eighths // 8) + (_PARTS[eighths % 8] if eighths % 8 else "")
+
+
+def _share(part: Fraction, whole: Fraction) -> str:
+    # Rounded down: 100 % says that nothing is missing.
+    return f"{int(part * 100 / whole)} %" if whole else "-"
+
+
+def _shown(value: Fraction | None) -> str:
+    return "-" if value is None else f"{number(value):,}"
+
+
+def _optional(value: Fraction | None) -> int | float | None:
+    return None if value is None else number(value)
+
+
+def _time(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,0 +1,232 @@
+"""Slots of time, and what was known of the fleet in each.
+
+All times are UTC. A slot is a minute, an hour or a day, named by its beginning in Unix seconds. The
+recorder fills minutes; a store makes hours of minutes and days of hours by ``join``.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+MINUTE_S: Final = 60
+HOUR_S: Final = 3600
+DAY_S: Final = 86_400
+SIZES: Final = (MINUTE_S, HOUR_S, DAY_S)
+PARENTS: Final = ((HOUR_S, MINUTE_S), (DAY_S, HOUR_S))
+"""Which slots are made of which."""
+
+
+class Gap(StrEnum):
+    """Why a part of a slot isn't known, or isn't known in full."""
+
+    OFF = "off"
+    DOWN = "down"
+    INCOMPLETE = "incomplete"
+    CLOCK = "clock"
+
+
+class Moment(NamedTuple):
+    """The fleet at one moment.
+
+    Attributes:
+        values: By series (``nodes.managed``); a series that isn't there is 0.
+        complete: Everything was read. Otherwise the values may be too low.
+        version: Of the product.
+    """
+
+    values: Mapping[str, int]
+    complete: bool
+    version: str = ""
+
+
+class Cell(NamedTuple):
+    """One series in one slot.
+
+    Attributes:
+        high: The highest value, of incomplete moments too.
+        low: The lowest value of complete moments, None without one; so are the others.
+        first: The first value: the count at the slot's beginning, where that was known.
+        last: The last value.
+        mean: Weighted by time.
+    """
+
+    high: int = 0
+    low: int | None = None
+    first: int | None = None
+    last: int | None = None
+    mean: float | None = None
+
+    def joined(self, later: "Cell", weight: float, later_weight: float) -> "Cell":
+        """Both as one, ``later`` being the later one; weights are complete seconds."""
+        high = max(self.high, later.high)
+        if later.low is None or later.mean is None:
+            return self._replace(high=high)
+        if self.low is None or self.mean is None:
+            return later._replace(high=high)
+        both = weight + later_weight
+        mean = (self.mean * weight + later.mean * later_weight) / both if both else later.mean
+        return Cell(high, min(self.low, later.low), self.first, later.last, mean)
+
+
+NEVER: Final = Cell()
+"""Of a series that no complete moment had, and no moment above 0."""
+ZERO: Final = Cell(0, 0, 0, 0, 0.0)
+"""Of a series that was 0 in every moment, complete ones among them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """What was known of the fleet in a slot.
+
+    Attributes:
+        size_s: One of ``SIZES``.
+        start: Its beginning, in Unix seconds.
+        known_s: Seconds of which there is a moment, complete or not.
+        complete_s: Seconds of which there is a complete one.
+        complete: Whether there was a complete moment, for however short.
+        gaps: Seconds of each reason why the rest isn't known, or isn't complete.
+        version: The last one.
+        cells: By series. One that isn't there was 0.
+    """
+
+    size_s: int
+    start: int
+    known_s: float = 0.0
+    complete_s: float = 0.0
+    complete: bool = False
+    gaps: Mapping[Gap, float] = field(default_factory=dict)
+    version: str = ""
+    cells: Mapping[str, Cell] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.size_s not in SIZES or self.start % self.size_s:
+            raise ValueError(f"no slot of {self.size_s} s begins at {self.start}")
+
+    def _fullness(self) -> tuple[float, float]:
+        return self.known_s, sum(self.gaps.values())
+
+    @property
+    def known(self) -> bool:
+        """Whether there was a moment, for however short."""
+        return self.complete or self.known_s > 0 or bool(self.cells)
+
+    def or_fuller(self, other: "Slot") -> "Slot":
+        """This slot, or another record of the same one that knows more of it; with both's peaks.
+
+        A part that comes again must not make it poorer where the others are no longer kept.
+        """
+        fuller, rest = sorted((self, other), key=Slot._fullness, reverse=True)
+        cells = {
+            name: fuller.cell(name)._replace(high=max(fuller.cell(name).high, rest.cell(name).high))
+            for name in fuller.cells.keys() | rest.cells.keys()
+        }
+        return replace(fuller, cells=cells)
+
+    def cell(self, series: str) -> Cell:
+        """What is known of a series."""
+        return self.cells.get(series, ZERO if self.complete else NEVER)
+
+
+def slot_start(at: float, size_s: int) -> int:
+    """The beginning of the slot that holds this time."""
+    return int(at // size_s) * size_s
+
+
+def pieces(begin: float, end: float, size_s: int) -> Iterator[tuple[int, float]]:
+    """Each slot that the time from ``begin`` to ``end`` touches, and the seconds inside it."""
+    while begin < end:
+        start = slot_start(begin, size_s)
+        until = min(end, float(start + size_s))
+        yield start, until - begin
+        begin = until
+
+
+def spans(begin: float, end: float) -> Iterator[tuple[int, int, float]]:
+    """The fewest slots that cover a time: size, beginning and seconds of each.
+
+    A gap of a year is a few hundred days, with hours and minutes at its ends.
+    """
+    while begin < end:
+        size_s = next(
+            (
+                size_s
+                for size_s in (DAY_S, HOUR_S)
+                if slot_start(begin, size_s) == begin and begin + size_s <= end
+            ),
+            MINUTE_S,
+        )
+        start = slot_start(begin, size_s)
+        until = min(end, float(start + size_s))
+        yield size_s, start, until - begin
+        begin = until
+
+
+def join(size_s: int, start: int, parts: Iterable[Slot]) -> Slot:
+    """One slot of smaller ones, or of several of the same time, in the order they came about.
+
+    Seconds are never more than the slot has: a clock that was set back visits a slot twice.
+
+    Raises:
+        ValueError: A part is of another time.
+    """
+    made = Slot(size_s, start)
+    for part in parts:
+        if not start <= part.start < start + size_s or part.size_s > size_s:
+            raise ValueError(f"{part.size_s} s from {part.start} are no part of it")
+        cells = {
+            name: made.cell(name).joined(part.cell(name), made.complete_s, part.complete_s)
+            for name in made.cells.keys() | part.cells.keys()
+        }
+        gaps = {
+            gap: min(float(size_s), made.gaps.get(gap, 0.0) + part.gaps.get(gap, 0.0))
+            for gap in Gap
+            if gap in made.gaps or gap in part.gaps
+        }
+        made = Slot(
+            size_s,
+            start,
+            min(float(size_s), made.known_s + part.known_s),
+            min(float(size_s), made.complete_s + part.complete_s),
+            made.complete or part.complete,
+            gaps,
+            part.version or made.version,
+            cells,
+        )
+    return made
+
+
+def parents_of(slots: Iterable[Slot]) -> Iterator[tuple[int, int, int]]:
+    """The larger slots around some, smaller ones first: their size, that of their parts, start."""
+    changed = {(slot.size_s, slot.start) for slot in slots}
+    for size_s, part_s in PARENTS:
+        starts = {slot_start(start, size_s) for part, start in changed if part == part_s}
+        changed |= {(size_s, start) for start in starts}
+        yield from ((size_s, part_s, start) for start in sorted(starts))
+
+
+def piece(size_s: int, at: float, seconds: float, moment: Moment) -> Slot:
+    """A slot in which one moment held for so long; for 0 seconds only its extremes count."""
+    if not moment.complete:
+        cells = {name: Cell(value) for name, value in moment.values.items()}
+        return Slot(
+            size_s,
+            slot_start(at, size_s),
+            known_s=seconds,
+            gaps={Gap.INCOMPLETE: seconds} if seconds else {},
+            version=moment.version,
+            cells=cells,
+        )
+    cells = {
+        name: Cell(value, value, value, value, float(value))
+        for name, value in moment.values.items()
+    }
+    return Slot(
+        size_s,
+        slot_start(at, size_s),
+        known_s=seconds,
+        complete_s=seconds,
+        complete=True,
+        version=moment.version,
+        cells=cells,
+    )

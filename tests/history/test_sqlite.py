@@ -1,0 +1,199 @@
+"""The store in a file: whole or untouched, moved aside if damaged, refused if foreign."""
+
+import os
+import signal
+import sqlite3
+import stat
+import sys
+from pathlib import Path
+from random import Random
+from subprocess import PIPE, Popen
+
+import pytest
+
+from telemetryd.errors import HistoryError
+from telemetryd.history.slots import DAY_S, HOUR_S, MINUTE_S, Gap, Moment, Slot, join, piece
+from telemetryd.history.sqlite import (
+    FILE_NAME,
+    MINUTES_KEPT_S,
+    SqliteStore,
+    open_store,
+    read_store,
+)
+
+ONE, OTHER = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
+START = 1_800_000_000 // DAY_S * DAY_S
+
+
+def minute(index: int, nodes: int = 5) -> Slot:
+    moment = Moment({"nodes.all": nodes, "clusters.all": 1}, complete=True, version="v2.14.1")
+    return piece(MINUTE_S, START + index * MINUTE_S, 60.0, moment)
+
+
+def opened(folder: Path) -> SqliteStore:
+    return open_store(folder, now=lambda: float(START))
+
+
+def test_slots_come_back_as_they_were_written(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    gap = Slot(MINUTE_S, START + 60, 10.0, 0.0, gaps={Gap.OFF: 30.0, Gap.INCOMPLETE: 10.0})
+    store.write(ONE, [minute(0), gap])
+    store.write(OTHER, [minute(7)])
+    store.close()
+    read = read_store(tmp_path)
+    assert read.read(ONE, MINUTE_S, START, START + HOUR_S) == [minute(0), gap]
+    assert read.read(ONE, MINUTE_S, START + 60, START + 61) == [gap]
+    assert read.read(ONE, HOUR_S, 0, 2**40) == [join(HOUR_S, START, (minute(0), gap))]
+    assert read.installations() == [ONE, OTHER]
+    assert read.known_until(ONE) == START + 120
+    assert read.known_until("33333333-3333-4333-8333-333333333333") is None
+
+
+def test_only_its_user_can_read_it(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.write(ONE, [minute(0)])
+    modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in tmp_path.iterdir()}
+    assert modes
+    assert set(modes.values()) == {0o600}
+    assert store.journal == "wal"
+
+
+def test_old_slots_go_by_their_size(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.write(ONE, [minute(0), minute(24 * 60 * 30)])
+    now = START + 30 * DAY_S + 60.0
+    assert store.prune(now, keep_s=20 * DAY_S, keep_daily_s=400 * DAY_S) == 2
+    left = {size: store.read(ONE, size, 0, 2**40) for size in (MINUTE_S, HOUR_S, DAY_S)}
+    assert [len(slots) for slots in left.values()] == [1, 1, 2]
+    assert store.prune(now + MINUTES_KEPT_S + 60, keep_s=DAY_S, keep_daily_s=DAY_S) == 4
+
+
+def test_clear_leaves_nothing_in_the_file(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.write(ONE, [minute(0)])
+    store.clear()
+    assert store.installations() == []
+    store.close()
+    for each in tmp_path.iterdir():
+        content = each.read_bytes()
+        assert ONE.encode() not in content
+        assert b"nodes.all" not in content
+        assert b"v2.14.1" not in content
+
+
+@pytest.mark.parametrize(
+    "content", [b"not a database" * 100, b"SQLite format 3\0" + b"\xff" * 8000]
+)
+def test_damaged_file_is_moved_aside(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / FILE_NAME).write_bytes(content)
+    with pytest.raises(HistoryError, match=r"damaged.*start the daemon"):
+        read_store(tmp_path)
+    store = opened(tmp_path)
+    assert store.set_aside is not None
+    aside, why = store.set_aside
+    assert aside.read_bytes() == content
+    assert why
+    store.write(ONE, [minute(0)])
+    assert len(store.read(ONE, MINUTE_S, 0, 2**40)) == 1
+
+
+def test_any_damaged_page_is_found_or_harmless(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.write(ONE, [minute(index) for index in range(300)])
+    store.close()
+    whole = (tmp_path / FILE_NAME).read_bytes()
+    rng = Random(5)
+    for trial in range(12):
+        folder = tmp_path / str(trial)
+        folder.mkdir()
+        broken = bytearray(whole)
+        begin = rng.randrange(len(whole) - 512)
+        broken[begin : begin + 512] = rng.randbytes(512)
+        (folder / FILE_NAME).write_bytes(broken)
+        again = opened(folder)
+        again.write(ONE, [minute(1000)])
+        assert again.read(ONE, MINUTE_S, START + 60_000, START + 60_001) == [minute(1000)]
+        again.close()
+
+
+def test_file_of_another_program_is_left_alone(tmp_path: Path) -> None:
+    place = tmp_path / FILE_NAME
+    foreign = sqlite3.connect(place)
+    foreign.execute("CREATE TABLE theirs (x)")
+    foreign.commit()
+    foreign.close()
+    before = place.read_bytes()
+    with pytest.raises(HistoryError, match="another program"):
+        opened(tmp_path)
+    assert place.read_bytes() == before
+
+
+def test_file_of_a_newer_telemetryd_is_left_alone(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.write(ONE, [minute(0)])
+    store.close()
+    newer = sqlite3.connect(tmp_path / FILE_NAME)
+    newer.execute("PRAGMA user_version = 9")
+    newer.close()
+    for open_it in (opened, read_store):
+        with pytest.raises(HistoryError, match="has schema 9"):
+            open_it(tmp_path)
+
+
+def test_link_in_the_place_of_the_file_is_not_followed(tmp_path: Path) -> None:
+    target = tmp_path / "elsewhere"
+    (tmp_path / FILE_NAME).symlink_to(target)
+    with pytest.raises(HistoryError):
+        opened(tmp_path)
+    assert not target.exists()
+
+
+def test_no_history_says_where_it_would_be(tmp_path: Path) -> None:
+    with pytest.raises(HistoryError, match="no history in"):
+        read_store(tmp_path)
+
+
+def test_reader_sees_the_last_transaction_while_the_daemon_writes(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.write(ONE, [minute(0)])
+    read = read_store(tmp_path)
+    store.write(ONE, [minute(1)])
+    assert len(read.read(ONE, MINUTE_S, 0, 2**40)) == 2
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from tests.history.test_sqlite import ONE, minute, opened
+store = opened(Path(sys.argv[1]))
+index = int(sys.argv[2])
+while True:
+    store.write(ONE, [minute(index, index + 1)])
+    print(index, flush=True)
+    index += 1
+"""
+
+
+@pytest.mark.parametrize(
+    "kills", [8, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
+)
+def test_kill_while_it_writes_loses_no_slot_and_doubles_none(tmp_path: Path, kills: int) -> None:
+    rng, index = Random(3), 0
+    for _ in range(kills):
+        argv = [sys.executable, "-c", WRITER, str(tmp_path), str(index)]
+        with Popen(argv, stdout=PIPE, text=True) as writer:
+            assert writer.stdout is not None
+            for _ in range(rng.randrange(1, 12)):
+                index = int(writer.stdout.readline()) + 1
+            os.kill(writer.pid, signal.SIGKILL)
+            for line in writer.stdout:
+                index = int(line) + 1
+        store = read_store(tmp_path)
+        slots = store.read(ONE, MINUTE_S, 0, 2**40)
+        # The one whose line was not printed may be there, too, and will be written again.
+        assert [slot.start for slot in slots[:index]] == [
+            minute(each).start for each in range(index)
+        ]
+        assert len(slots) - index in (0, 1)
+        assert all(slot.known_s == 60.0 for slot in slots)
+        store.close()
