@@ -48,6 +48,11 @@ class Recorder:
         self._at: tuple[float, float] | None = None
         self._slots: dict[tuple[int, int], Slot] = {}
 
+    @property
+    def started(self) -> bool:
+        """Whether it has seen, lost or resumed anything."""
+        return self._at is not None
+
     def resume(self, known_until: float) -> None:
         """Go on where an earlier process ended: what lies between is a gap."""
         now = self._now()

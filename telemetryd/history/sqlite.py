@@ -123,14 +123,15 @@ class SqliteStore:
             return [row[0] for row in rows]
 
     def known_until(self, installation: str) -> float | None:
-        """The end of the last known minute, None where there is none."""
+        """To when the minutes reach, in Unix seconds; None where there is none."""
         with _translated():
             row = self._connection.execute(
-                "SELECT max(start + 60) FROM slots JOIN installations ON id = installation"
-                " WHERE uuid = ? AND size = 60 AND (complete OR known_s > 0)",
+                "SELECT start + min(60.0, known_s + off_s + down_s + clock_s) FROM slots"
+                " JOIN installations ON id = installation WHERE uuid = ? AND size = 60"
+                " ORDER BY start DESC LIMIT 1",
                 (installation,),
             ).fetchone()
-            return None if row[0] is None else float(row[0])
+            return None if row is None else float(row[0])
 
     def prune(self, now: float, *, keep_s: float, keep_daily_s: float) -> int:
         """Remove what isn't kept any more; returns the number of slots.
@@ -349,6 +350,8 @@ def _prepare(connection: sqlite3.Connection, place: Path, *, writable: bool) -> 
         if problem != "ok":
             raise _DamagedError(problem)
         if not writable:
+            if not tables:
+                raise HistoryError(f"no history in {place.parent} yet")
             return
         network = is_on_network(place)
         # WAL needs memory that is shared between processes, which file systems of a network lack.

@@ -45,7 +45,7 @@ def test_slots_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert read.read(ONE, MINUTE_S, START + 60, START + 61) == [gap]
     assert read.read(ONE, HOUR_S, 0, 2**40) == [join(HOUR_S, START, (minute(0), gap))]
     assert read.installations() == [ONE, OTHER]
-    assert read.known_until(ONE) == START + 120
+    assert read.known_until(ONE) == START + 100
     assert read.known_until("33333333-3333-4333-8333-333333333333") is None
 
 

@@ -1,0 +1,67 @@
+"""``[history]`` and ``[entitlement]``: what is kept of the fleet's past, and what is counted."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from telemetryd.config.schema import Rule
+from telemetryd.config.values import DAY_S, YEAR_S, Boolean, Choice, Duration, Integer
+
+_PRESET = "is what preset says already: leave it out, or leave out preset"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryConfig:
+    """``[history]``: what is kept of the fleet's past, in ``state_dir``.
+
+    Attributes:
+        enabled: Keep counts of clusters, nodes, cores, memory and GPUs; no names.
+        keep_s: How long counts of hours are kept; those of minutes are kept for 48 hours.
+        keep_daily_s: How long counts of days are kept.
+    """
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            ("keep_daily_s", "keep_s"),
+            lambda daily_s, hourly_s: daily_s >= hourly_s,
+            "must not be shorter than keep",
+        ),
+    )
+
+    enabled: Annotated[bool, Boolean()] = True
+    keep_s: Annotated[float, Duration(minimum_s=2 * DAY_S, maximum_s=10 * YEAR_S)] = 400 * DAY_S
+    keep_daily_s: Annotated[float, Duration(minimum_s=2 * DAY_S, maximum_s=10 * YEAR_S)] = (
+        5 * YEAR_S
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntitlementConfig:
+    """``[entitlement]``: how the subscription counts, in ``telemetryd report`` and in metrics.
+
+    Attributes:
+        preset: ``aws-csp``: a license for each 20 managed nodes, now. ``payg-monthly``: the mean of
+            a month's hourly counts of managed nodes, 5 at least. Left out: a rule of your own.
+        unit: What is counted.
+        scope: ``managed`` leaves out the local cluster and clusters that are being deleted.
+        method: ``peak`` is the highest count, ``current`` the last one, ``monthly_average`` the mean
+            of the counts at the beginning of each hour.
+        minimum: Units that are counted at least.
+        per_license: Units of a license; what is begun counts in full.
+        limit: Licenses that you have; left out: no limit.
+    """
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(("unit", "preset"), lambda own, preset: preset is None or own == "node", _PRESET),
+        Rule(("scope", "preset"), lambda own, preset: preset is None or own == "managed", _PRESET),
+        Rule(("method", "preset"), lambda own, preset: preset is None or own == "peak", _PRESET),
+        Rule(("minimum", "preset"), lambda own, preset: preset is None or own == 0, _PRESET),
+        Rule(("per_license", "preset"), lambda own, preset: preset is None or own == 1, _PRESET),
+    )
+
+    preset: Annotated[str | None, Choice(("aws-csp", "payg-monthly"))] = None
+    unit: Annotated[str, Choice(("node", "core", "cluster"))] = "node"
+    scope: Annotated[str, Choice(("managed", "all"))] = "managed"
+    method: Annotated[str, Choice(("peak", "current", "monthly_average"))] = "peak"
+    minimum: Annotated[int, Integer(0, 10**9)] = 0
+    per_license: Annotated[int, Integer(1, 10**6)] = 1
+    limit: Annotated[int | None, Integer(0, 10**9)] = None

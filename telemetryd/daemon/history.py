@@ -1,0 +1,218 @@
+"""Keeps the history beside the collection: looks at the fleet, and each minute writes what it saw.
+
+Nothing here can hold up an export: the store is used in a thread of its own, under a time limit.
+What it doesn't take waits in memory, up to a bound.
+"""
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Final, Protocol, TypeVar
+
+import anyio
+
+from telemetryd.errors import HistoryError, NotReady
+from telemetryd.export.threads import StillHangingError, WorkerThread, shared_threads
+from telemetryd.history.measure import measure
+from telemetryd.history.recorder import Recorder
+from telemetryd.history.slots import DAY_S, MINUTE_S, Gap, Moment, Slot
+from telemetryd.history.sqlite import SqliteStore, open_store
+from telemetryd.model import Snapshot
+from telemetryd.stats import HistoryStats
+from telemetryd.timing import boot_time_s
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+LOOK_S: Final = 5.0
+"""Between two looks at a fleet that changes all the time: a peak of that length is seen."""
+STORE_TIMEOUT_S: Final = 20.0
+END_TIMEOUT_S: Final = 1.5
+"""For what is left at the end, within the drain."""
+_PAUSE_S: Final = 0.05
+MOST_WAITING: Final = 2 * 24 * 60
+"""Slots in memory while the store takes none; then the oldest go."""
+
+
+class Fleet(Protocol):
+    """What is looked at: the collector."""
+
+    @property
+    def off(self) -> bool:
+        """Whether collection is off."""
+
+    def snapshot(self) -> Snapshot:
+        """The fleet now.
+
+        Raises:
+            NotReady: There is none.
+        """
+
+    async def changed(self) -> None:
+        """Return when the next snapshot may be another."""
+
+
+class HistoryKeeper:
+    """Looks, and keeps what it saw in the state folder.
+
+    Attributes:
+        trouble: Why nothing can be kept now, empty while it can.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        folder: Path,
+        *,
+        now: Callable[[], float],
+        stats: HistoryStats,
+        keep_s: float,
+        keep_daily_s: float,
+        clock: Callable[[], float] = boot_time_s,
+        look_s: float = LOOK_S,
+    ) -> None:
+        """Nothing is opened before ``run``.
+
+        Args:
+            fleet: What is looked at.
+            folder: Must exist; the file is made there.
+            now: Unix time in seconds.
+            stats: Counts what is kept.
+            keep_s: How long hours are kept, in seconds.
+            keep_daily_s: How long days are kept, in seconds.
+            clock: Seconds since the machine booted.
+            look_s: Between two looks.
+        """
+        self._look_s = look_s
+        self._fleet = fleet
+        self._folder = folder
+        self._now = now
+        self._clock = clock
+        self._stats = stats
+        self._prune = partial(SqliteStore.prune, keep_s=keep_s, keep_daily_s=keep_daily_s)
+        self._thread = WorkerThread(shared_threads())
+        self._store: SqliteStore | None = None
+        self._stale = False
+        self._recorder = Recorder(now=now, clock=clock)
+        self._installation = ""
+        self._seen: tuple[Snapshot, Moment] | None = None
+        self._waiting: list[Slot] = []
+        self._pruned_at = 0.0
+        self.trouble = ""
+
+    async def run(self) -> None:
+        """Look and write until cancelled; then write what is left, within a time limit."""
+        try:
+            while True:
+                await self._look()
+                minute = self._now() // MINUTE_S
+                with anyio.move_on_after(MINUTE_S - self._now() % MINUTE_S):
+                    await self._fleet.changed()
+                    await anyio.sleep(self._look_s)
+                if self._now() // MINUTE_S != minute:
+                    await self._look()
+                    await self._write()
+        finally:
+            with anyio.move_on_after(END_TIMEOUT_S, shield=True):
+                await self._write(all_of_it=True)
+                await self._use(SqliteStore.close)
+
+    async def _look(self) -> None:
+        if self._fleet.off:
+            self._forget()
+            return
+        try:
+            snapshot = self._fleet.snapshot()
+        except NotReady:
+            self._recorder.lose(Gap.DOWN)
+            return
+        if snapshot.identity.install_uuid != self._installation:
+            await self._begin(snapshot.identity.install_uuid)
+        if self._seen is None or self._seen[0] is not snapshot:
+            self._seen = snapshot, measure(snapshot)
+        self._recorder.see(self._seen[1])
+        self._stats.samples += 1
+        self._stats.last_sample_at = self._now()
+
+    def _forget(self) -> None:
+        """Collection is off: keep only since when."""
+        if self._seen is not None:
+            self._waiting.clear()
+            self._recorder = Recorder(now=self._now, clock=self._clock)
+        self._seen = None
+        self._recorder.lose(Gap.OFF)
+
+    async def _begin(self, installation: str) -> None:
+        """Go on with the history of an installation."""
+        if self._installation:
+            await self._write(all_of_it=True)
+            self._recorder = Recorder(now=self._now, clock=self._clock)
+        self._installation = installation
+        until = await self._use(lambda store: store.known_until(installation))
+        if until is not None and not self._recorder.started:
+            self._recorder.resume(until)
+
+    async def _write(self, *, all_of_it: bool = False) -> None:
+        """Write what is over, and once a day remove what is old; nothing while it is off."""
+        if self._fleet.off or not self._installation:
+            return
+        self._waiting += self._recorder.take(all_of_it=all_of_it)
+        lost = max(0, len(self._waiting) - MOST_WAITING)
+        self._stats.lost += lost
+        del self._waiting[:lost]
+        installation, slots = self._installation, tuple(self._waiting)
+        if slots and await self._use(lambda store: _done(store.write(installation, slots))):
+            self._stats.written += len(slots)
+            del self._waiting[: len(slots)]
+        if self._now() - self._pruned_at >= DAY_S:
+            now = self._now()
+            if await self._use(lambda store: _done(self._prune(store, now))):
+                self._pruned_at = now
+
+    async def _use(self, call: Callable[[SqliteStore], T]) -> T | None:
+        """What a call of the store returns; None where it fails, which is logged once."""
+        try:
+            with anyio.fail_after(STORE_TIMEOUT_S):
+                found = await self._run(lambda: call(self._opened()))
+        except TimeoutError:
+            self._fail("the disk takes too long: check the disk or the file server")
+        except HistoryError as error:
+            self._fail(str(error))
+        else:
+            self.trouble = ""
+            return found
+        return None
+
+    async def _run(self, call: Callable[[], T]) -> T:
+        """What a call returns, once one that was cut off has ended."""
+        while True:
+            with suppress(StillHangingError):
+                return await self._thread.run(call)
+            await anyio.sleep(_PAUSE_S)
+
+    def _opened(self) -> SqliteStore:
+        """The store; called in the thread."""
+        if self._stale and self._store is not None:
+            # A disk that was full or away may have left the connection useless.
+            self._store.close()
+            self._store = None
+        self._stale = False
+        if self._store is None:
+            self._store = open_store(self._folder, now=self._now)
+            if self._store.set_aside is not None:
+                aside, why = self._store.set_aside
+                log.error("history is damaged, a new one begins moved_to=%s error=%r", aside, why)
+        return self._store
+
+    def _fail(self, why: str) -> None:
+        if why != self.trouble:
+            log.warning("cannot keep the history error=%r", why)
+        self.trouble = why
+        self._stale = True
+
+
+def _done(_: object) -> bool:
+    return True

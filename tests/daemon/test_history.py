@@ -1,0 +1,243 @@
+"""The keeper of the history: what it writes, and what not while it is off or a disk fails."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from telemetryd.daemon.history import HistoryKeeper
+from telemetryd.errors import HistoryError, NotReady
+from telemetryd.history.slots import DAY_S, HOUR_S, MINUTE_S, Gap, Slot
+from telemetryd.history.sqlite import FILE_NAME, read_store
+from telemetryd.model import MANAGED, ClusterGroup, GroupKey, Identity, Snapshot, Sums, Totals
+from telemetryd.stats import HistoryStats
+from tests.support.waiting import until_async
+
+pytestmark = pytest.mark.anyio
+
+INSTALLATION = "7f2c7d1e-0d9d-4c3f-8a0e-0d3b0b6f0f11"
+START = 1_800_000_000.0 // DAY_S * DAY_S
+KEY = GroupKey(MANAGED, "rke2", "", "imported", "1.33", active=True, deleting=False, stale=False)
+EVERYTHING = "nodes.entitled"
+
+
+def fleet_of(nodes: int, *, complete: bool = True, installation: str = INSTALLATION) -> Snapshot:
+    groups = (ClusterGroup(KEY, Sums(clusters=1, nodes=nodes)),)
+    return Snapshot(
+        1,
+        START,
+        complete,
+        (),
+        Identity(installation, "", "https://secret.example.com", "v2.14.1", "abc", "rancher"),
+        (),
+        (),
+        (),
+        Totals(groups=groups),
+    )
+
+
+class FakeFleet:
+    """A collector of one snapshot, and its clocks, which move only when a test lets them."""
+
+    def __init__(self) -> None:
+        self.wall, self.boot = START, 100.0
+        self.off = False
+        self.now_is: Snapshot | None = None
+        self._event = anyio.Event()
+        self._waiting = False
+
+    def snapshot(self) -> Snapshot:
+        if self.now_is is None:
+            raise NotReady(("nodes",))
+        return self.now_is
+
+    async def changed(self) -> None:
+        self._waiting = True
+        await self._event.wait()
+
+    async def go(self, seconds: float, nodes: int | None = None) -> None:
+        """Let time pass, and the fleet be another; the keeper looks at once."""
+        await until_async(lambda: self._waiting, "the keeper, which looks or writes")
+        self.wall += seconds
+        self.boot += seconds
+        if nodes is not None:
+            self.now_is = fleet_of(nodes)
+        await self.tell()
+
+    async def tell(self) -> None:
+        await until_async(lambda: self._waiting, "the keeper, which looks or writes")
+        self._waiting = False
+        self._event.set()
+        self._event = anyio.Event()
+        await until_async(lambda: self._waiting, "the keeper")
+
+
+@asynccontextmanager
+async def keeping(
+    fleet: FakeFleet, folder: Path, **options: float
+) -> AsyncIterator[tuple[HistoryKeeper, HistoryStats]]:
+    stats = HistoryStats()
+    keeper = HistoryKeeper(
+        fleet,
+        folder,
+        now=lambda: fleet.wall,
+        clock=lambda: fleet.boot,
+        stats=stats,
+        keep_s=options.get("keep_s", 400 * DAY_S),
+        keep_daily_s=options.get("keep_daily_s", 1825 * DAY_S),
+        look_s=0,
+    )
+    async with anyio.create_task_group() as group:
+        group.start_soon(keeper.run)
+        await anyio.wait_all_tasks_blocked()
+        yield keeper, stats
+        group.cancel_scope.cancel()
+
+
+def kept(folder: Path, size_s: int = MINUTE_S, installation: str = INSTALLATION) -> list[Slot]:
+    try:
+        store = read_store(folder)
+    except HistoryError:  # not yet
+        return []
+    try:
+        return store.read(installation, size_s, 0, 2**40)
+    finally:
+        store.close()
+
+
+async def until_kept(folder: Path, minutes: int) -> list[Slot]:
+    await until_async(lambda: len(kept(folder)) >= minutes, f"{minutes} minutes")
+    return kept(folder)
+
+
+async def test_minute_is_written_when_it_is_over_and_the_rest_at_the_end(tmp_path: Path) -> None:
+    fleet = FakeFleet()
+    async with keeping(fleet, tmp_path) as (keeper, stats):
+        await fleet.go(0, nodes=7)
+        await fleet.go(30, nodes=9)
+        await fleet.go(31)
+        (minute,) = await until_kept(tmp_path, 1)
+        assert minute.cell(EVERYTHING)[:4] == (9, 7, 7, 9)
+        await fleet.go(9)
+        assert keeper.trouble == ""
+        assert stats.samples == 5
+        assert stats.last_sample_at == START + 70
+    first, second = kept(tmp_path)
+    assert (first.known_s, second.known_s) == (60.0, 10.0)
+    assert [slot.known_s for slot in kept(tmp_path, HOUR_S)] == [70.0]
+
+
+async def test_no_name_no_url_and_no_id_of_a_cluster_is_kept(tmp_path: Path) -> None:
+    fleet = FakeFleet()
+    async with keeping(fleet, tmp_path):
+        await fleet.go(0, nodes=7)
+        await fleet.go(61)
+        await until_kept(tmp_path, 1)
+    content = b"".join(each.read_bytes() for each in tmp_path.iterdir())
+    assert b"secret.example.com" not in content
+    assert INSTALLATION.encode() in content
+
+
+async def test_nothing_is_kept_while_collection_is_off(tmp_path: Path) -> None:
+    fleet = FakeFleet()
+    async with keeping(fleet, tmp_path):
+        await fleet.go(0, nodes=7)
+        await fleet.go(61)
+        await until_kept(tmp_path, 1)
+        before = (tmp_path / FILE_NAME).stat().st_mtime_ns, len(kept(tmp_path))
+        fleet.off = True
+        await fleet.tell()
+        for _ in range(5):
+            await fleet.go(61, nodes=100)
+        assert ((tmp_path / FILE_NAME).stat().st_mtime_ns, len(kept(tmp_path))) == before
+        fleet.off = False
+        await fleet.go(0, nodes=8)
+        await fleet.go(61)
+        minutes = await until_kept(tmp_path, 7)
+        assert max(slot.cell(EVERYTHING).high for slot in minutes) == 8
+        assert sum(slot.gaps.get(Gap.OFF, 0.0) for slot in minutes) == 5 * 61
+
+
+async def test_fleet_that_is_not_ready_is_a_gap(tmp_path: Path) -> None:
+    fleet = FakeFleet()
+    async with keeping(fleet, tmp_path):
+        await fleet.go(0, nodes=7)
+        await fleet.go(30)
+        fleet.now_is = None
+        await fleet.go(0)
+        await fleet.go(31)
+        (minute,) = await until_kept(tmp_path, 1)
+        assert (minute.known_s, minute.gaps) == (30.0, {Gap.DOWN: 30.0})
+
+
+async def test_next_process_says_what_it_missed(tmp_path: Path) -> None:
+    fleet = FakeFleet()
+    async with keeping(fleet, tmp_path):
+        await fleet.go(0, nodes=7)
+        await fleet.go(60)
+        await until_kept(tmp_path, 1)
+    fleet.wall += 2 * HOUR_S
+    async with keeping(fleet, tmp_path):
+        await fleet.go(0, nodes=7)
+        await fleet.go(60)
+        await until_kept(tmp_path, 3)
+    hours = kept(tmp_path, HOUR_S)
+    assert sum(slot.gaps.get(Gap.DOWN, 0.0) for slot in hours) == 2 * HOUR_S
+
+
+async def test_another_installation_has_a_history_of_its_own(tmp_path: Path) -> None:
+    other = INSTALLATION.replace("7", "8")
+    fleet = FakeFleet()
+    async with keeping(fleet, tmp_path):
+        await fleet.go(0, nodes=7)
+        fleet.now_is = fleet_of(70, installation=other)
+        await fleet.go(10)
+        await fleet.go(60)
+    assert max(slot.cell(EVERYTHING).high for slot in kept(tmp_path)) == 7
+    assert max(slot.cell(EVERYTHING).high for slot in kept(tmp_path, MINUTE_S, other)) == 70
+
+
+async def test_store_that_fails_is_tried_again_and_loses_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet = FakeFleet()
+    (tmp_path / FILE_NAME).mkdir()
+    async with keeping(fleet, tmp_path) as (keeper, stats):
+        await fleet.go(0, nodes=7)
+        await until_async(lambda: bool(keeper.trouble), "a failure")
+        for _ in range(3):
+            await fleet.go(60)
+        (tmp_path / FILE_NAME).rmdir()
+        await fleet.go(60)
+        minutes = await until_kept(tmp_path, 4)
+        assert [slot.known_s for slot in minutes] == [60.0] * 4
+        assert (keeper.trouble, stats.lost) == ("", 0)
+    assert len([each for each in caplog.records if "cannot keep" in each.message]) == 1
+
+
+async def test_damaged_file_is_moved_aside_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / FILE_NAME).write_bytes(b"rubbish" * 1000)
+    fleet = FakeFleet()
+    async with keeping(fleet, tmp_path):
+        await fleet.go(0, nodes=7)
+        await fleet.go(61)
+        await until_kept(tmp_path, 1)
+    assert any("history is damaged" in each.message for each in caplog.records)
+    assert [each.read_bytes()[:7] for each in tmp_path.glob("*damaged*")] == [b"rubbish"]
+
+
+async def test_old_hours_are_removed_once_a_day(tmp_path: Path) -> None:
+    fleet = FakeFleet()
+    async with keeping(fleet, tmp_path, keep_s=3 * DAY_S, keep_daily_s=10 * DAY_S):
+        await fleet.go(0, nodes=7)
+        await fleet.go(60)
+        await until_kept(tmp_path, 1)
+        await fleet.go(5 * DAY_S)
+        await fleet.go(60)
+        await until_async(lambda: kept(tmp_path)[0].start > START, "the removal of old minutes")
+        assert kept(tmp_path, HOUR_S)[0].start > START
+        assert kept(tmp_path, DAY_S)[0].start == START
