@@ -3,12 +3,13 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from telemetryd import __version__
-from telemetryd.cli import commands, configcommands
+from telemetryd.cli import commands, configcommands, historycommands
 from telemetryd.config import FORMATS, Assignment, parse_duration
 from telemetryd.config.values import did_you_mean, show
 
@@ -173,6 +174,18 @@ def build_parser() -> Parser:
         "telemetryd offline-request > request.txt",
         commands.offline_request,
     )
+    report = add(
+        "report",
+        "print usage over time, by the rule of your subscription",
+        "telemetryd report --by month --format csv",
+        historycommands.report,
+    )
+    history = add(
+        "history",
+        "what is kept of the fleet's past",
+        "telemetryd history export > history.jsonl",
+        historycommands.history_export,
+    )
     schema = add(
         "schema",
         "print the JSON Schema of a payload, or of the configuration file",
@@ -227,6 +240,8 @@ def build_parser() -> Parser:
     )
     _add_ctl(ctl, given)
     _add_spool(spool, given)
+    _add_report(report)
+    _add_history(history, given)
     chosen = payload.add_mutually_exclusive_group()
     of = schema.add_mutually_exclusive_group()
     of.add_argument(
@@ -337,6 +352,51 @@ def _add_spool(spool: argparse.ArgumentParser, given: list[Assignment]) -> None:
     )
     replayed.add_argument("folder", metavar="DIR", type=Path, help="of an export, or its manifest")
     replayed.add_argument("--exporter", metavar="NAME", help="default: that of the same name")
+
+
+def _add_report(report: argparse.ArgumentParser) -> None:
+    for option, dest, about in (
+        ("--from", "begin", "first day, such as 2026-01-31; default: the first that is known"),
+        ("--to", "end", "the day after the last one; default: now"),
+    ):
+        report.add_argument(option, dest=dest, metavar="DATE", type=_day, help=about)
+    report.add_argument("--by", choices=("day", "month"), default="month", help="in UTC")
+    report.add_argument("--format", choices=("text", "csv", "json"), default="text", help="of it")
+    report.add_argument("--output", metavar="FILE", type=Path, help="default: standard output")
+    report.add_argument(
+        "--all-installations", action="store_true", help="not only that which was last seen"
+    )
+
+
+def _add_history(history: argparse.ArgumentParser, given: list[Assignment]) -> None:
+    add = _adder(history, given)
+    add(
+        "export",
+        "print everything that is kept, as JSON lines",
+        "telemetryd history export > history.jsonl",
+        historycommands.history_export,
+    )
+    imported = add(
+        "import",
+        "merge an export of another store into this one",
+        "telemetryd history import history.jsonl",
+        historycommands.history_import,
+    )
+    imported.add_argument("file", metavar="FILE", type=Path, help="of an export")
+    pruned = add(
+        "prune",
+        "remove what is older than is kept",
+        "telemetryd history prune --all",
+        historycommands.history_prune,
+    )
+    pruned.add_argument("--all", action="store_true", help="everything, whatever its age")
+
+
+def _day(text: str) -> datetime:
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} isn't a day such as 2026-01-31") from None
 
 
 def _name(text: str) -> str:

@@ -16,6 +16,7 @@ from telemetryd.config.exporters import (
     SecretExporterConfig,
     WebExporterConfig,
 )
+from telemetryd.config.history import EntitlementConfig, HistoryConfig
 from telemetryd.config.load import (
     DEFAULTS,
     SYSTEM_CONFIG,
@@ -49,9 +50,11 @@ __all__ = [
     "ConfigSource",
     "ControlPlace",
     "ControlSocket",
+    "EntitlementConfig",
     "EnvironmentSwitches",
     "ExporterConfig",
     "FileExporterConfig",
+    "HistoryConfig",
     "HttpExporterConfig",
     "IdentityConfig",
     "KubernetesConfig",

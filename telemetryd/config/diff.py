@@ -24,6 +24,8 @@ RELOADABLE = (
     "identity",
     "privacy",
     "secret_requests",
+    "history",
+    "entitlement",
 )
 """Keys and tables that a running daemon can change, beside the exporters.
 

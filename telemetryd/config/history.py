@@ -1,11 +1,12 @@
 """``[history]`` and ``[entitlement]``: what is kept of the fleet's past, and what is counted."""
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Final
 
 from telemetryd.config.schema import Rule
 from telemetryd.config.values import DAY_S, YEAR_S, Boolean, Choice, Duration, Integer
 
+_LONGEST_S = 10 * YEAR_S
 _PRESET = "is what preset says already: leave it out, or leave out preset"
 
 
@@ -14,7 +15,7 @@ class HistoryConfig:
     """``[history]``: what is kept of the fleet's past, in ``state_dir``.
 
     Attributes:
-        enabled: Keep counts of clusters, nodes, cores, memory and GPUs; no names.
+        enabled: Keep counts of clusters, nodes, cores, memory and GPUs: no names, no URL.
         keep_s: How long counts of hours are kept; those of minutes are kept for 48 hours.
         keep_daily_s: How long counts of days are kept.
     """
@@ -28,10 +29,8 @@ class HistoryConfig:
     )
 
     enabled: Annotated[bool, Boolean()] = True
-    keep_s: Annotated[float, Duration(minimum_s=2 * DAY_S, maximum_s=10 * YEAR_S)] = 400 * DAY_S
-    keep_daily_s: Annotated[float, Duration(minimum_s=2 * DAY_S, maximum_s=10 * YEAR_S)] = (
-        5 * YEAR_S
-    )
+    keep_s: Annotated[float, Duration(2 * DAY_S, _LONGEST_S)] = 400 * DAY_S
+    keep_daily_s: Annotated[float, Duration(2 * DAY_S, _LONGEST_S)] = 5 * YEAR_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,12 +38,13 @@ class EntitlementConfig:
     """``[entitlement]``: how the subscription counts, in ``telemetryd report`` and in metrics.
 
     Attributes:
-        preset: ``aws-csp``: a license for each 20 managed nodes, now. ``payg-monthly``: the mean of
-            a month's hourly counts of managed nodes, 5 at least. Left out: a rule of your own.
+        preset: ``aws-csp``: a license for each 20 managed nodes, by the last count.
+            ``payg-monthly``: the mean of a month's hourly counts of managed nodes, 5 at least.
+            Left out: a rule of your own.
         unit: What is counted.
         scope: ``managed`` leaves out the local cluster and clusters that are being deleted.
-        method: ``peak`` is the highest count, ``current`` the last one, ``monthly_average`` the mean
-            of the counts at the beginning of each hour.
+        method: ``peak`` is the highest count, ``current`` the last one, and ``monthly_average`` the
+            mean of the counts at the beginning of each hour.
         minimum: Units that are counted at least.
         per_license: Units of a license; what is begun counts in full.
         limit: Licenses that you have; left out: no limit.
@@ -65,3 +65,7 @@ class EntitlementConfig:
     minimum: Annotated[int, Integer(0, 10**9)] = 0
     per_license: Annotated[int, Integer(1, 10**6)] = 1
     limit: Annotated[int | None, Integer(0, 10**9)] = None
+
+
+DEFAULT_HISTORY: Final = HistoryConfig()
+DEFAULT_ENTITLEMENT: Final = EntitlementConfig()

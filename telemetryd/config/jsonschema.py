@@ -15,6 +15,7 @@ from telemetryd.config.settings import Config
 from telemetryd.config.storage import AbsolutePath, Size
 from telemetryd.config.values import (
     AUTO,
+    DURATION_PATTERN,
     Boolean,
     BooleanOrAuto,
     Choice,
@@ -125,8 +126,7 @@ def _kind_schema(kind: Kind[Any]) -> Document:  # noqa: C901, PLR0911, PLR0912 -
         case Number(minimum, maximum):
             return {"type": "number", "minimum": minimum, "maximum": maximum}
         case Duration():
-            pattern = "^([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$"
-            return {"type": "string", "minLength": 2, "pattern": pattern}
+            return _pattern(DURATION_PATTERN) | {"minLength": 2}
         case Size():
             return _pattern("[0-9]{1,18}(B|KiB|MiB|GiB|TiB)")
         case AbsolutePath() | SocketPath():

@@ -15,6 +15,12 @@ from telemetryd.config.exporters import (
     SecretExporterConfig,
     is_loopback,
 )
+from telemetryd.config.history import (
+    DEFAULT_ENTITLEMENT,
+    DEFAULT_HISTORY,
+    EntitlementConfig,
+    HistoryConfig,
+)
 from telemetryd.config.paths import ControlSocket, SocketPath
 from telemetryd.config.plugins import find_type, installed_types
 from telemetryd.config.schema import Env, Restricts, Rule, Table, Variants
@@ -247,6 +253,8 @@ class Config:
         server: Where HTTP is served and commands are taken.
         leader_election: Whether replicas share a Lease.
         secret_requests: Whether SecretRequests are served.
+        history: What is kept of the fleet's past.
+        entitlement: How the subscription counts.
         exporters: Where payloads go; none at all with an empty array.
     """
 
@@ -266,6 +274,8 @@ class Config:
     secret_requests: Annotated[SecretRequestsConfig, Table(SecretRequestsConfig)] = (
         SecretRequestsConfig()
     )
+    history: Annotated[HistoryConfig, Table(HistoryConfig)] = DEFAULT_HISTORY
+    entitlement: Annotated[EntitlementConfig, Table(EntitlementConfig)] = DEFAULT_ENTITLEMENT
     exporters: Annotated[
         tuple[ExporterConfig, ...],
         Variants(ExporterConfig, EXPORTER_TYPES, installed_types, find_type),

@@ -20,14 +20,26 @@ T = TypeVar("T")
 
 AUTO: Final = "auto"
 HOUR_S = 3600.0
-YEAR_S = 8760 * HOUR_S
+DAY_S = 24 * HOUR_S
+YEAR_S = 365 * DAY_S
 
 _SHOWN_CHARACTERS = 60
 _FEW = 2  # letters, which many words begin with
 _LARGEST_SHOWN_BITS = 64
 _LARGEST_PORT = 65535
-_DURATION = re.compile(r"(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+)s)?(?:([0-9]+)ms)?")
-_UNIT_MS = (3_600_000, 60_000, 1000, 1)
+_UNITS_MS = {
+    "y": 31_536_000_000,
+    "d": 86_400_000,
+    "h": 3_600_000,
+    "m": 60_000,
+    "s": 1000,
+    "ms": 1,
+}
+DURATION_PATTERN = "".join(f"([0-9]+{unit})?" for unit in _UNITS_MS)
+"""Of a duration: whole numbers with their units, the largest first."""
+_DURATION = re.compile(DURATION_PATTERN)
+_LONG_MS = 2 * _UNITS_MS["d"]
+"""Shorter durations are written without days: 24h, 36h."""
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _HOST_LABEL = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?")
@@ -101,7 +113,9 @@ def render_duration(seconds: float) -> str:
     """Seconds as a duration of the file: ``90.0`` is ``1m30s``."""
     rest_ms = round(seconds * 1000)
     parts = []
-    for unit, unit_ms in zip(("h", "m", "s", "ms"), _UNIT_MS, strict=True):
+    for unit, unit_ms in _UNITS_MS.items():
+        if unit_ms >= _UNITS_MS["d"] and rest_ms < _LONG_MS:
+            continue
         count, rest_ms = divmod(rest_ms, unit_ms)
         if count:
             parts.append(f"{count}{unit}")
@@ -126,13 +140,13 @@ class Duration(Kind[float]):
         found = _DURATION.fullmatch(value) if value and len(value) <= _SHOWN_CHARACTERS else None
         if found is None:
             raise InvalidValue(
-                f"{show(value)} isn't a duration: write whole numbers with the units h, m, s, ms,"
-                ' in that order, such as "60s" or "1h30m"'
+                f"{show(value)} isn't a duration: write whole numbers with the units"
+                f' {", ".join(_UNITS_MS)}, in that order, such as "60s" or "1h30m"'
             )
         total_ms = sum(
-            int(count) * unit_ms
-            for count, unit_ms in zip(found.groups(), _UNIT_MS, strict=True)
-            if count
+            int(given.removesuffix(unit)) * unit_ms
+            for given, (unit, unit_ms) in zip(found.groups(), _UNITS_MS.items(), strict=True)
+            if given
         )
         if not self.minimum_s * 1000 <= total_ms <= self.maximum_s * 1000:
             raise InvalidValue(f"{show(value)} is out of range: must be {self._range()}")

@@ -22,6 +22,7 @@ from telemetryd.daemon.commands import DaemonCommands
 from telemetryd.daemon.dryrun import ReadOnlyClient, announce, dry, without_places
 from telemetryd.daemon.exporters import ExporterFactory, spool_dir
 from telemetryd.daemon.filewatch import FileWatch
+from telemetryd.daemon.history import HistoryKeeper
 from telemetryd.daemon.leadership import Leadership
 from telemetryd.daemon.loop import ALIVE_WITHIN_S, Heartbeat, trim_heap
 from telemetryd.daemon.notify import Notifier, Startup, StatusLog, Supervision
@@ -234,6 +235,7 @@ class Daemon:
             client, source=lambda: self._collector.source, now=now, rng=rng
         )
         self._guarded = GuardedWork(self._manager, self._requests)
+        self._history = HistoryKeeper(self._collector, config, now=now)
         self._supervision = Supervision(
             notifier, summary=self._summary, alive=lambda: self._liveness().ok
         )
@@ -250,6 +252,7 @@ class Daemon:
                 self._collector.run, self._guarded, self._accompany, name="collector"
             )
             background.start_soon(self._status_log.run, self._summary, name="status log")
+            background.start_soon(self._history.run, name="history")
             background.start_soon(
                 self._reloader.restrictions.run, self._reloader.reapply, name="restrictions"
             )
@@ -314,6 +317,7 @@ class Daemon:
         self._opt_out_mark.follow(config)
         self._collector.follow(config)
         self._leadership.follow(config)
+        self._history.follow(config)
 
     def endpoints(self) -> Endpoints:
         """What HTTP shows of this daemon."""

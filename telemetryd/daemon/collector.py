@@ -177,6 +177,16 @@ class Collector:
             raise NotReady(self.missing())
         return self._collection.gatherer.snapshot()
 
+    async def changed(self) -> None:
+        """Return when the next snapshot may be another one, or collection is on or off."""
+        async with anyio.create_task_group() as group:
+            if self._collection is not None:
+                group.start_soon(_cancel_after, self._changed, group.cancel_scope)
+                await self._collection.gatherer.changed()
+            else:
+                await self._changed.wait()
+            group.cancel_scope.cancel()
+
     async def wait_ready(self) -> None:
         """Return once ``snapshot()`` would not raise NotReady."""
         while not self._is_ready():

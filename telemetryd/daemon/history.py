@@ -13,13 +13,14 @@ from typing import Final, Protocol, TypeVar
 
 import anyio
 
+from telemetryd.config import Config
 from telemetryd.errors import HistoryError, NotReady
 from telemetryd.export.threads import StillHangingError, WorkerThread, shared_threads
 from telemetryd.history.measure import measure
 from telemetryd.history.recorder import Recorder
 from telemetryd.history.slots import DAY_S, MINUTE_S, Gap, Moment, Slot
 from telemetryd.history.sqlite import SqliteStore, open_store
-from telemetryd.model import Snapshot
+from telemetryd.model import Snapshot, Switches
 from telemetryd.stats import HistoryStats
 from telemetryd.timing import boot_time_s
 
@@ -41,8 +42,8 @@ class Fleet(Protocol):
     """What is looked at: the collector."""
 
     @property
-    def off(self) -> bool:
-        """Whether collection is off."""
+    def switches(self) -> Switches:
+        """Which switches turn collection off."""
 
     def snapshot(self) -> Snapshot:
         """The fleet now.
@@ -52,7 +53,7 @@ class Fleet(Protocol):
         """
 
     async def changed(self) -> None:
-        """Return when the next snapshot may be another."""
+        """Return when the next snapshot may be another one, or collection is on or off."""
 
 
 class HistoryKeeper:
@@ -60,17 +61,15 @@ class HistoryKeeper:
 
     Attributes:
         trouble: Why nothing can be kept now, empty while it can.
+        stats: Counts what was kept.
     """
 
     def __init__(
         self,
         fleet: Fleet,
-        folder: Path,
+        config: Config,
         *,
         now: Callable[[], float],
-        stats: HistoryStats,
-        keep_s: float,
-        keep_daily_s: float,
         clock: Callable[[], float] = boot_time_s,
         look_s: float = LOOK_S,
     ) -> None:
@@ -78,21 +77,17 @@ class HistoryKeeper:
 
         Args:
             fleet: What is looked at.
-            folder: Must exist; the file is made there.
+            config: Where the file is made, what is kept, and for how long.
             now: Unix time in seconds.
-            stats: Counts what is kept.
-            keep_s: How long hours are kept, in seconds.
-            keep_daily_s: How long days are kept, in seconds.
             clock: Seconds since the machine booted.
             look_s: Between two looks.
         """
         self._look_s = look_s
         self._fleet = fleet
-        self._folder = folder
+        self._folder = config.state_dir
         self._now = now
         self._clock = clock
-        self._stats = stats
-        self._prune = partial(SqliteStore.prune, keep_s=keep_s, keep_daily_s=keep_daily_s)
+        self._config = config.history
         self._thread = WorkerThread(shared_threads())
         self._store: SqliteStore | None = None
         self._stale = False
@@ -102,9 +97,24 @@ class HistoryKeeper:
         self._waiting: list[Slot] = []
         self._pruned_at = 0.0
         self.trouble = ""
+        self.stats = HistoryStats()
+
+    def follow(self, config: Config) -> None:
+        """Put another configuration in force."""
+        self._config = config.history
+
+    @property
+    def _off(self) -> bool:
+        return not (self._config.enabled and self._fleet.switches.enabled)
 
     async def run(self) -> None:
-        """Look and write until cancelled; then write what is left, within a time limit."""
+        """Look and write until cancelled; then write what is left, within a time limit.
+
+        Without a state folder nothing is kept.
+        """
+        if self._folder is None:
+            self.trouble = "there is no usable state_dir: configure one"
+            await anyio.sleep_forever()
         try:
             while True:
                 await self._look()
@@ -121,7 +131,7 @@ class HistoryKeeper:
                 await self._use(SqliteStore.close)
 
     async def _look(self) -> None:
-        if self._fleet.off:
+        if self._off:
             self._forget()
             return
         try:
@@ -134,8 +144,8 @@ class HistoryKeeper:
         if self._seen is None or self._seen[0] is not snapshot:
             self._seen = snapshot, measure(snapshot)
         self._recorder.see(self._seen[1])
-        self._stats.samples += 1
-        self._stats.last_sample_at = self._now()
+        self.stats.samples += 1
+        self.stats.last_sample_at = self._now()
 
     def _forget(self) -> None:
         """Collection is off: keep only since when."""
@@ -157,20 +167,27 @@ class HistoryKeeper:
 
     async def _write(self, *, all_of_it: bool = False) -> None:
         """Write what is over, and once a day remove what is old; nothing while it is off."""
-        if self._fleet.off or not self._installation:
+        if self._off or not self._installation:
             return
         self._waiting += self._recorder.take(all_of_it=all_of_it)
         lost = max(0, len(self._waiting) - MOST_WAITING)
-        self._stats.lost += lost
+        self.stats.lost += lost
         del self._waiting[:lost]
-        installation, slots = self._installation, tuple(self._waiting)
-        if slots and await self._use(lambda store: _done(store.write(installation, slots))):
-            self._stats.written += len(slots)
+        slots = tuple(self._waiting)
+        write = partial(SqliteStore.write, installation=self._installation, slots=slots)
+        taken = bool(slots) and await self._use(lambda store: _done(write(store)))
+        if taken:
+            self.stats.written += len(slots)
             del self._waiting[: len(slots)]
         if self._now() - self._pruned_at >= DAY_S:
-            now = self._now()
-            if await self._use(lambda store: _done(self._prune(store, now))):
-                self._pruned_at = now
+            prune = partial(
+                SqliteStore.prune,
+                now=self._now(),
+                keep_s=self._config.keep_s,
+                keep_daily_s=self._config.keep_daily_s,
+            )
+            if await self._use(lambda store: _done(prune(store))):
+                self._pruned_at = self._now()
 
     async def _use(self, call: Callable[[SqliteStore], T]) -> T | None:
         """What a call of the store returns; None where it fails, which is logged once."""
@@ -201,7 +218,7 @@ class HistoryKeeper:
             self._store = None
         self._stale = False
         if self._store is None:
-            self._store = open_store(self._folder, now=self._now)
+            self._store = open_store(Path(self._folder or ""), now=self._now)
             if self._store.set_aside is not None:
                 aside, why = self._store.set_aside
                 log.error("history is damaged, a new one begins moved_to=%s error=%r", aside, why)

@@ -192,6 +192,10 @@ class Gatherer:
             with anyio.move_on_after(_RECHECK_S):
                 await changed.wait()
 
+    async def changed(self) -> None:
+        """Return when the next snapshot may be another one."""
+        await self._changed.wait()
+
     def recheck(self) -> None:
         """Let ``wait_ready`` check again."""
         self._changed.set()

@@ -65,18 +65,20 @@ def _period(period: Period) -> dict[str, Any]:
     }
 
 
-def to_json(report: Report) -> str:
+def to_json(found: object) -> str:
     """Indented, with a line break at its end."""
-    return orjson.dumps(document(report), option=orjson.OPT_INDENT_2).decode() + "\n"
+    return orjson.dumps(found, option=orjson.OPT_INDENT_2).decode() + "\n"
 
 
-def to_csv(report: Report) -> str:
+def to_csv(reports: Iterable[Report]) -> str:
     """A line for each period, with a heading; empty fields where nothing is known (RFC 4180)."""
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(name for name, _ in _COLUMNS)
-    for period in report.periods:
-        writer.writerow(value(_period(period)) for _, value in _COLUMNS)
+    writer.writerow(("installation", *(name for name, _ in _COLUMNS)))
+    for report in reports:
+        for period in report.periods:
+            shown = _period(period)
+            writer.writerow((report.installation, *(value(shown) for _, value in _COLUMNS)))
     return text.getvalue()
 
 

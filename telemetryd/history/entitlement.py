@@ -8,10 +8,11 @@ mean of a month's hourly counts, 5 nodes at least).
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Final
 
+from telemetryd.config import EntitlementConfig
 from telemetryd.history.measure import ALL, ENTITLED
 from telemetryd.history.slots import Slot
 
@@ -89,3 +90,17 @@ PRESETS: Final = {
     "aws-csp": Entitlement(method=CURRENT, per_license=20, preset="aws-csp"),
     "payg-monthly": Entitlement(method=MONTHLY_AVERAGE, minimum=5, preset="payg-monthly"),
 }
+
+
+def entitlement_of(config: EntitlementConfig) -> Entitlement:
+    """The rule of a configuration."""
+    if config.preset is not None:
+        return replace(PRESETS[config.preset], limit=config.limit)
+    return Entitlement(
+        unit=config.unit,
+        scope=config.scope,
+        method=config.method,
+        minimum=config.minimum,
+        per_license=config.per_license,
+        limit=config.limit,
+    )

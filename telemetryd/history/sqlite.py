@@ -2,7 +2,7 @@
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -104,6 +104,26 @@ class SqliteStore:
                     made = made.or_fuller(former)
                 self._put(key, made)
 
+    def merge(self, slots: Iterable[tuple[str, Slot]]) -> int:
+        """Add slots of another store, each with its installation: all of them or none.
+
+        Of two records of a slot the one that knows more of it stays, with the peaks of both.
+        Returns their number.
+
+        Raises:
+            HistoryError: The file can't be written.
+        """
+        count = 0
+        with self._transaction():
+            for installation, slot in slots:
+                key = self._installation(installation)
+                made = slot
+                for known in self._get(key, slot.size_s, slot.start):
+                    made = known.or_fuller(slot)
+                self._put(key, made)
+                count += 1
+        return count
+
     def read(self, installation: str, size_s: int, begin: float, end: float) -> list[Slot]:
         """The slots of a size that begin in [begin, end), in the order of time.
 
@@ -117,9 +137,12 @@ class SqliteStore:
             return list(self._slots(found[0], size_s, begin, end)) if found else []
 
     def installations(self) -> list[str]:
-        """The install UUIDs that there are slots of, sorted."""
+        """The install UUIDs that there are days of, that with the latest one last."""
         with _translated():
-            rows = self._connection.execute("SELECT uuid FROM installations ORDER BY uuid")
+            rows = self._connection.execute(
+                "SELECT uuid FROM installations JOIN slots ON id = installation"
+                " WHERE size = 86400 GROUP BY uuid ORDER BY max(start), uuid"
+            )
             return [row[0] for row in rows]
 
     def known_until(self, installation: str) -> float | None:

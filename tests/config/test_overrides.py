@@ -19,7 +19,14 @@ from telemetryd.config.exporters import EXPORTER_TYPES
 from telemetryd.config.overrides import variable_of
 from telemetryd.config.restrictions import decide, how_to_end, restrict
 from telemetryd.config.schema import Key, Table, Variants, keys_of
-from telemetryd.config.values import Boolean, Choice, Duration, Integer, Number
+from telemetryd.config.values import (
+    Boolean,
+    Choice,
+    Duration,
+    Integer,
+    Number,
+    render_duration,
+)
 from telemetryd.errors import ConfigError
 
 NOTHING: Mapping[str, str] = {}
@@ -55,6 +62,10 @@ def another(key: Key) -> str:  # noqa: PLR0911 - one a kind
             return str(maximum)
         case Duration() if key.name in {"timeout", "retry_base", "retry_period"}:
             return "3s"
+        case Duration() if key.name == "keep_daily":
+            return "6y"
+        case Duration(minimum_s=minimum_s) if minimum_s > 13:
+            return render_duration(minimum_s * 2)
         case Duration():
             return "13s"
     return {

@@ -7,12 +7,23 @@ from pathlib import Path
 import anyio
 import pytest
 
+from telemetryd.config import Config, HistoryConfig
+from telemetryd.config.history import DEFAULT_HISTORY
 from telemetryd.daemon.history import HistoryKeeper
 from telemetryd.errors import HistoryError, NotReady
 from telemetryd.history.slots import DAY_S, HOUR_S, MINUTE_S, Gap, Slot
 from telemetryd.history.sqlite import FILE_NAME, read_store
-from telemetryd.model import MANAGED, ClusterGroup, GroupKey, Identity, Snapshot, Sums, Totals
-from telemetryd.stats import HistoryStats
+from telemetryd.model import (
+    MANAGED,
+    ClusterGroup,
+    GroupKey,
+    Identity,
+    Snapshot,
+    Sums,
+    Switch,
+    Switches,
+    Totals,
+)
 from tests.support.waiting import until_async
 
 pytestmark = pytest.mark.anyio
@@ -43,7 +54,7 @@ class FakeFleet:
 
     def __init__(self) -> None:
         self.wall, self.boot = START, 100.0
-        self.off = False
+        self.switches = Switches()
         self.now_is: Snapshot | None = None
         self._event = anyio.Event()
         self._waiting = False
@@ -76,23 +87,19 @@ class FakeFleet:
 
 @asynccontextmanager
 async def keeping(
-    fleet: FakeFleet, folder: Path, **options: float
-) -> AsyncIterator[tuple[HistoryKeeper, HistoryStats]]:
-    stats = HistoryStats()
+    fleet: FakeFleet, folder: Path, history: HistoryConfig = DEFAULT_HISTORY
+) -> AsyncIterator[HistoryKeeper]:
     keeper = HistoryKeeper(
         fleet,
-        folder,
+        Config(state_dir=str(folder), history=history),
         now=lambda: fleet.wall,
         clock=lambda: fleet.boot,
-        stats=stats,
-        keep_s=options.get("keep_s", 400 * DAY_S),
-        keep_daily_s=options.get("keep_daily_s", 1825 * DAY_S),
         look_s=0,
     )
     async with anyio.create_task_group() as group:
         group.start_soon(keeper.run)
         await anyio.wait_all_tasks_blocked()
-        yield keeper, stats
+        yield keeper
         group.cancel_scope.cancel()
 
 
@@ -114,7 +121,7 @@ async def until_kept(folder: Path, minutes: int) -> list[Slot]:
 
 async def test_minute_is_written_when_it_is_over_and_the_rest_at_the_end(tmp_path: Path) -> None:
     fleet = FakeFleet()
-    async with keeping(fleet, tmp_path) as (keeper, stats):
+    async with keeping(fleet, tmp_path) as keeper:
         await fleet.go(0, nodes=7)
         await fleet.go(30, nodes=9)
         await fleet.go(31)
@@ -122,8 +129,8 @@ async def test_minute_is_written_when_it_is_over_and_the_rest_at_the_end(tmp_pat
         assert minute.cell(EVERYTHING)[:4] == (9, 7, 7, 9)
         await fleet.go(9)
         assert keeper.trouble == ""
-        assert stats.samples == 5
-        assert stats.last_sample_at == START + 70
+        assert keeper.stats.samples == 5
+        assert keeper.stats.last_sample_at == START + 70
     first, second = kept(tmp_path)
     assert (first.known_s, second.known_s) == (60.0, 10.0)
     assert [slot.known_s for slot in kept(tmp_path, HOUR_S)] == [70.0]
@@ -147,12 +154,12 @@ async def test_nothing_is_kept_while_collection_is_off(tmp_path: Path) -> None:
         await fleet.go(61)
         await until_kept(tmp_path, 1)
         before = (tmp_path / FILE_NAME).stat().st_mtime_ns, len(kept(tmp_path))
-        fleet.off = True
+        fleet.switches = Switches(frozenset({Switch.SETTING}))
         await fleet.tell()
         for _ in range(5):
             await fleet.go(61, nodes=100)
         assert ((tmp_path / FILE_NAME).stat().st_mtime_ns, len(kept(tmp_path))) == before
-        fleet.off = False
+        fleet.switches = Switches()
         await fleet.go(0, nodes=8)
         await fleet.go(61)
         minutes = await until_kept(tmp_path, 7)
@@ -204,7 +211,7 @@ async def test_store_that_fails_is_tried_again_and_loses_nothing(
 ) -> None:
     fleet = FakeFleet()
     (tmp_path / FILE_NAME).mkdir()
-    async with keeping(fleet, tmp_path) as (keeper, stats):
+    async with keeping(fleet, tmp_path) as keeper:
         await fleet.go(0, nodes=7)
         await until_async(lambda: bool(keeper.trouble), "a failure")
         for _ in range(3):
@@ -213,7 +220,7 @@ async def test_store_that_fails_is_tried_again_and_loses_nothing(
         await fleet.go(60)
         minutes = await until_kept(tmp_path, 4)
         assert [slot.known_s for slot in minutes] == [60.0] * 4
-        assert (keeper.trouble, stats.lost) == ("", 0)
+        assert (keeper.trouble, keeper.stats.lost) == ("", 0)
     assert len([each for each in caplog.records if "cannot keep" in each.message]) == 1
 
 
@@ -232,7 +239,7 @@ async def test_damaged_file_is_moved_aside_and_said(
 
 async def test_old_hours_are_removed_once_a_day(tmp_path: Path) -> None:
     fleet = FakeFleet()
-    async with keeping(fleet, tmp_path, keep_s=3 * DAY_S, keep_daily_s=10 * DAY_S):
+    async with keeping(fleet, tmp_path, HistoryConfig(keep_s=3 * DAY_S, keep_daily_s=10 * DAY_S)):
         await fleet.go(0, nodes=7)
         await fleet.go(60)
         await until_kept(tmp_path, 1)

@@ -50,8 +50,8 @@ function _shtab_telemetryd_using
   test "$_shtab_telemetryd_cmdpath" = "$argv"
 end
 
-set -g _shtab_telemetryd_commands run check-config config 'config show' payload offline-request schema healthcheck doctor demo ctl 'ctl status' 'ctl reload' 'ctl opt-in' 'ctl start' 'ctl stop' 'ctl restart' 'ctl trigger' 'ctl cache' spool 'spool list' 'spool export' 'spool replay' completion version
-set -g _shtab_telemetryd_opts_with_value --churn --clusters --config --context --duration --exporter --format --kubeconfig --log-level --nodes --set --timeout
+set -g _shtab_telemetryd_commands run check-config config 'config show' payload offline-request report history 'history export' 'history import' 'history prune' schema healthcheck doctor demo ctl 'ctl status' 'ctl reload' 'ctl opt-in' 'ctl start' 'ctl stop' 'ctl restart' 'ctl trigger' 'ctl cache' spool 'spool list' 'spool export' 'spool replay' completion version
+set -g _shtab_telemetryd_opts_with_value --by --churn --clusters --config --context --duration --exporter --format --from --kubeconfig --log-level --nodes --output --set --timeout --to
 
 complete -c telemetryd -e
 complete -c telemetryd -f
@@ -112,6 +112,49 @@ complete -c telemetryd -n '_shtab_telemetryd_using offline-request' -l kubeconfi
 complete -c telemetryd -n '_shtab_telemetryd_using offline-request' -l context -x -d 'the same as --set kubernetes.context=NAME'
 complete -c telemetryd -n '_shtab_telemetryd_using offline-request' -l set -x -d 'set one key, above environment and file: server.listen, exporters.NAME.interval'
 complete -c telemetryd -n '_shtab_telemetryd_using offline-request' -l timeout -x -d 'how long to wait for the sync'
+complete -c telemetryd -n '_shtab_telemetryd_using; and test $_shtab_telemetryd_npos -eq 0' -a report -d 'Print usage over time, by the rule of your subscription.'
+complete -c telemetryd -n '_shtab_telemetryd_using report' -s h -l help -d 'show this help message and exit'
+complete -c telemetryd -n '_shtab_telemetryd_using report' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'configuration file (TOML)'
+complete -c telemetryd -n '_shtab_telemetryd_using report' -l log-level -x -d 'the same as --set log_level=LEVEL'
+complete -c telemetryd -n '_shtab_telemetryd_using report' -l kubeconfig -xka "(__fish_complete_path (commandline -ct))" -d 'the same as --set kubernetes.kubeconfig=FILE'
+complete -c telemetryd -n '_shtab_telemetryd_using report' -l context -x -d 'the same as --set kubernetes.context=NAME'
+complete -c telemetryd -n '_shtab_telemetryd_using report' -l set -x -d 'set one key, above environment and file: server.listen, exporters.NAME.interval'
+complete -c telemetryd -n '_shtab_telemetryd_using report' -l from -x -d 'first day, such as 2026-01-31; default: the first that is known'
+complete -c telemetryd -n '_shtab_telemetryd_using report' -l to -x -d 'the day after the last one; default: now'
+complete -c telemetryd -n '_shtab_telemetryd_using report' -l by -xka "day month" -d 'in UTC'
+complete -c telemetryd -n '_shtab_telemetryd_using report' -l format -xka "text csv json" -d 'of it'
+complete -c telemetryd -n '_shtab_telemetryd_using report' -l output -xka "(__fish_complete_path (commandline -ct))" -d 'default: standard output'
+complete -c telemetryd -n '_shtab_telemetryd_using report' -l all-installations -d 'not only that which was last seen'
+complete -c telemetryd -n '_shtab_telemetryd_using; and test $_shtab_telemetryd_npos -eq 0' -a history -d 'What is kept of the fleet'"'"'s past.'
+complete -c telemetryd -n '_shtab_telemetryd_using history' -s h -l help -d 'show this help message and exit'
+complete -c telemetryd -n '_shtab_telemetryd_using history' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'configuration file (TOML)'
+complete -c telemetryd -n '_shtab_telemetryd_using history' -l log-level -x -d 'the same as --set log_level=LEVEL'
+complete -c telemetryd -n '_shtab_telemetryd_using history' -l kubeconfig -xka "(__fish_complete_path (commandline -ct))" -d 'the same as --set kubernetes.kubeconfig=FILE'
+complete -c telemetryd -n '_shtab_telemetryd_using history' -l context -x -d 'the same as --set kubernetes.context=NAME'
+complete -c telemetryd -n '_shtab_telemetryd_using history' -l set -x -d 'set one key, above environment and file: server.listen, exporters.NAME.interval'
+complete -c telemetryd -n '_shtab_telemetryd_using history; and test $_shtab_telemetryd_npos -eq 0' -a export -d 'Print everything that is kept, as JSON lines.'
+complete -c telemetryd -n '_shtab_telemetryd_using history export' -s h -l help -d 'show this help message and exit'
+complete -c telemetryd -n '_shtab_telemetryd_using history export' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'configuration file (TOML)'
+complete -c telemetryd -n '_shtab_telemetryd_using history export' -l log-level -x -d 'the same as --set log_level=LEVEL'
+complete -c telemetryd -n '_shtab_telemetryd_using history export' -l kubeconfig -xka "(__fish_complete_path (commandline -ct))" -d 'the same as --set kubernetes.kubeconfig=FILE'
+complete -c telemetryd -n '_shtab_telemetryd_using history export' -l context -x -d 'the same as --set kubernetes.context=NAME'
+complete -c telemetryd -n '_shtab_telemetryd_using history export' -l set -x -d 'set one key, above environment and file: server.listen, exporters.NAME.interval'
+complete -c telemetryd -n '_shtab_telemetryd_using history; and test $_shtab_telemetryd_npos -eq 0' -a import -d 'Merge an export of another store into this one.'
+complete -c telemetryd -n '_shtab_telemetryd_using history import' -s h -l help -d 'show this help message and exit'
+complete -c telemetryd -n '_shtab_telemetryd_using history import' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'configuration file (TOML)'
+complete -c telemetryd -n '_shtab_telemetryd_using history import' -l log-level -x -d 'the same as --set log_level=LEVEL'
+complete -c telemetryd -n '_shtab_telemetryd_using history import' -l kubeconfig -xka "(__fish_complete_path (commandline -ct))" -d 'the same as --set kubernetes.kubeconfig=FILE'
+complete -c telemetryd -n '_shtab_telemetryd_using history import' -l context -x -d 'the same as --set kubernetes.context=NAME'
+complete -c telemetryd -n '_shtab_telemetryd_using history import' -l set -x -d 'set one key, above environment and file: server.listen, exporters.NAME.interval'
+complete -c telemetryd -n '_shtab_telemetryd_using history import; and test $_shtab_telemetryd_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'of an export'
+complete -c telemetryd -n '_shtab_telemetryd_using history; and test $_shtab_telemetryd_npos -eq 0' -a prune -d 'Remove what is older than is kept.'
+complete -c telemetryd -n '_shtab_telemetryd_using history prune' -s h -l help -d 'show this help message and exit'
+complete -c telemetryd -n '_shtab_telemetryd_using history prune' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'configuration file (TOML)'
+complete -c telemetryd -n '_shtab_telemetryd_using history prune' -l log-level -x -d 'the same as --set log_level=LEVEL'
+complete -c telemetryd -n '_shtab_telemetryd_using history prune' -l kubeconfig -xka "(__fish_complete_path (commandline -ct))" -d 'the same as --set kubernetes.kubeconfig=FILE'
+complete -c telemetryd -n '_shtab_telemetryd_using history prune' -l context -x -d 'the same as --set kubernetes.context=NAME'
+complete -c telemetryd -n '_shtab_telemetryd_using history prune' -l set -x -d 'set one key, above environment and file: server.listen, exporters.NAME.interval'
+complete -c telemetryd -n '_shtab_telemetryd_using history prune' -l all -d 'everything, whatever its age'
 complete -c telemetryd -n '_shtab_telemetryd_using; and test $_shtab_telemetryd_npos -eq 0' -a schema -d 'Print the JSON Schema of a payload, or of the configuration file.'
 complete -c telemetryd -n '_shtab_telemetryd_using schema' -s h -l help -d 'show this help message and exit'
 complete -c telemetryd -n '_shtab_telemetryd_using schema' -l log-level -x -d 'the same as --set log_level=LEVEL'

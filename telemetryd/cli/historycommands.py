@@ -1,0 +1,147 @@
+"""The commands about the past: ``telemetryd report`` and ``telemetryd history``.
+
+They read the file of the state folder, also while a daemon writes it: SQLite shows each reader
+whole transactions.
+"""
+
+import argparse
+import os
+import time
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from telemetryd.cli.commands import source_of
+from telemetryd.cli.output import complain, print_bytes, print_text
+from telemetryd.config import Config
+from telemetryd.errors import HistoryError
+
+if TYPE_CHECKING:
+    from telemetryd.history.report import Report
+    from telemetryd.history.sqlite import SqliteStore
+
+_NOW = time.time  # noqa: TID251 - the clock is chosen here
+
+
+def report(options: argparse.Namespace) -> int:
+    """Print usage over time, by the rule of the entitlement.
+
+    Raises:
+        HistoryError: There is none, or it can't be read or written.
+    """
+    source = source_of(options)
+    config = source.parse(source.read())
+    with closing(_read_store(config)) as store:
+        known = store.installations()
+        reports = [
+            _report(options, config, store, each)
+            for each in (known if options.all_installations else known[-1:])
+        ]
+    text = _render(options, reports).encode()
+    if options.output is None:
+        print_bytes(text)
+    else:
+        _write(options.output, text)
+    if not any(each.periods for each in reports):
+        complain("telemetryd: nothing is known of that time")
+        return 1
+    return 0
+
+
+def _report(
+    options: argparse.Namespace, config: Config, store: "SqliteStore", installation: str
+) -> "Report":
+    from telemetryd.history.entitlement import entitlement_of  # noqa: PLC0415
+    from telemetryd.history.report import make_report  # noqa: PLC0415
+
+    now = datetime.fromtimestamp(_NOW(), UTC)
+    return make_report(
+        store,
+        entitlement_of(config.entitlement),
+        installation=installation,
+        instance=os.uname().nodename,
+        begin=options.begin,
+        end=min(options.end or now, now),
+        by=options.by,
+    )
+
+
+def _render(options: argparse.Namespace, reports: "list[Report]") -> str:
+    from telemetryd.history import documents  # noqa: PLC0415
+
+    match options.format:
+        case "json" if options.all_installations:
+            return documents.to_json([documents.document(each) for each in reports])
+        case "json":
+            return documents.to_json(documents.document(reports[-1]))
+        case "csv":
+            return documents.to_csv(reports)
+        case _:
+            return "\n".join(documents.to_text(each) for each in reports)
+
+
+def _write(place: Path, text: bytes) -> None:
+    try:
+        place.write_bytes(text)
+    except OSError as error:
+        raise HistoryError(f"{place}: {error.strerror}: name another file") from error
+
+
+def history_export(options: argparse.Namespace) -> int:
+    """Print the slots as JSON lines."""
+    from telemetryd.history.transfer import lines_of  # noqa: PLC0415
+
+    source = source_of(options)
+    with closing(_read_store(source.parse(source.read()))) as store:
+        for line in lines_of(store):
+            print_bytes(line)
+    return 0
+
+
+def history_import(options: argparse.Namespace) -> int:
+    """Merge the slots of another store, all of them or none."""
+    from telemetryd.history.transfer import read_lines  # noqa: PLC0415
+
+    found = read_lines(options.file)
+    with closing(_write_store(options)) as store:
+        count = store.merge(found)
+    print_text(f"{count} slots merged\n")
+    return 0
+
+
+def history_prune(options: argparse.Namespace) -> int:
+    """Remove what is older than is kept, or everything."""
+    source = source_of(options)
+    config = source.parse(source.read())
+    with closing(_write_store(options)) as store:
+        if options.all:
+            store.clear()
+            print_text("everything removed\n")
+        else:
+            kept = config.history
+            removed = store.prune(_NOW(), keep_s=kept.keep_s, keep_daily_s=kept.keep_daily_s)
+            print_text(f"{removed} slots removed\n")
+    return 0
+
+
+def _folder(config: Config) -> Path:
+    if config.state_dir is None:
+        raise HistoryError("no history: there is no usable state_dir: configure one")
+    return Path(config.state_dir)
+
+
+def _read_store(config: Config) -> "SqliteStore":
+    from telemetryd.history.sqlite import read_store  # noqa: PLC0415
+
+    return read_store(_folder(config))
+
+
+def _write_store(options: argparse.Namespace) -> "SqliteStore":
+    from telemetryd.history.sqlite import open_store  # noqa: PLC0415
+
+    source = source_of(options)
+    folder = _folder(source.parse(source.read()))
+    if not folder.is_dir():
+        raise HistoryError(f"no history in {folder}: there is no such folder")
+    return open_store(folder, now=_NOW)

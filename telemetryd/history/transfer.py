@@ -1,0 +1,106 @@
+"""The history as JSON lines, for another store: a heading, then a line for each slot."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import orjson
+
+from telemetryd.errors import HistoryError
+from telemetryd.history.slots import SIZES, Cell, Gap, Slot
+from telemetryd.history.sqlite import SqliteStore
+
+FORMAT: Final = "telemetryd-history"
+VERSION: Final = 1
+_LONGEST_LINE: Final = 1 << 20
+
+
+class _Heading(msgspec.Struct, frozen=True):
+    format: str
+    version: int
+
+
+class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    installation: str
+    size: int
+    start: int
+    known: float
+    complete: float
+    whole: bool
+    gaps: dict[Gap, float]
+    version: str
+    cells: dict[str, tuple[int, int | None, int | None, int | None, float | None]]
+
+
+_DECODER: Final = msgspec.json.Decoder(_Line)
+
+
+def lines_of(store: SqliteStore) -> Iterator[bytes]:
+    """Every slot, the days before the hours before the minutes; each line ends with a break.
+
+    Raises:
+        HistoryError: The store can't be read.
+    """
+    yield orjson.dumps({"format": FORMAT, "version": VERSION}) + b"\n"
+    for installation in store.installations():
+        for size_s in reversed(SIZES):
+            for slot in store.read(installation, size_s, 0, 2**62):
+                line: dict[str, Any] = {
+                    "installation": installation,
+                    "size": slot.size_s,
+                    "start": slot.start,
+                    "known": slot.known_s,
+                    "complete": slot.complete_s,
+                    "whole": slot.complete,
+                    "gaps": {str(gap): seconds for gap, seconds in slot.gaps.items()},
+                    "version": slot.version,
+                    "cells": {name: list(cell) for name, cell in sorted(slot.cells.items())},
+                }
+                yield orjson.dumps(line) + b"\n"
+
+
+def read_lines(place: Path) -> list[tuple[str, Slot]]:
+    """The slots of a file, each with its installation.
+
+    Raises:
+        HistoryError: It can't be read, or isn't such a file; the message names the line.
+    """
+    try:
+        with place.open("rb") as file:
+            return list(_parse(place, file))
+    except OSError as error:
+        raise HistoryError(f"{place}: {error.strerror}") from error
+
+
+def _parse(place: Path, lines: Any) -> Iterator[tuple[str, Slot]]:
+    try:
+        heading = msgspec.json.decode(lines.readline(_LONGEST_LINE), type=_Heading)
+    except msgspec.MsgspecError:
+        heading = _Heading("", 0)
+    if heading.format != FORMAT:
+        raise HistoryError(f"{place}: isn't an export of telemetryd's history")
+    if heading.version != VERSION:
+        raise HistoryError(
+            f"{place}: has format {heading.version}, and this telemetryd reads {VERSION}: import it"
+            " with the telemetryd that wrote it"
+        )
+    number = 1
+    while line := lines.readline(_LONGEST_LINE):
+        number += 1
+        try:
+            found = _DECODER.decode(line)
+            cells = {name: Cell(*cell) for name, cell in found.cells.items()}
+            slot = Slot(
+                found.size,
+                found.start,
+                found.known,
+                found.complete,
+                found.whole,
+                found.gaps,
+                found.version,
+                cells,
+            )
+        except ValueError as error:
+            raise HistoryError(f"{place}:{number}: {error}") from error
+        yield found.installation, slot
