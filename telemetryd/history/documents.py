@@ -136,7 +136,8 @@ def to_text(report: Report) -> str:
         f"Counted       {rule_in_words(report)}",
     ]
     if report.rule.limit is not None:
-        lines.append(f"Limit         {report.rule.limit} licenses")
+        limit = report.rule.limit
+        lines.append(f"Limit         {limit} license{'s' if limit != 1 else ''}")
     if report.instance:
         lines.append(f"Record of     {report.instance}")
     if report.since is None:
@@ -186,8 +187,10 @@ def _bar(figure: Fraction | None, highest: float) -> str:
 
 
 def _share(part: Fraction, whole: Fraction) -> str:
+    if not whole or not part:
+        return "-"
     # Rounded down: 100 % says that nothing is missing.
-    return f"{int(part * 100 / whole)} %" if whole else "-"
+    return f"{int(part * 100 / whole)} %" if part * 100 >= whole else "<1 %"
 
 
 def _shown(value: Fraction | None) -> str:

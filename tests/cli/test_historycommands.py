@@ -1,0 +1,162 @@
+"""``telemetryd report`` and ``telemetryd history``, as a shell sees them."""
+
+import csv
+import io
+import json
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from telemetryd.history.slots import HOUR_S, MINUTE_S, Moment, Slot, piece
+from telemetryd.history.sqlite import FILE_NAME, open_store
+from tests.cli.test_commands import telemetryd
+
+ONE, OTHER = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
+LAST_MONTH = (datetime.now(UTC).replace(day=1) - timedelta(days=1)).replace(
+    day=1, hour=0, minute=0, second=0, microsecond=0
+)
+
+
+def minutes(hours: int, nodes: int) -> list[Slot]:
+    moment = Moment({"nodes.entitled": nodes, "nodes.all": nodes + 3}, complete=True, version="v2")
+    begin = int(LAST_MONTH.timestamp())
+    return [piece(MINUTE_S, begin + hour * HOUR_S, 60.0, moment) for hour in range(hours)]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    state = tmp_path / "state"
+    state.mkdir()
+    store = open_store(state, now=time.time)
+    store.write(ONE, minutes(3, 21))
+    store.close()
+    file = tmp_path / "config.toml"
+    file.write_text(f'state_dir = "{state}"\n[entitlement]\npreset = "aws-csp"\nlimit = 1\n')
+    return file
+
+
+def add_other(config: Path) -> None:
+    store = open_store(config.parent / "state", now=time.time)
+    store.write(OTHER, [each for each in minutes(30, 5) if each.start >= 25 * HOUR_S])
+    store.close()
+
+
+def test_report_shows_each_month_by_the_rule_and_what_is_over_the_limit(config: Path) -> None:
+    ended = telemetryd("report", "--config", str(config))
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "Limit         1 license\n" in ended.stdout
+    assert "(preset aws-csp)" in ended.stdout
+    (line,) = [each for each in ended.stdout.splitlines() if each.startswith(f"{LAST_MONTH:%Y-%m}")]
+    assert line.split()[1:5] == ["21", "2", "21", "01"]
+    assert line.endswith("over the limit")
+
+
+def test_report_is_data_on_request(config: Path, tmp_path: Path) -> None:
+    ended = telemetryd("report", "--format", "json", "--by", "day", "--config", str(config))
+    document = json.loads(ended.stdout)
+    assert document["installation"] == ONE
+    assert document["rule"]["preset"] == "aws-csp"
+    first = document["periods"][0]
+    assert first["from"] == f"{LAST_MONTH:%Y-%m-%dT00:00:00Z}"
+    assert (first["figure"], first["licenses"], first["hours"]["total"]) == (21, 2, 24)
+    assert first["hours"]["known"] == 0.05
+    file = tmp_path / "report.csv"
+    ended = telemetryd("report", "--format", "csv", "--output", str(file), "--config", str(config))
+    assert (ended.returncode, ended.stdout) == (0, "")
+    row, *_ = csv.DictReader(io.StringIO(file.read_text()))
+    assert (row["installation"], row["figure"], row["licenses"]) == (ONE, "21", "2")
+
+
+def test_report_of_all_installations_has_each(config: Path) -> None:
+    add_other(config)
+    every = telemetryd("report", "--all-installations", "--format", "json", "--config", str(config))
+    assert [each["installation"] for each in json.loads(every.stdout)] == [ONE, OTHER]
+    last = telemetryd("report", "--format", "json", "--config", str(config))
+    assert json.loads(last.stdout)["installation"] == OTHER
+
+
+def test_report_of_a_time_of_which_nothing_is_known_says_so(config: Path) -> None:
+    ended = telemetryd("report", "--to", "2020-01-01", "--config", str(config))
+    assert ended.returncode == 1
+    assert "nothing is known of that time" in ended.stderr
+
+
+def test_report_without_a_history_says_where_it_would_be(tmp_path: Path) -> None:
+    ended = telemetryd("report", "--set", f"state_dir={tmp_path}")
+    assert ended.returncode == 1
+    assert f"no history in {tmp_path}" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("--from", "yesterday"), "'yesterday' isn't a day such as 2026-01-31"),
+        (("--by", "week"), 'is "week": must be one of day, month'),
+        (("--format", "pdf"), 'is "pdf"'),
+    ],
+)
+def test_wrong_argument_is_a_usage_error(arguments: tuple[str, str], why: str) -> None:
+    ended = telemetryd("report", *arguments)
+    assert ended.returncode == 64
+    assert why in ended.stderr
+
+
+def test_output_that_cannot_be_written_is_named(config: Path, tmp_path: Path) -> None:
+    ended = telemetryd("report", "--output", str(tmp_path), "--config", str(config))
+    assert ended.returncode == 1
+    assert f"{tmp_path}: " in ended.stderr
+
+
+def test_export_is_merged_into_another_store_and_twice_changes_nothing(
+    config: Path, tmp_path: Path
+) -> None:
+    add_other(config)
+    exported = telemetryd("history", "export", "--config", str(config))
+    assert exported.returncode == 0
+    file = tmp_path / "export.jsonl"
+    file.write_text(exported.stdout)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for _ in range(2):
+        merged = telemetryd("history", "import", str(file), "--set", f"state_dir={elsewhere}")
+        count = len(exported.stdout.splitlines()) - 1
+        assert (merged.returncode, merged.stdout) == (0, f"{count} slots merged\n")
+    again = telemetryd("history", "export", "--set", f"state_dir={elsewhere}")
+    assert again.stdout == exported.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda lines: ["{}", *lines[1:]], "isn't an export"),
+        (lambda lines: [lines[0].replace(":1", ":7"), *lines[1:]], "has format 7"),
+        (lambda lines: [*lines[:-1], lines[-1][:-9]], ":8: "),
+        (lambda lines: [*lines[:2], lines[2].replace('"start":', '"start":1'), *lines[3:]], ":3: "),
+        (lambda _: ["\x00\x01"], "isn't an export"),
+    ],
+)
+def test_import_of_a_foreign_or_damaged_file_changes_nothing(
+    config: Path, tmp_path: Path, change: object, why: str
+) -> None:
+    assert callable(change)
+    before = telemetryd("history", "export", "--config", str(config)).stdout
+    file = tmp_path / "import.jsonl"
+    file.write_text("\n".join(change(before.replace(ONE, OTHER).splitlines())))
+    ended = telemetryd("history", "import", str(file), "--config", str(config))
+    assert ended.returncode == 1
+    assert f"{file}" in ended.stderr
+    assert why in ended.stderr
+    assert telemetryd("history", "export", "--config", str(config)).stdout == before
+
+
+def test_prune_removes_what_is_old_or_everything(config: Path) -> None:
+    pruned = telemetryd("history", "prune", "--set", "history.keep=2d", "--config", str(config))
+    assert pruned.returncode == 0
+    left = telemetryd("history", "export", "--config", str(config)).stdout
+    assert {json.loads(line).get("size") for line in left.splitlines()} == {None, 86400}
+    assert telemetryd("history", "prune", "--all", "--config", str(config)).returncode == 0
+    content = b"".join(each.read_bytes() for each in (config.parent / "state").iterdir())
+    assert ONE.encode() not in content
+    assert (config.parent / "state" / FILE_NAME).exists()
