@@ -153,20 +153,3 @@ class LeaderStats:
     """What became of leader election: how often this replica began or ceased to lead."""
 
     transitions: int = 0
-
-
-@dataclass(slots=True)
-class HistoryStats:
-    """What the history kept.
-
-    Attributes:
-        samples: Looks at the fleet that found a snapshot.
-        last_sample_at: Unix time in seconds of the last one, None before the first.
-        written: Slots that the store has taken.
-        lost: Slots that had to be dropped because the store took none for long.
-    """
-
-    samples: int = 0
-    last_sample_at: float | None = None
-    written: int = 0
-    lost: int = 0

@@ -347,6 +347,7 @@ class Daemon:
             loop_lag=self._heartbeat.lag,
             switches=self._collector.switches,
             leader=self._leadership.metrics(),
+            history=self._history.status,
             log_lines_lost=lines_lost(),
         )
 
@@ -390,6 +391,7 @@ class Daemon:
             build=find_build(self._collector.watched()),
             registrations=self._registrations.known,
             leader=self._leadership.status(),
+            history=self._history.status,
             payload_exposed=config.server.expose_payload,
             privacy=config.privacy,
             identity=config.identity,

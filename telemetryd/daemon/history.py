@@ -5,23 +5,27 @@ What it doesn't take waits in memory, up to a bound.
 """
 
 import logging
+import math
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import anyio
 
 from telemetryd.config import Config
 from telemetryd.errors import HistoryError, NotReady
 from telemetryd.export.threads import StillHangingError, WorkerThread, shared_threads
+from telemetryd.history.entitlement import entitlement_of
 from telemetryd.history.measure import measure
 from telemetryd.history.recorder import Recorder
-from telemetryd.history.slots import DAY_S, MINUTE_S, Gap, Moment, Slot
+from telemetryd.history.report import month_of
+from telemetryd.history.slots import DAY_S, HOUR_S, MINUTE_S, Gap, Moment, Slot
 from telemetryd.history.sqlite import SqliteStore, open_store
-from telemetryd.model import Snapshot, Switches
-from telemetryd.stats import HistoryStats
+from telemetryd.model import HistoryStatus, Snapshot, Switches
 from telemetryd.timing import boot_time_s
 
 T = TypeVar("T")
@@ -60,8 +64,7 @@ class HistoryKeeper:
     """Looks, and keeps what it saw in the state folder.
 
     Attributes:
-        trouble: Why nothing can be kept now, empty while it can.
-        stats: Counts what was kept.
+        status: What is shown of it.
     """
 
     def __init__(
@@ -87,7 +90,8 @@ class HistoryKeeper:
         self._folder = config.state_dir
         self._now = now
         self._clock = clock
-        self._config = config.history
+        self.status = HistoryStatus()
+        self.follow(config)
         self._thread = WorkerThread(shared_threads())
         self._store: SqliteStore | None = None
         self._stale = False
@@ -96,12 +100,12 @@ class HistoryKeeper:
         self._seen: tuple[Snapshot, Moment] | None = None
         self._waiting: list[Slot] = []
         self._pruned_at = 0.0
-        self.trouble = ""
-        self.stats = HistoryStats()
 
     def follow(self, config: Config) -> None:
-        """Put another configuration in force."""
+        """Put a configuration in force."""
         self._config = config.history
+        self._rule = entitlement_of(config.entitlement)
+        self._note(enabled=config.history.enabled, limit=self._rule.limit, licenses=None)
 
     @property
     def _off(self) -> bool:
@@ -113,7 +117,7 @@ class HistoryKeeper:
         Without a state folder nothing is kept.
         """
         if self._folder is None:
-            self.trouble = "there is no usable state_dir: configure one"
+            self._note(trouble="there is no usable state_dir: configure one")
             await anyio.sleep_forever()
         try:
             while True:
@@ -144,8 +148,7 @@ class HistoryKeeper:
         if self._seen is None or self._seen[0] is not snapshot:
             self._seen = snapshot, measure(snapshot)
         self._recorder.see(self._seen[1])
-        self.stats.samples += 1
-        self.stats.last_sample_at = self._now()
+        self._note(samples=self.status.samples + 1, last_sample_at=self._now())
 
     def _forget(self) -> None:
         """Collection is off: keep only since when."""
@@ -171,14 +174,16 @@ class HistoryKeeper:
             return
         self._waiting += self._recorder.take(all_of_it=all_of_it)
         lost = max(0, len(self._waiting) - MOST_WAITING)
-        self.stats.lost += lost
-        del self._waiting[:lost]
+        if lost:
+            self._note(lost_slots=self.status.lost_slots + lost)
+            del self._waiting[:lost]
         slots = tuple(self._waiting)
         write = partial(SqliteStore.write, installation=self._installation, slots=slots)
         taken = bool(slots) and await self._use(lambda store: _done(write(store)))
         if taken:
-            self.stats.written += len(slots)
             del self._waiting[: len(slots)]
+        if taken:
+            await self._count()
         if self._now() - self._pruned_at >= DAY_S:
             prune = partial(
                 SqliteStore.prune,
@@ -188,6 +193,21 @@ class HistoryKeeper:
             )
             if await self._use(lambda store: _done(prune(store))):
                 self._pruned_at = self._now()
+
+    async def _count(self) -> None:
+        """What this month counts by the rule."""
+        month = month_of(datetime.fromtimestamp(self._now(), UTC)).timestamp()
+        read = partial(
+            SqliteStore.read,
+            installation=self._installation,
+            size_s=HOUR_S,
+            begin=month,
+            end=math.inf,
+            series=self._rule.series,
+        )
+        hours = await self._use(read)
+        figure = self._rule.figure(hours) if hours else None
+        self._note(licenses=None if figure is None else self._rule.licenses(figure))
 
     async def _use(self, call: Callable[[SqliteStore], T]) -> T | None:
         """What a call of the store returns; None where it fails, which is logged once."""
@@ -199,7 +219,7 @@ class HistoryKeeper:
         except HistoryError as error:
             self._fail(str(error))
         else:
-            self.trouble = ""
+            self._note(trouble="")
             return found
         return None
 
@@ -224,10 +244,13 @@ class HistoryKeeper:
                 log.error("history is damaged, a new one begins moved_to=%s error=%r", aside, why)
         return self._store
 
+    def _note(self, **changes: Any) -> None:
+        self.status = replace(self.status, **changes)
+
     def _fail(self, why: str) -> None:
-        if why != self.trouble:
+        if why != self.status.trouble:
             log.warning("cannot keep the history error=%r", why)
-        self.trouble = why
+        self._note(trouble=why)
         self._stale = True
 
 

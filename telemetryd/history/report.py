@@ -126,6 +126,11 @@ def make_report(
     return Report(installation, instance, since, end, by, rule, tuple(periods))
 
 
+def month_of(at: datetime) -> datetime:
+    """The beginning of its month in UTC."""
+    return at.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+
+
 def calendar(begin: datetime, end: datetime, by: str) -> Iterator[tuple[datetime, datetime]]:
     """The days or months in UTC from the one with ``begin`` to the one before ``end``, whole."""
     begin = begin.astimezone(UTC)

@@ -124,8 +124,12 @@ class SqliteStore:
                 count += 1
         return count
 
-    def read(self, installation: str, size_s: int, begin: float, end: float) -> list[Slot]:
+    def read(
+        self, installation: str, size_s: int, begin: float, end: float, *, series: str = ""
+    ) -> list[Slot]:
         """The slots of a size that begin in [begin, end), in the order of time.
+
+        With ``series`` they have the cells of that one alone, which is faster.
 
         Raises:
             HistoryError: The file can't be read.
@@ -134,7 +138,7 @@ class SqliteStore:
             found = self._connection.execute(
                 "SELECT id FROM installations WHERE uuid = ?", (installation,)
             ).fetchone()
-            return list(self._slots(found[0], size_s, begin, end)) if found else []
+            return list(self._slots(found[0], size_s, begin, end, series)) if found else []
 
     def installations(self) -> list[str]:
         """The install UUIDs that there are days of, that with the latest one last."""
@@ -193,13 +197,16 @@ class SqliteStore:
     def _get(self, key: int, size_s: int, start: int) -> tuple[Slot, ...]:
         return tuple(self._slots(key, size_s, start, start + 1))
 
-    def _slots(self, key: int, size_s: int, begin: float, end: float) -> Iterator[Slot]:
+    def _slots(
+        self, key: int, size_s: int, begin: float, end: float, series: str = ""
+    ) -> Iterator[Slot]:
         where = (key, size_s, begin, end)
         cells = self._connection.execute(
             "SELECT start, name, high, low, first, last, mean FROM cells"
             " JOIN series ON series.id = series"
-            " WHERE installation = ? AND size = ? AND start >= ? AND start < ? ORDER BY start",
-            where,
+            " WHERE installation = ? AND size = ? AND start >= ? AND start < ?"
+            " AND ? IN ('', name) ORDER BY start",
+            (*where, series),
         )
         cell = cells.fetchone()
         rows = self._connection.execute(

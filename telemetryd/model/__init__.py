@@ -59,6 +59,7 @@ from telemetryd.model.status import (
     ExporterState,
     ExporterStatus,
     Field,
+    HistoryStatus,
     InformerStatus,
     LeaderStatus,
     RequestState,

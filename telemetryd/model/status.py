@@ -178,6 +178,29 @@ class LeaderStatus:
     last_error: str
 
 
+@dataclass(frozen=True, slots=True)
+class HistoryStatus:
+    """What is kept of the fleet's past.
+
+    Attributes:
+        enabled: It is kept while collection is on.
+        samples: Looks at the fleet since the start.
+        last_sample_at: Unix time in seconds of the last one, None before the first.
+        lost_slots: Slots that were dropped because they could not be written for long.
+        trouble: Why nothing can be kept now, empty while it can.
+        licenses: What this month counts by the rule of the entitlement; None before that is known.
+        limit: Licenses that there are, None for no limit.
+    """
+
+    enabled: bool = False
+    samples: int = 0
+    last_sample_at: float | None = None
+    lost_slots: int = 0
+    trouble: str = ""
+    licenses: int | None = None
+    limit: int | None = None
+
+
 class Switch(StrEnum):
     """Each switch that turns collection off: label ``reason`` of the metric."""
 

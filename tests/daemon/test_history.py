@@ -7,7 +7,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from telemetryd.config import Config, HistoryConfig
+from telemetryd.config import Config, EntitlementConfig, HistoryConfig
 from telemetryd.config.history import DEFAULT_HISTORY
 from telemetryd.daemon.history import HistoryKeeper
 from telemetryd.errors import HistoryError, NotReady
@@ -128,9 +128,9 @@ async def test_minute_is_written_when_it_is_over_and_the_rest_at_the_end(tmp_pat
         (minute,) = await until_kept(tmp_path, 1)
         assert minute.cell(EVERYTHING)[:4] == (9, 7, 7, 9)
         await fleet.go(9)
-        assert keeper.trouble == ""
-        assert keeper.stats.samples == 5
-        assert keeper.stats.last_sample_at == START + 70
+        assert keeper.status.trouble == ""
+        assert keeper.status.samples == 5
+        assert keeper.status.last_sample_at == START + 70
     first, second = kept(tmp_path)
     assert (first.known_s, second.known_s) == (60.0, 10.0)
     assert [slot.known_s for slot in kept(tmp_path, HOUR_S)] == [70.0]
@@ -213,14 +213,14 @@ async def test_store_that_fails_is_tried_again_and_loses_nothing(
     (tmp_path / FILE_NAME).mkdir()
     async with keeping(fleet, tmp_path) as keeper:
         await fleet.go(0, nodes=7)
-        await until_async(lambda: bool(keeper.trouble), "a failure")
+        await until_async(lambda: bool(keeper.status.trouble), "a failure")
         for _ in range(3):
             await fleet.go(60)
         (tmp_path / FILE_NAME).rmdir()
         await fleet.go(60)
         minutes = await until_kept(tmp_path, 4)
         assert [slot.known_s for slot in minutes] == [60.0] * 4
-        assert (keeper.trouble, keeper.stats.lost) == ("", 0)
+        assert (keeper.status.trouble, keeper.status.lost_slots) == ("", 0)
     assert len([each for each in caplog.records if "cannot keep" in each.message]) == 1
 
 
@@ -248,3 +248,20 @@ async def test_old_hours_are_removed_once_a_day(tmp_path: Path) -> None:
         await until_async(lambda: kept(tmp_path)[0].start > START, "the removal of old minutes")
         assert kept(tmp_path, HOUR_S)[0].start > START
         assert kept(tmp_path, DAY_S)[0].start == START
+
+
+async def test_licenses_of_this_month_are_known(tmp_path: Path) -> None:
+    fleet = FakeFleet()
+    async with keeping(fleet, tmp_path) as keeper:
+        keeper.follow(
+            Config(
+                state_dir=str(tmp_path), entitlement=EntitlementConfig(preset="aws-csp", limit=2)
+            )
+        )
+        assert keeper.status.licenses is None
+        await fleet.go(0, nodes=21)
+        await fleet.go(61)
+        assert [keeper.status.licenses, keeper.status.limit] == [2, 2]
+        await fleet.go(1, nodes=20)
+        await fleet.go(60)
+        assert keeper.status.licenses == 1

@@ -14,6 +14,7 @@ from telemetryd.model import (
     ExporterState,
     ExporterStatus,
     GroupKey,
+    HistoryStatus,
     Identity,
     InformerStatus,
     Snapshot,
@@ -233,6 +234,11 @@ class Facts:
     loop_lag: Histogram = field(default_factory=Histogram)
     switches: Switches = field(default_factory=Switches)
     source: SourceKind | None = None
+    history: HistoryStatus = field(
+        default_factory=lambda: HistoryStatus(
+            enabled=True, samples=12, last_sample_at=NOW - 4, licenses=3, limit=40
+        )
+    )
 
     def metrics(self) -> MetricsFacts:
         return MetricsFacts(
@@ -247,6 +253,7 @@ class Facts:
             loop_lag=self.loop_lag,
             switches=self.switches,
             leader=("telemetryd", True, 0),
+            history=self.history,
             log_lines_lost=0,
         )
 
@@ -259,6 +266,7 @@ class Facts:
             now=NOW,
             started_at=NOW - 3600,
             api_server="https://127.0.0.1:6443",
+            history=self.history,
             informers=tuple(status for status, _ in self.informers),
             exporters=tuple(status for status, _ in self.exporters),
             config=self.config.status,

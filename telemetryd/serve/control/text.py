@@ -81,6 +81,7 @@ def render_table(document: Document) -> str:
         _headline(document),
         *_collection(document.get("collection") or {}),
         *_leader(document.get("leader") or {}),
+        *_history(document.get("history") or {}),
     ]
     lines += _consumer(document.get("consumer") or {}, now)
     waiting = document.get("waiting_for") or []
@@ -116,6 +117,16 @@ def _headline(document: Document) -> str:
     line = f"telemetryd {document.get('version')}, up {uptime}, API server {server}"
     problem = document.get("login_problem")
     return f"{line}, login: {problem}" if problem else line
+
+
+def _history(history: Document) -> Iterable[str]:
+    licenses, limit = history.get("licenses"), history.get("limit")
+    if licenses is not None:
+        of = f" of {limit}" if limit is not None else ""
+        over = ", over the limit" if limit is not None and licenses > limit else ""
+        yield f"licenses this month: {licenses}{of}{over}"
+    if history.get("enabled") and history.get("trouble"):
+        yield f"history can't be written: {history['trouble']}"
 
 
 def _leader(leader: Document) -> Iterable[str]:

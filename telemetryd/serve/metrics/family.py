@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from telemetryd.model import ExporterStatus, InformerStatus, Snapshot, Switches
+from telemetryd.model import ExporterStatus, HistoryStatus, InformerStatus, Snapshot, Switches
 from telemetryd.stats import (
     ConfigStats,
     ExporterStats,
@@ -29,6 +29,7 @@ class MetricsFacts:
         snapshot: The fleet, None while there is none.
         loop_lag: Seconds by which the event loop's timers are late.
         leader: Name of the Lease, whether this replica leads, and how often that has changed.
+        history: What is kept of the fleet's past.
         log_lines_lost: Log lines that could not be written.
     """
 
@@ -43,6 +44,7 @@ class MetricsFacts:
     loop_lag: Histogram
     switches: Switches
     leader: tuple[str, bool, int]
+    history: HistoryStatus
     log_lines_lost: int
 
 

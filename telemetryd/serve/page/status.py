@@ -16,6 +16,7 @@ from telemetryd.model import (
     ExporterState,
     ExporterStatus,
     GroupKey,
+    HistoryStatus,
     Identity,
     InformerStatus,
     LeaderStatus,
@@ -72,6 +73,7 @@ class StatusFacts:
         build: The build of Rancher, None while unknown.
         registrations: From scc-operator; None while they aren't read.
         leader: None without leader election.
+        history: What is kept of the fleet's past.
         payload_exposed: Payloads are shown under ``/payload/``.
         privacy: The section in force.
         identity: The section in force.
@@ -95,6 +97,7 @@ class StatusFacts:
     build: RancherBuild | None = None
     registrations: Registrations | None = None
     leader: LeaderStatus | None = None
+    history: HistoryStatus = field(default_factory=HistoryStatus)
     payload_exposed: bool = False
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     identity: IdentityConfig = field(default_factory=IdentityConfig)
@@ -135,6 +138,7 @@ def _status(facts: StatusFacts) -> dict[str, Any]:
         "collection": _collection(facts),
         "consumer": _consumer(facts),
         "leader": None if facts.leader is None else asdict(facts.leader),
+        "history": _history(facts.history),
         "informers": [_informer(informer) for informer in facts.informers],
         "exporters": [
             _exporter(exporter, facts.now, facts.situation) for exporter in facts.exporters
@@ -144,6 +148,19 @@ def _status(facts: StatusFacts) -> dict[str, Any]:
         "identity": _identity(facts.snapshot),
         "waiting_for": list(facts.missing),
         "snapshot": None if facts.snapshot is None else _snapshot(facts.snapshot),
+    }
+
+
+def _history(history: HistoryStatus) -> dict[str, Any]:
+    at = history.last_sample_at
+    return {
+        "enabled": history.enabled,
+        "samples": history.samples,
+        "last_sample": None if at is None else render_time(at),
+        "lost_slots": history.lost_slots,
+        "trouble": history.trouble,
+        "licenses": history.licenses,
+        "limit": history.limit,
     }
 
 

@@ -75,6 +75,12 @@ informer_watch_terminations_total counter resource, reason
 informer_list_duration_seconds histogram resource
 kube_requests_total counter method, code
 kube_request_duration_seconds histogram method
+entitlement_used gauge
+entitlement_limit gauge
+history_samples_total counter
+history_last_sample_timestamp_seconds gauge
+history_lost_slots_total counter
+history_writable gauge
 collection_allowed gauge by
 leader gauge name
 leader_transitions_total counter name
