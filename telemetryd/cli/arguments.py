@@ -361,7 +361,9 @@ def _add_report(report: argparse.ArgumentParser) -> None:
     ):
         report.add_argument(option, dest=dest, metavar="DATE", type=_day, help=about)
     report.add_argument("--by", choices=("day", "month"), default="month", help="in UTC")
-    report.add_argument("--format", choices=("text", "csv", "json"), default="text", help="of it")
+    report.add_argument(
+        "--format", choices=("text", "csv", "json", "html"), default="text", help="of it"
+    )
     report.add_argument("--output", metavar="FILE", type=Path, help="default: standard output")
     report.add_argument(
         "--all-installations", action="store_true", help="not only that which was last seen"

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from telemetryd.history.report import Report
     from telemetryd.history.sqlite import SqliteStore
 
+_HOURLY_S = 45 * 86_400.0
+"""The chart of a longer time has a point for each day."""
 _NOW = time.time  # noqa: TID251 - the clock is chosen here
 
 
@@ -38,7 +40,7 @@ def report(options: argparse.Namespace) -> int:
             _report(options, config, store, each)
             for each in (known if options.all_installations else known[-1:])
         ]
-    text = _render(options, reports).encode()
+        text = _render(options, reports, store).encode()
     if options.output is None:
         print_bytes(text)
     else:
@@ -67,10 +69,12 @@ def _report(
     )
 
 
-def _render(options: argparse.Namespace, reports: "list[Report]") -> str:
+def _render(options: argparse.Namespace, reports: "list[Report]", store: "SqliteStore") -> str:
     from telemetryd.history import documents  # noqa: PLC0415
 
     match options.format:
+        case "html":
+            return _render_html(reports, store)
         case "json" if options.all_installations:
             return documents.to_json([documents.document(each) for each in reports])
         case "json":
@@ -79,6 +83,27 @@ def _render(options: argparse.Namespace, reports: "list[Report]") -> str:
             return documents.to_csv(reports)
         case _:
             return "\n".join(documents.to_text(each) for each in reports)
+
+
+def _render_html(reports: "list[Report]", store: "SqliteStore") -> str:
+    """One file of one installation.
+
+    Raises:
+        HistoryError: There are several.
+    """
+    from telemetryd.history.charts import points_of  # noqa: PLC0415
+    from telemetryd.history.html import to_html  # noqa: PLC0415
+    from telemetryd.history.slots import DAY_S, HOUR_S  # noqa: PLC0415
+
+    if len(reports) > 1:
+        raise HistoryError("--format html shows one installation: leave out --all-installations")
+    (report,) = reports
+    if not report.periods:
+        return to_html(report, ())
+    begin, end = report.periods[0].begin, report.made
+    size_s = HOUR_S if (end - begin).total_seconds() <= _HOURLY_S else DAY_S
+    slots = store.read(report.installation, size_s, begin.timestamp(), end.timestamp())
+    return to_html(report, points_of(slots, report.rule, begin, end, size_s))
 
 
 def _write(place: Path, text: bytes) -> None:

@@ -8,8 +8,12 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from html import escape
 from typing import Final
+
+from telemetryd.history.entitlement import Entitlement
+from telemetryd.history.slots import Slot, slot_start
 
 WIDTH: Final = 720
 HEIGHT: Final = 220
@@ -57,6 +61,25 @@ class _Scale:
     def y(self, value: float) -> float:
         share = value / self.top
         return HEIGHT - _BOTTOM - share * (HEIGHT - _TOP - _BOTTOM)
+
+
+def points_of(
+    slots: Sequence[Slot], rule: Entitlement, begin: datetime, end: datetime, size_s: int
+) -> list[Point]:
+    """What the rule counts in each slot from ``begin`` to ``end``, known or not."""
+    by_start = {slot.start: slot for slot in slots}
+    found = []
+    for start in range(slot_start(begin.timestamp(), size_s), math.ceil(end.timestamp()), size_s):
+        slot = by_start.get(start)
+        low = high = mean = None
+        if slot is not None and slot.known:
+            cell = slot.cell(rule.series)
+            high = float(rule.units(Fraction(cell.high)))
+            low = None if cell.low is None else float(rule.units(Fraction(cell.low)))
+            mean = None if cell.mean is None else float(rule.units(Fraction(cell.mean)))
+        at = datetime.fromtimestamp(start, UTC)
+        found.append(Point(at, at + timedelta(seconds=size_s), low, high, mean))
+    return found
 
 
 def chart(title: str, points: Sequence[Point], *, limit: float | None = None) -> str:

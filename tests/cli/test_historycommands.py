@@ -160,3 +160,19 @@ def test_prune_removes_what_is_old_or_everything(config: Path) -> None:
     content = b"".join(each.read_bytes() for each in (config.parent / "state").iterdir())
     assert ONE.encode() not in content
     assert (config.parent / "state" / FILE_NAME).exists()
+
+
+def test_report_is_one_file_of_html(config: Path, tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    ended = telemetryd("report", "--format", "html", "--output", str(file), "--config", str(config))
+    assert (ended.returncode, ended.stderr) == (0, "")
+    text = file.read_text()
+    assert text.startswith("<!doctype html>")
+    assert "<svg" in text
+    assert "2 (over the limit)" in text
+    for outside in ("<script", "http:", "https:", "url("):
+        assert outside not in text
+    add_other(config)
+    both = telemetryd("report", "--format", "html", "--all-installations", "--config", str(config))
+    assert both.returncode == 1
+    assert "leave out --all-installations" in both.stderr
