@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from telemetryd.history.recorder import Recorder
-from telemetryd.history.slots import HOUR_S, Gap, Moment, Slot
+from telemetryd.history.slots import HOUR_S, MINUTE_S, Gap, Moment, Slot
 
 SERIES = "nodes.entitled"
 TAKE_S = 60
@@ -101,37 +101,45 @@ class Count(NamedTuple):
 
 
 def recount(log: list[Segment]) -> dict[int, Count]:
-    """Each hour by the log: sorted by time, never by slots.
+    """Each hour by the log.
 
-    Where a clock was set back, what was logged first counts as earlier.
+    Where a clock was set back, what was logged first counts as earlier, and a minute that came
+    twice weighs as one.
     """
-    by_hour: dict[int, list[Segment]] = {}
+    hours: dict[int, dict[int, list[Segment]]] = {}
     for each in log:
-        for start in _hours(each):
-            begin, end = max(each.begin, start), min(each.end, start + HOUR_S)
-            by_hour.setdefault(start, []).append(each._replace(begin=begin, end=end))
-    return {start: _count(parts) for start, parts in by_hour.items()}
+        for start in _minutes(each):
+            begin, end = max(each.begin, start), min(each.end, start + MINUTE_S)
+            minutes = hours.setdefault(start // HOUR_S * HOUR_S, {})
+            minutes.setdefault(start, []).append(each._replace(begin=begin, end=end))
+    return {start: _count(minutes) for start, minutes in hours.items()}
 
 
-def _hours(each: Segment) -> Iterator[int]:
-    start = int(each.begin // HOUR_S) * HOUR_S
+def _minutes(each: Segment) -> Iterator[int]:
+    start = int(each.begin // MINUTE_S) * MINUTE_S
     yield start
-    start += HOUR_S
-    while start < each.end:
+    while (start := start + MINUTE_S) < each.end:
         yield start
-        start += HOUR_S
 
 
-def _count(parts: list[Segment]) -> Count:
+def _count(minutes: dict[int, list[Segment]]) -> Count:
+    parts = [each for start in sorted(minutes) for each in minutes[start]]
     complete = [each for each in parts if each.complete]
-    complete_s = sum(each.end - each.begin for each in complete)
-    area = sum((each.end - each.begin) * each.nodes for each in complete)
+    known_s = complete_s = area = 0.0
+    for in_minute in minutes.values():
+        known_s += min(float(MINUTE_S), sum(each.end - each.begin for each in in_minute))
+        whole = [each for each in in_minute if each.complete]
+        seconds = sum(each.end - each.begin for each in whole)
+        if seconds:
+            weight = min(float(MINUTE_S), seconds)
+            complete_s += weight
+            area += weight * sum((each.end - each.begin) * each.nodes for each in whole) / seconds
     return Count(
         max(each.nodes for each in parts),
         min((each.nodes for each in complete), default=None),
         complete[0].nodes if complete else None,
         complete[-1].nodes if complete else None,
         area / complete_s if complete_s else (float(complete[-1].nodes) if complete else None),
-        min(float(HOUR_S), sum(each.end - each.begin for each in parts)),
-        min(float(HOUR_S), complete_s),
+        known_s,
+        complete_s,
     )
