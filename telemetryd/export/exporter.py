@@ -65,6 +65,14 @@ class Exporter(Protocol):
         """Release resources; called once, after the last export."""
 
 
+def why_no_exporter(made: object) -> str:
+    """What an object lacks of an exporter, in a few words; empty for nothing."""
+    missing = [
+        f"{name}()" for name in ("export", "aclose") if not callable(getattr(made, name, None))
+    ]
+    return f"{type(made).__name__} has no {' and no '.join(missing)}" if missing else ""
+
+
 @dataclass(frozen=True, slots=True)
 class BuildContext:
     """What an exporter of another distribution may use.

@@ -1,0 +1,395 @@
+"""The check of the contract: each way to break it is found and named, and a good one passes."""
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import pytest
+
+from telemetryd.api import (
+    BuildContext,
+    ConfigError,
+    ExportContext,
+    NotLeading,
+    Outcome,
+    Payload,
+    PermanentError,
+    Problem,
+    Reason,
+    RetryableError,
+)
+from telemetryd.api.testing import check_exporter
+from tests.api.testing.plugins import Behaviour, Memory, Writer, keep_the_contract
+from tests.docs.markdown import ROOT, blocks
+from tests.support.receiver import Verdict, receiving_in_threads
+
+pytestmark = pytest.mark.anyio
+
+FAILS = {"place": "down"}
+WRONG = {"place": "elsewhere"}
+
+
+async def breaches(memory: Any, **given: Any) -> list[str]:
+    """What the check finds, a line each; none where it passes."""
+    try:
+        await check_exporter(
+            memory, {}, **{"delivered": memory.delivered, "patience_s": 5.0, **given}
+        )
+    except AssertionError as found:
+        first, *lines = str(found).splitlines()
+        assert first == "the exporter breaks its contract:"
+        return [line.removeprefix("- ") for line in lines]
+    return []
+
+
+async def test_exporter_that_keeps_the_contract_passes() -> None:
+    memory = Memory(keep_the_contract)
+    assert not await breaches(memory, failing=[FAILS], refused=[WRONG, {"unknown": 1}])
+    assert len(memory.held) > 2
+
+
+class Unclosed:
+    async def export(self, payload: Payload, context: ExportContext) -> Outcome:
+        raise NotImplementedError
+
+
+async def swallow_once(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
+    try:
+        await anyio.sleep(0)
+    except asyncio.CancelledError:
+        await anyio.sleep(0)
+    return await keep_the_contract(memory, payload, context)
+
+
+async def swallow_late(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
+    """All but its last wait is right."""
+    context.fence()
+    memory.held.append(payload.body)
+    await anyio.sleep(0)
+    try:
+        await anyio.sleep(0)
+    except BaseException:  # noqa: BLE001
+        return Outcome.WRITTEN
+    return Outcome.WRITTEN
+
+
+async def swallow_always(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
+    context.fence()
+    memory.held.append(payload.body)
+    tries = 1
+    while tries:
+        try:
+            await asyncio.sleep(0 if tries == 1 else 3600)
+            tries = 0
+        except asyncio.CancelledError:
+            tries = 2
+    return Outcome.WRITTEN
+
+
+async def translate_cancellation(
+    memory: Memory, payload: Payload, context: ExportContext
+) -> Outcome:
+    try:
+        return await keep_the_contract(memory, payload, context)
+    except asyncio.CancelledError as error:
+        raise RetryableError(Reason.TIMEOUT, "cut off") from error
+
+
+async def sleep_in_loop(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
+    time.sleep(0.6)
+    return await keep_the_contract(memory, payload, context)
+
+
+async def open_in_loop(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
+    Path("/dev/null").read_bytes()
+    return await keep_the_contract(memory, payload, context)
+
+
+async def resolve_in_loop(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
+    socket.getaddrinfo("127.0.0.1", 1)
+    return await keep_the_contract(memory, payload, context)
+
+
+async def wait_in_loop(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
+    Event().wait(0.6)  # no call that Python reports: only its length shows it
+    return await keep_the_contract(memory, payload, context)
+
+
+async def compute_in_loop(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
+    until_s = time.thread_time() + 0.55
+    while time.thread_time() < until_s:
+        pass
+    return await keep_the_contract(memory, payload, context)
+
+
+async def write_before_fence(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
+    memory.held.append(payload.body)
+    context.fence()
+    return Outcome.WRITTEN
+
+
+async def never_ask(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
+    memory.held.append(payload.body)
+    return Outcome.WRITTEN
+
+
+async def write_though_refused(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
+    try:
+        context.fence()
+    finally:
+        memory.held.append(payload.body)
+    return Outcome.WRITTEN
+
+
+async def hide_refusal(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
+    try:
+        context.fence()
+    except NotLeading as error:
+        raise PermanentError(Reason.INTERNAL, "not now") from error
+    memory.held.append(payload.body)
+    return Outcome.WRITTEN
+
+
+async def write_late_in_thread(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
+    """The thread writes whatever the fence says, after its call was cut off."""
+
+    def write() -> None:
+        try:
+            context.fence()
+        except NotLeading:
+            if not cut.is_set():
+                raise
+        memory.held.append(payload.body)
+
+    cut = Event()
+    try:
+        await anyio.to_thread.run_sync(write, abandon_on_cancel=True)
+    except asyncio.CancelledError:
+        cut.set()
+        raise
+    return Outcome.WRITTEN
+
+
+async def raise_foreign(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
+    if memory.down:
+        raise ConnectionRefusedError(111, "on purpose")
+    return await keep_the_contract(memory, payload, context)
+
+
+async def raise_internal(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
+    if memory.down:
+        raise PermanentError(Reason.INTERNAL, "on purpose")
+    return await keep_the_contract(memory, payload, context)
+
+
+async def raise_own_reason(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
+    if memory.down:
+        raise PermanentError("mine", "on purpose")  # type: ignore[arg-type]
+    return await keep_the_contract(memory, payload, context)
+
+
+async def succeed_always(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
+    memory.down = False
+    return await keep_the_contract(memory, payload, context)
+
+
+async def raise_at_once(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
+    raise KeyError("on purpose")
+
+
+async def fail_at_once(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
+    raise RetryableError(Reason.CONNECT, "nothing listens")
+
+
+async def return_nothing(memory: Memory, payload: Payload, context: ExportContext) -> None:
+    await keep_the_contract(memory, payload, context)
+
+
+async def write_nothing(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
+    context.fence()
+    return Outcome.WRITTEN
+
+
+async def hang(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
+    await anyio.sleep_forever()
+    return Outcome.WRITTEN
+
+
+def hold_a_lock() -> Behaviour:
+    busy = False
+
+    async def behave(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
+        nonlocal busy
+        if busy:
+            raise PermanentError(Reason.STORAGE, "the lock is held")
+        busy = True
+        found = await keep_the_contract(memory, payload, context)
+        busy = False
+        return found
+
+    return behave
+
+
+@pytest.mark.parametrize(
+    ("behave", "breach"),
+    [
+        (swallow_once, "export() swallows its cancellation at its wait number 1: let it through"),
+        (swallow_late, "export() swallows its cancellation at its wait number 2: let it through"),
+        (swallow_always, "export() swallows its cancellation at its wait number 1"),
+        (translate_cancellation, "into RetryableError: cut off: let it through"),
+        (sleep_in_loop, "export() blocks the event loop, "),
+        (open_in_loop, "export() blocks the event loop, opens /dev/null at "),
+        (resolve_in_loop, "export() blocks the event loop, asks for an address at "),
+        (wait_in_loop, "s without an await: use a thread"),
+        (compute_in_loop, "s without an await: use a thread"),
+        (write_before_fence, "export() writes before it calls context.fence()"),
+        (never_ask, "export() never calls context.fence()"),
+        (never_ask, "export() writes though context.fence() refuses"),
+        (write_though_refused, "export() writes though context.fence() refuses"),
+        (hide_refusal, "export() keeps what the fence raises: let it through"),
+        (write_late_in_thread, "export() writes in a thread after it was cut off"),
+        (raise_foreign, "export() raises ConnectionRefusedError: [Errno 111] on purpose with"),
+        (raise_internal, "export() raises PermanentError: on purpose with"),
+        (raise_own_reason, "export() raises PermanentError: on purpose with"),
+        (succeed_always, "with {'place': 'down'}: it must raise"),
+        (raise_at_once, "export() raises KeyError: 'on purpose'"),
+        (fail_at_once, "it can't deliver with its table: RetryableError: nothing listens"),
+        (return_nothing, "export() returns None: return Outcome.WRITTEN or Outcome.UNCHANGED"),
+        (write_nothing, "export() writes nothing that delivered() sees"),
+    ],
+    ids=lambda given: given.__name__ if callable(given) else "",
+)
+async def test_exporter_that_breaks_the_contract_is_named_with_its_breach(
+    behave: Behaviour, breach: str
+) -> None:
+    found = await breaches(Memory(behave), failing=[FAILS])
+    assert any(breach in line for line in found), found
+
+
+async def test_exporter_that_hangs_is_cut_off_and_named() -> None:
+    found = await breaches(Memory(hang), patience_s=0.2)
+    assert found == ["export() doesn't end within 0.2 s"]
+
+
+async def test_exporter_that_holds_what_a_cancelled_call_took_is_named() -> None:
+    found = await breaches(Memory(hold_a_lock()))
+    assert any("the lock is held" in line for line in found), found
+
+
+async def test_line_that_blocks_is_the_authors_own() -> None:
+    found = await breaches(Memory(open_in_loop))
+    line = open_in_loop.__code__.co_firstlineno + 1
+    assert (
+        f"export() blocks the event loop, opens /dev/null at {__file__}:{line}: use a thread"
+        in (found)
+    )
+
+
+class Plugin(Memory):
+    """A plug-in whose ``build`` does as the test says."""
+
+    def __init__(self, build: Callable[[Any], Any]) -> None:
+        super().__init__(keep_the_contract)
+        self._build = build
+
+    def build(self, config: Any, context: BuildContext) -> Any:
+        return self._build(self)
+
+
+class BadlyClosed(Writer):
+    async def aclose(self) -> None:
+        raise OSError("on purpose")
+
+
+class NeverClosed(Writer):
+    async def aclose(self) -> None:
+        await anyio.sleep_forever()
+
+
+class Synchronous(Writer):
+    def export(self, payload: Payload, context: ExportContext) -> Any:
+        context.fence()
+        self.memory.held.append(payload.body)
+        return Outcome.WRITTEN
+
+
+def write_at_build(plugin: Plugin) -> Writer:
+    plugin.held.append(b"built")
+    return Writer(plugin)
+
+
+def raise_at_build(plugin: Plugin) -> Writer:
+    raise OSError("on purpose")
+
+
+def refuse_at_build(plugin: Plugin) -> Writer:
+    raise ConfigError(Problem("exporter it", "place", "is no place"))
+
+
+@pytest.mark.parametrize(
+    ("build", "breach"),
+    [
+        (lambda _: Unclosed(), "build() made no exporter: Unclosed has no aclose()"),
+        (lambda _: None, "build() made no exporter: NoneType has no export() and no aclose()"),
+        (BadlyClosed, "aclose() doesn't end well: OSError: on purpose"),
+        (NeverClosed, "aclose() doesn't end well: CancelledError"),
+        (Synchronous, "export() raises TypeError: it is not async: write async def"),
+        (write_at_build, "build() writes: a reload may build an exporter in vain"),
+        (raise_at_build, "build() raises OSError: on purpose: raise ConfigError"),
+        (refuse_at_build, "it can't be built of its table: exporter it: place: is no place"),
+    ],
+)
+async def test_plugin_that_builds_something_wrong_is_named(
+    build: Callable[[Any], Any], breach: str
+) -> None:
+    found = await breaches(Plugin(build), patience_s=1.0)
+    assert any(breach in line for line in found), found
+
+
+async def test_table_that_should_be_refused_and_is_not_is_named() -> None:
+    found = await breaches(Memory(keep_the_contract), refused=[{"place": "down"}])
+    assert found == ["{'place': 'down'} is accepted: give the key a kind or a Rule"]
+
+
+async def test_error_of_build_for_a_wrong_table_must_be_one_of_the_configuration() -> None:
+    found = await breaches(Plugin(raise_at_build), refused=[{"place": "down"}])
+    assert "build() raises OSError: on purpose for {'place': 'down'}" in found[0]
+
+
+@pytest.mark.parametrize("config", [None, dict, ExportContext])
+async def test_plugin_without_a_class_of_tables_is_named(config: Any) -> None:
+    memory = Memory(keep_the_contract, config=config)
+    (found,) = await breaches(memory)
+    assert "the plug-in's config isn't a dataclass derived from ExporterConfig" in found
+
+
+async def test_plugin_of_the_page_that_sends_over_http_keeps_the_contract() -> None:
+    page = (ROOT / "docs" / "writing-an-exporter.md").read_text()
+    (code,) = (text for block in blocks(page) if "class Hook:" in (text := "\n".join(block.lines)))
+    module: dict[str, Any] = {"__name__": "hook"}
+    exec(code, module)
+    taken: list[bytes] = []
+
+    def answer(request: Any) -> Verdict:
+        if request.target == "/down":
+            return Verdict(503)
+        taken.append(request.body)
+        return Verdict(204)
+
+    with receiving_in_threads(answer) as url:
+        await check_exporter(
+            module["Hook"](),
+            {"url": f"{url}/up"},
+            delivered=partial(list, taken),
+            failing=[{"url": f"{url}/down"}, {"url": "http://127.0.0.1:1/"}],
+            refused=[{"url": "ftp://x/"}, {"ca_file": "/x"}, {"bearer_token_file": "token"}],
+        )
+    assert len(taken) > 2
