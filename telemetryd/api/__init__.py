@@ -4,8 +4,9 @@
 their parameters, attributes and documented errors stay as they are within a major version. A minor
 version adds names, optional parameters, and attributes with a default. A name that will go raises a
 DeprecationWarning through a whole minor version of telemetryd before the next major version drops
-it. Every other module may change at any time. docs/writing-an-exporter.md and docs/library.md show
-how all of it is used.
+it. Every other module may change at any time, and so may the constructors of what ``gathering``,
+``KubeClient.connect``, ``build_transport`` and ``driving`` make. docs/writing-an-exporter.md and
+docs/library.md show how all of it is used.
 
 Times are Unix seconds and durations are seconds (``_s``), unless a name says otherwise. Everything
 runs on asyncio; an object belongs to the event loop in which it is first used.
@@ -64,9 +65,8 @@ from telemetryd.export.exporter import (
     ExporterSpec,
     Outcome,
 )
-from telemetryd.export.payloads.fleet import fleet_renderer
+from telemetryd.export.payloads.formats import make_renderer
 from telemetryd.export.payloads.payload import Renderer
-from telemetryd.export.payloads.scc import scc_renderer
 from telemetryd.export.sinks.credentials import read_credentials
 from telemetryd.export.sinks.transport import (
     BodyLimit,
@@ -164,12 +164,11 @@ __all__ = [
     "WebExporterConfig",
     "WorkerThread",
     "build_transport",
-    "fleet_renderer",
     "gathering",
     "is_server_error",
+    "make_renderer",
     "proxy_for",
     "read_credentials",
     "refusal",
-    "scc_renderer",
     "web_rules",
 ]

@@ -159,21 +159,29 @@ class ExporterSpec:
     """One exporter's schedule and limits; the defaults are those of the configuration.
 
     Attributes:
+        name: Unique among the exporters of a manager.
         type: The type of sink, for people (``secret``).
         render: Makes the payload of a snapshot; without I/O.
+        interval_s: Seconds from one run to the next.
         timeout_s: Seconds an attempt may take; None for the lesser of 10 s and half the interval.
         jitter: Largest delay of a run behind its slot, as a part of the interval, up to 0.5.
         splay_max_s: Largest stable offset of the grid.
         initial_delay_max_s: Largest random delay of the first run after readiness; 0 for sinks on
             this machine or its API server.
         retry_base_s: Upper bound of the first backoff.
+        retry_cap_s: Upper bound of every backoff.
         retry_budget_s: Seconds within which a run may begin attempts.
         max_silence_s: After so long an unchanged digest is sent again, unless the sink does that.
         verifies_destination: The sink reads its destination and decides whether to write (a
             Secret): it is called at every slot, also with the same digest.
         destination: Identifies the destination in the files that record deliveries; empty for no
             files.
+        spooled: Pending payloads are kept on disk as well.
         enabled: False keeps it registered and never runs it.
+        disclosure: What it sends, for status page and reports.
+
+    Raises:
+        ValueError: Times that can't be; the message names each.
     """
 
     name: str

@@ -161,7 +161,7 @@ IT = _It()
     ("body", "why"),
     [
         ("raise RuntimeError('on purpose')", "exporter a: its 1.0: RuntimeError: on purpose"),
-        ("return object()", "exporter a: its 1.0: build() made no exporter: it must have"),
+        ("return object()", "exporter a: its 1.0: build() made no exporter: object has no export()"),
     ],
 )
 def test_build_that_fails_is_an_error_of_the_configuration(

@@ -3,10 +3,9 @@
 import asyncio
 from pathlib import Path
 
-from telemetryd_exporter_example import LINES
-
 from telemetryd.api import ExporterState, ExporterStatus, Reason
 from telemetryd.api.testing import check_exporter, driving, make_exporter
+from telemetryd_exporter_example import LINES
 
 
 def test_lines_exporter_keeps_the_contract(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from telemetryd.api.testing.samples import FakeSource
 from telemetryd.errors import ManagerError, NotLeading
 from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.export.exporter import ExportContext, Exporter, ExporterSpec, Outcome
-from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
+from telemetryd.export.payloads.formats import make_renderer
 from telemetryd.model import ExporterStatus, Payload, Snapshot
 
 _NAME: Final = "it"
@@ -28,6 +28,8 @@ class ExportCall:
     """One call of ``export``.
 
     Attributes:
+        payload: What it was given.
+        context: What it was given with it.
         outcome: What it returned; None where it raised, or has not ended.
         error: What it raised, ``CancelledError`` included.
     """
@@ -163,11 +165,14 @@ async def driving(
         retry_base_s: First step of the backoff between attempts of a run.
         retry_cap_s: Its longest step.
         retry_budget_s: No attempt of a run starts later than this after the first; 0 for one alone.
+
+    Raises:
+        ValueError: There is no such format, or a time can't be.
     """
     spec = ExporterSpec(
         name=_NAME,
         type="test",
-        render=PAYLOAD_FORMATS[format].renderer(),
+        render=make_renderer(format),
         interval_s=_NEVER_S,
         timeout_s=timeout_s,
         retry_base_s=retry_base_s,

@@ -23,7 +23,7 @@ from telemetryd.export.exporter import (
     ExporterPlugin,
     why_no_exporter,
 )
-from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
+from telemetryd.export.payloads.formats import make_renderer
 from telemetryd.export.sinks.transport import USER_AGENT
 from telemetryd.gather.aggregate import FleetAggregate
 from telemetryd.model import (
@@ -165,7 +165,7 @@ def make_payload(
         sequence: Rises with each payload of an exporter.
         epoch: Of leadership.
     """
-    render = PAYLOAD_FORMATS[format].renderer()
+    render = make_renderer(format)
     return render(snapshot or make_snapshot(), Delivery(at=at, sequence=sequence, epoch=epoch))
 
 

@@ -10,7 +10,6 @@ from threading import Event
 from typing import Any
 
 import anyio
-import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
