@@ -87,16 +87,17 @@ class BuildContext:
 
 
 class ExporterPlugin(Protocol):
-    """The object of an entry point in the group ``telemetryd.exporters``; its name is the type.
+    """The object of an entry point in the group ``telemetryd.exporters``; its name is the type."""
 
-    Attributes:
-        config: Class of the type's tables: a frozen dataclass, derived from ``ExporterConfig``, or
-            from ``RemoteExporterConfig`` where many daemons send to one place, with the type as its
-            class attribute ``type``. Each further key is annotated with its kind, and is validated
-            and documented like telemetryd's own.
-    """
+    @property
+    def config(self) -> type[ExporterConfig]:
+        """The class of the type's tables, as a class attribute or a property.
 
-    config: type[ExporterConfig]
+        It is a frozen dataclass, derived from ``ExporterConfig``, or from ``RemoteExporterConfig``
+        where many daemons send to one place, with the type as its class attribute ``type``. Each
+        further key is annotated with its kind, and is validated and documented like telemetryd's
+        own.
+        """
 
     def build(self, config: Any, context: BuildContext) -> Exporter:
         """Make the exporter of one table, without side effects: a reload may not use it.
