@@ -155,7 +155,8 @@ async def driving(
 ) -> AsyncIterator[Drive]:
     """Run an exporter under telemetryd's own engine; it is stopped and closed at the end.
 
-    Runs are made by ``Drive.run()`` alone. An error of the block is raised as it is.
+    Runs are made by ``Drive.run()`` alone. An exporter that ignores its cancellation is waited for
+    at the end, as in the daemon. An error of the block is raised as it is.
 
     Args:
         exporter: As ``make_exporter`` makes it.

@@ -40,7 +40,8 @@ class SteppedCall(Generic[T]):
         waits: How often it has waited.
         cancelled: It was cancelled at that wait.
         gave_up: It did not end in time, even after it was cancelled.
-        blocked: What it did that blocks the event loop, and where.
+        blocked: Calls in it that block the event loop, and where.
+        slow_s: Its longest step in seconds, where that is one the engine logs; otherwise 0.
         value: What it returned.
         error: What it raised, ``CancelledError`` included.
     """
@@ -51,6 +52,7 @@ class SteppedCall(Generic[T]):
     cancelled: bool = field(default=False, init=False)
     gave_up: bool = field(default=False, init=False)
     blocked: list[str] = field(default_factory=list, init=False)
+    slow_s: float = field(default=0.0, init=False)
     value: T | None = field(default=None, init=False)
     error: BaseException | None = field(default=None, init=False)
     _task: "asyncio.Task[object] | None" = field(default=None, init=False)
@@ -130,7 +132,7 @@ class SteppedCall(Generic[T]):
             took_s, busy_s = time.perf_counter() - began_s, time.thread_time() - cpu_s
             # A busy machine makes a step longer without a wait of its own.
             if took_s >= BLOCKED_S and (busy_s >= BLOCKED_S or _waits() > waits):
-                self.blocked.append(f"takes {took_s:.1f} s without an await")
+                self.slow_s = max(self.slow_s, took_s)
 
 
 @contextmanager
