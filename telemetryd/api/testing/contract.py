@@ -56,7 +56,7 @@ async def check_exporter(
     Build: wrong tables are a ConfigError, and nothing is touched. Export: it delivers, asks the
     fence before it writes, writes nothing where the fence refuses, ends when it is cancelled at
     any of its waits, works again after that, never blocks the event loop, and raises only errors
-    whose type says whether to retry. Close: ``aclose`` ends.
+    whose type says whether to retry. Close: ``aclose`` ends, and no task goes on.
 
     Args:
         plugin: What the entry point leads to.
@@ -70,6 +70,7 @@ async def check_exporter(
     Raises:
         AssertionError: With each breach and its fix, a line each.
     """
+    tasks = asyncio.all_tasks()
     check = _Check(plugin, dict(table), delivered, patience_s)
     for changes in refused:
         check.refuses(changes)
@@ -78,6 +79,7 @@ async def check_exporter(
         await check.works(made)
         for changes in failing:
             await check.fails(changes)
+        await check.leaves_no_task(tasks)
     if check.breaches:
         lines = "\n".join(f"- {breach}" for breach in dict.fromkeys(check.breaches))
         raise AssertionError(f"the exporter breaks its contract:\n{lines}")
@@ -177,6 +179,17 @@ class _Check:
         elif not isinstance(call.error, asyncio.CancelledError) and not _is_known(call.error):
             self.breaches.append(f"export() raises {error_text(call.error)} with {shown}: {_RAISE}")
         await self._closes(exporter)
+
+    async def leaves_no_task(self, before: "set[asyncio.Task[Any]]") -> None:
+        """Nothing goes on after ``aclose``: the engine could neither stop it nor see it fail."""
+        for _ in range(_TRIES):
+            left = {task for task in asyncio.all_tasks() - before if not task.done()}
+            left.discard(asyncio.current_task())
+            if not left:
+                return
+            await anyio.sleep(_TRY_AGAIN_S)
+        names = ", ".join(sorted({getattr(task.get_coro(), "__qualname__", "") for task in left}))
+        self.breaches.append(f"after aclose() tasks go on ({names}): await them in export()")
 
     async def _delivers(self, exporter: Exporter) -> bool:
         """Whether it delivers at all; its writes come after the fence."""

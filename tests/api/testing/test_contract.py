@@ -232,6 +232,24 @@ async def hang(memory: Memory, payload: Payload, context: ExportContext) -> Outc
     return Outcome.WRITTEN
 
 
+async def test_exporter_that_leaves_a_task_behind_is_named() -> None:
+    tasks: list[asyncio.Task[None]] = []
+
+    async def behave(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
+        if not tasks:
+            tasks.append(asyncio.get_running_loop().create_task(write_later()))
+        return await keep_the_contract(memory, payload, context)
+
+    async def write_later() -> None:
+        await asyncio.sleep(3600)
+
+    found = await breaches(Memory(behave))
+    tasks[0].cancel()
+    assert len(found) == 1
+    assert found[0].startswith("after aclose() tasks go on (")
+    assert "write_later" in found[0]
+
+
 def hold_a_lock() -> Behaviour:
     busy = False
 
