@@ -24,7 +24,7 @@ class Plugin:
 
     Attributes:
         distribution: Who brings it: name and version, for messages.
-        factory: What the entry point leads to; see ``export.exporter.ExporterPlugin``.
+        factory: What the entry point leads to; see ``api.ExporterPlugin``.
     """
 
     distribution: str

@@ -145,7 +145,7 @@ def test_type_that_two_distributions_bring_is_refused_with_both(tmp_path: Path) 
 NO_BUILDER = """
 from dataclasses import dataclass
 from typing import ClassVar
-from telemetryd.config import ExporterConfig
+from telemetryd.api import ExporterConfig
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Its(ExporterConfig):
     type: ClassVar[str] = "it"
