@@ -162,8 +162,10 @@ class _Check:
                         f"after a cancellation it fails with {error_text(call.error)}: release "
                         "what a call holds in finally"
                     )
+            await self._closes(exporter)
             await self._runs_under_the_engine()
-        await self._closes(exporter)
+        else:
+            await self._closes(exporter)
 
     async def fails(self, changes: Mapping[str, object]) -> None:
         """A destination that fails is an error whose type says whether to retry."""
@@ -201,7 +203,7 @@ class _Check:
             self.breaches.append(f"it can't deliver with its table: {error_text(error)}")
         elif error is not None:
             self.breaches.append(f"export() raises {error_text(error)}: {_RAISE}")
-        elif call.value not in set(Outcome):
+        elif call.value not in list(Outcome):
             self.breaches.append(
                 f"export() returns {call.value!r}: return Outcome.WRITTEN or Outcome.UNCHANGED"
             )
@@ -229,11 +231,12 @@ class _Check:
         before = self.delivered()
 
         def fence() -> None:
-            if threading.get_ident() == in_loop or refused.is_set():
+            if threading.get_ident() == in_loop:
                 return
-            loop.call_soon_threadsafe(call.cancel)
-            released.wait(self.patience_s)
-            refused.set()
+            if not refused.is_set():
+                loop.call_soon_threadsafe(call.cancel)
+                released.wait(self.patience_s)
+                refused.set()
             raise NotLeading("the exporter has ended")
 
         call = self._call(exporter, fence)
@@ -260,7 +263,7 @@ class _Check:
             if call.gave_up or call.error is None:
                 self.breaches.append(f"export() swallows its cancellation {where}: let it through")
                 return False
-            if call.error is not None and not isinstance(call.error, asyncio.CancelledError):
+            if not isinstance(call.error, asyncio.CancelledError):
                 self.breaches.append(
                     f"export() turns its cancellation {where} into {error_text(call.error)}: let "
                     "it through"
@@ -340,4 +343,4 @@ class _Check:
 def _is_known(error: BaseException) -> bool:
     """Whether the engine knows what to do about it."""
     reason = getattr(error, "reason", None)
-    return isinstance(error, ExportError) and reason in set(Reason) - {Reason.INTERNAL}
+    return isinstance(error, ExportError) and reason in list(Reason) and reason != Reason.INTERNAL

@@ -1,8 +1,6 @@
 """The check of the contract: each way to break it is found and named, and a good one passes."""
 
 import asyncio
-import socket
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,25 +8,20 @@ from threading import Event
 from typing import Any
 
 import anyio
-import anyio.to_thread
 import pytest
 
 from telemetryd.api import (
     BuildContext,
     ConfigError,
     ExportContext,
-    NotLeading,
     Outcome,
     Payload,
-    PermanentError,
     Problem,
-    Reason,
-    RetryableError,
 )
 from telemetryd.api.testing import check_exporter
-from telemetryd.api.testing.contract import CONFIRMATIONS
 from telemetryd.config import FileExporterConfig, HttpExporterConfig
 from telemetryd.daemon.exporters import ExporterFactory
+from tests.api.testing import wrong
 from tests.api.testing.plugins import Behaviour, Memory, Writer, keep_the_contract
 from tests.docs.markdown import ROOT, blocks
 from tests.support.receiver import Verdict, receiving_in_threads
@@ -63,175 +56,6 @@ class Unclosed:
         raise NotImplementedError
 
 
-async def swallow_once(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
-    try:
-        await anyio.sleep(0)
-    except asyncio.CancelledError:
-        await anyio.sleep(0)
-    return await keep_the_contract(memory, payload, context)
-
-
-async def swallow_late(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
-    """All but its last wait is right."""
-    context.fence()
-    memory.held.append(payload.body)
-    await anyio.sleep(0)
-    try:
-        await anyio.sleep(0)
-    except BaseException:  # noqa: BLE001
-        return Outcome.WRITTEN
-    return Outcome.WRITTEN
-
-
-async def swallow_always(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
-    context.fence()
-    memory.held.append(payload.body)
-    tries = 1
-    while tries:
-        try:
-            await asyncio.sleep(0 if tries == 1 else 3600)
-            tries = 0
-        except asyncio.CancelledError:
-            tries = 2
-    return Outcome.WRITTEN
-
-
-async def translate_cancellation(
-    memory: Memory, payload: Payload, context: ExportContext
-) -> Outcome:
-    try:
-        return await keep_the_contract(memory, payload, context)
-    except asyncio.CancelledError as error:
-        raise RetryableError(Reason.TIMEOUT, "cut off") from error
-
-
-def needs_another(memory: Memory) -> bool:
-    """Whether the slow step has not been confirmed yet: more of them only take time."""
-    return len(memory.held) < CONFIRMATIONS
-
-
-async def sleep_in_loop(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
-    if needs_another(memory):
-        time.sleep(0.6)
-    return await keep_the_contract(memory, payload, context)
-
-
-async def open_in_loop(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
-    Path("/dev/null").read_bytes()
-    return await keep_the_contract(memory, payload, context)
-
-
-async def resolve_in_loop(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
-    socket.getaddrinfo("127.0.0.1", 1)
-    return await keep_the_contract(memory, payload, context)
-
-
-async def wait_in_loop(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
-    if needs_another(memory):
-        Event().wait(0.6)  # no call that Python reports: only its length shows it
-    return await keep_the_contract(memory, payload, context)
-
-
-async def compute_in_loop(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
-    until_s = time.thread_time() + 0.55
-    while needs_another(memory) and time.thread_time() < until_s:
-        pass
-    return await keep_the_contract(memory, payload, context)
-
-
-async def write_before_fence(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
-    memory.held.append(payload.body)
-    context.fence()
-    return Outcome.WRITTEN
-
-
-async def never_ask(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
-    memory.held.append(payload.body)
-    return Outcome.WRITTEN
-
-
-async def write_though_refused(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
-    try:
-        context.fence()
-    finally:
-        memory.held.append(payload.body)
-    return Outcome.WRITTEN
-
-
-async def hide_refusal(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
-    try:
-        context.fence()
-    except NotLeading as error:
-        raise PermanentError(Reason.INTERNAL, "not now") from error
-    memory.held.append(payload.body)
-    return Outcome.WRITTEN
-
-
-async def write_late_in_thread(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
-    """The thread writes whatever the fence says, after its call was cut off."""
-
-    def write() -> None:
-        try:
-            context.fence()
-        except NotLeading:
-            if not cut.is_set():
-                raise
-        memory.held.append(payload.body)
-
-    cut = Event()
-    try:
-        await anyio.to_thread.run_sync(write, abandon_on_cancel=True)
-    except asyncio.CancelledError:
-        cut.set()
-        raise
-    return Outcome.WRITTEN
-
-
-async def raise_foreign(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
-    if memory.down:
-        raise ConnectionRefusedError(111, "on purpose")
-    return await keep_the_contract(memory, payload, context)
-
-
-async def raise_internal(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
-    if memory.down:
-        raise PermanentError(Reason.INTERNAL, "on purpose")
-    return await keep_the_contract(memory, payload, context)
-
-
-async def raise_own_reason(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
-    if memory.down:
-        raise PermanentError("mine", "on purpose")  # type: ignore[arg-type]
-    return await keep_the_contract(memory, payload, context)
-
-
-async def succeed_always(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
-    memory.down = False
-    return await keep_the_contract(memory, payload, context)
-
-
-async def raise_at_once(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
-    raise KeyError("on purpose")
-
-
-async def fail_at_once(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
-    raise RetryableError(Reason.CONNECT, "nothing listens")
-
-
-async def return_nothing(memory: Memory, payload: Payload, context: ExportContext) -> None:
-    await keep_the_contract(memory, payload, context)
-
-
-async def write_nothing(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
-    context.fence()
-    return Outcome.WRITTEN
-
-
-async def hang(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
-    await anyio.sleep_forever()
-    return Outcome.WRITTEN
-
-
 async def test_exporter_that_leaves_a_task_behind_is_named() -> None:
     tasks: list[asyncio.Task[None]] = []
 
@@ -250,47 +74,45 @@ async def test_exporter_that_leaves_a_task_behind_is_named() -> None:
     assert "write_later" in found[0]
 
 
-def hold_a_lock() -> Behaviour:
-    busy = False
-
-    async def behave(memory: Memory, payload: Payload, context: ExportContext) -> Outcome:
-        nonlocal busy
-        if busy:
-            raise PermanentError(Reason.STORAGE, "the lock is held")
-        busy = True
-        found = await keep_the_contract(memory, payload, context)
-        busy = False
-        return found
-
-    return behave
-
-
 @pytest.mark.parametrize(
     ("behave", "breach"),
     [
-        (swallow_once, "export() swallows its cancellation at its wait number 1: let it through"),
-        (swallow_late, "export() swallows its cancellation at its wait number 2: let it through"),
-        (swallow_always, "export() swallows its cancellation at its wait number 1"),
-        (translate_cancellation, "into RetryableError: cut off: let it through"),
-        (sleep_in_loop, "export() blocks the event loop"),
-        (open_in_loop, "export() blocks the event loop, opens /dev/null at "),
-        (resolve_in_loop, "export() blocks the event loop, asks for an address at "),
-        (wait_in_loop, "export() blocks the event loop for 0.5 s and more: use a thread"),
-        (compute_in_loop, "export() blocks the event loop for 0.5 s and more: use a thread"),
-        (write_before_fence, "export() writes before it calls context.fence()"),
-        (never_ask, "export() never calls context.fence()"),
-        (never_ask, "export() writes though context.fence() refuses"),
-        (write_though_refused, "export() writes though context.fence() refuses"),
-        (hide_refusal, "export() keeps what the fence raises: let it through"),
-        (write_late_in_thread, "export() writes in a thread after it was cut off"),
-        (raise_foreign, "export() raises ConnectionRefusedError: [Errno 111] on purpose with"),
-        (raise_internal, "export() raises PermanentError: on purpose with"),
-        (raise_own_reason, "export() raises PermanentError: on purpose with"),
-        (succeed_always, "with {'place': 'down'}: it must raise"),
-        (raise_at_once, "export() raises KeyError: 'on purpose'"),
-        (fail_at_once, "it can't deliver with its table: RetryableError: nothing listens"),
-        (return_nothing, "export() returns None: return Outcome.WRITTEN or Outcome.UNCHANGED"),
-        (write_nothing, "export() writes nothing that delivered() sees"),
+        (
+            wrong.swallow_once,
+            "swallows its cancellation at its wait number 1: let it through",
+        ),
+        (
+            wrong.swallow_late,
+            "swallows its cancellation at its wait number 2: let it through",
+        ),
+        (wrong.swallow_always, "export() swallows its cancellation at its wait number 1"),
+        (wrong.translate_cancellation, "into RetryableError: cut off: let it through"),
+        (wrong.sleep_in_loop, "export() blocks the event loop"),
+        (wrong.open_in_loop, "export() blocks the event loop, opens /dev/null at "),
+        (wrong.resolve_in_loop, "export() blocks the event loop, asks for an address at "),
+        (wrong.wait_in_loop, "export() blocks the event loop for 0.5 s and more: use a thread"),
+        (wrong.compute_in_loop, "export() blocks the event loop for 0.5 s and more: use a thread"),
+        (wrong.write_before_fence, "export() writes before it calls context.fence()"),
+        (wrong.never_ask, "export() never calls context.fence()"),
+        (wrong.never_ask, "export() writes though context.fence() refuses"),
+        (wrong.write_though_refused, "export() writes though context.fence() refuses"),
+        (wrong.hide_refusal, "export() keeps what the fence raises: let it through"),
+        (wrong.write_late_in_thread, "export() writes in a thread after it was cut off"),
+        (
+            wrong.raise_foreign,
+            "raises ConnectionRefusedError: [Errno 111] on purpose with",
+        ),
+        (wrong.raise_internal, "export() raises PermanentError: on purpose with"),
+        (wrong.raise_own_reason, "export() raises PermanentError: on purpose with"),
+        (wrong.succeed_always, "with {'place': 'down'}: it must raise"),
+        (wrong.raise_at_once, "export() raises KeyError: 'on purpose'"),
+        (wrong.fail_at_once, "it can't deliver with its table: RetryableError: nothing listens"),
+        (
+            wrong.return_nothing,
+            "returns None: return Outcome.WRITTEN or Outcome.UNCHANGED",
+        ),
+        (wrong.return_a_list, "export() returns []: return Outcome.WRITTEN or Outcome.UNCHANGED"),
+        (wrong.write_nothing, "export() writes nothing that delivered() sees"),
     ],
     ids=lambda given: given.__name__ if callable(given) else "",
 )
@@ -299,6 +121,10 @@ async def test_exporter_that_breaks_the_contract_is_named_with_its_breach(
 ) -> None:
     found = await breaches(Memory(behave), failing=[FAILS])
     assert any(breach in line for line in found), found
+
+
+async def test_fence_refuses_every_piece_of_a_thread_that_was_cut_off() -> None:
+    assert not await breaches(Memory(wrong.write_pieces_in_thread))
 
 
 async def test_step_that_is_slow_only_once_is_the_machines() -> None:
@@ -314,22 +140,20 @@ async def test_step_that_is_slow_only_once_is_the_machines() -> None:
 
 
 async def test_exporter_that_hangs_is_cut_off_and_named() -> None:
-    found = await breaches(Memory(hang), patience_s=0.2)
+    found = await breaches(Memory(wrong.hang), patience_s=0.2)
     assert found == ["export() doesn't end within 0.2 s"]
 
 
 async def test_exporter_that_holds_what_a_cancelled_call_took_is_named() -> None:
-    found = await breaches(Memory(hold_a_lock()))
+    found = await breaches(Memory(wrong.hold_a_lock()))
     assert any("the lock is held" in line for line in found), found
 
 
 async def test_line_that_blocks_is_the_authors_own() -> None:
-    found = await breaches(Memory(open_in_loop))
-    line = open_in_loop.__code__.co_firstlineno + 1
-    assert (
-        f"export() blocks the event loop, opens /dev/null at {__file__}:{line}: use a thread"
-        in (found)
-    )
+    found = await breaches(Memory(wrong.open_in_loop))
+    line = wrong.open_in_loop.__code__.co_firstlineno + 1
+    where = f"{wrong.__file__}:{line}"
+    assert f"export() blocks the event loop, opens /dev/null at {where}: use a thread" in found
 
 
 class Plugin(Memory):
