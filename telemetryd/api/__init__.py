@@ -4,9 +4,16 @@
 their parameters, attributes and documented errors stay as they are within a major version. A minor
 version adds names, optional parameters, and attributes with a default. A name that will go raises a
 DeprecationWarning through a whole minor version of telemetryd before the next major version drops
-it. Every other module may change at any time, and so may the constructors of what ``gathering``,
-``KubeClient.connect``, ``build_transport`` and ``driving`` make. docs/writing-an-exporter.md and
-docs/library.md show how all of it is used.
+it. Every other module may change at any time. docs/writing-an-exporter.md and docs/library.md show
+how all of it is used.
+
+Of four classes, a part is promised, without their constructors but that of the manager:
+
+- ``ExporterManager``: ``run``, ``register``, ``unregister``, ``has``, ``status``, ``statuses``,
+  ``payload``, ``start``, ``stop``, ``restart``, ``trigger``, ``drain_timeout_s``
+- ``Gatherer``, made by ``gathering``: ``snapshot``, ``wait_ready``, ``missing``
+- ``KubeClient``, made by its ``connect``: ``server``, ``login_problem``
+- ``HttpTransport``, made by ``build_transport``: ``post``
 
 Times are Unix seconds and durations are seconds (``_s``), unless a name says otherwise. Everything
 runs on asyncio; an object belongs to the event loop in which it is first used.

@@ -21,11 +21,21 @@ import pytest
 
 from telemetryd import api
 from telemetryd.api import testing
+from telemetryd.config.docstrings import attributes_of
 
 PINNED = Path(__file__).with_name("surface.txt")
 MODULES = (api, testing)
-MADE_BY_OTHERS = {"KubeClient", "Gatherer", "HttpTransport", "Drive"}
-"""Their constructors are not promised, nor the fields that those fill."""
+PROMISED = {
+    "ExporterManager": {
+        *("__init__", "run", "register", "unregister", "has", "status", "statuses", "payload"),
+        *("start", "stop", "restart", "trigger", "drain_timeout_s"),
+    },
+    "Gatherer": {"snapshot", "wait_ready", "missing"},
+    "KubeClient": {"connect", "server", "login_problem"},
+    "HttpTransport": {"post"},
+    "Drive": {"calls", "closed", "leads", "manager", "run", "source", "status", "stop"},
+}
+"""Classes of which only these members are part of the API."""
 
 
 def surface() -> str:
@@ -54,20 +64,17 @@ def members(kind: type[Any]) -> set[str]:
     """The public fields and methods of a class, with those that it has from classes of ours."""
     if issubclass(kind, Enum):
         return {f"{each.name} = {each.value!r}" for each in kind}
-    found: dict[str, str] = {}
+    found = {name: f"{name}: an attribute" for name in attributes_of(kind)}
     ours = [each for each in reversed(kind.__mro__) if each.__module__.startswith("telemetryd")]
     for node in (part for owner in ours for part in body_of(owner)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            promised = node.name == "__init__" and kind.__name__ not in MADE_BY_OTHERS
-            if node.name[0] != "_" or promised:
-                found[node.name] = signature(node)
-        elif isinstance(node, ast.AnnAssign) and kind.__name__ not in MADE_BY_OTHERS:
-            name = ast.unparse(node.target)
+            found[node.name] = signature(node)
+        elif isinstance(node, ast.AnnAssign):
             if "ClassVar" in ast.unparse(node.annotation):
                 node.value = None  # the value is the class's own
-            if name[0] != "_":
-                found[name] = ast.unparse(node)
-    return set(found.values())
+            found[ast.unparse(node.target)] = ast.unparse(node)
+    public = {name for name in found if name[0] != "_" or name == "__init__"}
+    return {found[name] for name in public & PROMISED.get(kind.__name__, public)}
 
 
 def body_of(kind: type[Any]) -> list[ast.stmt]:
@@ -119,6 +126,14 @@ def assigned(module: ModuleType, name: str) -> ast.expr:
 
 def test_public_names_and_signatures_are_those_that_are_pinned() -> None:
     assert surface() == PINNED.read_text(), "run `python -m tests.api.test_surface`, if it is meant"
+
+
+def test_members_that_are_promised_of_a_part_are_documented_and_there() -> None:
+    for name, members in PROMISED.items():
+        if name != "Drive":
+            said = (api.__doc__ or "").partition(f"``{name}``")[2].partition("\n-")[0]
+            assert members - {"__init__", "connect"} <= set(re.findall(r"``(\w+)``", said)), name
+    assert "made by its ``connect``" in (api.__doc__ or "")
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
