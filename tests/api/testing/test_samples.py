@@ -53,7 +53,7 @@ def test_table_is_read_as_of_the_configuration_file() -> None:
     ("table", "problem"),
     [
         ({"place": "dwn"}, 'exporters.it.place: is "dwn": must be one of "up", "down"; did you'),
-        ({"plase": "up"}, 'exporters.it.plase: unknown key; did you mean "place"?'),
+        ({"plac": "up"}, 'exporters.it.plac: unknown key; did you mean "place"?'),
         ({"interval": "5"}, 'exporters.it.interval: "5" has no unit: write "5s" for seconds'),
         ({"timeout": "2m"}, "exporters.it.timeout: must be shorter than interval"),
         ({"name": "NO"}, "exporters.NO.name: is "),
