@@ -45,6 +45,7 @@ QUICK = frozenset(
     {
         "benchmarks/README.md",
         "docs/configuration.md",
+        "docs/library.md",
         "docs/metrics.md",
         "docs/monitoring.md",
         "docs/troubleshooting.md",
@@ -150,5 +151,7 @@ def test_every_configuration_that_a_page_writes_is_valid() -> None:
     written = [each for page in pages() for each in commands(page) if each.writes.endswith(".toml")]
     assert written
     for command in written:
+        if command.writes.endswith("pyproject.toml"):
+            continue
         text = "\n".join(command.text.splitlines()[1:-1])
         assert parse_config(text, command.where, {}), command.where
