@@ -15,7 +15,7 @@ Document: TypeAlias = dict[str, Any]
 """JSON types only."""
 
 CommandName: TypeAlias = Literal[
-    "status", "reload", "start", "stop", "restart", "trigger", "cache", "opt-in"
+    "status", "reload", "start", "stop", "restart", "trigger", "cache", "opt-in", "support-bundle"
 ]
 
 MAX_REQUEST_BYTES = 16 * 1024
@@ -24,7 +24,7 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """Enough for the status of tens of thousands of exporters."""
 
 _NAMED = frozenset({"start", "stop", "restart", "trigger", "cache"})
-READING = frozenset({"status", "cache"})
+READING = frozenset({"status", "cache", "support-bundle"})
 """Commands that change nothing."""
 
 

@@ -98,7 +98,7 @@ async def test_one_connection_takes_many_requests_in_turn(path: Path) -> None:
         assert got == [f"{n}#1" for n in range(50)]
 
 
-@pytest.mark.parametrize("command", ["status"])
+@pytest.mark.parametrize("command", ["status", "support-bundle"])
 async def test_option_of_a_later_version_is_ignored_by_a_command_that_reads(
     path: Path, command: str
 ) -> None:
