@@ -191,11 +191,11 @@ release: ## build the image of a release (CONTAINER_ENGINE; PYTHON_IMAGE=NAME@sh
 	@supply/release
 
 .PHONY: lock
-lock: $(VENV)/.dev ## write requirements*.lock anew from constraints.txt (asks the index; 2 minutes)
+lock: $(VENV)/.dev ## write requirements*.lock from constraints.txt (asks the index; 2 minutes)
 	@$(BIN)/python -m supply.lock
 
 .PHONY: licences
-licences: $(VENV)/.dev ## write docs/licences.md anew
+licences: $(VENV)/.dev ## write docs/licences.md
 	@$(BIN)/python -m supply.licences
 
 .PHONY: sbom
