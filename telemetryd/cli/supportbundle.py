@@ -41,6 +41,7 @@ from telemetryd.kube.yamljson import load_first_document
 from telemetryd.model import RestrictionStatus
 from telemetryd.scrubbing import Scrubber, words_of_url
 from telemetryd.serve.control import client, protocol
+from telemetryd.sharedread import SharedRead
 
 VERSION: Final = 1
 """Of the manifest."""
@@ -195,7 +196,8 @@ def _look_around(options: argparse.Namespace, bundle: _Bundle, known: _Known) ->
     local_facts = parts_of.LocalFacts(source, file, lambda _: config, found)
     wanted = {parts_of.CONFIG, parts_of.ENVIRONMENT, parts_of.FILES} - set(bundle.parts)
     if wanted:
-        bundle.add(anyio.run(partial(parts_of.local_parts, local_facts)))
+        reads: parts_of.LocalReads = SharedRead("support bundle")
+        bundle.add(anyio.run(parts_of.local_parts, local_facts, reads))
 
 
 def _examine(config: Config, restrictions: tuple[RestrictionStatus, ...]) -> parts_of.Part:

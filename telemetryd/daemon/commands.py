@@ -11,7 +11,7 @@ import anyio
 from telemetryd.config.restrictions import IMPLIED
 from telemetryd.daemon.collector import Collector
 from telemetryd.daemon.reload import Reloader
-from telemetryd.daemon.supportbundle import daemon_parts
+from telemetryd.daemon.supportbundle import LocalReads, daemon_parts
 from telemetryd.errors import CommandRefused
 from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.informer.informer import Informer
@@ -29,6 +29,7 @@ from telemetryd.serve.page.status import (
     render_status,
     render_time,
 )
+from telemetryd.sharedread import SharedRead
 
 VERIFY_TIMEOUT_S = 300.0
 """For all lists of one comparison: a hundred thousand nodes take a minute each."""
@@ -69,6 +70,7 @@ class DaemonCommands:
         self._collector = collector
         self._client = client
         self._verifying = anyio.Lock()
+        self._local_reads: LocalReads = SharedRead("support bundle")
 
     async def execute(self, request: Request) -> CommandAnswer:  # noqa: PLR0911 - one a command
         """Carry a command out, and wait until it has ended.
@@ -105,7 +107,9 @@ class DaemonCommands:
 
     async def _bundle(self) -> CommandAnswer:
         metrics = MetricsRenderer(self._metrics)
-        parts = await daemon_parts(self._status(), metrics, self._reloader, self._informers())
+        parts = await daemon_parts(
+            self._status(), metrics, self._reloader, self._informers(), self._local_reads
+        )
         return CommandAnswer(ok=True, result=parts)
 
     async def _trigger(self, name: str, *, wait: bool) -> CommandAnswer:

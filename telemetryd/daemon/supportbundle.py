@@ -29,6 +29,7 @@ from telemetryd.scrubbing import Scrubber, words_of_url
 from telemetryd.serve.control.protocol import Document
 from telemetryd.serve.metrics.metrics import MetricsRenderer
 from telemetryd.serve.page.status import StatusFacts, render_status, render_time
+from telemetryd.sharedread import SharedRead
 
 STATUS: Final = "status.json"
 METRICS: Final = "metrics.txt"
@@ -41,6 +42,8 @@ OF_DAEMON: Final = (STATUS, METRICS, LOG)
 
 Part: TypeAlias = Document | list[Any] | str
 """A document, lines, or why there is none."""
+
+LocalReads: TypeAlias = SharedRead[dict[str, Part]]
 
 DISK_TIMEOUT_S: Final = 10.0
 MOST_FILES: Final = 1000
@@ -79,6 +82,7 @@ async def daemon_parts(
     metrics: MetricsRenderer,
     reloader: Reloader,
     informers: Iterable[Informer[Any, Any]],
+    reads: LocalReads,
 ) -> Document:
     """What a running daemon shows: ``parts`` by their names.
 
@@ -105,7 +109,8 @@ async def daemon_parts(
             file,
             restrict=lambda config: restrictions.restrict(config, source.statements(file)),
             restrictions=restrictions.statuses(),
-        )
+        ),
+        reads,
     )
     status = render_status(facts)
     return await to_thread.run_sync(
@@ -135,13 +140,16 @@ def _scrubbed(
     return {"parts": scrubber.scrub_document(parts), "hidden": hidden}
 
 
-async def local_parts(facts: LocalFacts) -> dict[str, Part]:
-    """Configuration, names of variables, and names and sizes of the files in the state folder."""
+async def local_parts(facts: LocalFacts, reads: LocalReads) -> dict[str, Part]:
+    """Configuration, names of variables, and names and sizes of the files in the state folder.
+
+    A disk that hangs costs its parts, and one thread of ``reads``.
+    """
     found: dict[str, Part] = {ENVIRONMENT: variables(facts.source.environ)}
     try:
         with anyio.fail_after(DISK_TIMEOUT_S):
-            found |= await to_thread.run_sync(partial(_on_disk, facts), abandon_on_cancel=True)
-    except TimeoutError:
+            found |= await reads.begin(partial(_on_disk, facts))
+    except (TimeoutError, OSError):
         why = f"the disk doesn't answer within {DISK_TIMEOUT_S:g} s"
         found |= {CONFIG: why, FILES: why}
     return found
