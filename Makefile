@@ -63,6 +63,10 @@ coverage: $(VENV)/.dev ## run the same with branch coverage (twice as long), and
 	@$(BIN)/coverage combine -q
 	@$(BIN)/coverage report
 
+.PHONY: mixed
+mixed: $(VENV)/.dev ## run a replica of this version beside one of COMMIT: they share Lease, Secret, receiver and state
+	@$(BIN)/python -m tests.upgrade.mixed $(or $(COMMIT),$(error COMMIT=... is the other version))
+
 .PHONY: soak
 soak: $(VENV)/.dev ## random faults, churn and reloads against a real API server (30 minutes, or SOAK_S=seconds; SEED=)
 	@$(BIN)/python -m tests.faults.soak $(or $(SOAK_S),1800) $(SEED)
@@ -187,11 +191,11 @@ release: ## build the image of a release (CONTAINER_ENGINE; PYTHON_IMAGE=NAME@sh
 	@supply/release
 
 .PHONY: lock
-lock: $(VENV)/.dev ## write requirements*.lock anew from constraints.txt (asks the index; 2 minutes)
+lock: $(VENV)/.dev ## write requirements*.lock from constraints.txt (asks the index; 2 minutes)
 	@$(BIN)/python -m supply.lock
 
 .PHONY: licences
-licences: $(VENV)/.dev ## write docs/licences.md anew
+licences: $(VENV)/.dev ## write docs/licences.md
 	@$(BIN)/python -m supply.licences
 
 .PHONY: sbom

@@ -227,6 +227,7 @@ def build_parser() -> Parser:
     )
     _add_ctl(ctl, given)
     _add_spool(spool, given)
+    _add_support_bundle(add)
     chosen = payload.add_mutually_exclusive_group()
     of = schema.add_mutually_exclusive_group()
     of.add_argument(
@@ -337,6 +338,21 @@ def _add_spool(spool: argparse.ArgumentParser, given: list[Assignment]) -> None:
     )
     replayed.add_argument("folder", metavar="DIR", type=Path, help="of an export, or its manifest")
     replayed.add_argument("--exporter", metavar="NAME", help="default: that of the same name")
+
+
+def _add_support_bundle(add: Callable[..., argparse.ArgumentParser]) -> None:
+    bundle = add(
+        "support-bundle",
+        "write the daemon's redacted log, status, configuration and metrics into one archive",
+        "telemetryd support-bundle --output bundle.tar.gz",
+        commands.support_bundle,
+    )
+    bundle.add_argument(
+        "--output",
+        metavar="FILE",
+        help="- for stdout; default: telemetryd-support-TIME.tar.gz in this folder",
+    )
+    bundle.add_argument("--force", action="store_true", help="replace the file if it exists")
 
 
 def _name(text: str) -> str:

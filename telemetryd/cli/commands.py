@@ -251,6 +251,13 @@ def doctor(options: argparse.Namespace) -> int:
     return 1 if report.failed else 0
 
 
+def support_bundle(options: argparse.Namespace) -> int:
+    """Write an archive for support."""
+    from telemetryd.cli.supportbundle import write_bundle  # noqa: PLC0415 - heavy imports on demand
+
+    return write_bundle(options)
+
+
 def spool_list(options: argparse.Namespace) -> int:
     """Show what is undelivered."""
     from telemetryd.daemon import spoolcommands  # noqa: PLC0415 - heavy imports on demand

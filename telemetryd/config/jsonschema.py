@@ -1,7 +1,8 @@
 """The JSON Schema of the configuration file, made from its declaration: for editors and charts.
 
 It says which keys there are and how each value is written. What must hold between keys it doesn't
-say, nor the range of a duration or a size: ``telemetryd check-config`` does.
+say, nor how long a duration or how large a size may be: ``telemetryd check-config`` does. Patterns
+are those that RE2 knows too.
 """
 
 import dataclasses
@@ -9,7 +10,7 @@ from typing import Any, Final
 
 from telemetryd.config.diff import render_default
 from telemetryd.config.docstrings import attributes_of, lead_of
-from telemetryd.config.paths import SocketPath
+from telemetryd.config.paths import LONGEST_SOCKET_PATH_BYTES, SocketPath
 from telemetryd.config.schema import Key, Table, Variants, keys_of
 from telemetryd.config.settings import Config
 from telemetryd.config.storage import AbsolutePath, Size
@@ -33,7 +34,9 @@ from telemetryd.config.values import (
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
-_LABEL: Final = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+LABEL: Final = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+_DURATION: Final = "^([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$"
+_AT_LEAST_A_SECOND: Final = "[1-9][0-9]*(h|s|m($|[0-9]))|[1-9][0-9]{3,}ms"
 
 Document = dict[str, Any]
 
@@ -78,7 +81,7 @@ def _described(key: Key, kind: Kind[Any], about: Document) -> Document:
         span = f"{render_duration(kind.minimum_s)} to {render_duration(kind.maximum_s)}"
         about = {"description": f"{about.get('description', '')} A duration, {span}.".strip()}
     default = None if key.derived else render_default(key)
-    return about | _kind_schema(kind) | ({} if default is None else {"default": default})
+    return about | kind_schema(kind) | ({} if default is None else {"default": default})
 
 
 def _array_schema(variants: Variants, definitions: Document) -> Document:
@@ -112,7 +115,8 @@ def _array_schema(variants: Variants, definitions: Document) -> Document:
     }
 
 
-def _kind_schema(kind: Kind[Any]) -> Document:  # noqa: C901, PLR0911, PLR0912 - one a kind
+def kind_schema(kind: Kind[Any]) -> Document:  # noqa: C901, PLR0911, PLR0912 - one a kind
+    """How a value of this kind is written."""
     match kind:
         case Boolean():
             return {"type": "boolean"}
@@ -124,27 +128,36 @@ def _kind_schema(kind: Kind[Any]) -> Document:  # noqa: C901, PLR0911, PLR0912 -
             return {"type": "integer", "minimum": minimum, "maximum": maximum}
         case Number(minimum, maximum):
             return {"type": "number", "minimum": minimum, "maximum": maximum}
-        case Duration():
-            pattern = "^([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$"
-            return {"type": "string", "minLength": 2, "pattern": pattern}
+        case Duration(minimum_s):
+            return {"type": "string", "minLength": 2, "allOf": _durations(minimum_s)}
         case Size():
-            return _pattern("[0-9]{1,18}(B|KiB|MiB|GiB|TiB)")
-        case AbsolutePath() | SocketPath():
+            return _pattern("[0-9]*[1-9][0-9]*(B|KiB|MiB|GiB|TiB)")
+        case AbsolutePath():
             return {"type": "string", "pattern": "^/"}
+        case SocketPath():
+            return {"type": "string", "pattern": "^/", "maxLength": LONGEST_SOCKET_PATH_BYTES}
         case Uuid():
             return _pattern("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
         case Url():
             return _pattern(r"[Hh][Tt][Tt][Pp][Ss]?://[^/?#@\s]+(/[^?#\s]*)?")
         case DnsLabel():
-            return _pattern(_LABEL)
+            return _pattern(LABEL)
         case DnsSubdomain():
-            return _pattern(rf"{_LABEL}(\.{_LABEL})*") | {"maxLength": 253}
+            return _pattern(rf"{LABEL}(\.{LABEL})*") | {"maxLength": 253}
         case Listen():
             return _pattern(r"(\[[^\]]*\]|[^:\[\]]*):[0-9]{1,5}")
         case Text(_, maximum):
             return {"type": "string", "minLength": 1, "maxLength": maximum}
         case _:
             return {}  # another distribution's: anything
+
+
+def _durations(minimum_s: float) -> list[Document]:
+    """The form, and where it must be long that it is."""
+    form = {"pattern": _DURATION}
+    if minimum_s >= 1:
+        return [form, {"pattern": _AT_LEAST_A_SECOND}]
+    return [form, {"pattern": "[1-9]"}] if minimum_s else [form]
 
 
 def _pattern(pattern: str) -> Document:

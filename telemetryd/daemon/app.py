@@ -256,6 +256,7 @@ class Daemon:
             if control is not None:
                 commands = DaemonCommands(
                     status=self._status,
+                    metrics=self._metrics,
                     reloader=self._reloader,
                     manager=self._manager,
                     informers=lambda: chain(self._collector.watched(), self._requests.watched()),

@@ -14,7 +14,7 @@ from typing import Final
 import anyio
 import msgspec
 
-from telemetryd.atomicfile import write_file
+from telemetryd.atomicfile import explain_newer, write_file
 from telemetryd.config import Config, HttpExporterConfig
 from telemetryd.daemon.exporters import build_http, spool_dir
 from telemetryd.errors import ExportError, PermanentError, Reason, RetryableError, SpoolError
@@ -52,6 +52,12 @@ class ManifestEntry(
     bytes: int
     sha256: str
     omitted: list[str] = []
+
+
+class _AnyManifest(msgspec.Struct, frozen=True):
+    """What a manifest of any version has."""
+
+    telemetryd_spool: int
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -166,8 +172,12 @@ def read_export(path: Path) -> tuple[tuple[ManifestEntry, bytes], ...]:
         SpoolError: Something is missing, altered, or no export at all.
     """
     manifest_file = path / MANIFEST if path.is_dir() else path
+    content = _read(manifest_file)
     try:
-        manifest = msgspec.json.decode(_read(manifest_file), type=Manifest)
+        version = msgspec.json.decode(content, type=_AnyManifest).telemetryd_spool
+        if version > _VERSION:
+            raise SpoolError(f"{manifest_file} {explain_newer(version, _VERSION)}")
+        manifest = msgspec.json.decode(content, type=Manifest)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise SpoolError(f"{manifest_file} isn't a manifest: {error}") from error
     if manifest.telemetryd_spool != _VERSION:

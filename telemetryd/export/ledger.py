@@ -197,11 +197,13 @@ class Ledger:
             log.info("exporter keeps payloads on disk again exporter=%s", self.spec.name)
         self._spool_trouble = ""
 
-    def spool_damaged(self, file: str, why: str, moved_to: str) -> None:
+    def spool_damaged(self, file: str, why: str, moved_to: str, *, newer: bool) -> None:
         """A file on disk cannot be used; its payload is not sent."""
         self.stats.spool_dropped["corrupt"] += 1
         log.error(
-            "spooled file is damaged and ignored exporter=%s file=%s error=%r moved_to=%s",
+            "spooled file of a later version is set aside exporter=%s file=%s error=%r moved_to=%s"
+            if newer
+            else "spooled file is damaged and ignored exporter=%s file=%s error=%r moved_to=%s",
             self.spec.name,
             file,
             why,

@@ -253,6 +253,13 @@ WRONG: dict[str, tuple[Values, str]] = {
         ),
         "config.exporters.a.bearer_token_file",
     ),
+    "token on plain http, whose scheme is written large": (
+        at(
+            "config.exporters.a",
+            {"type": "http", "url": "HTTP://example.com", "bearer_token_file": "/t"},
+        ),
+        "config.exporters.a.bearer_token_file",
+    ),
     "address range without its length": (
         at("networkPolicy.cidrs", ["10.0.0.1"]),
         "networkPolicy.cidrs.0",

@@ -90,11 +90,11 @@ class Guarded:
 
     def doctor(self) -> str:
         folder = str(self.daemon.config_file.parent)
-        told: str = starter.run(
+        report: str = starter.run(
             *("doctor", "--config", str(self.daemon.config_file)),
             env={**os.environ, "STATE_DIRECTORY": folder, "RUNTIME_DIRECTORY": folder},
         ).stdout
-        return told
+        return report
 
 
 @pytest.fixture
@@ -124,9 +124,9 @@ def test_account_with_the_role_of_deploy_may_scrape_and_nothing_else(
     assert guarded.get("/metrics")[0] == 401
     assert guarded.get("/metrics", "eyJhbGciOiJub25lIn0.e30.")[0] == 401
     assert guarded.get("/metrics", scraper.token("someone-else"))[0] == 401
-    status, told = guarded.get("/metrics", token)
+    status, body = guarded.get("/metrics", token)
     assert status == 403
-    assert f"'system:serviceaccount:{NAMESPACE}:prometheus' isn't allowed to get" in told
+    assert f"'system:serviceaccount:{NAMESPACE}:prometheus' isn't allowed to get" in body
     assert guarded.get("/metrics", installed.token)[0] == 403, "not even its own"
     with scraper.bound():
         guarded.daemon.wait_for(

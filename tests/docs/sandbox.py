@@ -2,7 +2,7 @@
 
 There is an API server with a fleet, a home, folders in the place of the system's, and a daemon
 where a command needs one. Nothing outside of the sandbox is touched. Which commands there are, and
-what the cluster's tools come to here, is told elsewhere.
+what the cluster's tools come to here, is elsewhere.
 """
 
 import http.client

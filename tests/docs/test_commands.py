@@ -53,7 +53,9 @@ QUICK = frozenset(
 )
 """Pages whose commands are run by default; of all others the commands' forms are looked at."""
 
-_ASKS_THE_DAEMON = re.compile(rf"telemetryd (ctl|healthcheck|spool list)\b|curl .*:{PORT}\b")
+_ASKS_THE_DAEMON = re.compile(
+    rf"telemetryd (ctl|healthcheck|spool list|support-bundle)\b|curl .*:{PORT}\b"
+)
 _FOREGROUND = re.compile(r"telemetryd run( --dry-run)?( --config \S+)?")
 _ABSOLUTE = re.compile(r"(?:^|[\s=>])(/[^\s:]*)")
 _ANYWHERE = ("/dev/null", *PLACES)

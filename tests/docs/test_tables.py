@@ -127,13 +127,13 @@ def test_every_check_of_doctor_is_explained(tmp_path: Path) -> None:
         )
         asked = telemetryd("doctor", "--config", str(config), RUNTIME_DIRECTORY=str(tmp_path))
     assert asked.returncode == 0, asked.stdout
-    told = asked.stdout.splitlines()
+    lines = asked.stdout.splitlines()
     patterns = {
         re.sub("[A-Z]{4,}", ".+", re.escape(name))
         for row in rows("troubleshooting.md", "What doctor asks")
         if (name := named(row))
     }
-    checks = {line.split("  ")[1] for line in told[:-1]}
+    checks = {line.split("  ")[1] for line in lines[:-1]}
     assert len(checks) > 30
     for check in checks:
         assert any(re.fullmatch(pattern, check) for pattern in patterns), check

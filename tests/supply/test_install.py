@@ -60,10 +60,10 @@ def test_two_installations_are_alike_and_work(tmp_path: Path) -> None:
     done = install(folder, copy_of_tree(tmp_path / "tree"))
     assert done.returncode == 0, done.stdout
     assert content(folder) == first
-    told = subprocess.run(
+    printed = subprocess.run(
         [folder / "bin" / "telemetryd", "--version"], capture_output=True, text=True, check=True
     )
-    assert told.stdout == f"telemetryd {__version__}\n"
+    assert printed.stdout == f"telemetryd {__version__}\n"
     programs = {path.name for path in (folder / "bin").iterdir()}
     assert {name for name in programs if not name.startswith("python")} == {"telemetryd"}
 

@@ -88,8 +88,8 @@ def traits(process: "subprocess.Popen[bytes]", folder: Path) -> dict[str, Any]:
     lines = (place / "status").read_text().splitlines()
     status = {name: text for name, _, text in (line.partition(":") for line in lines)}
     until((folder / "env").exists, "the plug-in")
-    told = (folder / "env").read_text()
-    pairs = (each.partition("=") for each in told.replace(str(folder), "").split("\0"))
+    text = (folder / "env").read_text()
+    pairs = (each.partition("=") for each in text.replace(str(folder), "").split("\0"))
     descriptors = sorted(
         os.readlink(each).partition(":")[0].replace(str(folder), "")  # noqa: PTH115
         for each in (place / "fd").iterdir()

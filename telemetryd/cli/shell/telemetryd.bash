@@ -8,7 +8,7 @@
 _shtab_telemetryd_config_subparsers=(show)
 _shtab_telemetryd_ctl_subparsers=(status reload opt-in start stop restart trigger cache)
 _shtab_telemetryd_spool_subparsers=(list export replay)
-_shtab_telemetryd_subparsers=(run check-config config payload offline-request schema healthcheck doctor demo ctl spool completion version)
+_shtab_telemetryd_subparsers=(run check-config config payload offline-request schema healthcheck doctor demo ctl spool completion version support-bundle)
 
 _shtab_telemetryd_run_option_strings=(-h --help --config --log-level --kubeconfig --context --set --dry-run)
 _shtab_telemetryd_check_config_option_strings=(-h --help --config --log-level --kubeconfig --context --set --offline --json)
@@ -35,6 +35,7 @@ _shtab_telemetryd_spool_replay_option_strings=(-h --help --config --log-level --
 _shtab_telemetryd_spool_option_strings=(-h --help --config --log-level --kubeconfig --context --set)
 _shtab_telemetryd_completion_option_strings=(-h --help --config --log-level --kubeconfig --context --set)
 _shtab_telemetryd_version_option_strings=(-h --help --config --log-level --kubeconfig --context --set)
+_shtab_telemetryd_support_bundle_option_strings=(-h --help --config --log-level --kubeconfig --context --set --output --force)
 _shtab_telemetryd_option_strings=(-h --help -V --version --config --log-level --kubeconfig --context --set)
 
 _shtab_telemetryd_run___config_COMPGEN=_shtab_compgen_files
@@ -88,6 +89,9 @@ _shtab_telemetryd_completion___config_COMPGEN=_shtab_compgen_files
 _shtab_telemetryd_completion___kubeconfig_COMPGEN=_shtab_compgen_files
 _shtab_telemetryd_version___config_COMPGEN=_shtab_compgen_files
 _shtab_telemetryd_version___kubeconfig_COMPGEN=_shtab_compgen_files
+_shtab_telemetryd_support_bundle___config_COMPGEN=_shtab_compgen_files
+_shtab_telemetryd_support_bundle___kubeconfig_COMPGEN=_shtab_compgen_files
+_shtab_telemetryd_support_bundle___output_COMPGEN=_shtab_compgen_files
 _shtab_telemetryd___config_COMPGEN=_shtab_compgen_files
 _shtab_telemetryd___kubeconfig_COMPGEN=_shtab_compgen_files
 
@@ -97,7 +101,7 @@ _shtab_telemetryd_schema___format_choices=(scc fleet fleet-v1)
 _shtab_telemetryd_ctl_pos_0_choices=(status reload opt-in start stop restart trigger cache)
 _shtab_telemetryd_spool_pos_0_choices=(list export replay)
 _shtab_telemetryd_completion_pos_0_choices=(bash zsh fish)
-_shtab_telemetryd_pos_0_choices=(run check-config config payload offline-request schema healthcheck doctor demo ctl spool completion version)
+_shtab_telemetryd_pos_0_choices=(run check-config config payload offline-request schema healthcheck doctor demo ctl spool completion version support-bundle)
 
 _shtab_telemetryd_run__h_nargs=0
 _shtab_telemetryd_run___help_nargs=0
@@ -162,6 +166,9 @@ _shtab_telemetryd_completion__h_nargs=0
 _shtab_telemetryd_completion___help_nargs=0
 _shtab_telemetryd_version__h_nargs=0
 _shtab_telemetryd_version___help_nargs=0
+_shtab_telemetryd_support_bundle__h_nargs=0
+_shtab_telemetryd_support_bundle___help_nargs=0
+_shtab_telemetryd_support_bundle___force_nargs=0
 _shtab_telemetryd_pos_0_nargs=A...
 _shtab_telemetryd__h_nargs=0
 _shtab_telemetryd___help_nargs=0

@@ -50,8 +50,8 @@ function _shtab_telemetryd_using
   test "$_shtab_telemetryd_cmdpath" = "$argv"
 end
 
-set -g _shtab_telemetryd_commands run check-config config 'config show' payload offline-request schema healthcheck doctor demo ctl 'ctl status' 'ctl reload' 'ctl opt-in' 'ctl start' 'ctl stop' 'ctl restart' 'ctl trigger' 'ctl cache' spool 'spool list' 'spool export' 'spool replay' completion version
-set -g _shtab_telemetryd_opts_with_value --churn --clusters --config --context --duration --exporter --format --kubeconfig --log-level --nodes --set --timeout
+set -g _shtab_telemetryd_commands run check-config config 'config show' payload offline-request schema healthcheck doctor demo ctl 'ctl status' 'ctl reload' 'ctl opt-in' 'ctl start' 'ctl stop' 'ctl restart' 'ctl trigger' 'ctl cache' spool 'spool list' 'spool export' 'spool replay' completion version support-bundle
+set -g _shtab_telemetryd_opts_with_value --churn --clusters --config --context --duration --exporter --format --kubeconfig --log-level --nodes --output --set --timeout
 
 complete -c telemetryd -e
 complete -c telemetryd -f
@@ -259,3 +259,12 @@ complete -c telemetryd -n '_shtab_telemetryd_using version' -l log-level -x -d '
 complete -c telemetryd -n '_shtab_telemetryd_using version' -l kubeconfig -xka "(__fish_complete_path (commandline -ct))" -d 'the same as --set kubernetes.kubeconfig=FILE'
 complete -c telemetryd -n '_shtab_telemetryd_using version' -l context -x -d 'the same as --set kubernetes.context=NAME'
 complete -c telemetryd -n '_shtab_telemetryd_using version' -l set -x -d 'set one key, above environment and file: server.listen, exporters.NAME.interval'
+complete -c telemetryd -n '_shtab_telemetryd_using; and test $_shtab_telemetryd_npos -eq 0' -a support-bundle -d 'Write the daemon'"'"'s redacted log, status, configuration and metrics into one archive.'
+complete -c telemetryd -n '_shtab_telemetryd_using support-bundle' -s h -l help -d 'show this help message and exit'
+complete -c telemetryd -n '_shtab_telemetryd_using support-bundle' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'configuration file (TOML)'
+complete -c telemetryd -n '_shtab_telemetryd_using support-bundle' -l log-level -x -d 'the same as --set log_level=LEVEL'
+complete -c telemetryd -n '_shtab_telemetryd_using support-bundle' -l kubeconfig -xka "(__fish_complete_path (commandline -ct))" -d 'the same as --set kubernetes.kubeconfig=FILE'
+complete -c telemetryd -n '_shtab_telemetryd_using support-bundle' -l context -x -d 'the same as --set kubernetes.context=NAME'
+complete -c telemetryd -n '_shtab_telemetryd_using support-bundle' -l set -x -d 'set one key, above environment and file: server.listen, exporters.NAME.interval'
+complete -c telemetryd -n '_shtab_telemetryd_using support-bundle' -l output -xka "(__fish_complete_path (commandline -ct))" -d '- for stdout; default: telemetryd-support-TIME.tar.gz in this folder'
+complete -c telemetryd -n '_shtab_telemetryd_using support-bundle' -l force -d 'replace the file if it exists'

@@ -221,7 +221,7 @@ async def test_exporters_stay_while_collection_is_off_and_are_put_right_once_it_
 
 
 class SlowToEnd:
-    """A sink that hangs when it is told to end, until its time is up."""
+    """A sink that hangs when it must end, until its time is up."""
 
     def __init__(self, sink: Exporter) -> None:
         self._sink = sink
@@ -251,7 +251,7 @@ async def test_end_that_was_cut_short_is_made_good_by_the_next_run() -> None:
         async with bench.controlling():
             await anyio.sleep(10)
             state = bench.manager.status(EXPORTER).state
-            assert state in {ExporterState.IDLE, ExporterState.RUNNING}, "made anew, not stopped"
+            assert state in {ExporterState.IDLE, ExporterState.RUNNING}, "made again, not stopped"
     assert bench.built == [EXPORTER, EXPORTER]
 
 

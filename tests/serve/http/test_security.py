@@ -501,7 +501,7 @@ def test_certificate_goes_where_the_pod_looks_for_it() -> None:
 
 def test_numbers_are_those_of_the_code() -> None:
     limits = ConnectionLimits()
-    told = " ".join(TEXT.split())
+    said = " ".join(TEXT.split())
     for number in (
         f"for the handshake | {limits.request_timeout_s:g} s |",
         f"until it is let in or refused | {limits.request_timeout_s:g} s |",
@@ -521,6 +521,6 @@ def test_numbers_are_those_of_the_code() -> None:
         f"doesn't answer within {REVIEW_S:g} s",
         f"looks at them every {LOOK_S:g} s",
     ):
-        assert number in told, number
+        assert number in said, number
     for path in OPEN_PATHS:
         assert f"`{path}`" in TEXT
