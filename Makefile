@@ -177,7 +177,7 @@ uninstall: ## take out what `make install` put there; configuration and state st
 
 .PHONY: install-test
 install-test: $(VENV)/.dev ## install by the locks on each Python, build the release twice, install the Debian package (asks the index)
-	@$(BIN)/pytest -q -m index -n 2 --dist loadgroup tests/supply
+	@$(BIN)/pytest -q -m index -n 2 --dist loadfile tests/supply
 
 .PHONY: drill
 drill: ## install and run it as a service under a systemd of its own (root; needs systemd-nspawn; 2 minutes)

@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -40,9 +41,10 @@ from tests.charts.versions import MAJORS, find_program
 BY_DIGEST = re.compile(r"[^@\s]+@sha256:[0-9a-f]{64}")
 DEFAULT_PLATFORMS = "linux/amd64 linux/arm64"
 CHECKSUMS = "SHA256SUMS"
+_RESERVED = ".example"
 _SAID_LINES = 30
-_OF_OTHERS = {"DESTDIR", "REVISION", "PYTHON"}
-"""Variables of `supply/install` that are for other folders than those of a release."""
+_OF_OTHERS = {"DESTDIR", "MAKEFLAGS", "MFLAGS", "PYTHON", "REVISION"}
+"""Variables for `make` and `supply/install` that are not meant for what a release runs."""
 
 
 class ReleaseError(Exception):
@@ -160,7 +162,7 @@ def build_chart(helm: str, tree: Path, dist: Path, commit: Commit) -> None:
 
 
 def _write_normalised(source: Path, target: Path, time: int) -> None:
-    """Write the same files in a fixed order, with the time of the commit and nobody's name."""
+    """Write the same files in a fixed order, with the time of the commit and no owner."""
     with (
         tarfile.open(source) as read,
         target.open("wb") as file,
@@ -255,6 +257,9 @@ def release(environ: Mapping[str, str]) -> Iterator[str]:
         shutil.rmtree(ROOT / "dist", ignore_errors=True)
         shutil.copytree(dist, ROOT / "dist")
     yield from (f"dist/{path.name}" for path in sorted((ROOT / "dist").iterdir()))
+    source = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Source"]
+    if source.endswith(_RESERVED):
+        yield f"{source} is a reserved address: set [project.urls] in pyproject.toml to publish"
 
 
 def _wanted(environ: Mapping[str, str], name: str) -> bool:

@@ -1,9 +1,11 @@
 """Two releases of what the tree holds now, built one after the other in two folders."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,16 @@ from supply.lock import ROOT
 from tests.charts.conftest import find_or_skip
 
 _IDENTITY = ("-c", "user.name=t", "-c", "user.email=t@example.com")
+
+
+def pythons_of_classifiers() -> list[str]:
+    """The Pythons that the classifiers name, the oldest first."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    found = (
+        re.fullmatch(r"Programming Language :: Python :: (3\.\d+)", each)
+        for each in project["classifiers"]
+    )
+    return [match[1] for match in found if match]
 
 
 def git(folder: Path, *arguments: str) -> str:

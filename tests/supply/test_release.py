@@ -134,6 +134,10 @@ def test_image_of_each_platform_is_built_by_digest_and_saved(
     assert all(f"| {name} | {DIGEST} |" in notes for name in archives)
     assert "There is no Debian package among these files" in notes
     assert "There is no image" not in notes
+    assert done.stdout.endswith(
+        "https://telemetryd.example is a reserved address:"
+        " set [project.urls] in pyproject.toml to publish\n"
+    )
 
 
 def test_platform_that_cannot_be_built_for_is_named_with_its_cure(tree: Path, engine: Path) -> None:
