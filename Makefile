@@ -27,9 +27,11 @@ $(VENV)/.runtime: $(VENV)/bin/python pyproject.toml constraints.txt
 	@$(PIP_INSTALL) -e .
 	@touch $@
 
+# Dependency groups need pip 25.1; Python brings an older one.
 $(VENV)/.dev: $(VENV)/.runtime
 	@echo "== installing the tools that check and test it"
-	@$(PIP_INSTALL) -e '.[dev]'
+	@$(PIP_INSTALL) pip
+	@$(PIP_INSTALL) --group dev
 	@touch $@
 
 .PHONY: help
@@ -161,22 +163,25 @@ check: $(VENV)/.dev ## lint, types, layers, dependencies, spelling, plain words
 	$(BIN)/codespell
 	$(BIN)/python -m tests.docs.words
 	$(BIN)/shellcheck .ci/run deploy/monitoring/make-prometheusrule \
-	  supply/install supply/release systemd/install tests/systemd/boot tests/systemd/drill
+	  supply/install systemd/install debian/telemetryd.postrm tests/systemd/boot tests/systemd/drill
 	$(BIN)/hadolint Dockerfile
 
 .PHONY: install
-install: ## install on this machine as a systemd service, or upgrade it (root; /usr/bin/python3 unless PYTHON=...)
+install: ## install on this machine as a systemd service, or upgrade it (root, or DESTDIR; /usr/bin/python3 unless PYTHON=...)
 	@$(if $(filter-out file default,$(origin PYTHON)),PYTHON=$(PYTHON)) systemd/install
 
 .PHONY: uninstall
 uninstall: ## take out what `make install` put there; configuration and state stay
-	-systemctl disable --now telemetryd
-	rm -rf /opt/telemetryd /usr/bin/telemetryd /etc/systemd/system/telemetryd.service
-	systemctl daemon-reload
+	$(if $(DESTDIR),,-systemctl disable --now telemetryd)
+	rm -rf $(DESTDIR)/opt/telemetryd
+	rm -f $(addprefix $(DESTDIR),/usr/bin/telemetryd /etc/systemd/system/telemetryd.service \
+	  $(addprefix /usr/local/share/,bash-completion/completions/telemetryd zsh/site-functions/_telemetryd \
+	  fish/vendor_completions.d/telemetryd.fish man/man1/telemetryd.1))
+	$(if $(DESTDIR),,systemctl daemon-reload)
 
 .PHONY: install-test
-install-test: $(VENV)/.dev ## install by the locks into a temporary folder, twice, and compare (asks the index)
-	@$(BIN)/pytest -q -m index tests/supply
+install-test: $(VENV)/.dev ## install by the locks on each Python, build the release twice, install the Debian package (asks the index)
+	@$(BIN)/pytest -q -m index -n 2 --dist loadfile tests/supply
 
 .PHONY: drill
 drill: ## install and run it as a service under a systemd of its own (root; needs systemd-nspawn; 2 minutes)
@@ -187,8 +192,8 @@ image-test: $(VENV)/.dev ## build the image twice, look into it, run it on a rea
 	@$(BIN)/pytest -q -s -m image tests/image
 
 .PHONY: release
-release: ## build the image of a release (CONTAINER_ENGINE; PYTHON_IMAGE=NAME@sha256:..., refused without a digest)
-	@supply/release
+release: $(VENV)/.dev ## build all files of a release into ./dist (PYTHON_IMAGE=NAME@sha256:..., or IMAGE=no; CONTRIBUTING.md has the rest)
+	@$(BIN)/python -m supply.release
 
 .PHONY: lock
 lock: $(VENV)/.dev ## write requirements*.lock from constraints.txt (asks the index; 2 minutes)

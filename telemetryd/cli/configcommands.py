@@ -10,7 +10,7 @@ from pathlib import Path
 
 import anyio
 
-from telemetryd import __version__
+from telemetryd import __version__, revision
 from telemetryd.cli.commands import recall, source_of
 from telemetryd.cli.output import complain, print_document, print_text
 from telemetryd.config import DEFAULTS
@@ -121,19 +121,11 @@ def completion(options: argparse.Namespace) -> int:
     return 0
 
 
-def find_revision() -> str:
-    """The commit that the build noted beside the package; empty in a checkout."""
-    try:
-        return Path(__file__).parents[1].joinpath("REVISION").read_text().strip()
-    except OSError:
-        return ""
-
-
 def version(_options: argparse.Namespace) -> int:
     """Print what runs here."""
     print_text(
         f"telemetryd {__version__}\n"
-        f"revision {find_revision() or 'unknown'}\n"
+        f"revision {revision() or 'unknown'}\n"
         f"Python {platform.python_version()} ({sys.executable})\n"
     )
     return 0

@@ -24,10 +24,9 @@ from typing import Any, Final
 import anyio
 import orjson
 
-from telemetryd import __version__
+from telemetryd import __version__, revision
 from telemetryd.atomicfile import write_file
 from telemetryd.cli.commands import recall, source_of
-from telemetryd.cli.configcommands import find_revision
 from telemetryd.cli.output import complain, print_bytes, print_text
 from telemetryd.config import Config, find_control_socket
 from telemetryd.daemon import supportbundle as parts_of
@@ -220,7 +219,7 @@ def versions() -> dict[str, Any]:
     names = [re.split(r"[^\w.-]", each, maxsplit=1)[0] for each in required if ";" not in each]
     return {
         "telemetryd": __version__,
-        "revision": find_revision() or None,
+        "revision": revision() or None,
         "python": sys.version,
         "system": platform.platform(),
         "libraries": {name: importlib.metadata.version(name) for name in sorted(names)},

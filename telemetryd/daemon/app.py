@@ -14,7 +14,7 @@ from itertools import chain
 import anyio
 from anyio.abc import TaskStatus
 
-from telemetryd import __version__
+from telemetryd import __version__, revision
 from telemetryd.config import Config, read_switches
 from telemetryd.daemon.collection import find_build
 from telemetryd.daemon.collector import MARK_UNSEEN, Collector
@@ -333,7 +333,7 @@ class Daemon:
 
     def _metrics(self) -> MetricsFacts:
         return MetricsFacts(
-            build=(__version__, "", platform.python_version()),
+            build=(__version__, revision(), platform.python_version()),
             now=self._now(),
             informers=tuple(self._informers()),
             exporters=tuple(self._exporters()),

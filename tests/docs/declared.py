@@ -13,6 +13,7 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, Final
 
+from telemetryd import __version__
 from tests.charts.documented import check_helm
 from tests.deploy import kustomize
 from tests.docs.commands import Command, NoSuchForm
@@ -129,7 +130,14 @@ def _gate(_command: Command, _sandbox: Sandbox, _run: Run) -> None:
     _expect(os.access(ROOT / ".ci/run", os.X_OK), "there is no .ci/run, or it can't be run")
 
 
+def _apt(command: Command, _sandbox: Sandbox, _run: Run) -> None:
+    """The package is of this version; `tests/supply` installs it."""
+    name = rf"\./telemetryd_{re.escape(__version__)}\+\w+_amd64\.deb"
+    _expect(bool(re.fullmatch(name, _words(command)[-1])), f"{command.text}: a release has no such")
+
+
 DECLARED: Final[dict[str, Check]] = {
+    "apt install": _apt,
     ".ci/run": _gate,
     "make": _make,
     "helm": check_helm,
