@@ -20,12 +20,8 @@ from telemetryd.informer.verify import Verification, verify
 from telemetryd.kube.client import KubeClient
 from telemetryd.model import ExporterState, Unreadable
 from telemetryd.serve.control.protocol import CommandAnswer, Document, Request
-from telemetryd.serve.page.status import (
-    StatusFacts,
-    render_restriction,
-    render_status,
-    render_time,
-)
+from telemetryd.serve.page.facts import StatusFacts, render_time
+from telemetryd.serve.page.status import render_restriction, render_status
 
 VERIFY_TIMEOUT_S = 300.0
 """For all lists of one comparison: a hundred thousand nodes take a minute each."""

@@ -30,8 +30,9 @@ from telemetryd.serve.http.health import HealthReport
 from telemetryd.serve.http.listener import Acceptor, Listening, bind, listening_at, local_names
 from telemetryd.serve.http.security import OPEN_PATHS, Security
 from telemetryd.serve.metrics.metrics import MetricsRenderer
+from telemetryd.serve.page.facts import StatusFacts
 from telemetryd.serve.page.page import render_page
-from telemetryd.serve.page.status import StatusFacts, render_status
+from telemetryd.serve.page.status import render_status
 from telemetryd.serve.page.style import PAGE_POLICY
 
 log = logging.getLogger(__name__)
