@@ -3,7 +3,7 @@
 Of the identity it has only which parts are known.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, fields
 from typing import Any, Final
 
@@ -11,6 +11,7 @@ from telemetryd.bounds import document
 from telemetryd.gather.consumer import Registrations
 from telemetryd.model import (
     ConfigStatus,
+    Disclosure,
     ExporterState,
     ExporterStatus,
     GroupKey,
@@ -25,7 +26,7 @@ from telemetryd.model import (
     total,
 )
 from telemetryd.redaction import OURS
-from telemetryd.serve.page.disclosure import Situation, list_fields, render_fields, render_plugin
+from telemetryd.serve.page.disclosure import list_fields, render_fields, render_plugin
 from telemetryd.serve.page.facts import StatusFacts, render_time
 from telemetryd.serve.page.overview import MOST_NOTES, TONE_NAMES, Tone, fix_of, judge
 
@@ -50,6 +51,7 @@ _WITH_EXPORTER: Final = frozenset(
 def render_status(facts: StatusFacts) -> dict[str, Any]:
     """The document of ``/status.json``, of JSON types only; times are RFC 3339 in UTC."""
     rendered: dict[str, Any] = document(_status(facts))
+    rendered["exporters"] = list(_exporters(facts))
     return rendered
 
 
@@ -68,9 +70,7 @@ def _status(facts: StatusFacts) -> dict[str, Any]:
         "consumer": _consumer(facts),
         "leader": None if facts.leader is None else asdict(facts.leader),
         "informers": [_informer(informer) for informer in facts.informers],
-        "exporters": [
-            _exporter(exporter, facts.now, facts.situation) for exporter in facts.exporters
-        ],
+        "exporters": [],
         "secret_requests": [_request(request) for request in requests],
         "secret_requests_left_out": left_out,
         "identity": _identity(facts.snapshot),
@@ -204,7 +204,18 @@ def _informer(informer: InformerStatus) -> dict[str, Any]:
     }
 
 
-def _exporter(exporter: ExporterStatus, now: float, situation: Situation) -> dict[str, Any]:
+def _exporters(facts: StatusFacts) -> Iterator[dict[str, Any]]:
+    """Exporters that send the same share the list of their fields: a thousand have 100,000."""
+    situation = facts.situation
+    lists: dict[Disclosure, Any] = {}
+    for exporter in facts.exporters:
+        sent = exporter.disclosure
+        if sent not in lists:
+            lists[sent] = document(render_fields(list_fields(sent, situation)))
+        yield {**document(_exporter(exporter, facts.now)), "fields": lists[sent]}
+
+
+def _exporter(exporter: ExporterStatus, now: float) -> dict[str, Any]:
     sent = exporter.disclosure
     next_run_at = None if exporter.next_run_in_s is None else now + exporter.next_run_in_s
     return {
@@ -226,7 +237,7 @@ def _exporter(exporter: ExporterStatus, now: float, situation: Situation) -> dic
         "payload_bytes": exporter.payload_bytes,
         "digest": exporter.digest,
         "schema_valid": exporter.schema_valid,
-        "fields": render_fields(list_fields(sent, situation)),
+        "fields": [],
         **render_plugin(sent),
     }
 

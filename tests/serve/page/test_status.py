@@ -6,6 +6,7 @@ from dataclasses import replace
 import orjson
 import pytest
 
+from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
 from telemetryd.model import (
     ExporterState,
     Identity,
@@ -118,6 +119,16 @@ def test_overview_is_what_the_page_says_at_its_top() -> None:
         "Free some space, or let telemetryd write to the folder."
     )
     assert exporters["secretrequest/rancher-scc-metrics"]["last_error_fix"] == ""
+
+
+def test_exporters_that_send_the_same_share_the_list_of_their_fields() -> None:
+    exporters = render_status(STATES["served"])["exporters"]
+    fields = {each["name"]: each["fields"] for each in exporters}
+    assert [field["key"] for field in fields["archive"]] == [
+        field.key for field in PAYLOAD_FORMATS["fleet"].fields
+    ]
+    assert fields["scc"] is fields["secretrequest/rancher-scc-metrics"]
+    assert len(fields["scc"]) == len(PAYLOAD_FORMATS["scc"].fields)
 
 
 @pytest.mark.parametrize(
