@@ -113,10 +113,11 @@ const printed = () => {
     each.checkVisibility()
   );
   const dark = ground(document.querySelector("h2"));
+  const scheme = getComputedStyle(document.documentElement).colorScheme;
   return [
     ...hidden.map((each) => `hidden ${each.tagName}`),
     ...useless.map((each) => `shown ${each.tagName}`),
-    ...(luminance(dark) > 0.99 ? [] : ["dark"]),
+    ...(luminance(dark) > 0.99 && scheme === "light" ? [] : ["dark"]),
   ];
 };
 

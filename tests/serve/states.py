@@ -89,8 +89,8 @@ WELL = StatusFacts(
             managed_clusters=20,
             nodes=303,
             roles={"controlplane": 63, "etcd": 63, "worker": 240, "other": 0},
-            cpu_nano=2424 * 10**9,
-            memory_nano=9696 * 2**30 * 10**9,
+            cpu_nano=1212 * 10**9,
+            memory_nano=4848 * 2**30 * 10**9,
             groups=(
                 group(LOCAL_KEY, 1, 3),
                 group(MANAGED_KEY, 14, 210, gpus_nvidia=16),

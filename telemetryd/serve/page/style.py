@@ -132,7 +132,7 @@ details > div { padding: .5rem 0 0; }
 summary { cursor: pointer; }
 summary h3 { display: inline; margin: 0; }
 
-@media (max-width: 59.99rem) {
+@media screen and (max-width: 59.99rem) {
   section { padding: 1rem 1.125rem 1.125rem; }
   .records, .records :is(tbody, tr, th, td, caption) { display: block; width: auto; }
   .records thead { position: absolute; width: 1px; height: 1px; overflow: hidden;
@@ -150,7 +150,7 @@ summary h3 { display: inline; margin: 0; }
   .records time small { display: inline; }
   dl div { grid-template-columns: 8.5rem 1fr; gap: 0 1rem; }
 }
-@media (max-width: 26rem) {
+@media screen and (max-width: 26rem) {
   .figures, .figures div { display: block; }
   .figures div, .figures div + div { display: grid; grid-template-columns: 6rem 1fr;
     gap: 0 1rem; padding: .25rem 0; align-items: baseline; }
@@ -160,8 +160,9 @@ summary h3 { display: inline; margin: 0; }
   #off ~ dl div { grid-template-columns: 1fr; }
 }
 @media print {
-  body { max-width: none; padding: 0; font-size: 10pt; }
-  html, body, section, .verdict { background: none; }
+  :root { color-scheme: light; font-size: 75%; }
+  body { max-width: none; padding: 0; }
+  html, body, section, .verdict { background: #fff; }
   section { padding: .75rem 0; border-width: 1px 0 0; border-radius: 0; }
   nav, .skip { display: none; }
   a { color: inherit; text-decoration: none; }

@@ -137,8 +137,8 @@ def test_everything_known_of_the_daemon_is_shown() -> None:
     for shown in (
         "0.1.0", "3 days 4 hours", "https://10.43.0.1:443", "/etc/telemetryd/config.toml",
         "fffffffffffd", "accepted", "archive", "file, every hour", "format scc", "18 fields",
-        "Idle", "nodes", "management.cattle.io", "Synced", "303", "2,424",
-        "63 controlplane, 63 etcd, 240 worker", "9,696 GiB", "telemetryd payload",
+        "Idle", "nodes", "management.cattle.io", "Synced", "303", "1,212",
+        "63 controlplane, 63 etcd, 240 worker", "4,848 GiB", "telemetryd payload",
         "enabled = false", "3 exporters: 3 idle", "6 informers with 478 objects: 6 synced",
         "2027-01-15 08:00:00 UTC", "07:59:40 UTC",
     ):  # fmt: skip
