@@ -47,6 +47,9 @@ const faintTexts = (least) => {
     const label = getComputedStyle(element, "::before");
     if (label.content !== "none") check(element, label.content, label);
   }
+  for (const each of document.querySelectorAll(".mark")) {
+    check(each.parentElement, each.className, getComputedStyle(each));
+  }
   return seen > 30 ? faint : [`only ${seen} texts`];
 };
 
@@ -67,10 +70,11 @@ const spilling = () =>
     .filter((each) => !each.closest("thead") || getComputedStyle(each).display === "table-cell")
     .map((each) => `${each.tagName} ${each.textContent.trim().slice(0, 40)}`);
 
-// Cells with more lines than `most`, but for those that have the whole width.
+// Cells with more lines than `most`, but for large figures and what has the whole width.
 const tallCells = (most) =>
-  [...document.querySelectorAll("th, td:not(.texts td)")]
-    .filter((each) => each.getClientRects().length && !each.colSpan.toString().match(/[2-9]/))
+  [...document.querySelectorAll("th, td, dd:not(.figures dd)")]
+    .filter((each) => each.getClientRects().length)
+    .filter((each) => each.offsetWidth < 0.8 * each.closest("section").clientWidth)
     .map((each) => {
       const content = document.createRange();
       content.selectNodeContents(each);

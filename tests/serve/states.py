@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from telemetryd.config import PrivacyConfig
 from telemetryd.export.exporter import GIVEN
 from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
 from telemetryd.gather.texts import PROVIDERS
@@ -14,6 +15,8 @@ from telemetryd.model import (
     LeaderStatus,
     RequestState,
     RequestStatus,
+    Restriction,
+    RestrictionStatus,
     SourceKind,
     Switch,
     Switches,
@@ -163,6 +166,23 @@ _FOLLOWER = LeaderStatus(
     holder="telemetryd-7c9f", epoch=12, last_error="",
 )  # fmt: skip
 
+_RESTRICTIONS = (
+    RestrictionStatus(
+        Restriction(
+            "file", "privacy.server_url", "/etc/telemetryd/config.toml", NOW - 86400, written=True
+        ),
+        "the URL of the server is left out",
+        ("/var/lib/telemetryd/restrictions.json",),
+        'write [privacy] server_url = "send" in the configuration file',
+    ),
+    RestrictionStatus(
+        Restriction("setting", "telemetry-opt", "telemetry-opt", NOW - 90, written=False),
+        "collection is off",
+        (),
+        "give the setting telemetry-opt another value (in, prompt), or run telemetryd ctl opt-in",
+    ),
+)
+
 _PLAIN_KEY = replace(LOCAL_KEY, provider="k3s", driver="local")
 
 PLAIN = replace(
@@ -288,6 +308,13 @@ STATES = {
         )
         for switch in Switch
     },
+    "restricted": replace(
+        WELL,
+        source=SourceKind.RANCHER,
+        restrictions=_RESTRICTIONS,
+        memory_warning="not remembered after a restart: no usable folder",
+        privacy=PrivacyConfig(server_url="omit"),
+    ),
     "disabled": replace(WELL, exporters=_everywhere(ExporterState.DISABLED, "")),
     "stopped": replace(WELL, exporters=_everywhere(ExporterState.STOPPED, "by hand")),
     "no exporter": replace(WELL, exporters=()),

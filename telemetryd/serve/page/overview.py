@@ -111,6 +111,12 @@ _ENDS: Final = {
 """What ends each switch that turns collection off."""
 
 
+_SENTENCES: Final = {
+    Tone.GOOD: "Healthy: every informer is in sync, and every enabled exporter has delivered.",
+    Tone.BUSY: "In progress: not everything has been read and delivered yet.",
+}
+
+
 def judge(facts: StatusFacts) -> Overview:
     """Sum up the status."""
     notes = sorted(_notes(facts), key=lambda note: -note.tone)
@@ -121,16 +127,9 @@ def judge(facts: StatusFacts) -> Overview:
     if first is not None:
         more = sum(note.tone is tone for note in notes) - 1
         return Overview(tone, _sentence_of(first, more), first, tuple(notes))
-    match tone:
-        case Tone.QUIET:
-            sentence = _quiet_sentence(facts)
-        case Tone.BUSY:
-            sentence = "In progress: not everything has been read and delivered yet."
-        case _:
-            sentence = (
-                "Healthy: every informer is in sync, and every enabled exporter has delivered."
-            )
-    return Overview(tone, sentence, _how_to_send_again(facts, tone), tuple(notes))
+    sentence = _SENTENCES.get(tone) or _quiet_sentence(facts)
+    off = _note_of_off(facts) if tone is Tone.QUIET else None
+    return Overview(tone, sentence, off, tuple(notes))
 
 
 def _sentence_of(first: Note, more: int) -> str:
@@ -142,16 +141,15 @@ def _sentence_of(first: Note, more: int) -> str:
     return f"{what}, and there {'is 1 more gap' if more == 1 else f'are {more} more gaps'}."
 
 
-def _how_to_send_again(facts: StatusFacts, tone: Tone) -> Note | None:
+def _note_of_off(facts: StatusFacts) -> Note | None:
     """What switches telemetryd on where nothing is sent on purpose."""
-    if tone is not Tone.QUIET:
-        return None
     ends = [_ENDS[switch] for switch in facts.switches.off_by]
     if not ends and not facts.exporters:
         ends = ["add a table [[exporters]] to the configuration and reload"]
     elif not ends and all(each.state is ExporterState.DISABLED for each in facts.exporters):
         ends = ["set enabled = true for an exporter in the configuration and reload"]
-    return Note(tone, "", fix=f"To send again, {', and '.join(ends)}.") if ends else None
+    fix = f"To send again, {', and '.join(ends)}."
+    return Note(Tone.QUIET, _quiet_sentence(facts), fix=fix) if ends else None
 
 
 def judge_exporter(exporter: ExporterStatus) -> Tone:
@@ -199,6 +197,8 @@ def _notes(facts: StatusFacts) -> Iterator[Note]:
             why="; ".join(facts.config.problems),
             fix="Fix the file and run telemetryd ctl reload.",
         )
+    if (off := _note_of_off(facts)) is not None:
+        yield off
     yield from _notes_of_exporters(facts.exporters)
     yield from _notes_of_waiting(facts.exporters)
     if facts.switches.enabled:

@@ -23,7 +23,7 @@ from telemetryd.serve.page.markup import (
     tag,
     time_of,
 )
-from telemetryd.serve.page.overview import MOST_NOTES, TONE_NAMES, Note, Overview, judge
+from telemetryd.serve.page.overview import MOST_NOTES, TONE_NAMES, Note, Overview, Tone, judge
 from telemetryd.serve.page.tables import exporters_table, informers_table, requests_table
 
 _LINKS: Final = (
@@ -57,8 +57,8 @@ def render_page(facts: StatusFacts) -> str:
             section("informers", "Informers", informers_table(facts)),
             _leader(facts.leader),
             _configuration(facts),
-            what_is_read(facts),
             _restrictions(facts) if facts.restrictions else "",
+            what_is_read(facts),
             _switches(facts),
             id="status",
             tabindex="-1",
@@ -87,7 +87,7 @@ def _header(facts: StatusFacts) -> Markup:
 
 def _overview(overview: Overview) -> Markup:
     first = overview.first
-    rest = [note for note in overview.notes if note is not first]
+    rest = [note for note in overview.notes if note != first]
     listed = [*map(_note, rest[:MOST_NOTES])]
     if (left_out := len(rest) - MOST_NOTES) > 0:
         listed.append(Markup(f"{render_count(left_out)} more"))
@@ -150,7 +150,7 @@ def _configuration(facts: StatusFacts) -> Markup:
         ("In force since", time_of(config.in_force_at, facts.now)),
         ("Hash", tag("code", f"{config.hash:012x}")),
         ("Last reload", last),
-        ("Payloads", "shown here" if facts.payload_exposed else "not shown here"),
+        ("Payloads", "shown" if facts.payload_exposed else "not shown"),
     ]
     problems = [tag("code", each) for each in config.problems]
     return section(
@@ -179,13 +179,19 @@ def _restrictions(facts: StatusFacts) -> Markup:
     rows = []
     for each in facts.restrictions:
         restriction = each.restriction
-        said = "written in " if restriction.written else "remembered from "
+        source = "Written in " if restriction.written else "Remembered from "
+        kept = ", ".join(each.remembered_in)
+        remembered = f"remembered in {kept}" if kept else "not remembered anywhere"
         since = date_of(restriction.since)
-        kept = ", ".join(each.remembered_in) or "nowhere"
-        text = (said, restriction.where, " since ", since, f"; remembered in {kept}. To end it, ")
-        rows.append((each.what, join((*text, each.end, "."))))
-    warning = tag("p", facts.memory_warning) if facts.memory_warning else ""
-    return section("restrictions", "Restrictions", pairs(rows), warning)
+        text = (source, restriction.where, " since ", since, f"; {remembered}. To end it, ")
+        rows.append((f"{each.what[:1].upper()}{each.what[1:]}", join((*text, each.end, "."))))
+    warning = (mark(Tone.GAPS), f" Restrictions: {facts.memory_warning}.")
+    return section(
+        "restrictions",
+        "Restrictions",
+        pairs(rows),
+        tag("p", *warning) if facts.memory_warning else "",
+    )
 
 
 def _switches(facts: StatusFacts) -> Markup:

@@ -118,8 +118,8 @@ dl div + div { border-top: 1px solid var(--line); }
 .figures div, .figures div + div { display: block; padding: 0; border: 0; }
 dt { color: var(--quiet); }
 time small { display: inline; white-space: nowrap; }
-section > dl:not(.figures) { columns: 30rem; column-gap: 2.5rem; }
-section > dl:not(.figures) { margin-top: .5rem; }
+section > dl:not(.figures) { columns: 30rem; column-gap: 2.5rem; margin-top: .5rem; }
+#restrictions ~ dl { columns: auto; }
 section > dl:not(.figures) div { border-top: 1px solid var(--line); break-inside: avoid; }
 .fields { list-style: none; columns: 21rem; column-gap: 2.5rem; font-size: .9375rem; }
 .fields li { break-inside: avoid; padding-bottom: .4375rem; }
@@ -157,7 +157,8 @@ summary h3 { display: inline; margin: 0; }
   .figures b { font-size: 1.25rem; }
   .sums { font-size: .8125rem; }
   .sums :is(th, td) { padding-right: .5rem; }
-  #off ~ dl div { grid-template-columns: 1fr; }
+  dl div { grid-template-columns: 6.5rem 1fr; }
+  :is(#off, #restrictions) ~ dl div { grid-template-columns: 1fr; }
 }
 @media print {
   :root { color-scheme: light; font-size: 75%; }

@@ -78,6 +78,15 @@ def test_off_in_two_ways_says_how_to_end_both() -> None:
     )
 
 
+def test_off_is_a_finding_where_something_else_needs_attention() -> None:
+    off = STATES["off by setting"]
+    rejected = replace(off, config=replace(off.config, problems=("c.toml: is wrong",)))
+    overview = judge(rejected)
+    assert overview.sentence.startswith("The last reload was rejected")
+    assert [note.what for note in overview.notes[1:]] == [judge(off).sentence]
+    assert render_page(off).count(judge(off).sentence) == 1
+
+
 def test_exporters_that_fail_alike_are_one_note() -> None:
     overview = judge(STATES["many"])
     (note,) = overview.notes

@@ -244,7 +244,7 @@ def test_each_restriction_says_who_made_it_and_what_ends_it() -> None:
     facts = replace(WELL, restrictions=(shown,), memory_warning="not stored")
     text = " ".join(Document(render_page(facts)).texts)
     for part in (
-        "remembered from",
+        "Remembered from",
         "/etc/<t>.toml",
         "/s/restrictions.json",
         "opt in",
