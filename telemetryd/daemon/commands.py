@@ -23,12 +23,8 @@ from telemetryd.model import ExporterState, Unreadable
 from telemetryd.serve.control.protocol import CommandAnswer, Document, Request
 from telemetryd.serve.metrics.family import MetricsFacts
 from telemetryd.serve.metrics.metrics import MetricsRenderer
-from telemetryd.serve.page.status import (
-    StatusFacts,
-    render_restriction,
-    render_status,
-    render_time,
-)
+from telemetryd.serve.page.facts import StatusFacts, render_time
+from telemetryd.serve.page.status import render_restriction, render_status
 from telemetryd.sharedread import SharedRead
 
 VERIFY_TIMEOUT_S = 300.0

@@ -27,7 +27,7 @@ from telemetryd.serve.http.health import HealthReport, check_health, liveness, r
 from telemetryd.serve.http.listener import Listening
 from telemetryd.serve.http.server import Endpoints, serve
 from telemetryd.serve.metrics.metrics import Exposition, MetricsRenderer
-from telemetryd.serve.page.status import StatusFacts
+from telemetryd.serve.page.facts import StatusFacts
 from tests.serve.facts import Facts, big_status, busy_facts, informer_status
 from tests.support.sampling import examples
 
