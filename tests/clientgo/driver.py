@@ -13,7 +13,7 @@ import signal
 import socket
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 import anyio
 
@@ -88,7 +88,7 @@ def _run(loop: asyncio.AbstractEventLoop, ask: Coroutine[Any, Any, None]) -> Non
         runner.run(ask)
 
 
-def _own_streams() -> tuple[TextIO, TextIO]:
+def _own_streams() -> tuple[IO[str], IO[str]]:
     """Where cases come from and answers go: whatever else reads and writes has nothing there."""
     asked, answers = (os.fdopen(os.dup(number), mode) for number, mode in ((0, "r"), (1, "w")))
     with Path(os.devnull).open("r+b") as nothing:
