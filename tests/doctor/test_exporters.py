@@ -22,7 +22,7 @@ PASS, WARN, FAIL = Grade.PASS, Grade.WARN, Grade.FAIL
 
 def look(**files: Path | None) -> dict[str, CheckResult]:
     """What was found of an exporter with these files, by key."""
-    given = {key: str(path) for key, path in files.items() if path is not None}
+    given: dict[str, Any] = {key: str(path) for key, path in files.items() if path is not None}
     exporter = HttpExporterConfig(name="x", url="https://127.0.0.1", **given)
     found = check_files(exporter, time.time)
     named = {each.what.removesuffix(" of exporter x"): each for each in found}

@@ -134,6 +134,7 @@ complete -c telemetryd -n '_shtab_telemetryd_using doctor' -l log-level -x -d 't
 complete -c telemetryd -n '_shtab_telemetryd_using doctor' -l kubeconfig -xka "(__fish_complete_path (commandline -ct))" -d 'the same as --set kubernetes.kubeconfig=FILE'
 complete -c telemetryd -n '_shtab_telemetryd_using doctor' -l context -x -d 'the same as --set kubernetes.context=NAME'
 complete -c telemetryd -n '_shtab_telemetryd_using doctor' -l set -x -d 'set one key, above environment and file: server.listen, exporters.NAME.interval'
+complete -c telemetryd -n '_shtab_telemetryd_using doctor' -l json -d 'as a document'
 complete -c telemetryd -n '_shtab_telemetryd_using; and test $_shtab_telemetryd_npos -eq 0' -a demo -d 'Run the whole daemon against an embedded API server with a Rancher-like fleet.'
 complete -c telemetryd -n '_shtab_telemetryd_using demo' -s h -l help -d 'show this help message and exit'
 complete -c telemetryd -n '_shtab_telemetryd_using demo' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'configuration file (TOML)'

@@ -121,8 +121,8 @@ class SecretExporter:
             self._check(found)
         self._contention.observe(found)
         last_changed = self._plan(found, payload)
-        if found is not None and last_changed is None:
-            self.written_at = found.written_at
+        if last_changed is None:
+            self.written_at = None if found is None else found.written_at
             self._contention.resolve(found)
             return Outcome.UNCHANGED
         if found is not None:
