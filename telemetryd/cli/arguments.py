@@ -305,7 +305,7 @@ def _add_ctl(ctl: argparse.ArgumentParser, given: list[Assignment]) -> None:
         sub.add_argument("name", metavar="NAME", type=_name, help="of the exporter")
     cache = add(
         "cache",
-        "show what is held of a resource, as JSON",
+        "show how many objects are held of a resource, and a digest of their names, as JSON",
         "telemetryd ctl cache nodes.management.cattle.io --verify",
     )
     cache.add_argument("name", metavar="RESOURCE", type=_name, help="such as those of the status")

@@ -205,7 +205,7 @@ complete -c telemetryd -n '_shtab_telemetryd_using ctl trigger' -l kubeconfig -x
 complete -c telemetryd -n '_shtab_telemetryd_using ctl trigger' -l context -x -d 'the same as --set kubernetes.context=NAME'
 complete -c telemetryd -n '_shtab_telemetryd_using ctl trigger' -l set -x -d 'set one key, above environment and file: server.listen, exporters.NAME.interval'
 complete -c telemetryd -n '_shtab_telemetryd_using ctl trigger' -l wait -d 'wait for the end of the run, and print its result'
-complete -c telemetryd -n '_shtab_telemetryd_using ctl; and test $_shtab_telemetryd_npos -eq 0' -a cache -d 'Show what is held of a resource, as JSON.'
+complete -c telemetryd -n '_shtab_telemetryd_using ctl; and test $_shtab_telemetryd_npos -eq 0' -a cache -d 'Show how many objects are held of a resource, and a digest of their names, as JSON.'
 complete -c telemetryd -n '_shtab_telemetryd_using ctl cache' -s h -l help -d 'show this help message and exit'
 complete -c telemetryd -n '_shtab_telemetryd_using ctl cache' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'configuration file (TOML)'
 complete -c telemetryd -n '_shtab_telemetryd_using ctl cache' -l log-level -x -d 'the same as --set log_level=LEVEL'
