@@ -59,6 +59,7 @@ SERVED = (
     "tests/apiserver/test_process.py",
     "tests/charts/test_installed.py",
     "tests/contract/",
+    "tests/daemon/test_preview.py",
     "tests/deploy/",
     "tests/doctor/test_command.py",
     "tests/export/sinks/test_contention.py",

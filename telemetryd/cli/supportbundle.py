@@ -31,13 +31,13 @@ from telemetryd.cli.output import complain, print_bytes, print_text
 from telemetryd.config import Config, find_control_socket
 from telemetryd.daemon import supportbundle as parts_of
 from telemetryd.daemon.loop import PromptLoop
+from telemetryd.daemon.restrictions import Restrictions
 from telemetryd.doctor.access import plan_of
 from telemetryd.doctor.examine import examine, render_report
 from telemetryd.errors import ConfigError, TelemetrydError
 from telemetryd.kube.files import read_small_file, why_unreadable
 from telemetryd.kube.kubeconfig import named_files
 from telemetryd.kube.yamljson import load_first_document
-from telemetryd.model import RestrictionStatus
 from telemetryd.scrubbing import Scrubber, words_of_url
 from telemetryd.serve.control import client, protocol
 from telemetryd.sharedread import SharedRead
@@ -189,7 +189,7 @@ def _look_around(options: argparse.Namespace, bundle: _Bundle, known: _Known) ->
     found = restrictions.statuses()
     known_of_config(written, known)
     known_of_kubeconfigs(written.kubernetes.kubeconfig, known)
-    bundle.add({DOCTOR: _examine(config, found)})
+    bundle.add({DOCTOR: _examine(config, restrictions)})
     source = source_of(options)
     file = source.read()
     local_facts = parts_of.LocalFacts(source, file, lambda _: config, found)
@@ -199,7 +199,7 @@ def _look_around(options: argparse.Namespace, bundle: _Bundle, known: _Known) ->
         bundle.add(anyio.run(parts_of.local_parts, local_facts, reads))
 
 
-def _examine(config: Config, restrictions: tuple[RestrictionStatus, ...]) -> parts_of.Part:
+def _examine(config: Config, restrictions: Restrictions) -> parts_of.Part:
     try:
         report = anyio.run(
             partial(examine, config, plan_of(config), now=_NOW, restrictions=restrictions),

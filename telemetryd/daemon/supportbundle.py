@@ -28,7 +28,8 @@ from telemetryd.model import RestrictionStatus
 from telemetryd.scrubbing import Scrubber, words_of_url
 from telemetryd.serve.control.protocol import Document
 from telemetryd.serve.metrics.metrics import MetricsRenderer
-from telemetryd.serve.page.status import StatusFacts, render_status, render_time
+from telemetryd.serve.page.facts import StatusFacts, render_time
+from telemetryd.serve.page.status import render_status
 from telemetryd.sharedread import SharedRead
 
 STATUS: Final = "status.json"
