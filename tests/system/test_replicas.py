@@ -110,11 +110,7 @@ def test_lease_that_is_altered_deleted_and_stolen_has_one_holder(crew: Crew, adm
         assert leader.leading()
     assert len(writes) > 10
     admin.delete(LEASE)
-<<<<<<< HEAD
-    crew.until("another Lease", lambda: find_holder(admin), DEADLINE_S)
-=======
-    crew.until("a Lease made anew", lambda: find_holder(admin))
->>>>>>> speed
+    crew.until("another Lease", lambda: find_holder(admin))
     assert str(find_holder(admin)).startswith(f"{leader.name}_")
     assert leader.leading()
     epoch = leader.epoch()
