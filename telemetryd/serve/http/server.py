@@ -138,9 +138,16 @@ def _end_connections(server: web.Server) -> None:
 
 
 async def _drain(server: web.Server) -> None:
+    async def shut_down() -> None:
+        with anyio.move_on_after(SHUTDOWN_S):
+            await server.shutdown(SHUTDOWN_S / 2)  # for the handler, and again for its task
+
     server.pre_shutdown()
-    with anyio.move_on_after(SHUTDOWN_S, shield=True):
-        await server.shutdown(SHUTDOWN_S / 2)  # for the handler, and again for its task
+    with anyio.CancelScope(shield=True):
+        # In a task of its own: aiohttp's deadlines may swallow the cancellation of ours, which then
+        # comes once more, to whatever the task awaits next.
+        async with anyio.create_task_group() as group:
+            group.start_soon(shut_down, name="http shutdown")
     for connection in _connections(server):
         connection.abort()
     await cancel_shielded_checkpoint()  # transports close in the loop's next turn
