@@ -163,7 +163,7 @@ check: $(VENV)/.dev ## lint, types, layers, dependencies, spelling, plain words
 	$(BIN)/codespell
 	$(BIN)/python -m tests.docs.words
 	$(BIN)/shellcheck .ci/run deploy/monitoring/make-prometheusrule \
-	  supply/install systemd/install debian/telemetryd.postrm tests/systemd/boot tests/systemd/drill
+	  supply/install systemd/install debian/telemetryd.prerm debian/telemetryd.postrm tests/systemd/boot tests/systemd/drill
 	$(BIN)/hadolint Dockerfile
 
 .PHONY: install

@@ -30,7 +30,7 @@ INSTALLED = {
 """What `make install` puts outside of its own folder."""
 PYTHONS = pythons_of_classifiers()
 
-pytestmark = [pytest.mark.index, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.index, pytest.mark.timeout(1800)]
 
 
 def install(
