@@ -12,11 +12,11 @@ from tests.apiserver.admin import Admin, AdminError, Object
 from tests.apiserver.process import DEPLOYED_USER, ApiServer
 from tests.charts.checks import check
 from tests.charts.conftest import BOTH
-from tests.charts.helm import NAMESPACE, Helm, HelmError, example, find
+from tests.charts.helm import Helm, HelmError, example, find
 from tests.charts.pod import running
-from tests.charts.test_combinations import path_of
 from tests.charts.test_values import at, names_of_examples
-from tests.deploy.installed import ensure_namespace
+from tests.deploy.installed import ensure_namespace, path_of
+from tests.deploy.kustomize import NAMESPACE
 from tests.deploy.life import CONFIG, IN_PAGES, LEASE, Life, check_use, forget
 from tests.deploy.rights import granted
 from tests.support.daemon import Daemon
