@@ -134,8 +134,11 @@ class Helm:
     def upgrade(
         self, *values: Values | Path, namespace: str = NAMESPACE, release: str = RELEASE
     ) -> str:
-        """Upgrades the release to these values; returns the notes."""
-        where = ["--namespace", namespace]
+        """Upgrades the release to these values; returns the notes.
+
+        Without `--reset-values` Helm keeps those of before where none are given.
+        """
+        where = ["--namespace", namespace, "--reset-values"]
         return self.run("upgrade", release, str(CHART), *where, *self._arguments(values))
 
     def uninstall(self, *, namespace: str = NAMESPACE, release: str = RELEASE) -> str:

@@ -148,6 +148,29 @@ def test_example_installs_and_upgrades_back_to_the_default_values(
 
 
 @pytest.mark.long
+def test_upgrade_changes_strategy_replicas_and_volume_both_ways(
+    release: Helm, admin: Admin
+) -> None:
+    elected = at("config.leader_election.enabled", True)
+    rolling = {"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 2}}, **elected}
+    kept = {"persistence": {"enabled": True, "retain": False}}
+    release.install(rolling)
+    path = path_of(find(release.manifest(), "Deployment"))
+    # What the API server adds to a rolling update has no place beside Recreate.
+    for values, strategy, replicas in (
+        ({}, "Recreate", 1),
+        ({"replicas": 2}, "RollingUpdate", 2),
+        (kept, "Recreate", 1),
+        (rolling, "RollingUpdate", 1),
+    ):
+        release.upgrade(values)
+        spec = admin.get(path)["spec"]
+        assert (spec["strategy"]["type"], spec["replicas"]) == (strategy, replicas)
+        claims = ["persistentVolumeClaim" in each for each in spec["template"]["spec"]["volumes"]]
+        assert any(claims) == (values is kept)
+
+
+@pytest.mark.long
 def test_monitors_are_made_where_their_api_and_cattle_dashboards_are(
     release: Helm, monitoring: None, admin: Admin
 ) -> None:

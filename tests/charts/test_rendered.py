@@ -14,7 +14,7 @@ from tests.apiserver.admin import Objects
 from tests.charts.checks import check, config_of, environ_of
 from tests.charts.conftest import BOTH, find_or_skip
 from tests.charts.helm import Helm, HelmError, Values, container_of, example, find, toml_of
-from tests.charts.test_values import INJECTED, WRONG, at, names_of_examples
+from tests.charts.test_values import DEFAULTS, INJECTED, SCHEMA, WRONG, at, names_of_examples
 from tests.charts.versions import Major
 from tests.docs.values import MONITORING
 
@@ -61,6 +61,8 @@ POD: Final[dict[str, Any]] = {
     "nodeSelector": {"disk": "ssd"},
     "tolerations": [{"key": "dedicated", "operator": "Exists"}],
     "priorityClassName": "system-cluster-critical",
+    "config": {"leader_election": {"enabled": True}},
+    "strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": "50%"}},
     "podLabels": {"team": "a"},
     "image": {"pullSecrets": ["registry"]},
     "credentials": {"own": {"data": {"token": "from values"}}},
@@ -69,6 +71,7 @@ PLAIN: Final[dict[str, list[Values | Path]]] = {
     **{name: [example(name)] for name in names_of_examples()},
     "kinds": [EVERY_KIND],
     "plugin": [at("config.exporters.own", {"type": "of-a-plug-in", **PLUGIN})],
+    "nulls": [{name: None for name in DEFAULTS if name not in SCHEMA["required"]}],
     "nothing": [at("config.exporters", {"scc": None})],
     "before": [{}],
     "level": [at("config.log_level", "debug")],
@@ -190,6 +193,12 @@ def test_numbers_of_the_command_line_stay_whole_too(renderer: Helm, tmp_path: Pa
     assert config.kubernetes.page_size == 10_000
     assert config.exporters[0].jitter == 0
     assert find(objects, "Deployment")["spec"]["replicas"] == 3
+
+
+def test_values_that_are_taken_away_leave_what_runs(
+    plain: dict[str, Objects], tmp_path: Path
+) -> None:
+    check(plain["nulls"], tmp_path, scc=False, by_schema=False)
 
 
 def test_no_exporter_at_all_is_written_as_such(plain: dict[str, Objects], tmp_path: Path) -> None:
@@ -314,6 +323,10 @@ def test_extra_volumes_environment_and_scheduling_reach_the_pod(plain: dict[str,
     assert pod["priorityClassName"] == "system-cluster-critical"
     assert pod["imagePullSecrets"] == [{"name": "registry"}]
     assert template["metadata"]["labels"]["team"] == "a"
+    assert find(objects, "Deployment")["spec"]["strategy"] == {
+        "type": "RollingUpdate",
+        **POD["strategy"],
+    }
     (secret,) = [obj for obj in objects if obj["kind"] == "Secret"]
     assert secret["metadata"]["name"] == "telemetryd-credentials-own"
     assert secret["stringData"] == {"token": "from values"}

@@ -46,8 +46,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") 
 
 {{- /* Labels of the values, but for those that the chart sets: selectors would miss their pods. */ -}}
 {{- define "telemetryd.moreLabels" -}}
+{{- $labels := .labels | default dict -}}
 {{- range $name := list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/version" "app.kubernetes.io/managed-by" "helm.sh/chart" -}}
-{{- if hasKey $.labels $name -}}
+{{- if hasKey $labels $name -}}
 {{- fail (printf "%s: the chart sets %s: leave it out" $.of $name) -}}
 {{- end -}}
 {{- end -}}
