@@ -37,7 +37,7 @@ EVERY_KIND: Final[Values] = {
                 "splay_max": "0s",
                 "compress": False,
             },
-            "off": {"type": "secret", "secret": "other", "enabled": False},
+            "off": {"type": "otlp", "endpoint": "http://collector:4318", "enabled": False},
         },
         "identity": {"product": "quoted \"name\" \\ é '''#{{ .Release }} =[x] \U0001f600"},
     }
@@ -335,7 +335,7 @@ def test_extra_volumes_environment_and_scheduling_reach_the_pod(plain: dict[str,
 LONGEST_NAMESPACE = "n" * 63
 RELEASES = {
     "blue": "blue-telemetryd",
-    "123": "123-telemetryd",
+    "123": "telemetryd-123",
     "telemetryd.v1": "telemetryd-v1",
     "r" * 53: f"{'r' * 53}-telemetry",
 }
@@ -353,13 +353,12 @@ def test_release_of_any_name_in_any_namespace_has_names_that_kubernetes_takes(
     objects = renderer.template(
         *given, release=release, namespace=LONGEST_NAMESPACE, monitoring=True
     )
-    label = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
     for obj in objects:
         metadata = obj["metadata"]
         assert metadata["labels"]["app.kubernetes.io/instance"] == release
         if obj["kind"] in {"Service", "Deployment"}:
             assert metadata["name"] == RELEASES[release]
-            assert label.fullmatch(metadata["name"])
+            assert re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", metadata["name"])
         assert len(metadata["name"]) <= 253
         assert re.fullmatch(
             r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", metadata["name"]
