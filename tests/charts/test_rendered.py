@@ -106,6 +106,7 @@ SERVED: Final[dict[str, list[Values | Path]]] = {
     "found": [at("monitoring.dashboard.namespace", "cattle-dashboards")],
     "off": [{"monitoring": OFF}],
     "tls": [example("tls")],
+    "no-roles": [example("tls"), {"rbac": {"create": False}}],
 }
 """Where the cluster serves the API of the Prometheus Operator."""
 
@@ -297,6 +298,17 @@ def test_prometheus_scrapes_over_tls_with_a_token_of_its_own(served: dict[str, O
         ("cattle-monitoring-system", "rancher-monitoring-prometheus"),
         ("cattle-telemetry-system", account),
     }
+
+
+def test_without_roles_the_token_that_prometheus_shows_is_there_all_the_same(
+    served: dict[str, Objects],
+) -> None:
+    objects = served["no-roles"]
+    assert not any("Role" in obj["kind"] for obj in objects)
+    (endpoint,) = find(objects, "PodMonitor")["spec"]["podMetricsEndpoints"]
+    shown = endpoint["authorization"]["credentials"]["name"]
+    assert find(objects, "Secret")["metadata"]["name"] == shown
+    assert shown in {obj["metadata"]["name"] for obj in objects if obj["kind"] == "ServiceAccount"}
 
 
 def test_a_change_of_the_configuration_restarts_the_pod_or_is_reloaded(
