@@ -54,14 +54,23 @@ PLUGIN: Final[dict[str, Any]] = {
 }
 """Of a type that the chart does not know: whatever TOML can hold."""
 POD: Final[dict[str, Any]] = {
-    "extraVolumes": [{"name": "ca", "configMap": {"name": "corporate-ca"}}],
-    "extraVolumeMounts": [{"name": "ca", "mountPath": "/etc/corporate-ca"}],
+    "extraVolumes": [
+        {"name": "data", "emptyDir": {}},
+        {"name": "ca", "configMap": {"name": "corporate-ca"}},
+    ],
+    "extraVolumeMounts": [
+        {"name": "data", "mountPath": "/data"},
+        {"name": "ca", "mountPath": "/etc/corporate-ca"},
+    ],
     "extraEnv": [{"name": "SSL_CERT_FILE", "value": "/etc/corporate-ca/ca.crt"}],
     "extraEnvFrom": [{"secretRef": {"name": "more"}}],
     "nodeSelector": {"disk": "ssd"},
     "tolerations": [{"key": "dedicated", "operator": "Exists"}],
     "priorityClassName": "system-cluster-critical",
-    "config": {"leader_election": {"enabled": True}},
+    "config": {
+        "leader_election": {"enabled": True},
+        "exporters": {"archive": {"type": "file", "directory": "/data/archive"}},
+    },
     "strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": "50%"}},
     "podLabels": {"team": "a"},
     "image": {"pullSecrets": ["registry"]},
@@ -216,8 +225,23 @@ def test_no_exporter_at_all_is_written_as_such(plain: dict[str, Objects], tmp_pa
             r"config\.exporters\.scc: Secret .* config\.exporters\.b",
         ),
         ({"podLabels": {"app.kubernetes.io/name": "a"}}, r"podLabels: the chart sets app\.kub"),
+        (
+            at("config.exporters.a", {"type": "file", "directory": "/data/a"}),
+            r"config\.exporters\.a\.directory: /data/a is on no volume",
+        ),
+        (
+            at(
+                "config.exporters.a",
+                {
+                    "type": "http",
+                    "url": "https://example.com",
+                    "bearer_token_file": "/etc/telemetryd-credentials/b/token",
+                },
+            ),
+            r"config\.exporters\.a\.bearer_token_file: there is no credentials\.b",
+        ),
     ],
-    ids=["one Secret", "label that selects"],
+    ids=["one Secret", "label that selects", "no volume", "no credentials"],
 )
 def test_values_that_contradict_are_refused_by_name(
     renderer: Helm, values: Values, said: str
