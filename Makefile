@@ -51,8 +51,9 @@ test-long: $(VENV)/.dev ## test what takes long and is proven at a lower level b
 	@$(PYTEST) -m 'long or hypothesis' --hypothesis-profile=all --durations=15
 
 .PHONY: test-oldest
-test-oldest: $(VENV)/.dev ## contract, system (but for hanging disks), deploy and the quick faults on the oldest kube-apiserver
-	@APISERVER=oldest $(PYTEST) --ignore tests/system/test_hangs.py tests/apiserver tests/contract tests/system tests/deploy tests/faults
+test-oldest: $(VENV)/.dev ## contract, system (but for hanging disks), deploy, of the chart a part, and the quick faults on the oldest kube-apiserver
+	@APISERVER=oldest $(PYTEST) --ignore tests/system/test_hangs.py tests/apiserver tests/contract tests/system tests/deploy tests/faults \
+	  -k 'not test_installed or test_default_values or every_right or both_ways' tests/charts/test_installed.py
 
 .PHONY: test-pages
 test-pages: $(VENV)/.dev ## the quick faults on the newest kube-apiserver with streamed lists off
@@ -102,9 +103,9 @@ faults: $(VENV)/.dev ## bring about every fault of docs/faults.md; ends with wha
 alerts: $(VENV)/.dev ## bring about the cause of every alert, before a real Prometheus and API server (8 minutes)
 	@$(BIN)/pytest -q tests/monitoring -m 'alerts or not alerts'
 
-.PHONY: rules
-rules: ## make the PrometheusRule of the rule file, after a change of that
-	@deploy/monitoring/make-prometheusrule > deploy/monitoring/prometheusrule.yaml
+.PHONY: manifests
+manifests: $(VENV)/.dev helm ## make deploy/base and deploy/components of the chart, after a change of that
+	@$(BIN)/python -m tests.deploy.generate
 
 .PHONY: apiserver
 apiserver: ## build the newest and the oldest kube-apiserver for the tests (needs Go; 8 minutes on 2 cores, once)
@@ -162,8 +163,8 @@ check: $(VENV)/.dev ## lint, types, layers, dependencies, spelling, plain words
 	$(BIN)/deptry telemetryd
 	$(BIN)/codespell
 	$(BIN)/python -m tests.docs.words
-	$(BIN)/shellcheck .ci/run deploy/monitoring/make-prometheusrule \
-	  supply/install systemd/install debian/telemetryd.prerm debian/telemetryd.postrm tests/systemd/boot tests/systemd/drill
+	$(BIN)/shellcheck .ci/run supply/install systemd/install \
+	  debian/telemetryd.prerm debian/telemetryd.postrm tests/systemd/boot tests/systemd/drill
 	$(BIN)/hadolint Dockerfile
 
 .PHONY: install

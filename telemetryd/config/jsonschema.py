@@ -35,6 +35,10 @@ from telemetryd.config.values import (
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 LABEL: Final = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+# What ends a line or isn't printed, as characters: patterns of RE2 have no escapes for them.
+_UNPRINTED: Final = "\x00-\x1f\x7f-\x9f\u2028\u2029"
+_ONE_LINE: Final = rf"^[^{_UNPRINTED}]*[^{_UNPRINTED}\s][^{_UNPRINTED}]*$"
+_NO_PATH: Final = {"pattern": rf"/\.\.(/|$)|[{_UNPRINTED}]"}
 _DURATION: Final = "^([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$"
 _AT_LEAST_A_SECOND: Final = "[1-9][0-9]*(h|s|m($|[0-9]))|[1-9][0-9]{3,}ms"
 
@@ -129,13 +133,14 @@ def kind_schema(kind: Kind[Any]) -> Document:  # noqa: C901, PLR0911, PLR0912 - 
         case Number(minimum, maximum):
             return {"type": "number", "minimum": minimum, "maximum": maximum}
         case Duration(minimum_s):
-            return {"type": "string", "minLength": 2, "allOf": _durations(minimum_s)}
+            return {"type": "string", "minLength": 2, **_durations(minimum_s)}
         case Size():
             return _pattern("[0-9]*[1-9][0-9]*(B|KiB|MiB|GiB|TiB)")
         case AbsolutePath():
-            return {"type": "string", "pattern": "^/"}
+            return {"type": "string", "pattern": "^/", "not": _NO_PATH}
         case SocketPath():
-            return {"type": "string", "pattern": "^/", "maxLength": LONGEST_SOCKET_PATH_BYTES}
+            longest = LONGEST_SOCKET_PATH_BYTES
+            return {"type": "string", "pattern": "^/", "not": _NO_PATH, "maxLength": longest}
         case Uuid():
             return _pattern("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
         case Url():
@@ -147,17 +152,21 @@ def kind_schema(kind: Kind[Any]) -> Document:  # noqa: C901, PLR0911, PLR0912 - 
         case Listen():
             return _pattern(r"(\[[^\]]*\]|[^:\[\]]*):[0-9]{1,5}")
         case Text(_, maximum):
-            return {"type": "string", "minLength": 1, "maxLength": maximum}
+            return {"type": "string", "pattern": _ONE_LINE, "maxLength": maximum}
         case _:
             return {}  # another distribution's: anything
 
 
-def _durations(minimum_s: float) -> list[Document]:
+def _durations(minimum_s: float) -> Document:
     """The form, and where it must be long that it is."""
     form = {"pattern": _DURATION}
-    if minimum_s >= 1:
-        return [form, {"pattern": _AT_LEAST_A_SECOND}]
-    return [form, {"pattern": "[1-9]"}] if minimum_s else [form]
+    if not minimum_s:
+        return form
+    return {
+        **form,
+        "if": form,
+        "then": {"pattern": _AT_LEAST_A_SECOND if minimum_s >= 1 else "[1-9]"},
+    }
 
 
 def _pattern(pattern: str) -> Document:

@@ -9,7 +9,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterator
 from functools import cache
-from itertools import chain, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -188,7 +188,7 @@ def _check_kustomization(folder: Path) -> None:
 
 @cache
 def _every_object() -> tuple[Any, ...]:
-    return tuple(chain.from_iterable(map(kustomize.build, kustomize.VARIANTS)))
+    return tuple(kustomize.every_object())
 
 
 def _namespace(obj: Any) -> str:

@@ -68,7 +68,7 @@ def test_block_without_a_command_is_refused() -> None:
         "kubectl exec deploy/telemetryd -- telemetryd schema | unheard-of",
         "make demo | head",
         "pip download -r unheard-of.lock",
-        "kubectl apply -k deploy/overlays/unheard-of",
+        "kubectl apply -k deploy/unheard-of",
         "kubectl -n elsewhere get pods",
         "kubectl -n cattle-telemetry-system exec deploy/unheard-of -- telemetryd schema",
         "docker build --build-arg UNHEARD_OF=1 .",
@@ -113,7 +113,10 @@ def test_command_for_the_pod_is_run_with_what_it_is_piped_into(machine: Sandbox)
 
 
 def test_cd_holds_until_the_end_of_its_block(machine: Sandbox) -> None:
-    for command in (*parsed("$ cd deploy/base", "$ head rbac.yaml"), *parsed("$ head Makefile")):
+    for command in (
+        *parsed("$ cd deploy/base", "$ head manifests.yaml"),
+        *parsed("$ head Makefile"),
+    ):
         perform(command, machine)
 
 

@@ -26,8 +26,8 @@ Schema = dict[str, Any]
 
 # Probes and Prometheus come from outside of the pod.
 _EVERY_ADDRESS = r"^(0\.0\.0\.0|\[::\])?:[1-9][0-9]{0,4}$"
-_PLAIN_HTTP = "^[Hh][Tt][Tt][Pp]://"
-_LOOPBACK = rf"{_PLAIN_HTTP}(127\.[0-9.]+|localhost|\[::1\])(:|/|$)"
+_HTTPS = "^[Hh][Tt][Tt][Pp][Ss]://"
+_LOOPBACK = r"^[Hh][Tt][Tt][Pp]://(127\.[0-9.]+|localhost|\[::1\])(:|/|$)"
 
 _REQUIRES = {
     "client_key_file": ("client_cert_file",),
@@ -91,14 +91,16 @@ def _of_table(table: Schema) -> Schema:
 
 def _on_plain_http(address: str) -> list[Schema]:
     """No credentials in clear text, and no certificates where there is no TLS."""
-    plain = {"pattern": _PLAIN_HTTP}
-    in_clear = {"allOf": [plain, {"not": {"pattern": _LOOPBACK}}]}
     return [
         {
-            "if": {"required": [address], "properties": {address: found}},
-            "then": {"properties": {name: {"type": "null"} for name in names}},
+            "if": {
+                "anyOf": [
+                    {"required": [name], "properties": {name: {"type": "string"}}} for name in names
+                ]
+            },
+            "then": {"properties": {address: {"pattern": pattern}}},
         }
-        for found, names in ((in_clear, _CREDENTIALS), (plain, _OF_TLS))
+        for pattern, names in ((f"{_HTTPS}|{_LOOPBACK}", _CREDENTIALS), (_HTTPS, _OF_TLS))
     ]
 
 
@@ -123,22 +125,22 @@ def _or_default(schema: Schema) -> Schema:
 def _by_name(items: Schema) -> Schema:
     """Exporters as a map: `null` removes one, and plug-ins bring types of their own."""
     ((discriminator, types),) = items["properties"].items()
-    branches = [
-        {
+    by_type: Schema = {}
+    for name in types["enum"]:
+        by_type = {
             "if": {
                 "type": "object",
                 "required": [discriminator],
                 "properties": {discriminator: {"const": name}},
             },
             "then": {"$ref": f"#/definitions/exporter-{name}"},
+            **({"else": by_type} if by_type else {}),
         }
-        for name in types["enum"]
-    ]
     exporter = {
         "type": ["object", "null"],
         "required": [discriminator],
         "properties": {discriminator: {"type": "string", "minLength": 1}},
-        "allOf": branches,
+        **by_type,
     }
     return {
         "type": "object",
