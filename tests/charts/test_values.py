@@ -299,7 +299,7 @@ WRONG: dict[str, tuple[Values, str]] = {
             "config.exporters.a",
             {"type": "http", "url": "HTTP://example.com", "bearer_token_file": "/t"},
         ),
-        "config.exporters.a.bearer_token_file",
+        "config.exporters.a.url",
     ),
     "address range without its length": (
         at("networkPolicy.cidrs", ["10.0.0.1"]),
