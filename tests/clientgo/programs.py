@@ -173,7 +173,7 @@ def _prepared(case: Case, certificates: Path) -> Iterator[tuple[Recorder, Path, 
     }
     answers = Answers(client_ca=str(certificates / "clientca.crt"), **files)
     with (
-        tempfile.TemporaryDirectory(prefix="td-", dir="/tmp") as folder,
+        tempfile.TemporaryDirectory(prefix="td-") as folder,
         Recorder(answers) as recorder,
     ):
         yield recorder, Path(folder), written(case, Path(folder), certificates, recorder.port)

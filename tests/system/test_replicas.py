@@ -110,7 +110,7 @@ def test_lease_that_is_altered_deleted_and_stolen_has_one_holder(crew: Crew, adm
         assert leader.leading()
     assert len(writes) > 10
     admin.delete(LEASE)
-    crew.until("another Lease", lambda: find_holder(admin))
+    crew.until("a new Lease", lambda: find_holder(admin))
     assert str(find_holder(admin)).startswith(f"{leader.name}_")
     assert leader.leading()
     epoch = leader.epoch()
