@@ -329,6 +329,6 @@ class OptOutMark:
 
 
 def _places_of(config: Config) -> tuple[tuple[str, str], ...]:
-    """Also those of exporters that are off: whoever has opted out by one has opted out of all."""
+    """Also those of exporters that are off: an opt-out on one Secret holds for all exporters."""
     exporters = (each for each in config.exporters if isinstance(each, SecretExporterConfig))
     return tuple((each.namespace, each.secret) for each in exporters)

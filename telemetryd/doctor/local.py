@@ -29,7 +29,7 @@ LOW_SPACE_BYTES: Final = 16 << 20
 """Sixteen payloads of the largest size that a Secret takes: below, writing may soon fail."""
 
 PROBE_BYTES: Final = 64 << 10
-"""Written where files are to be written: a payload of a hundred clusters."""
+"""Written to see whether a disk has space: a payload of a hundred clusters."""
 
 LITTLE_VALIDITY: Final = 0.1
 """Of a certificate's lifetime: cert-manager renews it while a third is left."""
