@@ -110,6 +110,15 @@ def test_no_exporter_at_all_is_written_as_such(renderer: Helm, tmp_path: Path) -
     check(objects, tmp_path, scc=False, by_schema=False)
 
 
+def test_secret_of_an_exporter_that_is_off_is_only_read_and_marked(
+    renderer: Helm, tmp_path: Path
+) -> None:
+    objects = renderer.template({"config": {"exporters": {"scc": {"enabled": False}}}})
+    check(objects, tmp_path, scc=False, by_schema=False)
+    rules = [rule for rule in find(objects, "Role")["rules"] if rule["resources"] == ["secrets"]]
+    assert [rule["verbs"] for rule in rules] == [["get", "patch"]]
+
+
 def test_exporters_on_one_secret_are_refused_by_name(renderer: Helm) -> None:
     with pytest.raises(HelmError, match=r"config\.exporters\.scc: Secret .* config\.exporters\.b"):
         renderer.template(at("config.exporters.b", {"type": "secret"}))
