@@ -215,6 +215,15 @@ def test_no_exporter_at_all_is_written_as_such(plain: dict[str, Objects], tmp_pa
     check(objects, tmp_path, scc=False, by_schema=False)
 
 
+def test_secret_of_an_exporter_that_is_off_is_only_read_and_marked(
+    renderer: Helm, tmp_path: Path
+) -> None:
+    objects = renderer.template({"config": {"exporters": {"scc": {"enabled": False}}}})
+    check(objects, tmp_path, scc=False, by_schema=False)
+    rules = [rule for rule in find(objects, "Role")["rules"] if rule["resources"] == ["secrets"]]
+    assert [rule["verbs"] for rule in rules] == [["get", "patch"]]
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [

@@ -129,9 +129,8 @@ class RequestExporter:
             if error.reason not in _NOT_ITS_FAULT:
                 self._note(Served(well=False, reason=str(error.reason), message=str(error)))
             raise
-        written_at = self._find_write(outcome)
-        if written_at != self.last_write_at:
-            self.last_write_at = written_at
+        before, self.last_write_at = self.last_write_at, self._find_write(outcome)
+        if self.last_write_at != before:
             self._on_change()
         self._note(Served(well=True))
         return outcome
