@@ -21,7 +21,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 MARK = "<!-- What follows is made by `make docs`: edit what it is made of. -->"
 PAGES: dict[str, Callable[[], str]] = {
     "configuration.md": render_configuration,
-    "login-differences.md": render_differences,
+    "login.md": render_differences,
     "metrics.md": render_metrics,
 }
 COLLECTED = "collected.md"

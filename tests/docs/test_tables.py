@@ -122,6 +122,6 @@ def test_ids_are_called_pseudonymous_wherever_they_are_named() -> None:
         # The value in the configuration, and a user of Kubernetes.
         rest = text.replace('"anonymous"', "").replace("system:anonymous", "")
         assert "anonym" not in rest.lower(), re.findall(".*anonym.*", rest, re.IGNORECASE)
-    fleet = (ROOT / "docs" / "fleet-payload.md").read_text()
+    fleet = (ROOT / "docs" / "delivery.md").read_text()
     assert "anyone who knows the UID of a cluster's object can compute its id" in fleet
     assert "anyone who has the payload can compute the id" in fleet
