@@ -25,9 +25,8 @@ from tests.docs.notrun import NOT_RUN
 
 QUICK = frozenset(
     {
-        "README.md",
+        "docs/commands.md",
         "docs/configuration.md",
-        "docs/metrics.md",
         "docs/troubleshooting.md",
     }
 )
