@@ -21,16 +21,16 @@ def render_globals() -> str:
 
 
 def _rows(parser: argparse.ArgumentParser) -> Iterator[tuple[str, ...]]:
-    for action in parser._actions:  # noqa: SLF001 - as argparse-manpage does
-        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
-            about = {each.dest: each.help for each in action._choices_actions}  # noqa: SLF001
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            about = {each.dest: each.help for each in action._choices_actions}
             for name, sub in action.choices.items():
                 yield from list(_rows(sub)) or [_row(sub, str(about[name]))]
 
 
 def _row(parser: argparse.ArgumentParser, about: str) -> tuple[str, ...]:
     shared = _globals(parser)
-    own = [each for each in parser._actions if each not in shared]  # noqa: SLF001
+    own = [each for each in parser._actions if each not in shared]
     given = [_positional(each) for each in own if not each.option_strings]
     options = [
         f"`{_form(each)}`: {_help(each)}"
@@ -43,9 +43,9 @@ def _row(parser: argparse.ArgumentParser, about: str) -> tuple[str, ...]:
 def _globals(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     return [
         action
-        for group in parser._action_groups  # noqa: SLF001
+        for group in parser._action_groups
         if str(group.title).startswith("global")
-        for action in group._group_actions  # noqa: SLF001
+        for action in group._group_actions
     ]
 
 

@@ -2,7 +2,7 @@
 
 Each page has a machine of its own, on which its commands are run in their order. A page that
 doesn't install telemetryd itself is for a reader who has it installed, and running where a command
-asks the daemon. The few commands that can't be run here are in `NOT_RUN`.
+asks the daemon or its pod. The few commands that can't be run here are in `NOT_RUN`.
 """
 
 import re
@@ -37,6 +37,7 @@ _PORT = 10464
 _SERVER = "https://10.0.0.1:6443"
 _DEMO = "/tmp/telemetryd-demo-x1y2z3"
 _INSTALLS = re.compile(r"^[$#] (pip|\S+/pip) install .*\.$", re.MULTILINE)
+_INSTALLS_IN_CLUSTER = re.compile(r"^[$#] (helm (upgrade --)?install|kubectl apply) ", re.MULTILINE)
 _ASKS_THE_DAEMON = re.compile(rf"telemetryd (ctl|healthcheck|spool list)\b|curl .*:{_PORT}\b")
 _FOREGROUND = re.compile(
     r"(?P<run>telemetryd (?:.* )?run\b.*)|(?P<demo>telemetryd demo(?!.*--duration).*)"
@@ -66,6 +67,7 @@ class Reader:
         self._server = server
         self._kubelet = kubelet
         self._installs = _INSTALLS.search(page) is not None
+        self._in_cluster = _INSTALLS_IN_CLUSTER.search(page) is not None
         if not self._installs:
             machine.give_program()
 
@@ -77,8 +79,7 @@ class Reader:
         if text in NOT_RUN:
             return
         if self._kubelet and _FOR_THE_POD.match(text):
-            self._machine.stop("run")  # its port is the pod's
-            self._kubelet.sync()
+            self._sync_pod(self._kubelet)
         if (found := _FOREGROUND.fullmatch(text)) is not None:
             self._start(command, text, str(found.lastgroup))
             return
@@ -88,6 +89,15 @@ class Reader:
         if not (self._installs or in_pod) and _ASKS_THE_DAEMON.search(text):
             self._ensure_daemon()
         self._run(command, text)
+
+    def _sync_pod(self, kubelet: Kubelet) -> None:
+        """Where the page doesn't install it in the cluster, its reader has done so."""
+        self._machine.stop("run")  # its port is the pod's
+        if not self._in_cluster:
+            done = self._machine.run(f"kubectl apply -k {TREE}/deploy/base")
+            assert done.returncode == 0, done.stderr
+            self._in_cluster = True
+        kubelet.sync()
 
     def _run(self, command: Command, text: str) -> None:
         done = self._machine.run(text)
@@ -173,7 +183,12 @@ def test_every_command_of_telemetryd_on_every_page_is_one_that_it_takes() -> Non
 
 
 def test_every_configuration_that_a_page_writes_is_valid() -> None:
-    written = [each for page in pages() for each in commands(page) if each.writes.endswith(".toml")]
+    written = [
+        each
+        for page in pages()
+        for each in commands(page)
+        if each.writes.endswith(".toml") and Path(each.writes).name != "pyproject.toml"
+    ]
     assert written
     for command in written:
         text = "\n".join(command.text.splitlines()[1:-1])

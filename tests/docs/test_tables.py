@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from telemetryd.cli import run_command
@@ -13,7 +14,7 @@ from telemetryd.model import ExporterState
 from telemetryd.serve.metrics.families import FAMILIES
 from telemetryd.serve.page.disclosure import NEVER_READ
 from tests.cli.test_commands import telemetryd
-from tests.docs.markdown import ROOT
+from tests.docs.markdown import ROOT, blocks
 from tests.serve.page.test_disclosure import leaves
 from tests.support.daemon import free_port
 from tests.support.embedded import serve_fleet
@@ -80,6 +81,18 @@ def test_every_field_of_a_payload_is_listed_and_no_other(
     assert run_command(["schema", "--format", name], EarlySignals()) == 0
     listed = [named(row) for row in rows("collected.md", heading)]
     assert sorted(listed) == sorted(leaves(json.loads(capsys.readouterr().out)))
+
+
+def test_payload_that_the_readme_shows_is_a_valid_one(capsys: pytest.CaptureFixture[str]) -> None:
+    (shown,) = [
+        json.loads("\n".join(block.lines))
+        for block in blocks((ROOT / "README.md").read_text())
+        if block.language == "json"
+    ]
+    assert run_command(["schema", "--format", "scc"], EarlySignals()) == 0
+    jsonschema.validate(shown, json.loads(capsys.readouterr().out))
+    nodes = sum(row["count"] * row["nodes"] for row in shown["managedClusters"])
+    assert nodes == sum(row["count"] for row in shown["managedSystems"]) == 15
 
 
 def test_what_is_never_read_is_what_the_status_page_says() -> None:
