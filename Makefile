@@ -96,9 +96,9 @@ faults: $(VENV)/.dev ## bring about every fault of docs/faults.md; ends with wha
 alerts: $(VENV)/.dev ## bring about the cause of every alert, before a real Prometheus and API server (8 minutes)
 	@$(BIN)/pytest -q tests/monitoring -m 'alerts or not alerts'
 
-.PHONY: rules
-rules: ## make the PrometheusRule of the rule file, after a change of that
-	@deploy/monitoring/make-prometheusrule > deploy/monitoring/prometheusrule.yaml
+.PHONY: manifests
+manifests: $(VENV)/.dev helm ## make deploy/base and deploy/components of the chart, after a change of that
+	@$(BIN)/python -m tests.deploy.generate
 
 .PHONY: apiserver
 apiserver: ## build the newest and the oldest kube-apiserver for the tests (needs Go; 8 minutes on 2 cores, once)
@@ -156,7 +156,7 @@ check: $(VENV)/.dev ## lint, types, layers, dependencies, spelling, plain words
 	$(BIN)/deptry telemetryd
 	$(BIN)/codespell
 	$(BIN)/python -m tests.docs.words
-	$(BIN)/shellcheck .ci/run deploy/monitoring/make-prometheusrule \
+	$(BIN)/shellcheck .ci/run \
 	  supply/install supply/release systemd/install tests/systemd/boot tests/systemd/drill
 	$(BIN)/hadolint Dockerfile
 

@@ -13,11 +13,12 @@ from telemetryd.doctor.access import Access
 from tests.apiserver.admin import Admin, AdminError, Object, Objects
 from tests.apiserver.process import ApiServer
 from tests.deploy.installed import Installed
+from tests.deploy.kustomize import Variant
 from tests.support import starter
 from tests.support.daemon import Daemon
 from tests.system.rancher import SECRET, Rancher, facts, recount
 
-VARIANT = "base"
+VARIANT: Variant = ()
 CONFIG = """
 [[exporters]]
 name = "scc"

@@ -18,8 +18,9 @@ from tests.support import starter
 from tests.support.certificates import Authority
 from tests.support.daemon import Daemon
 
-VARIANT = "overlays/kubernetes-auth"
+VARIANT = ("tls",)
 NAMESPACE = "monitoring-of-tests"
+READERS = "telemetryd.cattle-telemetry-system-metrics"
 ACCOUNTS = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts"
 BINDINGS = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
 BINDING: Object = {
@@ -29,7 +30,7 @@ BINDING: Object = {
     "roleRef": {
         "apiGroup": "rbac.authorization.k8s.io",
         "kind": "ClusterRole",
-        "name": "telemetryd-metrics-reader",
+        "name": READERS,
     },
     "subjects": [{"kind": "ServiceAccount", "namespace": NAMESPACE, "name": "prometheus"}],
 }
@@ -174,10 +175,6 @@ def test_without_the_right_to_review_everyone_is_refused_and_doctor_names_it(
 
 
 def test_role_for_those_who_scrape_holds_only_metrics(installed: Installed, admin: Admin) -> None:
-    (role,) = [
-        each
-        for each in installed.roles()
-        if each["metadata"]["name"] == "telemetryd-metrics-reader"
-    ]
+    (role,) = [each for each in installed.roles() if each["metadata"]["name"] == READERS]
     stored = admin.get(path_of(role))
     assert stored["rules"] == [{"nonResourceURLs": ["/metrics"], "verbs": ["get"]}]

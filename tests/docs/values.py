@@ -48,6 +48,9 @@ _DURATION = "^([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$"
 _AT_LEAST_A_SECOND = "[1-9][0-9]*(h|s|m($|[0-9]))|[1-9][0-9]{3,}ms"
 # Probes and Prometheus come from outside of the pod.
 _EVERY_ADDRESS = r"^(0\.0\.0\.0|\[::\])?:[1-9][0-9]{0,4}$"
+# What ends a line or isn't printed, as characters: patterns of RE2 have no escapes for them.
+_UNPRINTED = "\x00-\x1f\x7f-\x9f\u2028\u2029"
+_ONE_LINE = rf"^[^{_UNPRINTED}]*[^{_UNPRINTED}\s][^{_UNPRINTED}]*$"
 _LOOPBACK = r"^http://(127\.[0-9.]+|localhost|\[::1\])(:|/|$)"
 
 _REQUIRES = {
@@ -56,14 +59,15 @@ _REQUIRES = {
     "tls_key_file": ("tls_cert_file",),
 }
 """Keys that have a meaning only beside others."""
+_NO_PATH = {"pattern": rf"/\.\.(/|$)|[{_UNPRINTED}]"}
 _PATTERNS: dict[type[Kind[Any]], Schema] = {
     Size: {"pattern": "^[0-9]*[1-9][0-9]*(B|KiB|MiB|GiB|TiB)$"},
     Uuid: {"pattern": f"^{_UUID}$"},
     Url: {"pattern": r"^https?://[^\s@?#]+$"},
     DnsLabel: {"pattern": f"^{_LABEL}$"},
     DnsSubdomain: {"pattern": rf"^{_LABEL}(\.{_LABEL})*$", "maxLength": 253},
-    SocketPath: {"pattern": "^/", "maxLength": LONGEST_SOCKET_PATH_BYTES},
-    AbsolutePath: {"pattern": "^/"},
+    SocketPath: {"pattern": "^/", "not": _NO_PATH, "maxLength": LONGEST_SOCKET_PATH_BYTES},
+    AbsolutePath: {"pattern": "^/", "not": _NO_PATH},
 }
 _CREDENTIALS = ("headers_file", "bearer_token_file")
 _OF_TLS = ("ca_file", "client_cert_file", "client_key_file")
@@ -122,14 +126,16 @@ def _of_table(declaration: type[Any]) -> Schema:
 
 def _on_plain_http(address: str) -> list[Schema]:
     """No credentials in clear text, and no certificates where there is no TLS."""
-    plain = {"pattern": "^http://"}
-    in_clear = {"allOf": [plain, {"not": {"pattern": _LOOPBACK}}]}
     return [
         {
-            "if": {"required": [address], "properties": {address: found}},
-            "then": {"properties": {name: {"type": "null"} for name in names}},
+            "if": {
+                "anyOf": [
+                    {"required": [name], "properties": {name: {"type": "string"}}} for name in names
+                ]
+            },
+            "then": {"properties": {address: {"pattern": pattern}}},
         }
-        for found, names in ((in_clear, _CREDENTIALS), (plain, _OF_TLS))
+        for pattern, names in ((f"^https://|{_LOOPBACK}", _CREDENTIALS), ("^https://", _OF_TLS))
     ]
 
 
@@ -162,22 +168,22 @@ def _by_name(kind: Variants) -> Schema:
 
 
 def _of_exporter(kind: Variants) -> Schema:
-    types = [variant.type for variant in kind.variants]
+    by_type: Schema = {}
+    for variant in kind.variants:
+        by_type = {
+            "if": {
+                "type": "object",
+                "required": [kind.discriminator],
+                "properties": {kind.discriminator: {"const": variant.type}},
+            },
+            "then": {"$ref": f"#/definitions/exporter-{variant.type}"},
+            **({"else": by_type} if by_type else {}),
+        }
     return {
         "type": ["object", "null"],
         "required": [kind.discriminator],
         "properties": {kind.discriminator: {"type": "string", "minLength": 1}},
-        "allOf": [
-            {
-                "if": {
-                    "type": "object",
-                    "required": [kind.discriminator],
-                    "properties": {kind.discriminator: {"const": name}},
-                },
-                "then": {"$ref": f"#/definitions/exporter-{name}"},
-            }
-            for name in types
-        ],
+        **by_type,
     }
 
 
@@ -216,16 +222,17 @@ def _of_kind(kind: Kind[Any]) -> Schema:  # noqa: PLR0911 - one line a kind
             name = "integer" if isinstance(kind, Integer) else "number"
             return {"type": name, "minimum": minimum, "maximum": maximum}
         case Duration(minimum_s):
-            return {"type": "string", "minLength": 2, "allOf": _durations(minimum_s)}
+            return {"type": "string", "minLength": 2, **_durations(minimum_s)}
         case Text(_, maximum):
-            return {"type": "string", "minLength": 1, "maxLength": maximum}
+            return {"type": "string", "pattern": _ONE_LINE, "maxLength": maximum}
         case _:
             raise AssertionError(f"teach tests/docs/values.py the values of {kind}")
 
 
-def _durations(minimum_s: float) -> list[Schema]:
+def _durations(minimum_s: float) -> Schema:
     """Its form, and where it has to be long that it is."""
     form = {"pattern": _DURATION}
-    if minimum_s >= 1:
-        return [form, {"pattern": _AT_LEAST_A_SECOND}]
-    return [form, {"pattern": "[1-9]"}] if minimum_s else [form]
+    if not minimum_s:
+        return form
+    long = {"pattern": _AT_LEAST_A_SECOND if minimum_s >= 1 else "[1-9]"}
+    return {**form, "if": form, "then": long}

@@ -15,7 +15,8 @@ import pytest
 
 from tests.apiserver.admin import Admin
 from tests.apiserver.process import ApiServer
-from tests.deploy.installed import NAMESPACE, Installed
+from tests.deploy.installed import Installed
+from tests.deploy.kustomize import NAMESPACE
 from tests.image.engine import Engine
 from tests.support.daemon import free_port
 from tests.support.waiting import until
@@ -23,7 +24,7 @@ from tests.system.rancher import Rancher, facts, recount
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(1800)]
 
-VARIANT = "overlays/air-gapped"  # what the base does, and a folder that is written to
+VARIANT = ("air-gapped",)  # what the base does, and a folder that is written to
 NAME = "telemetryd-under-test"
 ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 USER = 65532

@@ -56,7 +56,7 @@
 {{- end -}}
 
 {{- /* Drops nulls from a dictionary and lets whole numbers be whole: values of YAML are floats, and TOML
-tells 500 from 500.0. */ -}}
+tells 500 from 500.0. Floats beyond 2^53 stay what they are. */ -}}
 {{- define "telemetryd.tomlValues" -}}
 {{- range $key, $value := . -}}
 {{- if kindIs "invalid" $value -}}
@@ -69,14 +69,14 @@ tells 500 from 500.0. */ -}}
 {{- if kindIs "map" $item -}}
 {{- include "telemetryd.tomlValues" $item -}}
 {{- $items = append $items $item -}}
-{{- else if and (kindIs "float64" $item) (eq (floor $item) $item) -}}
+{{- else if and (kindIs "float64" $item) (eq (floor $item) $item) (le $item 9007199254740992.0) (ge $item -9007199254740992.0) -}}
 {{- $items = append $items (int64 $item) -}}
 {{- else if not (kindIs "invalid" $item) -}}
 {{- $items = append $items $item -}}
 {{- end -}}
 {{- end -}}
 {{- $_ := set $ $key $items -}}
-{{- else if and (kindIs "float64" $value) (eq (floor $value) $value) -}}
+{{- else if and (kindIs "float64" $value) (eq (floor $value) $value) (le $value 9007199254740992.0) (ge $value -9007199254740992.0) -}}
 {{- $_ := set $ $key (int64 $value) -}}
 {{- end -}}
 {{- end -}}
@@ -85,7 +85,12 @@ tells 500 from 500.0. */ -}}
 {{- define "telemetryd.toml" -}}
 {{- $config := include "telemetryd.config" . | fromJson -}}
 {{- include "telemetryd.tomlValues" $config -}}
-{{- toToml $config -}}
+{{- /* To YAML these end a line. */ -}}
+{{- $toml := toToml $config -}}
+{{- range $code, $character := dict "\\u0085" "\u0085" "\\u2028" "\u2028" "\\u2029" "\u2029" -}}
+{{- $toml = $toml | replace $character $code -}}
+{{- end -}}
+{{- $toml -}}
 {{- end -}}
 
 {{- define "telemetryd.port" -}}
@@ -96,6 +101,16 @@ tells 500 from 500.0. */ -}}
 {{- define "telemetryd.scheme" -}}
 {{- $config := include "telemetryd.config" . | fromJson -}}
 {{- ternary "HTTPS" "HTTP" (not (empty $config.server.tls_cert_file)) -}}
+{{- end -}}
+
+{{- /* How long a duration of the file is, such as 1m30s, in whole seconds rounded up. */ -}}
+{{- define "telemetryd.seconds" -}}
+{{- $seconds := ternary 1 0 (contains "ms" .) -}}
+{{- $long := regexReplaceAll "[0-9]+ms" . "" -}}
+{{- range $unit, $factor := dict "h" 3600 "m" 60 "s" 1 -}}
+{{- $seconds = regexFind (printf "[0-9]+%s" $unit) $long | trimSuffix $unit | int | mul $factor | add $seconds -}}
+{{- end -}}
+{{- $seconds -}}
 {{- end -}}
 
 {{- define "telemetryd.stateDir" -}}

@@ -1,4 +1,4 @@
-"""The rights of `deploy/overlays/kubernetes` are enough, and none could go."""
+"""The rights of `deploy/components/kubernetes` are enough, and none could go."""
 
 import os
 from collections.abc import Iterator
@@ -19,8 +19,8 @@ from tests.support import starter
 from tests.support.daemon import Daemon
 from tests.system.rancher import SECRET
 
-VARIANT = "overlays/kubernetes"
-RIGHTS = granted(build(VARIANT))
+VARIANT = ("kubernetes",)
+RIGHTS = granted(build(*VARIANT))
 AT_START = frozenset(each for each in RIGHTS if each.verb in {"list", "watch"})
 NODE = "/api/v1/nodes/n-of-tests"
 CONFIG = """
