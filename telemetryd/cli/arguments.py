@@ -149,7 +149,6 @@ def build_parser() -> Parser:
     check.add_argument(
         "--offline", action="store_true", help="look at the text alone, at no file that it names"
     )
-    check.add_argument("--json", action="store_true", help="as a document")
     config = add(
         "config",
         "show the configuration in force",
@@ -187,7 +186,7 @@ def build_parser() -> Parser:
         "telemetryd healthcheck",
         commands.healthcheck,
     )
-    add(
+    doctor = add(
         "doctor",
         "check everything the daemon needs, and say what is missing and how to fix it",
         "telemetryd doctor --config /etc/telemetryd/config.toml",
@@ -228,6 +227,8 @@ def build_parser() -> Parser:
     )
     _add_ctl(ctl, given)
     _add_spool(spool, given)
+    for sub in (check, doctor):
+        sub.add_argument("--json", action="store_true", help="as a document")
     chosen = payload.add_mutually_exclusive_group()
     of = schema.add_mutually_exclusive_group()
     of.add_argument(
@@ -305,7 +306,7 @@ def _add_ctl(ctl: argparse.ArgumentParser, given: list[Assignment]) -> None:
         sub.add_argument("name", metavar="NAME", type=_name, help="of the exporter")
     cache = add(
         "cache",
-        "show what is held of a resource, as JSON",
+        "show how many objects are held of a resource, and a digest of their names, as JSON",
         "telemetryd ctl cache nodes.management.cattle.io --verify",
     )
     cache.add_argument("name", metavar="RESOURCE", type=_name, help="such as those of the status")

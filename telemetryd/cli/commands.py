@@ -239,15 +239,20 @@ def doctor(options: argparse.Namespace) -> int:
     config, _, restrictions = recall(options)
     from telemetryd.daemon.loop import PromptLoop  # noqa: PLC0415 - heavy imports on demand
     from telemetryd.doctor.access import plan_of  # noqa: PLC0415
-    from telemetryd.doctor.examine import examine, render_report  # noqa: PLC0415
+    from telemetryd.doctor.examine import (  # noqa: PLC0415
+        describe_report,
+        examine,
+        render_report,
+    )
 
-    found = restrictions.statuses()
     report = anyio.run(
-        partial(examine, config, plan_of(config), now=_NOW, restrictions=found),
+        partial(examine, config, plan_of(config), now=_NOW, restrictions=restrictions),
         backend_options={"loop_factory": PromptLoop},
     )
-    text = "".join(f"{line}\n" for line in render_report(report))
-    print_text(text)
+    if options.json:
+        print_document(describe_report(report))
+    else:
+        print_text("".join(f"{line}\n" for line in render_report(report)))
     return 1 if report.failed else 0
 
 

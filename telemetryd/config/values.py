@@ -93,7 +93,7 @@ def did_you_mean(given: str, known: tuple[str, ...]) -> str:
     """``; did you mean "…"?``, or nothing where no known word is near."""
     word = given.lower()
     begun = [each for each in known if each.startswith(word)] if len(word) > _FEW else []
-    near = begun or get_close_matches(word, known, n=1, cutoff=0.7)
+    near = begun or get_close_matches(word, known, n=1, cutoff=0.65)
     return f"; did you mean {show(near[0])}?" if near else ""
 
 

@@ -147,6 +147,7 @@ async def test_server_that_never_answers_costs_each_check_its_deadline(tmp_path:
         with anyio.fail_after(30):
             report = await ask(deadline_s=2)
     assert failures(report) == [
+        "collection",
         "namespace cattle-telemetry-system",
         "Secret cattle-telemetry-system/rancher-scc-telemetry",
     ]

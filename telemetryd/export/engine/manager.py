@@ -298,7 +298,8 @@ class ExporterManager:
 
     def _get(self, name: str) -> Runner:
         if name not in self._runners:
-            raise ManagerError(f"there is no exporter {name!r}")
+            known = ", ".join(sorted(self._runners)[:8]) or "none"
+            raise ManagerError(f"there is no exporter {name!r}; there are: {known}")
         return self._runners[name]
 
     def _refuse_unless_registrable(self, name: str, *, ending: Collection[str] = ()) -> None:

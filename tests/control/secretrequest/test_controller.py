@@ -551,3 +551,24 @@ async def test_system_project_that_comes_goes_and_changes_is_followed() -> None:
         bench.put_project()
         await anyio.sleep(1)
         assert bench.shown().state is RequestState.SERVED
+
+
+async def test_request_that_is_made_again_shows_when_its_unchanged_secret_was_written() -> None:
+    """The Secret stays when its request goes, and may not be written again for a day."""
+    bench = ready()
+    async with bench.serving():
+        bench.ask()
+        await anyio.sleep(30)
+        first = bench.status()["lastSyncTS"]
+        bench.remove()
+        await anyio.sleep(30)
+        assert bench.exporters() == []
+        bench.api.calls.clear()
+        bench.ask()
+        await anyio.sleep(30)
+        assert bench.conditions() == SERVED
+        assert bench.status()["lastSyncTS"] == first
+        assert bench.api.count("PATCH", f"/secrets/{SECRET}") == 0, "it is unchanged"
+        writes = bench.api.count("PATCH", STATUS_PATH)
+        await anyio.sleep(600)
+        assert bench.api.count("PATCH", STATUS_PATH) == writes, "ten runs have no news"
