@@ -80,9 +80,9 @@ def _find_programs() -> tuple[Path, Path, Path]:
         versions.folder("newest") / "kubectl",
         find_program(4),
     )
-    if assets is not None and helm is not None and kubectl.exists():
-        return assets, kubectl, helm
-    leave_out(_MISSING)
+    if assets is None or helm is None or not kubectl.exists():
+        leave_out(_MISSING)
+    return assets, kubectl, helm
 
 
 def leave_out(reason: str) -> NoReturn:
