@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 from urllib.parse import urlsplit
 
 import pytest
@@ -80,11 +80,16 @@ def _find_programs() -> tuple[Path, Path, Path]:
         versions.folder("newest") / "kubectl",
         find_program(4),
     )
-    if assets is not None and helm is not None and kubectl.exists():
-        return assets, kubectl, helm
+    if assets is None or helm is None or not kubectl.exists():
+        leave_out(_MISSING)
+    return assets, kubectl, helm
+
+
+def leave_out(reason: str) -> NoReturn:
+    """Skips the test, or fails it where `CI=true`."""
     if os.environ.get("CI") == "true":
-        pytest.fail(_MISSING)
-    pytest.skip(_MISSING)
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 def _fill(admin: Admin) -> None:

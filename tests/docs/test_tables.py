@@ -95,6 +95,19 @@ def test_payload_that_the_readme_shows_is_a_valid_one(capsys: pytest.CaptureFixt
     assert nodes == sum(row["count"] for row in shown["managedSystems"]) == 15
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/operations.md"])
+def test_figures_are_those_of_the_benchmark(page: str) -> None:
+    measured = (ROOT / "benchmarks" / "README.md").read_text()
+    (peak,) = re.findall(
+        r"^\| peak memory at 10,000 nodes.* \| (\d+) MB to", measured, re.MULTILINE
+    )
+    (idle,) = re.findall(r"^\| idle with .* \| ([\d.]+) % of a core \|", measured, re.MULTILINE)
+    (first,) = re.findall(r" \| ([\d.]+) s from the start of the process \|", measured)
+    text = (ROOT / page).read_text()
+    for figure in (f"{peak} MB", f"{float(idle):.1f} % of a", f"{float(first):.0f} s"):
+        assert figure in text, figure
+
+
 def test_what_is_never_read_is_what_the_status_page_says() -> None:
     text = (ROOT / "docs" / "collected.md").read_text()
     section = _HEADING.split(text.partition("## Never read\n")[2])[0]
