@@ -145,7 +145,7 @@ def needed(config: Config, *, scc: bool) -> set[Access]:
 
 
 def check_network(objects: Objects, config: Config) -> None:
-    """Every port that an exporter sends to is let out."""
+    """Every port that an exporter sends to is let out, and no other."""
     policies = [obj for obj in objects if obj["kind"] == "NetworkPolicy"]
     for policy in policies:
         open_ports = {
@@ -176,5 +176,6 @@ def port_of(url: str) -> int:
 
 
 def _urls(exporters: Iterable[Any]) -> list[str]:
-    found = (getattr(each, "url", None) or getattr(each, "endpoint", None) for each in exporters)
+    on = (each for each in exporters if each.enabled)
+    found = (getattr(each, "url", None) or getattr(each, "endpoint", None) for each in on)
     return [url for url in found if url]

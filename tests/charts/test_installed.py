@@ -86,7 +86,7 @@ def test_default_values_install_run_upgrade_and_uninstall_but_for_the_secret(
         wait("the Secret is written", fleet.secret)
 
     before = find(installed, "Deployment")
-    release.upgrade(port, at("config.log_level", "debug"))
+    assert "has restarted the pod" in release.upgrade(port, at("config.log_level", "debug"))
     after = admin.get(path_of(before))
     assert after["spec"]["selector"] == before["spec"]["selector"]
     annotations = after["spec"]["template"]["metadata"]["annotations"]

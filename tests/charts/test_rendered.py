@@ -37,7 +37,7 @@ EVERY_KIND: Final[Values] = {
                 "splay_max": "0s",
                 "compress": False,
             },
-            "off": {"type": "secret", "secret": "other", "enabled": False},
+            "off": {"type": "otlp", "endpoint": "http://collector:4318", "enabled": False},
         },
         "identity": {"product": "quoted \"name\" \\ é '''#{{ .Release }} =[x] \U0001f600"},
     }
@@ -54,14 +54,23 @@ PLUGIN: Final[dict[str, Any]] = {
 }
 """Of a type that the chart does not know: whatever TOML can hold."""
 POD: Final[dict[str, Any]] = {
-    "extraVolumes": [{"name": "ca", "configMap": {"name": "corporate-ca"}}],
-    "extraVolumeMounts": [{"name": "ca", "mountPath": "/etc/corporate-ca"}],
+    "extraVolumes": [
+        {"name": "data", "emptyDir": {}},
+        {"name": "ca", "configMap": {"name": "corporate-ca"}},
+    ],
+    "extraVolumeMounts": [
+        {"name": "data", "mountPath": "/data"},
+        {"name": "ca", "mountPath": "/etc/corporate-ca"},
+    ],
     "extraEnv": [{"name": "SSL_CERT_FILE", "value": "/etc/corporate-ca/ca.crt"}],
     "extraEnvFrom": [{"secretRef": {"name": "more"}}],
     "nodeSelector": {"disk": "ssd"},
     "tolerations": [{"key": "dedicated", "operator": "Exists"}],
     "priorityClassName": "system-cluster-critical",
-    "config": {"leader_election": {"enabled": True}},
+    "config": {
+        "leader_election": {"enabled": True},
+        "exporters": {"archive": {"type": "file", "directory": "/data/archive"}},
+    },
     "strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": "50%"}},
     "podLabels": {"team": "a"},
     "image": {"pullSecrets": ["registry"]},
@@ -106,6 +115,7 @@ SERVED: Final[dict[str, list[Values | Path]]] = {
     "found": [at("monitoring.dashboard.namespace", "cattle-dashboards")],
     "off": [{"monitoring": OFF}],
     "tls": [example("tls")],
+    "no-roles": [example("tls"), {"rbac": {"create": False}}],
 }
 """Where the cluster serves the API of the Prometheus Operator."""
 
@@ -215,8 +225,23 @@ def test_no_exporter_at_all_is_written_as_such(plain: dict[str, Objects], tmp_pa
             r"config\.exporters\.scc: Secret .* config\.exporters\.b",
         ),
         ({"podLabels": {"app.kubernetes.io/name": "a"}}, r"podLabels: the chart sets app\.kub"),
+        (
+            at("config.exporters.a", {"type": "file", "directory": "/data/a"}),
+            r"config\.exporters\.a\.directory: /data/a is on no volume",
+        ),
+        (
+            at(
+                "config.exporters.a",
+                {
+                    "type": "http",
+                    "url": "https://example.com",
+                    "bearer_token_file": "/etc/telemetryd-credentials/b/token",
+                },
+            ),
+            r"config\.exporters\.a\.bearer_token_file: there is no credentials\.b",
+        ),
     ],
-    ids=["one Secret", "label that selects"],
+    ids=["one Secret", "label that selects", "no volume", "no credentials"],
 )
 def test_values_that_contradict_are_refused_by_name(
     renderer: Helm, values: Values, said: str
@@ -299,6 +324,17 @@ def test_prometheus_scrapes_over_tls_with_a_token_of_its_own(served: dict[str, O
     }
 
 
+def test_without_roles_the_token_that_prometheus_shows_is_there_all_the_same(
+    served: dict[str, Objects],
+) -> None:
+    objects = served["no-roles"]
+    assert not any("Role" in obj["kind"] for obj in objects)
+    (endpoint,) = find(objects, "PodMonitor")["spec"]["podMetricsEndpoints"]
+    shown = endpoint["authorization"]["credentials"]["name"]
+    assert find(objects, "Secret")["metadata"]["name"] == shown
+    assert shown in {obj["metadata"]["name"] for obj in objects if obj["kind"] == "ServiceAccount"}
+
+
 def test_a_change_of_the_configuration_restarts_the_pod_or_is_reloaded(
     plain: dict[str, Objects],
 ) -> None:
@@ -335,7 +371,7 @@ def test_extra_volumes_environment_and_scheduling_reach_the_pod(plain: dict[str,
 LONGEST_NAMESPACE = "n" * 63
 RELEASES = {
     "blue": "blue-telemetryd",
-    "123": "123-telemetryd",
+    "123": "telemetryd-123",
     "telemetryd.v1": "telemetryd-v1",
     "r" * 53: f"{'r' * 53}-telemetry",
 }
@@ -353,13 +389,12 @@ def test_release_of_any_name_in_any_namespace_has_names_that_kubernetes_takes(
     objects = renderer.template(
         *given, release=release, namespace=LONGEST_NAMESPACE, monitoring=True
     )
-    label = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
     for obj in objects:
         metadata = obj["metadata"]
         assert metadata["labels"]["app.kubernetes.io/instance"] == release
         if obj["kind"] in {"Service", "Deployment"}:
             assert metadata["name"] == RELEASES[release]
-            assert label.fullmatch(metadata["name"])
+            assert re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", metadata["name"])
         assert len(metadata["name"]) <= 253
         assert re.fullmatch(
             r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", metadata["name"]

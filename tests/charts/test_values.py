@@ -277,6 +277,10 @@ WRONG: dict[str, tuple[Values, str]] = {
         "extraEnv.0.value",
     ),
     "text on two lines": (at("config.identity.product", "a\nb"), "config.identity.product"),
+    "registry with a scheme": (
+        at("image.registry", "https://registry.example.com"),
+        "image.registry",
+    ),
     "Secret that cannot be": (at("tls.secretName", "My Secret"), "tls.secretName"),
     "certificate without its key": (at("config.server.tls_cert_file", "/a"), "config.server"),
     "credentials of two kinds": (

@@ -48,11 +48,37 @@
 {{- if $place -}}
 {{- $_ := set $taken $place $name -}}
 {{- end -}}
+{{- include "telemetryd.checkPaths" (dict "root" $ "exporter" $exporter) -}}
 {{- $exporters = append $exporters $exporter -}}
 {{- end -}}
 {{- end -}}
 {{- $_ := set $config "exporters" $exporters -}}
 {{- toJson $config -}}
+{{- end -}}
+
+{{- /* Refuses paths that no volume of the pod has: its root can't be written. */ -}}
+{{- define "telemetryd.checkPaths" -}}
+{{- $exporter := .exporter -}}
+{{- $credentials := .root.Values.credentials | default dict -}}
+{{- range $key, $value := $exporter -}}
+{{- if hasPrefix "/etc/telemetryd-credentials/" (toString $value) -}}
+{{- $entry := index (splitList "/" $value) 3 -}}
+{{- if not (get $credentials $entry) -}}
+{{- fail (printf "config.exporters.%s.%s: there is no credentials.%s" $exporter.name $key $entry) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if $exporter.directory -}}
+{{- $mounted := list -}}
+{{- range append (.root.Values.extraVolumeMounts | default list) (dict "mountPath" (include "telemetryd.stateDir" .root)) -}}
+{{- if hasPrefix (trimSuffix "/" .mountPath | printf "%s/") $exporter.directory -}}
+{{- $mounted = append $mounted .mountPath -}}
+{{- end -}}
+{{- end -}}
+{{- if not $mounted -}}
+{{- fail (printf "config.exporters.%s.directory: %s is on no volume: choose one below %s, or add extraVolumes and extraVolumeMounts" $exporter.name $exporter.directory (include "telemetryd.stateDir" .root)) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{- /* Drops nulls from a dictionary and lets whole numbers be whole: values of YAML are floats, and TOML

@@ -2,14 +2,16 @@
 {{- default .Chart.Name .Values.nameOverride -}}
 {{- end -}}
 
-{{- /* A release may have dots in its name, a Service may not. */ -}}
+{{- /* A release may have dots in its name and begin with a digit, a Service may not. */ -}}
 {{- define "telemetryd.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride -}}
 {{- else -}}
 {{- $name := include "telemetryd.name" . -}}
 {{- $release := .Release.Name | replace "." "-" -}}
-{{- if contains $name $release -}}
+{{- if regexMatch "^[0-9]" $release -}}
+{{- printf "%s-%s" $name $release | trunc 63 | trimSuffix "-" -}}
+{{- else if contains $name $release -}}
 {{- $release -}}
 {{- else -}}
 {{- printf "%s-%s" $release $name | trunc 63 | trimSuffix "-" -}}
