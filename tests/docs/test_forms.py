@@ -78,8 +78,8 @@ def test_daemon_that_does_not_start_is_reported(reader: Reader) -> None:
 
 def test_folder_and_variables_hold_for_the_commands_after(reader: Reader) -> None:
     for command in (
-        *parsed("$ cd deploy/base", "$ export NAMED=rbac.yaml", "$ head $NAMED"),
-        *parsed("$ head Makefile deploy/base/$NAMED"),
+        *parsed("$ cd deploy/monitoring", "$ export NAMED=dashboard.json", "$ head $NAMED"),
+        *parsed("$ head Makefile deploy/monitoring/$NAMED"),
     ):
         reader.do(command)
 
