@@ -110,7 +110,12 @@ def render_duration(seconds: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Duration(Kind[float]):
-    """``"1h30m"``, ``"60s"``, ``"500ms"``: whole numbers with their units; to float seconds."""
+    """``"1h30m"``, ``"60s"``, ``"500ms"``: whole numbers with their units; to float seconds.
+
+    Attributes:
+        minimum_s: Seconds, allowed itself.
+        maximum_s: Seconds, allowed itself.
+    """
 
     minimum_s: float = 1.0
     maximum_s: float = YEAR_S
@@ -153,7 +158,7 @@ def parse_duration(text: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Choice(Kind[str]):
-    """One of a few words."""
+    """One of a few ``words``."""
 
     words: tuple[str, ...]
 
@@ -190,7 +195,7 @@ class BooleanOrAuto(Kind[bool | str]):
 
 @dataclass(frozen=True, slots=True)
 class Integer(Kind[int]):
-    """A whole number in a range."""
+    """A whole number from ``minimum`` to ``maximum``, both allowed."""
 
     minimum: int
     maximum: int
@@ -206,7 +211,7 @@ class Integer(Kind[int]):
 
 @dataclass(frozen=True, slots=True)
 class Number(Kind[float]):
-    """A number in a range."""
+    """A number from ``minimum`` to ``maximum``, both allowed; to float."""
 
     minimum: float
     maximum: float
@@ -222,7 +227,10 @@ class Number(Kind[float]):
 
 @dataclass(frozen=True, slots=True)
 class Text(Kind[str]):
-    """Text on one line, not empty; ``what`` names it in messages, which never show the value."""
+    """Text on one line, not empty, of at most ``maximum`` characters.
+
+    ``what`` names it in messages, which never show the value.
+    """
 
     what: str
     maximum: int = 1024

@@ -1,5 +1,6 @@
 """Tables that list what is closed in the code: nothing is missing, nothing is made up."""
 
+import inspect
 import json
 import re
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from telemetryd import api
 from telemetryd.cli import run_command
 from telemetryd.daemon.signals import EarlySignals
 from telemetryd.errors import Reason
@@ -46,6 +48,31 @@ def test_every_state_is_explained() -> None:
 def test_every_reason_is_explained() -> None:
     found = [named(row) for row in rows("troubleshooting.md", "Reasons") if len(row) == 3]
     assert [name for name in found if name in set(Reason)] == list(Reason)
+
+
+def test_every_reason_is_listed_for_authors_of_exporters() -> None:
+    page = (ROOT / "docs" / "writing-an-exporter.md").read_text()
+    (listed,) = re.findall(r"`reason` is one of `Reason`, .*?: (.*?)\. The\s", page, re.DOTALL)
+    assert [word.strip("`") for word in re.split(r",\s+", listed)] == list(Reason)
+
+
+def test_every_kind_of_key_is_listed_with_its_arguments() -> None:
+    listed = {named(row) for row in rows("writing-an-exporter.md", "The plug-in")}
+    kinds = [
+        kind
+        for name in api.__all__
+        if isinstance(kind := getattr(api, name), type) and issubclass(kind, api.Kind)
+    ]
+    expected = set()
+    for kind in kinds:
+        if kind is not api.Kind:
+            parameters = inspect.signature(kind).parameters.values()
+            arguments = ", ".join(
+                each.name if each.default is each.empty else f"{each.name}={each.default!r}"
+                for each in parameters
+            )
+            expected.add(f"{kind.__name__}({arguments})")
+    assert listed == expected
 
 
 def test_every_other_closed_list_is_explained() -> None:
