@@ -1,4 +1,4 @@
-"""The cluster that a page's reader has: Rancher Prime, the Prometheus Operator, nothing of ours.
+"""The cluster that a page's reader has: Rancher Prime and the Prometheus Operator.
 
 Pages that use kubectl or Helm have a real kube-apiserver, and both programs as they are built for
 the tests; all others have the demo's API server, which starts at once.
@@ -51,8 +51,13 @@ def demo_cluster(machine: Machine, folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def real_cluster(machine: Machine) -> Iterator[tuple[str, Kubelet]]:
-    """Gives the machine a kube-apiserver with its tools; its URL, and what runs its pods."""
+def real_cluster(machine: Machine, *, installed: bool) -> Iterator[tuple[str, Kubelet]]:
+    """Gives the machine a kube-apiserver with its tools; its URL, and what runs its pods.
+
+    Args:
+        machine: The reader's.
+        installed: The reader has telemetryd, and so the namespace that it writes to.
+    """
     assets, kubectl, helm = _find_programs()
     with tempfile.TemporaryDirectory(prefix="td-apiserver-") as folder:
         server = ApiServer(assets, Path(folder))
@@ -60,6 +65,8 @@ def real_cluster(machine: Machine) -> Iterator[tuple[str, Kubelet]]:
         admin = Admin(server.url, server.admin_token, server.ca_file)
         try:
             _fill(admin)
+            if not installed:
+                _remove_namespace(admin, TARGET_NAMESPACE)
             port = int(str(urlsplit(server.url).port))
             machine.give_cluster(port, _kubeconfig(server, Path(folder)))
             machine.script("/usr/local/bin/helm", f'#!/bin/sh\nexec {helm} "$@"\n')
@@ -93,14 +100,13 @@ def leave_out(reason: str) -> NoReturn:
 
 
 def _fill(admin: Admin) -> None:
-    """Rancher Prime with scc-operator's namespace; that of telemetryd is the reader's to make."""
+    """Rancher Prime, with the namespaces of its telemetry."""
     crds.install_crds(admin)
     group = "monitoring.coreos.com"
     for kind in ("PodMonitor", "PrometheusRule"):
         crds.create_crd(admin, crds.crd(group, "v1", kind, namespaced=True))
     Rancher(admin).build(_CLUSTERS + 1, _NODES)
     admin.create("/api/v1/namespaces", namespace(SCC_NAMESPACE, project_id=SYSTEM_PROJECT))
-    _remove_namespace(admin, TARGET_NAMESPACE)
 
 
 def _remove_namespace(admin: Admin, name: str) -> None:

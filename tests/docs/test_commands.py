@@ -39,7 +39,10 @@ _SERVER = "https://10.0.0.1:6443"
 _DEMO = "/tmp/telemetryd-demo-x1y2z3"
 _INSTALLS = re.compile(r"^[$#] (pip|\S+/pip) install .*\.$", re.MULTILINE)
 _INSTALLS_IN_CLUSTER = re.compile(r"^[$#] (helm (upgrade --)?install|kubectl apply) ", re.MULTILINE)
-_ASKS_THE_DAEMON = re.compile(rf"telemetryd (ctl|healthcheck|spool list)\b|curl .*:{_PORT}\b")
+_ASKS_THE_DAEMON = re.compile(
+    rf"telemetryd (ctl|healthcheck|spool list|support-bundle)\b|curl .*:{_PORT}\b"
+    r"|/var/lib/telemetryd\b"
+)
 _FOREGROUND = re.compile(
     r"(?P<run>telemetryd (?:.* )?run\b.*)|(?P<demo>telemetryd demo(?!.*--duration).*)"
     r"|(?P<receiver>python3 receiver\.py)|(?P<forward>kubectl .*port-forward .*)"
@@ -144,7 +147,8 @@ def reading(page: str) -> Iterator[Reader]:
         machine = Machine(Path(name))
         try:
             if uses_real(page):
-                with real_cluster(machine) as (url, kubelet):
+                installed = not (_INSTALLS.search(page) or _INSTALLS_IN_CLUSTER.search(page))
+                with real_cluster(machine, installed=installed) as (url, kubelet):
                     yield Reader(machine, url, kubelet, page)
             else:
                 with demo_cluster(machine, Path(name)) as url:
