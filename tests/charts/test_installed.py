@@ -168,6 +168,11 @@ def test_upgrade_changes_strategy_replicas_and_volume_both_ways(
         assert (spec["strategy"]["type"], spec["replicas"]) == (strategy, replicas)
         claims = ["persistentVolumeClaim" in each for each in spec["template"]["spec"]["volumes"]]
         assert any(claims) == (values is kept)
+        if values is kept:
+            claim = path_of(find(release.manifest(), "PersistentVolumeClaim"))
+    assert "deletionTimestamp" in admin.get(claim)["metadata"]
+    # Only a controller would end it.
+    admin.patch(claim, {"metadata": {"finalizers": None}})
 
 
 @pytest.mark.long

@@ -139,10 +139,8 @@ def test_default_values_are_right(renderer: Helm, tmp_path: Path) -> None:
     assert (exporter.name, exporter.namespace) == ("scc", "cattle-telemetry-system")
     assert not {obj["kind"] for obj in objects} & {"PodMonitor", "PrometheusRule", "Secret"}
     assert container_of(objects)["image"] == f"telemetryd:{__version__}"
-    assert (
-        find(objects, "Deployment")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
-        == 30
-    )
+    pod = find(objects, "Deployment")["spec"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] == 30
     assert "0 chart(s) failed" in renderer.lint()
 
 
@@ -283,7 +281,7 @@ def test_monitors_are_found_by_rancher_monitoring(served: dict[str, Objects]) ->
     assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
     source = json.loads((MONITORING / "dashboard.json").read_text())
     assert json.loads(dashboard["data"]["telemetryd.json"]) == source
-    (rules,) = [obj for obj in objects if obj["kind"] == "PrometheusRule"]
+    rules = find(objects, "PrometheusRule")
     alerts = [rule["alert"] for rule in rules["spec"]["groups"][0]["rules"] if "alert" in rule]
     assert len(alerts) == (MONITORING / "telemetryd.rules.yml").read_text().count("- alert: ")
     assert "runbook_url" not in json.dumps(rules)
@@ -359,15 +357,14 @@ def test_extra_volumes_environment_and_scheduling_reach_the_pod(plain: dict[str,
     assert pod["priorityClassName"] == "system-cluster-critical"
     assert pod["imagePullSecrets"] == [{"name": "registry"}]
     assert template["metadata"]["labels"]["team"] == "a"
-    assert find(objects, "Deployment")["spec"]["strategy"] == {
-        "type": "RollingUpdate",
-        **POD["strategy"],
-    }
+    strategy = find(objects, "Deployment")["spec"]["strategy"]
+    assert strategy == {"type": "RollingUpdate", **POD["strategy"]}
     (secret,) = [obj for obj in objects if obj["kind"] == "Secret"]
     assert secret["metadata"]["name"] == "telemetryd-credentials-own"
     assert secret["stringData"] == {"token": "from values"}
 
 
+SUBDOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 LONGEST_NAMESPACE = "n" * 63
 RELEASES = {
     "blue": "blue-telemetryd",
@@ -386,9 +383,7 @@ def test_release_of_any_name_in_any_namespace_has_names_that_kubernetes_takes(
 ) -> None:
     values = {"credentials": {"own": {"data": {"token": "t"}}}, "persistence": {"enabled": True}}
     given = (example("scc-operator"), example("tls"), values)
-    objects = renderer.template(
-        *given, release=release, namespace=LONGEST_NAMESPACE, monitoring=True
-    )
+    objects = renderer.template(*given, release=release, namespace=LONGEST_NAMESPACE)
     for obj in objects:
         metadata = obj["metadata"]
         assert metadata["labels"]["app.kubernetes.io/instance"] == release
@@ -396,9 +391,7 @@ def test_release_of_any_name_in_any_namespace_has_names_that_kubernetes_takes(
             assert metadata["name"] == RELEASES[release]
             assert re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", metadata["name"])
         assert len(metadata["name"]) <= 253
-        assert re.fullmatch(
-            r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", metadata["name"]
-        )
+        assert re.fullmatch(SUBDOMAIN, metadata["name"])
         # Neither part of the name has a dot, so no other release has it.
-        if metadata.get("namespace") != LONGEST_NAMESPACE and obj["kind"] != "Namespace":
+        if metadata.get("namespace") != LONGEST_NAMESPACE:
             assert f"{RELEASES[release]}.{LONGEST_NAMESPACE}" in metadata["name"]

@@ -58,12 +58,12 @@ class Component:
     Attributes:
         about: What it is for.
         values: What makes it.
-        beside: What is there already.
+        beside: What is there already: the base, or these components.
     """
 
     about: str
     values: Values
-    beside: tuple[Values, ...] = (_BASE,)
+    beside: tuple[str, ...] = ("base",)
 
 
 def _of_example(name: str) -> Component:
@@ -84,9 +84,9 @@ COMPONENTS: Final[Mapping[str, Component]] = {
     "tls": _TLS,
     "monitoring": Component(_MONITORED, _MONITORING),
     "monitoring-tls": Component(
-        f"{_MONITORED}# In the place of monitoring where tls is; name it after that.\n",
-        _MONITORING,
-        (_BASE, _TLS.values),
+        "# monitoring and tls together: name it after both. Prometheus has a token of its own.\n",
+        overlay(_TLS.values, _MONITORING),
+        ("tls", "monitoring"),
     ),
 }
 
@@ -95,8 +95,7 @@ def render(helm: Helm) -> dict[Path, str]:
     """Every file, by its path."""
     variants: dict[str, Sequence[Values | Path]] = {"base": [_BASE]}
     for name, component in COMPONENTS.items():
-        variants[f"{name}-before"] = component.beside
-        variants[name] = [*component.beside, component.values]
+        variants[name] = [_BASE, component.values]
         exporters = component.values.get("config", {}).get("exporters", {})
         variants[f"{name}-file"] = [_BASE, {"config": {"exporters": exporters}}]
     texts = {
@@ -111,11 +110,12 @@ def render(helm: Helm) -> dict[Path, str]:
     }
     for name, component in COMPONENTS.items():
         folder = DEPLOY / "components" / name
-        before, after = (_objects(texts[each]) for each in (f"{name}-before", name))
-        file = toml_of(_objects(texts[f"{name}-file"]))
-        _use_variables(before, toml_of(before) if len(component.beside) == 1 else file)
-        _use_variables(after, file)
-        known = {_key(obj) for obj in before}
+        known: dict[Key, Object] = {}
+        for each in component.beside:
+            known = {_key(obj): obj for obj in _objects(texts[each])} | known
+        before, after = [*known.values()], _objects(texts[name])
+        _use_variables(before, toml_of(_objects(texts["base"])))
+        _use_variables(after, toml_of(_objects(texts[f"{name}-file"])))
         added = [
             text
             for text, obj in zip(texts[name], _objects(texts[name]), strict=True)

@@ -33,7 +33,8 @@ def _variants() -> Iterator[Variant]:
     for count in range(len(_ALONE) + 1):
         for chosen in combinations(_ALONE, count):
             if not {"kubernetes", "scc-operator"} <= {*chosen}:
-                yield (*chosen, "monitoring-tls" if "tls" in chosen else "monitoring")
+                both = ("monitoring-tls",) if "tls" in chosen else ()
+                yield (*chosen, "monitoring", *both)
     yield ()
 
 

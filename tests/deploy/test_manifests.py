@@ -33,7 +33,7 @@ from tests.deploy.rights import granted
 VERSIONS: Final = ("1.31.0", "1.34.0", "1.37.0")
 NO_SECRETS = Plan(source="auto", secret_requests="auto", delete_secrets=False, secrets=())
 SCC = SecretTarget("cattle-scc-system", "rancher-scc-metrics", "SecretRequest", own=False)
-EVERYTHING: Final = ("scc-operator", "ha", "air-gapped", "tls", "monitoring-tls")
+EVERYTHING: Final = ("scc-operator", "ha", "air-gapped", "tls", "monitoring", "monitoring-tls")
 
 
 def key_of(obj: Object) -> tuple[str, str, str]:

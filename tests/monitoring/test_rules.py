@@ -131,9 +131,8 @@ def test_runbooks_have_a_section_for_every_alert_and_no_other() -> None:
     assert sections == list(ALERTS), "in the order of the rules"
 
 
-@pytest.mark.parametrize("component", ["monitoring", "monitoring-tls"])
-def test_prometheusrule_is_made_of_the_rules(component: str) -> None:
-    (resource,) = [obj for obj in build("tls", component) if obj["kind"] == "PrometheusRule"]
+def test_prometheusrule_is_made_of_the_rules() -> None:
+    (resource,) = [obj for obj in build("monitoring") if obj["kind"] == "PrometheusRule"]
     expected = read_yaml(RULES)
     for group in expected["groups"]:
         for rule in group["rules"]:
