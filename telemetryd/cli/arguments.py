@@ -15,6 +15,8 @@ from telemetryd.config.values import did_you_mean, show
 EX_USAGE = 64
 """The command line was wrong (sysexits.h)."""
 
+_MOST_DIGITS = 4
+
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line with the usage, and suggest what may have been meant."""
@@ -330,7 +332,9 @@ def _add_spool(spool: argparse.ArgumentParser, given: list[Assignment]) -> None:
         commands.spool_export,
     )
     exported.add_argument("folder", metavar="DIR", type=Path, help="made where it is missing")
-    exported.add_argument("names", metavar="NAME", nargs="*", help="of exporters; default: all")
+    exported.add_argument(
+        "names", metavar="NAME", nargs="*", default=[], help="of exporters; default: all"
+    )
     replayed = add(
         "replay",
         "send copies by the http exporter of the configuration, as it would have",
@@ -357,8 +361,8 @@ def _duration(text: str) -> float:
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} isn't a whole number from 0 up")
+    if not text.isdecimal() or len(text) > _MOST_DIGITS:
+        raise argparse.ArgumentTypeError(f"{text!r} isn't a whole number from 0 to 9999")
     return int(text)
 
 

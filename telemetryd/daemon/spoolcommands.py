@@ -153,7 +153,8 @@ def export_spool(
         manifest = Manifest(telemetryd_spool=_VERSION, payloads=entries)
         write_file(folder / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2))
     except OSError as error:
-        raise SpoolError(f"{folder} can't be written to: {why_unreadable(error)}") from error
+        fix = "name a folder that you may write to, with space"
+        raise SpoolError(f"{folder} can't be written to: {why_unreadable(error)}: {fix}") from error
     return tuple(entries)
 
 
@@ -169,7 +170,8 @@ def read_export(path: Path) -> tuple[tuple[ManifestEntry, bytes], ...]:
     try:
         manifest = msgspec.json.decode(_read(manifest_file), type=Manifest)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise SpoolError(f"{manifest_file} isn't a manifest: {error}") from error
+        fix = "name the folder of a telemetryd spool export"
+        raise SpoolError(f"{manifest_file} isn't a manifest ({error}): {fix}") from error
     if manifest.telemetryd_spool != _VERSION:
         raise SpoolError(f"{manifest_file} is of a version that isn't known here")
     found = []
@@ -276,4 +278,5 @@ def _read(path: Path) -> bytes:
     try:
         return read_small_file(str(path), LARGEST_BYTES)
     except (OSError, ValueError) as error:
-        raise SpoolError(f"{path} can't be read: {why_unreadable(error)}") from error
+        fix = "name the folder of a telemetryd spool export, readable by you"
+        raise SpoolError(f"{path} can't be read: {why_unreadable(error)}: {fix}") from error

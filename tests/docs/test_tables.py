@@ -150,9 +150,11 @@ def test_every_check_of_doctor_is_explained(tmp_path: Path) -> None:
             f'[server]\nlisten = "127.0.0.1:{free_port()}"\n'
             '[[exporters]]\nname = "scc"\ntype = "secret"\n'
             f'[[exporters]]\nname = "kept"\ntype = "file"\ndirectory = "{tmp_path}/kept"\n'
+            f'[[exporters]]\nname = "web"\ntype = "http"\nurl = "https://localhost:{free_port()}"\n'
+            'bearer_token_file = "/nonexistent"\n'
         )
         asked = telemetryd("doctor", "--config", str(config), RUNTIME_DIRECTORY=str(tmp_path))
-    assert asked.returncode == 0, asked.stdout
+    assert asked.returncode == 1, asked.stdout
     told = asked.stdout.splitlines()
     patterns = {
         re.sub("[A-Z]{4,}", ".+", re.escape(name))
