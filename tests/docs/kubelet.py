@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from tests.apiserver.admin import Admin, Object
 from tests.apiserver.process import ApiServer
 from tests.docs.machine import LAYER, PROGRAM, Machine
+from tests.docs.markdown import ROOT
 from tests.support.waiting import until
 
 _ACCOUNT: Final = "/run/secrets/kubernetes.io/serviceaccount"
@@ -99,7 +100,7 @@ class Kubelet:
             lines.append(f"mkdir -p .{path}\nmount --bind {source} .{path}\n")
         arguments = shlex.join(["telemetryd", *container.get("args", ("run",))])
         lines.append(f"exec chroot . {arguments}\n")
-        needed = f"{sys.prefix}:{sys.base_prefix}"
+        needed = f"{ROOT}:{sys.prefix}:{sys.base_prefix}"
         with self._machine.at("/run/pod-log").open("wb") as log:
             self._pod = subprocess.Popen(
                 [*self._machine.entered(), *_SHELL, "".join(lines), "pod", "/mnt", needed],

@@ -24,7 +24,9 @@ from tests.support.waiting import until
 
 HOME: Final = "/home/reader"
 TREE: Final = f"{HOME}/telemetryd"
-PROGRAM: Final = f'#!/bin/sh\nexec {sys.executable} -m telemetryd "$@"\n'
+PROGRAM: Final = f"""#!/bin/sh
+PYTHONPATH={ROOT}${{PYTHONPATH:+:$PYTHONPATH}} exec {sys.executable} -m telemetryd "$@"
+"""
 
 _OWN = ("unshare", "--mount", "--net", "--")
 _RUN_S = 300.0
