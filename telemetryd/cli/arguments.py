@@ -127,7 +127,8 @@ def build_parser() -> Parser:
     """
     parser = Parser(
         prog="telemetryd",
-        description="Watches a Rancher management cluster and updates its SCC telemetry Secret.",
+        description="Counts the clusters, nodes, cores and memory of a Rancher or of one Kubernetes"
+        " cluster, and reports the totals to where you want them.",
         epilog="example: telemetryd demo --duration 20s",
     )
     given: list[Assignment] = []

@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from telemetryd import api
@@ -15,7 +16,7 @@ from telemetryd.model import ExporterState
 from telemetryd.serve.metrics.families import FAMILIES
 from telemetryd.serve.page.disclosure import NEVER_READ
 from tests.cli.test_commands import telemetryd
-from tests.docs.markdown import ROOT
+from tests.docs.markdown import ROOT, blocks
 from tests.serve.page.test_disclosure import leaves
 from tests.support.daemon import free_port
 from tests.support.embedded import serve_fleet
@@ -109,6 +110,31 @@ def test_every_field_of_a_payload_is_listed_and_no_other(
     assert sorted(listed) == sorted(leaves(json.loads(capsys.readouterr().out)))
 
 
+def test_payload_that_the_readme_shows_is_a_valid_one(capsys: pytest.CaptureFixture[str]) -> None:
+    (shown,) = [
+        json.loads("\n".join(block.lines))
+        for block in blocks((ROOT / "README.md").read_text())
+        if block.language == "json"
+    ]
+    assert run_command(["schema", "--format", "scc"], EarlySignals()) == 0
+    jsonschema.validate(shown, json.loads(capsys.readouterr().out))
+    nodes = sum(row["count"] * row["nodes"] for row in shown["managedClusters"])
+    assert nodes == sum(row["count"] for row in shown["managedSystems"]) == 15
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/operations.md"])
+def test_figures_are_those_of_the_benchmark(page: str) -> None:
+    measured = (ROOT / "benchmarks" / "README.md").read_text()
+    (peak,) = re.findall(
+        r"^\| peak memory at 10,000 nodes.* \| (\d+) MB to", measured, re.MULTILINE
+    )
+    (idle,) = re.findall(r"^\| idle with .* \| ([\d.]+) % of a core \|", measured, re.MULTILINE)
+    (first,) = re.findall(r" \| ([\d.]+) s from the start of the process \|", measured)
+    text = (ROOT / page).read_text()
+    for figure in (f"{peak} MB", f"{float(idle):.1f} % of a", f"{float(first):.0f} s"):
+        assert figure in text, figure
+
+
 def test_what_is_never_read_is_what_the_status_page_says() -> None:
     text = (ROOT / "docs" / "collected.md").read_text()
     section = _HEADING.split(text.partition("## Never read\n")[2])[0]
@@ -151,6 +177,6 @@ def test_ids_are_called_pseudonymous_wherever_they_are_named() -> None:
         # The value in the configuration, and a user of Kubernetes.
         rest = text.replace('"anonymous"', "").replace("system:anonymous", "")
         assert "anonym" not in rest.lower(), re.findall(".*anonym.*", rest, re.IGNORECASE)
-    fleet = (ROOT / "docs" / "fleet-payload.md").read_text()
+    fleet = (ROOT / "docs" / "delivery.md").read_text()
     assert "anyone who knows the UID of a cluster's object can compute its id" in fleet
     assert "anyone who has the payload can compute the id" in fleet
