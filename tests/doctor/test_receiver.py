@@ -303,7 +303,7 @@ async def test_proxy_that_never_answers_is_given_up() -> None:
 
 
 async def test_proxy_over_tls_is_verified_too(tmp_path: Path) -> None:
-    authority = Authority(tmp_path, "proxys")
+    authority = Authority(tmp_path, "proxies")
     with behind_a_proxy(tmp_path) as (served, files):
         both = tmp_path / "both"
         both.write_bytes(authority.ca.read_bytes() + (tmp_path / "ca").read_bytes())
