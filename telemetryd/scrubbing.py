@@ -56,11 +56,12 @@ class Scrubber:
 
     def scrub(self, text: str) -> str:
         """One text; a long one is best given line by line."""
+        # Whole credentials before pieces of known ones, which would leave the rest of another.
+        for pattern, instead in _PATTERNS:
+            text = pattern.sub(instead, text)
         text = self._secrets.redact(OURS.redact(text))
         if self._words is not None:
             text = self._words.sub(MARK, text)
-        for pattern, instead in _PATTERNS:
-            text = pattern.sub(instead, text)
         if self._names:
             text = _TOKEN.sub(self._judge, text)
         return text

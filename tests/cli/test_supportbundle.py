@@ -311,7 +311,7 @@ def test_bundle_goes_to_standard_output_where_no_file_can_be_written(
 ) -> None:
     words = ("support-bundle", "--config", str(daemon.installed.file), "--output")
     environ = daemon.installed.environ
-    refused = starter.run(*words, str(tmp_path / "a"), env=environ, under=READ_ONLY)
+    refused = starter.run(*words, f"/{tmp_path.name}", env=environ, under=READ_ONLY)
     assert refused.returncode == 1
     assert "can't be written: Read-only file system; --output - writes to stdout" in refused.stderr
     done = starter.run(*words, "-", env=environ, under=READ_ONLY, text=False)

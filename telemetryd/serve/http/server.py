@@ -296,7 +296,7 @@ class _Router:
         try:
             payload = self._endpoints.payload(request.path.removeprefix(_PAYLOADS))
         except ManagerError as error:
-            return answer_text(404, f"{error}: / lists them\n")
+            return answer_text(404, f"{error}\n")
         if payload is None:
             return answer_text(404, "no payload yet: the exporter has had nothing to send\n")
         response = answer(200, payload.body, payload.content_type)
