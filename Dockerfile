@@ -4,11 +4,13 @@
 #
 # PYTHON_IMAGE is any Debian-like image with Python 3.11 or newer and the system's CA certificates;
 # name it by its digest to build the same image again, as `make release` demands. SOURCE_DATE_EPOCH
-# is for builders that set the times of layers by it.
+# is for builders that set the times of layers by it. REVISION is the commit, which `telemetryd version`
+# and the label name.
 ARG PYTHON_IMAGE=python:3.13-slim
 
 FROM ${PYTHON_IMAGE} AS build
 ARG SOURCE_DATE_EPOCH
+ARG REVISION
 WORKDIR /src
 COPY requirements.lock requirements-build.lock pyproject.toml README.md LICENSE ./
 COPY supply/install supply/install

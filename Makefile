@@ -27,9 +27,11 @@ $(VENV)/.runtime: $(VENV)/bin/python pyproject.toml constraints.txt
 	@$(PIP_INSTALL) -e .
 	@touch $@
 
+# Dependency groups need pip 25.1; Python brings an older one.
 $(VENV)/.dev: $(VENV)/.runtime
 	@echo "== installing the tools that check and test it"
-	@$(PIP_INSTALL) -e '.[dev]'
+	@$(PIP_INSTALL) pip
+	@$(PIP_INSTALL) --group dev
 	@touch $@
 
 .PHONY: help
@@ -49,8 +51,9 @@ test-long: $(VENV)/.dev ## test what takes long and is proven at a lower level b
 	@$(PYTEST) -m 'long or hypothesis' --hypothesis-profile=all --durations=15
 
 .PHONY: test-oldest
-test-oldest: $(VENV)/.dev ## contract, system (but for hanging disks), deploy and the quick faults on the oldest kube-apiserver
-	@APISERVER=oldest $(PYTEST) --ignore tests/system/test_hangs.py tests/apiserver tests/contract tests/system tests/deploy tests/faults
+test-oldest: $(VENV)/.dev ## contract, system (but for hanging disks), deploy, of the chart a part, and the quick faults on the oldest kube-apiserver
+	@APISERVER=oldest $(PYTEST) --ignore tests/system/test_hangs.py tests/apiserver tests/contract tests/system tests/deploy tests/faults \
+	  -k 'not test_installed or test_default_values or every_right or both_ways' tests/charts/test_installed.py
 
 .PHONY: test-pages
 test-pages: $(VENV)/.dev ## the quick faults on the newest kube-apiserver with streamed lists off
@@ -62,6 +65,10 @@ coverage: $(VENV)/.dev ## run the same with branch coverage (twice as long), and
 	@$(BIN)/coverage run -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 	@$(BIN)/coverage combine -q
 	@$(BIN)/coverage report
+
+.PHONY: mixed
+mixed: $(VENV)/.dev ## run a replica of this version beside one of COMMIT: they share Lease, Secret, receiver and state
+	@$(BIN)/python -m tests.upgrade.mixed $(or $(COMMIT),$(error COMMIT=... is the other version))
 
 .PHONY: soak
 soak: $(VENV)/.dev ## random faults, churn and reloads against a real API server (30 minutes, or SOAK_S=seconds; SEED=)
@@ -96,9 +103,9 @@ faults: $(VENV)/.dev ## bring about every fault of docs/faults.md; ends with wha
 alerts: $(VENV)/.dev ## bring about the cause of every alert, before a real Prometheus and API server (8 minutes)
 	@$(BIN)/pytest -q tests/monitoring -m 'alerts or not alerts'
 
-.PHONY: rules
-rules: ## make the PrometheusRule of the rule file, after a change of that
-	@deploy/monitoring/make-prometheusrule > deploy/monitoring/prometheusrule.yaml
+.PHONY: manifests
+manifests: $(VENV)/.dev helm ## make deploy/base and deploy/components of the chart, after a change of that
+	@$(BIN)/python -m tests.deploy.generate
 
 .PHONY: apiserver
 apiserver: ## build the newest and the oldest kube-apiserver for the tests (needs Go; 8 minutes on 2 cores, once)
@@ -156,23 +163,26 @@ check: $(VENV)/.dev ## lint, types, layers, dependencies, spelling, plain words
 	$(BIN)/deptry telemetryd
 	$(BIN)/codespell
 	$(BIN)/python -m tests.docs.words
-	$(BIN)/shellcheck .ci/run deploy/monitoring/make-prometheusrule \
-	  supply/install supply/release systemd/install tests/systemd/boot tests/systemd/drill
+	$(BIN)/shellcheck .ci/run supply/install systemd/install \
+	  debian/telemetryd.prerm debian/telemetryd.postrm tests/systemd/boot tests/systemd/drill
 	$(BIN)/hadolint Dockerfile
 
 .PHONY: install
-install: ## install on this machine as a systemd service, or upgrade it (root; /usr/bin/python3 unless PYTHON=...)
+install: ## install on this machine as a systemd service, or upgrade it (root, or DESTDIR; /usr/bin/python3 unless PYTHON=...)
 	@$(if $(filter-out file default,$(origin PYTHON)),PYTHON=$(PYTHON)) systemd/install
 
 .PHONY: uninstall
 uninstall: ## take out what `make install` put there; configuration and state stay
-	-systemctl disable --now telemetryd
-	rm -rf /opt/telemetryd /usr/bin/telemetryd /etc/systemd/system/telemetryd.service
-	systemctl daemon-reload
+	$(if $(DESTDIR),,-systemctl disable --now telemetryd)
+	rm -rf $(DESTDIR)/opt/telemetryd
+	rm -f $(addprefix $(DESTDIR),/usr/bin/telemetryd /etc/systemd/system/telemetryd.service \
+	  $(addprefix /usr/local/share/,bash-completion/completions/telemetryd zsh/site-functions/_telemetryd \
+	  fish/vendor_completions.d/telemetryd.fish man/man1/telemetryd.1))
+	$(if $(DESTDIR),,systemctl daemon-reload)
 
 .PHONY: install-test
-install-test: $(VENV)/.dev ## install by the locks into a temporary folder, twice, and compare (asks the index)
-	@$(BIN)/pytest -q -m index tests/supply
+install-test: $(VENV)/.dev ## install by the locks on each Python, build the release twice, install the Debian package (asks the index)
+	@$(BIN)/pytest -q -m index -n 2 --dist loadfile tests/supply
 
 .PHONY: drill
 drill: ## install and run it as a service under a systemd of its own (root; needs systemd-nspawn; 2 minutes)
@@ -183,15 +193,15 @@ image-test: $(VENV)/.dev ## build the image twice, look into it, run it on a rea
 	@$(BIN)/pytest -q -s -m image tests/image
 
 .PHONY: release
-release: ## build the image of a release (CONTAINER_ENGINE; PYTHON_IMAGE=NAME@sha256:..., refused without a digest)
-	@supply/release
+release: $(VENV)/.dev ## build all files of a release into ./dist (PYTHON_IMAGE=NAME@sha256:..., or IMAGE=no; CONTRIBUTING.md has the rest)
+	@$(BIN)/python -m supply.release
 
 .PHONY: lock
-lock: $(VENV)/.dev ## write requirements*.lock anew from constraints.txt (asks the index; 2 minutes)
+lock: $(VENV)/.dev ## write requirements*.lock from constraints.txt (asks the index; 2 minutes)
 	@$(BIN)/python -m supply.lock
 
 .PHONY: licences
-licences: $(VENV)/.dev ## write docs/licences.md anew
+licences: $(VENV)/.dev ## write docs/licences.md
 	@$(BIN)/python -m supply.licences
 
 .PHONY: sbom

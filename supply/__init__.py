@@ -1,4 +1,4 @@
-"""Where telemetryd's parts come from: the locks, the list of licences, the bill of materials.
+"""What telemetryd consists of and how it ships: locks, licences, bill of materials, releases.
 
 Run by hand and by the Makefile; nothing of it is installed with telemetryd.
 """

@@ -73,10 +73,18 @@ def _component(part: Part, purl: str, hashes: Iterable[str]) -> Document:
     }
 
 
+def bill() -> str:
+    """The bill of materials of this tree.
+
+    Raises:
+        LockError: What is installed here isn't what is locked.
+    """
+    return render(parts(), parse_lock(RUN_LOCK.read_text()), needed_by("telemetryd"))
+
+
 def main() -> None:
     """Print it."""
-    lock = parse_lock(RUN_LOCK.read_text())
-    sys.stdout.write(render(parts(), lock, needed_by("telemetryd")))
+    sys.stdout.write(bill())
 
 
 if __name__ == "__main__":

@@ -28,7 +28,12 @@ def render_files() -> dict[str, str]:
         for shell, name in COMPLETIONS.items()
     }
     with _undated():
-        data = {"project_name": "telemetryd", "version": __version__, "manual_title": "telemetryd"}
+        data = {
+            "project_name": "telemetryd",
+            "description": "telemetry daemon for Rancher and Kubernetes",
+            "version": __version__,
+            "manual_title": "telemetryd",
+        }
         page = str(Manpage(_parser(), _data=data))  # type: ignore[no-untyped-call]
     # The date would be that of the build.
     return files | {MAN_PAGE: page.replace('"1970\\-01\\-01"', '""', 1).rstrip() + "\n"}

@@ -47,6 +47,7 @@ def _command(arguments: list[str]) -> str:
 
 def _run(early: EarlySignals) -> int:
     from telemetryd import logs  # noqa: PLC0415 - signals are caught before it
+    from telemetryd.bounds import causes_of  # noqa: PLC0415
     from telemetryd.cli import run_command  # noqa: PLC0415
 
     logs.take_over_stderr()
@@ -56,7 +57,7 @@ def _run(early: EarlySignals) -> int:
         status = ended.code if isinstance(ended.code, int) else 0
     except Exception as error:  # noqa: BLE001 - as the interpreter, but stderr may hang
         status = 1
-        if error is not output_failure():
+        if output_failure() not in causes_of(error):
             logs.say_fatal(type(error), error, error.__traceback__)
     failure = output_failure()
     if failure is not None:

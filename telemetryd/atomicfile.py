@@ -11,20 +11,33 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Final
 
+from telemetryd import __version__
+
 FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NO_LOCKS = {errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 """What ``flock`` says on file systems without it."""
+_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK}
+"""What ``link`` says on file systems without hard links, such as that of a USB stick."""
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.EBADF, errno.EOPNOTSUPP}
 """What ``fsync`` of a folder says on file systems without it; there it is implied, or hopeless."""
 
 
-def write_file(path: Path, content: bytes) -> None:
+def explain_newer(found: int, known: int, otherwise: str = "move the file away") -> str:
+    """Why a file that a later version wrote isn't used, and what to do."""
+    return (
+        f"has format {found}, of a later telemetryd; this one, {__version__}, knows format {known}:"
+        f" run the later one, or {otherwise}"
+    )
+
+
+def write_file(path: Path, content: bytes, *, replace: bool = True) -> None:
     """Put a file in place, mode 0600; a crash or a full disk leaves the old one.
 
-    The folder, and the one above it, are made (mode 0700) where they are missing.
+    The folder, and the one above it, are made (mode 0700) where they are missing. Without
+    ``replace`` nothing of that name may be there.
 
     Raises:
         OSError: The file cannot be written; what was there stays.
@@ -34,7 +47,7 @@ def write_file(path: Path, content: bytes) -> None:
     try:
         temporary = _free_name(folder, path.name)
         write_synced(folder, temporary, content)
-        os.rename(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        _put_in_place(folder, temporary, path.name, replace=replace)
         sync_folder(folder)
     except OSError:
         with suppress(OSError):
@@ -42,6 +55,27 @@ def write_file(path: Path, content: bytes) -> None:
         raise
     finally:
         os.close(folder)
+
+
+def _put_in_place(folder: int, temporary: str, name: str, *, replace: bool) -> None:
+    """Give a file its name.
+
+    Raises:
+        FileExistsError: Something has the name and must stay.
+        OSError: That fails.
+    """
+    if not replace:
+        try:
+            os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+        except OSError as exc:
+            if exc.errno not in _NO_LINKS:
+                raise
+        else:
+            os.unlink(temporary, dir_fd=folder)
+            return
+        if name in os.listdir(folder):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
+    os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
 
 
 def write_synced(folder: int, name: str, content: bytes) -> None:

@@ -15,6 +15,7 @@ import re
 import sys
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -40,6 +41,8 @@ MESSAGE_CHARS: Final = 4096
 TRACE_CHARS: Final = 16_384
 """Of a traceback: its beginning, and its end, which has the error itself."""
 _TRACE_END_CHARS: Final = 4096
+RECENT_BYTES: Final = 256 * 1024
+"""Of the newest lines that a process keeps in memory: more than a thousand."""
 
 # syslog(3) priorities, as journald reads them in front of each line (sd-daemon(3))
 _PRIORITIES = (
@@ -92,6 +95,34 @@ def json_line(record: logging.LogRecord) -> str:
     return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in line)
 
 
+class RecentLines:
+    """The newest records of this process as JSON lines, the oldest first; for a support bundle."""
+
+    def __init__(self, limit_bytes: int = RECENT_BYTES) -> None:
+        self._limit_bytes = limit_bytes
+        self._lines: deque[bytes] = deque()
+        self._size_bytes = 0
+        self._lock = threading.Lock()
+
+    def put(self, line: str) -> None:
+        """Keep a line, and let the oldest go where there are too many."""
+        kept = line.encode(errors="backslashreplace")
+        with self._lock:
+            self._lines.append(kept)
+            self._size_bytes += len(kept)
+            while self._size_bytes > self._limit_bytes:
+                self._size_bytes -= len(self._lines.popleft())
+
+    def take(self) -> list[bytes]:
+        """A copy of them."""
+        with self._lock:
+            return list(self._lines)
+
+
+RECENT: Final = RecentLines()
+"""One, as logging is one."""
+
+
 class StreamHandler(logging.Handler):
     """Writes records to a stream, and neither raises nor waits for it."""
 
@@ -113,7 +144,10 @@ class StreamHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Have one record written; a closed, full or broken stream loses it."""
         try:
-            text = self._render(record) + "\n"
+            line = self._render(record, self._line_formatter)
+            is_json = self._line_formatter is json_line
+            RECENT.put(line if is_json else self._render(record, json_line))
+            text = line + "\n"
             if self._writer is not None:
                 self._writer.put(text.encode(errors="backslashreplace"))
             elif self._stream is not None:
@@ -138,15 +172,15 @@ class StreamHandler(logging.Handler):
         )
         return (self._line_formatter(record) + "\n").encode()
 
-    def _render(self, record: logging.LogRecord) -> str:
+    def _render(self, record: logging.LogRecord, line_formatter: LineFormatter) -> str:
         try:
-            return self._line_formatter(record)
+            return line_formatter(record)
         except Exception:  # noqa: BLE001 - an argument's own __str__ may raise anything
             text = f"message can't be rendered file={record.pathname} line={record.lineno}"
             plain = logging.LogRecord(
                 record.name, record.levelno, record.pathname, record.lineno, text, None, None
             )
-            return self._line_formatter(plain)
+            return line_formatter(plain)
 
 
 def configure(

@@ -67,9 +67,10 @@ class _Form:
 
 
 class Redactor:
-    """Remembers credentials, and finds them in texts."""
+    """Remembers credentials, and finds them in texts; ``most`` of them, None for all."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, most: int | None = MOST_SENT) -> None:
+        self._most = most
         self._sent: OrderedDict[str, tuple[_Form, ...]] = OrderedDict()
         self._held: Counter[str] = Counter()
         self._forms_of_held: dict[str, tuple[_Form, ...]] = {}
@@ -80,7 +81,7 @@ class Redactor:
             self._sent.move_to_end(header)
             return
         self._sent[header] = _forms(header)
-        while len(self._sent) > MOST_SENT:
+        while self._most is not None and len(self._sent) > self._most:
             self._sent.popitem(last=False)
 
     @contextmanager

@@ -7,11 +7,17 @@ import sys
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
 from tests.support.sampling import FEW
+
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+
+    from tests.support.scheduling import ServerScheduling
 
 pytest_plugins = ["tests.apiserver.plugin", "tests.clientgo.plugin", "tests.faults.plugin"]
 
@@ -20,6 +26,25 @@ pytest_plugins = ["tests.apiserver.plugin", "tests.clientgo.plugin", "tests.faul
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+_MEMORY = Path("/dev/shm")
+_ROOM_BYTES = 4 << 30
+
+
+def _has_room(folder: Path) -> bool:
+    """Whether the files of a whole run fit in there, and may be executed."""
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return False
+    is_usable = os.access(folder, os.W_OK | os.X_OK) and not found.f_flag & os.ST_NOEXEC
+    return is_usable and found.f_bavail * found.f_frsize >= _ROOM_BYTES
+
+
+# Tests make tens of thousands of small files: on a disk each costs time, and waits for others.
+if "TMPDIR" not in os.environ and _has_room(_MEMORY):
+    os.environ["TMPDIR"] = os.fspath(_MEMORY)
+    tempfile.tempdir = None
+
 # Other tests share the machine, so no example has a deadline.
 settings.register_profile("all", settings(), deadline=None)
 settings.register_profile("few", settings(), deadline=None, max_examples=FEW)
@@ -27,24 +52,53 @@ settings.register_profile("slow", settings(), print_blob=True)
 settings.load_profile("few")
 
 LONGEST = (
+    "tests/daemon/test_secrets_process.py",
+    "tests/system/test_confused_deputy.py",
     "tests/system/test_rotation.py",
-    "tests/system/test_hangs.py",
+    "tests/system/test_replicas.py",
     "tests/system/test_late_writes.py",
+    "tests/system/test_hangs.py",
     "tests/daemon/test_restrictions_table.py",
     "tests/docs/test_commands.py",
-    "tests/system/test_confused_deputy.py",
-    "tests/system/test_replicas.py",
-    "tests/daemon/test_secrets_process.py",
-    "tests/system/test_rancher_serves.py",
-    "tests/cli/test_commands.py",
-    "tests/daemon/test_disclosure_oracle.py",
-    "tests/system/test_opt_out_replicas.py",
-    "tests/system/test_request_targets.py",
+    "tests/system/test_opt_out.py",
+    "tests/daemon/test_hostile_texts.py",
+    "tests/informer/test_growth.py",
     "tests/daemon/test_security_process.py",
+    "tests/clientgo/test_kubeconfigs.py",
+    "tests/clientgo/test_users.py",
+    "tests/clientgo/test_servers.py",
+    "tests/control/secretrequest/test_cluster.py",
     "tests/system/test_main_job.py",
-    "tests/benchmarks/test_smoke.py",
+    "tests/browser/test_status_page.py",
 )
-"""Files of a minute and more, in the order in which they begin: no worker is left with one."""
+"""Files of a quarter of a minute and more, in the order in which they begin: no worker is left
+with one."""
+
+SERVED = (
+    "tests/apiserver/test_process.py",
+    "tests/charts/test_installed.py",
+    "tests/contract/",
+    "tests/daemon/test_preview.py",
+    "tests/deploy/",
+    "tests/doctor/test_command.py",
+    "tests/export/sinks/test_contention.py",
+    "tests/export/sinks/test_secret",
+    "tests/faults/",
+    "tests/system/",
+)
+"""What the paths of files that need a kube-apiserver begin with."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(
+    config: pytest.Config, log: "Producer"
+) -> "ServerScheduling | None":
+    """Has two workers take what needs an API server, so that no more than two are started."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from tests.support.scheduling import ServerScheduling  # noqa: PLC0415 - not without xdist
+
+    return ServerScheduling(config, SERVED, log)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -67,6 +121,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the tests of the longest files before all others."""
     rank = {file: number for number, file in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.location[0], len(rank)))
+    for item in items:
+        needs = not {"apiserver", "own_apiserver"}.isdisjoint(getattr(item, "fixturenames", ()))
+        assert not needs or item.location[0].startswith(SERVED), f"{item.location[0]} in SERVED"
 
 
 @pytest.fixture

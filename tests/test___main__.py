@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.processes import is_gone
 from tests.support.service import ServiceManager
+from tests.support.waiting import until
 
 DELAYS_S = [
     pytest.param(each, marks=() if each in {0.0, 0.1} else pytest.mark.long)
@@ -62,11 +63,10 @@ def test_credentials_that_keep_the_start_waiting_don_t_keep_it_from_ending(tmp_p
     begun = tmp_path / "begun"
     command = {"command": "/bin/sh", "args": ["-c", f"echo $$ >{begun}; exec sleep 60"]}
     with ServiceManager(tmp_path, user={"exec": plugin | command}) as service:
-        while not begun.exists() or not begun.read_text():
-            time.sleep(0.01)
+        plugin_id = until(lambda: begun.read_text() if begun.exists() else "", "the plug-in")
         assert service.end() == 0, service.log()
         assert service.next() == {"STOPPING": "1", "STATUS": "draining"}
-        assert is_gone(int(begun.read_text()))
+        until(lambda: is_gone(int(plugin_id)), "its end")
 
 
 def test_signals_without_end_leave_the_end_at_status_0(tmp_path: Path) -> None:

@@ -235,3 +235,47 @@ def test_file_system_without_locks_is_used_without(
     monkeypatch.setattr(fcntl, "flock", refuse)
     os.close(lock_file(folder, NAME))
     os.close(lock_file(folder, NAME))
+
+
+@pytest.fixture(params=["links", "no links"])
+def _links(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system with hard links, and one without, such as that of a USB stick."""
+
+    def refuse(*_args: object, **_options: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if request.param == "no links":
+        monkeypatch.setattr(os, "link", refuse)
+
+
+def _link_to_nowhere(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+@pytest.mark.usefixtures("_links")
+@pytest.mark.parametrize("make", [Path.touch, Path.mkdir, os.mkfifo, _link_to_nowhere])
+def test_file_that_may_replace_nothing_leaves_what_is_there(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "name"
+    make(path)
+    before = path.lstat()
+    with pytest.raises(FileExistsError):
+        write_file(path, b"new", replace=False)
+    after = path.lstat()
+    assert (after.st_ino, after.st_mode, after.st_size) == (
+        before.st_ino,
+        before.st_mode,
+        before.st_size,
+    )
+    assert [each.name for each in tmp_path.iterdir()] == ["name"], "no temporary file is left"
+
+
+@pytest.mark.usefixtures("_links")
+def test_file_that_may_replace_nothing_is_private_and_whole(tmp_path: Path) -> None:
+    path = tmp_path / "name"
+    write_file(path, b"new", replace=False)
+    assert path.read_bytes() == b"new"
+    status = path.stat()
+    assert (stat.S_IMODE(status.st_mode), status.st_nlink) == (0o600, 1)
+    assert [each.name for each in tmp_path.iterdir()] == ["name"]

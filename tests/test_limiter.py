@@ -88,13 +88,13 @@ async def test_turn_that_ends_in_an_error_is_given_back() -> None:
 
 async def test_caller_that_is_cut_off_while_it_waits_takes_no_turn_and_gets_an_error() -> None:
     crowd = Crowd(1)
-    told: list[str] = []
+    notes: list[str] = []
 
     async def impatient() -> None:
         try:
             await crowd.come(1, 0)
         except asyncio.CancelledError as cut:
-            told.extend(cut.__notes__)
+            notes.extend(cut.__notes__)
             raise
 
     async with anyio.create_task_group() as group:
@@ -103,7 +103,7 @@ async def test_caller_that_is_cut_off_while_it_waits_takes_no_turn_and_gets_an_e
         with anyio.move_on_after(0.1):
             await impatient()
         await crowd.come(2, 0)
-    assert told == [WAITED]
+    assert notes == [WAITED]
     assert crowd.began == {0: 0.0, 2: 0.2}
 
 

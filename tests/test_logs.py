@@ -12,6 +12,7 @@ import subprocess
 import sys
 import termios
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
@@ -21,8 +22,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetryd.logs import (
+    RECENT,
+    RECENT_BYTES,
     RESERVED,
     LineFormatter,
+    RecentLines,
     choose_formatter,
     configure,
     is_journal,
@@ -509,3 +513,60 @@ def test_json_escapes_what_a_terminal_would_obey() -> None:
     line = json_line(record("a\x9b31m\u202eb\U000e0001"))
     assert line.isprintable()
     assert json.loads(line)["message"] == "a\x9b31m\u202eb\U000e0001"
+
+
+@pytest.mark.parametrize("log_format", ["json", "text", "auto"])
+def test_newest_lines_are_kept_as_json_whatever_the_format(log_format: str) -> None:
+    marker = f"kept as {log_format} for=%s"
+    written(log_format, lambda log: log.info(marker, "a bundle"))
+    line = json.loads(RECENT.take()[-1])
+    assert (line["message"], line["for"]) == (f"kept as {log_format}", "a bundle")
+    assert {"time", "level", "logger"} <= line.keys()
+
+
+def test_line_that_no_stream_takes_is_kept_too() -> None:
+    configure("json", "info", None, {})
+    logging.getLogger(OURS).warning("nothing is open number=%d", 7)
+    assert json.loads(RECENT.take()[-1])["message"] == "nothing is open"
+
+
+def test_kept_lines_are_the_newest_and_have_a_bound() -> None:
+    recent = RecentLines(100)
+    for number in range(1000):
+        recent.put(f"{number:010}")
+    assert recent.take() == [f"{number:010}".encode() for number in range(990, 1000)]
+    recent.put("x" * 101)
+    assert recent.take() == []
+    recent.put("\udc80 ü")
+    assert recent.take() == [b"\\udc80 \xc3\xbc"]
+
+
+def test_kept_lines_cost_little_more_than_their_bytes() -> None:
+    lines = [
+        json_line(record("list failed resource=%s in_s=%.1f", f"n{n}", n)) for n in range(3000)
+    ]
+    tracemalloc.start()
+    try:
+        recent = RecentLines()
+        for line in lines:
+            recent.put(line)
+        cost, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(recent.take()) > 1000
+    assert RECENT_BYTES * 0.99 < cost < RECENT_BYTES * 1.4, cost
+
+
+def test_kept_lines_survive_writers_in_many_threads() -> None:
+    recent = RecentLines(10_000)
+
+    def write() -> None:
+        for _ in range(2000):
+            recent.put("y" * 50)
+
+    threads = [threading.Thread(target=write) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        assert len(recent.take()) <= 200
+    assert len(recent.take()) == 200

@@ -16,6 +16,8 @@ from telemetryd.config.values import did_you_mean, show
 EX_USAGE = 64
 """The command line was wrong (sysexits.h)."""
 
+_MOST_DIGITS = 4
+
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line with the usage, and suggest what may have been meant."""
@@ -126,7 +128,8 @@ def build_parser() -> Parser:
     """
     parser = Parser(
         prog="telemetryd",
-        description="Watches a Rancher management cluster and updates its SCC telemetry Secret.",
+        description="Counts the clusters, nodes, cores and memory of a Rancher or of one Kubernetes"
+        " cluster, and reports the totals to where you want them.",
         epilog="example: telemetryd demo --duration 20s",
     )
     given: list[Assignment] = []
@@ -149,7 +152,6 @@ def build_parser() -> Parser:
     check.add_argument(
         "--offline", action="store_true", help="look at the text alone, at no file that it names"
     )
-    check.add_argument("--json", action="store_true", help="as a document")
     config = add(
         "config",
         "show the configuration in force",
@@ -199,7 +201,7 @@ def build_parser() -> Parser:
         "telemetryd healthcheck",
         commands.healthcheck,
     )
-    add(
+    doctor = add(
         "doctor",
         "check everything the daemon needs, and say what is missing and how to fix it",
         "telemetryd doctor --config /etc/telemetryd/config.toml",
@@ -242,6 +244,9 @@ def build_parser() -> Parser:
     _add_spool(spool, given)
     _add_report(report)
     _add_history(history, given)
+    _add_support_bundle(add)
+    for sub in (check, doctor):
+        sub.add_argument("--json", action="store_true", help="as a document")
     chosen = payload.add_mutually_exclusive_group()
     of = schema.add_mutually_exclusive_group()
     of.add_argument(
@@ -319,7 +324,7 @@ def _add_ctl(ctl: argparse.ArgumentParser, given: list[Assignment]) -> None:
         sub.add_argument("name", metavar="NAME", type=_name, help="of the exporter")
     cache = add(
         "cache",
-        "show what is held of a resource, as JSON",
+        "show how many objects are held of a resource, and a digest of their names, as JSON",
         "telemetryd ctl cache nodes.management.cattle.io --verify",
     )
     cache.add_argument("name", metavar="RESOURCE", type=_name, help="such as those of the status")
@@ -343,7 +348,9 @@ def _add_spool(spool: argparse.ArgumentParser, given: list[Assignment]) -> None:
         commands.spool_export,
     )
     exported.add_argument("folder", metavar="DIR", type=Path, help="made where it is missing")
-    exported.add_argument("names", metavar="NAME", nargs="*", help="of exporters; default: all")
+    exported.add_argument(
+        "names", metavar="NAME", nargs="*", default=[], help="of exporters; default: all"
+    )
     replayed = add(
         "replay",
         "send copies by the http exporter of the configuration, as it would have",
@@ -401,6 +408,21 @@ def _day(text: str) -> datetime:
         raise argparse.ArgumentTypeError(f"{text!r} isn't a day such as 2026-01-31") from None
 
 
+def _add_support_bundle(add: Callable[..., argparse.ArgumentParser]) -> None:
+    bundle = add(
+        "support-bundle",
+        "write the daemon's redacted log, status, configuration and metrics into one archive",
+        "telemetryd support-bundle --output bundle.tar.gz",
+        commands.support_bundle,
+    )
+    bundle.add_argument(
+        "--output",
+        metavar="FILE",
+        help="- for stdout; default: telemetryd-support-TIME.tar.gz in this folder",
+    )
+    bundle.add_argument("--force", action="store_true", help="replace the file if it exists")
+
+
 def _name(text: str) -> str:
     if not 0 < len(text) <= 512:  # noqa: PLR2004 - what the daemon takes
         raise argparse.ArgumentTypeError("must have 1 to 512 characters")
@@ -417,8 +439,8 @@ def _duration(text: str) -> float:
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} isn't a whole number from 0 up")
+    if not text.isdecimal() or len(text) > _MOST_DIGITS:
+        raise argparse.ArgumentTypeError(f"{text!r} isn't a whole number from 0 to 9999")
     return int(text)
 
 

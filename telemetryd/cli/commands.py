@@ -23,7 +23,7 @@ from telemetryd.config import (
     find_control_socket,
     read_switches,
 )
-from telemetryd.errors import ConfigError, NoDaemon, SpoolError, TelemetrydError
+from telemetryd.errors import ConfigError, NoDaemon, NotReady, SpoolError, TelemetrydError
 
 if TYPE_CHECKING:
     from telemetryd.daemon.preview import Collected, Preview
@@ -34,6 +34,8 @@ EX_NO_DAEMON = 2
 
 WATCH_S = 2.0
 """Between two looks of ``ctl status --watch``."""
+MOST_DEMO_NODES = 200_000
+"""The embedded API server has every node in memory, some 5 KB each."""
 _CLEAR = "\033[H\033[2J"
 """Of a terminal: to its top, which is emptied."""
 
@@ -159,7 +161,11 @@ def _complain_of(collected: "Collected", notes: Iterable[str]) -> int:
 
 
 def _collect(options: argparse.Namespace) -> "tuple[Collected, Preview, list[str]]":
-    """Collect once: what came, what was asked for, and what would keep a daemon from sending it."""
+    """Collect once: what came, what was asked for, and what would keep a daemon from sending it.
+
+    Raises:
+        TelemetrydError: It isn't complete within the timeout.
+    """
     written, config, restrictions = recall(options)
     from telemetryd.daemon.loop import PromptLoop  # noqa: PLC0415 - heavy imports on demand
     from telemetryd.daemon.preview import (  # noqa: PLC0415
@@ -173,19 +179,20 @@ def _collect(options: argparse.Namespace) -> "tuple[Collected, Preview, list[str
         if options.exporter
         else preview_of_format(options.format)
     )
-    collected = anyio.run(
-        partial(
-            collect_once,
-            config,
-            read_switches(os.environ),
-            preview=preview,
-            timeout_s=options.timeout,
-            now=_NOW,
-            rng=random.Random(),
-            remembered=restrictions.remembered_switches,
-        ),
-        backend_options={"loop_factory": PromptLoop},
+    collect = partial(
+        collect_once,
+        config,
+        read_switches(os.environ),
+        preview=preview,
+        timeout_s=options.timeout,
+        now=_NOW,
+        rng=random.Random(),
+        remembered=restrictions.remembered_switches,
     )
+    try:
+        collected = anyio.run(collect, backend_options={"loop_factory": PromptLoop})
+    except NotReady as error:
+        raise TelemetrydError(f"{error}: ask telemetryd doctor what is wrong") from error
     notes = []
     if not collected.switches.enabled:
         notes.append(f"a daemon sends nothing of this: {collected.switches.detail}")
@@ -239,16 +246,28 @@ def doctor(options: argparse.Namespace) -> int:
     config, _, restrictions = recall(options)
     from telemetryd.daemon.loop import PromptLoop  # noqa: PLC0415 - heavy imports on demand
     from telemetryd.doctor.access import plan_of  # noqa: PLC0415
-    from telemetryd.doctor.examine import examine, render_report  # noqa: PLC0415
+    from telemetryd.doctor.examine import (  # noqa: PLC0415
+        describe_report,
+        examine,
+        render_report,
+    )
 
-    found = restrictions.statuses()
     report = anyio.run(
-        partial(examine, config, plan_of(config), now=_NOW, restrictions=found),
+        partial(examine, config, plan_of(config), now=_NOW, restrictions=restrictions),
         backend_options={"loop_factory": PromptLoop},
     )
-    text = "".join(f"{line}\n" for line in render_report(report))
-    print_text(text)
+    if options.json:
+        print_document(describe_report(report))
+    else:
+        print_text("".join(f"{line}\n" for line in render_report(report)))
     return 1 if report.failed else 0
+
+
+def support_bundle(options: argparse.Namespace) -> int:
+    """Write an archive for support."""
+    from telemetryd.cli.supportbundle import write_bundle  # noqa: PLC0415 - heavy imports on demand
+
+    return write_bundle(options)
 
 
 def spool_list(options: argparse.Namespace) -> int:
@@ -312,6 +331,10 @@ def spool_replay(options: argparse.Namespace) -> int:
 
 def demo(options: argparse.Namespace) -> int:
     """Run the whole against an embedded API server."""
+    if (asked := options.clusters * options.nodes) > MOST_DEMO_NODES:
+        options.parser.error(
+            f"--clusters times --nodes is {asked}: must be at most {MOST_DEMO_NODES}"
+        )
     logs.configure("auto", "warning", sys.stderr, os.environ)
     from telemetryd.demo.command import run_demo  # noqa: PLC0415 - heavy imports on demand
 

@@ -5,13 +5,12 @@ import platform
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import anyio
 
-from telemetryd import __version__
+from telemetryd import __version__, revision
 from telemetryd.cli.commands import recall, source_of
 from telemetryd.cli.output import complain, print_document, print_text
 from telemetryd.config import DEFAULTS
@@ -91,23 +90,13 @@ def _describe(problem: Problem) -> Mapping[str, object]:
 def config_show(options: argparse.Namespace) -> int:
     """Print what is in force and where each value is from."""
     _, config, restrictions = recall(options)
-    from telemetryd.config.show import render_config  # noqa: PLC0415 - needed here alone
+    from telemetryd.config.show import render_in_force  # noqa: PLC0415 - needed here alone
 
     source = source_of(options)
-    file = source.read()
-    _, reading = source.examine(file)
-    held = {
-        each.restriction.key: f"remembered from {each.restriction.where}"
-        for each in restrictions.statuses()
-        if not each.restriction.written
-    }
-    for each in restrictions.statuses():
-        if each.restriction.key.startswith("$"):  # a variable that only switches off
-            config = replace(config, enabled=False)
-            held["enabled"] = each.restriction.where
-    lines = render_config(config, reading, held, exists=lambda path: Path(path).exists())
-    print_text("".join(f"{line}\n" for line in (f"# {file.where}", *lines)))
-    for each in restrictions.statuses():
+    found = restrictions.statuses()
+    lines = render_in_force(config, source, source.read(), found)
+    print_text("".join(f"{line}\n" for line in lines))
+    for each in found:
         if not each.restriction.written:
             complain(f"telemetryd: {each.what}: {each.restriction.where}; to end it, {each.end}")
     return 0
@@ -132,19 +121,11 @@ def completion(options: argparse.Namespace) -> int:
     return 0
 
 
-def _revision() -> str:
-    """The commit that the build noted beside the package; empty in a checkout."""
-    try:
-        return Path(__file__).parents[1].joinpath("REVISION").read_text().strip()
-    except OSError:
-        return ""
-
-
 def version(_options: argparse.Namespace) -> int:
     """Print what runs here."""
     print_text(
         f"telemetryd {__version__}\n"
-        f"revision {_revision() or 'unknown'}\n"
+        f"revision {revision() or 'unknown'}\n"
         f"Python {platform.python_version()} ({sys.executable})\n"
     )
     return 0

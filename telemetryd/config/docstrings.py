@@ -8,8 +8,7 @@ _ENTRY = re.compile(r" {4}(\w+): (.+)")
 
 def lead_of(documented: type) -> str:
     """The first paragraph, on one line, in Markdown."""
-    text = inspect.cleandoc(documented.__doc__ or "").partition("\n\n")[0]
-    return in_markdown(text)
+    return in_markdown(_text_of(documented).partition("\n\n")[0])
 
 
 def attributes_of(documented: type) -> dict[str, str]:
@@ -25,13 +24,19 @@ def in_markdown(text: str) -> str:
     return " ".join(text.replace("``", "`").split())
 
 
+def _text_of(documented: type) -> str:
+    """The docstring, which another distribution's class may lack: a dataclass then makes one up."""
+    text = documented.__doc__ or ""
+    return "" if text.startswith(f"{documented.__name__}(") else inspect.cleandoc(text)
+
+
 def _attributes_of(documented: type) -> dict[str, str]:
-    section = inspect.cleandoc(documented.__doc__ or "").partition("\nAttributes:\n")[2]
+    section = _text_of(documented).partition("\nAttributes:\n")[2]
     said: dict[str, str] = {}
     name = ""
     for line in section.partition("\n\n")[0].splitlines():
         if entry := _ENTRY.fullmatch(line):
             name, said[entry[1]] = entry[1], entry[2]
-        else:
+        elif name:
             said[name] += f" {line.strip()}"
     return {name: in_markdown(text) for name, text in said.items()}

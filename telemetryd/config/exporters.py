@@ -179,8 +179,12 @@ class RemoteExporterConfig(ExporterConfig):
     splay_max_s: Annotated[float, Duration(minimum_s=0)] = 300.0
 
 
-def _web_rules(url: str) -> tuple[Rule, ...]:
-    """What must hold between an attribute with a URL and those that say how to send there."""
+def web_rules(url: str) -> tuple[Rule, ...]:
+    """The ``RULES`` of a table that sends over HTTP, those of ``ExporterConfig`` included.
+
+    No credential goes over plain http to another machine, and files of TLS need an https URL.
+    ``url`` names the attribute that holds the URL.
+    """
     unsafe = (
         "would be readable by others on plain http: give the address as https, or that of a "
         "loopback interface"
@@ -234,7 +238,7 @@ class HttpExporterConfig(WebExporterConfig):
         spool: Keep what isn't delivered yet, and what was, on disk.
     """
 
-    RULES: ClassVar[tuple[Rule, ...]] = _web_rules("url")
+    RULES: ClassVar[tuple[Rule, ...]] = web_rules("url")
     # A receiver identifies payloads by installation and sequence: two exporters would mix theirs.
     UNIQUE: ClassVar[tuple[Unique, ...]] = (*ExporterConfig.UNIQUE, Unique(("url",), "URL"))
 
@@ -252,7 +256,7 @@ class OtlpExporterConfig(WebExporterConfig):
     """
 
     RULES: ClassVar[tuple[Rule, ...]] = (
-        *_web_rules("endpoint"),
+        *web_rules("endpoint"),
         Rule(
             ("format",),
             lambda given: given == "scc",

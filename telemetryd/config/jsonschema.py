@@ -1,7 +1,8 @@
 """The JSON Schema of the configuration file, made from its declaration: for editors and charts.
 
 It says which keys there are and how each value is written. What must hold between keys it doesn't
-say, nor the range of a duration or a size: ``telemetryd check-config`` does.
+say, nor how long a duration or how large a size may be: ``telemetryd check-config`` does. Patterns
+are those that RE2 knows too.
 """
 
 import dataclasses
@@ -9,7 +10,7 @@ from typing import Any, Final
 
 from telemetryd.config.diff import render_default
 from telemetryd.config.docstrings import attributes_of, lead_of
-from telemetryd.config.paths import SocketPath
+from telemetryd.config.paths import LONGEST_SOCKET_PATH_BYTES, SocketPath
 from telemetryd.config.schema import Key, Table, Variants, keys_of
 from telemetryd.config.settings import Config
 from telemetryd.config.storage import AbsolutePath, Size
@@ -34,7 +35,13 @@ from telemetryd.config.values import (
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
-_LABEL: Final = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+LABEL: Final = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+# What ends a line or isn't printed, as characters: patterns of RE2 have no escapes for them.
+_UNPRINTED: Final = "\x00-\x1f\x7f-\x9f\u2028\u2029"
+_ONE_LINE: Final = rf"^[^{_UNPRINTED}]*[^{_UNPRINTED}\s][^{_UNPRINTED}]*$"
+_NO_PATH: Final = {"pattern": rf"/\.\.(/|$)|[{_UNPRINTED}]"}
+_DURATION: Final = f"^{DURATION_PATTERN}$"
+_AT_LEAST_A_SECOND: Final = "[1-9][0-9]*(y|d|h|s|m($|[0-9]))|[1-9][0-9]{3,}ms"
 
 Document = dict[str, Any]
 
@@ -79,7 +86,7 @@ def _described(key: Key, kind: Kind[Any], about: Document) -> Document:
         span = f"{render_duration(kind.minimum_s)} to {render_duration(kind.maximum_s)}"
         about = {"description": f"{about.get('description', '')} A duration, {span}.".strip()}
     default = None if key.derived else render_default(key)
-    return about | _kind_schema(kind) | ({} if default is None else {"default": default})
+    return about | kind_schema(kind) | ({} if default is None else {"default": default})
 
 
 def _array_schema(variants: Variants, definitions: Document) -> Document:
@@ -113,7 +120,8 @@ def _array_schema(variants: Variants, definitions: Document) -> Document:
     }
 
 
-def _kind_schema(kind: Kind[Any]) -> Document:  # noqa: C901, PLR0911, PLR0912 - one a kind
+def kind_schema(kind: Kind[Any]) -> Document:  # noqa: C901, PLR0911, PLR0912 - one a kind
+    """How a value of this kind is written."""
     match kind:
         case Boolean():
             return {"type": "boolean"}
@@ -125,26 +133,41 @@ def _kind_schema(kind: Kind[Any]) -> Document:  # noqa: C901, PLR0911, PLR0912 -
             return {"type": "integer", "minimum": minimum, "maximum": maximum}
         case Number(minimum, maximum):
             return {"type": "number", "minimum": minimum, "maximum": maximum}
-        case Duration():
-            return _pattern(DURATION_PATTERN) | {"minLength": 2}
+        case Duration(minimum_s):
+            return {"type": "string", "minLength": 2, **_durations(minimum_s)}
         case Size():
-            return _pattern("[0-9]{1,18}(B|KiB|MiB|GiB|TiB)")
-        case AbsolutePath() | SocketPath():
-            return {"type": "string", "pattern": "^/"}
+            return _pattern("[0-9]*[1-9][0-9]*(B|KiB|MiB|GiB|TiB)")
+        case AbsolutePath():
+            return {"type": "string", "pattern": "^/", "not": _NO_PATH}
+        case SocketPath():
+            longest = LONGEST_SOCKET_PATH_BYTES
+            return {"type": "string", "pattern": "^/", "not": _NO_PATH, "maxLength": longest}
         case Uuid():
             return _pattern("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
         case Url():
             return _pattern(r"[Hh][Tt][Tt][Pp][Ss]?://[^/?#@\s]+(/[^?#\s]*)?")
         case DnsLabel():
-            return _pattern(_LABEL)
+            return _pattern(LABEL)
         case DnsSubdomain():
-            return _pattern(rf"{_LABEL}(\.{_LABEL})*") | {"maxLength": 253}
+            return _pattern(rf"{LABEL}(\.{LABEL})*") | {"maxLength": 253}
         case Listen():
             return _pattern(r"(\[[^\]]*\]|[^:\[\]]*):[0-9]{1,5}")
         case Text(_, maximum):
-            return {"type": "string", "minLength": 1, "maxLength": maximum}
+            return {"type": "string", "pattern": _ONE_LINE, "maxLength": maximum}
         case _:
             return {}  # another distribution's: anything
+
+
+def _durations(minimum_s: float) -> Document:
+    """The form, and where it must be long that it is."""
+    form = {"pattern": _DURATION}
+    if not minimum_s:
+        return form
+    return {
+        **form,
+        "if": form,
+        "then": {"pattern": _AT_LEAST_A_SECOND if minimum_s >= 1 else "[1-9]"},
+    }
 
 
 def _pattern(pattern: str) -> Document:

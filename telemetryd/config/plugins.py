@@ -24,7 +24,7 @@ class Plugin:
 
     Attributes:
         distribution: Who brings it: name and version, for messages.
-        factory: What the entry point leads to; see ``export.exporter.ExporterPlugin``.
+        factory: What the entry point leads to; see ``api.ExporterPlugin``.
     """
 
     distribution: str
@@ -45,7 +45,7 @@ def find_type(name: str, base: type[Any]) -> type[Any]:
     """
     plugin = load_plugin(name)
     config: Any = getattr(plugin.factory, "config", None)
-    why = _what_is_wrong(config, name, base)
+    why = what_is_wrong(config, name, base)
     if why:
         raise InvalidValue(f"is of {plugin.distribution}, whose class of tables {why}")
     if not callable(getattr(plugin.factory, "build", None)):
@@ -75,7 +75,8 @@ def load_plugin(name: str) -> Plugin:
     return Plugin(distribution, factory)
 
 
-def _what_is_wrong(config: Any, name: str, base: type[Any]) -> str:
+def what_is_wrong(config: Any, name: str, base: type[Any]) -> str:
+    """Why a class can't describe the tables of a type, empty where it can."""
     if not (isinstance(config, type) and issubclass(config, base) and is_dataclass(config)):
         return f"isn't a dataclass derived from {base.__name__}"
     if getattr(config, "type", None) != name:

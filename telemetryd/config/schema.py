@@ -29,7 +29,12 @@ class Restricts:
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """A default that is made from other attributes of the same table."""
+    """A default that is made from other attributes of the same table.
+
+    Attributes:
+        of: Names of the attributes.
+        make: Gets their values, and returns the default.
+    """
 
     of: tuple[str, ...]
     make: Callable[..., Any]
@@ -37,7 +42,13 @@ class Derived:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What must hold between attributes of one table; reported at the first of them."""
+    """What must hold between attributes of one table; reported at the first of them.
+
+    Attributes:
+        of: Names of the attributes.
+        holds: Gets their values.
+        message: Continues the name of the first key: ``must be shorter than interval``.
+    """
 
     of: tuple[str, ...]
     holds: Callable[..., bool]
@@ -46,12 +57,17 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Unique:
-    """Attributes that no two entries of an array may share; reported at the last of them."""
+    """Attributes that no two entries of an array may share; reported at the last of them.
+
+    Attributes:
+        of: Names of the attributes.
+        what: They are, for messages: ``directory``.
+        same: Returns what is equal for values that mean the same.
+    """
 
     of: tuple[str, ...]
     what: str
     same: Callable[[Any], Any] = lambda value: value
-    """Equal for values that mean the same."""
 
 
 @dataclass(frozen=True, slots=True)

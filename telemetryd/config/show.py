@@ -1,22 +1,51 @@
 """The configuration in force as TOML, each value with where it is from; a secret is never shown."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path as FilePath
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from telemetryd.bounds import visible
 from telemetryd.config.diff import canonical, render_value
+from telemetryd.config.load import ConfigFile, ConfigSource
 from telemetryd.config.overrides import EXPORTERS, Path
 from telemetryd.config.reading import Reading, may_be_credential
 from telemetryd.config.schema import Key, Table, Variants, keys_of
 from telemetryd.config.settings import Config
 from telemetryd.config.values import Url
+from telemetryd.model import RestrictionStatus
 
 _DEFAULT: Final = "default"
 _WIDTH: Final = 44
 """Of a value, before its origin."""
 
 Exists = Callable[[str], bool]
+
+
+def render_in_force(
+    config: Config,
+    source: ConfigSource,
+    file: ConfigFile,
+    restrictions: Iterable[RestrictionStatus],
+) -> Iterator[str]:
+    """The lines, the first of which names the file; looks at the disk.
+
+    ``config`` has every restriction applied.
+
+    Raises:
+        ConfigError: The file isn't valid.
+    """
+    _, reading = source.examine(file)
+    held = {}
+    for each in (status.restriction for status in restrictions):
+        if each.key.startswith("$"):  # a variable that only switches off
+            config = replace(config, enabled=False)
+            held["enabled"] = each.where
+        elif not each.written:
+            held[each.key] = f"remembered from {each.where}"
+    yield f"# {file.where}"
+    yield from render_config(config, reading, held, exists=lambda path: FilePath(path).exists())
 
 
 def render_config(

@@ -105,7 +105,7 @@ def did_you_mean(given: str, known: tuple[str, ...]) -> str:
     """``; did you mean "…"?``, or nothing where no known word is near."""
     word = given.lower()
     begun = [each for each in known if each.startswith(word)] if len(word) > _FEW else []
-    near = begun or get_close_matches(word, known, n=1, cutoff=0.7)
+    near = begun or get_close_matches(word, known, n=1, cutoff=0.65)
     return f"; did you mean {show(near[0])}?" if near else ""
 
 
@@ -124,7 +124,12 @@ def render_duration(seconds: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Duration(Kind[float]):
-    """``"1h30m"``, ``"60s"``, ``"500ms"``: whole numbers with their units; to float seconds."""
+    """``"1h30m"``, ``"60s"``, ``"500ms"``: whole numbers with their units; to float seconds.
+
+    Attributes:
+        minimum_s: Seconds, allowed itself.
+        maximum_s: Seconds, allowed itself.
+    """
 
     minimum_s: float = 1.0
     maximum_s: float = YEAR_S
@@ -167,7 +172,7 @@ def parse_duration(text: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Choice(Kind[str]):
-    """One of a few words."""
+    """One of a few ``words``."""
 
     words: tuple[str, ...]
 
@@ -204,7 +209,7 @@ class BooleanOrAuto(Kind[bool | str]):
 
 @dataclass(frozen=True, slots=True)
 class Integer(Kind[int]):
-    """A whole number in a range."""
+    """A whole number from ``minimum`` to ``maximum``, both allowed."""
 
     minimum: int
     maximum: int
@@ -220,7 +225,7 @@ class Integer(Kind[int]):
 
 @dataclass(frozen=True, slots=True)
 class Number(Kind[float]):
-    """A number in a range."""
+    """A number from ``minimum`` to ``maximum``, both allowed; to float."""
 
     minimum: float
     maximum: float
@@ -236,7 +241,10 @@ class Number(Kind[float]):
 
 @dataclass(frozen=True, slots=True)
 class Text(Kind[str]):
-    """Text on one line, not empty; ``what`` names it in messages, which never show the value."""
+    """Text on one line, not empty, of at most ``maximum`` characters.
+
+    ``what`` names it in messages, which never show the value.
+    """
 
     what: str
     maximum: int = 1024

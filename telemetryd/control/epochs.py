@@ -2,18 +2,22 @@
 
 A receiver refuses payloads of a lower epoch than it has seen. A Lease can be deleted and created
 again, and a state folder can be lost, so no single place is trusted to know the highest epoch.
+
+The file has one line, ``telemetryd-epoch 1 7``: its format and the epoch. Before that format it was
+the epoch alone.
 """
 
 import errno
 import logging
 import math
 import os
+import re
 from pathlib import Path
 from typing import Final
 
 import anyio
 
-from telemetryd.atomicfile import write_file
+from telemetryd.atomicfile import explain_newer, write_file
 from telemetryd.export.threads import StillHangingError, WorkerThread, shared_threads
 from telemetryd.kube.files import read_small_file
 
@@ -24,8 +28,14 @@ MAX_EPOCH: Final = 2**31 - 1
 
 DISK_TIMEOUT_S: Final = 2.0
 RETRY_S: Final = 30.0
+_FORMAT: Final = 1
+_LINE: Final = re.compile(r"(?:telemetryd-epoch ([0-9]{1,9})(?:\s+|$))?(.*)", re.DOTALL)
 _REPLACED: Final = {errno.EINVAL, errno.ENXIO, errno.EFBIG, errno.ELOOP, errno.EACCES}
 """Errors of a pipe, a socket, a huge file, a link or a mode: the next write replaces what it is."""
+
+
+class NewerEpochFileError(ValueError):
+    """A later version wrote the file; the message says what to do."""
 
 
 class Epochs:
@@ -97,7 +107,7 @@ class EpochFile:
                     self._stored = await self._thread.run(lambda: read_epoch(path))
                     self._epochs.saw(self._stored)
                 if self._stored < (epoch := self._epochs.highest):
-                    await self._thread.run(lambda: write_file(path, b"%d\n" % epoch))
+                    await self._thread.run(lambda: write_file(path, _render(epoch)))
                     self._stored = epoch
         except (TimeoutError, StillHangingError):
             self._fail("the disk takes too long: check the disk or the file server")
@@ -105,6 +115,10 @@ class EpochFile:
         except OSError as error:
             self._fail(f"{os.strerror(error.errno or 0)}: check state_dir")
             return False
+        except NewerEpochFileError as error:
+            self._fail(f"it {error}")
+            self._path = None  # the file stays as it is; Lease and Secrets know the epoch too
+            return True
         self._trouble = ""
         self._wrote.set()
         self._wrote = anyio.Event()
@@ -121,6 +135,7 @@ def read_epoch(path: Path) -> int:
 
     Raises:
         OSError: The file can't be read, or is a folder.
+        NewerEpochFileError: A later version wrote it.
     """
     try:
         content = read_small_file(str(path))
@@ -130,10 +145,18 @@ def read_epoch(path: Path) -> int:
         if error.errno not in _REPLACED or not os.access(path.parent, os.X_OK):
             raise
         content = b""
-    epoch = parse_epoch(content.decode("ascii", "replace").strip())
+    line = _LINE.fullmatch(content.decode("ascii", "replace").strip())
+    version, text = line.groups("") if line else ("", "")
+    if version and int(version) > _FORMAT:
+        raise NewerEpochFileError(explain_newer(int(version), _FORMAT))
+    epoch = parse_epoch(text)
     if epoch is None:
         log.warning("epoch file is damaged, ignoring it file=%s", path)
     return epoch or 0
+
+
+def _render(epoch: int) -> bytes:
+    return b"telemetryd-epoch %d %d\n" % (_FORMAT, epoch)
 
 
 def parse_epoch(text: str) -> int | None:

@@ -14,7 +14,7 @@ from itertools import chain
 import anyio
 from anyio.abc import TaskStatus
 
-from telemetryd import __version__
+from telemetryd import __version__, revision
 from telemetryd.config import Config, read_switches
 from telemetryd.daemon.collection import find_build
 from telemetryd.daemon.collector import MARK_UNSEEN, Collector
@@ -45,7 +45,8 @@ from telemetryd.serve.http.security import Security
 from telemetryd.serve.http.server import Endpoints, serve
 from telemetryd.serve.metrics.family import MetricsFacts
 from telemetryd.serve.metrics.metrics import MetricsRenderer
-from telemetryd.serve.page.status import StatusFacts, render_summary
+from telemetryd.serve.page.facts import StatusFacts
+from telemetryd.serve.page.status import render_summary
 from telemetryd.stats import ExporterStats, InformerStats, KubeStats
 
 log = logging.getLogger(__name__)
@@ -259,6 +260,7 @@ class Daemon:
             if control is not None:
                 commands = DaemonCommands(
                     status=self._status,
+                    metrics=self._metrics,
                     reloader=self._reloader,
                     manager=self._manager,
                     informers=lambda: chain(self._collector.watched(), self._requests.watched()),
@@ -336,7 +338,7 @@ class Daemon:
 
     def _metrics(self) -> MetricsFacts:
         return MetricsFacts(
-            build=(__version__, "", platform.python_version()),
+            build=(__version__, revision(), platform.python_version()),
             now=self._now(),
             informers=tuple(self._informers()),
             exporters=tuple(self._exporters()),

@@ -11,6 +11,7 @@ import anyio
 from telemetryd.config.restrictions import IMPLIED
 from telemetryd.daemon.collector import Collector
 from telemetryd.daemon.reload import Reloader
+from telemetryd.daemon.supportbundle import LocalReads, daemon_parts
 from telemetryd.errors import CommandRefused
 from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.informer.informer import Informer
@@ -20,12 +21,11 @@ from telemetryd.informer.verify import Verification, verify
 from telemetryd.kube.client import KubeClient
 from telemetryd.model import ExporterState, Unreadable
 from telemetryd.serve.control.protocol import CommandAnswer, Document, Request
-from telemetryd.serve.page.status import (
-    StatusFacts,
-    render_restriction,
-    render_status,
-    render_time,
-)
+from telemetryd.serve.metrics.family import MetricsFacts
+from telemetryd.serve.metrics.metrics import MetricsRenderer
+from telemetryd.serve.page.facts import StatusFacts, render_time
+from telemetryd.serve.page.status import render_restriction, render_status
+from telemetryd.sharedread import SharedRead
 
 VERIFY_TIMEOUT_S = 300.0
 """For all lists of one comparison: a hundred thousand nodes take a minute each."""
@@ -50,6 +50,7 @@ class DaemonCommands:
         self,
         *,
         status: Callable[[], StatusFacts],
+        metrics: Callable[[], MetricsFacts],
         reloader: Reloader,
         manager: ExporterManager,
         informers: Callable[[], Iterable[Informer[Any, Any]]],
@@ -58,14 +59,16 @@ class DaemonCommands:
     ) -> None:
         """Over the parts of a running daemon."""
         self._status = status
+        self._metrics = metrics
         self._reloader = reloader
         self._manager = manager
         self._informers = informers
         self._collector = collector
         self._client = client
         self._verifying = anyio.Lock()
+        self._local_reads: LocalReads = SharedRead("support bundle")
 
-    async def execute(self, request: Request) -> CommandAnswer:
+    async def execute(self, request: Request) -> CommandAnswer:  # noqa: PLR0911 - one a command
         """Carry a command out, and wait until it has ended.
 
         Raises:
@@ -75,11 +78,10 @@ class DaemonCommands:
         match request.command:
             case "status":
                 return CommandAnswer(ok=True, result=render_status(self._status()))
+            case "support-bundle":
+                return await self._bundle()
             case "reload":
-                reloaded = await self._reloader.reload("control")
-                changes, problems = list(reloaded.changes), list(reloaded.problems)
-                result = {"changes": changes, "problems": problems}
-                return CommandAnswer(reloaded.ok, result=result)
+                return await self._reload()
             case "opt-in":
                 return await self._opt_in()
             case "cache":
@@ -93,6 +95,18 @@ class DaemonCommands:
             case "restart":
                 await manager.restart(name)
         return self._exporter(name)
+
+    async def _reload(self) -> CommandAnswer:
+        reloaded = await self._reloader.reload("control")
+        result = {"changes": list(reloaded.changes), "problems": list(reloaded.problems)}
+        return CommandAnswer(reloaded.ok, result=result)
+
+    async def _bundle(self) -> CommandAnswer:
+        metrics = MetricsRenderer(self._metrics)
+        parts = await daemon_parts(
+            self._status(), metrics, self._reloader, self._informers(), self._local_reads
+        )
+        return CommandAnswer(ok=True, result=parts)
 
     async def _trigger(self, name: str, *, wait: bool) -> CommandAnswer:
         """Have an exporter run, and wait for the end of that run where that is wanted.

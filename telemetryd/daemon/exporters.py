@@ -30,7 +30,13 @@ from telemetryd.config.plugins import load_plugin
 from telemetryd.config.values import HOUR_S, InvalidValue
 from telemetryd.control.secretrequest.targetsecrets import PREFIX
 from telemetryd.errors import ConfigError, Problem
-from telemetryd.export.exporter import GIVEN, BuildContext, Exporter, ExporterSpec
+from telemetryd.export.exporter import (
+    GIVEN,
+    BuildContext,
+    Exporter,
+    ExporterSpec,
+    why_no_exporter,
+)
 from telemetryd.export.payloads import otlp_metrics
 from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
 from telemetryd.export.payloads.payload import Renderer
@@ -215,8 +221,8 @@ class ExporterFactory:
         except (Exception, SystemExit) as error:
             said = error_text(error)
             raise ConfigError(Problem(where, "", f"{plugin.distribution}: {said}")) from error
-        if not all(callable(getattr(made, name, None)) for name in ("export", "aclose")):
-            said = "build() made no exporter: it must have export() and aclose()"
+        if why := why_no_exporter(made):
+            said = f"build() made no exporter: {why}"
             raise ConfigError(Problem(where, "", f"{plugin.distribution}: {said}"))
         return made
 
@@ -240,7 +246,8 @@ def build_http(
     Raises:
         ConfigError: The proxy or a certificate can't be used.
     """
-    return HttpExporter(_build_transport(config, config.url, now, environ, threads))
+    transport = build_transport(config, config.url, now=now, environ=environ, threads=threads)
+    return HttpExporter(transport)
 
 
 def build_otlp(
@@ -256,17 +263,27 @@ def build_otlp(
         ConfigError: The proxy or a certificate can't be used.
     """
     url = metrics_url(config.endpoint)
-    return OtlpExporter(_build_transport(config, url, now, environ, threads))
+    return OtlpExporter(build_transport(config, url, now=now, environ=environ, threads=threads))
 
 
-def _build_transport(
+def build_transport(
     config: WebExporterConfig,
     url: str,
+    *,
     now: Callable[[], float],
-    environ: Mapping[str, str],
-    threads: Limiter | None,
+    environ: Mapping[str, str] = os.environ,
+    threads: Limiter | None = None,
 ) -> HttpTransport:
-    """Its connection settings, after a check of the files that exist already.
+    """What sends to a URL as the keys of an exporter's table say. Nothing is requested yet.
+
+    Certificates that exist already are checked, which blocks for a second at most.
+
+    Args:
+        config: Its files are read again for each request.
+        url: http or https. Most types have it in their table.
+        now: Unix time in seconds.
+        environ: Its ``HTTPS_PROXY``, ``HTTP_PROXY`` and ``NO_PROXY`` say which proxy is used.
+        threads: Limits how many exporters read files at a time; None for a limiter of its own.
 
     Raises:
         ConfigError: The proxy or a certificate can't be used.

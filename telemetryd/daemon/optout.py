@@ -125,16 +125,20 @@ class OptOutSetting:
         self._changed()
 
 
-class _Annotations(msgspec.Struct, frozen=True, gc=False):
+class MarkAnnotations(msgspec.Struct, frozen=True, gc=False):
+    """The mark, and the time of an opt-in that ended one."""
+
     opted_out: str | None = msgspec.field(name=ANNOTATION, default=None)
     opted_in: str | None = msgspec.field(name=ENDED_ANNOTATION, default=None)
 
 
 class _MarkedMeta(StoredMeta, gc=False):
-    annotations: _Annotations | None = None
+    annotations: MarkAnnotations | None = None
 
 
-class _MarkedSecret(msgspec.Struct, gc=False):
+class MarkedSecret(msgspec.Struct, gc=False):
+    """What is read of a Secret for the mark."""
+
     metadata: _MarkedMeta
 
 
@@ -169,6 +173,7 @@ class OptOutMark:
         self._places = _places_of(config)
         self._looked = self._put_off = False
         self._seen: set[tuple[str, str]] = set()
+        self._refused: set[str] = set()
         self._wake = anyio.Event()
         restrictions.on_change(self.wake)
 
@@ -239,8 +244,10 @@ class OptOutMark:
             except NotLeading:
                 has_mark, self._put_off = False, True  # the leader writes it, or we do later
             except (Forbidden, Invalid, msgspec.MsgspecError) as error:
-                # Without the right to read or write this Secret there is no export to it either.
-                log.debug("opt-out mark failed secret=%s error=%r", secret, str(error))
+                # Nothing shows that there is a mark, and nothing else may suffer from this Secret.
+                level = logging.DEBUG if secret in self._refused else logging.WARNING
+                self._refused.add(secret)
+                log.log(level, "opt-out mark failed secret=%s error=%r", secret, str(error))
                 has_mark = False
             except KubeError as error:
                 log.debug("opt-out mark delayed secret=%s error=%r", secret, str(error))
@@ -270,8 +277,8 @@ class OptOutMark:
         except NotFound:
             self._put_off |= self._restrictions.opted_in_at is not None  # others learn of it later
             return False
-        metadata = msgspec.json.decode(answer, type=_MarkedSecret).metadata
-        annotations = metadata.annotations or _Annotations()
+        metadata = msgspec.json.decode(answer, type=MarkedSecret).metadata
+        annotations = metadata.annotations or MarkAnnotations()
         restrictions = self._restrictions
         opted_in_at = parse_rfc3339(annotations.opted_in or "")
         if opted_in_at is not None and annotations.opted_out is None:
@@ -322,5 +329,6 @@ class OptOutMark:
 
 
 def _places_of(config: Config) -> tuple[tuple[str, str], ...]:
+    """Also those of exporters that are off: an opt-out on one Secret holds for all exporters."""
     exporters = (each for each in config.exporters if isinstance(each, SecretExporterConfig))
     return tuple((each.namespace, each.secret) for each in exporters)

@@ -8,7 +8,12 @@ import anyio
 
 from telemetryd.config import Config, EnvironmentSwitches
 from telemetryd.config.restrictions import COLLECTION, OPT_OUT, OUT
-from telemetryd.daemon.collection import SourceFinder, build_collection, find_build
+from telemetryd.daemon.collection import (
+    FinderTiming,
+    SourceFinder,
+    build_collection,
+    find_build,
+)
 from telemetryd.daemon.exporters import disclosure_of, renderer_of
 from telemetryd.daemon.restrictions import switches_of
 from telemetryd.errors import KubeError, NotReady, Unauthorized, UnknownExporter
@@ -23,6 +28,9 @@ from telemetryd.model import Delivery, Disclosure, Payload, SettingRecord, Sourc
 from telemetryd.stats import GatherStats, KubeStats
 
 _SECOND_LOOK_S = 1.0
+
+ONCE = FinderTiming(confirmations=1)
+"""A daemon confirms that there is no Rancher before it gives up one that it has collected from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +106,9 @@ async def collect_once(
     """
     async with KubeClient.connect(config.kubernetes, KubeStats()) as client:
         ends_s = anyio.current_time() + timeout_s
-        await _check_login(client, timeout_s=timeout_s)
-        source = await _find_source(config, client, timeout_s=timeout_s, rng=rng)
+        has_rancher = await _check_login(client, timeout_s=timeout_s)
+        left_s = ends_s - anyio.current_time()
+        source = await _find_source(config, client, has_rancher, timeout_s=left_s, rng=rng)
         collection = build_collection(
             source,
             config,
@@ -144,8 +153,10 @@ async def collect_once(
     )
 
 
-async def _check_login(client: KubeClient, *, timeout_s: float) -> None:
-    """Check that the API server knows the user.
+async def _check_login(client: KubeClient, *, timeout_s: float) -> bool | None:
+    """Check that the API server knows the user; whether it serves Rancher's API group.
+
+    None where that isn't known.
 
     A refused credential gets a second try, with what its file or plugin holds by then. Other errors
     may pass: the sync waits for them.
@@ -156,19 +167,25 @@ async def _check_login(client: KubeClient, *, timeout_s: float) -> None:
     with anyio.move_on_after(timeout_s):
         for last in (False, True):
             try:
-                await serves_group(client, CLUSTERS.group, CLUSTERS.version, timeout_s=timeout_s)
+                return await serves_group(
+                    client, CLUSTERS.group, CLUSTERS.version, timeout_s=timeout_s
+                )
             except Unauthorized as error:
                 if last or error.status != 401:  # noqa: PLR2004 - HTTP
                     raise Unauthorized(f"{client.server}: {error}", status=error.status) from error
                 await anyio.sleep(_SECOND_LOOK_S)
             except KubeError:
-                return
-            else:
-                return
+                return None
+    return None
 
 
 async def _find_source(
-    config: Config, client: KubeClient, *, timeout_s: float, rng: random.Random
+    config: Config,
+    client: KubeClient,
+    has_rancher: bool | None,  # noqa: FBT001 - what the first answer said
+    *,
+    timeout_s: float,
+    rng: random.Random,
 ) -> SourceKind:
     """The source that is configured, or is there.
 
@@ -177,7 +194,9 @@ async def _find_source(
     """
     if config.kubernetes.source != "auto":
         return SourceKind(config.kubernetes.source)
-    finder = SourceFinder(client, rng=rng, changed=lambda: None)
+    if has_rancher is not None:
+        return SourceKind.RANCHER if has_rancher else SourceKind.KUBERNETES
+    finder = SourceFinder(client, rng=rng, changed=lambda: None, timing=ONCE)
     with anyio.move_on_after(timeout_s):
         return await finder.find()
     raise NotReady((f"source: {client.server}: {finder.error or 'no answer in time'}",))

@@ -123,8 +123,8 @@ class Reloader:
 
     Attributes:
         source: Where the file is looked for.
-        config: In force: the file's, with every restriction applied; folders that the file doesn't
-            set aren't set.
+        file: The last good one.
+        config: In force: of that file, with every restriction; default folders aren't set.
         restrictions: What holds whatever the file says.
         tried: Digest of what the last reload read, accepted or not; empty if it couldn't.
         stats: For the metrics and the status.
@@ -148,7 +148,7 @@ class Reloader:
         statements = source.statements(file)
         self.restrictions = Restrictions(statements, source.environ, now=now)
         self.config = self.restrictions.restrict(config, statements)
-        self._file = file
+        self.file = file
         self.tried = file.digest
         self.stats = ConfigStats(ConfigStatus(file.where, config_hash(self.config), now()))
         self._configure_logging = configure_logging
@@ -165,9 +165,9 @@ class Reloader:
             ConfigError: The file was cut, as far as its restrictions are remembered.
         """
         await self.restrictions.recall(restriction_files(self.source, config.state_dir))
-        statements = self.source.statements(self._file)
+        statements = self.source.statements(self.file)
         self.config = self.restrictions.restrict(
-            self.source.parse_as_written(self._file), statements
+            self.source.parse_as_written(self.file), statements
         )
         await self.restrictions.accept(statements)
         status = replace(self.stats.status, hash=config_hash(self.config))
@@ -236,7 +236,7 @@ class Reloader:
         return result
 
     async def _try(self, target: ReloadTarget, *, again: bool) -> ReloadResult:
-        file = self._file
+        file = self.file
         try:
             await self.restrictions.recall_damaged()
             file, config = await self._read(again=again)
@@ -260,7 +260,7 @@ class Reloader:
         where = self.stats.status.where
         try:
             with anyio.fail_after(READ_TIMEOUT_S):
-                file = self._file
+                file = self.file
                 if not again:
                     self.tried = ""
                     file = await self._reads.begin(self.source.read)
@@ -272,7 +272,7 @@ class Reloader:
                 config = await to_thread.run_sync(
                     self.source.parse_as_written, file, abandon_on_cancel=True
                 )
-                if line := _cut_line(file.text, self._file.text):
+                if line := _cut_line(file.text, self.file.text):
                     message = f"ends in the middle of line {line}, which was longer: write it whole"
                     raise ConfigError(Problem(file.where, "", message))
         except TimeoutError as error:
@@ -326,10 +326,10 @@ class Reloader:
         ending += [change.config.name for change in diff.changed]
         ending += target.configure_requests(config)
         await target.manager.exchange(ending, plan.into)
-        if plan.file.digest != self._file.digest:
+        if plan.file.digest != self.file.digest:
             for line in self.source.conflicts(plan.file):
                 log.warning("setting ignored detail=%s", line)
-        self.config, self._file = config, plan.file
+        self.config, self.file = config, plan.file
         self.stats.status = replace(
             self.stats.status,
             where=plan.file.where,

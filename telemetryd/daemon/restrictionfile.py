@@ -16,7 +16,7 @@ import anyio
 import msgspec
 from anyio import to_thread
 
-from telemetryd.atomicfile import write_file
+from telemetryd.atomicfile import explain_newer, write_file
 from telemetryd.bounds import encodable
 from telemetryd.config import ConfigSource
 from telemetryd.config.paths import default_state_dir
@@ -46,6 +46,12 @@ class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key: _Line
     where: _Line
     since: Annotated[float, msgspec.Meta(ge=0)]
+
+
+class _AnyDocument(msgspec.Struct, frozen=True):
+    """What a file of any version has."""
+
+    version: int
 
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -191,6 +197,10 @@ def _parse(path: Path, content: bytes) -> tuple[Restriction, ...]:
         DamagedRestrictions: It isn't one of ours.
     """
     try:
+        version = msgspec.json.decode(content, type=_AnyDocument).version
+        if version > _VERSION:
+            otherwise = "remove the file and reload, or run telemetryd ctl opt-in"
+            raise DamagedRestrictions(f"{path}: {explain_newer(version, _VERSION, otherwise)}")
         entries = msgspec.json.decode(content, type=_Document).restrictions
     except (ValueError, RecursionError) as error:
         raise DamagedRestrictions(f"{path}: is damaged: {error}: {_FIX}") from error

@@ -14,7 +14,7 @@ from typing import Final
 import anyio
 import msgspec
 
-from telemetryd.atomicfile import write_file
+from telemetryd.atomicfile import explain_newer, write_file
 from telemetryd.config import Config, HttpExporterConfig
 from telemetryd.daemon.exporters import build_http, spool_dir
 from telemetryd.errors import ExportError, PermanentError, Reason, RetryableError, SpoolError
@@ -52,6 +52,12 @@ class ManifestEntry(
     bytes: int
     sha256: str
     omitted: list[str] = []
+
+
+class _AnyManifest(msgspec.Struct, frozen=True):
+    """What a manifest of any version has."""
+
+    telemetryd_spool: int
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -153,7 +159,8 @@ def export_spool(
         manifest = Manifest(telemetryd_spool=_VERSION, payloads=entries)
         write_file(folder / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2))
     except OSError as error:
-        raise SpoolError(f"{folder} can't be written to: {why_unreadable(error)}") from error
+        fix = "name a folder that you may write to, with space"
+        raise SpoolError(f"{folder} can't be written to: {why_unreadable(error)}: {fix}") from error
     return tuple(entries)
 
 
@@ -166,10 +173,15 @@ def read_export(path: Path) -> tuple[tuple[ManifestEntry, bytes], ...]:
         SpoolError: Something is missing, altered, or no export at all.
     """
     manifest_file = path / MANIFEST if path.is_dir() else path
+    content = _read(manifest_file)
     try:
-        manifest = msgspec.json.decode(_read(manifest_file), type=Manifest)
+        version = msgspec.json.decode(content, type=_AnyManifest).telemetryd_spool
+        if version > _VERSION:
+            raise SpoolError(f"{manifest_file} {explain_newer(version, _VERSION)}")
+        manifest = msgspec.json.decode(content, type=Manifest)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise SpoolError(f"{manifest_file} isn't a manifest: {error}") from error
+        fix = "name the folder of a telemetryd spool export"
+        raise SpoolError(f"{manifest_file} isn't a manifest ({error}): {fix}") from error
     if manifest.telemetryd_spool != _VERSION:
         raise SpoolError(f"{manifest_file} is of a version that isn't known here")
     found = []
@@ -276,4 +288,5 @@ def _read(path: Path) -> bytes:
     try:
         return read_small_file(str(path), LARGEST_BYTES)
     except (OSError, ValueError) as error:
-        raise SpoolError(f"{path} can't be read: {why_unreadable(error)}") from error
+        fix = "name the folder of a telemetryd spool export, readable by you"
+        raise SpoolError(f"{path} can't be read: {why_unreadable(error)}: {fix}") from error

@@ -94,6 +94,8 @@ class Plan:
             and the source is Rancher.
         delete_secrets: The Secret of a SecretRequest goes with it.
         secrets: Of the exporters that run.
+        marked: Those of exporters that are off. Each may hold the mark of an opt-out, which counts
+            all the same, and is removed when the opt-out ends.
         lease: Namespace and name of the Lease; None without leader election.
         reviews: Those who look at what is served are reviewed (``kubernetes_auth``).
     """
@@ -102,6 +104,7 @@ class Plan:
     secret_requests: bool | str
     delete_secrets: bool
     secrets: tuple[SecretTarget, ...]
+    marked: tuple[SecretTarget, ...] = ()
     lease: tuple[str, str] | None = None
     reviews: bool = False
 
@@ -125,24 +128,26 @@ class Needs:
 def plan_of(config: Config) -> Plan:
     """What this configuration asks for."""
     election = config.leader_election
+    secrets = [each for each in config.exporters if isinstance(each, SecretExporterConfig)]
     return Plan(
         lease=(election.namespace, election.name) if election.enabled else None,
         reviews=config.server.kubernetes_auth,
         source=config.kubernetes.source,
         secret_requests=config.secret_requests.enabled,
         delete_secrets=config.secret_requests.cleanup == "delete",
-        secrets=tuple(
-            SecretTarget(
-                exporter.namespace,
-                exporter.secret,
-                f"exporter {exporter.name}",
-                own=True,
-                takeover=exporter.takeover,
-                quiet_period_s=exporter.quiet_period_s,
-            )
-            for exporter in config.exporters
-            if isinstance(exporter, SecretExporterConfig) and exporter.enabled
-        ),
+        secrets=tuple(_target_of(exporter) for exporter in secrets if exporter.enabled),
+        marked=tuple(_target_of(exporter) for exporter in secrets if not exporter.enabled),
+    )
+
+
+def _target_of(exporter: SecretExporterConfig) -> SecretTarget:
+    return SecretTarget(
+        exporter.namespace,
+        exporter.secret,
+        f"exporter {exporter.name}",
+        own=True,
+        takeover=exporter.takeover,
+        quiet_period_s=exporter.quiet_period_s,
     )
 
 
@@ -186,13 +191,15 @@ def _needed(needs: Needs, requested: Sequence[SecretTarget]) -> Iterator[Access]
             yield Access(COORDINATION, "leases", "", verb, namespace, name)
     if needs.plan.reviews:
         yield from (Access(group, resource, "", "create") for group, resource in REVIEWS)
-    for target in needs.plan.secrets:
-        yield from _of_secret(target, ("get", "create", "patch"))
-    verbs = ("get", "create", "patch", *(("delete",) if needs.plan.delete_secrets else ()))
-    for target in requested:
-        yield from _of_secret(target, verbs)
+    write = ("get", "create", "patch")
+    delete = ("delete",) if needs.plan.delete_secrets else ()
+    yield from _of_secrets(needs.plan.secrets, write)
+    yield from _of_secrets(needs.plan.marked, ("get", "patch"))
+    yield from _of_secrets(requested, (*write, *delete))
 
 
-def _of_secret(target: SecretTarget, verbs: Sequence[str]) -> Iterator[Access]:
-    for verb in verbs:
-        yield Access("", "secrets", "", verb, target.namespace, target.name)
+def _of_secrets(targets: Sequence[SecretTarget], verbs: Sequence[str]) -> Iterator[Access]:
+    for target in targets:
+        yield from (
+            Access("", "secrets", "", verb, target.namespace, target.name) for verb in verbs
+        )

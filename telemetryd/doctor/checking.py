@@ -80,9 +80,11 @@ def local_check(what: str, look: Callable[[], list[CheckResult]]) -> PlannedChec
     return PlannedCheck(what, run)
 
 
-async def run_checks(checks: Sequence[PlannedCheck], *, deadline_s: float) -> list[CheckResult]:
+async def run_checks(
+    checks: Sequence[PlannedCheck], *, deadline_s: float, at_a_time: int = AT_A_TIME
+) -> list[CheckResult]:
     """What all of them found, in the order of the checks; ``deadline_s`` is for each."""
-    limiter = anyio.Semaphore(AT_A_TIME)
+    limiter = anyio.Semaphore(at_a_time)
     found: list[list[CheckResult]] = [[] for _ in checks]
 
     async def run(number: int, check: PlannedCheck) -> None:

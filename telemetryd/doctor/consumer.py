@@ -47,14 +47,14 @@ class _SettingMeta(msgspec.Struct, gc=False):
     name: str = ""
 
 
-class _BuildSetting(msgspec.Struct, gc=False):
+class _Setting(msgspec.Struct, gc=False):
     metadata: _SettingMeta
     value: str | None = None
     default: str | None = None
 
 
-class _BuildSettings(msgspec.Struct, gc=False):
-    items: list[_BuildSetting] | None = None
+class _Settings(msgspec.Struct, gc=False):
+    items: list[_Setting] | None = None
 
 
 class _FeatureSpec(msgspec.Struct, gc=False):
@@ -81,22 +81,23 @@ class _Features(msgspec.Struct, gc=False):
     items: list[_Feature] | None = None
 
 
-_SETTINGS: Final = msgspec.json.Decoder(_BuildSettings)
+_SETTINGS: Final = msgspec.json.Decoder(_Settings)
 _FEATURES: Final = msgspec.json.Decoder(_Features)
 
 
-async def read_build_type(requests: Requests) -> str:
-    """The setting that says which build of Rancher this is; empty where it isn't set.
+async def read_setting(requests: Requests, name: str) -> str:
+    """The value of a setting, or its default; empty where it isn't set.
 
     Raises:
         KubeError: It can't be read; NotFound where there is no Rancher.
     """
-    query = {"fieldSelector": f"metadata.name={BUILD_SETTING}"}
+    # A list of the one object of that name: a role has no ``get``.
+    query = {"fieldSelector": f"metadata.name={name}"}
     body = await requests.request(
         "GET", _SETTINGS_PATH, params=query, timeout_s=REQUEST_S, max_bytes=MAX_BYTES
     )
     page = objects.parsed(body, _SETTINGS.decode, f"GET {_SETTINGS_PATH}")
-    named = (each for each in page.items or () if each.metadata.name == BUILD_SETTING)
+    named = (each for each in page.items or () if each.metadata.name == name)
     return next((each.value or each.default or "" for each in named), "")
 
 
@@ -106,7 +107,7 @@ async def check_build(requests: Requests, product: str) -> list[CheckResult]:
     ``product`` is what the payload of another build calls it.
     """
     try:
-        build = build_of(await read_build_type(requests))
+        build = build_of(await read_setting(requests, BUILD_SETTING))
     except NotFound:
         return []
     except Forbidden:
@@ -123,12 +124,11 @@ async def check_rancher(requests: Requests) -> list[CheckResult]:
     Raises:
         KubeError: It can't be asked.
     """
-    # A list of the one object of that name: a role has no ``get``.
     query = {"fieldSelector": f"metadata.name={FEATURE}"}
     try:
         body = await requests.request("GET", _FEATURES_PATH, params=query, timeout_s=REQUEST_S)
         feature = objects.parsed(body, _FEATURES.decode, f"GET {_FEATURES_PATH}")
-        build = await read_build_type(requests)
+        build = await read_setting(requests, BUILD_SETTING)
     except NotFound:
         return []
     except Forbidden:

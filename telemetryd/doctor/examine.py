@@ -3,16 +3,18 @@
 Nothing here changes the cluster, and every check has a deadline.
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+import os
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import anyio
 
-from telemetryd.config import Config, FileExporterConfig
-from telemetryd.doctor import local
+from telemetryd.config import Config
+from telemetryd.daemon.restrictions import Restrictions
+from telemetryd.doctor import exporters, local
 from telemetryd.doctor.access import Access, Needs, Plan, SecretTarget, needed_access, needs_of
 from telemetryd.doctor.checking import (
     CheckResult,
@@ -31,13 +33,13 @@ from telemetryd.doctor.cluster import (
     judge_discovery,
     judge_refusal,
 )
+from telemetryd.doctor.collection import COLLECTION, judge_restrictions, recall_opt_outs
 from telemetryd.doctor.consumer import RANCHERS, check_build, check_rancher, check_registrations
 from telemetryd.doctor.objects import check_namespace, check_requests, check_secret
-from telemetryd.doctor.rights import Account, check_access, render_roles
+from telemetryd.doctor.rights import Account, check_access, render_roles, roles_of
 from telemetryd.errors import ConfigError, KubeError, Unauthorized
 from telemetryd.gather.consumer import RESOURCE_ID
 from telemetryd.kube.client import KubeClient
-from telemetryd.model import RestrictionStatus
 from telemetryd.stats import KubeStats
 
 T = TypeVar("T")
@@ -81,11 +83,30 @@ def render_report(report: Examination) -> Iterator[str]:
     yield _summary(report.findings)
 
 
+def describe_report(report: Examination) -> dict[str, Any]:
+    """The same as a document."""
+    return {
+        "failed": report.failed,
+        "counts": {str(grade): count for grade, count in _count(report.findings).items()},
+        "checks": [
+            {
+                "grade": str(each.grade),
+                "check": " ".join(each.what.split()),
+                "detail": " ".join(each.detail.split()),
+                "fix": each.fix,
+            }
+            for each in report.findings
+        ],
+        "roles": roles_of(report.missing, report.account),
+    }
+
+
+def _count(findings: Sequence[CheckResult]) -> dict[Grade, int]:
+    return {grade: sum(each.grade is grade for each in findings) for grade in Grade}
+
+
 def _summary(findings: Sequence[CheckResult]) -> str:
-    counts = dict.fromkeys(Grade, 0)
-    for finding in findings:
-        counts[finding.grade] += 1
-    said = ", ".join(f"{count} {grade}" for grade, count in counts.items())
+    said = ", ".join(f"{count} {grade}" for grade, count in _count(findings).items())
     return f"{len(findings)} checks: {said}"
 
 
@@ -95,53 +116,80 @@ async def examine(
     *,
     now: Callable[[], float],
     deadline_s: float = DEADLINE_S,
-    restrictions: Sequence[RestrictionStatus] = (),
+    restrictions: Restrictions | None = None,
+    environ: Mapping[str, str] = os.environ,
 ) -> Examination:
     """Look at everything that a daemon with this configuration needs.
 
-    ``restrictions`` are written or remembered here; ``deadline_s`` is for each check.
+    Args:
+        config: In force here.
+        plan: Made of it.
+        now: Unix time in seconds.
+        deadline_s: For each check.
+        restrictions: Written or remembered here; None for none. Those in the cluster are added.
+        environ: Names proxies.
     """
-    cluster = _Cluster(config, plan, now, deadline_s)
+    held = restrictions or Restrictions((), {}, now=now)
+    cluster = _Cluster(config, plan, now, deadline_s, held)
     on_this_machine: list[CheckResult] = []
+    of_exporters: list[CheckResult] = []
 
     async def look_around() -> None:
         on_this_machine.extend(await run_checks(_local_checks(config, now), deadline_s=deadline_s))
 
+    async def look_at_exporters() -> None:
+        of_exporters.extend(
+            await run_checks(
+                exporters.exporter_checks(config, environ, now),
+                deadline_s=deadline_s,
+                at_a_time=exporters.AT_A_TIME,
+            )
+        )
+
     async with anyio.create_task_group() as group:
         group.start_soon(look_around)
+        group.start_soon(look_at_exporters)
         group.start_soon(cluster.examine)
-    found = (*cluster.findings, *local.judge_restrictions(restrictions), *on_this_machine)
-    return Examination(found, cluster.account)
+    collection = (*judge_restrictions(held), *cluster.collection)
+    return Examination(
+        (*collection, *cluster.findings, *on_this_machine, *of_exporters), cluster.account
+    )
 
 
 def _local_checks(config: Config, now: Callable[[], float]) -> list[PlannedCheck]:
     server = config.server
     tls = server.tls_cert_file is not None
-    checks = [
+    return [
         local_check("state directory", partial(local.check_state_dir, config.state_dir)),
         local_check("control socket", partial(local.check_control_socket, server.control_socket)),
         local_check("listen address", partial(local.check_listen, server.listen, tls=tls)),
         local_check("server certificate", partial(local.check_certificates, server, now())),
     ]
-    return checks + [
-        local_check(
-            f"directory of exporter {exporter.name}", partial(local.check_file_exporter, exporter)
-        )
-        for exporter in config.exporters
-        if isinstance(exporter, FileExporterConfig) and exporter.enabled
-    ]
 
 
 class _Cluster:
-    """The part of the examination that needs the API server."""
+    """The part of the examination that needs the API server.
+
+    Attributes:
+        findings: What was found, in order.
+        collection: What can't be read of an opt-out.
+        account: Who asked, where that is a ServiceAccount.
+    """
 
     def __init__(
-        self, config: Config, plan: Plan, now: Callable[[], float], deadline_s: float
+        self,
+        config: Config,
+        plan: Plan,
+        now: Callable[[], float],
+        deadline_s: float,
+        restrictions: Restrictions,
     ) -> None:
         self._config = config
         self._plan = plan
         self._now = now
         self._deadline_s = deadline_s
+        self._restrictions = restrictions
+        self.collection: list[CheckResult] = []
         self.findings: list[CheckResult] = []
         self.account: Account | None = None
 
@@ -183,6 +231,17 @@ class _Cluster:
         return judge_discovery(found, needs), needs
 
     async def _look_closer(self, client: KubeClient, needs: Needs) -> None:
+        recall = partial(
+            recall_opt_outs,
+            client,
+            self._restrictions,
+            (*needs.plan.secrets, *needs.plan.marked),
+            rancher=needs.rancher,
+            now=self._now,
+        )
+        self.collection += await run_check(
+            PlannedCheck(COLLECTION, recall), deadline_s=self._deadline_s
+        )
         requested: list[SecretTarget] = []
         if needs.secret_requests:
             takeover = self._config.secret_requests.takeover

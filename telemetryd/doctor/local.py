@@ -10,7 +10,7 @@ import pwd
 import socket
 import stat
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,12 +21,15 @@ from telemetryd.config.paths import LONGEST_SOCKET_PATH_BYTES, is_too_long
 from telemetryd.config.values import render_duration
 from telemetryd.doctor.checking import CheckResult, fail, passed, warn
 from telemetryd.errors import ConfigError
-from telemetryd.model import RestrictionStatus
+from telemetryd.kube.pem import Validity
 from telemetryd.serve.http.health import connect
 from telemetryd.serve.http.security import CertificateFiles, load_certificates
 
 LOW_SPACE_BYTES: Final = 16 << 20
 """Sixteen payloads of the largest size that a Secret takes: below, writing may soon fail."""
+
+PROBE_BYTES: Final = 64 << 10
+"""Written to see whether a disk has space: a payload of a hundred clusters."""
 
 LITTLE_VALIDITY: Final = 0.1
 """Of a certificate's lifetime: cert-manager renews it while a third is left."""
@@ -34,11 +37,11 @@ LITTLE_VALIDITY: Final = 0.1
 _ASK_S: Final = 3.0
 _MAX_STATUS_BYTES: Final = 4 << 20
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
-_COLLECTION: Final = "collection"
 _STATE: Final = "state directory"
 _SOCKET: Final = "control socket"
 _LISTEN: Final = "listen address"
 _CERTIFICATE: Final = "server certificate"
+_FULL: Final = os.strerror(errno.ENOSPC).lower()
 
 
 class _UnusablePlace(Exception):
@@ -51,17 +54,6 @@ class _OwnStatus(msgspec.Struct, gc=False):
     version: str
     informers: list[msgspec.Raw]
     exporters: list[msgspec.Raw]
-
-
-def judge_restrictions(restrictions: Sequence[RestrictionStatus]) -> list[CheckResult]:
-    """Whether collection is off or less is sent, and by what."""
-    if not restrictions:
-        return [passed(_COLLECTION, "no restriction is written or remembered")]
-    found = []
-    for each in restrictions:
-        by = "written in" if each.restriction.written else "remembered from"
-        found.append(warn(_COLLECTION, f"{each.what}: {by} {each.restriction.where}", each.end))
-    return found
 
 
 def check_state_dir(path: str | None) -> list[CheckResult]:
@@ -103,7 +95,7 @@ def _look_at_socket(path: Path) -> str:
     try:
         mode = path.lstat().st_mode
     except (FileNotFoundError, NotADirectoryError):
-        reason = _why_unusable(path.parent, parents=True)
+        reason = _why_unusable(path.parent, parents=True, probe_bytes=0)
         if reason:
             raise _UnusablePlace(reason) from None
         return "can be made"
@@ -129,20 +121,32 @@ def check_certificates(server: ServerConfig, now_s: float) -> list[CheckResult]:
     try:
         validity = load_certificates(files, "", now_s).validity
     except ConfigError as error:
-        return [fail(problem.key, *_split(problem.message)) for problem in error.problems]
+        return [fail(problem.key, *split_message(problem.message)) for problem in error.problems]
     if validity is None:
         return [passed(_CERTIFICATE, f"{files.cert_file} and its key fit")]
+    return judge_validity(_CERTIFICATE, files.cert_file, validity, now_s, invalid=warn)
+
+
+def judge_validity(
+    what: str,
+    certificate: str,
+    validity: Validity,
+    now_s: float,
+    *,
+    invalid: Callable[[str, str, str], CheckResult] = fail,
+) -> list[CheckResult]:
+    """Whether a certificate is valid now, and for how long yet."""
     why = validity.why_not(now_s)
     if why:
-        return [warn(_CERTIFICATE, f"{files.cert_file} {why}", "check the clock")]
+        return [invalid(what, f"{certificate} {why}", "renew it, or check the clock")]
     left_s = validity.not_after_s - now_s
-    left = f"{files.cert_file} is valid for {render_duration(left_s // 3600 * 3600)} more"
+    left = f"{certificate} is valid for {render_duration(left_s // 3600 * 3600)} more"
     if left_s < LITTLE_VALIDITY * (validity.not_after_s - validity.not_before_s):
-        return [warn(_CERTIFICATE, left, "renew it: the daemon takes it up without a restart")]
-    return [passed(_CERTIFICATE, left)]
+        return [warn(what, left, "renew it: the new one is used without a restart")]
+    return [passed(what, left)]
 
 
-def _split(message: str) -> tuple[str, str]:
+def split_message(message: str) -> tuple[str, str]:
     """What was found, and the fix that a configuration error ends with."""
     found, _, fix = message.rpartition(": ")
     return found, fix
@@ -218,6 +222,8 @@ def _look_at_folder(
     reason = _why_unusable(Path(path), parents=parents)
     if reason:
         fix = f"let user {_user()} write there, or configure another directory"
+        if reason.endswith(_FULL):
+            fix = "free space or inodes there, or configure another directory"
         return [fail(what, f"{path}: {reason}", fix)]
     there = Path(path).is_dir()
     findings = [passed(what, f"{path} {'is writable' if there else 'can be made'}")]
@@ -239,7 +245,7 @@ def _judge_mode(path: str) -> list[CheckResult]:
     return [warn(_STATE, shown, f"chmod go-w {path}")]
 
 
-def _why_unusable(folder: Path, *, parents: bool) -> str:
+def _why_unusable(folder: Path, *, parents: bool, probe_bytes: int = PROBE_BYTES) -> str:
     """Why nothing can be written there, empty where it can.
 
     ``folder`` may not exist; with ``parents``, those above it are made as well.
@@ -253,7 +259,9 @@ def _why_unusable(folder: Path, *, parents: bool) -> str:
         if not folder.is_dir():
             return f"{folder} isn't a folder"
         # What the mode says isn't all: only a file that is made there proves it. It has no name.
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as probe:
+            while probe_bytes:  # the last that fits is written without an error
+                probe_bytes -= probe.write(bytes(probe_bytes))
             return ""
     except OSError as error:
         return f"{folder}: {_why(error)}" if missing else _why(error)

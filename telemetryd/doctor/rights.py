@@ -102,16 +102,25 @@ def rules_of(missing: Sequence[Access]) -> list[dict[str, Any]]:
     ]
 
 
-def render_roles(missing: Sequence[Access], account: Account | None) -> str:
+def roles_of(missing: Sequence[Access], account: Account | None) -> list[dict[str, Any]]:
     """One role a namespace, and one for the cluster; with bindings where the account is known."""
     by_namespace = sorted(missing, key=lambda access: access.namespace)
-    return "".join(
-        _render_role(list(group), namespace, account)
+    return [
+        made
         for namespace, group in groupby(by_namespace, key=lambda access: access.namespace)
-    )
+        for made in _make_role(list(group), namespace, account)
+    ]
 
 
-def _render_role(missing: Sequence[Access], namespace: str, account: Account | None) -> str:
+def render_roles(missing: Sequence[Access], account: Account | None) -> str:
+    """The same as YAML."""
+    note = "# Bind it to the user as whom telemetryd runs.\n" if account is None else ""
+    return "".join(f"---\n{note}{_dump(role)}" for role in roles_of(missing, account))
+
+
+def _make_role(
+    missing: Sequence[Access], namespace: str, account: Account | None
+) -> list[dict[str, Any]]:
     rules = rules_of(missing)
     digest = sha256(json.dumps(rules).encode()).hexdigest()
     kind = "Role" if namespace else "ClusterRole"
@@ -121,7 +130,7 @@ def _render_role(missing: Sequence[Access], namespace: str, account: Account | N
     }
     role = {"apiVersion": f"{_API}/v1", "kind": kind, "metadata": metadata, "rules": rules}
     if account is None:
-        return f"---\n# Bind it to the user as whom telemetryd runs.\n{_dump(role)}"
+        return [role]
     binding = {
         "apiVersion": f"{_API}/v1",
         "kind": f"{kind}Binding",
@@ -131,7 +140,7 @@ def _render_role(missing: Sequence[Access], namespace: str, account: Account | N
             {"kind": "ServiceAccount", "namespace": account.namespace, "name": account.name}
         ],
     }
-    return f"---\n{_dump(role)}---\n{_dump(binding)}"
+    return [role, binding]
 
 
 class _Dumper(yaml.SafeDumper):

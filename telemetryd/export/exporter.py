@@ -65,6 +65,14 @@ class Exporter(Protocol):
         """Release resources; called once, after the last export."""
 
 
+def why_no_exporter(made: object) -> str:
+    """What an object lacks of an exporter, in a few words; empty for nothing."""
+    missing = [
+        f"{name}()" for name in ("export", "aclose") if not callable(getattr(made, name, None))
+    ]
+    return f"{type(made).__name__} has no {' and no '.join(missing)}" if missing else ""
+
+
 @dataclass(frozen=True, slots=True)
 class BuildContext:
     """What an exporter of another distribution may use.
@@ -79,16 +87,17 @@ class BuildContext:
 
 
 class ExporterPlugin(Protocol):
-    """The object of an entry point in the group ``telemetryd.exporters``; its name is the type.
+    """The object of an entry point in the group ``telemetryd.exporters``; its name is the type."""
 
-    Attributes:
-        config: Class of the type's tables: a frozen dataclass, derived from ``ExporterConfig``, or
-            from ``RemoteExporterConfig`` where many daemons send to one place, with the type as its
-            class attribute ``type``. Each further key is annotated with its kind, and is validated
-            and documented like telemetryd's own.
-    """
+    @property
+    def config(self) -> type[ExporterConfig]:
+        """The class of the type's tables, as a class attribute or a property.
 
-    config: type[ExporterConfig]
+        It is a frozen dataclass, derived from ``ExporterConfig``, or from ``RemoteExporterConfig``
+        where many daemons send to one place, with the type as its class attribute ``type``. Each
+        further key is annotated with its kind, and is validated and documented like telemetryd's
+        own.
+        """
 
     def build(self, config: Any, context: BuildContext) -> Exporter:
         """Make the exporter of one table, without side effects: a reload may not use it.
@@ -151,21 +160,29 @@ class ExporterSpec:
     """One exporter's schedule and limits; the defaults are those of the configuration.
 
     Attributes:
+        name: Unique among the exporters of a manager.
         type: The type of sink, for people (``secret``).
         render: Makes the payload of a snapshot; without I/O.
+        interval_s: Seconds from one run to the next.
         timeout_s: Seconds an attempt may take; None for the lesser of 10 s and half the interval.
         jitter: Largest delay of a run behind its slot, as a part of the interval, up to 0.5.
         splay_max_s: Largest stable offset of the grid.
         initial_delay_max_s: Largest random delay of the first run after readiness; 0 for sinks on
             this machine or its API server.
         retry_base_s: Upper bound of the first backoff.
+        retry_cap_s: Upper bound of every backoff.
         retry_budget_s: Seconds within which a run may begin attempts.
         max_silence_s: After so long an unchanged digest is sent again, unless the sink does that.
         verifies_destination: The sink reads its destination and decides whether to write (a
             Secret): it is called at every slot, also with the same digest.
         destination: Identifies the destination in the files that record deliveries; empty for no
             files.
+        spooled: Pending payloads are kept on disk as well.
         enabled: False keeps it registered and never runs it.
+        disclosure: What it sends, for status page and reports.
+
+    Raises:
+        ValueError: Times that can't be; the message names each.
     """
 
     name: str

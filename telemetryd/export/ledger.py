@@ -11,6 +11,7 @@ from random import Random
 
 import anyio
 
+from telemetryd.bounds import error_text
 from telemetryd.errors import ConflictError, ExportError, NotReady, Reason
 from telemetryd.export.exporter import ExporterSpec, Outcome
 from telemetryd.limiter import Limiter
@@ -196,11 +197,13 @@ class Ledger:
             log.info("exporter keeps payloads on disk again exporter=%s", self.spec.name)
         self._spool_trouble = ""
 
-    def spool_damaged(self, file: str, why: str, moved_to: str) -> None:
+    def spool_damaged(self, file: str, why: str, moved_to: str, *, newer: bool) -> None:
         """A file on disk cannot be used; its payload is not sent."""
         self.stats.spool_dropped["corrupt"] += 1
         log.error(
-            "spooled file is damaged and ignored exporter=%s file=%s error=%r moved_to=%s",
+            "spooled file of a later version is set aside exporter=%s file=%s error=%r moved_to=%s"
+            if newer
+            else "spooled file is damaged and ignored exporter=%s file=%s error=%r moved_to=%s",
             self.spec.name,
             file,
             why,
@@ -239,7 +242,10 @@ class Shared:
     """What all exporters of one manager share.
 
     Attributes:
+        source: Gives the snapshots: a ``Gatherer``, or another ``SnapshotSource``.
         now: Unix time in seconds.
+        rng: Spreads first runs and retries.
+        epoch: Of leadership; rises with each term, 0 without leader election.
         suspended_s: Seconds the machine has spent suspended since it booted.
         saw_epoch: Called with each epoch that is found on disk or in a receiver's answer.
         omitted: Names of the ``[privacy]`` keys that omit something now. A payload that was made
@@ -279,11 +285,17 @@ class SourceWatch:
     """
 
     def __init__(self, source: SnapshotSource, on_ready: Callable[[], None]) -> None:
+        for name in ("snapshot", "wait_ready"):
+            if not callable(getattr(source, name, None)):
+                raise TypeError(
+                    f"{type(source).__name__} is no snapshot source: it has no {name}()"
+                )
         self.ready = False
         self.installation_id = ""
         self._source = source
         self._on_ready = on_ready
         self._lost: anyio.Event | None = None
+        self._problem = ""
 
     def lost(self) -> None:
         """The source is not ready any more, or may be another: wait for it again."""
@@ -293,29 +305,31 @@ class SourceWatch:
 
     async def run(self) -> None:
         """Wait whenever the source isn't ready; returns only when cancelled."""
-        reported = False
         while True:
             self._lost = anyio.Event()
             try:
                 await self._source.wait_ready()
                 self.installation_id = self._source.snapshot().identity.install_uuid
             except Exception as exc:
-                if not isinstance(exc, NotReady) and not reported:
-                    reported = True
-                    log.warning("snapshot source failed error=%r", exc, exc_info=exc)
+                if not isinstance(exc, NotReady):
+                    if not self._problem:
+                        log.warning("snapshot source failed error=%r", exc, exc_info=exc)
+                    self._problem = f"the snapshot source, which fails: {error_text(exc)}"
                 await anyio.sleep(_RETRY_S)
                 continue
-            reported = False
+            self._problem = ""
             self.ready = True
             self._on_ready()
             await self._lost.wait()
 
     def missing(self) -> str:
-        """What the source waits for, empty where it is ready."""
+        """What the exporters wait for, empty where the source is ready."""
         try:
             self._source.snapshot()
         except NotReady as exc:
-            return ", ".join(exc.waiting_for)
+            return ", ".join(exc.waiting_for) or "a snapshot"
         except Exception as exc:  # noqa: BLE001 - a status is given whatever the source does
             return f"a snapshot, which fails with {type(exc).__name__}"
-        return ""
+        if self.ready:
+            return ""
+        return self._problem or "wait_ready() of the snapshot source"

@@ -37,8 +37,9 @@ class WorkerThread:
 
     __slots__ = ("_limiter", "_lock", "_threads")
 
-    def __init__(self, threads: Limiter) -> None:
-        self._threads = threads
+    def __init__(self, threads: Limiter | None = None) -> None:
+        """``threads`` is shared with others; None for a limiter of its own."""
+        self._threads = threads or shared_threads()
         self._limiter: anyio.CapacityLimiter | None = None  # made when needed: it takes a kilobyte
         self._lock = threading.Lock()
 

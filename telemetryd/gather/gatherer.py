@@ -82,7 +82,10 @@ class _Basis:
 
 
 class Gatherer:
-    """Makes snapshots of what the readers hold; a ``SnapshotSource``."""
+    """Makes snapshots of what the readers hold; a ``SnapshotSource``.
+
+    Without a daemon, ``telemetryd.api.gathering`` makes one together with its informers.
+    """
 
     def __init__(
         self,

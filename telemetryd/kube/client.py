@@ -101,13 +101,20 @@ class KubeClient:
     async def connect(
         cls,
         config: "KubernetesConfig",
-        stats: KubeStats,
+        stats: KubeStats | None = None,
         *,
         now: Callable[[], float] = time.time,  # noqa: TID251 - the default
         environ: Mapping[str, str] = os.environ,
         service_account: str = SERVICE_ACCOUNT,
     ) -> AsyncIterator["KubeClient"]:
         """A client with its own pool; sends no request yet.
+
+        Args:
+            config: Names the kubeconfig and its context, or leaves them to the environment.
+            stats: Counts the requests; None for new counters.
+            now: Unix time in seconds.
+            environ: Has ``KUBECONFIG``, ``HOME`` and the proxies.
+            service_account: Folder with the token of a pod.
 
         Raises:
             ConfigError: It can't be used, each problem with file, key and fix.
@@ -128,7 +135,9 @@ class KubeClient:
         )
         with closing(current):
             async with session:
-                yield cls(current, session, stats, now=now, compression=config.compression)
+                yield cls(
+                    current, session, stats or KubeStats(), now=now, compression=config.compression
+                )
 
     @property
     def server(self) -> str:

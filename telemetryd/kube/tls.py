@@ -50,7 +50,12 @@ class TlsFiles:
         cert_file: PEM of the client certificate, None for none.
         key_file: PEM of its key; None where ``cert_file`` holds it too.
         verify: Whether the server's certificate is checked at all (``insecure-skip-tls-verify``).
+        ca_origin: Where the CA is configured, for messages; so are the next two.
+        cert_origin: Of the client certificate.
+        verify_origin: Of ``verify``.
         ca_data: PEM in place of ``ca_file``.
+        cert_data: PEM in place of ``cert_file``.
+        key_data: PEM in place of ``key_file``.
         like_client_go: Trust what client-go (Go's crypto/tls) trusts, no more and no less.
     """
 

@@ -25,6 +25,9 @@ class Identity:
     """The sender; Rancher's InitInfo.
 
     Attributes:
+        install_uuid: UUID of the installation, in lower case.
+        cluster_uuid: UID of the namespace kube-system of its own cluster.
+        server_url: URL of Rancher; empty without one, or where ``[privacy]`` omits it.
         version: Raw product version (``v2.15.0``).
         git_hash: Build commit, or ``unknown``.
         product: ``rancher-prime``, ``rancher`` or ``kubernetes``, unless configured.
@@ -43,8 +46,11 @@ class SystemRow:
     """Nodes with equal values in the SCC payload.
 
     Attributes:
-        cpu_cores: Whole cores, rounded up; 0 if not reported.
+        architecture: Such as ``amd64``; empty if the nodes can't be read.
+        cpu_cores: Whole cores of each node, rounded up; 0 if not reported.
+        memory_mib: Whole MiB of each node, rounded up; 0 if not reported.
         upstream: Nodes of the cluster that hosts Rancher itself.
+        count: The number of nodes.
     """
 
     architecture: str
@@ -56,7 +62,13 @@ class SystemRow:
 
 @dataclass(frozen=True, slots=True, order=True)
 class ClusterRow:
-    """Clusters with the same number of nodes; the upstream one has its own row."""
+    """Clusters with the same number of nodes; the upstream one has its own row.
+
+    Attributes:
+        upstream: The cluster that hosts Rancher itself.
+        nodes: Of each of these clusters.
+        count: The number of clusters.
+    """
 
     upstream: bool
     nodes: int
@@ -68,10 +80,17 @@ class Totals:
     """Fleet sums. Nodes whose cluster is gone count only in ``orphan_nodes``.
 
     Attributes:
+        local_clusters: 1 with the cluster that hosts Rancher, otherwise 0.
+        managed_clusters: All others.
+        nodes: Including orphans and those that can't be read.
         roles: Nodes per role (``controlplane``, ``etcd``, ``worker``, ``other``); all four present.
         cpu_nano: Sum over nodes in 1e-9 cores.
+        memory_nano: Sum over nodes in 1e-9 bytes.
+        unreported_cpu: Nodes without a CPU capacity that can be read.
+        unreported_memory: Nodes without a memory capacity that can be read.
         unreadable: Objects that could not be read, by resource; only those above 0.
         withheld: Objects and answers whose text may not leave, by field; only those above 0.
+        groups: Sums over clusters with equal provider, driver, version and condition; sorted.
         drops: Current drops, at most one each of clusters and nodes.
     """
 
@@ -165,7 +184,14 @@ class Snapshot:
 
     Attributes:
         revision: Rises by one with each change of content.
+        taken_at: Unix time in seconds of that change.
         complete: Everything was read and every informer is in contact.
+        incomplete_reasons: Why it isn't complete, sorted; empty if it is.
+        identity: The sender.
+        features: Names of the feature flags that are on, sorted.
+        systems: Nodes by what the SCC payload says of them, sorted.
+        clusters: Clusters by their number of nodes, sorted.
+        totals: Sums over the fleet.
         doubts: Why complete numbers may be wrong: clusters whose own status differs, or a drop.
             The SCC payload is sent anyway.
         detail: None if no exporter needs it.
@@ -205,6 +231,7 @@ class Delivery:
     """When and how a payload is sent.
 
     Attributes:
+        at: Unix time in seconds.
         sequence: Rises with each payload of an exporter.
         epoch: Of leadership; rises with each term.
     """
@@ -220,8 +247,11 @@ class Payload:
 
     Attributes:
         body: Canonical bytes: equal for equal facts, except for the timestamp.
+        content_type: MIME type of the body.
         digest: SHA-256 in hex over the body without timestamp and delivery.
         revision: Of the snapshot it was made from.
+        schema_valid: It fits its JSON Schema.
+        schema_error: The first mismatch; empty if it fits.
     """
 
     body: bytes

@@ -88,10 +88,24 @@ class ExporterStatus:
     """The status of one exporter. Times are Unix seconds, None until the first.
 
     Attributes:
+        name: The exporter's.
+        type: As in the configuration: ``secret``.
+        disclosure: What it sends.
+        enabled: False while its configuration or an opt-out switches it off.
+        state: What it does now.
         detail: What it waits for, who else writes, why it doesn't run, or a problem while it
             does; otherwise empty.
+        interval_s: Seconds between runs.
+        consecutive_failures: Runs that failed since the last success.
+        last_attempt_at: When an attempt last began.
+        last_success_at: When a run last delivered, or found the content delivered already.
+        last_failure_at: When an attempt last failed.
         last_error: Of the last failed attempt, kept until the next success.
+        last_error_reason: Its ``Reason``; empty after a success.
         next_run_in_s: Seconds to the next slot, if any.
+        payload_bytes: Size of the payload last made; None before the first.
+        digest: Of that payload; empty before the first.
+        schema_valid: Whether that payload fits its JSON Schema; None before the first.
     """
 
     name: str

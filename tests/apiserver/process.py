@@ -32,6 +32,8 @@ _START_TIMEOUT_S = 180.0
 _LOG_TAIL_LINES = 30
 _FIRST_STREAMS = (1, 34)
 _NO_STREAMS = "--feature-gates=WatchList=false"
+_GO = {"GOGC": "400"}
+"""Memory for time: a server collects its garbage a quarter as often."""
 
 AUDITED_USER = "system:serviceaccount:audited:telemetryd"
 DEPLOYED_USER = "system:serviceaccount:cattle-telemetry-system:telemetryd"
@@ -71,6 +73,7 @@ class _Server:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                env={**os.environ, **_GO},
                 start_new_session=True,
             )
         guard = subprocess.Popen(

@@ -86,16 +86,18 @@ class Page:
             while await self.run("document.readyState") != "complete":
                 await anyio.sleep(0.01)
 
-    async def show(self, width: int, scheme: str, height: int = 900) -> None:
+    async def show(
+        self, width: int, scheme: str, height: int = 900, *, media: str = "screen"
+    ) -> None:
         """Gives the window a width in CSS pixels, and the reader a liking for dark or light."""
         await self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width, height=height, deviceScaleFactor=1, mobile=False,
         )  # fmt: skip
         await self.call(
-            "Emulation.setEmulatedMedia",
+            "Emulation.setEmulatedMedia", media=media,
             features=[{"name": "prefers-color-scheme", "value": scheme}],
-        )
+        )  # fmt: skip
 
     async def run(self, script: str) -> Any:
         """The value of an expression, as the page's own script would see it."""

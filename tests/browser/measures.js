@@ -43,9 +43,12 @@ const faintTexts = (least) => {
     seen += 1;
     check(parentElement, data, getComputedStyle(parentElement));
   }
-  for (const element of document.querySelectorAll("td")) {
+  for (const element of document.querySelectorAll(".records td[data-label]")) {
     const label = getComputedStyle(element, "::before");
     if (label.content !== "none") check(element, label.content, label);
+  }
+  for (const each of document.querySelectorAll(".mark")) {
+    check(each.parentElement, each.className, getComputedStyle(each));
   }
   return seen > 30 ? faint : [`only ${seen} texts`];
 };
@@ -60,13 +63,75 @@ const overflowing = () => {
   return scrolls ? [`scrolls to ${document.documentElement.scrollWidth} of ${width}`, ...wide] : wide;
 };
 
+// Texts that leave their own box, and so cover their neighbours.
+const spilling = () =>
+  [...document.body.querySelectorAll("th, td, dd, dt, li, p, h1")]
+    .filter((each) => each.getClientRects().length && each.scrollWidth > each.clientWidth + 1)
+    .filter((each) => !each.closest("thead") || getComputedStyle(each).display === "table-cell")
+    .map((each) => `${each.tagName} ${each.textContent.trim().slice(0, 40)}`);
+
+// Cells with more lines than `most`, but for large figures and what has the whole width.
+const tallCells = (most) =>
+  [...document.querySelectorAll("th, td, dd:not(.figures dd)")]
+    .filter((each) => each.getClientRects().length)
+    .filter((each) => each.offsetWidth < 0.8 * each.closest("section").clientWidth)
+    .map((each) => {
+      const content = document.createRange();
+      content.selectNodeContents(each);
+      const lines = content.getBoundingClientRect().height / parseFloat(getComputedStyle(each).lineHeight);
+      return [Math.round(lines), each.textContent.slice(0, 40)];
+    })
+    .filter(([lines]) => lines > most)
+    .map(([lines, text]) => `${lines} lines: ${text}`);
+
+// What only its colour would tell: marks without words beside them, and marks of one shape.
+const wordless = () => {
+  const marks = [...document.querySelectorAll(".mark")];
+  const silent = marks
+    .filter((each) => !each.parentElement.textContent.trim())
+    .map((each) => `${each.className} without words`);
+  const shapes = new Map();
+  for (const each of marks) {
+    const { borderRadius, clipPath, transform, backgroundColor } = getComputedStyle(each);
+    const isHollow = backgroundColor === "rgba(0, 0, 0, 0)";
+    shapes.set(each.className, [borderRadius, clipPath, transform, isHollow].join());
+  }
+  const alike = shapes.size === new Set(shapes.values()).size ? [] : [[...shapes].join(" ")];
+  return [...silent, ...alike];
+};
+
+const outline = () => {
+  const levels = [...document.querySelectorAll("h1, h2, h3, h4, h5, h6")].map((each) =>
+    Number(each.tagName[1])
+  );
+  const skipped = levels.filter((level, place) => place && level > levels[place - 1] + 1);
+  return levels.filter((level) => level === 1).length === 1 && levels[0] === 1 ? skipped : levels;
+};
+
+// What is to be read on paper and isn't there, and what is there and is of no use.
+const printed = () => {
+  const hidden = [...document.querySelectorAll("details *")].filter(
+    (each) => !each.checkVisibility({ contentVisibilityAuto: true })
+  );
+  const useless = [...document.querySelectorAll("nav, .skip")].filter((each) =>
+    each.checkVisibility()
+  );
+  const dark = ground(document.querySelector("h2"));
+  const scheme = getComputedStyle(document.documentElement).colorScheme;
+  return [
+    ...hidden.map((each) => `hidden ${each.tagName}`),
+    ...useless.map((each) => `shown ${each.tagName}`),
+    ...(luminance(dark) > 0.99 && scheme === "light" ? [] : ["dark"]),
+  ];
+};
+
 const focused = () => {
   const element = document.activeElement;
   const style = getComputedStyle(element);
   const box = element.getBoundingClientRect();
   const outline = over(parse(style.outlineColor), ground(element.parentElement));
   return {
-    target: element.getAttribute("href"),
+    target: element.getAttribute("href") ?? element.tagName,
     outlined:
       style.outlineStyle === "solid" &&
       parseFloat(style.outlineWidth) >= 2 &&

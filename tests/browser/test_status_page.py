@@ -1,9 +1,11 @@
 """The status page in a real browser: both schemes, narrow and wide, by keyboard and by reader.
 
-With ``SCREENSHOTS`` set to a folder, pictures of every state are left there to look at.
+With ``SCREENSHOTS`` set to a folder, pictures of every state are left there to look at, and
+``status-page.png``, which the README shows.
 """
 
 import os
+from base64 import b64decode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,18 +14,34 @@ from typing import Any
 import pytest
 
 from telemetryd.serve.http.server import serve
-from telemetryd.serve.page.status import StatusFacts
+from telemetryd.serve.page.facts import StatusFacts
 from tests.browser.chromium import Page, tab
 from tests.serve.facts import Facts
 from tests.serve.http.test_server import Served
+from tests.serve.page.test_overview import REJECTED
 from tests.serve.states import STATES
 
 pytestmark = pytest.mark.anyio
 
 MEASURES = (Path(__file__).parent / "measures.js").read_text()
 SCREENSHOTS = os.environ.get("SCREENSHOTS")
-WIDTHS = (360, 960, 1600)  # 960 is the narrowest at which tables are tables
+WIDTHS = (360, 959, 960, 1000, 1600, 1920)  # 960 is the narrowest at which records are tables
+PICTURED = (360, 1000, 1600, 1920)
 SCHEMES = ("light", "dark")
+PAPER = 718
+"""Of A4 between margins of 10 mm, in CSS pixels."""
+HEADINGS = [
+    REJECTED, "Fleet", "Exporters", "What each exporter sends",
+    "Sent by archive, scc and secretrequest/rancher-scc-metrics (scc)", "Informers", "Leader",
+    "Configuration", "Why the reload was rejected", "What is read",
+    "Read, whether it is sent or not", "Never read", "Switching it off",
+]  # fmt: skip
+MOST_LINES = 3
+"""Of a cell."""
+MOST_LINES_OF_CARDS = 6
+"""Of a cell in a narrow window."""
+UNBROKEN = frozenset({"hostile", "long"})
+"""States whose texts need more lines, wherever they stand."""
 LEAST_CONTRAST = 4.5
 """WCAG 2.2, success criterion 1.4.3, for text of every size."""
 
@@ -59,26 +77,63 @@ def complaints(page: Page, url: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("state", STATES)
-async def test_page_is_readable_at_every_width_and_in_both_schemes(
+async def test_page_fits_every_width_and_is_readable_in_both_schemes(
     state: str, browser: str
 ) -> None:
     async with opened(browser, STATES[state]) as (page, url):
         for width in WIDTHS:
+            await page.show(width, "light")
+            assert await measure(page, "overflowing()") == [], width
+            assert await measure(page, "spilling()") == [], width
+            if state not in UNBROKEN:
+                most = MOST_LINES if width >= 960 else MOST_LINES_OF_CARDS
+                assert await measure(page, f"tallCells({most})") == [], width
+        for width in (WIDTHS[0], WIDTHS[-1]):
             for scheme in SCHEMES:
                 await page.show(width, scheme)
-                assert await measure(page, "overflowing()") == []
                 assert await measure(page, f"faintTexts({LEAST_CONTRAST})") == []
-                if SCREENSHOTS:
-                    await keep(page, f"{state}-{width}-{scheme}.png")
+        assert await measure(page, "wordless()") == []
+        assert await measure(page, "outline()") == []
+        await page.show(PAPER, "dark", media="print")
+        for measured in ("overflowing()", "spilling()", "printed()", "faintTexts(4.5)"):
+            assert await measure(page, measured) == [], "on paper"
         assert complaints(page, url) == []
         assert await page.run("document.scripts.length + document.images.length") == 0
+        if SCREENSHOTS:
+            for width in PICTURED:
+                for scheme in SCHEMES:
+                    await page.show(width, scheme)
+                    await keep(page, f"{state.replace(' ', '-')}-{width}-{scheme}.png")
+            if state == "served":
+                await page.show(1200, "light", 1118)
+                await page.run("document.documentElement.style.scrollbarWidth = 'none'")
+                await keep(page, "status-page.png", full=False)
 
 
-async def keep(page: Page, name: str) -> None:
+async def test_page_is_printed_whole(browser: str) -> None:
+    async with opened(browser, STATES["served"]) as (page, _):
+        printed = await page.call("Page.printToPDF", paperWidth=8.27, paperHeight=11.69)
+        pages = b64decode(printed["data"]).count(b"/Type /Page\n")
+        assert 3 <= pages <= 12
+
+
+async def test_link_to_the_fields_of_an_exporter_opens_them(browser: str) -> None:
+    async with opened(browser, STATES["served"]) as (page, url):
+        assert await page.run("document.querySelectorAll('details[open]').length") == 0
+        click = "document.querySelector('a[href=\"#sends-2\"]').click()"
+        await page.call("Runtime.evaluate", expression=click, userGesture=True)
+        (opened_at,) = await page.run(
+            "[...document.querySelectorAll('details[open] > div')].map((each) => each.id)"
+        )
+        assert opened_at == "sends-2"
+        assert complaints(page, url) == []
+
+
+async def keep(page: Page, name: str, *, full: bool = True) -> None:
     assert SCREENSHOTS is not None
     folder = Path(SCREENSHOTS)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_bytes(await page.picture(full=True))
+    (folder / name).write_bytes(await page.picture(full=full))
 
 
 async def test_what_the_tests_look_for_would_be_found(browser: str) -> None:
@@ -86,9 +141,21 @@ async def test_what_the_tests_look_for_would_be_found(browser: str) -> None:
         await page.show(360, "light")
         await page.run("document.querySelector('h2').style.color = '#999'")
         (faint,) = await measure(page, f"faintTexts({LEAST_CONTRAST})")
-        assert faint == "2.85 Exporters"
+        assert faint == "2.85 Fleet"
         await page.run("document.querySelector('h2').style.width = '400px'")
         assert (await measure(page, "overflowing()"))[0].startswith("scrolls to 4")
+        await page.run("document.querySelector('dt').append('x'.repeat(99))")
+        await page.run("document.querySelector('dt').style.overflowWrap = 'normal'")
+        assert (await measure(page, "spilling()"))[0].startswith("DT Clusters")
+        await page.show(1000, "light")
+        await page.run("document.querySelector('.records tbody th').append(' x'.repeat(999))")
+        assert "lines: " in (await measure(page, "tallCells(3)"))[0]
+        await page.run("document.querySelector('.state div').remove()")
+        await page.run("document.querySelector('.mark').classList.add('gaps')")
+        assert len(await measure(page, "wordless()")) == 1
+        await page.run("document.querySelector('h3').outerHTML = '<h4>deep</h4>'")
+        assert await measure(page, "outline()") == [4]
+        assert "shown NAV" in await measure(page, "printed()")
         await page.run("document.body.append(Object.assign(new Image(), {src: '/metrics'}))")
         await page.run("document.head.append(document.createElement('style'))")
         await page.run("document.querySelector('head > style:last-child').textContent = 'p {}'")
@@ -105,8 +172,11 @@ async def test_tab_reaches_every_link_in_order_with_a_visible_focus(
 ) -> None:
     async with opened(browser, STATES["well"]) as (page, _):
         await page.show(width, scheme)
-        targets = await page.run("[...document.links].map((link) => link.getAttribute('href'))")
-        assert len(targets) == 8
+        targets = await page.run(
+            "[...document.querySelectorAll('a, summary')]"
+            ".map((each) => each.getAttribute('href') ?? each.tagName)"
+        )
+        assert len(targets) == 13
         reached = []
         for _ in targets:
             await page.press_tab()
@@ -123,31 +193,31 @@ async def test_landmarks_headings_and_tables_have_names_for_screen_readers(
 ) -> None:
     async with opened(browser, STATES["failing"]) as (page, _):
         await page.show(width, "light")
-        told = await page.accessible()
-    roles = [role for role, _ in told]
+        exposed = await page.accessible()
+    roles = [role for role, _ in exposed]
     for landmark in ("banner", "main", "navigation"):
         assert roles.count(landmark) == 1
-    assert ("RootWebArea", "Needs attention · telemetryd") in told
-    assert ("navigation", "Other views") in told
-    assert [name for role, name in told if role == "heading"] == [
-        "3 things need attention.", "Exporters", "Caches", "Fleet", "Configuration",
-        "Why the reload was rejected", "What is collected",
-        "Sent by archive, scc, secretrequest/rancher-scc-metrics (scc)",
-        "Read, whether it is sent or not", "Never read", "Switching it off",
-    ]  # fmt: skip
-    regions = [name for role, name in told if role == "region"]
-    assert regions[:2] == ["3 things need attention.", "Exporters"]
+    assert ("RootWebArea", "Needs attention · telemetryd") in exposed
+    assert ("navigation", "Other views") in exposed
+    headings = [name for role, name in exposed if role == "heading"]
+    assert sorted(headings, key=HEADINGS.index) == HEADINGS
+    regions = [name for role, name in exposed if role == "region"]
+    assert regions[:3] == [REJECTED, "Fleet", "Exporters"]
     assert all(regions)
-    tables = [name for role, name in told if role == "table"]
-    assert [name.split(" ", 1)[0] for name in tables] == ["State,", "State,"]
-    columns = [name for role, name in told if role == "columnheader"]
-    assert columns[:6] == [
-        "Exporter", "State", "Last success", "Next run", "Payload", "Last error",
+    assert [name for role, name in exposed if role == "table"] == [
+        "By kind", "By distribution", "By Kubernetes version", "By management", "By driver",
+        "3 exporters: 1 backoff, 1 failed, 1 idle", "6 informers with 478 objects: 6 synced",
     ]  # fmt: skip
-    rows = [name for role, name in told if role == "rowheader"]
-    assert len(rows) == 9
-    assert all(name for role, name in told if role == "link")
-    assert ("link", "Payload of scc, 1,234 B") in told
+    columns = [name for role, name in exposed if role == "columnheader"]
+    assert columns[:4] == ["Kind", "Clusters", "Nodes", "Cores"]
+    assert columns[20:26] == [
+        "Exporter", "State", "Last success", "Next run", "Sends", "Last payload",
+    ]  # fmt: skip
+    rows = [name for role, name in exposed if role == "rowheader"]
+    assert rows[:2] == ["managed", "local"]
+    assert len([name for name in rows if name.startswith(("archive", "scc", "secretrequest"))]) == 3
+    assert all(name for role, name in exposed if role == "link")
+    assert ("link", "Payload of scc, 1,234 bytes") in exposed
     assert not {"image", "img", "generic image"} & set(roles)
 
 

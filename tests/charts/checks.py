@@ -8,23 +8,27 @@ from typing import Any, Final
 from telemetryd.config import Config, load_config
 from telemetryd.doctor.access import Access, SecretTarget, needed_access, needs_of, plan_of
 from tests.apiserver.admin import Objects
-from tests.charts.helm import NAMESPACE, RELEASE, container_of, find, toml_of
+from tests.charts.helm import RELEASE, container_of, find, toml_of
+from tests.deploy.kustomize import NAMESPACE
 from tests.deploy.rights import granted
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its own dependencies
     from kubernetes_validate.utils import latest_version, validate
 
+NEWEST: Final[str] = latest_version()
 MONITORS: Final = frozenset({"PodMonitor", "PrometheusRule"})
 CLUSTER_WIDE: Final = frozenset({"ClusterRole", "ClusterRoleBinding"})
 SCC: Final = SecretTarget("cattle-scc-system", "rancher-scc-metrics", "SecretRequest", own=False)
 
 
 def config_of(objects: Objects, folder: Path) -> Config:
-    """The configuration in the ConfigMap, as telemetryd reads it."""
+    """The configuration of the ConfigMap and of the variables, as telemetryd reads it."""
     file = folder / "rendered.toml"
     file.write_text(toml_of(objects))
-    return load_config(file, {})
+    environ = environ_of(objects)
+    ours = {name: text for name, text in environ.items() if name.startswith("TELEMETRYD_")}
+    return load_config(file, ours)
 
 
 def check(objects: Objects, folder: Path, *, scc: bool, by_schema: bool = True) -> Config:
@@ -46,12 +50,11 @@ def check(objects: Objects, folder: Path, *, scc: bool, by_schema: bool = True) 
     return config
 
 
-def check_schema(objects: Objects) -> None:
-    """Valid by the schema of the newest Kubernetes that there is one of."""
-    newest = latest_version()
+def check_schema(objects: Objects, version: str = NEWEST) -> None:
+    """Valid by the strict schema of that Kubernetes, by default the newest that there is one of."""
     for obj in objects:
         if obj["kind"] not in MONITORS:
-            validate(obj, newest, strict=True)
+            validate(obj, version, strict=True)
 
 
 def check_objects(objects: Objects) -> None:
@@ -142,7 +145,7 @@ def needed(config: Config, *, scc: bool) -> set[Access]:
 
 
 def check_network(objects: Objects, config: Config) -> None:
-    """Every port that an exporter sends to is let out."""
+    """Every port that an exporter sends to is let out, and no other."""
     policies = [obj for obj in objects if obj["kind"] == "NetworkPolicy"]
     for policy in policies:
         open_ports = {
@@ -173,5 +176,6 @@ def port_of(url: str) -> int:
 
 
 def _urls(exporters: Iterable[Any]) -> list[str]:
-    found = (getattr(each, "url", None) or getattr(each, "endpoint", None) for each in exporters)
+    on = (each for each in exporters if each.enabled)
+    found = (getattr(each, "url", None) or getattr(each, "endpoint", None) for each in on)
     return [url for url in found if url]

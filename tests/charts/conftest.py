@@ -15,7 +15,9 @@ from tests.charts.versions import Major, find_program
 _MISSING = "no Helm here: `make helm` builds Helm 3 and 4 (needs Go)"
 
 BOTH = pytest.mark.parametrize(
-    "major", [pytest.param(4, id="helm 4"), pytest.param(3, id="helm 3", marks=pytest.mark.long)]
+    "major",
+    [pytest.param(4, id="helm 4"), pytest.param(3, id="helm 3", marks=pytest.mark.long)],
+    scope="session",
 )
 """By Helm 4 each time, by Helm 3 with the long tests."""
 

@@ -6,31 +6,20 @@ from pathlib import Path
 import pytest
 
 from telemetryd.config import Config, SecretExporterConfig
-from tests.apiserver.admin import Admin, Object, Objects
+from tests.apiserver.admin import Admin, Objects
 from tests.apiserver.process import DEPLOYED_USER, ApiServer
 from tests.charts.checks import CLUSTER_WIDE, check
 from tests.charts.conftest import BOTH
 from tests.charts.drawn import COUNT, CREDENTIALS, TLS_SECRET, draw, draw_freely
-from tests.charts.helm import NAMESPACE, Helm
+from tests.charts.helm import Helm
 from tests.charts.pod import running
-from tests.deploy.installed import ensure_namespace
+from tests.deploy.installed import ensure_namespace, path_of
+from tests.deploy.kustomize import NAMESPACE
 from tests.deploy.life import used
 from tests.support.certificates import Authority
 from tests.system.rancher import Rancher
 
 pytestmark = [BOTH, pytest.mark.long]
-
-_PLURALS = {"NetworkPolicy": "networkpolicies"}
-
-
-def path_of(obj: Object) -> str:
-    """Where the API server has the object."""
-    version, metadata = obj["apiVersion"], obj["metadata"]
-    root = f"/apis/{version}" if "/" in version else f"/api/{version}"
-    namespace = metadata.get("namespace")
-    inside = f"/namespaces/{namespace}" if namespace else ""
-    plural = _PLURALS.get(obj["kind"], f"{obj['kind'].lower()}s")
-    return f"{root}{inside}/{plural}/{metadata['name']}"
 
 
 def apply(admin: Admin, objects: Objects, *, dry_run: bool = False) -> None:

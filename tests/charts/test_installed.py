@@ -12,11 +12,11 @@ from tests.apiserver.admin import Admin, AdminError, Object
 from tests.apiserver.process import DEPLOYED_USER, ApiServer
 from tests.charts.checks import check
 from tests.charts.conftest import BOTH
-from tests.charts.helm import NAMESPACE, Helm, HelmError, example, find
+from tests.charts.helm import Helm, HelmError, example, find
 from tests.charts.pod import running
-from tests.charts.test_combinations import path_of
 from tests.charts.test_values import at, names_of_examples
-from tests.deploy.installed import ensure_namespace
+from tests.deploy.installed import ensure_namespace, path_of
+from tests.deploy.kustomize import NAMESPACE
 from tests.deploy.life import CONFIG, IN_PAGES, LEASE, Life, check_use, forget
 from tests.deploy.rights import granted
 from tests.support.daemon import Daemon
@@ -86,7 +86,7 @@ def test_default_values_install_run_upgrade_and_uninstall_but_for_the_secret(
         wait("the Secret is written", fleet.secret)
 
     before = find(installed, "Deployment")
-    release.upgrade(port, at("config.log_level", "debug"))
+    assert "has restarted the pod" in release.upgrade(port, at("config.log_level", "debug"))
     after = admin.get(path_of(before))
     assert after["spec"]["selector"] == before["spec"]["selector"]
     annotations = after["spec"]["template"]["metadata"]["annotations"]
@@ -145,6 +145,34 @@ def test_example_installs_and_upgrades_back_to_the_default_values(
         if obj["kind"] == "PersistentVolumeClaim":
             admin.delete(path_of(obj))
             admin.patch(path_of(obj), {"metadata": {"finalizers": None}})
+
+
+@pytest.mark.long
+def test_upgrade_changes_strategy_replicas_and_volume_both_ways(
+    release: Helm, admin: Admin
+) -> None:
+    elected = at("config.leader_election.enabled", True)
+    rolling = {"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 2}}, **elected}
+    kept = {"persistence": {"enabled": True, "retain": False}}
+    release.install(rolling)
+    path = path_of(find(release.manifest(), "Deployment"))
+    # What the API server adds to a rolling update has no place beside Recreate.
+    for values, strategy, replicas in (
+        ({}, "Recreate", 1),
+        ({"replicas": 2}, "RollingUpdate", 2),
+        (kept, "Recreate", 1),
+        (rolling, "RollingUpdate", 1),
+    ):
+        release.upgrade(values)
+        spec = admin.get(path)["spec"]
+        assert (spec["strategy"]["type"], spec["replicas"]) == (strategy, replicas)
+        claims = ["persistentVolumeClaim" in each for each in spec["template"]["spec"]["volumes"]]
+        assert any(claims) == (values is kept)
+        if values is kept:
+            claim = path_of(find(release.manifest(), "PersistentVolumeClaim"))
+    assert "deletionTimestamp" in admin.get(claim)["metadata"]
+    # Only a controller would end it.
+    admin.patch(claim, {"metadata": {"finalizers": None}})
 
 
 @pytest.mark.long

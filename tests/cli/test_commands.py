@@ -161,6 +161,55 @@ def test_output_into_a_closed_pipe_ends_quietly() -> None:
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("--help", "version", "schema", "completion bash", "config show", "doctor"),
+        *("check-config --offline", "check-config --offline --json", "spool list --json"),
+        "demo --duration 0s --clusters 1 --nodes 1",
+    ],
+)
+def test_output_that_takes_nothing_fails_in_one_line(command: str, tmp_path: Path) -> None:
+    path = tmp_path / "kubeconfig"
+    path.write_text(json.dumps(kubeconfig()))
+    result = subprocess.run(
+        ["/bin/bash", "-c", f"{starter.shell_command()} {command} > /dev/full"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=_environ({"KUBECONFIG": str(path), "STATE_DIRECTORY": str(tmp_path)}),
+    )
+    assert result.returncode == 1
+    assert_one_clear_line(result, "standard output can't be written: No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "parts"),
+    [
+        (("spool", "export"), 64, ("arguments are required: DIR\n",)),
+        (("spool", "export", "/dev/null/x"), 1, ("/dev/null/x", "name a folder")),
+        (("spool", "replay", "/nonexistent"), 1, ("/nonexistent", "telemetryd spool export")),
+        (("spool", "replay", "pyproject.toml"), 1, ("isn't a manifest", "telemetryd spool export")),
+        (("demo", "--clusters", "99999999999"), 64, ("from 0 to 9999",)),
+        (("demo", "--clusters", "9999", "--nodes", "9999"), 64, ("at most 200000",)),
+        (("rnu",), 64, ('did you mean "run"?',)),
+        (("payload", "--exporter", "x\udcff"), 1, ("'x\\udcff'", "which has: scc")),
+        (("check-config", "--config", "/x\udcff"), 78, ("/x\\udcff: doesn't exist",)),
+    ],
+    ids=lambda value: " ".join(map(ascii, value)) if isinstance(value, tuple) else None,
+)
+def test_input_that_can_not_be_used_is_named_with_what_would_be_right(
+    arguments: tuple[str, ...], status: int, parts: tuple[str, ...], tmp_path: Path
+) -> None:
+    result = telemetryd(*arguments, STATE_DIRECTORY=str(tmp_path))
+    assert result.returncode == status, result.stderr
+    assert not result.stdout
+    assert "Traceback" not in result.stderr
+    for part in parts:
+        assert part in result.stderr
+
+
 def kubeconfig(**changes: Any) -> dict[str, Any]:
     document: dict[str, Any] = {
         "apiVersion": "v1",
@@ -353,6 +402,7 @@ def test_payload_from_an_unreachable_server_exits_1_with_the_reason(tmp_path: Pa
     assert not result.stdout
     last = result.stderr.splitlines()[-1]
     assert "waiting for source" in last
+    assert "ask telemetryd doctor" in last
     assert "127.0.0.1:1" in last
     assert "Traceback" not in result.stderr
 

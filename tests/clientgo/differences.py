@@ -1,6 +1,6 @@
 """Where telemetryd does something else than client-go on purpose, and why.
 
-`docs/login-differences.md` shows this table; what isn't in it is a bug.
+`docs/login.md` shows this table; what isn't in it is a bug.
 """
 
 from dataclasses import dataclass
@@ -193,7 +193,7 @@ def names() -> frozenset[str]:
 
 
 def render_differences() -> str:
-    """The table of `docs/login-differences.md`."""
+    """The table of `docs/login.md`."""
     cases, differ = len(CASES), len(names())
     parts = [
         f"{cases} cases: {cases - differ} equal, {differ} different on purpose, as follows.\n",

@@ -1,24 +1,19 @@
-"""Has telemetryd's own client ask for `/version`, in a process per case: `python -m …driver`.
+"""Has telemetryd's own client ask for `/version`, case after case: `python -m …driver`.
 
-Reads a case a line (JSON) and answers with a line. Each case runs in a fork of its own, so that
-its environment, its working folder and what libraries remember are its own, while Python and its
-imports are paid for once. The event loop alone is not the real one: where it would look up a name
-or dial, it writes the address down and dials the listener instead, as the Go program does.
+Reads a case a line (JSON) and answers with a line. Each case has an environment, a working folder
+and an event loop of its own. The event loop alone is not the real one: where it would look up a
+name or dial, it writes the address down and dials the listener instead, as the Go program does.
 """
 
 import asyncio
 import gc
-import importlib
 import json
 import os
-import select
 import signal
 import socket
-import sys
-import time
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import anyio
 
@@ -28,7 +23,7 @@ from telemetryd.kube.client import KubeClient
 from telemetryd.stats import KubeStats
 
 TIMEOUT_S = 60.0
-_CASE_TIMEOUT_S = 90.0
+_CASE_TIMEOUT_S = 90
 _FAKE = "198.18.0."  # RFC 2544: names are given addresses of no network
 
 
@@ -85,8 +80,7 @@ def _answer(case: dict[str, Any]) -> dict[str, Any]:
         said["refused"] = str(error) or "refused"
     except Exception as error:  # noqa: BLE001 - what isn't telemetryd's own error is a finding
         said["failed"] = f"{type(error).__name__}: {error}"
-    modules = [name for name in sys.modules if name.startswith("telemetryd")]
-    return {**said, "dialled": loop.dialled, "modules": modules}
+    return {**said, "dialled": loop.dialled}
 
 
 def _run(loop: asyncio.AbstractEventLoop, ask: Coroutine[Any, Any, None]) -> None:
@@ -94,55 +88,29 @@ def _run(loop: asyncio.AbstractEventLoop, ask: Coroutine[Any, Any, None]) -> Non
         runner.run(ask)
 
 
-def _child(case: dict[str, Any], answers: int) -> None:
+def _own_streams() -> tuple[IO[str], IO[str]]:
+    """Where cases come from and answers go: whatever else reads and writes has nothing there."""
+    asked, answers = (os.fdopen(os.dup(number), mode) for number, mode in ((0, "r"), (1, "w")))
     with Path(os.devnull).open("r+b") as nothing:
         for stream in range(3):
             os.dup2(nothing.fileno(), stream)
-    signal.alarm(int(_CASE_TIMEOUT_S))
-    os.write(answers, json.dumps(_answer(case)).encode())
-
-
-def _forked(case: dict[str, Any]) -> dict[str, Any]:
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            os.close(reader)
-            os.setsid()
-            _child(case, writer)
-            status = 0
-        finally:
-            os._exit(status)
-    os.close(writer)
-    said = b""
-    deadline = time.monotonic() + _CASE_TIMEOUT_S
-    while select.select([reader], [], [], max(0.0, deadline - time.monotonic()))[0]:
-        more = os.read(reader, 65536)
-        if not more:
-            break
-        said += more
-    os.close(reader)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    crashed = {"failed": "crashed", "refused": "", "dialled": [], "modules": []}
-    found: dict[str, Any] = json.loads(said) if said else crashed
-    for name in found.pop("modules"):
-        importlib.import_module(name)  # what is imported late is paid for once, too
-    return found
+    return asked, answers
 
 
 def main() -> None:
-    """Answer until the input ends."""
-    # Loaded once, not once a case: the backend of loops, and the codec of host names.
+    """Answer until the input ends; a case that hangs ends the process."""
+    os.setsid()
+    asked, answers = _own_streams()
+    # Loaded before the first case: the backend of loops, and the codec of host names.
     anyio.run(anyio.sleep, 0)
     "host".encode("idna")
     gc.collect()
     gc.freeze()
-    gc.disable()
-    for line in sys.stdin:
-        sys.stdout.write(json.dumps(_forked(json.loads(line))) + "\n")
-        sys.stdout.flush()
+    for line in asked:
+        signal.alarm(_CASE_TIMEOUT_S)
+        answers.write(json.dumps(_answer(json.loads(line))) + "\n")
+        answers.flush()
+        signal.alarm(0)
 
 
 if __name__ == "__main__":

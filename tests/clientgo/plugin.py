@@ -32,7 +32,7 @@ def made_certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def telemetryd() -> Iterator[Telemetryd]:
-    """Answers for telemetryd, in a process per case."""
+    """Answers for telemetryd, in a process of its own."""
     program = Telemetryd()
     try:
         yield program

@@ -55,16 +55,10 @@ class Outcome:
 
 
 class Telemetryd:
-    """telemetryd's own client, in a process per case."""
+    """telemetryd's own client, in one process for all cases."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.clientgo.driver"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=_ROOT,
-        )
+        self._process = self._start()
 
     def close(self) -> None:
         self._process.communicate(timeout=_TIMEOUT_S)
@@ -83,8 +77,22 @@ class Telemetryd:
             }
             self._process.stdin.write(json.dumps(asked) + "\n")
             self._process.stdin.flush()
-            said = json.loads(self._process.stdout.readline())
+            answer = self._process.stdout.readline()
+        if not answer:
+            self.close()
+            self._process = self._start()
+            return _outcome(recorder, "crashed", [], folder)
+        said = json.loads(answer)
         return _outcome(recorder, said["refused"] or said["failed"], said["dialled"], folder)
+
+    def _start(self) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.clientgo.driver"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=_ROOT,
+        )
 
 
 def run_clientgo(program: Path, case: Case, certificates: Path) -> Outcome:
@@ -165,7 +173,7 @@ def _prepared(case: Case, certificates: Path) -> Iterator[tuple[Recorder, Path, 
     }
     answers = Answers(client_ca=str(certificates / "clientca.crt"), **files)
     with (
-        tempfile.TemporaryDirectory(prefix="td-", dir="/tmp") as folder,
+        tempfile.TemporaryDirectory(prefix="td-") as folder,
         Recorder(answers) as recorder,
     ):
         yield recorder, Path(folder), written(case, Path(folder), certificates, recorder.port)

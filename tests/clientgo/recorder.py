@@ -106,12 +106,11 @@ class Recorder:
         path.append(seen)
         # The first layer may be a proxy's: its name says so.
         context = self._context(self.answers.cert)
-        proxy = self._context(self.answers.proxy_cert)
 
         def named(wrapped: ssl.SSLSocket | ssl.SSLObject, name: str | None, _: object) -> None:
             seen["tls"] = name
             if name is not None and "proxy" in name:
-                wrapped.context = proxy
+                wrapped.context = self._context(self.answers.proxy_cert)
 
         context.sni_callback = named
         try:

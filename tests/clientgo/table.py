@@ -20,6 +20,7 @@ GOOD_CLUSTER: Mapping[str, Any] = {
     "certificate-authority-data": "@b64:ca.crt@",
 }
 GOOD_USER: Mapping[str, Any] = {"token": "good"}
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _PLACE = re.compile(r"@(file|b64lines|b64|text|json):([^@]+)@")
 
 
@@ -60,7 +61,7 @@ class Case:
 
 def document(cluster: Any, user: Any, context: Mapping[str, Any] | None = None) -> str:
     """A kubeconfig of one context."""
-    text: str = yaml.safe_dump(  # type: ignore[no-untyped-call]
+    text: str = yaml.dump(  # type: ignore[no-untyped-call]
         {
             "apiVersion": "v1",
             "kind": "Config",
@@ -74,6 +75,7 @@ def document(cluster: Any, user: Any, context: Mapping[str, Any] | None = None) 
             "clusters": [{"name": "it", "cluster": cluster}],
             "users": [{"name": "it", "user": user}],
         },
+        Dumper=_DUMPER,
         sort_keys=False,
         width=10**6,
     )

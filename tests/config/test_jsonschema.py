@@ -79,7 +79,12 @@ SECRET = '[[exporters]]\nname = "a"\ntype = "secret"\n'
         f"{SECRET}url = 'https://a'",
         f"{SECRET}jitter = 0.6",
         f"{SECRET}secret = 'A'",
+        f"{SECRET}interval = '0s'",
+        f"{SECRET}interval = '999ms'",
+        f"{SECRET}timeout = '0s'",
+        f"[server]\ncontrol_socket = '/{'a' * 107}'",
         "[[exporters]]\nname = 'a'\ntype = 'file'\ndirectory = '/a'\nmax_bytes = '10'",
+        "[[exporters]]\nname = 'a'\ntype = 'file'\ndirectory = '/a'\nmax_bytes = '0B'",
     ],
 )
 def test_wrong_file_is_refused_by_both(text: str) -> None:

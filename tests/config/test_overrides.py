@@ -106,8 +106,9 @@ OF_EXPORTERS = {
     f"{declared.type}.{key.name}": (declared, key)
     for declared in EXPORTER_TYPES
     for key in keys_of(declared)
-    if key.name != "name"
+    if key.name != "name" and (declared.type, key.name) != ("otlp", "format")
 }
+"""Keys that can be given another value."""
 NEEDED = {
     "secret": "",
     "file": 'directory = "/d"\n',
@@ -145,8 +146,6 @@ def test_every_key_can_be_set_by_its_variable_and_by_set(name: str) -> None:
 @pytest.mark.parametrize("name", OF_EXPORTERS)
 def test_every_key_of_an_exporter_can_be_set_by_its_name(name: str) -> None:
     declared, key = OF_EXPORTERS[name]
-    if name == "otlp.format":
-        pytest.skip("has no second value")
     file = f'[[exporters]]\nname = "my-ex"\ntype = "{declared.type}"\n{NEEDED[declared.type]}'
     if name == "secret.format":
         file += 'secret = "mine"\n'
@@ -158,6 +157,15 @@ def test_every_key_of_an_exporter_can_be_set_by_its_name(name: str) -> None:
     (by_option,) = parse(file, beside, f"exporters.my-ex.{key.name}={text}").exporters
     assert getattr(by_variable, key.attribute) == getattr(by_option, key.attribute)
     assert getattr(by_variable, key.attribute) != getattr(plain, key.attribute)
+
+
+def test_format_has_no_meaning_for_metrics_wherever_it_is_set() -> None:
+    file = f'[[exporters]]\nname = "my-ex"\ntype = "otlp"\n{NEEDED["otlp"]}'
+    by_variable = problems(file, {"TELEMETRYD_EXPORTERS__MY_EX__FORMAT": "fleet"})
+    by_option = problems(file, NOTHING, "exporters.my-ex.format=fleet")
+    for said in (by_variable, by_option):
+        (line,) = said
+        assert line.endswith("has no meaning for metrics: leave it out")
 
 
 def test_option_beats_variable_beats_file_beats_default() -> None:

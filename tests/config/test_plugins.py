@@ -145,7 +145,7 @@ def test_type_that_two_distributions_bring_is_refused_with_both(tmp_path: Path) 
 NO_BUILDER = """
 from dataclasses import dataclass
 from typing import ClassVar
-from telemetryd.config import ExporterConfig
+from telemetryd.api import ExporterConfig
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Its(ExporterConfig):
     type: ClassVar[str] = "it"
@@ -161,7 +161,10 @@ IT = _It()
     ("body", "why"),
     [
         ("raise RuntimeError('on purpose')", "exporter a: its 1.0: RuntimeError: on purpose"),
-        ("return object()", "exporter a: its 1.0: build() made no exporter: it must have"),
+        (
+            "return object()",
+            "exporter a: its 1.0: build() made no exporter: object has no export()",
+        ),
     ],
 )
 def test_build_that_fails_is_an_error_of_the_configuration(
@@ -182,3 +185,12 @@ def test_type_of_our_own_is_never_another_distributions(tmp_path: Path) -> None:
     site.mkdir()
     install(site, "its", {"file": "its:IT"}, BROKEN)
     assert check(tmp_path, site, type="file", directory="/x").returncode == 0
+
+
+def test_schema_of_a_class_without_a_docstring_says_nothing_made_up(tmp_path: Path) -> None:
+    install(tmp_path, "its", {"it": "its:IT"}, NO_BUILDER.replace("{body}", "pass"))
+    done = telemetryd_with((tmp_path,), "schema", "--config")
+    assert done.returncode == 0, done.stderr
+    definition = json.loads(done.stdout)["$defs"]["it"]
+    assert definition["description"] == ""
+    assert definition["properties"]["interval"]["description"].startswith("From one run to the")

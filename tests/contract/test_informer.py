@@ -100,7 +100,7 @@ def reason(server: Server, *, streamed: bool) -> str:
 
 
 class Watched:
-    """An informer of nodes that runs, and what it told."""
+    """An informer of nodes that runs, and its deltas."""
 
     def __init__(self, informer: Informer[NodeObject, NodeRecord], stats: InformerStats) -> None:
         self.reader = informer.reader
@@ -118,7 +118,7 @@ class Watched:
         held = self.reader.get(key)
         return held.uid if held is not None else ""
 
-    def told(self, key: str) -> list[tuple[str, str]]:
+    def changes_of(self, key: str) -> list[tuple[str, str]]:
         """UIDs before and after of every delta of the key."""
         return [
             (delta.old.uid if delta.old else "", delta.new.uid if delta.new else "")
@@ -207,13 +207,13 @@ async def test_live_changes_arrive_without_another_list(
         api.patch(f"{path}/n2", {"metadata": {"annotations": {"seen": "not by us"}}})
         api.delete(f"{path}/n3")
         await watched.equals_a_fresh_list(api)
-        await until_async(lambda: len(watched.told(f"{cluster}/n1")) == 2)
+        await until_async(lambda: len(watched.changes_of(f"{cluster}/n1")) == 2)
         assert watched.uid(f"{cluster}/new") == added
         changed = watched.reader.get(f"{cluster}/n1")
         assert isinstance(changed, NodeRecord)
         assert "etcd" in changed.shape.roles
-        assert len(watched.told(f"{cluster}/n2")) == 1  # nothing that is read has changed
-        assert [after for _, after in watched.told(f"{cluster}/n3")][1:] == [""]
+        assert len(watched.changes_of(f"{cluster}/n2")) == 1  # nothing that is read has changed
+        assert [after for _, after in watched.changes_of(f"{cluster}/n3")][1:] == [""]
         assert watched.lists == {("success", first): 1}
 
 
@@ -236,7 +236,7 @@ async def test_node_made_again_while_disconnected_is_a_deletion_and_an_addition(
         assert watched.uid(key) == old
         wire.heal()
         await until_async(lambda: watched.uid(key) == new)
-        assert watched.told(key) == [("", old), (old, ""), ("", new)]
+        assert watched.changes_of(key) == [("", old), (old, ""), ("", new)]
         await watched.equals_a_fresh_list(api)
         assert watched.lists == {("success", first): 1}
 
@@ -287,13 +287,13 @@ async def test_history_that_is_forgotten_is_made_good_by_one_list(
             async with watching(other, False, source) as amid:
                 assert source.pages == ["first", "page", "whole"]
                 assert amid.lists == {("error", "initial"): 1, ("success", "expired"): 1}
-                assert amid.told(f"{cluster}/n6") == []  # nothing of the broken list was applied
+                assert amid.changes_of(f"{cluster}/n6") == []  # nothing of the broken list
                 await amid.equals_a_fresh_list(api)
         wire.heal()
         for watched, first in ((pages, "initial"), (stream, reason(server, streamed=True))):
             await watched.equals_a_fresh_list(api)
-            assert watched.told(f"{cluster}/n1") == [("", old), (old, ""), ("", new)]
-            assert watched.told(f"{cluster}/n0")[-1][1] == ""
+            assert watched.changes_of(f"{cluster}/n1") == [("", old), (old, ""), ("", new)]
+            assert watched.changes_of(f"{cluster}/n0")[-1][1] == ""
             assert watched.lists == {("success", first): 1, ("success", "expired"): 1}
             assert watched.stats.watch_terminations["expired"] == 1
         query = {"limit": "2", "continue": begun["metadata"]["continue"]}
@@ -317,7 +317,7 @@ async def test_crd_that_goes_empties_the_cache_and_fills_it_when_it_is_back(
         new = add(api, cluster, "n0")
         await until_async(lambda: not watched.reader.status().absent)
         await watched.equals_a_fresh_list(api)
-        assert watched.told(f"{cluster}/n0") == [("", old), (old, ""), ("", new)]
+        assert watched.changes_of(f"{cluster}/n0") == [("", old), (old, ""), ("", new)]
         add(api, cluster, "n7")
         await watched.equals_a_fresh_list(api)
 

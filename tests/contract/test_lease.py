@@ -91,7 +91,7 @@ async def test_lease_that_is_gone_is_never_written_over(
 
 
 class Worker:
-    """Guarded work that notes what it is told."""
+    """Guarded work that notes what it is asked to do."""
 
     def __init__(self) -> None:
         self.working = False

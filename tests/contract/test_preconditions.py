@@ -1,7 +1,7 @@
 """The uid and the resourceVersion as preconditions of apply, replace, patch and delete.
 
-What telemetryd's fencing rests on: a write that carries both never makes a deleted Secret anew and
-never overwrites what it hasn't read; one with the resourceVersion alone does make it anew.
+What telemetryd's fencing rests on: a write that carries both never makes a deleted Secret again and
+never overwrites what it hasn't read; one with the resourceVersion alone does make it again.
 """
 
 import pytest

@@ -1,4 +1,4 @@
-"""WATCH: what is told after a revision, in which order, and how it ends."""
+"""WATCH: what comes after a revision, in which order, and how it ends."""
 
 import time
 from collections.abc import Iterator
@@ -43,9 +43,9 @@ def test_watch_tells_all_after_the_revision_of_a_list_in_order(
     deleted = api.delete(f"{path}/a")
     written.append(api.create(path, node(cluster, "b")))
     with api.watch(path, resourceVersion=start) as events:
-        told = list(islice(events, 4))
-    assert [event["type"] for event in told] == ["ADDED", "MODIFIED", "DELETED", "ADDED"]
-    added, modified, gone, last = (event["object"] for event in told)
+        seen = list(islice(events, 4))
+    assert [event["type"] for event in seen] == ["ADDED", "MODIFIED", "DELETED", "ADDED"]
+    added, modified, gone, last = (event["object"] for event in seen)
     assert [added, modified, last] == written
     assert gone["spec"] == {"worker": False}
     assert gone["metadata"]["uid"] == deleted["details"]["uid"]
@@ -91,9 +91,9 @@ def test_watch_from_no_revision_begins_with_what_is_there(
         api.create(path, node(cluster, name))
     with api.watch(path, **query) as events:
         # A cache that lags behind would tell of the rest as it happens.
-        told = {event["object"]["metadata"]["name"]: event for event in islice(events, 2)}
-    assert set(told) == {"a", "b"}
-    assert {event["type"] for event in told.values()} == {"ADDED"}
+        seen = {event["object"]["metadata"]["name"]: event for event in islice(events, 2)}
+    assert set(seen) == {"a", "b"}
+    assert {event["type"] for event in seen.values()} == {"ADDED"}
 
 
 def test_same_name_made_again_is_a_deletion_and_an_addition_with_another_uid(
@@ -103,8 +103,8 @@ def test_same_name_made_again_is_a_deletion_and_an_addition_with_another_uid(
     api.delete(f"{path}/a")
     new = api.create(path, node(cluster, "a"))
     with api.watch(path, resourceVersion=revision(old)) as events:
-        told = [(event["type"], event["object"]["metadata"]["uid"]) for event in islice(events, 2)]
-    assert told == [("DELETED", old["metadata"]["uid"]), ("ADDED", new["metadata"]["uid"])]
+        seen = [(event["type"], event["object"]["metadata"]["uid"]) for event in islice(events, 2)]
+    assert seen == [("DELETED", old["metadata"]["uid"]), ("ADDED", new["metadata"]["uid"])]
     assert old["metadata"]["uid"] != new["metadata"]["uid"]
 
 
@@ -118,8 +118,8 @@ def test_last_finalizer_that_goes_makes_the_deletion_without_another_change(
     api.patch(f"{path}/held", {"metadata": {"finalizers": None}})
     api.create(path, secret("next"))
     with api.watch(path, resourceVersion=start) as events:
-        marked, gone, _ = told = list(islice(events, 3))
-    assert [event["type"] for event in told] == ["MODIFIED", "DELETED", "ADDED"]
+        marked, gone, _ = seen = list(islice(events, 3))
+    assert [event["type"] for event in seen] == ["MODIFIED", "DELETED", "ADDED"]
     assert marked["object"] == held
     assert gone["object"]["metadata"]["finalizers"] == ["example.com/hold"]
     assert revision(gone["object"]) > revision(held)
@@ -159,15 +159,15 @@ def test_watches_end_cleanly_in_time_and_who_asks_gets_a_bookmark_before(
         api.watch(path, resourceVersion=start, timeoutSeconds=6) as plain,
         api.watch(
             path, resourceVersion=start, timeoutSeconds=9, allowWatchBookmarks="true"
-        ) as told,
+        ) as seen,
     ):
         begin = time.monotonic()
         created = api.create(path, node(cluster, "a"))
         # An end in the middle of a chunk would raise IncompleteRead.
         assert list(plain) == [{"type": "ADDED", "object": created}]
         assert time.monotonic() - begin > 3
-        assert take(told, 1) == [("ADDED", "a")]
-        bookmark = next(told)
+        assert take(seen, 1) == [("ADDED", "a")]
+        bookmark = next(seen)
     assert bookmark["type"] == "BOOKMARK"
     assert bookmark["object"]["kind"] == "Node"
     assert bookmark["object"]["apiVersion"] == "management.cattle.io/v3"

@@ -126,10 +126,10 @@ class Line(LeaseApi):
 
 @dataclass(slots=True)
 class Replica:
-    """A candidate, and what it was told to do.
+    """A candidate, and what it was asked to do.
 
     Attributes:
-        told: (virtual time, ``lead`` or ``stand by``), in order.
+        orders: (virtual time, ``lead`` or ``stand by``), in order.
         working: Between the two.
         ends_in_s: How long its work takes to come to an end.
         epochs: What it remembers of them.
@@ -141,7 +141,7 @@ class Replica:
     rng: Random
     timing: LeaseTiming = TIMING
     ends_in_s: float = 0.0
-    told: list[tuple[float, str]] = field(default_factory=list)
+    orders: list[tuple[float, str]] = field(default_factory=list)
     working: bool = False
     skew_s: float = 0.0
     epochs: Epochs = field(default_factory=Epochs)
@@ -172,13 +172,13 @@ class Replica:
         self.elector.saw(self.named)
 
     async def lead(self) -> None:
-        self.told.append((anyio.current_time(), "lead"))
+        self.orders.append((anyio.current_time(), "lead"))
         self.working = True
 
     async def stand_by(self, leader: str) -> None:
         await anyio.sleep(self.ends_in_s if self.working else 0)
-        if self.working or not self.told:
-            self.told.append((anyio.current_time(), "stand by"))
+        if self.working or not self.orders:
+            self.orders.append((anyio.current_time(), "stand by"))
         self.working = False
 
     @property
@@ -213,4 +213,4 @@ async def until_leading(*candidates: Replica, within_s: float) -> Replica:
             if candidate.leading:
                 return candidate
         await anyio.sleep(0.05)
-    raise AssertionError(f"nobody leads after {within_s} s: {[c.told for c in candidates]}")
+    raise AssertionError(f"no candidate leads after {within_s} s: {[c.orders for c in candidates]}")

@@ -45,7 +45,7 @@ async def test_leader_renews_and_no_other_takes_over() -> None:
             assert not second.leading
             assert not third.leading
             assert etcd.writes - begun == pytest.approx(600 / TIMING.retry_period_s, rel=0.02)
-            assert [what for _, what in first.told] == ["stand by", "lead"]
+            assert [what for _, what in first.orders] == ["stand by", "lead"]
 
 
 async def test_dead_leader_is_succeeded_within_a_term_and_two_and_a_half_looks() -> None:
@@ -142,7 +142,7 @@ async def test_leader_unreachable_stops_by_its_deadline_before_another_begins(ho
             # What the deaf one sent until then came through, and began a term each time.
             successor = await until_leading(second, within_s=HAND_OVER_S + TIMING.renew_deadline_s)
             assert anyio.current_time() - cut_s > TIMING.renew_deadline_s + first.ends_in_s
-            assert successor.told[-1][0] >= first.told[-1][0]
+            assert successor.orders[-1][0] >= first.orders[-1][0]
             setattr(first.line, how, False)
             await anyio.sleep(60)
             assert second.leading
@@ -158,7 +158,7 @@ async def test_renewal_that_comes_through_late_brings_no_term_back_to_life() -> 
         await anyio.sleep(TIMING.renew_deadline_s + 0.5)
         assert etcd.holder == only.name
         assert not only.leading
-        assert only.told[-1][1] == "stand by"
+        assert only.orders[-1][1] == "stand by"
         only.line.deaf = False
         await until_leading(only, within_s=TIMING.request_timeout_s + 3)
         assert only.elector.epoch == 2  # a new term, and it says so
@@ -243,7 +243,7 @@ async def test_leader_whose_clock_leaps_over_its_term_acts_no_more() -> None:
         with pytest.raises(NotLeading):
             only.elector.require()
         await anyio.sleep(TIMING.retry_period_s + 0.1)
-        assert [what for _, what in only.told][-2:] == ["stand by", "lead"]
+        assert [what for _, what in only.orders][-2:] == ["stand by", "lead"]
 
 
 async def test_status_tells_who_leads_and_what_is_wrong() -> None:
@@ -376,7 +376,7 @@ async def test_epoch_seen_during_a_term_is_exceeded_from_then_on() -> None:
         assert first.elector.epoch == 10, "its own, and a lower one, change nothing"
         await anyio.sleep(TIMING.retry_period_s + 0.1)
         assert etcd.read().record.transitions == 10
-        assert first.told[-1][1] == "lead", "the term goes on"
+        assert first.orders[-1][1] == "lead", "the term goes on"
         async with standing(second):
             await anyio.sleep(5)
             first.life.cancel()

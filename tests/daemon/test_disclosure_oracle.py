@@ -169,7 +169,7 @@ class Fields(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self._tag = tag
-        if tag == "li":
+        if tag in {"li", "section"}:
             self._state = dict(attrs).get("class") or ""
 
     def handle_data(self, data: str) -> None:

@@ -1,4 +1,4 @@
-"""What the manager is told of each type of exporter."""
+"""What the manager knows of each type of exporter."""
 
 import time
 from dataclasses import replace

@@ -59,7 +59,7 @@ def flags(server: FleetServer) -> tuple[set[str], set[str]]:
 
 def expect_flag(reloading: Reloading, server: FleetServer, name: str, on: bool) -> None:
     def shown() -> bool:
-        return all((name in told) is on for told in flags(server))
+        return all((name in sent) is on for sent in flags(server))
 
     reloading.daemon.wait_for(f"{name} {'on' if on else 'off'}", shown, 30)
 

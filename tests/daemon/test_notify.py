@@ -139,7 +139,7 @@ def test_daemon_of_another_watchdog_pid_feeds_none(tmp_path: Path) -> None:
 def test_daemon_with_a_bad_configuration_is_never_ready(tmp_path: Path) -> None:
     with ServiceManager(tmp_path, config="frobnicate = 1") as service:
         assert service.process.wait(timeout=60) == 78
-        with pytest.raises(AssertionError, match="nothing told"):
+        with pytest.raises(AssertionError, match="no notification within"):
             service.next(timeout_s=0.1)
 
 

@@ -132,7 +132,7 @@ def recount(world: World) -> dict[str, Any]:
     }
 
 
-def told(document: dict[str, Any]) -> dict[str, Any]:
+def facts_of(document: dict[str, Any]) -> dict[str, Any]:
     """The same of a payload."""
     return {
         "clusters": sorted(
@@ -153,7 +153,7 @@ def test_after_any_deltas_payloads_are_valid_and_the_fleet_equals_a_recount(
     world = World()
     for step in changes:
         apply(world, step)
-        assert told(json.loads(world.payload().body)) == recount(world)
+        assert facts_of(json.loads(world.payload().body)) == recount(world)
     world.document("scc")
     document = world.document()
     unreadable = sum(row["objects"] for row in document["unreadable"])

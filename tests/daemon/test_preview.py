@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.apiserver.admin import Admin
 from tests.apiserver.fixtures import core_node, setting
+from tests.apiserver.process import ApiServer
 from tests.cli.test_commands import telemetryd, telemetryd_process
 from tests.support.daemon import Daemon
 from tests.support.embedded import FleetServer, serve_fleet
+from tests.system.account import PLAIN, RANCHER, Trail, make_account
+from tests.system.rancher import Rancher
 
 SETTINGS = "settings.management.cattle.io"
 
@@ -126,3 +130,28 @@ def test_daemon_without_a_login_says_so_and_waits_for_one(
     finally:
         ended = daemon.stop()
     assert ended == 0
+
+
+def looks_for_a_source(apiserver: ApiServer, kubeconfig: Path) -> int:
+    """How often `payload` asks a real API server which groups it serves."""
+    trail = Trail.from_now(apiserver)
+    result = telemetryd("payload", KUBECONFIG=str(kubeconfig))
+    assert (result.returncode, result.stderr) == (0, "")
+    return trail.requests().count("get /apis")
+
+
+def test_payload_of_plain_kubernetes_takes_the_first_answer_about_its_source(
+    own_apiserver: ApiServer, own_admin: Admin, tmp_path: Path
+) -> None:
+    """A daemon asks three times, 3 s apart, before it believes that there is no Rancher."""
+    own_admin.create("/api/v1/nodes", core_node("n"))
+    account = make_account(own_apiserver, own_admin, tmp_path, PLAIN)
+    assert looks_for_a_source(own_apiserver, account) == 1
+
+
+def test_payload_of_a_rancher_takes_the_first_answer_about_its_source(
+    apiserver: ApiServer, admin: Admin, tmp_path: Path
+) -> None:
+    with Rancher.built(admin, clusters=2, nodes=1):
+        account = make_account(apiserver, admin, tmp_path, RANCHER)
+        assert looks_for_a_source(apiserver, account) == 1

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from telemetryd import __version__
 from telemetryd.config.restrictions import FILE, Statement
 from telemetryd.daemon.restrictionfile import (
     FILE_NAME,
@@ -22,13 +23,15 @@ pytestmark = pytest.mark.anyio
 OFF = Restriction("file", "enabled", "/etc/t.toml", 5.0, written=False)
 GOOD = '{"version":1,"restrictions":[{"source":"file","key":"enabled","where":"f","since":1}]}'
 
+LATER = '{"version":2,"restrictions":{"enabled":{}},"more":1}'
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "empty": lambda path: path.write_text(""),
     "cut": lambda path: path.write_text(GOOD[:-20]),
     "no JSON": lambda path: path.write_bytes(b"\xff\xfe"),
     "wrong type": lambda path: path.write_text(GOOD.replace('"enabled"', "1")),
     "an array": lambda path: path.write_text("[]"),
-    "unknown version": lambda path: path.write_text(GOOD.replace('"version":1', '"version":2')),
+    "no version": lambda path: path.write_text(GOOD.replace('"version":1', '"version":0')),
+    "later version": lambda path: path.write_text(LATER),
     "unknown key": lambda path: path.write_text(GOOD.replace('"enabled"', '"other"')),
     "a folder": lambda path: path.mkdir(),
     "a pipe": os.mkfifo,
@@ -60,7 +63,7 @@ async def test_damaged_file_keeps_collection_off_until_an_opt_in(
 ) -> None:
     path = tmp_path / FILE_NAME
     DAMAGES[damage](path)
-    with pytest.raises(DamagedRestrictions, match="fix or remove it and reload, or run"):
+    with pytest.raises(DamagedRestrictions, match=r"remove (it|the file) and reload, or run"):
         await RestrictionFiles((str(tmp_path),)).load()
     restrictions = Restrictions((), {}, now=lambda: 9.0)
     await restrictions.recall(RestrictionFiles((str(tmp_path),)))
@@ -77,6 +80,18 @@ async def test_damaged_file_keeps_collection_off_until_an_opt_in(
     assert [each.name for each in tmp_path.glob("*.damaged-*")]
     found = await RestrictionFiles((str(tmp_path),)).load()
     assert [each.key for each in found] == ["privacy.server_url"]
+
+
+async def test_file_of_a_later_version_says_so(tmp_path: Path) -> None:
+    path = tmp_path / FILE_NAME
+    path.write_text(LATER)
+    with pytest.raises(DamagedRestrictions) as raised:
+        await RestrictionFiles((str(tmp_path),)).load()
+    assert str(raised.value) == (
+        f"{path}: has format 2, of a later telemetryd; this one, {__version__}, knows format 1:"
+        " run the later one, or remove the file and reload, or run telemetryd ctl opt-in"
+    )
+    assert path.read_text() == LATER
 
 
 async def test_file_that_is_fixed_is_taken_up(tmp_path: Path) -> None:

@@ -121,13 +121,13 @@ def test_certificate_is_replaced_under_the_running_daemon(
         kept.request("GET", "/livez")
         assert kept.getresponse().read() == b"ok\n", "the connection of the start goes on"
         kept.close()
-    told = [line for line in daemon.log().splitlines() if "keeping the old ones" in line]
-    assert "key values mismatch" in told[0]
+    lines = [line for line in daemon.log().splitlines() if "keeping the old ones" in line]
+    assert "key values mismatch" in lines[0]
     assert daemon.log().count("certificates reloaded") == 1
 
 
 @pytest.mark.parametrize(
-    ("which", "told"),
+    ("which", "expected"),
     [
         ("missing", "server.tls_cert_file: the file can't be read (No such file or directory)"),
         (
@@ -138,7 +138,7 @@ def test_certificate_is_replaced_under_the_running_daemon(
     ],
 )
 def test_start_with_unusable_files_exits_78_and_names_them(
-    authority: Authority, kubeconfig: Path, tmp_path: Path, which: str, told: str
+    authority: Authority, kubeconfig: Path, tmp_path: Path, which: str, expected: str
 ) -> None:
     good = authority.issue("good")
     pair = {
@@ -152,7 +152,7 @@ def test_start_with_unusable_files_exits_78_and_names_them(
     )
     done = telemetryd("run", "--config", str(config), RUNTIME_DIRECTORY=str(tmp_path))
     assert done.returncode == 78
-    assert told.format(tmp_path) in done.stderr
+    assert expected.format(tmp_path) in done.stderr
     assert re.search(rf"{config}:\d+: server.tls_cert_file", done.stderr)
     assert "Traceback" not in done.stderr
 

@@ -226,7 +226,7 @@ async def test_replay_tells_what_was_refused_and_sends_the_rest(bench: Bench) ->
         ("remove", "receiver-7.json can't be read: No such file"),
         ("escape", "names a file outside of its folder"),
         ("garbage", "isn't a manifest"),
-        ("version", "is of a version that isn't known here"),
+        ("version", "has format 2, of a later telemetryd"),
     ],
 )
 async def test_export_that_was_spoilt_is_refused_before_anything_is_sent(

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from telemetryd.config import ExporterConfig
-from telemetryd.config.storage import AbsolutePath
-from telemetryd.export.exporter import BuildContext, ExportContext, Outcome
-from telemetryd.model import Payload
+from telemetryd.api import (
+    AbsolutePath,
+    BuildContext,
+    ExportContext,
+    ExporterConfig,
+    Outcome,
+    Payload,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

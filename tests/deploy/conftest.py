@@ -7,6 +7,7 @@ import pytest
 from tests.apiserver.admin import Admin
 from tests.apiserver.process import ApiServer
 from tests.deploy.installed import Installed
+from tests.deploy.kustomize import Variant
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +18,7 @@ def installed(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Installed]:
     """The variant that the module names as `VARIANT`; it goes when the module's tests are done."""
-    variant: str = request.module.VARIANT
+    variant: Variant = request.module.VARIANT
     made = Installed(admin, apiserver, tmp_path_factory.mktemp("installed"), variant)
     try:
         yield made

@@ -8,28 +8,14 @@ from pathlib import Path
 from telemetryd.doctor.access import Access
 from tests.apiserver.admin import Admin, AdminError, Object, Objects
 from tests.apiserver.process import DEPLOYED_USER, ApiServer
-from tests.deploy.kustomize import build
+from tests.charts.checks import environ_of
+from tests.charts.helm import toml_of
+from tests.deploy.kustomize import NAMESPACE, Variant, build
 from tests.deploy.rights import ROLES, granted, without
 
-NAMESPACE = "cattle-telemetry-system"
 _REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 
-_PLURALS = {
-    "Namespace": "namespaces",
-    "ServiceAccount": "serviceaccounts",
-    "ConfigMap": "configmaps",
-    "Service": "services",
-    "Deployment": "deployments",
-    "NetworkPolicy": "networkpolicies",
-    "PersistentVolumeClaim": "persistentvolumeclaims",
-    "PodDisruptionBudget": "poddisruptionbudgets",
-    "Role": "roles",
-    "RoleBinding": "rolebindings",
-    "ClusterRole": "clusterroles",
-    "ClusterRoleBinding": "clusterrolebindings",
-}
-
-_FIRST_WITH_POLICY_V1 = (1, 21)
+_PLURALS = {"NetworkPolicy": "networkpolicies"}
 
 
 def path_of(obj: Object) -> str:
@@ -38,14 +24,8 @@ def path_of(obj: Object) -> str:
     root = f"/apis/{version}" if "/" in version else f"/api/{version}"
     namespace = metadata.get("namespace")
     inside = f"/namespaces/{namespace}" if namespace else ""
-    return f"{root}{inside}/{_PLURALS[obj['kind']]}/{metadata['name']}"
-
-
-def as_served(obj: Object, version: tuple[int, int]) -> Object:
-    """The object in the words of an API server of that version."""
-    if obj["apiVersion"] == "policy/v1" and version < _FIRST_WITH_POLICY_V1:
-        return {**obj, "apiVersion": "policy/v1beta1"}
-    return obj
+    plural = _PLURALS.get(obj["kind"], f"{obj['kind'].lower()}s")
+    return f"{root}{inside}/{plural}/{metadata['name']}"
 
 
 def ensure_namespace(admin: Admin, name: str) -> None:
@@ -68,11 +48,12 @@ class Installed:
         kubeconfig: With that token.
     """
 
-    def __init__(self, admin: Admin, apiserver: ApiServer, folder: Path, variant: str) -> None:
+    def __init__(self, admin: Admin, apiserver: ApiServer, folder: Path, variant: Variant) -> None:
         self.admin = admin
         self.url = apiserver.url
         self.ca_file = apiserver.ca_file
-        self.objects: Objects = [as_served(obj, apiserver.version) for obj in build(variant)]
+        self.objects = build(*variant)
+        ensure_namespace(admin, NAMESPACE)
         for obj in self.objects:
             if obj["metadata"].get("namespace") not in {None, NAMESPACE}:
                 ensure_namespace(admin, obj["metadata"]["namespace"])
@@ -97,9 +78,12 @@ class Installed:
 
     def config(self) -> str:
         """The configuration in the ConfigMap."""
-        (found,) = [obj for obj in self.objects if obj["kind"] == "ConfigMap"]
-        text: str = found["data"]["config.toml"]
-        return text
+        return toml_of(self.objects)
+
+    def variables(self) -> dict[str, str]:
+        """The configuration in the environment of the container."""
+        environ = environ_of(self.objects)
+        return {name: text for name, text in environ.items() if name.startswith("TELEMETRYD_")}
 
     def set_rules(self, role: Object, rules: Objects) -> None:
         """Changes what a role grants."""
@@ -147,7 +131,6 @@ class Installed:
                 time.sleep(0.05)
 
     def remove(self) -> None:
-        """Deletes all but the namespaces, which nobody would finalize."""
+        """Deletes all of it."""
         for obj in reversed(self.objects):
-            if obj["kind"] != "Namespace":
-                self.admin.delete(path_of(obj))
+            self.admin.delete(path_of(obj))

@@ -1,90 +1,102 @@
-"""Builds the kustomizations of `deploy/`: the few features they use, and an error for any other.
+"""Builds `deploy/` as kustomize does: the few features it uses, and an error for any other.
 
-Where a real `kustomize` or `kubectl` is at hand, a test holds this to it.
+A test holds this to a real `kubectl`.
 """
 
 import json
 import os
+import shutil
+from collections.abc import Iterator
 from copy import deepcopy
 from functools import cache
+from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeAlias
 
 import yaml
 
 from tests.apiserver.admin import Object, Objects
+from tests.clientgo.binaries import kubectl
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
-VARIANTS = (
-    "base",
-    "overlays/scc",
-    "overlays/kubernetes",
-    "overlays/kubernetes-auth",
-    "overlays/ha",
-    "overlays/air-gapped",
-    "overlays/scc+components/ha",
-    "overlays/kubernetes+components/ha",
-    "overlays/scc+components/air-gapped",
-    "overlays/kubernetes+components/air-gapped",
-    "overlays/kubernetes+components/kubernetes-auth",
-    "overlays/ha+components/kubernetes-auth",
-)
-"""Each a folder of `deploy/`, or one and a component as an overlay of one's own has them."""
+DEPLOY: Final = Path(__file__).parents[2] / "deploy"
+NAMESPACE: Final = "cattle-telemetry-system"
 
+Variant: TypeAlias = tuple[str, ...]
+"""Components beside the base."""
+
+_ALONE: Final = ("kubernetes", "scc-operator", "ha", "air-gapped", "tls")
 _KNOWN = {"apiVersion", "kind", "resources", "components", "patches"}
 
 
-def build(variant: str) -> Objects:
-    """Every object of one of the `VARIANTS`, in the order of the files."""
-    folder, *components = variant.split("+")
-    objects = _build(DEPLOY / folder)
-    for component in components:
-        _extend(objects, DEPLOY / component)
+def _variants() -> Iterator[Variant]:
+    """The components in every combination that has a meaning: scc-operator belongs to Rancher."""
+    for count in range(len(_ALONE) + 1):
+        for chosen in combinations(_ALONE, count):
+            if not {"kubernetes", "scc-operator"} <= {*chosen}:
+                both = ("monitoring-tls",) if "tls" in chosen else ()
+                yield (*chosen, "monitoring", *both)
+    yield ()
+
+
+VARIANTS: Final = tuple(_variants())
+
+
+def build(*components: str) -> Objects:
+    """Every object of the base with these components."""
+    objects: Objects = []
+    for folder in ("base", *(f"components/{name}" for name in components)):
+        _extend(objects, DEPLOY / folder)
     return objects
 
 
-def folder_of(variant: str, own: Path) -> Path:
-    """The folder to give to kustomize; for a combination, one that is written into `own`."""
-    folder, *components = variant.split("+")
-    if not components:
-        return DEPLOY / folder
+def every_object() -> Objects:
+    """Each object of all variants that differs from the others."""
+    found = (obj for variant in VARIANTS for obj in build(*variant))
+    return [*{json.dumps(obj, sort_keys=True): obj for obj in found}.values()]
+
+
+def write_overlay(folder: Path, *components: str, **more: Any) -> Path:
+    """A kustomization of one's own, as the documentation has it."""
+
+    def path(name: str) -> str:
+        return os.path.relpath(DEPLOY / name, folder.resolve())
+
     document = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
-        "resources": [os.path.relpath(DEPLOY / folder, own.resolve())],
-        "components": [os.path.relpath(DEPLOY / each, own.resolve()) for each in components],
+        "resources": [path("base")],
+        "components": [path(f"components/{name}") for name in components],
+        **more,
     }
-    (own / "kustomization.yaml").write_text(json.dumps(document))
-    return own
+    (folder / "kustomization.yaml").write_text(json.dumps(document))
+    return folder
 
 
-def _build(folder: Path) -> Objects:
-    objects: Objects = []
-    _extend(objects, folder)
-    return objects
+def find_kubectl() -> str | None:
+    """A kubectl: the one of `make clientgo`, or the system's."""
+    built = kubectl()
+    return str(built) if os.access(built, os.X_OK) else shutil.which("kubectl")
 
 
 def _extend(objects: Objects, folder: Path) -> None:
-    """What a kustomization adds to objects and changes of them; only a component may change."""
+    """What a kustomization adds to objects and changes of them."""
     (kustomization,) = _documents(folder / "kustomization.yaml")
     unknown = set(kustomization) - _KNOWN
     assert not unknown, f"{folder}: teach this builder {unknown}"
-    for resource in kustomization["resources"]:
-        path = folder / resource
-        objects += _build(path.resolve()) if path.is_dir() else _documents(path)
-    for component in kustomization.get("components", ()):
-        _extend(objects, (folder / component).resolve())
+    for resource in kustomization.get("resources", ()):
+        objects += _documents(folder / resource)
     for patch in kustomization.get("patches", ()):
         (patched,) = [obj for obj in objects if _matches(obj, patch["target"])]
-        (operations,) = _documents(folder / patch["path"])
+        (operations,) = parse_documents(patch["patch"])
         for operation in operations:
             _apply(patched, operation)
 
 
 def parse_documents(text: str) -> list[Any]:
     """Every YAML document of a text that isn't empty."""
-    load: Any = yaml.safe_load_all
-    return [document for document in load(text) if document]
+    load: Any = yaml.load_all
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return [document for document in load(text, loader) if document]
 
 
 def _documents(path: Path) -> list[Any]:
@@ -97,13 +109,7 @@ def _parsed(path: Path) -> list[Any]:
 
 
 def _matches(obj: Object, target: Object) -> bool:
-    group, _, version = obj["apiVersion"].rpartition("/")
-    seen = {
-        "group": group,
-        "version": version,
-        "kind": obj["kind"],
-        "name": obj["metadata"]["name"],
-    }
+    seen = {"kind": obj["kind"], "name": obj["metadata"]["name"]}
     return all(seen[key] == value for key, value in target.items())
 
 
@@ -118,8 +124,8 @@ def _apply(obj: Object, operation: Object) -> None:
         place = place[_index(place, parent)]
     key = _index(place, last)
     match operation["op"]:
-        case "test":
-            assert place[key] == operation["value"], operation
+        case "remove":
+            del place[key]
         case "replace":
             assert place[key] is not None
             place[key] = operation["value"]

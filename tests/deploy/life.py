@@ -10,7 +10,8 @@ from typing import Any
 
 from telemetryd.doctor.access import Access
 from tests.apiserver.admin import Admin, AdminError, Objects
-from tests.deploy.installed import NAMESPACE, Installed
+from tests.deploy.installed import Installed
+from tests.deploy.kustomize import NAMESPACE
 from tests.support.daemon import Daemon
 from tests.system.rancher import SECRET, Rancher, facts, recount
 from tests.system.scc import SERVED, Scc

@@ -13,11 +13,12 @@ from telemetryd.doctor.access import Access
 from tests.apiserver.admin import Admin, AdminError, Object, Objects
 from tests.apiserver.process import ApiServer
 from tests.deploy.installed import Installed
+from tests.deploy.kustomize import Variant
 from tests.support import starter
 from tests.support.daemon import Daemon
 from tests.system.rancher import SECRET, Rancher, facts, recount
 
-VARIANT = "base"
+VARIANT: Variant = ()
 CONFIG = """
 [[exporters]]
 name = "scc"
@@ -243,9 +244,9 @@ def test_denied_watches_leave_lists_in_pages_and_hold_up_no_export(
 def test_denied_verb_on_the_secret_fails_its_exporter_alone(
     installed: Installed, rancher: Rancher, tmp_path: Path
 ) -> None:
-    told = {"get": "get", "create": "create or patch", "patch": "create or patch"}
+    named = {"get": "get", "create": "create or patch", "patch": "create or patch"}
     with running(installed, tmp_path) as daemon:
-        for verb, verbs in told.items():
+        for verb, verbs in named.items():
             right = Access("", "secrets", "", verb, *SECRET.split("/")[4::2])
             with without(installed, "Role", verb, "secrets"):
                 installed.wait_granted([right], granted=False)

@@ -24,12 +24,12 @@ from tests.deploy.kustomize import build, parse_documents
 from tests.deploy.rights import without_each
 from tests.support.daemon import free_port
 
-VARIANT = "overlays/scc"
+VARIANT = ("scc-operator",)
 BUILD = setting("server-version-type", "prime")
 REQUESTS = collection(SECRET_REQUESTS)
 RIGHTS = [
     (path_of(role), access, changed["rules"])
-    for role in build(VARIANT)
+    for role in build(*VARIANT)
     if role["kind"] in {"Role", "ClusterRole"}
     for access, changed in without_each(role)
 ]

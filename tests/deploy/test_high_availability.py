@@ -1,4 +1,4 @@
-"""Two daemons as `deploy/overlays/ha` configures them, with its account and a real Lease."""
+"""Two daemons as `deploy/components/ha` configures them, with its account and a real Lease."""
 
 import json
 from collections.abc import Iterator
@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from tests.apiserver.admin import Admin, AdminError
-from tests.deploy.installed import NAMESPACE, Installed
-from tests.support.daemon import TOP_LEVEL, Daemon
+from tests.deploy.installed import Installed
+from tests.deploy.kustomize import NAMESPACE
+from tests.support.daemon import Daemon
 from tests.system.rancher import SECRET, Rancher, facts, recount
 
 pytestmark = pytest.mark.long
 
-VARIANT = "overlays/ha"
+VARIANT = ("ha",)
 LEASE = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/telemetryd"
 LEASE_DURATION_S, RETRY_PERIOD_S = 15.0, 2.0
 SLACK_S = 30.0
@@ -26,13 +27,11 @@ class Replica:
     def __init__(self, name: str, folder: Path, installed: Installed) -> None:
         folder.mkdir()
         self.name = name
-        top_level, bracket, tables = installed.config().partition("[")
         self.daemon = Daemon(
             folder,
             installed.kubeconfig,
-            bracket + tables,
-            TOP_LEVEL + top_level,
-            environ={"HOSTNAME": name},
+            '[[exporters]]\nname = "scc"\ntype = "secret"\n',
+            environ={**installed.variables(), "HOSTNAME": name},
         )
 
     def leads(self) -> bool:

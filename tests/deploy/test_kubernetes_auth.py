@@ -18,8 +18,9 @@ from tests.support import starter
 from tests.support.certificates import Authority
 from tests.support.daemon import Daemon
 
-VARIANT = "overlays/kubernetes-auth"
+VARIANT = ("tls",)
 NAMESPACE = "monitoring-of-tests"
+READERS = "telemetryd.cattle-telemetry-system-metrics"
 ACCOUNTS = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts"
 BINDINGS = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
 BINDING: Object = {
@@ -29,7 +30,7 @@ BINDING: Object = {
     "roleRef": {
         "apiGroup": "rbac.authorization.k8s.io",
         "kind": "ClusterRole",
-        "name": "telemetryd-metrics-reader",
+        "name": READERS,
     },
     "subjects": [{"kind": "ServiceAccount", "namespace": NAMESPACE, "name": "prometheus"}],
 }
@@ -90,11 +91,11 @@ class Guarded:
 
     def doctor(self) -> str:
         folder = str(self.daemon.config_file.parent)
-        told: str = starter.run(
+        report: str = starter.run(
             *("doctor", "--config", str(self.daemon.config_file)),
             env={**os.environ, "STATE_DIRECTORY": folder, "RUNTIME_DIRECTORY": folder},
         ).stdout
-        return told
+        return report
 
 
 @pytest.fixture
@@ -124,9 +125,9 @@ def test_account_with_the_role_of_deploy_may_scrape_and_nothing_else(
     assert guarded.get("/metrics")[0] == 401
     assert guarded.get("/metrics", "eyJhbGciOiJub25lIn0.e30.")[0] == 401
     assert guarded.get("/metrics", scraper.token("someone-else"))[0] == 401
-    status, told = guarded.get("/metrics", token)
+    status, body = guarded.get("/metrics", token)
     assert status == 403
-    assert f"'system:serviceaccount:{NAMESPACE}:prometheus' isn't allowed to get" in told
+    assert f"'system:serviceaccount:{NAMESPACE}:prometheus' isn't allowed to get" in body
     assert guarded.get("/metrics", installed.token)[0] == 403, "not even its own"
     with scraper.bound():
         guarded.daemon.wait_for(
@@ -174,10 +175,6 @@ def test_without_the_right_to_review_everyone_is_refused_and_doctor_names_it(
 
 
 def test_role_for_those_who_scrape_holds_only_metrics(installed: Installed, admin: Admin) -> None:
-    (role,) = [
-        each
-        for each in installed.roles()
-        if each["metadata"]["name"] == "telemetryd-metrics-reader"
-    ]
+    (role,) = [each for each in installed.roles() if each["metadata"]["name"] == READERS]
     stored = admin.get(path_of(role))
     assert stored["rules"] == [{"nonResourceURLs": ["/metrics"], "verbs": ["get"]}]

@@ -18,10 +18,10 @@ from tests.deploy.rights import granted
 from tests.system.rancher import Rancher
 from tests.system.scc import NAMESPACE, SECRET, Scc
 
-VARIANT = "overlays/scc+components/ha"
+VARIANT = ("scc-operator", "ha")
 DELETE = Access("", "secrets", "", "delete", NAMESPACE, SECRET)
 """With `cleanup = "delete"` as `docs/install.md` says, beside what the overlay grants."""
-RIGHTS = granted(build(VARIANT)) | {DELETE}
+RIGHTS = granted(build(*VARIANT)) | {DELETE}
 FOR_THE_STATUS = frozenset({REGISTRATIONS})
 """Without it nothing else is missing: `test_registrations.py`."""
 AT_START = frozenset(each for each in RIGHTS if each.verb in {"list", "watch"}) - FOR_THE_STATUS

@@ -18,7 +18,7 @@ from tests.system.rancher import Rancher
 
 pytestmark = pytest.mark.long
 
-VARIANT = "overlays/scc"
+VARIANT = ("scc-operator",)
 EXPORTER = '[[exporters]]\nname = "scc"\ntype = "secret"\ninterval = "1s"\n'
 
 

@@ -1,7 +1,7 @@
 """Makes the generated parts of the documentation and of the chart: ``make docs``.
 
-A generated page begins with prose of its own, which stays; what follows the mark is made. On
-``docs/collected.md`` what is made stands between two marks each.
+A generated page begins with prose of its own, which stays; what follows the mark is made. On the
+pages of ``BLOCKS`` what is made stands between two marks each.
 """
 
 import json
@@ -12,7 +12,8 @@ from pathlib import Path
 from supply.shell import write_files
 from telemetryd.config.jsonschema import config_schema
 from tests.clientgo.differences import render_differences
-from tests.docs.collected import BLOCKS
+from tests.docs.collected import BLOCKS as COLLECTED
+from tests.docs.commandline import render_commands, render_globals
 from tests.docs.configuration import render_configuration
 from tests.docs.metrics import render_metrics
 from tests.docs.values import FILES
@@ -21,10 +22,13 @@ DOCS = Path(__file__).parents[2] / "docs"
 MARK = "<!-- What follows is made by `make docs`: edit what it is made of. -->"
 PAGES: dict[str, Callable[[], str]] = {
     "configuration.md": render_configuration,
-    "login-differences.md": render_differences,
+    "login.md": render_differences,
     "metrics.md": render_metrics,
 }
-COLLECTED = "collected.md"
+BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
+    "collected.md": COLLECTED,
+    "commands.md": {"commands": render_commands, "globals": render_globals},
+}
 SCHEMA = DOCS.parent / "config.schema.json"
 
 _BLOCK = re.compile(
@@ -35,10 +39,10 @@ _BLOCK = re.compile(
 def render_page(name: str) -> str:
     """A page as it should be: its prose, the mark, and what is made."""
     text = (DOCS / name).read_text()
-    if name == COLLECTED:
+    if (made := BLOCKS.get(name)) is not None:
         found = [block[2] for block in _BLOCK.finditer(text)]
-        assert found == [*BLOCKS], f"docs/{name} has other marks, or in another order: {found}"
-        return _BLOCK.sub(lambda block: f"{block[1]}{BLOCKS[block[2]]()}{block[3]}", text)
+        assert found == [*made], f"docs/{name} has other marks, or in another order: {found}"
+        return _BLOCK.sub(lambda block: f"{block[1]}{made[block[2]]()}{block[3]}", text)
     prose, mark, _ = text.partition(MARK)
     assert mark, f"docs/{name} has no mark where its generated part begins"
     return f"{prose}{MARK}\n\n{PAGES[name]()}"
@@ -53,7 +57,7 @@ def main() -> None:
     """Write every page, schema and file, and what shells know of the commands."""
     write_files()
     SCHEMA.write_text(render_schema())
-    for name in (*PAGES, COLLECTED):
+    for name in (*PAGES, *BLOCKS):
         (DOCS / name).write_text(render_page(name))
     for path, render in FILES.items():
         path.write_text(render())

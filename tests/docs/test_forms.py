@@ -1,6 +1,5 @@
-"""What the tests of the documentation refuse: a command that they can't run would prove nothing."""
+"""How commands are read from pages, and that one which fails is noticed."""
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,8 +7,7 @@ import pytest
 
 from tests.docs.commands import Command, NoSuchForm, commands_of, missing_output
 from tests.docs.markdown import anchors
-from tests.docs.sandbox import Sandbox, sandbox
-from tests.docs.test_commands import perform
+from tests.docs.test_commands import Reader, reading
 
 
 def parsed(*lines: str) -> list[Command]:
@@ -18,11 +16,8 @@ def parsed(*lines: str) -> list[Command]:
 
 
 @pytest.fixture(scope="module")
-def machine() -> Iterator[Sandbox]:
-    with (
-        tempfile.TemporaryDirectory(prefix="td-", dir="/tmp") as folder,
-        sandbox(Path(folder)) as made,
-    ):
+def reader() -> Iterator[Reader]:
+    with reading("") as made:
         yield made
 
 
@@ -55,66 +50,53 @@ def test_block_without_a_command_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "(cd deploy && telemetryd run)",
-        "for name in a b; do telemetryd schema; done",
-        "unheard-of --option",
-        "telemetryd schema | unheard-of",
-        "cat /etc/passwd",
-        "telemetryd payload > /srv/payload.json",
-        "kubectl drain node",
-        "kubectl -n cattle-telemetry-system exec deploy/telemetryd -- cat /etc/passwd",
-        "kubectl exec deploy/telemetryd -- telemetryd schema | unheard-of",
-        "make demo | head",
-        "pip download -r unheard-of.lock",
-        "kubectl apply -k deploy/overlays/unheard-of",
-        "kubectl -n elsewhere get pods",
-        "kubectl -n cattle-telemetry-system exec deploy/unheard-of -- telemetryd schema",
-        "docker build --build-arg UNHEARD_OF=1 .",
-        "docker exec telemetryd",
-        "systemctl restart unheard-of",
-        "make unheard-of",
-        "promtool check rules deploy/unheard-of.yaml",
-    ],
-)
-def test_command_in_an_unknown_form_is_refused(text: str, machine: Sandbox) -> None:
-    (command,) = parsed(f"$ {text}")
-    with pytest.raises((NoSuchForm, FileNotFoundError)):
-        perform(command, machine)
-
-
-@pytest.mark.parametrize(
     ("text", "shown"),
     [
         ("telemetryd schema --format unheard-of", ()),
-        ("kubectl -n cattle-telemetry-system exec deploy/telemetryd -- telemetryd unheard-of", ()),
-        ("docker run telemetryd:0.1.0 unheard-of", ()),
         ("telemetryd --version", ("another 0.1.0",)),
+        ("unheard-of --option", ()),
+        ("telemetryd schema | unheard-of", ()),
+        ("cat config.toml", ()),
+        ("cp config.example.toml /etc/telemetryd/config.toml", ()),
+        ("pip install unheard-of", ()),
+        ("curl -sf http://203.0.113.1", ()),
     ],
 )
 def test_command_that_fails_or_says_something_else_is_reported(
-    text: str, shown: tuple[str, ...], machine: Sandbox
+    text: str, shown: tuple[str, ...], reader: Reader
 ) -> None:
     (command,) = parsed(f"$ {text}", *shown)
     with pytest.raises(AssertionError, match=r"page\.md:4"):
-        perform(command, machine)
+        reader.do(command)
 
 
-def test_command_for_the_pod_is_run_with_what_it_is_piped_into(machine: Sandbox) -> None:
-    pod = "kubectl -n cattle-telemetry-system exec deploy/telemetryd --"
-    for command in parsed(
-        f"$ {pod} telemetryd ctl status | head -n 1",
-        "telemetryd 0.1.0, up ...",
-        f"$ {pod} telemetryd schema > schema.json",
+def test_daemon_that_does_not_start_is_reported(reader: Reader) -> None:
+    (command,) = parsed("$ telemetryd run --config unheard-of.toml")
+    with pytest.raises(AssertionError, match="unheard-of"):
+        reader.do(command)
+
+
+def test_folder_and_variables_hold_for_the_commands_after(reader: Reader) -> None:
+    for command in (
+        *parsed("$ cd deploy/monitoring", "$ export NAMED=dashboard.json", "$ head $NAMED"),
+        *parsed("$ head Makefile deploy/monitoring/$NAMED"),
     ):
-        perform(command, machine)
-    assert (machine.tree / "schema.json").read_text().startswith("{")
+        reader.do(command)
 
 
-def test_cd_holds_until_the_end_of_its_block(machine: Sandbox) -> None:
-    for command in (*parsed("$ cd deploy/base", "$ head rbac.yaml"), *parsed("$ head Makefile")):
-        perform(command, machine)
+def test_nothing_that_a_page_does_is_seen_outside_or_on_the_next_machine() -> None:
+    mark = Path("/etc/telemetryd-of-a-page")
+    for _ in range(2):
+        with reading("") as reader:
+            for command in parsed(f"$ mkdir {mark}", "$ mkdir /etc/telemetryd /opt/telemetryd"):
+                reader.do(command)
+    assert not mark.exists()
+
+
+def test_page_that_installs_telemetryd_finds_none() -> None:
+    (command,) = parsed("$ telemetryd --version")
+    with reading("$ pip install .") as reader, pytest.raises(AssertionError, match="not found"):
+        reader.do(command)
 
 
 def test_output_is_compared_but_for_numbers_and_what_is_left_out() -> None:

@@ -10,7 +10,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from telemetryd.serve.metrics.families import FAMILIES
-from tests.docs.generate import COLLECTED, DOCS, PAGES, render_page
+from tests.docs.generate import BLOCKS, DOCS, PAGES, render_page
 from tests.docs.values import FILES
 from tests.support.daemon import Daemon, free_port
 from tests.support.embedded import FleetServer, serve_fleet
@@ -107,7 +107,7 @@ def labels_of(family: Metric) -> frozenset[str]:
     return found.pop()
 
 
-@pytest.mark.parametrize("name", [*PAGES, COLLECTED])
+@pytest.mark.parametrize("name", [*PAGES, *BLOCKS])
 def test_generated_page_is_up_to_date(name: str) -> None:
     assert (DOCS / name).read_text() == render_page(name), "run make docs"
 

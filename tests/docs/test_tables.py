@@ -1,11 +1,14 @@
 """Tables that list what is closed in the code: nothing is missing, nothing is made up."""
 
+import inspect
 import json
 import re
 from pathlib import Path
 
+import jsonschema
 import pytest
 
+from telemetryd import api
 from telemetryd.cli import run_command
 from telemetryd.daemon.signals import EarlySignals
 from telemetryd.errors import Reason
@@ -13,7 +16,7 @@ from telemetryd.model import ExporterState
 from telemetryd.serve.metrics.families import FAMILIES
 from telemetryd.serve.page.disclosure import NEVER_READ
 from tests.cli.test_commands import telemetryd
-from tests.docs.markdown import ROOT
+from tests.docs.markdown import ROOT, blocks
 from tests.serve.page.test_disclosure import leaves
 from tests.support.daemon import free_port
 from tests.support.embedded import serve_fleet
@@ -45,6 +48,31 @@ def test_every_state_is_explained() -> None:
 def test_every_reason_is_explained() -> None:
     found = [named(row) for row in rows("troubleshooting.md", "Reasons") if len(row) == 3]
     assert [name for name in found if name in set(Reason)] == list(Reason)
+
+
+def test_every_reason_is_listed_for_authors_of_exporters() -> None:
+    page = (ROOT / "docs" / "writing-an-exporter.md").read_text()
+    (listed,) = re.findall(r"`reason` is one of `Reason`, .*?: (.*?)\. The\s", page, re.DOTALL)
+    assert [word.strip("`") for word in re.split(r",\s+", listed)] == list(Reason)
+
+
+def test_every_kind_of_key_is_listed_with_its_arguments() -> None:
+    listed = {named(row) for row in rows("writing-an-exporter.md", "The plug-in")}
+    kinds = [
+        kind
+        for name in api.__all__
+        if isinstance(kind := getattr(api, name), type) and issubclass(kind, api.Kind)
+    ]
+    expected = set()
+    for kind in kinds:
+        if kind is not api.Kind:
+            parameters = inspect.signature(kind).parameters.values()
+            arguments = ", ".join(
+                each.name if each.default is each.empty else f"{each.name}={each.default!r}"
+                for each in parameters
+            )
+            expected.add(f"{kind.__name__}({arguments})")
+    assert listed == expected
 
 
 def test_every_other_closed_list_is_explained() -> None:
@@ -82,6 +110,31 @@ def test_every_field_of_a_payload_is_listed_and_no_other(
     assert sorted(listed) == sorted(leaves(json.loads(capsys.readouterr().out)))
 
 
+def test_payload_that_the_readme_shows_is_a_valid_one(capsys: pytest.CaptureFixture[str]) -> None:
+    (shown,) = [
+        json.loads("\n".join(block.lines))
+        for block in blocks((ROOT / "README.md").read_text())
+        if block.language == "json"
+    ]
+    assert run_command(["schema", "--format", "scc"], EarlySignals()) == 0
+    jsonschema.validate(shown, json.loads(capsys.readouterr().out))
+    nodes = sum(row["count"] * row["nodes"] for row in shown["managedClusters"])
+    assert nodes == sum(row["count"] for row in shown["managedSystems"]) == 15
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/operations.md"])
+def test_figures_are_those_of_the_benchmark(page: str) -> None:
+    measured = (ROOT / "benchmarks" / "README.md").read_text()
+    (peak,) = re.findall(
+        r"^\| peak memory at 10,000 nodes.* \| (\d+) MB to", measured, re.MULTILINE
+    )
+    (idle,) = re.findall(r"^\| idle with .* \| ([\d.]+) % of a core \|", measured, re.MULTILINE)
+    (first,) = re.findall(r" \| ([\d.]+) s from the start of the process \|", measured)
+    text = (ROOT / page).read_text()
+    for figure in (f"{peak} MB", f"{float(idle):.1f} % of a", f"{float(first):.0f} s"):
+        assert figure in text, figure
+
+
 def test_what_is_never_read_is_what_the_status_page_says() -> None:
     text = (ROOT / "docs" / "collected.md").read_text()
     section = _HEADING.split(text.partition("## Never read\n")[2])[0]
@@ -97,16 +150,18 @@ def test_every_check_of_doctor_is_explained(tmp_path: Path) -> None:
             f'[server]\nlisten = "127.0.0.1:{free_port()}"\n'
             '[[exporters]]\nname = "scc"\ntype = "secret"\n'
             f'[[exporters]]\nname = "kept"\ntype = "file"\ndirectory = "{tmp_path}/kept"\n'
+            f'[[exporters]]\nname = "web"\ntype = "http"\nurl = "https://localhost:{free_port()}"\n'
+            'bearer_token_file = "/nonexistent"\n'
         )
         asked = telemetryd("doctor", "--config", str(config), RUNTIME_DIRECTORY=str(tmp_path))
-    assert asked.returncode == 0, asked.stdout
-    told = asked.stdout.splitlines()
+    assert asked.returncode == 1, asked.stdout
+    lines = asked.stdout.splitlines()
     patterns = {
         re.sub("[A-Z]{4,}", ".+", re.escape(name))
         for row in rows("troubleshooting.md", "What doctor asks")
         if (name := named(row))
     }
-    checks = {line.split("  ")[1] for line in told[:-1]}
+    checks = {line.split("  ")[1] for line in lines[:-1]}
     assert len(checks) > 30
     for check in checks:
         assert any(re.fullmatch(pattern, check) for pattern in patterns), check
@@ -122,6 +177,6 @@ def test_ids_are_called_pseudonymous_wherever_they_are_named() -> None:
         # The value in the configuration, and a user of Kubernetes.
         rest = text.replace('"anonymous"', "").replace("system:anonymous", "")
         assert "anonym" not in rest.lower(), re.findall(".*anonym.*", rest, re.IGNORECASE)
-    fleet = (ROOT / "docs" / "fleet-payload.md").read_text()
+    fleet = (ROOT / "docs" / "delivery.md").read_text()
     assert "anyone who knows the UID of a cluster's object can compute its id" in fleet
     assert "anyone who has the payload can compute the id" in fleet

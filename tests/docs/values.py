@@ -1,39 +1,21 @@
 """Makes the schema of the chart's values, and the files of `deploy/monitoring` that it carries.
 
-`config` of the values mirrors the configuration file: its schema is made of the structs that read
-the file. The chart's own values stand in `charts/values.schema.yaml`. The longest durations and
-what must hold between most keys are left to `telemetryd check-config`.
+`config` of the values mirrors the configuration file: its schema is that of the file
+(`telemetryd/config/jsonschema.py`) in the forms of Helm. Exporters are a map by name, `null` gives
+a key its default, and what no pod can use is refused. The chart's own values stand in
+`charts/values.schema.yaml`.
 """
 
 import json
 import re
 from collections.abc import Callable
-from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from telemetryd.config.docstrings import attributes_of
-from telemetryd.config.paths import LONGEST_SOCKET_PATH_BYTES, SocketPath
-from telemetryd.config.schema import Key, Table, Variants, keys_of
-from telemetryd.config.settings import Config
-from telemetryd.config.storage import AbsolutePath, Size
-from telemetryd.config.values import (
-    Boolean,
-    BooleanOrAuto,
-    Choice,
-    DnsLabel,
-    DnsSubdomain,
-    Duration,
-    Integer,
-    Kind,
-    Listen,
-    Number,
-    Text,
-    Url,
-    Uuid,
-)
+from telemetryd.config.jsonschema import LABEL, config_schema, kind_schema
+from telemetryd.config.values import DnsLabel, DnsSubdomain
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "telemetryd"
@@ -42,13 +24,10 @@ MONITORING = ROOT / "deploy" / "monitoring"
 
 Schema = dict[str, Any]
 
-_LABEL = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
-_UUID = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
-_DURATION = "^([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$"
-_AT_LEAST_A_SECOND = "[1-9][0-9]*(h|s|m($|[0-9]))|[1-9][0-9]{3,}ms"
 # Probes and Prometheus come from outside of the pod.
 _EVERY_ADDRESS = r"^(0\.0\.0\.0|\[::\])?:[1-9][0-9]{0,4}$"
-_LOOPBACK = r"^http://(127\.[0-9.]+|localhost|\[::1\])(:|/|$)"
+_HTTPS = "^[Hh][Tt][Tt][Pp][Ss]://"
+_LOOPBACK = r"^[Hh][Tt][Tt][Pp]://(127\.[0-9.]+|localhost|\[::1\])(:|/|$)"
 
 _REQUIRES = {
     "client_key_file": ("client_cert_file",),
@@ -56,15 +35,7 @@ _REQUIRES = {
     "tls_key_file": ("tls_cert_file",),
 }
 """Keys that have a meaning only beside others."""
-_PATTERNS: dict[type[Kind[Any]], Schema] = {
-    Size: {"pattern": "^[0-9]*[1-9][0-9]*(B|KiB|MiB|GiB|TiB)$"},
-    Uuid: {"pattern": f"^{_UUID}$"},
-    Url: {"pattern": r"^https?://[^\s@?#]+$"},
-    DnsLabel: {"pattern": f"^{_LABEL}$"},
-    DnsSubdomain: {"pattern": rf"^{_LABEL}(\.{_LABEL})*$", "maxLength": 253},
-    SocketPath: {"pattern": "^/", "maxLength": LONGEST_SOCKET_PATH_BYTES},
-    AbsolutePath: {"pattern": "^/"},
-}
+_ADDRESSES = ("url", "endpoint")
 _CREDENTIALS = ("headers_file", "bearer_token_file")
 _OF_TLS = ("ca_file", "client_cert_file", "client_key_file")
 
@@ -73,10 +44,11 @@ def render_schema() -> str:
     """`values.schema.json`."""
     load: Any = yaml.safe_load
     schema: Schema = load(OWN_VALUES.read_text())
+    file = config_schema()
     schema["definitions"] = {
-        kind.__name__: _of_kind(kind()) for kind in (DnsLabel, DnsSubdomain)
-    } | _exporters()
-    schema["properties"]["config"] = _of_table(Config)
+        kind.__name__: kind_schema(kind()) for kind in (DnsLabel, DnsSubdomain)
+    } | {f"exporter-{name}": _of_exporter(table) for name, table in file["$defs"].items()}
+    schema["properties"]["config"] = _of_table(file)
     return json.dumps(schema, indent=1) + "\n"
 
 
@@ -100,12 +72,9 @@ FILES: dict[Path, Callable[[], str]] = {
 """What is made for the chart, by its path."""
 
 
-def _of_table(declaration: type[Any]) -> Schema:
-    said = attributes_of(declaration)
-    properties = {
-        key.name: {"description": said[key.attribute], **_of_key(key)}
-        for key in keys_of(declaration)
-    }
+def _of_table(table: Schema) -> Schema:
+    """A table of the file; of what the file says, a default is the chart's own to say."""
+    properties = {name: _of_key(name, known) for name, known in table["properties"].items()}
     schema: Schema = {
         "type": "object",
         "additionalProperties": False,
@@ -114,35 +83,36 @@ def _of_table(declaration: type[Any]) -> Schema:
     requires = {name: [*others] for name, others in _REQUIRES.items() if name in properties}
     if requires:
         schema["dependencies"] = requires
-    addresses = [key.name for key in keys_of(declaration) if isinstance(key.kind, Url)]
-    if addresses and {*_CREDENTIALS, *_OF_TLS} <= {*properties}:
+    if {*_CREDENTIALS, *_OF_TLS} <= {*properties}:
+        addresses = [name for name in _ADDRESSES if name in properties]
         schema["allOf"] = [rule for name in addresses for rule in _on_plain_http(name)]
     return schema
 
 
 def _on_plain_http(address: str) -> list[Schema]:
     """No credentials in clear text, and no certificates where there is no TLS."""
-    plain = {"pattern": "^http://"}
-    in_clear = {"allOf": [plain, {"not": {"pattern": _LOOPBACK}}]}
     return [
         {
-            "if": {"required": [address], "properties": {address: found}},
-            "then": {"properties": {name: {"type": "null"} for name in names}},
+            "if": {
+                "anyOf": [
+                    {"required": [name], "properties": {name: {"type": "string"}}} for name in names
+                ]
+            },
+            "then": {"properties": {address: {"pattern": pattern}}},
         }
-        for found, names in ((in_clear, _CREDENTIALS), (plain, _OF_TLS))
+        for pattern, names in ((f"{_HTTPS}|{_LOOPBACK}", _CREDENTIALS), (_HTTPS, _OF_TLS))
     ]
 
 
-def _of_key(key: Key) -> Schema:
-    match key.kind:
-        case Table(declaration):
-            return _of_table(declaration)
-        case Variants() as variants:
-            return _by_name(variants)
-        case Listen():
-            return {"type": "string", "pattern": _EVERY_ADDRESS}
-        case kind:
-            return _or_default(_of_kind(kind))
+def _of_key(name: str, known: Schema) -> Schema:
+    about = {"description": known["description"]}
+    if name == "listen":
+        return {**about, "type": "string", "pattern": _EVERY_ADDRESS}
+    if known.get("type") == "array":
+        return {**about, **_by_name(known["items"])}
+    if "properties" in known:
+        return {**about, **_of_table(known)}
+    return _or_default({key: each for key, each in known.items() if key != "default"})
 
 
 def _or_default(schema: Schema) -> Schema:
@@ -152,80 +122,43 @@ def _or_default(schema: Schema) -> Schema:
     return {**schema, "type": [schema["type"], "null"]}
 
 
-def _by_name(kind: Variants) -> Schema:
+def _by_name(items: Schema) -> Schema:
     """Exporters as a map: `null` removes one, and plug-ins bring types of their own."""
+    ((discriminator, types),) = items["properties"].items()
+    by_type: Schema = {}
+    for name in types["enum"]:
+        by_type = {
+            "if": {
+                "type": "object",
+                "required": [discriminator],
+                "properties": {discriminator: {"const": name}},
+            },
+            "then": {"$ref": f"#/definitions/exporter-{name}"},
+            **({"else": by_type} if by_type else {}),
+        }
+    exporter = {
+        "type": ["object", "null"],
+        "required": [discriminator],
+        "properties": {discriminator: {"type": "string", "minLength": 1}},
+        **by_type,
+    }
     return {
         "type": "object",
         "additionalProperties": False,
-        "patternProperties": {f"^{_LABEL}$": _of_exporter(kind)},
+        "patternProperties": {f"^{LABEL}$": exporter},
     }
 
 
-def _of_exporter(kind: Variants) -> Schema:
-    types = [variant.type for variant in kind.variants]
-    return {
-        "type": ["object", "null"],
-        "required": [kind.discriminator],
-        "properties": {kind.discriminator: {"type": "string", "minLength": 1}},
-        "allOf": [
-            {
-                "if": {
-                    "type": "object",
-                    "required": [kind.discriminator],
-                    "properties": {kind.discriminator: {"const": name}},
-                },
-                "then": {"$ref": f"#/definitions/exporter-{name}"},
-            }
-            for name in types
-        ],
-    }
-
-
-def _exporters() -> dict[str, Schema]:
-    (kind,) = (key.kind for key in keys_of(Config) if isinstance(key.kind, Variants))
-    return {f"exporter-{variant.type}": _of_variant(kind, variant) for variant in kind.variants}
-
-
-def _of_variant(kind: Variants, variant: type[Any]) -> Schema:
-    schema = _of_table(variant)
-    schema["properties"] = {
-        kind.discriminator: {"const": variant.type},
-        **{name: known for name, known in schema["properties"].items() if name != "name"},
-    }
-    required = [
-        key.name for key in keys_of(variant) if key.default is MISSING and key.name != "name"
-    ]
+def _of_exporter(table: Schema) -> Schema:
+    """One type of exporter, whose name is its key in the map."""
+    known = {name: each for name, each in table["properties"].items() if name != "name"}
+    chosen = {name: each for name, each in known.items() if "const" in each}
+    rest = {name: each for name, each in known.items() if name not in chosen}
+    schema = _of_table({"properties": rest})
+    schema["properties"] = chosen | schema["properties"]
+    required = [name for name in table["required"] if name != "name"]
     if required:
         schema["required"] = required
         for name in required:
             schema["properties"][name]["type"] = "string"
     return schema
-
-
-def _of_kind(kind: Kind[Any]) -> Schema:  # noqa: PLR0911 - one line a kind
-    if type(kind) in _PATTERNS:
-        return {"type": "string", **_PATTERNS[type(kind)]}
-    match kind:
-        case Boolean():
-            return {"type": "boolean"}
-        case BooleanOrAuto():
-            return {"enum": ["auto", True, False]}
-        case Choice(words):
-            return {"enum": [*words]}
-        case Integer(minimum, maximum) | Number(minimum, maximum):
-            name = "integer" if isinstance(kind, Integer) else "number"
-            return {"type": name, "minimum": minimum, "maximum": maximum}
-        case Duration(minimum_s):
-            return {"type": "string", "minLength": 2, "allOf": _durations(minimum_s)}
-        case Text(_, maximum):
-            return {"type": "string", "minLength": 1, "maxLength": maximum}
-        case _:
-            raise AssertionError(f"teach tests/docs/values.py the values of {kind}")
-
-
-def _durations(minimum_s: float) -> list[Schema]:
-    """Its form, and where it has to be long that it is."""
-    form = {"pattern": _DURATION}
-    if minimum_s >= 1:
-        return [form, {"pattern": _AT_LEAST_A_SECOND}]
-    return [form, {"pattern": "[1-9]"}] if minimum_s else [form]

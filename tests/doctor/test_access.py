@@ -39,8 +39,16 @@ def test_only_secrets_of_exporters_that_run_are_planned() -> None:
         SecretExporterConfig(name="b", secret="two", enabled=False),
         FileExporterConfig(name="c", directory="/x"),
     )
-    (target,) = plan_of(replace(Config(), exporters=exporters)).secrets
+    plan = plan_of(replace(Config(), exporters=exporters))
+    (target,) = plan.secrets
     assert (target.name, target.takeover, target.quiet_period_s) == ("one", True, 3)
+    assert [each.name for each in plan.marked] == ["two"]
+
+
+def test_secret_of_an_exporter_that_is_off_is_read_and_its_mark_ended_but_never_created() -> None:
+    needs = Needs(plan=replace(NO_SECRETS, marked=(OWN,)), rancher=True, secret_requests=False)
+    of_secret = {right for right in rights_named(needs) if "secrets" in right}
+    assert of_secret == {"get secrets own in ns", "patch secrets own in ns"}
 
 
 @pytest.mark.parametrize(

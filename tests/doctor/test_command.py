@@ -43,7 +43,12 @@ class Doctor:
         )
 
     def ask(
-        self, token: str | None = None, *, anonymous: bool = False, run: Command = telemetryd
+        self,
+        token: str | None = None,
+        *,
+        anonymous: bool = False,
+        run: Command = telemetryd,
+        arguments: tuple[str, ...] = (),
     ) -> tuple[int, list[str]]:
         """Exit status and lines of stdout."""
         kubeconfig = self._folder / "kubeconfig"
@@ -52,7 +57,8 @@ class Doctor:
             document = json.loads(kubeconfig.read_text())
             document["users"][0]["user"] = {}
             kubeconfig.write_text(json.dumps(document))
-        asked = run("doctor", "--config", str(self._config), RUNTIME_DIRECTORY=str(self._folder))
+        command = ("doctor", "--config", str(self._config), *arguments)
+        asked = run(*command, RUNTIME_DIRECTORY=str(self._folder))
         assert not asked.stderr
         assert token is None or token not in asked.stdout
         return asked.returncode, asked.stdout.splitlines()
@@ -104,8 +110,9 @@ def test_all_well_exits_0_and_every_line_is_a_pass(doctor: Doctor, tmp_path: Pat
 def test_wrong_token_exits_1(doctor: Doctor) -> None:
     status, lines = doctor.ask("nobody-has-this-token")
     assert status == 1
-    assert lines[0].startswith("FAIL  connection  ")
-    assert "doesn't accept the credential; renew the token" in lines[0]
+    assert lines[0].startswith("PASS  collection  ")
+    assert lines[1].startswith("FAIL  connection  ")
+    assert "doesn't accept the credential; renew the token" in lines[1]
 
 
 def test_no_login_fails_in_one_line(doctor: Doctor) -> None:
@@ -149,11 +156,11 @@ def test_token_fails_from_when_it_has_expired(
     try:
         status, lines = doctor.ask(mint(apiserver, "brief", uid, time.time() + 600))
         assert status == 1
-        assert lines[0].startswith("PASS  connection"), "it may do nothing, but it is somebody"
+        assert any(line.startswith("PASS  connection") for line in lines), "it is somebody"
         assert f"- {{kind: ServiceAccount, namespace: {NAMESPACE}, name: brief}}" in lines
         status, lines = doctor.ask(mint(apiserver, "brief", uid, time.time() - 600))
         assert status == 1
-        assert "doesn't accept the credential" in lines[0]
+        assert "doesn't accept the credential" in lines[1]
         assert "kind: ClusterRole" not in lines
     finally:
         admin.delete(f"{accounts}/brief")
@@ -182,3 +189,37 @@ def test_secret_that_can_not_be_written_is_named(doctor: Doctor, admin: Admin) -
     status, lines = doctor.ask()
     assert status == 1
     assert any("has type 'example.com/other', not Opaque; delete it" in line for line in lines)
+
+
+def test_exporters_that_can_not_work_fail_a_line_each_and_as_a_document(
+    doctor: Doctor, tmp_path: Path
+) -> None:
+    port = free_port()
+    with (tmp_path / "config.toml").open("a") as config:
+        config.write(
+            f'[[exporters]]\nname = "h"\ntype = "http"\nurl = "https://127.0.0.1:{port}/v1"\n'
+            'bearer_token_file = "/nonexistent/token"\n'
+            '[[exporters]]\nname = "o"\ntype = "otlp"\nendpoint = "http://collector.invalid:4318"\n'
+            '[[exporters]]\nname = "off"\ntype = "http"\nurl = "https://127.0.0.1:1"\n'
+            "enabled = false\n"
+        )
+    status, lines = doctor.ask()
+    assert status == 1
+    assert lines[0].startswith("WARN  collection  exporter off is off: written in ")
+    failed = [line for line in lines if line.startswith("FAIL")]
+    assert [line.split("  ")[1] for line in failed] == [
+        "bearer_token_file of exporter h",
+        "connection of exporter h",
+        "name of exporter o",
+    ]
+    assert "can't be read (No such file or directory)" in failed[0]
+    assert f"127.0.0.1:{port}: connection refused; start the receiver" in failed[1]
+    assert "collector.invalid isn't known" in failed[2]
+    again, written = doctor.ask(arguments=("--json",))
+    assert again == 1
+    document = json.loads("\n".join(written))
+    assert document["failed"] is True
+    assert [each["check"] for each in document["checks"] if each["grade"] == "FAIL"] == [
+        line.split("  ")[1] for line in failed
+    ]
+    assert document["roles"] == []

@@ -147,6 +147,7 @@ async def test_server_that_never_answers_costs_each_check_its_deadline(tmp_path:
         with anyio.fail_after(30):
             report = await ask(deadline_s=2)
     assert failures(report) == [
+        "collection",
         "namespace cattle-telemetry-system",
         "Secret cattle-telemetry-system/rancher-scc-telemetry",
     ]
@@ -229,9 +230,9 @@ async def test_kubernetes_below_the_oldest_tested_and_a_hidden_version_warn(tmp_
         assert of(report, "API server version").grade is Grade.WARN
 
 
-@pytest.mark.parametrize(("shift_s", "told"), [(60, "behind"), (-3600, "ahead of")])
+@pytest.mark.parametrize(("shift_s", "said"), [(60, "behind"), (-3600, "ahead of")])
 async def test_clock_that_differs_warns_and_says_which_way(
-    tmp_path: Path, shift_s: float, told: str
+    tmp_path: Path, shift_s: float, said: str
 ) -> None:
     server = well()
 
@@ -243,7 +244,7 @@ async def test_clock_that_differs_warns_and_says_which_way(
     async with asking(tmp_path, server) as ask:
         found = of(await ask(), "clock")
     assert found.grade is Grade.WARN
-    assert told in found.detail
+    assert said in found.detail
     seconds = int(found.detail.split()[0])
     assert abs(seconds - abs(shift_s)) <= 20
     assert "NTP" in found.fix

@@ -154,7 +154,7 @@ def watch_that_ends_within_a_line_leaves_the_version_where_it_was(bench: Bench) 
 
 
 def half_a_line(bench: Bench, then: str) -> None:
-    """A node that nobody made, told by halves."""
+    """A node that was never made, sent by halves."""
     version = bench.informer()["resource_version"]
     ghost = rancher_node("local", "sentinel-ghost")
     ghost["metadata"] |= {"uid": "ghost", "resourceVersion": str(int(version) + 1)}

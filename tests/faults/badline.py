@@ -67,7 +67,7 @@ class Line:
     lost: int = 0
 
     def carry(self, over: threading.Event) -> None:
-        """Carries packets until told to end."""
+        """Carries packets until asked to end."""
         ways = {self.near.device: self.far.device, self.far.device: self.near.device}
         under_way: deque[tuple[float, int, bytes]] = deque()
         while not over.is_set():

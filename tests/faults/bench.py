@@ -84,9 +84,9 @@ class Bench:
 
     def node(self, number: int = 0) -> dict[str, Any]:
         """One of the nodes of cluster local, as the next event might bring it."""
-        told = self.admin.get(f"{collection(NODES, 'local')}/sentinel-m-{number}")
-        told["metadata"]["resourceVersion"] = self.informer()["resource_version"]
-        return told
+        expected = self.admin.get(f"{collection(NODES, 'local')}/sentinel-m-{number}")
+        expected["metadata"]["resourceVersion"] = self.informer()["resource_version"]
+        return expected
 
     def lists_begun(self) -> int:
         """Lists of nodes since the fault, but for probes."""

@@ -67,7 +67,7 @@ class Flood:
         return filled.replace(b"@S", b"%d" % serial).replace(b"@V", b"%d" % version)
 
     def _lines(self, start: int, end: int) -> bytes:
-        """Events; watches that keep up with each other are told the same bytes."""
+        """Events; watches that keep up with each other get the same bytes."""
         if self._last[:2] != (start, end):
             lines = [
                 b'{"type":"MODIFIED","object":%b}\n'
@@ -97,11 +97,11 @@ class Flood:
 
     async def _watch(self, exchange: Exchange) -> web.StreamResponse:
         response = await exchange.start()
-        told = int(exchange.ask.query["resourceVersion"]) - FIRST_VERSION
+        sent = int(exchange.ask.query["resourceVersion"]) - FIRST_VERSION
         while True:
             news = self._news
-            while told < len(self._history):
-                upto = min((told // _BATCH + 1) * _BATCH, len(self._history))
-                await response.write(self._lines(told, upto))
-                told = upto
+            while sent < len(self._history):
+                upto = min((sent // _BATCH + 1) * _BATCH, len(self._history))
+                await response.write(self._lines(sent, upto))
+                sent = upto
             await news.wait()

@@ -28,7 +28,7 @@ def apiserver_killed_and_restarted_is_survived(bench: Bench) -> None:
 def frozen_apiserver_is_noticed_by_its_silence(bench: Bench) -> None:
     bench.apiserver.pause()
     try:
-        bench.until("watches are opened anew", bench.watches_asked, 100)
+        bench.until("watches are opened again", bench.watches_asked, 100)
         assert bench.daemon.get("/livez")[0] == 200
         time.sleep(5)
     finally:

@@ -363,8 +363,8 @@ class FaultProxy:
                     *lines, rest = (rest + chunk).split(b"\n")
                     for line in lines:
                         change = self._edits.get(live.ask.resource)
-                        told = change(line + b"\n") if change else line + b"\n"
-                        if told:
-                            await live.response.write(told)
+                        passed = change(line + b"\n") if change else line + b"\n"
+                        if passed:
+                            await live.response.write(passed)
         finally:
             self._live.discard(live)

@@ -51,7 +51,7 @@ MOST_GROWTH_FILES = 20
 
 
 class Churn:
-    """Changes nodes all the time, but for when it is told to rest."""
+    """Changes nodes all the time, but for when it must rest."""
 
     def __init__(self, admin: Admin, rng: Random) -> None:
         self._rancher = Rancher(admin)

@@ -119,7 +119,7 @@ def lines_lost_with_their_watch(soaked: Soaked) -> None:
     soaked.bench.proxy.edit("nodes", lambda _: b"")
     soaked.sleep(1.0, 4.0)
     soaked.bench.proxy.edit("nodes", lambda line: line)
-    # What a blackhole swallowed is told only by another watch from where the last line came
+    # What a blackhole swallowed comes only by another watch from where the last line came
     # through, or by a list: here the watch that follows knows no better, so its history goes.
     one_list(soaked.bench)
 

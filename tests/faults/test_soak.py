@@ -14,7 +14,7 @@ SECONDS = 60.0
 @pytest.mark.timeout(300)
 def test_a_minute_of_random_faults_breaches_nothing() -> None:
     seed = secrets.randbelow(1_000_000)
-    told: list[str] = []
-    status = soak(SECONDS, seed, told.append)
-    assert status == 0, (f"seed {seed}", *told)
-    NOTES.append(f"soak of {SECONDS:.0f} s, seed {seed}: {told[-1]}")
+    lines: list[str] = []
+    status = soak(SECONDS, seed, lines.append)
+    assert status == 0, (f"seed {seed}", *lines)
+    NOTES.append(f"soak of {SECONDS:.0f} s, seed {seed}: {lines[-1]}")

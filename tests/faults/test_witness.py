@@ -1,4 +1,4 @@
-"""The replay finds deltas that were not told, told twice, or told of another object."""
+"""The replay finds deltas that were missing, came twice, or were of another object."""
 
 import pytest
 

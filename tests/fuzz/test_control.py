@@ -4,14 +4,14 @@ import json
 import socket
 from contextlib import suppress
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
-from telemetryd.serve.control.protocol import MAX_REQUEST_BYTES
+from telemetryd.serve.control.protocol import MAX_REQUEST_BYTES, CommandName
 from tests.fuzz.budget import budget, examples, fuzzing, patient
 from tests.fuzz.counts import assert_no_growth
 from tests.fuzz.daemon import Probed
@@ -21,7 +21,7 @@ pytestmark = [patient, fuzzing]
 LINES = 40
 SESSIONS = 6
 LONGEST_ERROR = 2000
-COMMANDS = ("status", "reload", "start", "stop", "restart", "trigger", "cache", "opt-in")
+COMMANDS = get_args(CommandName)
 
 _NAMES = (
     st.sampled_from([

@@ -85,7 +85,7 @@ def trusted() -> Certificate:
 
 @dataclass
 class Rancher:
-    """A server of ``/rancherversion`` that answers as it is told and remembers who asked."""
+    """A server of ``/rancherversion`` that answers as the test says and remembers who asked."""
 
     url: str = ""
     body: bytes = GOOD

@@ -124,12 +124,12 @@ def recount(nodes: Held, clusters: Held, install_uuid: str | None) -> FleetDetai
         if record is not None
     ]
     present = {name: record for name, record in clusters.items() if record is not None}
-    told = []
+    details = []
     for name, record in present.items():
         shapes = [each.shape for each in readable if each.cluster == name]
         roles = Counter(role for shape in shapes for role in shape.roles or ("other",))
         readable_cluster = isinstance(record, ClusterRecord)
-        told.append(
+        details.append(
             ClusterDetail(
                 id=anonymous_id(record.uid, install_uuid) if install_uuid else "",
                 upstream=name == "local",
@@ -155,7 +155,7 @@ def recount(nodes: Held, clusters: Held, install_uuid: str | None) -> FleetDetai
         )
     counted = Counter(record.shape for record in readable if record.cluster in present)
     return FleetDetail(
-        tuple(told), tuple(ShapeDetail(shape, count) for shape, count in counted.items())
+        tuple(details), tuple(ShapeDetail(shape, count) for shape, count in counted.items())
     )
 
 

@@ -151,8 +151,8 @@ def test_overrides_go_first() -> None:
 def test_the_cluster_is_reported_as_an_informer_would() -> None:
     world = World()
     world.version = None
-    told: list[Delta[ClusterRecord]] = []
-    cluster = LocalCluster(world.readers, told.append)
+    deltas: list[Delta[ClusterRecord]] = []
+    cluster = LocalCluster(world.readers, deltas.append)
     cluster.refresh()
     world.version = VERSION
     cluster.refresh()
@@ -160,4 +160,4 @@ def test_the_cluster_is_reported_as_an_informer_would() -> None:
     known = ClusterTraits("rke2", "local", "local", active=True)
     before = ClusterRecord(CLUSTER_UUID, "", traits)
     after = ClusterRecord(CLUSTER_UUID, VERSION, known)
-    assert told == [Delta("local", None, before), Delta("local", before, after)]
+    assert deltas == [Delta("local", None, before), Delta("local", before, after)]

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).parents[2]
 EPOCH = "1767225600"
 """2026-01-01, as the time of every layer where the engine can set it."""
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+"""The commit that the image is of, as its builder has it."""
 
 
 class Entry(NamedTuple):
@@ -64,6 +66,7 @@ class Engine:
     def build(self, tag: str) -> None:
         """Builds the tree without a cache."""
         options = ["--no-cache", "--build-arg", f"SOURCE_DATE_EPOCH={EPOCH}", "--tag", tag]
+        options += ["--build-arg", f"REVISION={REVISION}"]
         base = os.environ.get("PYTHON_IMAGE")
         if base:
             options += ["--build-arg", f"PYTHON_IMAGE={base}"]

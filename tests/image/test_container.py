@@ -15,15 +15,16 @@ import pytest
 
 from tests.apiserver.admin import Admin
 from tests.apiserver.process import ApiServer
-from tests.deploy.installed import NAMESPACE, Installed
-from tests.image.engine import Engine
+from tests.deploy.installed import Installed
+from tests.deploy.kustomize import NAMESPACE
+from tests.image.engine import REVISION, Engine
 from tests.support.daemon import free_port
 from tests.support.waiting import until
 from tests.system.rancher import Rancher, facts, recount
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(1800)]
 
-VARIANT = "overlays/air-gapped"  # what the base does, and a folder that is written to
+VARIANT = ("air-gapped",)  # what the base does, and a folder that is written to
 NAME = "telemetryd-under-test"
 ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 USER = 65532
@@ -154,6 +155,7 @@ def test_container_does_the_whole_job_and_leaves_no_trace(
         in container.get("/metrics")[1]
     )
     assert container.exec(*engine.healthcheck(image)).splitlines()[-1:] != ["failed"]
+    assert f'revision="{REVISION}"' in container.get("/metrics")[1]
     assert "source rancher" in container.exec("telemetryd", "ctl", "status")
     doctor = container.exec("telemetryd", "doctor", "--config", "/etc/telemetryd/config.toml")
     assert "0 FAIL" in doctor

@@ -10,7 +10,7 @@ import pytest
 
 from supply.lock import RUN_LOCK, normalised, parse_lock
 from telemetryd import __version__
-from tests.image.engine import Engine, Entry
+from tests.image.engine import REVISION, Engine, Entry
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(1800)]
 
@@ -100,9 +100,10 @@ def test_it_starts_as_it_says(engine: Engine, image: str) -> None:
     labels = config["Labels"]
     assert labels["org.opencontainers.image.version"] == __version__
     assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
+    assert labels["org.opencontainers.image.revision"] == REVISION
     assert engine.healthcheck(image) == ["telemetryd", "healthcheck"]
-    told = engine.run("run", "--rm", "--read-only", "--cap-drop=all", image, "--version")
-    assert told.splitlines()[-1] == f"telemetryd {__version__}"
+    said = engine.run("run", "--rm", "--read-only", "--cap-drop=all", image, "version")
+    assert said.splitlines()[-3:-1] == [f"telemetryd {__version__}", f"revision {REVISION}"]
 
 
 def test_certificates_of_the_system_are_there(engine: Engine, image: str) -> None:

@@ -40,8 +40,10 @@ def test_builder_gets_just_what_is_copied() -> None:
 
 def test_builder_gets_all_that_the_installation_reads() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    named = {project["project"]["readme"], *project["project"]["license-files"]}
-    named |= set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
+    hatch = project["tool"]["hatch"]
+    readme = hatch["metadata"]["hooks"]["fancy-pypi-readme"]["fragments"]
+    named = {*project["project"]["license-files"], *(each["path"] for each in readme)}
+    named |= set(hatch["build"]["targets"]["wheel"]["packages"])
     script = (ROOT / "supply" / "install").read_text()
     named |= set(re.findall(r"-r (\S+\.lock)", script))
     assert named | {"pyproject.toml", "supply/install"} == copied()
@@ -84,6 +86,11 @@ def test_it_runs_as_a_numbered_user_by_exec_with_a_check() -> None:
     assert arguments("STOPSIGNAL") == ["SIGTERM"]
     (check,) = arguments("HEALTHCHECK")
     assert check.endswith('CMD ["telemetryd", "healthcheck"]')
+
+
+def test_installation_gets_the_commit_from_the_builder() -> None:
+    build = DOCKERFILE.partition("\nFROM ${PYTHON_IMAGE}\n")[0]
+    assert "\nARG REVISION\n" in build, "as a variable of supply/install"
 
 
 def test_both_stages_run_on_the_same_python() -> None:

@@ -95,7 +95,7 @@ class Scripted:
     _news: anyio.Event = field(default_factory=anyio.Event)
 
     def put(self, body: Json) -> None:
-        """Create or change an object; watches are told."""
+        """Create or change an object; watches hear of it."""
         self.version += 1
         name = body["metadata"]["name"]
         kind = "MODIFIED" if name in self.objects else "ADDED"
@@ -104,7 +104,7 @@ class Scripted:
         self.tell(event(kind, body))
 
     def delete(self, name: str) -> None:
-        """Delete an object; watches are told."""
+        """Delete an object; watches hear of it."""
         self.version += 1
         body = self.objects.pop(name)
         version = {"resourceVersion": str(self.version)}

@@ -284,14 +284,14 @@ async def test_events_of_a_chunk_cost_one_wake_up_however_many_they_are(streamed
         changed = replace_cpu(node(0))
         for size in (1, 10, 100):
             wakeups, chunks = held.wakeups, held.fleet.chunks
-            told = held.stats.events["modified"] + 3 * size
+            modified = held.stats.events["modified"] + 3 * size
             for chunk in range(3):
                 kind = changed if chunk % 2 else node(0)
                 events = [
                     line(b"MODIFIED", kind.replace(b"000000", b"%06d" % n)) for n in range(size)
                 ]
                 held.fleet.tell(b"".join(events))
-            await until_async(partial(applied, held, told))
+            await until_async(partial(applied, held, modified))
             assert held.fleet.chunks - chunks == 3
             assert held.wakeups - wakeups <= 3
 

@@ -434,8 +434,8 @@ async def test_tangled_megabytes_do_not_hold_up_the_loop_and_keep_their_order(
             assert watched.stats.decode_errors == {"malformed": 1}
             if way == "watch":
                 assert watched.held == expected("b") | {"ns/bad": record("bad", 5)}
-                told = [delta.new for delta in watched.deltas if delta.key == "ns/bad"]
-                assert isinstance(told[0], Unreadable)
+                seen = [delta.new for delta in watched.deltas if delta.key == "ns/bad"]
+                assert isinstance(seen[0], Unreadable)
 
 
 async def test_scan_in_a_thread_ends_where_the_informer_is_cancelled(

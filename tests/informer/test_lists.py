@@ -172,14 +172,13 @@ async def test_server_too_old_to_end_a_stream_is_not_asked_for_one(
 @pytest.mark.parametrize("version", [refuse(429, Retry_After="0"), refuse(503)])
 async def test_version_that_comes_later_is_waited_for(tmp_path: Path, version: Responder) -> None:
     async with serve(streaming("a")) as server:
-        told = deque([version])
+        versions = deque([version])
 
-        async def tell(request: web.BaseRequest) -> web.StreamResponse:
-            return await (told.popleft() if told else answer({"major": "1", "minor": "34"}))(
-                request
-            )
+        async def version_of(request: web.BaseRequest) -> web.StreamResponse:
+            known = answer({"major": "1", "minor": "34"})
+            return await (versions.popleft() if versions else known)(request)
 
-        server.others["/version"] = tell
+        server.others["/version"] = version_of
         async with watching(tmp_path, server) as watched:
             await converge(server, watched)
             assert watched.stats.lists == {("error", "initial"): 1, ("success", "initial"): 1}

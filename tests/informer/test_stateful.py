@@ -74,7 +74,7 @@ class WatchAndStore(RuleBasedStateMachine):
         if self.replayed.get(delta.key) != old or old == new:
             self.wrong.append(f"not what was held: {delta}")
         if self.reader.get(delta.key) != new:
-            self.wrong.append(f"told before it is held: {delta}")
+            self.wrong.append(f"a delta before it is held: {delta}")
         if old is not None and new is not None and old.uid != new.uid:
             self.wrong.append(f"another uid without a deletion: {delta}")
         if new is None:

@@ -129,13 +129,13 @@ async def test_unreadable_object_that_becomes_readable_is_a_change() -> None:
 
 async def test_synced_never_reverts_and_tells_when_it_turns_true() -> None:
     target = store()
-    told: list[bool] = []
-    target.on_change(lambda: told.append(target.synced))
+    calls: list[bool] = []
+    target.on_change(lambda: calls.append(target.synced))
     target.upsert("ns/a", record("a"))
     target.flush()
     await relist(target, {"ns/a": record("a")})
     target.finish_absent()
-    assert told == [False, True, True]
+    assert calls == [False, True, True]
     await relist(target, {})
     assert target.synced
     assert not target.status().absent
@@ -143,24 +143,24 @@ async def test_synced_never_reverts_and_tells_when_it_turns_true() -> None:
 
 async def test_empty_first_list_tells_that_it_is_synced_and_a_second_tells_nothing() -> None:
     target = store()
-    told: list[bool] = []
-    target.on_change(lambda: told.append(target.synced))
+    calls: list[bool] = []
+    target.on_change(lambda: calls.append(target.synced))
     await relist(target, {})
     await relist(target, {})
-    assert told == [True]
+    assert calls == [True]
 
 
 async def test_batch_is_reported_once_and_no_change_is_not_reported() -> None:
     target = store()
-    told: list[int] = []
-    target.on_change(lambda: told.append(len(target)))
+    calls: list[int] = []
+    target.on_change(lambda: calls.append(len(target)))
     for name in "abc":
         target.upsert(f"ns/{name}", record(name))
     target.flush()
     target.upsert("ns/a", record("a"))
     target.remove("ns/z")
     target.flush()
-    assert told == [3]
+    assert calls == [3]
 
 
 async def test_objects_without_a_key_are_counted_until_the_next_list() -> None:
@@ -195,12 +195,12 @@ async def test_handlers_that_raise_are_logged_once_and_break_nothing(
     target.subscribe(bad_handler)
     target.on_change(bad_listener)
     deltas = recorded(target)
-    told: list[int] = []
-    target.on_change(lambda: told.append(1))
+    calls: list[int] = []
+    target.on_change(lambda: calls.append(1))
     for size in range(3):
         target.upsert("ns/a", record("a", size))
         target.flush()
-    assert (len(deltas), len(told)) == (3, 3)
+    assert (len(deltas), len(calls)) == (3, 3)
     errors = [entry for entry in caplog.records if entry.levelno == logging.ERROR]
     assert len(errors) == 2
     assert all(entry.exc_info for entry in errors)

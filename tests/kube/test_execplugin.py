@@ -25,7 +25,7 @@ from tests.kube.test_connection import (
     only,
     plugin,
 )
-from tests.kube.test_private_files import granted, inline_ca
+from tests.kube.test_pem import granted, inline_ca
 from tests.support.certificates import Authority, server_side
 from tests.support.processes import is_gone
 from tests.support.waiting import until_async

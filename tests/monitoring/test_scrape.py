@@ -1,12 +1,10 @@
 """How Prometheus finds the daemon: as a service, as pods, and by the operator's own objects."""
 
-import shutil
+import json
 import subprocess
 from pathlib import Path
 
-import pytest
-
-from tests.deploy.kustomize import build, parse_documents
+from tests.deploy.kustomize import build
 from tests.monitoring.files import DASHBOARD, MONITORING, RULES, read_yaml
 from tests.monitoring.prometheus import Prometheus
 
@@ -58,18 +56,19 @@ def test_pods_get_the_labels_that_the_alerts_go_by(prometheus: Path, tmp_path: P
 
 
 def test_discovery_and_podmonitor_select_the_pods_of_the_base() -> None:
-    (deployment,) = [obj for obj in build("base") if obj["kind"] == "Deployment"]
+    objects = build("monitoring")
+    (deployment,) = [obj for obj in objects if obj["kind"] == "Deployment"]
     namespace = deployment["metadata"]["namespace"]
     template = deployment["spec"]["template"]
     labels = template["metadata"]["labels"]
     (container,) = template["spec"]["containers"]
     (port,) = container["ports"]
 
-    monitor = read_yaml(MONITORING / "podmonitor.yaml")
+    (monitor,) = [obj for obj in objects if obj["kind"] == "PodMonitor"]
     assert monitor["metadata"]["namespace"] == namespace
     assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
-    assert labels[monitor["spec"]["jobLabel"]] == "telemetryd"
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert {"targetLabel": "job", "replacement": "telemetryd"} in endpoint["relabelings"]
     assert endpoint["port"] == port["name"]
 
     (job,) = read_yaml(MONITORING / "prometheus-pods.yml")["scrape_configs"]
@@ -84,29 +83,11 @@ def test_discovery_and_podmonitor_select_the_pods_of_the_base() -> None:
     }
 
 
-def test_kustomization_builds_monitor_rules_and_dashboard() -> None:
-    commands = {"kustomize": ("build",), "kubectl": ("kustomize",)}
-    tool = next((name for name in commands if shutil.which(name)), None)
-    if tool is None:
-        pytest.skip("neither kustomize nor kubectl here")
-    built = subprocess.run(
-        [tool, *commands[tool], str(MONITORING)], capture_output=True, text=True, check=True
-    )
-    objects = {obj["kind"]: obj for obj in parse_documents(built.stdout)}
-    assert set(objects) == {"PodMonitor", "PrometheusRule", "ConfigMap"}
-    for obj in objects.values():
-        assert obj["metadata"]["namespace"] == "cattle-telemetry-system"
-        assert obj["metadata"]["labels"]["app.kubernetes.io/name"] == "telemetryd"
-    config_map = objects["ConfigMap"]
-    assert config_map["metadata"]["labels"]["grafana_dashboard"] == "1"
-    assert config_map["data"] == {"telemetryd.json": DASHBOARD.read_text()}
-    assert objects["PrometheusRule"]["spec"] == read_yaml(RULES)
-
-
-def test_kustomization_names_every_file_that_a_cluster_takes() -> None:
-    kustomization = read_yaml(MONITORING / "kustomization.yaml")
-    named = set(kustomization["resources"])
-    for generator in kustomization["configMapGenerator"]:
-        named |= {file.partition("=")[2] for file in generator["files"]}
-    assert named == {"podmonitor.yaml", "prometheusrule.yaml", "dashboard.json"}
-    assert all((MONITORING / name).is_file() for name in named)
+def test_dashboard_of_the_component_is_where_rancher_monitoring_looks() -> None:
+    (found,) = [
+        obj
+        for obj in build("monitoring")
+        if obj["metadata"].get("namespace") == "cattle-dashboards"
+    ]
+    assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert json.loads(found["data"]["telemetryd.json"]) == json.loads(DASHBOARD.read_text())

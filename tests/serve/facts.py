@@ -25,7 +25,7 @@ from telemetryd.model import (
 )
 from telemetryd.serve.metrics.family import MetricsFacts
 from telemetryd.serve.metrics.metrics import MetricsRenderer
-from telemetryd.serve.page.status import StatusFacts
+from telemetryd.serve.page.facts import StatusFacts
 from telemetryd.stats import (
     ConfigStats,
     ExporterStats,

@@ -2,25 +2,32 @@
 
 from dataclasses import replace
 
+from telemetryd.config import PrivacyConfig
 from telemetryd.export.exporter import GIVEN
+from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
+from telemetryd.gather.texts import PROVIDERS
 from telemetryd.model import (
     ConfigStatus,
     Disclosure,
     ExporterState,
     ExporterStatus,
     InformerStatus,
+    LeaderStatus,
     RequestState,
     RequestStatus,
+    Restriction,
+    RestrictionStatus,
     SourceKind,
     Switch,
     Switches,
     Totals,
 )
-from telemetryd.serve.page.status import StatusFacts
+from telemetryd.serve.page.facts import StatusFacts
 from tests.serve.facts import (
     CONFIG_HASH,
     DOUBTFUL,
     EKS_KEY,
+    GIB_NANO,
     LOCAL_KEY,
     MANAGED_KEY,
     NOW,
@@ -44,7 +51,13 @@ WELL = StatusFacts(
     started_at=NOW - 3 * 86400 - 4 * 3600,
     api_server="https://10.43.0.1:443",
     informers=tuple(
-        informer_status(resource=resource, objects=objects, unreadable=0, last_contact_at=NOW - ago)
+        informer_status(
+            resource=resource,
+            objects=objects,
+            unreadable=0,
+            last_contact_at=NOW - ago,
+            list_method="stream",
+        )
         for resource, objects, ago in (
             (f"clusters.{GROUP}", 21, 12),
             (f"features.{GROUP}", 17, 31),
@@ -79,8 +92,8 @@ WELL = StatusFacts(
             managed_clusters=20,
             nodes=303,
             roles={"controlplane": 63, "etcd": 63, "worker": 240, "other": 0},
-            cpu_nano=2424 * 10**9,
-            memory_nano=9696 * 2**30 * 10**9,
+            cpu_nano=1212 * 10**9,
+            memory_nano=4848 * 2**30 * 10**9,
             groups=(
                 group(LOCAL_KEY, 1, 3),
                 group(MANAGED_KEY, 14, 210, gpus_nvidia=16),
@@ -140,6 +153,106 @@ _CONFLICT = (
     "writer, or configure another name"
 )
 
+_REQUESTS = (
+    RequestStatus(
+        "rancher-scc-metrics", "cattle-scc-system/rancher-scc-metrics",
+        RequestState.SERVED, "", NOW - 41,
+    ),
+    RequestStatus("elsewhere", "default/x", RequestState.REJECTED, "not System", None),
+)  # fmt: skip
+
+_FOLLOWER = LeaderStatus(
+    "cattle-telemetry-system/telemetryd", "telemetryd-5b8d", leading=False,
+    holder="telemetryd-7c9f", epoch=12, last_error="",
+)  # fmt: skip
+
+_RESTRICTIONS = (
+    RestrictionStatus(
+        Restriction(
+            "file", "privacy.server_url", "/etc/telemetryd/config.toml", NOW - 86400, written=True
+        ),
+        "the URL of the server is left out",
+        ("/var/lib/telemetryd/restrictions.json",),
+        'write [privacy] server_url = "send" in the configuration file',
+    ),
+    RestrictionStatus(
+        Restriction("setting", "telemetry-opt", "telemetry-opt", NOW - 90, written=False),
+        "collection is off",
+        (),
+        "give the setting telemetry-opt another value (in, prompt), or run telemetryd ctl opt-in",
+    ),
+)
+
+_PLAIN_KEY = replace(LOCAL_KEY, provider="k3s", driver="local")
+
+PLAIN = replace(
+    WELL,
+    source=SourceKind.KUBERNETES,
+    informers=(
+        informer_status(resource="namespaces", objects=1, unreadable=0, list_method="stream"),
+        informer_status(resource="nodes", objects=5, unreadable=0, list_method="stream"),
+    ),
+    exporters=(exporter_status(),),
+    snapshot=replace(
+        SNAPSHOT,
+        totals=Totals(
+            local_clusters=1,
+            nodes=5,
+            roles={"controlplane": 3, "etcd": 3, "worker": 5, "other": 0},
+            cpu_nano=20 * 10**9,
+            memory_nano=80 * 2**30 * 10**9,
+            groups=(group(_PLAIN_KEY, 1, 5),),
+        ),
+    ),
+)
+
+MANY = replace(
+    WELL,
+    exporters=tuple(
+        _failing(name=f"receiver-{number:04}", type="http")
+        if number % 100 == 7
+        else exporter_status(name=f"receiver-{number:04}", type="http")
+        for number in range(1000)
+    ),
+)
+"""As many exporters as anyone would configure, and more."""
+
+_LONGEST = "a-name-of-253-characters." * 10 + "end"
+
+_LONG = replace(
+    WELL,
+    leader=replace(_FOLLOWER, identity=_LONGEST, holder=_LONGEST, name=f"{'n' * 63}/{_LONGEST}"),
+    exporters=_exporters(
+        _failing(name=f"secretrequest/{_LONGEST}", last_error=f'secrets "{_LONGEST}" is forbidden'),
+        new_exporter_status(name=f"secretrequest/x{_LONGEST[1:]}", detail="informer nodes"),
+    ),
+    requests=(
+        *_REQUESTS,
+        RequestStatus(_LONGEST, f"{'n' * 63}/{_LONGEST}", RequestState.FAILING, "x" * 1024, NOW),
+    ),
+    snapshot=replace(
+        SNAPSHOT,
+        totals=replace(
+            SNAPSHOT.totals,
+            local_clusters=0,
+            managed_clusters=91 * len(PROVIDERS),
+            nodes=90_909 * len(PROVIDERS),
+            cpu_nano=4 * 90_909 * len(PROVIDERS) * 10**9,
+            memory_nano=16 * 90_909 * len(PROVIDERS) * GIB_NANO,
+            groups=tuple(
+                group(
+                    replace(MANAGED_KEY, provider=provider, kubernetes_minor=f"1.{20 + number}"),
+                    *(91, 90_909),
+                )
+                for number, provider in enumerate(sorted(PROVIDERS))
+            ),
+        ),
+    ),
+)
+"""Everything as long and as large as Kubernetes and Rancher allow."""
+
+FLEET_DISCLOSURE = Disclosure("fleet", PAYLOAD_FORMATS["fleet"].fields)
+
 _PLUGIN = Disclosure(
     "scc", SCC_DISCLOSURE.fields, plugin="telemetryd-exporter-example 1.0", given=GIVEN
 )
@@ -183,27 +296,45 @@ STATES = {
             )
         ),
     ),
-    "optout": replace(
-        WELL,
-        exporters=_everywhere(ExporterState.DISABLED, "switched off by $DO_NOT_TRACK"),
-        informers=(),
-        snapshot=None,
-        switches=Switches(frozenset({Switch.DO_NOT_TRACK})),
-    ),
-    "requests": replace(
+    **{
+        f"off by {switch}": replace(
+            WELL,
+            exporters=_everywhere(
+                ExporterState.DISABLED, Switches(frozenset({switch})).detail
+            ),
+            informers=(),
+            snapshot=None,
+            switches=Switches(frozenset({switch})),
+        )
+        for switch in Switch
+    },
+    "restricted": replace(
         WELL,
         source=SourceKind.RANCHER,
-        requests=(
-            RequestStatus(
-                "rancher-scc-metrics", "cattle-scc-system/rancher-scc-metrics",
-                RequestState.SERVED, "", NOW - 41,
-            ),
-            RequestStatus("elsewhere", "default/x", RequestState.REJECTED, "not System", None),
+        restrictions=_RESTRICTIONS,
+        memory_warning="not remembered after a restart: no usable folder",
+        privacy=PrivacyConfig(server_url="omit"),
+    ),
+    "disabled": replace(WELL, exporters=_everywhere(ExporterState.DISABLED, "")),
+    "stopped": replace(WELL, exporters=_everywhere(ExporterState.STOPPED, "by hand")),
+    "no exporter": replace(WELL, exporters=()),
+    "served": replace(
+        WELL,
+        source=SourceKind.RANCHER,
+        requests=_REQUESTS[:1],
+        exporters=_exporters(
+            replace(WELL.exporters[0], disclosure=FLEET_DISCLOSURE)
         ),
     ),
+    "requests": replace(WELL, source=SourceKind.RANCHER, requests=_REQUESTS),
     "standby": replace(
-        WELL, exporters=_everywhere(ExporterState.STANDBY, "telemetryd-7c9f leads")
+        WELL,
+        exporters=_everywhere(ExporterState.STANDBY, "telemetryd-7c9f leads"),
+        leader=_FOLLOWER,
     ),
+    "plain": PLAIN,
+    "many": MANY,
+    "long": _LONG,
     "starting": replace(
         WELL,
         started_at=NOW - 2,

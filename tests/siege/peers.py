@@ -1,6 +1,6 @@
 """Who survives what: each attack alone against telemetryd and its peers, each in a new process.
 
-`make siege-peers` prints the table of docs/security.md. All of them serve TLS on loopback within
+`make siege-peers` prints the table of docs/faults.md. All of them serve TLS on loopback within
 the same memory limit, and none asks for credentials.
 """
 

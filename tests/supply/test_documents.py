@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 
 from supply.lock import ROOT
+from tests.apiserver import versions as kubernetes
+from tests.charts import versions as helm
+from tests.gather.upstream import TAGS
+from tests.supply.conftest import pythons_of_classifiers
 
 MAKEFILE = (ROOT / "Makefile").read_text()
 
@@ -26,3 +30,17 @@ def test_every_target_that_is_named_exists(page: Path) -> None:
     targets = {name for pair in named for name in pair if name}
     assert targets
     assert not [name for name in targets if f"\n{name}:" not in MAKEFILE]
+
+
+def test_tested_versions_are_those_that_tests_use() -> None:
+    text = (ROOT / "docs" / "install.md").read_text()
+    section = text.partition("tested versions")[2].partition("\n\n")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:3]] for line in section.splitlines()[2:]]
+    ranchers = [tag for tag in TAGS if tag != "main"]
+    helms = sorted(map(helm.version, helm.MAJORS))
+    assert rows == [
+        ["Kubernetes", ", ".join(kubernetes.version(age) for age in reversed(kubernetes.AGES))],
+        ["Rancher", f"{ranchers[0]} to {ranchers[-1]}"],
+        ["Python", ", ".join(pythons_of_classifiers())],
+        ["Helm", ", ".join(helms)],
+    ]

@@ -76,13 +76,13 @@ def test_distribution_that_is_not_installed_is_named() -> None:
         needed_by("nonexistent-thing")
 
 
-@pytest.mark.parametrize("told", ["", "License: see the file\n", "License: GPL v3 or so\n"])
+@pytest.mark.parametrize("field", ["", "License: see the file\n", "License: GPL v3 or so\n"])
 def test_licence_that_is_no_expression_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: str
 ) -> None:
     folder = tmp_path / "odd-1.dist-info"
     folder.mkdir()
-    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: odd\nVersion: 1\n{told}")
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: odd\nVersion: 1\n{field}")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(LockError, match="odd has no SPDX expression"):
         licence_of("odd")

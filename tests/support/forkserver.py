@@ -288,7 +288,7 @@ def _drop(capabilities: tuple[int, ...]) -> None:
 
 
 def _open_streams(closed: tuple[int, ...]) -> None:
-    """Make the standard streams anew: the old ones know the files that were there before."""
+    """Make new standard streams: the old ones know the files that were there before."""
     for number, name in enumerate(STREAMS):
         old = getattr(sys, name)
         if number in closed:

@@ -59,7 +59,7 @@ class ServiceManager:
         self.process = self._start()
 
     def write_config(self, top_level: str) -> None:
-        """Make the configuration anew: these lines, and where it listens."""
+        """Write another configuration: these lines, and where it listens."""
         self.config_file.write_text(
             f'{top_level}\nlog_format = "json"\n[server]\nlisten = "127.0.0.1:{self.port}"\n'
         )
@@ -70,7 +70,7 @@ class ServiceManager:
         try:
             lines = self._socket.recv(65536).decode().split("\n")
         except TimeoutError:
-            raise AssertionError(f"nothing told in {timeout_s} s\n{self.log()}") from None
+            raise AssertionError(f"no notification within {timeout_s} s\n{self.log()}") from None
         return dict(line.partition("=")[::2] for line in lines)
 
     def next_with(self, key: str, *, timeout_s: float = PATIENCE_S) -> Message:

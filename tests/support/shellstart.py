@@ -39,8 +39,8 @@ def main() -> None:
     given = struct.pack("4i", theirs.fileno(), 0, 1, 2)
     server.sendmsg([b"+"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, given)])
     theirs.close()
-    told = marshal.dumps(start)
-    channel.sendall(struct.pack("!I", len(told)) + told)
+    message = marshal.dumps(start)
+    channel.sendall(struct.pack("!I", len(message)) + message)
     child = _receive(channel)
     for signal_number in HANDED_ON:
         if signal.getsignal(signal_number) is not signal.SIG_IGN:
@@ -62,10 +62,10 @@ def _is_open(number: int) -> bool:
 
 
 def _receive(channel: _socket.socket) -> int:
-    told = channel.recv(4)
-    if not told:
+    received = channel.recv(4)
+    if not received:
         sys.exit("the server that forks telemetryd has ended")
-    number: int = struct.unpack("!i", told)[0]
+    number: int = struct.unpack("!i", received)[0]
     return number
 
 

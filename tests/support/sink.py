@@ -57,14 +57,14 @@ class Sink:
             AssertionError: Two of them don't agree with that.
         """
         for before, after in pairwise(self.posts()):
-            told = f"{before} and then {after}"
-            assert before.epoch <= after.epoch, f"an epoch came back: {told}"
+            both = f"{before} and then {after}"
+            assert before.epoch <= after.epoch, f"an epoch came back: {both}"
             if before.sender == after.sender:
                 # The same one comes again where its answer was too late.
-                assert before.sequence <= after.sequence, f"a sequence fell: {told}"
+                assert before.sequence <= after.sequence, f"a sequence fell: {both}"
             else:
-                assert before.ended_s <= after.began_s, f"two wrote at once: {told}"
-                assert before.epoch < after.epoch, f"two wrote under one epoch: {told}"
+                assert before.ended_s <= after.began_s, f"two wrote at once: {both}"
+                assert before.epoch < after.epoch, f"two wrote under one epoch: {both}"
 
 
 @contextmanager

@@ -169,8 +169,8 @@ class _Server:
         channel, theirs = socket.socketpair()
         with theirs:
             socket.send_fds(self._control, [b"+"], [theirs.fileno(), *descriptors])
-        told = marshal.dumps(vars(start))
-        channel.sendall(LENGTH.pack(len(told)) + told)
+        message = marshal.dumps(vars(start))
+        channel.sendall(LENGTH.pack(len(message)) + message)
         return _receive(channel), channel
 
     def end(self) -> None:
@@ -191,10 +191,10 @@ def _server() -> _Server:
 
 
 def _receive(channel: socket.socket) -> int:
-    told = channel.recv(NUMBER.size)
-    if not told:
+    message = channel.recv(NUMBER.size)
+    if not message:
         raise ChildProcessError("the server that forks telemetryd has ended")
-    number: int = NUMBER.unpack(told)[0]
+    number: int = NUMBER.unpack(message)[0]
     return number
 
 

@@ -88,8 +88,8 @@ def traits(process: "subprocess.Popen[bytes]", folder: Path) -> dict[str, Any]:
     lines = (place / "status").read_text().splitlines()
     status = {name: text for name, _, text in (line.partition(":") for line in lines)}
     until((folder / "env").exists, "the plug-in")
-    told = (folder / "env").read_text()
-    pairs = (each.partition("=") for each in told.replace(str(folder), "").split("\0"))
+    text = (folder / "env").read_text()
+    pairs = (each.partition("=") for each in text.replace(str(folder), "").split("\0"))
     descriptors = sorted(
         os.readlink(each).partition(":")[0].replace(str(folder), "")  # noqa: PTH115
         for each in (place / "fd").iterdir()
@@ -106,7 +106,12 @@ def traits(process: "subprocess.Popen[bytes]", folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--help",), ("check-config",), ("check-config", "--config", "/there/is/none"), ("fly",)],
+    [
+        pytest.param(("--help",), marks=pytest.mark.long),
+        ("check-config",),
+        pytest.param(("check-config", "--config", "/there/is/none"), marks=pytest.mark.long),
+        pytest.param(("fly",), marks=pytest.mark.long),
+    ],
     ids=" ".join,
 )
 def test_a_forked_command_prints_and_exits_as_one_of_its_own_interpreter(
@@ -131,7 +136,10 @@ def test_a_forked_command_prints_and_exits_as_one_of_its_own_interpreter(
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"cwd": "/", "umask": 0o027, "start_new_session": True, "without": starter.CAPABILITIES}],
+    [
+        pytest.param({}, marks=pytest.mark.long),
+        {"cwd": "/", "umask": 0o027, "start_new_session": True, "without": starter.CAPABILITIES},
+    ],
     ids=["as it is", "with options"],
 )
 def test_a_forked_daemon_has_what_one_of_its_own_interpreter_has(
@@ -163,9 +171,9 @@ def test_a_forked_daemon_has_what_one_of_its_own_interpreter_has(
 @pytest.mark.parametrize(
     "line",
     [
-        "telemetryd check-config 2>&- >/dev/full",
+        pytest.param("telemetryd check-config 2>&- >/dev/full", marks=pytest.mark.long),
         "telemetryd fly 2>&- >&- <&-",
-        "telemetryd schema | true; exit ${PIPESTATUS[0]}",
+        pytest.param("telemetryd schema | true; exit ${PIPESTATUS[0]}", marks=pytest.mark.long),
     ],
 )
 def test_a_shell_sees_a_forked_command_as_one_of_its_own_interpreter(line: str) -> None:

@@ -11,7 +11,7 @@ _WHERE = "libfaketime isn't installed (Debian package faketime)"
 
 
 class WallClock:
-    """The file that libfaketime reads anew at every look at the clock.
+    """The file that libfaketime reads at every look at the clock.
 
     Args:
         folder: Where it is kept.

@@ -1,4 +1,4 @@
-"""What scc-operator makes and demands, and a Rancher small enough to be made anew for each test."""
+"""What scc-operator makes and demands, and a Rancher small enough to be made for each test."""
 
 import itertools
 import json

@@ -9,7 +9,6 @@ import re
 from base64 import b64decode
 from collections import Counter
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from typing import Any
 
 import pytest
@@ -22,6 +21,7 @@ from tests.apiserver.process import ApiServer
 from tests.gather.consumer import accepted
 from tests.gather.recount import recount as recount_scc
 from tests.gather.recount import rows_of
+from tests.serve.page.test_fleet import Fleet
 from tests.support.daemon import Daemon
 from tests.system.conftest import CONFIG
 from tests.system.providers import (
@@ -243,79 +243,51 @@ def requests() -> dict[str, int]:
     }
 
 
-class Facts(HTMLParser):
-    """Names and values of the lists on the page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.values: dict[str, str] = {}
-        self._name = ""
-        self._into = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in {"dt", "dd"}:
-            self._into = tag
-            self._name = "" if tag == "dt" else self._name
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag == self._into:
-            self._into = ""
-
-    def handle_data(self, data: str) -> None:
-        if self._into == "dt":
-            self._name += data
-        elif self._into == "dd":
-            self.values[self._name] = self.values.get(self._name, "") + data
-
-    def numbers(self, name: str) -> list[int]:
-        return [
-            int(each.replace(",", "")) for each in re.findall(r"[0-9,]*[0-9]", self.values[name])
-        ]
-
-    def parts(self, name: str) -> dict[str, tuple[int, int]]:
-        found = re.findall(r"([a-z0-9.]+): ([0-9]+) \(([0-9]+) nodes?\)", self.values[name])
-        return {part: (int(clusters), int(nodes)) for part, clusters, nodes in found}
+def numbers(text: str) -> list[int]:
+    return [int(each.replace(",", "")) for each in re.findall(r"[0-9,]*[0-9]", text)]
 
 
 @pytest.mark.parametrize(
-    ("row", "part"),
+    ("caption", "part"),
     [
-        ("Distribution", "provider"),
-        ("Driver", "driver"),
-        ("Management", "management"),
-        ("Kubernetes", "minor"),
+        ("By kind", "kind"),
+        ("By distribution", "provider"),
+        ("By Kubernetes version", "minor"),
+        ("By management", "management"),
+        ("By driver", "driver"),
     ],
 )
-def test_parts_on_the_page_equal_the_recount(daemon: Daemon, row: str, part: str) -> None:
-    shown = Facts(daemon.get("/")[1]).parts(row)
-    assert shown == {
-        value: (sums["clusters"], sums["nodes"]) for value, sums in parts(part).items()
+def test_parts_on_the_page_equal_the_recount(daemon: Daemon, caption: str, part: str) -> None:
+    _, *rows = Fleet(daemon.get("/")[1]).tables[caption]
+    assert {row[0]: numbers(" ".join(row[1:])) for row in rows} == {
+        value: [sums["clusters"], sums["nodes"], round(sums["cpu_millis"] / 1000)]
+        for value, sums in parts(part).items()
     }
 
 
 def test_numbers_on_the_page_equal_the_recount(daemon: Daemon) -> None:
     text = daemon.get("/")[1]
-    facts = Facts(text)
+    shown = {name: numbers(value) for name, value in Fleet(text).values.items()}
+    local = recount(lambda each: each.kind == "local")
     everything, managed = recount(), recount(lambda each: each.kind == "managed")
     active, stale = recount(lambda each: each.active), recount(lambda each: each.stale)
     deleting = recount(lambda each: each.deleting)
     unreadable = everything["unreadable"]
-    assert facts.numbers("Clusters") == [everything["clusters"], managed["clusters"]]
-    assert facts.numbers("State") == [
+    kinds = (everything, local, managed)
+    assert shown["Clusters"] == [each["clusters"] for each in kinds]
+    assert shown["Nodes"] == [each["nodes"] for each in kinds]
+    assert shown["CPU cores"] == [round(each["cpu_millis"] / 1000) for each in kinds]
+    assert shown["Memory"] == [round(each["memory_bytes"] / GIB) for each in kinds]
+    by_vendor = [everything[f"gpus {vendor}"] for vendor in VENDORS]
+    assert shown["GPUs"] == [sum(by_vendor), *by_vendor]
+    assert shown["Cluster states"] == [
         active["clusters"],
         everything["clusters"] - active["clusters"],
         deleting["clusters"],
     ]
-    assert facts.numbers("Unreachable") == [stale["clusters"], stale["nodes"]]
-    assert facts.numbers("Nodes") == [everything["nodes"], managed["nodes"]]
-    assert facts.numbers("Roles") == [everything[f"role {role}"] for role in ROLES]
-    assert facts.numbers("CPU") == [
-        round(sums["cpu_millis"] / 1000) for sums in (everything, managed)
-    ]
-    assert facts.numbers("Memory") == [round(everything["memory_bytes"] / GIB)]
-    assert facts.numbers("GPUs") == [everything[f"gpus {vendor}"] for vendor in VENDORS]
-    assert facts.numbers("Nodes with gaps") == [unreadable, unreadable, unreadable, ORPHAN_NODES]
+    assert shown["Unreachable"] == [stale["clusters"], stale["nodes"]]
+    assert shown["Node roles"] == [everything[f"role {role}"] for role in ROLES]
+    assert shown["Nodes with gaps"] == [unreadable, unreadable, unreadable, ORPHAN_NODES]
     assert "sentinel" not in text.lower()
 
 

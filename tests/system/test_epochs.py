@@ -191,7 +191,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "negative": (with_content(b"-7\n"), DAMAGED),
     "no int32": (with_content(b"2147483648\n"), DAMAGED),
     "huge": (with_content(b"7" * (3 << 20)), DAMAGED),
-    "of another version": (with_content(b'{"version": 2, "epoch": 7}\n'), DAMAGED),
+    "of another program": (with_content(b'{"version": 2, "epoch": 7}\n'), DAMAGED),
     "removed": (Path.unlink, ""),
     "pipe": (in_its_place(os.mkfifo), DAMAGED),
     "link to itself": (in_its_place(lambda file: file.symlink_to(file.name)), DAMAGED),
@@ -204,7 +204,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 @pytest.mark.parametrize(
     "names",
     [
-        ("of another version", "pipe", "folder"),
+        ("of another program", "pipe", "folder"),
         pytest.param(tuple(DAMAGES), marks=pytest.mark.faults),
     ],
     ids=["some", "all"],
@@ -246,4 +246,4 @@ def test_damaged_epoch_file_is_named_once_and_nothing_is_sent_twice_or_lost(
 
 
 def is_epoch(file: Path, epoch: int) -> bool:
-    return file.is_file() and file.read_text() == f"{epoch}\n"
+    return file.is_file() and file.read_text() == f"telemetryd-epoch 1 {epoch}\n"

@@ -104,7 +104,7 @@ def test_write_that_hangs_ends_with_the_drain_timeout(
 def test_term_that_ends_cuts_the_controller_off_or_waits_for_its_write(
     daemon: Daemon, proxy: FaultProxy, scc: Scc, admin: Admin, record: Record
 ) -> None:
-    """It is cut off where the Lease is lost; a daemon that is told to end waits first."""
+    """It is cut off where the Lease is lost; a daemon that is asked to end waits first."""
     begin_write(daemon, proxy, scc, record.delay(6.0))
     admin.patch(LEASE, {"spec": {"holderIdentity": "usurper", "leaseDurationSeconds": 30}})
     daemon.wait_for("standby", lambda: daemon.exporter(EXPORTER)["state"] == "standby", 20)

@@ -126,7 +126,7 @@ def test_late_patch_of_the_secret_changes_nothing(
         time.sleep(INTERVALS_S)
         assert rancher.secret() == written
         assert other.leading()
-        # Once it has been told to end, the late one leads again.
+        # Once it has been asked to end, the late one leads again.
         epoch = str(other.epoch())
         assert other.daemon.stop() == 0
         late.daemon.wait_for("its next term", late.leading, WITHIN_S)

@@ -168,7 +168,7 @@ def test_fleet_payload_equals_a_recount_through_nodes_and_clusters_that_come_and
         rancher.delete_node("sentinel-c-3", 9300)
         admin.create(collection(CLUSTERS), rancher_cluster("sentinel-c-3", node_count=None))
     again = wait_for_whole_truth(daemon, rancher)
-    assert ids - {row["id"] for row in again["clusters"]} == ids - left, "made anew: another id"
+    assert ids - {row["id"] for row in again["clusters"]} == ids - left, "made again: another id"
     assert again["totals"] == before["totals"]
 
 

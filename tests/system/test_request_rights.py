@@ -143,7 +143,7 @@ def test_namespace_that_may_not_be_read_changes_nothing_and_is_reported(
     wait_served(daemon, scc)
     before = scc.status()
     rights.allow(*(rule for rule in CLUSTER_RULES if rule is not NAMESPACES))
-    daemon.wait_for("told", lambda: shown(daemon)["state"] == "undecided", 40)
+    daemon.wait_for("undecided", lambda: shown(daemon)["state"] == "undecided", 40)
     assert "grant get on namespaces" in shown(daemon)["detail"]
     assert scc.status() == before
     assert daemon.exporter(EXPORTER)["state"] in {"idle", "running"}, "it goes on"

@@ -147,7 +147,7 @@ def test_secret_that_was_never_ours_is_left_alone(
     scc.delete()
     scc.finalize()
     daemon.wait_for("gone", lambda: not shown(daemon), 40)
-    daemon.wait_for("told", lambda: "secret cleaned up" in daemon.log(), 40)
+    daemon.wait_for("its line", lambda: "secret cleaned up" in daemon.log(), 40)
     assert scc.secret() == before
 
 

@@ -126,6 +126,25 @@ def _leave(scc: Scc, daemon: Daemon) -> None:
     assert scc.secret() is not None, "cleanup keeps it by default"
 
 
+def test_request_that_is_made_again_shows_when_its_unchanged_secret_was_written(
+    scc: Scc, serving: RequestDaemon
+) -> None:
+    scc.ask()
+    wait_served(serving, scc)
+    scc.delete()
+    serving.wait_for("no exporter", lambda: exporters(serving) == [], 40)
+    scc.finalize()
+    serving.wait_for("gone", lambda: not shown(serving), 40)
+    before = scc.secret()
+    assert before is not None
+    scc.ask()
+    serving.wait_for("its conditions", lambda: scc.conditions() == SERVED, 40)
+    serving.wait_for("the time of the write", lambda: "lastSyncTS" in scc.status(), 40)
+    (ours,) = [each for each in before["metadata"]["managedFields"] if "f:data" in each["fieldsV1"]]
+    assert scc.status()["lastSyncTS"] == ours["time"]
+    assert scc.secret() == before, "it wasn't written again"
+
+
 def test_operators_finalizers_and_all_that_others_add_survive_every_write(
     scc: Scc, serving: RequestDaemon
 ) -> None:

@@ -82,8 +82,8 @@ class Reader:
 
     def doctor(self) -> str:
         """What `telemetryd doctor` says of the daemon's configuration."""
-        told: str = starter.run("doctor", "--config", str(self.daemon.config_file)).stdout
-        return told
+        report: str = starter.run("doctor", "--config", str(self.daemon.config_file)).stdout
+        return report
 
     def age_s(self) -> int:
         """How old the payload is, by doctor."""

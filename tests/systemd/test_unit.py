@@ -1,4 +1,4 @@
-"""The unit as it is written: hardened, valid, with the rules by which it ends and begins anew.
+"""The unit as it is written: hardened, valid, with the rules by which it ends and begins again.
 
 What it does under a real systemd is shown by `tests/systemd/drill`, which `make drill` runs.
 """

@@ -48,6 +48,7 @@
 {{- if $place -}}
 {{- $_ := set $taken $place $name -}}
 {{- end -}}
+{{- include "telemetryd.checkPaths" (dict "root" $ "exporter" $exporter) -}}
 {{- $exporters = append $exporters $exporter -}}
 {{- end -}}
 {{- end -}}
@@ -55,8 +56,33 @@
 {{- toJson $config -}}
 {{- end -}}
 
+{{- /* Refuses paths that no volume of the pod has: its root can't be written. */ -}}
+{{- define "telemetryd.checkPaths" -}}
+{{- $exporter := .exporter -}}
+{{- $credentials := .root.Values.credentials | default dict -}}
+{{- range $key, $value := $exporter -}}
+{{- if hasPrefix "/etc/telemetryd-credentials/" (toString $value) -}}
+{{- $entry := index (splitList "/" $value) 3 -}}
+{{- if not (get $credentials $entry) -}}
+{{- fail (printf "config.exporters.%s.%s: there is no credentials.%s" $exporter.name $key $entry) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if $exporter.directory -}}
+{{- $mounted := list -}}
+{{- range append (.root.Values.extraVolumeMounts | default list) (dict "mountPath" (include "telemetryd.stateDir" .root)) -}}
+{{- if hasPrefix (trimSuffix "/" .mountPath | printf "%s/") $exporter.directory -}}
+{{- $mounted = append $mounted .mountPath -}}
+{{- end -}}
+{{- end -}}
+{{- if not $mounted -}}
+{{- fail (printf "config.exporters.%s.directory: %s is on no volume: choose one below %s, or add extraVolumes and extraVolumeMounts" $exporter.name $exporter.directory (include "telemetryd.stateDir" .root)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- /* Drops nulls from a dictionary and lets whole numbers be whole: values of YAML are floats, and TOML
-tells 500 from 500.0. */ -}}
+tells 500 from 500.0. Floats beyond 2^53 stay what they are. */ -}}
 {{- define "telemetryd.tomlValues" -}}
 {{- range $key, $value := . -}}
 {{- if kindIs "invalid" $value -}}
@@ -69,14 +95,14 @@ tells 500 from 500.0. */ -}}
 {{- if kindIs "map" $item -}}
 {{- include "telemetryd.tomlValues" $item -}}
 {{- $items = append $items $item -}}
-{{- else if and (kindIs "float64" $item) (eq (floor $item) $item) -}}
+{{- else if and (kindIs "float64" $item) (eq (floor $item) $item) (le $item 9007199254740992.0) (ge $item -9007199254740992.0) -}}
 {{- $items = append $items (int64 $item) -}}
 {{- else if not (kindIs "invalid" $item) -}}
 {{- $items = append $items $item -}}
 {{- end -}}
 {{- end -}}
 {{- $_ := set $ $key $items -}}
-{{- else if and (kindIs "float64" $value) (eq (floor $value) $value) -}}
+{{- else if and (kindIs "float64" $value) (eq (floor $value) $value) (le $value 9007199254740992.0) (ge $value -9007199254740992.0) -}}
 {{- $_ := set $ $key (int64 $value) -}}
 {{- end -}}
 {{- end -}}
@@ -85,7 +111,12 @@ tells 500 from 500.0. */ -}}
 {{- define "telemetryd.toml" -}}
 {{- $config := include "telemetryd.config" . | fromJson -}}
 {{- include "telemetryd.tomlValues" $config -}}
-{{- toToml $config -}}
+{{- /* To YAML these end a line. */ -}}
+{{- $toml := toToml $config -}}
+{{- range $code, $character := dict "\\u0085" "\u0085" "\\u2028" "\u2028" "\\u2029" "\u2029" -}}
+{{- $toml = $toml | replace $character $code -}}
+{{- end -}}
+{{- $toml -}}
 {{- end -}}
 
 {{- define "telemetryd.port" -}}
@@ -96,6 +127,16 @@ tells 500 from 500.0. */ -}}
 {{- define "telemetryd.scheme" -}}
 {{- $config := include "telemetryd.config" . | fromJson -}}
 {{- ternary "HTTPS" "HTTP" (not (empty $config.server.tls_cert_file)) -}}
+{{- end -}}
+
+{{- /* How long a duration of the file is, such as 1m30s, in whole seconds rounded up. */ -}}
+{{- define "telemetryd.seconds" -}}
+{{- $seconds := ternary 1 0 (contains "ms" .) -}}
+{{- $long := regexReplaceAll "[0-9]+ms" . "" -}}
+{{- range $unit, $factor := dict "h" 3600 "m" 60 "s" 1 -}}
+{{- $seconds = regexFind (printf "[0-9]+%s" $unit) $long | trimSuffix $unit | int | mul $factor | add $seconds -}}
+{{- end -}}
+{{- $seconds -}}
 {{- end -}}
 
 {{- define "telemetryd.stateDir" -}}

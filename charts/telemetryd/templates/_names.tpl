@@ -1,23 +1,28 @@
 {{- define "telemetryd.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
+{{- default .Chart.Name .Values.nameOverride -}}
 {{- end -}}
 
+{{- /* A release may have dots in its name and begin with a digit, a Service may not. */ -}}
 {{- define "telemetryd.fullname" -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" -}}
+{{- .Values.fullnameOverride -}}
 {{- else -}}
 {{- $name := include "telemetryd.name" . -}}
-{{- if contains $name .Release.Name -}}
-{{- .Release.Name | trunc 63 | trimSuffix "-" -}}
+{{- $release := .Release.Name | replace "." "-" -}}
+{{- if regexMatch "^[0-9]" $release -}}
+{{- printf "%s-%s" $name $release | trunc 63 | trimSuffix "-" -}}
+{{- else if contains $name $release -}}
+{{- $release -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name $name | trunc 63 | trimSuffix "-" -}}
+{{- printf "%s-%s" $release $name | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 
-{{- /* For objects without a namespace, and for those in a namespace of others. */ -}}
+{{- /* For objects without a namespace, and for those in a namespace of others. Neither part has a dot, so no
+two releases share it. */ -}}
 {{- define "telemetryd.clusterName" -}}
-{{- printf "%s-%s" (include "telemetryd.fullname" .) .Release.Namespace -}}
+{{- printf "%s.%s" (include "telemetryd.fullname" .) .Release.Namespace -}}
 {{- end -}}
 
 {{- define "telemetryd.serviceAccount" -}}
@@ -29,8 +34,8 @@
 {{- end -}}
 
 {{- define "telemetryd.selector" -}}
-app.kubernetes.io/name: {{ include "telemetryd.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "telemetryd.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "telemetryd.labels" -}}
@@ -38,7 +43,18 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") }}
-{{- with .Values.commonLabels }}
+{{- include "telemetryd.moreLabels" (dict "of" "commonLabels" "labels" .Values.commonLabels) }}
+{{- end -}}
+
+{{- /* Labels of the values, but for those that the chart sets: selectors would miss their pods. */ -}}
+{{- define "telemetryd.moreLabels" -}}
+{{- $labels := .labels | default dict -}}
+{{- range $name := list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/version" "app.kubernetes.io/managed-by" "helm.sh/chart" -}}
+{{- if hasKey $labels $name -}}
+{{- fail (printf "%s: the chart sets %s: leave it out" $.of $name) -}}
+{{- end -}}
+{{- end -}}
+{{- with .labels }}
 {{ toYaml . }}
 {{- end }}
 {{- end -}}

@@ -1,5 +1,6 @@
 {{- /* What the configuration needs of the API server, as JSON: rancher, kubernetes, requests, reviews, and by
-namespace the Secrets of exporters (own), those of SecretRequests (requested) and the Lease. */ -}}
+namespace the Secrets of exporters (own), of those that are off (marked), of SecretRequests (requested) and the
+Lease. */ -}}
 {{- define "telemetryd.rights" -}}
 {{- $config := include "telemetryd.config" . | fromJson -}}
 {{- $source := (default dict $config.kubernetes).source | default "auto" -}}
@@ -12,9 +13,10 @@ namespace the Secrets of exporters (own), those of SecretRequests (requested) an
 
 {{- $namespaces := dict -}}
 {{- range $exporter := $config.exporters -}}
-{{- if and (eq $exporter.type "secret") (ne (toString $exporter.enabled) "false") -}}
+{{- if eq $exporter.type "secret" -}}
+{{- $kind := ternary "marked" "own" (eq (toString $exporter.enabled) "false") -}}
 {{- $here := get $namespaces $exporter.namespace | default dict -}}
-{{- $_ := set $here "own" (append (default list $here.own) $exporter.secret | uniq) -}}
+{{- $_ := set $here $kind (append (get $here $kind | default list) $exporter.secret | uniq) -}}
 {{- $_ := set $namespaces $exporter.namespace $here -}}
 {{- end -}}
 {{- end -}}
@@ -23,6 +25,7 @@ namespace the Secrets of exporters (own), those of SecretRequests (requested) an
 {{- $here := get $namespaces $target.namespace | default dict -}}
 {{- $_ := set $here "requested" (append (default list $here.requested) $target.secret | uniq) -}}
 {{- $_ := set $here "own" (without (default list $here.own) $target.secret) -}}
+{{- $_ := set $here "marked" (without (default list $here.marked) $target.secret) -}}
 {{- $_ := set $namespaces $target.namespace $here -}}
 {{- end -}}
 {{- end -}}

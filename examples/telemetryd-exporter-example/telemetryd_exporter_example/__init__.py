@@ -1,30 +1,33 @@
-"""An exporter for telemetryd, as an example: appends each payload to a file, one a line.
-
-An entry point in the group ``telemetryd.exporters`` leads to ``LINES``, which says how its table in
-the configuration is validated and what is built of one. telemetryd does the rest: it schedules,
-retries, cuts off what takes too long, shows the state and counts.
-"""
+"""An exporter for telemetryd, as an example: appends each payload to a file, one a line."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, ClassVar
 
-import anyio.to_thread
+from telemetryd.api import (
+    AbsolutePath,
+    Boolean,
+    BuildContext,
+    ExportContext,
+    ExporterConfig,
+    Outcome,
+    Payload,
+    PermanentError,
+    Reason,
+    RetryableError,
+    StillHangingError,
+    Unique,
+    WorkerThread,
+)
 
-from telemetryd.config import ExporterConfig
-from telemetryd.config.schema import Unique
-from telemetryd.config.storage import AbsolutePath
-from telemetryd.config.values import Boolean
-from telemetryd.errors import PermanentError, Reason, RetryableError
-from telemetryd.export.exporter import BuildContext, ExportContext, Exporter, Outcome
-from telemetryd.model import Payload
-
-_PERMANENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+_FOR_A_PERSON = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinesConfig(ExporterConfig):
-    """``[[exporters]]`` of type ``lines``: each key is annotated with what it may be.
+    """``[[exporters]]`` of type ``lines``.
 
     Attributes:
         path: The file; its folder must exist.
@@ -39,33 +42,40 @@ class LinesConfig(ExporterConfig):
 
 
 class LinesExporter:
-    """Appends to the file. It does I/O only, and raises what telemetryd knows what to do about."""
+    """Appends to the file, in a thread: a disk may hang."""
 
     def __init__(self, config: LinesConfig) -> None:
         """Nothing is opened yet."""
         self._path = config.path
         self._sync = config.sync
+        self._thread = WorkerThread()
 
-    async def export(self, payload: Payload, context: ExportContext) -> Outcome:  # noqa: ARG002
+    async def export(self, payload: Payload, context: ExportContext) -> Outcome:
         """Append the payload.
 
         Raises:
             RetryableError: Another attempt in this run may succeed.
-            PermanentError: Somebody has to do something first.
+            PermanentError: A person must fix the path first.
         """
+        append = partial(self._append, payload.body, context.fence)
         try:
-            await anyio.to_thread.run_sync(self._append, payload.body, abandon_on_cancel=True)
-        except OSError as exc:
-            kind = PermanentError if isinstance(exc, _PERMANENT) else RetryableError
-            raise kind(Reason.STORAGE, f"can't write to {self._path}: {exc.strerror}") from exc
+            await self._thread.run(append)
+        except StillHangingError as error:
+            message = f"an earlier write to {self._path} still hangs: check the disk"
+            raise RetryableError(Reason.STORAGE, message) from error
+        except OSError as error:
+            kind = PermanentError if isinstance(error, _FOR_A_PERSON) else RetryableError
+            message = f"can't write to {self._path}: {error.strerror}"
+            raise kind(Reason.STORAGE, message) from error
         return Outcome.WRITTEN
 
     async def aclose(self) -> None:
         """Nothing is held between exports."""
 
-    def _append(self, body: bytes) -> None:
+    def _append(self, body: bytes, fence: Callable[[], None]) -> None:
         opened = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         with os.fdopen(opened, "ab") as file:
+            fence()
             file.write(body + b"\n")
             file.flush()
             if self._sync:
@@ -75,8 +85,8 @@ class LinesExporter:
 class _Lines:
     config = LinesConfig
 
-    def build(self, config: Any, context: BuildContext) -> Exporter:  # noqa: ARG002
-        """The exporter of one table; nothing is touched yet, for a reload may build it in vain."""
+    def build(self, config: Any, context: BuildContext) -> LinesExporter:  # noqa: ARG002
+        """The exporter of one table."""
         return LinesExporter(config)
 
 

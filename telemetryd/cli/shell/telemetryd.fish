@@ -50,7 +50,7 @@ function _shtab_telemetryd_using
   test "$_shtab_telemetryd_cmdpath" = "$argv"
 end
 
-set -g _shtab_telemetryd_commands run check-config config 'config show' payload offline-request report history 'history export' 'history import' 'history prune' schema healthcheck doctor demo ctl 'ctl status' 'ctl reload' 'ctl opt-in' 'ctl start' 'ctl stop' 'ctl restart' 'ctl trigger' 'ctl cache' spool 'spool list' 'spool export' 'spool replay' completion version
+set -g _shtab_telemetryd_commands run check-config config 'config show' payload offline-request report history 'history export' 'history import' 'history prune' schema healthcheck doctor demo ctl 'ctl status' 'ctl reload' 'ctl opt-in' 'ctl start' 'ctl stop' 'ctl restart' 'ctl trigger' 'ctl cache' spool 'spool list' 'spool export' 'spool replay' completion version support-bundle
 set -g _shtab_telemetryd_opts_with_value --by --churn --clusters --config --context --duration --exporter --format --from --kubeconfig --log-level --nodes --output --set --timeout --to
 
 complete -c telemetryd -e
@@ -122,7 +122,7 @@ complete -c telemetryd -n '_shtab_telemetryd_using report' -l set -x -d 'set one
 complete -c telemetryd -n '_shtab_telemetryd_using report' -l from -x -d 'first day, such as 2026-01-31; default: the first that is known'
 complete -c telemetryd -n '_shtab_telemetryd_using report' -l to -x -d 'the day after the last one; default: now'
 complete -c telemetryd -n '_shtab_telemetryd_using report' -l by -xka "day month" -d 'in UTC'
-complete -c telemetryd -n '_shtab_telemetryd_using report' -l format -xka "text csv json" -d 'of it'
+complete -c telemetryd -n '_shtab_telemetryd_using report' -l format -xka "text csv json html" -d 'of it'
 complete -c telemetryd -n '_shtab_telemetryd_using report' -l output -xka "(__fish_complete_path (commandline -ct))" -d 'default: standard output'
 complete -c telemetryd -n '_shtab_telemetryd_using report' -l all-installations -d 'not only that which was last seen'
 complete -c telemetryd -n '_shtab_telemetryd_using; and test $_shtab_telemetryd_npos -eq 0' -a history -d 'What is kept of the fleet'"'"'s past.'
@@ -177,6 +177,7 @@ complete -c telemetryd -n '_shtab_telemetryd_using doctor' -l log-level -x -d 't
 complete -c telemetryd -n '_shtab_telemetryd_using doctor' -l kubeconfig -xka "(__fish_complete_path (commandline -ct))" -d 'the same as --set kubernetes.kubeconfig=FILE'
 complete -c telemetryd -n '_shtab_telemetryd_using doctor' -l context -x -d 'the same as --set kubernetes.context=NAME'
 complete -c telemetryd -n '_shtab_telemetryd_using doctor' -l set -x -d 'set one key, above environment and file: server.listen, exporters.NAME.interval'
+complete -c telemetryd -n '_shtab_telemetryd_using doctor' -l json -d 'as a document'
 complete -c telemetryd -n '_shtab_telemetryd_using; and test $_shtab_telemetryd_npos -eq 0' -a demo -d 'Run the whole daemon against an embedded API server with a Rancher-like fleet.'
 complete -c telemetryd -n '_shtab_telemetryd_using demo' -s h -l help -d 'show this help message and exit'
 complete -c telemetryd -n '_shtab_telemetryd_using demo' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'configuration file (TOML)'
@@ -247,7 +248,7 @@ complete -c telemetryd -n '_shtab_telemetryd_using ctl trigger' -l kubeconfig -x
 complete -c telemetryd -n '_shtab_telemetryd_using ctl trigger' -l context -x -d 'the same as --set kubernetes.context=NAME'
 complete -c telemetryd -n '_shtab_telemetryd_using ctl trigger' -l set -x -d 'set one key, above environment and file: server.listen, exporters.NAME.interval'
 complete -c telemetryd -n '_shtab_telemetryd_using ctl trigger' -l wait -d 'wait for the end of the run, and print its result'
-complete -c telemetryd -n '_shtab_telemetryd_using ctl; and test $_shtab_telemetryd_npos -eq 0' -a cache -d 'Show what is held of a resource, as JSON.'
+complete -c telemetryd -n '_shtab_telemetryd_using ctl; and test $_shtab_telemetryd_npos -eq 0' -a cache -d 'Show how many objects are held of a resource, and a digest of their names, as JSON.'
 complete -c telemetryd -n '_shtab_telemetryd_using ctl cache' -s h -l help -d 'show this help message and exit'
 complete -c telemetryd -n '_shtab_telemetryd_using ctl cache' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'configuration file (TOML)'
 complete -c telemetryd -n '_shtab_telemetryd_using ctl cache' -l log-level -x -d 'the same as --set log_level=LEVEL'
@@ -302,3 +303,12 @@ complete -c telemetryd -n '_shtab_telemetryd_using version' -l log-level -x -d '
 complete -c telemetryd -n '_shtab_telemetryd_using version' -l kubeconfig -xka "(__fish_complete_path (commandline -ct))" -d 'the same as --set kubernetes.kubeconfig=FILE'
 complete -c telemetryd -n '_shtab_telemetryd_using version' -l context -x -d 'the same as --set kubernetes.context=NAME'
 complete -c telemetryd -n '_shtab_telemetryd_using version' -l set -x -d 'set one key, above environment and file: server.listen, exporters.NAME.interval'
+complete -c telemetryd -n '_shtab_telemetryd_using; and test $_shtab_telemetryd_npos -eq 0' -a support-bundle -d 'Write the daemon'"'"'s redacted log, status, configuration and metrics into one archive.'
+complete -c telemetryd -n '_shtab_telemetryd_using support-bundle' -s h -l help -d 'show this help message and exit'
+complete -c telemetryd -n '_shtab_telemetryd_using support-bundle' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'configuration file (TOML)'
+complete -c telemetryd -n '_shtab_telemetryd_using support-bundle' -l log-level -x -d 'the same as --set log_level=LEVEL'
+complete -c telemetryd -n '_shtab_telemetryd_using support-bundle' -l kubeconfig -xka "(__fish_complete_path (commandline -ct))" -d 'the same as --set kubernetes.kubeconfig=FILE'
+complete -c telemetryd -n '_shtab_telemetryd_using support-bundle' -l context -x -d 'the same as --set kubernetes.context=NAME'
+complete -c telemetryd -n '_shtab_telemetryd_using support-bundle' -l set -x -d 'set one key, above environment and file: server.listen, exporters.NAME.interval'
+complete -c telemetryd -n '_shtab_telemetryd_using support-bundle' -l output -xka "(__fish_complete_path (commandline -ct))" -d '- for stdout; default: telemetryd-support-TIME.tar.gz in this folder'
+complete -c telemetryd -n '_shtab_telemetryd_using support-bundle' -l force -d 'replace the file if it exists'

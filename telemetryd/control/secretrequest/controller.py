@@ -327,8 +327,6 @@ class SecretRequestController:
 
     async def _serve(self, tracked: Tracked, target: SecretRef) -> Verdict | None:
         name, exporters = tracked.name, self._exporters
-        if tracked.target != target:
-            self._give_up(tracked)
         former = exporters.by_request.get(name)
         new = former is None or former.target != target
         if new and (pause_s := self._wait_s(name, cluster.EXPORTER_COST)):
@@ -343,6 +341,8 @@ class SecretRequestController:
             if name in exporters.by_request or self._holder(name, target):
                 self._wake()  # claimed while the former exporter was ending
                 return None
+        if tracked.target != target:
+            self._give_up(tracked)  # not before: what an exporter holds isn't cleaned up
         try:
             exporter = exporters.serve(name, target, self._settings, former)
         except ManagerError as error:

@@ -34,6 +34,7 @@ from telemetryd.errors import (
 )
 from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.export.exporter import ExportContext, Exporter, ExporterSpec, Outcome
+from telemetryd.export.sinks.secret import SecretExporter
 from telemetryd.kube import objects
 from telemetryd.kube.objects import FIELD_MANAGER, StoredMeta
 from telemetryd.kube.responses import explain_denial
@@ -65,7 +66,7 @@ class RequestExporter:
         settings: With which it was built.
         ending: It was asked to end, and may have ended: don't rely on it.
         result: Of the last conclusive run.
-        last_write_at: Unix time in seconds of the Secret's last write, None before the first.
+        last_write_at: Unix time in seconds of the Secret's last write, None before the first run.
         left_to: Why the request is left to another controller, empty if it isn't.
     """
 
@@ -128,8 +129,8 @@ class RequestExporter:
             if error.reason not in _NOT_ITS_FAULT:
                 self._note(Served(well=False, reason=str(error.reason), message=str(error)))
             raise
-        if outcome is Outcome.WRITTEN:
-            self.last_write_at = self._now()
+        before, self.last_write_at = self.last_write_at, self._find_write(outcome)
+        if self.last_write_at != before:
             self._on_change()
         self._note(Served(well=True))
         return outcome
@@ -137,6 +138,13 @@ class RequestExporter:
     async def aclose(self) -> None:
         """Close the sink."""
         await self._sink.aclose()
+
+    def _find_write(self, outcome: Outcome) -> float | None:
+        """When the Secret was written, be it before this request was made."""
+        said = self._sink.written_at if isinstance(self._sink, SecretExporter) else None
+        if said is None and outcome is Outcome.WRITTEN:
+            return self._now()
+        return self.last_write_at if said is None else said
 
     def _note(self, result: Served) -> None:
         # A run that began before the request was left to another controller changes nothing.

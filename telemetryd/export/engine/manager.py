@@ -49,7 +49,10 @@ class ExporterManager:
         saw_epoch: Callable[[int], None] = lambda _: None,
         omitted: Callable[[], frozenset[str]] = frozenset,
     ) -> None:
-        """A manager without exporters; ``Shared`` says what the arguments mean."""
+        """A manager without exporters; ``Shared`` says what the arguments mean.
+
+        A source without ``snapshot()`` or ``wait_ready()`` is a TypeError.
+        """
         self.drain_timeout_s = drain_timeout_s
         self._watch = SourceWatch(source, self._source_ready)
         self._runners: dict[str, Runner] = {}
@@ -75,6 +78,7 @@ class ExporterManager:
 
         Raises:
             ManagerError: The name is taken, or the manager is stopping.
+            TypeError: The object has no ``export()`` or no ``aclose()``.
         """
         self._refuse_unless_registrable(spec.name)
         ledger = Ledger(spec, self._shared.now)
@@ -214,9 +218,7 @@ class ExporterManager:
             runner.wanted = True  # held meanwhile: it starts with all others
 
     def trigger(self, name: str) -> str:
-        """Ask for a run now or after the current one; returns its id, as the log shows it.
-
-        At most one such run is pending.
+        """Ask for one run, now or after the current one; returns its id, as the log shows it.
 
         Raises:
             ManagerError: There is none of that name, or it is disabled, held, stopped or stopping.
@@ -298,7 +300,8 @@ class ExporterManager:
 
     def _get(self, name: str) -> Runner:
         if name not in self._runners:
-            raise ManagerError(f"there is no exporter {name!r}")
+            known = ", ".join(sorted(self._runners)[:8]) or "none"
+            raise ManagerError(f"there is no exporter {name!r}; there are: {known}")
         return self._runners[name]
 
     def _refuse_unless_registrable(self, name: str, *, ending: Collection[str] = ()) -> None:

@@ -18,7 +18,7 @@ from telemetryd.errors import (
 )
 from telemetryd.export.engine.attempt import CUT_GRACE_S, Attempts
 from telemetryd.export.engine.sinkcall import SinkCall, Waiter
-from telemetryd.export.exporter import Exporter, ExporterSpec
+from telemetryd.export.exporter import Exporter, ExporterSpec, why_no_exporter
 from telemetryd.export.ledger import Ledger, Shared
 from telemetryd.model import ExporterState
 from telemetryd.timing import (
@@ -73,6 +73,8 @@ class Runner:
     _suspended_s: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
+        if why := why_no_exporter(self.exporter):
+            raise TypeError(f"exporter {self.spec.name!r}: {why}")
         self.wanted = self.spec.enabled
         self.finished.set()
         self._attempts = Attempts(self.exporter, self.ledger, self._waiter, self._shared)

@@ -271,7 +271,7 @@ class Outbox:
     async def _adopt(self, folder: SpoolFolder, contents: Contents) -> None:
         """Continue where an earlier process ended, unless something newer was sent since."""
         for damage in contents.damaged:
-            self._ledger.spool_damaged(damage.file, damage.why, damage.moved_to)
+            self._ledger.spool_damaged(damage.file, damage.why, damage.moved_to, newer=damage.newer)
         pending, last = contents.pending, contents.delivered
         if last is not None:
             self._saw(last.epoch or 0, last.sequence)

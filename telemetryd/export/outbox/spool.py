@@ -5,9 +5,11 @@
     <state_dir>/spool/<exporter>/pending         the payload, replaced by each newer one
     <state_dir>/spool/<exporter>/state           the last delivery
     <state_dir>/spool/<exporter>/*.corrupt       damaged files, for a person to examine
+    <state_dir>/spool/<exporter>/*.format-2      files of a later version, for that to use
 
 A file is written to a temporary name, synced and renamed, so that it is whole or absent, and begins
-with the checksum of the rest. Everything here blocks: call it in a worker thread.
+with its format and the checksum of the rest. Any change of what follows, such as one more member,
+is another format. Everything here blocks: call it in a worker thread.
 """
 
 import errno
@@ -24,7 +26,7 @@ from urllib.parse import quote, unquote
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from telemetryd.atomicfile import write_file
+from telemetryd.atomicfile import explain_newer, write_file
 from telemetryd.kube.files import MIB, read_small_file, why_unreadable
 from telemetryd.kube.objects import UNPARSABLE, decode_or_none
 from telemetryd.model import Delivery, Payload
@@ -39,13 +41,15 @@ LARGEST_BYTES: Final = 256 * MIB
 MAX_SEQUENCE: Final = 2**63 - 1
 """Receivers may keep sequences and epochs as signed 64-bit integers."""
 
+_FORMAT: Final = 1
+_FORMAT_OF = re.compile(rb"telemetryd-spool ([0-9]{1,9})\b")
 _FRAME = re.compile(rb"telemetryd-spool 1 ([0-9a-f]{64})\n")
 _FRAME_BYTES: Final = len(b"telemetryd-spool 1 \n") + 64
 
 _DAMAGE: Final = {errno.EISDIR, errno.EINVAL, errno.EFBIG, errno.EACCES, errno.ELOOP, errno.ENXIO}
 """Errors of a file that only a person can fix. Others may pass: a disk that fails or hangs."""
 
-_ASIDE: Final = (CORRUPT, *(f"{CORRUPT}.{number}" for number in range(2, 10)))
+_ASIDE: Final = ("", *(f".{number}" for number in range(2, 10)))
 """A folder cannot replace a file, nor a file a folder: then the next name is tried."""
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -125,17 +129,31 @@ class _Unlabelled(msgspec.Struct, frozen=True):
 _UNLABELLED: Final = msgspec.json.Decoder(_Unlabelled)
 
 
+class NewerSpoolFileError(ValueError):
+    """A later version wrote the file.
+
+    Attributes:
+        format: Of the file.
+    """
+
+    def __init__(self, found: int) -> None:
+        super().__init__(f"it {explain_newer(found, _FORMAT)}")
+        self.format = found
+
+
 @dataclass(frozen=True, slots=True)
 class Damage:
     """A file that cannot be used.
 
     Attributes:
         moved_to: Where it is now, empty where it is still in its place.
+        newer: It isn't damaged, a later version wrote it.
     """
 
     file: str
     why: str
     moved_to: str = ""
+    newer: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +196,7 @@ class SpoolFolder:
         Raises:
             OSError: The folder cannot be read.
         """
-        return self._take_stock(lambda _name: "")
+        return self._take_stock(lambda _name, _suffix: "")
 
     def store(self, pending: PendingPayload, *, unless_there: bool = False) -> int:
         """Keep a payload, instead of any other.
@@ -238,11 +256,11 @@ class SpoolFolder:
         with suppress(FileNotFoundError):
             (self.path / name).unlink()
 
-    def _take_stock(self, move_aside: Callable[[str], str]) -> Contents:
+    def _take_stock(self, move_aside: Callable[[str, str], str]) -> Contents:
         damaged: list[Damage] = []
 
         def read(name: str, parse: Callable[[bytes], tuple[T, str]]) -> tuple[T | None, int]:
-            why = ""
+            why, newer = "", 0
             try:
                 content = read_small_file(str(self.path / name), LARGEST_BYTES)
                 value, owner = parse(content)
@@ -254,11 +272,13 @@ class SpoolFolder:
                 why = why_unreadable(error)
             except ValueError as error:
                 why = str(error)
+                newer = error.format if isinstance(error, NewerSpoolFileError) else 0
             else:
                 if owner in {"", self.exporter}:
                     return value, len(content)
                 why = f"it belongs to exporter {owner}"
-            damaged.append(Damage(str(self.path / name), why, move_aside(name)))
+            moved_to = move_aside(name, f".format-{newer}" if newer else CORRUPT)
+            damaged.append(Damage(str(self.path / name), why, moved_to, newer=bool(newer)))
             return None, 0
 
         pending, size_bytes = read(PENDING, parse_pending)
@@ -268,9 +288,11 @@ class SpoolFolder:
             pending, size_bytes = None, 0
         return Contents(pending, delivered, tuple(damaged), size_bytes, pending_damaged)
 
-    def _move_aside(self, name: str) -> str:
-        for suffix in _ASIDE:
-            target = self.path / (name + suffix)
+    def _move_aside(self, name: str, suffix: str) -> str:
+        for number in _ASIDE:
+            target = self.path / (name + suffix + number)
+            if suffix != CORRUPT and os.path.lexists(target):
+                continue  # what can still be used isn't replaced
             with suppress(OSError):
                 (self.path / name).replace(target)
                 return str(target)
@@ -352,6 +374,9 @@ def _frame(content: bytes) -> bytes:
 
 
 def _unframe(content: bytes) -> bytes:
+    version = _FORMAT_OF.match(content)
+    if version is not None and int(version[1]) > _FORMAT:
+        raise NewerSpoolFileError(int(version[1]))
     found = _FRAME.match(content)
     rest = content[_FRAME_BYTES:]
     if found is None or sha256(rest).hexdigest().encode() != found[1]:

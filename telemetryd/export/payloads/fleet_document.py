@@ -1,6 +1,6 @@
 """The fleet document: its structs *are* its JSON Schema, and declare what leaves in it.
 
-``docs/fleet-payload.md`` says what each key means. A change of what is in it, or of what a key
+``docs/collected.md`` says what each key means. A change of what is in it, or of what a key
 means, is a new ``schema_version`` and a new ``$id``. How it is made of a snapshot is ``fleet``'s.
 """
 

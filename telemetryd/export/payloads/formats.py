@@ -39,3 +39,15 @@ PAYLOAD_FORMATS: Final[Mapping[str, Format]] = {
         fleet_v1.fleet_v1_renderer, fleet_v1.FIELDS, fleet_v1.fleet_v1_schema, needs_detail=True
     ),
 }
+
+
+def make_renderer(name: str) -> Renderer:
+    """What makes payloads of a format: ``scc`` or ``fleet``, which needs detailed snapshots.
+
+    Raises:
+        ValueError: There is no such format.
+    """
+    if name not in PAYLOAD_FORMATS:
+        known = ", ".join(f'"{each}"' for each in PAYLOAD_FORMATS)
+        raise ValueError(f"format is {name!r}: must be one of {known}")
+    return PAYLOAD_FORMATS[name].renderer()

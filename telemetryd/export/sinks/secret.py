@@ -33,7 +33,7 @@ from telemetryd.export.sinks.secretobject import (
     render_secret,
 )
 from telemetryd.kube import objects
-from telemetryd.kube.objects import StoredMeta
+from telemetryd.kube.objects import UNPARSABLE, StoredMeta
 from telemetryd.kube.requests import Fence, Requests
 from telemetryd.kube.responses import ANONYMOUS, explain_denial
 from telemetryd.model import Payload
@@ -78,6 +78,8 @@ class SecretExporter:
         now: Unix time in seconds.
         clock: Seconds that never jump, for the quiet period.
         saw_epoch: Called with the leadership epoch that each found Secret names.
+        written_at: After an export, when the payload in the Secret was written: Unix time in
+            seconds by the API server's clock, None where it doesn't say.
     """
 
     requests: Requests = field(kw_only=False)
@@ -91,6 +93,7 @@ class SecretExporter:
     now: Callable[[], float]
     clock: InitVar[Callable[[], float]]
     saw_epoch: Callable[[int], None] = lambda _: None
+    written_at: float | None = field(default=None, init=False)
     _contention: Contention = field(init=False)
 
     def __post_init__(
@@ -119,6 +122,7 @@ class SecretExporter:
         self._contention.observe(found)
         last_changed = self._plan(found, payload)
         if last_changed is None:
+            self.written_at = None if found is None else found.written_at
             self._contention.resolve(found)
             return Outcome.UNCHANGED
         if found is not None:
@@ -130,13 +134,14 @@ class SecretExporter:
             if not exc.has_cause("FieldManagerConflict"):
                 raise self._translate(exc) from exc
             self._contention.require_right_to_force(found, exc)
-            await self._force(document, found, context.fence)
+            answer = await self._force(document, found, context.fence)
         except KubeError as exc:
             verb = "create or patch" if found is None else "patch"
             raise self._translate(exc, verb=verb, creating=found is None) from exc
         else:
             if found is None and self.requested:
                 await self._leave_to_others(answer, context.fence)
+        self.written_at = _written_at(answer)
         self._contention.resolve()
         return Outcome.WRITTEN
 
@@ -221,10 +226,10 @@ class SecretExporter:
 
     async def _force(
         self, document: Mapping[str, Any], found: FoundSecret | None, fence: Fence
-    ) -> None:
+    ) -> bytes:
         self._contention.count_force()
         try:
-            await self._apply(document, found, fence=fence, force=True)
+            return await self._apply(document, found, fence=fence, force=True)
         except KubeError as exc:
             if isinstance(exc, Conflict):
                 self._contention.uncount_force()
@@ -333,3 +338,11 @@ class SecretExporter:
         return PermanentError(
             Reason.OVERSIZE, f"{self} can't hold more than {MAX_PAYLOAD_BYTES} bytes: {what}"
         )
+
+
+def _written_at(answer: bytes) -> float | None:
+    """When the payload was written, by the answer to an apply; None where it doesn't say."""
+    try:
+        return parse_secret(answer).written_at
+    except UNPARSABLE:
+        return None  # it was written all the same

@@ -133,6 +133,8 @@ class FoundSecret:
             clean-up was cut off. Annotations that somebody has copied to another Secret don't
             count.
         alone: It holds no data but a payload, and no owner references.
+        written_at: When ``data.payload`` was last written, Unix time in seconds by the API server's
+            clock; None where it doesn't say.
     """
 
     uid: str
@@ -146,6 +148,7 @@ class FoundSecret:
     alone: bool
     shared: bool
     others: tuple[OtherWriter, ...]
+    written_at: float | None
 
     @property
     def epoch(self) -> int:
@@ -173,6 +176,7 @@ def parse_secret(body: bytes) -> FoundSecret:
         entry for entry in managed if (entry.manager, entry.operation) == (FIELD_MANAGER, "Apply")
     ]
     ours = [entry for entry in owners if entry in applied]
+    times = (parse_rfc3339(entry.time or "") for entry in owners)
     alone = not secret.metadata.ownerReferences and _fits(_PAYLOAD_ALONE, secret.data)
     return FoundSecret(
         uid=secret.metadata.uid,
@@ -192,6 +196,7 @@ def parse_secret(body: bytes) -> FoundSecret:
             for entry in owners
             if entry not in ours
         ),
+        written_at=max((time for time in times if time is not None), default=None),
     )
 
 

@@ -68,7 +68,11 @@ class ReceiverAnswer:
     """The answer of a receiver.
 
     Attributes:
+        status: HTTP status.
+        retry_after_s: Seconds for which the receiver asks to be left alone, None for none.
         body: Its beginning for a success or a status that ``BodyLimit`` names, else empty.
+        epoch: Header ``Telemetryd-Epoch``, empty for none.
+        sequence: Header ``Telemetryd-Sequence``, empty for none.
     """
 
     status: int
@@ -102,6 +106,8 @@ class HttpTransport:
     Attributes:
         url: http or https, without credentials.
         proxy: URL of the proxy on the way, None for none.
+        headers_file: Lines ``Name: value``; None for none.
+        bearer_token_file: A token, sent as ``Authorization: Bearer``; None for none.
         compress: Send gzip.
         tls_files: CA and client certificate; None for plain http.
         now: Unix time in seconds.
@@ -139,8 +145,15 @@ class HttpTransport:
     ) -> ReceiverAnswer:
         """Send; if the receiver refuses a credential that has changed meanwhile, send once more.
 
-        The fence is called on each attempt as the last thing before bytes leave; its exceptions are
-        raised here.
+        Args:
+            body: As it is; gzip is done here.
+            headers: Those of this request; they replace those of the files.
+            fence: Called on each attempt as the last thing before bytes leave; its exceptions are
+                raised here.
+            read: How much of the answer's body is wanted.
+
+        Returns:
+            The answer, whatever its status.
 
         Raises:
             RetryableError: No answer came, it broke off, or an earlier read of a file hangs.

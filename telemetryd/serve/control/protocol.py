@@ -1,16 +1,21 @@
-"""Messages of the control socket: each request and each answer is one line of JSON."""
+"""Messages of the control socket: each request and each answer is one line of JSON.
 
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+``telemetryd ctl`` and the daemon may be of different versions. Of an answer, what isn't known here
+is ignored. A request leaves out what has its default, so a member that isn't known here asks for
+something: it is ignored where a command only reads, and refused where it changes anything.
+"""
+
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import msgspec
 
-T = TypeVar("T")
+from telemetryd import __version__
 
 Document: TypeAlias = dict[str, Any]
 """JSON types only."""
 
 CommandName: TypeAlias = Literal[
-    "status", "reload", "start", "stop", "restart", "trigger", "cache", "opt-in"
+    "status", "reload", "start", "stop", "restart", "trigger", "cache", "opt-in", "support-bundle"
 ]
 
 MAX_REQUEST_BYTES = 16 * 1024
@@ -19,9 +24,11 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """Enough for the status of tens of thousands of exporters."""
 
 _NAMED = frozenset({"start", "stop", "restart", "trigger", "cache"})
+READING = frozenset({"status", "cache", "support-bundle"})
+"""Commands that change nothing."""
 
 
-class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class Request(msgspec.Struct, frozen=True, omit_defaults=True):
     """One command.
 
     Attributes:
@@ -44,7 +51,7 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
             raise ValueError(f"{self.command} takes no wait")
 
 
-class CommandAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class CommandAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     """The result of a command.
 
     Attributes:
@@ -58,7 +65,19 @@ class CommandAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
     result: Document = {}
 
 
+class UnknownHereError(ValueError):
+    """A request asks for what this version doesn't know."""
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    """What a request of any version has."""
+
+    command: str
+
+
+_ANY_REQUEST = msgspec.json.Decoder(_Asked)
 _REQUEST = msgspec.json.Decoder(Request)
+_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ANSWER = msgspec.json.Decoder(CommandAnswer)
 
 
@@ -66,9 +85,20 @@ def parse_request(line: bytes) -> Request:
     """Parse one line from a client.
 
     Raises:
+        UnknownHereError: It is of another version.
         ValueError: It isn't a request; the message says why without quoting it.
     """
-    return _decode(_REQUEST, line)
+    try:
+        command = _ANY_REQUEST.decode(line).command
+        if command not in get_args(CommandName):
+            raise UnknownHereError(_unknown("command", command))
+        request = _REQUEST.decode(line)
+        unknown = _MEMBERS.decode(line).keys() - set(Request.__struct_fields__)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if unknown and command not in READING:
+        raise UnknownHereError(_unknown("option", min(unknown)))
+    return request
 
 
 def parse_answer(line: bytes) -> CommandAnswer:
@@ -77,14 +107,17 @@ def parse_answer(line: bytes) -> CommandAnswer:
     Raises:
         ValueError: It isn't an answer.
     """
-    return _decode(_ANSWER, line)
-
-
-def _decode(decoder: msgspec.json.Decoder[T], line: bytes) -> T:
     try:
-        return decoder.decode(line)
+        return _ANSWER.decode(line)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def _unknown(what: str, name: str) -> str:
+    return (
+        f"the daemon is telemetryd {__version__} and doesn't know the {what} {name[:64]!r}:"
+        " use the telemetryd of its version"
+    )
 
 
 def render_line(message: Request | CommandAnswer) -> bytes:

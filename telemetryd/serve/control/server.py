@@ -23,6 +23,7 @@ from telemetryd.serve.control.protocol import (
     MAX_REQUEST_BYTES,
     CommandAnswer,
     Request,
+    UnknownHereError,
     parse_request,
     render_line,
 )
@@ -148,6 +149,9 @@ class ControlServer:
             client.waiting = False
             try:
                 request = parse_request(line)
+            except UnknownHereError as error:
+                await self._send(client, _refusal(str(error)))
+                return
             except ValueError as error:
                 await self._send(client, _refusal(f"not a request: {error}"))
                 return

@@ -95,7 +95,9 @@ def check_health(host: str, port: int, *, tls: bool, timeout_s: float = TIMEOUT_
         connection.request("GET", "/livez")
         status = connection.getresponse().status
     except (OSError, http.client.HTTPException) as error:
-        return f"no answer from {reachable} port {port}: {error or type(error).__name__}"
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        fix = "see that the daemon runs, and that server.listen is the same here"
+        return f"no answer from {reachable} port {port}: {why.lower()}: {fix}"
     finally:
         connection.close()
     return "" if status == http.HTTPStatus.OK else f"/livez answers {status}"

@@ -30,8 +30,9 @@ from telemetryd.serve.http.health import HealthReport
 from telemetryd.serve.http.listener import Acceptor, Listening, bind, listening_at, local_names
 from telemetryd.serve.http.security import OPEN_PATHS, Security
 from telemetryd.serve.metrics.metrics import MetricsRenderer
+from telemetryd.serve.page.facts import StatusFacts
 from telemetryd.serve.page.page import render_page
-from telemetryd.serve.page.status import StatusFacts, render_status
+from telemetryd.serve.page.status import render_status
 from telemetryd.serve.page.style import PAGE_POLICY
 
 log = logging.getLogger(__name__)
@@ -137,9 +138,16 @@ def _end_connections(server: web.Server) -> None:
 
 
 async def _drain(server: web.Server) -> None:
+    async def shut_down() -> None:
+        with anyio.move_on_after(SHUTDOWN_S):
+            await server.shutdown(SHUTDOWN_S / 2)  # for the handler, and again for its task
+
     server.pre_shutdown()
-    with anyio.move_on_after(SHUTDOWN_S, shield=True):
-        await server.shutdown(SHUTDOWN_S / 2)  # for the handler, and again for its task
+    with anyio.CancelScope(shield=True):
+        # In a task of its own: aiohttp's deadlines may swallow the cancellation of ours, which then
+        # comes once more, to whatever the task awaits next.
+        async with anyio.create_task_group() as group:
+            group.start_soon(shut_down, name="http shutdown")
     for connection in _connections(server):
         connection.abort()
     await cancel_shielded_checkpoint()  # transports close in the loop's next turn
@@ -266,12 +274,13 @@ class _Router:
         return answer_text(200 if report.ok else 503, text)
 
     async def _status(self, _request: web.BaseRequest) -> web.Response:
-        document = render_status(self._endpoints.status())
-        body = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        # In a thread: a thousand exporters take a while. In one, to leave threads for others.
+        body = await anyio.to_thread.run_sync(
+            _status_body, self._endpoints.status(), limiter=self._one_page_at_a_time
+        )
         return answer(200, body, "application/json")
 
     async def _page(self, _request: web.BaseRequest) -> web.Response:
-        # In a thread: a thousand exporters take a while. In one, to leave threads for others.
         text = await anyio.to_thread.run_sync(
             render_page, self._endpoints.status(), limiter=self._one_page_at_a_time
         )
@@ -287,7 +296,7 @@ class _Router:
         try:
             payload = self._endpoints.payload(request.path.removeprefix(_PAYLOADS))
         except ManagerError as error:
-            return answer_text(404, f"{error}: / lists them\n")
+            return answer_text(404, f"{error}\n")
         if payload is None:
             return answer_text(404, "no payload yet: the exporter has had nothing to send\n")
         response = answer(200, payload.body, payload.content_type)
@@ -296,6 +305,11 @@ class _Router:
         checksum = b64encode(sha256(payload.body).digest()).decode()
         response.headers["Repr-Digest"] = f"sha-256=:{checksum}:"  # RFC 9530
         return response
+
+
+def _status_body(facts: StatusFacts) -> bytes:
+    options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+    return orjson.dumps(render_status(facts), option=options)
 
 
 def _names_this_machine(request: web.BaseRequest, names: frozenset[str]) -> bool:

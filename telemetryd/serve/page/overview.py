@@ -1,6 +1,6 @@
 """The state of the daemon in one sentence, and what to do about problems."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -13,8 +13,9 @@ from telemetryd.model import (
     InformerStatus,
     RequestState,
     RequestStatus,
+    Switch,
 )
-from telemetryd.serve.page.status import StatusFacts
+from telemetryd.serve.page.facts import StatusFacts
 
 
 class Tone(IntEnum):
@@ -29,6 +30,18 @@ class Tone(IntEnum):
     BUSY = 2
     GAPS = 3
     BAD = 4
+
+
+TONE_NAMES: Final = {
+    Tone.GOOD: "Healthy",
+    Tone.QUIET: "At rest",
+    Tone.BUSY: "In progress",
+    Tone.GAPS: "Gaps",
+    Tone.BAD: "Needs attention",
+}
+
+MOST_NOTES: Final = 50
+"""In every view."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,23 +62,29 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """The state of the whole daemon; ``notes`` has the worst first."""
+    """The state of the whole daemon.
+
+    Attributes:
+        first: The note that the sentence is about, if it is about one.
+        notes: All, the worst first.
+    """
 
     tone: Tone
     sentence: str
+    first: Note | None
     notes: tuple[Note, ...]
 
 
 AT_REST: Final = frozenset({ExporterState.DISABLED, ExporterState.STANDBY, ExporterState.STOPPED})
 """States in which an exporter does nothing on purpose."""
 
-_MOST_LISTED: Final = 4
+_LONGEST_IN_SENTENCE: Final = 63
 _FAILING: Final = frozenset({ExporterState.BACKOFF, ExporterState.FAILED})
 
 _FIXES: Final[dict[str, str]] = {
     Reason.MISSING_NAMESPACE: "Create the namespace, or name another in the configuration.",
     Reason.NAMESPACE_TERMINATING: "Create the namespace again once it is gone.",
-    Reason.FORBIDDEN: "Grant what the message names.",
+    Reason.FORBIDDEN: "Grant the right that the message names: telemetryd doctor prints the role.",
     Reason.IMMUTABLE: "Delete the immutable Secret: telemetryd creates it again.",
     Reason.WRONG_TYPE: "Delete the Secret of another type, or name another in the configuration.",
     Reason.OVERSIZE: "Use a destination that accepts larger payloads.",
@@ -82,6 +101,21 @@ _FIXES: Final[dict[str, str]] = {
     Reason.INTERNAL: "Report a bug in telemetryd, with the traceback from its log.",
 }
 
+_ENDS: Final = {
+    Switch.CONFIG: "set enabled = true in the configuration and reload",
+    Switch.ENVIRONMENT: "remove TELEMETRYD_ENABLED from the environment and restart telemetryd",
+    Switch.DO_NOT_TRACK: "remove DO_NOT_TRACK from the environment and restart telemetryd",
+    Switch.SETTING: "give the Rancher setting telemetry-opt the value in or prompt",
+    Switch.MEMORY: "run telemetryd ctl opt-in",
+}
+"""What ends each switch that turns collection off."""
+
+
+_SENTENCES: Final = {
+    Tone.GOOD: "Healthy: every informer is in sync, and every enabled exporter has delivered.",
+    Tone.BUSY: "In progress: not everything has been read and delivered yet.",
+}
+
 
 def judge(facts: StatusFacts) -> Overview:
     """Sum up the status."""
@@ -89,7 +123,33 @@ def judge(facts: StatusFacts) -> Overview:
     idle = all(exporter.state is ExporterState.DISABLED for exporter in facts.exporters)
     floor = Tone.QUIET if idle or not facts.switches.enabled else Tone.GOOD
     tone = max(floor, notes[0].tone) if notes else floor
-    return Overview(tone, _sentence(facts, tone, notes), tuple(notes))
+    first = notes[0] if notes and tone in {Tone.GAPS, Tone.BAD} else None
+    if first is not None:
+        more = sum(note.tone is tone for note in notes) - 1
+        return Overview(tone, _sentence_of(first, more), first, tuple(notes))
+    sentence = _SENTENCES.get(tone) or _quiet_sentence(facts)
+    off = _note_of_off(facts) if tone is Tone.QUIET else None
+    return Overview(tone, sentence, off, tuple(notes))
+
+
+def _sentence_of(first: Note, more: int) -> str:
+    if not more:
+        return first.what
+    what = first.what.removesuffix(".")
+    if first.tone is Tone.BAD:
+        return f"{what}, and {more} more {'thing needs' if more == 1 else 'things need'} attention."
+    return f"{what}, and there {'is 1 more gap' if more == 1 else f'are {more} more gaps'}."
+
+
+def _note_of_off(facts: StatusFacts) -> Note | None:
+    """What switches telemetryd on where nothing is sent on purpose."""
+    ends = [_ENDS[switch] for switch in facts.switches.off_by]
+    if not ends and not facts.exporters:
+        ends = ["add a table [[exporters]] to the configuration and reload"]
+    elif not ends and all(each.state is ExporterState.DISABLED for each in facts.exporters):
+        ends = ["set enabled = true for an exporter in the configuration and reload"]
+    fix = f"To send again, {', and '.join(ends)}."
+    return Note(Tone.QUIET, _quiet_sentence(facts), fix=fix) if ends else None
 
 
 def judge_exporter(exporter: ExporterStatus) -> Tone:
@@ -137,8 +197,9 @@ def _notes(facts: StatusFacts) -> Iterator[Note]:
             why="; ".join(facts.config.problems),
             fix="Fix the file and run telemetryd ctl reload.",
         )
-    for exporter in facts.exporters:
-        yield from _notes_of_exporter(exporter)
+    if (off := _note_of_off(facts)) is not None:
+        yield off
+    yield from _notes_of_exporters(facts.exporters)
     yield from _notes_of_waiting(facts.exporters)
     if facts.switches.enabled:
         yield from _notes_of_idle(facts.exporters)
@@ -162,27 +223,43 @@ def _notes(facts: StatusFacts) -> Iterator[Note]:
         )
 
 
-def _notes_of_exporter(exporter: ExporterStatus) -> Iterator[Note]:
+def _notes_of_exporters(exporters: Iterable[ExporterStatus]) -> Iterator[Note]:
+    """Their problems; of exporters that fail alike one note."""
+    failing: dict[tuple[bool, str, str], list[ExporterStatus]] = {}
+    for exporter in exporters:
+        if judge_exporter(exporter) is Tone.BAD:
+            conflicts = exporter.state is ExporterState.CONFLICT
+            why = (conflicts and exporter.detail) or exporter.last_error
+            failing.setdefault((conflicts, why, fix_of(exporter)), []).append(exporter)
+        else:
+            yield from _notes_of_working(exporter)
+    for (conflicts, why, fix), alike in failing.items():
+        names = listed([each.name for each in alike])
+        s, runs = "" if len(alike) == 1 else "s", alike[0].consecutive_failures
+        if conflicts:
+            what = f"Another writer conflicts with the exporter{s} {names}."
+        elif s:
+            what = f"The exporters {names} fail."
+        else:
+            fails = f"has failed {runs} times in a row" if runs > 1 else "fails"
+            what = f"The exporter {names} {fails}."
+        yield Note(Tone.BAD, what, why, fix)
+
+
+def _notes_of_working(exporter: ExporterStatus) -> Iterator[Note]:
     tone = judge_exporter(exporter)
-    if exporter.state is ExporterState.CONFLICT:
-        what = f"Another writer conflicts with the exporter {exporter.name}."
-        yield Note(tone, what, exporter.detail or exporter.last_error, _fix(exporter))
-    elif tone is Tone.BAD:
-        runs = exporter.consecutive_failures
-        fails = f"has failed {runs} times in a row" if runs > 1 else "fails"
-        what = f"The exporter {exporter.name} {fails}."
-        yield Note(tone, what, exporter.last_error, _fix(exporter))
-    elif tone is Tone.GAPS and exporter.schema_valid is not False:
-        what = f"The exporter {exporter.name} works, but reports a problem."
+    if tone is Tone.GAPS and exporter.schema_valid is not False:
+        what = f"The exporter {_shortened(exporter.name)} works, but reports a problem."
         yield Note(tone, what, _reported_problem(exporter))
     elif tone is Tone.GAPS:
         yield Note(
             tone,
-            f"The payload of {exporter.name} deviates from its schema; it is still sent.",
+            f"The payload of {_shortened(exporter.name)} deviates from its schema; "
+            "it is still sent.",
             fix="The schema doesn't accept its version: see the log.",
         )
     elif tone is Tone.BUSY and exporter.state not in {ExporterState.WAITING, ExporterState.STOPPED}:
-        yield Note(tone, f"The exporter {exporter.name} has not exported yet.")
+        yield Note(tone, f"The exporter {_shortened(exporter.name)} has not exported yet.")
 
 
 def _reported_problem(exporter: ExporterStatus) -> str:
@@ -191,7 +268,8 @@ def _reported_problem(exporter: ExporterStatus) -> str:
     return exporter.detail if at_work else ""
 
 
-def _fix(exporter: ExporterStatus) -> str:
+def fix_of(exporter: ExporterStatus) -> str:
+    """What to do about the last error of an exporter; empty if that isn't known."""
     plugin = exporter.disclosure.plugin
     if plugin and exporter.last_error_reason == Reason.INTERNAL:
         return f"Report it to the authors of {plugin}, with the traceback from telemetryd's log."
@@ -201,7 +279,7 @@ def _fix(exporter: ExporterStatus) -> str:
 def _notes_of_waiting(exporters: Iterable[ExporterStatus]) -> Iterator[Note]:
     for detail, names in _by_detail(exporters, ExporterState.WAITING):
         verb = "waits" if len(names) == 1 else "wait"
-        yield Note(Tone.BUSY, f"{_listed(names)} {verb} for {detail or 'the first snapshot'}.")
+        yield Note(Tone.BUSY, f"{listed(names)} {verb} for {detail or 'the first snapshot'}.")
 
 
 def _notes_of_idle(exporters: tuple[ExporterStatus, ...]) -> Iterator[Note]:
@@ -209,14 +287,14 @@ def _notes_of_idle(exporters: tuple[ExporterStatus, ...]) -> Iterator[Note]:
     for detail, names in disabled:
         # What is disabled one by one is meant so, and what all of them have the sentence says.
         if detail and len(names) < len(exporters):
-            yield Note(Tone.QUIET, f"{_listed(names)}: {detail}.")
+            yield Note(Tone.QUIET, f"{listed(names)}: {detail}.")
     for detail, _ in _by_detail(exporters, ExporterState.STANDBY):
-        yield Note(Tone.QUIET, _as_sentence(detail or "another replica leads"))
+        yield Note(Tone.QUIET, f"{detail or 'Another replica leads'}.")
     for detail, names in _by_detail(exporters, ExporterState.STOPPED):
         stopped = " ".join(("is" if len(names) == 1 else "are", "stopped", detail)).strip()
         yield Note(
             Tone.QUIET,
-            f"{_listed(names)} {stopped}.",
+            f"{listed(names)} {stopped}.",
             fix=f"telemetryd ctl start {names[0]} starts it again." if detail else "",
         )
 
@@ -229,7 +307,7 @@ def _notes_of_requests(facts: StatusFacts) -> Iterator[Note]:
         tone = judge_request(request)
         # What its exporter says needn't be said again.
         if tone is Tone.BAD and f"secretrequest/{request.name}" not in failing:
-            what = f"The SecretRequest {request.name} is {request.state}."
+            what = f"The SecretRequest {_shortened(request.name)} is {request.state}."
             yield Note(tone, what, request.detail, "Its owner sees the same in its conditions.")
 
 
@@ -256,12 +334,12 @@ def _notes_of_informers(informers: Iterable[InformerStatus]) -> Iterator[Note]:
             troubled.setdefault(key, []).append(informer.resource)
     for (synced, error), names in troubled.items():
         if not error:
-            yield Note(Tone.BUSY, f"The first list is in progress: {_listed(names)}.")
+            yield Note(Tone.BUSY, f"The first list is in progress: {listed(names)}.")
             continue
         what = "The cache may be out of date" if synced else "Nothing has been read yet"
         yield Note(
             Tone.BAD,
-            f"{what}: {_listed(names)}.",
+            f"{what}: {listed(names)}.",
             why=error,
             fix="Check the connection to the API server, and the right to get, list and watch.",
         )
@@ -277,30 +355,21 @@ def _by_detail(
     return list(found.items())
 
 
-def _listed(names: list[str]) -> str:
-    if len(names) > _MOST_LISTED:
-        names = [*names[: _MOST_LISTED - 1], f"{len(names) - _MOST_LISTED + 1} more"]
+def listed(names: Sequence[str], most: int = 4) -> str:
+    """The names as a part of a sentence; of too many the first ones and the number of the rest."""
+    names = [_shortened(name) for name in names]
+    if len(names) > most:
+        names = [*names[: most - 1], f"{len(names) - most + 1} more"]
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _shortened(name: str) -> str:
+    """A name as a part of a sentence; the tables have all of it."""
+    return name if len(name) <= _LONGEST_IN_SENTENCE else f"{name[: _LONGEST_IN_SENTENCE - 1]}…"
 
 
 def _as_sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:].rstrip('.')}."
-
-
-def _sentence(facts: StatusFacts, tone: Tone, notes: list[Note]) -> str:
-    gravest = [note for note in notes if note.tone is tone]
-    match tone:
-        case Tone.GOOD:
-            return "All is well: every cache is in sync, and every enabled exporter has delivered."
-        case Tone.QUIET:
-            return _quiet_sentence(facts)
-        case Tone.BUSY:
-            return "In progress: not everything has been read and delivered yet."
-        case Tone.GAPS if len(gravest) > 1:
-            return f"Delivering, with gaps: {len(gravest)} things to check."
-        case Tone.BAD if len(gravest) > 1:
-            return f"{len(gravest)} things need attention."
-    return gravest[0].what
 
 
 def _quiet_sentence(facts: StatusFacts) -> str:

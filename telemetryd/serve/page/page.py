@@ -1,40 +1,30 @@
 """The status page: HTML and CSS, no script.
 
-``overview`` judges the state, ``tables`` draws the tables, ``style`` has the look. Links are
-relative: a proxy may serve the page under a path.
+``overview`` judges the state, ``fleet``, ``tables`` and ``collected`` make the large parts,
+``layout`` and ``style`` have the look. Links are relative: a proxy may serve the page under a path.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
-from telemetryd.model import Disclosure, LeaderStatus, SourceKind
-from telemetryd.serve.page.disclosure import (
-    NEVER_READ,
-    FieldState,
-    Group,
-    group_exporters,
-    list_reads,
-)
-from telemetryd.serve.page.fleet import fleet_rows
-from telemetryd.serve.page.overview import Note, Overview, judge
-from telemetryd.serve.page.status import StatusFacts
-from telemetryd.serve.page.style import ICON, STYLE
-from telemetryd.serve.page.tables import (
-    TONE_NAMES,
+from telemetryd.model import LeaderStatus, SourceKind
+from telemetryd.serve.page.collected import places_of, what_is_read, what_is_sent
+from telemetryd.serve.page.disclosure import group_exporters
+from telemetryd.serve.page.facts import StatusFacts
+from telemetryd.serve.page.fleet import fleet_section
+from telemetryd.serve.page.layout import document, items, mark, pairs, section
+from telemetryd.serve.page.markup import (
     Child,
     Markup,
-    exporters_table,
-    informers_table,
+    date_of,
     join,
-    mark,
     render_count,
-    requests_table,
     span,
     tag,
     time_of,
 )
-
-MOST_NOTES: Final = 50
+from telemetryd.serve.page.overview import MOST_NOTES, TONE_NAMES, Note, Overview, Tone, judge
+from telemetryd.serve.page.tables import exporters_table, informers_table, requests_table
 
 _LINKS: Final = (
     (".", "Refresh"),
@@ -47,44 +37,41 @@ _LINKS: Final = (
 def render_page(facts: StatusFacts) -> str:
     """The whole document."""
     overview = judge(facts)
-    head = join(
-        (
-            tag("meta", charset="utf-8"),
-            tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-            tag("meta", name="color-scheme", content="light dark"),
-            tag("title", f"{TONE_NAMES[overview.tone]} · telemetryd"),
-            tag("link", rel="icon", href=ICON),
-            tag("style", Markup(STYLE)),
-        )
-    )
-    body = tag(
-        "body",
+    groups = group_exporters(facts.exporters, facts.situation)
+    return document(
+        TONE_NAMES[overview.tone],
         tag("a", "Skip to the status", class_="skip", href="#status"),
         _header(facts),
         tag(
             "main",
             _overview(overview),
-            _section("exporters", "Exporters", exporters_table(facts)),
-            _section("requests", "SecretRequests", requests_table(facts)) if facts.requests else "",
-            _section("informers", "Caches", informers_table(facts)),
-            _fleet(facts),
+            fleet_section(facts),
+            section(
+                "exporters",
+                "Exporters",
+                exporters_table(facts, places_of(groups)),
+                tag("h3", "What each exporter sends"),
+                what_is_sent(facts, groups),
+            ),
+            section("requests", "SecretRequests", requests_table(facts)) if facts.requests else "",
+            section("informers", "Informers", informers_table(facts)),
+            _leader(facts.leader),
             _configuration(facts),
-            _disclosure(facts),
             _restrictions(facts) if facts.restrictions else "",
+            what_is_read(facts),
             _switches(facts),
             id="status",
             tabindex="-1",
         ),
     )
-    return f"<!doctype html>\n{tag('html', tag('head', head), body, lang='en')}\n"
 
 
 def _header(facts: StatusFacts) -> Markup:
     links = (tag("li", tag("a", text, href=target)) for target, text in _LINKS)
     up = (
+        tag("span", "Status of ", date_of(facts.now)),
         tag("span", "up ", tag("b", span(facts.now - facts.started_at))),
-        tag("span", "since ", time_of(facts.started_at, facts.now, absolute=True)),
-        tag("span", "as of ", time_of(facts.now, facts.now, absolute=True)),
+        tag("span", "since ", date_of(facts.started_at)),
     )
     return tag(
         "header",
@@ -99,25 +86,23 @@ def _header(facts: StatusFacts) -> Markup:
 
 
 def _overview(overview: Overview) -> Markup:
-    said = [note for note in overview.notes if note.what == overview.sentence]
-    rest = [note for note in overview.notes if note not in said]
-    left_out = len(rest) - MOST_NOTES
+    first = overview.first
+    rest = [note for note in overview.notes if note != first]
     listed = [*map(_note, rest[:MOST_NOTES])]
-    if left_out > 0:
-        listed.append(tag("li", f"{render_count(left_out)} more"))
-    advice = [line for note in said for line in _advice(note)]
+    if (left_out := len(rest) - MOST_NOTES) > 0:
+        listed.append(Markup(f"{render_count(left_out)} more"))
     return tag(
         "section",
         tag("h1", mark(overview.tone), tag("span", overview.sentence), id="verdict"),
-        tag("div", *advice, class_="advice") if advice else "",
-        tag("ul", *listed, class_="findings") if listed else "",
+        tag("div", *_advice(first), class_="advice") if first else "",
+        items(listed, "findings") if listed else "",
         class_=f"verdict {overview.tone.name.lower()}",
         aria_labelledby="verdict",
     )
 
 
 def _note(note: Note) -> Markup:
-    return tag("li", mark(note.tone), tag("div", tag("p", note.what), *_advice(note)))
+    return join((mark(note.tone), tag("div", tag("p", note.what), *_advice(note))))
 
 
 def _advice(note: Note) -> Iterator[Markup]:
@@ -127,29 +112,23 @@ def _advice(note: Note) -> Iterator[Markup]:
         yield tag("p", note.fix)
 
 
-def _section(name: str, heading: str, *children: Child) -> Markup:
-    return tag(
-        "section",
-        tag("h2", heading, id=name),
-        *children,
-        aria_labelledby=name,
-    )
-
-
-def _list(rows: Iterable[tuple[str, Child]]) -> Markup:
-    """Names and values."""
-    pairs = (tag("div", tag("dt", name), tag("dd", value)) for name, value in rows)
-    return tag("dl", *pairs)
-
-
-def _fleet(facts: StatusFacts) -> Markup:
-    snapshot = facts.snapshot
-    if snapshot is None:
-        missing = ", ".join(facts.missing)
-        text = f"Not known yet: waiting for {missing}." if missing else "Not known."
-        return _section("fleet", "Fleet", tag("p", text, class_="quiet"))
-    manages = facts.source is not SourceKind.KUBERNETES
-    return _section("fleet", "Fleet", _list(fleet_rows(snapshot, facts.now, manages=manages)))
+def _leader(leader: LeaderStatus | None) -> Markup:
+    if leader is None:
+        text = "Leader election is off: this replica exports. Run no other one beside it."
+        return section("leader", "Leader", tag("p", text))
+    if leader.leading:
+        leads: Child = join(("this replica, ", tag("code", leader.identity)))
+    else:
+        leads = tag("code", leader.holder) if leader.holder else "not known"
+    rows: list[tuple[str, Child]] = [
+        ("Leader", leads),
+        ("This replica", "exports" if leader.leading else "stands by"),
+        ("Lease", tag("code", leader.name)),
+        ("Term", str(leader.epoch)),
+    ]
+    if leader.last_error:
+        rows.append(("Last error", leader.last_error))
+    return section("leader", "Leader", pairs(rows))
 
 
 def _configuration(facts: StatusFacts) -> Markup:
@@ -168,18 +147,17 @@ def _configuration(facts: StatusFacts) -> Markup:
         ),
         *_consumer(facts),
         ("Configuration", tag("code", config.where)),
-        ("In force", time_of(config.in_force_at, facts.now)),
+        ("In force since", time_of(config.in_force_at, facts.now)),
         ("Hash", tag("code", f"{config.hash:012x}")),
         ("Last reload", last),
-        ("Leader election", _election(facts.leader)),
-        ("Payloads", "shown here" if facts.payload_exposed else "not shown here"),
+        ("Payloads", "shown" if facts.payload_exposed else "not shown"),
     ]
-    problems = tag("ul", *(tag("li", tag("code", each)) for each in config.problems))
-    return _section(
+    problems = [tag("code", each) for each in config.problems]
+    return section(
         "configuration",
         "Configuration",
-        _list(rows),
-        join((tag("h3", "Why the reload was rejected"), problems)) if config.problems else "",
+        pairs(rows),
+        join((tag("h3", "Why the reload was rejected"), items(problems))) if problems else "",
     )
 
 
@@ -197,100 +175,23 @@ def _consumer(facts: StatusFacts) -> Iterator[tuple[str, Child]]:
         yield "Registrations", tag("code", known.error)
 
 
-def _election(leader: LeaderStatus | None) -> Child:
-    if leader is None:
-        return "off"
-    lease = join(("by the Lease ", tag("code", leader.name)))
-    if leader.leading:
-        text: Child = join(("this replica leads, term ", str(leader.epoch), ", ", lease))
-    elif leader.holder:
-        text = join((tag("code", leader.holder), " leads, ", lease))
-    else:
-        text = join(("no known leader, ", lease))
-    return join((text, "; ", tag("code", leader.last_error))) if leader.last_error else text
-
-
-def _disclosure(facts: StatusFacts) -> Markup:
-    situation = facts.situation
-    exact = tag(
-        "p",
-        "Exactly what an exporter would send is printed by ",
-        tag("code", "telemetryd payload --exporter NAME"),
-        ".",
-        " What is collected from isn't known yet: this is what a Rancher's fleet would give."
-        if situation.source is None
-        else "",
-        class_="quiet",
-    )
-    groups = [_sent(group) for group in group_exporters(facts.exporters, situation)]
-    elects = facts.leader is not None
-    reads = list_reads(facts.informers, facts.exporters, situation, elects=elects)
-    read = [tag("li", tag("b", where), " ", tag("code", keys)) for where, keys in reads]
-    return _section(
-        "collected",
-        "What is collected",
-        exact,
-        *(groups or [tag("p", "No exporter is configured: nothing is sent.")]),
-        tag("h3", "Read, whether it is sent or not"),
-        tag("ul", *read, class_="fields") if read else tag("p", "Nothing is read at the moment."),
-        tag("h3", "Never read"),
-        tag("ul", *(tag("li", line) for line in NEVER_READ), class_="fields"),
-    )
-
-
-_STATES: Final = {
-    FieldState.SENT: "from: ",
-    FieldState.EMPTY: "empty: ",
-    FieldState.LEFT_OUT: "left out: ",
-}
-
-
-def _sent(group: Group) -> Markup:
-    sent = group.disclosure
-    form = f" ({sent.format})" if sent.format else ""
-    lines = (
-        tag(
-            "li",
-            tag("code", each.key),
-            tag("span", each.what),
-            tag("small", f"{_STATES[each.state]}{each.source}"),
-            class_=str(each.state).replace("_", "-"),
-        )
-        for each in group.fields
-    )
-    return tag(
-        "div",
-        tag("h3", f"Sent by {', '.join(group.names)}{form}"),
-        _given(sent) if sent.plugin else "",
-        tag("ul", *lines, class_="fields") if sent.fields else tag("p", "Nothing is declared."),
-    )
-
-
-def _given(sent: Disclosure) -> Markup:
-    """What a plug-in gets."""
-    lines = (
-        tag("li", tag("code", key), tag("span", what), class_="given") for key, what in sent.given
-    )
-    return join(
-        (
-            tag("p", f"The plug-in {sent.plugin} decides what it sends. It is given:"),
-            tag("ul", *lines, class_="fields"),
-            tag("p", "The payload that it is given has these fields:"),
-        )
-    )
-
-
 def _restrictions(facts: StatusFacts) -> Markup:
     rows = []
     for each in facts.restrictions:
         restriction = each.restriction
-        said = "written in " if restriction.written else "remembered from "
-        since = time_of(restriction.since, facts.now, absolute=True)
-        kept = ", ".join(each.remembered_in) or "nowhere"
-        text = (said, restriction.where, " since ", since, f"; remembered in {kept}. To end it, ")
-        rows.append((each.what, join((*text, each.end, "."))))
-    warning = tag("p", facts.memory_warning) if facts.memory_warning else ""
-    return _section("restrictions", "Restrictions", join((_list(rows), warning)))
+        source = "Written in " if restriction.written else "Remembered from "
+        kept = ", ".join(each.remembered_in)
+        remembered = f"remembered in {kept}" if kept else "not remembered anywhere"
+        since = date_of(restriction.since)
+        text = (source, restriction.where, " since ", since, f"; {remembered}. To end it, ")
+        rows.append((f"{each.what[:1].upper()}{each.what[1:]}", join((*text, each.end, "."))))
+    warning = (mark(Tone.GAPS), f" Restrictions: {facts.memory_warning}.")
+    return section(
+        "restrictions",
+        "Restrictions",
+        pairs(rows),
+        tag("p", *warning) if facts.memory_warning else "",
+    )
 
 
 def _switches(facts: StatusFacts) -> Markup:
@@ -319,4 +220,4 @@ def _switches(facts: StatusFacts) -> Markup:
         ),
     )
     rows = [(name, join((command, " ", text))) for name, command, text in ways]
-    return _section("off", "Switching it off", _list(rows))
+    return section("off", "Switching it off", pairs(rows))

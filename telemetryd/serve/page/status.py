@@ -3,41 +3,33 @@
 Of the identity it has only which parts are known.
 """
 
-from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass, field, fields
-from datetime import UTC, datetime
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import asdict, fields
 from typing import Any, Final
 
 from telemetryd.bounds import document
-from telemetryd.config import IdentityConfig, PrivacyConfig
-from telemetryd.gather.consumer import RancherBuild, Registrations, explain_build
+from telemetryd.gather.consumer import Registrations
 from telemetryd.model import (
     ConfigStatus,
+    Disclosure,
     ExporterState,
     ExporterStatus,
     GroupKey,
     HistoryStatus,
     Identity,
     InformerStatus,
-    LeaderStatus,
     RequestState,
     RequestStatus,
     RestrictionStatus,
     Snapshot,
-    SourceKind,
-    Switches,
     Totals,
     split,
     total,
 )
 from telemetryd.redaction import OURS
-from telemetryd.serve.page.disclosure import (
-    Situation,
-    list_fields,
-    render_fields,
-    render_plugin,
-    situation_of,
-)
+from telemetryd.serve.page.disclosure import list_fields, render_fields, render_plugin
+from telemetryd.serve.page.facts import StatusFacts, render_time
+from telemetryd.serve.page.overview import MOST_NOTES, TONE_NAMES, Tone, fix_of, judge
 
 _NANO = 1_000_000_000
 MOST_REQUESTS: Final = 200
@@ -57,71 +49,10 @@ _WITH_EXPORTER: Final = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class StatusFacts:
-    """What the daemon knows of itself at one moment.
-
-    Attributes:
-        now: Unix time in seconds.
-        started_at: Unix time in seconds when the process started.
-        api_server: URL without credentials; empty before the first connection.
-        missing: What the first snapshot still waits for; empty once there is one, and while
-            collection is off.
-        requests: All SecretRequests.
-        switches: Which switches turn collection off.
-        source: None while nothing is collected.
-        build: The build of Rancher, None while unknown.
-        registrations: From scc-operator; None while they aren't read.
-        leader: None without leader election.
-        history: What is kept of the fleet's past.
-        payload_exposed: Payloads are shown under ``/payload/``.
-        privacy: The section in force.
-        identity: The section in force.
-        restrictions: Each with its source, its time and where it is remembered.
-        memory_warning: Why restrictions would be lost at a restart; empty where they wouldn't.
-        login_problem: Why an older login is still used; empty where there is no problem.
-    """
-
-    version: str
-    now: float
-    started_at: float
-    api_server: str
-    informers: tuple[InformerStatus, ...]
-    exporters: tuple[ExporterStatus, ...]
-    config: ConfigStatus
-    snapshot: Snapshot | None
-    missing: tuple[str, ...]
-    requests: tuple[RequestStatus, ...] = ()
-    switches: Switches = field(default_factory=Switches)
-    source: SourceKind | None = None
-    build: RancherBuild | None = None
-    registrations: Registrations | None = None
-    leader: LeaderStatus | None = None
-    history: HistoryStatus = field(default_factory=HistoryStatus)
-    payload_exposed: bool = False
-    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
-    identity: IdentityConfig = field(default_factory=IdentityConfig)
-    restrictions: tuple[RestrictionStatus, ...] = ()
-    memory_warning: str = ""
-    login_problem: str = ""
-
-    @property
-    def not_expected(self) -> str:
-        """Why SUSE doesn't expect the payload; empty where it does, or where that isn't known."""
-        if self.build is None:
-            return ""
-        known = self.snapshot.identity.product if self.snapshot is not None else ""
-        return explain_build(self.build, known or self.identity.product or "rancher")
-
-    @property
-    def situation(self) -> Situation:
-        """What decides about the exporters' fields."""
-        return situation_of(self.source, self.privacy, self.identity)
-
-
 def render_status(facts: StatusFacts) -> dict[str, Any]:
     """The document of ``/status.json``, of JSON types only; times are RFC 3339 in UTC."""
     rendered: dict[str, Any] = document(_status(facts))
+    rendered["exporters"] = list(_exporters(facts))
     return rendered
 
 
@@ -132,6 +63,7 @@ def _status(facts: StatusFacts) -> dict[str, Any]:
         "time": render_time(facts.now),
         "started_at": render_time(facts.started_at),
         "uptime_seconds": round(max(0.0, facts.now - facts.started_at), 3),
+        "overview": _overview(facts),
         "api_server": facts.api_server,
         "login_problem": facts.login_problem,
         "config": _config(facts.config),
@@ -140,9 +72,7 @@ def _status(facts: StatusFacts) -> dict[str, Any]:
         "leader": None if facts.leader is None else asdict(facts.leader),
         "history": _history(facts.history),
         "informers": [_informer(informer) for informer in facts.informers],
-        "exporters": [
-            _exporter(exporter, facts.now, facts.situation) for exporter in facts.exporters
-        ],
+        "exporters": [],
         "secret_requests": [_request(request) for request in requests],
         "secret_requests_left_out": left_out,
         "identity": _identity(facts.snapshot),
@@ -190,6 +120,24 @@ def render_summary(facts: StatusFacts) -> str:
     if facts.config.problems:
         parts.append("config=rejected")
     return " ".join(parts)
+
+
+def _overview(facts: StatusFacts) -> dict[str, Any]:
+    """What the page says at its top."""
+    overview = judge(facts)
+    return {
+        "state": _state(overview.tone),
+        "sentence": overview.sentence,
+        "findings": [
+            {"state": _state(note.tone), "what": note.what, "why": note.why, "fix": note.fix}
+            for note in overview.notes[:MOST_NOTES]
+        ],
+        "findings_left_out": max(0, len(overview.notes) - MOST_NOTES),
+    }
+
+
+def _state(tone: Tone) -> str:
+    return TONE_NAMES[tone].lower().replace(" ", "_")
 
 
 def _collection(facts: StatusFacts) -> dict[str, Any]:
@@ -271,7 +219,18 @@ def _informer(informer: InformerStatus) -> dict[str, Any]:
     }
 
 
-def _exporter(exporter: ExporterStatus, now: float, situation: Situation) -> dict[str, Any]:
+def _exporters(facts: StatusFacts) -> Iterator[dict[str, Any]]:
+    """Exporters that send the same share the list of their fields: a thousand have 100,000."""
+    situation = facts.situation
+    lists: dict[Disclosure, Any] = {}
+    for exporter in facts.exporters:
+        sent = exporter.disclosure
+        if sent not in lists:
+            lists[sent] = document(render_fields(list_fields(sent, situation)))
+        yield {**document(_exporter(exporter, facts.now)), "fields": lists[sent]}
+
+
+def _exporter(exporter: ExporterStatus, now: float) -> dict[str, Any]:
     sent = exporter.disclosure
     next_run_at = None if exporter.next_run_in_s is None else now + exporter.next_run_in_s
     return {
@@ -288,11 +247,12 @@ def _exporter(exporter: ExporterStatus, now: float, situation: Situation) -> dic
         "last_failure_at": render_time(exporter.last_failure_at),
         "last_error": exporter.last_error,
         "last_error_reason": exporter.last_error_reason,
+        "last_error_fix": fix_of(exporter) if exporter.last_error else "",
         "next_run_at": render_time(next_run_at),
         "payload_bytes": exporter.payload_bytes,
         "digest": exporter.digest,
         "schema_valid": exporter.schema_valid,
-        "fields": render_fields(list_fields(sent, situation)),
+        "fields": [],
         **render_plugin(sent),
     }
 
@@ -322,14 +282,6 @@ def _snapshot(snapshot: Snapshot) -> dict[str, Any]:
         "doubts": list(snapshot.doubts),
         "fleet": render_fleet(snapshot.totals),
     }
-
-
-def render_time(unix_s: float | None) -> str | None:
-    """Unix time in seconds as RFC 3339 in UTC, with milliseconds."""
-    if unix_s is None:
-        return None
-    text = datetime.fromtimestamp(unix_s, tz=UTC).isoformat(timespec="milliseconds")
-    return text.replace("+00:00", "Z")
 
 
 def render_fleet(totals: Totals) -> dict[str, Any]:

@@ -15,7 +15,7 @@ STYLE: Final = """
   --link: #0a58a8; --good: #17713f; --busy: #2f55ad; --gaps: #855600; --bad: #b0241c;
   --good-sheet: #edf7f1; --busy-sheet: #eff3fc; --gaps-sheet: #fcf5e6; --bad-sheet: #fdf0ef;
 }
-@media (prefers-color-scheme: dark) {
+@media screen and (prefers-color-scheme: dark) {
   :root {
     --ground: #121518; --sheet: #1a1e22; --line: #30363d; --text: #e4e7ea; --quiet: #a1aab4;
     --link: #84b9f7; --good: #62cf95; --busy: #94b4ff; --gaps: #e5ba62; --bad: #ff958c;
@@ -23,9 +23,10 @@ STYLE: Final = """
   }
 }
 *, *::before { box-sizing: border-box; }
-html { background: var(--ground); -webkit-text-size-adjust: 100%; text-size-adjust: 100%; }
+html { scroll-padding-block: 1rem; background: var(--ground);
+  -webkit-text-size-adjust: 100%; text-size-adjust: 100%; }
 body {
-  max-width: 78rem; margin: 0 auto; padding: 1.25rem clamp(1rem, 3vw, 2.5rem) 3rem;
+  max-width: 84rem; margin: 0 auto; padding: 1.25rem clamp(1rem, 3vw, 2.5rem) 3rem;
   background: var(--ground); color: var(--text);
   font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, Cantarell, "DejaVu Sans", sans-serif;
   font-variant-numeric: tabular-nums; overflow-wrap: anywhere;
@@ -53,7 +54,7 @@ nav a { display: inline-block; padding: .125rem 0; }
 
 .mark {
   display: inline-block; flex: none; width: .7em; height: .7em; forced-color-adjust: none;
-  background: currentColor; border-radius: 50%; color: var(--good);
+  print-color-adjust: exact; background: currentColor; border-radius: 50%; color: var(--good);
 }
 .mark.quiet {
   height: .2em; transform: translateY(-.22em); border-radius: 1px; color: var(--quiet);
@@ -67,7 +68,7 @@ nav a { display: inline-block; padding: .125rem 0; }
 section { padding: 1.25rem 1.5rem 1.375rem; margin-bottom: 1rem; background: var(--sheet);
   border: 1px solid var(--line); border-radius: 8px; }
 h2 { margin-bottom: .125rem; font-size: 1.125rem; line-height: 1.4; font-weight: 600; }
-h3 { margin: .875rem 0 .25rem; font-size: .9375rem; font-weight: 600; }
+h3 { margin: 1.25rem 0 .25rem; font-size: .9375rem; font-weight: 600; }
 .verdict { border-left: 5px solid var(--good); background: var(--good-sheet); }
 .verdict.quiet { border-left-color: var(--quiet); background: var(--sheet); color: inherit; }
 .verdict.busy { border-left-color: var(--busy); background: var(--busy-sheet); }
@@ -76,65 +77,100 @@ h3 { margin: .875rem 0 .25rem; font-size: .9375rem; font-weight: 600; }
 h1 { display: flex; gap: .75rem; align-items: baseline; font-size: clamp(1.25rem, 2.6vw, 1.5rem);
   line-height: 1.3; font-weight: 600; text-wrap: pretty; }
 .advice { margin-top: .5rem; padding-left: clamp(0rem, 2.6vw, 1.8rem); }
-.advice + .findings { margin-top: .5rem; }
-:is(.advice, .findings) p { max-width: 60rem; }
+.advice + .findings { margin-top: .75rem; border-top: 1px solid var(--line); }
+:is(.advice, .findings, .texts) p { max-width: 70rem; }
 :is(.advice, .findings) .why { font-size: .9375rem; color: var(--quiet); }
 .findings { margin-top: .75rem; list-style: none; }
 .findings li { display: flex; gap: .75rem; align-items: baseline; padding: .5rem 0; }
 .findings li + li { border-top: 1px solid var(--line); }
 
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr));
+  gap: .75rem 1.5rem; margin-top: .5rem; }
+.figures dt { font-size: .875rem; }
+.figures b { font-size: 1.75rem; line-height: 1.25; }
+.parts { columns: 19rem; column-gap: 2.5rem; margin-top: 1.5rem; }
+.parts > * { break-inside: avoid; margin-bottom: 1.25rem; }
+
 table { width: 100%; border-collapse: collapse; font-size: .9375rem; }
-caption { padding-bottom: .5rem; text-align: left; font-size: .875rem; color: var(--quiet); }
+caption { padding-bottom: .375rem; text-align: left; font-size: .875rem; color: var(--quiet); }
 th, td { padding: .625rem 1.5rem .625rem 0; text-align: left; vertical-align: top; }
-th:last-child, td:last-child { padding-right: 0; }
+:is(th, td):last-child { padding-right: 0; }
 thead th { padding-block: .375rem; font-size: .8125rem; font-weight: 500; color: var(--quiet);
   white-space: nowrap; }
-tbody tr { border-top: 1px solid var(--line); }
-tbody th { font-weight: 400; min-width: 15rem; }
-td[data-label="Last error"], td[data-label="Trouble"] { width: 40%; }
-td time, td a, td > div > .quiet { white-space: nowrap; }
-.state { display: flex; gap: .5rem; align-items: baseline; min-width: 8.5rem; }
-.informers :is(th, td):nth-child(3) { text-align: right; padding-right: 3rem; }
-.informers th small { display: inline-block; }
-.informers th b { margin-right: .4rem; }
+tbody th { font-weight: 400; }
+.sums caption { font-weight: 600; color: var(--text); }
+.sums :is(th, td) { padding: .25rem .75rem .25rem 0; }
+.sums :is(th, td):not(:first-child) { text-align: right; white-space: nowrap; }
+.sums :is(th, td):last-child { padding-right: 0; }
+.sums tr, .records tbody { border-top: 1px solid var(--line); }
+.sums thead tr { border-top: 0; }
+.records time, .records td > div > a, .state span { white-space: nowrap; }
+.records td[data-label] :is(small, .quiet) { white-space: nowrap; }
+.records time small { display: block; }
+.state { display: flex; gap: .5rem; align-items: baseline; }
+tr:has(+ tr) > :is(th, td) { padding-bottom: .125rem; }
+.records .texts td { padding-top: .25rem; padding-bottom: .75rem; }
+.texts div, th[colspan] b { display: block; contain: inline-size; }
 
-.columns { display: grid; gap: 0 2.5rem; }
-.columns ul { padding-left: 1.1rem; }
-.columns li { margin-bottom: .25rem; }
-.columns li::marker { color: var(--quiet); }
-dl div { display: grid; grid-template-columns: 11rem 1fr; gap: 0 1.5rem; padding: .4375rem 0;
+dl div { display: grid; grid-template-columns: 9.5rem 1fr; gap: 0 1.5rem; padding: .375rem 0;
   font-size: .9375rem; }
 dl div + div { border-top: 1px solid var(--line); }
+.figures div, .figures div + div { display: block; padding: 0; border: 0; }
 dt { color: var(--quiet); }
-:is(#fleet, #configuration) ~ dl { columns: 27rem; column-gap: 2.5rem; }
-:is(#fleet, #configuration) ~ dl div { break-inside: avoid; }
-.whole { display: inline-block; }
+time small { display: inline; white-space: nowrap; }
+section > dl:not(.figures) { columns: 30rem; column-gap: 2.5rem; margin-top: .5rem; }
+#restrictions ~ dl { columns: auto; }
+section > dl:not(.figures) div { border-top: 1px solid var(--line); break-inside: avoid; }
 .fields { list-style: none; columns: 21rem; column-gap: 2.5rem; font-size: .9375rem; }
 .fields li { break-inside: avoid; padding-bottom: .4375rem; }
-.fields code { overflow-wrap: anywhere; }
 .fields :is(code, span, small) { display: block; }
-#configuration ~ ul { padding-left: 1.1rem; }
+.reads { columns: 30rem; }
+section > ul:not([class]) { padding-left: 1.1rem; }
 
-@media (min-width: 50rem) {
-  .columns { grid-template-columns: repeat(3, 1fr); }
-}
-@media (max-width: 59.99rem) {
+details { margin-top: .5rem; border-top: 1px solid var(--line); padding-top: .5rem; }
+details > div { padding: .5rem 0 0; }
+summary { cursor: pointer; }
+summary h3 { display: inline; margin: 0; }
+
+@media screen and (max-width: 59.99rem) {
   section { padding: 1rem 1.125rem 1.125rem; }
-  table, tbody, tr, th, td, caption { display: block; width: auto; }
-  thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
-  tbody tr { padding: .75rem 0; }
-  tbody tr:last-child { padding-bottom: 0; }
-  tbody th { padding: 0 0 .375rem; font-size: 1rem; }
-  td { display: grid; grid-template-columns: 7rem 1fr; gap: 0 1rem; padding: .1875rem 0; }
-  td[data-label="Last error"], td[data-label="Trouble"] { width: auto; grid-template-columns: 1fr; }
+  .records, .records :is(tbody, tr, th, td, caption) { display: block; width: auto; }
+  .records thead { position: absolute; width: 1px; height: 1px; overflow: hidden;
+    clip-path: inset(50%); }
+  .records tbody { padding: .75rem 0; }
+  .records tbody:last-child { padding-bottom: 0; }
+  .records tbody th { padding: 0 0 .375rem; font-size: 1rem; }
+  .records td { display: grid; grid-template-columns: 7rem 1fr; gap: 0 1rem; padding: .1875rem 0; }
+  .records .texts td { display: block; padding: .375rem 0 0; }
   td.nothing { display: none; }
-  td::before { content: attr(data-label); content: attr(data-label) / ""; color: var(--quiet);
-    font-size: .875rem; line-height: 1.6; }
-  .informers :is(th, td):nth-child(3) { text-align: left; padding-right: 0; }
+  .records td::before { content: attr(data-label); content: attr(data-label) / "";
+    color: var(--quiet); font-size: .875rem; line-height: 1.6; }
+  .records td:not([data-label])::before { content: none; }
+  .records time, .records td[data-label] :is(small, .quiet) { white-space: normal; }
+  .records time small { display: inline; }
   dl div { grid-template-columns: 8.5rem 1fr; gap: 0 1rem; }
 }
-@media (max-width: 26rem) {
-  #off ~ dl div { grid-template-columns: 1fr; }
+@media screen and (max-width: 26rem) {
+  .figures, .figures div { display: block; }
+  .figures div, .figures div + div { display: grid; grid-template-columns: 6rem 1fr;
+    gap: 0 1rem; padding: .25rem 0; align-items: baseline; }
+  .figures b { font-size: 1.25rem; }
+  .sums { font-size: .8125rem; }
+  .sums :is(th, td) { padding-right: .5rem; }
+  dl div { grid-template-columns: 6.5rem 1fr; }
+  :is(#off, #restrictions) ~ dl div { grid-template-columns: 1fr; }
+}
+@media print {
+  :root { color-scheme: light; font-size: 75%; }
+  body { max-width: none; padding: 0; }
+  html, body, section, .verdict { background: #fff; }
+  section { padding: .75rem 0; border-width: 1px 0 0; border-radius: 0; }
+  nav, .skip { display: none; }
+  a { color: inherit; text-decoration: none; }
+  thead { display: table-header-group; }
+  tbody, h2, h3, .sums, .figures { break-inside: avoid; }
+  h2, h3, caption { break-after: avoid; }
+  details::details-content { content-visibility: visible; display: block; }
 }
 """
 

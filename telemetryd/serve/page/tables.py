@@ -1,283 +1,209 @@
-"""The tables of the status page, and the HTML that all of it is made of.
+"""The tables of exporters, SecretRequests and informers; those in trouble come first."""
 
-Text is escaped, unless it is ``Markup`` already. Roles repeat the meaning of the elements: narrow
-screens show a table as cards, and in browsers an element loses its meaning with its ``display``.
-"""
-
-import html
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
-from typing import Final, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Final
 from urllib.parse import quote
 
-from telemetryd.bounds import escaped
-from telemetryd.model import ExporterStatus, InformerStatus, RequestStatus
-from telemetryd.serve.page.overview import Tone, judge_exporter, judge_informer, judge_request
-from telemetryd.serve.page.status import (
-    StatusFacts,
-    choose_requests,
-    render_time,
+from telemetryd.model import (
+    Disclosure,
+    ExporterState,
+    ExporterStatus,
+    InformerStatus,
+    RequestStatus,
 )
+from telemetryd.serve.page.facts import StatusFacts
+from telemetryd.serve.page.layout import LONGEST_CELL, Record, counted, mark, more, records
+from telemetryd.serve.page.markup import (
+    Child,
+    Markup,
+    every,
+    join,
+    quiet,
+    render_count,
+    size_of,
+    some,
+    tag,
+    time_of,
+)
+from telemetryd.serve.page.overview import (
+    Tone,
+    fix_of,
+    judge_exporter,
+    judge_informer,
+    judge_request,
+)
+from telemetryd.serve.page.status import choose_requests
 
-TONE_NAMES: Final = {
-    Tone.GOOD: "All well",
-    Tone.QUIET: "At rest",
-    Tone.BUSY: "In progress",
-    Tone.GAPS: "Gaps",
-    Tone.BAD: "Needs attention",
+MOST_EXPORTERS: Final = 200
+"""In the table; `/status.json` and ``telemetryd ctl status`` have all."""
+
+_OPEN_ROWS: Final = 40
+"""Further ones are shown when asked for."""
+_SHORT_DETAIL: Final = 12
+"""Of the state, shown beneath it."""
+
+_EXPORTERS: Final = ("Exporter", "State", "Last success", "Next run", "Sends", "Last payload")
+_REQUESTS: Final = ("SecretRequest", "State", "Secret", "Last write")
+_INFORMERS: Final = ("Resource", "State", "Objects", "Last contact", "Last list")
+_DETAILS: Final = {
+    ExporterState.WAITING: "Waits for",
+    ExporterState.IDLE: "Problem",
+    ExporterState.RUNNING: "Problem",
 }
-
-_UNITS: Final = ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
-_KIB: Final = 1024
-_MOST_SHOWN_IN_BYTES: Final = 10 * _KIB
-
-MOST_SHOWN_CHARS: Final = 2000
-"""For one text."""
-
-_VOID: Final = frozenset({"br", "link", "meta"})
+"""What the detail of an exporter is; otherwise why it is in its state."""
+_LIST_METHODS: Final = {"stream": "as a stream", "pages": "in pages"}
 
 
-class Markup(str):
-    """HTML, not to be escaped again."""
+def exporters_table(facts: StatusFacts, places: Mapping[Disclosure, str]) -> Markup:
+    """Up to ``MOST_EXPORTERS`` of them; a sentence where there is none.
 
-    __slots__ = ()
-
-
-Child: TypeAlias = str | Markup
-Attribute: TypeAlias = str | bool | None
-
-
-def escape(text: str) -> Markup:
-    """A text as HTML, up to ``MOST_SHOWN_CHARS`` of it.
-
-    Controls, surrogates and marks that change the direction of text are shown as escapes.
+    ``places`` has the fragment of what exporters with a disclosure send.
     """
-    return Markup(html.escape(escaped(text, MOST_SHOWN_CHARS)))
-
-
-def tag(name: str, /, *children: Child, **attributes: Attribute) -> Markup:
-    """An element.
-
-    Args:
-        name: Of the element.
-        children: Text is escaped.
-        attributes: By name, with ``_`` for ``-`` and one at the end for a Python keyword
-            (``class_``); True for an attribute without a value, None for a missing one.
-    """
-    given = "".join(
-        f" {key.rstrip('_').replace('_', '-')}" + ("" if value is True else f'="{escape(value)}"')
-        for key, value in attributes.items()
-        if not (value is None or value is False)
-    )
-    start = f"<{name}{given}>"
-    return Markup(start) if name in _VOID else Markup(f"{start}{join(children)}</{name}>")
-
-
-def join(children: Iterable[Child]) -> Markup:
-    """The children in sequence; text is escaped."""
-    return Markup(
-        "".join(child if isinstance(child, Markup) else escape(child) for child in children)
-    )
-
-
-def mark(tone: Tone) -> Markup:
-    """A coloured shape; the text beside it says the same."""
-    return tag("i", class_=f"mark {tone.name.lower()}", aria_hidden="true")
-
-
-def render_count(count: int) -> str:
-    """A whole number, in groups of three digits."""
-    return f"{count:,}"
-
-
-def span(seconds: float) -> str:
-    """The two largest units, without one that is 0: ``3 d 4 h``, ``5 min``."""
-    whole = max(0, int(seconds))
-    for unit_s, unit, part_s, part in _UNITS:
-        if whole >= unit_s:
-            rest = whole % unit_s // part_s
-            return (
-                f"{whole // unit_s} {unit} {rest} {part}" if rest else f"{whole // unit_s} {unit}"
-            )
-    return f"{whole} s"
-
-
-def time_of(unix_s: float | None, now: float, *, absolute: bool = False) -> Markup:
-    """A time for people and machines.
-
-    ``absolute`` shows the time itself instead of its distance.
-    """
-    if unix_s is None:
-        return tag("span", "never", class_="quiet")
-    exact = datetime.fromtimestamp(unix_s, tz=UTC)
-    if absolute:
-        shown = f"{exact:%Y-%m-%d %H:%M:%S} UTC"
-    elif unix_s >= now + 1:  # a snapshot may be taken while this is rendered
-        shown = f"in {span(unix_s - now)}"
-    else:
-        shown = f"{span(now - unix_s)} ago"
-    title = None if absolute else f"{exact:%Y-%m-%d %H:%M:%S} UTC"
-    return tag("time", shown, datetime=render_time(unix_s), title=title)
-
-
-def exporters_table(facts: StatusFacts) -> Markup:
-    """All exporters; a sentence where there is none."""
     if not facts.exporters:
-        return tag("p", "None is configured.", class_="quiet")
-    return _table(
-        "State, last success and next run of each exporter, and its last error",
-        "exporters",
-        ("Exporter", "State", "Last success", "Next run", "Payload", "Last error"),
-        [_exporter(exporter, facts) for exporter in facts.exporters],
-    )
+        return tag("p", quiet("None is configured."))
+    ordered = sorted(facts.exporters, key=lambda exporter: -judge_exporter(exporter))
+    states = counted(str(exporter.state) for exporter in ordered)
+    rows = [_exporter(exporter, facts, places) for exporter in ordered[:MOST_EXPORTERS]]
+    caption = f"{some(len(ordered), 'exporter')}: {states}"
+    return _table(caption, _EXPORTERS, rows, len(ordered), "telemetryd ctl status")
 
 
 def requests_table(facts: StatusFacts) -> Markup:
     """The SecretRequests of ``choose_requests``, and how many more there are."""
-    shown, left_out = choose_requests(facts.requests)
-    table = _table(
-        "State and last write of each SecretRequest's Secret, and its problem",
-        "requests",
-        ("SecretRequest", "State", "Secret", "Last write", "Trouble"),
-        [_request(request, facts.now) for request in shown],
-    )
-    if not left_out:
-        return table
-    command = tag("code", "kubectl get secretrequests.telemetry.cattle.io")
-    more = tag("p", f"{render_count(left_out)} more are left out: ", command, class_="quiet")
-    return join((table, more))
+    shown, _ = choose_requests(facts.requests)
+    states = counted(str(each.state) for each in sorted(facts.requests, key=judge_request)[::-1])
+    rows = [_request(request, facts.now) for request in shown]
+    caption = f"{some(len(facts.requests), 'SecretRequest')}: {states}"
+    command = "kubectl get secretrequests.telemetry.cattle.io"
+    return _table(caption, _REQUESTS, rows, len(facts.requests), command)
 
 
 def informers_table(facts: StatusFacts) -> Markup:
     """All informers; a sentence where there is none."""
     if not facts.informers:
-        return tag("p", "Nothing is watched at the moment.", class_="quiet")
-    return _table(
-        "State, number of objects and last contact of each cache, and its problem",
-        "informers",
-        ("Resource", "State", "Objects", "Last contact", "Trouble"),
-        [_informer(informer, facts.now) for informer in facts.informers],
-    )
+        return tag("p", quiet("Nothing is watched at the moment."))
+    objects = sum(informer.objects for informer in facts.informers)
+    states = counted(_word(informer).lower() for informer in facts.informers)
+    rows = [_informer(informer, facts.now) for informer in facts.informers]
+    caption = f"{some(len(rows), 'informer')} with {some(objects, 'object')}: {states}"
+    return records(caption, _INFORMERS, rows)
 
 
-def _exporter(exporter: ExporterStatus, facts: StatusFacts) -> Sequence[Child]:
-    detail = "" if exporter.detail == exporter.last_error else exporter.detail
-    kind = (exporter.type, exporter.disclosure.format, f"every {span(exporter.interval_s)}")
-    return (
-        join(
-            (
-                tag("b", exporter.name),
-                tag("small", ", ".join(filter(None, kind))),
-            )
+def _table(
+    caption: str, heads: Sequence[str], rows: Sequence[Record], total: int, command: str
+) -> Markup:
+    """A table whose later rows are shown when asked for; ``command`` lists all."""
+    parts = [records(caption, heads, rows[:_OPEN_ROWS])]
+    if further := rows[_OPEN_ROWS:]:
+        shown = f"Rows {_OPEN_ROWS + 1} to {len(rows)}"
+        parts.append(more(shown, records(shown, heads, further)))
+    if left_out := total - len(rows):
+        text = f"{render_count(left_out)} more are left out: "
+        parts.append(tag("p", text, tag("code", command), class_="quiet"))
+    return join(parts)
+
+
+def _exporter(
+    exporter: ExporterStatus, facts: StatusFacts, places: Mapping[Disclosure, str]
+) -> Record:
+    said = {exporter.last_error, facts.switches.detail}
+    detail = "" if exporter.detail in said else exporter.detail
+    is_short = len(detail) <= _SHORT_DETAIL
+    texts = [] if is_short else [(_DETAILS.get(exporter.state, "Why"), detail)]
+    if exporter.last_error:
+        texts.append((_reason(exporter), exporter.last_error))
+        if fix := fix_of(exporter):
+            texts.append(("What to do", fix))
+    return Record(
+        exporter.name,
+        f"{exporter.type}, {every(exporter.interval_s)}",
+        (
+            _state(
+                judge_exporter(exporter),
+                str(exporter.state).capitalize(),
+                detail if is_short else "",
+            ),
+            time_of(exporter.last_success_at, facts.now),
+            _next_run(exporter.next_run_in_s, facts.now),
+            _sends(exporter.disclosure, places),
+            _payload(exporter, exposed=facts.payload_exposed),
         ),
-        _state(judge_exporter(exporter), str(exporter.state).capitalize(), detail),
-        time_of(exporter.last_success_at, facts.now),
-        _next_run(exporter.next_run_in_s, facts.now),
-        _payload(exporter, exposed=facts.payload_exposed),
-        _last_error(exporter),
+        texts,
     )
 
 
-def _next_run(in_s: float | None, now: float) -> Markup:
-    if in_s is None:
-        return _none("not planned")
-    return time_of(now + in_s, now) if in_s >= 1 else tag("span", "now")
-
-
-def _last_error(exporter: ExporterStatus) -> Markup:
-    if not exporter.last_error:
-        return _none()
+def _reason(exporter: ExporterStatus) -> str:
+    reason = exporter.last_error_reason.replace("_", " ") or "unknown reason"
     failures = exporter.consecutive_failures
-    count = f" ({failures} in a row)" if failures > 1 else ""
-    reason = exporter.last_error_reason.replace("_", " ").capitalize()
-    return join((tag("b", f"{reason}{count}: "), exporter.last_error))
+    return f"Last error, {reason}" + (f", {failures} times in a row" if failures > 1 else "")
 
 
-def _payload(exporter: ExporterStatus, *, exposed: bool) -> Child:
-    size = exporter.payload_bytes
-    if size is None:
-        return _none("none yet")
-    shown = f"{size:,} B" if size < _MOST_SHOWN_IN_BYTES else f"{size / _KIB:,.0f} KiB"
+def _next_run(in_s: float | None, now: float) -> Markup | None:
+    if in_s is None:
+        return quiet("not planned")
+    return time_of(now + in_s, now)
+
+
+def _sends(sent: Disclosure, places: Mapping[Disclosure, str]) -> Child | None:
+    if not (sent.fields or sent.given):
+        return None
+    text = some(len(sent.fields), "field")
+    place = places.get(sent)
+    link = tag("a", text, href=f"#{place}") if place else text
+    return join((link, tag("small", f"format {sent.format}") if sent.format else ""))
+
+
+def _payload(exporter: ExporterStatus, *, exposed: bool) -> Child | None:
+    if exporter.payload_bytes is None:
+        return None
+    shown = size_of(exporter.payload_bytes)
     if not exposed:
         return shown
     target = f"payload/{quote(exporter.name, safe='/')}"
     return tag("a", shown, href=target, aria_label=f"Payload of {exporter.name}, {shown}")
 
 
-def _request(request: RequestStatus, now: float) -> Sequence[Child]:
-    return (
-        tag("b", request.name),
-        _state(judge_request(request), str(request.state).capitalize(), ""),
-        request.target or _none(),
-        time_of(request.last_write_at, now),
-        request.detail or _none(),
+def _request(request: RequestStatus, now: float) -> Record:
+    is_short = len(request.target) <= LONGEST_CELL
+    texts = [] if is_short else [("Secret", request.target)]
+    if request.detail:
+        texts.append(("Why", request.detail))
+    return Record(
+        request.name,
+        "",
+        (
+            _state(judge_request(request), str(request.state).capitalize(), ""),
+            (request.target if is_short else "see below") or None,
+            time_of(request.last_write_at, now),
+        ),
+        texts,
     )
 
 
-_LIST_METHODS = {"stream": "listed as a stream", "pages": "listed in pages"}
-
-
-def _informer(informer: InformerStatus, now: float) -> Sequence[Child]:
-    tone = judge_informer(informer)
-    if informer.last_error:
-        word = "Out of date" if informer.synced else "Not synced"
-    else:
-        word = "Synced" if informer.synced else "Syncing"
-    if informer.unreadable:
-        detail = f"{informer.unreadable} unreadable"
-    else:
-        detail = _LIST_METHODS.get(informer.list_method, "")
+def _informer(informer: InformerStatus, now: float) -> Record:
+    detail = f"{informer.unreadable} unreadable" if informer.unreadable else ""
     name, _, group = informer.resource.partition(".")
-    return (
-        join((tag("b", name), tag("small", group or "core"))),
-        _state(tone, "Not served" if informer.absent else word, detail),
-        render_count(informer.objects),
-        time_of(informer.last_contact_at, now),
-        informer.last_error or _none(),
+    return Record(
+        name,
+        group or "core",
+        (
+            _state(judge_informer(informer), _word(informer), detail),
+            render_count(informer.objects),
+            time_of(informer.last_contact_at, now),
+            _LIST_METHODS.get(informer.list_method),
+        ),
+        [("Last error", informer.last_error)] if informer.last_error else (),
     )
+
+
+def _word(informer: InformerStatus) -> str:
+    if informer.absent:
+        return "Not served"
+    if informer.last_error:
+        return "Out of date" if informer.synced else "Not synced"
+    return "Synced" if informer.synced else "Syncing"
 
 
 def _state(tone: Tone, word: str, detail: str) -> Markup:
     small = tag("small", detail) if detail else ""
     return tag("div", mark(tone), tag("div", tag("span", word), small), class_="state")
-
-
-def _none(text: str = "none") -> Markup:
-    return tag("span", text, class_="quiet")
-
-
-def _table(
-    caption: str, kind: str, heads: Sequence[str], rows: Iterable[Sequence[Child]]
-) -> Markup:
-    """A table; cards leave out cells that say none."""
-    head = tag(
-        "tr",
-        *(tag("th", name, scope="col", role="columnheader") for name in heads),
-        role="row",
-    )
-    body = (
-        tag(
-            "tr",
-            tag("th", row[0], scope="row", role="rowheader"),
-            *(
-                tag(
-                    "td",
-                    tag("div", cell),
-                    role="cell",
-                    data_label=name,
-                    class_="nothing" if cell == _none() else None,
-                )
-                for name, cell in zip(heads[1:], row[1:], strict=True)
-            ),
-            role="row",
-        )
-        for row in rows
-    )
-    return tag(
-        "table",
-        tag("caption", caption),
-        tag("thead", head, role="rowgroup"),
-        tag("tbody", *body, role="rowgroup"),
-        role="table",
-        class_=kind,
-    )

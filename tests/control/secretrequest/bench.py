@@ -278,7 +278,7 @@ class Bench:
     # -- informers
 
     def forget(self) -> None:
-        """Informers made anew: they hold nothing and haven't synced."""
+        """New informers: they hold nothing and haven't synced."""
         self.requests: Store[SecretRequestRecord] = Store(InformerStats(SECRET_REQUESTS.id))
         self.projects: Store[ProjectRecord] = Store(InformerStats(PROJECTS.id))
         self._told: dict[str, StoredObject] = {}

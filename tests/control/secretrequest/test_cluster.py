@@ -267,6 +267,20 @@ async def test_rejected_requests_are_looked_at_more_and_more_seldom() -> None:
         assert bench.conditions("a-0003") == SERVED
 
 
+async def test_secret_given_up_in_a_crowd_is_cleaned_up_once_the_next_has_its_turn() -> None:
+    bench = ready(cleanup="delete")
+    async with bench.serving():
+        bench.ask(RIVAL, name="given-up")
+        await anyio.sleep(2)
+        assert bench.secret("given-up") is not None
+        crowd(bench, 100)
+        await anyio.sleep(1)
+        bench.retarget(RIVAL, name="next")
+        await anyio.sleep(60)
+        assert bench.secret("next") is not None
+        assert bench.secret("given-up") is None
+
+
 async def test_request_that_changes_all_the_time_costs_a_bounded_number_of_requests() -> None:
     bench = ready(cleanup="delete")
     async with bench.serving():

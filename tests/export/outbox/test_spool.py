@@ -243,7 +243,9 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "cut": lambda path: path.write_bytes(path.read_bytes()[:-3]),
     "garbage": lambda path: path.write_bytes(b"\0" * 100),
     "larger": lambda path: os.truncate(path, 257 * 1024 * 1024),
-    "other version": lambda path: path.write_bytes(path.read_bytes().replace(b" 1 ", b" 2 ", 1)),
+    "format that never was": lambda path: path.write_bytes(
+        path.read_bytes().replace(b" 1 ", b" 0 ", 1)
+    ),
     "folder": _folder,
     "pipe": _pipe,
     "loop": _loop,
@@ -274,6 +276,27 @@ def test_damaged_file_is_named_moved_aside_and_touches_nothing_else(
     assert folder.load().damaged == ()
     kept = {"pending", "state", f"{name}.corrupt"} - {name}
     assert {each.name for each in folder.path.iterdir()} == kept
+
+
+@pytest.mark.parametrize("rest", [b"0" * 64 + b"\n{}", b"\n", b"sha512 x\n"])
+@pytest.mark.parametrize("name", ["pending", "state"])
+def test_file_of_a_later_version_is_set_aside_and_never_replaced(
+    tmp_path: Path, name: str, rest: bytes
+) -> None:
+    folder = SpoolFolder(str(tmp_path), "it")
+    contents = [b"telemetryd-spool 2 " + rest, b"telemetryd-spool 2 another " + rest]
+    for content in contents:
+        folder.settle(DELIVERED)
+        folder.store(pending_payload(sequence=8))
+        (folder.path / name).write_bytes(content)
+        assert [each.newer for each in folder.peek().damaged] == [True]
+        (found,) = folder.load().damaged
+        assert found.newer
+        assert found.why.startswith("it has format 2, of a later telemetryd; this one, ")
+        assert folder.load().damaged == ()
+    aside = sorted(folder.path.glob(f"{name}.*"))
+    assert [each.name for each in aside] == [f"{name}.format-2", f"{name}.format-2.2"]
+    assert [each.read_bytes() for each in aside] == contents
 
 
 def test_damaged_file_goes_to_the_next_free_name_where_one_is_in_its_way(tmp_path: Path) -> None:

@@ -1,10 +1,8 @@
 """The fleet payload: its schema, its sums, its bounds, and canonical bytes."""
 
 import json
-import re
 from dataclasses import replace
 from hashlib import sha256
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -213,20 +211,6 @@ def test_schema_is_versioned_and_leaves_no_room_for_more() -> None:
     for each in found:
         assert each["additionalProperties"] is False
         assert set(each["properties"]) - set(each["required"]) <= {"id"}
-
-
-def test_every_key_of_the_schema_is_documented() -> None:
-    def names(node: Any) -> set[str]:
-        if isinstance(node, list):
-            return {name for item in node for name in names(item)}
-        if not isinstance(node, dict):
-            return set()
-        return set(node.get("properties", ())) | names(list(node.values()))
-
-    text = (Path(__file__).parents[3] / "docs" / "fleet-payload.md").read_text()
-    shown = set(re.findall(r"`(?:[a-z_]+\[\]\.)?([a-z_]+)`", text))
-    assert names(SCHEMA) - shown == set()
-    assert len(names(SCHEMA)) > 60
 
 
 def test_a_small_fleet_reads_as_documented() -> None:

@@ -15,6 +15,7 @@ import pytest
 from telemetryd.errors import CommandRefused, NoDaemon
 from telemetryd.serve.control.client import ask
 from telemetryd.serve.control.protocol import CommandAnswer, Request
+from telemetryd.serve.control.text import render_result
 
 STATUS = Request("status")
 OK = b'{"ok":true}\n'
@@ -60,6 +61,14 @@ def test_answer_comes_back_whole(path: str) -> None:
 
     with serving(path, behave):
         assert ask((path,), STATUS, timeout_s=5) == CommandAnswer(False, "no", {"a": long})
+
+
+def test_answer_of_a_later_version_is_read_as_far_as_it_is_known(path: str) -> None:
+    line = b'{"ok":true,"later":[1],"result":{"run":"a#1","more":{}},"error":"","took_s":1.5}\n'
+    with serving(path, lambda stream: stream.sendall(line)):
+        answer = ask((path,), Request("trigger", "a"), timeout_s=5)
+    assert answer == CommandAnswer(True, result={"run": "a#1", "more": {}})
+    assert render_result(Request("trigger", "a"), answer, as_json=False) == "a#1\n"
 
 
 def test_first_that_listens_is_asked(path: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import anyio
 import pytest
 
+from telemetryd import __version__
 from telemetryd.config import ControlSocket
 from telemetryd.serve.control.protocol import MAX_REQUEST_BYTES
 from telemetryd.serve.control.server import ControlLimits, ControlServer
@@ -97,6 +98,44 @@ async def test_one_connection_takes_many_requests_in_turn(path: Path) -> None:
         assert got == [f"{n}#1" for n in range(50)]
 
 
+@pytest.mark.parametrize("command", ["status", "support-bundle"])
+async def test_option_of_a_later_version_is_ignored_by_a_command_that_reads(
+    path: Path, command: str
+) -> None:
+    noted = Noted()
+    async with commanded(path, noted), connected(path) as client:
+        line = {"command": command, "later": {"a": [1]}}
+        await client.send(json.dumps(line).encode() + b"\n")
+        assert (await client.answer())["ok"] is True
+        assert noted.given == [(command,)]
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        (b'{"command": "halt"}', "command 'halt'"),
+        (b'{"command": "halt", "name": "a", "now": true}', "command 'halt'"),
+        (b'{"command": "' + b"x" * 900 + b'"}', f"command '{'x' * 64}'"),
+        (b'{"command": "reload", "later": 1}', "option 'later'"),
+        (b'{"command": "stop", "name": "a", "for_s": 5}', "option 'for_s'"),
+        (b'{"command": "opt-in", "b": 1, "a": 1}', "option 'a'"),
+    ],
+)
+async def test_what_only_a_later_version_knows_is_refused_with_this_version(
+    path: Path, line: bytes, what: str
+) -> None:
+    noted = Noted()
+    async with commanded(path, noted), connected(path) as client:
+        await client.send(line + b"\n")
+        answer = await client.answer()
+        assert answer["ok"] is False
+        assert answer["error"] == (
+            f"the daemon is telemetryd {__version__} and doesn't know the {what}:"
+            " use the telemetryd of its version"
+        )
+        assert noted.given == []
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -106,10 +145,8 @@ async def test_one_connection_takes_many_requests_in_turn(path: Path) -> None:
         b"[]",
         b"null",
         b"{}",
-        b'{"command": "halt"}',
         b'{"command": 1}',
         b'{"command": "status", "name": "a"}',
-        b'{"command": "status", "force": true}',
         b'{"command": "status", "verify": true}',
         b'{"command": "stop"}',
         b'{"command": "stop", "name": 5}',

@@ -117,7 +117,7 @@ async def test_files_that_break_leave_what_is_in_force(
                 late = authority.issue("late", days=-1)
                 replace(late.key, place.key)
                 replace(late.cert, place.cert)
-        await until_async(lambda: "keeping the old ones" in caplog.text, "it is told")
+        await until_async(lambda: "keeping the old ones" in caplog.text, "it is logged")
         assert (await served.get("/metrics", served.trusting())).status == 200
         renewed = authority.issue("renewed")
         replace(renewed.key, place.key)
@@ -132,7 +132,7 @@ async def test_certificate_that_expires_while_it_is_shown_is_reported_once(
     pair = authority.issue("short", days=1)
     async with guarded(authority, tls(pair), now=lambda: time.time() + ahead_s):
         ahead_s = DAY_S + 60
-        await until_async(lambda: "has expired" in caplog.text, "it is told")
+        await until_async(lambda: "has expired" in caplog.text, "it is logged")
         looks = len(caplog.records)
         caplog.set_level("DEBUG")
         await until_async(lambda: len(caplog.records) > looks + 3, "it is looked at again")
@@ -212,7 +212,7 @@ async def test_change_that_can_not_be_made_changes_nothing(
 
 
 @pytest.mark.parametrize(
-    ("which", "key", "told"),
+    ("which", "key", "expected"),
     [
         ("mismatch", "server.tls_cert_file", "key values mismatch"),
         ("expired", "server.tls_cert_file", "has expired on "),
@@ -222,7 +222,7 @@ async def test_change_that_can_not_be_made_changes_nothing(
     ],
 )
 async def test_unusable_files_are_reported_by_key_file_and_fix(
-    authority: Authority, pair: Pair, tmp_path: Path, which: str, key: str, told: str
+    authority: Authority, pair: Pair, tmp_path: Path, which: str, key: str, expected: str
 ) -> None:
     empty = tmp_path / "empty"
     empty.touch()
@@ -237,7 +237,7 @@ async def test_unusable_files_are_reported_by_key_file_and_fix(
         await Security().prepare(config, "c.toml")
     (problem,) = refused.value.problems
     assert (problem.where, problem.key) == ("c.toml", key)
-    assert told in problem.message
+    assert expected in problem.message
     assert str(tmp_path) in problem.message
     assert ": " in problem.message, "a fix"
 

@@ -10,6 +10,7 @@ import shutil
 import signal
 import ssl
 import time
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from telemetryd.serve.http.connection import LONGEST_LINE_BYTES, MOST_HEADERS, C
 from telemetryd.serve.http.reviews import ALLOWED_S, DENIED_S, MOST_REVIEWS, REVIEW_S, Reviews
 from telemetryd.serve.http.security import LOOK_S, OPEN_PATHS
 from telemetryd.serve.http.server import MOST_ANSWERS, MOST_WAITING, TAKING_S
+from tests.charts.checks import environ_of
 from tests.deploy.kustomize import DEPLOY, build
 from tests.serve.guarded import (
     Guarded,
@@ -384,9 +386,12 @@ def test_configuration_is_valid(text: str) -> None:
     assert parse_config(text, "docs/security.md", {}).server.tls_cert_file
 
 
-def test_configuration_of_the_overlay_is_the_documented_one() -> None:
-    (configured,) = [obj for obj in build("overlays/kubernetes-auth") if obj["kind"] == "ConfigMap"]
-    assert examples("toml")[1] in configured["data"]["config.toml"]
+def test_configuration_of_the_component_is_the_documented_one() -> None:
+    environ = environ_of(build("tls"))
+    documented = tomllib.loads(examples("toml")[1])["server"]
+    for key, value in documented.items():
+        text = environ[f"TELEMETRYD_SERVER__{key.upper()}"]
+        assert text == ("true" if value is True else value)
 
 
 def local(text: str, folder: Path, port: int) -> dict[str, Any]:
@@ -475,11 +480,11 @@ async def until_fares(port: int, how: str, error: str) -> None:
     raise AssertionError(seen)
 
 
-def test_role_that_is_bound_is_that_of_the_overlay() -> None:
+def test_role_that_is_bound_is_that_of_the_component() -> None:
     (binding,) = [each for each in documents() if each["kind"] == "ClusterRoleBinding"]
     (role,) = [
         obj
-        for obj in build("overlays/kubernetes-auth")
+        for obj in build("tls")
         if (obj["kind"], obj["metadata"]["name"]) == ("ClusterRole", binding["roleRef"]["name"])
     ]
     assert role["rules"] == [{"nonResourceURLs": ["/metrics"], "verbs": ["get"]}]
@@ -487,9 +492,7 @@ def test_role_that_is_bound_is_that_of_the_overlay() -> None:
 
 def test_certificate_goes_where_the_pod_looks_for_it() -> None:
     (certificate,) = [each for each in documents() if each["kind"] == "Certificate"]
-    (deployment,) = [
-        obj for obj in build("overlays/kubernetes-auth") if obj["kind"] == "Deployment"
-    ]
+    (deployment,) = [obj for obj in build("tls") if obj["kind"] == "Deployment"]
     (volume,) = [
         each for each in deployment["spec"]["template"]["spec"]["volumes"] if each["name"] == "tls"
     ]
@@ -501,7 +504,7 @@ def test_certificate_goes_where_the_pod_looks_for_it() -> None:
 
 def test_numbers_are_those_of_the_code() -> None:
     limits = ConnectionLimits()
-    told = " ".join(TEXT.split())
+    said = " ".join(TEXT.split())
     for number in (
         f"for the handshake | {limits.request_timeout_s:g} s |",
         f"until it is let in or refused | {limits.request_timeout_s:g} s |",
@@ -521,6 +524,6 @@ def test_numbers_are_those_of_the_code() -> None:
         f"doesn't answer within {REVIEW_S:g} s",
         f"looks at them every {LOOK_S:g} s",
     ):
-        assert number in told, number
+        assert number in said, number
     for path in OPEN_PATHS:
         assert f"`{path}`" in TEXT

@@ -5,6 +5,7 @@ import gzip
 import ipaddress
 import json
 import socket
+import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -25,9 +26,9 @@ from telemetryd.model import Payload
 from telemetryd.serve.http.connection import ConnectionLimits
 from telemetryd.serve.http.health import HealthReport, check_health, liveness, readiness
 from telemetryd.serve.http.listener import Listening
-from telemetryd.serve.http.server import Endpoints, serve
+from telemetryd.serve.http.server import SHUTDOWN_S, Endpoints, serve
 from telemetryd.serve.metrics.metrics import Exposition, MetricsRenderer
-from telemetryd.serve.page.status import StatusFacts
+from telemetryd.serve.page.facts import StatusFacts
 from tests.serve.facts import Facts, big_status, busy_facts, informer_status
 from tests.support.sampling import examples
 
@@ -300,8 +301,8 @@ async def test_missing_payload_is_a_404_that_says_what_is_missing() -> None:
         served.payloads = {"new": None}
         for name, text in (
             ("new", "no payload yet: the exporter has had nothing to send\n"),
-            ("other", "there is no exporter 'other': / lists them\n"),
-            ("a%0Ab<script>", "there is no exporter 'a\\nb<script>': / lists them\n"),
+            ("other", "there is no exporter 'other'\n"),
+            ("a%0Ab<script>", "there is no exporter 'a\\nb<script>'\n"),
         ):
             reply = await served.ask(f"/payload/{name}")
             assert (reply.status, reply.text) == (404, text)
@@ -551,6 +552,32 @@ async def test_shutdown_lets_an_answer_finish() -> None:
             await renderer.begun.wait()
     assert [reply.status for reply in replies] == [200]
     assert "telemetryd_fleet_nodes" in replies[0].text
+
+
+class BlockingRenderer(SlowRenderer):
+    """Holds up the event loop once it has begun, then takes its time."""
+
+    async def render(
+        self, *, accept: str = "", accept_encoding: str = "", names: Sequence[str] = ()
+    ) -> Exposition:
+        self.begun.set()
+        await anyio.sleep(0.1)
+        time.sleep(SHUTDOWN_S * 1.2)
+        return await super().render(accept=accept, accept_encoding=accept_encoding, names=names)
+
+
+async def test_loop_that_is_held_up_during_shutdown_cancels_no_one_else() -> None:
+    served = Served(busy_facts())
+    renderer = BlockingRenderer(served.facts, takes_s=3600.0)
+    endpoints = replace(served.endpoints(), metrics=renderer)
+    async with serve("127.0.0.1", 0, endpoints) as served.listening:
+        client = await served.connect()
+        await client.send(request("/metrics"))
+        await renderer.begun.wait()
+    for _ in range(3):
+        await anyio.sleep(0)
+    assert await read_to_end(client) == b""
+    await client.aclose()
 
 
 async def test_cancelled_server_closes_its_socket() -> None:

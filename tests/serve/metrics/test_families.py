@@ -1,6 +1,6 @@
 """Whole scrapes, compared with those that an earlier version gave; the fleet in ``/metrics``.
 
-A difference is a change of what operators see. To accept one, write the files anew:
+A difference is a change of what operators see. To accept one, write the files again:
 ``python -m tests.serve.metrics.test_families``.
 """
 

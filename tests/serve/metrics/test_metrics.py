@@ -219,11 +219,12 @@ async def test_values_are_those_of_the_counters() -> None:
     assert found["exporter_attempts_total[exporter=scc],[reason=timeout],[result=failure]"] == 2
     assert found["exporter_runs_total[exporter=scc],[result=success]"] == 3
     assert found["exporter_sent_bytes_total[exporter=scc]"] == 9876
-    assert found["exporter_export_duration_seconds_bucket[exporter=scc],[le=0.001]"] == 0
-    assert found["exporter_export_duration_seconds_bucket[exporter=scc],[le=0.0025]"] == 1
+    assert found["exporter_export_duration_seconds_bucket[exporter=scc],[le=0.005]"] == 1
     assert found["exporter_export_duration_seconds_bucket[exporter=scc],[le=60.0]"] == 1
     assert found["exporter_export_duration_seconds_bucket[exporter=scc],[le=+Inf]"] == 2
     assert found["exporter_export_duration_seconds_count[exporter=scc]"] == 2
+    buckets = [key for key in found if key.startswith("exporter_") and "_bucket[" in key]
+    assert len(buckets) == 3 * 10, "for one exporter"
     assert found["exporter_export_duration_seconds_sum[exporter=scc]"] == pytest.approx(120.002)
     assert found[f"informer_events_total[resource={NODES}],[type=added]"] == 305
     assert found[f"informer_events_total[resource={NODES}],[type=deleted]"] == 0

@@ -7,11 +7,12 @@ import pytest
 from telemetryd.config import IdentityConfig
 from telemetryd.errors import Reason
 from telemetryd.gather.consumer import RancherBuild, Registration, Registrations
-from telemetryd.model import ExporterState
+from telemetryd.model import ExporterState, Switch, Switches
 from telemetryd.serve.control.text import render_table
+from telemetryd.serve.page.facts import StatusFacts, render_time
 from telemetryd.serve.page.overview import Tone, judge, judge_exporter, judge_informer
 from telemetryd.serve.page.page import render_page
-from telemetryd.serve.page.status import StatusFacts, render_status, render_time
+from telemetryd.serve.page.status import render_status
 from tests.serve.facts import NOW, exporter_status, informer_status, new_exporter_status
 from tests.serve.states import STATES, WELL
 
@@ -19,16 +20,31 @@ UNREACHABLE = (
     "The cache may be out of date: clusters.management.cattle.io, "
     "features.management.cattle.io, namespaces and 3 more."
 )
-WELL_SAID = "All is well: every cache is in sync, and every enabled exporter has delivered."
+WELL_SAID = "Healthy: every informer is in sync, and every enabled exporter has delivered."
+REJECTED = (
+    "The last reload was rejected; the previous configuration stays in force, "
+    "and 2 more things need attention."
+)
+WORD_OF_END = {
+    Switch.CONFIG: "enabled = true",
+    Switch.ENVIRONMENT: "TELEMETRYD_ENABLED",
+    Switch.DO_NOT_TRACK: "DO_NOT_TRACK",
+    Switch.SETTING: "telemetry-opt",
+    Switch.MEMORY: "ctl opt-in",
+}
 
 
 @pytest.mark.parametrize(
     ("state", "tone", "sentence"),
     [
         ("well", Tone.GOOD, WELL_SAID),
-        ("failing", Tone.BAD, "3 things need attention."),
+        ("failing", Tone.BAD, REJECTED),
         ("conflict", Tone.BAD, "Another writer conflicts with the exporter scc."),
-        ("optout", Tone.QUIET, "Nothing is sent: switched off by $DO_NOT_TRACK."),
+        ("off by do_not_track", Tone.QUIET, "Nothing is sent: switched off by $DO_NOT_TRACK."),
+        ("disabled", Tone.QUIET, "Nothing is sent: every exporter is disabled."),
+        ("stopped", Tone.QUIET, "Nothing is sent: no exporter runs."),
+        ("no exporter", Tone.QUIET, "Nothing is sent: no exporter is configured."),
+        ("plain", Tone.GOOD, WELL_SAID),
         ("requests", Tone.BAD, "The SecretRequest elsewhere is rejected."),
         ("standby", Tone.QUIET, "Standing by: another replica sends."),
         ("starting", Tone.BUSY, "In progress: not everything has been read and delivered yet."),
@@ -40,6 +56,48 @@ WELL_SAID = "All is well: every cache is in sync, and every enabled exporter has
 def test_state_is_summed_up_in_one_sentence(state: str, tone: Tone, sentence: str) -> None:
     overview = judge(STATES[state])
     assert (overview.tone, overview.sentence) == (tone, sentence)
+
+
+@pytest.mark.parametrize("switch", Switch)
+def test_each_way_of_being_off_says_what_ends_it(switch: Switch) -> None:
+    overview = judge(STATES[f"off by {switch}"])
+    assert overview.tone is Tone.QUIET
+    assert overview.sentence == f"Nothing is sent: {Switches(frozenset({switch})).detail}."
+    assert overview.first is not None
+    assert overview.first.fix.startswith("To send again, ")
+    assert WORD_OF_END[switch] in overview.first.fix
+
+
+def test_off_in_two_ways_says_how_to_end_both() -> None:
+    switches = Switches(frozenset({Switch.CONFIG, Switch.SETTING}))
+    first = judge(replace(WELL, switches=switches)).first
+    assert first is not None
+    assert first.fix == (
+        "To send again, set enabled = true in the configuration and reload, and give the Rancher "
+        "setting telemetry-opt the value in or prompt."
+    )
+
+
+def test_off_is_a_finding_where_something_else_needs_attention() -> None:
+    off = STATES["off by setting"]
+    rejected = replace(off, config=replace(off.config, problems=("c.toml: is wrong",)))
+    overview = judge(rejected)
+    assert overview.sentence.startswith("The last reload was rejected")
+    assert [note.what for note in overview.notes[1:]] == [judge(off).sentence]
+    assert render_page(off).count(judge(off).sentence) == 1
+
+
+def test_exporters_that_fail_alike_are_one_note() -> None:
+    overview = judge(STATES["many"])
+    (note,) = overview.notes
+    assert overview.first is note
+    assert note.what == (
+        "The exporters receiver-0007, receiver-0107, receiver-0207 and 7 more fail."
+    )
+    assert (overview.sentence, note.fix) == (
+        note.what,
+        "Grant the right that the message names: telemetryd doctor prints the role.",
+    )
 
 
 def test_worst_note_is_first_with_the_reported_text_and_the_fix() -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import orjson
 import pytest
 
+from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
 from telemetryd.model import (
     ExporterState,
     Identity,
@@ -27,6 +28,7 @@ from tests.serve.facts import (
     exporter_status,
     new_exporter_status,
 )
+from tests.serve.states import STATES
 
 
 def test_status_shows_what_happened() -> None:
@@ -95,6 +97,55 @@ def test_status_before_anything_happened_is_complete_json() -> None:
     assert document["waiting_for"] == ["cluster UUID"]
     assert document["exporters"][0]["last_success_at"] is None
     assert document["identity"]["known"] == []
+
+
+def test_overview_is_what_the_page_says_at_its_top() -> None:
+    overview = render_status(STATES["many"])["overview"]
+    assert overview == {
+        "state": "needs_attention",
+        "sentence": "The exporters receiver-0007, receiver-0107, receiver-0207 and 7 more fail.",
+        "findings": [
+            {
+                "state": "needs_attention",
+                "what": overview["sentence"],
+                "why": STATES["many"].exporters[7].last_error,
+                "fix": "Grant the right that the message names: telemetryd doctor prints the role.",
+            }
+        ],
+        "findings_left_out": 0,
+    }
+    exporters = {each["name"]: each for each in render_status(STATES["failing"])["exporters"]}
+    assert exporters["archive"]["last_error_fix"] == (
+        "Free some space, or let telemetryd write to the folder."
+    )
+    assert exporters["secretrequest/rancher-scc-metrics"]["last_error_fix"] == ""
+
+
+def test_exporters_that_send_the_same_share_the_list_of_their_fields() -> None:
+    exporters = render_status(STATES["served"])["exporters"]
+    fields = {each["name"]: each["fields"] for each in exporters}
+    assert [field["key"] for field in fields["archive"]] == [
+        field.key for field in PAYLOAD_FORMATS["fleet"].fields
+    ]
+    assert fields["scc"] is fields["secretrequest/rancher-scc-metrics"]
+    assert len(fields["scc"]) == len(PAYLOAD_FORMATS["scc"].fields)
+
+
+@pytest.mark.parametrize(
+    ("state", "word"),
+    [("well", "healthy"), ("standby", "at_rest"), ("starting", "in_progress"), ("gaps", "gaps")],
+)
+def test_state_of_the_whole_is_one_word(state: str, word: str) -> None:
+    assert render_status(STATES[state])["overview"]["state"] == word
+
+
+def test_findings_are_bounded() -> None:
+    failing = tuple(
+        exporter_status(name=f"x{number}", state=ExporterState.FAILED, last_error=f"{number}")
+        for number in range(60)
+    )
+    overview = render_status(replace(STATES["well"], exporters=failing))["overview"]
+    assert (len(overview["findings"]), overview["findings_left_out"]) == (50, 10)
 
 
 def test_identity_is_shown_by_names_alone() -> None:

@@ -1,0 +1,1 @@
+"""What one version leaves behind, and what another makes of it."""
