@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 # Tests at a time: many wait. The files that take longest begin first (tests/conftest.py).
-JOBS ?= 5
+JOBS ?= 8
 # Options of pytest for tests that fail; .ci/run tries them once more.
 RERUNS ?=
 VENV := .venv

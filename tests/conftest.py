@@ -76,6 +76,7 @@ with one."""
 
 SERVED = (
     "tests/apiserver/test_process.py",
+    "tests/charts/test_combinations.py",
     "tests/charts/test_installed.py",
     "tests/contract/",
     "tests/daemon/test_preview.py",
@@ -84,7 +85,10 @@ SERVED = (
     "tests/export/sinks/test_contention.py",
     "tests/export/sinks/test_secret",
     "tests/faults/",
+    "tests/image/test_container.py",
+    "tests/monitoring/test_live.py",
     "tests/system/",
+    "tests/upgrade/test_replicas.py",
 )
 """What the paths of files that need a kube-apiserver begin with."""
 
@@ -121,9 +125,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the tests of the longest files before all others."""
     rank = {file: number for number, file in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.location[0], len(rank)))
-    for item in items:
-        needs = not {"apiserver", "own_apiserver"}.isdisjoint(getattr(item, "fixturenames", ()))
-        assert not needs or item.location[0].startswith(SERVED), f"{item.location[0]} in SERVED"
+    served = {"apiserver", "own_apiserver"}
+    needy = {item.location[0] for item in items if served & set(getattr(item, "fixturenames", ()))}
+    if missing := sorted(file for file in needy if not file.startswith(SERVED)):
+        raise pytest.UsageError(f"name in SERVED of tests/conftest.py: {', '.join(missing)}")
 
 
 @pytest.fixture

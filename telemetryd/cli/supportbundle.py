@@ -86,7 +86,7 @@ _NOW = time.time  # noqa: TID251 - the clock is chosen here
 
 
 @dataclass(slots=True)
-class _Known:
+class _Words:
     """What this process knows of the site, and must not show."""
 
     words: list[str] = field(default_factory=list)
@@ -129,7 +129,7 @@ def write_bundle(options: argparse.Namespace) -> int:
         complain(f"telemetryd: {target} exists: name another file, or add --force")
         return 1
     bundle = _Bundle()
-    known = _Known()
+    known = _Words()
     _ask_daemon(options, bundle, known)
     _look_around(options, bundle, known)
     content = _pack(bundle, known.scrubber(), stem, now)
@@ -152,7 +152,7 @@ def write_bundle(options: argparse.Namespace) -> int:
     return 1 if bundle.missing else 0
 
 
-def _ask_daemon(options: argparse.Namespace, bundle: _Bundle, known: _Known) -> None:
+def _ask_daemon(options: argparse.Namespace, bundle: _Bundle, known: _Words) -> None:
     """Its parts; of a daemon that doesn't know the command, at least its status."""
     paths = find_control_socket(source_of(options)).paths
     request = protocol.Request("support-bundle")
@@ -173,7 +173,7 @@ def _ask_daemon(options: argparse.Namespace, bundle: _Bundle, known: _Known) -> 
             bundle.missing.setdefault(name, why)
 
 
-def _look_around(options: argparse.Namespace, bundle: _Bundle, known: _Known) -> None:
+def _look_around(options: argparse.Namespace, bundle: _Bundle, known: _Words) -> None:
     """What needs no daemon."""
     known_of_environment(os.environ, known)
     bundle.add({VERSIONS: versions()})
@@ -229,7 +229,7 @@ def versions() -> dict[str, Any]:
 # -- what must not be shown
 
 
-def known_of_environment(environ: Mapping[str, str], known: _Known) -> None:
+def known_of_environment(environ: Mapping[str, str], known: _Words) -> None:
     """Values of variables that hold credentials, and the API server of a pod."""
     known.words.append(environ.get("KUBERNETES_SERVICE_HOST", ""))
     for name, value in environ.items():
@@ -240,7 +240,7 @@ def known_of_environment(environ: Mapping[str, str], known: _Known) -> None:
             known.add_secret(value)
 
 
-def known_of_config(config: Config, known: _Known) -> None:
+def known_of_config(config: Config, known: _Words) -> None:
     """Identity and paths, and what is in the files that exporters read credentials from."""
     known.words += parts_of.words_of_config(config)
     for exporter in config.exporters:
@@ -249,7 +249,7 @@ def known_of_config(config: Config, known: _Known) -> None:
                 known.add_secret(line.partition(":")[2] if key == "headers_file" else line)
 
 
-def known_of_kubeconfigs(kubeconfig: str | None, known: _Known) -> None:
+def known_of_kubeconfigs(kubeconfig: str | None, known: _Words) -> None:
     """Names, servers and credentials of the kubeconfigs that count."""
     try:
         paths = named_files(kubeconfig, os.environ)
@@ -266,7 +266,7 @@ def known_of_kubeconfigs(kubeconfig: str | None, known: _Known) -> None:
                 _add_entry(entry, known, is_secret=is_secret)
 
 
-def _add_entry(entry: Any, known: _Known, *, is_secret: bool) -> None:
+def _add_entry(entry: Any, known: _Words, *, is_secret: bool) -> None:
     if not isinstance(entry, dict):
         return
     if isinstance(entry.get("name"), str):

@@ -100,6 +100,10 @@ def payload(body: bytes, sequence: int) -> PendingPayload:
     )
 
 
+SAID = ("spooled file is damaged", "spooled file of a later version")
+"""How errors about files that this version can't read begin."""
+
+
 class Heard(logging.Handler):
     """What the daemon would have logged."""
 
@@ -115,9 +119,7 @@ class Heard(logging.Handler):
             assert record.exc_info is None, record.getMessage()
             assert len(record.getMessage()) <= LONGEST_MESSAGE
             if record.levelno >= logging.ERROR:
-                assert record.getMessage().startswith("spooled file is damaged"), (
-                    record.getMessage()
-                )
+                assert record.getMessage().startswith(SAID), record.getMessage()
         self.records.clear()
 
 

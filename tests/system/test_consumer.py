@@ -145,7 +145,7 @@ def test_registration_in_trouble_is_warned_of(
     assert shown["state"] == state
     (line,) = views.warned()
     assert f"the registration with SUSE {said}" in line
-    assert f"The registration with SUSE {said}." in views.texts[1]
+    assert f"The registration with SUSE {said}" in views.texts[1]
 
 
 @pytest.mark.long

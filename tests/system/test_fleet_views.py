@@ -1,7 +1,6 @@
 """Metrics, status document and page of a fleet of all kinds, on a real API server."""
 
 from collections.abc import Callable, Iterator
-from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from tests.apiserver.crds import CLUSTERS, NODES, collection
 from tests.apiserver.fixtures import namespace
 from tests.apiserver.process import ApiServer
 from tests.daemon.test_fleet_kinds_process import KINDS, cluster_of, counted, node_of
+from tests.serve.page.test_fleet import Fleet as Page
 from tests.support.daemon import Daemon
 from tests.system.rancher import Rancher
 
@@ -90,10 +90,8 @@ def fleet(daemon: Daemon) -> dict[str, Any]:
 
 
 def row(daemon: Daemon, name: str) -> str:
-    """A value of the page's list of the fleet, without its markup."""
-    value = daemon.get("/")[1].partition(f"<dt>{name}</dt><dd>")[2].partition("</dd>")[0]
-    texts = [piece.partition(">")[2] for piece in f">{value}".split("<")]
-    return unescape("".join(texts)).strip()
+    """A value of the page's part on the fleet, without its markup."""
+    return Page(daemon.get("/")[1]).values[name].strip()
 
 
 def held(daemon: Daemon, number: float, *series: str) -> Callable[[], bool]:
@@ -127,11 +125,12 @@ def check_all_kinds(daemon: Daemon) -> None:
         assert (daemon.metric(f"telemetryd_fleet_{name}"), shown[name]) == (number, number), name
     assert parts(daemon, "implausible_drop", "what") == {}
     assert daemon.status()["snapshot"]["doubts"] == []
-    assert row(daemon, "Clusters") == "10: the local one, 9 managed"
-    assert row(daemon, "State") == "7 active, 3 not active, 1 being deleted"
-    assert row(daemon, "Unreachable") == "1, with 1 node as last known"
-    assert row(daemon, "Distribution").startswith("eks: 2 (6 nodes), rke2: 2 (5 nodes), aks: 1 ")
-    assert row(daemon, "GPUs") == "8 NVIDIA"
+    assert row(daemon, "Clusters") == "10 1 local, 9 managed"
+    assert row(daemon, "Cluster states") == "7 active, 3 not active, 1 being deleted"
+    assert row(daemon, "Unreachable") == "1 cluster with 1 node as last known"
+    _, *distributions = Page(daemon.get("/")[1]).tables["By distribution"]
+    assert [each[:3] for each in distributions[:2]] == [["eks", "2", "6"], ["rke2", "2", "5"]]
+    assert row(daemon, "GPUs") == "8 8 NVIDIA"
     assert daemon.metric('telemetryd_fleet_withheld_texts{field="provider"}') == 1
 
 
@@ -154,7 +153,7 @@ def test_fleet_of_all_kinds_is_shown_alike_everywhere_and_so_is_what_makes_it_do
     reason = "clusters: 2 differ from their own nodeCount or capacity"
     assert daemon.status()["snapshot"]["doubts"] == [reason]
     assert reason in daemon.get("/")[1]
-    assert row(daemon, "Own count differs") == "2"
+    assert row(daemon, "Differing counts").startswith("2 clusters")
     for name in MANAGED:
         admin.delete(collection(NODES, name))
     series = 'implausible_drop{what="nodes"}'

@@ -77,7 +77,7 @@ def sums(caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> M
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class PageRow:
     """One thing in a table of records.
 
     Attributes:
@@ -92,7 +92,7 @@ class Record:
     texts: Sequence[tuple[str, str]] = ()
 
 
-def records(caption: str, heads: Sequence[str], rows: Iterable[Record]) -> Markup:
+def records(caption: str, heads: Sequence[str], rows: Iterable[PageRow]) -> Markup:
     """A table of records, on narrow screens a card for each."""
     names = (tag("th", name, scope="col", role="columnheader") for name in heads)
     return tag(
@@ -105,7 +105,7 @@ def records(caption: str, heads: Sequence[str], rows: Iterable[Record]) -> Marku
     )
 
 
-def _record(record: Record, heads: Sequence[str]) -> Markup:
+def _record(record: PageRow, heads: Sequence[str]) -> Markup:
     width = str(len(heads))
     is_long = len(record.name) > LONGEST_NAME
     name = tag(

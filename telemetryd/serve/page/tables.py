@@ -12,7 +12,7 @@ from telemetryd.model import (
     RequestStatus,
 )
 from telemetryd.serve.page.facts import StatusFacts
-from telemetryd.serve.page.layout import LONGEST_CELL, Record, counted, mark, more, records
+from telemetryd.serve.page.layout import LONGEST_CELL, PageRow, counted, mark, more, records
 from telemetryd.serve.page.markup import (
     Child,
     Markup,
@@ -90,7 +90,7 @@ def informers_table(facts: StatusFacts) -> Markup:
 
 
 def _table(
-    caption: str, heads: Sequence[str], rows: Sequence[Record], total: int, command: str
+    caption: str, heads: Sequence[str], rows: Sequence[PageRow], total: int, command: str
 ) -> Markup:
     """A table whose later rows are shown when asked for; ``command`` lists all."""
     parts = [records(caption, heads, rows[:_OPEN_ROWS])]
@@ -105,7 +105,7 @@ def _table(
 
 def _exporter(
     exporter: ExporterStatus, facts: StatusFacts, places: Mapping[Disclosure, str]
-) -> Record:
+) -> PageRow:
     said = {exporter.last_error, facts.switches.detail}
     detail = "" if exporter.detail in said else exporter.detail
     is_short = len(detail) <= _SHORT_DETAIL
@@ -114,7 +114,7 @@ def _exporter(
         texts.append((_reason(exporter), exporter.last_error))
         if fix := fix_of(exporter):
             texts.append(("What to do", fix))
-    return Record(
+    return PageRow(
         exporter.name,
         f"{exporter.type}, {every(exporter.interval_s)}",
         (
@@ -163,12 +163,12 @@ def _payload(exporter: ExporterStatus, *, exposed: bool) -> Child | None:
     return tag("a", shown, href=target, aria_label=f"Payload of {exporter.name}, {shown}")
 
 
-def _request(request: RequestStatus, now: float) -> Record:
+def _request(request: RequestStatus, now: float) -> PageRow:
     is_short = len(request.target) <= LONGEST_CELL
     texts = [] if is_short else [("Secret", request.target)]
     if request.detail:
         texts.append(("Why", request.detail))
-    return Record(
+    return PageRow(
         request.name,
         "",
         (
@@ -180,10 +180,10 @@ def _request(request: RequestStatus, now: float) -> Record:
     )
 
 
-def _informer(informer: InformerStatus, now: float) -> Record:
+def _informer(informer: InformerStatus, now: float) -> PageRow:
     detail = f"{informer.unreadable} unreadable" if informer.unreadable else ""
     name, _, group = informer.resource.partition(".")
-    return Record(
+    return PageRow(
         name,
         group or "core",
         (

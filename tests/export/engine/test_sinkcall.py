@@ -38,8 +38,8 @@ async def test_wait_on_time_is_not_overdue() -> None:
 async def test_wait_that_nothing_ends_in_time_is_overdue() -> None:
     waiter = Waiter()
     async with anyio.create_task_group() as group:
-        group.start_soon(waiter.wait, anyio.current_time() + 0.02, lambda: False)
-        await anyio.sleep(0.01)
-        time.sleep(0.2)  # no task is woken meanwhile
+        group.start_soon(waiter.wait, anyio.current_time() + 0.3, lambda: False)
+        await anyio.lowlevel.checkpoint()
+        time.sleep(0.5)  # no task is woken meanwhile
         assert waiter.overdue_s > 0.1
     assert waiter.overdue_s == 0.0
