@@ -10,7 +10,7 @@ from html import escape
 from typing import Final
 
 from telemetryd.history.charts import STYLE as CHART_STYLE
-from telemetryd.history.charts import Point, chart
+from telemetryd.history.charts import Point, chart, thinned
 from telemetryd.history.documents import CAVEATS, number, rule_in_words
 from telemetryd.history.report import MONTH, Period, Report
 
@@ -43,8 +43,7 @@ code{font:.8125rem ui-monospace,monospace}
 @media(max-width:40rem){dl{grid-template-columns:1fr}dd{margin-bottom:.5rem}}
 @media print{body{max-width:none;padding:0;font-size:10pt}h2{break-after:avoid}
 tr,figure{break-inside:avoid}}
-figure{margin:0;overflow-x:auto}
-.chart{min-width:34rem}
+figure{margin:0}
 """
     + CHART_STYLE
 )
@@ -65,7 +64,9 @@ def to_html(report: Report, points: Sequence[Point]) -> str:
         f"<h1>{escape(title)}</h1>",
         _facts(report),
         "<h2>Over time</h2>",
-        f"<figure>{chart(f'{units} over time', points, limit=limit)}</figure>" if points else "",
+        f"<figure>{chart(f'{units} over time', thinned(points), limit=limit)}</figure>"
+        if points
+        else "",
         f"<h2>By {report.by}</h2>",
         _table(report, units),
         "<h2>Versions and providers</h2>",
