@@ -225,7 +225,7 @@ def _months(report: Report, stretches: Sequence[Stretch]) -> Markup:
     return section("months", "By month", records(caption, ("Month", *_COLUMNS), rows))
 
 
-def _cells(period: Period, rule: Entitlement) -> Iterable[Child | None]:
+def _cells(period: Period, rule: Entitlement) -> Sequence[Child | None]:
     hours = period.hours
     licenses: Child | None = None
     if period.licenses is not None:

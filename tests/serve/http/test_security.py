@@ -166,8 +166,11 @@ async def test_history_is_shown_on_every_address_to_clients_that_are_let_in(
     async with guarded(authority, config, reviews=Reviews(cluster), host="0.0.0.0") as served:
         shown = clients.issue("reader", purposes=[ExtendedKeyUsageOID.CLIENT_AUTH])
         context = served.trusting(shown if by == "certificate" else None)
-        context = None if by == "nothing" else context
-        reply = await served.get("/history", context, "good" if by == "token" else None)
+        reply = await served.get(
+            "/history",
+            None if by == "nothing" else context,
+            "good" if by == "token" else None,
+        )
         if by in {"certificate", "token"}:
             assert reply.status == 200
             assert "<h1" in reply.text

@@ -11,7 +11,7 @@ import pytest
 
 from telemetryd.history.documents import to_csv
 from telemetryd.history.report import MONTH, make_report
-from telemetryd.history.slots import HOUR_S
+from telemetryd.history.slots import HOUR_S, Slot
 from telemetryd.serve.page.history import render_csv, render_history, render_json
 from telemetryd.serve.page.notes import Tone
 from telemetryd.serve.page.usage import HistoryFacts, UsageReader
@@ -39,7 +39,7 @@ class All:
     def __init__(self, past: Past) -> None:
         self.hours = past.slots[HOUR_S]
 
-    def read(self, installation: str, size_s: int, begin: float, end: float) -> list[object]:
+    def read(self, installation: str, size_s: int, begin: float, end: float) -> list[Slot]:
         assert (installation, size_s) == (INSTALL_UUID, HOUR_S)
         return [slot for slot in self.hours if begin <= slot.start < end]
 
