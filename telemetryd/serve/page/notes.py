@@ -1,4 +1,4 @@
-"""What is to be known of a state: how much it matters, in a sentence, and what to do about it."""
+"""Notes on a state: how much each matters, what it is, and what to do about it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

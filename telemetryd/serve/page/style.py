@@ -105,7 +105,8 @@ tbody th { font-weight: 400; }
 .sums :is(th, td) { padding: .25rem .75rem .25rem 0; }
 .sums :is(th, td):not(:first-child) { text-align: right; white-space: nowrap; }
 .sums :is(th, td):last-child { padding-right: 0; }
-.worded td:last-child { width: 45%; padding-left: .75rem; text-align: left; white-space: normal; }
+.worded :is(th, td):last-child { width: 45%; padding-left: .75rem; text-align: left;
+  white-space: normal; }
 figure { margin: .75rem 0 0; }
 figcaption { padding-bottom: .5rem; font-size: .875rem; color: var(--quiet); }
 .past { display: flex; flex-wrap: wrap; gap: .25rem .75rem; align-items: center;
