@@ -131,6 +131,7 @@ class UsageReader:
         self._one_at_a_time = anyio.CapacityLimiter(1)
         self._usage: tuple[tuple[object, ...], Usage] = (), Usage()
         self._nodes: tuple[tuple[object, ...], tuple[Point, ...]] = (), ()
+        self._over: tuple[tuple[object, ...], dict[datetime, tuple[Period, Stretch]]] = (), {}
 
     async def usage(self) -> Usage:
         """What is known by the rule of the entitlement; while that is read, what was before."""
@@ -192,17 +193,9 @@ class UsageReader:
         first = month_of(now)
         for _ in range(MONTHS_BEFORE):
             first = month_of(first - timedelta(days=1))
-        periods: list[Period] = []
-        stretches: list[Stretch] = []
-        for lower, upper in calendar(max(first, since), now, MONTH):
-            hours = await self._slots(facts, HOUR_S, lower, min(upper, now))
-            make = partial(_month, facts, lower, min(upper, now), hours)
-            period, stretch = await self._in_thread(make)
-            periods.append(period)
-            stretches.append(stretch)
-        report = Report(
-            facts.installation, facts.instance, since, now, MONTH, facts.rule, tuple(periods)
-        )
+        months = await self._months(facts, max(first, since), now)
+        periods = tuple(period for period, _ in months)
+        report = Report(facts.installation, facts.instance, since, now, MONTH, facts.rule, periods)
         year = await self._slots(facts, DAY_S, first, now)
         charts = (
             await self._chart(facts, "day", "Last 24 hours", (MINUTE_S, HOUR_S), 1),
@@ -214,11 +207,31 @@ class UsageReader:
                     thinned(await self._in_thread(partial(_points, year, facts.rule, first, now)))
                 ),
                 "month",
-                tuple(stretches),
+                tuple(stretch for _, stretch in months),
                 _missed(year, facts.now - first.timestamp()),
             ),
         )
         return Usage(report, since, charts)
+
+    async def _months(
+        self, facts: HistoryFacts, first: datetime, now: datetime
+    ) -> list[tuple[Period, Stretch]]:
+        """Each month; those that are over are counted again after an hour."""
+        key = (facts.now // HOUR_S, *_key(facts)[1:])
+        if self._over[0] != key:
+            self._over = key, {}
+        over = self._over[1]
+        months = []
+        for lower, upper in calendar(first, now, MONTH):
+            month = over.get(lower)
+            if month is None:
+                end = min(upper, now)
+                hours = await self._slots(facts, HOUR_S, lower, end)
+                month = await self._in_thread(partial(_month, facts, lower, end, hours))
+            if upper <= now:
+                over[lower] = month
+            months.append(month)
+        return months
 
     async def _chart(
         self, facts: HistoryFacts, name: str, heading: str, sizes: tuple[int, int], days: int

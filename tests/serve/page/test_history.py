@@ -175,8 +175,11 @@ async def test_store_is_read_once_a_minute_in_small_parts() -> None:
     assert await reader.usage() is first
     assert len(past.reads) == number
     now[0] += 1
+    assert await reader.usage() is not first
+    assert len(past.reads) == 2 * number - 12, "months that are over"
+    now[0] += HOUR_S
     await reader.usage()
-    assert len(past.reads) == 2 * number
+    assert len(past.reads) == 3 * number - 12
     assert max((end - begin) / size_s for size_s, begin, end in past.reads) <= 1441
 
 
