@@ -147,7 +147,7 @@ bench-profile: $(VENV)/.dev ## print where the time of a cold sync goes
 	@$(BIN)/python -m benchmarks profile
 
 .PHONY: screenshots
-screenshots: $(VENV)/.dev ## leave pictures of the status page in every state in ./screenshots (needs chromium)
+screenshots: $(VENV)/.dev ## leave pictures of the pages and of the HTML report in every state in ./screenshots (needs chromium)
 	@SCREENSHOTS=screenshots $(BIN)/pytest -q tests/browser
 
 .PHONY: docs

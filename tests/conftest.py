@@ -70,6 +70,7 @@ LONGEST = (
     "tests/control/secretrequest/test_cluster.py",
     "tests/system/test_main_job.py",
     "tests/browser/test_status_page.py",
+    "tests/browser/test_history_page.py",
 )
 """Files of a quarter of a minute and more, in the order in which they begin: no worker is left
 with one."""

@@ -35,6 +35,7 @@ Every other one needs a restart: a new key does until something here says otherw
 RELOADABLE_ALONE = frozenset(
     {
         "server.expose_payload",
+        "server.expose_history",
         "server.tls_cert_file",
         "server.tls_key_file",
         "server.client_ca_file",

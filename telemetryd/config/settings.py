@@ -129,6 +129,8 @@ class ServerConfig:
         kubernetes_auth: A client with a bearer token whose user may ``get`` the path, by the API
             server's TokenReview and SubjectAccessReview, may look. Needs TLS, but on loopback.
         expose_payload: Show at ``/payload/NAME`` what each exporter last sent.
+        expose_history: Show ``/history`` to everyone who may look; left out: where ``listen`` is a
+            loopback address, and to clients that a certificate or a token lets in.
         control_socket: Where ``telemetryd ctl`` finds the daemon; left out: in
             ``$RUNTIME_DIRECTORY``, else in the state folder.
     """
@@ -167,6 +169,7 @@ class ServerConfig:
     client_ca_file: Annotated[str | None, AbsolutePath()] = None
     kubernetes_auth: Annotated[bool, Boolean()] = False
     expose_payload: Annotated[bool, Boolean()] = False
+    expose_history: Annotated[bool, Boolean()] = False
 
     @property
     def listen_host(self) -> str:

@@ -334,6 +334,9 @@ class Daemon:
             status=self._status,
             payload_exposed=lambda: self._reloader.config.server.expose_payload,
             payload=self._manager.payload,
+            history_exposed=lambda: self._reloader.config.server.expose_history,
+            history=self._history.facts,
+            slots=self._history.read,
         )
 
     def _metrics(self) -> MetricsFacts:

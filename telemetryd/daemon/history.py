@@ -6,6 +6,7 @@ What it doesn't take waits in memory, up to a bound.
 
 import logging
 import math
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -24,8 +25,9 @@ from telemetryd.history.measure import measure
 from telemetryd.history.recorder import Recorder
 from telemetryd.history.report import month_of
 from telemetryd.history.slots import DAY_S, HOUR_S, MINUTE_S, Gap, Moment, Slot
-from telemetryd.history.sqlite import SqliteStore, open_store
+from telemetryd.history.sqlite import FILE_NAME, SqliteStore, open_store
 from telemetryd.model import HistoryStatus, Snapshot, Switches
+from telemetryd.serve.page.usage import HistoryFacts
 from telemetryd.timing import boot_time_s
 
 T = TypeVar("T")
@@ -38,6 +40,7 @@ STORE_TIMEOUT_S: Final = 20.0
 END_TIMEOUT_S: Final = 1.5
 """For what is left at the end, within the drain."""
 _PAUSE_S: Final = 0.05
+_SLOW: Final = "the disk takes too long: check the disk or the file server"
 MOST_WAITING: Final = 2 * 24 * 60
 """Slots in memory while the store takes none; then the oldest go."""
 
@@ -110,6 +113,44 @@ class HistoryKeeper:
     @property
     def _off(self) -> bool:
         return not (self._config.enabled and self._fleet.switches.enabled)
+
+    def facts(self) -> HistoryFacts:
+        """What the pages show of it, beside the slots."""
+        off = "" if self._config.enabled else "history.enabled is false in the configuration"
+        return HistoryFacts(
+            self._now(),
+            self.status,
+            self._rule,
+            self._installation,
+            os.uname().nodename,
+            "" if self._folder is None else f"SQLite, {Path(self._folder) / FILE_NAME}",
+            off or self._fleet.switches.detail,
+        )
+
+    async def read(self, size_s: int, begin: float, end: float, series: str) -> list[Slot]:
+        """The slots of a size that begin in [begin, end), with the cells of one series.
+
+        What is read counts for nothing in ``status``: a disk may be full and still be read. A write
+        waits until it is read, so ask for no more than a month of hours.
+
+        Raises:
+            HistoryError: The store can't be read.
+        """
+        if self._off or self._folder is None or not self._installation:
+            return []
+        call = partial(
+            SqliteStore.read,
+            installation=self._installation,
+            size_s=size_s,
+            begin=begin,
+            end=end,
+            series=series,
+        )
+        try:
+            with anyio.fail_after(STORE_TIMEOUT_S):
+                return await self._run(lambda: call(self._opened()))
+        except TimeoutError:
+            raise HistoryError(_SLOW) from None
 
     async def run(self) -> None:
         """Look and write until cancelled; then write what is left, within a time limit.
@@ -215,7 +256,7 @@ class HistoryKeeper:
             with anyio.fail_after(STORE_TIMEOUT_S):
                 found = await self._run(lambda: call(self._opened()))
         except TimeoutError:
-            self._fail("the disk takes too long: check the disk or the file server")
+            self._fail(_SLOW)
         except HistoryError as error:
             self._fail(str(error))
         else:

@@ -6,14 +6,16 @@ It loads nothing and runs no script. Each chart has the same data in a table bes
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from fractions import Fraction
-from html import escape
+from html import escape as escape_html
 from typing import Final
 
+from telemetryd.bounds import escaped
 from telemetryd.history.charts import STYLE as CHART_STYLE
-from telemetryd.history.charts import Point, chart
+from telemetryd.history.charts import Point, chart, thinned
 from telemetryd.history.documents import CAVEATS, number, rule_in_words
 from telemetryd.history.report import MONTH, Period, Report
 
+_MOST_CHARS: Final = 2000
 _STYLE: Final = (
     """
 :root{color-scheme:light dark;--text:#1b1f24;--muted:#59626d;--line:#dfe2e6;--sheet:#fff;
@@ -29,7 +31,6 @@ h2{font-size:1.125rem;margin:2rem 0 .5rem}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.25rem 1.25rem;margin:0}
 dt,small,caption{color:var(--muted)}
 dd{margin:0}
-.scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%}
 caption{text-align:left;padding-bottom:.25rem}
 th,td{padding:.3rem .75rem .3rem 0;text-align:right;border-bottom:1px solid var(--line);
@@ -40,14 +41,25 @@ code{font:.8125rem ui-monospace,monospace}
 .over{color:var(--bad);font-weight:600}
 .texts th,.texts td{white-space:normal;text-align:left}
 .texts th:first-child{white-space:nowrap}
-@media(max-width:40rem){dl{grid-template-columns:1fr}dd{margin-bottom:.5rem}}
+.texts thead th{overflow-wrap:normal}
+@media screen and (max-width:48rem){dl{grid-template-columns:1fr}dd{margin-bottom:.5rem}
+table,caption,tbody,tr,th{display:block}
+thead{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
+tr{padding:.5rem 0;border-bottom:1px solid var(--line)}
+tbody th,td{border:0;padding:.1rem 0;white-space:normal}
+td,.texts td{display:grid;grid-template-columns:9rem 1fr;gap:0 1rem;text-align:left}
+td:before{content:attr(data-label);color:var(--muted)}td:has(span:empty){display:none}}
 @media print{body{max-width:none;padding:0;font-size:10pt}h2{break-after:avoid}
 tr,figure{break-inside:avoid}}
-figure{margin:0;overflow-x:auto}
-.chart{min-width:34rem}
+figure{margin:0}
 """
     + CHART_STYLE
 )
+
+
+def escape(text: str) -> str:
+    """A text as HTML; marks that turn the direction of what follows are shown as escapes."""
+    return escape_html(escaped(text, _MOST_CHARS))
 
 
 def to_html(report: Report, points: Sequence[Point]) -> str:
@@ -65,7 +77,9 @@ def to_html(report: Report, points: Sequence[Point]) -> str:
         f"<h1>{escape(title)}</h1>",
         _facts(report),
         "<h2>Over time</h2>",
-        f"<figure>{chart(f'{units} over time', points, limit=limit)}</figure>" if points else "",
+        f"<figure>{chart(f'{units} over time', thinned(points), limit=limit)}</figure>"
+        if points
+        else "",
         f"<h2>By {report.by}</h2>",
         _table(report, units),
         "<h2>Versions and providers</h2>",
@@ -114,7 +128,7 @@ def _table(report: Report, units: str) -> str:
             (
                 _name(report, each),
                 _shown(each.figure),
-                f'<span class="over">{licenses}, over</span>' if over else licenses,
+                f'<span class="over">{licenses} (over the limit)</span>' if over else licenses,
                 "" if each.peak is None else _shown(each.peak.value),
                 "" if each.peak is None else f"{each.peak.at:%d %b %H:%M}",
                 _shown(each.mean),
@@ -151,26 +165,32 @@ def _variety(report: Report) -> str:
         for each in report.periods
     ]
     heading = (report.by, "version", "clusters by provider", "clusters by Kubernetes version")
-    return _draw(heading, rows, "The highest number in an hour.", name="texts")
+    return _draw(heading, rows, "The highest number in an hour.", kind="texts")
 
 
 def _digests(report: Report) -> str:
     rows = [(_name(report, each), f"<code>{each.digest}</code>") for each in report.periods]
     about = "SHA-256 over the rule and the hours counted."
-    return _draw((report.by, "digest"), rows, about, name="texts")
+    return _draw((report.by, "digest"), rows, about, kind="texts")
 
 
 def _draw(
-    heading: Iterable[str], rows: Iterable[Iterable[str]], about: str, *, name: str = ""
+    heading: Iterable[str], rows: Iterable[Iterable[str]], about: str, *, kind: str = "numbers"
 ) -> str:
-    head = "".join(f'<th scope="col">{escape(each)}</th>' for each in heading)
+    heads = [escape(each) for each in heading]
+    head = "".join(f'<th scope="col" role="columnheader">{each}</th>' for each in heads)
     body = []
     for first, *rest in rows:
-        cells = "".join(f"<td>{each}</td>" for each in rest)
-        body.append(f'<tr><th scope="row">{first}</th>{cells}</tr>')
+        cells = "".join(
+            f'<td role="cell" data-label="{name}"><span>{each}</span></td>'
+            for name, each in zip(heads[1:], rest, strict=True)
+        )
+        body.append(f'<tr role="row"><th scope="row" role="rowheader">{first}</th>{cells}</tr>')
+    # Roles repeat the elements: in browsers they lose their meaning with their display.
     return (
-        f'<div class="scroll"><table class="{name}"><caption>{escape(about)}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+        f'<table role="table" class="{kind}"><caption>{escape(about)}</caption>'
+        f'<thead role="rowgroup"><tr role="row">{head}</tr></thead>'
+        f'<tbody role="rowgroup">{"".join(body)}</tbody></table>'
     )
 
 

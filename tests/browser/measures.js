@@ -30,18 +30,19 @@ const ratio = (one, other) => {
 
 const faintTexts = (least) => {
   const faint = [];
-  const check = (element, text, style) => {
+  const check = (element, text, style, colour = style.color) => {
     const below = ground(element);
-    const found = ratio(over(parse(style.color), below), below);
+    const found = ratio(over(parse(colour), below), below);
     if (found < least) faint.push(`${found.toFixed(2)} ${text.trim().slice(0, 40)}`);
   };
   const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   let seen = 0;
   while (texts.nextNode()) {
     const { data, parentElement } = texts.currentNode;
-    if (!data.trim() || parentElement.closest("style")) continue;
+    if (!data.trim() || parentElement.closest("style, title")) continue;
     seen += 1;
-    check(parentElement, data, getComputedStyle(parentElement));
+    const style = getComputedStyle(parentElement);
+    check(parentElement, data, style, parentElement.closest("svg") ? style.fill : style.color);
   }
   for (const element of document.querySelectorAll(".records td[data-label]")) {
     const label = getComputedStyle(element, "::before");
@@ -52,6 +53,27 @@ const faintTexts = (least) => {
   }
   return seen > 30 ? faint : [`only ${seen} texts`];
 };
+
+// Lines of charts that can't be told from what is behind them, and texts of a chart that collide.
+const faintLines = () =>
+  [...document.querySelectorAll("svg .mean, svg .limit")]
+    .map((each) => [ratio(parse(getComputedStyle(each).stroke), ground(each)), each])
+    .filter(([found]) => found < 3)
+    .map(([found, each]) => `${found.toFixed(2)} ${each.getAttribute("class")}`);
+
+const collidingTexts = () =>
+  [...document.querySelectorAll("svg.chart")].flatMap((chart) => {
+    const boxes = [...chart.querySelectorAll("text:not(.limit-text)")]
+      .map((each) => [each.getBoundingClientRect(), each.textContent])
+      .filter(([box]) => box.width);
+    return boxes.flatMap(([one, text], place) =>
+      boxes
+        .slice(place + 1)
+        .filter(([other]) => one.left < other.right && other.left < one.right &&
+          one.top < other.bottom - 1 && other.top < one.bottom - 1)
+        .map(([, other]) => `${text} on ${other}`)
+    );
+  });
 
 const overflowing = () => {
   const width = document.documentElement.clientWidth;

@@ -31,7 +31,7 @@ SCHEMES = ("light", "dark")
 PAPER = 718
 """Of A4 between margins of 10 mm, in CSS pixels."""
 HEADINGS = [
-    REJECTED, "Fleet", "Exporters", "What each exporter sends",
+    REJECTED, "Fleet", "Entitlement and history", "Exporters", "What each exporter sends",
     "Sent by archive, scc and secretrequest/rancher-scc-metrics (scc)", "Informers", "Leader",
     "Configuration", "Why the reload was rejected", "What is read",
     "Read, whether it is sent or not", "Never read", "Switching it off",
@@ -176,7 +176,7 @@ async def test_tab_reaches_every_link_in_order_with_a_visible_focus(
             "[...document.querySelectorAll('a, summary')]"
             ".map((each) => each.getAttribute('href') ?? each.tagName)"
         )
-        assert len(targets) == 13
+        assert len(targets) == 14
         reached = []
         for _ in targets:
             await page.press_tab()
@@ -202,7 +202,7 @@ async def test_landmarks_headings_and_tables_have_names_for_screen_readers(
     headings = [name for role, name in exposed if role == "heading"]
     assert sorted(headings, key=HEADINGS.index) == HEADINGS
     regions = [name for role, name in exposed if role == "region"]
-    assert regions[:3] == [REJECTED, "Fleet", "Exporters"]
+    assert regions[:3] == [REJECTED, "Fleet", "Entitlement and history"]
     assert all(regions)
     assert [name for role, name in exposed if role == "table"] == [
         "By kind", "By distribution", "By Kubernetes version", "By management", "By driver",

@@ -126,6 +126,7 @@ def test_key_of_a_table_that_needs_a_restart_may_be_reloadable_alone() -> None:
     text = """
         [server]
         expose_payload = true
+        expose_history = true
         tls_cert_file = "/c"
         tls_key_file = "/k"
         client_ca_file = "/a"
@@ -139,6 +140,7 @@ def test_key_of_a_table_that_needs_a_restart_may_be_reloadable_alone() -> None:
         "server.client_ca_file changed",
         "server.kubernetes_auth changed from false to true",
         "server.expose_payload changed from false to true",
+        "server.expose_history changed from false to true",
     )
 
 
@@ -255,6 +257,7 @@ def test_values_are_shown_as_the_file_has_them() -> None:
         "client_ca_file": None,
         "kubernetes_auth": False,
         "expose_payload": False,
+        "expose_history": False,
     }
     assert parse(f'drain_timeout = "{values["drain_timeout"]}"').drain_timeout_s == 90
 

@@ -1,11 +1,15 @@
 """The keeper of the history: what it writes, and what not while it is off or a disk fails."""
 
+import math
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
 import pytest
+from aiohttp import ClientSession
 
 from telemetryd.config import Config, EntitlementConfig, HistoryConfig
 from telemetryd.config.history import DEFAULT_HISTORY
@@ -24,6 +28,9 @@ from telemetryd.model import (
     Switches,
     Totals,
 )
+from telemetryd.serve.http.server import serve
+from tests.serve.facts import Facts
+from tests.serve.http.test_server import Served
 from tests.support.waiting import until_async
 
 pytestmark = pytest.mark.anyio
@@ -265,3 +272,67 @@ async def test_licenses_of_this_month_are_known(tmp_path: Path) -> None:
         await fleet.go(1, nodes=20)
         await fleet.go(60)
         assert keeper.status.licenses == 1
+
+
+async def test_history_is_read_while_it_is_written_and_not_while_it_is_off(tmp_path: Path) -> None:
+    fleet = FakeFleet()
+    async with keeping(fleet, tmp_path) as keeper:
+        assert keeper.facts().installation == ""
+        assert await keeper.read(MINUTE_S, 0, math.inf, EVERYTHING) == []
+        await fleet.go(0, nodes=7)
+        await fleet.go(61)
+        await until_kept(tmp_path, 1)
+        async with anyio.create_task_group() as group:
+            for _ in range(20):
+                group.start_soon(keeper.read, MINUTE_S, 0, math.inf, EVERYTHING)
+            await fleet.go(58, nodes=8)
+            await fleet.go(1)
+            await until_kept(tmp_path, 2)
+        first, second = await keeper.read(MINUTE_S, 0, math.inf, EVERYTHING)
+        assert [set(each.cells) for each in (first, second)] == [{EVERYTHING}] * 2
+        assert [each.cell(EVERYTHING).high for each in (first, second)] == [7, 8]
+        facts = keeper.facts()
+        assert (facts.installation, facts.off) == (INSTALLATION, "")
+        assert facts.store == f"SQLite, {tmp_path / FILE_NAME}"
+        fleet.switches = Switches(frozenset({Switch.SETTING}))
+        assert await keeper.read(MINUTE_S, 0, math.inf, EVERYTHING) == []
+        assert "telemetry-opt" in keeper.facts().off
+
+
+async def test_read_that_succeeds_leaves_the_trouble_of_writing(tmp_path: Path) -> None:
+    fleet = FakeFleet()
+    async with keeping(fleet, tmp_path) as keeper:
+        await fleet.go(0, nodes=7)
+        await fleet.go(61)
+        await until_kept(tmp_path, 1)
+        with closing(sqlite3.connect(tmp_path / FILE_NAME)) as other:
+            other.execute(
+                "CREATE TRIGGER full BEFORE INSERT ON slots BEGIN SELECT RAISE(FAIL, 'full'); END"
+            )
+            await fleet.go(60)
+            await until_async(lambda: bool(keeper.status.trouble), "a failure")
+            assert len(await keeper.read(MINUTE_S, 0, math.inf, EVERYTHING)) == 1
+            assert "full" in keeper.status.trouble
+            other.execute("DROP TRIGGER full")
+        await fleet.go(60)
+        await until_kept(tmp_path, 3)
+        assert keeper.status.trouble == ""
+
+
+async def test_pages_show_what_the_keeper_wrote(tmp_path: Path) -> None:
+    fleet = FakeFleet()
+    async with keeping(fleet, tmp_path) as keeper:
+        await fleet.go(0, nodes=7)
+        await fleet.go(61, nodes=9)
+        await fleet.go(60)
+        await until_kept(tmp_path, 2)
+        endpoints = replace(Served(Facts()).endpoints(), history=keeper.facts, slots=keeper.read)
+        async with serve("127.0.0.1", 0, endpoints) as listening, ClientSession() as session:
+            async with session.get(f"http://{listening}/history.json") as answer:
+                found = await answer.json()
+            async with session.get(f"http://{listening}/history") as answer:
+                page = await answer.text()
+    (period,) = found["periods"]
+    assert (period["figure"], period["peak"]["value"]) == (9, 9)
+    assert [point["high"] for point in found["charts"]["day"]][-1] == 9
+    assert "This month counts 9 licenses; no limit is configured." in page

@@ -112,6 +112,7 @@ async def guarded(
     reviews: Reviews | None = None,
     now: Callable[[], float] = time.time,
     limits: ConnectionLimits | None = None,
+    host: str = "127.0.0.1",
 ) -> AsyncIterator[Guarded]:
     """A server with these measures from its start."""
     security = Security(reviews, now, look_s=LOOK_S)
@@ -119,7 +120,7 @@ async def guarded(
     await served.change(config)
     endpoints = Served(served.facts).endpoints()
     async with serve(
-        "127.0.0.1", 0, endpoints, security=security, limits=limits or ConnectionLimits()
+        host, 0, endpoints, security=security, limits=limits or ConnectionLimits()
     ) as listening:
         served.port = listening.port
         yield served

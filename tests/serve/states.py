@@ -11,6 +11,7 @@ from telemetryd.model import (
     Disclosure,
     ExporterState,
     ExporterStatus,
+    HistoryStatus,
     InformerStatus,
     LeaderStatus,
     RequestState,
@@ -104,6 +105,9 @@ WELL = StatusFacts(
     ),
     missing=(),
     payload_exposed=True,
+    history=HistoryStatus(
+        enabled=True, samples=9000, last_sample_at=NOW - 4, licenses=15, limit=16
+    ),
 )
 
 
@@ -363,6 +367,13 @@ STATES = {
         ),
     ),
     "doubtful": replace(WELL, snapshot=DOUBTFUL),
+    "over the limit": replace(WELL, history=replace(WELL.history, licenses=18)),
+    "history failing": replace(
+        WELL,
+        history=replace(
+            WELL.history, trouble="history: database or disk is full", lost_slots=1
+        ),
+    ),
     "unreachable": replace(
         WELL,
         informers=_informers(last_error="connect: no route to host", last_contact_at=NOW - 400),
@@ -373,6 +384,7 @@ STATES = {
         exporters=(_failing(name=f"secretrequest/{HOSTILE}", detail=HOSTILE, last_error=HOSTILE),),
         informers=_informers(last_error=HOSTILE),
         config=replace(WELL.config, where=HOSTILE, problems=(HOSTILE,)),
+        history=replace(WELL.history, trouble=HOSTILE),
         missing=(HOSTILE,),
     ),
 }  # fmt: skip

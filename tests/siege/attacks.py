@@ -39,7 +39,9 @@ _TRICKLE_S = 1.0
 _CONNECT_TIMEOUT_S = 30.0
 _NICENESS: Final = 10
 _DISBAND_S = 120.0
-_BUSY_PATHS = ("/metrics", "/metrics", "/", "/status.json", "/livez", "/readyz?verbose")
+_BUSY_PATHS = (
+    "/metrics", "/metrics", "/", "/status.json", "/history", "/livez", "/readyz?verbose",
+)  # fmt: skip
 
 
 @dataclass(slots=True)

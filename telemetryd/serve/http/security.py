@@ -177,6 +177,11 @@ class AccessRules:
         return self.files is not None and self.files.client_ca_file is not None
 
     @property
+    def lets_in(self) -> bool:
+        """Whether clients must show who they are."""
+        return self.asks_certificates or self.tokens
+
+    @property
     def key(self) -> tuple[object, ...]:
         """Connections end when this changes."""
         trust = self.certificates.trust if self.certificates else None
@@ -249,6 +254,11 @@ class Security:
         """Connections made under another key must end."""
         return self._rules.key
 
+    @property
+    def lets_in(self) -> bool:
+        """Whether a request that isn't refused from now on is from a client that was let in."""
+        return self._rules.lets_in
+
     async def watch(self) -> None:
         """Use renewed files, until cancelled."""
         while True:
@@ -271,7 +281,7 @@ class Security:
 
     async def _refusal(self, request: web.BaseRequest, path: str) -> web.Response | None:
         rules = self._rules
-        if not (rules.asks_certificates or rules.tokens):
+        if not rules.lets_in:
             return None
         if rules.asks_certificates and self._has_valid_certificate(request):
             return None

@@ -11,7 +11,7 @@ import re
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from typing import TypeAlias, cast
@@ -31,9 +31,11 @@ from telemetryd.serve.http.listener import Acceptor, Listening, bind, listening_
 from telemetryd.serve.http.security import OPEN_PATHS, Security
 from telemetryd.serve.metrics.metrics import MetricsRenderer
 from telemetryd.serve.page.facts import StatusFacts
+from telemetryd.serve.page.history import render_csv, render_history, render_json
 from telemetryd.serve.page.page import render_page
 from telemetryd.serve.page.status import render_status
 from telemetryd.serve.page.style import PAGE_POLICY
+from telemetryd.serve.page.usage import HistoryFacts, ReadSlots, Usage, UsageReader
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +55,10 @@ _HOST = re.compile(r"(?:\[(?P<address>[^\]]*)\]|(?P<name>[^:]+))(?::[0-9]*)?")
 _LIVENESS = frozenset({"/livez", "/healthz"})
 _METHODS = ("GET", "HEAD")
 _PAYLOADS = "/payload/"
+_CSV = "text/csv; charset=utf-8"
+_HTML = "text/html; charset=utf-8"
+_MAY_SEE_HISTORY = web.RequestKey("may_see_history", bool)
+"""Decided by the rules that let the request in."""
 
 _Handler: TypeAlias = Callable[[web.BaseRequest], Awaitable[web.Response]]
 
@@ -65,6 +71,9 @@ class Endpoints:
         payload_exposed: Whether payloads may be shown now.
         payload: The last payload of an exporter, None where there is none yet; raises ManagerError
             where there is no such exporter.
+        history_exposed: Whether everyone who may look may see the history now.
+        history: What is known of it.
+        slots: Reads it; called only where it is shown.
     """
 
     metrics: MetricsRenderer
@@ -73,6 +82,9 @@ class Endpoints:
     status: Callable[[], StatusFacts]
     payload_exposed: Callable[[], bool]
     payload: Callable[[str], Payload | None]
+    history_exposed: Callable[[], bool]
+    history: Callable[[], HistoryFacts]
+    slots: ReadSlots
 
 
 @asynccontextmanager
@@ -164,6 +176,7 @@ class _Router:
         self._slots = anyio.Semaphore(MOST_ANSWERS)
         self._repeats = anyio.Semaphore(_REPEATS_AT_A_TIME, fast_acquire=True)
         self._one_page_at_a_time = anyio.CapacityLimiter(1)
+        self._usage = UsageReader(endpoints.history, endpoints.slots)
         self._failing: set[str] = set()
         self._paths: dict[str, _Handler] = {
             "/": self._page,
@@ -172,6 +185,9 @@ class _Router:
             "/healthz": partial(self._health, endpoints.liveness),
             "/readyz": partial(self._health, endpoints.readiness),
             "/status.json": self._status,
+            "/history": partial(self._history, render_history, _HTML),
+            "/history.json": partial(self._history, render_json, "application/json"),
+            "/history.csv": partial(self._history, render_csv, _CSV),
         }
 
     async def answer(self, request: web.BaseRequest) -> web.Response:
@@ -188,6 +204,11 @@ class _Router:
         is_open = self.local_names is None or request.path in _LIVENESS
         if not is_open and not _names_this_machine(request, self.local_names or frozenset()):
             return answer_text(421, "misdirected request: ask for localhost\n")
+        request[_MAY_SEE_HISTORY] = (
+            self.local_names is not None
+            or self._security.lets_in
+            or self._endpoints.history_exposed()
+        )
         try:
             refused = await self._security.refusal(request)
         except Exception:
@@ -280,12 +301,37 @@ class _Router:
         )
         return answer(200, body, "application/json")
 
-    async def _page(self, _request: web.BaseRequest) -> web.Response:
-        text = await anyio.to_thread.run_sync(
-            render_page, self._endpoints.status(), limiter=self._one_page_at_a_time
-        )
-        response = answer(200, text.encode(), "text/html; charset=utf-8")
+    async def _page(self, request: web.BaseRequest) -> web.Response:
+        nodes = await self._usage.nodes() if request[_MAY_SEE_HISTORY] else ()
+        facts = self._endpoints.status()
+        facts = replace(facts, nodes=nodes) if nodes else facts
+        text = await anyio.to_thread.run_sync(render_page, facts, limiter=self._one_page_at_a_time)
+        response = answer(200, text.encode(), _HTML)
         response.headers["Content-Security-Policy"] = PAGE_POLICY
+        return response
+
+    async def _history(
+        self,
+        render: Callable[[Usage, HistoryFacts], bytes],
+        content_type: str,
+        request: web.BaseRequest,
+    ) -> web.Response:
+        if not request[_MAY_SEE_HISTORY]:
+            return answer_text(
+                403,
+                "history isn't shown: set expose_history = true in [server] and reload, or let "
+                "clients in by certificate or token\n",
+            )
+        usage = await self._usage.usage()
+        facts = self._endpoints.history()
+        if content_type == _CSV and (why := usage.trouble or facts.off):
+            return answer_text(503, f"no history: {why}\n")  # CSV has no place to say it
+        body = await anyio.to_thread.run_sync(
+            render, usage, facts, limiter=self._one_page_at_a_time
+        )
+        response = answer(200, body, content_type)
+        if content_type == _HTML:
+            response.headers["Content-Security-Policy"] = PAGE_POLICY
         return response
 
     async def _payload(self, request: web.BaseRequest) -> web.Response:

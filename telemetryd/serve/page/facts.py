@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 from telemetryd.config import IdentityConfig, PrivacyConfig
 from telemetryd.gather.consumer import RancherBuild, Registrations, explain_build
+from telemetryd.history.charts import Point
 from telemetryd.model import (
     ConfigStatus,
     ExporterStatus,
@@ -37,6 +38,7 @@ class StatusFacts:
         registrations: From scc-operator; None while they aren't read.
         leader: None without leader election.
         history: What is kept of the fleet's past.
+        nodes: All nodes in the last 30 days; empty where that isn't known, or isn't shown.
         payload_exposed: Payloads are shown under ``/payload/``.
         privacy: The section in force.
         identity: The section in force.
@@ -61,6 +63,7 @@ class StatusFacts:
     registrations: Registrations | None = None
     leader: LeaderStatus | None = None
     history: HistoryStatus = field(default_factory=HistoryStatus)
+    nodes: tuple[Point, ...] = ()
     payload_exposed: bool = False
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     identity: IdentityConfig = field(default_factory=IdentityConfig)

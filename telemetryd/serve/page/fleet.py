@@ -3,14 +3,15 @@
 Plain Kubernetes is one cluster: what tells clusters apart is left out.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
+from telemetryd.history.charts import Point, sparkline
 from telemetryd.model import GroupKey, Snapshot, SourceKind, Sums, Totals, split, total
 from telemetryd.serve.page.facts import StatusFacts
 from telemetryd.serve.page.layout import figures, mark, pairs, section, sums
 from telemetryd.serve.page.markup import Child, Markup, join, render_count, some, tag, time_of
-from telemetryd.serve.page.overview import Tone
+from telemetryd.serve.page.notes import Tone
 
 _NANO: Final = 10**9
 _GIB: Final = 2**30
@@ -25,6 +26,7 @@ _PARTS: Final[tuple[tuple[str, str, Callable[[GroupKey], str]], ...]] = (
     ("Driver", "By driver", lambda key: key.driver),
 )
 _PLAIN: Final = _PARTS[1:3]
+_TO_HISTORY: Final = tag("a", "History", href="history")
 
 
 def fleet_section(facts: StatusFacts) -> Markup:
@@ -46,8 +48,21 @@ def fleet_section(facts: StatusFacts) -> Markup:
         "fleet",
         "Fleet",
         figures(fleet_figures(snapshot.totals, manages=manages)),
+        _past(facts.nodes),
         tag("div", *tables, rows, class_="parts"),
     )
+
+
+def _past(nodes: Sequence[Point]) -> Child:
+    """A line of the last 30 days, and what it shows in words."""
+    highs = [each.high for each in nodes if each.high is not None]
+    lows = [each.low for each in nodes if each.low is not None]
+    if not highs:
+        return ""
+    low, high = (render_count(round(each)) for each in (min(lows, default=min(highs)), max(highs)))
+    extent = f"{low} to {high}" if low != high else f"always {high}"
+    words = tag("span", f"Nodes in the last 30 days: {extent}. ", _TO_HISTORY)
+    return tag("p", Markup(sparkline(nodes)), words, class_="past")
 
 
 def fleet_figures(totals: Totals, *, manages: bool) -> Iterator[tuple[str, str, str]]:

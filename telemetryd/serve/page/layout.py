@@ -4,12 +4,12 @@ Roles repeat the meaning of the elements: narrow screens show a table of records
 browsers an element loses its meaning with its ``display``.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from telemetryd.serve.page.markup import Child, Markup, quiet, tag
-from telemetryd.serve.page.overview import Tone
+from telemetryd.serve.page.markup import Child, Markup, join, quiet, render_count, tag
+from telemetryd.serve.page.notes import MOST_NOTES, Note, Overview, Tone
 from telemetryd.serve.page.style import ICON, STYLE
 
 LONGEST_NAME: Final = 40
@@ -31,6 +31,49 @@ def document(title: str, *body: Child) -> str:
         tag("style", Markup(STYLE)),
     )
     return f"<!doctype html>\n{tag('html', head, tag('body', *body), lang='en')}\n"
+
+
+def masthead(about: str, links: Iterable[tuple[str, str]], *facts: Child) -> Markup:
+    """The head of a page: what it is about, where else to go (address and text), and since when."""
+    listed = (tag("li", tag("a", text, href=target)) for target, text in links)
+    return tag(
+        "header",
+        tag(
+            "div",
+            tag("p", "telemetryd ", tag("span", about), class_="brand"),
+            tag("nav", tag("ul", *listed), aria_label="Other views"),
+            class_="bar",
+        ),
+        tag("p", *facts, class_="facts"),
+    )
+
+
+def verdict(overview: Overview) -> Markup:
+    """The first section: the state in a sentence, what to do, and what else there is to know."""
+    first = overview.first
+    rest = [note for note in overview.notes if note != first]
+    listed = [*map(_note, rest[:MOST_NOTES])]
+    if (left_out := len(rest) - MOST_NOTES) > 0:
+        listed.append(Markup(f"{render_count(left_out)} more"))
+    return tag(
+        "section",
+        tag("h1", mark(overview.tone), tag("span", overview.sentence), id="verdict"),
+        tag("div", *_advice(first), class_="advice") if first else "",
+        items(listed, "findings") if listed else "",
+        class_=f"verdict {overview.tone.name.lower()}",
+        aria_labelledby="verdict",
+    )
+
+
+def _note(note: Note) -> Markup:
+    return join((mark(note.tone), tag("div", tag("p", note.what), *_advice(note))))
+
+
+def _advice(note: Note) -> Iterator[Markup]:
+    if note.why:
+        yield tag("p", note.why, class_="why")
+    if note.fix:
+        yield tag("p", note.fix)
 
 
 def section(name: str, heading: str, *children: Child) -> Markup:
@@ -73,6 +116,28 @@ def sums(caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> M
         tag("thead", tag("tr", *(tag("th", head, scope="col") for head in heads))),
         tag("tbody", *body),
         class_="sums",
+    )
+
+
+def sums_with_words(caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Markup:
+    """The same with words in the last column, which on narrow screens have a line of their own."""
+    names = (tag("th", head, scope="col", role="columnheader") for head in heads)
+    body = (
+        tag(
+            "tr",
+            tag("th", row[0], scope="row", role="rowheader"),
+            *(tag("td", cell, role="cell") for cell in row[1:]),
+            role="row",
+        )
+        for row in rows
+    )
+    return tag(
+        "table",
+        tag("caption", caption),
+        tag("thead", tag("tr", *names, role="row"), role="rowgroup"),
+        tag("tbody", *body, role="rowgroup"),
+        role="table",
+        class_="sums worded",
     )
 
 

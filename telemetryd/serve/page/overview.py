@@ -1,8 +1,6 @@
 """The state of the daemon in one sentence, and what to do about problems."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from enum import IntEnum
 from typing import Final
 
 from telemetryd.errors import Reason
@@ -16,64 +14,7 @@ from telemetryd.model import (
     Switch,
 )
 from telemetryd.serve.page.facts import StatusFacts
-
-
-class Tone(IntEnum):
-    """How much something matters; the greatest one is the tone of the whole.
-
-    ``QUIET`` is off on purpose, ``BUSY`` has not finished starting, ``GAPS`` works in part, ``BAD``
-    needs attention.
-    """
-
-    GOOD = 0
-    QUIET = 1
-    BUSY = 2
-    GAPS = 3
-    BAD = 4
-
-
-TONE_NAMES: Final = {
-    Tone.GOOD: "Healthy",
-    Tone.QUIET: "At rest",
-    Tone.BUSY: "In progress",
-    Tone.GAPS: "Gaps",
-    Tone.BAD: "Needs attention",
-}
-
-MOST_NOTES: Final = 50
-"""In every view."""
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """One thing to know about the state.
-
-    Attributes:
-        what: A sentence.
-        why: The reported text; empty where ``what`` says it all.
-        fix: What to do about it, in sentences; empty where nothing needs to be done.
-    """
-
-    tone: Tone
-    what: str
-    why: str = ""
-    fix: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Overview:
-    """The state of the whole daemon.
-
-    Attributes:
-        first: The note that the sentence is about, if it is about one.
-        notes: All, the worst first.
-    """
-
-    tone: Tone
-    sentence: str
-    first: Note | None
-    notes: tuple[Note, ...]
-
+from telemetryd.serve.page.notes import Note, Overview, Tone, notes_of_history
 
 AT_REST: Final = frozenset({ExporterState.DISABLED, ExporterState.STANDBY, ExporterState.STOPPED})
 """States in which an exporter does nothing on purpose."""
@@ -206,6 +147,7 @@ def _notes(facts: StatusFacts) -> Iterator[Note]:
     yield from _notes_of_requests(facts)
     yield from _notes_of_consumer(facts)
     yield from _notes_of_informers(facts.informers)
+    yield from notes_of_history(facts.history, kept=facts.switches.enabled)
     if facts.snapshot is not None and not facts.snapshot.complete:
         yield Note(
             Tone.GAPS,

@@ -12,22 +12,33 @@ from telemetryd.serve.page.collected import places_of, what_is_read, what_is_sen
 from telemetryd.serve.page.disclosure import group_exporters
 from telemetryd.serve.page.facts import StatusFacts
 from telemetryd.serve.page.fleet import fleet_section
-from telemetryd.serve.page.layout import document, items, mark, pairs, section
+from telemetryd.serve.page.layout import (
+    document,
+    items,
+    mark,
+    masthead,
+    pairs,
+    section,
+    verdict,
+)
 from telemetryd.serve.page.markup import (
     Child,
     Markup,
     date_of,
     join,
     render_count,
+    some,
     span,
     tag,
     time_of,
 )
-from telemetryd.serve.page.overview import MOST_NOTES, TONE_NAMES, Note, Overview, Tone, judge
+from telemetryd.serve.page.notes import TONE_NAMES, Tone, words_of_limit
+from telemetryd.serve.page.overview import judge
 from telemetryd.serve.page.tables import exporters_table, informers_table, requests_table
 
 _LINKS: Final = (
     (".", "Refresh"),
+    ("history", "History"),
     ("metrics", "Metrics"),
     ("status.json", "Status as JSON"),
     ("readyz?verbose", "Readiness"),
@@ -44,8 +55,9 @@ def render_page(facts: StatusFacts) -> str:
         _header(facts),
         tag(
             "main",
-            _overview(overview),
+            verdict(overview),
             fleet_section(facts),
+            _entitlement(facts),
             section(
                 "exporters",
                 "Exporters",
@@ -67,49 +79,33 @@ def render_page(facts: StatusFacts) -> str:
 
 
 def _header(facts: StatusFacts) -> Markup:
-    links = (tag("li", tag("a", text, href=target)) for target, text in _LINKS)
     up = (
         tag("span", "Status of ", date_of(facts.now)),
         tag("span", "up ", tag("b", span(facts.now - facts.started_at))),
         tag("span", "since ", date_of(facts.started_at)),
     )
-    return tag(
-        "header",
-        tag(
-            "div",
-            tag("p", "telemetryd ", tag("span", facts.version), class_="brand"),
-            tag("nav", tag("ul", *links), aria_label="Other views"),
-            class_="bar",
-        ),
-        tag("p", *up, class_="facts"),
-    )
+    return masthead(facts.version, _LINKS, *up)
 
 
-def _overview(overview: Overview) -> Markup:
-    first = overview.first
-    rest = [note for note in overview.notes if note != first]
-    listed = [*map(_note, rest[:MOST_NOTES])]
-    if (left_out := len(rest) - MOST_NOTES) > 0:
-        listed.append(Markup(f"{render_count(left_out)} more"))
-    return tag(
-        "section",
-        tag("h1", mark(overview.tone), tag("span", overview.sentence), id="verdict"),
-        tag("div", *_advice(first), class_="advice") if first else "",
-        items(listed, "findings") if listed else "",
-        class_=f"verdict {overview.tone.name.lower()}",
-        aria_labelledby="verdict",
-    )
-
-
-def _note(note: Note) -> Markup:
-    return join((mark(note.tone), tag("div", tag("p", note.what), *_advice(note))))
-
-
-def _advice(note: Note) -> Iterator[Markup]:
-    if note.why:
-        yield tag("p", note.why, class_="why")
-    if note.fix:
-        yield tag("p", note.fix)
+def _entitlement(facts: StatusFacts) -> Markup:
+    """What this month counts, and whether it is kept."""
+    history = facts.history
+    if history.licenses is None:
+        counted: Child = "not known yet"
+    else:
+        counted = words_of_limit(history.licenses, history.limit)
+    if not history.enabled:
+        kept: Child = "no: history.enabled is false"
+    elif not facts.switches.enabled:
+        kept = f"no: {facts.switches.detail}"
+    elif history.trouble:
+        kept = join((mark(Tone.GAPS), f" can't be written: {history.trouble}"))
+    else:
+        kept = join(("yes, last count ", time_of(history.last_sample_at, facts.now)))
+    rows: list[tuple[str, Child]] = [("This month", counted), ("Kept", kept)]
+    if history.lost_slots:
+        rows.append(("Lost", f"{some(history.lost_slots, 'minute')} that could not be written"))
+    return section("entitlement", "Entitlement and history", pairs(rows))
 
 
 def _leader(leader: LeaderStatus | None) -> Markup:

@@ -29,7 +29,8 @@ from telemetryd.model import (
 from telemetryd.redaction import OURS
 from telemetryd.serve.page.disclosure import list_fields, render_fields, render_plugin
 from telemetryd.serve.page.facts import StatusFacts, render_time
-from telemetryd.serve.page.overview import MOST_NOTES, TONE_NAMES, Tone, fix_of, judge
+from telemetryd.serve.page.notes import MOST_NOTES, TONE_NAMES, Tone
+from telemetryd.serve.page.overview import fix_of, judge
 
 _NANO = 1_000_000_000
 MOST_REQUESTS: Final = 200

@@ -1,4 +1,4 @@
-"""The style of the status page, and its Content-Security-Policy.
+"""The style of the pages, and their Content-Security-Policy.
 
 Light and dark colours follow the reader's system; each text has a contrast of 4.5 or more. Below
 60 rem tables become cards. The page loads nothing: the policy allows only this style, by its hash.
@@ -8,9 +8,12 @@ from base64 import b64encode
 from hashlib import sha256
 from typing import Final
 
-STYLE: Final = """
+from telemetryd.history.charts import STYLE as CHART_STYLE
+
+STYLE: Final = (
+    """
 :root {
-  color-scheme: light dark;
+  color-scheme: light dark; --muted: var(--quiet); --accent: var(--link);
   --ground: #f4f5f6; --sheet: #fff; --line: #dfe2e6; --text: #1b1f24; --quiet: #59626d;
   --link: #0a58a8; --good: #17713f; --busy: #2f55ad; --gaps: #855600; --bad: #b0241c;
   --good-sheet: #edf7f1; --busy-sheet: #eff3fc; --gaps-sheet: #fcf5e6; --bad-sheet: #fdf0ef;
@@ -102,12 +105,19 @@ tbody th { font-weight: 400; }
 .sums :is(th, td) { padding: .25rem .75rem .25rem 0; }
 .sums :is(th, td):not(:first-child) { text-align: right; white-space: nowrap; }
 .sums :is(th, td):last-child { padding-right: 0; }
+.worded :is(th, td):last-child { width: 45%; padding-left: .75rem; text-align: left;
+  white-space: normal; }
+figure { margin: .75rem 0 0; }
+figcaption { padding-bottom: .5rem; font-size: .875rem; color: var(--quiet); }
+.past { display: flex; flex-wrap: wrap; gap: .25rem .75rem; align-items: center;
+  margin-top: .75rem; font-size: .875rem; color: var(--quiet); }
 .sums tr, .records tbody { border-top: 1px solid var(--line); }
 .sums thead tr { border-top: 0; }
 .records time, .records td > div > a, .state span { white-space: nowrap; }
 .records td[data-label] :is(small, .quiet) { white-space: nowrap; }
 .records time small { display: block; }
 .state { display: flex; gap: .5rem; align-items: baseline; }
+.over span { white-space: normal; }
 tr:has(+ tr) > :is(th, td) { padding-bottom: .125rem; }
 .records .texts td { padding-top: .25rem; padding-bottom: .75rem; }
 .texts div, th[colspan] b { display: block; contain: inline-size; }
@@ -150,6 +160,13 @@ summary h3 { display: inline; margin: 0; }
   .records time small { display: inline; }
   dl div { grid-template-columns: 8.5rem 1fr; gap: 0 1rem; }
 }
+@media screen and (max-width: 40rem) {
+  .worded, .worded :is(thead, tbody, caption) { display: block; }
+  .worded tr { display: grid; grid-template-columns: 1.7fr 1fr 1fr 1fr; }
+  .worded thead th:last-child, .worded td:empty { display: none; }
+  .worded td:last-child { grid-column: 1 / -1; width: auto; padding: 0 0 .25rem; }
+  .worded td:last-child::before { content: "Gaps: "; }
+}
 @media screen and (max-width: 26rem) {
   .figures, .figures div { display: block; }
   .figures div, .figures div + div { display: grid; grid-template-columns: 6rem 1fr;
@@ -171,8 +188,11 @@ summary h3 { display: inline; margin: 0; }
   tbody, h2, h3, .sums, .figures { break-inside: avoid; }
   h2, h3, caption { break-after: avoid; }
   details::details-content { content-visibility: visible; display: block; }
+  figure { break-inside: avoid; }
 }
 """
+    + CHART_STYLE
+)
 
 ICON: Final = (
     "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E"
@@ -189,4 +209,4 @@ PAGE_POLICY: Final = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-"""Content-Security-Policy of the page."""
+"""Content-Security-Policy of the pages."""

@@ -25,13 +25,8 @@ from telemetryd.serve.page.markup import (
     tag,
     time_of,
 )
-from telemetryd.serve.page.overview import (
-    Tone,
-    fix_of,
-    judge_exporter,
-    judge_informer,
-    judge_request,
-)
+from telemetryd.serve.page.notes import Tone
+from telemetryd.serve.page.overview import fix_of, judge_exporter, judge_informer, judge_request
 from telemetryd.serve.page.status import choose_requests
 
 MOST_EXPORTERS: Final = 200

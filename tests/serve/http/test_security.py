@@ -43,7 +43,10 @@ from tests.support.waiting import until_async
 pytestmark = pytest.mark.anyio
 
 HEALTH = ("/livez", "/healthz", "/readyz", "/readyz?verbose")
-GUARDED = ("/", "/metrics", "/status.json", "/payload/scc", "/nothing-here", "//livez", "/livez/")
+GUARDED = (
+    "/", "/history", "/metrics", "/status.json", "/payload/scc", "/nothing-here", "//livez",
+    "/livez/",
+)  # fmt: skip
 DAY_S = 86400.0
 
 
@@ -147,6 +150,33 @@ async def test_token_is_needed_for_all_but_health(
         for method in ("GET", "HEAD"):
             assert (await served.get("/metrics", context, "good", method)).status == 200
         assert (await served.get("/metrics", context, "good", "POST")).status == 405
+
+
+@pytest.mark.parametrize("by", ["certificate", "token", "nothing", "TLS alone"])
+async def test_history_is_shown_on_every_address_to_clients_that_are_let_in(
+    authority: Authority, pair: Pair, clients: Authority, by: str
+) -> None:
+    cluster = ApiServer(paths={"/history"})
+    config = {
+        "certificate": tls(pair, client_ca=clients.ca),
+        "token": tls(pair, tokens=True),
+        "TLS alone": tls(pair),
+        "nothing": ServerConfig(),
+    }[by]
+    async with guarded(authority, config, reviews=Reviews(cluster), host="0.0.0.0") as served:
+        shown = clients.issue("reader", purposes=[ExtendedKeyUsageOID.CLIENT_AUTH])
+        context = served.trusting(shown if by == "certificate" else None)
+        reply = await served.get(
+            "/history",
+            None if by == "nothing" else context,
+            "good" if by == "token" else None,
+        )
+        if by in {"certificate", "token"}:
+            assert reply.status == 200
+            assert "<h1" in reply.text
+        else:
+            assert reply.status == 403
+            assert "set expose_history = true in [server] and reload" in reply.text
 
 
 def failing(served: Guarded, why: str) -> None:

@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from telemetryd.errors import ConfigError, ManagerError, TelemetrydError
+from telemetryd.history.slots import Slot
 from telemetryd.model import Payload
 from telemetryd.serve.http.connection import ConnectionLimits
 from telemetryd.serve.http.health import HealthReport, check_health, liveness, readiness
@@ -30,12 +31,14 @@ from telemetryd.serve.http.server import SHUTDOWN_S, Endpoints, serve
 from telemetryd.serve.metrics.metrics import Exposition, MetricsRenderer
 from telemetryd.serve.page.facts import StatusFacts
 from tests.serve.facts import Facts, big_status, busy_facts, informer_status
+from tests.serve.past import PASTS, Past
 from tests.support.sampling import examples
 
 pytestmark = pytest.mark.anyio
 
 BIG = 64_000_000
-PATHS = ("/", "/metrics", "/livez", "/healthz", "/readyz", "/status.json")
+HISTORY = ("/history", "/history.json", "/history.csv")
+PATHS = ("/", "/metrics", "/livez", "/healthz", "/readyz", "/status.json", *HISTORY)
 
 
 @dataclass
@@ -59,6 +62,8 @@ class Served:
     status: Callable[[], StatusFacts] | None = None
     exposed: bool = False
     payloads: dict[str, Payload | None] = field(default_factory=dict)
+    history_exposed: bool = False
+    past: Past = field(default_factory=Past)
     listening: Listening = field(default_factory=lambda: Listening("", 0))
 
     def endpoints(self) -> Endpoints:
@@ -69,7 +74,13 @@ class Served:
             status=self._status,
             payload_exposed=lambda: self.exposed,
             payload=self._payload,
+            history_exposed=lambda: self.history_exposed,
+            history=lambda: self.past.facts,
+            slots=self._slots,
         )
+
+    async def _slots(self, size_s: int, begin: float, end: float, series: str) -> Sequence[Slot]:
+        return await self.past.read(size_s, begin, end, series)
 
     def _payload(self, name: str) -> Payload | None:
         if name not in self.payloads:
@@ -307,6 +318,78 @@ async def test_missing_payload_is_a_404_that_says_what_is_missing() -> None:
             reply = await served.ask(f"/payload/{name}")
             assert (reply.status, reply.text) == (404, text)
             assert reply.headers["content-type"] == "text/plain; charset=utf-8"
+
+
+async def test_history_is_a_page_and_data() -> None:
+    async with running() as served:
+        served.past = PASTS["13 months"]
+        page, data, months = [await served.ask(path) for path in HISTORY]
+        assert page.headers["content-type"] == "text/html; charset=utf-8"
+        style = page.text.partition("<style>")[2].partition("</style>")[0]
+        digest = b64encode(sha256(style.encode()).digest()).decode()
+        assert f"style-src 'sha256-{digest}'" in page.headers["content-security-policy"]
+        assert page.text.count('<svg class="chart"') == 3
+        assert data.headers["content-type"] == "application/json"
+        assert len(json.loads(data.body)["periods"]) == 13
+        assert months.headers["content-type"] == "text/csv; charset=utf-8"
+        assert months.text.count("\r\n") == 14
+
+
+async def test_history_is_refused_on_other_addresses_by_the_name_of_the_key() -> None:
+    served = Served(busy_facts(), past=replace(PASTS["13 months"], reads=[]))
+    async with serve("", 0, served.endpoints()) as served.listening:
+        for path in HISTORY:
+            reply = await served.ask(path)
+            assert reply.status == 403
+            assert "set expose_history = true in [server] and reload" in reply.text
+        assert "Nodes in the last 30 days" not in (await served.ask("/")).text
+        assert served.past.reads == []
+        served.history_exposed = True
+        assert [(await served.ask(path)).status for path in HISTORY] == [200] * 3
+        assert "Nodes in the last 30 days" in (await served.ask("/")).text
+
+
+async def test_history_that_is_off_or_cannot_be_read_says_why() -> None:
+    async with running() as served:
+        for name, why in (
+            ("off", "switched off by $DO_NOT_TRACK"),
+            ("unreadable", "disk I/O error"),
+        ):
+            served.past = PASTS[name]
+            page, data, months = [await served.ask(path) for path in HISTORY]
+            assert (page.status, data.status, months.status) == (200, 200, 503)
+            assert why in page.text
+            found = json.loads(data.body)
+            assert why in found["off"] + found["trouble"]
+            assert (found["periods"], found["charts"]) == ([], {})
+            assert months.text.startswith("no history: ")
+            assert why in months.text
+
+
+async def test_front_page_has_the_last_30_days_where_they_are_known() -> None:
+    async with running() as served:
+        assert "Nodes in the last 30 days" not in (await served.ask("/")).text
+        served.past = PASTS["13 months"]
+        text = (await served.ask("/")).text
+        assert "Nodes in the last 30 days: " in text
+        assert text.count('<svg class="spark"') == 1
+
+
+async def test_front_page_does_not_wait_for_a_store_that_hangs() -> None:
+    async with running() as served:
+        served.past = replace(PASTS["13 months"], hangs=True)
+        replies: dict[str, Reply] = {}
+
+        async def ask(path: str) -> None:
+            replies[path] = await served.ask(path)
+
+        async with anyio.create_task_group() as group:
+            for path in ("/history", "/"):
+                group.start_soon(ask, path)
+        assert list(replies) == ["/", "/history"]
+        assert replies["/"].status == 200
+        assert "Nodes in the last 30 days" not in replies["/"].text
+        assert "the store takes longer than 5 s" in replies["/history"].text
 
 
 async def test_failing_handler_is_a_500_that_says_nothing(

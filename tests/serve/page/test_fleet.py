@@ -5,7 +5,8 @@ from html.parser import HTMLParser
 
 from telemetryd.model import Totals
 from telemetryd.serve.page.facts import StatusFacts
-from telemetryd.serve.page.overview import Tone, judge
+from telemetryd.serve.page.notes import Tone
+from telemetryd.serve.page.overview import judge
 from telemetryd.serve.page.page import render_page
 from telemetryd.serve.page.status import render_status
 from tests.serve.facts import DOUBTFUL, SNAPSHOT, Facts

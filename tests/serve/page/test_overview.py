@@ -10,7 +10,8 @@ from telemetryd.gather.consumer import RancherBuild, Registration, Registrations
 from telemetryd.model import ExporterState, Switch, Switches
 from telemetryd.serve.control.text import render_table
 from telemetryd.serve.page.facts import StatusFacts, render_time
-from telemetryd.serve.page.overview import Tone, judge, judge_exporter, judge_informer
+from telemetryd.serve.page.notes import Tone
+from telemetryd.serve.page.overview import judge, judge_exporter, judge_informer
 from telemetryd.serve.page.page import render_page
 from telemetryd.serve.page.status import render_status
 from tests.serve.facts import NOW, exporter_status, informer_status, new_exporter_status
@@ -50,6 +51,12 @@ WORD_OF_END = {
         ("starting", Tone.BUSY, "In progress: not everything has been read and delivered yet."),
         ("gaps", Tone.GAPS, "The payloads have gaps."),
         ("doubtful", Tone.GAPS, "The counts may not cover the whole fleet."),
+        ("over the limit", Tone.BAD, "This month counts 18 licenses, 2 over the limit of 16."),
+        (
+            "history failing",
+            Tone.GAPS,
+            "The history can't be written; everything else goes on.",
+        ),
         ("unreachable", Tone.BAD, UNREACHABLE),
     ],
 )

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 
 import pytest
@@ -33,6 +34,7 @@ ELEMENTS = VOID | {
     "html", "head", "title", "style", "body", "header", "nav", "main", "section", "div", "h1", "h2",
     "h3", "p", "ul", "li", "dl", "dt", "dd", "a", "b", "i", "small", "span", "code", "time",
     "table", "caption", "thead", "tbody", "tr", "th", "td", "details", "summary",
+    "figure", "figcaption", "svg", "rect", "line", "text", "polygon", "polyline",
 }  # fmt: skip
 
 
@@ -124,7 +126,7 @@ def test_nothing_is_loaded_refreshed_or_sent(facts: StatusFacts) -> None:
     assert not [meta for meta in document.all("meta") if "http-equiv" in meta]
     assert [link["rel"] for link in document.all("link")] == ["icon"]
     targets = {href for href, _ in document.links if not href.startswith(("payload/", "#sends-"))}
-    assert targets == {"#status", ".", "metrics", "status.json", "readyz?verbose"}
+    assert targets == {"#status", ".", "history", "metrics", "status.json", "readyz?verbose"}
     ids = {attributes.get("id") for _, attributes in document.elements}
     assert {href[1:] for href, _ in document.links if href.startswith("#")} <= ids
     style = text.partition("<style>")[2].partition("</style>")[0]
@@ -144,6 +146,24 @@ def test_everything_known_of_the_daemon_is_shown() -> None:
     ):  # fmt: skip
         assert shown in text
     assert INSTALL_UUID not in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({}, ("15 licenses, within the limit of 16", "yes, last count", "4 seconds ago")),
+        ({"licenses": 1, "limit": None}, ("1 license; no limit is configured",)),
+        ({"licenses": 18}, ("18 licenses, 2 over the limit of 16",)),
+        ({"licenses": None, "enabled": False}, ("not known yet", "no: history.enabled is false")),
+        ({"trouble": "disk full", "lost_slots": 3}, ("can't be written: disk full", "3 minutes")),
+    ],
+)
+def test_entitlement_and_whether_the_history_is_kept_are_shown(
+    changes: dict[str, object], shown: tuple[str, ...]
+) -> None:
+    page = render_page(replace(WELL, history=replace(WELL.history, **changes)))  # type: ignore[arg-type]
+    text = page.partition('id="entitlement"')[2].partition("</section>")[0]
+    assert all(each in unescape(text) for each in shown), text
 
 
 def test_errors_are_shown_whole_with_reason_and_count() -> None:
