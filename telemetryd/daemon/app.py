@@ -35,7 +35,7 @@ from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.kube.client import KubeClient
 from telemetryd.kube.requests import request_limiter
 from telemetryd.logs import lines_lost
-from telemetryd.model import ExporterState, ExporterStatus, InformerStatus, Snapshot
+from telemetryd.model import ExporterState, InformerStatus, Snapshot
 from telemetryd.serve.control.server import ControlServer
 from telemetryd.serve.control.socketfile import open_control_socket
 from telemetryd.serve.http.health import HealthReport, liveness, readiness
@@ -47,7 +47,7 @@ from telemetryd.serve.metrics.family import MetricsFacts
 from telemetryd.serve.metrics.metrics import MetricsRenderer
 from telemetryd.serve.page.facts import StatusFacts
 from telemetryd.serve.page.status import render_summary
-from telemetryd.stats import ExporterStats, InformerStats, KubeStats
+from telemetryd.stats import InformerStats, KubeStats
 
 log = logging.getLogger(__name__)
 
@@ -282,7 +282,6 @@ class Daemon:
             background.cancel_scope.cancel()
 
     async def _accompany(self) -> None:
-        """What runs while there is a collection."""
         async with anyio.create_task_group() as beside:
             beside.start_soon(self._requests.run, name="SecretRequests")
             beside.start_soon(self._registrations.run, name="registrations")
@@ -340,11 +339,12 @@ class Daemon:
         )
 
     def _metrics(self) -> MetricsFacts:
+        stats = self._manager.stats()
         return MetricsFacts(
             build=(__version__, revision(), platform.python_version()),
             now=self._now(),
             informers=tuple(self._informers()),
-            exporters=tuple(self._exporters()),
+            exporters=tuple((each, stats[each.name]) for each in self._manager.statuses()),
             snapshot=self._snapshot(),
             kube=self._client.stats,
             gather=self._collector.gather_stats,
@@ -364,10 +364,6 @@ class Daemon:
     def _informers(self) -> Iterator[tuple[InformerStatus, InformerStats]]:
         return chain(self._collector.informers(), self._requests.informers())
 
-    def _exporters(self) -> Iterator[tuple[ExporterStatus, ExporterStats]]:
-        stats = self._manager.stats()
-        return ((status, stats[status.name]) for status in self._manager.statuses())
-
     def _liveness(self) -> HealthReport:
         return liveness(
             loop_alive=self._heartbeat.alive,
@@ -378,7 +374,6 @@ class Daemon:
         return render_summary(self._status())
 
     def _status(self) -> StatusFacts:
-        config = self._reloader.config
         return StatusFacts(
             version=__version__,
             now=self._now(),
@@ -397,9 +392,9 @@ class Daemon:
             registrations=self._registrations.known,
             leader=self._leadership.status(),
             history=self._history.status,
-            payload_exposed=config.server.expose_payload,
-            privacy=config.privacy,
-            identity=config.identity,
+            payload_exposed=self._reloader.config.server.expose_payload,
+            privacy=self._reloader.config.privacy,
+            identity=self._reloader.config.identity,
             restrictions=self._reloader.restrictions.statuses(),
             memory_warning=self._reloader.restrictions.warning,
         )
