@@ -186,6 +186,7 @@ class Daemon:
         self._security = security
         self._reloader = reloader
         self._status_log = status_log
+        self._dry_run = dry_run
         self._now = now
         self._started_at = now()
         self._heartbeat = Heartbeat()
@@ -236,7 +237,9 @@ class Daemon:
             client, source=lambda: self._collector.source, now=now, rng=rng
         )
         self._guarded = GuardedWork(self._manager, self._requests)
-        self._history = HistoryKeeper(self._collector, config, now=now)
+        self._history = HistoryKeeper(
+            self._collector, config, now=now, epoch=lambda: leadership.epoch
+        )
         self._supervision = Supervision(
             notifier, summary=self._summary, alive=lambda: self._liveness().ok
         )
@@ -319,7 +322,7 @@ class Daemon:
         self._opt_out_mark.follow(config)
         self._collector.follow(config)
         self._leadership.follow(config)
-        self._history.follow(config)
+        self._history.follow(without_places(config) if self._dry_run else config)
 
     def endpoints(self) -> Endpoints:
         """What HTTP shows of this daemon."""
