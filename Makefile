@@ -24,7 +24,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.runtime: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "== installing telemetryd and what it needs to run"
-	@$(PIP_INSTALL) -e .
+	@$(PIP_INSTALL) -e '.[postgresql]'
 	@touch $@
 
 # Dependency groups need pip 25.1; Python brings an older one.

@@ -1,8 +1,9 @@
 """Writes the locks: which files an installation may consist of, by their hashes.
 
-`requirements.lock` holds what telemetryd needs to run, `requirements-build.lock` what makes a wheel
-of it. The versions are those of `constraints.txt`, which stays their one source; pip resolves and
-names the hashes, by whatever index it is configured with, and downloads nothing.
+`requirements.lock` holds what telemetryd needs to run, with all that is optional, and
+`requirements-build.lock` what makes a wheel of it. The versions are those of `constraints.txt`,
+which stays their one source; pip resolves and names the hashes, by whatever index it is configured
+with, and downloads nothing.
 
     python -m supply.lock
 """
@@ -140,9 +141,10 @@ def resolved(requirements: Iterable[str], python: str, machine: str) -> dict[str
 def main() -> None:
     """Write both locks."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    optional = project["project"]["optional-dependencies"]
     pins = parse_pins(CONSTRAINTS.read_text())
     for file, what, requirements in (
-        (RUN_LOCK, _RUN, project["project"]["dependencies"]),
+        (RUN_LOCK, _RUN, [*project["project"]["dependencies"], *optional["postgresql"]]),
         (BUILD_LOCK, _BUILD, project["build-system"]["requires"]),
     ):
         platforms = [(python, machine) for python in PYTHONS for machine in MACHINES]

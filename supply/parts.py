@@ -13,6 +13,9 @@ from packaging.requirements import Requirement
 
 from supply.lock import RUN_LOCK, LockError, normalised, parse_lock
 
+EXTRAS = ("postgresql",)
+"""Optional parts of telemetryd, all of which are locked and installed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Part:

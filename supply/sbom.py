@@ -14,7 +14,7 @@ from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
 from supply.lock import RUN_LOCK, Lock, LockError, parse_lock
-from supply.parts import Part, needed_by, parts
+from supply.parts import EXTRAS, Part, needed_by, parts
 from telemetryd import __version__
 
 Document = dict[str, Any]
@@ -79,7 +79,7 @@ def bill() -> str:
     Raises:
         LockError: What is installed here isn't what is locked.
     """
-    return render(parts(), parse_lock(RUN_LOCK.read_text()), needed_by("telemetryd"))
+    return render(parts(), parse_lock(RUN_LOCK.read_text()), needed_by("telemetryd", EXTRAS))
 
 
 def main() -> None:

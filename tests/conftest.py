@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
     from tests.support.scheduling import ServerScheduling
 
-pytest_plugins = ["tests.apiserver.plugin", "tests.clientgo.plugin", "tests.faults.plugin"]
+pytest_plugins = [
+    "tests.apiserver.plugin",
+    "tests.clientgo.plugin",
+    "tests.faults.plugin",
+    "tests.support.postgres",
+]
 
 
 # Each of hundreds of processes would compile the package again, and each worker all tests.

@@ -392,6 +392,12 @@ def _add_history(history: argparse.ArgumentParser, given: list[Assignment]) -> N
         historycommands.history_import,
     )
     imported.add_argument("file", metavar="FILE", type=Path, help="of an export")
+    add(
+        "migrate",
+        "make the store, or bring it to the form of this version, before a daemon does",
+        "telemetryd history migrate",
+        historycommands.history_migrate,
+    )
     pruned = add(
         "prune",
         "remove what is older than is kept",

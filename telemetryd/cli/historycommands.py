@@ -1,7 +1,7 @@
 """The commands about the past: ``telemetryd report`` and ``telemetryd history``.
 
-They read the file of the state folder, also while a daemon writes it: SQLite shows each reader
-whole transactions.
+They read the store of the configuration, also while a daemon writes it: SQLite and PostgreSQL show
+each reader whole transactions.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from telemetryd.errors import HistoryError
 
 if TYPE_CHECKING:
     from telemetryd.history.report import Report
-    from telemetryd.history.sqlite import SqliteStore
+    from telemetryd.history.store import HistoryStore
 
 _HOURLY_S = 45 * 86_400.0
 """The chart of a longer time has a point for each day."""
@@ -36,6 +36,8 @@ def report(options: argparse.Namespace) -> int:
     config = source.parse(source.read())
     with closing(_read_store(config)) as store:
         known = store.installations()
+        if not known:
+            raise HistoryError("no history: the store is empty")
         reports = [
             _report(options, config, store, each)
             for each in (known if options.all_installations else known[-1:])
@@ -52,24 +54,25 @@ def report(options: argparse.Namespace) -> int:
 
 
 def _report(
-    options: argparse.Namespace, config: Config, store: "SqliteStore", installation: str
+    options: argparse.Namespace, config: Config, store: "HistoryStore", installation: str
 ) -> "Report":
     from telemetryd.history.entitlement import entitlement_of  # noqa: PLC0415
     from telemetryd.history.report import make_report  # noqa: PLC0415
+    from telemetryd.history.store import is_shared  # noqa: PLC0415
 
     now = datetime.fromtimestamp(_NOW(), UTC)
     return make_report(
         store,
         entitlement_of(config.entitlement),
         installation=installation,
-        instance=os.uname().nodename,
+        instance="" if is_shared(config) else os.uname().nodename,
         begin=options.begin,
         end=min(options.end or now, now),
         by=options.by,
     )
 
 
-def _render(options: argparse.Namespace, reports: "list[Report]", store: "SqliteStore") -> str:
+def _render(options: argparse.Namespace, reports: "list[Report]", store: "HistoryStore") -> str:
     from telemetryd.history import documents  # noqa: PLC0415
 
     match options.format:
@@ -85,7 +88,7 @@ def _render(options: argparse.Namespace, reports: "list[Report]", store: "Sqlite
             return "\n".join(documents.to_text(each) for each in reports)
 
 
-def _render_html(reports: "list[Report]", store: "SqliteStore") -> str:
+def _render_html(reports: "list[Report]", store: "HistoryStore") -> str:
     """One file of one installation.
 
     Raises:
@@ -135,6 +138,13 @@ def history_import(options: argparse.Namespace) -> int:
     return 0
 
 
+def history_migrate(options: argparse.Namespace) -> int:
+    """Make the store, or bring it to the form of this version."""
+    with closing(_write_store(options)) as store:
+        print_text(f"the history has schema {store.migrate()}\n")
+    return 0
+
+
 def history_prune(options: argparse.Namespace) -> int:
     """Remove what is older than is kept, or everything."""
     source = source_of(options)
@@ -150,23 +160,14 @@ def history_prune(options: argparse.Namespace) -> int:
     return 0
 
 
-def _folder(config: Config) -> Path:
-    if config.state_dir is None:
-        raise HistoryError("no history: there is no usable state_dir: configure one")
-    return Path(config.state_dir)
+def _read_store(config: Config) -> "HistoryStore":
+    from telemetryd.history.store import read_history  # noqa: PLC0415
+
+    return read_history(config)
 
 
-def _read_store(config: Config) -> "SqliteStore":
-    from telemetryd.history.sqlite import read_store  # noqa: PLC0415
-
-    return read_store(_folder(config))
-
-
-def _write_store(options: argparse.Namespace) -> "SqliteStore":
-    from telemetryd.history.sqlite import open_store  # noqa: PLC0415
+def _write_store(options: argparse.Namespace) -> "HistoryStore":
+    from telemetryd.history.store import COMMAND_S, open_history  # noqa: PLC0415
 
     source = source_of(options)
-    folder = _folder(source.parse(source.read()))
-    if not folder.is_dir():
-        raise HistoryError(f"no history in {folder}: there is no such folder")
-    return open_store(folder, now=_NOW)
+    return open_history(source.parse(source.read()), now=_NOW, timeout_s=COMMAND_S)

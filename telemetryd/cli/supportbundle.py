@@ -247,6 +247,9 @@ def known_of_config(config: Config, known: _Words) -> None:
         for key in ("headers_file", "bearer_token_file"):
             for line in _lines_of(getattr(exporter, key, None)):
                 known.add_secret(line.partition(":")[2] if key == "headers_file" else line)
+    for line in _lines_of(config.history.dsn_file):
+        known.words += words_of_url(line)
+        known.add_secret(line.rpartition("@")[0].rpartition(":")[2])
 
 
 def known_of_kubeconfigs(kubeconfig: str | None, known: _Words) -> None:

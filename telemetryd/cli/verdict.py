@@ -18,7 +18,8 @@ from telemetryd.config.schema import keys_of
 from telemetryd.daemon.exporters import ExporterFactory
 from telemetryd.doctor.checking import Grade
 from telemetryd.doctor.local import check_control_socket
-from telemetryd.errors import ConfigError, Problem
+from telemetryd.errors import ConfigError, HistoryError, Problem
+from telemetryd.history.dsn import read_dsn
 from telemetryd.kube.client import KubeClient
 from telemetryd.serve.http.security import CertificateFiles, load_certificates
 from telemetryd.stats import KubeStats
@@ -59,6 +60,7 @@ async def judge_config(
     for exporter in config.exporters:
         problems += _try_exporter(factory, exporter, file)
         warnings += await _in_thread(partial(_missing_files, exporter, file), file)
+    warnings += await _in_thread(partial(_judge_dsn, config, file), file)
     located = tuple(file.locate(each) for each in problems)
     wrong = {each.key for each in located}
     return ConfigVerdict(
@@ -107,6 +109,15 @@ def _try_exporter(
         return list(error.problems)
     except (OSError, ValueError) as error:
         return [Problem(file.where, f"exporters.{exporter.name}", f"is unusable: {error}")]
+    return []
+
+
+def _judge_dsn(config: Config, file: ConfigFile) -> list[Problem]:
+    try:
+        if config.history.dsn_file is not None:
+            read_dsn(config.history.dsn_file)
+    except HistoryError as error:
+        return [Problem(file.where, "history.dsn_file", f"no history is kept until then: {error}")]
     return []
 
 

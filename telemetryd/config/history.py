@@ -1,9 +1,11 @@
 """``[history]`` and ``[entitlement]``: what is kept of the fleet's past, and what is counted."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Annotated, ClassVar, Final
 
 from telemetryd.config.schema import Rule
+from telemetryd.config.storage import AbsolutePath
 from telemetryd.config.values import DAY_S, YEAR_S, Boolean, Choice, Duration, Integer
 
 _LONGEST_S = 10 * YEAR_S
@@ -12,10 +14,14 @@ _PRESET = "is what preset says already: leave it out, or leave out preset"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryConfig:
-    """``[history]``: what is kept of the fleet's past, in ``state_dir``.
+    """``[history]``: what is kept of the fleet's past.
 
     Attributes:
         enabled: Keep counts of clusters, nodes, cores, memory and GPUs: no names, no URL.
+        store: ``sqlite`` is a file in ``state_dir``, for one replica. ``postgresql`` is a database,
+            for replicas, and for several installations in one place.
+        dsn_file: File with the DSN of PostgreSQL, the only place of its password:
+            ``postgresql://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=verify-full&sslrootcert=CA_FILE``.
         keep_s: How long counts of hours are kept; those of minutes are kept for 48 hours.
         keep_daily_s: How long counts of days are kept.
     """
@@ -26,9 +32,21 @@ class HistoryConfig:
             lambda daily_s, hourly_s: daily_s >= hourly_s,
             "must not be shorter than keep",
         ),
+        Rule(
+            ("store",),
+            lambda store: store != "postgresql" or find_spec("asyncpg") is not None,
+            'is "postgresql", and its driver is missing: install telemetryd[postgresql]',
+        ),
+        Rule(
+            ("store", "dsn_file"),
+            lambda store, dsn_file: store != "postgresql" or dsn_file is not None,
+            'is "postgresql": give dsn_file too',
+        ),
     )
 
     enabled: Annotated[bool, Boolean()] = True
+    store: Annotated[str, Choice(("sqlite", "postgresql"))] = "sqlite"
+    dsn_file: Annotated[str | None, AbsolutePath()] = None
     keep_s: Annotated[float, Duration(2 * DAY_S, _LONGEST_S)] = 400 * DAY_S
     keep_daily_s: Annotated[float, Duration(2 * DAY_S, _LONGEST_S)] = 5 * YEAR_S
 

@@ -23,7 +23,7 @@ from telemetryd.daemon.dryrun import ReadOnlyClient, announce, dry, without_plac
 from telemetryd.daemon.exporters import ExporterFactory, spool_dir
 from telemetryd.daemon.filewatch import FileWatch
 from telemetryd.daemon.history import HistoryKeeper
-from telemetryd.daemon.leadership import Leadership
+from telemetryd.daemon.leadership import RELEASE_TIMEOUT_S, Leadership
 from telemetryd.daemon.loop import ALIVE_WITHIN_S, Heartbeat, trim_heap
 from telemetryd.daemon.notify import Notifier, Startup, StatusLog, Supervision
 from telemetryd.daemon.optout import OptOutMark
@@ -50,9 +50,6 @@ from telemetryd.serve.page.status import render_summary
 from telemetryd.stats import InformerStats, KubeStats
 
 log = logging.getLogger(__name__)
-
-RELEASE_TIMEOUT_S = 1.5
-"""A shutdown ends at most 2 s after its drain; the Lease expires if it can't be released."""
 
 
 async def run_daemon(
@@ -186,6 +183,7 @@ class Daemon:
         self._security = security
         self._reloader = reloader
         self._status_log = status_log
+        self._dry_run = dry_run
         self._now = now
         self._started_at = now()
         self._heartbeat = Heartbeat()
@@ -236,7 +234,9 @@ class Daemon:
             client, source=lambda: self._collector.source, now=now, rng=rng
         )
         self._guarded = GuardedWork(self._manager, self._requests)
-        self._history = HistoryKeeper(self._collector, config, now=now)
+        self._history = HistoryKeeper(
+            self._collector, config, now=now, epoch=lambda: leadership.epoch
+        )
         self._supervision = Supervision(
             notifier, summary=self._summary, alive=lambda: self._liveness().ok
         )
@@ -318,7 +318,7 @@ class Daemon:
         self._opt_out_mark.follow(config)
         self._collector.follow(config)
         self._leadership.follow(config)
-        self._history.follow(config)
+        self._history.follow(without_places(config) if self._dry_run else config)
 
     def endpoints(self) -> Endpoints:
         """What HTTP shows of this daemon."""

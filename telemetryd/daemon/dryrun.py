@@ -40,6 +40,7 @@ def without_places(config: Config) -> Config:
     return replace(
         config,
         state_dir=None,
+        history=replace(config.history, store="sqlite", dsn_file=None),
         server=replace(config.server, control_socket=None),
         leader_election=replace(config.leader_election, enabled=False),
     )

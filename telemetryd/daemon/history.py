@@ -12,8 +12,8 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
+from uuid import uuid4
 
 import anyio
 
@@ -25,7 +25,8 @@ from telemetryd.history.measure import measure
 from telemetryd.history.recorder import Recorder
 from telemetryd.history.report import month_of
 from telemetryd.history.slots import DAY_S, HOUR_S, MINUTE_S, Gap, Moment, Slot
-from telemetryd.history.sqlite import FILE_NAME, SqliteStore, open_store
+from telemetryd.history.sqlite import SqliteStore
+from telemetryd.history.store import HistoryStore, describe_store, is_shared, open_history
 from telemetryd.model import HistoryStatus, Snapshot, Switches
 from telemetryd.serve.page.usage import HistoryFacts
 from telemetryd.timing import boot_time_s
@@ -40,9 +41,12 @@ STORE_TIMEOUT_S: Final = 20.0
 END_TIMEOUT_S: Final = 1.5
 """For what is left at the end, within the drain."""
 _PAUSE_S: Final = 0.05
-_SLOW: Final = "the disk takes too long: check the disk or the file server"
 MOST_WAITING: Final = 2 * 24 * 60
 """Slots in memory while the store takes none; then the oldest go."""
+_SLOW: Final = {
+    False: "the disk takes too long: check the disk or the file server",
+    True: "PostgreSQL takes too long: check the server and the network",
+}
 
 
 class Fleet(Protocol):
@@ -64,7 +68,7 @@ class Fleet(Protocol):
 
 
 class HistoryKeeper:
-    """Looks, and keeps what it saw in the state folder.
+    """Looks, and keeps what it saw in the state folder, or in a database.
 
     Attributes:
         status: What is shown of it.
@@ -78,34 +82,42 @@ class HistoryKeeper:
         now: Callable[[], float],
         clock: Callable[[], float] = boot_time_s,
         look_s: float = LOOK_S,
+        epoch: Callable[[], int] = lambda: 0,
     ) -> None:
         """Nothing is opened before ``run``.
 
         Args:
             fleet: What is looked at.
-            config: Where the file is made, what is kept, and for how long.
+            config: Names the store; what is kept, and for how long.
             now: Unix time in seconds.
             clock: Seconds since the machine booted.
             look_s: Between two looks.
+            epoch: Of leadership: what the replica with the highest one writes, counts.
         """
         self._look_s = look_s
         self._fleet = fleet
-        self._folder = config.state_dir
+        self._epoch = epoch
         self._now = now
         self._clock = clock
         self.status = HistoryStatus()
+        self._whole = config
+        self._store: HistoryStore | None = None
+        self._stale = False
         self.follow(config)
         self._thread = WorkerThread(shared_threads())
-        self._store: SqliteStore | None = None
-        self._stale = False
         self._recorder = Recorder(now=now, clock=clock)
         self._installation = ""
         self._seen: tuple[Snapshot, Moment] | None = None
         self._waiting: list[Slot] = []
+        self._batch = ("", 0, 0)
+        """Name, epoch and number of those of ``_waiting`` that a write has been tried of."""
         self._pruned_at = 0.0
 
     def follow(self, config: Config) -> None:
         """Put a configuration in force."""
+        self._stale = self._stale or config.history != self._whole.history
+        # The folder is that of the start.
+        self._whole = replace(config, state_dir=self._whole.state_dir)
         self._config = config.history
         self._rule = entitlement_of(config.entitlement)
         self._note(enabled=config.history.enabled, limit=self._rule.limit, licenses=None)
@@ -122,8 +134,8 @@ class HistoryKeeper:
             self.status,
             self._rule,
             self._installation,
-            os.uname().nodename,
-            "" if self._folder is None else f"SQLite, {Path(self._folder) / FILE_NAME}",
+            "" if is_shared(self._whole) else os.uname().nodename,
+            describe_store(self._whole),
             off or self._fleet.switches.detail,
         )
 
@@ -136,30 +148,25 @@ class HistoryKeeper:
         Raises:
             HistoryError: The store can't be read.
         """
-        if self._off or self._folder is None or not self._installation:
+        if self._off or not self._installation:
             return []
-        call = partial(
-            SqliteStore.read,
-            installation=self._installation,
-            size_s=size_s,
-            begin=begin,
-            end=end,
-            series=series,
-        )
+        of = self._installation
         try:
             with anyio.fail_after(STORE_TIMEOUT_S):
-                return await self._run(lambda: call(self._opened()))
+                return await self._run(
+                    lambda: self._opened().read(of, size_s, begin, end, series=series)
+                )
         except TimeoutError:
-            raise HistoryError(_SLOW) from None
+            raise HistoryError(_SLOW[is_shared(self._whole)]) from None
 
     async def run(self) -> None:
         """Look and write until cancelled; then write what is left, within a time limit.
 
-        Without a state folder nothing is kept.
+        Without a state folder, and without a database, nothing is kept.
         """
-        if self._folder is None:
+        while self._whole.state_dir is None and not is_shared(self._whole):
             self._note(trouble="there is no usable state_dir: configure one")
-            await anyio.sleep_forever()
+            await anyio.sleep(MINUTE_S)
         try:
             while True:
                 await self._look()
@@ -173,7 +180,8 @@ class HistoryKeeper:
         finally:
             with anyio.move_on_after(END_TIMEOUT_S, shield=True):
                 await self._write(all_of_it=True)
-                await self._use(SqliteStore.close)
+                if self._store is not None:
+                    await self._run(self._store.close)
 
     async def _look(self) -> None:
         if self._off:
@@ -195,6 +203,7 @@ class HistoryKeeper:
         """Collection is off: keep only since when."""
         if self._seen is not None:
             self._waiting.clear()
+            self._batch = ("", 0, 0)
             self._recorder = Recorder(now=self._now, clock=self._clock)
         self._seen = None
         self._recorder.lose(Gap.OFF)
@@ -203,6 +212,7 @@ class HistoryKeeper:
         """Go on with the history of an installation."""
         if self._installation:
             await self._write(all_of_it=True)
+            self._lose(len(self._waiting))
             self._recorder = Recorder(now=self._now, clock=self._clock)
         self._installation = installation
         until = await self._use(lambda store: store.known_until(installation))
@@ -214,49 +224,66 @@ class HistoryKeeper:
         if self._off or not self._installation:
             return
         self._waiting += self._recorder.take(all_of_it=all_of_it)
-        lost = max(0, len(self._waiting) - MOST_WAITING)
-        if lost:
-            self._note(lost_slots=self.status.lost_slots + lost)
-            del self._waiting[:lost]
-        slots = tuple(self._waiting)
-        write = partial(SqliteStore.write, installation=self._installation, slots=slots)
-        taken = bool(slots) and await self._use(lambda store: _done(write(store)))
-        if taken:
-            del self._waiting[: len(slots)]
+        self._lose(len(self._waiting) - MOST_WAITING)
+        taken = False
+        while self._waiting and (taken := await self._write_batch()):
+            pass
         if taken:
             await self._count()
-        if self._now() - self._pruned_at >= DAY_S:
-            prune = partial(
-                SqliteStore.prune,
-                now=self._now(),
-                keep_s=self._config.keep_s,
-                keep_daily_s=self._config.keep_daily_s,
-            )
-            if await self._use(lambda store: _done(prune(store))):
-                self._pruned_at = self._now()
+        if self._now() - self._pruned_at >= DAY_S and await self._use(self._prune):
+            self._pruned_at = self._now()
+
+    async def _write_batch(self) -> bool:
+        """Write what a write was tried of before, else all that waits; whether it was taken.
+
+        A server that was lost may have taken it, and must see that it is the same.
+        """
+        batch, epoch, count = self._batch
+        if not count:
+            batch, epoch, count = uuid4().hex, self._epoch(), len(self._waiting)
+            self._batch = batch, epoch, count
+        write = partial(_write, self._installation, tuple(self._waiting[:count]), epoch, batch)
+        if not await self._use(write):
+            return False
+        del self._waiting[:count]
+        self._batch = ("", 0, 0)
+        return True
+
+    def _lose(self, count: int) -> None:
+        """Drop the oldest that wait."""
+        if count > 0:
+            self._note(lost_slots=self.status.lost_slots + count)
+            del self._waiting[:count]
+            batch, epoch, tried = self._batch
+            self._batch = batch, epoch, max(0, tried - count)
+
+    def _prune(self, store: HistoryStore) -> bool:
+        """Called in the thread. Others say how long they keep theirs in a store that is shared."""
+        store.prune(
+            self._now(),
+            keep_s=self._config.keep_s,
+            keep_daily_s=self._config.keep_daily_s,
+            installation=self._installation if is_shared(self._whole) else "",
+        )
+        return True
 
     async def _count(self) -> None:
         """What this month counts by the rule."""
         month = month_of(datetime.fromtimestamp(self._now(), UTC)).timestamp()
-        read = partial(
-            SqliteStore.read,
-            installation=self._installation,
-            size_s=HOUR_S,
-            begin=month,
-            end=math.inf,
-            series=self._rule.series,
+        of, series = self._installation, self._rule.series
+        hours = await self._use(
+            lambda store: store.read(of, HOUR_S, month, math.inf, series=series)
         )
-        hours = await self._use(read)
         figure = self._rule.figure(hours) if hours else None
         self._note(licenses=None if figure is None else self._rule.licenses(figure))
 
-    async def _use(self, call: Callable[[SqliteStore], T]) -> T | None:
+    async def _use(self, call: Callable[[HistoryStore], T]) -> T | None:
         """What a call of the store returns; None where it fails, which is logged once."""
         try:
             with anyio.fail_after(STORE_TIMEOUT_S):
                 found = await self._run(lambda: call(self._opened()))
         except TimeoutError:
-            self._fail(_SLOW)
+            self._fail(_SLOW[is_shared(self._whole)])
         except HistoryError as error:
             self._fail(str(error))
         else:
@@ -271,7 +298,7 @@ class HistoryKeeper:
                 return await self._thread.run(call)
             await anyio.sleep(_PAUSE_S)
 
-    def _opened(self) -> SqliteStore:
+    def _opened(self) -> HistoryStore:
         """The store; called in the thread."""
         if self._stale and self._store is not None:
             # A disk that was full or away may have left the connection useless.
@@ -279,8 +306,8 @@ class HistoryKeeper:
             self._store = None
         self._stale = False
         if self._store is None:
-            self._store = open_store(Path(self._folder or ""), now=self._now)
-            if self._store.set_aside is not None:
+            self._store = open_history(self._whole, now=self._now)
+            if isinstance(self._store, SqliteStore) and self._store.set_aside is not None:
                 aside, why = self._store.set_aside
                 log.error("history is damaged, a new one begins moved_to=%s error=%r", aside, why)
         return self._store
@@ -295,5 +322,8 @@ class HistoryKeeper:
         self._stale = True
 
 
-def _done(_: object) -> bool:
+def _write(
+    installation: str, slots: tuple[Slot, ...], epoch: int, batch: str, store: HistoryStore
+) -> bool:
+    store.write(installation, slots, epoch=epoch, batch=batch)
     return True

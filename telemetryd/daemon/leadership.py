@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 KEEP_TIMEOUT_S = 1.0
 """The work of a term waits this long for the disk to keep the epoch."""
 
+RELEASE_TIMEOUT_S = 1.5
+"""A shutdown ends at most 2 s after its drain; the Lease expires if it can't be released."""
+
 READ_TIMEOUT_S = 1.0
 """For the epochs in all Secrets, before a term begins."""
 

@@ -4,7 +4,7 @@ All times are UTC. A slot is a minute, an hour or a day, named by its beginning 
 recorder fills minutes; a store makes hours of minutes and days of hours by ``join``.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -103,7 +103,9 @@ class Slot:
         if self.size_s not in SIZES or self.start % self.size_s:
             raise ValueError(f"no slot of {self.size_s} s begins at {self.start}")
 
-    def _fullness(self) -> tuple[float, float]:
+    @property
+    def fullness(self) -> tuple[float, float]:
+        """How much is known of it; then, of how much it is known why not."""
         return self.known_s, sum(self.gaps.values())
 
     @property
@@ -116,12 +118,17 @@ class Slot:
 
         A part that comes again must not make it poorer where the others are no longer kept.
         """
-        fuller, rest = sorted((self, other), key=Slot._fullness, reverse=True)
+        if other.fullness > self.fullness:
+            return other.with_peaks(self)
+        return self.with_peaks(other)
+
+    def with_peaks(self, other: "Slot") -> "Slot":
+        """This slot, with the peaks of another record of the same one."""
         cells = {
-            name: fuller.cell(name)._replace(high=max(fuller.cell(name).high, rest.cell(name).high))
-            for name in fuller.cells.keys() | rest.cells.keys()
+            name: self.cell(name)._replace(high=max(self.cell(name).high, other.cell(name).high))
+            for name in self.cells.keys() | other.cells.keys()
         }
-        return replace(fuller, cells=cells)
+        return replace(self, cells=cells)
 
     def cell(self, series: str) -> Cell:
         """What is known of a series."""
@@ -203,6 +210,37 @@ def parents_of(slots: Iterable[Slot]) -> Iterator[tuple[int, int, int]]:
         starts = {slot_start(start, size_s) for part, start in changed if part == part_s}
         changed |= {(size_s, start) for start in starts}
         yield from ((size_s, part_s, start) for start in sorted(starts))
+
+
+def joined(known: Slot, later: Slot) -> Slot:
+    """Two parts of the same slot, as ``join``."""
+    return join(known.size_s, known.start, (known, later))
+
+
+def grown(
+    slots: Sequence[Slot],
+    stored: Callable[[int, int, int], Iterable[Slot]],
+    add: Callable[[Slot, Slot], Slot] = joined,
+) -> Iterator[Slot]:
+    """What a store holds once slots are added: these, and the larger ones around them.
+
+    Put each where ``stored`` finds it before you ask for the next one.
+
+    Args:
+        slots: In the order in which they came about.
+        stored: The slots of a size that begin in [begin, end), in the order of time.
+        add: Makes one of what is stored and of what is added.
+    """
+    for slot in slots:
+        made = join(slot.size_s, slot.start, (slot,))
+        for known in stored(slot.size_s, slot.start, slot.start + 1):
+            made = add(known, slot)
+        yield made
+    for size_s, part_s, start in parents_of(slots):
+        made = join(size_s, start, stored(part_s, start, start + size_s))
+        for former in stored(size_s, start, start + 1):
+            made = made.or_fuller(former)
+        yield made
 
 
 def piece(size_s: int, at: float, seconds: float, moment: Moment) -> Slot:

@@ -4,6 +4,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -15,8 +16,7 @@ from telemetryd.history.slots import (
     Cell,
     Gap,
     Slot,
-    join,
-    parents_of,
+    grown,
 )
 
 SCHEMA_VERSION: Final = 1
@@ -59,6 +59,9 @@ CREATE TABLE cells (
   high INTEGER NOT NULL, low INTEGER, first INTEGER, last INTEGER, mean REAL,
   PRIMARY KEY (installation, size, start, series)) STRICT, WITHOUT ROWID;
 """
+_OLD: Final = """
+WHERE size = ? AND start < ?
+  AND (? = '' OR installation = (SELECT id FROM installations WHERE uuid = ?))"""
 _SLOT: Final = (
     "size, start, known_s, complete_s, complete, off_s, down_s, incomplete_s, clock_s, version"
 )
@@ -82,26 +85,28 @@ class SqliteStore:
         self.set_aside = set_aside
         self.journal: str = connection.execute("PRAGMA journal_mode").fetchone()[0]
 
+    def migrate(self) -> str:
+        """As opening the file has done."""
+        return str(SCHEMA_VERSION)
+
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
 
-    def write(self, installation: str, slots: Sequence[Slot]) -> None:
+    def write(
+        self, installation: str, slots: Sequence[Slot], *, epoch: int = 0, batch: str = ""
+    ) -> None:
         """Add slots, and make the larger slots around them again: all of it or nothing.
+
+        A file has one writer, so ``epoch`` and ``batch`` make no difference.
 
         Raises:
             HistoryError: The file can't be written.
         """
+        del epoch, batch
         with self._transaction():
             key = self._installation(installation)
-            for slot in slots:
-                known = self._get(key, slot.size_s, slot.start)
-                self._put(key, join(slot.size_s, slot.start, (*known, slot)))
-            for size_s, part_s, start in parents_of(slots):
-                parts = self._slots(key, part_s, start, start + size_s)
-                made = join(size_s, start, parts)
-                for former in self._get(key, size_s, start):
-                    made = made.or_fuller(former)
+            for made in grown(slots, partial(self._slots, key)):
                 self._put(key, made)
 
     def merge(self, slots: Iterable[tuple[str, Slot]]) -> int:
@@ -118,7 +123,7 @@ class SqliteStore:
             for installation, slot in slots:
                 key = self._installation(installation)
                 made = slot
-                for known in self._get(key, slot.size_s, slot.start):
+                for known in self._slots(key, slot.size_s, slot.start, slot.start + 1):
                     made = known.or_fuller(slot)
                 self._put(key, made)
                 count += 1
@@ -160,8 +165,10 @@ class SqliteStore:
             ).fetchone()
             return None if row is None else float(row[0])
 
-    def prune(self, now: float, *, keep_s: float, keep_daily_s: float) -> int:
-        """Remove what isn't kept any more; returns the number of slots.
+    def prune(
+        self, now: float, *, keep_s: float, keep_daily_s: float, installation: str = ""
+    ) -> int:
+        """Remove what isn't kept any more, of one installation or of all; returns how many slots.
 
         Raises:
             HistoryError: The file can't be written.
@@ -170,11 +177,9 @@ class SqliteStore:
         removed = 0
         with self._transaction():
             for size_s, kept_s in kept:
-                where = (size_s, int(now - kept_s))
-                self._connection.execute("DELETE FROM cells WHERE size = ? AND start < ?", where)
-                gone = self._connection.execute(
-                    "DELETE FROM slots WHERE size = ? AND start < ?", where
-                )
+                where = (size_s, int(now - kept_s), installation, installation)
+                for table in ("cells", "slots"):
+                    gone = self._connection.execute(f"DELETE FROM {table} {_OLD}", where)  # noqa: S608
                 removed += gone.rowcount
         return removed
 
@@ -193,9 +198,6 @@ class SqliteStore:
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     # -- rows
-
-    def _get(self, key: int, size_s: int, start: int) -> tuple[Slot, ...]:
-        return tuple(self._slots(key, size_s, start, start + 1))
 
     def _slots(
         self, key: int, size_s: int, begin: float, end: float, series: str = ""
@@ -308,7 +310,7 @@ def open_store(folder: Path, *, now: Callable[[], float]) -> SqliteStore:
     """
     place = folder / FILE_NAME
     try:
-        return SqliteStore(_open(place, _url(place, "rwc")))
+        return SqliteStore(_open(place))
     except _DamagedError as exc:
         aside = place.with_name(f"{FILE_NAME}.damaged-{int(now())}")
         with _translated():
@@ -317,7 +319,7 @@ def open_store(folder: Path, *, now: Callable[[], float]) -> SqliteStore:
                 with suppress(FileNotFoundError):
                     Path(f"{place}{suffix}").rename(f"{aside}{suffix}")
             place.rename(aside)
-            return SqliteStore(_open(place, _url(place, "rwc")), (aside, str(exc)))
+            return SqliteStore(_open(place), (aside, str(exc)))
 
 
 def read_store(folder: Path) -> SqliteStore:
@@ -330,7 +332,7 @@ def read_store(folder: Path) -> SqliteStore:
     if not place.exists():
         raise HistoryError(f"no history in {folder}: the daemon writes it there while it runs")
     try:
-        return SqliteStore(_open(place, _url(place, "ro"), writable=False))
+        return SqliteStore(_open(place, writable=False))
     except _DamagedError as exc:
         raise HistoryError(
             f"{place}: damaged ({exc}): restore it from a copy, or start the daemon, which moves it"
@@ -342,15 +344,12 @@ class _DamagedError(Exception):
     """The file isn't a whole database."""
 
 
-def _url(place: Path, mode: str) -> str:
-    return f"{place.as_uri()}?mode={mode}"
-
-
-def _open(place: Path, url: str, *, writable: bool = True) -> sqlite3.Connection:
+def _open(place: Path, *, writable: bool = True) -> sqlite3.Connection:
     with _translated():
         if writable:
             # As all that telemetryd keeps; SQLite gives its files beside it the same mode.
             os.close(os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        url = f"{place.as_uri()}?mode={'rwc' if writable else 'ro'}"
         connection = sqlite3.connect(
             url, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False
         )

@@ -9,7 +9,7 @@ import orjson
 
 from telemetryd.errors import HistoryError
 from telemetryd.history.slots import SIZES, Cell, Gap, Slot
-from telemetryd.history.sqlite import SqliteStore
+from telemetryd.history.store import HistoryStore
 
 FORMAT: Final = "telemetryd-history"
 VERSION: Final = 1
@@ -36,7 +36,7 @@ class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 _DECODER: Final = msgspec.json.Decoder(_Line)
 
 
-def lines_of(store: SqliteStore) -> Iterator[bytes]:
+def lines_of(store: HistoryStore) -> Iterator[bytes]:
     """Every slot, the days before the hours before the minutes; each line ends with a break.
 
     Raises:

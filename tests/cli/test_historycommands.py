@@ -1,8 +1,11 @@
 """``telemetryd report`` and ``telemetryd history``, as a shell sees them."""
 
 import csv
+import gzip
 import io
 import json
+import subprocess
+import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +15,7 @@ import pytest
 from telemetryd.history.slots import HOUR_S, MINUTE_S, Moment, Slot, piece
 from telemetryd.history.sqlite import FILE_NAME, open_store
 from tests.cli.test_commands import telemetryd
+from tests.support.postgres import Database
 
 ONE, OTHER = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
 LAST_MONTH = (datetime.now(UTC).replace(day=1) - timedelta(days=1)).replace(
@@ -176,3 +180,120 @@ def test_report_is_one_file_of_html(config: Path, tmp_path: Path) -> None:
     both = telemetryd("report", "--format", "html", "--all-installations", "--config", str(config))
     assert both.returncode == 1
     assert "leave out --all-installations" in both.stderr
+
+
+def test_postgresql_gives_the_same_report_and_export_as_a_file(
+    config: Path, database: Database
+) -> None:
+    add_other(config)
+    moved = config.with_name("moved.toml")
+    text = config.read_text().replace('preset = "aws-csp"\nlimit = 1\n', 'preset = "aws-csp"\n')
+    dsn = f'[history]\nstore = "postgresql"\ndsn_file = "{database.dsn_file}"\n'
+    moved.write_text(text + dsn)
+    empty = telemetryd("report", "--config", str(moved))
+    assert (empty.returncode, empty.stderr) == (1, "telemetryd: no history: the store is empty\n")
+    exported = telemetryd("history", "export", "--config", str(config))
+    file = config.with_name("export.jsonl")
+    file.write_text(exported.stdout)
+    for _ in range(2):
+        merged = telemetryd("history", "import", str(file), "--config", str(moved))
+        assert (merged.returncode, merged.stderr) == (0, "")
+    assert telemetryd("history", "export", "--config", str(moved)).stdout == exported.stdout
+    for form in ("json", "csv"):
+        arguments = ("report", "--all-installations", "--by", "day", "--format", form)
+        of_file = telemetryd(*arguments, "--config", str(config)).stdout
+        of_database = telemetryd(*arguments, "--config", str(moved))
+        assert of_database.returncode == 0
+        if form == "json":
+            reports = [json.loads(of_file), json.loads(of_database.stdout)]
+            assert [each["installation"] for each in reports[1]] == [ONE, OTHER]
+            digests = [[p["digest"] for e in each for p in e["periods"]] for each in reports]
+            assert digests[0] == digests[1]
+    pruned = telemetryd("history", "prune", "--all", "--config", str(moved))
+    assert (pruned.returncode, pruned.stdout) == (0, "everything removed\n")
+    assert database.ask("SELECT count(*) FROM telemetryd.cells") == [(0,)]
+
+
+def test_migrate_makes_the_store_before_a_daemon_does(
+    config: Path, database: Database, tmp_path: Path
+) -> None:
+    ended = telemetryd("history", "migrate", "--config", str(config))
+    assert (ended.returncode, ended.stdout) == (0, "the history has schema 1\n")
+    config.write_text(f'[history]\nstore = "postgresql"\ndsn_file = "{database.dsn_file}"\n')
+    for _ in range(2):
+        ended = telemetryd("history", "migrate", "--config", str(config))
+        assert (ended.returncode, ended.stdout) == (0, "the history has schema 1.0\n")
+    assert database.ask("SELECT count(*) FROM telemetryd.slots") == [(0,)]
+
+
+def test_password_of_the_database_is_shown_nowhere(
+    config: Path, database: Database, tmp_path: Path
+) -> None:
+    wrong = database.dsn_file
+    wrong.write_text(database.dsn(password="another-password-of-tests"))
+    text = config.read_text() + f'[history]\nstore = "postgresql"\ndsn_file = "{wrong}"\n'
+    config.write_text(text)
+    shown = telemetryd("config", "show", "--config", str(config))
+    report = telemetryd("report", "--config", str(config))
+    file = tmp_path / "bundle.tar.gz"
+    bundle = telemetryd("support-bundle", "--output", str(file), "--config", str(config))
+    assert f'dsn_file = "{wrong}"' in shown.stdout
+    assert report.returncode == 1
+    with gzip.open(file) as content:
+        assert b"another-password" not in content.read()
+    assert "check user and password in history.dsn_file" in report.stderr
+    for ended in (shown, report, bundle):
+        assert "another-password" not in ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("command", ["check-config", "run", "report"])
+def test_without_its_driver_each_command_names_the_optional_part(
+    config: Path, command: str
+) -> None:
+    config.write_text(
+        config.read_text() + '[history]\nstore = "postgresql"\ndsn_file = "/etc/telemetryd/dsn"\n'
+    )
+    program = (
+        "import sys; sys.modules['asyncpg'] = None\nfrom telemetryd.__main__ import main; main()"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, command, "--config", str(config)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert ended.returncode == 78
+    wanted = (
+        'history.store: is "postgresql", and its driver is missing: install telemetryd[postgresql]'
+    )
+    assert wanted in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ('store = "postgresql"\n', 'history.store: is "postgresql": give dsn_file too'),
+        ('store = "postgres"\n', 'did you mean "postgresql"?'),
+        ('store = "postgresql"\ndsn_file = "dsn"\n', "must be an absolute path"),
+    ],
+)
+def test_configuration_of_a_store_that_cannot_be_is_refused(
+    config: Path, table: str, said: str
+) -> None:
+    config.write_text(f"{config.read_text()}[history]\n{table}")
+    ended = telemetryd("check-config", "--offline", "--config", str(config))
+    assert ended.returncode == 78
+    assert said in ended.stderr
+
+
+def test_check_config_warns_of_a_dsn_that_cannot_be_used_yet(config: Path, tmp_path: Path) -> None:
+    dsn = tmp_path / "dsn"
+    text = config.read_text()
+    config.write_text(text + f'[history]\nstore = "postgresql"\ndsn_file = "{dsn}"\n')
+    for content, said in ((None, "can't be read"), ("my-secret-of-tests", "holds no DSN")):
+        if content:
+            dsn.write_text(content)
+        ended = telemetryd("check-config", "--config", str(config), KUBECONFIG="/nonexistent")
+        assert said in ended.stderr
+        assert "my-secret" not in ended.stderr

@@ -116,6 +116,7 @@ NEEDED = {
     "otlp": 'endpoint = "https://a.example"\n',
 }
 BESIDE = {  # what a key makes no sense without
+    "history.store": {"TELEMETRYD_HISTORY__DSN_FILE": "/d"},
     "server.tls_cert_file": {"TELEMETRYD_SERVER__TLS_KEY_FILE": "/k"},
     "server.tls_key_file": {"TELEMETRYD_SERVER__TLS_CERT_FILE": "/c"},
     "server.client_ca_file": {

@@ -18,7 +18,10 @@ START = datetime(2027, 10, 31, 21, 0, tzinfo=UTC)
 RULES = (PRESETS["aws-csp"], PRESETS["payg-monthly"], Entitlement(limit=3, per_license=10))
 
 
-def live(life: Life, rng: Random, days: int) -> None:
+STEPS = (7200, -7200, 3, -61)
+
+
+def live(life: Life, rng: Random, days: int, steps: tuple[int, ...] = STEPS) -> None:
     """So many days: growth, a peak a day, and now and then something that goes wrong."""
     nodes = 12
     life.show(nodes)
@@ -45,7 +48,7 @@ def live(life: Life, rng: Random, days: int) -> None:
                 life.pass_time(rng.randrange(60, 8000))
                 life.show(nodes)
             case 4:
-                life.set_clock(rng.choice((7200, -7200, 3, -61)))
+                life.set_clock(rng.choice(steps))
 
 
 def expected(rule: Entitlement, counted: dict[int, Count], begin: int, end: int) -> Fraction | None:

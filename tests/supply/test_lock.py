@@ -21,7 +21,7 @@ from supply.lock import (
     render,
     resolved,
 )
-from supply.parts import closure
+from supply.parts import EXTRAS, closure
 
 A, B = "a" * 64, "b" * 64
 PINS = parse_pins(CONSTRAINTS.read_text())
@@ -45,7 +45,7 @@ def test_lock_has_the_versions_of_constraints_and_a_hash_for_each(file: Path) ->
 
 
 def test_run_lock_has_just_what_telemetryd_needs() -> None:
-    assert set(parse_lock(RUN_LOCK.read_text())) == closure("telemetryd"), "run `make lock`"
+    assert set(parse_lock(RUN_LOCK.read_text())) == closure("telemetryd", EXTRAS), "run `make lock`"
 
 
 def test_build_lock_has_just_what_a_build_needs() -> None:

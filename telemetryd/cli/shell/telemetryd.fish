@@ -50,7 +50,7 @@ function _shtab_telemetryd_using
   test "$_shtab_telemetryd_cmdpath" = "$argv"
 end
 
-set -g _shtab_telemetryd_commands run check-config config 'config show' payload offline-request report history 'history export' 'history import' 'history prune' schema healthcheck doctor demo ctl 'ctl status' 'ctl reload' 'ctl opt-in' 'ctl start' 'ctl stop' 'ctl restart' 'ctl trigger' 'ctl cache' spool 'spool list' 'spool export' 'spool replay' completion version support-bundle
+set -g _shtab_telemetryd_commands run check-config config 'config show' payload offline-request report history 'history export' 'history import' 'history migrate' 'history prune' schema healthcheck doctor demo ctl 'ctl status' 'ctl reload' 'ctl opt-in' 'ctl start' 'ctl stop' 'ctl restart' 'ctl trigger' 'ctl cache' spool 'spool list' 'spool export' 'spool replay' completion version support-bundle
 set -g _shtab_telemetryd_opts_with_value --by --churn --clusters --config --context --duration --exporter --format --from --kubeconfig --log-level --nodes --output --set --timeout --to
 
 complete -c telemetryd -e
@@ -147,6 +147,13 @@ complete -c telemetryd -n '_shtab_telemetryd_using history import' -l kubeconfig
 complete -c telemetryd -n '_shtab_telemetryd_using history import' -l context -x -d 'the same as --set kubernetes.context=NAME'
 complete -c telemetryd -n '_shtab_telemetryd_using history import' -l set -x -d 'set one key, above environment and file: server.listen, exporters.NAME.interval'
 complete -c telemetryd -n '_shtab_telemetryd_using history import; and test $_shtab_telemetryd_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'of an export'
+complete -c telemetryd -n '_shtab_telemetryd_using history; and test $_shtab_telemetryd_npos -eq 0' -a migrate -d 'Make the store, or bring it to the form of this version, before a daemon does.'
+complete -c telemetryd -n '_shtab_telemetryd_using history migrate' -s h -l help -d 'show this help message and exit'
+complete -c telemetryd -n '_shtab_telemetryd_using history migrate' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'configuration file (TOML)'
+complete -c telemetryd -n '_shtab_telemetryd_using history migrate' -l log-level -x -d 'the same as --set log_level=LEVEL'
+complete -c telemetryd -n '_shtab_telemetryd_using history migrate' -l kubeconfig -xka "(__fish_complete_path (commandline -ct))" -d 'the same as --set kubernetes.kubeconfig=FILE'
+complete -c telemetryd -n '_shtab_telemetryd_using history migrate' -l context -x -d 'the same as --set kubernetes.context=NAME'
+complete -c telemetryd -n '_shtab_telemetryd_using history migrate' -l set -x -d 'set one key, above environment and file: server.listen, exporters.NAME.interval'
 complete -c telemetryd -n '_shtab_telemetryd_using history; and test $_shtab_telemetryd_npos -eq 0' -a prune -d 'Remove what is older than is kept.'
 complete -c telemetryd -n '_shtab_telemetryd_using history prune' -s h -l help -d 'show this help message and exit'
 complete -c telemetryd -n '_shtab_telemetryd_using history prune' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'configuration file (TOML)'

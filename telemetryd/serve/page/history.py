@@ -15,7 +15,7 @@ from telemetryd.history.entitlement import Entitlement
 from telemetryd.history.report import MONTH, Period, Report
 from telemetryd.serve.page.facts import render_time
 from telemetryd.serve.page.layout import (
-    Record,
+    PageRow,
     figures,
     items,
     mark,
@@ -157,7 +157,7 @@ def _entitlement(usage: Usage, facts: HistoryFacts) -> Markup:
         ("Kept in", tag("code", facts.store) if facts.store else "nothing that outlives a restart"),
     ]
     if facts.instance:
-        rows.append(("Record of", tag("code", facts.instance)))
+        rows.append(("PageRow of", tag("code", facts.instance)))
     command = tag("code", "telemetryd report --format html --output report.html")
     rows.append(("To hand over", join((command, " writes one file that prints well."))))
     return section(
@@ -213,7 +213,7 @@ def _chart(each: Chart, rule: Entitlement) -> Markup:
 
 def _months(report: Report, stretches: Sequence[Stretch]) -> Markup:
     rows = [
-        Record(
+        PageRow(
             f"{period.begin:%B %Y}",
             "so far" if period.end > report.made else "",
             _cells(period, report.rule),

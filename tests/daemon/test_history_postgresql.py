@@ -1,0 +1,210 @@
+"""The keeper of the history with PostgreSQL: it waits for it, in bounds, and exports never do."""
+
+import gc
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+from anyio import to_thread
+
+from telemetryd.config import Config, HistoryConfig
+from telemetryd.daemon import history
+from telemetryd.daemon.history import HistoryKeeper
+from telemetryd.history.postgresql import PostgresStore
+from telemetryd.history.slots import HOUR_S, MINUTE_S, Slot
+from telemetryd.history.store import CALL_S
+from tests.daemon.test_history import EVERYTHING, INSTALLATION, FakeFleet, keeping
+from tests.support.daemon import Daemon
+from tests.support.embedded import serve_fleet
+from tests.support.postgres import OWNER_PASSWORD, Database
+from tests.support.waiting import until, until_async
+
+EVER = (0, 2**40)
+
+# asyncpg leaves a socket to the garbage collector where the server ends in the TLS handshake.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+def configured(database: Database) -> HistoryConfig:
+    return HistoryConfig(store="postgresql", dsn_file=str(database.dsn_file))
+
+
+async def kept(database: Database, size_s: int = MINUTE_S) -> list[Slot]:
+    store = PostgresStore(str(database.dsn_file))
+    return await to_thread.run_sync(lambda: store.read(INSTALLATION, size_s, *EVER))
+
+
+@contextmanager
+def away(database: Database) -> Iterator[None]:
+    database.server.kill()
+    try:
+        yield
+    finally:
+        database.server.start()
+        gc.collect()
+
+
+@asynccontextmanager
+async def away_for(database: Database) -> AsyncIterator[None]:
+    """The same for tests with an event loop."""
+    context = away(database)
+    await to_thread.run_sync(context.__enter__)
+    try:
+        yield
+    finally:
+        await to_thread.run_sync(context.__exit__, None, None, None)
+
+
+@pytest.mark.anyio
+async def test_minutes_wait_while_the_server_is_away_and_are_written_once(
+    database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet = FakeFleet()
+    async with keeping(fleet, tmp_path, configured(database)) as keeper:
+        await fleet.go(0, nodes=7)
+        await fleet.go(60, nodes=8)
+        await until_async(lambda: kept(database), "the first minute")
+        async with away_for(database):
+            for nodes in (9, 10):
+                await fleet.go(60, nodes=nodes)
+            assert "can't be reached" in keeper.status.trouble
+        await fleet.go(60)
+        minutes = await kept(database)
+        assert [each.cell(EVERYTHING).first for each in minutes] == [7, 8, 9, 10]
+        assert {each.known_s for each in minutes} == {60.0}
+        assert (keeper.status.trouble, keeper.status.lost_slots) == ("", 0)
+        await fleet.go(10)
+    (hour,) = await kept(database, HOUR_S)
+    assert hour.known_s == 250.0
+    warnings = [each.getMessage() for each in caplog.records if "cannot keep" in each.message]
+    assert len(warnings) == 1
+    assert OWNER_PASSWORD not in "".join(each.getMessage() for each in caplog.records)
+    assert not list(tmp_path.glob("history.db*"))
+
+
+@pytest.mark.anyio
+async def test_what_waits_is_bounded_and_what_is_dropped_is_counted(
+    database: Database, tmp_path: Path
+) -> None:
+    assert CALL_S < history.STORE_TIMEOUT_S, "its own error comes first, which says more"
+    fleet, more = FakeFleet(), 7
+    async with keeping(fleet, tmp_path, configured(database)) as keeper:
+        await fleet.go(0, nodes=7)
+        await fleet.go(60)
+        await until_async(lambda: kept(database), "the first minute")
+        async with away_for(database):
+            # Each minute that the process missed is a slot of its own at the ends of the gap.
+            await fleet.go(60)
+            keeper._waiting += [
+                Slot(MINUTE_S, int(fleet.wall) + index * MINUTE_S)
+                for index in range(history.MOST_WAITING + more - 2)
+            ]
+            await fleet.go(60)
+            assert len(keeper._waiting) == history.MOST_WAITING
+            assert keeper.status.lost_slots == more
+        await fleet.go(60)
+        assert (keeper._waiting, keeper.status.trouble) == ([], "")
+
+
+@pytest.mark.anyio
+async def test_reload_moves_the_history_to_the_other_store(
+    database: Database, tmp_path: Path
+) -> None:
+    fleet = FakeFleet()
+    async with keeping(fleet, tmp_path) as keeper:
+        await fleet.go(0, nodes=7)
+        await fleet.go(60)
+        keeper.follow(Config(state_dir=str(tmp_path), history=configured(database)))
+        await fleet.go(60)
+        assert [each.start for each in await kept(database)] == [int(fleet.wall) - 60]
+
+
+@pytest.mark.anyio
+async def test_two_replicas_leave_the_hour_of_one(database: Database, tmp_path: Path) -> None:
+    """Each writes; the leader ends in the middle, and the other one leads with a new epoch."""
+    fleet, epoch = FakeFleet(), 1
+    config = Config(state_dir=str(tmp_path), history=configured(database))
+    keepers = [
+        HistoryKeeper(
+            fleet,
+            config,
+            now=lambda: fleet.wall,
+            clock=lambda: fleet.boot,
+            look_s=0,
+            epoch=lambda: epoch,
+        )
+        for _ in range(2)
+    ]
+    for number, each in enumerate(keepers):
+        each._store = PostgresStore(str(database.dsn_file), writer=f"replica-{number}")
+    async with anyio.create_task_group() as group:
+        first = anyio.CancelScope()
+
+        async def run_first() -> None:
+            with first:
+                await keepers[0].run()
+
+        group.start_soon(run_first)
+        group.start_soon(keepers[1].run)
+        for index in range(20):
+            await fleet.go(60, nodes=10 + index)
+            if index == 9:
+                first.cancel()
+                epoch = 2
+        await until_async(lambda: keepers[1].status.samples >= 20, "the second one")
+        group.cancel_scope.cancel()
+    minutes = await kept(database)
+    assert [each.known_s for each in minutes if each.known_s] == [60.0] * 19
+    (hour,) = await kept(database, HOUR_S)
+    assert hour.known_s == 19 * 60
+    assert hour.cell(EVERYTHING)[:4] == (29, 10, 10, 29)
+
+
+@pytest.mark.timeout(300)
+def test_daemon_goes_on_exporting_while_the_database_is_away(
+    database: Database, tmp_path: Path
+) -> None:
+    with serve_fleet(tmp_path, clusters=2) as server, away(database):
+        config = (
+            f'[history]\nstore = "postgresql"\ndsn_file = "{database.dsn_file}"\n'
+            f'[[exporters]]\nname = "archive"\ntype = "file"\ninterval = "1s"\n'
+            f'max_silence = "1s"\ndirectory = "{tmp_path / "archive"}"\n'
+        )
+        daemon = Daemon(tmp_path, server.kubeconfig, config)
+        try:
+            daemon.wait_for(
+                "the history cannot be kept",
+                lambda: daemon.metric("telemetryd_history_writable") == 0,
+                60,
+            )
+            exports = 'telemetryd_exporter_runs_total{exporter="archive",result="success"}'
+            before = daemon.metric(exports) or 0.0
+            daemon.wait_for("more exports", lambda: (daemon.metric(exports) or 0) > before + 3, 60)
+            assert daemon.metric("telemetryd_history_lost_slots_total") == 0
+            database.server.start()
+            daemon.wait_for(
+                "the history is kept", lambda: daemon.metric("telemetryd_history_writable") == 1, 90
+            )
+        finally:
+            assert daemon.stop() == 0
+        until(lambda: PostgresStore(str(database.dsn_file)).installations(), "what was kept")
+        log = daemon.log()
+        assert log.count("cannot keep the history") == 1
+        for text in (log, json.dumps(daemon_files(tmp_path))):
+            assert OWNER_PASSWORD not in text
+        database.server.stop()
+
+
+def daemon_files(folder: Path) -> list[str]:
+    """What the daemon left in its folder, beside the DSN that the test wrote."""
+    return [
+        each.read_bytes().decode(errors="replace")
+        for each in folder.rglob("*")
+        if each.is_file() and each.suffix != ".dsn"
+    ]
