@@ -8,11 +8,11 @@ import logging
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import anyio
 
@@ -21,12 +21,14 @@ from telemetryd.errors import HistoryError, NotReady
 from telemetryd.export.threads import StillHangingError, WorkerThread, shared_threads
 from telemetryd.history.entitlement import entitlement_of
 from telemetryd.history.measure import measure
-from telemetryd.history.recorder import Recorder
+from telemetryd.history.recorder import Recorder, is_set
 from telemetryd.history.report import month_of
 from telemetryd.history.slots import DAY_S, HOUR_S, MINUTE_S, Gap, Moment, Slot
-from telemetryd.history.sqlite import SqliteStore, open_store
 from telemetryd.model import HistoryStatus, Snapshot, Switches
 from telemetryd.timing import boot_time_s
+
+if TYPE_CHECKING:
+    from telemetryd.history.sqlite import SqliteStore
 
 T = TypeVar("T")
 
@@ -40,6 +42,8 @@ END_TIMEOUT_S: Final = 1.5
 _PAUSE_S: Final = 0.05
 MOST_WAITING: Final = 2 * 24 * 60
 """Slots in memory while the store takes none; then the oldest go."""
+PRUNE_AFTER_S: Final = HOUR_S
+"""A clock that was wrong at boot is right by then: by a wrong one, everything could be too old."""
 
 
 class Fleet(Protocol):
@@ -58,6 +62,21 @@ class Fleet(Protocol):
 
     async def changed(self) -> None:
         """Return when the next snapshot may be another one, or collection is on or off."""
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Slots that are written together.
+
+    Attributes:
+        token: By which the store knows it again. A write that was cut off may have been made.
+        tried: It may be in the store, so nothing is added to it.
+    """
+
+    installation: str
+    slots: list[Slot] = field(default_factory=list)
+    token: str = field(default_factory=lambda: token_hex(8))
+    tried: bool = False
 
 
 class HistoryKeeper:
@@ -98,8 +117,9 @@ class HistoryKeeper:
         self._recorder = Recorder(now=now, clock=clock)
         self._installation = ""
         self._seen: tuple[Snapshot, Moment] | None = None
-        self._waiting: list[Slot] = []
-        self._pruned_at = 0.0
+        self._resumed = False
+        self._waiting: list[_Batch] = []
+        self._pruned_s = -math.inf
 
     def follow(self, config: Config) -> None:
         """Put a configuration in force."""
@@ -132,7 +152,8 @@ class HistoryKeeper:
         finally:
             with anyio.move_on_after(END_TIMEOUT_S, shield=True):
                 await self._write(all_of_it=True)
-                await self._use(SqliteStore.close)
+                with suppress(HistoryError):
+                    await self._run(self._close)
 
     async def _look(self) -> None:
         if self._off:
@@ -145,10 +166,23 @@ class HistoryKeeper:
             return
         if snapshot.identity.install_uuid != self._installation:
             await self._begin(snapshot.identity.install_uuid)
+        self._see(snapshot)
+
+    def _see(self, snapshot: Snapshot) -> None:
         if self._seen is None or self._seen[0] is not snapshot:
             self._seen = snapshot, measure(snapshot)
         self._recorder.see(self._seen[1])
         self._note(samples=self.status.samples + 1, last_sample_at=self._now())
+
+    async def _look_meanwhile(self) -> None:
+        """Look while a disk takes its time: a peak must not go by."""
+        while True:
+            await anyio.sleep(LOOK_S)
+            with suppress(NotReady):
+                if not self._off:
+                    snapshot = self._fleet.snapshot()
+                    if snapshot.identity.install_uuid == self._installation:
+                        self._see(snapshot)
 
     def _forget(self) -> None:
         """Collection is off: keep only since when."""
@@ -164,60 +198,102 @@ class HistoryKeeper:
             await self._write(all_of_it=True)
             self._recorder = Recorder(now=self._now, clock=self._clock)
         self._installation = installation
-        until = await self._use(lambda store: store.known_until(installation))
-        if until is not None and not self._recorder.started:
-            self._recorder.resume(until)
+        self._resumed = False
+        await self._resume()
+
+    async def _resume(self) -> None:
+        """Have the recorder say what was missed since the store ends, once that is known."""
+        installation, now = self._installation, self._now()
+        found = await self._use(lambda store: (store.known_until(installation, now),))
+        if found is not None:
+            self._resumed = True
+            if found[0] is not None:
+                self._recorder.resume(found[0])
 
     async def _write(self, *, all_of_it: bool = False) -> None:
         """Write what is over, and once a day remove what is old; nothing while it is off."""
         if self._off or not self._installation:
             return
-        self._waiting += self._recorder.take(all_of_it=all_of_it)
-        lost = max(0, len(self._waiting) - MOST_WAITING)
-        if lost:
-            self._note(lost_slots=self.status.lost_slots + lost)
-            del self._waiting[:lost]
-        slots = tuple(self._waiting)
-        write = partial(SqliteStore.write, installation=self._installation, slots=slots)
-        taken = bool(slots) and await self._use(lambda store: _done(write(store)))
-        if taken:
-            del self._waiting[: len(slots)]
+        if not self._resumed:
+            await self._resume()
+        self._add(self._recorder.take(all_of_it=all_of_it))
+        taken = False
+        while self._waiting:
+            batch = self._waiting[0]
+            taken = await self._put(batch)
+            if not taken:
+                return
+            if self._waiting and self._waiting[0] is batch:  # or it was forgotten meanwhile
+                del self._waiting[0]
         if taken:
             await self._count()
-        if self._now() - self._pruned_at >= DAY_S:
-            prune = partial(
-                SqliteStore.prune,
-                now=self._now(),
-                keep_s=self._config.keep_s,
-                keep_daily_s=self._config.keep_daily_s,
-            )
-            if await self._use(lambda store: _done(prune(store))):
-                self._pruned_at = self._now()
+            await self._prune()
+
+    def _add(self, slots: list[Slot]) -> None:
+        last = self._waiting[-1] if self._waiting else None
+        if slots and (last is None or last.tried or last.installation != self._installation):
+            self._waiting.append(last := _Batch(self._installation))
+        if slots and last is not None:
+            last.slots += slots
+        lost = max(0, sum(len(batch.slots) for batch in self._waiting) - MOST_WAITING)
+        if lost:
+            self._note(lost_slots=self.status.lost_slots + lost)
+        for batch in self._waiting:
+            gone = min(lost, len(batch.slots))
+            del batch.slots[:gone]
+            lost -= gone
+
+    async def _put(self, batch: _Batch) -> bool:
+        """Whether the store has a batch now, of which nothing is there twice."""
+        batch.tried, slots = True, tuple(batch.slots)
+
+        def write(store: "SqliteStore") -> bool:
+            store.write(batch.installation, slots, batch=batch.token)
+            return True
+
+        return bool(await self._use(write))
+
+    async def _prune(self) -> None:
+        if self._recorder.steady_s < PRUNE_AFTER_S or self._clock() - self._pruned_s < DAY_S:
+            return
+        now, kept = self._now(), self._config
+
+        def prune(store: "SqliteStore") -> bool:
+            store.prune(now, keep_s=kept.keep_s, keep_daily_s=kept.keep_daily_s)
+            return True
+
+        if await self._use(prune):
+            self._pruned_s = self._clock()
 
     async def _count(self) -> None:
         """What this month counts by the rule."""
+        if not is_set(self._now()):
+            return
+        installation, series = self._installation, self._rule.series
         month = month_of(datetime.fromtimestamp(self._now(), UTC)).timestamp()
-        read = partial(
-            SqliteStore.read,
-            installation=self._installation,
-            size_s=HOUR_S,
-            begin=month,
-            end=math.inf,
-            series=self._rule.series,
+        hours = await self._use(
+            lambda store: store.read(installation, HOUR_S, month, math.inf, series=series)
         )
-        hours = await self._use(read)
         figure = self._rule.figure(hours) if hours else None
         self._note(licenses=None if figure is None else self._rule.licenses(figure))
 
-    async def _use(self, call: Callable[[SqliteStore], T]) -> T | None:
+    async def _use(self, call: "Callable[[SqliteStore], T]") -> T | None:
         """What a call of the store returns; None where it fails, which is logged once."""
+        async with anyio.create_task_group() as looking:
+            looking.start_soon(self._look_meanwhile)
+            found = await self._try(call)
+            looking.cancel_scope.cancel()
+        return found
+
+    async def _try(self, call: "Callable[[SqliteStore], T]") -> T | None:
         try:
             with anyio.fail_after(STORE_TIMEOUT_S):
                 found = await self._run(lambda: call(self._opened()))
-        except TimeoutError:
+        except TimeoutError:  # it goes on in its thread, and may open a large file yet
             self._fail("the disk takes too long: check the disk or the file server")
         except HistoryError as error:
             self._fail(str(error))
+            self._stale = True
         else:
             self._note(trouble="")
             return found
@@ -230,19 +306,22 @@ class HistoryKeeper:
                 return await self._thread.run(call)
             await anyio.sleep(_PAUSE_S)
 
-    def _opened(self) -> SqliteStore:
+    def _opened(self) -> "SqliteStore":
         """The store; called in the thread."""
-        if self._stale and self._store is not None:
+        from telemetryd.history.sqlite import open_store  # noqa: PLC0415 - it takes a megabyte
+
+        if self._stale:
             # A disk that was full or away may have left the connection useless.
-            self._store.close()
-            self._store = None
+            self._close()
         self._stale = False
         if self._store is None:
             self._store = open_store(Path(self._folder or ""), now=self._now)
-            if self._store.set_aside is not None:
-                aside, why = self._store.set_aside
-                log.error("history is damaged, a new one begins moved_to=%s error=%r", aside, why)
         return self._store
+
+    def _close(self) -> None:
+        if self._store is not None:
+            self._store.close()
+            self._store = None
 
     def _note(self, **changes: Any) -> None:
         self.status = replace(self.status, **changes)
@@ -251,8 +330,3 @@ class HistoryKeeper:
         if why != self.status.trouble:
             log.warning("cannot keep the history error=%r", why)
         self._note(trouble=why)
-        self._stale = True
-
-
-def _done(_: object) -> bool:
-    return True
