@@ -29,7 +29,7 @@ from telemetryd.daemon.history import LOOK_S, HistoryKeeper
 from telemetryd.history.charts import points_of
 from telemetryd.history.entitlement import PRESETS
 from telemetryd.history.report import MONTH, make_report
-from telemetryd.history.slots import DAY_S, HOUR_S, MINUTE_S, Moment, piece
+from telemetryd.history.slots import DAY_S, HOUR_S, MINUTE_S, Moment, Slot, piece
 from telemetryd.model import (
     MANAGED,
     ClusterGroup,
@@ -151,7 +151,7 @@ def _count(file: Path) -> int:
         return found
 
 
-def _minute(start: int, nodes: int = 5) -> object:
+def _minute(start: int, nodes: int = 5) -> Slot:
     values = {_RULE.series: nodes}
     values |= {f"nodes.provider.p{number}": 50 * number for number in range(1, SERIES)}
     return piece(MINUTE_S, start, float(MINUTE_S), Moment(values, complete=True, version="v2.14.1"))

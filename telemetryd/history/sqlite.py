@@ -258,7 +258,7 @@ class SqliteStore:
             if series in ("", name)
         }
         where = (key, size_s, begin, end)
-        cells = iter(self._cells(where, next(iter(names), -1) if series else None))
+        cells = self._cells(where, next(iter(names), -1) if series else None)
         cell = next(cells, None)
         rows = self._execute(
             f"SELECT {_SLOT} FROM slots"  # noqa: S608 (own names)
@@ -269,7 +269,7 @@ class SqliteStore:
             of_slot = {}
             while cell is not None and cell[0] <= start:
                 if cell[0] == start and cell[1] in names:
-                    of_slot[names[cell[1]]] = Cell(*cell[2:])
+                    of_slot[names[cell[1]]] = Cell._make(cell[2:])
                 cell = next(cells, None)
             missed = {gap: seconds for gap, seconds in zip(_GAPS, gaps, strict=True) if seconds}
             yield Slot(size, start, known_s, complete_s, bool(complete), missed, version, of_slot)

@@ -5,7 +5,7 @@ import shutil
 import signal
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import Random
 
@@ -142,6 +142,12 @@ def test_state_folder_of_another_daemon_is_left_to_it_until_it_ends(
     assert all(slot.known_s <= 60 for slot in slots_of(first.state).values())
 
 
+def fill(folder: Path) -> None:
+    with (folder / "filler").open("wb", buffering=0) as filler, suppress(OSError):
+        while filler.write(bytes(4096)):
+            pass
+
+
 MOUNT = 'mount -t tmpfs -o size=3m tmpfs "$0" && exec "$@"'
 
 
@@ -157,13 +163,8 @@ def test_disk_that_is_full_for_a_while_costs_no_minute_and_no_export(
     with keeping(tmp_path, server, under=under) as kept:
         inside = Path(f"/proc/{kept.daemon.process.pid}/root{kept.state}")
         kept.ahead()
-        kept.wait_for("a file", lambda: (inside / FILE_NAME).exists())
-        with (inside / "filler").open("wb", buffering=0) as filler:
-            try:
-                while filler.write(bytes(4096)):
-                    pass
-            except OSError:
-                pass
+        kept.wait_for("a file", (inside / FILE_NAME).exists)
+        fill(inside)
         for _ in range(3):
             kept.writes()
         kept.wait_for("a full disk", lambda: kept.daemon.metric(WRITABLE) == 0)
@@ -175,12 +176,7 @@ def test_disk_that_is_full_for_a_while_costs_no_minute_and_no_export(
         assert kept.daemon.log().count("cannot keep the history") == 1
         copy = tmp_path / "copy"
         shutil.copytree(inside, copy)
-        with (inside / "filler").open("wb", buffering=0) as filler:
-            try:
-                while filler.write(bytes(4096)):
-                    pass
-            except OSError:
-                pass
+        fill(inside)
     hours = slots_of(copy, HOUR_S).values()
     assert sum(slot.known_s for slot in hours) > 10
     assert all(slot.known_s <= 60 for slot in slots_of(copy).values())
@@ -192,7 +188,8 @@ def test_daemon_that_is_killed_over_and_over_loses_no_minute_that_was_written(
     server: FleetServer, tmp_path: Path
 ) -> None:
     require_steps()
-    rng, seen, ahead_s = Random(7), {}, 0
+    rng, ahead_s = Random(7), 0
+    seen: dict[int, Slot] = {}
     for _ in range(20):
         kept = Kept(tmp_path, server)
         kept.ahead(ahead_s)

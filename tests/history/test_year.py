@@ -5,6 +5,7 @@ from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from random import Random
+from typing import NamedTuple
 
 import pytest
 
@@ -139,20 +140,28 @@ def test_report_of_a_life_is_what_a_recount_of_its_log_says(days: int, seed: int
 DOWN, OFF = "down", "off"
 
 
+class Seen(NamedTuple):
+    """What held in a second; why nothing is known is a word."""
+
+    nodes: int
+    clusters: int
+    complete: bool
+    version: str
+
+
 class Tape:
     """A fleet by the second, and what a recorder makes of it; nothing of ours counts on it.
 
     Attributes:
-        seconds: What held in each: nodes, clusters of a provider, complete, version; or why nothing
-            is known.
+        seconds: What held in each.
     """
 
     def __init__(self, store: SqliteStore, installation: str, rng: Random) -> None:
-        self.seconds: list[tuple[int, int, bool, str] | str] = []
+        self.seconds: list[Seen | str] = []
         self._store = store
         self._installation = installation
         self._rng = rng
-        self._state: tuple[int, int, bool, str] | str = (5, 0, True, "v2.13.0")
+        self._state: Seen | str = Seen(5, 0, True, "v2.13.0")
         self._down_s = 0
         self._begin()
 
@@ -170,7 +179,8 @@ class Tape:
     def _tell(self) -> None:
         if self._state == OFF:
             self._recorder.lose(Gap.OFF)
-        elif not isinstance(self._state, str):
+        else:
+            assert isinstance(self._state, Seen)
             nodes, clusters, complete, version = self._state
             values = {SERIES: nodes, PROVIDER: clusters}
             shown = {name: value for name, value in values.items() if value}
@@ -191,16 +201,18 @@ class Tape:
 
     def _happen(self) -> None:
         rng, state = self._rng, self._state
-        nodes, clusters, complete, version = (5, 0, True, "v2.14.0") if state == OFF else state
+        seen = Seen(5, 0, True, "v2.14.0") if isinstance(state, str) else state
         match rng.randrange(1200):
             case 0:
-                self._state = (rng.randrange(30), clusters, complete, version)
+                self._state = seen._replace(nodes=rng.randrange(30))
             case 1:
-                self._state = (nodes, rng.choice((0, 0, 3)), complete, version)
+                self._state = seen._replace(clusters=rng.choice((0, 0, 3)))
             case 2:
-                self._state = (nodes + rng.randrange(9), clusters, not complete, version)
+                more = rng.randrange(9)
+                self._state = seen._replace(nodes=seen.nodes + more, complete=not seen.complete)
             case 3:
-                self._state = (nodes, clusters, True, rng.choice(("v2.13.0", "v2.14.1")))
+                version = rng.choice(("v2.13.0", "v2.14.1"))
+                self._state = seen._replace(complete=True, version=version)
             case 4:
                 self._state = OFF
             case 5:
@@ -213,7 +225,7 @@ class Tape:
         self._tell()
 
 
-def recounted(seconds: list[tuple[int, int, bool, str] | str], index: int) -> tuple[object, ...]:
+def recounted(seconds: list[Seen | str], index: int) -> tuple[object, ...]:
     """Seconds known and complete, gaps, version, and of one series what a cell has."""
     known = [each for each in seconds if not isinstance(each, str)]
     complete = [each for each in known if each[2]]
