@@ -1,6 +1,8 @@
 """The keeper of the history: what it writes, and what not while it is off or a disk fails."""
 
 import sqlite3
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -315,6 +317,14 @@ async def test_downtime_is_known_to_a_process_that_is_not_ready_at_once(tmp_path
     hours = kept(tmp_path, HOUR_S)
     assert sum(slot.gaps.get(Gap.DOWN, 0.0) for slot in hours) == HOUR_S + 60
     assert sum(slot.known_s for slot in hours) == 120
+
+
+def test_sqlite_takes_no_memory_before_a_store_is_opened() -> None:
+    script = "import sys, telemetryd.daemon.app; print('sqlite3' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"
 
 
 @pytest.mark.parametrize("why", ["history", "collection"])
