@@ -177,7 +177,7 @@ class HistoryKeeper:
     async def _look_meanwhile(self) -> None:
         """Look while a disk takes its time: a peak must not go by."""
         while True:
-            await anyio.sleep(LOOK_S)
+            await anyio.sleep(self._look_s or LOOK_S)
             with suppress(NotReady):
                 if not self._off:
                     snapshot = self._fleet.snapshot()

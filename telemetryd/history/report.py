@@ -123,7 +123,7 @@ def make_report(
         starts = [slot.start for slot in hours]
         for lower, upper in calendar(start, end, by):
             first_of, after = (bisect_left(starts, at.timestamp()) for at in (lower, upper))
-            inside = hours[first_of:after]
+            inside = list(hours[first_of:after])
             digest = _digest(rule, installation, inside)
             periods.append(_period(rule, (lower, upper), min(upper, end), inside, digest))
     return Report(installation, instance, since, end, by, rule, tuple(periods))

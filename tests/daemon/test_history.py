@@ -60,7 +60,7 @@ class FakeFleet:
         self.switches = Switches()
         self.now_is: Snapshot | None = None
         self._event = anyio.Event()
-        self._waiting = False
+        self.waits = False
 
     def snapshot(self) -> Snapshot:
         if self.now_is is None:
@@ -68,12 +68,12 @@ class FakeFleet:
         return self.now_is
 
     async def changed(self) -> None:
-        self._waiting = True
+        self.waits = True
         await self._event.wait()
 
     async def go(self, seconds: float, nodes: int | None = None) -> None:
         """Let time pass, and the fleet be another; the keeper looks at once."""
-        await until_async(lambda: self._waiting, "the keeper, which looks or writes")
+        await until_async(lambda: self.waits, "the keeper, which looks or writes")
         self.wall += seconds
         self.boot += seconds
         if nodes is not None:
@@ -81,26 +81,29 @@ class FakeFleet:
         await self.tell()
 
     def wake(self) -> None:
-        self._waiting = False
+        self.waits = False
         self._event.set()
         self._event = anyio.Event()
 
     async def tell(self) -> None:
-        await until_async(lambda: self._waiting, "the keeper, which looks or writes")
+        await until_async(lambda: self.waits, "the keeper, which looks or writes")
         self.wake()
-        await until_async(lambda: self._waiting, "the keeper")
+        await until_async(lambda: self.waits, "the keeper")
 
 
 @asynccontextmanager
 async def keeping(
-    fleet: FakeFleet, folder: Path, history: HistoryConfig = DEFAULT_HISTORY
+    fleet: FakeFleet,
+    folder: Path,
+    history: HistoryConfig = DEFAULT_HISTORY,
+    look_s: float = 0,
 ) -> AsyncIterator[HistoryKeeper]:
     keeper = HistoryKeeper(
         fleet,
         Config(state_dir=str(folder), history=history),
         now=lambda: fleet.wall,
         clock=lambda: fleet.boot,
-        look_s=0,
+        look_s=look_s,
     )
     async with anyio.create_task_group() as group:
         group.start_soon(keeper.run)
@@ -299,6 +302,27 @@ async def test_lock_that_is_held_for_long_loses_and_doubles_nothing(tmp_path: Pa
         assert keeper.status.trouble == ""
     assert sum(each.known_s for each in kept(tmp_path)) == 195.0
     assert sum(each.known_s for each in kept(tmp_path, HOUR_S)) == 195.0
+
+
+async def test_peak_is_seen_while_the_store_takes_its_time(tmp_path: Path) -> None:
+    fleet = FakeFleet()
+    async with keeping(fleet, tmp_path, look_s=0.01) as keeper:
+        await fleet.go(0, nodes=7)
+        await fleet.go(60)
+        await until_kept(tmp_path, 1)
+        other = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        await until_async(lambda: fleet.waits, "the keeper")
+        fleet.wall, fleet.boot = fleet.wall + 60, fleet.boot + 60
+        fleet.wake()
+        for nodes in (99, 7):
+            fleet.now_is, before = fleet_of(nodes), keeper.status.samples
+            await until_async(lambda: keeper.status.samples > before + 3, "looks")  # noqa: B023
+        other.close()
+        await fleet.go(60)
+        minutes = await until_kept(tmp_path, 3)
+    assert [each.cell(EVERYTHING).high for each in minutes[:3]] == [7, 7, 99]
+    assert [each.cell(EVERYTHING).last for each in minutes[:3]] == [7, 7, 7]
 
 
 async def test_downtime_is_known_to_a_process_that_is_not_ready_at_once(tmp_path: Path) -> None:
