@@ -18,7 +18,7 @@ from telemetryd.history.slots import (
     join,
     parents_of,
 )
-from telemetryd.history.sqlitefile import SqliteFile
+from telemetryd.history.sqlitefile import MOUNTS, SqliteFile
 
 FILE_NAME: Final = "history.db"
 MINUTES_KEPT_S: Final = 48.0 * HOUR_S
@@ -335,7 +335,7 @@ def _check(slot: Slot) -> None:
         raise HistoryError(f"slot of {slot.size_s} s from {slot.start}: a number is too large")
 
 
-def open_store(folder: Path, *, now: Callable[[], float]) -> SqliteStore:
+def open_store(folder: Path, *, now: Callable[[], float], mounts: Path = MOUNTS) -> SqliteStore:
     """The store in a state folder, made where there is none.
 
     A damaged file is moved aside, and a new one takes its place. One of another program, or of a
@@ -344,11 +344,12 @@ def open_store(folder: Path, *, now: Callable[[], float]) -> SqliteStore:
     Args:
         folder: Must exist.
         now: Unix time in seconds, for the name of a damaged file.
+        mounts: The kernel's table of them, which tells a network's file systems.
 
     Raises:
         HistoryError: It can't be opened, or another process has it open to write.
     """
-    return SqliteStore(SqliteFile(folder / FILE_NAME, writable=True, now=now))
+    return SqliteStore(SqliteFile(folder / FILE_NAME, writable=True, now=now, mounts=mounts))
 
 
 def read_store(folder: Path) -> SqliteStore:

@@ -27,6 +27,8 @@ BUSY_S: Final = 5.0
 MOST_ASIDE: Final = 3
 """Damaged files that are kept. A disk that damages each new file must not be filled with them."""
 
+MOUNTS: Final = Path("/proc/self/mountinfo")
+
 _NETWORK: Final = (
     *("nfs", "cifs", "smb", "9p", "ceph", "glusterfs", "fuse", "afs", "lustre", "virtiofs"),
     *("ocfs2", "gfs2", "gpfs", "beegfs", "vboxsf"),
@@ -105,17 +107,21 @@ class SqliteFile:
         forget: Called when what is known of the content may no longer be so.
     """
 
-    def __init__(self, place: Path, *, writable: bool, now: Callable[[], float]) -> None:
+    def __init__(
+        self, place: Path, *, writable: bool, now: Callable[[], float], mounts: Path = MOUNTS
+    ) -> None:
         """Open it.
 
         Args:
             place: The file; its folder must exist.
             writable: Make it where there is none.
             now: Unix time in seconds, for the name of a damaged file.
+            mounts: The kernel's table of them.
 
         Raises:
             HistoryError: It can't be opened.
         """
+        self._mounts = mounts
         self._place = place.absolute()
         self._writable = writable
         self._now = now
@@ -174,14 +180,17 @@ class SqliteFile:
 
     def _open(self) -> None:
         try:
-            self.connection = _connect(self._place, writable=self._writable)
+            self.connection = self._connect()
         except DamagedError as error:
             if not self._writable:
                 raise
             self._move_aside(error.why)
-            self.connection = _connect(self._place, writable=True)
+            self.connection = self._connect()
         self._seen = _identity(self._place)
         self._seen_wal = _identity(_beside(self._place, "-wal"))
+
+    def _connect(self) -> sqlite3.Connection:
+        return _connect(self._place, writable=self._writable, mounts=self._mounts)
 
     def _reopen(self) -> None:
         self.connection.close()
@@ -233,7 +242,7 @@ class SqliteFile:
             self._lock = None
 
 
-def is_on_network(place: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
+def is_on_network(place: Path, mounts: Path) -> bool:
     """Whether a file is on a file system of a network, by the kernel's table of mounts.
 
     See proc_pid_mountinfo(5): the device's numbers are the third field, the type follows ``-``.
@@ -304,7 +313,7 @@ def _lock(place: Path) -> int:
         raise HistoryError(_storage(folder, error)) from error
 
 
-def _connect(place: Path, *, writable: bool) -> sqlite3.Connection:
+def _connect(place: Path, *, writable: bool, mounts: Path) -> sqlite3.Connection:
     mode = "rwc" if writable else "ro"
     with translated(place):
         if writable:
@@ -320,15 +329,15 @@ def _connect(place: Path, *, writable: bool) -> sqlite3.Connection:
             check_same_thread=False,
         )
         try:
-            _prepare(connection, place, writable=writable)
+            network = writable and is_on_network(place, mounts)
+            _prepare(connection, place, writable=writable, network=network)
         except BaseException:
             connection.close()
             raise
         return connection
 
 
-def _prepare(connection: sqlite3.Connection, place: Path, *, writable: bool) -> None:
-    network = writable and is_on_network(place)
+def _prepare(connection: sqlite3.Connection, place: Path, *, writable: bool, network: bool) -> None:
     if network:
         # First of all: WAL needs memory that is shared between processes, which file systems of a
         # network lack. A connection with the lock to itself needs none.

@@ -1,6 +1,5 @@
 """The file that SQLite opens: locked, checked, followed where it goes, replaced where it fails."""
 
-import json
 import logging
 import os
 import shutil
@@ -19,8 +18,7 @@ import pytest
 from telemetryd.errors import HistoryError
 from telemetryd.history.slots import HOUR_S, MINUTE_S
 from telemetryd.history.sqlite import FILE_NAME, SqliteStore, read_store
-from telemetryd.history.sqlitefile import MOST_ASIDE, is_on_network
-from tests.export.sinks.test_snapshots import own_mounts
+from telemetryd.history.sqlitefile import MOST_ASIDE
 from tests.history.test_sqlite import ONE, START, minute, opened
 from tests.support.locks import OTHER_USER
 
@@ -240,27 +238,6 @@ def test_writer_waits_for_a_lock_that_is_held_briefly(tmp_path: Path) -> None:
     assert starts(store) == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize(
-    ("kind", "expected"),
-    [
-        *((kind, True) for kind in ("nfs4", "cifs", "fuse.sshfs", "9p", "ceph", "ocfs2")),
-        *((kind, False) for kind in ("ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs")),
-    ],
-)
-def test_file_system_of_a_network_is_known_by_the_table_of_mounts(
-    tmp_path: Path, kind: str, expected: bool
-) -> None:
-    device = tmp_path.stat().st_dev
-    mounts = tmp_path / "mountinfo"
-    mounts.write_bytes(
-        b"21 1 0:1 / /ser\xffver rw - nfs4 far:/ rw\n"
-        b"broken\n22 1 %d:%d / /a\\040b rw,relatime shared:5 master:1 - %s dev rw\n"
-        % (os.major(device), os.minor(device), kind.encode())
-    )
-    assert is_on_network(tmp_path, mounts) is expected
-    assert not is_on_network(tmp_path, tmp_path / "none")
-
-
 def test_empty_file_is_begun_and_has_nothing_to_read_before(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).touch()
     with pytest.raises(HistoryError, match="no history in"):
@@ -302,85 +279,3 @@ def test_files_of_another_user_are_named_and_left_alone(suffix: str) -> None:
         assert "check the owner and the rights of the file" in done.stdout
         assert starts(store) == [0, 1, 2]
         store.close()
-
-
-MOUNTED = """
-import json, subprocess, sys
-from pathlib import Path
-from telemetryd.errors import HistoryError
-from tests.history.test_sqlite import FILE_NAME, HOUR_S, MINUTE_S, ONE, minute, opened, read_store
-
-def attempt(call):
-    try:
-        return call() or "done"
-    except HistoryError as error:
-        return str(error)
-
-folder = Path(sys.argv[2])
-mount = lambda *options: subprocess.run(["mount", *options, str(folder)], check=True)
-mount("-t", "tmpfs", "-o", "size=2m", "tmpfs")
-store, seen = opened(folder), {}
-store.write(ONE, [minute(0)])
-if sys.argv[1] == "full":
-    filler = (folder / "filler").open("wb", buffering=0)
-    try:
-        while filler.write(bytes(4096)): pass
-    except OSError: pass
-    slots, number = [minute(each) for each in range(1, 600)], 0
-    for number in range(3):
-        seen[f"write {number}"] = attempt(lambda: store.write(ONE, slots, batch="a"))
-        if number == 1:
-            store.close()
-            seen["opened"] = attempt(lambda: globals().update(store=opened(folder)))
-    seen["kept"] = len(store.read(ONE, MINUTE_S, 0, 2**40))
-    filler.close()
-    (folder / "filler").unlink()
-    seen["after"] = attempt(lambda: store.write(ONE, slots, batch="a"))
-    seen["again"] = attempt(lambda: store.write(ONE, slots, batch="a"))
-else:
-    store.close()
-    mount("-o", "remount,ro")
-    seen["write"] = attempt(lambda: opened(folder))
-    reader = read_store(folder)
-    seen["read"] = len(reader.read(ONE, MINUTE_S, 0, 2**40))
-    seen["files"] = sorted(each.name for each in folder.iterdir())
-    reader.close()
-    mount("-o", "remount,rw")
-    store = opened(folder)
-    seen["after"] = attempt(lambda: store.write(ONE, [minute(each) for each in range(1, 600)]))
-slots = store.read(ONE, MINUTE_S, 0, 2**40)
-seen["slots"] = [len(slots), max(each.known_s for each in slots)]
-seen["hours"] = sum(each.known_s for each in store.read(ONE, HOUR_S, 0, 2**40))
-print(json.dumps(seen))
-"""
-
-
-def seen_on_a_mount(scenario: str, folder: Path) -> dict[str, object]:
-    command = own_mounts()
-    if not command:
-        pytest.skip("no mount namespace: needs root or unprivileged user namespaces")
-    done = subprocess.run(
-        [*command, sys.executable, "-c", MOUNTED, scenario, str(folder)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, object] = json.loads(done.stdout)
-    return found
-
-
-def test_full_disk_is_named_and_loses_nothing(tmp_path: Path) -> None:
-    seen = seen_on_a_mount("full", tmp_path)
-    for number in range(3):
-        assert "full: make room on its disk" in str(seen[f"write {number}"])
-    assert (seen["kept"], seen["after"], seen["again"]) == (1, "done", "done")
-    assert (seen["slots"], seen["hours"]) == ([600, 60.0], 36_000.0)
-
-
-def test_read_only_folder_is_named_and_can_be_read(tmp_path: Path) -> None:
-    seen = seen_on_a_mount("read-only", tmp_path)
-    assert "Read-only file system: mount it writable" in str(seen["write"])
-    assert (seen["read"], seen["files"]) == (1, ["history.db", "history.lock"])
-    assert (seen["after"], seen["slots"]) == ("done", [600, 60.0])
