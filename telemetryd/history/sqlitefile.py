@@ -144,6 +144,7 @@ class SqliteFile:
 
         Raises:
             HistoryError: The file can't be used; nothing is changed.
+            DamagedError: Nor could an empty one.
         """
         run = self._transact if change else self._run
         if not self._writable:
@@ -156,10 +157,27 @@ class SqliteFile:
         try:
             return run(call)
         except DamagedError as error:
+            if not self._is_at_fault(call):
+                raise
             self.connection.close()
             self._move_aside(error.why)
             self._reopen()
         return run(call)
+
+    def _is_at_fault(self, call: Callable[[], T]) -> bool:
+        """Whether a call fails because of the file: it works with an empty database."""
+        kept, self.connection = self.connection, sqlite3.connect(":memory:", isolation_level=None)
+        self.forget()
+        try:
+            self.connection.executescript(_SCHEMA)
+            call()
+        except (sqlite3.Error, TypeError, ValueError, ArithmeticError):
+            return False
+        finally:
+            self.connection.close()
+            self.connection = kept
+            self.forget()
+        return True
 
     def _run(self, call: Callable[[], T]) -> T:
         with translated(self._place):

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -99,6 +100,17 @@ def test_content_that_makes_no_sense_is_replaced(tmp_path: Path, statement: str)
     store.write(ONE, [minute(1)])
     assert starts(store) == [1]
     assert len(aside(tmp_path)) == 1
+
+
+def test_call_that_would_fail_with_any_file_moves_none_aside(tmp_path: Path) -> None:
+    store = filled(tmp_path, 3)
+    wrong = replace(minute(3), known_s=None)  # type: ignore[arg-type]
+    for _ in range(2):
+        with pytest.raises(HistoryError, match="NoneType"):
+            store.write(ONE, [minute(2), wrong])
+    store.write(ONE, [minute(4)])
+    assert starts(store) == [0, 1, 2, 4]
+    assert (aside(tmp_path), store.set_aside) == ([], None)
 
 
 @pytest.mark.parametrize("seed", range(30))
