@@ -122,8 +122,6 @@ class Recorder:
                 self._began = now
             if self._until is not None:
                 self._miss(self._until, now, Gap.CLOCK)
-        if is_set(now):
-            self._until = now
         self._at = now, clock
 
     def _count(self, then: float, passed_s: float) -> None:

@@ -127,6 +127,7 @@ class SqliteFile:
         self._now = now
         self.set_aside: tuple[Path, str] | None = None
         self.forget: Callable[[], None] = lambda: None
+        self.connection: sqlite3.Connection
         self._lock = _lock(self._place) if writable else None
         try:
             self._open()

@@ -121,6 +121,7 @@ def test_nothing_is_counted_by_a_clock_that_cannot_be_right(wrong: float) -> Non
     clocks.go(60)
     (slot,) = clocks.recorder.take()
     assert (slot.start, slot.known_s, slot.cell(SERIES).high) == (START, 60.0, 20)
+    assert clocks.recorder.steady_s == 60
 
 
 def test_clock_that_is_right_only_later_leaves_a_gap_since_the_last_process() -> None:
@@ -179,8 +180,11 @@ def test_month_without_collection_is_one_gap_in_memory() -> None:
     assert len(slots) < 30 + 2 * 24 + 2
 
 
-@pytest.mark.parametrize(("step_s", "left_s"), [(0.9, 90.0), (1.9, 90.0), (2.1, 30.0), (-9, 30.0)])
-def test_clock_is_steady_since_its_last_step(step_s: float, left_s: float) -> None:
+@pytest.mark.parametrize(
+    ("step_s", "left_s", "gap_s"),
+    [(0.9, 90.0, 0.0), (2.0, 90.0, 0.0), (2.25, 30.0, 2.25), (-9.0, 30.0, 0.0)],
+)
+def test_clock_is_steady_since_its_last_step(step_s: float, left_s: float, gap_s: float) -> None:
     clocks = Clocks()
     clocks.see(7)
     clocks.go(60)
@@ -188,6 +192,8 @@ def test_clock_is_steady_since_its_last_step(step_s: float, left_s: float) -> No
     clocks.see(7)
     clocks.go(30)
     assert clocks.recorder.steady_s == left_s
+    slots = clocks.recorder.take(all_of_it=True)
+    assert sum(slot.gaps.get(Gap.CLOCK, 0.0) for slot in slots) == gap_s
 
 
 def test_leap_second_that_is_smeared_is_no_gap() -> None:

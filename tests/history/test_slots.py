@@ -151,6 +151,8 @@ def test_what_is_known_later_is_no_gap() -> None:
     made = join(MINUTE_S, 0, (gap, partial, full))
     assert (made.known_s, made.complete_s, made.gaps) == (60.0, 45.0, {Gap.INCOMPLETE: 15.0})
     assert join(MINUTE_S, 0, (partial, full, gap)).gaps == {Gap.INCOMPLETE: 15.0}
+    brief = Slot(MINUTE_S, 0, gaps={Gap.OFF: 0.5})
+    assert join(MINUTE_S, 0, (brief,)).gaps == {Gap.OFF: 0.5}
 
 
 def test_last_version_that_is_known_stays() -> None:
