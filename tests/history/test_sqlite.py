@@ -12,7 +12,7 @@ from subprocess import PIPE, Popen
 import pytest
 
 from telemetryd.errors import HistoryError
-from telemetryd.history.slots import DAY_S, HOUR_S, MINUTE_S, Gap, Moment, Slot, join, piece
+from telemetryd.history.slots import DAY_S, HOUR_S, MINUTE_S, Cell, Gap, Moment, Slot, join, piece
 from telemetryd.history.sqlite import (
     FILE_NAME,
     MINUTES_KEPT_S,
@@ -233,6 +233,19 @@ def test_hour_is_made_of_the_minutes_of_both_halves_that_were_merged(tmp_path: P
         for size_s in (HOUR_S, DAY_S):
             (made,) = one.read(ONE, size_s, 0, 2**40)
             assert (made.known_s, made.cell("nodes.all")[:4]) == (3600.0, (64, 5, 5, 64))
+
+
+def test_clock_that_comes_back_to_an_hour_without_its_minutes_makes_it_no_poorer(
+    tmp_path: Path,
+) -> None:
+    store = opened(tmp_path)
+    store.write(ONE, [minute(index, 5) for index in range(60)])
+    assert store.prune(START + 3 * DAY_S, keep_s=9 * DAY_S, keep_daily_s=9 * DAY_S) == 60
+    store.write(ONE, [minute(7, 2)])
+    store.write(ONE, [minute(8, 30)])
+    for size_s in (HOUR_S, DAY_S):
+        (slot,) = store.read(ONE, size_s, 0, 2**40)
+        assert (slot.known_s, slot.cell("nodes.all")) == (3600.0, Cell(30, 5, 5, 5, 5.0))
 
 
 def test_number_that_is_too_large_is_refused_and_damages_nothing(tmp_path: Path) -> None:
