@@ -78,6 +78,7 @@ class Plan:
         exporters: How many are many.
         exporters_interval_s: From one run of such a one to the next.
         inside: Sizes that are measured without a server.
+        history_rows: In the store of the history.
     """
 
     nodes: tuple[int, ...] = (1_000, USUAL_NODES)
@@ -89,6 +90,7 @@ class Plan:
     exporters: int = MANY_EXPORTERS
     exporters_interval_s: int = MANY_INTERVAL_S
     inside: tuple[int, ...] = (1_000, 10_000, 100_000)
+    history_rows: int = 10_000_000
 
     @property
     def usual_nodes(self) -> int:
@@ -144,13 +146,16 @@ def run(plan: Plan) -> Results:
             measured = _on_real(plan, fleet, server, nodes)
             sections.append(_section(server, fleet, measured))
     with timed("the stores alone"):
-        inside = {nodes: _inside(nodes) for nodes in plan.inside}
+        inside = {nodes: _alone("inprocess", nodes) for nodes in plan.inside}
+    with timed("the history"):
+        history = _alone("history", plan.history_rows)
     return Results(
         taken_at=f"{started_at:%Y-%m-%dT%H:%M:%SZ}",
         machine=machine,
         versions=_versions(plan),
         sections=sections,
         inside=inside,
+        history=history,
     )
 
 
@@ -243,9 +248,10 @@ def _section(server: Server, fleet: BenchFleet, measured: Measured) -> Section:
     )
 
 
-def _inside(nodes: int) -> dict[str, float]:
+def _alone(module: str, size: int) -> dict[str, float]:
+    """What a module measures in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.inprocess", str(nodes)],
+        [sys.executable, "-m", f"benchmarks.{module}", str(size)],
         check=True,
         stdout=subprocess.PIPE,
         cwd=ROOT,

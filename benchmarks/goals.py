@@ -28,6 +28,7 @@ def judge(results: Results) -> list[Goal]:
         *_collection(results),
         *_running(results),
         *_many(results),
+        *_history(results),
     ]
 
 
@@ -181,6 +182,20 @@ def _many(results: Results) -> Iterator[Goal]:
             unit="ms",
             detail="bound of the histogram's bucket",
         )
+
+
+def _history(results: Results) -> Iterator[Goal]:
+    found = results.history
+    with_rows = f"of {found['rows'] / _MEGA:.1f} million rows" if found else ""
+    for what, limit, figure, scale, unit, detail in (
+        ("history: report of a year", 2, "report_s", 1.0, "s", with_rows),
+        ("history: reads of its page", 0.3, "page_s", 1.0, "s", with_rows),
+        ("history: insert of a minute of 60 series", 5, "insert_s", 1e3, "ms", with_rows),
+        ("history: five years of 60 series", 50, "five_years_bytes", 1 / _MEGA, "MB", ""),
+        ("history: memory while idle", 3, "idle_bytes", 1 / _MEGA, "MB", ""),
+        ("history: idle", 0.05, "idle_core", 100, "% of a core", "a look every 5 s"),
+    ):
+        yield _at_most(what, limit, found.get(figure), scale=scale, unit=unit, detail=detail)
 
 
 def _against(

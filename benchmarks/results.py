@@ -49,6 +49,7 @@ class Results(msgspec.Struct, frozen=True):
         versions: Of everything that took part.
         sections: One for each fleet.
         inside: What ``inprocess`` measured, by number of nodes.
+        history: What ``history`` measured.
     """
 
     taken_at: str
@@ -56,6 +57,7 @@ class Results(msgspec.Struct, frozen=True):
     versions: dict[str, str]
     sections: list[Section]
     inside: dict[int, dict[str, float]]
+    history: dict[str, float] = {}
 
     def ordered(self) -> list[Section]:
         """The sections, the smallest fleet first."""

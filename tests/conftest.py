@@ -60,6 +60,7 @@ LONGEST = (
     "tests/daemon/test_secrets_process.py",
     "tests/system/test_confused_deputy.py",
     "tests/system/test_rotation.py",
+    "tests/daemon/test_history_process.py",
     "tests/system/test_replicas.py",
     "tests/system/test_late_writes.py",
     "tests/system/test_hangs.py",

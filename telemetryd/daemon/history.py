@@ -9,11 +9,10 @@ import math
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
+from secrets import token_hex
 from typing import Any, Final, Protocol, TypeVar
-from uuid import uuid4
 
 import anyio
 
@@ -22,10 +21,9 @@ from telemetryd.errors import HistoryError, NotReady
 from telemetryd.export.threads import StillHangingError, WorkerThread, shared_threads
 from telemetryd.history.entitlement import entitlement_of
 from telemetryd.history.measure import measure
-from telemetryd.history.recorder import Recorder
+from telemetryd.history.recorder import Recorder, is_set
 from telemetryd.history.report import month_of
 from telemetryd.history.slots import DAY_S, HOUR_S, MINUTE_S, Gap, Moment, Slot
-from telemetryd.history.sqlite import SqliteStore
 from telemetryd.history.store import HistoryStore, describe_store, is_shared, open_history
 from telemetryd.model import HistoryStatus, Snapshot, Switches
 from telemetryd.serve.page.usage import HistoryFacts
@@ -47,6 +45,8 @@ _SLOW: Final = {
     False: "the disk takes too long: check the disk or the file server",
     True: "PostgreSQL takes too long: check the server and the network",
 }
+PRUNE_AFTER_S: Final = HOUR_S
+"""A clock that was wrong at boot is right by then: by a wrong one, everything could be too old."""
 
 
 class Fleet(Protocol):
@@ -67,6 +67,23 @@ class Fleet(Protocol):
         """Return when the next snapshot may be another one, or collection is on or off."""
 
 
+@dataclass(slots=True)
+class _Batch:
+    """Slots that are written together.
+
+    Attributes:
+        epoch: Of leadership when they came about.
+        token: By which the store knows it again. A write that was cut off may have been made.
+        tried: It may be in the store, so nothing is added to it.
+    """
+
+    installation: str
+    epoch: int
+    slots: list[Slot] = field(default_factory=list)
+    token: str = field(default_factory=lambda: token_hex(8))
+    tried: bool = False
+
+
 class HistoryKeeper:
     """Looks, and keeps what it saw in the state folder, or in a database.
 
@@ -80,24 +97,24 @@ class HistoryKeeper:
         config: Config,
         *,
         now: Callable[[], float],
+        epoch: Callable[[], int] = lambda: 0,
         clock: Callable[[], float] = boot_time_s,
         look_s: float = LOOK_S,
-        epoch: Callable[[], int] = lambda: 0,
     ) -> None:
         """Nothing is opened before ``run``.
 
         Args:
             fleet: What is looked at.
-            config: Names the store; what is kept, and for how long.
+            config: Where the file is made, what is kept, and for how long.
             now: Unix time in seconds.
+            epoch: Of leadership, now.
             clock: Seconds since the machine booted.
             look_s: Between two looks.
-            epoch: Of leadership: what the replica with the highest one writes, counts.
         """
         self._look_s = look_s
         self._fleet = fleet
-        self._epoch = epoch
         self._now = now
+        self._epoch = epoch
         self._clock = clock
         self.status = HistoryStatus()
         self._whole = config
@@ -108,10 +125,9 @@ class HistoryKeeper:
         self._recorder = Recorder(now=now, clock=clock)
         self._installation = ""
         self._seen: tuple[Snapshot, Moment] | None = None
-        self._waiting: list[Slot] = []
-        self._batch = ("", 0, 0)
-        """Name, epoch and number of those of ``_waiting`` that a write has been tried of."""
-        self._pruned_at = 0.0
+        self._resumed = False
+        self._waiting: list[_Batch] = []
+        self._pruned_s = -math.inf
 
     def follow(self, config: Config) -> None:
         """Put a configuration in force."""
@@ -180,8 +196,8 @@ class HistoryKeeper:
         finally:
             with anyio.move_on_after(END_TIMEOUT_S, shield=True):
                 await self._write(all_of_it=True)
-                if self._store is not None:
-                    await self._run(self._store.close)
+                with suppress(HistoryError):
+                    await self._run(self._close)
 
     async def _look(self) -> None:
         if self._off:
@@ -194,16 +210,28 @@ class HistoryKeeper:
             return
         if snapshot.identity.install_uuid != self._installation:
             await self._begin(snapshot.identity.install_uuid)
+        self._see(snapshot)
+
+    def _see(self, snapshot: Snapshot) -> None:
         if self._seen is None or self._seen[0] is not snapshot:
             self._seen = snapshot, measure(snapshot)
         self._recorder.see(self._seen[1])
         self._note(samples=self.status.samples + 1, last_sample_at=self._now())
 
+    async def _look_meanwhile(self) -> None:
+        """Look while a disk takes its time: a peak must not go by."""
+        while True:
+            await anyio.sleep(self._look_s or LOOK_S)
+            with suppress(NotReady):
+                if not self._off:
+                    snapshot = self._fleet.snapshot()
+                    if snapshot.identity.install_uuid == self._installation:
+                        self._see(snapshot)
+
     def _forget(self) -> None:
         """Collection is off: keep only since when."""
         if self._seen is not None:
             self._waiting.clear()
-            self._batch = ("", 0, 0)
             self._recorder = Recorder(now=self._now, clock=self._clock)
         self._seen = None
         self._recorder.lose(Gap.OFF)
@@ -212,80 +240,106 @@ class HistoryKeeper:
         """Go on with the history of an installation."""
         if self._installation:
             await self._write(all_of_it=True)
-            self._lose(len(self._waiting))
             self._recorder = Recorder(now=self._now, clock=self._clock)
         self._installation = installation
-        until = await self._use(lambda store: store.known_until(installation))
-        if until is not None and not self._recorder.started:
-            self._recorder.resume(until)
+        self._resumed = False
+        await self._resume()
+
+    async def _resume(self) -> None:
+        """Have the recorder say what was missed since the store ends, once that is known."""
+        installation, now = self._installation, self._now()
+        found = await self._use(lambda store: (store.known_until(installation, now),))
+        if found is not None:
+            self._resumed = True
+            if found[0] is not None:
+                self._recorder.resume(found[0])
 
     async def _write(self, *, all_of_it: bool = False) -> None:
         """Write what is over, and once a day remove what is old; nothing while it is off."""
         if self._off or not self._installation:
             return
-        self._waiting += self._recorder.take(all_of_it=all_of_it)
-        self._lose(len(self._waiting) - MOST_WAITING)
+        if not self._resumed:
+            await self._resume()
+        self._add(self._recorder.take(all_of_it=all_of_it))
         taken = False
-        while self._waiting and (taken := await self._write_batch()):
-            pass
+        while self._waiting:
+            batch = self._waiting[0]
+            taken = await self._put(batch)
+            if not taken:
+                return
+            if self._waiting and self._waiting[0] is batch:  # or it was forgotten meanwhile
+                del self._waiting[0]
         if taken:
             await self._count()
-        if self._now() - self._pruned_at >= DAY_S and await self._use(self._prune):
-            self._pruned_at = self._now()
+            await self._prune()
 
-    async def _write_batch(self) -> bool:
-        """Write what a write was tried of before, else all that waits; whether it was taken.
+    def _add(self, slots: list[Slot]) -> None:
+        last = self._waiting[-1] if self._waiting else None
+        if slots and (last is None or last.tried or last.installation != self._installation):
+            self._waiting.append(last := _Batch(self._installation, self._epoch()))
+        if slots and last is not None:
+            last.slots += slots
+        lost = max(0, sum(len(batch.slots) for batch in self._waiting) - MOST_WAITING)
+        if lost:
+            self._note(lost_slots=self.status.lost_slots + lost)
+        for batch in self._waiting:
+            gone = min(lost, len(batch.slots))
+            del batch.slots[:gone]
+            lost -= gone
 
-        A server that was lost may have taken it, and must see that it is the same.
-        """
-        batch, epoch, count = self._batch
-        if not count:
-            batch, epoch, count = uuid4().hex, self._epoch(), len(self._waiting)
-            self._batch = batch, epoch, count
-        write = partial(_write, self._installation, tuple(self._waiting[:count]), epoch, batch)
-        if not await self._use(write):
-            return False
-        del self._waiting[:count]
-        self._batch = ("", 0, 0)
-        return True
+    async def _put(self, batch: _Batch) -> bool:
+        """Whether the store has a batch now, of which nothing is there twice."""
+        batch.tried, slots = True, tuple(batch.slots)
 
-    def _lose(self, count: int) -> None:
-        """Drop the oldest that wait."""
-        if count > 0:
-            self._note(lost_slots=self.status.lost_slots + count)
-            del self._waiting[:count]
-            batch, epoch, tried = self._batch
-            self._batch = batch, epoch, max(0, tried - count)
+        def write(store: HistoryStore) -> bool:
+            store.write(batch.installation, slots, epoch=batch.epoch, batch=batch.token)
+            return True
 
-    def _prune(self, store: HistoryStore) -> bool:
-        """Called in the thread. Others say how long they keep theirs in a store that is shared."""
-        store.prune(
-            self._now(),
-            keep_s=self._config.keep_s,
-            keep_daily_s=self._config.keep_daily_s,
-            installation=self._installation if is_shared(self._whole) else "",
-        )
-        return True
+        return bool(await self._use(write))
+
+    async def _prune(self) -> None:
+        if self._recorder.steady_s < PRUNE_AFTER_S or self._clock() - self._pruned_s < DAY_S:
+            return
+        now, kept = self._now(), self._config
+
+        def prune(store: HistoryStore) -> bool:
+            # Others say for how long they keep theirs in a store that is shared.
+            of = self._installation if is_shared(self._whole) else ""
+            store.prune(now, keep_s=kept.keep_s, keep_daily_s=kept.keep_daily_s, installation=of)
+            return True
+
+        if await self._use(prune):
+            self._pruned_s = self._clock()
 
     async def _count(self) -> None:
         """What this month counts by the rule."""
+        if not is_set(self._now()):
+            return
+        installation, series = self._installation, self._rule.series
         month = month_of(datetime.fromtimestamp(self._now(), UTC)).timestamp()
-        of, series = self._installation, self._rule.series
         hours = await self._use(
-            lambda store: store.read(of, HOUR_S, month, math.inf, series=series)
+            lambda store: store.read(installation, HOUR_S, month, math.inf, series=series)
         )
         figure = self._rule.figure(hours) if hours else None
         self._note(licenses=None if figure is None else self._rule.licenses(figure))
 
     async def _use(self, call: Callable[[HistoryStore], T]) -> T | None:
         """What a call of the store returns; None where it fails, which is logged once."""
+        async with anyio.create_task_group() as looking:
+            looking.start_soon(self._look_meanwhile)
+            found = await self._try(call)
+            looking.cancel_scope.cancel()
+        return found
+
+    async def _try(self, call: Callable[[HistoryStore], T]) -> T | None:
         try:
             with anyio.fail_after(STORE_TIMEOUT_S):
                 found = await self._run(lambda: call(self._opened()))
-        except TimeoutError:
+        except TimeoutError:  # it goes on in its thread, and may open a large file yet
             self._fail(_SLOW[is_shared(self._whole)])
         except HistoryError as error:
             self._fail(str(error))
+            self._stale = True
         else:
             self._note(trouble="")
             return found
@@ -300,17 +354,18 @@ class HistoryKeeper:
 
     def _opened(self) -> HistoryStore:
         """The store; called in the thread."""
-        if self._stale and self._store is not None:
+        if self._stale:
             # A disk that was full or away may have left the connection useless.
-            self._store.close()
-            self._store = None
+            self._close()
         self._stale = False
         if self._store is None:
             self._store = open_history(self._whole, now=self._now)
-            if isinstance(self._store, SqliteStore) and self._store.set_aside is not None:
-                aside, why = self._store.set_aside
-                log.error("history is damaged, a new one begins moved_to=%s error=%r", aside, why)
         return self._store
+
+    def _close(self) -> None:
+        if self._store is not None:
+            self._store.close()
+            self._store = None
 
     def _note(self, **changes: Any) -> None:
         self.status = replace(self.status, **changes)
@@ -319,11 +374,3 @@ class HistoryKeeper:
         if why != self.status.trouble:
             log.warning("cannot keep the history error=%r", why)
         self._note(trouble=why)
-        self._stale = True
-
-
-def _write(
-    installation: str, slots: tuple[Slot, ...], epoch: int, batch: str, store: HistoryStore
-) -> bool:
-    store.write(installation, slots, epoch=epoch, batch=batch)
-    return True

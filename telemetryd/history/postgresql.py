@@ -18,13 +18,13 @@ from telemetryd.history.slots import (
     DAY_S,
     HOUR_S,
     MINUTE_S,
+    MINUTES_KEPT_S,
     Cell,
     Gap,
     Slot,
     grown,
     parents_of,
 )
-from telemetryd.history.sqlite import MINUTES_KEPT_S
 from telemetryd.history.store import CALL_S
 
 T = TypeVar("T")
@@ -148,14 +148,14 @@ class PostgresStore:
         rows = self._run(lambda connection: connection.fetch(query))
         return [row[0] for row in rows or ()]
 
-    def known_until(self, installation: str) -> float | None:
-        """To when the minutes of any replica reach, in Unix seconds; None where there is none."""
+    def known_until(self, installation: str, before: float = 2.0**62) -> float | None:
+        """To when the minutes of any replica reach that begin before a time; None without one."""
         query = (
             "SELECT start + least(60.0, known_s + off_s + down_s + clock_s) FROM telemetryd.slots"
             " JOIN telemetryd.installations ON id = installation WHERE uuid = $1 AND size = 60"
-            " ORDER BY start DESC LIMIT 1"
+            " AND start < $2::float8 ORDER BY start DESC LIMIT 1"
         )
-        found = self._run(lambda connection: connection.fetchval(query, installation))
+        found = self._run(lambda connection: connection.fetchval(query, installation, before))
         return None if found is None else float(found)
 
     def prune(

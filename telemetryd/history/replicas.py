@@ -83,6 +83,6 @@ class Records:
         return [self.kept[key] for key in keys if key in self.kept]
 
 
-def _rank(slot: Slot, epoch: int) -> tuple[bool, int, tuple[float, float]]:
+def _rank(slot: Slot, epoch: int) -> tuple[bool, int, tuple[float, bool, float, float]]:
     # A leader that has just begun may know nothing of a minute that another replica saw whole.
     return slot.complete, epoch, slot.fullness

@@ -5,6 +5,7 @@ see that they hold the same hours: it proves equality, not truth.
 """
 
 import json
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -119,8 +120,10 @@ def make_report(
     start = begin or since
     periods = []
     if start is not None:
+        starts = [slot.start for slot in hours]
         for lower, upper in calendar(start, end, by):
-            inside = [slot for slot in hours if _within(slot, lower, upper)]
+            first_of, after = (bisect_left(starts, at.timestamp()) for at in (lower, upper))
+            inside = list(hours[first_of:after])
             digest = _digest(rule, installation, inside)
             periods.append(_period(rule, (lower, upper), min(upper, end), inside, digest))
     return Report(installation, instance, since, end, by, rule, tuple(periods))
@@ -222,10 +225,6 @@ def _digest(rule: Entitlement, installation: str, hours: list[Slot]) -> str:
             lines.append([slot.start, *seconds, high, low, first, last, rounded])
     text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
     return sha256(text.encode()).hexdigest()
-
-
-def _within(slot: Slot, begin: datetime, end: datetime) -> bool:
-    return begin.timestamp() <= slot.start < end.timestamp()
 
 
 def _moment(at: float) -> datetime:

@@ -13,6 +13,7 @@ MINUTE_S: Final = 60
 HOUR_S: Final = 3600
 DAY_S: Final = 86_400
 SIZES: Final = (MINUTE_S, HOUR_S, DAY_S)
+MINUTES_KEPT_S: Final = 48.0 * HOUR_S
 PARENTS: Final = ((HOUR_S, MINUTE_S), (DAY_S, HOUR_S))
 """Which slots are made of which."""
 
@@ -104,9 +105,9 @@ class Slot:
             raise ValueError(f"no slot of {self.size_s} s begins at {self.start}")
 
     @property
-    def fullness(self) -> tuple[float, float]:
-        """How much is known of it; then, of how much it is known why not."""
-        return self.known_s, sum(self.gaps.values())
+    def fullness(self) -> tuple[float, bool, float, float]:
+        """How much is known of it, complete first; then, of how much it is known why not."""
+        return self.complete_s, self.complete, self.known_s, sum(self.gaps.values())
 
     @property
     def known(self) -> bool:
@@ -172,7 +173,8 @@ def spans(begin: float, end: float) -> Iterator[tuple[int, int, float]]:
 def join(size_s: int, start: int, parts: Iterable[Slot]) -> Slot:
     """One slot of smaller ones, or of several of the same time, in the order they came about.
 
-    Seconds are never more than the slot has: a clock that was set back visits a slot twice.
+    Seconds are never more than the slot has: a clock that was set back visits a slot twice, and
+    what was a gap at first is none once it is known.
 
     Raises:
         ValueError: A part is of another time.
@@ -185,22 +187,34 @@ def join(size_s: int, start: int, parts: Iterable[Slot]) -> Slot:
             name: made.cell(name).joined(part.cell(name), made.complete_s, part.complete_s)
             for name in made.cells.keys() | part.cells.keys()
         }
-        gaps = {
-            gap: min(float(size_s), made.gaps.get(gap, 0.0) + part.gaps.get(gap, 0.0))
-            for gap in Gap
-            if gap in made.gaps or gap in part.gaps
-        }
+        known_s = min(float(size_s), made.known_s + part.known_s)
+        complete_s = min(float(size_s), made.complete_s + part.complete_s)
         made = Slot(
             size_s,
             start,
-            min(float(size_s), made.known_s + part.known_s),
-            min(float(size_s), made.complete_s + part.complete_s),
+            known_s,
+            complete_s,
             made.complete or part.complete,
-            gaps,
+            _gaps((made.gaps, part.gaps), known_s - complete_s, size_s - known_s),
             part.version or made.version,
             cells,
         )
     return made
+
+
+def _gaps(
+    both: tuple[Mapping[Gap, float], Mapping[Gap, float]], incomplete_s: float, unknown_s: float
+) -> dict[Gap, float]:
+    """The sum of two, within what is known in part and what isn't known."""
+    found = {}
+    for gap in Gap:  # where there is too much, the clock's word counts least
+        room_s = incomplete_s if gap is Gap.INCOMPLETE else unknown_s
+        seconds = min(room_s, sum(gaps.get(gap, 0.0) for gaps in both))
+        if gap is not Gap.INCOMPLETE:
+            unknown_s -= seconds
+        if seconds > 0:
+            found[gap] = seconds
+    return found
 
 
 def parents_of(slots: Iterable[Slot]) -> Iterator[tuple[int, int, int]]:

@@ -1,10 +1,7 @@
 """The store of one machine: a SQLite file. Everything here blocks: call it in a worker thread."""
 
-import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -13,55 +10,21 @@ from telemetryd.history.slots import (
     DAY_S,
     HOUR_S,
     MINUTE_S,
+    MINUTES_KEPT_S,
+    NEVER,
+    ZERO,
     Cell,
     Gap,
     Slot,
-    grown,
+    join,
+    parents_of,
 )
+from telemetryd.history.sqlitefile import MOUNTS, SCHEMA_VERSION, SqliteFile
+from telemetryd.history.store import FILE_NAME
 
-SCHEMA_VERSION: Final = 1
-APPLICATION_ID: Final = 0x746C6D64
-"""``tlmd``, in the header of the file (SQLite's ``application_id``)."""
-FILE_NAME: Final = "history.db"
-MINUTES_KEPT_S: Final = 48.0 * HOUR_S
-BUSY_S: Final = 5.0
-"""Another process that reads may hold a lock for so long."""
-
-_NETWORK: Final = (
-    "nfs",
-    "cifs",
-    "smb",
-    "9p",
-    "ceph",
-    "glusterfs",
-    "fuse",
-    "afs",
-    "lustre",
-    "virtiofs",
-)
-"""Types of file systems whose locks or shared memory SQLite can't trust, by how they begin."""
-_DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-_PRIMARY: Final = 0xFF
-"""The part of an extended result code that names its kind (sqlite.org/rescode.html)."""
+_LARGEST: Final = 2**63
+"""Beyond the numbers that SQLite has."""
 _GAPS: Final = tuple(Gap)
-_SCHEMA: Final = """
-CREATE TABLE installations (id INTEGER PRIMARY KEY, uuid TEXT NOT NULL UNIQUE) STRICT;
-CREATE TABLE series (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;
-CREATE TABLE slots (
-  installation INTEGER NOT NULL, size INTEGER NOT NULL, start INTEGER NOT NULL,
-  known_s REAL NOT NULL, complete_s REAL NOT NULL, complete INTEGER NOT NULL,
-  off_s REAL NOT NULL, down_s REAL NOT NULL, incomplete_s REAL NOT NULL, clock_s REAL NOT NULL,
-  version TEXT NOT NULL,
-  PRIMARY KEY (installation, size, start)) STRICT, WITHOUT ROWID;
-CREATE TABLE cells (
-  installation INTEGER NOT NULL, size INTEGER NOT NULL, start INTEGER NOT NULL,
-  series INTEGER NOT NULL,
-  high INTEGER NOT NULL, low INTEGER, first INTEGER, last INTEGER, mean REAL,
-  PRIMARY KEY (installation, size, start, series)) STRICT, WITHOUT ROWID;
-"""
-_OLD: Final = """
-WHERE size = ? AND start < ?
-  AND (? = '' OR installation = (SELECT id FROM installations WHERE uuid = ?))"""
 _SLOT: Final = (
     "size, start, known_s, complete_s, complete, off_s, down_s, incomplete_s, clock_s, version"
 )
@@ -72,42 +35,60 @@ class SqliteStore:
 
     Attributes:
         journal: ``wal``, or ``delete`` on a network's file system.
-        set_aside: Where a damaged file was moved when this one was opened, and what was wrong with
-            it; None if none was.
     """
 
-    def __init__(
-        self, connection: sqlite3.Connection, set_aside: tuple[Path, str] | None = None
-    ) -> None:
+    def __init__(self, file: SqliteFile) -> None:
         """Made by ``open_store`` and ``read_store``."""
-        self._connection = connection
+        self._file = file
         self._known_series: dict[str, int] = {}
-        self.set_aside = set_aside
-        self.journal: str = connection.execute("PRAGMA journal_mode").fetchone()[0]
+        self._joined: dict[tuple[int, int], tuple[Slot, int]] = {}
+        self._data_version = 0
+        file.forget = self._forget
+        self.journal: str = file.use(lambda: self._execute("PRAGMA journal_mode").fetchone()[0])
+
+    @property
+    def set_aside(self) -> tuple[Path, str] | None:
+        """Where a damaged file was moved last, and what was wrong with it; None if none was."""
+        return self._file.set_aside
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
     def migrate(self) -> str:
         """As opening the file has done."""
         return str(SCHEMA_VERSION)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._connection.close()
 
     def write(
         self, installation: str, slots: Sequence[Slot], *, epoch: int = 0, batch: str = ""
     ) -> None:
         """Add slots, and make the larger slots around them again: all of it or nothing.
 
-        A file has one writer, so ``epoch`` and ``batch`` make no difference.
+        Args:
+            installation: Install UUID.
+            slots: In the order in which they came about.
+            epoch: Makes no difference: a file has one writer.
+            batch: Names them, where it isn't known whether they were written before: if they are
+                the last batch that was, they aren't added again.
 
         Raises:
             HistoryError: The file can't be written.
         """
-        del epoch, batch
-        with self._transaction():
+        del epoch
+
+        def change() -> None:
+            self._notice_others()
             key = self._installation(installation)
-            for made in grown(slots, partial(self._slots, key)):
-                self._put(key, made)
+            if batch and self._one("SELECT batch FROM installations WHERE id = ?", key) == batch:
+                return
+            for slot in slots:
+                known = self._get(key, slot.size_s, slot.start)
+                self._put(key, join(slot.size_s, slot.start, (*known, slot)))
+            self._join_parents(key, slots)
+            if batch:
+                self._execute("UPDATE installations SET batch = ? WHERE id = ?", batch, key)
+
+        self._file.use(change, change=True)
 
     def merge(self, slots: Iterable[tuple[str, Slot]]) -> int:
         """Add slots of another store, each with its installation: all of them or none.
@@ -116,18 +97,27 @@ class SqliteStore:
         Returns their number.
 
         Raises:
-            HistoryError: The file can't be written.
+            HistoryError: The file can't be written, or a number is too large for it.
         """
-        count = 0
-        with self._transaction():
-            for installation, slot in slots:
+        found = list(slots)
+        for _, slot in found:
+            _check(slot)
+
+        def change() -> int:
+            self._forget()
+            by_key: dict[int, list[Slot]] = {}
+            for installation, slot in found:
                 key = self._installation(installation)
                 made = slot
-                for known in self._slots(key, slot.size_s, slot.start, slot.start + 1):
+                for known in self._get(key, slot.size_s, slot.start):
                     made = known.or_fuller(slot)
                 self._put(key, made)
-                count += 1
-        return count
+                by_key.setdefault(key, []).append(slot)
+            for key, merged in by_key.items():
+                self._join_parents(key, merged)
+            return len(found)
+
+        return self._file.use(change, change=True)
 
     def read(
         self, installation: str, size_s: int, begin: float, end: float, *, series: str = ""
@@ -139,31 +129,40 @@ class SqliteStore:
         Raises:
             HistoryError: The file can't be read.
         """
-        with _translated():
-            found = self._connection.execute(
-                "SELECT id FROM installations WHERE uuid = ?", (installation,)
+
+        def find() -> list[Slot]:
+            found = self._execute(
+                "SELECT id FROM installations WHERE uuid = ?", installation
             ).fetchone()
             return list(self._slots(found[0], size_s, begin, end, series)) if found else []
 
+        return self._file.use(find)
+
     def installations(self) -> list[str]:
         """The install UUIDs that there are days of, that with the latest one last."""
-        with _translated():
-            rows = self._connection.execute(
-                "SELECT uuid FROM installations JOIN slots ON id = installation"
-                " WHERE size = 86400 GROUP BY uuid ORDER BY max(start), uuid"
-            )
-            return [row[0] for row in rows]
+        return self._file.use(
+            lambda: [
+                row[0]
+                for row in self._execute(
+                    "SELECT uuid FROM installations JOIN slots ON id = installation"
+                    " WHERE size = 86400 GROUP BY uuid ORDER BY max(start), uuid"
+                )
+            ]
+        )
 
-    def known_until(self, installation: str) -> float | None:
-        """To when the minutes reach, in Unix seconds; None where there is none."""
-        with _translated():
-            row = self._connection.execute(
+    def known_until(self, installation: str, before: float = 2.0**62) -> float | None:
+        """To when the minutes reach that begin before a time, in Unix seconds; None without one."""
+
+        def find() -> float | None:
+            row = self._execute(
                 "SELECT start + min(60.0, known_s + off_s + down_s + clock_s) FROM slots"
                 " JOIN installations ON id = installation WHERE uuid = ? AND size = 60"
-                " ORDER BY start DESC LIMIT 1",
-                (installation,),
+                " AND start < ? ORDER BY start DESC LIMIT 1",
+                *(installation, before),
             ).fetchone()
             return None if row is None else float(row[0])
+
+        return self._file.use(find)
 
     def prune(
         self, now: float, *, keep_s: float, keep_daily_s: float, installation: str = ""
@@ -174,14 +173,23 @@ class SqliteStore:
             HistoryError: The file can't be written.
         """
         kept = ((MINUTE_S, MINUTES_KEPT_S), (HOUR_S, keep_s), (DAY_S, keep_daily_s))
-        removed = 0
-        with self._transaction():
-            for size_s, kept_s in kept:
-                where = (size_s, int(now - kept_s), installation, installation)
-                for table in ("cells", "slots"):
-                    gone = self._connection.execute(f"DELETE FROM {table} {_OLD}", where)  # noqa: S608
-                removed += gone.rowcount
-        return removed
+
+        def change() -> int:
+            self._forget()
+            removed = 0
+            of = "SELECT id FROM installations WHERE ? IN ('', uuid)"
+            for (key,) in self._execute(of, installation).fetchall():
+                for size_s, kept_s in kept:
+                    for table in ("cells", "slots"):
+                        gone = self._execute(
+                            f"DELETE FROM {table}"  # noqa: S608 (own names)
+                            " WHERE installation = ? AND size = ? AND start < ?",
+                            *(key, size_s, int(now - kept_s)),
+                        )
+                    removed += gone.rowcount
+            return removed
+
+        return self._file.use(change, change=True)
 
     def clear(self) -> None:
         """Remove everything, so that nothing of it is left in the file.
@@ -189,113 +197,155 @@ class SqliteStore:
         Raises:
             HistoryError: The file can't be written.
         """
-        with self._transaction():
+
+        def change() -> None:
             for table in ("cells", "slots", "series", "installations"):
-                self._connection.execute(f"DELETE FROM {table}")  # noqa: S608 (own names)
-            self._known_series.clear()
-        with _translated():
-            self._connection.execute("VACUUM")
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                self._execute(f"DELETE FROM {table}")  # noqa: S608 (own names)
+            self._forget()
+
+        def shrink() -> None:
+            self._execute("VACUUM")
+            self._execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+        self._file.use(change, change=True)
+        self._file.use(shrink)
 
     # -- rows
+
+    def _execute(self, query: str, *values: object) -> sqlite3.Cursor:
+        return self._file.connection.execute(query, values)
+
+    def _forget(self) -> None:
+        self._known_series.clear()
+        self._joined.clear()
+
+    def _notice_others(self) -> None:
+        """Forget what is remembered of the content, where another process has changed it."""
+        found: int = self._execute("PRAGMA data_version").fetchone()[0]
+        if found != self._data_version:
+            self._forget()
+        self._data_version = found
+
+    def _join_parents(self, key: int, slots: Iterable[Slot]) -> None:
+        changed = {(slot.size_s, slot.start) for slot in slots}
+        for size_s, part_s, start in parents_of(slots):
+            first = min(
+                (
+                    part
+                    for size, part in changed
+                    if size == part_s and start <= part < start + size_s
+                ),
+                default=start,
+            )
+            made = self._join(key, size_s, part_s, start, first)
+            for former in self._get(key, size_s, start):
+                made = made.or_fuller(former)
+            self._put(key, made)
+            changed.add((size_s, start))
+
+    def _join(self, key: int, size_s: int, part_s: int, start: int, changed_from: int) -> Slot:
+        """A slot of its parts, of which those before ``changed_from`` are as they were.
+
+        All but the last part are joined once and remembered: an hour is made again each minute.
+        """
+        before, since = self._joined.get((key, size_s), (Slot(size_s, start), start))
+        if before.start != start or since > changed_from:
+            before, since = Slot(size_s, start), start
+        *over, last = self._slots(key, part_s, since, start + size_s)
+        before = join(size_s, start, (before, *over))
+        self._joined[key, size_s] = before, last.start
+        return join(size_s, start, (before, last))
+
+    def _get(self, key: int, size_s: int, start: int) -> tuple[Slot, ...]:
+        return tuple(self._slots(key, size_s, start, start + 1))
 
     def _slots(
         self, key: int, size_s: int, begin: float, end: float, series: str = ""
     ) -> Iterator[Slot]:
+        names = {
+            number: name
+            for number, name in self._execute("SELECT id, name FROM series")
+            if series in ("", name)
+        }
         where = (key, size_s, begin, end)
-        cells = self._connection.execute(
-            "SELECT start, name, high, low, first, last, mean FROM cells"
-            " JOIN series ON series.id = series"
-            " WHERE installation = ? AND size = ? AND start >= ? AND start < ?"
-            " AND ? IN ('', name) ORDER BY start",
-            (*where, series),
-        )
-        cell = cells.fetchone()
-        rows = self._connection.execute(
+        cells = self._cells(where, next(iter(names), -1) if series else None)
+        cell = next(cells, None)
+        rows = self._execute(
             f"SELECT {_SLOT} FROM slots"  # noqa: S608 (own names)
             " WHERE installation = ? AND size = ? AND start >= ? AND start < ? ORDER BY start",
-            where,
+            *where,
         )
         for size, start, known_s, complete_s, complete, *gaps, version in rows:
             of_slot = {}
-            while cell is not None and cell[0] == start:
-                of_slot[cell[1]] = Cell(*cell[2:])
-                cell = cells.fetchone()
+            while cell is not None and cell[0] <= start:
+                if cell[0] == start and cell[1] in names:
+                    of_slot[names[cell[1]]] = Cell._make(cell[2:])
+                cell = next(cells, None)
             missed = {gap: seconds for gap, seconds in zip(_GAPS, gaps, strict=True) if seconds}
             yield Slot(size, start, known_s, complete_s, bool(complete), missed, version, of_slot)
+
+    def _cells(self, where: tuple[object, ...], series: int | None) -> sqlite3.Cursor:
+        """Cells of all series, or of one, which is looked up in each slot."""
+        if series is None:
+            return self._execute(
+                "SELECT start, series, high, low, first, last, mean FROM cells"
+                " WHERE installation = ? AND size = ? AND start >= ? AND start < ? ORDER BY start",
+                *where,
+            )
+        return self._execute(
+            "SELECT slots.start, series, high, low, first, last, mean FROM slots CROSS JOIN cells"
+            " ON cells.installation = slots.installation AND cells.size = slots.size"
+            " AND cells.start = slots.start AND series = ? WHERE slots.installation = ?"
+            " AND slots.size = ? AND slots.start >= ? AND slots.start < ? ORDER BY slots.start",
+            *(series, *where),
+        )
 
     def _put(self, key: int, slot: Slot) -> None:
         gaps = [slot.gaps.get(gap, 0.0) for gap in _GAPS]
         row = (slot.size_s, slot.start, slot.known_s, slot.complete_s, slot.complete, *gaps)
-        self._connection.execute(
+        self._execute(
             f"INSERT OR REPLACE INTO slots (installation, {_SLOT})"  # noqa: S608 (own names)
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (key, *row, slot.version),
+            *(key, *row, slot.version),
         )
-        self._connection.executemany(
+        implied = ZERO if slot.complete else NEVER
+        self._file.connection.executemany(
             "INSERT OR REPLACE INTO cells VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
                 (key, slot.size_s, slot.start, self._series(name), *cell)
                 for name, cell in slot.cells.items()
+                if cell != implied
             ],
         )
 
     def _installation(self, uuid: str) -> int:
-        self._connection.execute(
-            "INSERT INTO installations (uuid) VALUES (?) ON CONFLICT DO NOTHING", (uuid,)
-        )
-        return self._one("SELECT id FROM installations WHERE uuid = ?", uuid)
+        self._execute("INSERT INTO installations (uuid) VALUES (?) ON CONFLICT DO NOTHING", uuid)
+        return int(self._one("SELECT id FROM installations WHERE uuid = ?", uuid))
 
     def _series(self, name: str) -> int:
         if name not in self._known_series:
-            self._connection.execute(
-                "INSERT INTO series (name) VALUES (?) ON CONFLICT DO NOTHING", (name,)
-            )
-            self._known_series[name] = self._one("SELECT id FROM series WHERE name = ?", name)
+            self._execute("INSERT INTO series (name) VALUES (?) ON CONFLICT DO NOTHING", name)
+            found = self._one("SELECT id FROM series WHERE name = ?", name)
+            self._known_series[name] = int(found)
         return self._known_series[name]
 
-    def _one(self, query: str, value: str) -> int:
-        found: int = self._connection.execute(query, (value,)).fetchone()[0]
+    def _one(self, query: str, value: int | str) -> int | str:
+        found: int | str = self._execute(query, value).fetchone()[0]
         return found
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with _translated():
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._connection.execute("COMMIT")
-            except BaseException:
-                self._known_series.clear()
-                with suppress(sqlite3.Error):
-                    self._connection.execute("ROLLBACK")
-                raise
 
+def _check(slot: Slot) -> None:
+    """Whether SQLite has numbers that large.
 
-def is_on_network(place: Path) -> bool:
-    """Whether a file is on a file system of a network, by the kernel's table of mounts.
-
-    See proc_pid_mountinfo(5): the device's numbers are the third field, the type follows ``-``.
+    Raises:
+        HistoryError: It doesn't.
     """
-    device = place.stat().st_dev
-    numbers = f"{os.major(device)}:{os.minor(device)}"
-    with suppress(OSError):
-        for line in Path("/proc/self/mountinfo").read_text().splitlines():
-            fields = line.split(" ")
-            if fields[2] == numbers:
-                return fields[fields.index("-") + 1].startswith(_NETWORK)
-    return False
+    numbers = [slot.start, *(number for cell in slot.cells.values() for number in cell)]
+    if any(number is not None and abs(number) >= _LARGEST for number in numbers):
+        raise HistoryError(f"slot of {slot.size_s} s from {slot.start}: a number is too large")
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except (sqlite3.Error, OSError) as exc:
-        raise HistoryError(f"history: {exc}") from exc
-
-
-def open_store(folder: Path, *, now: Callable[[], float]) -> SqliteStore:
+def open_store(folder: Path, *, now: Callable[[], float], mounts: Path = MOUNTS) -> SqliteStore:
     """The store in a state folder, made where there is none.
 
     A damaged file is moved aside, and a new one takes its place. One of another program, or of a
@@ -304,22 +354,12 @@ def open_store(folder: Path, *, now: Callable[[], float]) -> SqliteStore:
     Args:
         folder: Must exist.
         now: Unix time in seconds, for the name of a damaged file.
+        mounts: The kernel's table of them, which tells a network's file systems.
 
     Raises:
-        HistoryError: It can't be opened.
+        HistoryError: It can't be opened, or another process has it open to write.
     """
-    place = folder / FILE_NAME
-    try:
-        return SqliteStore(_open(place))
-    except _DamagedError as exc:
-        aside = place.with_name(f"{FILE_NAME}.damaged-{int(now())}")
-        with _translated():
-            # What SQLite keeps beside a file belongs to it.
-            for suffix in ("-wal", "-shm", "-journal"):
-                with suppress(FileNotFoundError):
-                    Path(f"{place}{suffix}").rename(f"{aside}{suffix}")
-            place.rename(aside)
-            return SqliteStore(_open(place), (aside, str(exc)))
+    return SqliteStore(SqliteFile(folder / FILE_NAME, writable=True, now=now, mounts=mounts))
 
 
 def read_store(folder: Path) -> SqliteStore:
@@ -331,68 +371,4 @@ def read_store(folder: Path) -> SqliteStore:
     place = folder / FILE_NAME
     if not place.exists():
         raise HistoryError(f"no history in {folder}: the daemon writes it there while it runs")
-    try:
-        return SqliteStore(_open(place, writable=False))
-    except _DamagedError as exc:
-        raise HistoryError(
-            f"{place}: damaged ({exc}): restore it from a copy, or start the daemon, which moves it"
-            " aside and begins a new one"
-        ) from exc
-
-
-class _DamagedError(Exception):
-    """The file isn't a whole database."""
-
-
-def _open(place: Path, *, writable: bool = True) -> sqlite3.Connection:
-    with _translated():
-        if writable:
-            # As all that telemetryd keeps; SQLite gives its files beside it the same mode.
-            os.close(os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-        url = f"{place.as_uri()}?mode={'rwc' if writable else 'ro'}"
-        connection = sqlite3.connect(
-            url, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False
-        )
-        try:
-            _prepare(connection, place, writable=writable)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-
-def _prepare(connection: sqlite3.Connection, place: Path, *, writable: bool) -> None:
-    try:
-        owner = connection.execute("PRAGMA application_id").fetchone()[0]
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-        if tables and owner != APPLICATION_ID:
-            raise HistoryError(
-                f"{place}: is the database of another program: move it away, or set state_dir"
-            )
-        if version > SCHEMA_VERSION:
-            raise HistoryError(
-                f"{place}: has schema {version}, and this telemetryd knows {SCHEMA_VERSION}: run"
-                " the newer telemetryd that wrote it, or move the file away to begin a new history"
-            )
-        problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if problem != "ok":
-            raise _DamagedError(problem)
-        if not writable:
-            if not tables:
-                raise HistoryError(f"no history in {place.parent} yet")
-            return
-        network = is_on_network(place)
-        # WAL needs memory that is shared between processes, which file systems of a network lack.
-        connection.execute(f"PRAGMA journal_mode = {'DELETE' if network else 'WAL'}")
-        connection.execute(f"PRAGMA locking_mode = {'EXCLUSIVE' if network else 'NORMAL'}")
-        connection.execute("PRAGMA synchronous = FULL")
-        if not tables:
-            connection.executescript(
-                f"BEGIN; {_SCHEMA} PRAGMA application_id = {APPLICATION_ID};"
-                f" PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-            )
-    except sqlite3.DatabaseError as exc:
-        if exc.sqlite_errorcode & _PRIMARY in _DAMAGED:
-            raise _DamagedError(str(exc)) from exc
-        raise
+    return SqliteStore(SqliteFile(place, writable=False, now=lambda: 0.0))

@@ -11,9 +11,10 @@ from typing import Protocol
 from telemetryd.config import Config
 from telemetryd.errors import HistoryError
 from telemetryd.history.slots import Slot
-from telemetryd.history.sqlite import FILE_NAME, open_store, read_store
 
 POSTGRESQL = "postgresql"
+FILE_NAME = "history.db"
+"""Of the file, in the state folder."""
 CALL_S = 15.0
 """For a call of a database; less than the daemon waits for it."""
 COMMAND_S = 120.0
@@ -50,8 +51,8 @@ class HistoryStore(Protocol):
     def installations(self) -> list[str]:
         """The install UUIDs that there are days of, that with the latest one last."""
 
-    def known_until(self, installation: str) -> float | None:
-        """To when the minutes reach, in Unix seconds; None where there is none."""
+    def known_until(self, installation: str, before: float = 2.0**62) -> float | None:
+        """To when the minutes that begin before a time reach; None where there is none."""
 
     def prune(
         self, now: float, *, keep_s: float, keep_daily_s: float, installation: str = ""
@@ -95,6 +96,8 @@ def open_history(
     """
     if config.history.dsn_file is not None and is_shared(config):
         return _database(config.history.dsn_file, timeout_s)
+    from telemetryd.history.sqlite import open_store  # noqa: PLC0415 - it takes a megabyte
+
     folder = _folder(config)
     if not folder.is_dir():
         raise HistoryError(f"no history in {folder}: there is no such folder")
@@ -109,6 +112,8 @@ def read_history(config: Config) -> HistoryStore:
     """
     if config.history.dsn_file is not None and is_shared(config):
         return _database(config.history.dsn_file, COMMAND_S)
+    from telemetryd.history.sqlite import read_store  # noqa: PLC0415 - it takes a megabyte
+
     return read_store(_folder(config))
 
 

@@ -1,6 +1,7 @@
 from xml.etree import ElementTree as ET
 
 import pytest
+from msgspec.structs import replace
 
 from benchmarks import plot, report
 from benchmarks.figures import Goal, summarise
@@ -67,6 +68,23 @@ def test_what_was_not_run_is_said_to_be_not_measured() -> None:
     assert by_what(found, "100,000 nodes, everything").verdict == "not measured"
     assert by_what(judge(results()), "server streams").detail == "not run"
     assert by_what(found, "writes to the API server").verdict == "not measured"
+
+
+def test_history_is_judged_by_its_figures() -> None:
+    history = {
+        "rows": 10.3e6,
+        "report_s": 2.5,
+        "page_s": 0.1,
+        "insert_s": 0.004,
+        "five_years_bytes": 40e6,
+        "idle_bytes": 2e6,
+        "idle_core": 0.0004,
+    }
+    found = judge(replace(results(USUAL), history=history))
+    verdicts = [goal.verdict for goal in found if goal.what.startswith("history")]
+    assert verdicts == ["not met", *["met"] * 5]
+    assert by_what(found, "report of a year").detail == "of 10.3 million rows"
+    assert by_what(judge(results(USUAL)), "reads of its page").verdict == "not measured"
 
 
 def test_a_missing_peer_is_named() -> None:

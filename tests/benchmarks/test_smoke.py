@@ -30,6 +30,7 @@ SMALL = Plan(
     exporters=20,
     exporters_interval_s=1,
     inside=(50, 100),
+    history_rows=1,
 )
 
 
@@ -67,6 +68,14 @@ def test_every_figure_of_the_daemon_is_measured(results: Results) -> None:
     assert all(value > 0 for name in ("wall_s", "cpu_s", "peak_bytes") for value in figures[name])
     assert figures["idle_writes"] == [0]
     assert figures["nodes"] == [53]
+
+
+@pytest.mark.slow
+def test_every_figure_of_the_history_is_measured(results: Results) -> None:
+    figures = {"report_s", "page_s", "insert_s", "five_years_bytes", "idle_bytes", "idle_core"}
+    assert results.history.keys() == {"rows", *figures}
+    assert all(results.history[figure] > 0 for figure in figures)
+    assert results.history["rows"] > 800_000
 
 
 @pytest.mark.slow

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from telemetryd.history.slots import HOUR_S, MINUTE_S, Moment, Slot, piece
-from telemetryd.history.sqlite import FILE_NAME, open_store
+from telemetryd.history.sqlite import open_store
+from telemetryd.history.store import FILE_NAME
 from tests.cli.test_commands import telemetryd
 from tests.support.postgres import Database
 

@@ -2,6 +2,8 @@
 
 import math
 import sqlite3
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
@@ -16,7 +18,8 @@ from telemetryd.config.history import DEFAULT_HISTORY
 from telemetryd.daemon.history import HistoryKeeper
 from telemetryd.errors import HistoryError, NotReady
 from telemetryd.history.slots import DAY_S, HOUR_S, MINUTE_S, Gap, Slot
-from telemetryd.history.sqlite import FILE_NAME, read_store
+from telemetryd.history.sqlite import read_store
+from telemetryd.history.store import FILE_NAME
 from telemetryd.model import (
     MANAGED,
     ClusterGroup,
@@ -64,7 +67,7 @@ class FakeFleet:
         self.switches = Switches()
         self.now_is: Snapshot | None = None
         self._event = anyio.Event()
-        self._waiting = False
+        self.waits = False
 
     def snapshot(self) -> Snapshot:
         if self.now_is is None:
@@ -72,36 +75,42 @@ class FakeFleet:
         return self.now_is
 
     async def changed(self) -> None:
-        self._waiting = True
+        self.waits = True
         await self._event.wait()
 
     async def go(self, seconds: float, nodes: int | None = None) -> None:
         """Let time pass, and the fleet be another; the keeper looks at once."""
-        await until_async(lambda: self._waiting, "the keeper, which looks or writes")
+        await until_async(lambda: self.waits, "the keeper, which looks or writes")
         self.wall += seconds
         self.boot += seconds
         if nodes is not None:
             self.now_is = fleet_of(nodes)
         await self.tell()
 
-    async def tell(self) -> None:
-        await until_async(lambda: self._waiting, "the keeper, which looks or writes")
-        self._waiting = False
+    def wake(self) -> None:
+        self.waits = False
         self._event.set()
         self._event = anyio.Event()
-        await until_async(lambda: self._waiting, "the keeper")
+
+    async def tell(self) -> None:
+        await until_async(lambda: self.waits, "the keeper, which looks or writes")
+        self.wake()
+        await until_async(lambda: self.waits, "the keeper")
 
 
 @asynccontextmanager
 async def keeping(
-    fleet: FakeFleet, folder: Path, history: HistoryConfig = DEFAULT_HISTORY
+    fleet: FakeFleet,
+    folder: Path,
+    history: HistoryConfig = DEFAULT_HISTORY,
+    look_s: float = 0,
 ) -> AsyncIterator[HistoryKeeper]:
     keeper = HistoryKeeper(
         fleet,
         Config(state_dir=str(folder), history=history),
         now=lambda: fleet.wall,
         clock=lambda: fleet.boot,
-        look_s=0,
+        look_s=look_s,
     )
     async with anyio.create_task_group() as group:
         group.start_soon(keeper.run)
@@ -242,6 +251,164 @@ async def test_damaged_file_is_moved_aside_and_said(
         await until_kept(tmp_path, 1)
     assert any("history is damaged" in each.message for each in caplog.records)
     assert [each.read_bytes()[:7] for each in tmp_path.glob("*damaged*")] == [b"rubbish"]
+
+
+async def test_what_could_not_be_written_stays_with_its_installation(tmp_path: Path) -> None:
+    other = INSTALLATION.replace("7", "8")
+    fleet = FakeFleet()
+    (tmp_path / FILE_NAME).mkdir()
+    async with keeping(fleet, tmp_path) as keeper:
+        await fleet.go(0, nodes=7)
+        await fleet.go(60)
+        fleet.now_is = fleet_of(70, installation=other)
+        await fleet.go(10)
+        await fleet.go(60)
+        assert keeper.status.trouble
+        (tmp_path / FILE_NAME).rmdir()
+        await fleet.go(60)
+        await until_async(lambda: bool(kept(tmp_path, MINUTE_S, other)), "the other's minutes")
+    assert [each.known_s for each in kept(tmp_path)] == [60.0, 10.0]
+    assert {each.cell(EVERYTHING).high for each in kept(tmp_path)} == {7}
+    others = kept(tmp_path, MINUTE_S, other)
+    assert {each.cell(EVERYTHING).high for each in others} == {70}
+    assert sum(each.known_s for each in others) == 120.0
+
+
+async def test_oldest_slots_go_where_none_is_taken_for_long(tmp_path: Path) -> None:
+    fleet = FakeFleet()
+    (tmp_path / FILE_NAME).mkdir()
+    async with keeping(fleet, tmp_path) as keeper:
+        await fleet.go(0, nodes=7)
+        for _ in range(60):
+            await fleet.go(DAY_S - 61)
+        lost = keeper.status.lost_slots
+        assert lost > 0
+        last = fleet.wall
+        (tmp_path / FILE_NAME).rmdir()
+        await fleet.go(60)
+        await until_kept(tmp_path, 1)
+    hours = kept(tmp_path, HOUR_S)
+    assert hours[0].start > START + 20 * DAY_S
+    assert hours[-1].start > last - HOUR_S
+
+
+async def test_lock_that_is_held_for_long_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    fleet = FakeFleet()
+    async with keeping(fleet, tmp_path) as keeper:
+        await fleet.go(0, nodes=7)
+        await fleet.go(75)
+        await until_kept(tmp_path, 1)
+        other = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        fleet.wall, fleet.boot = fleet.wall + 60, fleet.boot + 60
+        fleet.wake()
+        await until_async(lambda: "has held its lock" in keeper.status.trouble, "the lock")
+        other.close()
+        await fleet.go(60)
+        await until_kept(tmp_path, 3)
+        assert keeper.status.trouble == ""
+    assert sum(each.known_s for each in kept(tmp_path)) == 195.0
+    assert sum(each.known_s for each in kept(tmp_path, HOUR_S)) == 195.0
+
+
+async def test_peak_is_seen_while_the_store_takes_its_time(tmp_path: Path) -> None:
+    fleet = FakeFleet()
+    async with keeping(fleet, tmp_path, look_s=0.01) as keeper:
+        await fleet.go(0, nodes=7)
+        await fleet.go(60)
+        await until_kept(tmp_path, 1)
+        other = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        await until_async(lambda: fleet.waits, "the keeper")
+        fleet.wall, fleet.boot = fleet.wall + 60, fleet.boot + 60
+        fleet.wake()
+        for nodes in (99, 7):
+            fleet.now_is, before = fleet_of(nodes), keeper.status.samples
+            await until_async(lambda: keeper.status.samples > before + 3, "looks")  # noqa: B023
+        other.close()
+        await fleet.go(60)
+        minutes = await until_kept(tmp_path, 3)
+    assert [each.cell(EVERYTHING).high for each in minutes[:3]] == [7, 7, 99]
+    assert [each.cell(EVERYTHING).last for each in minutes[:3]] == [7, 7, 7]
+
+
+async def test_downtime_is_known_to_a_process_that_is_not_ready_at_once(tmp_path: Path) -> None:
+    fleet = FakeFleet()
+    async with keeping(fleet, tmp_path):
+        await fleet.go(0, nodes=7)
+        await fleet.go(60)
+        await until_kept(tmp_path, 1)
+    fleet.wall += HOUR_S
+    fleet.now_is = None
+    async with keeping(fleet, tmp_path):
+        await fleet.go(20)
+        await fleet.go(40, nodes=7)
+        await fleet.go(60)
+        await until_kept(tmp_path, 3)
+    hours = kept(tmp_path, HOUR_S)
+    assert sum(slot.gaps.get(Gap.DOWN, 0.0) for slot in hours) == HOUR_S + 60
+    assert sum(slot.known_s for slot in hours) == 120
+
+
+def test_sqlite_takes_no_memory_before_a_store_is_opened() -> None:
+    script = "import sys, telemetryd.daemon.app; print('sqlite3' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("why", ["history", "collection"])
+async def test_no_file_is_made_while_it_is_off(tmp_path: Path, why: str) -> None:
+    fleet = FakeFleet()
+    fleet.now_is = fleet_of(7)
+    if why == "collection":
+        fleet.switches = Switches(frozenset({Switch.CONFIG}))
+    async with keeping(fleet, tmp_path, HistoryConfig(enabled=why != "history")):
+        for _ in range(3):
+            await fleet.go(60)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("wrong", [0.0, -7e8, 4.2e9, 3e11])
+async def test_clock_that_cannot_be_right_writes_and_removes_nothing(
+    tmp_path: Path, wrong: float
+) -> None:
+    fleet = FakeFleet()
+    async with keeping(fleet, tmp_path) as keeper:
+        await fleet.go(0, nodes=7)
+        await fleet.go(60)
+        await until_kept(tmp_path, 1)
+        fleet.wall = wrong
+        await fleet.go(0)
+        before = kept(tmp_path)
+        for _ in range(3 * 24):
+            await fleet.go(HOUR_S)
+        assert kept(tmp_path) == before
+        assert keeper.status.trouble == ""
+        fleet.wall = START + 120
+        await fleet.go(60)
+        minutes = await until_kept(tmp_path, 3)
+        assert [each.start - START for each in minutes] == [0, 60, 120]
+
+
+async def test_clock_that_is_wrong_for_less_than_an_hour_removes_nothing(tmp_path: Path) -> None:
+    fleet = FakeFleet()
+    async with keeping(fleet, tmp_path):
+        await fleet.go(0, nodes=7)
+        await fleet.go(60)
+        await until_kept(tmp_path, 1)
+    fleet.wall += 20 * 365 * DAY_S
+    async with keeping(fleet, tmp_path):
+        await fleet.go(0)
+        for _ in range(50):
+            await fleet.go(60)
+        fleet.wall = START + 2 * HOUR_S
+        await fleet.go(60)
+        for _ in range(50):
+            await fleet.go(60)
+    assert kept(tmp_path)[0].start == START
+    assert kept(tmp_path, HOUR_S)[0].known_s == 60
 
 
 async def test_old_hours_are_removed_once_a_day(tmp_path: Path) -> None:

@@ -101,12 +101,11 @@ async def test_what_waits_is_bounded_and_what_is_dropped_is_counted(
         async with away_for(database):
             # Each minute that the process missed is a slot of its own at the ends of the gap.
             await fleet.go(60)
-            keeper._waiting += [
-                Slot(MINUTE_S, int(fleet.wall) + index * MINUTE_S)
-                for index in range(history.MOST_WAITING + more - 2)
-            ]
+            later = range(history.MOST_WAITING + more - 2)
+            keeper._add([Slot(MINUTE_S, int(fleet.wall) + index * MINUTE_S) for index in later])
             await fleet.go(60)
-            assert len(keeper._waiting) == history.MOST_WAITING
+            waiting = sum(len(each.slots) for each in keeper._waiting)
+            assert waiting == history.MOST_WAITING
             assert keeper.status.lost_slots == more
         await fleet.go(60)
         assert (keeper._waiting, keeper.status.trouble) == ([], "")

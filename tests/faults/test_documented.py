@@ -9,7 +9,7 @@ from tests.faults import answers, data, outages  # noqa: F401 - they add to the 
 from tests.faults.matrix import MATRIX
 
 ROOT = Path(__file__).parents[2]
-ROWS = 63
+ROWS = 70
 _ROW = re.compile(r"^\| (\d+) \| [^|]+ \| [^|]+ \| ([^|]+) \|$", re.MULTILINE)
 _TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 _SCENARIO = re.compile(r"Matrix `(\w+)`")

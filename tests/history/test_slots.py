@@ -121,12 +121,70 @@ def test_fuller_record_of_a_slot_wins_and_keeps_the_peak_of_the_other() -> None:
     assert late.or_fuller(full).known_s == 3600.0
 
 
+def test_complete_record_of_a_slot_wins_over_a_longer_one_that_is_not() -> None:
+    partial = Slot(HOUR_S, 0, 3600.0, 0.0, cells={"nodes.all": Cell(9)})
+    moment = piece(HOUR_S, 0, 0.0, Moment({"nodes.all": 4}, complete=True, version="v2.14.1"))
+    for made in (partial.or_fuller(moment), moment.or_fuller(partial)):
+        assert (made.complete, made.version) == (True, "v2.14.1")
+        assert made.cell("nodes.all") == Cell(9, 4, 4, 4, 4.0)
+        assert made.cell("gpus.amd") == Cell(0, 0, 0, 0, 0.0)
+
+
+def test_of_two_records_that_know_as_much_the_first_one_stays() -> None:
+    one = piece(HOUR_S, 0, 60.0, Moment({"nodes.all": 4}, complete=True, version="v1"))
+    other = piece(HOUR_S, 0, 60.0, Moment({"nodes.all": 3}, complete=True, version="v2"))
+    assert one.or_fuller(other) == one
+    assert other.or_fuller(one).version == "v2"
+    gap = Slot(HOUR_S, 0, gaps={Gap.DOWN: 60.0})
+    assert gap.or_fuller(Slot(HOUR_S, 0)) == Slot(HOUR_S, 0).or_fuller(gap) == gap
+
+
+def test_what_is_known_later_is_no_gap() -> None:
+    gap = Slot(MINUTE_S, 0, gaps={Gap.DOWN: 20.0, Gap.CLOCK: 40.0})
+    partial = piece(MINUTE_S, 0, 30.0, Moment({"nodes.all": 4}, complete=False))
+    full = piece(MINUTE_S, 0, 45.0, Moment({"nodes.all": 4}, complete=True))
+    assert join(MINUTE_S, 0, (gap, partial)).gaps == {
+        Gap.DOWN: 20.0,
+        Gap.INCOMPLETE: 30.0,
+        Gap.CLOCK: 10.0,
+    }
+    made = join(MINUTE_S, 0, (gap, partial, full))
+    assert (made.known_s, made.complete_s, made.gaps) == (60.0, 45.0, {Gap.INCOMPLETE: 15.0})
+    assert join(MINUTE_S, 0, (partial, full, gap)).gaps == {Gap.INCOMPLETE: 15.0}
+    brief = Slot(MINUTE_S, 0, gaps={Gap.OFF: 0.5})
+    assert join(MINUTE_S, 0, (brief,)).gaps == {Gap.OFF: 0.5}
+
+
+def test_last_version_that_is_known_stays() -> None:
+    parts = [
+        piece(MINUTE_S, 0, 1.0, Moment({}, complete=True, version=version))
+        for version in ("v1", "v2", "")
+    ]
+    assert join(MINUTE_S, 0, parts).version == "v2"
+
+
+def test_slot_of_moments_without_length_has_the_last_one_as_its_mean() -> None:
+    parts = [piece(MINUTE_S, 0, 0.0, Moment({"nodes.all": n}, complete=True)) for n in (9, 3)]
+    slot = join(MINUTE_S, 0, parts)
+    assert (slot.known_s, slot.complete_s, slot.complete, slot.known) == (0.0, 0.0, True, True)
+    assert slot.cell("nodes.all") == Cell(9, 3, 9, 3, 3.0)
+
+
+def test_slots_know_nothing_where_there_is_a_gap_alone() -> None:
+    assert not Slot(MINUTE_S, 0, gaps={Gap.OFF: 60.0}).known
+    assert Slot(MINUTE_S, 0, cells={"nodes.all": Cell(2)}).known
+    assert Slot(MINUTE_S, 0, known_s=0.1).known
+
+
 @pytest.mark.parametrize(("size_s", "start"), [(61, 0), (MINUTE_S, 30), (DAY_S, HOUR_S)])
 def test_no_slot_begins_elsewhere(size_s: int, start: int) -> None:
     with pytest.raises(ValueError, match="no slot"):
         Slot(size_s, start)
 
 
-def test_part_of_another_time_is_refused() -> None:
+@pytest.mark.parametrize(
+    "part", [Slot(MINUTE_S, DAY_S + HOUR_S), Slot(MINUTE_S, DAY_S - 60), Slot(DAY_S, DAY_S)]
+)
+def test_part_of_another_time_is_refused(part: Slot) -> None:
     with pytest.raises(ValueError, match="no part"):
-        join(HOUR_S, 0, [Slot(MINUTE_S, HOUR_S)])
+        join(HOUR_S, DAY_S, [part])

@@ -12,14 +12,20 @@ from subprocess import PIPE, Popen
 import pytest
 
 from telemetryd.errors import HistoryError
-from telemetryd.history.slots import DAY_S, HOUR_S, MINUTE_S, Gap, Moment, Slot, join, piece
-from telemetryd.history.sqlite import (
-    FILE_NAME,
+from telemetryd.history.slots import (
+    DAY_S,
+    HOUR_S,
+    MINUTE_S,
     MINUTES_KEPT_S,
-    SqliteStore,
-    open_store,
-    read_store,
+    Cell,
+    Gap,
+    Moment,
+    Slot,
+    join,
+    piece,
 )
+from telemetryd.history.sqlite import SqliteStore, open_store, read_store
+from telemetryd.history.store import FILE_NAME
 
 ONE, OTHER = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
 START = 1_800_000_000 // DAY_S * DAY_S
@@ -159,6 +165,135 @@ def test_reader_sees_the_last_transaction_while_the_daemon_writes(tmp_path: Path
     read = read_store(tmp_path)
     store.write(ONE, [minute(1)])
     assert len(read.read(ONE, MINUTE_S, 0, 2**40)) == 2
+
+
+def test_batch_that_was_cut_off_is_not_added_twice(tmp_path: Path) -> None:
+    part = piece(MINUTE_S, START, 20.0, Moment({"nodes.all": 5}, complete=True))
+    store = opened(tmp_path)
+    for _ in range(3):
+        store.write(ONE, [part], batch="a")
+    store.close()
+    store = opened(tmp_path)
+    store.write(ONE, [part], batch="a")
+    assert [each.known_s for each in store.read(ONE, HOUR_S, 0, 2**40)] == [20.0]
+    store.write(OTHER, [part], batch="a")
+    store.write(ONE, [part], batch="b")
+    assert [each.known_s for each in store.read(ONE, HOUR_S, 0, 2**40)] == [40.0]
+    assert [each.known_s for each in store.read(OTHER, DAY_S, 0, 2**40)] == [20.0]
+
+
+def lives(rng: Random) -> list[list[Slot]]:
+    """Batches of minutes that go on, are missing, come again, and lie days back."""
+    at, found = 0, []
+    for _ in range(120):
+        at += rng.choice((1, 1, 1, 1, 2, 40, -1, -70, -1500))
+        moments = [
+            Moment(
+                {"nodes.all": rng.randrange(9), "gpus.amd": rng.randrange(2)}, rng.random() > 0.2
+            )
+            for _ in range(rng.randrange(1, 3))
+        ]
+        start = START + 2 * DAY_S + at * MINUTE_S
+        batch = [piece(MINUTE_S, start, rng.choice((0.0, 7.5, 30.0)), each) for each in moments]
+        if rng.random() < 0.1:
+            hour = START + (2 * 24 + at // 60 - 3) * HOUR_S
+            batch.insert(0, Slot(HOUR_S, hour, gaps={Gap.DOWN: 3600.0}))
+        found.append(batch)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_remembered_of_an_hour_changes_nothing(tmp_path: Path, seed: int) -> None:
+    for name in ("kept", "fresh"):
+        (tmp_path / name).mkdir()
+    kept = opened(tmp_path / "kept")
+    for batch in lives(Random(seed)):
+        kept.write(ONE, batch)
+        fresh = opened(tmp_path / "fresh")
+        fresh.write(ONE, batch)
+        fresh.close()
+    fresh = opened(tmp_path / "fresh")
+    for size_s in (MINUTE_S, HOUR_S, DAY_S):
+        found = kept.read(ONE, size_s, 0, 2**40)
+        assert found == fresh.read(ONE, size_s, 0, 2**40)
+        for name in ("nodes.all", "gpus.amd", "gpus.intel"):
+            alone = kept.read(ONE, size_s, 0, 2**40, series=name)
+            assert [each.cell(name) for each in alone] == [each.cell(name) for each in found]
+            assert all(each.cells.keys() <= {name} for each in alone)
+
+
+def test_hour_is_made_of_the_minutes_of_both_halves_that_were_merged(tmp_path: Path) -> None:
+    for name, indices in (("one", range(20)), ("other", range(20, 60))):
+        (tmp_path / name).mkdir()
+        store = opened(tmp_path / name)
+        store.write(ONE, [minute(index, 5 + index) for index in indices])
+        store.close()
+    other, one = read_store(tmp_path / "other"), opened(tmp_path / "one")
+    slots = [
+        (ONE, slot)
+        for size_s in (DAY_S, HOUR_S, MINUTE_S)
+        for slot in other.read(ONE, size_s, 0, 2**40)
+    ]
+    for _ in range(2):
+        assert one.merge(slots) == 42
+        for size_s in (HOUR_S, DAY_S):
+            (made,) = one.read(ONE, size_s, 0, 2**40)
+            assert (made.known_s, made.cell("nodes.all")[:4]) == (3600.0, (64, 5, 5, 64))
+
+
+def test_clock_that_comes_back_to_an_hour_without_its_minutes_makes_it_no_poorer(
+    tmp_path: Path,
+) -> None:
+    store = opened(tmp_path)
+    store.write(ONE, [minute(index, 5) for index in range(60)])
+    assert store.prune(START + 3 * DAY_S, keep_s=9 * DAY_S, keep_daily_s=9 * DAY_S) == 60
+    store.write(ONE, [minute(7, 2)])
+    store.write(ONE, [minute(8, 30)])
+    for size_s in (HOUR_S, DAY_S):
+        (slot,) = store.read(ONE, size_s, 0, 2**40)
+        assert (slot.known_s, slot.cell("nodes.all")) == (3600.0, Cell(30, 5, 5, 5, 5.0))
+
+
+def test_number_that_is_too_large_is_refused_and_damages_nothing(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.write(ONE, [minute(0)])
+    with pytest.raises(HistoryError, match="too large"):
+        store.merge([(ONE, minute(1)), (ONE, minute(2, 2**64))])
+    assert len(store.read(ONE, MINUTE_S, 0, 2**40)) == 1
+    assert store.set_aside is None
+
+
+def test_series_that_another_process_removed_are_written_anew(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.write(ONE, [minute(0)])
+    other = sqlite3.connect(tmp_path / FILE_NAME)
+    for table in ("cells", "slots", "series", "installations"):
+        other.execute(f"DELETE FROM {table}")
+    other.execute("INSERT INTO series (name) VALUES ('gpus.amd')")
+    other.commit()
+    other.close()
+    store.write(ONE, [minute(1, 8)])
+    (hour,) = store.read(ONE, HOUR_S, 0, 2**40)
+    assert (hour.known_s, sorted(hour.cells)) == (60.0, ["clusters.all", "nodes.all"])
+    assert hour.cell("nodes.all").high == 8
+
+
+def test_series_at_zero_take_no_room_and_are_known(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    gone = {f"nodes.provider.{number}": 0 for number in range(40)}
+    store.write(ONE, [piece(MINUTE_S, START, 60.0, Moment({"nodes.all": 1, **gone}, True))])
+    with sqlite3.connect(tmp_path / FILE_NAME) as file:
+        assert file.execute("SELECT count(*) FROM cells").fetchone() == (3,)
+    file.close()
+    (slot,) = store.read(ONE, MINUTE_S, 0, 2**40)
+    assert slot.cell("nodes.provider.7") == (0, 0, 0, 0, 0.0)
+
+
+def test_minutes_that_a_wrong_clock_left_ahead_are_not_the_last_ones(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.write(ONE, [minute(0), minute(10**6)])
+    assert store.known_until(ONE, START + 3600) == START + 60
+    assert store.known_until(ONE, START) is None
 
 
 WRITER = """

@@ -2,18 +2,23 @@
 
 from datetime import UTC, datetime
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from random import Random
+from typing import NamedTuple
 
 import pytest
 
 from telemetryd.history.entitlement import PRESETS, Entitlement
+from telemetryd.history.recorder import Recorder
 from telemetryd.history.report import DAY, MONTH, Report, make_report
-from telemetryd.history.slots import DAY_S, HOUR_S, Slot
-from telemetryd.history.sqlite import open_store
-from tests.history.replay import Count, Life, recount
+from telemetryd.history.slots import DAY_S, HOUR_S, Gap, Moment, Slot
+from telemetryd.history.sqlite import SqliteStore, open_store
+from tests.history.replay import SERIES, Count, Life, recount
 
 INSTALLATION = "7f2c7d1e-0d9d-4c3f-8a0e-0d3b0b6f0f11"
+OTHER = "8f2c7d1e-0d9d-4c3f-8a0e-0d3b0b6f0f11"
+PROVIDER = "clusters.provider.k3s"
 START = datetime(2027, 10, 31, 21, 0, tzinfo=UTC)
 RULES = (PRESETS["aws-csp"], PRESETS["payg-monthly"], Entitlement(limit=3, per_license=10))
 
@@ -133,3 +138,137 @@ def test_report_of_a_life_is_what_a_recount_of_its_log_says(days: int, seed: int
         for each in folder.iterdir():
             each.unlink()
         folder.rmdir()
+
+
+DOWN, OFF = "down", "off"
+
+
+class Seen(NamedTuple):
+    """What held in a second; why nothing is known is a word."""
+
+    nodes: int
+    clusters: int
+    complete: bool
+    version: str
+
+
+class Tape:
+    """A fleet by the second, and what a recorder makes of it; nothing of ours counts on it.
+
+    Attributes:
+        seconds: What held in each.
+    """
+
+    def __init__(self, store: SqliteStore, installation: str, rng: Random) -> None:
+        self.seconds: list[Seen | str] = []
+        self._store = store
+        self._installation = installation
+        self._rng = rng
+        self._state: Seen | str = Seen(5, 0, True, "v2.13.0")
+        self._down_s = 0
+        self._begin()
+
+    @property
+    def now(self) -> float:
+        return START.timestamp() + len(self.seconds)
+
+    def _begin(self) -> None:
+        self._recorder = Recorder(now=lambda: self.now, clock=lambda: 7.0 + len(self.seconds))
+        until = self._store.known_until(self._installation)
+        if until is not None:
+            self._recorder.resume(until)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._state == OFF:
+            self._recorder.lose(Gap.OFF)
+        else:
+            assert isinstance(self._state, Seen)
+            nodes, clusters, complete, version = self._state
+            values = {SERIES: nodes, PROVIDER: clusters}
+            shown = {name: value for name, value in values.items() if value}
+            self._recorder.see(Moment(shown, complete, version))
+
+    def go(self) -> None:
+        """One second."""
+        if self._down_s:
+            self._down_s -= 1
+            if not self._down_s:
+                self._begin()
+        if not self._down_s:
+            self._happen()
+        if not self._down_s and self.now % 60 == 0:
+            self._tell()
+            self._store.write(self._installation, self._recorder.take())
+        self.seconds.append(DOWN if self._down_s else self._state)
+
+    def _happen(self) -> None:
+        rng, state = self._rng, self._state
+        seen = Seen(5, 0, True, "v2.14.0") if isinstance(state, str) else state
+        match rng.randrange(1200):
+            case 0:
+                self._state = seen._replace(nodes=rng.randrange(30))
+            case 1:
+                self._state = seen._replace(clusters=rng.choice((0, 0, 3)))
+            case 2:
+                more = rng.randrange(9)
+                self._state = seen._replace(nodes=seen.nodes + more, complete=not seen.complete)
+            case 3:
+                version = rng.choice(("v2.13.0", "v2.14.1"))
+                self._state = seen._replace(complete=True, version=version)
+            case 4:
+                self._state = OFF
+            case 5:
+                over = min(len(self.seconds), int(self.now % 60) or 60)
+                self.seconds[len(self.seconds) - over :] = [DOWN] * over
+                self._down_s = rng.choice((3, 20, 70, 4000))
+                return
+            case _:
+                return
+        self._tell()
+
+
+def recounted(seconds: list[Seen | str], index: int) -> tuple[object, ...]:
+    """Seconds known and complete, gaps, version, and of one series what a cell has."""
+    known = [each for each in seconds if not isinstance(each, str)]
+    complete = [each for each in known if each[2]]
+    counts = [int(each[index]) for each in complete]
+    lost = {Gap.OFF: seconds.count(OFF), Gap.DOWN: seconds.count(DOWN)}
+    lost[Gap.INCOMPLETE] = len(known) - len(complete)
+    cell = (
+        (min(counts), counts[0], counts[-1], pytest.approx(sum(counts) / len(counts)))
+        if counts
+        else (None, None, None, None)
+    )
+    return (
+        (len(known), len(complete), {gap: each for gap, each in lost.items() if each}),
+        known[-1][3] if known else "",
+        (max((each[index] for each in known), default=0), *cell),
+    )
+
+
+@pytest.mark.parametrize("seed", [4, 5])
+def test_hours_of_two_installations_are_what_their_seconds_were(tmp_path: Path, seed: int) -> None:
+    store = open_store(tmp_path, now=lambda: 0.0)
+    rng = Random(seed)
+    tapes = {name: Tape(store, name, rng) for name in (INSTALLATION, OTHER)}
+    for _ in range(30 * HOUR_S):
+        for tape in tapes.values():
+            tape.go()
+    for name, tape in tapes.items():
+        while tape.seconds[-1] == DOWN or len(tape.seconds) % 60 != 1:
+            tape.go()  # until a minute is written
+        for size_s in (HOUR_S, DAY_S):
+            slots = store.read(name, size_s, 0, 2**40)
+            assert all(later.start - slot.start == size_s for slot, later in pairwise(slots))
+            for slot in slots:
+                begin = int(slot.start - START.timestamp())
+                over = min(begin + size_s, len(tape.seconds) - 1)
+                seconds = tape.seconds[max(0, begin) : over]
+                for index, series in enumerate((SERIES, PROVIDER)):
+                    found = (
+                        (slot.known_s, slot.complete_s, dict(slot.gaps)),
+                        slot.version,
+                        tuple(slot.cell(series)),
+                    )
+                    assert found == recounted(seconds, index), (name, size_s, begin)

@@ -38,8 +38,12 @@ class WallClock:
 
     def step(self, hours: int) -> None:
         """Puts it so far ahead of the truth, or behind it."""
+        self.set(hours * 3600)
+
+    def set(self, seconds: int) -> None:
+        """Puts it so many seconds ahead of the truth, or behind it."""
         new = self._file.with_suffix(".new")
-        new.write_text(f"{hours:+d}h\n")
+        new.write_text(f"{seconds:+d}s\n")
         new.rename(self._file)
 
 

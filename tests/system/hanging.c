@@ -72,3 +72,6 @@ SHIM(int, renameat, (int at, const char *from, int to_at, const char *to),
 SHIM(int, unlink, (const char *path), (path), HERE, path)
 SHIM(int, unlinkat, (int at, const char *path, int flags), (at, path, flags), at, path)
 SHIM(int, fsync, (int file), (file), file, 0)
+SHIM(int, fdatasync, (int file), (file), file, 0)
+SHIM_64(long, pwrite, (int file, const void *bytes, size_t count, long at),
+        (file, bytes, count, at), file, 0)
