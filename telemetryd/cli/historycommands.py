@@ -1,25 +1,27 @@
 """The commands about the past: ``telemetryd report`` and ``telemetryd history``.
 
-They read the file of the state folder, also while a daemon writes it: SQLite shows each reader
-whole transactions.
+They ask the daemon that runs, over its control socket. Where none runs that keeps its state in the
+folder of this configuration, they open the file in that folder themselves.
 """
 
 import argparse
 import os
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from telemetryd.cli.commands import source_of
 from telemetryd.cli.output import complain, print_bytes, print_text
-from telemetryd.config import Config
-from telemetryd.errors import HistoryError
+from telemetryd.config import Config, ConfigSource, find_control_socket
+from telemetryd.errors import HistoryError, NoDaemon
 
 if TYPE_CHECKING:
+    from telemetryd.cli.daemonhistory import DaemonHistory
     from telemetryd.history.report import Report
     from telemetryd.history.sqlite import SqliteStore
+    from telemetryd.history.transfer import History
 
 _HOURLY_S = 45 * 86_400.0
 """The chart of a longer time has a point for each day."""
@@ -34,10 +36,14 @@ def report(options: argparse.Namespace) -> int:
     """
     source = source_of(options)
     config = source.parse(source.read())
-    with closing(_read_store(config)) as store:
+    daemon = _daemon(source, config)
+    instance = daemon.instance if daemon else os.uname().nodename
+    with closing(daemon or _read_store(config)) as store:
         known = store.installations()
+        if not known:
+            raise HistoryError("nothing is known yet: the daemon writes each minute what it saw")
         reports = [
-            _report(options, config, store, each)
+            _report(options, config, store, each, instance)
             for each in (known if options.all_installations else known[-1:])
         ]
         text = _render(options, reports, store).encode()
@@ -52,7 +58,7 @@ def report(options: argparse.Namespace) -> int:
 
 
 def _report(
-    options: argparse.Namespace, config: Config, store: "SqliteStore", installation: str
+    options: argparse.Namespace, config: Config, store: "History", installation: str, instance: str
 ) -> "Report":
     from telemetryd.history.entitlement import entitlement_of  # noqa: PLC0415
     from telemetryd.history.report import make_report  # noqa: PLC0415
@@ -62,14 +68,14 @@ def _report(
         store,
         entitlement_of(config.entitlement),
         installation=installation,
-        instance=os.uname().nodename,
+        instance=instance,
         begin=options.begin,
         end=min(options.end or now, now),
         by=options.by,
     )
 
 
-def _render(options: argparse.Namespace, reports: "list[Report]", store: "SqliteStore") -> str:
+def _render(options: argparse.Namespace, reports: "list[Report]", store: "History") -> str:
     from telemetryd.history import documents  # noqa: PLC0415
 
     match options.format:
@@ -85,7 +91,7 @@ def _render(options: argparse.Namespace, reports: "list[Report]", store: "Sqlite
             return "\n".join(documents.to_text(each) for each in reports)
 
 
-def _render_html(reports: "list[Report]", store: "SqliteStore") -> str:
+def _render_html(reports: "list[Report]", store: "History") -> str:
     """One file of one installation.
 
     Raises:
@@ -118,7 +124,8 @@ def history_export(options: argparse.Namespace) -> int:
     from telemetryd.history.transfer import lines_of  # noqa: PLC0415
 
     source = source_of(options)
-    with closing(_read_store(source.parse(source.read()))) as store:
+    config = source.parse(source.read())
+    with closing(_daemon(source, config) or _read_store(config)) as store:
         for line in lines_of(store):
             print_bytes(line)
     return 0
@@ -129,7 +136,8 @@ def history_import(options: argparse.Namespace) -> int:
     from telemetryd.history.transfer import read_lines  # noqa: PLC0415
 
     found = read_lines(options.file)
-    with closing(_write_store(options)) as store:
+    source = source_of(options)
+    with closing(_write_store(source.parse(source.read()))) as store:
         count = store.merge(found)
     print_text(f"{count} slots merged\n")
     return 0
@@ -139,7 +147,7 @@ def history_prune(options: argparse.Namespace) -> int:
     """Remove what is older than is kept, or everything."""
     source = source_of(options)
     config = source.parse(source.read())
-    with closing(_write_store(options)) as store:
+    with closing(_daemon(source, config) or _write_store(config)) as store:
         if options.all:
             store.clear()
             print_text("everything removed\n")
@@ -148,6 +156,20 @@ def history_prune(options: argparse.Namespace) -> int:
             removed = store.prune(_NOW(), keep_s=kept.keep_s, keep_daily_s=kept.keep_daily_s)
             print_text(f"{removed} slots removed\n")
     return 0
+
+
+def _daemon(source: ConfigSource, config: Config) -> "DaemonHistory | None":
+    """The daemon that keeps this history; None where none runs, or it can't show it.
+
+    Raises:
+        CommandRefused: One runs that this user may not ask.
+    """
+    from telemetryd.cli.daemonhistory import DaemonHistory  # noqa: PLC0415
+
+    # One of another version may not know the question, and then the file is all there is.
+    with suppress(NoDaemon, HistoryError):
+        return DaemonHistory(find_control_socket(source).paths, config.state_dir)
+    return None
 
 
 def _folder(config: Config) -> Path:
@@ -162,11 +184,10 @@ def _read_store(config: Config) -> "SqliteStore":
     return read_store(_folder(config))
 
 
-def _write_store(options: argparse.Namespace) -> "SqliteStore":
+def _write_store(config: Config) -> "SqliteStore":
     from telemetryd.history.sqlite import open_store  # noqa: PLC0415
 
-    source = source_of(options)
-    folder = _folder(source.parse(source.read()))
+    folder = _folder(config)
     if not folder.is_dir():
         raise HistoryError(f"no history in {folder}: there is no such folder")
     return open_store(folder, now=_NOW)

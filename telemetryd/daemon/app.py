@@ -266,6 +266,7 @@ class Daemon:
                     informers=lambda: chain(self._collector.watched(), self._requests.watched()),
                     collector=self._collector,
                     client=self._client,
+                    history=self._history,
                 )
                 background.start_soon(ControlServer(control, commands.execute).run, name="control")
             async with anyio.create_task_group() as electing:

@@ -1,7 +1,9 @@
 """The commands of the control socket; ``serve.control`` receives them."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import partial
 from hashlib import sha256
 from itertools import islice
 from typing import Any
@@ -10,10 +12,13 @@ import anyio
 
 from telemetryd.config.restrictions import IMPLIED
 from telemetryd.daemon.collector import Collector
+from telemetryd.daemon.history import HistoryKeeper
 from telemetryd.daemon.reload import Reloader
 from telemetryd.daemon.supportbundle import LocalReads, daemon_parts
 from telemetryd.errors import CommandRefused
 from telemetryd.export.engine.manager import ExporterManager
+from telemetryd.history.sqlite import SqliteStore
+from telemetryd.history.transfer import describe_slot
 from telemetryd.informer.informer import Informer
 from telemetryd.informer.source import KubeSource
 from telemetryd.informer.store import Reader
@@ -39,6 +44,8 @@ _NO_RUN = frozenset(
         ExporterState.STOPPING,
     }
 )
+MOST_SLOTS = 200
+"""In one answer: some 600 KB, which hold up the event loop for a few milliseconds."""
 MOST_SHOWN_KEYS = 1000
 """Of those that differ, in either direction, and of those that can't be read."""
 
@@ -56,6 +63,7 @@ class DaemonCommands:
         informers: Callable[[], Iterable[Informer[Any, Any]]],
         collector: Collector,
         client: KubeClient,
+        history: HistoryKeeper,
     ) -> None:
         """Over the parts of a running daemon."""
         self._status = status
@@ -65,10 +73,13 @@ class DaemonCommands:
         self._informers = informers
         self._collector = collector
         self._client = client
+        self._history = history
         self._verifying = anyio.Lock()
         self._local_reads: LocalReads = SharedRead("support bundle")
 
-    async def execute(self, request: Request) -> CommandAnswer:  # noqa: PLR0911 - one a command
+    async def execute(  # noqa: C901, PLR0911 - one a command
+        self, request: Request
+    ) -> CommandAnswer:
         """Carry a command out, and wait until it has ended.
 
         Raises:
@@ -88,6 +99,12 @@ class DaemonCommands:
                 return await self._cache(name, verify=request.verify)
             case "trigger":
                 return await self._trigger(name, wait=request.wait)
+            case "history":
+                return await self._about_history()
+            case "slots":
+                return await self._slots(request)
+            case "prune":
+                return await self._prune(request)
             case "start":
                 manager.start(name)
             case "stop":
@@ -221,6 +238,38 @@ class DaemonCommands:
             raise CommandRefused(message) from error
         finally:
             self._verifying.release()
+
+    async def _about_history(self) -> CommandAnswer:
+        document: Document = {
+            "instance": os.uname().nodename,
+            "state_dir": self._reloader.config.state_dir,
+            "installations": await self._history.ask(SqliteStore.installations),
+        }
+        return CommandAnswer(ok=True, result=document)
+
+    async def _slots(self, request: Request) -> CommandAnswer:
+        """The first slots of those asked for; with ``next``, from where to ask for more."""
+        read = partial(
+            SqliteStore.read,
+            installation=request.name,
+            size_s=request.size,
+            begin=request.begin,
+            end=request.end,
+            series=request.series,
+            most=MOST_SLOTS,
+        )
+        found = await self._history.ask(read)
+        document: Document = {"slots": [describe_slot(request.name, slot) for slot in found]}
+        if len(found) == MOST_SLOTS:
+            document["next"] = found[-1].start + request.size
+        return CommandAnswer(ok=True, result=document)
+
+    async def _prune(self, request: Request) -> CommandAnswer:
+        if request.all:
+            await self._history.clear()
+            return CommandAnswer(ok=True)
+        removed = await self._history.prune(request.keep, request.keep_daily)
+        return CommandAnswer(ok=True, result={"removed": removed})
 
     def _exporter(self, name: str) -> CommandAnswer:
         found = self._manager.status(name)

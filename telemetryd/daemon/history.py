@@ -24,7 +24,7 @@ from telemetryd.history.measure import measure
 from telemetryd.history.recorder import Recorder
 from telemetryd.history.report import month_of
 from telemetryd.history.slots import DAY_S, HOUR_S, MINUTE_S, Gap, Moment, Slot
-from telemetryd.history.sqlite import SqliteStore, open_store
+from telemetryd.history.sqlite import FILE_NAME, SqliteStore, open_store
 from telemetryd.model import HistoryStatus, Snapshot, Switches
 from telemetryd.timing import boot_time_s
 
@@ -38,6 +38,8 @@ STORE_TIMEOUT_S: Final = 20.0
 END_TIMEOUT_S: Final = 1.5
 """For what is left at the end, within the drain."""
 _PAUSE_S: Final = 0.05
+_NO_FOLDER: Final = "there is no usable state_dir: configure one"
+_SLOW: Final = "the disk takes too long: check the disk or the file server"
 MOST_WAITING: Final = 2 * 24 * 60
 """Slots in memory while the store takes none; then the oldest go."""
 
@@ -107,6 +109,42 @@ class HistoryKeeper:
         self._rule = entitlement_of(config.entitlement)
         self._note(enabled=config.history.enabled, limit=self._rule.limit, licenses=None)
 
+    async def ask(self, call: Callable[[SqliteStore], T]) -> T:
+        """What a call of the store returns, for a command.
+
+        Raises:
+            HistoryError: There is no history yet, or the store fails.
+        """
+        if self._folder is None:
+            raise HistoryError(f"no history: {_NO_FOLDER}")
+        try:
+            with anyio.fail_after(STORE_TIMEOUT_S):
+                return await self._run(lambda: call(self._existing()))
+        except TimeoutError as error:
+            raise HistoryError(_SLOW) from error
+
+    async def prune(self, keep_s: float, keep_daily_s: float) -> int:
+        """Remove what is older; returns the number of slots.
+
+        Raises:
+            HistoryError: There is no history yet, or the store fails.
+        """
+        now = self._now()
+        return await self.ask(
+            lambda store: store.prune(now, keep_s=keep_s, keep_daily_s=keep_daily_s)
+        )
+
+    async def clear(self) -> None:
+        """Remove everything, what isn't written yet among it.
+
+        Raises:
+            HistoryError: The store fails.
+        """
+        self._waiting.clear()
+        self._recorder = Recorder(now=self._now, clock=self._clock)
+        self._note(licenses=None)
+        await self.ask(SqliteStore.clear)
+
     @property
     def _off(self) -> bool:
         return not (self._config.enabled and self._fleet.switches.enabled)
@@ -117,7 +155,7 @@ class HistoryKeeper:
         Without a state folder nothing is kept.
         """
         if self._folder is None:
-            self._note(trouble="there is no usable state_dir: configure one")
+            self._note(trouble=_NO_FOLDER)
             await anyio.sleep_forever()
         try:
             while True:
@@ -132,7 +170,8 @@ class HistoryKeeper:
         finally:
             with anyio.move_on_after(END_TIMEOUT_S, shield=True):
                 await self._write(all_of_it=True)
-                await self._use(SqliteStore.close)
+                if self._store is not None:  # otherwise there would be one from now on
+                    await self._use(SqliteStore.close)
 
     async def _look(self) -> None:
         if self._off:
@@ -215,7 +254,7 @@ class HistoryKeeper:
             with anyio.fail_after(STORE_TIMEOUT_S):
                 found = await self._run(lambda: call(self._opened()))
         except TimeoutError:
-            self._fail("the disk takes too long: check the disk or the file server")
+            self._fail(_SLOW)
         except HistoryError as error:
             self._fail(str(error))
         else:
@@ -229,6 +268,16 @@ class HistoryKeeper:
             with suppress(StillHangingError):
                 return await self._thread.run(call)
             await anyio.sleep(_PAUSE_S)
+
+    def _existing(self) -> SqliteStore:
+        """The store; called in the thread.
+
+        Raises:
+            HistoryError: There is none, and to ask for one makes none.
+        """
+        if self._store is None and not Path(self._folder or "", FILE_NAME).exists():
+            raise HistoryError(f"no history in {self._folder} yet")
+        return self._opened()
 
     def _opened(self) -> SqliteStore:
         """The store; called in the thread."""

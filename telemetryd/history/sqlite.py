@@ -4,6 +4,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -125,11 +126,19 @@ class SqliteStore:
         return count
 
     def read(
-        self, installation: str, size_s: int, begin: float, end: float, *, series: str = ""
+        self,
+        installation: str,
+        size_s: int,
+        begin: float,
+        end: float,
+        *,
+        series: str = "",
+        most: int | None = None,
     ) -> list[Slot]:
         """The slots of a size that begin in [begin, end), in the order of time.
 
-        With ``series`` they have the cells of that one alone, which is faster.
+        With ``series`` they have the cells of that one alone, which is faster. With ``most`` there
+        are no more than so many, the first ones.
 
         Raises:
             HistoryError: The file can't be read.
@@ -138,7 +147,9 @@ class SqliteStore:
             found = self._connection.execute(
                 "SELECT id FROM installations WHERE uuid = ?", (installation,)
             ).fetchone()
-            return list(self._slots(found[0], size_s, begin, end, series)) if found else []
+            if not found:
+                return []
+            return list(islice(self._slots(found[0], size_s, begin, end, series), most))
 
     def installations(self) -> list[str]:
         """The install UUIDs that there are days of, that with the latest one last."""
