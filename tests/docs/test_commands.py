@@ -41,7 +41,7 @@ _INSTALLS = re.compile(r"^[$#] (pip|\S+/pip) install .*\.$", re.MULTILINE)
 _INSTALLS_IN_CLUSTER = re.compile(r"^[$#] (helm (upgrade --)?install|kubectl apply) ", re.MULTILINE)
 _ASKS_THE_DAEMON = re.compile(
     rf"telemetryd (ctl|healthcheck|spool list|support-bundle)\b|curl .*:{_PORT}\b"
-    r"|/var/lib/telemetryd\b"
+    r"|/var/lib/telemetryd\b|telemetryd (report|history)\b(?!.*--(config|set))"
 )
 _FOREGROUND = re.compile(
     r"(?P<run>telemetryd (?:.* )?run\b.*)|(?P<demo>telemetryd demo(?!.*--duration).*)"
