@@ -131,12 +131,6 @@ class Helm:
         where = ["--namespace", namespace, "--create-namespace"]
         return self.run("install", release, str(CHART), *where, *given)
 
-    def notes(self, *values: Values | Path) -> str:
-        """What an install would say, without a cluster."""
-        where = ["--namespace", NAMESPACE, "--dry-run=client"]
-        said = self.run("install", RELEASE, str(CHART), *where, *self._arguments(values))
-        return said[said.index("NOTES:") :]
-
     def upgrade(
         self, *values: Values | Path, namespace: str = NAMESPACE, release: str = RELEASE
     ) -> str:

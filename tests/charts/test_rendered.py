@@ -404,19 +404,3 @@ def test_release_of_any_name_in_any_namespace_has_names_that_kubernetes_takes(
         # Neither part of the name has a dot, so no other release has it.
         if metadata.get("namespace") != LONGEST_NAMESPACE:
             assert f"{RELEASES[release]}.{LONGEST_NAMESPACE}" in metadata["name"]
-
-
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        ({}, True),
-        (at("config.history", {"enabled": False}), False),
-        ({"persistence": {"enabled": True}}, False),
-    ],
-)
-def test_notes_say_that_the_history_goes_with_a_pod_without_a_volume(
-    renderer: Helm, values: Values, said: bool
-) -> None:
-    notes = renderer.notes(values)
-    assert "Look at it:" in notes
-    assert ("The history lives as long as the pod" in notes) == said
