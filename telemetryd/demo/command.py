@@ -111,7 +111,7 @@ async def run_demo(
             file = source.read()
             past = partial(
                 write_year,
-                # Made before the daemon opens it, and filled while the daemon starts.
+                # Made before the daemon opens it, and filled while the daemon runs.
                 await anyio.to_thread.run_sync(partial(open_store, Path(folder), now=now)),
                 fleet.install_uuid,
                 clusters=clusters,
@@ -119,7 +119,6 @@ async def run_demo(
                 now=now(),
                 seed=SEED,
             )
-            root.start_soon(anyio.to_thread.run_sync, past)
             listening = await root.start(
                 partial(
                     run_until,
@@ -136,7 +135,7 @@ async def run_demo(
             for path in ("/", "/history", "/metrics", "/status.json", "/payload/scc"):
                 _say(f"look at     http://{listening}{path}")
             _say(f"command it  telemetryd ctl status --config {source.path_option}")
-            _say(f"its past    telemetryd report --config {source.path_option} ({MADE_UP})")
+            root.start_soon(_fill_past, past, str(source.path_option))
             async with anyio.create_task_group() as meanwhile:
                 if churn_per_s:
                     meanwhile.start_soon(run_churn, fleet, churn_per_s, partial(_take, store))
@@ -147,6 +146,12 @@ async def run_demo(
             stop.set()
     _say(json.dumps(summary))
     return int(summary["exports"])
+
+
+async def _fill_past(write: Callable[[], None], config: str) -> None:
+    """Write the year, and say where it can be seen once it is there."""
+    await anyio.to_thread.run_sync(write)
+    _say(f"its past    telemetryd report --config {config} ({MADE_UP})")
 
 
 def _config(folder: str, kubeconfig: Path, limit: int) -> str:

@@ -9,6 +9,7 @@ import pytest
 from telemetryd.errors import Reason
 from telemetryd.model import (
     ExporterState,
+    HistoryStatus,
     RequestState,
     RequestStatus,
     SourceKind,
@@ -77,6 +78,7 @@ def test_table_shows_informers_and_exporters() -> None:
     ]
     assert table(facts) == [
         "telemetryd 0.1.0, up 1h0m, API server https://127.0.0.1:6443",
+        "licenses this month: 3 of 40",
         "21 clusters, 303 nodes",
         "",
         "INFORMER                    STATE   OBJECTS  LAST CONTACT  DETAIL",
@@ -92,9 +94,9 @@ def test_table_shows_informers_and_exporters() -> None:
 
 def test_table_says_what_is_doubtful_and_what_cannot_be_reached() -> None:
     lines = table(Facts(snapshot=DOUBTFUL))
-    assert lines[1] == "21 clusters, 303 nodes"
-    assert lines[2] == f"doubtful: {', '.join(DOUBTFUL.doubts)}"
-    assert lines[3] == "unreachable: 2 clusters, 12 nodes as last known"
+    assert lines[2] == "21 clusters, 303 nodes"
+    assert lines[3] == f"doubtful: {', '.join(DOUBTFUL.doubts)}"
+    assert lines[4] == "unreachable: 2 clusters, 12 nodes as last known"
 
 
 def test_table_of_a_daemon_that_has_just_begun() -> None:
@@ -106,7 +108,8 @@ def test_table_of_a_daemon_that_has_just_begun() -> None:
                 ),
                 busy_facts().informers[0][1],
             )
-        ]
+        ],
+        history=HistoryStatus(enabled=True),
     )
     lines = table(facts)
     assert lines[1] == "waiting for cluster UUID"
@@ -130,7 +133,7 @@ def test_rejected_configuration_is_shown() -> None:
 def test_absent_resource_is_shown_as_absent() -> None:
     facts = busy_facts()
     facts.informers = [(informer_status(absent=True), facts.informers[0][1])]
-    assert table(facts)[4].split()[1] == "absent"
+    assert table(facts)[5].split()[1] == "absent"
 
 
 def test_requests_are_shown_with_why_one_is_not_served() -> None:
