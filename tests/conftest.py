@@ -84,6 +84,7 @@ SERVED = (
     "tests/export/sinks/test_contention.py",
     "tests/export/sinks/test_secret",
     "tests/faults/",
+    "tests/monitoring/test_live.py",
     "tests/system/",
 )
 """What the paths of files that need a kube-apiserver begin with."""

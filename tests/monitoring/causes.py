@@ -126,6 +126,9 @@ def exporter_that_was_stopped_by_hand(stage: Stage) -> Callable[[], object]:
 def limit_that_is_nearly_used_up(stage: Stage) -> Callable[[], object]:
     # The minimum counts whatever the fleet does meanwhile.
     stage.reload("main", stage.config("main") + "[entitlement]\nminimum = 1000\nlimit = 1050\n")
+    main = stage.daemons["main"]
+    # The next cause is a file of its own.
+    main.wait_for("the limit", lambda: main.metric("telemetryd_entitlement_limit") == 1050, 60)
     return lambda: stage.reload("main")
 
 
