@@ -190,7 +190,7 @@ def build_parser() -> Parser:
     )
     schema = add(
         "schema",
-        "print the JSON Schema of a payload, or of the configuration file",
+        "print the JSON Schema of a payload, of the configuration file or of the report",
         "telemetryd schema --config > config.schema.json",
         configcommands.schema,
         has_config=False,
@@ -251,6 +251,12 @@ def build_parser() -> Parser:
     of = schema.add_mutually_exclusive_group()
     of.add_argument(
         "--config", dest="of_config", action="store_true", help="of the configuration file"
+    )
+    of.add_argument(
+        "--report",
+        dest="of_report",
+        action="store_true",
+        help="of what report --format json prints",
     )
     for place in (chosen, of):
         place.add_argument("--format", choices=FORMATS, default="scc", help="payload format")

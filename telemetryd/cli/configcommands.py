@@ -103,11 +103,16 @@ def config_show(options: argparse.Namespace) -> int:
 
 
 def schema(options: argparse.Namespace) -> int:
-    """Print the JSON Schema of a payload or of the configuration file."""
+    """Print the JSON Schema of a payload, of the configuration file or of the report."""
     if options.of_config:
         from telemetryd.config.jsonschema import config_schema  # noqa: PLC0415 - as below
 
         print_document(config_schema())
+        return 0
+    if options.of_report:
+        from telemetryd.history.reportschema import report_schema  # noqa: PLC0415 - as below
+
+        print_document(report_schema())
         return 0
     from telemetryd.export.payloads.formats import PAYLOAD_FORMATS  # noqa: PLC0415 - heavy imports on demand
 

@@ -1,25 +1,26 @@
 """The commands about the past: ``telemetryd report`` and ``telemetryd history``.
 
-They read the store of the configuration, also while a daemon writes it: SQLite and PostgreSQL show
-each reader whole transactions.
+They ask the daemon that runs, over its control socket. Where none runs that keeps its state in the
+folder of this configuration, they open the store themselves.
 """
 
 import argparse
-import os
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from telemetryd.cli.commands import source_of
 from telemetryd.cli.output import complain, print_bytes, print_text
-from telemetryd.config import Config
-from telemetryd.errors import HistoryError
+from telemetryd.config import Config, ConfigSource, find_control_socket
+from telemetryd.errors import HistoryError, NoDaemon
 
 if TYPE_CHECKING:
+    from telemetryd.cli.daemonhistory import DaemonHistory
     from telemetryd.history.report import Report
     from telemetryd.history.store import HistoryStore
+    from telemetryd.history.transfer import History
 
 _HOURLY_S = 45 * 86_400.0
 """The chart of a longer time has a point for each day."""
@@ -32,14 +33,18 @@ def report(options: argparse.Namespace) -> int:
     Raises:
         HistoryError: There is none, or it can't be read or written.
     """
+    from telemetryd.history.store import instance_of  # noqa: PLC0415
+
     source = source_of(options)
     config = source.parse(source.read())
-    with closing(_read_store(config)) as store:
+    daemon = _daemon(source, config)
+    instance = daemon.instance if daemon else instance_of(config)
+    with closing(daemon or _read_store(config)) as store:
         known = store.installations()
         if not known:
-            raise HistoryError("no history: the store is empty")
+            raise HistoryError("nothing is known yet: the daemon writes each minute what it saw")
         reports = [
-            _report(options, config, store, each)
+            _report(options, config, store, each, instance)
             for each in (known if options.all_installations else known[-1:])
         ]
         text = _render(options, reports, store).encode()
@@ -54,25 +59,24 @@ def report(options: argparse.Namespace) -> int:
 
 
 def _report(
-    options: argparse.Namespace, config: Config, store: "HistoryStore", installation: str
+    options: argparse.Namespace, config: Config, store: "History", installation: str, instance: str
 ) -> "Report":
     from telemetryd.history.entitlement import entitlement_of  # noqa: PLC0415
     from telemetryd.history.report import make_report  # noqa: PLC0415
-    from telemetryd.history.store import is_shared  # noqa: PLC0415
 
     now = datetime.fromtimestamp(_NOW(), UTC)
     return make_report(
         store,
         entitlement_of(config.entitlement),
         installation=installation,
-        instance="" if is_shared(config) else os.uname().nodename,
+        instance=instance,
         begin=options.begin,
         end=min(options.end or now, now),
         by=options.by,
     )
 
 
-def _render(options: argparse.Namespace, reports: "list[Report]", store: "HistoryStore") -> str:
+def _render(options: argparse.Namespace, reports: "list[Report]", store: "History") -> str:
     from telemetryd.history import documents  # noqa: PLC0415
 
     match options.format:
@@ -88,7 +92,7 @@ def _render(options: argparse.Namespace, reports: "list[Report]", store: "Histor
             return "\n".join(documents.to_text(each) for each in reports)
 
 
-def _render_html(reports: "list[Report]", store: "HistoryStore") -> str:
+def _render_html(reports: "list[Report]", store: "History") -> str:
     """One file of one installation.
 
     Raises:
@@ -121,7 +125,8 @@ def history_export(options: argparse.Namespace) -> int:
     from telemetryd.history.transfer import lines_of  # noqa: PLC0415
 
     source = source_of(options)
-    with closing(_read_store(source.parse(source.read()))) as store:
+    config = source.parse(source.read())
+    with closing(_daemon(source, config) or _read_store(config)) as store:
         for line in lines_of(store):
             print_bytes(line)
     return 0
@@ -132,7 +137,8 @@ def history_import(options: argparse.Namespace) -> int:
     from telemetryd.history.transfer import read_lines  # noqa: PLC0415
 
     found = read_lines(options.file)
-    with closing(_write_store(options)) as store:
+    source = source_of(options)
+    with closing(_write_store(source.parse(source.read()))) as store:
         count = store.merge(found)
     print_text(f"{count} slots merged\n")
     return 0
@@ -140,7 +146,8 @@ def history_import(options: argparse.Namespace) -> int:
 
 def history_migrate(options: argparse.Namespace) -> int:
     """Make the store, or bring it to the form of this version."""
-    with closing(_write_store(options)) as store:
+    source = source_of(options)
+    with closing(_write_store(source.parse(source.read()))) as store:
         print_text(f"the history has schema {store.migrate()}\n")
     return 0
 
@@ -149,7 +156,7 @@ def history_prune(options: argparse.Namespace) -> int:
     """Remove what is older than is kept, or everything."""
     source = source_of(options)
     config = source.parse(source.read())
-    with closing(_write_store(options)) as store:
+    with closing(_daemon(source, config) or _write_store(config)) as store:
         if options.all:
             store.clear()
             print_text("everything removed\n")
@@ -160,14 +167,27 @@ def history_prune(options: argparse.Namespace) -> int:
     return 0
 
 
+def _daemon(source: ConfigSource, config: Config) -> "DaemonHistory | None":
+    """The daemon that keeps this history; None where none runs, or it can't show it.
+
+    Raises:
+        CommandRefused: One runs that this user may not ask.
+    """
+    from telemetryd.cli.daemonhistory import DaemonHistory  # noqa: PLC0415
+
+    # One of another version may not know the question, and then the store is all there is.
+    with suppress(NoDaemon, HistoryError):
+        return DaemonHistory(find_control_socket(source).paths, config.state_dir)
+    return None
+
+
 def _read_store(config: Config) -> "HistoryStore":
     from telemetryd.history.store import read_history  # noqa: PLC0415
 
     return read_history(config)
 
 
-def _write_store(options: argparse.Namespace) -> "HistoryStore":
+def _write_store(config: Config) -> "HistoryStore":
     from telemetryd.history.store import COMMAND_S, open_history  # noqa: PLC0415
 
-    source = source_of(options)
-    return open_history(source.parse(source.read()), now=_NOW, timeout_s=COMMAND_S)
+    return open_history(config, now=_NOW, timeout_s=COMMAND_S)

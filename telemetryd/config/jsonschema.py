@@ -16,6 +16,7 @@ from telemetryd.config.settings import Config
 from telemetryd.config.storage import AbsolutePath, Size
 from telemetryd.config.values import (
     AUTO,
+    DAY_S,
     DURATION_PATTERN,
     Boolean,
     BooleanOrAuto,
@@ -42,6 +43,8 @@ _ONE_LINE: Final = rf"^[^{_UNPRINTED}]*[^{_UNPRINTED}\s][^{_UNPRINTED}]*$"
 _NO_PATH: Final = {"pattern": rf"/\.\.(/|$)|[{_UNPRINTED}]"}
 _DURATION: Final = f"^{DURATION_PATTERN}$"
 _AT_LEAST_A_SECOND: Final = "[1-9][0-9]*(y|d|h|s|m($|[0-9]))|[1-9][0-9]{3,}ms"
+_ABOUT_DAYS: Final = "[1-9][0-9]*[ydh]|[1-9][0-9]{3,}m($|[0-9])|[1-9][0-9]{5,}s|[1-9][0-9]{8,}ms"
+"""No pattern adds units up: it refuses no value of two days, and takes some shorter ones."""
 
 Document = dict[str, Any]
 
@@ -163,11 +166,12 @@ def _durations(minimum_s: float) -> Document:
     form = {"pattern": _DURATION}
     if not minimum_s:
         return form
-    return {
-        **form,
-        "if": form,
-        "then": {"pattern": _AT_LEAST_A_SECOND if minimum_s >= 1 else "[1-9]"},
-    }
+    long = "[1-9]"
+    if minimum_s >= 2 * DAY_S:
+        long = _ABOUT_DAYS
+    elif minimum_s >= 1:
+        long = _AT_LEAST_A_SECOND
+    return {**form, "if": form, "then": {"pattern": long}}
 
 
 def _pattern(pattern: str) -> Document:

@@ -234,9 +234,7 @@ class Daemon:
             client, source=lambda: self._collector.source, now=now, rng=rng
         )
         self._guarded = GuardedWork(self._manager, self._requests)
-        self._history = HistoryKeeper(
-            self._collector, config, now=now, epoch=lambda: leadership.epoch
-        )
+        self._history = HistoryKeeper(self._collector, config, lambda: leadership.epoch, now=now)
         self._supervision = Supervision(
             notifier, summary=self._summary, alive=lambda: self._liveness().ok
         )
@@ -266,6 +264,7 @@ class Daemon:
                     informers=lambda: chain(self._collector.watched(), self._requests.watched()),
                     collector=self._collector,
                     client=self._client,
+                    history=self._history,
                 )
                 background.start_soon(ControlServer(control, commands.execute).run, name="control")
             async with anyio.create_task_group() as electing:

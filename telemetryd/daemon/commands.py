@@ -10,10 +10,13 @@ import anyio
 
 from telemetryd.config.restrictions import IMPLIED
 from telemetryd.daemon.collector import Collector
+from telemetryd.daemon.history import HistoryKeeper
 from telemetryd.daemon.reload import Reloader
 from telemetryd.daemon.supportbundle import LocalReads, daemon_parts
 from telemetryd.errors import CommandRefused
 from telemetryd.export.engine.manager import ExporterManager
+from telemetryd.history.store import instance_of
+from telemetryd.history.transfer import describe_slot
 from telemetryd.informer.informer import Informer
 from telemetryd.informer.source import KubeSource
 from telemetryd.informer.store import Reader
@@ -39,6 +42,8 @@ _NO_RUN = frozenset(
         ExporterState.STOPPING,
     }
 )
+MOST_SLOTS = 200
+"""In one answer: some 600 KB, which hold up the event loop for a few milliseconds."""
 MOST_SHOWN_KEYS = 1000
 """Of those that differ, in either direction, and of those that can't be read."""
 
@@ -56,6 +61,7 @@ class DaemonCommands:
         informers: Callable[[], Iterable[Informer[Any, Any]]],
         collector: Collector,
         client: KubeClient,
+        history: HistoryKeeper,
     ) -> None:
         """Over the parts of a running daemon."""
         self._status = status
@@ -65,10 +71,13 @@ class DaemonCommands:
         self._informers = informers
         self._collector = collector
         self._client = client
+        self._history = history
         self._verifying = anyio.Lock()
         self._local_reads: LocalReads = SharedRead("support bundle")
 
-    async def execute(self, request: Request) -> CommandAnswer:  # noqa: PLR0911 - one a command
+    async def execute(  # noqa: C901, PLR0911 - one a command
+        self, request: Request
+    ) -> CommandAnswer:
         """Carry a command out, and wait until it has ended.
 
         Raises:
@@ -88,6 +97,12 @@ class DaemonCommands:
                 return await self._cache(name, verify=request.verify)
             case "trigger":
                 return await self._trigger(name, wait=request.wait)
+            case "history":
+                return await self._about_history()
+            case "slots":
+                return await self._slots(request)
+            case "prune":
+                return await self._prune(request)
             case "start":
                 manager.start(name)
             case "stop":
@@ -221,6 +236,38 @@ class DaemonCommands:
             raise CommandRefused(message) from error
         finally:
             self._verifying.release()
+
+    async def _about_history(self) -> CommandAnswer:
+        document: Document = {
+            "instance": instance_of(self._reloader.config),
+            "state_dir": self._reloader.config.state_dir,
+            "installations": await self._history.ask(lambda store: store.installations()),
+        }
+        return CommandAnswer(ok=True, result=document)
+
+    async def _slots(self, request: Request) -> CommandAnswer:
+        """The first slots of those asked for; with ``next``, from where to ask for more."""
+        found = await self._history.ask(
+            lambda store: store.read(
+                request.name,
+                request.size,
+                request.begin,
+                request.end,
+                series=request.series,
+                most=MOST_SLOTS,
+            )
+        )
+        document: Document = {"slots": [describe_slot(request.name, slot) for slot in found]}
+        if len(found) == MOST_SLOTS:
+            document["next"] = found[-1].start + request.size
+        return CommandAnswer(ok=True, result=document)
+
+    async def _prune(self, request: Request) -> CommandAnswer:
+        if request.all:
+            await self._history.clear()
+            return CommandAnswer(ok=True)
+        removed = await self._history.prune(request.keep, request.keep_daily)
+        return CommandAnswer(ok=True, result={"removed": removed})
 
     def _exporter(self, name: str) -> CommandAnswer:
         found = self._manager.status(name)

@@ -6,12 +6,11 @@ What it doesn't take waits in memory, up to a bound.
 
 import logging
 import math
-import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from secrets import token_hex
+from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 import anyio
@@ -19,12 +18,20 @@ import anyio
 from telemetryd.config import Config
 from telemetryd.errors import HistoryError, NotReady
 from telemetryd.export.threads import StillHangingError, WorkerThread, shared_threads
+from telemetryd.history.backlog import Backlog, Batch
 from telemetryd.history.entitlement import entitlement_of
 from telemetryd.history.measure import measure
 from telemetryd.history.recorder import Recorder, is_set
 from telemetryd.history.report import month_of
 from telemetryd.history.slots import DAY_S, HOUR_S, MINUTE_S, Gap, Moment, Slot
-from telemetryd.history.store import HistoryStore, describe_store, is_shared, open_history
+from telemetryd.history.store import (
+    FILE_NAME,
+    HistoryStore,
+    describe_store,
+    instance_of,
+    is_shared,
+    open_history,
+)
 from telemetryd.model import HistoryStatus, Snapshot, Switches
 from telemetryd.serve.page.usage import HistoryFacts
 from telemetryd.timing import boot_time_s
@@ -39,8 +46,7 @@ STORE_TIMEOUT_S: Final = 20.0
 END_TIMEOUT_S: Final = 1.5
 """For what is left at the end, within the drain."""
 _PAUSE_S: Final = 0.05
-MOST_WAITING: Final = 2 * 24 * 60
-"""Slots in memory while the store takes none; then the oldest go."""
+_NO_FOLDER: Final = "there is no usable state_dir: configure one"
 _SLOW: Final = {
     False: "the disk takes too long: check the disk or the file server",
     True: "PostgreSQL takes too long: check the server and the network",
@@ -67,23 +73,6 @@ class Fleet(Protocol):
         """Return when the next snapshot may be another one, or collection is on or off."""
 
 
-@dataclass(slots=True)
-class _Batch:
-    """Slots that are written together.
-
-    Attributes:
-        epoch: Of leadership when they came about.
-        token: By which the store knows it again. A write that was cut off may have been made.
-        tried: It may be in the store, so nothing is added to it.
-    """
-
-    installation: str
-    epoch: int
-    slots: list[Slot] = field(default_factory=list)
-    token: str = field(default_factory=lambda: token_hex(8))
-    tried: bool = False
-
-
 class HistoryKeeper:
     """Looks, and keeps what it saw in the state folder, or in a database.
 
@@ -95,9 +84,9 @@ class HistoryKeeper:
         self,
         fleet: Fleet,
         config: Config,
+        epoch: Callable[[], int] = lambda: 0,
         *,
         now: Callable[[], float],
-        epoch: Callable[[], int] = lambda: 0,
         clock: Callable[[], float] = boot_time_s,
         look_s: float = LOOK_S,
     ) -> None:
@@ -106,8 +95,8 @@ class HistoryKeeper:
         Args:
             fleet: What is looked at.
             config: Where the file is made, what is kept, and for how long.
-            now: Unix time in seconds.
             epoch: Of leadership, now.
+            now: Unix time in seconds.
             clock: Seconds since the machine booted.
             look_s: Between two looks.
         """
@@ -126,7 +115,7 @@ class HistoryKeeper:
         self._installation = ""
         self._seen: tuple[Snapshot, Moment] | None = None
         self._resumed = False
-        self._waiting: list[_Batch] = []
+        self._waiting = Backlog()
         self._pruned_s = -math.inf
 
     def follow(self, config: Config) -> None:
@@ -137,6 +126,42 @@ class HistoryKeeper:
         self._config = config.history
         self._rule = entitlement_of(config.entitlement)
         self._note(enabled=config.history.enabled, limit=self._rule.limit, licenses=None)
+
+    async def ask(self, call: Callable[[HistoryStore], T]) -> T:
+        """What a call of the store returns, for a command.
+
+        Raises:
+            HistoryError: There is no history yet, or the store fails.
+        """
+        if self._whole.state_dir is None and not is_shared(self._whole):
+            raise HistoryError(f"no history: {_NO_FOLDER}")
+        try:
+            with anyio.fail_after(STORE_TIMEOUT_S):
+                return await self._run(lambda: call(self._existing()))
+        except TimeoutError as error:
+            raise HistoryError(_SLOW[is_shared(self._whole)]) from error
+
+    async def prune(self, keep_s: float, keep_daily_s: float) -> int:
+        """Remove what is older; returns the number of slots.
+
+        Raises:
+            HistoryError: There is no history yet, or the store fails.
+        """
+        now = self._now()
+        return await self.ask(
+            lambda store: store.prune(now, keep_s=keep_s, keep_daily_s=keep_daily_s)
+        )
+
+    async def clear(self) -> None:
+        """Remove everything, what isn't written yet among it.
+
+        Raises:
+            HistoryError: The store fails.
+        """
+        self._waiting.clear()
+        self._recorder = Recorder(now=self._now, clock=self._clock)
+        self._note(licenses=None)
+        await self.ask(lambda store: store.clear())
 
     @property
     def _off(self) -> bool:
@@ -150,7 +175,7 @@ class HistoryKeeper:
             self.status,
             self._rule,
             self._installation,
-            "" if is_shared(self._whole) else os.uname().nodename,
+            instance_of(self._whole),
             describe_store(self._whole),
             off or self._fleet.switches.detail,
         )
@@ -181,7 +206,7 @@ class HistoryKeeper:
         Without a state folder, and without a database, nothing is kept.
         """
         while self._whole.state_dir is None and not is_shared(self._whole):
-            self._note(trouble="there is no usable state_dir: configure one")
+            self._note(trouble=_NO_FOLDER)
             await anyio.sleep(MINUTE_S)
         try:
             while True:
@@ -260,34 +285,20 @@ class HistoryKeeper:
             return
         if not self._resumed:
             await self._resume()
-        self._add(self._recorder.take(all_of_it=all_of_it))
+        slots = self._recorder.take(all_of_it=all_of_it)
+        if lost := self._waiting.add(self._installation, self._epoch(), slots):
+            self._note(lost_slots=self.status.lost_slots + lost)
         taken = False
-        while self._waiting:
-            batch = self._waiting[0]
+        while (batch := self._waiting.first()) is not None:
             taken = await self._put(batch)
             if not taken:
                 return
-            if self._waiting and self._waiting[0] is batch:  # or it was forgotten meanwhile
-                del self._waiting[0]
+            self._waiting.done(batch)
         if taken:
             await self._count()
             await self._prune()
 
-    def _add(self, slots: list[Slot]) -> None:
-        last = self._waiting[-1] if self._waiting else None
-        if slots and (last is None or last.tried or last.installation != self._installation):
-            self._waiting.append(last := _Batch(self._installation, self._epoch()))
-        if slots and last is not None:
-            last.slots += slots
-        lost = max(0, sum(len(batch.slots) for batch in self._waiting) - MOST_WAITING)
-        if lost:
-            self._note(lost_slots=self.status.lost_slots + lost)
-        for batch in self._waiting:
-            gone = min(lost, len(batch.slots))
-            del batch.slots[:gone]
-            lost -= gone
-
-    async def _put(self, batch: _Batch) -> bool:
+    async def _put(self, batch: Batch) -> bool:
         """Whether the store has a batch now, of which nothing is there twice."""
         batch.tried, slots = True, tuple(batch.slots)
 
@@ -351,6 +362,18 @@ class HistoryKeeper:
             with suppress(StillHangingError):
                 return await self._thread.run(call)
             await anyio.sleep(_PAUSE_S)
+
+    def _existing(self) -> HistoryStore:
+        """The store; called in the thread.
+
+        Raises:
+            HistoryError: There is none, and to ask for one makes none.
+        """
+        folder = self._whole.state_dir
+        missing = not is_shared(self._whole) and not Path(folder or "", FILE_NAME).exists()
+        if self._store is None and missing:
+            raise HistoryError(f"no history in {folder} yet")
+        return self._opened()
 
     def _opened(self) -> HistoryStore:
         """The store; called in the thread."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import orjson
 
 from telemetryd import logs
@@ -34,6 +35,8 @@ from telemetryd.demo.objects import (
     ObjectStore,
     RefusedRequest,
 )
+from telemetryd.demo.year import MADE_UP, write_year
+from telemetryd.history.sqlite import open_store
 
 TOKEN = "demo"  # noqa: S105 - opens nothing but the embedded server
 SEED = 1
@@ -50,6 +53,10 @@ kubeconfig = {kubeconfig}
 [server]
 listen = "127.0.0.1:0"
 expose_payload = true
+
+[entitlement]
+preset = "aws-csp"
+limit = {limit}
 
 [[exporters]]
 name = "scc"
@@ -98,8 +105,20 @@ async def run_demo(
             store.put({**store.get(SETTINGS, ("", "server-url")), "value": url})
             await anyio.Path(kubeconfig).write_bytes(_kubeconfig(url))
             source = ConfigSource(str(Path(folder, "config.toml")), {IN_POD: "its own server"})
-            await anyio.Path(folder, "config.toml").write_text(_config(folder, kubeconfig))
+            limit = -(-clusters * nodes // 20) + 1
+            text = _config(folder, kubeconfig, limit)
+            await anyio.Path(folder, "config.toml").write_text(text)
             file = source.read()
+            past = partial(
+                write_year,
+                # Made before the daemon opens it, and filled while the daemon runs.
+                await anyio.to_thread.run_sync(partial(open_store, Path(folder), now=now)),
+                fleet.install_uuid,
+                clusters=clusters,
+                nodes=clusters * nodes,
+                now=now(),
+                seed=SEED,
+            )
             listening = await root.start(
                 partial(
                     run_until,
@@ -113,9 +132,10 @@ async def run_demo(
                 )
             )
             _say(f"API server  {url} (KUBECONFIG={kubeconfig})")
-            for path in ("/", "/metrics", "/status.json", "/payload/scc"):
+            for path in ("/", "/history", "/metrics", "/status.json", "/payload/scc"):
                 _say(f"look at     http://{listening}{path}")
             _say(f"command it  telemetryd ctl status --config {source.path_option}")
+            root.start_soon(_fill_past, past, str(source.path_option))
             async with anyio.create_task_group() as meanwhile:
                 if churn_per_s:
                     meanwhile.start_soon(run_churn, fleet, churn_per_s, partial(_take, store))
@@ -128,8 +148,16 @@ async def run_demo(
     return int(summary["exports"])
 
 
-def _config(folder: str, kubeconfig: Path) -> str:
-    return _CONFIG.format(folder=json.dumps(folder), kubeconfig=json.dumps(str(kubeconfig)))
+async def _fill_past(write: Callable[[], None], config: str) -> None:
+    """Write the year, and say where it can be seen once it is there."""
+    await anyio.to_thread.run_sync(write)
+    _say(f"its past    telemetryd report --config {config} ({MADE_UP})")
+
+
+def _config(folder: str, kubeconfig: Path, limit: int) -> str:
+    return _CONFIG.format(
+        folder=json.dumps(folder), kubeconfig=json.dumps(str(kubeconfig)), limit=limit
+    )
 
 
 def _configure_logging(config: Config) -> None:

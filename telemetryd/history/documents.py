@@ -142,7 +142,10 @@ def to_text(report: Report) -> str:
         lines.append(f"Record of     {report.instance}")
     if report.since is None:
         return "\n".join([*lines, "", "No hour is known yet.", ""])
-    lines += [f"Known since   {_time(report.since)}", ""]
+    lines.append(f"Known since   {_time(report.since)}")
+    if versions := dict.fromkeys(each for period in report.periods for each in period.versions):
+        lines.append(f"Versions      {', '.join(versions)}")
+    lines.append("")
     lines += _table(report)
     lines += ["", *CAVEATS, ""]
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -120,11 +121,19 @@ class SqliteStore:
         return self._file.use(change, change=True)
 
     def read(
-        self, installation: str, size_s: int, begin: float, end: float, *, series: str = ""
+        self,
+        installation: str,
+        size_s: int,
+        begin: float,
+        end: float,
+        *,
+        series: str = "",
+        most: int | None = None,
     ) -> list[Slot]:
         """The slots of a size that begin in [begin, end), in the order of time.
 
-        With ``series`` they have the cells of that one alone, which is faster.
+        With ``series`` they have the cells of that one alone, which is faster. With ``most`` there
+        are no more than so many, the first ones.
 
         Raises:
             HistoryError: The file can't be read.
@@ -134,7 +143,9 @@ class SqliteStore:
             found = self._execute(
                 "SELECT id FROM installations WHERE uuid = ?", installation
             ).fetchone()
-            return list(self._slots(found[0], size_s, begin, end, series)) if found else []
+            if not found:
+                return []
+            return list(islice(self._slots(found[0], size_s, begin, end, series), most))
 
         return self._file.use(find)
 

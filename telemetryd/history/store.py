@@ -4,6 +4,7 @@ It has the file of a machine in ``sqlite`` and PostgreSQL in ``postgresql``, whi
 where it is configured: its driver is an optional part of telemetryd.
 """
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -44,9 +45,25 @@ class HistoryStore(Protocol):
         """Add slots of another store, each with its installation: all of them or none."""
 
     def read(
-        self, installation: str, size_s: int, begin: float, end: float, *, series: str = ""
+        self,
+        installation: str,
+        size_s: int,
+        begin: float,
+        end: float,
+        *,
+        series: str = "",
+        most: int | None = None,
     ) -> list[Slot]:
-        """The slots of a size that begin in [begin, end), in the order of time."""
+        """The slots of a size that begin in [begin, end), in the order of time.
+
+        Args:
+            installation: Install UUID.
+            size_s: Of the slots.
+            begin: Unix time in seconds.
+            end: Unix time in seconds.
+            series: They have the cells of this one alone; empty for all.
+            most: No more slots than that; None for all.
+        """
 
     def installations(self) -> list[str]:
         """The install UUIDs that there are days of, that with the latest one last."""
@@ -72,6 +89,11 @@ class HistoryStore(Protocol):
 def is_shared(config: Config) -> bool:
     """Whether replicas, and other installations, have their history in the same store."""
     return config.history.store == POSTGRESQL
+
+
+def instance_of(config: Config) -> str:
+    """Whose record the store has: this host's, or empty for one that replicas share."""
+    return "" if is_shared(config) else os.uname().nodename
 
 
 def describe_store(config: Config) -> str:

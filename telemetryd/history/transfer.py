@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 import orjson
 
 from telemetryd.errors import HistoryError
+from telemetryd.history.report import SlotReader
 from telemetryd.history.slots import SIZES, Cell, Gap, Slot
-from telemetryd.history.store import HistoryStore
 
 FORMAT: Final = "telemetryd-history"
 VERSION: Final = 1
@@ -36,7 +36,38 @@ class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 _DECODER: Final = msgspec.json.Decoder(_Line)
 
 
-def lines_of(store: HistoryStore) -> Iterator[bytes]:
+class History(SlotReader, Protocol):
+    """A store, or that of a daemon."""
+
+    def installations(self) -> list[str]:
+        """The install UUIDs that there are days of, that with the latest one last."""
+
+
+def describe_slot(installation: str, slot: Slot) -> dict[str, Any]:
+    """A line of an export, as JSON types."""
+    return {
+        "installation": installation,
+        "size": slot.size_s,
+        "start": slot.start,
+        "known": slot.known_s,
+        "complete": slot.complete_s,
+        "whole": slot.complete,
+        "gaps": {str(gap): seconds for gap, seconds in slot.gaps.items()},
+        "version": slot.version,
+        "cells": {name: list(cell) for name, cell in sorted(slot.cells.items())},
+    }
+
+
+def slot_of(described: object) -> Slot:
+    """The slot that ``describe_slot`` was given.
+
+    Raises:
+        ValueError: It is no such description.
+    """
+    return _slot(msgspec.convert(described, _Line))
+
+
+def lines_of(store: History) -> Iterator[bytes]:
     """Every slot, the days before the hours before the minutes; each line ends with a break.
 
     Raises:
@@ -46,18 +77,7 @@ def lines_of(store: HistoryStore) -> Iterator[bytes]:
     for installation in store.installations():
         for size_s in reversed(SIZES):
             for slot in store.read(installation, size_s, 0, 2**62):
-                line: dict[str, Any] = {
-                    "installation": installation,
-                    "size": slot.size_s,
-                    "start": slot.start,
-                    "known": slot.known_s,
-                    "complete": slot.complete_s,
-                    "whole": slot.complete,
-                    "gaps": {str(gap): seconds for gap, seconds in slot.gaps.items()},
-                    "version": slot.version,
-                    "cells": {name: list(cell) for name, cell in sorted(slot.cells.items())},
-                }
-                yield orjson.dumps(line) + b"\n"
+                yield orjson.dumps(describe_slot(installation, slot)) + b"\n"
 
 
 def read_lines(place: Path) -> list[tuple[str, Slot]]:
@@ -90,17 +110,20 @@ def _parse(place: Path, lines: Any) -> Iterator[tuple[str, Slot]]:
         number += 1
         try:
             found = _DECODER.decode(line)
-            cells = {name: Cell(*cell) for name, cell in found.cells.items()}
-            slot = Slot(
-                found.size,
-                found.start,
-                found.known,
-                found.complete,
-                found.whole,
-                found.gaps,
-                found.version,
-                cells,
-            )
+            slot = _slot(found)
         except ValueError as error:
             raise HistoryError(f"{place}:{number}: {error}") from error
         yield found.installation, slot
+
+
+def _slot(line: _Line) -> Slot:
+    return Slot(
+        line.size,
+        line.start,
+        line.known,
+        line.complete,
+        line.whole,
+        line.gaps,
+        line.version,
+        {name: Cell(*cell) for name, cell in line.cells.items()},
+    )

@@ -80,13 +80,18 @@ def test_default_values_install_run_upgrade_and_uninstall_but_for_the_secret(
     notes = release.install(port)
     assert "exec deploy/telemetryd -- telemetryd doctor" in notes
     assert "scc: secret cattle-telemetry-system/rancher-scc-telemetry" in notes
+    assert "The history lives as long as the pod" in notes
     installed = release.manifest()
     check(installed, tmp_path, scc=False, by_schema=False)
     with running(installed, apiserver, admin, tmp_path):
         wait("the Secret is written", fleet.secret)
 
     before = find(installed, "Deployment")
-    assert "has restarted the pod" in release.upgrade(port, at("config.log_level", "debug"))
+    upgraded = release.upgrade(
+        port, at("config.log_level", "debug"), at("config.history.enabled", False)
+    )
+    assert "has restarted the pod" in upgraded
+    assert "The history" not in upgraded
     after = admin.get(path_of(before))
     assert after["spec"]["selector"] == before["spec"]["selector"]
     annotations = after["spec"]["template"]["metadata"]["annotations"]

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft202012Validator, FormatChecker
 
 from telemetryd.history.slots import HOUR_S, MINUTE_S, Moment, Slot, piece
 from telemetryd.history.sqlite import open_store
@@ -167,6 +168,50 @@ def test_prune_removes_what_is_old_or_everything(config: Path) -> None:
     assert (config.parent / "state" / FILE_NAME).exists()
 
 
+def test_schema_fits_every_report(config: Path) -> None:
+    schema = json.loads(telemetryd("schema", "--report").stdout)
+    Draft202012Validator.check_schema(schema)
+    valid = Draft202012Validator(schema, format_checker=FormatChecker())
+    add_other(config)
+    own = ("--set", "entitlement.method=monthly_average", "--set", "entitlement.unit=core")
+    for arguments in (
+        (),
+        ("--by", "day"),
+        ("--all-installations",),
+        ("--from", f"{LAST_MONTH - timedelta(days=90):%Y-%m-%d}"),
+    ):
+        made = telemetryd("report", "--format", "json", *arguments, "--config", str(config))
+        document = json.loads(made.stdout)
+        valid.validate(document)
+        report = document[0] if isinstance(document, list) else document
+        # It names every member that there is.
+        defined = schema["$defs"]
+        assert report.keys() == defined["report"]["properties"].keys()
+        assert report["rule"].keys() == defined["rule"]["properties"].keys()
+        for period in report["periods"]:
+            assert period.keys() == defined["period"]["properties"].keys()
+            hours = defined["period"]["properties"]["hours"]["properties"]
+            assert period["hours"].keys() == hours.keys()
+    ended = telemetryd(
+        "report", "--format", "json", *own, "--set", f"state_dir={config.parent}/state"
+    )
+    valid.validate(json.loads(ended.stdout))
+    wrongs: list[dict[str, object]] = [
+        {"licenses": -1}, {"peak": {}}, {"digest": "0"}, {"hours": {"total": 1}}
+    ]  # fmt: skip
+    for wrong in wrongs:
+        report["periods"][0] |= wrong
+        assert not valid.is_valid(report), wrong
+
+
+def test_report_of_a_store_without_a_slot_says_so(tmp_path: Path) -> None:
+    open_store(tmp_path, now=time.time).close()
+    for form in ("text", "json", "html"):
+        ended = telemetryd("report", "--format", form, "--set", f"state_dir={tmp_path}")
+        assert ended.returncode == 1
+        assert "nothing is known yet" in ended.stderr
+
+
 def test_report_is_one_file_of_html(config: Path, tmp_path: Path) -> None:
     file = tmp_path / "report.html"
     ended = telemetryd("report", "--format", "html", "--output", str(file), "--config", str(config))
@@ -174,7 +219,7 @@ def test_report_is_one_file_of_html(config: Path, tmp_path: Path) -> None:
     text = file.read_text()
     assert text.startswith("<!doctype html>")
     assert "<svg" in text
-    assert "2 (over the limit)" in text
+    assert "2, over<" in text
     for outside in ("<script", "http:", "https:", "url("):
         assert outside not in text
     add_other(config)

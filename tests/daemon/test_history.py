@@ -424,6 +424,33 @@ async def test_old_hours_are_removed_once_a_day(tmp_path: Path) -> None:
         assert kept(tmp_path, DAY_S)[0].start == START
 
 
+async def test_what_is_removed_does_not_come_back_from_memory(tmp_path: Path) -> None:
+    fleet = FakeFleet()
+    async with keeping(fleet, tmp_path) as keeper:
+        with pytest.raises(HistoryError, match="no history in"):
+            await keeper.ask(lambda store: store.installations())
+        assert not (tmp_path / FILE_NAME).exists()
+        await fleet.go(0, nodes=70)
+        await fleet.go(61)
+        await until_kept(tmp_path, 1)
+        assert await keeper.ask(lambda store: store.installations()) == [INSTALLATION]
+        await keeper.clear()
+        assert await keeper.ask(lambda store: store.installations()) == []
+        await fleet.go(0, nodes=7)
+        await fleet.go(60)
+        (minute,) = await until_kept(tmp_path, 1)
+        assert minute.cell(EVERYTHING).high == 7
+        assert await keeper.prune(2.0 * DAY_S, 2.0 * DAY_S) == 0
+        fleet.wall += 3 * DAY_S
+        assert await keeper.prune(2.0 * DAY_S, 2.0 * DAY_S) == 3
+
+
+async def test_history_without_a_state_folder_says_so() -> None:
+    keeper = HistoryKeeper(FakeFleet(), Config(state_dir=None), now=lambda: START)
+    with pytest.raises(HistoryError, match="no usable state_dir"):
+        await keeper.ask(lambda store: store.installations())
+
+
 async def test_licenses_of_this_month_are_known(tmp_path: Path) -> None:
     fleet = FakeFleet()
     async with keeping(fleet, tmp_path) as keeper:

@@ -13,6 +13,7 @@ from anyio import to_thread
 from telemetryd.config import Config, HistoryConfig
 from telemetryd.daemon import history
 from telemetryd.daemon.history import HistoryKeeper
+from telemetryd.history.backlog import MOST_WAITING
 from telemetryd.history.postgresql import PostgresStore
 from telemetryd.history.slots import HOUR_S, MINUTE_S, Slot
 from telemetryd.history.store import CALL_S
@@ -101,14 +102,14 @@ async def test_what_waits_is_bounded_and_what_is_dropped_is_counted(
         async with away_for(database):
             # Each minute that the process missed is a slot of its own at the ends of the gap.
             await fleet.go(60)
-            later = range(history.MOST_WAITING + more - 2)
-            keeper._add([Slot(MINUTE_S, int(fleet.wall) + index * MINUTE_S) for index in later])
+            later = range(MOST_WAITING + more - 2)
+            slots = [Slot(MINUTE_S, int(fleet.wall) + index * MINUTE_S) for index in later]
+            lost = keeper._waiting.add(INSTALLATION, 0, slots)
             await fleet.go(60)
-            waiting = sum(len(each.slots) for each in keeper._waiting)
-            assert waiting == history.MOST_WAITING
-            assert keeper.status.lost_slots == more
+            assert len(keeper._waiting) == MOST_WAITING
+            assert lost + keeper.status.lost_slots == more
         await fleet.go(60)
-        assert (keeper._waiting, keeper.status.trouble) == ([], "")
+        assert (len(keeper._waiting), keeper.status.trouble) == (0, "")
 
 
 @pytest.mark.anyio

@@ -41,13 +41,15 @@ _INSTALLS = re.compile(r"^[$#] (pip|\S+/pip) install .*\.$", re.MULTILINE)
 _INSTALLS_IN_CLUSTER = re.compile(r"^[$#] (helm (upgrade --)?install|kubectl apply) ", re.MULTILINE)
 _ASKS_THE_DAEMON = re.compile(
     rf"telemetryd (ctl|healthcheck|spool list|support-bundle)\b|curl .*:{_PORT}\b"
-    r"|/var/lib/telemetryd\b"
+    r"|/var/lib/telemetryd\b|telemetryd (report|history)\b(?!.*--(config|set))"
 )
+_READS_THE_HISTORY = re.compile(r"telemetryd (report|history)\b")
 _FOREGROUND = re.compile(
     r"(?P<run>telemetryd (?:.* )?run\b.*)|(?P<demo>telemetryd demo(?!.*--duration).*)"
     r"|(?P<receiver>python3 receiver\.py)|(?P<forward>kubectl .*port-forward .*)"
 )
 _FOR_THE_POD = re.compile(r"kubectl .*\b(exec|logs|rollout|port-forward)\b")
+_LOOKED = re.compile(r"^telemetryd_history_samples_total [1-9]", re.MULTILINE)
 _ENDED = re.compile(
     r"^telemetryd_exporter_last_(?:success|failure)_timestamp_seconds\{", re.MULTILINE
 )
@@ -92,6 +94,8 @@ class Reader:
         in_pod = self._kubelet is not None and self._kubelet.has_pod
         if not (self._installs or in_pod) and _ASKS_THE_DAEMON.search(text):
             self._ensure_daemon()
+            if _READS_THE_HISTORY.search(text):
+                self._machine.wait("run", "a look for the history", self._has_looked)
         self._run(command, text)
 
     def _sync_pod(self, kubelet: Kubelet) -> None:
@@ -128,6 +132,9 @@ class Reader:
 
     def _has_tried(self) -> bool:
         return _ENDED.search(self._machine.get("/metrics", _PORT)[1]) is not None
+
+    def _has_looked(self) -> bool:
+        return _LOOKED.search(self._machine.get("/metrics", _PORT)[1]) is not None
 
     def _shown(self, command: Command) -> tuple[str, ...]:
         return tuple(self._placed(line).replace(_SERVER, self._server) for line in command.output)

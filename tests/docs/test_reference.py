@@ -20,6 +20,9 @@ _ROW = re.compile(r"^\| `(\w+)` \| (\w+) \| ([^|]*) \|", re.MULTILINE)
 _LABEL = re.compile(r"(?:^|; )`(\w+)`(?=[:;]|$)")
 
 EXPORTERS = """
+[entitlement]
+limit = 40
+
 [[exporters]]
 name = "scc"
 type = "secret"

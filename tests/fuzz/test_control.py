@@ -37,7 +37,15 @@ _JSON = st.recursive(
 )
 _REQUESTS = st.fixed_dictionaries(
     {"command": st.sampled_from(COMMANDS) | _JSON},
-    optional={"name": _NAMES | _JSON, "verify": st.booleans() | _JSON, "force": _JSON},
+    optional={
+        "name": _NAMES | _JSON,
+        "verify": st.booleans() | _JSON,
+        "size": st.sampled_from([0, 60, 3600, 86400]) | _JSON,
+        "begin": st.floats() | _JSON,
+        "end": st.floats() | _JSON,
+        "all": st.booleans() | _JSON,
+        "force": _JSON,
+    },
 ).map(lambda request: json.dumps(request, ensure_ascii=False).encode("utf-8", "surrogatepass"))
 _GARBAGE = st.binary(max_size=60).map(lambda line: line.replace(b"\n", b"")) | st.sampled_from([
     b"", b"null", b"[]", b"{", b"[" * 9000, b'{"a":' * 3000, b'"' + b"\\ud800" * 9, b"\xff\xfe{}",

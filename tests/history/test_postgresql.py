@@ -109,6 +109,13 @@ CALLS = st.lists(
 )
 
 
+def tidy(slot: Slot) -> Slot:
+    """Without cells that say what a missing one says, which a file leaves out."""
+    missing = replace(slot, cells={}).cell("")
+    cells = {name: cell for name, cell in slot.cells.items() if cell != missing}
+    return replace(slot, cells=cells)
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(calls=CALLS)
 def test_one_writer_leaves_the_same_slots_as_in_a_file(
@@ -134,7 +141,8 @@ def test_one_writer_leaves_the_same_slots_as_in_a_file(
                     assert store.merge([(installation, each) for each in given_]) == len(given_)
         for size_s in SIZES:
             expected = file.read(installation, size_s, *EVER)
-            assert ours.read(installation, size_s, *EVER) == expected
+            found = ours.read(installation, size_s, *EVER)
+            assert [tidy(each) for each in found] == [tidy(each) for each in expected]
         assert ours.known_until(installation) == file.known_until(installation)
         file.close()
 

@@ -1,6 +1,7 @@
 """What brings each alert about, and what fixes it, as it would come in production."""
 
 import json
+import sqlite3
 import threading
 import time
 from base64 import b64encode
@@ -119,6 +120,16 @@ def another_writer_of_the_secret(stage: Stage) -> Callable[[], object]:
 def exporter_that_was_stopped_by_hand(stage: Stage) -> Callable[[], object]:
     stage.command("main", "stop", "folder")
     return lambda: stage.command("main", "start", "folder")
+
+
+@cause(of("EntitlementNear", instance="main"), quick=True)
+def limit_that_is_nearly_used_up(stage: Stage) -> Callable[[], object]:
+    # The minimum counts whatever the fleet does meanwhile.
+    stage.reload("main", stage.config("main") + "[entitlement]\nminimum = 1000\nlimit = 1050\n")
+    main = stage.daemons["main"]
+    # The next cause is a file of its own.
+    main.wait_for("the limit", lambda: main.metric("telemetryd_entitlement_limit") == 1050, 60)
+    return lambda: stage.reload("main")
 
 
 @cause(of("ConfigReloadFailed", instance="main"), quick=True)
@@ -246,6 +257,21 @@ def collection_that_is_switched_off(stage: Stage) -> Callable[[], object]:
     stage.reload("switched", top_level=f"enabled = false\n{TOP_LEVEL}")
     # To leave the line out isn't enough: the daemon remembers it until its opposite is written.
     return lambda: stage.reload("switched", top_level=f"enabled = true\n{TOP_LEVEL}")
+
+
+@cause(of("EntitlementExceeded", instance="alone"))
+def limit_that_is_lower_than_what_is_used(stage: Stage) -> Callable[[], object]:
+    right = stage.config("alone", ALONE)
+    stage.reload("alone", f"{right}[entitlement]\nminimum = 1000\nlimit = 900\n")
+    return lambda: stage.reload("alone", right)
+
+
+@cause(of("HistoryNotWritten", instance="main"))
+def other_process_that_locks_the_history(stage: Stage) -> Callable[[], object]:
+    other = sqlite3.connect(stage.folder("main") / "history.db", check_same_thread=False)
+    other.execute("PRAGMA busy_timeout = 30000")
+    other.execute("BEGIN IMMEDIATE")
+    return other.close
 
 
 def _meanwhile(work: Callable[[], None], over: threading.Event) -> Callable[[], object]:

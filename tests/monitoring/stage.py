@@ -126,7 +126,7 @@ class Stage:
         """
         folder = self.folder(name)
         folder.mkdir(exist_ok=True)
-        daemon = Daemon(folder, self._kubeconfig(name, folder), self._config(name, lease))
+        daemon = Daemon(folder, self._kubeconfig(name, folder), self.config(name, lease))
         self.daemons[name] = daemon
         self._clusters[name] = cluster
         self._scrape()
@@ -140,7 +140,7 @@ class Stage:
 
     def reload(self, name: str, config: str | None = None, top_level: str = TOP_LEVEL) -> None:
         """Puts another configuration in place, None for the right one, and sends SIGHUP."""
-        right = self._config(name, None) if config is None else config
+        right = self.config(name, None) if config is None else config
         self.daemons[name].configure(right, top_level)
         self.daemons[name].signal(signal.SIGHUP)
 
@@ -160,15 +160,16 @@ class Stage:
         """Where a daemon has its configuration, its state and its socket."""
         return self._folder / name
 
-    # -- inside
-
-    def _config(self, name: str, lease: tuple[str, str] | None) -> str:
+    def config(self, name: str, lease: tuple[str, str] | None = None) -> str:
+        """The right configuration of a daemon."""
         config = _COMMON + _FOLDER.format(folder=self.folder(name))
         if name == "main":
             config += _MAIN.format(url=self.receiver.url)
         if lease is not None:
             config = _ELECTION.format(namespace=lease[0], name=lease[1]) + config
         return config
+
+    # -- inside
 
     def _kubeconfig(self, name: str, folder: Path) -> Path:
         path = self._apiserver.kubeconfig(folder / "kubeconfig")

@@ -212,4 +212,6 @@ def test_nothing_else_is_left_and_every_query_has_data(whole_play: Play) -> None
 
 
 def test_every_alert_has_a_cause() -> None:
-    assert {each.alert for each in expected_of(CAUSES)} == set(rules())
+    # Three days of growth can't be brought about here: its cases for promtool have them.
+    takes_days = {"TelemetrydEntitlementTrend"}
+    assert {each.alert for each in expected_of(CAUSES)} == set(rules()) - takes_days

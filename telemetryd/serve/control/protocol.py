@@ -15,40 +15,71 @@ Document: TypeAlias = dict[str, Any]
 """JSON types only."""
 
 CommandName: TypeAlias = Literal[
-    "status", "reload", "start", "stop", "restart", "trigger", "cache", "opt-in", "support-bundle"
-]
+    "status", "reload", "start", "stop", "restart", "trigger", "cache", "opt-in", "support-bundle",
+    "history", "slots", "prune",
+]  # fmt: skip
 
 MAX_REQUEST_BYTES = 16 * 1024
 """For one line; names have at most 512 characters."""
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """Enough for the status of tens of thousands of exporters."""
 
-_NAMED = frozenset({"start", "stop", "restart", "trigger", "cache"})
-READING = frozenset({"status", "cache", "support-bundle"})
+_NAMED = frozenset({"start", "stop", "restart", "trigger", "cache", "slots"})
+READING = frozenset({"status", "cache", "support-bundle", "history", "slots"})
 """Commands that change nothing."""
+_OF = {
+    "verify": "cache",
+    "wait": "trigger",
+    "size": "slots",
+    "begin": "slots",
+    "end": "slots",
+    "series": "slots",
+    "all": "prune",
+    "keep": "prune",
+    "keep_daily": "prune",
+}
+"""Each option, and the command that takes it."""
 
 
 class Request(msgspec.Struct, frozen=True, omit_defaults=True):
     """One command.
 
     Attributes:
-        name: An exporter, or a resource for ``cache``; empty for the other commands.
+        name: An exporter, a resource for ``cache``, or an installation for ``slots``; empty for the
+            other commands.
         verify: Only for ``cache``: compare with the API server.
         wait: Only for ``trigger``: answer once the run has ended.
+        size: Only for ``slots``, as what follows: the length of the slots in seconds.
+        begin: Unix time in seconds of the first slot.
+        end: Slots that begin at this time or later are left out.
+        series: Only the cells of this series; empty for those of all.
+        all: Only for ``prune``: everything, whatever its age.
+        keep: Only for ``prune``: seconds that slots of hours are kept.
+        keep_daily: Only for ``prune``: seconds that slots of days are kept.
     """
 
     command: CommandName
     name: Annotated[str, msgspec.Meta(max_length=512)] = ""
     verify: bool = False
     wait: bool = False
+    size: Literal[0, 60, 3600, 86400] = 0
+    begin: float = 0.0
+    end: float = 0.0
+    series: Annotated[str, msgspec.Meta(max_length=512)] = ""
+    all: bool = False
+    keep: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    keep_daily: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
     def __post_init__(self) -> None:
         if bool(self.name) != (self.command in _NAMED):
             raise ValueError(f"{self.command} takes {'a' if self.command in _NAMED else 'no'} name")
-        if self.verify and self.command != "cache":
-            raise ValueError(f"{self.command} takes no verify")
-        if self.wait and self.command != "trigger":
-            raise ValueError(f"{self.command} takes no wait")
+        for option, command in _OF.items():
+            if getattr(self, option) and self.command != command:
+                raise ValueError(f"{self.command} takes no {option}")
+        if self.command == "slots" and not self.size:
+            raise ValueError("slots takes a size")
+        if self.command == "prune" and not (self.all or (self.keep and self.keep_daily)):
+            raise ValueError("prune takes all, or keep and keep_daily")
 
 
 class CommandAnswer(msgspec.Struct, frozen=True, omit_defaults=True):

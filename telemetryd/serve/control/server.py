@@ -21,6 +21,7 @@ from telemetryd.bounds import document
 from telemetryd.errors import TelemetrydError
 from telemetryd.serve.control.protocol import (
     MAX_REQUEST_BYTES,
+    READING,
     CommandAnswer,
     Request,
     UnknownHereError,
@@ -188,7 +189,7 @@ class ControlServer:
 
     async def _answer(self, request: Request, user: int) -> bytes:
         """The answer as a line, also where the command is refused or fails."""
-        if request.command not in {"status", "cache"}:
+        if request.command not in READING - {"support-bundle"}:
             log.info("control command=%s name=%r uid=%d", request.command, request.name, user)
         timeout_s = self._limits.command_timeout_s
         try:

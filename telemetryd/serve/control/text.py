@@ -33,7 +33,7 @@ def render_result(  # noqa: PLR0911 - one a command
     match request.command:
         case "status" if not as_json:
             return render_table(result)
-        case "status" | "cache" | "support-bundle":
+        case "status" | "cache" | "support-bundle" | "history" | "slots" | "prune":
             options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
             return orjson.dumps(result, option=options).decode()
         case "reload":

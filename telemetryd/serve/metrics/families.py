@@ -338,7 +338,7 @@ FAMILIES = (
            "Slots of the history that were dropped because they could not be written for long.",
            lambda facts: facts.history.lost_slots),
     Family("gauge", "history_writable", "Whether the history can be written.",
-           lambda facts: not facts.history.trouble),
+           lambda facts: not (facts.history.enabled and facts.history.trouble)),
 
     Family("gauge", "collection_allowed", "Whether this switch allows collection.",
            lambda facts: {switch: switch not in facts.switches.off for switch in Switch},

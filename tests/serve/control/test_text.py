@@ -9,6 +9,7 @@ import pytest
 from telemetryd.errors import Reason
 from telemetryd.model import (
     ExporterState,
+    HistoryStatus,
     RequestState,
     RequestStatus,
     SourceKind,
@@ -107,7 +108,8 @@ def test_table_of_a_daemon_that_has_just_begun() -> None:
                 ),
                 busy_facts().informers[0][1],
             )
-        ]
+        ],
+        history=HistoryStatus(enabled=True),
     )
     lines = table(facts)
     assert lines[2] == "waiting for cluster UUID"
