@@ -219,11 +219,7 @@ class PostgresStore:
             *(key, self._writer, batch),
         ):
             return
-        parents = list(parents_of(slots))
-        ranges = {(part_s, start, start + size_s) for size_s, part_s, start in parents}
-        ranges |= {(DAY_S, start, start + 1) for size_s, _, start in parents if size_s == DAY_S}
-        ranges |= {(DAY_S, each.start, each.start + 1) for each in slots if each.size_s == DAY_S}
-        rows = Records(await _rows(connection, key, ranges), self._writer, epoch)
+        rows = Records(await _rows(connection, key, _around(slots)), self._writer, epoch)
         for made in grown(slots, rows.stored, rows.add):
             rows.put(made)
         await _put(connection, key, rows.changed)
@@ -232,19 +228,24 @@ class PostgresStore:
         for installation in sorted(by_installation):
             key = await _lock(connection, installation)
             slots = by_installation[installation]
-            ranges = {
-                (size_s, min(starts), max(starts) + 1)
-                for size_s in (MINUTE_S, HOUR_S, DAY_S)
-                if (starts := [each.start for each in slots if each.size_s == size_s])
-            }
-            rows = Records(await _rows(connection, key, ranges))
+            rows = Records(await _rows(connection, key, _around(slots)))
             for slot in slots:
                 former = rows.kept.get((slot.size_s, slot.start), Record(slot))
                 rows.keep(replace(former, slot=former.slot.or_fuller(slot)))
+            for made in grown((), rows.stored, changed=slots):
+                rows.put(made)
             await _put(connection, key, rows.changed)
 
 
 # -- rows
+
+
+def _around(slots: Sequence[Slot]) -> "set[_Range]":
+    """What is read before slots are added: these, and what the larger ones are made of."""
+    parents = list(parents_of(slots))
+    ranges = {(part_s, start, start + size_s) for size_s, part_s, start in parents}
+    ranges |= {(DAY_S, start, start + 1) for size_s, _, start in parents if size_s == DAY_S}
+    return ranges | {(DAY_S, each.start, each.start + 1) for each in slots if each.size_s == DAY_S}
 
 
 async def _lock(connection: Any, installation: str) -> int:

@@ -235,6 +235,8 @@ def grown(
     slots: Sequence[Slot],
     stored: Callable[[int, int, int], Iterable[Slot]],
     add: Callable[[Slot, Slot], Slot] = joined,
+    *,
+    changed: Sequence[Slot] = (),
 ) -> Iterator[Slot]:
     """What a store holds once slots are added: these, and the larger ones around them.
 
@@ -244,13 +246,14 @@ def grown(
         slots: In the order in which they came about.
         stored: The slots of a size that begin in [begin, end), in the order of time.
         add: Makes one of what is stored and of what is added.
+        changed: What has been put already.
     """
     for slot in slots:
         made = join(slot.size_s, slot.start, (slot,))
         for known in stored(slot.size_s, slot.start, slot.start + 1):
             made = add(known, slot)
         yield made
-    for size_s, part_s, start in parents_of(slots):
+    for size_s, part_s, start in parents_of((*slots, *changed)):
         made = join(size_s, start, stored(part_s, start, start + size_s))
         for former in stored(size_s, start, start + 1):
             made = made.or_fuller(former)

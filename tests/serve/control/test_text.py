@@ -112,8 +112,8 @@ def test_table_of_a_daemon_that_has_just_begun() -> None:
         history=HistoryStatus(enabled=True),
     )
     lines = table(facts)
-    assert lines[2] == "waiting for cluster UUID"
-    assert lines[5].split() == [
+    assert lines[1] == "waiting for cluster UUID"
+    assert lines[4].split() == [
         "nodes.management.cattle.io",
         "syncing",
         "0",
