@@ -196,7 +196,7 @@ def test_daemon_goes_on_exporting_while_the_database_is_away(
         until(lambda: PostgresStore(str(database.dsn_file)).installations(), "what was kept")
         log = daemon.log()
         said = [json.loads(line).get("error") for line in log.splitlines() if "cannot keep" in line]
-    assert 1 <= len(said) == len(set(said)), "each reason once"
+        assert 1 <= len(said) == len(set(said)), "each reason once"
         for text in (log, json.dumps(daemon_files(tmp_path))):
             assert OWNER_PASSWORD not in text
         database.server.stop()

@@ -263,7 +263,7 @@ def test_number_that_is_too_large_is_refused_and_damages_nothing(tmp_path: Path)
     assert store.set_aside is None
 
 
-def test_series_that_another_process_removed_are_written_anew(tmp_path: Path) -> None:
+def test_series_that_another_process_removed_are_written_again(tmp_path: Path) -> None:
     store = opened(tmp_path)
     store.write(ONE, [minute(0)])
     other = sqlite3.connect(tmp_path / FILE_NAME)

@@ -151,7 +151,7 @@ def test_disk_that_damages_every_file_is_not_filled_with_them(tmp_path: Path) ->
     assert (tmp_path / FILE_NAME).read_bytes().startswith(b"more")
 
 
-def test_file_that_is_removed_is_begun_anew(
+def test_file_that_is_removed_is_begun_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = filled(tmp_path)
