@@ -18,6 +18,7 @@ import pytest
 from tests.cli.test_commands import telemetryd
 from tests.support.daemon import TOP_LEVEL, Daemon
 from tests.support.embedded import FleetServer, serve_fleet
+from tests.support.waiting import until
 
 ON_CHANGE = TOP_LEVEL + "reload_on_change = true\n"
 
@@ -271,6 +272,8 @@ def check_rejection(reloading: Reloading, kind: str, *texts: str) -> None:
     """The next SIGHUP is answered by one error in the log, which has these texts."""
     seen = len(reloading.lines("config rejected"))
     reloading.expect("failure")
+    # The log is written by a thread of its own.
+    until(lambda: len(reloading.lines("config rejected")) > seen, f"the error of {kind}")
     lines = reloading.lines("config rejected")
     assert len(lines) == seen + 1, kind
     assert lines[-1]["level"] == "error"
