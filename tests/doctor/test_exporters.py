@@ -46,7 +46,7 @@ def test_files_that_can_be_used_pass_a_line_each(tmp_path: Path) -> None:
         client_key_file=ours.key,
     )
     assert [each.grade for each in found.values()] == [PASS] * 4
-    assert "239h more" in found["client_cert_file"].detail
+    assert "9d23h more" in found["client_cert_file"].detail
     assert "s3cret" not in "".join(map(str, found.values()))
 
 

@@ -179,7 +179,7 @@ def test_certificate_is_shown_with_the_time_that_is_left(tmp_path: Path) -> None
     authority = Authority(tmp_path)
     fresh = certificate_of(authority.issue("fresh", days=10))
     assert (fresh.grade, fresh.fix) == (PASS, "")
-    assert fresh.detail == f"{tmp_path}/fresh.crt is valid for 239h more"
+    assert fresh.detail == f"{tmp_path}/fresh.crt is valid for 9d23h more"
     old = certificate_of(authority.issue("old", days=2))
     assert old.grade is WARN
     assert "47h more" in old.detail
