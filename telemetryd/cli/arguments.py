@@ -1,124 +1,17 @@
 """Which commands and arguments there are, and their help; what they do is in ``commands``."""
 
 import argparse
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
 
 from telemetryd import __version__
 from telemetryd.cli import commands, configcommands, historycommands
+from telemetryd.cli.parser import Parser, add_globals, adder
 from telemetryd.config import FORMATS, Assignment, parse_duration
-from telemetryd.config.values import did_you_mean, show
-
-EX_USAGE = 64
-"""The command line was wrong (sysexits.h)."""
 
 _MOST_DIGITS = 4
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line with the usage, and suggest what may have been meant."""
-
-    def error(self, message: str) -> NoReturn:
-        """Exit with the status of a usage error."""
-        self.print_usage(sys.stderr)
-        self.exit(EX_USAGE, f"{self.prog}: {message}\n")
-
-    def parse(self, arguments: Sequence[str], **more: Any) -> argparse.Namespace:
-        """Parse a whole command line; exits where it is wrong, or asks for help."""
-        self._check_leading(arguments)
-        options, rest = self.parse_known_args(arguments, argparse.Namespace(**more))
-        if rest:
-            options.parser.error(options.parser.explain(rest[0]))
-        return options
-
-    def explain(self, unknown: str) -> str:
-        """Why an argument isn't taken."""
-        if not unknown.startswith("-"):
-            return f"unexpected argument {show(unknown)}"
-        name = unknown.partition("=")[0]
-        return f"unknown option {show(name)}{did_you_mean(name, tuple(self.options))}"
-
-    @property
-    def options(self) -> dict[str, argparse.Action]:
-        """Each option, by each of its names."""
-        return self._option_string_actions
-
-    def _check_leading(self, arguments: Sequence[str]) -> None:
-        """An unknown option before the command; its value would be taken for the command."""
-        rest = iter(arguments)
-        for each in rest:
-            name, separator, _ = each.partition("=")
-            if not each.startswith("-"):
-                return
-            action = self.options.get(name)
-            if action is None:
-                self.error(self.explain(each))
-            elif action.nargs != 0 and not separator:
-                next(rest, None)
-
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
-        if action.choices is None or value in action.choices:
-            return
-        known = tuple(map(str, action.choices))
-        listed = ", ".join(known)
-        hint = did_you_mean(str(value), known)
-        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - there is no other name
-            raise argparse.ArgumentError(None, f"unknown command {show(value)}: {listed}{hint}")
-        raise argparse.ArgumentError(action, f"is {show(value)}: must be one of {listed}{hint}")
-
-
-class _Assign(argparse.Action):
-    """Appends to the assignments of the whole command line, wherever the option stands."""
-
-    def __init__(self, *, given: list[Assignment], key: str = "", **rest: Any) -> None:
-        super().__init__(default=argparse.SUPPRESS, **rest)
-        self._given, self._key = given, key
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        del parser, namespace
-        key, separator, text = (self._key, "=", values) if self._key else values.partition("=")
-        if not (key and separator):
-            raise argparse.ArgumentError(self, f"is {show(values)}: must be KEY=VALUE")
-        self._given.append(Assignment(str(option_string), key.strip(), text))
-
-
-def _add_globals(
-    parser: argparse.ArgumentParser,
-    given: list[Assignment],
-    config: Any,
-    *,
-    has_config: bool = True,
-) -> None:
-    group = parser.add_argument_group("global options, before or after the command")
-    if has_config:
-        about = "configuration file (TOML)"
-        group.add_argument("--config", metavar="FILE", default=config, help=about)
-    for option, metavar, key in (
-        ("--log-level", "LEVEL", "log_level"),
-        ("--kubeconfig", "FILE", "kubernetes.kubeconfig"),
-        ("--context", "NAME", "kubernetes.context"),
-    ):
-        about = f"the same as --set {key}={metavar}"
-        group.add_argument(
-            option, metavar=metavar, action=_Assign, given=given, key=key, help=about
-        )
-    group.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        action=_Assign,
-        given=given,
-        help="set one key, above environment and file: server.listen, exporters.NAME.interval",
-    )
 
 
 def build_parser() -> Parser:
@@ -135,8 +28,8 @@ def build_parser() -> Parser:
     given: list[Assignment] = []
     parser.add_argument("-V", "--version", action="version", version=f"telemetryd {__version__}")
     parser.set_defaults(command=partial(_help, parser), parser=parser, assignments=given)
-    _add_globals(parser, given, None)
-    add = _adder(parser, given, required=False)
+    add_globals(parser, given, None)
+    add = adder(parser, given, required=False)
     run = add("run", "the daemon, in the foreground", "telemetryd run --dry-run", commands.run)
     run.add_argument(
         "--dry-run",
@@ -158,7 +51,7 @@ def build_parser() -> Parser:
         "telemetryd config show",
         configcommands.config_show,
     )
-    _adder(config, given)(
+    adder(config, given)(
         "show",
         "print every value in force, and where it is from",
         "telemetryd config show --set log_level=debug",
@@ -280,29 +173,8 @@ def _help(parser: argparse.ArgumentParser, _options: argparse.Namespace) -> int:
     return 0
 
 
-def _adder(
-    parser: argparse.ArgumentParser, given: list[Assignment], *, required: bool = True
-) -> Callable[..., argparse.ArgumentParser]:
-    commands = parser.add_subparsers(metavar="COMMAND", required=required, parser_class=Parser)
-
-    def add(
-        name: str, about: str, example: str, command: Any, *, has_config: bool = True
-    ) -> argparse.ArgumentParser:
-        sub = commands.add_parser(
-            name,
-            help=about,
-            description=about[0].upper() + about[1:] + ".",
-            epilog=f"example: {example}",
-        )
-        sub.set_defaults(command=command, parser=sub)
-        _add_globals(sub, given, argparse.SUPPRESS, has_config=has_config)
-        return sub
-
-    return add
-
-
 def _add_ctl(ctl: argparse.ArgumentParser, given: list[Assignment]) -> None:
-    add = partial(_adder(ctl, given), command=commands.ctl)
+    add = partial(adder(ctl, given), command=commands.ctl)
     status = add("status", "show informers and exporters", "telemetryd ctl status --json")
     status.add_argument("--json", action="store_true", help="the document of /status.json")
     status.add_argument(
@@ -342,7 +214,7 @@ def _add_ctl(ctl: argparse.ArgumentParser, given: list[Assignment]) -> None:
 
 
 def _add_spool(spool: argparse.ArgumentParser, given: list[Assignment]) -> None:
-    add = _adder(spool, given)
+    add = adder(spool, given)
     listed = add(
         "list", "show what waits on disk", "telemetryd spool list --json", commands.spool_list
     )
@@ -384,7 +256,7 @@ def _add_report(report: argparse.ArgumentParser) -> None:
 
 
 def _add_history(history: argparse.ArgumentParser, given: list[Assignment]) -> None:
-    add = _adder(history, given)
+    add = adder(history, given)
     add(
         "export",
         "print everything that is kept, as JSON lines",

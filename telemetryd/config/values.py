@@ -27,14 +27,7 @@ _SHOWN_CHARACTERS = 60
 _FEW = 2  # letters, which many words begin with
 _LARGEST_SHOWN_BITS = 64
 _LARGEST_PORT = 65535
-_UNITS_MS = {
-    "y": 31_536_000_000,
-    "d": 86_400_000,
-    "h": 3_600_000,
-    "m": 60_000,
-    "s": 1000,
-    "ms": 1,
-}
+_UNITS_MS = {"y": 31_536_000_000, "d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 DURATION_PATTERN = "".join(f"([0-9]+{unit})?" for unit in _UNITS_MS)
 """Of a duration: whole numbers with their units, the largest first."""
 _DURATION = re.compile(DURATION_PATTERN)

@@ -55,7 +55,7 @@ PRUNE_AFTER_S: Final = HOUR_S
 """A clock that was wrong at boot is right by then: by a wrong one, everything could be too old."""
 
 
-class Fleet(Protocol):
+class FleetSource(Protocol):
     """What is looked at: the collector."""
 
     @property
@@ -82,7 +82,7 @@ class HistoryKeeper:
 
     def __init__(
         self,
-        fleet: Fleet,
+        fleet: FleetSource,
         config: Config,
         epoch: Callable[[], int] = lambda: 0,
         *,

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 from telemetryd.bounds import VERSION_CHARS, free_text
 from telemetryd.errors import HistoryError
 from telemetryd.history.database import run
-from telemetryd.history.replicas import Key, Record, Records
+from telemetryd.history.replicas import Key, Records, SlotRecord
 from telemetryd.history.slots import (
     DAY_S,
     HOUR_S,
@@ -230,7 +230,7 @@ class PostgresStore:
             slots = by_installation[installation]
             rows = Records(await _rows(connection, key, _around(slots)))
             for slot in slots:
-                former = rows.kept.get((slot.size_s, slot.start), Record(slot))
+                former = rows.kept.get((slot.size_s, slot.start), SlotRecord(slot))
                 rows.keep(replace(former, slot=former.slot.or_fuller(slot)))
             for made in grown((), rows.stored, changed=slots):
                 rows.put(made)
@@ -269,7 +269,7 @@ async def _lock(connection: Any, installation: str) -> int:
 
 async def _read(
     installation: str, ranges: list[_Range], series: str, most: int | None, connection: Any
-) -> dict[Key, Record]:
+) -> dict[Key, SlotRecord]:
     query = "SELECT id FROM telemetryd.installations WHERE uuid = $1"
     key = await connection.fetchval(query, installation)
     return {} if key is None else await _rows(connection, key, ranges, series, most)
@@ -281,7 +281,7 @@ async def _rows(
     ranges: Iterable[_Range],
     series: str = "",
     most: int | None = None,
-) -> dict[Key, Record]:
+) -> dict[Key, SlotRecord]:
     """The slots that begin in these ranges, in the order of size and time."""
     columns = [list(each) for each in zip(*ranges, strict=True)] or [[], [], []]
     query = f"SELECT {_SLOT} {_RANGES.format(table='slots', more='')} LIMIT $5"
@@ -298,11 +298,11 @@ async def _rows(
         missed = {gap: seconds for gap, seconds in zip(_GAPS, gaps, strict=True) if seconds}
         of_slot = cells.get((size, start), {})
         slot = Slot(size, start, known_s, complete_s, complete, missed, version, of_slot)
-        found[size, start] = Record(slot, epoch, writer)
+        found[size, start] = SlotRecord(slot, epoch, writer)
     return found
 
 
-async def _put(connection: Any, key: int, changed: dict[Key, Record]) -> None:
+async def _put(connection: Any, key: int, changed: dict[Key, SlotRecord]) -> None:
     rows = [changed[each] for each in sorted(changed)]
     for at in range(0, len(rows), _AT_A_TIME):
         some = rows[at : at + _AT_A_TIME]
@@ -313,7 +313,7 @@ async def _put(connection: Any, key: int, changed: dict[Key, Record]) -> None:
             await connection.execute(_PUT_CELLS, key, *cells)
 
 
-def _columns(row: Record) -> tuple[Any, ...]:
+def _columns(row: SlotRecord) -> tuple[Any, ...]:
     slot = row.slot
     gaps = (slot.gaps.get(gap, 0.0) for gap in _GAPS)
     version = free_text(slot.version, VERSION_CHARS)  # PostgreSQL takes no NUL
@@ -321,7 +321,7 @@ def _columns(row: Record) -> tuple[Any, ...]:
     return (*known, *gaps, version, row.epoch, row.writer)
 
 
-def _cells(rows: Iterable[Record]) -> Iterator[tuple[Any, ...]]:
+def _cells(rows: Iterable[SlotRecord]) -> Iterator[tuple[Any, ...]]:
     for slot in (row.slot for row in rows):
         for name, cell in sorted(slot.cells.items()):
             yield (slot.size_s, slot.start, name, *cell)

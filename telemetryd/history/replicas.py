@@ -15,7 +15,7 @@ _PARTS: Final = dict(PARENTS)
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class SlotRecord:
     """A slot, and whose record it is.
 
     Attributes:
@@ -39,11 +39,11 @@ class Records:
         changed: What must be written.
     """
 
-    kept: dict[Key, Record]
+    kept: dict[Key, SlotRecord]
     writer: str = ""
     epoch: int = 0
-    changed: dict[Key, Record] = field(default_factory=dict)
-    _chosen: Record | None = None
+    changed: dict[Key, SlotRecord] = field(default_factory=dict)
+    _chosen: SlotRecord | None = None
 
     def stored(self, size_s: int, begin: int, end: int) -> list[Slot]:
         """As ``slots.grown`` asks."""
@@ -54,11 +54,11 @@ class Records:
         former = self.kept[known.size_s, known.start]
         if former.writer in {"", self.writer}:
             epoch = max(former.epoch, self.epoch)
-            self._chosen = Record(joined(known, slot), epoch, self.writer)
+            self._chosen = SlotRecord(joined(known, slot), epoch, self.writer)
         elif _rank(slot, self.epoch) > _rank(known, former.epoch):
-            self._chosen = Record(slot.with_peaks(known), self.epoch, self.writer)
+            self._chosen = SlotRecord(slot.with_peaks(known), self.epoch, self.writer)
         else:
-            self._chosen = Record(known.with_peaks(slot), former.epoch, former.writer)
+            self._chosen = SlotRecord(known.with_peaks(slot), former.epoch, former.writer)
         return self._chosen.slot
 
     def put(self, made: Slot) -> None:
@@ -67,17 +67,17 @@ class Records:
         if chosen is None or chosen.slot is not made:
             part_s = _PARTS.get(made.size_s, made.size_s)
             parts = self._range(part_s, made.start, made.start + made.size_s)
-            own = Record(made, self.epoch, self.writer)
+            own = SlotRecord(made, self.epoch, self.writer)
             last = max(parts, key=lambda each: (each.epoch, each.slot.start), default=own)
-            chosen = Record(made, last.epoch, last.writer)
+            chosen = SlotRecord(made, last.epoch, last.writer)
         self.keep(chosen)
 
-    def keep(self, record: Record) -> None:
+    def keep(self, record: SlotRecord) -> None:
         """Write this one."""
         key = record.slot.size_s, record.slot.start
         self.kept[key] = self.changed[key] = record
 
-    def _range(self, size_s: int, begin: int, end: int) -> list[Record]:
+    def _range(self, size_s: int, begin: int, end: int) -> list[SlotRecord]:
         first = -(-begin // size_s) * size_s
         keys = ((size_s, start) for start in range(first, end, size_s))
         return [self.kept[key] for key in keys if key in self.kept]

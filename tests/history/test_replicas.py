@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telemetryd.history.replicas import Record, Records
+from telemetryd.history.replicas import Records, SlotRecord
 from telemetryd.history.slots import SIZES, Slot, grown
 from tests.history.test_postgresql import slots
 
@@ -12,7 +12,7 @@ from tests.history.test_postgresql import slots
 def test_peak_of_a_slot_is_that_of_every_record_whichever_counts(
     written: list[tuple[Slot, str, int]],
 ) -> None:
-    kept: dict[tuple[int, int], Record] = {}
+    kept: dict[tuple[int, int], SlotRecord] = {}
     highest: dict[tuple[int, int, str], int] = {}
     for slot, writer, epoch in written:
         records = Records(kept, writer, epoch)

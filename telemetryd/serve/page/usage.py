@@ -279,7 +279,7 @@ class UsageReader:
         return await anyio.to_thread.run_sync(call, limiter=self._one_at_a_time)
 
 
-class _Given:
+class _HoursRead:
     """A store of what has been read already."""
 
     def __init__(self, slots: Sequence[Slot]) -> None:
@@ -308,7 +308,7 @@ def _month(
     facts: HistoryFacts, begin: datetime, end: datetime, hours: Sequence[Slot]
 ) -> tuple[Period, Stretch]:
     report = make_report(
-        _Given(hours),
+        _HoursRead(hours),
         facts.rule,
         installation=facts.installation,
         instance=facts.instance,
