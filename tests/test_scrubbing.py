@@ -97,4 +97,5 @@ def test_words_of_a_url_say_whose_it_is(url: str, words: list[str]) -> None:
 )
 def test_word_never_stays_whole(word: str, before: str, after: str) -> None:
     shown = Scrubber((word,), names=(word,)).scrub(f"{before}{word}{after}")
-    assert word not in shown or word.lower() in GENERIC or word.lower() in MARK
+    rest = shown.removeprefix(before)  # "https" has the word "http"
+    assert word not in rest or word.lower() in GENERIC or word.lower() in MARK

@@ -83,7 +83,10 @@ def test_slots_come_over_the_socket_as_they_are_in_the_file(
         daemon.wait_for("a look", lambda: looked(daemon), 60)
         with closing(read_store(short_path)) as store:
             asked = DaemonHistory([str(short_path / "control.sock")], str(short_path))
-            assert asked.installations() == store.installations() == [INSTALLATION]
+            # The daemon's own comes with its first minute.
+            named = asked.installations()
+            assert INSTALLATION in named
+            assert set(named) <= set(store.installations())
             assert len(asked.read(INSTALLATION, HOUR_S, 0, 2**62)) == HOURS
             for size_s in SIZES:
                 for begin, end in ((0.0, 2.0**62), (BEGIN + 7200.5, BEGIN + 90 * HOUR_S)):

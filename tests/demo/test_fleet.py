@@ -3,6 +3,7 @@
 import anyio
 import orjson
 import pytest
+from anyio.lowlevel import checkpoint
 
 from telemetryd.demo.catalogue import PRIVATE_MARK
 from telemetryd.demo.fleet import LOCAL_NODES, Fleet
@@ -95,13 +96,23 @@ def test_fleet_of_less_than_nothing_is_refused(clusters: int, nodes: int) -> Non
 
 
 @pytest.mark.anyio
-async def test_run_churn_keeps_its_rate(server: ApiServer) -> None:
+async def test_run_churn_keeps_its_rate(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = new_fleet()
     populate(server, fleet)
-    before = server.revision
-    with anyio.move_on_after(1.0):
+    before, due = server.revision, []
+
+    async def sleep_until(deadline: float) -> None:
+        if len(due) == 200:
+            enough.cancel()
+        await checkpoint()
+        due.append(deadline)
+
+    monkeypatch.setattr(anyio, "sleep_until", sleep_until)
+    with anyio.CancelScope() as enough:
         await run_churn(server, fleet, per_second=200)
-    assert 150 <= server.revision - before <= 201
+    assert server.revision - before == len(due) == 200
+    # However late one comes, the next is due at its own time.
+    assert [round(each - due[0], 3) for each in due] == [step / 200 for step in range(200)]
 
 
 @pytest.mark.anyio

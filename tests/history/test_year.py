@@ -95,7 +95,7 @@ def check(report: Report, rule: Entitlement, counted: dict[int, Count]) -> None:
 @pytest.mark.parametrize(
     ("days", "seed"),
     [
-        (40, 1),
+        pytest.param(40, 1, marks=pytest.mark.timeout(600)),
         pytest.param(366, 2, marks=[pytest.mark.slow, pytest.mark.timeout(1200)]),
     ],
 )

@@ -199,7 +199,9 @@ async def test_version_that_is_unknown_leaves_the_deadline(
         server.others["/version"] = version
         async with watching(tmp_path, server, timing=timing) as watched:
             await converge(server, watched)
-            assert watched.stats.lists == {("success", "fallback"): 1}
+            # A slow machine needs more than one: the deadline is for every list.
+            assert watched.stats.lists.pop(("success", "fallback")) == 1
+            assert set(watched.stats.lists) <= {("error", "fallback")}
 
 
 @pytest.mark.parametrize(
