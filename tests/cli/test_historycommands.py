@@ -23,10 +23,13 @@ ONE, OTHER = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-22
 LAST_MONTH = (datetime.now(UTC).replace(day=1) - timedelta(days=1)).replace(
     day=1, hour=0, minute=0, second=0, microsecond=0
 )
+MONTH = f"{LAST_MONTH:%Y-%m}"
 
 
 def minutes(hours: int, nodes: int) -> list[Slot]:
-    moment = Moment({"nodes.entitled": nodes, "nodes.all": nodes + 3}, complete=True, version="v2")
+    values = {"nodes.entitled": nodes, "nodes.all": nodes + 3, "clusters.kubernetes.1.33": 3}
+    values |= {"clusters.provider.rke2": 1, "clusters.provider.k3s": 2}
+    moment = Moment(values, complete=True, version="v2")
     begin = int(LAST_MONTH.timestamp())
     return [piece(MINUTE_S, begin + hour * HOUR_S, 60.0, moment) for hour in range(hours)]
 
@@ -54,7 +57,8 @@ def test_report_shows_each_month_by_the_rule_and_what_is_over_the_limit(config: 
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "Limit         1 license\n" in ended.stdout
     assert "(preset aws-csp)" in ended.stdout
-    (line,) = [each for each in ended.stdout.splitlines() if each.startswith(f"{LAST_MONTH:%Y-%m}")]
+    line, other = (each for each in ended.stdout.splitlines() if each.startswith(MONTH))
+    assert other.split() == [MONTH, "k3s", "2,", "rke2", "1", "1.33", "3", "v2"]
     assert line.split()[1:5] == ["21", "2", "21", "01"]
     assert line.endswith("over the limit")
 
@@ -325,6 +329,14 @@ def test_without_its_driver_each_command_names_the_optional_part(
         ('store = "postgresql"\n', 'history.store: is "postgresql": give dsn_file too'),
         ('store = "postgres"\n', 'did you mean "postgresql"?'),
         ('store = "postgresql"\ndsn_file = "dsn"\n', "must be an absolute path"),
+        (
+            'dsn_file = "/etc/dsn"\n',
+            'history.dsn_file: is for PostgreSQL alone: set store = "postgresql", or leave out',
+        ),
+        (
+            'store = "postgresql"\ndsn_file = "postgresql://u:hunter2@db/history"\n',
+            "history.dsn_file: must be an absolute path",
+        ),
     ],
 )
 def test_configuration_of_a_store_that_cannot_be_is_refused(
@@ -334,6 +346,7 @@ def test_configuration_of_a_store_that_cannot_be_is_refused(
     ended = telemetryd("check-config", "--offline", "--config", str(config))
     assert ended.returncode == 78
     assert said in ended.stderr
+    assert "hunter2" not in ended.stderr
 
 
 def test_check_config_warns_of_a_dsn_that_cannot_be_used_yet(config: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from telemetryd.history.entitlement import PRESETS, Entitlement
 from telemetryd.history.report import DAY, MONTH, Peak, Period, Report, calendar, make_report
-from telemetryd.history.slots import HOUR_S, Cell, Gap, Slot
+from telemetryd.history.slots import DAY_S, HOUR_S, Cell, Gap, Slot, join, slot_start
 
 INSTALLATION = "7f2c7d1e-0d9d-4c3f-8a0e-0d3b0b6f0f11"
 SERIES = "nodes.entitled"
@@ -36,9 +36,23 @@ class Hours:
                     Slot(HOUR_S, start, 3600.0, 3600.0, complete=True, version="v2", cells=cells)
                 )
 
-    def read(self, installation: str, size_s: int, begin: float, end: float) -> Sequence[Slot]:
-        assert (installation, size_s) == (INSTALLATION, HOUR_S)
-        return [slot for slot in self.slots if begin <= slot.start < end]
+    def read(
+        self, installation: str, size_s: int, begin: float, end: float, *, series: str = ""
+    ) -> Sequence[Slot]:
+        assert installation == INSTALLATION
+        found = self.slots
+        if size_s == DAY_S:
+            days: dict[int, list[Slot]] = {}
+            for slot in self.slots:
+                days.setdefault(slot_start(slot.start, DAY_S), []).append(slot)
+            found = [join(DAY_S, start, parts) for start, parts in days.items()]
+        return [
+            replace(
+                slot, cells={name: slot.cells[name] for name in slot.cells if series in ("", name)}
+            )
+            for slot in found
+            if begin <= slot.start < end
+        ]
 
     def report(
         self, rule: Entitlement, *, by: str = MONTH, begin: datetime | None = None
