@@ -136,14 +136,20 @@ def make_report(
         days = store.read(installation, DAY_S, since_day, end.timestamp())
         periods += (
             make_period(
-                rule, installation, span, _inside(hours, span), _inside(days, span), until=end
+                rule,
+                installation,
+                span,
+                slots_inside(hours, span),
+                slots_inside(days, span),
+                until=end,
             )
             for span in calendar(start, end, by)
         )
     return Report(installation, instance, since, end, by, rule, tuple(periods))
 
 
-def _inside(slots: Sequence[Slot], span: tuple[datetime, datetime]) -> Sequence[Slot]:
+def slots_inside(slots: Sequence[Slot], span: tuple[datetime, datetime]) -> Sequence[Slot]:
+    """Those that begin within, of slots in the order of time."""
     first, after = (bisect_left(slots, at.timestamp(), key=lambda slot: slot.start) for at in span)
     return slots[first:after]
 

@@ -17,7 +17,15 @@ import anyio.to_thread
 from telemetryd.errors import HistoryError
 from telemetryd.history.charts import NO_RECORD, REASONS, Point, points_of, thinned
 from telemetryd.history.entitlement import Entitlement
-from telemetryd.history.report import MONTH, Period, Report, calendar, make_period, month_of
+from telemetryd.history.report import (
+    MONTH,
+    Period,
+    Report,
+    calendar,
+    make_period,
+    month_of,
+    slots_inside,
+)
 from telemetryd.history.slots import DAY_S, HOUR_S, MINUTE_S, Gap, Slot, slot_start
 from telemetryd.model import HistoryStatus
 
@@ -237,13 +245,15 @@ class UsageReader:
         now: datetime,
     ) -> list[tuple[Period, Stretch]]:
         """Each month; those that are over are counted again after an hour."""
+        spans = [*calendar(first, now, MONTH)]
+        unread = next((lower for lower, _ in spans if lower not in over), now)
+        days = await self._read(DAY_S, unread.timestamp(), now.timestamp(), "")
         months = []
-        for lower, upper in calendar(first, now, MONTH):
+        for lower, upper in spans:
             month = over.get(lower)
             if month is None:
                 end = min(upper, now)
                 hours = await self._slots(facts, HOUR_S, lower, end)
-                days = await self._read(DAY_S, lower.timestamp(), end.timestamp(), "")
                 count = partial(_month, facts, (lower, upper), end, hours, days)
                 month = await self._in_thread(count)
             if upper <= now:
@@ -319,7 +329,8 @@ def _month(
     hours: Sequence[Slot],
     days: Sequence[Slot],
 ) -> tuple[Period, Stretch]:
-    period = make_period(facts.rule, facts.installation, span, hours, days, until=end)
+    inside = slots_inside(days, span)
+    period = make_period(facts.rule, facts.installation, span, hours, inside, until=end)
     return period, _stretch(facts.rule, span[0], hours, (end - span[0]).total_seconds())
 
 
