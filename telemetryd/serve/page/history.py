@@ -218,25 +218,34 @@ def _months(report: Report, stretches: Sequence[Stretch]) -> Markup:
             f"{period.begin:%B %Y}",
             "so far" if period.end > report.made else "",
             _cells(period, report.rule),
-            [*_texts(period, stretch)],
+            [("Gaps", f"{words}.")] if (words := _missed(stretch.missed)) else (),
         )
         for period, stretch in reversed(list(zip(report.periods, stretches, strict=True)))
     ]
     caption = f"{_UNITS[report.rule.unit].capitalize()} by calendar month in UTC"
-    return section("months", "By month", records(caption, ("Month", *_COLUMNS), rows))
+    months = records(caption, ("Month", *_COLUMNS), rows)
+    return section("months", "By month", months, _variety(report.periods))
 
 
-def _texts(period: Period, stretch: Stretch) -> Iterator[tuple[str, str]]:
-    """What has no column, without what isn't known."""
-    if missed := _missed(stretch.missed):
-        yield "Gaps", f"{missed}."
-    for what, words in (
-        ("Versions", ", ".join(period.versions)),
-        ("Clusters", counts_in_words(period.providers)),
-        ("Kubernetes", counts_in_words(period.kubernetes)),
-    ):
-        if words:
-            yield what, words
+def _variety(periods: Sequence[Period]) -> Markup:
+    rows = (
+        PageRow(
+            f"{period.begin:%B %Y}",
+            "",
+            [
+                text or None
+                for text in (
+                    ", ".join(period.versions),
+                    counts_in_words(period.providers),
+                    counts_in_words(period.kubernetes),
+                )
+            ],
+        )
+        for period in reversed(periods)
+    )
+    heads = ("Month", "Versions", "Clusters by provider", "Clusters by Kubernetes")
+    caption = "Versions that ran, and the most clusters at a moment, by calendar month in UTC"
+    return more("Versions and providers, by month", records(caption, heads, rows))
 
 
 def _cells(period: Period, rule: Entitlement) -> Sequence[Child | None]:

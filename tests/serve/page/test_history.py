@@ -64,7 +64,8 @@ async def test_page_is_well_formed_and_names_are_unique(name: str) -> None:
     assert all(each["role"] == "img" and each["aria-label"] for each in charts)
     drawn = name in {"a day", "13 months", "unwritable", "hostile"}
     assert len(charts) == (3 if drawn else 0)
-    assert len(document.all("details")) == len(charts)
+    # A table for each, and that of versions and providers.
+    assert len(document.all("details")) == (4 if drawn else 0)
 
 
 @pytest.mark.parametrize(
@@ -145,6 +146,17 @@ async def test_peak_of_a_minute_is_in_every_chart() -> None:
     charts = found["charts"]
     assert isinstance(charts, dict)
     assert max(point["high"] or 0 for point in charts["year"]) == peak
+
+
+async def test_versions_and_providers_of_each_month_are_in_words() -> None:
+    past = PASTS["13 months"]
+    text = (await shown(past)).text
+    assert text.count("eks 2, rke2 19") == text.count("1.33 21") == 13
+    usage = await UsageReader(lambda: past.facts, past.read).usage()
+    lines = csv.DictReader(io.StringIO(render_csv(usage, past.facts).decode()))
+    assert {(each["versions"], each["providers"], each["kubernetes"]) for each in lines} == {
+        ("v2.15.0", "eks 2, rke2 19", "1.33 21")
+    }
 
 
 async def test_hostile_texts_are_texts() -> None:
