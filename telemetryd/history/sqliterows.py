@@ -47,8 +47,7 @@ def find_slots(connection: sqlite3.Connection, where: Where, series: str) -> Ite
         for *known, high, low, first, last, mean in connection.execute(
             _OF_SERIES, (series, *where)
         ):
-            cells = {} if high is None else {series: Cell(high, low, first, last, mean)}
-            yield _slot(known, cells)
+            yield _slot(known, {} if high is None else {series: Cell(high, low, first, last, mean)})
         return
     names = dict(connection.execute("SELECT id, name FROM series"))
     of_all = connection.execute(_CELLS, where)
@@ -62,7 +61,12 @@ def find_slots(connection: sqlite3.Connection, where: Where, series: str) -> Ite
         yield _slot(known, cells)
 
 
-def _slot(known: Sequence[Any], cells: dict[str, Cell]) -> Slot:
-    size_s, start, known_s, complete_s, complete, *gaps, version = known
-    missed = {gap: lost for gap, lost in zip(_GAPS, gaps, strict=True) if lost} if any(gaps) else {}
-    return Slot(size_s, start, known_s, complete_s, bool(complete), missed, version, cells)
+def _slot(row: Sequence[Any], cells: dict[str, Cell]) -> Slot:
+    size_s, start, known_s, complete_s, complete, off_s, down_s, incomplete_s, clock_s, version = (
+        row
+    )
+    gaps = {}
+    if off_s or down_s or incomplete_s or clock_s:
+        lost = zip(_GAPS, (off_s, down_s, incomplete_s, clock_s), strict=True)
+        gaps = {gap: seconds for gap, seconds in lost if seconds}
+    return Slot(size_s, start, known_s, complete_s, complete == 1, gaps, version, cells)
