@@ -161,6 +161,28 @@ def test_import_of_a_foreign_or_damaged_file_changes_nothing(
     assert telemetryd("history", "export", "--config", str(config)).stdout == before
 
 
+def test_text_that_was_imported_commands_neither_terminal_nor_spreadsheet(
+    config: Path, tmp_path: Path
+) -> None:
+    exported = telemetryd("history", "export", "--config", str(config)).stdout
+    hostile = "=cmd|'/C calc'!A0\x1b[2J"
+    lines = [json.loads(line) for line in exported.splitlines()]
+    for line in lines[1:]:
+        line["installation"], line["version"] = OTHER, hostile
+        line["cells"][f"clusters.provider.{hostile}"] = [1, 1, 1, 1, 1.0]
+    file = tmp_path / "import.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    elsewhere = ("--set", f"state_dir={tmp_path}")
+    assert telemetryd("history", "import", str(file), *elsewhere).returncode == 0
+    text = telemetryd("report", *elsewhere).stdout
+    assert "calc" in text
+    assert "\x1b" not in text
+    made = telemetryd("report", "--format", "csv", *elsewhere).stdout
+    row = next(csv.DictReader(io.StringIO(made)))
+    assert row["versions"] == f"'{hostile}"
+    assert row["providers"] == f"'{hostile} 1, k3s 2, rke2 1"
+
+
 def test_prune_removes_what_is_old_or_everything(config: Path) -> None:
     pruned = telemetryd("history", "prune", "--set", "history.keep=2d", "--config", str(config))
     assert pruned.returncode == 0
