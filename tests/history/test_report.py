@@ -21,6 +21,7 @@ class Hours:
     def __init__(self, begin: datetime) -> None:
         self.begin = int(begin.timestamp())
         self.slots: list[Slot] = []
+        self.cells_read = 0
 
     def add(self, number: int, nodes: int | None, **more: int) -> None:
         """So many more hours with so many nodes; None where they aren't known."""
@@ -46,13 +47,15 @@ class Hours:
             for slot in self.slots:
                 days.setdefault(slot_start(slot.start, DAY_S), []).append(slot)
             found = [join(DAY_S, start, parts) for start, parts in days.items()]
-        return [
+        read = [
             replace(
                 slot, cells={name: slot.cells[name] for name in slot.cells if series in ("", name)}
             )
             for slot in found
             if begin <= slot.start < end
         ]
+        self.cells_read += sum(len(slot.cells) for slot in read)
+        return read
 
     def report(
         self, rule: Entitlement, *, by: str = MONTH, begin: datetime | None = None
@@ -152,6 +155,14 @@ def test_versions_and_providers_are_listed() -> None:
     (month,) = hours.report(Entitlement()).periods
     assert month.versions == ("v2", "v3")
     assert month.providers == {"k3s": 1, "rke2": 2}
+
+
+@pytest.mark.parametrize("days", [30, 300])
+def test_report_reads_an_hour_of_one_series_and_a_day_of_all(days: int) -> None:
+    hours = Hours(utc(2026, 1, 1))
+    hours.add(days * 24, 3, **{f"nodes__provider__{number}": 1 for number in range(39)})
+    hours.report(PRESETS["payg-monthly"])
+    assert hours.cells_read == days * (24 + 40)
 
 
 CHANGES: dict[str, Callable[[Slot], Slot]] = {
