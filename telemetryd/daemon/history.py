@@ -18,12 +18,11 @@ from telemetryd.config import Config
 from telemetryd.daemon.historystore import NO_FOLDER, StoreThread
 from telemetryd.errors import HistoryError, NotReady
 from telemetryd.history.backlog import Backlog, Batch
-from telemetryd.history.documents import number
 from telemetryd.history.entitlement import entitlement_of
 from telemetryd.history.measure import measure
 from telemetryd.history.months import EndedMonths
 from telemetryd.history.recorder import Recorder, is_set
-from telemetryd.history.report import month_of
+from telemetryd.history.report import month_of, number
 from telemetryd.history.slots import DAY_S, HOUR_S, MINUTE_S, Gap, Moment, Slot
 from telemetryd.history.store import HistoryStore, describe_store, instance_of
 from telemetryd.model import HistoryStatus, Snapshot, Switches

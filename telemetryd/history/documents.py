@@ -10,18 +10,13 @@ from typing import Any, Final
 import orjson
 
 from telemetryd.bounds import visible
-from telemetryd.history.report import DAY, MONTH, PLACES, Period, Report
+from telemetryd.history.report import DAY, MONTH, Period, Report, number
 
 _BAR: Final = 24
 _FORMULA: Final = frozenset("=+-@\t\r\n")
 """How a formula begins."""
 _PARTS: Final = " ▏▎▍▌▋▊▉█"
 """Eighths of a character, so that a bar of 24 characters shows 192 steps."""
-
-
-def number(value: Fraction) -> int | float:
-    """Whole where it is whole, otherwise with three decimal places."""
-    return int(value) if value.denominator == 1 else round(float(value), PLACES)
 
 
 def document(report: Report) -> dict[str, Any]:

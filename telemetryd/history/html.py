@@ -12,8 +12,8 @@ from typing import Final
 from telemetryd.bounds import escaped
 from telemetryd.history.charts import STYLE as CHART_STYLE
 from telemetryd.history.charts import Point, chart, thinned
-from telemetryd.history.documents import CAVEATS, counts_in_words, number, rule_in_words
-from telemetryd.history.report import MONTH, Period, Report
+from telemetryd.history.documents import CAVEATS, counts_in_words, rule_in_words
+from telemetryd.history.report import MONTH, Period, Report, number
 
 _MOST_CHARS: Final = 2000
 _STYLE: Final = (

@@ -154,6 +154,11 @@ def slots_inside(slots: Sequence[Slot], span: tuple[datetime, datetime]) -> Sequ
     return slots[first:after]
 
 
+def number(value: Fraction) -> int | float:
+    """Whole where it is whole, otherwise with three decimal places."""
+    return int(value) if value.denominator == 1 else round(float(value), PLACES)
+
+
 def month_of(at: datetime) -> datetime:
     """The beginning of its month in UTC."""
     return at.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)

@@ -14,13 +14,12 @@ from telemetryd.history.documents import (
     CAVEATS,
     counts_in_words,
     document,
-    number,
     rule_in_words,
     to_csv,
     to_json,
 )
 from telemetryd.history.entitlement import Entitlement
-from telemetryd.history.report import MONTH, Period, Report
+from telemetryd.history.report import MONTH, Period, Report, number
 from telemetryd.serve.page.facts import render_time
 from telemetryd.serve.page.layout import (
     PageRow,
