@@ -11,8 +11,8 @@ BEGIN;
 GRANT USAGE ON SCHEMA telemetryd TO :"role";
 GRANT SELECT ON ALL TABLES IN SCHEMA telemetryd TO :"role";
 \if :writes
-GRANT INSERT, UPDATE, DELETE
-  ON telemetryd.installations, telemetryd.slots, telemetryd.cells, telemetryd.writers TO :"role";
+GRANT INSERT, UPDATE, DELETE ON telemetryd.installations, telemetryd.slots, telemetryd.cells,
+  telemetryd.digests, telemetryd.writers TO :"role";
 \endif
 INSERT INTO telemetryd.access (role, installation) VALUES (:'role', :'installation')
   ON CONFLICT DO NOTHING;

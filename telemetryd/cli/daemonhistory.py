@@ -7,6 +7,8 @@ system, or keeps the history elsewhere.
 import os
 from collections.abc import Iterator, Sequence
 
+import msgspec
+
 from telemetryd.errors import CommandRefused, HistoryError, NoDaemon
 from telemetryd.history.slots import Slot
 from telemetryd.history.transfer import slot_of
@@ -45,13 +47,25 @@ class DaemonHistory:
         """The install UUIDs that there are days of, that with the latest one last."""
         return self._installations
 
-    def read(self, installation: str, size_s: int, begin: float, end: float) -> list[Slot]:
+    def read(
+        self, installation: str, size_s: int, begin: float, end: float, *, series: str = ""
+    ) -> list[Slot]:
         """The slots of a size that begin in [begin, end), in the order of time.
+
+        With ``series`` they have the cells of that one alone.
 
         Raises:
             HistoryError: The daemon can't read them, or is gone.
         """
-        return list(self._slots(installation, size_s, begin, min(end, _LATEST)))
+        asked = Request(
+            "slots",
+            installation,
+            size=size_s,  # type: ignore[arg-type]
+            begin=begin,
+            end=min(end, _LATEST),
+            series=series,
+        )
+        return list(self._slots(asked))
 
     def prune(self, _now: float, *, keep_s: float, keep_daily_s: float) -> int:
         """Remove what is older by the daemon's clock; returns the number of slots.
@@ -73,11 +87,10 @@ class DaemonHistory:
     def close(self) -> None:
         """Nothing is open."""
 
-    def _slots(self, installation: str, size_s: int, begin: float, end: float) -> Iterator[Slot]:
-        at: float | None = begin
+    def _slots(self, asked: Request) -> Iterator[Slot]:
+        at: float | None = asked.begin
         while at is not None:
-            request = Request("slots", installation, size=size_s, begin=at, end=end)  # type: ignore[arg-type]
-            answer = self._ask_again(request)
+            answer = self._ask_again(msgspec.structs.replace(asked, begin=at))
             try:
                 yield from (slot_of(each) for each in answer.get("slots") or ())
             except ValueError as error:

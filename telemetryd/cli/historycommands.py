@@ -109,7 +109,8 @@ def _render_html(reports: "list[Report]", store: "History") -> str:
         return to_html(report, ())
     begin, end = report.periods[0].begin, report.made
     size_s = HOUR_S if (end - begin).total_seconds() <= _HOURLY_S else DAY_S
-    slots = store.read(report.installation, size_s, begin.timestamp(), end.timestamp())
+    of, series = report.installation, report.rule.series
+    slots = store.read(of, size_s, begin.timestamp(), end.timestamp(), series=series)
     return to_html(report, points_of(slots, report.rule, begin, end, size_s))
 
 

@@ -42,6 +42,11 @@ class HistoryConfig:
             lambda store, dsn_file: store != "postgresql" or dsn_file is not None,
             'is "postgresql": give dsn_file too',
         ),
+        Rule(
+            ("dsn_file", "store"),
+            lambda dsn_file, store: dsn_file is None or store == "postgresql",
+            'is for PostgreSQL alone: set store = "postgresql", or leave out dsn_file',
+        ),
     )
 
     enabled: Annotated[bool, Boolean()] = True

@@ -10,28 +10,21 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 import anyio
 
 from telemetryd.config import Config
+from telemetryd.daemon.historystore import NO_FOLDER, StoreThread
 from telemetryd.errors import HistoryError, NotReady
-from telemetryd.export.threads import StillHangingError, WorkerThread, shared_threads
 from telemetryd.history.backlog import Backlog, Batch
 from telemetryd.history.entitlement import entitlement_of
 from telemetryd.history.measure import measure
+from telemetryd.history.months import EndedMonths
 from telemetryd.history.recorder import Recorder, is_set
-from telemetryd.history.report import month_of
+from telemetryd.history.report import month_of, number
 from telemetryd.history.slots import DAY_S, HOUR_S, MINUTE_S, Gap, Moment, Slot
-from telemetryd.history.store import (
-    FILE_NAME,
-    HistoryStore,
-    describe_store,
-    instance_of,
-    is_shared,
-    open_history,
-)
+from telemetryd.history.store import HistoryStore, describe_store, instance_of
 from telemetryd.model import HistoryStatus, Snapshot, Switches
 from telemetryd.serve.page.usage import HistoryFacts
 from telemetryd.timing import boot_time_s
@@ -42,15 +35,11 @@ log = logging.getLogger(__name__)
 
 LOOK_S: Final = 5.0
 """Between two looks at a fleet that changes all the time: a peak of that length is seen."""
-STORE_TIMEOUT_S: Final = 20.0
 END_TIMEOUT_S: Final = 1.5
 """For what is left at the end, within the drain."""
-_PAUSE_S: Final = 0.05
-_NO_FOLDER: Final = "there is no usable state_dir: configure one"
-_SLOW: Final = {
-    False: "the disk takes too long: check the disk or the file server",
-    True: "PostgreSQL takes too long: check the server and the network",
-}
+_OF_MONTH: Final = " month=%s figure=%s licenses=%s hours_known=%s hours=%s digest=%s"
+_ENDED: Final = "month ended" + _OF_MONTH
+_COUNTED_AGAIN: Final = "month counted again" + _OF_MONTH
 PRUNE_AFTER_S: Final = HOUR_S
 """A clock that was wrong at boot is right by then: by a wrong one, everything could be too old."""
 
@@ -106,40 +95,30 @@ class HistoryKeeper:
         self._epoch = epoch
         self._clock = clock
         self.status = HistoryStatus()
-        self._whole = config
-        self._store: HistoryStore | None = None
-        self._stale = False
+        self._store = StoreThread(config, now=now)
         self.follow(config)
-        self._thread = WorkerThread(shared_threads())
         self._recorder = Recorder(now=now, clock=clock)
         self._installation = ""
         self._seen: tuple[Snapshot, Moment] | None = None
         self._resumed = False
         self._waiting = Backlog()
+        self._months = EndedMonths()
         self._pruned_s = -math.inf
 
     def follow(self, config: Config) -> None:
         """Put a configuration in force."""
-        self._stale = self._stale or config.history != self._whole.history
-        # The folder is that of the start.
-        self._whole = replace(config, state_dir=self._whole.state_dir)
+        self._store.follow(config)
         self._config = config.history
         self._rule = entitlement_of(config.entitlement)
         self._note(enabled=config.history.enabled, limit=self._rule.limit, licenses=None)
 
     async def ask(self, call: Callable[[HistoryStore], T]) -> T:
-        """What a call of the store returns, for a command.
+        """What a call of the store returns, for a command, which makes none.
 
         Raises:
             HistoryError: There is no history yet, or the store fails.
         """
-        if self._whole.state_dir is None and not is_shared(self._whole):
-            raise HistoryError(f"no history: {_NO_FOLDER}")
-        try:
-            with anyio.fail_after(STORE_TIMEOUT_S):
-                return await self._run(lambda: call(self._existing()))
-        except TimeoutError as error:
-            raise HistoryError(_SLOW[is_shared(self._whole)]) from error
+        return await self._store.use(call, make=False)
 
     async def prune(self, keep_s: float, keep_daily_s: float) -> int:
         """Remove what is older; returns the number of slots.
@@ -160,6 +139,7 @@ class HistoryKeeper:
         """
         self._waiting.clear()
         self._recorder = Recorder(now=self._now, clock=self._clock)
+        self._months = EndedMonths()
         self._note(licenses=None)
         await self.ask(lambda store: store.clear())
 
@@ -175,13 +155,13 @@ class HistoryKeeper:
             self.status,
             self._rule,
             self._installation,
-            instance_of(self._whole),
-            describe_store(self._whole),
+            instance_of(self._store.config),
+            describe_store(self._store.config),
             off or self._fleet.switches.detail,
         )
 
     async def read(self, size_s: int, begin: float, end: float, series: str) -> list[Slot]:
-        """The slots of a size that begin in [begin, end), with the cells of one series.
+        """The slots of a size that begin in [begin, end), with the cells of a series, or of all.
 
         What is read counts for nothing in ``status``: a disk may be full and still be read. A write
         waits until it is read, so ask for no more than a month of hours.
@@ -192,21 +172,17 @@ class HistoryKeeper:
         if self._off or not self._installation:
             return []
         of = self._installation
-        try:
-            with anyio.fail_after(STORE_TIMEOUT_S):
-                return await self._run(
-                    lambda: self._opened().read(of, size_s, begin, end, series=series)
-                )
-        except TimeoutError:
-            raise HistoryError(_SLOW[is_shared(self._whole)]) from None
+        return await self._store.use(
+            lambda store: store.read(of, size_s, begin, end, series=series)
+        )
 
     async def run(self) -> None:
         """Look and write until cancelled; then write what is left, within a time limit.
 
         Without a state folder, and without a database, nothing is kept.
         """
-        while self._whole.state_dir is None and not is_shared(self._whole):
-            self._note(trouble=_NO_FOLDER)
+        while self._store.is_nowhere:
+            self._note(trouble=NO_FOLDER)
             await anyio.sleep(MINUTE_S)
         try:
             while True:
@@ -222,7 +198,7 @@ class HistoryKeeper:
             with anyio.move_on_after(END_TIMEOUT_S, shield=True):
                 await self._write(all_of_it=True)
                 with suppress(HistoryError):
-                    await self._run(self._close)
+                    await self._store.close()
 
     async def _look(self) -> None:
         if self._off:
@@ -267,6 +243,7 @@ class HistoryKeeper:
             await self._write(all_of_it=True)
             self._recorder = Recorder(now=self._now, clock=self._clock)
         self._installation = installation
+        self._months = EndedMonths()
         self._resumed = False
         await self._resume()
 
@@ -296,6 +273,7 @@ class HistoryKeeper:
             self._waiting.done(batch)
         if taken:
             await self._count()
+            await self._end_months()
             await self._prune()
 
     async def _put(self, batch: Batch) -> bool:
@@ -315,7 +293,7 @@ class HistoryKeeper:
 
         def prune(store: HistoryStore) -> bool:
             # Others say for how long they keep theirs in a store that is shared.
-            of = self._installation if is_shared(self._whole) else ""
+            of = self._installation if self._store.shared else ""
             store.prune(now, keep_s=kept.keep_s, keep_daily_s=kept.keep_daily_s, installation=of)
             return True
 
@@ -334,6 +312,30 @@ class HistoryKeeper:
         figure = self._rule.figure(hours) if hours else None
         self._note(licenses=None if figure is None else self._rule.licenses(figure))
 
+    async def _end_months(self) -> None:
+        """Log the digest of each month that is over, once."""
+        now, months = self._now(), self._months
+        if not (is_set(now) and months.is_due(now, shared=self._store.shared)):
+            return
+        rule, of = self._rule, self._installation
+
+        def find(store: HistoryStore) -> bool:
+            months.find(store, rule, of, now)
+            return True
+
+        await self._use(find)
+        while months.found:
+            period, again = months.found.pop(0)
+            log.info(
+                _COUNTED_AGAIN if again else _ENDED,
+                f"{period.begin:%Y-%m}",
+                None if period.figure is None else number(period.figure),
+                period.licenses,
+                number(period.hours.known),
+                number(period.hours.total),
+                period.digest,
+            )
+
     async def _use(self, call: Callable[[HistoryStore], T]) -> T | None:
         """What a call of the store returns; None where it fails, which is logged once."""
         async with anyio.create_task_group() as looking:
@@ -344,51 +346,12 @@ class HistoryKeeper:
 
     async def _try(self, call: Callable[[HistoryStore], T]) -> T | None:
         try:
-            with anyio.fail_after(STORE_TIMEOUT_S):
-                found = await self._run(lambda: call(self._opened()))
-        except TimeoutError:  # it goes on in its thread, and may open a large file yet
-            self._fail(_SLOW[is_shared(self._whole)])
+            found = await self._store.use(call)
         except HistoryError as error:
             self._fail(str(error))
-            self._stale = True
-        else:
-            self._note(trouble="")
-            return found
-        return None
-
-    async def _run(self, call: Callable[[], T]) -> T:
-        """What a call returns, once one that was cut off has ended."""
-        while True:
-            with suppress(StillHangingError):
-                return await self._thread.run(call)
-            await anyio.sleep(_PAUSE_S)
-
-    def _existing(self) -> HistoryStore:
-        """The store; called in the thread.
-
-        Raises:
-            HistoryError: There is none, and to ask for one makes none.
-        """
-        folder = self._whole.state_dir
-        missing = not is_shared(self._whole) and not Path(folder or "", FILE_NAME).exists()
-        if self._store is None and missing:
-            raise HistoryError(f"no history in {folder} yet")
-        return self._opened()
-
-    def _opened(self) -> HistoryStore:
-        """The store; called in the thread."""
-        if self._stale:
-            # A disk that was full or away may have left the connection useless.
-            self._close()
-        self._stale = False
-        if self._store is None:
-            self._store = open_history(self._whole, now=self._now)
-        return self._store
-
-    def _close(self) -> None:
-        if self._store is not None:
-            self._store.close()
-            self._store = None
+            return None
+        self._note(trouble="")
+        return found
 
     def _note(self, **changes: Any) -> None:
         self.status = replace(self.status, **changes)

@@ -36,7 +36,6 @@ from telemetryd.demo.objects import (
     RefusedRequest,
 )
 from telemetryd.demo.year import MADE_UP, write_year
-from telemetryd.history.sqlite import open_store
 
 TOKEN = "demo"  # noqa: S105 - opens nothing but the embedded server
 SEED = 1
@@ -111,14 +110,15 @@ async def run_demo(
             file = source.read()
             past = partial(
                 write_year,
-                # Made before the daemon opens it, and filled while the daemon runs.
-                await anyio.to_thread.run_sync(partial(open_store, Path(folder), now=now)),
+                Path(folder),
                 fleet.install_uuid,
                 clusters=clusters,
                 nodes=clusters * nodes,
                 now=now(),
                 seed=SEED,
             )
+            # Before the daemon opens the file, which has one writer.
+            await anyio.to_thread.run_sync(past)
             listening = await root.start(
                 partial(
                     run_until,
@@ -135,7 +135,7 @@ async def run_demo(
             for path in ("/", "/history", "/metrics", "/status.json", "/payload/scc"):
                 _say(f"look at     http://{listening}{path}")
             _say(f"command it  telemetryd ctl status --config {source.path_option}")
-            root.start_soon(_fill_past, past, str(source.path_option))
+            _say(f"its past    telemetryd report --config {source.path_option} ({MADE_UP})")
             async with anyio.create_task_group() as meanwhile:
                 if churn_per_s:
                     meanwhile.start_soon(run_churn, fleet, churn_per_s, partial(_take, store))
@@ -146,12 +146,6 @@ async def run_demo(
             stop.set()
     _say(json.dumps(summary))
     return int(summary["exports"])
-
-
-async def _fill_past(write: Callable[[], None], config: str) -> None:
-    """Write the year, and say where it can be seen once it is there."""
-    await anyio.to_thread.run_sync(write)
-    _say(f"its past    telemetryd report --config {config} ({MADE_UP})")
 
 
 def _config(folder: str, kubeconfig: Path, limit: int) -> str:

@@ -7,11 +7,12 @@ one. What the daemon of the demo sees itself comes after it.
 import math
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from random import Random
 from typing import Final
 
 from telemetryd.history.slots import DAY_S, HOUR_S, Cell, Gap, Slot, join, slot_start
-from telemetryd.history.sqlite import SqliteStore
+from telemetryd.history.sqlite import open_store
 
 MADE_UP: Final = "made up"
 DAYS: Final = 365
@@ -25,12 +26,12 @@ _VERSIONS: Final = ((0, "v2.13.4"), (120, "v2.14.1"), (290, "v2.15.0"))
 
 
 def write_year(
-    store: SqliteStore, installation: str, *, clusters: int, nodes: int, now: float, seed: int
+    folder: Path, installation: str, *, clusters: int, nodes: int, now: float, seed: int
 ) -> None:
-    """Fill an empty store, in one transaction, and close it; blocks for about half a second.
+    """Make a store and fill it, in one transaction; blocks for about half a second.
 
     Args:
-        store: Of the demo.
+        folder: The state folder of the demo, before its daemon runs.
         installation: The demo's install UUID.
         clusters: Managed clusters at the end of the year, which is the beginning of this hour.
         nodes: Their nodes.
@@ -41,7 +42,7 @@ def write_year(
         HistoryError: It can't be written.
     """
     hours = list(_hours(clusters, nodes, slot_start(now, HOUR_S), Random(seed)))
-    with closing(store):
+    with closing(open_store(folder, now=lambda: now)) as store:
         store.merge((installation, slot) for slot in (*hours, *_days(hours)))
 
 

@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from fractions import Fraction
 from html import escape
 from typing import Final
 
@@ -92,16 +91,17 @@ def points_of(
 ) -> list[Point]:
     """What the rule counts in each slot from ``begin`` to ``end``, known or not."""
     by_start = {slot.start: slot for slot in slots}
+    series = rule.series
     found = []
     for start in range(slot_start(begin.timestamp(), size_s), math.ceil(end.timestamp()), size_s):
         slot = by_start.get(start)
         low = high = mean = None
         why = ""
         if slot is not None and slot.known:
-            cell = slot.cell(rule.series)
-            high = float(rule.units(Fraction(cell.high)))
-            low = None if cell.low is None else float(rule.units(Fraction(cell.low)))
-            mean = None if cell.mean is None else float(rule.units(Fraction(cell.mean)))
+            cell = slot.cell(series)
+            high = rule.shown(cell.high)
+            low = None if cell.low is None else rule.shown(cell.low)
+            mean = None if cell.mean is None else rule.shown(cell.mean)
         else:
             gaps = () if slot is None else sorted(slot.gaps, key=lambda gap: -slot.gaps[gap])
             why = ", ".join(REASONS[gap] for gap in gaps) or NO_RECORD

@@ -50,6 +50,9 @@ CREATE TABLE telemetryd.cells (
 CREATE TABLE telemetryd.writers (
   installation bigint NOT NULL, writer text NOT NULL, batch text NOT NULL,
   at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (installation, writer));
+CREATE TABLE telemetryd.digests (
+  installation bigint NOT NULL, start bigint NOT NULL, digest text NOT NULL,
+  PRIMARY KEY (installation, start));
 CREATE TABLE telemetryd.access (
   role text NOT NULL, installation text NOT NULL, PRIMARY KEY (role, installation));
 
@@ -57,6 +60,7 @@ ALTER TABLE telemetryd.installations ENABLE ROW LEVEL SECURITY;
 ALTER TABLE telemetryd.slots ENABLE ROW LEVEL SECURITY;
 ALTER TABLE telemetryd.cells ENABLE ROW LEVEL SECURITY;
 ALTER TABLE telemetryd.writers ENABLE ROW LEVEL SECURITY;
+ALTER TABLE telemetryd.digests ENABLE ROW LEVEL SECURITY;
 ALTER TABLE telemetryd.access ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own ON telemetryd.access FOR SELECT USING (role = current_user);
 CREATE POLICY granted ON telemetryd.installations USING (EXISTS (
@@ -65,6 +69,8 @@ CREATE POLICY granted ON telemetryd.installations USING (EXISTS (
 CREATE POLICY granted ON telemetryd.slots
   USING (installation IN (SELECT id FROM telemetryd.installations));
 CREATE POLICY granted ON telemetryd.cells
+  USING (installation IN (SELECT id FROM telemetryd.installations));
+CREATE POLICY granted ON telemetryd.digests
   USING (installation IN (SELECT id FROM telemetryd.installations));
 CREATE POLICY granted ON telemetryd.writers
   USING (installation IN (SELECT id FROM telemetryd.installations));

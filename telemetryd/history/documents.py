@@ -2,23 +2,21 @@
 
 import csv
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from fractions import Fraction
 from typing import Any, Final
 
 import orjson
 
-from telemetryd.history.report import DAY, MONTH, PLACES, Period, Report
+from telemetryd.bounds import visible
+from telemetryd.history.report import DAY, MONTH, Period, Report, number
 
 _BAR: Final = 24
+_FORMULA: Final = frozenset("=+-@\t\r\n")
+"""How a formula begins."""
 _PARTS: Final = " ▏▎▍▌▋▊▉█"
 """Eighths of a character, so that a bar of 24 characters shows 192 steps."""
-
-
-def number(value: Fraction) -> int | float:
-    """Whole where it is whole, otherwise with three decimal places."""
-    return int(value) if value.denominator == 1 else round(float(value), PLACES)
 
 
 def document(report: Report) -> dict[str, Any]:
@@ -94,7 +92,20 @@ _COLUMNS: Final[tuple[tuple[str, Callable[[dict[str, Any]], Any]], ...]] = (
     ("hours_known", lambda period: period["hours"]["known"]),
     ("hours_complete", lambda period: period["hours"]["complete"]),
     ("digest", lambda period: period["digest"]),
+    ("versions", lambda period: _cell(", ".join(period["versions"]))),
+    ("providers", lambda period: _cell(counts_in_words(period["providers"]))),
+    ("kubernetes", lambda period: _cell(counts_in_words(period["kubernetes"]))),
 )
+
+
+def counts_in_words(counts: Mapping[str, int]) -> str:
+    """Names with their numbers: ``k3s 2, rke2 19``."""
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items())
+
+
+def _cell(text: str) -> str:
+    """A text that no spreadsheet takes for a formula."""
+    return f"'{text}" if text[:1] in _FORMULA else text
 
 
 def rule_in_words(report: Report) -> str:
@@ -143,43 +154,52 @@ def to_text(report: Report) -> str:
     if report.since is None:
         return "\n".join([*lines, "", "No hour is known yet.", ""])
     lines.append(f"Known since   {_time(report.since)}")
-    if versions := dict.fromkeys(each for period in report.periods for each in period.versions):
-        lines.append(f"Versions      {', '.join(versions)}")
-    lines.append("")
-    lines += _table(report)
-    lines += ["", *CAVEATS, ""]
+    lines += ["", *_aligned(_figures(report), str.rjust)]
+    lines += ["", *_aligned(_variety(report), str.ljust), "", *CAVEATS, ""]
     return "\n".join(lines)
 
 
-def _table(report: Report) -> Iterable[str]:
+def _figures(report: Report) -> Iterator[tuple[str, ...]]:
     rule, periods = report.rule, report.periods
     highest = max(
         [float(each.figure) for each in periods if each.figure is not None]
         + [float(rule.limit * rule.per_license) if rule.limit is not None else 0.0]
     )
-    heading = ("period", "figure", "licenses", "peak", "on", "mean", "known", "")
-    rows = [heading]
+    yield "period", "figure", "licenses", "peak", "on", "mean", "known", ""
     for each in periods:
         over = rule.limit is not None and each.licenses is not None and each.licenses > rule.limit
-        rows.append(
-            (
-                f"{each.begin:%Y-%m}" if report.by == MONTH else f"{each.begin:%Y-%m-%d}",
-                _shown(each.figure),
-                "-" if each.licenses is None else str(each.licenses),
-                "-" if each.peak is None else _shown(each.peak.value),
-                "-" if each.peak is None else f"{each.peak.at:%d %H:%M}",
-                _shown(each.mean),
-                _share(each.hours.known, each.hours.total),
-                _bar(each.figure, highest) + (" over the limit" if over else ""),
-            )
+        yield (
+            _name(each, report.by),
+            _shown(each.figure),
+            "-" if each.licenses is None else str(each.licenses),
+            "-" if each.peak is None else _shown(each.peak.value),
+            "-" if each.peak is None else f"{each.peak.at:%d %H:%M}",
+            _shown(each.mean),
+            _share(each.hours.known, each.hours.total),
+            _bar(each.figure, highest) + (" over the limit" if over else ""),
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(heading) - 1)]
-    for row in rows:
-        first, *rest = (
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=False))
-        )
-        yield "  ".join((first, *rest, row[-1])).rstrip()
+
+
+def _variety(report: Report) -> Iterator[tuple[str, ...]]:
+    yield "period", "clusters by provider", "by Kubernetes version", "versions"
+    for each in report.periods:
+        counts = map(counts_in_words, (each.providers, each.kubernetes))
+        texts = (*counts, ", ".join(each.versions))
+        # What was imported may hold any text.
+        yield (_name(each, report.by), *(visible(text) or "-" for text in texts))
+
+
+def _aligned(rows: Iterable[tuple[str, ...]], align: Callable[[str, int], str]) -> Iterator[str]:
+    """Columns as wide as they must be: the first one to the left, the last one as it is."""
+    found = list(rows)
+    widths = [max(len(row[column]) for row in found) for column in range(len(found[0]) - 1)]
+    for first, *rest in found:
+        cells = (align(cell, width) for cell, width in zip(rest, widths[1:], strict=False))
+        yield "  ".join((first.ljust(widths[0]), *cells, rest[-1])).rstrip()
+
+
+def _name(period: Period, by: str) -> str:
+    return f"{period.begin:%Y-%m}" if by == MONTH else f"{period.begin:%Y-%m-%d}"
 
 
 def _bar(figure: Fraction | None, highest: float) -> str:

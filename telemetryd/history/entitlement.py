@@ -58,6 +58,10 @@ class Entitlement:
         """A value of the series in units: cores are kept in thousandths."""
         return value / _MILLI if self.unit == "core" else value
 
+    def shown(self, value: float) -> float:
+        """The same for a chart, rounded to a float."""
+        return value / _MILLI if self.unit == "core" else float(value)
+
     def licenses(self, figure: Fraction) -> int:
         """Licenses for a figure; rounded up after everything else."""
         return math.ceil(figure / self.per_license)
@@ -71,7 +75,8 @@ class Entitlement:
         return None if found is None else max(self.units(found), Fraction(self.minimum))
 
     def _count(self, hours: list[Slot]) -> Fraction | None:
-        cells = [slot.cell(self.series) for slot in hours]
+        series = self.series
+        cells = [slot.cell(series) for slot in hours]
         if self.method == PEAK:
             return Fraction(max(cell.high for cell in cells)) if cells else None
         counts = [

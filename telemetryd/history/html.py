@@ -12,8 +12,8 @@ from typing import Final
 from telemetryd.bounds import escaped
 from telemetryd.history.charts import STYLE as CHART_STYLE
 from telemetryd.history.charts import Point, chart, thinned
-from telemetryd.history.documents import CAVEATS, number, rule_in_words
-from telemetryd.history.report import MONTH, Period, Report
+from telemetryd.history.documents import CAVEATS, counts_in_words, rule_in_words
+from telemetryd.history.report import MONTH, Period, Report, number
 
 _MOST_CHARS: Final = 2000
 _STYLE: Final = (
@@ -159,13 +159,13 @@ def _variety(report: Report) -> str:
         (
             _name(report, each),
             escape(", ".join(each.versions)),
-            escape(", ".join(f"{name} {count:,}" for name, count in each.providers.items())),
-            escape(", ".join(f"{name} {count:,}" for name, count in each.kubernetes.items())),
+            escape(counts_in_words(each.providers)),
+            escape(counts_in_words(each.kubernetes)),
         )
         for each in report.periods
     ]
     heading = (report.by, "version", "clusters by provider", "clusters by Kubernetes version")
-    return _draw(heading, rows, "The highest number in an hour.", kind="texts")
+    return _draw(heading, rows, "The most clusters at a moment.", kind="texts")
 
 
 def _digests(report: Report) -> str:

@@ -158,6 +158,34 @@ class PostgresStore:
         found = self._run(lambda connection: connection.fetchval(query, installation, before))
         return None if found is None else float(found)
 
+    def digests(self, installation: str) -> dict[int, str]:
+        """The digests that were noted, by the beginning of their month in Unix seconds."""
+        query = (
+            "SELECT start, digest FROM telemetryd.digests"
+            " JOIN telemetryd.installations ON id = installation WHERE uuid = $1"
+        )
+        rows = self._run(lambda connection: connection.fetch(query, installation))
+        return {row[0]: row[1] for row in rows or ()}
+
+    def note_digest(self, installation: str, start: int, digest: str) -> bool:
+        """Whether another one, or none, was noted of the month by any replica; now it is this one.
+
+        Raises:
+            HistoryError: The database can't be reached or written.
+        """
+
+        async def note(connection: Any) -> bool:
+            key = await _lock(connection, installation)
+            noted = await connection.fetchval(
+                "INSERT INTO telemetryd.digests AS kept VALUES ($1, $2, $3)"
+                " ON CONFLICT (installation, start) DO UPDATE SET digest = excluded.digest"
+                " WHERE kept.digest <> excluded.digest RETURNING true",
+                *(key, start, digest),
+            )
+            return bool(noted)
+
+        return bool(self._run(note, writes=True))
+
     def prune(
         self, now: float, *, keep_s: float, keep_daily_s: float, installation: str = ""
     ) -> int:
@@ -167,17 +195,18 @@ class PostgresStore:
             HistoryError: The database can't be reached or written.
         """
         kept = ((MINUTE_S, MINUTES_KEPT_S), (HOUR_S, keep_s), (DAY_S, keep_daily_s))
-        where, of = "WHERE size = $1 AND start < $2", [installation] if installation else []
-        if installation:
-            where += " AND installation = (SELECT id FROM telemetryd.installations WHERE uuid = $3)"
+        where = (
+            "WHERE start < $1 AND installation IN"
+            " (SELECT id FROM telemetryd.installations WHERE $2 IN ('', uuid))"
+        )
 
         async def prune(connection: Any) -> int:
             removed = 0
             for size_s, kept_s in kept:
-                values = (size_s, int(now - kept_s), *of)
-                await connection.execute(f"DELETE FROM telemetryd.cells {where}", *values)  # noqa: S608
-                gone = await connection.execute(f"DELETE FROM telemetryd.slots {where}", *values)  # noqa: S608
-                removed += int(gone.rpartition(" ")[2])
+                of_size = (f"{where} AND size = $3", int(now - kept_s), installation, size_s)
+                await _delete(connection, "cells", *of_size)
+                removed += await _delete(connection, "slots", *of_size)
+            await _delete(connection, "digests", where, int(now - keep_daily_s), installation)
             await connection.execute(
                 "DELETE FROM telemetryd.writers WHERE at < now() - interval '7 days'"
             )
@@ -191,7 +220,7 @@ class PostgresStore:
         Raises:
             HistoryError: The database can't be reached or written.
         """
-        tables = ("cells", "slots", "writers", "installations")
+        tables = ("cells", "slots", "digests", "writers", "installations")
         query = "; ".join(f"DELETE FROM telemetryd.{table}" for table in tables)  # noqa: S608
         self._run(lambda connection: connection.execute(query), writes=True)
 
@@ -300,6 +329,11 @@ async def _rows(
         slot = Slot(size, start, known_s, complete_s, complete, missed, version, of_slot)
         found[size, start] = SlotRecord(slot, epoch, writer)
     return found
+
+
+async def _delete(connection: Any, table: str, where: str, *values: object) -> int:
+    done = await connection.execute(f"DELETE FROM telemetryd.{table} {where}", *values)  # noqa: S608
+    return int(done.rpartition(" ")[2])
 
 
 async def _put(connection: Any, key: int, changed: dict[Key, SlotRecord]) -> None:

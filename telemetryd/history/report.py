@@ -4,29 +4,39 @@ The figures come from the slots of hours, in which nothing is interpolated. By a
 see that they hold the same hours: it proves equality, not truth.
 """
 
-import json
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from hashlib import sha256
-from typing import Any, Final, Protocol
+from json import JSONEncoder
+from typing import Final, Protocol
 
 from telemetryd.history.entitlement import Entitlement
-from telemetryd.history.slots import HOUR_S, Gap, Slot, slot_start
+from telemetryd.history.slots import DAY_S, HOUR_S, Cell, Gap, Slot, slot_start
 
 DAY: Final = "day"
 MONTH: Final = "month"
 PLACES: Final = 3
 """Decimal places of means and of figures that aren't whole."""
+PROVIDERS: Final = "clusters.provider."
+KUBERNETES: Final = "clusters.kubernetes."
+
+_to_lines = JSONEncoder(separators=(",", ":")).encode
 
 
 class SlotReader(Protocol):
     """A store: of a SQLite file or of PostgreSQL."""
 
-    def read(self, installation: str, size_s: int, begin: float, end: float) -> Sequence[Slot]:
-        """The slots of a size that begin in [begin, end), in the order of time."""
+    def read(
+        self, installation: str, size_s: int, begin: float, end: float, *, series: str = ""
+    ) -> Sequence[Slot]:
+        """The slots of a size that begin in [begin, end), in the order of time.
+
+        With ``series`` they have the cells of that one alone.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,19 +124,39 @@ def make_report(
 
     ``end`` is at most now: time to come isn't missing.
     """
-    hours = store.read(installation, HOUR_S, begin.timestamp() if begin else 0, end.timestamp())
+    lower = begin.timestamp() if begin else 0
+    hours = store.read(installation, HOUR_S, lower, end.timestamp(), series=rule.series)
     first = next((slot for slot in hours if slot.known), None)
     since = _moment(first.start) if first is not None else None
     start = begin or since
-    periods = []
+    periods: list[Period] = []
     if start is not None:
-        starts = [slot.start for slot in hours]
-        for lower, upper in calendar(start, end, by):
-            first_of, after = (bisect_left(starts, at.timestamp()) for at in (lower, upper))
-            inside = list(hours[first_of:after])
-            digest = _digest(rule, installation, inside)
-            periods.append(_period(rule, (lower, upper), min(upper, end), inside, digest))
+        # Providers and versions of Kubernetes by days, which have the peaks of their hours.
+        since_day = slot_start(start.timestamp(), DAY_S)
+        days = store.read(installation, DAY_S, since_day, end.timestamp())
+        periods += (
+            make_period(
+                rule,
+                installation,
+                span,
+                slots_inside(hours, span),
+                slots_inside(days, span),
+                until=end,
+            )
+            for span in calendar(start, end, by)
+        )
     return Report(installation, instance, since, end, by, rule, tuple(periods))
+
+
+def slots_inside(slots: Sequence[Slot], span: tuple[datetime, datetime]) -> Sequence[Slot]:
+    """Those that begin within, of slots in the order of time."""
+    first, after = (bisect_left(slots, at.timestamp(), key=lambda slot: slot.start) for at in span)
+    return slots[first:after]
+
+
+def number(value: Fraction) -> int | float:
+    """Whole where it is whole, otherwise with three decimal places."""
+    return int(value) if value.denominator == 1 else round(float(value), PLACES)
 
 
 def month_of(at: datetime) -> datetime:
@@ -149,52 +179,71 @@ def calendar(begin: datetime, end: datetime, by: str) -> Iterator[tuple[datetime
         lower = upper
 
 
-def _period(
+def make_period(
     rule: Entitlement,
+    installation: str,
     span: tuple[datetime, datetime],
+    hours: Sequence[Slot],
+    days: Sequence[Slot],
+    *,
     until: datetime,
-    hours: list[Slot],
-    digest: str,
 ) -> Period:
+    """One period of a report.
+
+    Args:
+        rule: What is counted.
+        installation: Install UUID.
+        span: Its first moment, and the moment after its last.
+        hours: Of the period, with the cells of the rule's series.
+        days: Of the period, with the cells of all series.
+        until: To when it is counted, where that is earlier.
+    """
+    series = rule.series
+    known = [(slot, slot.cell(series)) for slot in hours if slot.known]
     figure = rule.figure(hours)
     return Period(
         *span,
         figure,
         None if figure is None else rule.licenses(figure),
-        _peak(rule, hours),
-        _mean(rule, hours),
-        _hours(span[0], until, hours),
+        _peak(rule, known),
+        _mean(rule, known),
+        _hours(span[0], min(span[1], until), hours),
         tuple(dict.fromkeys(slot.version for slot in hours if slot.version)),
-        _highest(hours, "clusters.provider."),
-        _highest(hours, "clusters.kubernetes."),
-        digest,
+        _highest(days, PROVIDERS),
+        _highest(days, KUBERNETES),
+        _digest(rule, installation, known),
     )
 
 
-def _peak(rule: Entitlement, hours: list[Slot]) -> Peak | None:
-    known = [slot for slot in hours if slot.known]
+def _peak(rule: Entitlement, known: Sequence[tuple[Slot, Cell]]) -> Peak | None:
     if not known:
         return None
-    highest = max(known, key=lambda slot: (slot.cell(rule.series).high, -slot.start))
-    value = rule.units(Fraction(highest.cell(rule.series).high))
-    return Peak(value, _moment(highest.start))
+    slot, cell = max(known, key=lambda each: (each[1].high, -each[0].start))
+    return Peak(rule.units(Fraction(cell.high)), _moment(slot.start))
 
 
-def _mean(rule: Entitlement, hours: list[Slot]) -> Fraction | None:
-    area, seconds = Fraction(0), Fraction(0)
-    for slot in hours:
-        mean = slot.cell(rule.series).mean
-        if mean is not None:
-            area += Fraction(mean) * Fraction(slot.complete_s)
-            seconds += Fraction(slot.complete_s)
-    return rule.units(area / seconds) if seconds else None
+def _mean(rule: Entitlement, known: Iterable[tuple[Slot, Cell]]) -> Fraction | None:
+    """Exact. Sums are of integers: a fraction for each hour takes ten times as long."""
+    areas: Counter[int] = Counter()
+    complete_s: Counter[float] = Counter()
+    for slot, cell in known:
+        if cell.mean is not None:
+            mean, of_mean = cell.mean.as_integer_ratio()
+            seconds, of_seconds = slot.complete_s.as_integer_ratio()
+            areas[of_mean * of_seconds] += mean * seconds
+            complete_s[slot.complete_s] += 1
+    seconds_in_all = _sum(complete_s)
+    if not seconds_in_all:
+        return None
+    area = sum((Fraction(part, whole) for whole, part in areas.items()), Fraction(0))
+    return rule.units(area / seconds_in_all)
 
 
-def _hours(begin: datetime, until: datetime, hours: list[Slot]) -> Hours:
-    def total(seconds: Iterator[float]) -> Fraction:
-        return sum((Fraction(each) for each in seconds), Fraction(0)) / HOUR_S
+def _hours(begin: datetime, until: datetime, hours: Sequence[Slot]) -> Hours:
+    def total(seconds: Iterable[float]) -> Fraction:
+        return _sum(Counter(seconds)) / HOUR_S
 
-    gaps = {gap: total(slot.gaps.get(gap, 0.0) for slot in hours) for gap in Gap}
+    gaps = {gap: total(slot.gaps[gap] for slot in hours if gap in slot.gaps) for gap in Gap}
     return Hours(
         Fraction((until - begin).total_seconds()) / HOUR_S,
         total(slot.known_s for slot in hours),
@@ -203,9 +252,14 @@ def _hours(begin: datetime, until: datetime, hours: list[Slot]) -> Hours:
     )
 
 
-def _highest(hours: list[Slot], prefix: str) -> dict[str, int]:
+def _sum(values: Counter[float]) -> Fraction:
+    """Exact; most values are the same: a whole hour."""
+    return sum((Fraction(value) * times for value, times in values.items()), Fraction(0))
+
+
+def _highest(days: Iterable[Slot], prefix: str) -> dict[str, int]:
     found: dict[str, int] = {}
-    for slot in hours:
+    for slot in days:
         for name, cell in slot.cells.items():
             if name.startswith(prefix):
                 value = name.removeprefix(prefix)
@@ -213,17 +267,25 @@ def _highest(hours: list[Slot], prefix: str) -> dict[str, int]:
     return {value: found[value] for value in sorted(found) if found[value]}
 
 
-def _digest(rule: Entitlement, installation: str, hours: list[Slot]) -> str:
+def _digest(rule: Entitlement, installation: str, known: Iterable[tuple[Slot, Cell]]) -> str:
     """Over JSON lines: the rule's terms, then each hour that has a count."""
     terms = [installation, rule.unit, rule.scope, rule.method, rule.minimum, rule.per_license]
-    lines: list[list[Any]] = [terms]
-    for slot in hours:
-        if slot.known:
-            high, low, first, last, mean = slot.cell(rule.series)
-            rounded = None if mean is None else round(mean, PLACES)
-            seconds = [round(slot.known_s, PLACES), round(slot.complete_s, PLACES)]
-            lines.append([slot.start, *seconds, high, low, first, last, rounded])
-    text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
+    counts = [
+        [
+            slot.start,
+            round(slot.known_s, PLACES),
+            round(slot.complete_s, PLACES),
+            cell.high,
+            cell.low,
+            cell.first,
+            cell.last,
+            None if cell.mean is None else round(cell.mean, PLACES),
+        ]
+        for slot, cell in known
+    ]
+    # Numbers alone: what ends a line is nowhere within one.
+    lines = _to_lines(counts)[1:-1].replace("],[", "]\n[")
+    text = _to_lines(terms) + "\n" + (lines + "\n" if lines else "")
     return sha256(text.encode()).hexdigest()
 
 

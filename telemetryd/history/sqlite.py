@@ -14,21 +14,16 @@ from telemetryd.history.slots import (
     MINUTES_KEPT_S,
     NEVER,
     ZERO,
-    Cell,
-    Gap,
     Slot,
     join,
     parents_of,
 )
 from telemetryd.history.sqlitefile import MOUNTS, SCHEMA_VERSION, SqliteFile
+from telemetryd.history.sqliterows import PUT_SLOT, find_slots, row_of
 from telemetryd.history.store import FILE_NAME
 
 _LARGEST: Final = 2**63
 """Beyond the numbers that SQLite has."""
-_GAPS: Final = tuple(Gap)
-_SLOT: Final = (
-    "size, start, known_s, complete_s, complete, off_s, down_s, incomplete_s, clock_s, version"
-)
 
 
 class SqliteStore:
@@ -175,6 +170,30 @@ class SqliteStore:
 
         return self._file.use(find)
 
+    def digests(self, installation: str) -> dict[int, str]:
+        """The digests that were noted, by the beginning of their month in Unix seconds."""
+        query = "SELECT start, digest FROM digests JOIN installations ON id = installation"
+        return self._file.use(
+            lambda: dict(self._execute(f"{query} WHERE uuid = ?", installation).fetchall())
+        )
+
+    def note_digest(self, installation: str, start: int, digest: str) -> bool:
+        """Whether another one, or none, was noted of the month; now it is this one.
+
+        Raises:
+            HistoryError: The file can't be written.
+        """
+
+        def change() -> bool:
+            noted = self._execute(
+                "INSERT INTO digests VALUES (?, ?, ?) ON CONFLICT DO UPDATE"
+                " SET digest = excluded.digest WHERE digest <> excluded.digest RETURNING 1",
+                *(self._installation(installation), start, digest),
+            )
+            return bool(noted.fetchall())
+
+        return self._file.use(change, change=True)
+
     def prune(
         self, now: float, *, keep_s: float, keep_daily_s: float, installation: str = ""
     ) -> int:
@@ -198,6 +217,8 @@ class SqliteStore:
                             *(key, size_s, int(now - kept_s)),
                         )
                     removed += gone.rowcount
+                old = (key, int(now - keep_daily_s))
+                self._execute("DELETE FROM digests WHERE installation = ? AND start < ?", *old)
             return removed
 
         return self._file.use(change, change=True)
@@ -210,7 +231,7 @@ class SqliteStore:
         """
 
         def change() -> None:
-            for table in ("cells", "slots", "series", "installations"):
+            for table in ("cells", "slots", "series", "digests", "installations"):
                 self._execute(f"DELETE FROM {table}")  # noqa: S608 (own names)
             self._forget()
 
@@ -273,52 +294,10 @@ class SqliteStore:
     def _slots(
         self, key: int, size_s: int, begin: float, end: float, series: str = ""
     ) -> Iterator[Slot]:
-        names = {
-            number: name
-            for number, name in self._execute("SELECT id, name FROM series")
-            if series in ("", name)
-        }
-        where = (key, size_s, begin, end)
-        cells = self._cells(where, next(iter(names), -1) if series else None)
-        cell = next(cells, None)
-        rows = self._execute(
-            f"SELECT {_SLOT} FROM slots"  # noqa: S608 (own names)
-            " WHERE installation = ? AND size = ? AND start >= ? AND start < ? ORDER BY start",
-            *where,
-        )
-        for size, start, known_s, complete_s, complete, *gaps, version in rows:
-            of_slot = {}
-            while cell is not None and cell[0] <= start:
-                if cell[0] == start and cell[1] in names:
-                    of_slot[names[cell[1]]] = Cell._make(cell[2:])
-                cell = next(cells, None)
-            missed = {gap: seconds for gap, seconds in zip(_GAPS, gaps, strict=True) if seconds}
-            yield Slot(size, start, known_s, complete_s, bool(complete), missed, version, of_slot)
-
-    def _cells(self, where: tuple[object, ...], series: int | None) -> sqlite3.Cursor:
-        """Cells of all series, or of one, which is looked up in each slot."""
-        if series is None:
-            return self._execute(
-                "SELECT start, series, high, low, first, last, mean FROM cells"
-                " WHERE installation = ? AND size = ? AND start >= ? AND start < ? ORDER BY start",
-                *where,
-            )
-        return self._execute(
-            "SELECT slots.start, series, high, low, first, last, mean FROM slots CROSS JOIN cells"
-            " ON cells.installation = slots.installation AND cells.size = slots.size"
-            " AND cells.start = slots.start AND series = ? WHERE slots.installation = ?"
-            " AND slots.size = ? AND slots.start >= ? AND slots.start < ? ORDER BY slots.start",
-            *(series, *where),
-        )
+        return find_slots(self._file.connection, (key, size_s, begin, end), series)
 
     def _put(self, key: int, slot: Slot) -> None:
-        gaps = [slot.gaps.get(gap, 0.0) for gap in _GAPS]
-        row = (slot.size_s, slot.start, slot.known_s, slot.complete_s, slot.complete, *gaps)
-        self._execute(
-            f"INSERT OR REPLACE INTO slots (installation, {_SLOT})"  # noqa: S608 (own names)
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            *(key, *row, slot.version),
-        )
+        self._execute(PUT_SLOT, key, *row_of(slot))
         implied = ZERO if slot.complete else NEVER
         self._file.connection.executemany(
             "INSERT OR REPLACE INTO cells VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",

@@ -75,6 +75,9 @@ CREATE TABLE IF NOT EXISTS cells (
   series INTEGER NOT NULL,
   high INTEGER NOT NULL, low INTEGER, first INTEGER, last INTEGER, mean REAL,
   PRIMARY KEY (installation, size, start, series)) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS digests (
+  installation INTEGER NOT NULL, start INTEGER NOT NULL, digest TEXT NOT NULL,
+  PRIMARY KEY (installation, start)) STRICT, WITHOUT ROWID;
 """
 _PROBE: Final = "SELECT batch, name, clock_s, mean FROM installations, series, slots, cells LIMIT 0"
 
@@ -363,7 +366,7 @@ def _prepare(connection: sqlite3.Connection, place: Path, *, writable: bool, net
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
     owner = connection.execute("PRAGMA application_id").fetchone()[0]
     version = connection.execute("PRAGMA user_version").fetchone()[0]
-    tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
     if tables and owner != APPLICATION_ID:
         raise HistoryError(
             f"{place}: is the database of another program: move it away, or set state_dir"
@@ -383,7 +386,7 @@ def _prepare(connection: sqlite3.Connection, place: Path, *, writable: bool, net
     if writable:
         connection.execute(f"PRAGMA journal_mode = {'DELETE' if network else 'WAL'}")
         connection.execute("PRAGMA synchronous = FULL")
-    if not tables:
+    if writable and "digests" not in tables:
         connection.executescript(
             f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA application_id = {APPLICATION_ID};"
             f" PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"

@@ -71,6 +71,12 @@ class HistoryStore(Protocol):
     def known_until(self, installation: str, before: float = 2.0**62) -> float | None:
         """To when the minutes that begin before a time reach; None where there is none."""
 
+    def digests(self, installation: str) -> dict[int, str]:
+        """The digests that were noted, by the beginning of their month in Unix seconds."""
+
+    def note_digest(self, installation: str, start: int, digest: str) -> bool:
+        """Whether another one, or none, was noted of the month; now it is this one."""
+
     def prune(
         self, now: float, *, keep_s: float, keep_daily_s: float, installation: str = ""
     ) -> int:

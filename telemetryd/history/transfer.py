@@ -1,19 +1,27 @@
 """The history as JSON lines, for another store: a heading, then a line for each slot."""
 
+import math
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Protocol
+from uuid import UUID
 
 import msgspec
 import orjson
 
+from telemetryd.bounds import VERSION_CHARS, free_text
 from telemetryd.errors import HistoryError
+from telemetryd.history.recorder import is_set
 from telemetryd.history.report import SlotReader
 from telemetryd.history.slots import SIZES, Cell, Gap, Slot
 
 FORMAT: Final = "telemetryd-history"
 VERSION: Final = 1
 _LONGEST_LINE: Final = 1 << 20
+_SERIES: Final = re.compile(r"[a-z]{1,16}(\.[A-Za-z0-9_-]{1,32}){1,3}")
+_ROUNDED_S: Final = 0.001
 
 
 class _Heading(msgspec.Struct, frozen=True):
@@ -110,10 +118,33 @@ def _parse(place: Path, lines: Any) -> Iterator[tuple[str, Slot]]:
         number += 1
         try:
             found = _DECODER.decode(line)
+            _check(found)
             slot = _slot(found)
         except ValueError as error:
             raise HistoryError(f"{place}:{number}: {error}") from error
-        yield found.installation, slot
+        yield found.installation, replace(slot, version=free_text(slot.version, VERSION_CHARS))
+
+
+def _check(line: _Line) -> None:
+    """Refuse what no telemetryd has written: from then on it would be in every report.
+
+    Raises:
+        ValueError: It says what is wrong.
+    """
+    lost_s = math.fsum(line.gaps.values())
+    if not (line.installation.isprintable() and UUID(line.installation)):
+        raise ValueError("installation isn't an install UUID")
+    if not is_set(line.start):
+        raise ValueError(f"no telemetryd counts at {line.start}: the years are 2020 to 2099")
+    if not 0 <= line.complete <= line.known <= line.size:
+        raise ValueError(f"of {line.size} s, {line.known} are known and {line.complete} complete")
+    if min(line.gaps.values(), default=0) < 0 or lost_s > line.size + _ROUNDED_S:
+        raise ValueError(f"gaps of {lost_s} s in {line.size} s")
+    for name, cell in line.cells.items():
+        if not _SERIES.fullmatch(name):
+            raise ValueError(f"{free_text(name, 40)!r} is no series")
+        if min(number for number in cell if number is not None) < 0:
+            raise ValueError(f"a count of {name} is below 0")
 
 
 def _slot(line: _Line) -> Slot:

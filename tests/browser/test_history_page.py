@@ -114,6 +114,7 @@ async def test_charts_and_tables_have_names_for_screen_readers(browser: str) -> 
         "Last 30 days, by day, in UTC",
         "Last 13 months, by month, in UTC",
         "Nodes by calendar month in UTC",
+        "Versions that ran, and the most clusters at a moment, by calendar month in UTC",
     }
     headings = [name for role, name in exposed if role == "heading"]
     assert sorted(headings, key=headings.index) == [

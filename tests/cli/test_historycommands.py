@@ -7,13 +7,15 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from jsonschema import Draft202012Validator, FormatChecker
 
-from telemetryd.history.slots import HOUR_S, MINUTE_S, Moment, Slot, piece
+from telemetryd.history.slots import HOUR_S, MINUTE_S, Cell, Moment, Slot, piece
 from telemetryd.history.sqlite import open_store
 from telemetryd.history.store import FILE_NAME
 from tests.cli.test_commands import telemetryd
@@ -23,10 +25,13 @@ ONE, OTHER = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-22
 LAST_MONTH = (datetime.now(UTC).replace(day=1) - timedelta(days=1)).replace(
     day=1, hour=0, minute=0, second=0, microsecond=0
 )
+MONTH = f"{LAST_MONTH:%Y-%m}"
 
 
 def minutes(hours: int, nodes: int) -> list[Slot]:
-    moment = Moment({"nodes.entitled": nodes, "nodes.all": nodes + 3}, complete=True, version="v2")
+    values = {"nodes.entitled": nodes, "nodes.all": nodes + 3, "clusters.kubernetes.1.33": 3}
+    values |= {"clusters.provider.rke2": 1, "clusters.provider.k3s": 2}
+    moment = Moment(values, complete=True, version="v2")
     begin = int(LAST_MONTH.timestamp())
     return [piece(MINUTE_S, begin + hour * HOUR_S, 60.0, moment) for hour in range(hours)]
 
@@ -54,7 +59,8 @@ def test_report_shows_each_month_by_the_rule_and_what_is_over_the_limit(config: 
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "Limit         1 license\n" in ended.stdout
     assert "(preset aws-csp)" in ended.stdout
-    (line,) = [each for each in ended.stdout.splitlines() if each.startswith(f"{LAST_MONTH:%Y-%m}")]
+    line, other = (each for each in ended.stdout.splitlines() if each.startswith(MONTH))
+    assert other.split() == [MONTH, "k3s", "2,", "rke2", "1", "1.33", "3", "v2"]
     assert line.split()[1:5] == ["21", "2", "21", "01"]
     assert line.endswith("over the limit")
 
@@ -133,6 +139,11 @@ def test_export_is_merged_into_another_store_and_twice_changes_nothing(
     assert again.stdout == exported.stdout
 
 
+def changed(lines: list[str], **changes: object) -> list[str]:
+    """With another slot of a minute, in line 5."""
+    return [*lines[:4], json.dumps({**json.loads(lines[-1]), **changes}), *lines[5:]]
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
@@ -141,6 +152,16 @@ def test_export_is_merged_into_another_store_and_twice_changes_nothing(
         (lambda lines: [*lines[:-1], lines[-1][:-9]], ":8: "),
         (lambda lines: [*lines[:2], lines[2].replace('"start":', '"start":1'), *lines[3:]], ":3: "),
         (lambda _: ["\x00\x01"], "isn't an export"),
+        (lambda lines: changed(lines, installation="rancher"), ":5: badly formed"),
+        (lambda lines: changed(lines, start=HOUR_S * 10**9), ":5: no telemetryd counts at"),
+        (lambda lines: changed(lines, start=0), ":5: no telemetryd counts at 0: the years are"),
+        (lambda lines: changed(lines, known=-1.0), ":5: of 60 s, -1.0 are known"),
+        (lambda lines: changed(lines, complete=61.0), ":5: of 60 s, 60.0 are known and 61.0"),
+        (lambda lines: changed(lines, gaps={"down": 1e9}), ":5: gaps of 1000000000.0 s in 60 s"),
+        (lambda lines: changed(lines, gaps={"lunch": 1}), ":5: Invalid enum value 'lunch'"),
+        (lambda lines: changed(lines, cells={"my cluster": [1] * 5}), ":5: 'my cluster' is no"),
+        (lambda lines: changed(lines, cells={"nodes.all": [-1] * 5}), ":5: a count of nodes.all"),
+        (lambda lines: changed(lines, cells={"nodes.all": [2**63] * 5}), "too large"),
     ],
 )
 def test_import_of_a_foreign_or_damaged_file_changes_nothing(
@@ -152,9 +173,33 @@ def test_import_of_a_foreign_or_damaged_file_changes_nothing(
     file.write_text("\n".join(change(before.replace(ONE, OTHER).splitlines())))
     ended = telemetryd("history", "import", str(file), "--config", str(config))
     assert ended.returncode == 1
-    assert f"{file}" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+    assert f"{file}" in ended.stderr or why == "too large"
     assert why in ended.stderr
     assert telemetryd("history", "export", "--config", str(config)).stdout == before
+
+
+def test_text_of_a_file_commands_neither_terminal_nor_spreadsheet(
+    config: Path, tmp_path: Path
+) -> None:
+    hostile = "=cmd|'/C calc'!A0\x1b[2J"
+    with closing(open_store(tmp_path, now=time.time)) as store:
+        for slot in minutes(1, 5):
+            store.write(OTHER, [replace(slot, version=hostile)])
+            cells = {f"clusters.provider.{hostile}": Cell(1, 1, 1, 1, 1.0)}
+            store.write(OTHER, [replace(slot, version=hostile, cells=cells)])
+    elsewhere = ("--set", f"state_dir={tmp_path}")
+    text = telemetryd("report", *elsewhere).stdout
+    assert "calc" in text
+    assert "\x1b" not in text
+    made = telemetryd("report", "--format", "csv", *elsewhere).stdout
+    row = next(csv.DictReader(io.StringIO(made)))
+    assert row["versions"] == f"'{hostile}"
+    assert row["providers"] == f"'{hostile} 1, k3s 2, rke2 1"
+    exported = tmp_path / "export.jsonl"
+    exported.write_text(telemetryd("history", "export", *elsewhere).stdout)
+    ended = telemetryd("history", "import", str(exported), "--config", str(config))
+    assert (ended.returncode, ended.stderr.count("is no series")) == (1, 1)
 
 
 def test_prune_removes_what_is_old_or_everything(config: Path) -> None:
@@ -325,6 +370,14 @@ def test_without_its_driver_each_command_names_the_optional_part(
         ('store = "postgresql"\n', 'history.store: is "postgresql": give dsn_file too'),
         ('store = "postgres"\n', 'did you mean "postgresql"?'),
         ('store = "postgresql"\ndsn_file = "dsn"\n', "must be an absolute path"),
+        (
+            'dsn_file = "/etc/dsn"\n',
+            'history.dsn_file: is for PostgreSQL alone: set store = "postgresql", or leave out',
+        ),
+        (
+            'store = "postgresql"\ndsn_file = "postgresql://u:hunter2@db/history"\n',
+            "history.dsn_file: must be an absolute path",
+        ),
     ],
 )
 def test_configuration_of_a_store_that_cannot_be_is_refused(
@@ -334,6 +387,7 @@ def test_configuration_of_a_store_that_cannot_be_is_refused(
     ended = telemetryd("check-config", "--offline", "--config", str(config))
     assert ended.returncode == 78
     assert said in ended.stderr
+    assert "hunter2" not in ended.stderr
 
 
 def test_check_config_warns_of_a_dsn_that_cannot_be_used_yet(config: Path, tmp_path: Path) -> None:

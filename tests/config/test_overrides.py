@@ -117,6 +117,7 @@ NEEDED = {
 }
 BESIDE = {  # what a key makes no sense without
     "history.store": {"TELEMETRYD_HISTORY__DSN_FILE": "/d"},
+    "history.dsn_file": {"TELEMETRYD_HISTORY__STORE": "postgresql"},
     "server.tls_cert_file": {"TELEMETRYD_SERVER__TLS_KEY_FILE": "/k"},
     "server.tls_key_file": {"TELEMETRYD_SERVER__TLS_CERT_FILE": "/c"},
     "server.client_ca_file": {

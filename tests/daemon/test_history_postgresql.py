@@ -2,8 +2,10 @@
 
 import gc
 import json
+import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
@@ -11,13 +13,17 @@ import pytest
 from anyio import to_thread
 
 from telemetryd.config import Config, HistoryConfig
-from telemetryd.daemon import history
+from telemetryd.daemon import historystore
 from telemetryd.daemon.history import HistoryKeeper
 from telemetryd.history.backlog import MOST_WAITING
+from telemetryd.history.entitlement import Entitlement
+from telemetryd.history.months import SETTLED_S
 from telemetryd.history.postgresql import PostgresStore
+from telemetryd.history.report import MONTH, make_report
 from telemetryd.history.slots import HOUR_S, MINUTE_S, Slot
 from telemetryd.history.store import CALL_S
 from tests.daemon.test_history import EVERYTHING, INSTALLATION, FakeFleet, keeping
+from tests.daemon.test_history_months import FEBRUARY
 from tests.support.daemon import Daemon
 from tests.support.embedded import serve_fleet
 from tests.support.postgres import OWNER_PASSWORD, Database
@@ -93,7 +99,7 @@ async def test_minutes_wait_while_the_server_is_away_and_are_written_once(
 async def test_what_waits_is_bounded_and_what_is_dropped_is_counted(
     database: Database, tmp_path: Path
 ) -> None:
-    assert CALL_S < history.STORE_TIMEOUT_S, "its own error comes first, which says more"
+    assert CALL_S < historystore.STORE_TIMEOUT_S, "its own error comes first, which says more"
     fleet, more = FakeFleet(), 7
     async with keeping(fleet, tmp_path, configured(database)) as keeper:
         await fleet.go(0, nodes=7)
@@ -142,7 +148,7 @@ async def test_two_replicas_leave_the_hour_of_one(database: Database, tmp_path: 
         for _ in range(2)
     ]
     for number, each in enumerate(keepers):
-        each._store = PostgresStore(str(database.dsn_file), writer=f"replica-{number}")
+        each._store._store = PostgresStore(str(database.dsn_file), writer=f"replica-{number}")
     async with anyio.create_task_group() as group:
         first = anyio.CancelScope()
 
@@ -164,6 +170,45 @@ async def test_two_replicas_leave_the_hour_of_one(database: Database, tmp_path: 
     (hour,) = await kept(database, HOUR_S)
     assert hour.known_s == 19 * 60
     assert hour.cell(EVERYTHING)[:4] == (29, 10, 10, 29)
+
+
+@pytest.mark.anyio
+async def test_month_that_two_replicas_end_is_logged_by_one(
+    database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "telemetryd.daemon.history")
+    fleet = FakeFleet()
+    fleet.wall = FEBRUARY - 120
+    history = configured(database)
+    async with keeping(fleet, tmp_path, history), keeping(fleet, tmp_path, history) as other:
+        await fleet.go(0, nodes=7)
+        for _ in range(10):
+            looked = other.status.samples
+            await fleet.go(60)
+            await until_async(lambda: other.status.samples > looked, "the other one")  # noqa: B023
+            said = [each for each in caplog.records if "month ended" in each.message]
+            assert not said or fleet.wall >= FEBRUARY + SETTLED_S
+        await until_async(lambda: "month ended" in caplog.text, "the digest of January")
+    fleet.wall += 60
+    async with keeping(fleet, tmp_path, history):
+        await fleet.go(0, nodes=7)
+        await fleet.go(60)
+    assert caplog.text.count("month ended") == 1
+    assert "counted again" not in caplog.text
+    store = PostgresStore(str(database.dsn_file))
+    report = await to_thread.run_sync(
+        lambda: make_report(
+            store,
+            Entitlement(),
+            installation=INSTALLATION,
+            instance="",
+            begin=None,
+            end=datetime.fromtimestamp(fleet.wall, UTC),
+            by=MONTH,
+        )
+    )
+    assert "month=2027-01 figure=7 licenses=7" in caplog.text
+    assert report.periods[0].digest in caplog.text
 
 
 @pytest.mark.timeout(300)

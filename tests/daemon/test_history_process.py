@@ -4,8 +4,10 @@ import json
 import shutil
 import signal
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 
@@ -14,6 +16,7 @@ import pytest
 from telemetryd.history.slots import HOUR_S, MINUTE_S, Slot
 from telemetryd.history.sqlite import read_store
 from telemetryd.history.store import FILE_NAME
+from tests.cli.test_commands import telemetryd
 from tests.export.sinks.test_snapshots import own_mounts
 from tests.support.daemon import Daemon
 from tests.support.embedded import FleetServer, serve_fleet
@@ -123,6 +126,36 @@ def test_file_that_is_removed_and_put_back_while_it_runs_is_gone_on_with(
         kept.goes_on()
         assert kept.daemon.log().count("history file was removed or replaced") == 1
     assert slots_of(kept.state)
+
+
+def test_digest_that_is_logged_at_the_end_of_the_month_is_that_of_the_report(
+    server: FleetServer, tmp_path: Path
+) -> None:
+    with keeping(tmp_path, server) as kept:
+        kept.ahead()
+        kept.wait_for("a minute", lambda: (kept.state / FILE_NAME).exists() and state_of(kept))
+        now = datetime.fromtimestamp(time.time() + 60, UTC)
+        end = (now.replace(day=1) + timedelta(days=32)).replace(day=1, hour=0, minute=5)
+        assert ended_months(kept) == []
+        kept.ahead(int((end - now).total_seconds()))
+        kept.wait_for("the end of the month", lambda: ended_months(kept))
+        for _ in range(2):
+            kept.writes()
+        made = telemetryd(
+            *("report", "--format", "json", "--config", str(kept.daemon.config_file)),
+            STATE_DIRECTORY=str(kept.state),
+            RUNTIME_DIRECTORY=str(tmp_path / "run"),
+        )
+        assert made.returncode == 0, made.stderr
+        month = json.loads(made.stdout)["periods"][-1]
+        (line,) = ended_months(kept)
+        assert (line["month"], line["digest"]) == (f"{now:%Y-%m}", month["digest"])
+        assert (line["figure"], line["licenses"]) == (str(month["figure"]), str(month["licenses"]))
+
+
+def ended_months(kept: Kept) -> list[dict[str, str]]:
+    lines = [json.loads(each) for each in kept.daemon.log().splitlines() if "month ended" in each]
+    return [{name: str(value) for name, value in each.items()} for each in lines]
 
 
 def test_state_folder_of_another_daemon_is_left_to_it_until_it_ends(

@@ -1,7 +1,10 @@
 """The history of a real daemon: asked for over its socket, and what never gets into it."""
 
 import json
+import os
+import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -22,6 +25,7 @@ from tests.support.daemon import TOP_LEVEL, Daemon
 from tests.support.embedded import TOKEN, FleetServer, serve_fleet
 
 INSTALLATION = "11111111-1111-4111-8111-111111111111"
+OTHER = "22222222-2222-4222-8222-222222222222"
 HOURS = 2 * MOST_SLOTS + 30
 BEGIN = int(time.time() // DAY_S) * DAY_S - 60 * DAY_S
 OFF = {
@@ -139,6 +143,97 @@ def test_daemon_of_another_state_folder_is_not_asked(short_path: Path, fleet: Fl
         assert telemetryd(*cleared, "--config", str(daemon.config_file)).returncode == 0
     with closing(read_store(short_path)) as store:
         assert len(store.read(INSTALLATION, HOUR_S, 0, 2**62)) == HOURS
+
+
+def test_import_beside_a_running_daemon_is_refused_and_changes_nothing(
+    short_path: Path, fleet: FleetServer
+) -> None:
+    fill(short_path)
+    with running(short_path, fleet) as daemon:
+        daemon.wait_for("a look", lambda: looked(daemon), 60)
+        config = ("--config", str(daemon.config_file))
+        export = short_path / "export.jsonl"
+        export.write_text(
+            telemetryd("history", "export", *config).stdout.replace(INSTALLATION, OTHER)
+        )
+        before = telemetryd("history", "export", *config).stdout
+        for command in (("import", str(export)), ("migrate",)):
+            ended = telemetryd("history", *command, *config)
+            assert (ended.returncode, ended.stdout) == (1, "")
+            assert ended.stderr == (
+                f"telemetryd: {short_path}: another telemetryd keeps its history there: end it, or"
+                " set state_dir\n"
+            )
+        assert telemetryd("history", "export", *config).stdout == before
+        assert daemon.metric("telemetryd_history_writable") == 1
+    after = telemetryd("history", "import", str(export), *config)
+    assert (after.returncode, after.stderr) == (0, "")
+
+
+AS_ANOTHER_USER = """
+import os, sys
+from telemetryd.cli import run_command
+from telemetryd.daemon.signals import EarlySignals
+command = sys.argv[1:]
+# Twice: once it has run, all is imported, for the other user may not read the library.
+print(run_command(command, EarlySignals()), flush=True)
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+sys.exit(run_command(command, EarlySignals()))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
+@pytest.mark.parametrize(
+    "command", ["report --all-installations", "history export", "history prune"]
+)
+def test_user_whom_the_daemon_refuses_gets_one_error_and_sees_nothing(
+    short_path: Path, fleet: FleetServer, command: str
+) -> None:
+    fill(short_path)
+    with running(short_path, fleet) as daemon:
+        daemon.wait_for("a look", lambda: looked(daemon), 60)
+        short_path.chmod(0o755)
+        daemon.config_file.chmod(0o644)
+        arguments = [*command.split(), "--config", str(daemon.config_file)]
+        ended = subprocess.run(
+            [sys.executable, "-c", AS_ANOTHER_USER, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert ended.returncode == 1
+        assert ended.stderr == (
+            f"telemetryd: user 65534 may not connect to {short_path}/control.sock: run it as root"
+            " or as the daemon's user\n"
+        )
+        assert ended.stdout.endswith("\n0\n"), "and nothing after it"
+
+
+@pytest.mark.parametrize("command", ["report", "history export", "history import", "history prune"])
+def test_file_of_a_newer_telemetryd_gets_one_error_and_is_left_alone(
+    short_path: Path, command: str
+) -> None:
+    fill(short_path)
+    place = short_path / FILE_NAME
+    export = short_path / "export.jsonl"
+    export.write_text(telemetryd("history", "export", "--set", f"state_dir={short_path}").stdout)
+    with closing(sqlite3.connect(place)) as newer:
+        newer.execute("PRAGMA user_version = 9")
+    before = place.read_bytes()
+    own = (str(export),) if command.endswith("import") else ()
+    socket = f"server.control_socket={short_path}/none.sock"
+    for each in (command.split(), [*command.split(), "--set", socket]):
+        ended = telemetryd(*each, *own, "--set", f"state_dir={short_path}")
+        assert (ended.returncode, ended.stdout) == (1, "")
+        assert ended.stderr == (
+            f"telemetryd: {place}: has schema 9, and this telemetryd knows 1: run the newer"
+            " telemetryd that wrote it, or move the file away to begin a new history\n"
+        )
+    assert place.read_bytes() == before
+    assert not [*short_path.glob("*damaged*")]
 
 
 def test_daemon_that_does_not_know_the_question_leaves_the_file(short_path: Path) -> None:

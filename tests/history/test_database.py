@@ -211,6 +211,8 @@ def test_role_sees_and_writes_what_access_sql_grants_it_alone(database: Database
             reader.write(ONE, [minute(1)])
     daemon.write(OTHER, [minute(1)], batch="new")
     assert every.read(OTHER, MINUTE_S, *EVER) == [minute(0), minute(1)]
+    assert daemon.note_digest(OTHER, START, "of a month")
+    assert (one.digests(OTHER), every.digests(OTHER)) == ({}, {START: "of a month"})
     for stranger in (ONE, str(uuid4())):
         with pytest.raises(HistoryError, match=r"row-level security.*access\.sql"):
             daemon.write(stranger, [minute(1)], batch="new")

@@ -1,6 +1,7 @@
 """The store in a real PostgreSQL: as a file's, for replicas, and through whatever may go wrong."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -153,15 +154,45 @@ def test_prune_leaves_other_installations_alone_and_clear_leaves_nothing(
     store = store_of(database)
     for each in (ONE, OTHER):
         store.write(each, [minute(0)])
+        assert store.note_digest(each, START, "one")
     late = START + 400.0 * DAY_S
     prune = partial(store.prune, late, keep_s=2.0 * DAY_S, keep_daily_s=2.0 * DAY_S)
     assert prune(installation=ONE) == 3
     assert (store.installations(), len(store.read(OTHER, MINUTE_S, *EVER))) == ([OTHER], 1)
+    assert (store.digests(ONE), store.digests(OTHER)) == ({}, {START: "one"})
     assert prune() == 3
     store.write(ONE, [minute(0)])
+    store.note_digest(ONE, START, "one")
     store.clear()
-    tables = ("installations", "slots", "cells", "writers")
-    assert [database.ask(f"SELECT * FROM telemetryd.{table}") for table in tables] == [[]] * 4
+    tables = ("installations", "slots", "cells", "writers", "digests")
+    assert [database.ask(f"SELECT * FROM telemetryd.{table}") for table in tables] == [[]] * 5
+
+
+def test_digest_of_a_month_is_noted_once_by_whichever_store(
+    database: Database, tmp_path: Path
+) -> None:
+    with closing(open_store(tmp_path, now=lambda: 0.0)) as file:
+        for store in (store_of(database), file):
+            noted = [store.note_digest(ONE, START, each) for each in ("a", "a", "b", "b", "a")]
+            assert noted == [True, False, True, False, True]
+            assert store.note_digest(ONE, START + 31 * DAY_S, "c")
+            assert store.note_digest(OTHER, START, "a")
+            assert store.digests(ONE) == {START: "a", START + 31 * DAY_S: "c"}
+            assert store.digests("33333333-3333-4333-8333-333333333333") == {}
+            keep = {"keep_s": DAY_S, "keep_daily_s": DAY_S}
+            store.prune(START + 3.0 * DAY_S, **keep, installation=ONE)
+            assert store.digests(ONE) == {START + 31 * DAY_S: "c"}
+            assert store.digests(OTHER) == {START: "a"}
+
+
+def test_replicas_that_note_a_digest_at_once_learn_which_of_them_was_first(
+    database: Database,
+) -> None:
+    stores = [store_of(database, f"replica-{number}") for number in range(6)]
+    stores[0].write(ONE, [minute(0)])
+    with ThreadPoolExecutor(6) as pool:
+        noted = list(pool.map(lambda store: store.note_digest(ONE, START, "a"), stores))
+    assert sorted(noted) == [False] * 5 + [True]
 
 
 # -- replicas

@@ -9,7 +9,7 @@ import pytest
 
 from telemetryd.history.entitlement import PRESETS, Entitlement
 from telemetryd.history.report import DAY, MONTH, Peak, Period, Report, calendar, make_report
-from telemetryd.history.slots import HOUR_S, Cell, Gap, Slot
+from telemetryd.history.slots import DAY_S, HOUR_S, Cell, Gap, Slot, join, slot_start
 
 INSTALLATION = "7f2c7d1e-0d9d-4c3f-8a0e-0d3b0b6f0f11"
 SERIES = "nodes.entitled"
@@ -21,6 +21,7 @@ class Hours:
     def __init__(self, begin: datetime) -> None:
         self.begin = int(begin.timestamp())
         self.slots: list[Slot] = []
+        self.cells_read = 0
 
     def add(self, number: int, nodes: int | None, **more: int) -> None:
         """So many more hours with so many nodes; None where they aren't known."""
@@ -36,9 +37,25 @@ class Hours:
                     Slot(HOUR_S, start, 3600.0, 3600.0, complete=True, version="v2", cells=cells)
                 )
 
-    def read(self, installation: str, size_s: int, begin: float, end: float) -> Sequence[Slot]:
-        assert (installation, size_s) == (INSTALLATION, HOUR_S)
-        return [slot for slot in self.slots if begin <= slot.start < end]
+    def read(
+        self, installation: str, size_s: int, begin: float, end: float, *, series: str = ""
+    ) -> Sequence[Slot]:
+        assert installation == INSTALLATION
+        found = self.slots
+        if size_s == DAY_S:
+            days: dict[int, list[Slot]] = {}
+            for slot in self.slots:
+                days.setdefault(slot_start(slot.start, DAY_S), []).append(slot)
+            found = [join(DAY_S, start, parts) for start, parts in days.items()]
+        read = [
+            replace(
+                slot, cells={name: slot.cells[name] for name in slot.cells if series in ("", name)}
+            )
+            for slot in found
+            if begin <= slot.start < end
+        ]
+        self.cells_read += sum(len(slot.cells) for slot in read)
+        return read
 
     def report(
         self, rule: Entitlement, *, by: str = MONTH, begin: datetime | None = None
@@ -138,6 +155,14 @@ def test_versions_and_providers_are_listed() -> None:
     (month,) = hours.report(Entitlement()).periods
     assert month.versions == ("v2", "v3")
     assert month.providers == {"k3s": 1, "rke2": 2}
+
+
+@pytest.mark.parametrize("days", [30, 300])
+def test_report_reads_an_hour_of_one_series_and_a_day_of_all(days: int) -> None:
+    hours = Hours(utc(2026, 1, 1))
+    hours.add(days * 24, 3, **{f"nodes__provider__{number}": 1 for number in range(39)})
+    hours.report(PRESETS["payg-monthly"])
+    assert hours.cells_read == days * (24 + 40)
 
 
 CHANGES: dict[str, Callable[[Slot], Slot]] = {

@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import stat
 import sys
+from contextlib import closing
 from pathlib import Path
 from random import Random
 from subprocess import PIPE, Popen
@@ -77,6 +78,7 @@ def test_old_slots_go_by_their_size(tmp_path: Path) -> None:
 def test_clear_leaves_nothing_in_the_file(tmp_path: Path) -> None:
     store = opened(tmp_path)
     store.write(ONE, [minute(0)])
+    store.note_digest(ONE, START, "digest of a month")
     store.clear()
     assert store.installations() == []
     store.close()
@@ -85,6 +87,20 @@ def test_clear_leaves_nothing_in_the_file(tmp_path: Path) -> None:
         assert ONE.encode() not in content
         assert b"nodes.all" not in content
         assert b"v2.14.1" not in content
+        assert b"digest of a month" not in content
+
+
+def test_file_without_a_table_that_was_added_goes_on(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.write(ONE, [minute(0)])
+    store.close()
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as former:
+        former.execute("DROP TABLE digests")
+    assert len(read_store(tmp_path).read(ONE, MINUTE_S, 0, 2**40)) == 1
+    store = opened(tmp_path)
+    assert store.digests(ONE) == {}
+    assert store.note_digest(ONE, START, "a")
+    assert (len(store.read(ONE, MINUTE_S, 0, 2**40)), store.set_aside) == (1, None)
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,8 @@ if sys.argv[1] == "full":
         if number == 1:
             store.close()
             seen["opened"] = attempt(lambda: globals().update(store=opened(folder)))
+    # What is removed takes room in the journal first.
+    seen["prune"] = attempt(lambda: store.prune(4e9, keep_s=0, keep_daily_s=0))
     seen["kept"] = len(store.read(ONE, MINUTE_S, 0, 2**40))
     filler.close()
     (folder / "filler").unlink()
@@ -138,6 +140,7 @@ def test_full_disk_is_named_and_loses_nothing(tmp_path: Path) -> None:
     seen = seen_on_a_mount("full", tmp_path)
     for number in range(3):
         assert "full: make room on its disk" in str(seen[f"write {number}"])
+    assert "full: make room on its disk" in str(seen["prune"])
     assert (seen["kept"], seen["after"], seen["again"]) == (1, "done", "done")
     assert (seen["slots"], seen["hours"]) == ([600, 60.0], 36_000.0)
 

@@ -58,7 +58,10 @@ class Past:
         if self.trouble:
             raise HistoryError(self.trouble)
         return [
-            replace(slot, cells={name: slot.cells[name] for name in slot.cells if name == series})
+            replace(
+                slot,
+                cells={name: cell for name, cell in slot.cells.items() if series in ("", name)},
+            )
             for slot in self.slots.get(size_s, ())
             if begin <= slot.start < end
         ]

@@ -10,9 +10,16 @@ from fractions import Fraction
 from typing import Any, Final
 
 from telemetryd.history.charts import Point, chart
-from telemetryd.history.documents import CAVEATS, document, number, rule_in_words, to_csv, to_json
+from telemetryd.history.documents import (
+    CAVEATS,
+    counts_in_words,
+    document,
+    rule_in_words,
+    to_csv,
+    to_json,
+)
 from telemetryd.history.entitlement import Entitlement
-from telemetryd.history.report import MONTH, Period, Report
+from telemetryd.history.report import MONTH, Period, Report, number
 from telemetryd.serve.page.facts import render_time
 from telemetryd.serve.page.layout import (
     PageRow,
@@ -83,21 +90,14 @@ def render_history(usage: Usage, facts: HistoryFacts) -> bytes:
 
 
 def render_json(usage: Usage, facts: HistoryFacts) -> bytes:
-    """The report by month, and what the charts show.
-
-    Versions and providers are in ``telemetryd report`` alone: they need all that is kept.
-    """
+    """The report by month, and what the charts show."""
     made = Report(facts.installation, facts.instance, None, _moment(facts), MONTH, facts.rule, ())
-    found = document(usage.report or made)
-    for period in found["periods"]:
-        for name in ("versions", "providers", "kubernetes"):
-            del period[name]
     found = {
         "enabled": not facts.off,
         "off": facts.off,
         "trouble": usage.trouble or facts.status.trouble,
         "store": facts.store,
-        **found,
+        **document(usage.report or made),
         "charts": {each.name: [_point(point) for point in each.points] for each in usage.charts},
     }
     return to_json(found).encode()
@@ -157,7 +157,7 @@ def _entitlement(usage: Usage, facts: HistoryFacts) -> Markup:
         ("Kept in", tag("code", facts.store) if facts.store else "nothing that outlives a restart"),
     ]
     if facts.instance:
-        rows.append(("PageRow of", tag("code", facts.instance)))
+        rows.append(("Record of", tag("code", facts.instance)))
     command = tag("code", "telemetryd report --format html --output report.html")
     rows.append(("To hand over", join((command, " writes one file that prints well."))))
     return section(
@@ -222,7 +222,29 @@ def _months(report: Report, stretches: Sequence[Stretch]) -> Markup:
         for period, stretch in reversed(list(zip(report.periods, stretches, strict=True)))
     ]
     caption = f"{_UNITS[report.rule.unit].capitalize()} by calendar month in UTC"
-    return section("months", "By month", records(caption, ("Month", *_COLUMNS), rows))
+    months = records(caption, ("Month", *_COLUMNS), rows)
+    return section("months", "By month", months, _variety(report.periods))
+
+
+def _variety(periods: Sequence[Period]) -> Markup:
+    rows = (
+        PageRow(
+            f"{period.begin:%B %Y}",
+            "",
+            [
+                text or None
+                for text in (
+                    ", ".join(period.versions),
+                    counts_in_words(period.providers),
+                    counts_in_words(period.kubernetes),
+                )
+            ],
+        )
+        for period in reversed(periods)
+    )
+    heads = ("Month", "Versions", "Clusters by provider", "Clusters by Kubernetes")
+    caption = "Versions that ran, and the most clusters at a moment, by calendar month in UTC"
+    return more("Versions and providers, by month", records(caption, heads, rows))
 
 
 def _cells(period: Period, rule: Entitlement) -> Sequence[Child | None]:

@@ -4,10 +4,10 @@ Each read is at most a month of hours, so that what writes the store gets its tu
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from fractions import Fraction
 from functools import partial
 from typing import Final, TypeAlias, TypeVar
 
@@ -17,14 +17,24 @@ import anyio.to_thread
 from telemetryd.errors import HistoryError
 from telemetryd.history.charts import NO_RECORD, REASONS, Point, points_of, thinned
 from telemetryd.history.entitlement import Entitlement
-from telemetryd.history.report import MONTH, Period, Report, calendar, make_report, month_of
-from telemetryd.history.slots import DAY_S, HOUR_S, MINUTE_S, Gap, Slot
+from telemetryd.history.report import (
+    MONTH,
+    Period,
+    Report,
+    calendar,
+    make_period,
+    month_of,
+    slots_inside,
+)
+from telemetryd.history.slots import DAY_S, HOUR_S, MINUTE_S, Gap, Slot, slot_start
 from telemetryd.model import HistoryStatus
 
 T = TypeVar("T")
 
 ReadSlots: TypeAlias = Callable[[int, float, float, str], Awaitable[Sequence[Slot]]]
-"""Size in seconds, begin, end and series: the slots of one series that begin in [begin, end).
+"""Size in seconds, begin, end and series: the slots that begin in [begin, end), with its cells.
+
+An empty series stands for all of them.
 
 Raises HistoryError where the store can't be read.
 """
@@ -37,7 +47,7 @@ PATIENCE_S: Final = 1.0
 """The front page waits less."""
 SPARK_POINTS: Final = 160
 _SPARK_S: Final = 30 * DAY_S
-_DAYS_READ: Final = 400 * DAY_S
+_DAYS_READ: Final = 1440 * DAY_S
 _YEARS_KEPT: Final = 10
 """``history.keep_daily`` may be no longer."""
 _WRITTEN_WITHIN: Final = 2
@@ -109,7 +119,7 @@ class Usage:
     """What is shown.
 
     Attributes:
-        report: By month, without versions and providers; None where nothing is known.
+        report: By month; None where nothing is known.
         since: The beginning of the first hour known.
         trouble: Why the store can't be read, empty where it can.
     """
@@ -131,7 +141,7 @@ class UsageReader:
         self._one_at_a_time = anyio.CapacityLimiter(1)
         self._usage: tuple[tuple[object, ...], Usage] = (), Usage()
         self._nodes: tuple[tuple[object, ...], tuple[Point, ...]] = (), ()
-        self._over: tuple[tuple[object, ...], dict[datetime, tuple[Period, Stretch]]] = (), {}
+        self._over: tuple[tuple[object, ...], _Over] = (), _Over()
 
     async def usage(self) -> Usage:
         """What is known by the rule of the entitlement; while that is read, what was before."""
@@ -187,13 +197,14 @@ class UsageReader:
             HistoryError: The store can't be read.
         """
         now = _moment(facts.now)
-        since = await self._find_beginning(facts)
+        over = await self._of_this_hour(facts)
+        since = over.since
         if since is None:
             return Usage()
         first = month_of(now)
         for _ in range(MONTHS_BEFORE):
             first = month_of(first - timedelta(days=1))
-        months = await self._months(facts, max(first, since), now)
+        months = await self._months(facts, over.months, max(first, since), now)
         periods = tuple(period for period, _ in months)
         report = Report(facts.installation, facts.instance, since, now, MONTH, facts.rule, periods)
         year = await self._slots(facts, DAY_S, first, now)
@@ -213,21 +224,38 @@ class UsageReader:
         )
         return Usage(report, since, charts)
 
+    async def _of_this_hour(self, facts: HistoryFacts) -> "_Over":
+        """What was found out in this hour, if the beginning of it all is still there."""
+        key = (facts.now // HOUR_S, *_key(facts)[1:])
+        since = self._over[1].since
+        if self._over[0] != key or since is None or not await self._is_known(facts, since):
+            self._over = key, _Over(await self._find_beginning(facts))
+        return self._over[1]
+
+    async def _is_known(self, facts: HistoryFacts, at: datetime) -> bool:
+        day = slot_start(at.timestamp(), DAY_S)
+        found = await self._read(DAY_S, day, day + DAY_S, facts.rule.series)
+        return any(slot.known for slot in found)
+
     async def _months(
-        self, facts: HistoryFacts, first: datetime, now: datetime
+        self,
+        facts: HistoryFacts,
+        over: dict[datetime, tuple[Period, Stretch]],
+        first: datetime,
+        now: datetime,
     ) -> list[tuple[Period, Stretch]]:
         """Each month; those that are over are counted again after an hour."""
-        key = (facts.now // HOUR_S, *_key(facts)[1:])
-        if self._over[0] != key:
-            self._over = key, {}
-        over = self._over[1]
+        spans = [*calendar(first, now, MONTH)]
+        unread = next((lower for lower, _ in spans if lower not in over), now)
+        days = await self._read(DAY_S, unread.timestamp(), now.timestamp(), "")
         months = []
-        for lower, upper in calendar(first, now, MONTH):
+        for lower, upper in spans:
             month = over.get(lower)
             if month is None:
                 end = min(upper, now)
                 hours = await self._slots(facts, HOUR_S, lower, end)
-                month = await self._in_thread(partial(_month, facts, lower, end, hours))
+                count = partial(_month, facts, (lower, upper), end, hours, days)
+                month = await self._in_thread(count)
             if upper <= now:
                 over[lower] = month
             months.append(month)
@@ -256,14 +284,12 @@ class UsageReader:
 
     async def _find_beginning(self, facts: HistoryFacts) -> datetime | None:
         """The first hour known, however long ago."""
-        begin = facts.now - _YEARS_KEPT * 366 * DAY_S
+        series, begin = facts.rule.series, facts.now - _YEARS_KEPT * 366 * DAY_S
         while begin < facts.now:
             until = min(begin + _DAYS_READ, facts.now)
-            for day in await self._read(DAY_S, begin, until, facts.rule.series):
+            for day in await self._read(DAY_S, begin, until, series):
                 if day.known:
-                    hours = await self._read(
-                        HOUR_S, day.start, day.start + DAY_S, facts.rule.series
-                    )
+                    hours = await self._read(HOUR_S, day.start, day.start + DAY_S, series)
                     known = (slot.start for slot in hours if slot.known)
                     return _moment(next(known, day.start))
             begin = until
@@ -279,20 +305,12 @@ class UsageReader:
         return await anyio.to_thread.run_sync(call, limiter=self._one_at_a_time)
 
 
-class _HoursRead:
-    """A store of what has been read already."""
+@dataclass(slots=True)
+class _Over:
+    """What is found out once an hour: the first hour known, and the months that are over."""
 
-    def __init__(self, slots: Sequence[Slot]) -> None:
-        self._slots = slots
-
-    def read(
-        self,
-        installation: str,  # noqa: ARG002 - that of the reader
-        size_s: int,  # noqa: ARG002 - hours
-        begin: float,
-        end: float,
-    ) -> Sequence[Slot]:
-        return [slot for slot in self._slots if begin <= slot.start < end]
+    since: datetime | None = None
+    months: dict[datetime, tuple[Period, Stretch]] = field(default_factory=dict)
 
 
 def _key(facts: HistoryFacts) -> tuple[object, ...]:
@@ -305,19 +323,15 @@ def _is_kept(facts: HistoryFacts) -> bool:
 
 
 def _month(
-    facts: HistoryFacts, begin: datetime, end: datetime, hours: Sequence[Slot]
+    facts: HistoryFacts,
+    span: tuple[datetime, datetime],
+    end: datetime,
+    hours: Sequence[Slot],
+    days: Sequence[Slot],
 ) -> tuple[Period, Stretch]:
-    report = make_report(
-        _HoursRead(hours),
-        facts.rule,
-        installation=facts.installation,
-        instance=facts.instance,
-        begin=begin,
-        end=end,
-        by=MONTH,
-    )
-    (period,) = report.periods
-    return period, _stretch(facts.rule, begin, hours, (end - begin).total_seconds())
+    inside = slots_inside(days, span)
+    period = make_period(facts.rule, facts.installation, span, hours, inside, until=end)
+    return period, _stretch(facts.rule, span[0], hours, (end - span[0]).total_seconds())
 
 
 def _points(
@@ -336,7 +350,10 @@ def _lines(
     lines = []
     first = math.ceil(begin.timestamp() / size_s) * size_s
     for start in range(first, math.ceil(end.timestamp()), size_s):
-        inside = [slot for slot in slots if start <= slot.start < start + size_s]
+        lower, upper = (
+            bisect_left(slots, at, key=lambda slot: slot.start) for at in (start, start + size_s)
+        )
+        inside = slots[lower:upper]
         seconds = min(size_s, end.timestamp() - start)
         lines.append(_stretch(rule, _moment(start), inside, seconds))
     return lines
@@ -350,7 +367,7 @@ def _stretch(rule: Entitlement, begin: datetime, slots: Sequence[Slot], seconds:
     mean = math.fsum(each_s * mean for each_s, mean in weighted) / (complete_s or 1.0)
 
     def in_units(value: float | None) -> float | None:
-        return None if value is None else float(rule.units(Fraction(value)))
+        return None if value is None else rule.shown(value)
 
     return Stretch(
         begin,

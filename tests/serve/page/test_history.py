@@ -14,7 +14,7 @@ from telemetryd.history.report import MONTH, make_report
 from telemetryd.history.slots import HOUR_S, Slot
 from telemetryd.serve.page.history import render_csv, render_history, render_json
 from telemetryd.serve.page.notes import Tone
-from telemetryd.serve.page.usage import HistoryFacts, UsageReader
+from telemetryd.serve.page.usage import HistoryFacts, Usage, UsageReader
 from tests.serve.facts import INSTALL_UUID, NOW
 from tests.serve.page.test_page import Document
 from tests.serve.past import BEGAN, FACTS, OUTAGES, PASTS, RULE, Past, nodes_at
@@ -34,14 +34,22 @@ async def data(past: Past) -> dict[str, object]:
 
 
 class All:
-    """The hours of a past as a store of a file."""
+    """A past as a store of a file."""
 
     def __init__(self, past: Past) -> None:
-        self.hours = past.slots[HOUR_S]
+        self.slots = past.slots
 
-    def read(self, installation: str, size_s: int, begin: float, end: float) -> list[Slot]:
-        assert (installation, size_s) == (INSTALL_UUID, HOUR_S)
-        return [slot for slot in self.hours if begin <= slot.start < end]
+    def read(
+        self,
+        installation: str,
+        size_s: int,
+        begin: float,
+        end: float,
+        *,
+        series: str = "",
+    ) -> list[Slot]:
+        assert installation == INSTALL_UUID
+        return [slot for slot in self.slots[size_s] if begin <= slot.start < end]
 
 
 @pytest.mark.parametrize("name", PASTS)
@@ -56,7 +64,8 @@ async def test_page_is_well_formed_and_names_are_unique(name: str) -> None:
     assert all(each["role"] == "img" and each["aria-label"] for each in charts)
     drawn = name in {"a day", "13 months", "unwritable", "hostile"}
     assert len(charts) == (3 if drawn else 0)
-    assert len(document.all("details")) == len(charts)
+    # A table for each, and that of versions and providers.
+    assert len(document.all("details")) == (4 if drawn else 0)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +148,17 @@ async def test_peak_of_a_minute_is_in_every_chart() -> None:
     assert max(point["high"] or 0 for point in charts["year"]) == peak
 
 
+async def test_versions_and_providers_of_each_month_are_in_words() -> None:
+    past = PASTS["13 months"]
+    text = (await shown(past)).text
+    assert text.count("eks 2, rke2 19") == text.count("1.33 21") == 13
+    usage = await UsageReader(lambda: past.facts, past.read).usage()
+    lines = csv.DictReader(io.StringIO(render_csv(usage, past.facts).decode()))
+    assert {(each["versions"], each["providers"], each["kubernetes"]) for each in lines} == {
+        ("v2.15.0", "eks 2, rke2 19", "1.33 21")
+    }
+
+
 async def test_hostile_texts_are_texts() -> None:
     document = await shown(PASTS["hostile"])
     assert "script" not in {name for name, _ in document.elements}
@@ -155,7 +175,9 @@ async def test_json_holds_what_the_page_shows() -> None:
     assert found["installation"] == INSTALL_UUID
     periods = found["periods"]
     assert isinstance(periods, list)
-    assert [set(each) & {"versions", "providers"} for each in periods] == [set(), set()]
+    assert {(*each["versions"], *each["providers"], *each["kubernetes"]) for each in periods} == {
+        ("v2.15.0", "eks", "rke2", "1.33")
+    }
     off = await data(PASTS["off"])
     assert (off["enabled"], off["off"]) == (False, "switched off by $DO_NOT_TRACK")
 
@@ -176,11 +198,22 @@ async def test_store_is_read_once_a_minute_in_small_parts() -> None:
     assert len(past.reads) == number
     now[0] += 1
     assert await reader.usage() is not first
-    assert len(past.reads) == 2 * number - 12, "months that are over"
+    # The day that it all began with, hours and days of this month, and what the charts show.
+    assert len(past.reads) == number + 6
     now[0] += HOUR_S
     await reader.usage()
-    assert len(past.reads) == 3 * number - 12
+    assert len(past.reads) == 2 * number + 6
     assert max((end - begin) / size_s for size_s, begin, end in past.reads) <= 1441
+
+
+async def test_what_was_removed_is_not_shown_from_memory() -> None:
+    past = replace(PASTS["13 months"], slots=dict(PASTS["13 months"].slots))
+    now = [NOW]
+    reader = UsageReader(lambda: replace(FACTS, now=now[0]), past.read)
+    assert (await reader.usage()).report is not None
+    past.slots.clear()
+    now[0] += 60
+    assert await reader.usage() == Usage()
 
 
 async def test_nothing_is_read_while_it_is_off() -> None:
