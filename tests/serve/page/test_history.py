@@ -22,6 +22,12 @@ from tests.serve.past import BEGAN, FACTS, OUTAGES, PASTS, RULE, Past, nodes_at
 pytestmark = pytest.mark.anyio
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that is busy for long is read to its end."""
+    monkeypatch.setattr("telemetryd.serve.page.usage.READ_TIMEOUT_S", 300.0)
+
+
 async def shown(past: Past) -> Document:
     usage = await UsageReader(lambda: past.facts, past.read).usage()
     return Document(render_history(usage, past.facts).decode())
