@@ -29,7 +29,7 @@ from telemetryd.gather.project import (
     SETTINGS,
     nodes_resource,
 )
-from telemetryd.gather.shapes import ShapeTable
+from telemetryd.gather.traits import TraitsTable
 from telemetryd.informer.decode import ObjectDecoder
 from telemetryd.informer.resource import KubeObject, Resource
 from telemetryd.informer.store import Relist, Store
@@ -50,7 +50,7 @@ async def measure(nodes: int) -> dict[str, float]:
         ``collection_unchanged_s`` and ``payload_bytes``.
     """
     fleet = BenchFleet(nodes)
-    resource = nodes_resource(ShapeTable())
+    resource = nodes_resource(TraitsTable())
     gc.collect()
     tracemalloc.start()
     node_store = await _fill(resource, (o for o in fleet.objects() if o.plural == "nodes"))
@@ -124,7 +124,7 @@ def _versioned(objects: Iterable[Stored]) -> Iterator[bytes]:
 
 
 def _two_states(nodes: Store[NodeRecord], key: str) -> tuple[NodeRecord, NodeRecord]:
-    """A node with another's shape, and as it is: a change that moves the counts each time.
+    """A node as another is, and as it is itself: a change that moves the counts each time.
 
     Raises:
         TypeError: The node could not be read.
@@ -133,8 +133,8 @@ def _two_states(nodes: Store[NodeRecord], key: str) -> tuple[NodeRecord, NodeRec
     first = nodes.get(key)
     if not isinstance(first, NodeRecord):
         raise TypeError(f"{key} isn't held")
-    other = next(record.shape for record in records if record.shape != first.shape)
-    return msgspec.structs.replace(first, shape=other), first
+    other = next(record for record in records if record.shape != first.shape)
+    return msgspec.structs.replace(other, uid=first.uid, cluster=first.cluster), first
 
 
 if __name__ == "__main__":

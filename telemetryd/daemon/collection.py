@@ -32,7 +32,7 @@ from telemetryd.gather.project import (
     nodes_resource,
     setting_value,
 )
-from telemetryd.gather.shapes import ShapeTable
+from telemetryd.gather.traits import TraitsTable
 from telemetryd.informer.informer import Informer
 from telemetryd.informer.resource import Resource, T
 from telemetryd.informer.source import KubeSource, serves_group
@@ -180,7 +180,7 @@ def build_collection(
         settings = informers.make(SETTINGS).reader
         rancher = Readers(
             clusters=informers.make(CLUSTERS).reader,
-            nodes=informers.make(nodes_resource(ShapeTable())).reader,
+            nodes=informers.make(nodes_resource(TraitsTable())).reader,
             settings=settings,
             features=informers.make(FEATURES).reader,
             kube_system=informers.make(KUBE_SYSTEM).reader,
@@ -194,7 +194,7 @@ def build_collection(
         gatherer = gather(rancher, build.git_hash)
         build.on_change(gatherer.recheck)
         return Collection(source, config.identity, informers, gatherer, build)
-    nodes = informers.make(core_nodes_resource(ShapeTable())).reader
+    nodes = informers.make(core_nodes_resource(TraitsTable())).reader
     version = ServerVersion(client, nodes=nodes, overrides=config.identity, rng=rng)
     plain = PlainReaders(
         nodes=nodes,

@@ -14,14 +14,13 @@ import msgspec
 
 from telemetryd import bounds
 from telemetryd.errors import UnreadableObject, UnreadableReason
-from telemetryd.gather.shapes import ShapeTable, decode_raw, read_capacity
+from telemetryd.gather.traits import TraitsTable, decode_raw, read_size
 from telemetryd.informer.resource import KubeObject, ObjectMeta, Resource, T
 from telemetryd.informer.store import Reader
 from telemetryd.model import (
     FeatureRecord,
     NamespaceRecord,
     NodeRecord,
-    NodeShape,
     ProjectRecord,
     R,
     SettingRecord,
@@ -162,8 +161,8 @@ _ROLES: Final = tuple(
 )
 
 
-def project_node(shapes: ShapeTable, _key: str, node: NodeObject) -> NodeRecord:
-    """The record of a node, its shape interned in the table.
+def project_node(traits: TraitsTable, _key: str, node: NodeObject) -> NodeRecord:
+    """The record of a node, its traits interned in the table.
 
     Raises:
         UnreadableObject: It has no UID or no namespace.
@@ -174,17 +173,14 @@ def project_node(shapes: ShapeTable, _key: str, node: NodeObject) -> NodeRecord:
     if not namespace:
         raise UnreadableObject(UnreadableReason.MISSING, "a node without namespace has no cluster")
     spec = node.spec or _NO_SPEC
-    shape = intern_shape(
-        shapes,
+    return make_record(
+        traits,
+        uid,
+        sys.intern(namespace),
         node.status.internal_node_status if node.status is not None else None,
-        control_plane=bool(spec.control_plane),
-        etcd=bool(spec.etcd),
-        worker=bool(spec.worker),
-    )
-    return NodeRecord(
-        uid=uid,
-        cluster=sys.intern(namespace),
-        shape=shape,
+        roles_of(
+            control_plane=bool(spec.control_plane), etcd=bool(spec.etcd), worker=bool(spec.worker)
+        ),
         in_capacity=_is_in_capacity(spec),
     )
 
@@ -204,29 +200,40 @@ def _is_in_capacity(spec: _NodeSpec) -> bool:
     )
 
 
-def intern_shape(
-    shapes: ShapeTable,
+def roles_of(*, control_plane: bool, etcd: bool, worker: bool) -> tuple[str, ...]:
+    """The roles of a node, sorted."""
+    return _ROLES[control_plane + 2 * etcd + 4 * worker]
+
+
+def make_record(
+    traits: TraitsTable,
+    uid: str,
+    cluster: str,
     status: InternalNodeStatus | None,
+    roles: tuple[str, ...],
     *,
-    control_plane: bool,
-    etcd: bool,
-    worker: bool,
-) -> NodeShape:
-    """The shape of a node with this status and these roles, interned in the table.
+    in_capacity: bool = True,
+) -> NodeRecord:
+    """The record of a node with this status, its traits interned in the table.
 
     Raises:
         UnreadableObject: Its capacity can't be read.
     """
     info = (status.node_info if status is not None else None) or _NO_INFO
-    capacity, gpus = read_capacity(status.capacity if status is not None else b"")
-    roles = _ROLES[control_plane + 2 * etcd + 4 * worker]
+    size = read_size(status.capacity if status is not None else b"")
     labels = (
         bounds.version(info.architecture),
         bounds.version(info.operating_system),
         bounds.version(info.container_runtime_version),
         bounds.version(info.kernel_version),
     )
-    return shapes.intern(labels, roles, capacity.cpu, capacity.memory, gpus)
+    return NodeRecord(
+        uid,
+        cluster,
+        traits.intern(labels, roles, size.gpus, in_capacity=in_capacity),
+        size.cpu_nano,
+        size.memory_nano,
+    )
 
 
 def project_setting(key: str, setting: SettingObject) -> SettingRecord:
@@ -334,9 +341,9 @@ def management_resource(
     )
 
 
-def nodes_resource(shapes: ShapeTable) -> Resource[NodeObject, NodeRecord]:
-    """nodes.management.cattle.io, their shapes interned in the table."""
-    project = partial(project_node, shapes)
+def nodes_resource(traits: TraitsTable) -> Resource[NodeObject, NodeRecord]:
+    """nodes.management.cattle.io, their traits interned in the table."""
+    project = partial(project_node, traits)
     return management_resource("nodes", "Node", NodeObject, project, namespaced=True)
 
 

@@ -18,7 +18,7 @@ from telemetryd.gather.project import (
     nodes_resource,
 )
 from telemetryd.gather.requests import SECRET_REQUESTS, RequestSpec, SecretRequestStatus
-from telemetryd.gather.shapes import GPU_KEYS, Capacity, ShapeTable
+from telemetryd.gather.traits import GPU_KEYS, Capacity, TraitsTable
 
 
 def keys_of(
@@ -54,9 +54,9 @@ def _walk(
             yield path
 
 
-_SHAPES: Final = ShapeTable()
-_RANCHER_NODES: Final = nodes_resource(_SHAPES)
-_CORE_NODES: Final = core_nodes_resource(_SHAPES)
+_TRAITS: Final = TraitsTable()
+_RANCHER_NODES: Final = nodes_resource(_TRAITS)
+_CORE_NODES: Final = core_nodes_resource(_TRAITS)
 
 KEYS_READ: Final[Mapping[str, tuple[str, ...]]] = {
     CLUSTERS.id: keys_of(CLUSTERS.object_type),

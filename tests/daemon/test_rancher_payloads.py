@@ -10,7 +10,7 @@ import pytest
 
 from telemetryd.gather.clusters import CLUSTERS
 from telemetryd.gather.project import nodes_resource
-from telemetryd.gather.shapes import ShapeTable
+from telemetryd.gather.traits import TraitsTable
 from tests.daemon.test_payloads import World
 
 DATA = Path(__file__).parents[1] / "export" / "data" / "rancher-payloads.ndjson.gz"
@@ -26,7 +26,7 @@ def rows(document: dict[str, Any], key: str) -> list[Any]:
 @pytest.mark.parametrize("fleet", COMPUTED, ids=range(len(COMPUTED)))
 def test_payload_of_an_ordinary_fleet_is_ranchers_own(fleet: dict[str, Any]) -> None:
     world = World()
-    nodes = nodes_resource(ShapeTable())
+    nodes = nodes_resource(TraitsTable())
     for each in fleet["clusters"]:
         name = each["metadata"]["name"]
         decoded = msgspec.json.decode(json.dumps(each), type=CLUSTERS.object_type)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from telemetryd.errors import UnreadableReason
 from telemetryd.gather.aggregate import FleetAggregate, Tally
 from telemetryd.model import (
-    UNREADABLE_SHAPE,
+    UNREADABLE_TRAITS,
     ClusterRecord,
     ClusterRow,
     Delta,
@@ -161,8 +161,7 @@ def test_an_orphan_that_goes_leaves_nothing_behind() -> None:
     fleet.apply_node(Delta("c1/0", node(cluster="c1"), None))
     assert fleet.tally() == FleetAggregate().tally()
     assert not fleet._clusters
-    assert not fleet._counts
-    assert not fleet._rows
+    assert not len(fleet._systems)
 
 
 def test_an_unreadable_cluster_is_a_cluster_and_an_unreadable_node_is_a_node_of_its_own() -> None:
@@ -231,9 +230,8 @@ def test_any_order_of_deltas_equals_a_recount(changes: list[tuple[str, str, Any]
     for key, held in clusters.items():
         fleet.apply_cluster(Delta(key, held, None))
     assert not fleet._clusters
-    assert not fleet._counts
-    assert not fleet._rows
-    assert not fleet._sizes
+    assert not len(fleet._systems)
+    assert not len(fleet._sizes)
 
 
 def recount(
@@ -244,7 +242,7 @@ def recount(
     readable = [
         record
         if isinstance(record, NodeRecord)
-        else NodeRecord("", key.partition("/")[0], UNREADABLE_SHAPE)
+        else NodeRecord("", key.partition("/")[0], UNREADABLE_TRAITS)
         for key, record in nodes.items()
         if record is not None
     ]

@@ -8,14 +8,14 @@ import pytest
 
 from telemetryd.errors import UnreadableReason
 from telemetryd.gather.plain import CoreNodeObject, core_nodes_resource
-from telemetryd.gather.shapes import ShapeTable
+from telemetryd.gather.traits import TraitsTable
 from telemetryd.informer.decode import ObjectDecoder
 from telemetryd.model import NodeRecord, Unreadable
 from tests.apiserver.fixtures import core_node
 
 META = {"name": "n", "uid": "u-1", "resourceVersion": "7"}
 ROLE = "node-role.kubernetes.io/"
-NODES = core_nodes_resource(ShapeTable())
+NODES = core_nodes_resource(TraitsTable())
 
 
 def decode(labels: Any, **changes: Any) -> NodeRecord | Unreadable:

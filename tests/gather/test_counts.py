@@ -18,7 +18,7 @@ from telemetryd.gather.aggregate import FleetAggregate
 from telemetryd.gather.counts import anonymous_id
 from telemetryd.model import (
     UNKNOWN_GROUP,
-    UNREADABLE_SHAPE,
+    UNREADABLE_TRAITS,
     ClusterDetail,
     ClusterRecord,
     Delta,
@@ -119,7 +119,7 @@ def recount(nodes: Held, clusters: Held, install_uuid: str | None) -> FleetDetai
     readable = [
         record
         if isinstance(record, NodeRecord)
-        else NodeRecord("", key.partition("/")[0], UNREADABLE_SHAPE)
+        else NodeRecord("", key.partition("/")[0], UNREADABLE_TRAITS)
         for key, record in nodes.items()
         if record is not None
     ]
@@ -159,6 +159,12 @@ def recount(nodes: Held, clusters: Held, install_uuid: str | None) -> FleetDetai
     )
 
 
+def detailed_fleet() -> FleetAggregate:
+    fleet = FleetAggregate()
+    fleet.count_shapes(())
+    return fleet
+
+
 def in_order(detail: FleetDetail) -> FleetDetail:
     return FleetDetail(
         tuple(sorted(detail.clusters, key=repr)), tuple(sorted(detail.shapes, key=repr))
@@ -167,7 +173,7 @@ def in_order(detail: FleetDetail) -> FleetDetail:
 
 @given(st.lists(steps, max_size=40))
 def test_any_order_of_deltas_equals_a_recount(changes: list[tuple[str, str, Any]]) -> None:
-    fleet = FleetAggregate()
+    fleet = detailed_fleet()
     nodes: Held = {}
     clusters: Held = {}
     for kind, key, new in changes:
@@ -187,7 +193,7 @@ def test_any_order_of_deltas_equals_a_recount(changes: list[tuple[str, str, Any]
 
 @given(st.lists(steps, max_size=40))
 def test_versions_rise_with_every_change_of_the_detail(changes: list[tuple[str, str, Any]]) -> None:
-    fleet = FleetAggregate()
+    fleet = detailed_fleet()
     held: Held = {}
     before = in_order(fleet.detail(INSTALL_UUID))
     for kind, key, new in changes:
@@ -221,7 +227,7 @@ def drop(fleet: FleetAggregate, name: str, uid: str) -> None:
 def test_a_cluster_keeps_its_id_whatever_its_name_and_the_order_of_things(
     order: list[int], prefixes: list[str]
 ) -> None:
-    fleet = FleetAggregate()
+    fleet = detailed_fleet()
     for number in order:
         name = f"{prefixes[number]}-{number}"
         fleet.apply_node(Delta(f"{name}/n", None, node(cluster=name)))
@@ -235,7 +241,7 @@ def test_a_cluster_keeps_its_id_whatever_its_name_and_the_order_of_things(
 
 
 def test_a_cluster_made_again_under_its_name_has_another_id() -> None:
-    fleet = FleetAggregate()
+    fleet = detailed_fleet()
     fleet.apply_node(Delta("c-1/n", None, node(cluster="c-1")))
     put(fleet, "c-1", "uid-a")
     (first,) = ids(fleet)
@@ -249,7 +255,7 @@ def test_a_cluster_made_again_under_its_name_has_another_id() -> None:
 
 
 def test_a_cluster_that_cannot_be_read_keeps_its_id_and_loses_its_version() -> None:
-    fleet = FleetAggregate()
+    fleet = detailed_fleet()
     fleet.apply_cluster(Delta("c-1", None, cluster("c-1")))
     (before,) = fleet.detail(INSTALL_UUID).clusters
     unreadable = Unreadable("uid-c-1", UnreadableReason.TYPE)
@@ -260,13 +266,13 @@ def test_a_cluster_that_cannot_be_read_keeps_its_id_and_loses_its_version() -> N
 
 
 def test_a_cluster_whose_uid_cannot_be_read_has_no_id() -> None:
-    fleet = FleetAggregate()
+    fleet = detailed_fleet()
     fleet.apply_cluster(Delta("c-1", None, Unreadable("", UnreadableReason.MISSING)))
     assert ids(fleet) == [""]
 
 
 def test_in_another_installation_every_id_differs() -> None:
-    fleet = FleetAggregate()
+    fleet = detailed_fleet()
     for number in range(50):
         put(fleet, f"c-{number}", f"uid-{number}")
     here = set(ids(fleet))
@@ -276,7 +282,7 @@ def test_in_another_installation_every_id_differs() -> None:
 
 
 def test_nothing_is_kept_of_clusters_that_are_gone() -> None:
-    fleet = FleetAggregate()
+    fleet = detailed_fleet()
     put(fleet, "c-1", "uid-a")
     fleet.detail(INSTALL_UUID)
     drop(fleet, "c-1", "uid-a")
@@ -305,7 +311,7 @@ def lines_by_function(work: Callable[[], object]) -> Counter[str]:
 
 
 def fleet_of(clusters: int, nodes: int) -> FleetAggregate:
-    fleet = FleetAggregate()
+    fleet = detailed_fleet()
     for number in range(clusters):
         name = f"c-{number}"
         put(fleet, name, f"uid-{name}")

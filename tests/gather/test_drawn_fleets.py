@@ -12,7 +12,7 @@ from telemetryd.export.payloads.fleet import fleet_renderer
 from telemetryd.gather.clusters import CLUSTERS
 from telemetryd.gather.gatherer import Gatherer, Readers
 from telemetryd.gather.project import FEATURES, KUBE_SYSTEM, SETTINGS, nodes_resource
-from telemetryd.gather.shapes import ShapeTable
+from telemetryd.gather.traits import TraitsTable
 from telemetryd.informer.apply import Applier, Progress, read_page
 from telemetryd.informer.resource import Resource
 from telemetryd.informer.store import Relist, Store
@@ -95,7 +95,7 @@ class FedGatherer:
     def __init__(self, clock_s: float = NOW_S) -> None:
         self.clock_s = clock_s
         self.clusters = FedStore(CLUSTERS)
-        self.nodes = FedStore(nodes_resource(ShapeTable()))
+        self.nodes = FedStore(nodes_resource(TraitsTable()))
         self.settings = FedStore(SETTINGS)
         self.features = FedStore(FEATURES)
         self.kube_system = FedStore(KUBE_SYSTEM)

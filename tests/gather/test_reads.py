@@ -25,7 +25,7 @@ from telemetryd.gather.project import (
     nodes_resource,
 )
 from telemetryd.gather.requests import SECRET_REQUESTS, RequestSpec, SecretRequestStatus
-from telemetryd.gather.shapes import Capacity, ShapeTable
+from telemetryd.gather.traits import Capacity, TraitsTable
 from telemetryd.informer.apply import Applier, Progress, read_page
 from telemetryd.informer.resource import Resource
 from telemetryd.informer.store import Relist, Store
@@ -45,8 +45,8 @@ REQUEST: dict[str, Any] = {
     "status": {"conditions": [{"type": "Done", "status": "True"}]},
 }
 KINDS: list[tuple[Resource[Any, Any], dict[str, Any]]] = [
-    (nodes_resource(ShapeTable()), NODE),
-    (core_nodes_resource(ShapeTable()), fixtures.core_node("n")),
+    (nodes_resource(TraitsTable()), NODE),
+    (core_nodes_resource(TraitsTable()), fixtures.core_node("n")),
     (CLUSTERS, fixtures.rancher_cluster("n")),
     (SETTINGS, fixtures.setting("server-version", "v2.12.3", default="dev")),
     (FEATURES, fixtures.feature("n", value=True, locked=False)),

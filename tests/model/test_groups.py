@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from telemetryd.errors import UnreadableReason
 from telemetryd.gather.aggregate import LASTING_S, FleetAggregate
+from telemetryd.gather.traits import cpu_nano, memory_nano
 from telemetryd.model import (
     NO_GPUS,
     Amounts,
@@ -25,7 +26,7 @@ from telemetryd.model import (
     split,
     total,
 )
-from tests.gather.readers import SHAPES
+from tests.gather.readers import TRAITS
 
 GIB_NANO = 2**30 * 10**9
 UNREADABLE = Unreadable("uid", UnreadableReason.TYPE)
@@ -46,8 +47,8 @@ def machine(
     *,
     in_capacity: bool = True,
 ) -> NodeRecord:
-    shape = SHAPES.intern(LABELS, ("worker",), cpu, memory, gpus)
-    return NodeRecord("uid", cluster, shape, in_capacity)
+    traits = TRAITS.intern(LABELS, ("worker",), gpus, in_capacity=in_capacity)
+    return NodeRecord("uid", cluster, traits, cpu_nano(cpu), memory_nano(memory))
 
 
 def a_cluster(
@@ -151,11 +152,11 @@ def recount(held_clusters: dict[str, Any], held_nodes: dict[Any, Any]) -> dict[G
 def differs(record: ClusterRecord, inside: list[NodeRecord], unread: int) -> bool:
     if record.traits.deleting:
         return False
-    adding = [node.shape for node in inside if node.in_capacity]
+    adding = [node for node in inside if node.traits.in_capacity]
     stated = [(record.node_count, len(inside) + unread)]
     if record.capacity is not None:
-        cpu = sum(shape.cpu_nano or 0 for shape in adding)
-        memory = sum(shape.memory_nano or 0 for shape in adding)
+        cpu = sum(node.cpu_nano or 0 for node in adding)
+        memory = sum(node.memory_nano or 0 for node in adding)
         stated += [(record.capacity.cpu_nano, cpu), (record.capacity.memory_nano, memory)]
     return any(own is not None and own != counted for own, counted in stated)
 
@@ -306,6 +307,6 @@ def test_only_clusters_that_changed_are_summed_up_again() -> None:
         fleet.apply_cluster(Delta(f"c-{number}", None, a_cluster()))
     fleet.groups(0.0)
     fleet.apply_node(Delta("c-7/1", None, machine("c-7")))
-    assert {cluster.nodes for cluster in fleet._changed} == {1}
+    assert {cluster.total.nodes for cluster in fleet._changed} == {1}
     assert total(fleet.groups(1.0)).nodes == 1
     assert not fleet._changed

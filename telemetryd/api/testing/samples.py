@@ -34,7 +34,7 @@ from telemetryd.model import (
     Delta,
     Identity,
     NodeRecord,
-    NodeShape,
+    NodeTraits,
     Payload,
     Snapshot,
 )
@@ -53,15 +53,15 @@ IDENTITY: Final = Identity(
 
 _WHERE: Final = "table"
 _NAME: Final = "it"
-_SHAPE: Final = NodeShape(
+_TRAITS: Final = NodeTraits(
     architecture="amd64",
     operating_system="SUSE Linux Enterprise Server 15 SP6",
     container_runtime="containerd://2.1",
     kernel_version="6.4",
     roles=("worker",),
-    cpu_nano=4_000_000_000,
-    memory_nano=16 * 1024**3 * 1_000_000_000,
 )
+_CPU_NANO: Final = 4_000_000_000
+_MEMORY_NANO: Final = 16 * 1024**3 * 1_000_000_000
 
 
 def read_table(plugin: ExporterPlugin, table: Mapping[str, object]) -> ExporterConfig:
@@ -124,6 +124,7 @@ def make_snapshot(
         taken_at: Unix time in seconds.
     """
     fleet = FleetAggregate()
+    fleet.count_shapes(())
     for number in range(clusters + 1):
         name = f"c-{number}" if number else LOCAL
         management = "provisioned" if number else LOCAL
@@ -131,7 +132,7 @@ def make_snapshot(
         record = ClusterRecord(f"uid-{name}", "v1.33.4+rke2r1", traits, nodes)
         fleet.apply_cluster(Delta(name, None, record))
         for node in range(nodes):
-            held = NodeRecord(f"uid-{name}-{node}", name, _SHAPE)
+            held = NodeRecord(f"uid-{name}-{node}", name, _TRAITS, _CPU_NANO, _MEMORY_NANO)
             fleet.apply_node(Delta(f"{name}/{node}", None, held))
     tally = fleet.tally()
     return Snapshot(
