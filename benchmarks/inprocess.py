@@ -25,11 +25,10 @@ from telemetryd.gather.gatherer import Gatherer, Readers
 from telemetryd.gather.project import (
     FEATURES,
     KUBE_SYSTEM,
+    NODES,
     PROJECTS,
     SETTINGS,
-    nodes_resource,
 )
-from telemetryd.gather.traits import TraitsTable
 from telemetryd.informer.decode import ObjectDecoder
 from telemetryd.informer.resource import KubeObject, Resource
 from telemetryd.informer.store import Relist, Store
@@ -50,10 +49,9 @@ async def measure(nodes: int) -> dict[str, float]:
         ``collection_unchanged_s`` and ``payload_bytes``.
     """
     fleet = BenchFleet(nodes)
-    resource = nodes_resource(TraitsTable())
     gc.collect()
     tracemalloc.start()
-    node_store = await _fill(resource, (o for o in fleet.objects() if o.plural == "nodes"))
+    node_store = await _fill(NODES, (o for o in fleet.objects() if o.plural == "nodes"))
     gc.collect()
     traced, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()

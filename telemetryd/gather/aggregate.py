@@ -301,7 +301,14 @@ class FleetAggregate:
 
 
 def _counts_as(node: NodeRecord) -> tuple[object, ...]:
-    return node.cluster, node.traits, node.cpu_nano, node.memory_nano
+    return (
+        node.cluster,
+        node.traits,
+        node.container_runtime,
+        node.kernel_version,
+        node.cpu_nano,
+        node.memory_nano,
+    )
 
 
 def _system_key(node: NodeRecord, upstream: bool) -> SystemKey:  # noqa: FBT001 - part of the key

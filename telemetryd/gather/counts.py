@@ -44,8 +44,6 @@ UNREAD: Final = ClusterRecord(uid="", kubernetes_version="")
 
 
 _NO_ROLE: Final = ("other",)
-_TEXTS: Final = ("architecture", "operating_system", "container_runtime", "kernel_version")
-"""Texts of a node that may be ``other``."""
 
 
 class NodeSums:
@@ -96,8 +94,13 @@ class NodeSums:
             self._add_gpus(traits.gpus, step)
         for role in traits.roles or _NO_ROLE:
             self.roles[role] += step
-        for name in _TEXTS:
-            if getattr(traits, name) == OTHER:
+        for name, text in (
+            ("architecture", traits.architecture),
+            ("operating_system", traits.operating_system),
+            ("container_runtime", node.container_runtime),
+            ("kernel_version", node.kernel_version),
+        ):
+            if text == OTHER:
                 self.withheld[name] += step
 
     def add_all(self, other: "NodeSums", step: int) -> None:

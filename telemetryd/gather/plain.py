@@ -9,7 +9,6 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final
 from uuid import UUID, uuid5
 
@@ -36,7 +35,6 @@ from telemetryd.gather.project import (
     roles_of,
 )
 from telemetryd.gather.texts import provider_of_version
-from telemetryd.gather.traits import TraitsTable
 from telemetryd.informer.resource import KubeObject, ObjectMeta, Resource
 from telemetryd.informer.store import Reader
 from telemetryd.kube.objects import UNPARSABLE, decode_or_none
@@ -297,8 +295,8 @@ _NO_LABELS: Final = _NodeLabels()
 _TEXT: Final = msgspec.json.Decoder(str)
 
 
-def project_core_node(traits: TraitsTable, _key: str, node: CoreNodeObject) -> NodeRecord:
-    """The record of a core node in the only cluster, its traits interned in the table.
+def project_core_node(_key: str, node: CoreNodeObject) -> NodeRecord:
+    """The record of a core node, in the only cluster.
 
     Raises:
         UnreadableObject: It has no UID.
@@ -313,17 +311,15 @@ def project_core_node(traits: TraitsTable, _key: str, node: CoreNodeObject) -> N
         etcd=bool(labels.etcd) or role == "etcd",
         worker=bool(labels.worker) or role == "worker",
     )
-    return make_record(traits, uid, LOCAL_CLUSTER, node.status, roles)
+    return make_record(uid, LOCAL_CLUSTER, node.status, roles)
 
 
-def core_nodes_resource(traits: TraitsTable) -> Resource[CoreNodeObject, NodeRecord]:
-    """Core nodes, their traits interned in the table."""
-    return Resource(
-        group="",
-        version="v1",
-        plural="nodes",
-        kind="Node",
-        namespaced=False,
-        object_type=CoreNodeObject,
-        project=partial(project_core_node, traits),
-    )
+CORE_NODES: Final = Resource(
+    group="",
+    version="v1",
+    plural="nodes",
+    kind="Node",
+    namespaced=False,
+    object_type=CoreNodeObject,
+    project=project_core_node,
+)

@@ -41,7 +41,7 @@ NO_GPUS: Final = Gpus()
 
 
 class NodeTraits(msgspec.Struct, frozen=True, gc=False):
-    """What nodes have in common; interned, so that nodes of one pool share one.
+    """Kind of a node; interned, so that nodes alike share one.
 
     Attributes:
         roles: Sorted subset of ``controlplane``, ``etcd``, ``worker``; empty counts as ``other``.
@@ -52,15 +52,13 @@ class NodeTraits(msgspec.Struct, frozen=True, gc=False):
 
     architecture: str
     operating_system: str
-    container_runtime: str
-    kernel_version: str
     roles: tuple[str, ...]
     gpus: Gpus = NO_GPUS
     in_capacity: bool = True
     readable: bool = True
 
 
-UNREADABLE_TRAITS: Final = NodeTraits("", "", "", "", (), readable=False)
+UNREADABLE_TRAITS: Final = NodeTraits("", "", (), readable=False)
 """The traits of all nodes that can't be read."""
 
 
@@ -95,7 +93,7 @@ class NodeShape:
 
 
 class NodeRecord(Record, frozen=True, gc=False):
-    """One node: its UID, its cluster, its traits and its size, which is often its own.
+    """One node. Two are rarely alike in all of it, so its parts are shared and not the whole.
 
     Attributes:
         cpu_nano: CPU capacity in 1e-9 cores; None if not reported or not parseable.
@@ -104,6 +102,8 @@ class NodeRecord(Record, frozen=True, gc=False):
 
     cluster: str
     traits: NodeTraits
+    container_runtime: str = ""
+    kernel_version: str = ""
     cpu_nano: int | None = None
     memory_nano: int | None = None
 
@@ -114,8 +114,8 @@ class NodeRecord(Record, frozen=True, gc=False):
         return NodeShape(
             architecture=traits.architecture,
             operating_system=traits.operating_system,
-            container_runtime=traits.container_runtime,
-            kernel_version=traits.kernel_version,
+            container_runtime=self.container_runtime,
+            kernel_version=self.kernel_version,
             roles=traits.roles,
             cpu_nano=self.cpu_nano,
             memory_nano=self.memory_nano,

@@ -13,12 +13,11 @@ from telemetryd.gather.clusters import CLUSTERS
 from telemetryd.gather.project import (
     FEATURES,
     KUBE_SYSTEM,
+    NODES,
     PROJECTS,
     SETTINGS,
     SETTINGS_READ,
-    nodes_resource,
 )
-from telemetryd.gather.traits import TraitsTable
 from telemetryd.informer.decode import ObjectDecoder
 from telemetryd.informer.resource import KubeObject, Resource
 from telemetryd.model import (
@@ -35,7 +34,6 @@ from telemetryd.model import (
 
 SYSTEM_LABEL = "authz.management.cattle.io/system-project"
 META = {"name": "n", "uid": "u-1", "resourceVersion": "7"}
-NODES = nodes_resource(TraitsTable())
 NODE: dict[str, Any] = {
     "apiVersion": "management.cattle.io/v3",
     "kind": "Node",

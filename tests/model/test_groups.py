@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from telemetryd.errors import UnreadableReason
 from telemetryd.gather.aggregate import LASTING_S, FleetAggregate
-from telemetryd.gather.traits import cpu_nano, memory_nano
 from telemetryd.model import (
     NO_GPUS,
     Amounts,
@@ -26,11 +26,10 @@ from telemetryd.model import (
     split,
     total,
 )
-from tests.gather.readers import TRAITS
+from tests.gather.readers import node
 
 GIB_NANO = 2**30 * 10**9
 UNREADABLE = Unreadable("uid", UnreadableReason.TYPE)
-LABELS = ("amd64", "linux", "containerd://2.0.5", "6.4.0")
 RKE2 = ClusterTraits("rke2", "imported", "provisioned", active=True)
 EKS = ClusterTraits("eks", "eks", "hosted", active=True)
 DELETED = ClusterTraits("eks", "eks", "hosted", deleting=True)
@@ -47,8 +46,9 @@ def machine(
     *,
     in_capacity: bool = True,
 ) -> NodeRecord:
-    traits = TRAITS.intern(LABELS, ("worker",), gpus, in_capacity=in_capacity)
-    return NodeRecord("uid", cluster, traits, cpu_nano(cpu), memory_nano(memory))
+    made = node(cpu, memory, cluster=cluster)
+    traits = structs.replace(made.traits, gpus=gpus, in_capacity=in_capacity)
+    return structs.replace(made, traits=traits)
 
 
 def a_cluster(
@@ -196,8 +196,8 @@ def test_any_order_of_deltas_equals_a_recount(changes: list[tuple[str, Any, Any]
 def fleet_with(record: ClusterRecord, *inside: NodeRecord) -> FleetAggregate:
     fleet = FleetAggregate()
     fleet.apply_cluster(Delta("c-1", None, record))
-    for number, node in enumerate(inside):
-        fleet.apply_node(Delta(f"c-1/{number}", None, node))
+    for number, held in enumerate(inside):
+        fleet.apply_node(Delta(f"c-1/{number}", None, held))
     return fleet
 
 

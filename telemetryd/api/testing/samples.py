@@ -10,6 +10,7 @@ from dataclasses import make_dataclass, replace
 from typing import Annotated, Any, Final
 
 import anyio
+from msgspec import structs
 
 from telemetryd.config import ExporterConfig
 from telemetryd.config.plugins import what_is_wrong
@@ -53,15 +54,19 @@ IDENTITY: Final = Identity(
 
 _WHERE: Final = "table"
 _NAME: Final = "it"
-_TRAITS: Final = NodeTraits(
-    architecture="amd64",
-    operating_system="SUSE Linux Enterprise Server 15 SP6",
+_NODE: Final = NodeRecord(
+    uid="",
+    cluster="",
+    traits=NodeTraits(
+        architecture="amd64",
+        operating_system="SUSE Linux Enterprise Server 15 SP6",
+        roles=("worker",),
+    ),
     container_runtime="containerd://2.1",
     kernel_version="6.4",
-    roles=("worker",),
+    cpu_nano=4_000_000_000,
+    memory_nano=16 * 1024**3 * 1_000_000_000,
 )
-_CPU_NANO: Final = 4_000_000_000
-_MEMORY_NANO: Final = 16 * 1024**3 * 1_000_000_000
 
 
 def read_table(plugin: ExporterPlugin, table: Mapping[str, object]) -> ExporterConfig:
@@ -132,7 +137,7 @@ def make_snapshot(
         record = ClusterRecord(f"uid-{name}", "v1.33.4+rke2r1", traits, nodes)
         fleet.apply_cluster(Delta(name, None, record))
         for node in range(nodes):
-            held = NodeRecord(f"uid-{name}-{node}", name, _TRAITS, _CPU_NANO, _MEMORY_NANO)
+            held = structs.replace(_NODE, uid=f"uid-{name}-{node}", cluster=name)
             fleet.apply_node(Delta(f"{name}/{node}", None, held))
     tally = fleet.tally()
     return Snapshot(

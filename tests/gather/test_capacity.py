@@ -1,4 +1,4 @@
-"""The table of traits and the size of a node: sharing, bounds and hostile text."""
+"""The size of a node, by its capacity: spellings, bounds and hostile text."""
 
 import json
 
@@ -7,53 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetryd.errors import QuantityError, UnreadableObject
-from telemetryd.gather.traits import (
+from telemetryd.gather.capacity import (
     LONGEST_KEPT,
     MAX_GPUS,
-    Labels,
     Quantity,
-    TraitsTable,
     memory_nano,
     read_size,
 )
 from telemetryd.model import NO_GPUS, Gpus
 from telemetryd.quantity import parse_capacity
-
-LABELS = ("amd64", "linux", "containerd://2.0.5", "6.4.0")
-
-
-def test_alike_nodes_share_their_traits() -> None:
-    table = TraitsTable()
-    assert len({id(table.intern(LABELS, ("etcd",))) for _ in range(1000)}) == 1
-    assert len(table) == 1
-
-
-@pytest.mark.parametrize(
-    ("labels", "roles", "gpus", "in_capacity"),
-    [
-        (("arm64", *LABELS[1:]), (), NO_GPUS, True),
-        (LABELS, ("etcd",), NO_GPUS, True),
-        (LABELS, (), Gpus(nvidia=1), True),
-        (LABELS, (), NO_GPUS, False),
-    ],
-)
-def test_nodes_that_differ_share_no_traits(
-    labels: Labels, roles: tuple[str, ...], gpus: Gpus, *, in_capacity: bool
-) -> None:
-    table = TraitsTable()
-    assert table.intern(labels, roles, gpus, in_capacity=in_capacity) != table.intern(LABELS, ())
-
-
-def test_a_full_table_starts_afresh_and_its_traits_stay_equal() -> None:
-    table = TraitsTable(10)
-    before = table.intern(LABELS, ())
-    for patch in range(1, 95):
-        table.intern((*LABELS[:3], f"6.4.{patch}"), ())
-        assert len(table) <= 10
-    after = table.intern(LABELS, ())
-    assert after is not before
-    assert after == before
-    assert hash(after) == hash(before)
 
 
 @pytest.mark.parametrize(("cpu", "memory"), [(4, "16Gi"), ("4000m", "16384Mi"), (4.0, 2**34)])

@@ -1,4 +1,4 @@
-"""Capacities of nodes, and the table of their traits: 10,000 nodes share a few hundred.
+"""Capacities of nodes and clusters: quantities, and GPUs.
 
 GPUs are what a device plug-in reports as whole devices: ``nvidia.com/gpu``, ``amd.com/gpu``,
 ``gpu.intel.com/i915`` and ``gpu.intel.com/xe``, and ``gpu`` of any other domain as ``other``.
@@ -6,67 +6,18 @@ Slices (MIG), shares and amounts of memory have other names, and don't count.
 """
 
 import re
-import sys
 from functools import lru_cache
 from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
 from telemetryd.errors import QuantityError, UnreadableObject, UnreadableReason
-from telemetryd.gather import texts
 from telemetryd.kube.objects import decode_or_none
-from telemetryd.model import NO_GPUS, Gpus, NodeTraits
+from telemetryd.model import NO_GPUS, Gpus
 from telemetryd.quantity import MAX_TEXT, NANO, parse_capacity, parse_quantity
-
-MAX_TRAITS: Final = 4096
-"""Entries in a table before it is cleared: some 2 MB."""
 
 Quantity = str | int | float | None
 """A quantity as JSON holds it: text, or the number that some clients write."""
-
-Labels = tuple[str, str, str, str]
-"""Architecture, operating system, container runtime and kernel of a node, as it reports them."""
-
-
-class TraitsTable:
-    """Interns traits, so that nodes alike share one and their texts are looked at once.
-
-    It is cleared at ``most`` entries. Traits in use stay in their records and equal those interned
-    later, so that this costs only memory.
-    """
-
-    def __init__(self, most: int = MAX_TRAITS) -> None:
-        self._most = most
-        self._by_raw: dict[tuple[object, ...], NodeTraits] = {}
-
-    def __len__(self) -> int:
-        return len(self._by_raw)
-
-    def intern(
-        self,
-        labels: Labels,
-        roles: tuple[str, ...],
-        gpus: Gpus = NO_GPUS,
-        *,
-        in_capacity: bool = True,
-    ) -> NodeTraits:
-        """The traits of a node."""
-        raw = (labels, roles, gpus, in_capacity)
-        traits = self._by_raw.get(raw)
-        if traits is None:
-            if len(self._by_raw) >= self._most:
-                self._by_raw.clear()
-            architecture, operating_system, container_runtime, kernel_version = labels
-            traits = self._by_raw[raw] = NodeTraits(
-                architecture=sys.intern(texts.architecture(architecture)),
-                operating_system=sys.intern(texts.operating_system(operating_system)),
-                container_runtime=sys.intern(texts.container_runtime(container_runtime)),
-                kernel_version=sys.intern(texts.kernel_version(kernel_version)),
-                roles=roles,
-                gpus=gpus,
-                in_capacity=in_capacity,
-            )
-        return traits
 
 
 def _bounded(value: Quantity) -> Quantity:
@@ -171,8 +122,8 @@ def _read(raw: bytes) -> NodeSize:
     return NodeSize(_cpu_once(_bounded(capacity.cpu)), memory_nano(capacity.memory), gpus)
 
 
-# The events of a node repeat its capacity, and nodes share few numbers of cores.
-_read_once: Final = lru_cache(1024)(_read)
+# Machines of one type may have one capacity; if not, they share few numbers of cores.
+_read_once: Final = lru_cache(128)(_read)
 _cpu_once: Final = lru_cache(256)(cpu_nano)
 
 
