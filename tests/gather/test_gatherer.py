@@ -1,10 +1,7 @@
 """Snapshots: what they wait for, when they change, and when they say that they aren't whole."""
 
-import gc
-import sys
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError
-from types import FrameType
 from typing import Any
 
 import anyio
@@ -13,6 +10,7 @@ from msgspec.structs import replace
 
 from telemetryd.config import IdentityConfig, PrivacyConfig
 from telemetryd.errors import NotReady, UnreadableReason
+from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
 from telemetryd.gather.aggregate import LASTING_S
 from telemetryd.gather.counts import HOLD_S, anonymous_id
 from telemetryd.gather.gatherer import Gatherer
@@ -20,6 +18,7 @@ from telemetryd.model import (
     ClusterRecord,
     ClusterRow,
     ClusterTraits,
+    Delivery,
     Drop,
     NamespaceRecord,
     SettingRecord,
@@ -40,6 +39,7 @@ from tests.gather.readers import (
     node,
 )
 from tests.gather.upstream import LISTED
+from tests.support.counting import calls_of
 from tests.support.virtualtime import VirtualTimeLoop
 
 pytestmark = pytest.mark.anyio
@@ -341,29 +341,28 @@ async def test_waiting_returns_at_once_when_ready() -> None:
         await world.gatherer.wait_ready()
 
 
-def test_taking_a_snapshot_calls_nothing_once_per_node() -> None:
-    def calls(nodes: int) -> int:
-        world = World()
-        world.fleet.cluster("c-1", *[node()] * nodes)
-        world.gatherer.snapshot()
-        world.fleet.nodes.put("c-1/0", node("8", cluster="c-1"))
-        made = 0
+def collection_calls(nodes: int, *, detailed: bool = False) -> int:
+    """What a collection calls after a change of one node, each with a memory of its own."""
+    world = World()
+    if detailed:
+        world.gatherer.add_detail()
+    for cluster_number in range(nodes // 25):
+        name = f"c-{cluster_number}"
+        sizes = (f"{2**24 + 1025 * (25 * cluster_number + each)}Ki" for each in range(25))
+        world.fleet.cluster(name, *(node("4", size, cluster=name) for size in sizes))
+    render = PAYLOAD_FORMATS["fleet" if detailed else "scc"].renderer()
 
-        def profile(_frame: FrameType, event: str, _argument: object) -> None:
-            nonlocal made
-            made += event in {"call", "c_call"}
+    def collect() -> None:
+        render(world.gatherer.snapshot(), Delivery(NOW_S))
 
-        before = sys.getprofile()
-        gc.disable()  # what it would end belongs to other tests, and their calls would count
-        sys.setprofile(profile)
-        try:
-            world.gatherer.snapshot()
-        finally:
-            sys.setprofile(before)
-            gc.enable()
-        return made
+    collect()
+    world.fleet.nodes.put("c-0/0", node("8", "7777777Ki", cluster="c-0"))
+    return calls_of(collect)
 
-    assert calls(20) == calls(200) > 0
+
+def test_a_collection_costs_the_same_with_ten_times_the_nodes_each_of_its_own_size() -> None:
+    few, many = collection_calls(100), collection_calls(1000)
+    assert 0 < many <= 1.2 * few
 
 
 def test_overrides_that_change_show_in_the_next_snapshot_and_go_again() -> None:

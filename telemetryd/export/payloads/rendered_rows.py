@@ -66,9 +66,11 @@ class RenderedRows(Generic[R]):
             at += stayed
             if stayed:
                 continue
-            while at < len(before) and order(before[at]) <= order(rows[new]):
+            place = order(rows[new])
+            while at < len(before) and order(before[at]) < place:
                 at += 1
-            texts.append(self._render(rows[new]))
+            if at == len(before) or before[at] != rows[new]:
+                texts.append(self._render(rows[new]))
         return texts
 
     def _render(self, row: R) -> bytes:
