@@ -226,12 +226,11 @@ class FleetAggregate:
             self._id_key = install_uuid
             for cluster in self._clusters.values():
                 cluster.forget_id()
+        clusters = (
+            cluster.describe(install_uuid) for cluster in self._clusters.values() if cluster.exists
+        )
         detail = FleetDetail(
-            clusters=tuple(
-                cluster.describe(install_uuid)
-                for cluster in self._clusters.values()
-                if cluster.exists
-            ),
+            clusters=tuple(sorted(clusters, key=lambda each: (not each.upstream, each.id))),
             shapes=self._shapes.rows() if self._shapes is not None else (),
         )
         return coarsen(detail) if self._coarse else detail

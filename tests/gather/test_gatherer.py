@@ -341,16 +341,17 @@ async def test_waiting_returns_at_once_when_ready() -> None:
         await world.gatherer.wait_ready()
 
 
-def collection_calls(nodes: int, *, detailed: bool = False) -> int:
-    """What a collection calls after a change of one node, each with a memory of its own."""
+def collection_calls(clusters: int, nodes: int, payload_format: str) -> int:
+    """What a collection calls after a change of one node, where each has a size of its own."""
     world = World()
-    if detailed:
+    chosen = PAYLOAD_FORMATS[payload_format]
+    if chosen.needs_detail:
         world.gatherer.add_detail()
-    for cluster_number in range(nodes // 25):
-        name = f"c-{cluster_number}"
-        sizes = (f"{2**24 + 1025 * (25 * cluster_number + each)}Ki" for each in range(25))
+    for number in range(clusters):
+        name = f"c-{number}"
+        sizes = (f"{2**24 + 1025 * (nodes * number + each)}Ki" for each in range(nodes))
         world.fleet.cluster(name, *(node("4", size, cluster=name) for size in sizes))
-    render = PAYLOAD_FORMATS["fleet" if detailed else "scc"].renderer()
+    render = chosen.renderer()
 
     def collect() -> None:
         render(world.gatherer.snapshot(), Delivery(NOW_S))
@@ -360,9 +361,17 @@ def collection_calls(nodes: int, *, detailed: bool = False) -> int:
     return calls_of(collect)
 
 
-def test_a_collection_costs_the_same_with_ten_times_the_nodes_each_of_its_own_size() -> None:
-    few, many = collection_calls(100), collection_calls(1000)
-    assert 0 < many <= 1.2 * few
+@pytest.mark.parametrize(
+    ("few", "many"), [((4, 25), (40, 25)), ((4, 25), (4, 250))], ids=["clusters", "nodes"]
+)
+def test_a_collection_costs_the_same_with_ten_times_the_nodes_each_of_its_own_size(
+    few: tuple[int, int], many: tuple[int, int]
+) -> None:
+    assert 0 < collection_calls(*many, "scc") <= 1.2 * collection_calls(*few, "scc")
+
+
+def test_a_fleet_payload_costs_the_same_with_ten_times_the_nodes_each_of_its_own_size() -> None:
+    assert 0 < collection_calls(4, 250, "fleet") <= 1.2 * collection_calls(4, 25, "fleet")
 
 
 def test_overrides_that_change_show_in_the_next_snapshot_and_go_again() -> None:
