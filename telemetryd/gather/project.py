@@ -156,8 +156,8 @@ _NO_INFO: Final = _NodeInfo()
 _CONTROL_PLANE_TAINTS: Final = frozenset(
     f"node-role.kubernetes.io/{role}" for role in ("controlplane", "control-plane", "etcd")
 )
-_KEPT: Final = 1024
-"""Parts of nodes that are shared, of each kind; a real fleet has a few hundred patch levels."""
+_KEPT: Final = 4096
+"""Parts of nodes that are shared, of each kind; a real fleet has a thousand kernels."""
 
 _ROLES: Final = tuple(
     tuple(

@@ -72,9 +72,10 @@ class CountedRows(Generic[K, V]):
             del part[key]
 
     def add_part(self, part: dict[K, int], step: int) -> None:
-        """Let a part count that did not (+1), or no longer (-1)."""
-        for key, number in part.items():
-            self.add(key, step * number)
+        """Let a part count that did not (+1), its keys shared from now on, or no longer (-1)."""
+        shared = {self.add(key, step * number): number for key, number in part.items()}
+        part.clear()
+        part.update(shared)
 
     def rows(self) -> tuple[V, ...]:
         """All rows; one that didn't change is the same object as before."""

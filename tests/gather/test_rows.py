@@ -78,11 +78,14 @@ def test_parts_count_while_they_are_there(
     assert dict(rows.rows()) == {key: number for key, number in total.items() if number}
 
 
-def test_keys_of_parts_are_shared() -> None:
+@pytest.mark.parametrize("counts", [True, False])
+def test_keys_of_parts_that_count_are_shared(counts: bool) -> None:
     rows: CountedRows[tuple[str, int], Any] = CountedRows(lambda key, number: (key, number))
     parts: list[dict[tuple[str, int], int]] = [{} for _ in range(50)]
     for number, part in enumerate(parts):
-        rows.add_to(part, ("amd64", 7000 + number // 50), 1, counts=True)
+        rows.add_to(part, ("amd64", 7000 + number // 50), 1, counts=counts)
+        if not counts:
+            rows.add_part(part, 1)
     assert len({id(key) for part in parts for key in part}) == 1
 
 
