@@ -25,11 +25,10 @@ from telemetryd.gather.gatherer import Gatherer, Readers
 from telemetryd.gather.project import (
     FEATURES,
     KUBE_SYSTEM,
+    NODES,
     PROJECTS,
     SETTINGS,
-    nodes_resource,
 )
-from telemetryd.gather.shapes import ShapeTable
 from telemetryd.informer.decode import ObjectDecoder
 from telemetryd.informer.resource import KubeObject, Resource
 from telemetryd.informer.store import Relist, Store
@@ -50,10 +49,9 @@ async def measure(nodes: int) -> dict[str, float]:
         ``collection_unchanged_s`` and ``payload_bytes``.
     """
     fleet = BenchFleet(nodes)
-    resource = nodes_resource(ShapeTable())
     gc.collect()
     tracemalloc.start()
-    node_store = await _fill(resource, (o for o in fleet.objects() if o.plural == "nodes"))
+    node_store = await _fill(NODES, (o for o in fleet.objects() if o.plural == "nodes"))
     gc.collect()
     traced, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -124,7 +122,7 @@ def _versioned(objects: Iterable[Stored]) -> Iterator[bytes]:
 
 
 def _two_states(nodes: Store[NodeRecord], key: str) -> tuple[NodeRecord, NodeRecord]:
-    """A node with another's shape, and as it is: a change that moves the counts each time.
+    """A node as another is, and as it is itself: a change that moves the counts each time.
 
     Raises:
         TypeError: The node could not be read.
@@ -133,8 +131,8 @@ def _two_states(nodes: Store[NodeRecord], key: str) -> tuple[NodeRecord, NodeRec
     first = nodes.get(key)
     if not isinstance(first, NodeRecord):
         raise TypeError(f"{key} isn't held")
-    other = next(record.shape for record in records if record.shape != first.shape)
-    return msgspec.structs.replace(first, shape=other), first
+    other = next(record for record in records if record.shape != first.shape)
+    return msgspec.structs.replace(other, uid=first.uid, cluster=first.cluster), first
 
 
 if __name__ == "__main__":

@@ -24,15 +24,14 @@ from telemetryd.gather.build_info import RancherCommit
 from telemetryd.gather.clusters import CLUSTERS
 from telemetryd.gather.consumer import BUILD_SETTING, RancherBuild, build_of
 from telemetryd.gather.gatherer import Gatherer, Readers
-from telemetryd.gather.plain import PlainReaders, ServerVersion, core_nodes_resource
+from telemetryd.gather.plain import CORE_NODES, PlainReaders, ServerVersion
 from telemetryd.gather.project import (
     FEATURES,
     KUBE_SYSTEM,
+    NODES,
     SETTINGS,
-    nodes_resource,
     setting_value,
 )
-from telemetryd.gather.shapes import ShapeTable
 from telemetryd.informer.informer import Informer
 from telemetryd.informer.resource import Resource, T
 from telemetryd.informer.source import KubeSource, serves_group
@@ -180,7 +179,7 @@ def build_collection(
         settings = informers.make(SETTINGS).reader
         rancher = Readers(
             clusters=informers.make(CLUSTERS).reader,
-            nodes=informers.make(nodes_resource(ShapeTable())).reader,
+            nodes=informers.make(NODES).reader,
             settings=settings,
             features=informers.make(FEATURES).reader,
             kube_system=informers.make(KUBE_SYSTEM).reader,
@@ -194,7 +193,7 @@ def build_collection(
         gatherer = gather(rancher, build.git_hash)
         build.on_change(gatherer.recheck)
         return Collection(source, config.identity, informers, gatherer, build)
-    nodes = informers.make(core_nodes_resource(ShapeTable())).reader
+    nodes = informers.make(CORE_NODES).reader
     version = ServerVersion(client, nodes=nodes, overrides=config.identity, rng=rng)
     plain = PlainReaders(
         nodes=nodes,

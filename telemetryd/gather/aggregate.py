@@ -1,21 +1,23 @@
 """Fleet totals that each delta updates, so that they are never counted from the nodes.
 
-Costs: a node delta O(1), a cluster delta the shapes in that cluster, a tally its rows (even if
-every node has a shape of its own), groups their number and the shapes of each changed cluster, the
-detail also the number of clusters and shapes.
+Costs: a node delta O(1); a cluster delta the rows that its nodes are in; a tally the rows that
+changed; groups each cluster that changed; the detail its rows. References to rows are moved beside,
+and no cost grows with the number of nodes or of their sizes.
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
+from operator import attrgetter
 from typing import Final
 
-from telemetryd.gather.counts import ROLES, ClusterCount, Row, ShapeCount
+from telemetryd.gather.counts import ClusterCount, NodeSums, SystemKey, coarse_shape, coarsen
 from telemetryd.gather.project import LOCAL_CLUSTER
-from telemetryd.gather.texts import OTHER
+from telemetryd.gather.rows import CountedRows
 from telemetryd.model import (
     NOTHING,
-    UNREADABLE_SHAPE,
+    UNREADABLE_TRAITS,
     ClusterGroup,
     ClusterRecord,
     ClusterRow,
@@ -39,9 +41,6 @@ LASTING_S: Final = 30.0
 
 Rancher updates that status at most every 10 s. A difference at the first look counts at once.
 """
-
-TEXTS = ("architecture", "operating_system", "container_runtime", "kernel_version")
-"""Texts of a shape that may be ``other``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,36 +71,50 @@ class FleetAggregate:
         self.version = 0
         self.detail_version = 0
         self._id_key: str | None = None
-        self._counts: dict[NodeShape, ShapeCount] = {}
-        self._rows: dict[tuple[str, int, int], Row] = {}
+        self._total = NodeSums()  # of clusters that exist, as all that follows
+        self._systems: CountedRows[SystemKey, SystemRow] = CountedRows(_system_row)
+        self._sizes: CountedRows[tuple[bool, int], ClusterRow] = CountedRows(_cluster_row)
+        self._shapes: CountedRows[NodeShape, ShapeDetail] | None = None
+        self._coarse = False
+        self._existing = 0
+        self._withheld: Counter[str] = Counter()  # clusters by field
+        self._orphans = 0
         self._clusters: dict[str, ClusterCount] = {}
         self._changed: set[ClusterCount] = set()  # since the groups were summed up
-        self._groups: dict[GroupKey, Sums] = {}
+        self._groups: dict[GroupKey, ClusterGroup] = {}  # sorted
         self._looked = False
         self._young: set[ClusterCount] = set()  # differ from their own status, not for long yet
-        self._sizes: Counter[int] = Counter()  # managed clusters by their number of nodes
-        self._orphans = 0
-        self._nodes = 0
-        self._roles = dict.fromkeys(ROLES, 0)
-        self._cpu_nano = 0
-        self._memory_nano = 0
-        self._unreported_cpu = 0
-        self._unreported_memory = 0
+
+    def count_shapes(
+        self, nodes: Iterable[tuple[str, NodeRecord | Unreadable | None]], *, coarse: bool = False
+    ) -> None:
+        """Count nodes by shape too, for the detail, from now on.
+
+        Args:
+            nodes: All that were applied so far, by key.
+            coarse: The detail has rounded numbers and no ids.
+        """
+        shapes = self._shapes = CountedRows(ShapeDetail, attrgetter("order"))
+        self._coarse = coarse
+        for cluster in self._clusters.values():
+            cluster.shapes.clear()
+        for key, held in nodes:
+            node = self._node(key, held)
+            if node is None:
+                continue
+            cluster = self._clusters[node.cluster]
+            shapes.add_to(cluster.shapes, self._shape(node), 1, counts=cluster.exists)
 
     def apply_node(self, delta: Delta[NodeRecord]) -> None:
         """Count a change of a node. One that can't be read counts in the cluster of its key."""
         old, new = self._node(delta.key, delta.old), self._node(delta.key, delta.new)
         if old is not None and new is not None:
-            if (
-                old.cluster == new.cluster
-                and old.shape == new.shape
-                and old.in_capacity == new.in_capacity
-            ):
+            if _counts_as(old) == _counts_as(new):
                 return
         elif old is new:
             return
         self.version += 1
-        # First the new one, so that a shape of both isn't dropped in between.
+        # First the new one, so that nothing that both have is dropped in between.
         if new is not None:
             self._count_node(new, +1)
         if old is not None:
@@ -113,27 +126,22 @@ class FleetAggregate:
         cluster = self._clusters.get(delta.key)
         if cluster is None:
             cluster = self._clusters[delta.key] = ClusterCount(delta.key)
+        if cluster.exists:
+            self._withheld.subtract(cluster.withheld())
         if cluster.exists is not exists:
             self.version += 1
             cluster.exists = exists
-            step = 1 if exists else -1
-            self._orphans -= step * cluster.nodes
-            if not cluster.upstream:
-                self._count_size(cluster.nodes, step)
-            for count, nodes in cluster.shapes.items():
-                count.orphans -= step * nodes
-                self._add(count, step * nodes, upstream=cluster.upstream)
-            self._changed.add(cluster)
+            self._count_cluster(cluster, 1 if exists else -1)
         if delta.new is not None:
             self._learn(cluster, delta.new)
-        elif not cluster.nodes:
+            self._withheld.update(cluster.withheld())
+        elif not cluster.total.nodes:
             self._forget(delta.key, cluster)
 
     @property
     def sizes(self) -> tuple[int, int]:
         """The number of clusters, and of their nodes."""
-        local = self._clusters.get(LOCAL_CLUSTER)
-        return self._sizes.total() + int(local is not None and local.exists), self._nodes
+        return self._existing, self._total.nodes
 
     def ripen(self, now_s: float) -> None:
         """Count differences that have lasted ``LASTING_S``."""
@@ -146,22 +154,32 @@ class FleetAggregate:
 
     def groups(self, now_s: float) -> tuple[ClusterGroup, ...]:
         """The clusters that exist, in groups with equal traits; sorted."""
+        new = False
         for cluster in self._changed:
-            if cluster.grouped is not None:
-                key, sums = cluster.grouped
-                left = minus(self._groups[key], sums)
-                if left.clusters:
-                    self._groups[key] = left
-                else:
-                    del self._groups[key]
+            before = cluster.grouped
             self._judge(cluster, now_s)
             cluster.grouped = (cluster.key, cluster.sums()) if cluster.exists else None
+            if cluster.grouped == before:
+                continue
             if cluster.grouped is not None:
                 key, sums = cluster.grouped
-                self._groups[key] = plus(self._groups.get(key, NOTHING), sums)
+                group = self._groups.get(key)
+                new = new or group is None
+                self._groups[key] = ClusterGroup(key, plus(group.sums if group else NOTHING, sums))
+            if before is not None:
+                self._leave_group(*before)
         self._changed.clear()
         self._looked = True
-        return tuple(ClusterGroup(key, self._groups[key]) for key in sorted(self._groups))
+        if new:
+            self._groups = {key: self._groups[key] for key in sorted(self._groups)}
+        return tuple(self._groups.values())
+
+    def _leave_group(self, key: GroupKey, sums: Sums) -> None:
+        left = minus(self._groups[key].sums, sums)
+        if left.clusters:
+            self._groups[key] = ClusterGroup(key, left)
+        else:
+            del self._groups[key]
 
     def _judge(self, cluster: ClusterCount, now_s: float) -> None:
         """Update whether a cluster differs from its own status, and since when."""
@@ -177,66 +195,45 @@ class FleetAggregate:
 
     def tally(self) -> Tally:
         """The totals now."""
-        systems: list[SystemRow] = []
-        for row in self._rows.values():
-            if row.managed:
-                systems.append(SystemRow(*row.key, False, row.managed))
-            if row.local:
-                systems.append(SystemRow(*row.key, True, row.local))
+        total = self._total
         local = self._clusters.get(LOCAL_CLUSTER)
-        clusters = [ClusterRow(False, size, number) for size, number in self._sizes.items()]
-        has_local = local is not None and local.exists
-        if local is not None and has_local:
-            clusters.append(ClusterRow(True, local.nodes, 1))
+        local_clusters = int(local is not None and local.exists)
         return Tally(
-            systems=tuple(sorted(systems)),
-            clusters=tuple(sorted(clusters)),
+            systems=self._systems.rows(),
+            clusters=self._sizes.rows(),
             totals=Totals(
-                local_clusters=int(has_local),
-                managed_clusters=self._sizes.total(),
-                nodes=self._nodes,
+                local_clusters=local_clusters,
+                managed_clusters=self._existing - local_clusters,
+                nodes=total.nodes,
                 orphan_nodes=self._orphans,
-                roles=dict(self._roles),
-                cpu_nano=self._cpu_nano,
-                memory_nano=self._memory_nano,
-                unreported_cpu=self._unreported_cpu,
-                unreported_memory=self._unreported_memory,
+                roles=dict(total.roles),
+                cpu_nano=total.cpu_nano,
+                memory_nano=total.memory_nano,
+                unreported_cpu=total.unreported_cpu,
+                unreported_memory=total.unreported_memory,
             ),
         )
 
     def withheld(self) -> Counter[str]:
         """The number of nodes and clusters by the field whose text may not leave."""
-        found: Counter[str] = Counter()
-        for count in self._counts.values():
-            for name in TEXTS:
-                if getattr(count.shape, name) == OTHER:
-                    found[name] += count.nodes - count.orphans
-        for cluster in self._clusters.values():
-            if cluster.exists:
-                record = cluster.record
-                found["kubernetes_version"] += record.kubernetes_version == OTHER
-                found["provider"] += record.traits.provider == OTHER
-                found["driver"] += record.traits.driver == OTHER
-        return found
+        return self._total.withheld + self._withheld
 
     def detail(self, install_uuid: str | None) -> FleetDetail:
-        """All clusters and shapes now."""
+        """All clusters, and all shapes where they are counted."""
+        if self._coarse:
+            install_uuid = None
         if install_uuid != self._id_key:
             self._id_key = install_uuid
             for cluster in self._clusters.values():
                 cluster.forget_id()
-        return FleetDetail(
-            clusters=tuple(
-                cluster.describe(install_uuid)
-                for cluster in self._clusters.values()
-                if cluster.exists
-            ),
-            shapes=tuple(
-                ShapeDetail(count.shape, count.nodes - count.orphans)
-                for count in self._counts.values()
-                if count.nodes > count.orphans
-            ),
+        clusters = (
+            cluster.describe(install_uuid) for cluster in self._clusters.values() if cluster.exists
         )
+        detail = FleetDetail(
+            clusters=tuple(sorted(clusters, key=lambda each: (not each.upstream, each.id))),
+            shapes=self._shapes.rows() if self._shapes is not None else (),
+        )
+        return coarsen(detail) if self._coarse else detail
 
     def _learn(self, cluster: ClusterCount, record: ClusterRecord | Unreadable) -> None:
         before, key_before = cluster.record, cluster.key
@@ -261,92 +258,70 @@ class FleetAggregate:
             self._changed.discard(cluster)
 
     def _node(self, key: str, held: NodeRecord | Unreadable | None) -> NodeRecord | None:
-        """The node as it counts: an unreadable one has the cluster of its key and no shape."""
+        """The node as it counts: an unreadable one has the cluster of its key and no size."""
         if held is None or isinstance(held, NodeRecord):
             return held
         namespace, slash, _ = key.partition("/")
-        return NodeRecord(
-            uid=held.uid,
-            cluster=namespace if slash else self._only_cluster,
-            shape=UNREADABLE_SHAPE,
-        )
+        return NodeRecord(held.uid, namespace if slash else self._only_cluster, UNREADABLE_TRAITS)
+
+    def _shape(self, node: NodeRecord) -> NodeShape:
+        return coarse_shape(node.shape) if self._coarse else node.shape
 
     def _count_node(self, node: NodeRecord, step: int) -> None:
         cluster = self._clusters.get(node.cluster)
         if cluster is None:
             cluster = self._clusters[node.cluster] = ClusterCount(node.cluster)
-        count = self._counts.get(node.shape) or self._count_of(node.shape)
-        left = cluster.shapes.get(count, 0) + step
-        if left:
-            cluster.shapes[count] = left
-        else:
-            del cluster.shapes[count]
-        if not node.in_capacity:
-            left_out = cluster.left_out.get(count, 0) + step
-            if left_out:
-                cluster.left_out[count] = left_out
-            else:
-                del cluster.left_out[count]
-        count.nodes += step
-        cluster.nodes += step
+        exists, upstream = cluster.exists, cluster.upstream
+        self._systems.add_to(cluster.systems, _system_key(node, upstream), step, counts=exists)
+        if self._shapes is not None:
+            self._shapes.add_to(cluster.shapes, self._shape(node), step, counts=exists)
+        cluster.total.add(node, step)
         cluster.detail = None
         self._changed.add(cluster)
-        if cluster.exists:
-            self._add(count, step, upstream=cluster.upstream)
-            if not cluster.upstream:
-                self._count_size(cluster.nodes - step, -1)
-                self._count_size(cluster.nodes, +1)
-        else:
-            self._orphans += step
-            count.orphans += step
-            if not cluster.nodes:
-                self._forget(node.cluster, cluster)
-        if not count.nodes:
-            self._drop(count)
+        if exists:
+            self._total.add(node, step)
+            self._sizes.add((upstream, cluster.total.nodes - step), -1)
+            self._sizes.add((upstream, cluster.total.nodes), +1)
+            return
+        self._orphans += step
+        if not cluster.total.nodes:
+            self._forget(node.cluster, cluster)
 
-    def _add(self, count: ShapeCount, nodes: int, *, upstream: bool) -> None:
-        """Add nodes of a shape to all totals; a negative number removes them."""
-        if upstream:
-            count.row.local += nodes
-        else:
-            count.row.managed += nodes
-        shape = count.shape
-        self._nodes += nodes
-        for role in shape.roles or ("other",):
-            self._roles[role] += nodes
-        if shape.cpu_nano is None:
-            self._unreported_cpu += nodes
-        else:
-            self._cpu_nano += nodes * shape.cpu_nano
-        if shape.memory_nano is None:
-            self._unreported_memory += nodes
-        else:
-            self._memory_nano += nodes * shape.memory_nano
+    def _count_cluster(self, cluster: ClusterCount, step: int) -> None:
+        """Count a cluster that has come (+1) or gone (-1), and its nodes."""
+        self._existing += step
+        self._orphans -= step * cluster.total.nodes
+        self._total.add_all(cluster.total, step)
+        self._sizes.add((cluster.upstream, cluster.total.nodes), step)
+        self._systems.add_part(cluster.systems, step)
+        if self._shapes is not None:
+            self._shapes.add_part(cluster.shapes, step)
+        self._changed.add(cluster)
 
-    def _count_of(self, shape: NodeShape) -> ShapeCount:
-        """A new count for a shape."""
-        key = (
-            shape.architecture,
-            whole_cores(shape.cpu_nano or 0),
-            whole_mib(shape.memory_nano or 0),
-        )
-        row = self._rows.get(key)
-        if row is None:
-            row = self._rows[key] = Row(key)
-        row.shapes += 1
-        count = self._counts[shape] = ShapeCount(shape, row)
-        return count
 
-    def _drop(self, count: ShapeCount) -> None:
-        """Remove a shape without nodes, and its row if that has no other shape."""
-        del self._counts[count.shape]
-        count.row.shapes -= 1
-        if not count.row.shapes:
-            del self._rows[count.row.key]
+def _counts_as(node: NodeRecord) -> tuple[object, ...]:
+    return (
+        node.cluster,
+        node.traits,
+        node.container_runtime,
+        node.kernel_version,
+        node.cpu_nano,
+        node.memory_nano,
+    )
 
-    def _count_size(self, nodes: int, step: int) -> None:
-        left = self._sizes[nodes] + step
-        if left:
-            self._sizes[nodes] = left
-        else:
-            del self._sizes[nodes]
+
+def _system_key(node: NodeRecord, upstream: bool) -> SystemKey:  # noqa: FBT001 - part of the key
+    return (
+        node.traits.architecture,
+        whole_cores(node.cpu_nano or 0),
+        whole_mib(node.memory_nano or 0),
+        upstream,
+    )
+
+
+def _system_row(key: SystemKey, nodes: int) -> SystemRow:
+    return SystemRow(*key, nodes)
+
+
+def _cluster_row(key: tuple[bool, int], clusters: int) -> ClusterRow:
+    return ClusterRow(*key, clusters)

@@ -11,8 +11,8 @@ import msgspec
 
 from telemetryd import bounds
 from telemetryd.gather import texts
+from telemetryd.gather.capacity import Quantity, cpu_nano, memory_nano, whole_number
 from telemetryd.gather.project import LOCAL_CLUSTER, management_resource, require_uid
-from telemetryd.gather.shapes import Quantity, cpu_nano, memory_nano, whole_number
 from telemetryd.informer.resource import KubeObject, ObjectMeta
 from telemetryd.model import Amounts, ClusterRecord, ClusterTraits
 

@@ -1,9 +1,8 @@
-"""The counts of each cluster and of each shape of nodes, which ``aggregate`` updates.
+"""The counts of each cluster, which ``aggregate`` updates.
 
-The sums of a cluster are computed on request, and kept until the cluster changes. ``coarsen``
-rounds them for ``cluster_ids = "omit"``. ``DropWatch`` notices implausible drops: half of the fleet
-or more within minutes, as after a relist that returns almost nothing, or a restore of an old
-backup. Such counts are sent anyway, and marked as doubtful.
+``coarsen`` rounds them for ``cluster_ids = "omit"``. ``DropWatch`` notices implausible drops: half
+of the fleet or more within minutes, as after a relist that returns almost nothing, or a restore of
+an old backup. Such counts are sent anyway, and marked as doubtful.
 """
 
 import hmac
@@ -18,6 +17,7 @@ from telemetryd.gather.texts import OTHER, kubernetes_minor
 from telemetryd.model import (
     LOCAL,
     MANAGED,
+    NO_GPUS,
     Amounts,
     ClusterDetail,
     ClusterRecord,
@@ -25,9 +25,9 @@ from telemetryd.model import (
     FleetDetail,
     Gpus,
     GroupKey,
+    NodeRecord,
     NodeShape,
     RoleCounts,
-    ShapeDetail,
     Sums,
     Unreadable,
 )
@@ -36,40 +36,97 @@ from telemetryd.quantity import next_power, up_to
 ROLES: Final = ("controlplane", "etcd", "worker", "other")
 """The roles of nodes; ``other`` is a node without any of the three."""
 
+SystemKey = tuple[str, int, int, bool]
+"""Architecture, whole cores and MiB of a node, and whether its cluster is the upstream one."""
+
 UNREAD: Final = ClusterRecord(uid="", kubernetes_version="")
 """The record of a cluster that isn't known."""
 
 
-class Row:
-    """Nodes of one architecture and rounded size, in clusters that exist; shared by shapes."""
-
-    __slots__ = ("key", "local", "managed", "shapes")
-
-    def __init__(self, key: tuple[str, int, int]) -> None:
-        self.key = key
-        self.shapes = 0
-        self.local = 0
-        self.managed = 0
+_NO_ROLE: Final = ("other",)
 
 
-class ShapeCount:
-    """Nodes of one shape, including orphans. Hashed by identity, for speed."""
+class NodeSums:
+    """Running sums over nodes: those of one cluster, or of all clusters that exist.
 
-    __slots__ = ("nodes", "orphans", "row", "shape")
+    Attributes:
+        capacity_cpu_nano: Of those that Rancher adds to the capacity of their cluster.
+        withheld: The number of nodes by the field whose text may not leave.
+    """
 
-    def __init__(self, shape: NodeShape, row: Row) -> None:
-        self.shape = shape
-        self.row = row
-        self.nodes = 0
-        self.orphans = 0
+    __slots__ = (
+        "capacity_cpu_nano",
+        "capacity_memory_nano",
+        "cpu_nano",
+        "gpus",
+        "memory_nano",
+        "nodes",
+        "roles",
+        "unreadable",
+        "unreported_cpu",
+        "unreported_memory",
+        "withheld",
+    )
+
+    def __init__(self) -> None:
+        self.nodes = self.unreadable = 0
+        self.cpu_nano = self.memory_nano = 0
+        self.unreported_cpu = self.unreported_memory = 0
+        self.capacity_cpu_nano = self.capacity_memory_nano = 0
+        self.gpus = NO_GPUS
+        self.roles = dict.fromkeys(ROLES, 0)
+        self.withheld: Counter[str] = Counter()
+
+    def add(self, node: NodeRecord, step: int) -> None:
+        """Count a node (+1), or no longer (-1)."""
+        traits = node.traits
+        cpu_nano, memory_nano = step * (node.cpu_nano or 0), step * (node.memory_nano or 0)
+        self.nodes += step
+        self.unreadable += step * (not traits.readable)
+        self.cpu_nano += cpu_nano
+        self.memory_nano += memory_nano
+        self.unreported_cpu += step * (node.cpu_nano is None)
+        self.unreported_memory += step * (node.memory_nano is None)
+        if traits.in_capacity:
+            self.capacity_cpu_nano += cpu_nano
+            self.capacity_memory_nano += memory_nano
+        if traits.gpus != NO_GPUS:
+            self._add_gpus(traits.gpus, step)
+        for role in traits.roles or _NO_ROLE:
+            self.roles[role] += step
+        for name, text in (
+            ("architecture", traits.architecture),
+            ("operating_system", traits.operating_system),
+            ("container_runtime", node.container_runtime),
+            ("kernel_version", node.kernel_version),
+        ):
+            if text == OTHER:
+                self.withheld[name] += step
+
+    def add_all(self, other: "NodeSums", step: int) -> None:
+        """Count all nodes of other sums (+1), or no longer (-1)."""
+        for name in self.__slots__:
+            if name not in {"gpus", "roles", "withheld"}:
+                setattr(self, name, getattr(self, name) + step * getattr(other, name))
+        self._add_gpus(other.gpus, step)
+        for role, nodes in other.roles.items():
+            self.roles[role] += step * nodes
+        for name, nodes in other.withheld.items():
+            self.withheld[name] += step * nodes
+
+    def _add_gpus(self, gpus: Gpus, step: int) -> None:
+        self.gpus = Gpus(*(own + step * more for own, more in zip(self.gpus, gpus, strict=True)))
 
 
 class ClusterCount:
     """One cluster and its nodes, which may come before it and stay after it.
 
     Attributes:
-        left_out: Those that Rancher leaves out of the cluster's capacity, by shape.
-        grouped: Its share of the sums of its group.
+        total: The sums over its nodes.
+        systems: Its nodes by what the SCC payload says of them.
+        shapes: Its nodes by shape, where shapes are counted.
+        key: The group that it belongs to.
+        grouped: Its group and its share of the group's sums.
         differs: Its own status and its nodes have differed for a while.
         differs_since: Since when, on the aggregate's clock; None if they agree.
     """
@@ -81,20 +138,22 @@ class ClusterCount:
         "exists",
         "grouped",
         "id",
-        "left_out",
-        "nodes",
+        "key",
         "record",
         "shapes",
+        "systems",
+        "total",
         "upstream",
     )
 
     def __init__(self, name: str) -> None:
         self.upstream = name == LOCAL_CLUSTER
         self.exists = False
-        self.nodes = 0
-        self.shapes: dict[ShapeCount, int] = {}
-        self.left_out: dict[ShapeCount, int] = {}
+        self.total = NodeSums()
+        self.systems: dict[SystemKey, int] = {}
+        self.shapes: dict[NodeShape, int] = {}
         self.record = UNREAD
+        self.key = self._find_key()
         self.id = ""
         self.detail: ClusterDetail | None = None
         self.grouped: tuple[GroupKey, Sums] | None = None
@@ -108,6 +167,7 @@ class ClusterCount:
         if record.uid != self.record.uid:
             self.id = ""
         self.record = record
+        self.key = self._find_key()
         self.detail = None
 
     def forget_id(self) -> None:
@@ -123,48 +183,30 @@ class ClusterCount:
             self.detail = self._sum_up()
         return self.detail
 
-    @property
-    def key(self) -> GroupKey:
-        """The group that it belongs to."""
-        traits = self.record.traits
-        return GroupKey(
-            kind=LOCAL if self.upstream else MANAGED,
-            provider=traits.provider or OTHER,
-            driver=traits.driver or OTHER,
-            management=LOCAL if self.upstream else traits.management,
-            kubernetes_minor=kubernetes_minor(self.record.kubernetes_version),
-            active=traits.active,
-            deleting=traits.deleting,
-            stale=traits.stale,
+    def withheld(self) -> tuple[str, ...]:
+        """The fields of the cluster itself whose text may not leave."""
+        record = self.record
+        found = (
+            ("kubernetes_version", record.kubernetes_version),
+            ("provider", record.traits.provider),
+            ("driver", record.traits.driver),
         )
+        return tuple(name for name, text in found if text == OTHER)
 
     def sums(self) -> Sums:
         """The sums over its nodes, and of its own status."""
-        unreadable = cpu_nano = memory_nano = unreported_cpu = unreported_memory = 0
-        gpus = [0, 0, 0, 0]
-        for count, nodes in self.shapes.items():
-            shape = count.shape
-            unreadable += nodes * (not shape.readable)
-            cpu_nano += nodes * (shape.cpu_nano or 0)
-            memory_nano += nodes * (shape.memory_nano or 0)
-            unreported_cpu += nodes * (shape.cpu_nano is None)
-            unreported_memory += nodes * (shape.memory_nano is None)
-            for vendor, number in enumerate(shape.gpus):
-                gpus[vendor] += nodes * number
+        total = self.total
         capacity, requested = self.record.capacity, self.record.requested
         pods = capacity.pods if capacity is not None else None
         return Sums(
-            clusters=1,
-            nodes=self.nodes,
-            unreadable_nodes=unreadable,
-            cpu_nano=cpu_nano,
-            memory_nano=memory_nano,
-            unreported_cpu=unreported_cpu,
-            unreported_memory=unreported_memory,
-            gpus_nvidia=gpus[0],
-            gpus_amd=gpus[1],
-            gpus_intel=gpus[2],
-            gpus_other=gpus[3],
+            1,
+            total.nodes,
+            total.unreadable,
+            total.cpu_nano,
+            total.memory_nano,
+            total.unreported_cpu,
+            total.unreported_memory,
+            *total.gpus,
             counted_clusters=int(self.record.node_count is not None or capacity is not None),
             differing_clusters=int(self.differs),
             sized_clusters=int(pods is not None),
@@ -177,41 +219,45 @@ class ClusterCount:
 
     def disagrees(self) -> bool:
         """Whether its own status differs from the sums of its nodes; never while it is deleted."""
-        record = self.record
+        record, total = self.record, self.total
         if record.traits.deleting:
             return False
-        if record.node_count not in {None, self.nodes}:
+        if record.node_count not in {None, total.nodes}:
             return True
         if record.capacity is None:
             return False
-        cpu_nano = memory_nano = 0
-        for count, nodes in self.shapes.items():
-            adding = nodes - self.left_out.get(count, 0)
-            cpu_nano += adding * (count.shape.cpu_nano or 0)
-            memory_nano += adding * (count.shape.memory_nano or 0)
-        return record.capacity.cpu_nano not in {None, cpu_nano} or (
-            record.capacity.memory_nano not in {None, memory_nano}
+        return record.capacity.cpu_nano not in {None, total.capacity_cpu_nano} or (
+            record.capacity.memory_nano not in {None, total.capacity_memory_nano}
+        )
+
+    def _find_key(self) -> GroupKey:
+        traits = self.record.traits
+        return GroupKey(
+            kind=LOCAL if self.upstream else MANAGED,
+            provider=traits.provider or OTHER,
+            driver=traits.driver or OTHER,
+            management=LOCAL if self.upstream else traits.management,
+            kubernetes_minor=kubernetes_minor(self.record.kubernetes_version),
+            active=traits.active,
+            deleting=traits.deleting,
+            stale=traits.stale,
         )
 
     def _sum_up(self) -> ClusterDetail:
-        roles = dict.fromkeys(ROLES, 0)
-        for count, nodes in self.shapes.items():
-            for role in count.shape.roles or ("other",):
-                roles[role] += nodes
-        sums, record = self.sums(), self.record
+        total, record = self.total, self.record
         return ClusterDetail(
             id=self.id,
             upstream=self.upstream,
             kubernetes_version=record.kubernetes_version,
-            nodes=self.nodes,
-            roles=RoleCounts(**roles),
-            cpu_nano=sums.cpu_nano,
-            memory_nano=sums.memory_nano,
-            unreported_cpu=sums.unreported_cpu,
-            unreported_memory=sums.unreported_memory,
-            unreadable_nodes=sums.unreadable_nodes,
+            nodes=total.nodes,
+            roles=RoleCounts(**total.roles),
+            cpu_nano=total.cpu_nano,
+            memory_nano=total.memory_nano,
+            unreported_cpu=total.unreported_cpu,
+            unreported_memory=total.unreported_memory,
+            unreadable_nodes=total.unreadable,
             group=self.key,
-            gpus=sums.gpus,
+            gpus=total.gpus,
             node_count=record.node_count,
             capacity=record.capacity,
             requested=record.requested,
@@ -246,19 +292,21 @@ _MINOR: Final = re.compile(r"v?[0-9]+\.[0-9]+")
 
 
 def coarsen(detail: FleetDetail) -> FleetDetail:
-    """The detail with all numbers rounded up.
+    """The detail with all numbers of clusters rounded up; its shapes are coarse already.
 
-    Exact sums are as good as an id, because they repeat from one payload to the next. In rows of
-    clusters each number becomes the next power of two, and the version of Kubernetes its minor
-    version. Shapes of nodes have whole cores and GiB, and equal shapes become one.
+    Exact sums are as good as an id, because they repeat from one payload to the next. Each number
+    becomes the next power of two, and the version of Kubernetes its minor version.
     """
-    shapes: Counter[NodeShape] = Counter()
-    for counted in detail.shapes:
-        shapes[_shape(counted.shape)] += counted.nodes
-    return FleetDetail(
-        clusters=tuple(map(_cluster, detail.clusters)),
-        shapes=tuple(ShapeDetail(shape, nodes) for shape, nodes in shapes.items()),
-        coarse=True,
+    return replace(detail, clusters=tuple(map(_cluster, detail.clusters)), coarse=True)
+
+
+def coarse_shape(shape: NodeShape) -> NodeShape:
+    """A shape with whole cores and GiB."""
+    cpu, memory = shape.cpu_nano, shape.memory_nano
+    return replace(
+        shape,
+        cpu_nano=None if cpu is None else up_to(cpu, _NANO),
+        memory_nano=None if memory is None else up_to(memory, _GIB_NANO),
     )
 
 
@@ -290,15 +338,6 @@ def _amounts(amounts: Amounts | None) -> Amounts | None:
         cpu_nano=None if cpu is None else _power(cpu, _NANO),
         memory_nano=None if memory is None else _power(memory, _GIB_NANO),
         pods=None if pods is None else next_power(pods),
-    )
-
-
-def _shape(shape: NodeShape) -> NodeShape:
-    cpu, memory = shape.cpu_nano, shape.memory_nano
-    return replace(
-        shape,
-        cpu_nano=None if cpu is None else up_to(cpu, _NANO),
-        memory_nano=None if memory is None else up_to(memory, _GIB_NANO),
     )
 
 

@@ -14,7 +14,7 @@ import anyio
 from telemetryd.config import IdentityConfig, PrivacyConfig
 from telemetryd.errors import NotReady
 from telemetryd.gather.aggregate import FleetAggregate
-from telemetryd.gather.counts import DropWatch, coarsen
+from telemetryd.gather.counts import DropWatch
 from telemetryd.gather.features import enabled_features
 from telemetryd.gather.identity import Discovered, discover
 from telemetryd.gather.plain import LocalCluster, PlainReaders
@@ -26,7 +26,6 @@ from telemetryd.model import (
     Delta,
     Drop,
     FeatureRecord,
-    FleetDetail,
     Identity,
     InformerStatus,
     NamespaceRecord,
@@ -121,6 +120,8 @@ class Gatherer:
         self._detailed = detailed
         plain = isinstance(readers, PlainReaders)
         self._fleet = FleetAggregate(LOCAL_CLUSTER if plain else "")
+        if detailed:
+            self._fleet.count_shapes((), coarse=self._coarse)
         self._drop_watches = (DropWatch("clusters"), DropWatch("nodes"))
         self._logged_withheld: set[str] = set()
         self._facts_version = 0
@@ -151,12 +152,17 @@ class Gatherer:
     def protect(self, privacy: PrivacyConfig) -> None:
         """Use other privacy settings from the next snapshot on."""
         if privacy != self._privacy:
+            recount = privacy.cluster_ids != self._privacy.cluster_ids
             self._privacy = privacy
             self._facts_version += 1
+            if recount and self._detailed:
+                self._count_shapes()
 
     def add_detail(self) -> None:
         """Add what the fleet payload needs, from the next snapshot on."""
-        self._detailed = True
+        if not self._detailed:
+            self._detailed = True
+            self._count_shapes()
 
     def snapshot(self) -> Snapshot:
         """The fleet now: the same object as before if nothing in it changed.
@@ -218,6 +224,16 @@ class Gatherer:
     def required(self) -> list[InformerStatus]:
         """Status of each informer that a snapshot needs."""
         return [reader.status() for reader in self._required]
+
+    @property
+    def _coarse(self) -> bool:
+        return self._privacy.cluster_ids == "omit"
+
+    def _count_shapes(self) -> None:
+        """Have shapes counted, from the nodes that are held on."""
+        nodes = self._readers.nodes
+        held = ((key, nodes.get(key)) for key in nodes.keys())  # noqa: SIM118
+        self._fleet.count_shapes(held, coarse=self._coarse)
 
     def _fact_changed(self, delta: Delta[Record]) -> None:
         """A setting, a feature or kube-system; settings that are never read have equal records."""
@@ -312,13 +328,6 @@ class Gatherer:
             drops=basis.drops,
         )
 
-    def _detail(self, install_uuid: str) -> FleetDetail | None:
-        if not self._detailed:
-            return None
-        if self._privacy.cluster_ids == "omit":
-            return coarsen(self._fleet.detail(None))
-        return self._fleet.detail(install_uuid)
-
     def _features(self, version: str) -> tuple[str, ...]:
         if isinstance(self._readers, PlainReaders):
             return ()
@@ -354,7 +363,7 @@ class Gatherer:
             systems=tally.systems,
             clusters=tally.clusters,
             totals=totals,
-            detail=self._detail(discovered.install_uuid),
+            detail=self._fleet.detail(discovered.install_uuid) if self._detailed else None,
             omitted=self._privacy.omitted,
             doubts=_doubts(totals),
         )
@@ -379,7 +388,7 @@ def _doubts(totals: Totals) -> tuple[str, ...]:
         f"{drop.what}: fell from {drop.before} to {drop.now} within minutes"
         for drop in totals.drops
     ]
-    differing = totals.everything.differing_clusters
+    differing = sum(group.sums.differing_clusters for group in totals.groups)
     if differing:
         reasons.append(f"clusters: {differing} differ from their own nodeCount or capacity")
     return tuple(sorted(reasons))

@@ -9,7 +9,6 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final
 from uuid import UUID, uuid5
 
@@ -31,10 +30,10 @@ from telemetryd.gather.project import (
     KUBE_SYSTEM_NAME,
     LOCAL_CLUSTER,
     InternalNodeStatus,
-    intern_shape,
+    make_record,
     require_uid,
+    roles_of,
 )
-from telemetryd.gather.shapes import ShapeTable
 from telemetryd.gather.texts import provider_of_version
 from telemetryd.informer.resource import KubeObject, ObjectMeta, Resource
 from telemetryd.informer.store import Reader
@@ -296,8 +295,8 @@ _NO_LABELS: Final = _NodeLabels()
 _TEXT: Final = msgspec.json.Decoder(str)
 
 
-def project_core_node(shapes: ShapeTable, _key: str, node: CoreNodeObject) -> NodeRecord:
-    """The record of a core node in the only cluster, its shape interned in the table.
+def project_core_node(_key: str, node: CoreNodeObject) -> NodeRecord:
+    """The record of a core node, in the only cluster.
 
     Raises:
         UnreadableObject: It has no UID.
@@ -305,26 +304,22 @@ def project_core_node(shapes: ShapeTable, _key: str, node: CoreNodeObject) -> No
     uid = require_uid(node.metadata)
     labels = (node.metadata.labels if node.metadata is not None else None) or _NO_LABELS
     role = decode_or_none(_TEXT, labels.role) if labels.role else None
-    shape = intern_shape(
-        shapes,
-        node.status,
+    roles = roles_of(
         # As in kubectl, the label alone counts, whatever its value.
         control_plane=bool(labels.control_plane or labels.controlplane or labels.master)
         or role in _CONTROL_PLANE,
         etcd=bool(labels.etcd) or role == "etcd",
         worker=bool(labels.worker) or role == "worker",
     )
-    return NodeRecord(uid=uid, cluster=LOCAL_CLUSTER, shape=shape)
+    return make_record(uid, LOCAL_CLUSTER, node.status, roles)
 
 
-def core_nodes_resource(shapes: ShapeTable) -> Resource[CoreNodeObject, NodeRecord]:
-    """Core nodes, their shapes interned in the table."""
-    return Resource(
-        group="",
-        version="v1",
-        plural="nodes",
-        kind="Node",
-        namespaced=False,
-        object_type=CoreNodeObject,
-        project=partial(project_core_node, shapes),
-    )
+CORE_NODES: Final = Resource(
+    group="",
+    version="v1",
+    plural="nodes",
+    kind="Node",
+    namespaced=False,
+    object_type=CoreNodeObject,
+    project=project_core_node,
+)

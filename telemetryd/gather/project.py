@@ -7,21 +7,23 @@ declared field may be null.
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache
 from typing import Final
 
 import msgspec
 
 from telemetryd import bounds
 from telemetryd.errors import UnreadableObject, UnreadableReason
-from telemetryd.gather.shapes import ShapeTable, decode_raw, read_capacity
+from telemetryd.gather import texts
+from telemetryd.gather.capacity import decode_raw, read_size
 from telemetryd.informer.resource import KubeObject, ObjectMeta, Resource, T
 from telemetryd.informer.store import Reader
 from telemetryd.model import (
     FeatureRecord,
+    Gpus,
     NamespaceRecord,
     NodeRecord,
-    NodeShape,
+    NodeTraits,
     ProjectRecord,
     R,
     SettingRecord,
@@ -154,6 +156,9 @@ _NO_INFO: Final = _NodeInfo()
 _CONTROL_PLANE_TAINTS: Final = frozenset(
     f"node-role.kubernetes.io/{role}" for role in ("controlplane", "control-plane", "etcd")
 )
+_KEPT: Final = 4096
+"""Parts of nodes that are shared, of each kind; a real fleet has a thousand kernels."""
+
 _ROLES: Final = tuple(
     tuple(
         role for bit, role in ((1, "controlplane"), (2, "etcd"), (4, "worker")) if combination & bit
@@ -162,8 +167,8 @@ _ROLES: Final = tuple(
 )
 
 
-def project_node(shapes: ShapeTable, _key: str, node: NodeObject) -> NodeRecord:
-    """The record of a node, its shape interned in the table.
+def project_node(_key: str, node: NodeObject) -> NodeRecord:
+    """The record of a node.
 
     Raises:
         UnreadableObject: It has no UID or no namespace.
@@ -174,17 +179,13 @@ def project_node(shapes: ShapeTable, _key: str, node: NodeObject) -> NodeRecord:
     if not namespace:
         raise UnreadableObject(UnreadableReason.MISSING, "a node without namespace has no cluster")
     spec = node.spec or _NO_SPEC
-    shape = intern_shape(
-        shapes,
+    return make_record(
+        uid,
+        sys.intern(namespace),
         node.status.internal_node_status if node.status is not None else None,
-        control_plane=bool(spec.control_plane),
-        etcd=bool(spec.etcd),
-        worker=bool(spec.worker),
-    )
-    return NodeRecord(
-        uid=uid,
-        cluster=sys.intern(namespace),
-        shape=shape,
+        roles_of(
+            control_plane=bool(spec.control_plane), etcd=bool(spec.etcd), worker=bool(spec.worker)
+        ),
         in_capacity=_is_in_capacity(spec),
     )
 
@@ -204,29 +205,68 @@ def _is_in_capacity(spec: _NodeSpec) -> bool:
     )
 
 
-def intern_shape(
-    shapes: ShapeTable,
+def roles_of(*, control_plane: bool, etcd: bool, worker: bool) -> tuple[str, ...]:
+    """The roles of a node, sorted."""
+    return _ROLES[control_plane + 2 * etcd + 4 * worker]
+
+
+def make_record(
+    uid: str,
+    cluster: str,
     status: InternalNodeStatus | None,
+    roles: tuple[str, ...],
     *,
-    control_plane: bool,
-    etcd: bool,
-    worker: bool,
-) -> NodeShape:
-    """The shape of a node with this status and these roles, interned in the table.
+    in_capacity: bool = True,
+) -> NodeRecord:
+    """The record of a node with this status; what it has in common with others is shared.
 
     Raises:
         UnreadableObject: Its capacity can't be read.
     """
     info = (status.node_info if status is not None else None) or _NO_INFO
-    capacity, gpus = read_capacity(status.capacity if status is not None else b"")
-    roles = _ROLES[control_plane + 2 * etcd + 4 * worker]
-    labels = (
-        bounds.version(info.architecture),
-        bounds.version(info.operating_system),
-        bounds.version(info.container_runtime_version),
-        bounds.version(info.kernel_version),
+    cpu_nano, memory_nano, gpus = read_size(status.capacity if status is not None else b"")
+    return NodeRecord(
+        uid,
+        cluster,
+        _traits(
+            bounds.version(info.architecture),
+            bounds.version(info.operating_system),
+            roles,
+            gpus,
+            in_capacity,
+        ),
+        _container_runtime(bounds.version(info.container_runtime_version)),
+        _kernel_version(bounds.version(info.kernel_version)),
+        cpu_nano,
+        memory_nano,
     )
-    return shapes.intern(labels, roles, capacity.cpu, capacity.memory, gpus)
+
+
+@lru_cache(_KEPT)
+def _traits(
+    architecture: str,
+    operating_system: str,
+    roles: tuple[str, ...],
+    gpus: Gpus,
+    in_capacity: bool,  # noqa: FBT001 - with a name it would be looked up in twice the time
+) -> NodeTraits:
+    return NodeTraits(
+        texts.architecture(architecture),
+        texts.operating_system(operating_system),
+        roles,
+        gpus,
+        in_capacity,
+    )
+
+
+@lru_cache(_KEPT)
+def _container_runtime(text: str) -> str:
+    return sys.intern(texts.container_runtime(text))
+
+
+@lru_cache(_KEPT)
+def _kernel_version(text: str) -> str:
+    return sys.intern(texts.kernel_version(text))
 
 
 def project_setting(key: str, setting: SettingObject) -> SettingRecord:
@@ -334,12 +374,7 @@ def management_resource(
     )
 
 
-def nodes_resource(shapes: ShapeTable) -> Resource[NodeObject, NodeRecord]:
-    """nodes.management.cattle.io, their shapes interned in the table."""
-    project = partial(project_node, shapes)
-    return management_resource("nodes", "Node", NodeObject, project, namespaced=True)
-
-
+NODES: Final = management_resource("nodes", "Node", NodeObject, project_node, namespaced=True)
 SETTINGS: Final = management_resource("settings", "Setting", SettingObject, project_setting)
 FEATURES: Final = management_resource("features", "Feature", FeatureObject, project_feature)
 PROJECTS: Final = management_resource(

@@ -7,18 +7,18 @@ import msgspec
 from msgspec import inspect
 
 from telemetryd.gather import consumer
+from telemetryd.gather.capacity import GPU_KEYS, Capacity
 from telemetryd.gather.clusters import CLUSTERS
-from telemetryd.gather.plain import core_nodes_resource
+from telemetryd.gather.plain import CORE_NODES
 from telemetryd.gather.project import (
     FEATURES,
     KUBE_SYSTEM,
+    NODES,
     PROJECTS,
     SETTINGS,
     SETTINGS_READ,
-    nodes_resource,
 )
 from telemetryd.gather.requests import SECRET_REQUESTS, RequestSpec, SecretRequestStatus
-from telemetryd.gather.shapes import GPU_KEYS, Capacity, ShapeTable
 
 
 def keys_of(
@@ -54,15 +54,11 @@ def _walk(
             yield path
 
 
-_SHAPES: Final = ShapeTable()
-_RANCHER_NODES: Final = nodes_resource(_SHAPES)
-_CORE_NODES: Final = core_nodes_resource(_SHAPES)
-
 KEYS_READ: Final[Mapping[str, tuple[str, ...]]] = {
     CLUSTERS.id: keys_of(CLUSTERS.object_type),
-    _RANCHER_NODES.id: _node_keys(_RANCHER_NODES.object_type, "status.internalNodeStatus.capacity"),
+    NODES.id: _node_keys(NODES.object_type, "status.internalNodeStatus.capacity"),
     **{each.id: keys_of(each.object_type) for each in (SETTINGS, FEATURES, PROJECTS, KUBE_SYSTEM)},
-    _CORE_NODES.id: _node_keys(_CORE_NODES.object_type, "status.capacity"),
+    CORE_NODES.id: _node_keys(CORE_NODES.object_type, "status.capacity"),
     SECRET_REQUESTS.id: keys_of(
         SECRET_REQUESTS.object_type, {"spec": RequestSpec, "status": SecretRequestStatus}
     ),

@@ -19,7 +19,7 @@ from telemetryd.model.groups import (
 from telemetryd.model.records import (
     NO_GPUS,
     UNKNOWN_TRAITS,
-    UNREADABLE_SHAPE,
+    UNREADABLE_TRAITS,
     Amounts,
     ClusterRecord,
     ClusterTraits,
@@ -30,6 +30,7 @@ from telemetryd.model.records import (
     NamespaceRecord,
     NodeRecord,
     NodeShape,
+    NodeTraits,
     OtherController,
     ProjectRecord,
     R,

@@ -1,7 +1,7 @@
 """The record of each kind of object, and the delta of a change."""
 
 from dataclasses import dataclass
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -40,15 +40,31 @@ class Gpus(NamedTuple):
 NO_GPUS: Final = Gpus()
 
 
-@dataclass(frozen=True, slots=True)
-class NodeShape:
-    """A node without its name; interned, so that equal nodes share one.
+class NodeTraits(msgspec.Struct, frozen=True, gc=False):
+    """Kind of a node; interned, so that nodes alike share one.
 
     Attributes:
-        cpu_nano: CPU capacity in 1e-9 cores; None if not reported or not parseable.
         roles: Sorted subset of ``controlplane``, ``etcd``, ``worker``; empty counts as ``other``.
-        readable: False only in the shape of all nodes that can't be read.
+        in_capacity: Rancher adds the node to the capacity of its cluster: not a cordoned node, nor
+            one of the control plane that takes no other work.
+        readable: False only in the traits of all nodes that can't be read.
     """
+
+    architecture: str
+    operating_system: str
+    roles: tuple[str, ...]
+    gpus: Gpus = NO_GPUS
+    in_capacity: bool = True
+    readable: bool = True
+
+
+UNREADABLE_TRAITS: Final = NodeTraits("", "", (), readable=False)
+"""The traits of all nodes that can't be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeShape:
+    """A node as the fleet payload has it: all but its name and its cluster."""
 
     architecture: str
     operating_system: str
@@ -60,31 +76,52 @@ class NodeShape:
     gpus: Gpus = NO_GPUS
     readable: bool = True
 
-
-UNREADABLE_SHAPE: Final = NodeShape(
-    architecture="",
-    operating_system="",
-    container_runtime="",
-    kernel_version="",
-    roles=(),
-    cpu_nano=None,
-    memory_nano=None,
-    readable=False,
-)
-"""The shape of all nodes that can't be read."""
+    @property
+    def order(self) -> tuple[Any, ...]:
+        """What shapes are sorted by: unreported amounts come first."""
+        return (
+            self.architecture,
+            self.operating_system,
+            self.container_runtime,
+            self.kernel_version,
+            self.roles,
+            -1 if self.cpu_nano is None else self.cpu_nano,
+            -1 if self.memory_nano is None else self.memory_nano,
+            self.gpus,
+            self.readable,
+        )
 
 
 class NodeRecord(Record, frozen=True, gc=False):
-    """One node: its UID, its cluster and the shape that it shares with equal nodes.
+    """One node. Two are rarely alike in all of it, so its parts are shared and not the whole.
 
     Attributes:
-        in_capacity: Rancher adds it to the capacity of its cluster: not a cordoned node, nor one
-            of the control plane that takes no other work.
+        cpu_nano: CPU capacity in 1e-9 cores; None if not reported or not parseable.
+        memory_nano: Memory capacity in 1e-9 bytes, in the same way.
     """
 
     cluster: str
-    shape: NodeShape
-    in_capacity: bool = True
+    traits: NodeTraits
+    container_runtime: str = ""
+    kernel_version: str = ""
+    cpu_nano: int | None = None
+    memory_nano: int | None = None
+
+    @property
+    def shape(self) -> NodeShape:
+        """What the fleet payload says of it."""
+        traits = self.traits
+        return NodeShape(
+            architecture=traits.architecture,
+            operating_system=traits.operating_system,
+            container_runtime=self.container_runtime,
+            kernel_version=self.kernel_version,
+            roles=traits.roles,
+            cpu_nano=self.cpu_nano,
+            memory_nano=self.memory_nano,
+            gpus=traits.gpus,
+            readable=traits.readable,
+        )
 
 
 @dataclass(frozen=True, slots=True)

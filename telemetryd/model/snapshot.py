@@ -167,7 +167,7 @@ class ShapeDetail:
 
 @dataclass(frozen=True, slots=True)
 class FleetDetail:
-    """What the fleet payload has beyond rows and totals, in no order.
+    """What the fleet payload has beyond rows and totals; the order costs or saves time alone.
 
     Attributes:
         coarse: Numbers are rounded, so that they don't identify a cluster.

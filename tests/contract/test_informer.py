@@ -13,8 +13,7 @@ import pytest
 
 from telemetryd.config import KubernetesConfig
 from telemetryd.errors import Conflict, Gone, Invalid, KubeError, NotFound, Unauthorized
-from telemetryd.gather.project import KUBE_SYSTEM, NodeObject, nodes_resource
-from telemetryd.gather.shapes import ShapeTable
+from telemetryd.gather.project import KUBE_SYSTEM, NODES, NodeObject
 from telemetryd.informer.backoff import WatchTiming
 from telemetryd.informer.informer import Informer
 from telemetryd.informer.resource import Resource, T
@@ -33,7 +32,6 @@ from tests.system.partition import Partition
 pytestmark = pytest.mark.anyio
 
 PAGE_SIZE = 3
-NODES = nodes_resource(ShapeTable())
 QUICK = WatchTiming(
     backoff_base_s=0.02, backoff_cap_s=0.2, short_watch_s=0.02, absence_recheck_s=0.05
 )

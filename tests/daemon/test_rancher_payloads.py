@@ -9,8 +9,7 @@ import msgspec
 import pytest
 
 from telemetryd.gather.clusters import CLUSTERS
-from telemetryd.gather.project import nodes_resource
-from telemetryd.gather.shapes import ShapeTable
+from telemetryd.gather.project import NODES
 from tests.daemon.test_payloads import World
 
 DATA = Path(__file__).parents[1] / "export" / "data" / "rancher-payloads.ndjson.gz"
@@ -26,15 +25,14 @@ def rows(document: dict[str, Any], key: str) -> list[Any]:
 @pytest.mark.parametrize("fleet", COMPUTED, ids=range(len(COMPUTED)))
 def test_payload_of_an_ordinary_fleet_is_ranchers_own(fleet: dict[str, Any]) -> None:
     world = World()
-    nodes = nodes_resource(ShapeTable())
     for each in fleet["clusters"]:
         name = each["metadata"]["name"]
         decoded = msgspec.json.decode(json.dumps(each), type=CLUSTERS.object_type)
         world.fleet.clusters.put(name, CLUSTERS.project(name, decoded))
     for each in fleet["nodes"]:
         key = f"{each['metadata']['namespace']}/{each['metadata']['name']}"
-        node = msgspec.json.decode(json.dumps(each), type=nodes.object_type)
-        world.fleet.nodes.put(key, nodes.project(key, node))
+        node = msgspec.json.decode(json.dumps(each), type=NODES.object_type)
+        world.fleet.nodes.put(key, NODES.project(key, node))
     for name, value in fleet["settings"].items():
         world.fleet.set(name, value)
     ours, theirs = world.document("scc"), fleet["rancher"]["payload"]

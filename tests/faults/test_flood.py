@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from telemetryd.gather.project import nodes_resource
-from telemetryd.gather.shapes import ShapeTable
+from telemetryd.gather import project
 from telemetryd.model import Delta, NodeRecord
 from telemetryd.serve.control.client import ask
 from telemetryd.serve.control.protocol import Request
@@ -64,7 +63,7 @@ def test_fifty_thousand_nodes_under_two_thousand_changes_a_second_stay_in_order(
     config = CONFIG.format(socket=socket, folder=tmp_path / "out")
     files = tmp_path / "kubeconfig", tmp_path / "witness-kubeconfig"
     proxy = FaultProxy(apiserver.url, apiserver.ca_file, tmp_path)
-    resource = nodes_resource(ShapeTable())
+    resource = project.NODES
     try:
         with proxy.running():
             flood.attach(proxy)

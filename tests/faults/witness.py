@@ -19,8 +19,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from telemetryd.config import KubernetesConfig
 from telemetryd.gather.clusters import CLUSTERS
-from telemetryd.gather.project import FEATURES, KUBE_SYSTEM, SETTINGS, nodes_resource
-from telemetryd.gather.shapes import ShapeTable
+from telemetryd.gather.project import FEATURES, KUBE_SYSTEM, NODES, SETTINGS
 from telemetryd.informer.decode import ObjectDecoder
 from telemetryd.informer.informer import Informer
 from telemetryd.informer.resource import Resource
@@ -32,7 +31,7 @@ from telemetryd.stats import InformerStats, KubeStats
 from tests.apiserver.admin import Admin
 
 _RESOURCES: tuple[Resource[Any, Any], ...] = (
-    nodes_resource(ShapeTable()),
+    NODES,
     CLUSTERS,
     SETTINGS,
     FEATURES,

@@ -1,13 +1,16 @@
 """Stores that a test fills by hand, and records to fill them with."""
 
+import msgspec
+
+from telemetryd.gather.capacity import cpu_nano, memory_nano
 from telemetryd.gather.gatherer import Readers
-from telemetryd.gather.shapes import ShapeTable
 from telemetryd.informer.store import Store
 from telemetryd.model import (
     ClusterRecord,
     FeatureRecord,
     NamespaceRecord,
     NodeRecord,
+    NodeTraits,
     R,
     SettingRecord,
     Unreadable,
@@ -17,7 +20,6 @@ from telemetryd.stats import InformerStats
 NOW_S = 1_750_000_000.0
 INSTALL_UUID = "3f0c3a5e-8d3b-4c55-9a68-0c3d0c8a7a11"
 CLUSTER_UUID = "b5a7c0f2-17f5-4a0e-9f59-6d7d3a0c9e22"
-SHAPES = ShapeTable()
 
 
 class FilledStore(Store[R]):
@@ -104,12 +106,19 @@ def node(
     roles: tuple[str, ...] = ("worker",),
     uid: str = "uid",
 ) -> NodeRecord:
-    labels = (architecture, "linux", "containerd://2.0.5", "6.4.0")
-    return NodeRecord(uid=uid, cluster=cluster, shape=SHAPES.intern(labels, roles, cpu, memory))
+    return NodeRecord(
+        uid=uid,
+        cluster=cluster,
+        traits=NodeTraits(architecture, "linux", roles),
+        container_runtime="containerd://2.0.5",
+        kernel_version="6.4.0",
+        cpu_nano=cpu_nano(cpu),
+        memory_nano=memory_nano(memory),
+    )
 
 
 def replace_cluster(record: NodeRecord, cluster: str) -> NodeRecord:
-    return NodeRecord(uid=record.uid, cluster=cluster, shape=record.shape)
+    return msgspec.structs.replace(record, cluster=cluster)
 
 
 def feature(

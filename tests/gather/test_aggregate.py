@@ -1,9 +1,7 @@
 """Totals by deltas: upstream's tables, a recount after any order of deltas, and what they cost."""
 
-import sys
 from collections import Counter
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -13,9 +11,10 @@ from hypothesis import strategies as st
 from telemetryd.errors import UnreadableReason
 from telemetryd.gather.aggregate import FleetAggregate, Tally
 from telemetryd.model import (
-    UNREADABLE_SHAPE,
+    UNREADABLE_TRAITS,
     ClusterRecord,
     ClusterRow,
+    ClusterTraits,
     Delta,
     NodeRecord,
     SystemRow,
@@ -23,6 +22,7 @@ from telemetryd.model import (
     Unreadable,
 )
 from tests.gather.readers import cluster, node, replace_cluster
+from tests.support.counting import lines_of
 
 UNREADABLE = Unreadable("uid", UnreadableReason.TYPE)
 MIB = 2**20
@@ -161,8 +161,7 @@ def test_an_orphan_that_goes_leaves_nothing_behind() -> None:
     fleet.apply_node(Delta("c1/0", node(cluster="c1"), None))
     assert fleet.tally() == FleetAggregate().tally()
     assert not fleet._clusters
-    assert not fleet._counts
-    assert not fleet._rows
+    assert not len(fleet._systems)
 
 
 def test_an_unreadable_cluster_is_a_cluster_and_an_unreadable_node_is_a_node_of_its_own() -> None:
@@ -200,13 +199,16 @@ states = st.one_of(
     st.builds(
         node,
         st.sampled_from([None, "500m", "4", "4000m"]),
-        st.sampled_from([None, "8Gi", "8589934592"]),
+        st.sampled_from([None, "8Gi", "8589934592"])
+        | st.integers(2**23, 2**23 + 9000).map("{}Ki".format),
         cluster=names,
-        architecture=st.sampled_from(["amd64", "arm64"]),
+        architecture=st.sampled_from(["amd64", "arm64", "pdp11"]),
         roles=st.sampled_from([(), ("etcd", "worker")]),
     ),
 )
-cluster_states = st.sampled_from([None, UNREADABLE, cluster("any")])
+cluster_states = st.sampled_from(
+    [None, UNREADABLE, cluster("any"), ClusterRecord("any", "other", ClusterTraits("other", "eks"))]
+)
 steps = st.one_of(
     st.tuples(st.just("node"), st.sampled_from(["c1/n1", "c2/n2", "local/n3", "c1/n4"]), states),
     st.tuples(st.just("cluster"), names, cluster_states),
@@ -226,14 +228,29 @@ def test_any_order_of_deltas_equals_a_recount(changes: list[tuple[str, str, Any]
             fleet.apply_cluster(Delta(key, clusters.get(key), new))
             clusters[key] = new
         assert fleet.tally() == recount(nodes, clusters)
+        assert +fleet.withheld() == withheld(nodes, clusters)
     for key, record in nodes.items():
         fleet.apply_node(Delta(key, record, None))
     for key, held in clusters.items():
         fleet.apply_cluster(Delta(key, held, None))
     assert not fleet._clusters
-    assert not fleet._counts
-    assert not fleet._rows
-    assert not fleet._sizes
+    assert not len(fleet._systems)
+    assert not len(fleet._sizes)
+
+
+def withheld(nodes: dict[str, Any], clusters: dict[str, Any]) -> Counter[str]:
+    present = {name for name, record in clusters.items() if record is not None}
+    found = Counter(
+        "architecture"
+        for record in nodes.values()
+        if isinstance(record, NodeRecord)
+        and record.cluster in present
+        and record.traits.architecture == "other"
+    )
+    for record in clusters.values():
+        if isinstance(record, ClusterRecord) and record.kubernetes_version == "other":
+            found.update(("kubernetes_version", "provider"))
+    return found
 
 
 def recount(
@@ -244,7 +261,7 @@ def recount(
     readable = [
         record
         if isinstance(record, NodeRecord)
-        else NodeRecord("", key.partition("/")[0], UNREADABLE_SHAPE)
+        else NodeRecord("", key.partition("/")[0], UNREADABLE_TRAITS)
         for key, record in nodes.items()
         if record is not None
     ]
@@ -282,23 +299,7 @@ def recount(
 
 
 def lines_run(work: Callable[[], object]) -> int:
-    """How many lines of the aggregate run: its own measure of work, whatever the machine."""
-    lines = 0
-
-    def trace(frame: FrameType, event: str, _argument: object) -> Any:
-        nonlocal lines
-        if not frame.f_code.co_filename.endswith("aggregate.py"):
-            return None
-        lines += event == "line"
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        work()
-    finally:
-        sys.settrace(before)
-    return lines
+    return lines_of(work, "aggregate.py", "counts.py", "rows.py").total()
 
 
 def test_a_tally_costs_the_same_with_ten_times_the_nodes() -> None:
@@ -312,11 +313,31 @@ def test_a_tally_costs_the_same_with_ten_times_the_nodes() -> None:
     assert large == small
 
 
-def test_a_tally_costs_its_rows_where_every_node_has_a_shape_of_its_own() -> None:
-    def fleet(shapes: int) -> FleetAggregate:
-        return fleet_of(c1=[node("4", f"{16 * 2**20 + kib}Ki") for kib in range(1, shapes + 1)])
+def sized(number: int) -> NodeRecord:
+    return node("4", f"{16 * 2**20 + 1024 * number}Ki")
 
-    assert lines_run(fleet(10).tally) == lines_run(fleet(100).tally) > 0
+
+def test_a_change_costs_the_same_with_ten_times_the_nodes_each_in_a_row_of_its_own() -> None:
+    def change_lines(clusters: int) -> int:
+        nodes = iter(range(10 * clusters))
+        fleet = fleet_of(
+            **{f"c{number}": [sized(next(nodes)) for _ in range(10)] for number in range(clusters)}
+        )
+        look(fleet)
+
+        def change() -> None:
+            fleet.apply_node(Delta("c1/1", sized(11), replace_cluster(node("8"), "c1")))
+            look(fleet)
+
+        return lines_run(change)
+
+    assert change_lines(20) == change_lines(200) > 0
+
+
+def look(fleet: FleetAggregate) -> None:
+    fleet.tally()
+    fleet.groups(0.0)
+    fleet.withheld()
 
 
 def test_a_node_delta_costs_the_same_with_ten_times_the_nodes() -> None:
@@ -328,7 +349,7 @@ def test_a_node_delta_costs_the_same_with_ten_times_the_nodes() -> None:
     assert delta_lines(20) == delta_lines(200) > 0
 
 
-def test_a_cluster_delta_costs_its_shapes_and_not_its_nodes() -> None:
+def test_a_cluster_delta_costs_its_rows_and_not_its_nodes() -> None:
     def delta_lines(nodes: int, others: int) -> int:
         clusters = {f"c{number}": [node("2", "1Gi")] for number in range(others)}
         fleet = fleet_of(gone=[node("4"), node("8")] * nodes, **clusters)

@@ -3,8 +3,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from telemetryd.gather.aggregate import FleetAggregate
 from telemetryd.gather.counts import coarsen
-from telemetryd.model import ClusterDetail, FleetDetail, NodeShape, RoleCounts, ShapeDetail
+from telemetryd.model import ClusterDetail, Delta, FleetDetail, RoleCounts
+from tests.gather.readers import INSTALL_UUID, node
+from tests.gather.readers import cluster as a_cluster
 
 GIB = 2**30 * 10**9
 
@@ -13,10 +16,6 @@ def cluster(nodes: int, node_memory: int, version: str = "v1.33.1+rke2r1") -> Cl
     roles = RoleCounts(3, 3, nodes, 0)
     cpu = nodes * 4 * 10**9
     return ClusterDetail("x", False, version, nodes, roles, cpu, nodes * node_memory, 0, 0)
-
-
-def shape(memory: int | None) -> NodeShape:
-    return NodeShape("amd64", "linux", "", "", ("worker",), 3_920_000_000, memory)
 
 
 @given(st.lists(st.integers(16 * GIB - GIB // 2, 16 * GIB), min_size=2, max_size=20))
@@ -29,11 +28,19 @@ def test_clusters_whose_memory_differs_by_little_are_alike(memories: list[int]) 
 
 
 def test_shapes_that_become_alike_are_one() -> None:
-    shapes = tuple(ShapeDetail(shape(memory), 2) for memory in (16 * GIB - 5, 16 * GIB - 7, None))
-    made = coarsen(FleetDetail((), shapes))
+    fleet = FleetAggregate()
+    fleet.apply_cluster(Delta("c-1", None, a_cluster("c-1")))
+    held = [
+        (f"c-1/{number}", node("3920m", memory, cluster="c-1"))
+        for number, memory in enumerate(("15.9Gi", "15.8Gi", "15.8Gi", None))
+    ]
+    for key, record in held:
+        fleet.apply_node(Delta(key, None, record))
+    fleet.count_shapes(held, coarse=True)
+    made = fleet.detail(INSTALL_UUID)
     assert {(each.shape.memory_nano, each.nodes) for each in made.shapes} == {
-        (16 * GIB, 4),
-        (None, 2),
+        (16 * GIB, 3),
+        (None, 1),
     }
     assert {each.shape.cpu_nano for each in made.shapes} == {4 * 10**9}
     assert made.coarse

@@ -7,21 +7,19 @@ import msgspec
 import pytest
 
 from telemetryd.errors import UnreadableReason
-from telemetryd.gather.plain import CoreNodeObject, core_nodes_resource
-from telemetryd.gather.shapes import ShapeTable
+from telemetryd.gather.plain import CORE_NODES, CoreNodeObject
 from telemetryd.informer.decode import ObjectDecoder
 from telemetryd.model import NodeRecord, Unreadable
 from tests.apiserver.fixtures import core_node
 
 META = {"name": "n", "uid": "u-1", "resourceVersion": "7"}
 ROLE = "node-role.kubernetes.io/"
-NODES = core_nodes_resource(ShapeTable())
 
 
 def decode(labels: Any, **changes: Any) -> NodeRecord | Unreadable:
     content = core_node("n", roles=())
     content["metadata"] |= META | {"labels": labels}
-    return ObjectDecoder(NODES).decode(json.dumps(content | changes).encode()).value
+    return ObjectDecoder(CORE_NODES).decode(json.dumps(content | changes).encode()).value
 
 
 def roles(labels: Any) -> tuple[str, ...]:

@@ -1,11 +1,9 @@
 """Clusters and shapes by deltas: a recount after any order of them, anonymous ids, their cost."""
 
 import hmac
-import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from types import FrameType
 from typing import Any
 from uuid import RFC_4122, UUID, uuid4
 
@@ -15,10 +13,10 @@ from hypothesis import strategies as st
 
 from telemetryd.errors import UnreadableReason
 from telemetryd.gather.aggregate import FleetAggregate
-from telemetryd.gather.counts import anonymous_id
+from telemetryd.gather.counts import anonymous_id, coarse_shape, coarsen
 from telemetryd.model import (
     UNKNOWN_GROUP,
-    UNREADABLE_SHAPE,
+    UNREADABLE_TRAITS,
     ClusterDetail,
     ClusterRecord,
     Delta,
@@ -29,6 +27,7 @@ from telemetryd.model import (
     Unreadable,
 )
 from tests.gather.readers import INSTALL_UUID, cluster, node
+from tests.support.counting import lines_of
 
 uids = st.one_of(st.uuids().map(str), st.text(min_size=1, max_size=40))
 
@@ -89,7 +88,8 @@ node_states = st.one_of(
     st.builds(
         node,
         st.sampled_from([None, "500m", "4", "1n"]),
-        st.sampled_from([None, "8Gi", "1500m"]),
+        st.sampled_from([None, "8Gi", "1500m"])
+        | st.integers(2**20, 2**25).map(lambda kib: f"{kib}Ki"),
         cluster=names,
         architecture=st.sampled_from(["amd64", "arm64"]),
         roles=st.sampled_from([(), ("etcd", "worker"), ("controlplane",)]),
@@ -108,18 +108,21 @@ steps = st.one_of(
     st.tuples(st.just("node"), st.sampled_from([f"{name}/n" for name in NAMES]), node_states),
     st.tuples(st.just("cluster"), names, cluster_states),
     st.tuples(st.just("look"), st.sampled_from([INSTALL_UUID, OTHER_INSTALL_UUID]), st.none()),
+    st.tuples(st.just("recount"), st.booleans(), st.none()),
 )
 
 
 Held = dict[str, Any]
 
 
-def recount(nodes: Held, clusters: Held, install_uuid: str | None) -> FleetDetail:
+def recount(
+    nodes: Held, clusters: Held, install_uuid: str | None, *, coarse: bool = False
+) -> FleetDetail:
     """The detail from scratch, by nothing but the records."""
     readable = [
         record
         if isinstance(record, NodeRecord)
-        else NodeRecord("", key.partition("/")[0], UNREADABLE_SHAPE)
+        else NodeRecord("", key.partition("/")[0], UNREADABLE_TRAITS)
         for key, record in nodes.items()
         if record is not None
     ]
@@ -153,27 +156,41 @@ def recount(nodes: Held, clusters: Held, install_uuid: str | None) -> FleetDetai
                 unreadable_nodes=sum(not shape.readable for shape in shapes),
             )
         )
-    counted = Counter(record.shape for record in readable if record.cluster in present)
-    return FleetDetail(
+    round_up = coarse_shape if coarse else lambda shape: shape
+    counted = Counter(round_up(record.shape) for record in readable if record.cluster in present)
+    detail = FleetDetail(
         tuple(details), tuple(ShapeDetail(shape, count) for shape, count in counted.items())
     )
+    return coarsen(detail) if coarse else detail
+
+
+def detailed_fleet() -> FleetAggregate:
+    fleet = FleetAggregate()
+    fleet.count_shapes(())
+    return fleet
 
 
 def in_order(detail: FleetDetail) -> FleetDetail:
     return FleetDetail(
-        tuple(sorted(detail.clusters, key=repr)), tuple(sorted(detail.shapes, key=repr))
+        tuple(sorted(detail.clusters, key=repr)),
+        tuple(sorted(detail.shapes, key=repr)),
+        detail.coarse,
     )
 
 
 @given(st.lists(steps, max_size=40))
 def test_any_order_of_deltas_equals_a_recount(changes: list[tuple[str, str, Any]]) -> None:
-    fleet = FleetAggregate()
+    fleet = detailed_fleet()
     nodes: Held = {}
     clusters: Held = {}
+    coarse: Any = False
     for kind, key, new in changes:
         if kind == "look":
             found = in_order(fleet.detail(key))
-            assert found == in_order(recount(nodes, clusters, key))
+            assert found == in_order(recount(nodes, clusters, key, coarse=coarse))
+        elif kind == "recount":
+            coarse = key
+            fleet.count_shapes(nodes.items(), coarse=coarse)
         elif kind == "node":
             fleet.apply_node(Delta(key, nodes.get(key), new))
             nodes[key] = new
@@ -182,16 +199,18 @@ def test_any_order_of_deltas_equals_a_recount(changes: list[tuple[str, str, Any]
             clusters[key] = new
     for install_uuid in (INSTALL_UUID, None, INSTALL_UUID):
         found = in_order(fleet.detail(install_uuid))
-        assert found == in_order(recount(nodes, clusters, install_uuid))
+        assert found == in_order(recount(nodes, clusters, install_uuid, coarse=coarse))
+        shapes = fleet.detail(install_uuid).shapes
+        assert list(shapes) == sorted(shapes, key=lambda each: each.shape.order)
 
 
 @given(st.lists(steps, max_size=40))
 def test_versions_rise_with_every_change_of_the_detail(changes: list[tuple[str, str, Any]]) -> None:
-    fleet = FleetAggregate()
+    fleet = detailed_fleet()
     held: Held = {}
     before = in_order(fleet.detail(INSTALL_UUID))
     for kind, key, new in changes:
-        if kind == "look":
+        if kind in {"look", "recount"}:
             continue
         versions = (fleet.version, fleet.detail_version)
         apply: Callable[[Delta[Any]], None] = (
@@ -221,7 +240,7 @@ def drop(fleet: FleetAggregate, name: str, uid: str) -> None:
 def test_a_cluster_keeps_its_id_whatever_its_name_and_the_order_of_things(
     order: list[int], prefixes: list[str]
 ) -> None:
-    fleet = FleetAggregate()
+    fleet = detailed_fleet()
     for number in order:
         name = f"{prefixes[number]}-{number}"
         fleet.apply_node(Delta(f"{name}/n", None, node(cluster=name)))
@@ -235,7 +254,7 @@ def test_a_cluster_keeps_its_id_whatever_its_name_and_the_order_of_things(
 
 
 def test_a_cluster_made_again_under_its_name_has_another_id() -> None:
-    fleet = FleetAggregate()
+    fleet = detailed_fleet()
     fleet.apply_node(Delta("c-1/n", None, node(cluster="c-1")))
     put(fleet, "c-1", "uid-a")
     (first,) = ids(fleet)
@@ -249,7 +268,7 @@ def test_a_cluster_made_again_under_its_name_has_another_id() -> None:
 
 
 def test_a_cluster_that_cannot_be_read_keeps_its_id_and_loses_its_version() -> None:
-    fleet = FleetAggregate()
+    fleet = detailed_fleet()
     fleet.apply_cluster(Delta("c-1", None, cluster("c-1")))
     (before,) = fleet.detail(INSTALL_UUID).clusters
     unreadable = Unreadable("uid-c-1", UnreadableReason.TYPE)
@@ -260,13 +279,13 @@ def test_a_cluster_that_cannot_be_read_keeps_its_id_and_loses_its_version() -> N
 
 
 def test_a_cluster_whose_uid_cannot_be_read_has_no_id() -> None:
-    fleet = FleetAggregate()
+    fleet = detailed_fleet()
     fleet.apply_cluster(Delta("c-1", None, Unreadable("", UnreadableReason.MISSING)))
     assert ids(fleet) == [""]
 
 
 def test_in_another_installation_every_id_differs() -> None:
-    fleet = FleetAggregate()
+    fleet = detailed_fleet()
     for number in range(50):
         put(fleet, f"c-{number}", f"uid-{number}")
     here = set(ids(fleet))
@@ -276,7 +295,7 @@ def test_in_another_installation_every_id_differs() -> None:
 
 
 def test_nothing_is_kept_of_clusters_that_are_gone() -> None:
-    fleet = FleetAggregate()
+    fleet = detailed_fleet()
     put(fleet, "c-1", "uid-a")
     fleet.detail(INSTALL_UUID)
     drop(fleet, "c-1", "uid-a")
@@ -285,27 +304,11 @@ def test_nothing_is_kept_of_clusters_that_are_gone() -> None:
 
 
 def lines_by_function(work: Callable[[], object]) -> Counter[str]:
-    """Lines run of each function of gather: a measure of work, whatever the machine."""
-    lines: Counter[str] = Counter()
-
-    def trace(frame: FrameType, event: str, _argument: object) -> Any:
-        if not frame.f_code.co_filename.endswith(("aggregate.py", "anonymous.py", "counts.py")):
-            return None
-        if event == "line":
-            lines[frame.f_code.co_name] += 1
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        work()
-    finally:
-        sys.settrace(before)
-    return lines
+    return lines_of(work, "aggregate.py", "counts.py", "rows.py")
 
 
 def fleet_of(clusters: int, nodes: int) -> FleetAggregate:
-    fleet = FleetAggregate()
+    fleet = detailed_fleet()
     for number in range(clusters):
         name = f"c-{number}"
         put(fleet, name, f"uid-{name}")

@@ -11,8 +11,7 @@ from telemetryd.config import IdentityConfig
 from telemetryd.export.payloads.fleet import fleet_renderer
 from telemetryd.gather.clusters import CLUSTERS
 from telemetryd.gather.gatherer import Gatherer, Readers
-from telemetryd.gather.project import FEATURES, KUBE_SYSTEM, SETTINGS, nodes_resource
-from telemetryd.gather.shapes import ShapeTable
+from telemetryd.gather.project import FEATURES, KUBE_SYSTEM, NODES, SETTINGS
 from telemetryd.informer.apply import Applier, Progress, read_page
 from telemetryd.informer.resource import Resource
 from telemetryd.informer.store import Relist, Store
@@ -95,7 +94,7 @@ class FedGatherer:
     def __init__(self, clock_s: float = NOW_S) -> None:
         self.clock_s = clock_s
         self.clusters = FedStore(CLUSTERS)
-        self.nodes = FedStore(nodes_resource(ShapeTable()))
+        self.nodes = FedStore(NODES)
         self.settings = FedStore(SETTINGS)
         self.features = FedStore(FEATURES)
         self.kube_system = FedStore(KUBE_SYSTEM)

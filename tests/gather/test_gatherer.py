@@ -1,10 +1,7 @@
 """Snapshots: what they wait for, when they change, and when they say that they aren't whole."""
 
-import gc
-import sys
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError
-from types import FrameType
 from typing import Any
 
 import anyio
@@ -13,6 +10,7 @@ from msgspec.structs import replace
 
 from telemetryd.config import IdentityConfig, PrivacyConfig
 from telemetryd.errors import NotReady, UnreadableReason
+from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
 from telemetryd.gather.aggregate import LASTING_S
 from telemetryd.gather.counts import HOLD_S, anonymous_id
 from telemetryd.gather.gatherer import Gatherer
@@ -20,6 +18,7 @@ from telemetryd.model import (
     ClusterRecord,
     ClusterRow,
     ClusterTraits,
+    Delivery,
     Drop,
     NamespaceRecord,
     SettingRecord,
@@ -40,6 +39,7 @@ from tests.gather.readers import (
     node,
 )
 from tests.gather.upstream import LISTED
+from tests.support.counting import calls_of
 from tests.support.virtualtime import VirtualTimeLoop
 
 pytestmark = pytest.mark.anyio
@@ -341,29 +341,37 @@ async def test_waiting_returns_at_once_when_ready() -> None:
         await world.gatherer.wait_ready()
 
 
-def test_taking_a_snapshot_calls_nothing_once_per_node() -> None:
-    def calls(nodes: int) -> int:
-        world = World()
-        world.fleet.cluster("c-1", *[node()] * nodes)
-        world.gatherer.snapshot()
-        world.fleet.nodes.put("c-1/0", node("8", cluster="c-1"))
-        made = 0
+def collection_calls(clusters: int, nodes: int, payload_format: str) -> int:
+    """What a collection calls after a change of one node, where each has a size of its own."""
+    world = World()
+    chosen = PAYLOAD_FORMATS[payload_format]
+    if chosen.needs_detail:
+        world.gatherer.add_detail()
+    for number in range(clusters):
+        name = f"c-{number}"
+        sizes = (f"{2**24 + 1025 * (nodes * number + each)}Ki" for each in range(nodes))
+        world.fleet.cluster(name, *(node("4", size, cluster=name) for size in sizes))
+    render = chosen.renderer()
 
-        def profile(_frame: FrameType, event: str, _argument: object) -> None:
-            nonlocal made
-            made += event in {"call", "c_call"}
+    def collect() -> None:
+        render(world.gatherer.snapshot(), Delivery(NOW_S))
 
-        before = sys.getprofile()
-        gc.disable()  # what it would end belongs to other tests, and their calls would count
-        sys.setprofile(profile)
-        try:
-            world.gatherer.snapshot()
-        finally:
-            sys.setprofile(before)
-            gc.enable()
-        return made
+    collect()
+    world.fleet.nodes.put("c-0/0", node("8", "7777777Ki", cluster="c-0"))
+    return calls_of(collect)
 
-    assert calls(20) == calls(200) > 0
+
+@pytest.mark.parametrize(
+    ("few", "many"), [((4, 25), (40, 25)), ((4, 25), (4, 250))], ids=["clusters", "nodes"]
+)
+def test_a_collection_costs_the_same_with_ten_times_the_nodes_each_of_its_own_size(
+    few: tuple[int, int], many: tuple[int, int]
+) -> None:
+    assert 0 < collection_calls(*many, "scc") <= 1.2 * collection_calls(*few, "scc")
+
+
+def test_a_fleet_payload_costs_the_same_with_ten_times_the_nodes_each_of_its_own_size() -> None:
+    assert 0 < collection_calls(4, 250, "fleet") <= 1.2 * collection_calls(4, 25, "fleet")
 
 
 def test_overrides_that_change_show_in_the_next_snapshot_and_go_again() -> None:

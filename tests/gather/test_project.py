@@ -13,12 +13,11 @@ from telemetryd.gather.clusters import CLUSTERS
 from telemetryd.gather.project import (
     FEATURES,
     KUBE_SYSTEM,
+    NODES,
     PROJECTS,
     SETTINGS,
     SETTINGS_READ,
-    nodes_resource,
 )
-from telemetryd.gather.shapes import ShapeTable
 from telemetryd.informer.decode import ObjectDecoder
 from telemetryd.informer.resource import KubeObject, Resource
 from telemetryd.model import (
@@ -35,7 +34,6 @@ from telemetryd.model import (
 
 SYSTEM_LABEL = "authz.management.cattle.io/system-project"
 META = {"name": "n", "uid": "u-1", "resourceVersion": "7"}
-NODES = nodes_resource(ShapeTable())
 NODE: dict[str, Any] = {
     "apiVersion": "management.cattle.io/v3",
     "kind": "Node",
@@ -217,9 +215,9 @@ def test_a_quantity_may_not_be_true() -> None:
     assert isinstance(decode(NODES, content), Unreadable)
 
 
-def test_ten_thousand_alike_nodes_share_their_shape_and_their_cluster_name() -> None:
+def test_alike_nodes_share_their_traits_and_the_name_of_their_cluster() -> None:
     records = [decode(NODES, NODE) for _ in range(100)]
-    assert len({id(record.shape) for record in records}) == 1
+    assert len({id(record.traits) for record in records}) == 1
     assert len({id(record.cluster) for record in records}) == 1
 
 
@@ -270,9 +268,9 @@ def test_nodes_that_rancher_leaves_out_of_a_capacity_are_distinguished(
     in_capacity: bool,
 ) -> None:
     content = {**NODE, "spec": {"etcd": True, "worker": False, "internalNodeSpec": spec}}
-    assert decode(NODES, content).in_capacity == in_capacity
+    assert decode(NODES, content).traits.in_capacity == in_capacity
     worker = {**NODE, "spec": {"worker": True, "internalNodeSpec": spec}}
-    assert decode(NODES, worker).in_capacity == (not spec.get("unschedulable"))
+    assert decode(NODES, worker).traits.in_capacity == (not spec.get("unschedulable"))
 
 
 def test_a_feature_becomes_its_values() -> None:

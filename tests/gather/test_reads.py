@@ -15,17 +15,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from telemetryd.gather.capacity import Capacity
 from telemetryd.gather.clusters import CLUSTERS
-from telemetryd.gather.plain import core_nodes_resource
+from telemetryd.gather.plain import CORE_NODES
 from telemetryd.gather.project import (
     FEATURES,
     KUBE_SYSTEM,
+    NODES,
     PROJECTS,
     SETTINGS,
-    nodes_resource,
 )
 from telemetryd.gather.requests import SECRET_REQUESTS, RequestSpec, SecretRequestStatus
-from telemetryd.gather.shapes import Capacity, ShapeTable
 from telemetryd.informer.apply import Applier, Progress, read_page
 from telemetryd.informer.resource import Resource
 from telemetryd.informer.store import Relist, Store
@@ -45,8 +45,8 @@ REQUEST: dict[str, Any] = {
     "status": {"conditions": [{"type": "Done", "status": "True"}]},
 }
 KINDS: list[tuple[Resource[Any, Any], dict[str, Any]]] = [
-    (nodes_resource(ShapeTable()), NODE),
-    (core_nodes_resource(ShapeTable()), fixtures.core_node("n")),
+    (NODES, NODE),
+    (CORE_NODES, fixtures.core_node("n")),
     (CLUSTERS, fixtures.rancher_cluster("n")),
     (SETTINGS, fixtures.setting("server-version", "v2.12.3", default="dev")),
     (FEATURES, fixtures.feature("n", value=True, locked=False)),

@@ -20,8 +20,7 @@ import anyio.lowlevel
 import msgspec
 import pytest
 
-from telemetryd.gather.project import NodeObject, nodes_resource
-from telemetryd.gather.shapes import ShapeTable
+from telemetryd.gather.project import NODES, NodeObject
 from telemetryd.informer.informer import Informer
 from telemetryd.informer.resource import Resource
 from telemetryd.informer.source import KubeSource, LineSplitter
@@ -145,7 +144,7 @@ class Held:
         self, nodes: int, streamed: bool, resource: Resource[NodeObject, NodeRecord] | None = None
     ) -> None:
         self.fleet = Fleet(nodes)
-        resource = resource or nodes_resource(ShapeTable())
+        resource = resource or NODES
         self.stats = InformerStats(resource.id)
         self.informer = Informer(
             resource,
@@ -309,7 +308,7 @@ def replace_cpu(body: bytes) -> bytes:
 
 
 async def test_loop_has_its_turn_every_few_hundred_objects(streamed: bool) -> None:
-    plain = nodes_resource(ShapeTable())
+    plain = NODES
     projected = 0
 
     def project(key: str, decoded: NodeObject) -> NodeRecord:

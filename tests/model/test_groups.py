@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from telemetryd.errors import UnreadableReason
 from telemetryd.gather.aggregate import LASTING_S, FleetAggregate
@@ -25,11 +26,10 @@ from telemetryd.model import (
     split,
     total,
 )
-from tests.gather.readers import SHAPES
+from tests.gather.readers import node
 
 GIB_NANO = 2**30 * 10**9
 UNREADABLE = Unreadable("uid", UnreadableReason.TYPE)
-LABELS = ("amd64", "linux", "containerd://2.0.5", "6.4.0")
 RKE2 = ClusterTraits("rke2", "imported", "provisioned", active=True)
 EKS = ClusterTraits("eks", "eks", "hosted", active=True)
 DELETED = ClusterTraits("eks", "eks", "hosted", deleting=True)
@@ -46,8 +46,9 @@ def machine(
     *,
     in_capacity: bool = True,
 ) -> NodeRecord:
-    shape = SHAPES.intern(LABELS, ("worker",), cpu, memory, gpus)
-    return NodeRecord("uid", cluster, shape, in_capacity)
+    made = node(cpu, memory, cluster=cluster)
+    traits = structs.replace(made.traits, gpus=gpus, in_capacity=in_capacity)
+    return structs.replace(made, traits=traits)
 
 
 def a_cluster(
@@ -151,11 +152,11 @@ def recount(held_clusters: dict[str, Any], held_nodes: dict[Any, Any]) -> dict[G
 def differs(record: ClusterRecord, inside: list[NodeRecord], unread: int) -> bool:
     if record.traits.deleting:
         return False
-    adding = [node.shape for node in inside if node.in_capacity]
+    adding = [node for node in inside if node.traits.in_capacity]
     stated = [(record.node_count, len(inside) + unread)]
     if record.capacity is not None:
-        cpu = sum(shape.cpu_nano or 0 for shape in adding)
-        memory = sum(shape.memory_nano or 0 for shape in adding)
+        cpu = sum(node.cpu_nano or 0 for node in adding)
+        memory = sum(node.memory_nano or 0 for node in adding)
         stated += [(record.capacity.cpu_nano, cpu), (record.capacity.memory_nano, memory)]
     return any(own is not None and own != counted for own, counted in stated)
 
@@ -195,8 +196,8 @@ def test_any_order_of_deltas_equals_a_recount(changes: list[tuple[str, Any, Any]
 def fleet_with(record: ClusterRecord, *inside: NodeRecord) -> FleetAggregate:
     fleet = FleetAggregate()
     fleet.apply_cluster(Delta("c-1", None, record))
-    for number, node in enumerate(inside):
-        fleet.apply_node(Delta(f"c-1/{number}", None, node))
+    for number, held in enumerate(inside):
+        fleet.apply_node(Delta(f"c-1/{number}", None, held))
     return fleet
 
 
@@ -306,6 +307,6 @@ def test_only_clusters_that_changed_are_summed_up_again() -> None:
         fleet.apply_cluster(Delta(f"c-{number}", None, a_cluster()))
     fleet.groups(0.0)
     fleet.apply_node(Delta("c-7/1", None, machine("c-7")))
-    assert {cluster.nodes for cluster in fleet._changed} == {1}
+    assert {cluster.total.nodes for cluster in fleet._changed} == {1}
     assert total(fleet.groups(1.0)).nodes == 1
     assert not fleet._changed

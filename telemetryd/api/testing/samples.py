@@ -10,6 +10,7 @@ from dataclasses import make_dataclass, replace
 from typing import Annotated, Any, Final
 
 import anyio
+from msgspec import structs
 
 from telemetryd.config import ExporterConfig
 from telemetryd.config.plugins import what_is_wrong
@@ -34,7 +35,7 @@ from telemetryd.model import (
     Delta,
     Identity,
     NodeRecord,
-    NodeShape,
+    NodeTraits,
     Payload,
     Snapshot,
 )
@@ -53,12 +54,16 @@ IDENTITY: Final = Identity(
 
 _WHERE: Final = "table"
 _NAME: Final = "it"
-_SHAPE: Final = NodeShape(
-    architecture="amd64",
-    operating_system="SUSE Linux Enterprise Server 15 SP6",
+_NODE: Final = NodeRecord(
+    uid="",
+    cluster="",
+    traits=NodeTraits(
+        architecture="amd64",
+        operating_system="SUSE Linux Enterprise Server 15 SP6",
+        roles=("worker",),
+    ),
     container_runtime="containerd://2.1",
     kernel_version="6.4",
-    roles=("worker",),
     cpu_nano=4_000_000_000,
     memory_nano=16 * 1024**3 * 1_000_000_000,
 )
@@ -124,6 +129,7 @@ def make_snapshot(
         taken_at: Unix time in seconds.
     """
     fleet = FleetAggregate()
+    fleet.count_shapes(())
     for number in range(clusters + 1):
         name = f"c-{number}" if number else LOCAL
         management = "provisioned" if number else LOCAL
@@ -131,7 +137,7 @@ def make_snapshot(
         record = ClusterRecord(f"uid-{name}", "v1.33.4+rke2r1", traits, nodes)
         fleet.apply_cluster(Delta(name, None, record))
         for node in range(nodes):
-            held = NodeRecord(f"uid-{name}-{node}", name, _SHAPE)
+            held = structs.replace(_NODE, uid=f"uid-{name}-{node}", cluster=name)
             fleet.apply_node(Delta(f"{name}/{node}", None, held))
     tally = fleet.tally()
     return Snapshot(

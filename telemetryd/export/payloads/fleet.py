@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from operator import attrgetter
 from typing import Any, Final
 
 from telemetryd import __version__
 from telemetryd.errors import PermanentError, Reason
 from telemetryd.export.payloads.fleet_document import SCHEMA_VERSION, validate_fleet
-from telemetryd.export.payloads.fleet_rows import MAX_AMOUNT
+from telemetryd.export.payloads.fleet_rows import MAX_AMOUNT, Cluster, NodeShapes
 from telemetryd.export.payloads.payload import DocumentRenderer, render_rfc3339
+from telemetryd.export.payloads.rendered_rows import RenderedRows
 from telemetryd.model import (
     Amounts,
     ClusterDetail,
@@ -43,8 +45,9 @@ def fleet_renderer(
             raise PermanentError(
                 Reason.INTERNAL, "the snapshot was made without what the fleet payload needs"
             )
-        return (render or render_facts)(snapshot, snapshot.detail)
+        return make(snapshot, snapshot.detail)
 
+    make = render or _FleetFacts()
     return DocumentRenderer(facts, "delivery", _delivery, validate)
 
 
@@ -57,9 +60,24 @@ def _delivery(delivery: Delivery, digest: str) -> dict[str, Any]:
     }
 
 
-def render_facts(snapshot: Snapshot, detail: FleetDetail) -> dict[str, Any]:
-    """The fleet document without its delivery; every array sorted, so that facts decide bytes."""
-    totals, coarse = snapshot.totals, detail.coarse
+class _FleetFacts:
+    """Makes fleet documents without delivery; every array is sorted, so that facts decide bytes."""
+
+    def __init__(self) -> None:
+        self._clusters = RenderedRows(_cluster, Cluster, cluster_order)
+        self._shapes = RenderedRows(_shape, NodeShapes, attrgetter("shape.order"))
+
+    def __call__(self, snapshot: Snapshot, detail: FleetDetail) -> dict[str, Any]:
+        return {
+            **_facts(snapshot, coarse=detail.coarse),
+            "clusters": self._clusters(detail.clusters),
+            "node_shapes": self._shapes(detail.shapes),
+        }
+
+
+def _facts(snapshot: Snapshot, *, coarse: bool) -> dict[str, Any]:
+    """All but the rows of clusters and of shapes."""
+    totals = snapshot.totals
     entitled = totals.entitled
 
     def parts(name: str, by: Callable[[GroupKey], str]) -> list[dict[str, Any]]:
@@ -71,8 +89,6 @@ def render_facts(snapshot: Snapshot, detail: FleetDetail) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "complete": snapshot.complete and not snapshot.doubts,
         "incomplete_reasons": sorted(snapshot.incomplete_reasons + snapshot.doubts),
-        "clusters": [_cluster(cluster) for cluster in sorted(detail.clusters, key=cluster_order)],
-        "node_shapes": [_shape(shape) for shape in sorted(detail.shapes, key=_shape_order)],
         "totals": {**core_totals(totals, coarse=coarse), **_more_totals(totals, coarse=coarse)},
         "by_kind": parts("kind", lambda key: key.kind),
         "by_provider": parts("provider", lambda key: key.provider),
@@ -131,21 +147,6 @@ def _listed(amounts: Amounts | None) -> Iterable[int | None]:
 
 def _orderable(number: int | None) -> int:
     return -1 if number is None else number
-
-
-def _shape_order(counted: ShapeDetail) -> tuple[Any, ...]:
-    shape = counted.shape
-    return (
-        shape.architecture,
-        shape.operating_system,
-        shape.container_runtime,
-        shape.kernel_version,
-        shape.roles,
-        _orderable(shape.cpu_nano),
-        _orderable(shape.memory_nano),
-        shape.gpus,
-        shape.readable,
-    )
 
 
 def core_cluster(cluster: ClusterDetail) -> dict[str, Any]:

@@ -119,11 +119,13 @@ class DocumentRenderer:
     One of these serves any number of exporters.
 
     Attributes:
-        facts: The document without the key; raises PermanentError.
+        facts: The document without the key; raises PermanentError. What is a Fragment in it fits
+            the schema.
         key: Says when and how the document is sent; no part of the digest.
         value: The key's value, from the delivery and the digest.
-        validate: Checks a document against the schema: returns a deviation that is sent all the
-            same, empty without one; raises PermanentError for any other.
+        validate: Checks a document against the schema, which has an empty array for each Fragment:
+            returns a deviation that is sent all the same, empty without one; raises PermanentError
+            for any other.
     """
 
     facts: Callable[[Snapshot], Mapping[str, Any]]
@@ -146,7 +148,7 @@ class DocumentRenderer:
             facts = self.facts(snapshot)
             self._digest = document_digest(facts)
             self._around = around(facts, self.key)
-            self._schema_error = self.validate(self._body(delivery))
+            self._schema_error = self.validate(self._frame(facts, delivery))
             self._snapshot = snapshot
         return Payload(
             body=self._body(delivery),
@@ -156,6 +158,13 @@ class DocumentRenderer:
             schema_valid=not self._schema_error,
             schema_error=self._schema_error,
         )
+
+    def _frame(self, facts: Mapping[str, Any], delivery: Delivery) -> bytes:
+        frame = {
+            name: [] if isinstance(value, orjson.Fragment) else value
+            for name, value in facts.items()
+        }
+        return canonical_bytes({**frame, self.key: self.value(delivery, self._digest)})
 
     def _body(self, delivery: Delivery) -> bytes:
         value = orjson.dumps(self.value(delivery, self._digest), option=_CANONICAL)

@@ -1,12 +1,13 @@
 """The SCC payload: Rancher's telemetry, its JSON Schema, and the offline request made of it.
 
 The structs below *are* the schema: it is generated from them, and every document is decoded into
-them before it is sent, because its consumer crashes on one that doesn't fit. The same annotations
-declare what is sent.
+them before it is sent, because its consumer crashes on one that doesn't fit; its rows when they are
+rendered. The same annotations declare what is sent.
 """
 
 import re
 from binascii import b2a_base64
+from operator import attrgetter
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -31,7 +32,8 @@ from telemetryd.export.payloads.payload import (
     render_rfc3339,
     sent,
 )
-from telemetryd.model import Payload, Snapshot
+from telemetryd.export.payloads.rendered_rows import RenderedRows
+from telemetryd.model import ClusterRow, Payload, Snapshot, SystemRow
 
 SCHEMA_ID: Final = "https://github.com/rancher/rancher/pkg/telemetry/scc-payload"
 VERSION_PATTERN: Final = r"^\d+\.\d+\.\d+$"
@@ -242,38 +244,58 @@ def validate_scc(body: bytes) -> str:
     return ""
 
 
-def render_facts(snapshot: Snapshot) -> dict[str, Any]:
-    """The SCC document without its timestamp; every array sorted, so that facts decide bytes."""
-    identity = snapshot.identity
-    facts: dict[str, Any] = {
-        "version": normalise_version(identity.version),
-        "subscription": {
-            "installuuid": identity.install_uuid,
-            "clusteruuid": identity.cluster_uuid,
-            "product": identity.product,
-            "version": identity.version,
-            "arch": "unknown",
-            "git": identity.git_hash,
-            "server_url": identity.server_url,
-        },
-        "managedSystems": [
-            {
-                "arch": row.architecture,
-                "cpu": row.cpu_cores,
-                "memory": row.memory_mib,
-                "count": row.count,
-                **_upstream(row.upstream),
-            }
-            for row in sorted(snapshot.systems)
-        ],
-        "managedClusters": [
-            {"count": row.count, "nodes": row.nodes, **_upstream(row.upstream)}
-            for row in sorted(snapshot.clusters, key=lambda row: (not row.upstream, row))
-        ],
+class _SccFacts:
+    """Makes SCC documents without their timestamp; every array is sorted, so facts decide bytes."""
+
+    def __init__(self) -> None:
+        self._systems = RenderedRows(_system, ManagedSystem, _SYSTEM_ORDER)
+        self._clusters = RenderedRows(_cluster, ManagedCluster, _cluster_order)
+
+    def __call__(self, snapshot: Snapshot) -> dict[str, Any]:
+        identity = snapshot.identity
+        facts: dict[str, Any] = {
+            "version": normalise_version(identity.version),
+            "subscription": {
+                "installuuid": identity.install_uuid,
+                "clusteruuid": identity.cluster_uuid,
+                "product": identity.product,
+                "version": identity.version,
+                "arch": "unknown",
+                "git": identity.git_hash,
+                "server_url": identity.server_url,
+            },
+            "managedSystems": self._systems(snapshot.systems),
+            "managedClusters": self._clusters(_upstream_first(snapshot.clusters)),
+        }
+        if snapshot.features:
+            facts["feature_flags"] = sorted(set(snapshot.features))
+        return facts
+
+
+_SYSTEM_ORDER: Final = attrgetter("architecture", "cpu_cores", "memory_mib", "upstream", "count")
+
+
+def _system(row: SystemRow) -> dict[str, Any]:
+    return {
+        "arch": row.architecture,
+        "cpu": row.cpu_cores,
+        "memory": row.memory_mib,
+        "count": row.count,
+        **_upstream(row.upstream),
     }
-    if snapshot.features:
-        facts["feature_flags"] = sorted(set(snapshot.features))
-    return facts
+
+
+def _upstream_first(rows: tuple[ClusterRow, ...]) -> tuple[ClusterRow, ...]:
+    """The rows of a snapshot, where the upstream cluster is last, in the order of the payload."""
+    return rows[-1:] + rows[:-1] if rows and rows[-1].upstream else rows
+
+
+def _cluster_order(row: ClusterRow) -> tuple[bool, int, int]:
+    return not row.upstream, row.nodes, row.count
+
+
+def _cluster(row: ClusterRow) -> dict[str, Any]:
+    return {"count": row.count, "nodes": row.nodes, **_upstream(row.upstream)}
 
 
 def _upstream(value: bool) -> dict[str, bool]:  # noqa: FBT001 - the one thing it is about
@@ -284,7 +306,7 @@ def _upstream(value: bool) -> dict[str, bool]:  # noqa: FBT001 - the one thing i
 def scc_renderer() -> DocumentRenderer:
     """Makes SCC payloads."""
     return DocumentRenderer(
-        render_facts, "timestamp", lambda delivery, _: render_rfc3339(delivery.at), validate_scc
+        _SccFacts(), "timestamp", lambda delivery, _: render_rfc3339(delivery.at), validate_scc
     )
 
 

@@ -1,76 +1,23 @@
-"""Capacities of nodes, and the table that shares node shapes: 10,000 nodes have a few dozen.
+"""Capacities of nodes and clusters: quantities, and GPUs.
 
 GPUs are what a device plug-in reports as whole devices: ``nvidia.com/gpu``, ``amd.com/gpu``,
 ``gpu.intel.com/i915`` and ``gpu.intel.com/xe``, and ``gpu`` of any other domain as ``other``.
 Slices (MIG), shares and amounts of memory have other names, and don't count.
 """
 
-import sys
+import re
 from functools import lru_cache
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
 from telemetryd.errors import QuantityError, UnreadableObject, UnreadableReason
-from telemetryd.gather import texts
 from telemetryd.kube.objects import decode_or_none
-from telemetryd.model import NO_GPUS, Gpus, NodeShape
+from telemetryd.model import NO_GPUS, Gpus
 from telemetryd.quantity import MAX_TEXT, NANO, parse_capacity, parse_quantity
-
-MAX_SHAPES: Final = 16_384
-"""Entries in a table before it is cleared: some 6 MB if every node differs."""
 
 Quantity = str | int | float | None
 """A quantity as JSON holds it: text, or the number that some clients write."""
-
-
-class ShapeTable:
-    """Interns node shapes, so that equal nodes share one and quantities are parsed once per shape.
-
-    It is cleared at ``max_shapes`` entries. Shapes in use stay in their records and equal those
-    interned later, so that this costs only memory.
-    """
-
-    def __init__(self, max_shapes: int = MAX_SHAPES) -> None:
-        self._max_shapes = max_shapes
-        self._by_raw: dict[tuple[object, ...], NodeShape] = {}
-        self._shapes: dict[NodeShape, NodeShape] = {}
-
-    def __len__(self) -> int:
-        return len(self._by_raw)
-
-    def intern(
-        self,
-        labels: tuple[str, str, str, str],
-        roles: tuple[str, ...],
-        cpu: Quantity,
-        memory: Quantity,
-        gpus: Gpus = NO_GPUS,
-    ) -> NodeShape:
-        """The shape of a node; a capacity that is missing or can't be parsed is None in it."""
-        cpu, memory = _bounded(cpu), _bounded(memory)
-        raw = (labels, roles, cpu, memory, gpus)
-        shape = self._by_raw.get(raw)
-        if shape is not None:
-            return shape
-        if len(self._by_raw) >= self._max_shapes:
-            self._by_raw.clear()
-            self._shapes.clear()
-        architecture, operating_system, container_runtime, kernel_version = labels
-        made = NodeShape(
-            architecture=sys.intern(texts.architecture(architecture)),
-            operating_system=sys.intern(texts.operating_system(operating_system)),
-            container_runtime=sys.intern(texts.container_runtime(container_runtime)),
-            kernel_version=sys.intern(texts.kernel_version(kernel_version)),
-            roles=roles,
-            cpu_nano=cpu_nano(cpu),
-            memory_nano=memory_nano(memory),
-            gpus=gpus,
-        )
-        # "4" and 4, "16Gi" and "16384Mi" are one shape.
-        shape = self._shapes.setdefault(made, made)
-        self._by_raw[raw] = shape
-        return shape
 
 
 def _bounded(value: Quantity) -> Quantity:
@@ -86,8 +33,15 @@ def cpu_nano(value: Quantity) -> int | None:
         return None
 
 
+_KIBIBYTES: Final = re.compile(r"([0-9]{1,12})Ki")
+_NANO_KIB: Final = 2**10 * NANO
+
+
 def memory_nano(value: Quantity) -> int | None:
     """Memory in 1e-9 bytes; None if it is missing or can't be parsed."""
+    # The form that every kubelet writes. Few nodes have the same, so no cache helps.
+    if isinstance(value, str) and (found := _KIBIBYTES.fullmatch(value)):
+        return int(found[1]) * _NANO_KIB
     try:
         return parse_capacity(_bounded(value))
     except QuantityError:
@@ -139,8 +93,21 @@ MAX_GPUS: Final = 100_000
 """Of one vendor in one node; more is no number of devices, and counts as this."""
 
 
-def read_capacity(raw: msgspec.Raw | bytes) -> tuple[Capacity, Gpus]:
-    """CPU, memory and GPUs of a capacity as JSON; empty if there is none.
+class NodeSize(NamedTuple):
+    """How large a node is.
+
+    Attributes:
+        cpu_nano: In 1e-9 cores; None if it is missing or can't be parsed.
+        memory_nano: In 1e-9 bytes, in the same way.
+    """
+
+    cpu_nano: int | None
+    memory_nano: int | None
+    gpus: Gpus
+
+
+def read_size(raw: msgspec.Raw | bytes) -> NodeSize:
+    """The size of a node by its capacity as JSON, which may be empty.
 
     Raises:
         UnreadableObject: It is of another type.
@@ -149,13 +116,15 @@ def read_capacity(raw: msgspec.Raw | bytes) -> tuple[Capacity, Gpus]:
     return _read(content) if len(content) > LONGEST_KEPT else _read_once(content)
 
 
-def _read(raw: bytes) -> tuple[Capacity, Gpus]:
+def _read(raw: bytes) -> NodeSize:
     capacity = (decode_raw("capacity", raw, _CAPACITY) if raw else None) or _NO_CAPACITY
-    return capacity, _count_gpus(raw) if b"gpu" in raw else NO_GPUS
+    gpus = _count_gpus(raw) if b"gpu" in raw else NO_GPUS
+    return NodeSize(_cpu_once(_bounded(capacity.cpu)), memory_nano(capacity.memory), gpus)
 
 
-# The events of a node repeat its capacity.
-_read_once: Final = lru_cache(1024)(_read)
+# Machines of one type may have one capacity; if not, they share few numbers of cores.
+_read_once: Final = lru_cache(128)(_read)
+_cpu_once: Final = lru_cache(256)(cpu_nano)
 
 
 def _count_gpus(raw: bytes) -> Gpus:
