@@ -1,7 +1,8 @@
 """What can be counted only inside: traced bytes a node, and the time of one collection.
 
 The stores are filled with the fleet's own JSON as an informer fills them, without a server between,
-so that 100,000 nodes take seconds. A process of its own: ``NODES`` in, a JSON object out.
+so that 100,000 nodes take seconds. A process of its own: ``NODES`` and the name of the fleet in, a
+JSON object out.
 """
 
 import gc
@@ -18,6 +19,8 @@ import orjson
 
 from benchmarks.figures import quantile
 from benchmarks.fleet import BenchFleet, Stored
+from benchmarks.realfleet import make_fleet
+from benchmarks.results import UNIFORM
 from telemetryd.config import IdentityConfig
 from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
 from telemetryd.gather.clusters import CLUSTERS
@@ -42,14 +45,14 @@ T = TypeVar("T", bound=KubeObject)
 R = TypeVar("R", bound=Record)
 
 
-async def measure(nodes: int) -> dict[str, float]:
+async def measure(nodes: int, name: str = UNIFORM) -> dict[str, float]:
     """Fill the stores, then collect again and again, with a change in between.
 
     Returns:
         ``traced_bytes_per_node``, ``collection_s`` (median, snapshot and SCC payload),
         ``collection_unchanged_s`` and ``payload_bytes``.
     """
-    fleet = BenchFleet(nodes)
+    fleet = make_fleet(name, nodes)
     resource = nodes_resource(ShapeTable())
     gc.collect()
     tracemalloc.start()
@@ -138,4 +141,4 @@ def _two_states(nodes: Store[NodeRecord], key: str) -> tuple[NodeRecord, NodeRec
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(anyio.run(measure, int(sys.argv[1]))) + "\n")
+    sys.stdout.write(json.dumps(anyio.run(measure, int(sys.argv[1]), *sys.argv[2:])) + "\n")

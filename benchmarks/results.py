@@ -16,6 +16,13 @@ CLIENT_GO: Final = "client-go"
 KUBERNETES_ASYNCIO: Final = "kubernetes_asyncio"
 LIGHTKUBE: Final = "lightkube"
 DROPPED: Final = "pages fetched and dropped"
+CLIENT_GO_OLD: Final = "client-go, older"
+KUBE_STATE_METRICS: Final = "kube-state-metrics"
+
+UNIFORM: Final = "uniform"
+REAL: Final = "real"
+CORE: Final = "core"
+"""Names of fleets."""
 
 
 class Section(msgspec.Struct, frozen=True):
