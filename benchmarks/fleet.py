@@ -6,7 +6,7 @@ under other names, UIDs and host names, because rendering a hundred thousand wou
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import orjson
@@ -124,7 +124,7 @@ def beaten(node: Stored, number: int) -> Stored:
     moment = datetime.fromtimestamp(_HEARTBEAT.timestamp() + number, UTC)
     stamp = f'"{moment:%Y-%m-%dT%H:%M:%SZ}"'.encode()
     body = node.body.replace(_HEARTBEAT_JSON, stamp)
-    return Stored(node.plural, node.namespace, node.name, body)
+    return replace(node, body=body)
 
 
 def _cluster_of(obj: JsonObject) -> str:

@@ -8,7 +8,7 @@ has 7 to 20 KB. Everything follows from a seed, the number of the cluster and th
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, Final
 
@@ -142,7 +142,7 @@ _SERVERS: Final = _MACHINES[2:5]
 """Types of machines that run a control plane."""
 _REGIONS: Final = ("eu-central-1", "eu-west-1", "us-east-1", "us-west-2", "ap-southeast-1")
 _CPU_FEATURES: Final = """
-ADX AESNI AMXBF16 AMXINT8 AMXTILE AVX AVX2 AVX512BITALG AVX512BW AVX512CD AVX512DQ AVX512F AVX512FP16
+AESNI AMXBF16 AMXINT8 AMXTILE AVX AVX2 AVX512BITALG AVX512BW AVX512CD AVX512DQ AVX512F AVX512FP16
 AVX512IFMA AVX512VBMI AVX512VBMI2 AVX512VL AVX512VNNI AVXVNNI CETIBT CLDEMOTE CMPXCHG8 ENQCMD FMA3
 FSRM FXSR GFNI HLE HYPERVISOR IBPB IBRS LAHF MOVBE MOVDIR64B MOVDIRI MPX OSXSAVE RTM SERIALIZE SHA
 SPECCTRLSSBD STIBP SYSCALL SYSEE VAES VMX VPCLMULQDQ WAITPKG WBNOINVD X87 XGETBV1 XSAVE XSAVEC
@@ -245,7 +245,7 @@ def _cordon(node: Stored) -> Stored:
 
 
 def _with_body(stored: Stored, body: dict[str, Any]) -> Stored:
-    return Stored(stored.plural, stored.namespace, stored.name, orjson.dumps(body), stored.group)
+    return replace(stored, body=orjson.dumps(body))
 
 
 def _drawn(text: str, rng: Random) -> str:
