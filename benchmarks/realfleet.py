@@ -190,7 +190,7 @@ class CoreFleet(RealFleet):
             yield from self._cluster(number)
 
     def heartbeats(self, count: int) -> Iterator[Stored]:
-        """As of ``BenchFleet``; the last node is cordoned, or no longer, to be told from others."""
+        """As of ``BenchFleet``; a scrape shows the last one, which is cordoned or no longer."""
         for number, node in enumerate(super().heartbeats(count), 1):
             if number == count:
                 self._cordoned ^= {node.name}

@@ -176,7 +176,7 @@ class SilentProxy:
             except OSError:
                 return
             silent = threading.Event()
-            with self._lock:  # before the server knows of it, and whoever follows it there
+            with self._lock:  # before the server sees the connection
                 far = socket.create_connection(self._target)
                 self._open += ((near, silent), (far, silent))
             for source, sink in ((near, far), (far, near)):

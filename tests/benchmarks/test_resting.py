@@ -58,7 +58,7 @@ def test_silent_connection_stays_open_and_passes_nothing_while_a_new_one_works(
     near, far = connect(proxy, server, tmp_path)
     with near, far:
         proxy.silence()
-        far.sendall(b"lost" * 1_000_000)  # taken, or this would wait for ever
+        far.sendall(b"lost" * 1_000_000)  # taken, or this would not return
         again, beyond = connect(proxy, server, tmp_path)
         with again, beyond:
             beyond.sendall(b"heard")

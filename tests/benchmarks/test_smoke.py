@@ -104,7 +104,7 @@ def test_rest_of_a_small_fleet_is_measured(results: Results) -> None:
         figures.keys()
     )
     assert figures["rest_wakeups_per_s"][0] > 0
-    assert "silent_s" not in figures  # nobody notices at once
+    assert "silent_s" not in figures  # no holder notices in that time
 
 
 @pytest.mark.slow
