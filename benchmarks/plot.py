@@ -24,7 +24,7 @@ Lines = Mapping[tuple[str, str], Points]
 """By holder and fleet."""
 
 _WIDTH, _HEIGHT = 440, 320
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 18, 40, 48
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 30, 40, 48
 _COLOURS: Final = {
     TELEMETRYD: "#0b7285",
     CLIENT_GO: "#c2255c",
