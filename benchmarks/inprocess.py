@@ -137,9 +137,12 @@ def two_states(
     node = orjson.loads(first.body)
     node["status"]["internalNodeStatus"]["capacity"] |= {"cpu": "48", "memory": "50000000Ki"}
     changed = replace(first, body=orjson.dumps(node))
-    items = [decoder.decode(body) for body in _versioned((changed, first))]
-    return (items[0].key, items[0].value), (items[1].key, items[1].value)
+    other, same = (decoder.decode(body).value for body in _versioned((changed, first)))
+    key = f"{first.namespace}/{first.name}"
+    return (key, other), (key, same)
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(anyio.run(measure, int(sys.argv[1]), *sys.argv[2:])) + "\n")
+    size, *names = sys.argv[1:]
+    name = names[0] if names else UNIFORM
+    sys.stdout.write(json.dumps(anyio.run(measure, int(size), name)) + "\n")

@@ -36,7 +36,7 @@ _PUTS_A_TRANSACTION = 50
 _QUOTA_BYTES = 8 << 30
 _WRITERS = 8
 _REQUEST_TIMEOUT_S = 60.0
-_START_TIMEOUT_S = 120.0
+_START_TIMEOUT_S = 600.0
 _POLL_S = 0.05
 _PATHS = {definition["spec"]["names"]["plural"]: definition for definition in CRDS}
 
