@@ -51,7 +51,7 @@ async def measure(nodes: int, name: str = UNIFORM) -> dict[str, float]:
 
     Returns:
         ``traced_bytes_per_node``, ``collection_s`` (median, snapshot and SCC payload),
-        ``collection_unchanged_s`` and ``payload_bytes``.
+        ``collection_cpu_s`` of it, ``collection_unchanged_s`` and ``payload_bytes``.
     """
     fleet = make_fleet(name, nodes)
     resource = nodes_resource(ShapeTable())
@@ -64,20 +64,21 @@ async def measure(nodes: int, name: str = UNIFORM) -> dict[str, float]:
     gatherer = await gatherer_of(fleet, node_store)
     render = PAYLOAD_FORMATS["scc"].renderer()
     states = two_states(fleet, resource)
-    changed: list[float] = []
-    unchanged: list[float] = []
+    changed: list[tuple[float, float]] = []
+    unchanged: list[tuple[float, float]] = []
     body = b""
     for turn in range(_COLLECTIONS):
         node_store.upsert(*states[turn % 2])
         node_store.flush()
         for took in (changed, unchanged):
-            begun_s = time.perf_counter()
+            begun_s, spent_s = time.perf_counter(), time.thread_time()
             body = render(gatherer.snapshot(), Delivery(at=time.time())).body
-            took.append(time.perf_counter() - begun_s)
+            took.append((time.perf_counter() - begun_s, time.thread_time() - spent_s))
     return {
         "traced_bytes_per_node": traced / fleet.nodes,
-        "collection_s": quantile(changed, 0.5),
-        "collection_unchanged_s": quantile(unchanged, 0.5),
+        "collection_s": quantile([wall_s for wall_s, _ in changed], 0.5),
+        "collection_cpu_s": quantile([cpu_s for _, cpu_s in changed], 0.5),
+        "collection_unchanged_s": quantile([wall_s for wall_s, _ in unchanged], 0.5),
         "payload_bytes": len(body),
     }
 

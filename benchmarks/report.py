@@ -149,6 +149,7 @@ def _inside(results: Results) -> str:
             f"{nodes:,} {fleet}",
             f"{inside['traced_bytes_per_node']:.0f}",
             f"{inside['collection_s'] * 1e3:.3f}",
+            f"{inside['collection_cpu_s'] * 1e3:.3f}" if "collection_cpu_s" in inside else "-",
             f"{inside['collection_unchanged_s'] * 1e3:.3f}",
             f"{inside['payload_bytes']:.0f}",
         )
@@ -159,6 +160,7 @@ def _inside(results: Results) -> str:
         "nodes",
         "bytes a node, by tracemalloc",
         "collection after a change, ms",
+        "its CPU, ms",
         "collection of the same, ms",
         "payload, bytes",
     )
