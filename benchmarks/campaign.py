@@ -153,7 +153,7 @@ class Plan:
         if name == CORE:
             found = {"core"}
         elif nodes == self.tiny:
-            found = {"tiny", "rest", "silent"}
+            found = {"tiny", "rest"} | ({"silent"} if self.kubeconfig is None else set())
         else:
             found = {"rounds"}
             if name == UNIFORM and nodes == min(self.nodes):

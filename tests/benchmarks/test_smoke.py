@@ -227,8 +227,10 @@ def test_fleets_without_a_chosen_part_are_left_out() -> None:
     assert [fleet for fleet in plan.fleets() if plan.parts_of(*fleet)] == [(UNIFORM, 10_000)]
 
 
-def test_given_cluster_gets_no_core_nodes() -> None:
-    assert CORE not in {name for name, _ in Plan(kubeconfig=Path("/k")).fleets()}
+def test_given_cluster_gets_no_core_nodes_and_no_proxy() -> None:
+    plan = Plan(kubeconfig=Path("/k"))
+    assert CORE not in {name for name, _ in plan.fleets()}
+    assert plan.parts_of(REAL, plan.tiny) == {"tiny", "rest"}
 
 
 @pytest.mark.parametrize(
