@@ -144,7 +144,8 @@ class Plan:
         for nodes in self.nodes:
             if nodes <= _MOST_NODES_FOR_ALL:
                 yield UNIFORM, nodes
-            yield REAL, nodes
+            if nodes != self.tiny:
+                yield REAL, nodes
         if self.kubeconfig is None:
             yield CORE, self.core
 
@@ -152,7 +153,7 @@ class Plan:
         """What of ``parts`` is measured on this fleet."""
         if name == CORE:
             found = {"core"}
-        elif nodes == self.tiny:
+        elif (name, nodes) == (REAL, self.tiny):
             found = {"tiny", "rest"} | ({"silent"} if self.kubeconfig is None else set())
         else:
             found = {"rounds"}
@@ -259,7 +260,7 @@ def _measure(plan: Plan, name: str, nodes: int, parts: frozenset[str]) -> Sectio
     with serve(plan, fleet) as server:
         if name == CORE:
             _on_core(plan, fleet, server, measured)
-        elif nodes == plan.tiny:
+        elif (name, nodes) == (REAL, plan.tiny):
             _on_tiny(plan, fleet, server, parts, measured)
         else:
             _on_rancher(plan, fleet, server, parts, measured)

@@ -222,6 +222,12 @@ def test_each_part_is_measured_on_one_fleet_and_rounds_on_all() -> None:
     assert set(counts.values()) == {1}
 
 
+def test_size_of_the_small_fleet_among_the_others_is_served_once() -> None:
+    plan = Plan(nodes=(200, 10_000), core=50)
+    assert list(plan.fleets())[:3] == [(REAL, 200), (UNIFORM, 200), (UNIFORM, 10_000)]
+    assert plan.parts_of(UNIFORM, 200) == {"rounds", "scrapes", "exporters"}
+
+
 def test_fleets_without_a_chosen_part_are_left_out() -> None:
     plan = Plan(parts=frozenset({"lag"}))
     assert [fleet for fleet in plan.fleets() if plan.parts_of(*fleet)] == [(UNIFORM, 10_000)]
