@@ -143,11 +143,13 @@ def _tiny(results: Results) -> Iterator[Goal]:
         unit="s",
         detail=f"client-go {theirs.middle:.0f} s" if theirs is not None else "",
     )
+    streams = _middle(tiny, "rest_streams")
     yield _at_most(
         "requests a minute and stream, while nothing changes",
         1,
         _middle(tiny, "rest_requests_per_stream"),
         unit="requests",
+        detail="" if streams is None else f"all requests over {streams:.0f} streams",
     )
 
 

@@ -54,6 +54,7 @@ def measure_rest(start: Callable[[], Telemetryd], measured: Measured, *, duratio
     measured.add(daemon.name, "rest_wakeups_per_s", per_s)
     minutes = (took_s + _SETTLE_S) / 60
     measured.add(daemon.name, "rest_requests_per_stream", asked / streams / minutes)
+    measured.add(daemon.name, "rest_streams", streams)
     say(
         f"rest: {core:.2%} of a core, {per_s:.1f} wake-ups a second, "
         f"{asked:.0f} requests for {streams:.0f} streams in {minutes:.1f} min"
