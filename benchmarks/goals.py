@@ -135,14 +135,7 @@ def _tiny(results: Results) -> Iterator[Goal]:
         unit="wake-ups",
         detail="voluntary context switches of all threads",
     )
-    theirs = tiny.spread(CLIENT_GO, "silent_s") if tiny is not None else None
-    yield _at_most(
-        "a silent stream behind a proxy is noticed after",
-        45,
-        _middle(tiny, "silent_s"),
-        unit="s",
-        detail=f"client-go {theirs.middle:.0f} s" if theirs is not None else "",
-    )
+    yield _silent(tiny)
     streams = _middle(tiny, "rest_streams")
     yield _at_most(
         "requests a minute and stream, while nothing changes",
@@ -151,6 +144,18 @@ def _tiny(results: Results) -> Iterator[Goal]:
         unit="requests",
         detail="" if streams is None else f"all requests over {streams:.0f} streams",
     )
+
+
+def _silent(tiny: Section | None) -> Goal:
+    """The longest that one of the daemons took."""
+    what = "a silent stream behind a proxy is noticed after at most"
+    ours = tiny.spread(TELEMETRYD, "silent_s") if tiny is not None else None
+    theirs = tiny.spread(CLIENT_GO, "silent_s") if tiny is not None else None
+    if ours is None:
+        return Goal(what, 45, None, "s", _NOT_RUN)
+    detail = f"{ours.least:.0f} to {ours.most:.0f} s of {ours.runs} daemons"
+    peer = f", client-go {theirs.middle:.0f} s" if theirs is not None else ""
+    return Goal(what, 45, ours.most, "s", detail + peer)
 
 
 def _core(results: Results) -> Iterator[Goal]:
