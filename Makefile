@@ -136,10 +136,10 @@ collector: ## build an OpenTelemetry Collector for the tests (needs Go; 1 to 2 m
 	@touch $@
 
 .PHONY: bench
-bench: $(VENV)/.dev .venv-bench/.done ## measure telemetryd beside its peers (15 minutes; BENCH_NODES, BENCH_RUNS, BENCH_KUBECONFIG)
-	@[ -n "$$BENCH_KUBECONFIG" ] || $(BIN)/python -m tests.apiserver.versions newest
-	@$(BIN)/python -m tests.support.gobuild benchmarks/clientgo . "$${XDG_CACHE_HOME:-$$HOME/.cache}/telemetryd/benchmarks/clientgo"
-	@$(BIN)/python -m benchmarks run
+bench: $(VENV)/.dev .venv-bench/.done ## measure telemetryd beside its peers (20 minutes; BENCH_ONLY, BENCH_NODES, BENCH_RUNS, BENCH_BUSY, BENCH_OLD, BENCH_KUBECONFIG)
+	@[ -n "$$BENCH_KUBECONFIG" ] || $(BIN)/python -m tests.apiserver.versions "$${APISERVER:-newest}"
+	@$(BIN)/python -m benchmarks build
+	@$(BIN)/python -m benchmarks run --only "$$BENCH_ONLY"
 
 .PHONY: bench-profile
 bench-profile: $(VENV)/.dev ## print where the time of a cold sync goes

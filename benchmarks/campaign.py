@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -17,14 +17,21 @@ from typing import Self
 
 from benchmarks.errors import CampaignError
 from benchmarks.fleet import NODES_EACH, BenchFleet
-from benchmarks.holders import ROOT, Peer, Telemetryd
+from benchmarks.holders import ROOT, Holder, Peer, Telemetryd
+from benchmarks.realfleet import make_fleet
+from benchmarks.resting import measure_rest, measure_silent
 from benchmarks.results import (
     CLIENT_GO,
+    CLIENT_GO_OLD,
+    CORE,
     DROPPED,
+    KUBE_STATE_METRICS,
     KUBERNETES_ASYNCIO,
     LIGHTKUBE,
     PAGES,
+    REAL,
     TELEMETRYD,
+    UNIFORM,
     Results,
     Section,
 )
@@ -46,20 +53,42 @@ from benchmarks.scenarios import (
     timed,
 )
 from benchmarks.servers import Server, given, own_pair
+from benchmarks.statemetrics import KubeStateMetrics
 from tests.apiserver.versions import find_assets
-from tests.support.gobuild import cache, required
+from tests.support.gobuild import build, cache, required
 
 USUAL_NODES = 10_000
+PARTS = frozenset(
+    (
+        "core",
+        "exporters",
+        "history",
+        "idle",
+        "inside",
+        "lag",
+        "relists",
+        "rest",
+        "rounds",
+        "scrapes",
+        "silent",
+        "tiny",
+    )
+)
+"""What can be measured alone."""
 _MOST_NODES_FOR_ALL = 20_000
 """Above it only those whom a goal names take part: the others need gigabytes, and minutes."""
 _LARGE_RUNS = 2
 """Rounds there: a holder takes a minute or more in each."""
 _FURTHER_RUNS = 3
+_SILENT_DAEMONS = 3
 _PEERS = {
     KUBERNETES_ASYNCIO: "asyncio_client",
     LIGHTKUBE: "lightkube_client",
     DROPPED: "dropped_pages",
 }
+_CLIENT_GO = ROOT / "benchmarks" / "clientgo"
+_CLIENT_GO_OLD = _CLIENT_GO / "old"
+_STATE_METRICS = ROOT / "benchmarks" / "kubestatemetrics"
 _PEER_PACKAGES = ("kubernetes_asyncio", "lightkube", "aiohttp", "orjson")
 _OWN_PACKAGES = ("aiohttp", "msgspec", "orjson", "kubernetes_asyncio", "prometheus_client")
 
@@ -69,7 +98,10 @@ class Plan:
     """How much is measured.
 
     Attributes:
-        nodes: Sizes of the fleets.
+        parts: What is measured, of ``PARTS``.
+        nodes: Sizes of the uniform and the real fleets; above 20,000 there is a real one only.
+        tiny: Nodes of the fleet of a small Rancher.
+        core: Nodes of plain Kubernetes.
         runs: Rounds of each.
         kubeconfig: A throwaway cluster to use; None starts a kube-apiserver.
         peers: Let others than telemetryd take part, where they are built.
@@ -79,9 +111,15 @@ class Plan:
         exporters_interval_s: From one run of such a one to the next.
         inside: Sizes that are measured without a server.
         history_rows: In the store of the history.
+        patience_s: How long holders may take to notice that a stream is silent.
+        busy: A loop keeps one core busy all the while.
+        old: An older client-go takes part as well.
     """
 
+    parts: frozenset[str] = PARTS
     nodes: tuple[int, ...] = (1_000, USUAL_NODES)
+    tiny: int = 200
+    core: int = 20_000
     runs: int = 5
     kubeconfig: Path | None = None
     peers: bool = True
@@ -91,15 +129,43 @@ class Plan:
     exporters_interval_s: int = MANY_INTERVAL_S
     inside: tuple[int, ...] = (1_000, 10_000, 100_000)
     history_rows: int = 10_000_000
+    patience_s: float = 400.0
+    busy: bool = False
+    old: bool = False
 
     @property
     def usual_nodes(self) -> int:
         """The fleet on which all is measured that needs only one."""
         return max((n for n in self.nodes if n <= USUAL_NODES), default=min(self.nodes))
 
+    def fleets(self) -> Iterator[tuple[str, int]]:
+        """Name and size of each."""
+        yield REAL, self.tiny
+        for nodes in self.nodes:
+            if nodes <= _MOST_NODES_FOR_ALL:
+                yield UNIFORM, nodes
+            if nodes != self.tiny:
+                yield REAL, nodes
+        if self.kubeconfig is None:
+            yield CORE, self.core
+
+    def parts_of(self, name: str, nodes: int) -> frozenset[str]:
+        """What of ``parts`` is measured on this fleet."""
+        if name == CORE:
+            found = {"core"}
+        elif (name, nodes) == (REAL, self.tiny):
+            found = {"tiny", "rest"} | ({"silent"} if self.kubeconfig is None else set())
+        else:
+            found = {"rounds"}
+            if name == UNIFORM and nodes == min(self.nodes):
+                found |= {"scrapes", "exporters"}
+            if name == UNIFORM and nodes == self.usual_nodes:
+                found |= {"idle", "lag", "relists"}
+        return self.parts & found
+
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Self:
-        """As ``BENCH_NODES``, ``BENCH_RUNS`` and ``BENCH_KUBECONFIG`` ask for.
+        """As the variables ask for that start with ``BENCH_``.
 
         Raises:
             CampaignError: One of them can't be used.
@@ -112,8 +178,17 @@ class Plan:
         runs = _numbers(environ, "BENCH_RUNS", (plan.runs,))[0]
         kubeconfig = environ.get("BENCH_KUBECONFIG")
         return dataclasses.replace(
-            plan, nodes=nodes, runs=runs, kubeconfig=Path(kubeconfig) if kubeconfig else None
+            plan,
+            nodes=nodes,
+            runs=runs,
+            kubeconfig=Path(kubeconfig) if kubeconfig else None,
+            busy=_is_set(environ, "BENCH_BUSY"),
+            old=_is_set(environ, "BENCH_OLD"),
         )
+
+
+def _is_set(environ: Mapping[str, str], name: str) -> bool:
+    return environ.get(name, "") not in {"", "0"}
 
 
 def _numbers(environ: Mapping[str, str], name: str, default: tuple[int, ...]) -> tuple[int, ...]:
@@ -139,16 +214,23 @@ def run(plan: Plan) -> Results:
     """
     started_at = datetime.now(UTC)
     machine = _machine()
-    sections = []
-    for nodes in plan.nodes:
-        fleet = BenchFleet(nodes)
-        with serve(plan, fleet) as server:
-            measured = _on_real(plan, fleet, server, nodes)
-            sections.append(_section(server, fleet, measured))
-    with timed("the stores alone"):
-        inside = {nodes: _alone("inprocess", nodes) for nodes in plan.inside}
-    with timed("the history"):
-        history = _alone("history", plan.history_rows)
+    inside: dict[str, dict[int, dict[str, float]]] = {}
+    history: dict[str, float] = {}
+    with _busy() if plan.busy else contextlib.nullcontext():
+        sections = [
+            _measure(plan, name, nodes, parts)
+            for name, nodes in plan.fleets()
+            if (parts := plan.parts_of(name, nodes))
+        ]
+        if "inside" in plan.parts:
+            with timed("the stores alone"):
+                for name in (UNIFORM, REAL):
+                    inside[name] = {
+                        nodes: _alone("inprocess", str(nodes), name) for nodes in plan.inside
+                    }
+        if "history" in plan.parts:
+            with timed("the history"):
+                history = _alone("history", str(plan.history_rows))
     return Results(
         taken_at=f"{started_at:%Y-%m-%dT%H:%M:%SZ}",
         machine=machine,
@@ -156,6 +238,39 @@ def run(plan: Plan) -> Results:
         sections=sections,
         inside=inside,
         history=history,
+        busy=plan.busy,
+    )
+
+
+@contextlib.contextmanager
+def _busy() -> Iterator[None]:
+    """Keeps one core busy."""
+    loop = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        loop.kill()
+        loop.wait()
+
+
+def _measure(plan: Plan, name: str, nodes: int, parts: frozenset[str]) -> Section:
+    """These parts on a fleet of this name and size."""
+    fleet = make_fleet(name, nodes)
+    measured = Measured()
+    with serve(plan, fleet) as server:
+        if name == CORE:
+            _on_core(plan, fleet, server, measured)
+        elif (name, nodes) == (REAL, plan.tiny):
+            _on_tiny(plan, fleet, server, parts, measured)
+        else:
+            _on_rancher(plan, fleet, server, parts, measured)
+    return Section(
+        fleet=name,
+        server=server.kind,
+        nodes=fleet.nodes,
+        clusters=1 if name == CORE else fleet.clusters + 1,
+        json_bytes=sum(len(s.body) for s in fleet.objects() if s.plural == "nodes"),
+        holders=measured.by_holder,
     )
 
 
@@ -181,28 +296,54 @@ def serve(plan: Plan, fleet: BenchFleet) -> Iterator[Server]:
         yield server
 
 
-def client_go() -> Path:
-    """Where ``make bench`` leaves the peer that is built from Go modules."""
-    return cache() / "benchmarks" / "clientgo"
+def build_peers(plan: Plan) -> None:
+    """Build the peers that are made of Go modules, unless they are there.
+
+    Raises:
+        GoBuildError: One of them can't be built.
+    """
+    build(_CLIENT_GO, ".", client_go())
+    build(_STATE_METRICS, "k8s.io/kube-state-metrics/v2", state_metrics())
+    if plan.old:
+        build(_CLIENT_GO_OLD, "telemetryd.test/clientgo", client_go(CLIENT_GO_OLD))
 
 
-def _on_real(plan: Plan, fleet: BenchFleet, server: Server, nodes: int) -> Measured:
-    usual = nodes == plan.usual_nodes
+def client_go(name: str = CLIENT_GO) -> Path:
+    """Where the peer of the newest client-go is, or that of the older one."""
+    file = "clientgo" if name == CLIENT_GO else f"clientgo-{_old_version()}"
+    return cache() / "benchmarks" / file
+
+
+def state_metrics() -> Path:
+    """Where kube-state-metrics is."""
+    return cache() / "benchmarks" / f"kube-state-metrics-{_state_metrics_version()}"
+
+
+def _old_version() -> str:
+    """Of the older client-go."""
+    text = (_CLIENT_GO_OLD / "go.mod").read_text(encoding="utf-8")
+    return text.partition("k8s.io/client-go => k8s.io/client-go v")[2].split()[0]
+
+
+def _state_metrics_version() -> str:
+    return required(_STATE_METRICS, "k8s.io/kube-state-metrics/v2")
+
+
+def _on_rancher(
+    plan: Plan, fleet: BenchFleet, server: Server, parts: frozenset[str], measured: Measured
+) -> None:
     kubeconfig = server.kubeconfig
     start = partial(Telemetryd, TELEMETRYD, kubeconfig)
-    paged = partial(Telemetryd, PAGES, kubeconfig, kubernetes='watch_list = "off"')
-    contenders = [Contender(TELEMETRYD, start, churned=usual), Contender(PAGES, paged)]
-    contenders += _peers(plan, kubeconfig, nodes, churned=usual)
-    runs = plan.runs if nodes <= _MOST_NODES_FOR_ALL else min(plan.runs, _LARGE_RUNS)
-    with timed(f"{fleet.nodes:,} nodes, everyone in turns"):
-        measured = run_rounds(server, fleet, contenders, runs=runs, updates=plan.updates)
 
     def with_exporters(exporters: str) -> Telemetryd:
         return Telemetryd(TELEMETRYD, kubeconfig, exporters=exporters)
 
-    if nodes == min(plan.nodes):
+    if "rounds" in parts:
+        _rounds(plan, fleet, server, measured)
+    if "scrapes" in parts:
         with going_on("scrapes"):
             measure_scrapes(with_exporters, measured)
+    if "exporters" in parts:
         for kind in EXPORTER_KINDS:
             with going_on(f"{plan.exporters} exporters of type {kind}"):
                 measure_many(
@@ -212,46 +353,108 @@ def _on_real(plan: Plan, fleet: BenchFleet, server: Server, nodes: int) -> Measu
                     exporters=plan.exporters,
                     interval_s=plan.exporters_interval_s,
                 )
-    if not usual:
-        return measured
     further = min(plan.runs, _FURTHER_RUNS)
-    with going_on("idle"):
-        measure_idle(with_exporters, measured, duration_s=plan.idle_s)
-    with going_on("loop lag"):
-        measure_lag(start, measured, runs=further)
-    with going_on("relists"):
-        measure_relists(server, start, measured, runs=further)
-    return measured
+    if "idle" in parts:
+        with going_on("idle"):
+            measure_idle(with_exporters, measured, duration_s=plan.idle_s)
+    if "lag" in parts:
+        with going_on("loop lag"):
+            measure_lag(start, measured, runs=further)
+    if "relists" in parts:
+        with going_on("relists"):
+            measure_relists(server, start, measured, runs=further)
 
 
-def _peers(plan: Plan, kubeconfig: Path, nodes: int, *, churned: bool) -> Iterator[Contender]:
-    if not plan.peers:
-        return
-    if client_go().exists():
-        start = partial(Peer, CLIENT_GO, (client_go(), "-kubeconfig", kubeconfig), watches=True)
-        yield Contender(CLIENT_GO, start, churned=churned)
-    python = ROOT / ".venv-bench" / "bin" / "python"
-    if python.exists():
-        for name, program in _PEERS.items():
-            if nodes <= _MOST_NODES_FOR_ALL or name == DROPPED:
-                command = (python, "-m", f"benchmarks.peers.{program}", kubeconfig)
-                yield Contender(name, partial(Peer, name, command))
+def _rounds(plan: Plan, fleet: BenchFleet, server: Server, measured: Measured) -> None:
+    kubeconfig, nodes = server.kubeconfig, fleet.clusters * NODES_EACH
+    usual, real = nodes == plan.usual_nodes, fleet.name == REAL
+    churned = {"churned": usual, "burst": usual and real}
+    start = partial(Telemetryd, TELEMETRYD, kubeconfig)
+    paged = partial(Telemetryd, PAGES, kubeconfig, kubernetes='watch_list = "off"')
+    contenders = [Contender(TELEMETRYD, start, **churned), Contender(PAGES, paged)]
+    if plan.peers:
+        contenders += _client_go(plan, kubeconfig, **churned)
+        if not real:
+            contenders += _python_peers(kubeconfig, nodes)
+    runs = plan.runs
+    if nodes > _MOST_NODES_FOR_ALL:
+        runs = min(runs, _LARGE_RUNS)
+    elif real and not usual:
+        runs = min(runs, _FURTHER_RUNS)
+    with timed(f"{fleet.nodes:,} nodes, everyone in turns"):
+        run_rounds(server, fleet, contenders, measured, runs=runs, updates=plan.updates)
 
 
-def _section(server: Server, fleet: BenchFleet, measured: Measured) -> Section:
-    return Section(
-        server=server.kind,
-        nodes=fleet.nodes,
-        clusters=fleet.clusters + 1,
-        json_bytes=sum(len(s.body) for s in fleet.objects() if s.plural == "nodes"),
-        holders=measured.by_holder,
+def _on_tiny(
+    plan: Plan, fleet: BenchFleet, server: Server, parts: frozenset[str], measured: Measured
+) -> None:
+    start = partial(Telemetryd, TELEMETRYD, server.kubeconfig)
+    if "tiny" in parts:
+        contenders = [Contender(TELEMETRYD, start)]
+        if plan.peers:
+            contenders += _client_go(plan, server.kubeconfig)
+        with timed(f"{fleet.nodes:,} nodes, everyone in turns"):
+            run_rounds(server, fleet, contenders, measured, runs=plan.runs, updates=plan.updates)
+    if "rest" in parts:
+        with going_on("rest"):
+            measure_rest(start, measured, duration_s=plan.idle_s)
+    if "silent" in parts:
+        starts: list[Callable[[Path], Holder]] = [partial(Telemetryd, TELEMETRYD)] * _SILENT_DAEMONS
+        if plan.peers and client_go().exists():
+            starts.append(_start_client_go)
+        with going_on("silent streams"):
+            measure_silent(server, fleet, starts, measured, patience_s=plan.patience_s)
+
+
+def _on_core(plan: Plan, fleet: BenchFleet, server: Server, measured: Measured) -> None:
+    daemon = partial(
+        Telemetryd,
+        TELEMETRYD,
+        server.kubeconfig,
+        kubernetes='source = "kubernetes"',
+        nodes="nodes",
     )
+    contenders = [Contender(TELEMETRYD, daemon, churned=True)]
+    if plan.peers and state_metrics().exists():
+        peer = partial(KubeStateMetrics, state_metrics(), server.kubeconfig, fleet.nodes)
+        contenders.append(Contender(KUBE_STATE_METRICS, peer, churned=True, last_only=True))
+    with timed(f"{fleet.nodes:,} core nodes, both in turns"):
+        runs = min(plan.runs, _FURTHER_RUNS)
+        run_rounds(server, fleet, contenders, measured, runs=runs, updates=plan.updates)
 
 
-def _alone(module: str, size: int) -> dict[str, float]:
+def _start_client_go(kubeconfig: Path, name: str = CLIENT_GO) -> Peer:
+    return Peer(name, (client_go(name), "-kubeconfig", kubeconfig), watches=True)
+
+
+def _client_go(
+    plan: Plan, kubeconfig: Path, *, churned: bool = False, burst: bool = False
+) -> list[Contender]:
+    return [
+        Contender(name, partial(_start_client_go, kubeconfig, name), churned=churned, burst=burst)
+        for name in (CLIENT_GO, CLIENT_GO_OLD)[: 1 + plan.old]
+        if client_go(name).exists()
+    ]
+
+
+def _python_peers(kubeconfig: Path, nodes: int) -> list[Contender]:
+    python = ROOT / ".venv-bench" / "bin" / "python"
+    if not python.exists():
+        return []
+    return [
+        Contender(
+            name,
+            partial(Peer, name, (python, "-m", f"benchmarks.peers.{program}", kubeconfig)),
+        )
+        for name, program in _PEERS.items()
+        if nodes <= _MOST_NODES_FOR_ALL or name == DROPPED
+    ]
+
+
+def _alone(module: str, *arguments: str) -> dict[str, float]:
     """What a module measures in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{module}", str(size)],
+        [sys.executable, "-m", f"benchmarks.{module}", *arguments],
         check=True,
         stdout=subprocess.PIPE,
         cwd=ROOT,
@@ -280,8 +483,12 @@ def _versions(plan: Plan) -> dict[str, str]:
     if not plan.peers:
         return versions
     if client_go().exists():
-        number = required(ROOT / "benchmarks" / "clientgo", "k8s.io/client-go")
+        number = required(_CLIENT_GO, "k8s.io/client-go")
         versions[CLIENT_GO] = f"{number}, typed shared informers"
+    if plan.old and client_go(CLIENT_GO_OLD).exists():
+        versions[CLIENT_GO_OLD] = f"{_old_version()}, the same"
+    if state_metrics().exists():
+        versions[KUBE_STATE_METRICS] = f"{_state_metrics_version()}, --resources=nodes, protobuf"
     python = ROOT / ".venv-bench" / "bin" / "python"
     if python.exists():
         program = (

@@ -1,16 +1,17 @@
-"""The fleet that everything is measured on: Rancher's objects as JSON, 50 nodes to a cluster.
+"""The uniform fleet: Rancher's objects as JSON, 50 nodes to a cluster, ten kinds of machines.
 
 A thousand nodes are rendered as the demo renders them, 7.2 KB each; a larger fleet repeats them
 under other names, UIDs and host names, because rendering a hundred thousand would take a minute.
-Where objects are put is ``servers``'s.
+``realfleet`` makes a fleet of it whose nodes differ; ``servers`` stores them.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import orjson
 
+from benchmarks.results import UNIFORM
 from telemetryd.demo.fleet import LOCAL_NODES, Fleet
 from telemetryd.demo.objects import JsonObject
 from telemetryd.demo.rendering import LOCAL
@@ -29,23 +30,32 @@ class Stored:
     """One object, ready to be stored.
 
     Attributes:
-        plural: Of its kind, in ``management.cattle.io``.
+        plural: Of its kind.
         namespace: Empty for cluster scope.
+        group: Of its kind; empty for the core group.
     """
 
     plural: str
     namespace: str
     name: str
     body: bytes
+    group: str = "management.cattle.io"
 
 
 class BenchFleet:
     """A fleet of so many nodes, and three of the local cluster.
 
     Attributes:
+        name: Of the kind of fleet.
+        nodes_path: Where the API server lists its nodes.
+        beside_path: Where it keeps a few of them.
         clusters: Managed clusters.
         nodes: All nodes, the local cluster's included.
     """
+
+    name = UNIFORM
+    nodes_path = "/apis/management.cattle.io/v3/nodes"
+    beside_path = "/apis/management.cattle.io/v3/namespaces/local/nodes"
 
     def __init__(self, nodes: int) -> None:
         """Render what is repeated.
@@ -97,7 +107,11 @@ class BenchFleet:
                     yield beaten(node, made)
 
     def _cluster(self, number: int) -> Iterator[Stored]:
-        """A cluster and its nodes; from the 21st on, those of a rendered one renamed."""
+        """A cluster and its nodes, in this order."""
+        return self._repeated(number)
+
+    def _repeated(self, number: int) -> Iterator[Stored]:
+        """A rendered cluster; from the 21st on, it has another name."""
         names = list(self._groups)
         name = names[number % len(names)]
         turn = number // len(names)
@@ -110,7 +124,7 @@ def beaten(node: Stored, number: int) -> Stored:
     moment = datetime.fromtimestamp(_HEARTBEAT.timestamp() + number, UTC)
     stamp = f'"{moment:%Y-%m-%dT%H:%M:%SZ}"'.encode()
     body = node.body.replace(_HEARTBEAT_JSON, stamp)
-    return Stored(node.plural, node.namespace, node.name, body)
+    return replace(node, body=body)
 
 
 def _cluster_of(obj: JsonObject) -> str:

@@ -73,7 +73,10 @@ class Holder(Protocol):
         """Wait until it holds everything; once, right after the start."""
 
     def updates(self) -> int | None:
-        """How many updates of nodes it has seen; None where it watches nothing."""
+        """How many updates of nodes it has seen; None where it watches nothing.
+
+        Where it counts none, something else that the last update of all changes.
+        """
 
     def __enter__(self) -> Self: ...
 
@@ -109,7 +112,7 @@ class Peer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env=_environ(),
+            env=own_environ(),
             cwd=ROOT,
         )
 
@@ -197,6 +200,7 @@ class Telemetryd:
         kubeconfig: Path,
         *,
         kubernetes: str = "",
+        nodes: str = "nodes.management.cattle.io",
         exporters: str = "",
         program: Sequence[str | Path] = ("-m", "telemetryd"),
         environ: Mapping[str, str] = MappingProxyType({}),
@@ -207,12 +211,14 @@ class Telemetryd:
             name: As the tables have it.
             kubeconfig: Where the fleet is.
             kubernetes: Further TOML of ``[kubernetes]``.
+            nodes: The resource whose updates count.
             exporters: TOML of further exporters; ``{folder}`` is one that it may use.
             program: What Python runs in telemetryd's place, with the same arguments.
             environ: Further variables.
         """
         self.name = name
         self.first_export_s = 0.0
+        self._nodes = nodes
         self.folder = Path(tempfile.mkdtemp(prefix="telemetryd-bench-"))
         self._export = self.folder / "first" / "latest"
         (self.port,) = free_ports(1)
@@ -231,7 +237,7 @@ class Telemetryd:
             stderr=self._log,
             cwd=ROOT,
             env={
-                **_environ(),
+                **own_environ(),
                 "NOTIFY_SOCKET": str(self.folder / "notify"),
                 "STATE_DIRECTORY": str(self.folder),
                 "RUNTIME_DIRECTORY": str(self.folder),
@@ -278,7 +284,7 @@ class Telemetryd:
 
     def updates(self) -> int | None:
         """How many updates of nodes it has seen."""
-        labels = {"resource": "nodes.management.cattle.io", "type": "modified"}
+        labels = {"resource": self._nodes, "type": "modified"}
         name = "telemetryd_informer_events_total"
         return int(self.metrics(name).value(name, **labels))
 
@@ -373,7 +379,7 @@ interval = "60s"
 """
 
 
-def _environ() -> dict[str, str]:
+def own_environ() -> dict[str, str]:
     """Ours, without a proxy: all traffic stays on this machine. Modules are compiled once.
 
     An installed telemetryd has its modules compiled; one that may not keep what it compiles would

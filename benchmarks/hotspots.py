@@ -12,11 +12,12 @@ _TOP = 20
 _WAITING = {"<method 'poll' of 'select.epoll' objects>"}
 
 
-def profile(server: Server, *, pages: bool = False) -> str:
+def profile(server: Server, fleet: str, *, pages: bool = False) -> str:
     """Let a daemon sync under cProfile; its top functions by their own time, as Markdown.
 
     Args:
         server: Holds the fleet.
+        fleet: Its name.
         pages: Lists come in pages, even where the server streams them.
     """
     with tempfile.TemporaryDirectory(prefix="telemetryd-bench-profile-") as folder:
@@ -32,7 +33,7 @@ def profile(server: Server, *, pages: bool = False) -> str:
             daemon.stop()
         way = ", in pages" if pages else ""
         return (
-            f"Cold sync of {nodes:,} nodes from {server.kind}{way}, imports left out:\n\n"
+            f"Cold sync of {nodes:,} {fleet} nodes from {server.kind}{way}, imports left out:\n\n"
             f"{render(written)}\n"
         )
 

@@ -1,4 +1,7 @@
-"""Memory and collection time against nodes: an SVG of two panels with logarithmic axes. Pure."""
+"""Memory and collection time against nodes: an SVG of two panels with logarithmic axes. Pure.
+
+A line is solid for the uniform fleet and dashed for the real one.
+"""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,14 +13,18 @@ from benchmarks.results import (
     DROPPED,
     KUBERNETES_ASYNCIO,
     LIGHTKUBE,
+    REAL,
     TELEMETRYD,
+    UNIFORM,
     Results,
 )
 
 Points = Sequence[tuple[float, float]]
+Lines = Mapping[tuple[str, str], Points]
+"""By holder and fleet."""
 
 _WIDTH, _HEIGHT = 440, 320
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 18, 40, 48
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 30, 40, 48
 _COLOURS: Final = {
     TELEMETRYD: "#0b7285",
     CLIENT_GO: "#c2255c",
@@ -30,40 +37,41 @@ _COLOURS: Final = {
 def render(results: Results) -> str:
     """The picture."""
     memory = {
-        holder: [
-            (float(section.nodes), spread.middle / 1e6)
-            for section in results.ordered()
-            if (spread := section.spread(holder, "peak_bytes")) is not None
-        ]
+        (holder, fleet): _by_nodes(results, holder, fleet, "peak_bytes", 1e-6)
         for holder in _COLOURS
+        for fleet in (UNIFORM, REAL)
     }
-    collection = {
-        TELEMETRYD: [
+    collection: dict[tuple[str, str], Points] = {}
+    for fleet in (UNIFORM, REAL):
+        collection[TELEMETRYD, fleet] = [
             (float(nodes), inside["collection_s"] * 1e3)
-            for nodes, inside in sorted(results.inside.items())
-        ],
-        CLIENT_GO: [
-            (float(section.nodes), spread.middle * 1e3)
-            for section in results.ordered()
-            if (spread := section.spread(CLIENT_GO, "collection_s")) is not None
-        ],
-    }
+            for nodes, inside in sorted(results.inside.get(fleet, {}).items())
+        ]
+        collection[CLIENT_GO, fleet] = _by_nodes(results, CLIENT_GO, fleet, "collection_s", 1e3)
     panels = (
         _panel("Peak memory, MB", memory, 0),
         _panel("One collection, ms", collection, _WIDTH),
     )
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2 * _WIDTH} {_HEIGHT + 34}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2 * _WIDTH} {_HEIGHT + 56}" '
         'font-family="sans-serif" font-size="12">\n'
         '<rect width="100%" height="100%" fill="#fff"/>\n'
         + "\n".join(panels)
         + "\n"
-        + _legend(holder for holder, points in memory.items() if points)
+        + _legend(holder for holder in _COLOURS if any(memory[holder, f] for f in (UNIFORM, REAL)))
         + "\n</svg>\n"
     )
 
 
-def _panel(title: str, series: Mapping[str, Points], offset: int) -> str:
+def _by_nodes(results: Results, holder: str, fleet: str, figure: str, scale: float) -> Points:
+    return [
+        (float(section.nodes), spread.middle * scale)
+        for section in results.ordered(fleet)
+        if (spread := section.spread(holder, figure)) is not None
+    ]
+
+
+def _panel(title: str, series: Lines, offset: int) -> str:
     points = [point for line in series.values() for point in line]
     parts = [
         f'<g transform="translate({offset} 0)">',
@@ -73,7 +81,9 @@ def _panel(title: str, series: Mapping[str, Points], offset: int) -> str:
         x_decades = _decades([x for x, _ in points])
         y_decades = _decades([y for _, y in points])
         parts += _axes(x_decades, y_decades)
-        for holder, line in ((name, line) for name, line in series.items() if line):
+        for (holder, fleet), line in series.items():
+            if not line:
+                continue
             placed = [
                 (
                     _place(x, x_decades, _LEFT, _WIDTH - _RIGHT),
@@ -81,7 +91,7 @@ def _panel(title: str, series: Mapping[str, Points], offset: int) -> str:
                 )
                 for x, y in line
             ]
-            parts += _line(placed, _COLOURS[holder])
+            parts += _line(placed, _COLOURS[holder], dashed=fleet == REAL)
     else:
         parts.append(f'<text x="{_LEFT}" y="60">not measured</text>')
     return "\n".join((*parts, "</g>"))
@@ -117,10 +127,12 @@ def _axes(x_decades: tuple[int, int], y_decades: tuple[int, int]) -> list[str]:
     return parts
 
 
-def _line(points: Points, colour: str) -> list[str]:
+def _line(points: Points, colour: str, *, dashed: bool) -> list[str]:
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     dots = [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in points]
-    return [f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>', *dots]
+    dashes = ' stroke-dasharray="6 4"' if dashed else ""
+    line = f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"{dashes}/>'
+    return [line, *dots]
 
 
 def _legend(holders: Iterable[str]) -> str:
@@ -132,4 +144,7 @@ def _legend(holders: Iterable[str]) -> str:
         )
         parts.append(f'<text x="{x + 17:.0f}" y="{y + 10}">{escape(holder)}</text>')
         x += 40 + 7 * len(holder)
+    parts.append(
+        f'<text x="{_LEFT}" y="{_HEIGHT + 44}">solid: uniform nodes, dashed: real nodes</text>'
+    )
     return "\n".join(parts)

@@ -1,11 +1,13 @@
 """What the kernel tells of a running process: CPU time, memory, threads. Linux only."""
 
+import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 _CPUCLOCK_SCHED = 2
 _NANO = 1_000_000_000
+_SLEEPS = "voluntary_ctxt_switches"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,15 @@ def forget_peak(pid: int) -> None:
     Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
 
 
+def wakeups(pid: int) -> int:
+    """How often its threads have slept and woken: voluntary context switches of those there are."""
+    found = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):  # it has ended
+            found += _number((task / "status").read_text(encoding="utf-8"), _SLEEPS)
+    return found
+
+
 def threads(pid: int) -> int:
     """How many threads it has."""
     return _status(pid, "Threads")
@@ -58,5 +69,8 @@ def _schedstat(pid: int) -> tuple[float, float]:
 
 
 def _status(pid: int, key: str) -> int:
-    text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    return int(text.partition(f"{key}:")[2].split(maxsplit=1)[0])
+    return _number(Path(f"/proc/{pid}/status").read_text(encoding="utf-8"), key)
+
+
+def _number(status: str, key: str) -> int:
+    return int(status.partition(f"\n{key}:")[2].split(maxsplit=1)[0])

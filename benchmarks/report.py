@@ -11,6 +11,10 @@ RESULTS: Final = (
     "<!-- results: written by `make bench`, from here -->",
     "<!-- results: to here -->",
 )
+BUSY: Final = (
+    "<!-- busy: written by `make bench BENCH_BUSY=1`, from here -->",
+    "<!-- busy: to here -->",
+)
 PROFILE: Final = (
     "<!-- profile: written by `make bench-profile`, from here -->",
     "<!-- profile: to here -->",
@@ -25,19 +29,21 @@ _HOLDER_COLUMNS: Final = (
     ("peak, MB", "peak_bytes", 1e-6, 0),
     ("resident after, MB", "resident_bytes", 1e-6, 0),
     ("CPU an update, ms", "cpu_per_event_s", 1e3, 3),
+    ("500 at once, ms", "cpu_per_burst_event_s", 1e3, 3),
     ("collection, ms", "collection_s", 1e3, 2),
 )
 
 
-def render(results: Results) -> str:
-    """Everything, as Markdown."""
+def render(results: Results, *, partly: bool = False) -> str:
+    """Everything, as Markdown; without the goals that were not measured where it ran ``partly``."""
+    goals = [goal for goal in judge(results) if not partly or goal.measured is not None]
     parts = [
-        f"Taken at {results.taken_at}, on:",
+        f"Taken at {results.taken_at}, {'beside a busy loop' if results.busy else 'alone'}, on:",
         _list(results.machine),
         "with:",
         _list(results.versions),
-        render_goals(judge(results)),
-        *(_section(section, results) for section in results.ordered()),
+        render_goals(goals),
+        *(_section(section, results) for section in results.ordered() if _has_rounds(section)),
         _inside(results),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -88,6 +94,10 @@ def show(spread: Spread | None, scale: float, digits: int) -> str:
     return middle if least == most else f"{middle} ({least} to {most})"
 
 
+def _has_rounds(section: Section) -> bool:
+    return any("wall_s" in samples for samples in section.holders.values())
+
+
 def _section(section: Section, results: Results) -> str:
     runs = max((len(samples.get("wall_s", ())) for samples in section.holders.values()), default=0)
     shown = [
@@ -110,7 +120,8 @@ def _section(section: Section, results: Results) -> str:
         if section.spread(holder, "wall_s") is not None
     ]
     title = (
-        f"### {section.nodes:,} nodes in {section.clusters:,} clusters "
+        f"### {section.nodes:,} {section.fleet} nodes"
+        f"{'' if section.clusters == 1 else f' in {section.clusters:,} clusters'} "
         f"({section.json_bytes / 1e6:.0f} MB as JSON), {section.server}"
     )
     legend = f"Medians of {runs} runs in turns (least to most)." if runs > 1 else "One run."
@@ -125,7 +136,9 @@ def _section(section: Section, results: Results) -> str:
 
 def _collection_of_telemetryd(section: Section, results: Results) -> str:
     near = [
-        inside for nodes, inside in results.inside.items() if nodes <= section.nodes < nodes * 1.1
+        inside
+        for nodes, inside in results.inside.get(section.fleet, {}).items()
+        if nodes <= section.nodes < nodes * 1.1
     ]
     return f"{near[0]['collection_s'] * 1e3:.2f}" if near else "-"
 
@@ -133,18 +146,21 @@ def _collection_of_telemetryd(section: Section, results: Results) -> str:
 def _inside(results: Results) -> str:
     rows = [
         (
-            f"{nodes:,}",
+            f"{nodes:,} {fleet}",
             f"{inside['traced_bytes_per_node']:.0f}",
             f"{inside['collection_s'] * 1e3:.3f}",
+            f"{inside['collection_cpu_s'] * 1e3:.3f}" if "collection_cpu_s" in inside else "-",
             f"{inside['collection_unchanged_s'] * 1e3:.3f}",
             f"{inside['payload_bytes']:.0f}",
         )
-        for nodes, inside in sorted(results.inside.items())
+        for fleet, sizes in results.inside.items()
+        for nodes, inside in sorted(sizes.items())
     ]
     head = (
         "nodes",
         "bytes a node, by tracemalloc",
         "collection after a change, ms",
+        "its CPU, ms",
         "collection of the same, ms",
         "payload, bytes",
     )

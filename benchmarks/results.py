@@ -16,18 +16,27 @@ CLIENT_GO: Final = "client-go"
 KUBERNETES_ASYNCIO: Final = "kubernetes_asyncio"
 LIGHTKUBE: Final = "lightkube"
 DROPPED: Final = "pages fetched and dropped"
+CLIENT_GO_OLD: Final = "client-go, older"
+KUBE_STATE_METRICS: Final = "kube-state-metrics"
+
+UNIFORM: Final = "uniform"
+REAL: Final = "real"
+CORE: Final = "core"
+"""Names of fleets."""
 
 
 class Section(msgspec.Struct, frozen=True):
     """All that was measured on one fleet.
 
     Attributes:
+        fleet: Its name.
         server: In words, with its version.
         nodes: Objects of each kind follow from it; likewise ``clusters``.
         json_bytes: Of all nodes together.
         holders: Samples of each figure (in seconds or bytes), by holder.
     """
 
+    fleet: str
     server: str
     nodes: int
     clusters: int
@@ -48,24 +57,27 @@ class Results(msgspec.Struct, frozen=True):
         machine: What it ran on, by name.
         versions: Of everything that took part.
         sections: One for each fleet.
-        inside: What ``inprocess`` measured, by number of nodes.
+        inside: What ``inprocess`` measured, by fleet and number of nodes.
         history: What ``history`` measured.
+        busy: A loop kept one core busy all the while.
     """
 
     taken_at: str
     machine: dict[str, str]
     versions: dict[str, str]
     sections: list[Section]
-    inside: dict[int, dict[str, float]]
+    inside: dict[str, dict[int, dict[str, float]]]
     history: dict[str, float] = {}
+    busy: bool = False
 
-    def ordered(self) -> list[Section]:
-        """The sections, the smallest fleet first."""
-        return sorted(self.sections, key=lambda section: section.nodes)
+    def ordered(self, fleet: str = "") -> list[Section]:
+        """The sections of that fleet or of all, the smallest first."""
+        chosen = (section for section in self.sections if fleet in {"", section.fleet})
+        return sorted(chosen, key=lambda section: section.nodes)
 
-    def near(self, nodes: int) -> Section | None:
-        """The section of about so many nodes; the local cluster's come on top."""
-        return next((s for s in self.ordered() if nodes <= s.nodes < nodes * 1.1), None)
+    def near(self, fleet: str, nodes: int) -> Section | None:
+        """The section of about so many nodes of that fleet; the local cluster's come on top."""
+        return next((s for s in self.ordered(fleet) if nodes <= s.nodes < nodes * 1.1), None)
 
 
 def save(results: Results, path: Path) -> None:

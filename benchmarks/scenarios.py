@@ -4,6 +4,8 @@ How a holder is started is ``holders``'s; what the figures come to is ``goals``'
 """
 
 import contextlib
+import itertools
+import math
 import os
 import sys
 import time
@@ -16,14 +18,17 @@ from benchmarks.errors import HolderError
 from benchmarks.exposition import fetch
 from benchmarks.figures import bucket_bound, quantile
 from benchmarks.fleet import BenchFleet
-from benchmarks.holders import Holder, Peer, Telemetryd
+from benchmarks.holders import ColdSync, Holder, Peer, Telemetryd
 from benchmarks.servers import NAMESPACE, Server
 
 Start: TypeAlias = Callable[[], Holder]
 Samples: TypeAlias = dict[str, list[float]]
 
-UPDATES = 5_000
+UPDATES = 3_000
 UPDATES_PER_S = 500.0
+BURST = 500
+"""Updates at once, as where a switch comes back and all kubelets report."""
+BURSTS = 5
 SCRAPES = 30
 EXPORTERS = 50
 MANY_EXPORTERS = 1_000
@@ -63,27 +68,31 @@ class Contender:
     Attributes:
         start: Starts it.
         churned: Updates are measured after its sync.
+        burst: Bursts of updates as well.
+        last_only: Counts no updates, but shows the last one.
     """
 
     name: str
     start: Start
     churned: bool = False
+    burst: bool = False
+    last_only: bool = False
 
 
 def run_rounds(
     server: Server,
     fleet: BenchFleet,
     contenders: Sequence[Contender],
+    measured: Measured,
     *,
     runs: int,
     updates: int = UPDATES,
-) -> Measured:
+) -> None:
     """Cold sync of each in its turn, and updates where it takes part in them.
 
     Raises:
         HolderError: One of them does not hold the fleet as it is.
     """
-    measured = Measured()
     for number in range(1, runs + 1):
         first = (number - 1) % len(contenders)  # nobody is always the first on a cold server
         for contender in (*contenders[first:], *contenders[:first]):
@@ -92,8 +101,7 @@ def run_rounds(
                 if cold.nodes != fleet.nodes:
                     message = f"{contender.name} holds {cold.nodes} nodes of {fleet.nodes}"
                     raise HolderError(message)
-                for figure, value in asdict(cold).items():
-                    measured.add(contender.name, figure, value)
+                _note_cold_sync(measured, contender.name, cold)
                 if isinstance(holder, Telemetryd):
                     measured.add(contender.name, "first_export_s", holder.first_export_s)
                     after_s = cold.wall_s - _list_s(holder)
@@ -101,13 +109,27 @@ def run_rounds(
                 if isinstance(holder, Peer) and holder.watches:
                     _collect(holder, measured)
                 if contender.churned and server.update is not None:
-                    per_event_s = _churn(server.update, fleet, holder, updates)
+                    per_event_s = _churn(
+                        server.update, fleet, holder, updates, last_only=contender.last_only
+                    )
                     measured.add(contender.name, "cpu_per_event_s", per_event_s)
+                if contender.burst and server.update is not None:
+                    per_event_s = _churn(
+                        server.update, fleet, holder, min(updates, BURST), bursts=BURSTS
+                    )
+                    measured.add(contender.name, "cpu_per_burst_event_s", per_event_s)
             say(
                 f"run {number}/{runs}  {contender.name}: {cold.wall_s:.2f} s wall, "
                 f"{cold.cpu_s:.2f} s CPU, peak {cold.peak_bytes / 1e6:.0f} MB"
             )
-    return measured
+
+
+def _note_cold_sync(measured: Measured, holder: str, cold: ColdSync) -> None:
+    """All its figures, and those with start and imports included."""
+    for figure, value in asdict(cold).items():
+        measured.add(holder, figure, value)
+    measured.add(holder, "whole_s", cold.loaded_s + cold.wall_s)
+    measured.add(holder, "whole_cpu_s", cold.loaded_cpu_s + cold.cpu_s)
 
 
 def _list_s(daemon: Telemetryd) -> float:
@@ -121,8 +143,16 @@ def _collect(peer: Peer, measured: Measured) -> None:
     measured.add(peer.name, "collection_s", quantile(durations, 0.5))
 
 
-def _churn(update: Callable[..., None], fleet: BenchFleet, holder: Holder, count: int) -> float:
-    """CPU seconds of the holder for each of so many updates at a fixed rate.
+def _churn(
+    update: Callable[..., None],
+    fleet: BenchFleet,
+    holder: Holder,
+    count: int,
+    *,
+    bursts: int = 0,
+    last_only: bool = False,
+) -> float:
+    """CPU seconds of the holder for each of so many updates: at a fixed rate, or in bursts of them.
 
     Raises:
         HolderError: It watches nothing, or misses some.
@@ -130,16 +160,21 @@ def _churn(update: Callable[..., None], fleet: BenchFleet, holder: Holder, count
     seen = holder.updates()
     if seen is None:
         raise HolderError(f"{holder.name} watches nothing")
+    total = count * max(1, bursts)
+    beats = fleet.heartbeats(total)
     before_s = processes.cpu_s(holder.pid)
-    update(fleet.heartbeats(count), UPDATES_PER_S)
+    for _ in range(max(1, bursts)):
+        update(itertools.islice(beats, count), math.inf if bursts else UPDATES_PER_S)
+        time.sleep(_SETTLE_S)
     deadline = time.monotonic() + _RELIST_TIMEOUT_S
     while True:
-        time.sleep(_SETTLE_S)
         spent_s = processes.cpu_s(holder.pid) - before_s
-        if (holder.updates() or 0) - seen >= count:
-            return spent_s / count
+        now_seen = holder.updates() or 0
+        if now_seen - seen >= total or (last_only and now_seen != seen):
+            return spent_s / total
         if time.monotonic() > deadline:
-            raise HolderError(f"{holder.name} has not seen all {count} updates")
+            raise HolderError(f"{holder.name} has not seen all {total} updates")
+        time.sleep(_SETTLE_S)
 
 
 def measure_relists(

@@ -7,11 +7,25 @@ from benchmarks import plot, report
 from benchmarks.figures import Goal, summarise
 from benchmarks.goals import judge
 from benchmarks.holders import ROOT
-from benchmarks.results import CLIENT_GO, DROPPED, PAGES, TELEMETRYD, Results, Section
+from benchmarks.results import (
+    CLIENT_GO,
+    CORE,
+    DROPPED,
+    KUBE_STATE_METRICS,
+    PAGES,
+    REAL,
+    TELEMETRYD,
+    UNIFORM,
+    Results,
+    Section,
+)
 
 
-def section(nodes: int, holders: dict[str, dict[str, list[float]]]) -> Section:
+def section(
+    nodes: int, holders: dict[str, dict[str, list[float]]], fleet: str = UNIFORM
+) -> Section:
     return Section(
+        fleet=fleet,
         server="kube-apiserver v1.37.2",
         nodes=nodes + 3,
         clusters=nodes // 50 + 1,
@@ -32,7 +46,7 @@ def results(*sections: Section) -> Results:
         machine={"processor": "2 cores"},
         versions={"telemetryd": "0.1.0"},
         sections=list(sections),
-        inside={10_000: inside, 100_000: {**inside, "collection_s": 0.0003}},
+        inside={UNIFORM: {10_000: inside, 100_000: {**inside, "collection_s": 0.0003}}},
     )
 
 
@@ -53,19 +67,19 @@ def by_what(found: list[Goal], part: str) -> Goal:
 
 def test_ratios_are_judged_against_the_peer_that_the_goal_names() -> None:
     found = judge(results(USUAL))
-    cpu = by_what(found, "10,000 nodes, CPU")
+    cpu = by_what(found, "uniform nodes: cold sync, CPU")
     assert cpu.measured == pytest.approx(0.2)
     assert cpu.verdict == "met"
     wall = by_what(found, "fetched and dropped")
     assert wall.measured == pytest.approx(10 / 9.5)
     assert wall.verdict == "met"
-    peak = by_what(found, "peak memory at 10,000")
+    peak = by_what(found, "10,000 uniform nodes: peak memory")
     assert peak.detail == "70 MB to 310 MB"
 
 
 def test_what_was_not_run_is_said_to_be_not_measured() -> None:
     found = judge(results(USUAL))
-    assert by_what(found, "100,000 nodes, everything").verdict == "not measured"
+    assert by_what(found, "100,000 real nodes: peak").verdict == "not measured"
     assert by_what(judge(results()), "server streams").detail == "not run"
     assert by_what(found, "writes to the API server").verdict == "not measured"
 
@@ -89,14 +103,14 @@ def test_history_is_judged_by_its_figures() -> None:
 
 def test_a_missing_peer_is_named() -> None:
     alone = section(10_000, {TELEMETRYD: {"cpu_s": [0.4]}})
-    goal = by_what(judge(results(alone)), "10,000 nodes, CPU")
+    goal = by_what(judge(results(alone)), "uniform nodes: cold sync, CPU")
     assert (goal.verdict, goal.detail) == ("not measured", "no client-go here")
 
 
 def test_memory_of_a_further_node_is_the_slope_between_fleets() -> None:
     small = section(1_000, {TELEMETRYD: {"resident_bytes": [57e6], "peak_bytes": [60e6]}})
     large = section(10_000, {TELEMETRYD: {"resident_bytes": [60e6], "peak_bytes": [69e6]}})
-    goal = by_what(judge(results(small, large)), "further node")
+    goal = by_what(judge(results(small, large)), "further uniform node")
     assert goal.measured == pytest.approx(333, abs=1)
     assert goal.verdict == "met"
     assert goal.detail == "1000 by the peaks, 230 traced at 10,000, 230 traced at 100,000"
@@ -105,7 +119,39 @@ def test_memory_of_a_further_node_is_the_slope_between_fleets() -> None:
 def test_collection_is_judged_by_its_growth_too() -> None:
     found = judge(results(USUAL))
     assert by_what(found, "one collection").measured == pytest.approx(0.2)
-    assert by_what(found, "the same at 100,000").measured == pytest.approx(1.5)
+    assert by_what(found, "the same at 100,000 uniform").measured == pytest.approx(1.5)
+
+
+def test_collection_of_real_nodes_is_judged_against_client_go() -> None:
+    real = section(10_000, {CLIENT_GO: {"collection_s": [0.004]}}, REAL)
+    figures = {"collection_s": 0.0001, "payload_bytes": 1.0, "traced_bytes_per_node": 1.0}
+    judged = judge(replace(results(real), inside={REAL: {10_000: figures}}))
+    goal = by_what(judged, "10,000 real nodes: collection")
+    assert goal.measured == pytest.approx(0.025)
+    assert (goal.verdict, goal.detail) == ("met", "0.100 ms to 4.00 ms")
+    assert by_what(judge(results()), "10,000 real nodes: collection").verdict == "not measured"
+
+
+def test_small_fleet_is_judged_by_what_it_costs_with_its_start() -> None:
+    figures = {"whole_s": [0.9], "whole_cpu_s": [0.3], "peak_bytes": [45e6], "rest_core": [0.001]}
+    figures["silent_s"] = [20.0, 60.0, 30.0]
+    peer = {"whole_s": [0.2], "silent_s": [300.0]}
+    found = judge(results(section(200, {TELEMETRYD: figures, CLIENT_GO: peer}, REAL)))
+    verdicts = {goal.what: goal.verdict for goal in found if goal.what.startswith("200 nodes")}
+    assert list(verdicts.values()) == ["not met", "met", "not met", "met", "not measured"]
+    assert by_what(found, "start to the first export").detail == "client-go 0.20 s"
+    silent = by_what(found, "a silent stream")
+    assert (silent.measured, silent.verdict) == (60.0, "not met")
+    assert silent.detail == "20 to 60 s of 3 daemons, client-go 300 s"
+
+
+def test_core_nodes_are_judged_against_kube_state_metrics() -> None:
+    ours, theirs = {"whole_s": [2.0], "cpu_per_event_s": [0.0003]}, {"whole_s": [4.0]}
+    core = section(20_000, {TELEMETRYD: ours, KUBE_STATE_METRICS: theirs}, CORE)
+    found = judge(results(core))
+    assert by_what(found, "core nodes: start and cold sync, wall").measured == pytest.approx(0.5)
+    missing = by_what(found, "core nodes: CPU of an update")
+    assert (missing.verdict, missing.detail) == ("not measured", "no kube-state-metrics here")
 
 
 def test_unmet_goal_stands_out_in_the_table() -> None:
@@ -136,7 +182,7 @@ def test_block_is_replaced_and_the_rest_is_kept() -> None:
 
 def test_readme_has_a_place_for_each_block() -> None:
     readme = (ROOT / "benchmarks" / "README.md").read_text()
-    for markers in (report.RESULTS, report.PROFILE):
+    for markers in (report.RESULTS, report.BUSY, report.PROFILE):
         assert "| it |" in report.put_into(readme, "| it |", markers)
 
 
@@ -154,6 +200,13 @@ def test_plot_has_a_line_for_each_holder_that_was_measured() -> None:
     shown = {text.text for text in picture.iter(f"{name}text")}
     assert {"telemetryd", "client-go", "10,000", "100,000"} <= shown
     assert "lightkube" not in shown
+
+
+def test_plot_has_dashed_lines_for_the_real_fleet() -> None:
+    real = section(10_000, {TELEMETRYD: {"peak_bytes": [80e6]}}, REAL)
+    both = ET.fromstring(plot.render(results(USUAL, real)))
+    lines = both.findall(".//{http://www.w3.org/2000/svg}polyline")
+    assert [line.get("stroke-dasharray") for line in lines].count("6 4") == 1
 
 
 def test_plot_of_nothing_says_so() -> None:

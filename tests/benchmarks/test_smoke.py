@@ -3,17 +3,18 @@
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from benchmarks import plot, report
-from benchmarks.campaign import Plan, run
+from benchmarks.campaign import PARTS, Plan, run
 from benchmarks.errors import CampaignError, ServerError
 from benchmarks.fleet import BenchFleet
 from benchmarks.goals import judge
 from benchmarks.hotspots import profile
-from benchmarks.results import PAGES, TELEMETRYD, Results, load, save
+from benchmarks.results import CORE, PAGES, REAL, TELEMETRYD, UNIFORM, Results, load, save
 from benchmarks.servers import given, own_pair
 from tests.apiserver.admin import Admin, AdminError
 from tests.apiserver.crds import NODES, collection
@@ -23,6 +24,8 @@ pytestmark = pytest.mark.timeout(600)
 
 SMALL = Plan(
     nodes=(50,),
+    tiny=100,
+    core=50,
     runs=1,
     peers=False,
     updates=50,
@@ -31,23 +34,37 @@ SMALL = Plan(
     exporters_interval_s=1,
     inside=(50, 100),
     history_rows=1,
+    patience_s=0.1,
 )
 
 
 @pytest.fixture(scope="module")
 def results(assets: Path) -> Results:
-    """Of a fleet of 50 nodes; the servers are the benchmark's own."""
+    """Of small fleets; the servers are the benchmark's own."""
     assert assets.is_dir()
     return run(SMALL)
 
 
+def figures_of(results: Results, fleet: str, nodes: int) -> dict[str, list[float]]:
+    section = results.near(fleet, nodes)
+    assert section is not None
+    return section.holders[TELEMETRYD]
+
+
 @pytest.mark.slow
 def test_every_figure_of_the_daemon_is_measured(results: Results) -> None:
-    assert [(s.nodes, set(s.holders)) for s in results.sections] == [(53, {TELEMETRYD, PAGES})]
-    figures = results.sections[0].holders[TELEMETRYD]
+    assert [(s.fleet, s.nodes, set(s.holders)) for s in results.sections] == [
+        (REAL, 103, {TELEMETRYD}),
+        (UNIFORM, 53, {TELEMETRYD, PAGES}),
+        (REAL, 53, {TELEMETRYD, PAGES}),
+        (CORE, 50, {TELEMETRYD}),
+    ]
+    figures = figures_of(results, UNIFORM, 50)
     expected = {
         "wall_s",
+        "whole_s",
         "cpu_s",
+        "whole_cpu_s",
         "peak_bytes",
         "resident_bytes",
         "loaded_s",
@@ -68,6 +85,26 @@ def test_every_figure_of_the_daemon_is_measured(results: Results) -> None:
     assert all(value > 0 for name in ("wall_s", "cpu_s", "peak_bytes") for value in figures[name])
     assert figures["idle_writes"] == [0]
     assert figures["nodes"] == [53]
+    assert results.inside.keys() == {UNIFORM, REAL}
+    assert results.inside[REAL].keys() == {50, 100}
+
+
+@pytest.mark.slow
+def test_real_and_core_nodes_are_measured_in_bursts_and_one_by_one(results: Results) -> None:
+    real, core = figures_of(results, REAL, 50), figures_of(results, CORE, 50)
+    assert {"whole_s", "peak_bytes", "cpu_per_event_s", "cpu_per_burst_event_s"} <= real.keys()
+    assert {"whole_s", "peak_bytes", "cpu_per_event_s"} <= core.keys()
+    assert core["nodes"] == [50]
+
+
+@pytest.mark.slow
+def test_rest_of_a_small_fleet_is_measured(results: Results) -> None:
+    figures = figures_of(results, REAL, 100)
+    assert {"whole_s", "rest_core", "rest_wakeups_per_s", "rest_requests_per_stream"} <= (
+        figures.keys()
+    )
+    assert figures["rest_wakeups_per_s"][0] > 0
+    assert "silent_s" not in figures  # no holder notices in that time
 
 
 @pytest.mark.slow
@@ -95,8 +132,8 @@ def test_results_can_be_shown(results: Results) -> None:
 @pytest.mark.long
 def test_profile_shows_work_and_no_waiting(assets: Path) -> None:
     with own_pair(assets, BenchFleet(50)) as server:
-        lines = profile(server).splitlines()
-    assert lines[0].startswith("Cold sync of 53 nodes")
+        lines = profile(server, UNIFORM).splitlines()
+    assert lines[0].startswith("Cold sync of 53 uniform nodes")
     rows = [line for line in lines if line.startswith("| ")][2:]
     own_ms = [int(row.split("|")[1]) for row in rows]
     assert len(rows) == 20
@@ -163,15 +200,61 @@ def test_plan_follows_its_variables() -> None:
     assert (plan.nodes, plan.runs, plan.usual_nodes) == ((1_000, 10_000, 100_000), 7, 10_000)
     assert Plan.from_environ({}).nodes == (1_000, 10_000)
     assert Plan.from_environ({"BENCH_KUBECONFIG": "/k"}).kubeconfig == Path("/k")
+    assert Plan.from_environ({"BENCH_BUSY": "1", "BENCH_OLD": "0"}).busy
+    assert not Plan.from_environ({"BENCH_BUSY": "1", "BENCH_OLD": "0"}).old
 
 
-def test_command_line_says_what_is_wrong() -> None:
+def test_each_part_is_measured_on_one_fleet_and_rounds_on_all() -> None:
+    plan = Plan(nodes=(1_000, 10_000, 100_000))
+    measured = [(name, nodes, plan.parts_of(name, nodes)) for name, nodes in plan.fleets()]
+    assert [(name, nodes) for name, nodes, _ in measured] == [
+        (REAL, 200),
+        (UNIFORM, 1_000),
+        (REAL, 1_000),
+        (UNIFORM, 10_000),
+        (REAL, 10_000),
+        (REAL, 100_000),
+        (CORE, 20_000),
+    ]
+    counts = Counter(part for _, _, parts in measured for part in parts)
+    assert counts.pop("rounds") == 5
+    assert counts.keys() == PARTS - {"rounds", "inside", "history"}
+    assert set(counts.values()) == {1}
+
+
+def test_size_of_the_small_fleet_among_the_others_is_served_once() -> None:
+    plan = Plan(nodes=(200, 10_000), core=50)
+    assert list(plan.fleets())[:3] == [(REAL, 200), (UNIFORM, 200), (UNIFORM, 10_000)]
+    assert plan.parts_of(UNIFORM, 200) == {"rounds", "scrapes", "exporters"}
+
+
+def test_fleets_without_a_chosen_part_are_left_out() -> None:
+    plan = Plan(parts=frozenset({"lag"}))
+    assert [fleet for fleet in plan.fleets() if plan.parts_of(*fleet)] == [(UNIFORM, 10_000)]
+
+
+def test_given_cluster_gets_no_core_nodes_and_no_proxy() -> None:
+    plan = Plan(kubeconfig=Path("/k"))
+    assert CORE not in {name for name, _ in plan.fleets()}
+    assert plan.parts_of(REAL, plan.tiny) == {"tiny", "rest"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "nodes", "message"),
+    [
+        ((), "1", "BENCH_NODES: each must be a multiple of 50, not (1,)"),
+        (("--only", "lag,relist"), "", f"--only: relist: parts are {', '.join(sorted(PARTS))}"),
+    ],
+)
+def test_command_line_says_what_is_wrong(
+    arguments: tuple[str, ...], nodes: str, message: str
+) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "run"],
-        env={**os.environ, "BENCH_NODES": "1"},
+        [sys.executable, "-m", "benchmarks", "run", *arguments],
+        env={**os.environ, "BENCH_NODES": nodes},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 1
-    assert done.stderr == "benchmarks: BENCH_NODES: each must be a multiple of 50, not (1,)\n"
+    assert done.stderr == f"benchmarks: {message}\n"

@@ -13,8 +13,12 @@ _PACKAGE = "needs the built package; the tests of the package install it"
 
 NOT_RUN: Final[dict[str, str]] = {
     "make bench": _MINUTES,
+    "make bench APISERVER=oldest": _MINUTES,
+    "make bench BENCH_BUSY=1": _MINUTES,
     "make bench BENCH_KUBECONFIG=throwaway": _MINUTES,
     "make bench BENCH_NODES=1000,10000,100000": _MINUTES,
+    "make bench BENCH_OLD=1": _MINUTES,
+    "make bench BENCH_ONLY=tiny,rest": _MINUTES,
     "make bench-profile": _MINUTES,
     "make check": _MINUTES,
     "make demo": "installs from an index; the tutorial's `telemetryd demo` is run",
