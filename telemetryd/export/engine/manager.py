@@ -28,7 +28,8 @@ _HOLDS: Final = (ExporterState.DISABLED, ExporterState.STANDBY, ExporterState.WA
 class ExporterManager:
     """Runs any number of exporters side by side; none can hold up another.
 
-    Each has one task that sleeps between its runs, and one more only while its sink is at work.
+    Each has a task only during a run, and one more while its sink is at work. Between runs it has
+    a timer alone: of a thousand exporters nearly all wait.
     All methods belong to the event loop's thread. They work before, during and after ``run()``.
 
     Attributes:
@@ -250,7 +251,7 @@ class ExporterManager:
             runner.abandon()
         with anyio.CancelScope(shield=True):
             for runner in ending:
-                await runner.finished.wait()
+                await runner.until_finished()
         for runner in ending:
             self._launch(runner)  # where it was released meanwhile
 
@@ -337,7 +338,7 @@ class ExporterManager:
         runner.wanted = False
         if runner.active:
             runner.ask_to_stop(anyio.current_time() + self.drain_timeout_s)
-            await runner.finished.wait()
+            await runner.until_finished()
         else:
             runner.note_stopped()
 
@@ -360,7 +361,7 @@ class ExporterManager:
             if runner.active:
                 runner.ask_to_stop(by_s)
         for runner in runners:
-            await runner.finished.wait()
+            await runner.until_finished()
         with anyio.move_on_after(CLOSE_TIMEOUT_S + 2 * CUT_GRACE_S):
             async with anyio.create_task_group() as closers:
                 for runner in runners:
