@@ -101,6 +101,9 @@ def run(options: argparse.Namespace) -> int:
     _configure_logging(config)
     for line in source.conflicts(file):
         log.warning("setting ignored detail=%s", line)
+    from telemetryd.kube.lightimport import import_aiohttp  # noqa: PLC0415 - the first of them
+
+    import_aiohttp()
     from telemetryd.daemon.app import run_daemon  # noqa: PLC0415 - heavy imports on demand
     from telemetryd.daemon.loop import PromptLoop  # noqa: PLC0415
     from telemetryd.daemon.reload import Reloader  # noqa: PLC0415

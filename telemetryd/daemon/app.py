@@ -8,9 +8,8 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
-from functools import cached_property, partial
+from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING
 
 import anyio
 from anyio.abc import TaskStatus
@@ -19,6 +18,7 @@ from telemetryd import __version__, revision
 from telemetryd.config import Config, read_switches
 from telemetryd.daemon.collection import find_build
 from telemetryd.daemon.collector import MARK_UNSEEN, Collector
+from telemetryd.daemon.commands import DaemonCommands
 from telemetryd.daemon.dryrun import ReadOnlyClient, announce, dry, without_places
 from telemetryd.daemon.exporters import ExporterFactory, spool_dir
 from telemetryd.daemon.filewatch import FileWatch
@@ -36,7 +36,6 @@ from telemetryd.kube.client import KubeClient
 from telemetryd.kube.requests import request_limiter
 from telemetryd.logs import lines_lost
 from telemetryd.model import ExporterState, InformerStatus, Snapshot
-from telemetryd.serve.control.protocol import CommandAnswer, Request
 from telemetryd.serve.control.server import ControlServer
 from telemetryd.serve.control.socketfile import open_control_socket
 from telemetryd.serve.http.health import HealthReport, liveness, readiness
@@ -48,9 +47,6 @@ from telemetryd.serve.metrics.family import MetricsFacts
 from telemetryd.serve.metrics.metrics import MetricsRenderer
 from telemetryd.serve.page.facts import StatusFacts, render_summary
 from telemetryd.stats import InformerStats, KubeStats
-
-if TYPE_CHECKING:
-    from telemetryd.daemon.commands import DaemonCommands
 
 log = logging.getLogger(__name__)
 
@@ -259,7 +255,17 @@ class Daemon:
                 self._reloader.restrictions.run, self._reloader.reapply, name="restrictions"
             )
             if control is not None:
-                background.start_soon(ControlServer(control, self._command).run, name="control")
+                commands = DaemonCommands(
+                    status=self._status,
+                    metrics=self._metrics,
+                    reloader=self._reloader,
+                    manager=self._manager,
+                    informers=lambda: chain(self._collector.watched(), self._requests.watched()),
+                    collector=self._collector,
+                    client=self._client,
+                    history=self._history,
+                )
+                background.start_soon(ControlServer(control, commands.execute).run, name="control")
             async with anyio.create_task_group() as electing:
                 run = partial(
                     self._leadership.run,
@@ -272,24 +278,6 @@ class Daemon:
                 electing.cancel_scope.cancel()
             await self._leadership.release(RELEASE_TIMEOUT_S)
             background.cancel_scope.cancel()
-
-    async def _command(self, request: Request) -> CommandAnswer:
-        return await self._commands.execute(request)
-
-    @cached_property
-    def _commands(self) -> "DaemonCommands":
-        from telemetryd.daemon.commands import DaemonCommands  # noqa: PLC0415 - at the first one
-
-        return DaemonCommands(
-            status=self._status,
-            metrics=self._metrics,
-            reloader=self._reloader,
-            manager=self._manager,
-            informers=lambda: chain(self._collector.watched(), self._requests.watched()),
-            collector=self._collector,
-            client=self._client,
-            history=self._history,
-        )
 
     async def _accompany(self) -> None:
         async with anyio.create_task_group() as beside:

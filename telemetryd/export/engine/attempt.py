@@ -145,7 +145,8 @@ class Attempts:
         await self._outbox.open(self._shared.omitted())
         started_s = anyio.current_time()
         delivery = self._outbox.next_delivery(self._shared.epoch())
-        payload = ledger.spec.render(snapshot, delivery)
+        rendered = ledger.spec.render(snapshot, delivery)
+        payload = self._shared.same(ledger.spec.disclosure.format, rendered)
         ledger.stats.collection.observe(anyio.current_time() - started_s)
         if final:
             if self._is_settled(payload):

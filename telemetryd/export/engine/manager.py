@@ -13,6 +13,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from telemetryd.errors import ManagerError
 from telemetryd.export.engine.attempt import CUT_GRACE_S
 from telemetryd.export.engine.runner import CLOSE_TIMEOUT_S, Runner
+from telemetryd.export.engine.sinkcall import shared_gate
 from telemetryd.export.exporter import Exporter, ExporterSpec
 from telemetryd.export.ledger import Ledger, Shared, SourceWatch, suspended_s
 from telemetryd.export.threads import shared_threads
@@ -28,8 +29,7 @@ _HOLDS: Final = (ExporterState.DISABLED, ExporterState.STANDBY, ExporterState.WA
 class ExporterManager:
     """Runs any number of exporters side by side; none can hold up another.
 
-    Each has a task only during a run, and one more while its sink is at work. Between runs it has
-    a timer alone: of a thousand exporters nearly all wait.
+    Each has a task only during a run, and one more while its sink is at work; between them a timer.
     All methods belong to the event loop's thread. They work before, during and after ``run()``.
 
     Attributes:
@@ -50,10 +50,7 @@ class ExporterManager:
         saw_epoch: Callable[[int], None] = lambda _: None,
         omitted: Callable[[], frozenset[str]] = frozenset,
     ) -> None:
-        """A manager without exporters; ``Shared`` says what the arguments mean.
-
-        A source without ``snapshot()`` or ``wait_ready()`` is a TypeError.
-        """
+        """None yet; ``Shared`` says what is given. A source that is none is a TypeError."""
         self.drain_timeout_s = drain_timeout_s
         self._watch = SourceWatch(source, self._source_ready)
         self._runners: dict[str, Runner] = {}
@@ -70,6 +67,7 @@ class ExporterManager:
             saw_epoch=saw_epoch,
             omitted=omitted,
             require_leading=require_leading,
+            gate=shared_gate(),
             spool_threads=shared_threads(),
             spool_dir=spool_dir,
         )

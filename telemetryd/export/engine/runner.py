@@ -1,7 +1,6 @@
 """One exporter's schedule: waits for its slot, makes a run of attempts, and ends when asked to.
 
-It has a task while there is something to do. Where it only waits, for its slot or for the source,
-the task ends, and the waiter begins another.
+It has a task while there is something to do; while it waits, a timer that begins the next one.
 """
 
 import logging
@@ -24,6 +23,7 @@ from telemetryd.export.engine.attempt import CUT_GRACE_S, Attempts
 from telemetryd.export.engine.sinkcall import SinkCall, Waiter
 from telemetryd.export.exporter import Exporter, ExporterSpec, why_no_exporter
 from telemetryd.export.ledger import Ledger, Shared
+from telemetryd.limiter import GatePass
 from telemetryd.model import ExporterState
 from telemetryd.timing import (
     Grid,
@@ -75,7 +75,7 @@ class Runner:
     _runs: int = field(default=0, init=False)
     _failed_in_a_row: int = field(default=0, init=False)
     _suspended_s: float = field(default=0.0, init=False)
-    _lives: bool = field(default=False, init=False)
+    _lives: bool = field(default=False, init=False)  # it has begun since it was launched
     _slept: bool = field(default=False, init=False)
     _late: bool = field(default=False, init=False)
     _paused_until_s: float = field(default=-math.inf, init=False)
@@ -189,14 +189,21 @@ class Runner:
             log.warning("exporter not closed exporter=%s error=%r", self.spec.name, problem)
 
     def _begin(self, group: TaskGroup) -> None:
-        group.start_soon(self._work, group)
+        """Start its task, once there is room for one."""
+        self._shared.gate.enter(partial(group.start_soon, self._run, group))
 
     def _wait(self, group: TaskGroup, until_s: float) -> None:
         """Begin another task then, or when something has changed; this one ends."""
         self._waiter.call(until_s, partial(self._begin, group))
 
+    async def _run(self, group: TaskGroup, entered: GatePass) -> None:
+        try:
+            await self._work(group)
+        finally:
+            entered.give_back()
+
     async def _work(self, group: TaskGroup) -> None:
-        """The task: do what is due, and then wait for what comes next, or finish."""
+        """Do what is due, and then wait for what comes next, or finish."""
         try:
             if await self._advance(group):
                 return
@@ -281,10 +288,7 @@ class Runner:
         )
 
     async def _is_ready(self, group: TaskGroup) -> bool:
-        """Whether the source gives snapshots; else it waits for them now, or must stop.
-
-        Meanwhile it delivers what an earlier process left.
-        """
+        """Whether the source is ready; else it waits, or delivers what an earlier process left."""
         while not (self._shared.watch.ready or self.must_stop()):
             self.ledger.enter(ExporterState.WAITING)
             now_s = anyio.current_time()
@@ -326,11 +330,11 @@ class Runner:
             self.ledger.skipped("overrun")
             parked_until_s = None
         else:
-            parked_until_s = await self._run(group, schedule.next_slot_s)
+            parked_until_s = await self._try(group, schedule.next_slot_s)
         missed = schedule.finish(anyio.current_time(), not_before_s=parked_until_s)
         self.ledger.skipped("overrun" if parked_until_s is None else "retry_after", missed)
 
-    async def _run(self, group: TaskGroup, next_slot_s: float) -> float | None:
+    async def _try(self, group: TaskGroup, next_slot_s: float) -> float | None:
         """Make one run; returns the time before which the destination wants no other, if any."""
         spec, rng = self.spec, self._shared.rng
         began_s = anyio.current_time()

@@ -25,11 +25,22 @@ from telemetryd.errors import (
     Reason,
     RetryableError,
 )
+from telemetryd.limiter import Gate
 from telemetryd.timing import LONGEST_SLEEP_S, RETRY_AFTER_CAP_S
 
 T = TypeVar("T")
 
 ERROR_CHARS: Final = 1000
+
+MOST_BEGINNING: Final = 64
+"""Tasks of exporters at a time, without those that have been at work for longer."""
+_PATIENCE_S: Final = 0.5
+"""Sixty-four sinks that hang hold up the others for so long."""
+
+
+def shared_gate() -> Gate:
+    """A gate for the tasks of all exporters: a thousand at once would take their memory at once."""
+    return Gate(MOST_BEGINNING, patience_s=_PATIENCE_S)
 
 
 class Waiter:
