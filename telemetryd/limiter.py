@@ -74,9 +74,9 @@ class Gate:
         self._limit = limit
         self._patience_s = patience_s
         self._busy = 0
-        self._waiting: deque[Callable[[GatePass], None]] = deque()
+        self._waiting: deque[Callable[[GatePass], object]] = deque()
 
-    def enter(self, begin: "Callable[[GatePass], None]") -> None:
+    def enter(self, begin: "Callable[[GatePass], object]") -> None:
         """Call ``begin`` once there is room; its work gives the pass back when it is over."""
         self._waiting.append(begin)
         self._admit()

@@ -45,7 +45,7 @@ class PromptLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         super().__init__()
-        sslproto.SSLProtocol = ThriftyTls  # type: ignore[misc] - which asyncio makes
+        sslproto.SSLProtocol = ThriftyTls  # type: ignore[misc]
         self._lookups: dict[tuple[Any, ...], set[asyncio.Future[Any]]] = {}
 
     async def getaddrinfo(
@@ -125,9 +125,9 @@ class ThriftyTls(sslproto.SSLProtocol):
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        self.max_size = 1  # of the bytearray
+        vars(self)["max_size"] = 1  # of the bytearray
         super().__init__(*args, **options)
-        del self.max_size
+        del vars(self)["max_size"]
         self._ssl_buffer = mmap.mmap(-1, self.max_size)
         self._ssl_buffer_view = memoryview(self._ssl_buffer)
 

@@ -108,7 +108,7 @@ def import_aiohttp() -> None:
         made.append((context, purpose))
 
     read = ssl.SSLContext.load_default_certs
-    ssl.SSLContext.load_default_certs = note  # type: ignore[method-assign]
+    ssl.SSLContext.load_default_certs = note  # type: ignore[assignment, method-assign]
     try:
         importlib.import_module("aiohttp")
     finally:

@@ -190,7 +190,7 @@ class Runner:
 
     def _begin(self, group: TaskGroup) -> None:
         """Start its task, once there is room for one."""
-        self._shared.gate.enter(partial(group.start_soon, self._run, group))
+        self._shared.gate.enter(lambda entered: group.start_soon(self._run, group, entered))
 
     def _wait(self, group: TaskGroup, until_s: float) -> None:
         """Begin another task then, or when something has changed; this one ends."""

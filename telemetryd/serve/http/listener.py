@@ -19,7 +19,8 @@ from typing import Final, cast
 
 import anyio
 import anyio.lowlevel
-from aiohttp import web
+from aiohttp.web_request import BaseRequest
+from aiohttp.web_server import Server
 
 from telemetryd.errors import ConfigError, Problem, TelemetrydError
 from telemetryd.serve.http.connection import ClientConnection, ConnectionLimits
@@ -68,7 +69,7 @@ class Acceptor:
         bound: socket.socket,
         security: Security,
         limits: ConnectionLimits,
-        server: web.Server,
+        server: Server,
     ) -> None:
         """Nothing is accepted before ``run``.
 
@@ -330,7 +331,7 @@ def _render_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def names_this_machine(request: web.BaseRequest, names: frozenset[str]) -> bool:
+def names_this_machine(request: BaseRequest, names: frozenset[str]) -> bool:
     """Whether a request names this machine, against DNS rebinding.
 
     A page of another site could read the answers if its own name resolved to a loopback address,

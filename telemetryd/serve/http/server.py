@@ -18,7 +18,11 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import orjson
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion11
+from aiohttp.helpers import RequestKey
+from aiohttp.web_request import BaseRequest
+from aiohttp.web_response import Response
+from aiohttp.web_server import Server
 from anyio.lowlevel import cancel_shielded_checkpoint
 
 from telemetryd.errors import ManagerError
@@ -59,10 +63,10 @@ _METHODS = ("GET", "HEAD")
 _PAYLOADS = "/payload/"
 _CSV = "text/csv; charset=utf-8"
 _HTML = "text/html; charset=utf-8"
-_MAY_SEE_HISTORY = web.RequestKey("may_see_history", bool)
+_MAY_SEE_HISTORY = RequestKey("may_see_history", bool)
 """Decided by the rules that let the request in."""
 
-_Handler: TypeAlias = Callable[[web.BaseRequest], Awaitable[web.Response]]
+_Handler: TypeAlias = Callable[[BaseRequest], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +123,7 @@ async def serve(
     """
     security = security or Security()
     router = _Router(endpoints, security)
-    server = web.Server(router.answer)
+    server = Server(router.answer)
     failure: Exception | None = None
     with await bind(host, port, where) as bound:
         router.local_names = local_names(bound, host)
@@ -142,16 +146,16 @@ async def serve(
         raise failure
 
 
-def _connections(server: web.Server) -> Iterator[ClientConnection]:
+def _connections(server: Server) -> Iterator[ClientConnection]:
     return (each for each in server.connections if isinstance(each, ClientConnection))
 
 
-def _end_connections(server: web.Server) -> None:
+def _end_connections(server: Server) -> None:
     for connection in _connections(server):
         connection.end()
 
 
-async def _drain(server: web.Server) -> None:
+async def _drain(server: Server) -> None:
     async def shut_down() -> None:
         with anyio.move_on_after(SHUTDOWN_S):
             await server.shutdown(SHUTDOWN_S / 2)  # for the handler, and again for its task
@@ -192,7 +196,7 @@ class _Router:
             "/history.csv": partial(self._history, _CSV),
         }
 
-    async def answer(self, request: web.BaseRequest) -> web.Response:
+    async def answer(self, request: BaseRequest) -> Response:
         """Answer any request; an unexpected error is a 500 without details."""
         connection = cast("ClientConnection", request.protocol)
         if connection.served:
@@ -221,7 +225,7 @@ class _Router:
         connection.expect_answer()
         return await self._answer(request, connection)
 
-    async def _answer(self, request: web.BaseRequest, connection: ClientConnection) -> web.Response:
+    async def _answer(self, request: BaseRequest, connection: ClientConnection) -> Response:
         path = _PAYLOADS if request.path.startswith(_PAYLOADS) else request.path
         handler = self._payload if path == _PAYLOADS else self._paths.get(path)
         if handler is None:
@@ -273,7 +277,7 @@ class _Router:
         del self._answering[connection]
         self._slots.release()
 
-    async def _metrics(self, request: web.BaseRequest) -> web.Response:
+    async def _metrics(self, request: BaseRequest) -> Response:
         exposition = await self._endpoints.metrics.render(
             accept=",".join(request.headers.getall("Accept", ())),
             accept_encoding=",".join(request.headers.getall("Accept-Encoding", ())),
@@ -285,9 +289,7 @@ class _Router:
             response.headers["Content-Encoding"] = exposition.content_encoding
         return response
 
-    async def _health(
-        self, check: Callable[[], HealthReport], request: web.BaseRequest
-    ) -> web.Response:
+    async def _health(self, check: Callable[[], HealthReport], request: BaseRequest) -> Response:
         """``ok``; all checks where one failed or with ``?verbose``, as Kubernetes does."""
         report = check()
         if report.ok and "verbose" not in request.query:
@@ -296,14 +298,14 @@ class _Router:
         text = report.render(request.path.removeprefix("/"), reasons=reasons)
         return answer_text(200 if report.ok else 503, text)
 
-    async def _status(self, _request: web.BaseRequest) -> web.Response:
+    async def _status(self, _request: BaseRequest) -> Response:
         # In a thread: a thousand exporters take a while. In one, to leave threads for others.
         body = await anyio.to_thread.run_sync(
             _status_body, self._endpoints.status(), limiter=self._one_page_at_a_time
         )
         return answer(200, body, "application/json")
 
-    async def _page(self, request: web.BaseRequest) -> web.Response:
+    async def _page(self, request: BaseRequest) -> Response:
         nodes = await self._past().nodes() if request[_MAY_SEE_HISTORY] else ()
         facts = self._endpoints.status()
         facts = replace(facts, nodes=nodes) if nodes else facts
@@ -321,7 +323,7 @@ class _Router:
             self._usage = UsageReader(self._endpoints.history, self._endpoints.slots)
         return self._usage
 
-    async def _history(self, content_type: str, request: web.BaseRequest) -> web.Response:
+    async def _history(self, content_type: str, request: BaseRequest) -> Response:
         if not request[_MAY_SEE_HISTORY]:
             return answer_text(
                 403,
@@ -340,7 +342,7 @@ class _Router:
             response.headers["Content-Security-Policy"] = policy
         return response
 
-    async def _payload(self, request: web.BaseRequest) -> web.Response:
+    async def _payload(self, request: BaseRequest) -> Response:
         if not self._endpoints.payload_exposed():
             return answer_text(
                 403, "payloads aren't shown: set expose_payload = true in [server] and reload\n"
