@@ -72,7 +72,7 @@ def imported(folder: Path, server: FleetServer, config: str, *asked: str) -> set
         subprocess.Popen(command, stdout=log, stderr=log) as it,
     ):
         try:
-            until(lambda: server.payload("it"), PATIENCE_S)
+            until(lambda: server.payload("it"))
             for path in asked:
                 connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
                 connection.request("GET", path)
