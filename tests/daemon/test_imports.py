@@ -14,8 +14,8 @@ from tests.support.waiting import until
 
 PROGRAM = """
 import atexit, pathlib, sys
-told = pathlib.Path(sys.argv.pop())
-atexit.register(lambda: told.write_text(" ".join(sys.modules)))
+listed = pathlib.Path(sys.argv.pop())
+atexit.register(lambda: listed.write_text(" ".join(sys.modules)))
 from telemetryd.__main__ import main
 main()
 """
@@ -59,14 +59,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetServer]:
 
 def imported(folder: Path, server: FleetServer, config: str, *asked: str) -> set[str]:
     """What a daemon has imported that exported once, and then was asked for these paths."""
-    port, told = free_port(), folder / "modules"
+    port, listed = free_port(), folder / "modules"
     file = folder / "config.toml"
     file.write_text(
         f'state_dir = "{folder}"\n[kubernetes]\nkubeconfig = "{server.kubeconfig}"\n'
         f'[server]\nlisten = "127.0.0.1:{port}"\n{config}'
     )
     server.remove("secrets", "it", NAMESPACE) if server.payload("it") else None
-    command = [sys.executable, "-c", PROGRAM, "run", "--config", str(file), str(told)]
+    command = [sys.executable, "-c", PROGRAM, "run", "--config", str(file), str(listed)]
     with (
         (folder / "log").open("wb") as log,
         subprocess.Popen(command, stdout=log, stderr=log) as it,
@@ -82,7 +82,7 @@ def imported(folder: Path, server: FleetServer, config: str, *asked: str) -> set
             assert it.wait(PATIENCE_S) == 0, (folder / "log").read_text()
         finally:
             it.kill()
-    return set(told.read_text().split())
+    return set(listed.read_text().split())
 
 
 def test_daemon_with_one_secret_imports_nothing_that_it_does_not_need(

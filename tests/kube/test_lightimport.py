@@ -99,5 +99,7 @@ def test_authorities_of_the_system_are_read_for_the_first_request_that_needs_the
     )
     pair = authority.issue("server")
     for trusted, said in ((authority.ca, "204"), (Authority(tmp_path, "other").ca, "refused")):
-        told = run(code, str(pair.cert), str(pair.key), SSL_CERT_FILE=str(trusted), SSL_CERT_DIR="")
-        assert told.splitlines() == ["True", "[0]", said, "refused", "[1] SSLContext"]
+        printed = run(
+            code, str(pair.cert), str(pair.key), SSL_CERT_FILE=str(trusted), SSL_CERT_DIR=""
+        )
+        assert printed.splitlines() == ["True", "[0]", said, "refused", "[1] SSLContext"]
