@@ -2,7 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -58,6 +59,54 @@ class Limiter:
         finally:
             timer.cancel()
             give_back()
+
+
+class Gate:
+    """Lets work begin in the order it is asked for, so much at a time; what waits is a function.
+
+    Work that takes longer than ``patience_s`` no longer counts, though it goes on.
+    """
+
+    __slots__ = ("_busy", "_limit", "_patience_s", "_waiting")
+
+    def __init__(self, limit: int, *, patience_s: float) -> None:
+        """An open one; belongs to the event loop that first uses it."""
+        self._limit = limit
+        self._patience_s = patience_s
+        self._busy = 0
+        self._waiting: deque[Callable[[GatePass], object]] = deque()
+
+    def enter(self, begin: "Callable[[GatePass], object]") -> None:
+        """Call ``begin`` once there is room; its work gives the pass back when it is over."""
+        self._waiting.append(begin)
+        self._admit()
+
+    def _admit(self) -> None:
+        while self._waiting and self._busy < self._limit:
+            self._busy += 1
+            self._waiting.popleft()(GatePass(self._leave, self._patience_s))
+
+    def _leave(self) -> None:
+        self._busy -= 1
+        self._admit()
+
+
+class GatePass:
+    """Counts its owner as busy until it is given back, or its time is over."""
+
+    __slots__ = ("_leave", "_timer")
+
+    def __init__(self, leave: Callable[[], None], patience_s: float) -> None:
+        self._leave = leave
+        loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = loop.call_later(patience_s, self.give_back)
+
+    def give_back(self) -> None:
+        """Make room for others; no effect a second time."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._leave()
 
 
 class TokenBucket:

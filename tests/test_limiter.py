@@ -6,7 +6,7 @@ from typing import Any
 import anyio
 import pytest
 
-from telemetryd.limiter import WAITED, Limiter
+from telemetryd.limiter import WAITED, Gate, GatePass, Limiter
 from tests.support.virtualtime import VirtualTimeLoop
 
 pytestmark = pytest.mark.anyio
@@ -118,3 +118,24 @@ async def test_who_is_cut_off_just_as_its_turn_comes_passes_it_on() -> None:
         await crowd.come(2, 0)
     assert crowd.limiter.waiting == 0
     assert 2 in crowd.began
+
+
+async def test_gate_lets_work_begin_in_its_order_as_there_is_room() -> None:
+    gate = Gate(2, patience_s=PATIENCE_S)
+    begun: list[tuple[int, GatePass]] = []
+
+    def come(*numbers: int) -> None:
+        for number in numbers:
+            gate.enter(lambda entered, number=number: begun.append((number, entered)))  # type: ignore[misc]
+
+    come(0, 1, 2, 3, 4)
+    assert [number for number, _ in begun] == [0, 1]
+    begun[1][1].give_back()
+    begun[1][1].give_back()  # a second time is no more room
+    assert [number for number, _ in begun] == [0, 1, 2]
+    await anyio.sleep(PATIENCE_S + 0.01)  # for both that are inside
+    assert [number for number, _ in begun] == [0, 1, 2, 3, 4]
+    for _, entered in begun:
+        entered.give_back()  # late, and no more room either
+    come(5, 6, 7)
+    assert [number for number, _ in begun] == [*range(7)]

@@ -4,6 +4,7 @@ Those parts are imported when a command needs them. The arguments are in ``argum
 """
 
 import argparse
+import gc
 import logging
 import os
 import random
@@ -36,6 +37,9 @@ WATCH_S = 2.0
 """Between two looks of ``ctl status --watch``."""
 MOST_DEMO_NODES = 200_000
 """The embedded API server has every node in memory, some 5 KB each."""
+GC_THRESHOLD = 10_000
+"""Objects made until the youngest are searched for cycles, of which a daemon makes few: with the
+interpreter's 700 its imports alone are searched a hundred times."""
 _CLEAR = "\033[H\033[2J"
 """Of a terminal: to its top, which is emptied."""
 
@@ -101,9 +105,15 @@ def run(options: argparse.Namespace) -> int:
     _configure_logging(config)
     for line in source.conflicts(file):
         log.warning("setting ignored detail=%s", line)
+    gc.set_threshold(GC_THRESHOLD)
+    from telemetryd.kube.lightimport import import_aiohttp  # noqa: PLC0415 - the first of them
+
+    import_aiohttp()
     from telemetryd.daemon.app import run_daemon  # noqa: PLC0415 - heavy imports on demand
     from telemetryd.daemon.loop import PromptLoop  # noqa: PLC0415
     from telemetryd.daemon.reload import Reloader  # noqa: PLC0415
+
+    gc.freeze()  # modules stay: no later search goes through them
 
     async def run() -> None:
         reloader = Reloader(source, file, configure_logging=_configure_logging, now=_NOW)

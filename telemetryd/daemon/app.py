@@ -45,8 +45,7 @@ from telemetryd.serve.http.security import Security
 from telemetryd.serve.http.server import Endpoints, serve
 from telemetryd.serve.metrics.family import MetricsFacts
 from telemetryd.serve.metrics.metrics import MetricsRenderer
-from telemetryd.serve.page.facts import StatusFacts
-from telemetryd.serve.page.status import render_summary
+from telemetryd.serve.page.facts import StatusFacts, render_summary
 from telemetryd.stats import InformerStats, KubeStats
 
 log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from hashlib import sha256
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
@@ -12,23 +12,23 @@ from telemetryd.config.restrictions import IMPLIED
 from telemetryd.daemon.collector import Collector
 from telemetryd.daemon.history import HistoryKeeper
 from telemetryd.daemon.reload import Reloader
-from telemetryd.daemon.supportbundle import LocalReads, daemon_parts
 from telemetryd.errors import CommandRefused
 from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.history.store import instance_of
-from telemetryd.history.transfer import describe_slot
 from telemetryd.informer.informer import Informer
 from telemetryd.informer.source import KubeSource
 from telemetryd.informer.store import Reader
-from telemetryd.informer.verify import Verification, verify
 from telemetryd.kube.client import KubeClient
 from telemetryd.model import ExporterState, Unreadable
 from telemetryd.serve.control.protocol import CommandAnswer, Document, Request
 from telemetryd.serve.metrics.family import MetricsFacts
 from telemetryd.serve.metrics.metrics import MetricsRenderer
 from telemetryd.serve.page.facts import StatusFacts, render_time
-from telemetryd.serve.page.status import render_restriction, render_status
 from telemetryd.sharedread import SharedRead
+
+if TYPE_CHECKING:
+    from telemetryd.daemon.supportbundle import LocalReads
+    from telemetryd.informer.verify import Verification
 
 VERIFY_TIMEOUT_S = 300.0
 """For all lists of one comparison: a hundred thousand nodes take a minute each."""
@@ -86,6 +86,8 @@ class DaemonCommands:
         manager, name = self._manager, request.name
         match request.command:
             case "status":
+                from telemetryd.serve.page.status import render_status  # noqa: PLC0415 - on demand
+
                 return CommandAnswer(ok=True, result=render_status(self._status()))
             case "support-bundle":
                 return await self._bundle()
@@ -117,6 +119,8 @@ class DaemonCommands:
         return CommandAnswer(reloaded.ok, result=result)
 
     async def _bundle(self) -> CommandAnswer:
+        from telemetryd.daemon.supportbundle import daemon_parts  # noqa: PLC0415 - on demand
+
         metrics = MetricsRenderer(self._metrics)
         parts = await daemon_parts(
             self._status(), metrics, self._reloader, self._informers(), self._local_reads
@@ -169,6 +173,8 @@ class DaemonCommands:
 
         ``ended`` and ``remaining`` are lists; not ok where one remains that is written.
         """
+        from telemetryd.serve.page.status import render_restriction  # noqa: PLC0415 - on demand
+
         reloader = self._reloader
         restrictions = reloader.restrictions
         ended = await restrictions.opt_in()
@@ -218,7 +224,9 @@ class DaemonCommands:
         ok = document["synced"] and (found is None or found.equal)
         return CommandAnswer(ok, result=document)
 
-    async def _verify(self, resource: Any, reader: Reader[Any]) -> Verification:
+    async def _verify(self, resource: Any, reader: Reader[Any]) -> "Verification":
+        from telemetryd.informer.verify import verify  # noqa: PLC0415 - on demand
+
         try:
             self._verifying.acquire_nowait()
         except anyio.WouldBlock:
@@ -247,6 +255,8 @@ class DaemonCommands:
 
     async def _slots(self, request: Request) -> CommandAnswer:
         """The first slots of those asked for; with ``next``, from where to ask for more."""
+        from telemetryd.history.transfer import describe_slot  # noqa: PLC0415 - on demand
+
         found = await self._history.ask(
             lambda store: store.read(
                 request.name,
@@ -295,7 +305,7 @@ def describe_cache(reader: Reader[Any]) -> Document:
     return document
 
 
-def _describe(found: Verification) -> Document:
+def _describe(found: "Verification") -> Document:
     return {
         "equal": found.equal,
         "listed": found.listed,

@@ -8,9 +8,10 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
@@ -37,20 +38,20 @@ from telemetryd.export.exporter import (
     ExporterSpec,
     why_no_exporter,
 )
-from telemetryd.export.payloads import otlp_metrics
 from telemetryd.export.payloads.formats import PAYLOAD_FORMATS
 from telemetryd.export.payloads.payload import Renderer
-from telemetryd.export.sinks import http, secret
-from telemetryd.export.sinks.file import FileExporter
-from telemetryd.export.sinks.http import HttpExporter, OtlpExporter
+from telemetryd.export.sinks import secret
 from telemetryd.export.sinks.secret import SecretExporter
-from telemetryd.export.sinks.transport import USER_AGENT, HttpTransport
 from telemetryd.export.threads import shared_threads
 from telemetryd.kube.address import proxy_for
 from telemetryd.kube.requests import Requests
 from telemetryd.kube.tls import Origin, TlsFiles, build_context
 from telemetryd.limiter import Limiter
-from telemetryd.model import Disclosure, Field
+from telemetryd.model import Disclosure
+
+if TYPE_CHECKING:
+    from telemetryd.export.sinks.http import HttpExporter, OtlpExporter
+    from telemetryd.export.sinks.transport import HttpTransport
 
 log = logging.getLogger(__name__)
 
@@ -77,9 +78,15 @@ def spool_dir(config: Config) -> str | None:
 
 def renderer_of(config: ExporterConfig) -> Renderer:
     """The renderer of this exporter's payloads."""
-    if isinstance(config, OtlpExporterConfig):
+    return _make_renderer("otlp" if isinstance(config, OtlpExporterConfig) else config.format)
+
+
+def _make_renderer(name: str) -> Renderer:
+    if name == "otlp":
+        from telemetryd.export.payloads import otlp_metrics  # noqa: PLC0415 - where it is used
+
         return otlp_metrics.OtlpRenderer()
-    return PAYLOAD_FORMATS[config.format].renderer()
+    return PAYLOAD_FORMATS[name].renderer()
 
 
 def disclosure_of(config: ExporterConfig) -> Disclosure:
@@ -90,20 +97,36 @@ def disclosure_of(config: ExporterConfig) -> Disclosure:
     """
     match config:
         case OtlpExporterConfig():
-            return Disclosure(fields=(*otlp_metrics.FIELDS, *http.HEADERS))
+            return _disclosure("otlp", "")
         case HttpExporterConfig():
-            return _of_format(config, http.HEADERS)
+            return _disclosure("http", config.format)
         case SecretExporterConfig():
-            return _of_format(config, secret.ANNOTATIONS)
+            return _disclosure("secret", config.format)
         case FileExporterConfig():
-            return _of_format(config)
+            return _disclosure("file", config.format)
         case _:
             plugin = load_plugin(config.type)
-            return replace(_of_format(config), plugin=plugin.distribution, given=GIVEN)
+            shared = _disclosure("", config.format)
+            return replace(shared, plugin=plugin.distribution, given=GIVEN)
 
 
-def _of_format(config: ExporterConfig, beside: tuple[Field, ...] = ()) -> Disclosure:
-    return Disclosure(config.format, (*PAYLOAD_FORMATS[config.format].fields, *beside))
+@cache
+def _disclosure(sink: str, format_: str) -> Disclosure:
+    """What such a sink sends; one object for all exporters that are alike."""
+    fields = PAYLOAD_FORMATS[format_].fields if format_ else ()
+    match sink:
+        case "secret":
+            fields += secret.ANNOTATIONS
+        case "http":
+            from telemetryd.export.sinks import http  # noqa: PLC0415 - where it is used
+
+            fields += http.HEADERS
+        case "otlp":
+            from telemetryd.export.payloads import otlp_metrics  # noqa: PLC0415 - where it is used
+            from telemetryd.export.sinks import http  # noqa: PLC0415
+
+            fields = (*otlp_metrics.FIELDS, *http.HEADERS)
+    return Disclosure(format_, fields)
 
 
 class ExporterFactory:
@@ -120,8 +143,7 @@ class ExporterFactory:
         self._requests = requests
         self._saw_epoch = saw_epoch
         self._now = now
-        self._render = {name: each.renderer() for name, each in PAYLOAD_FORMATS.items()}
-        self._render_otlp = otlp_metrics.OtlpRenderer()
+        self._renderers: dict[str, Renderer] = {}
         # One limiter for each kind, so that a disk that hangs delays other kinds only briefly.
         self._file_threads = shared_threads()
         self._web_threads = shared_threads()
@@ -145,9 +167,15 @@ class ExporterFactory:
                 return self._spec(config, destination=destination, spooled=config.spool)
             case OtlpExporterConfig():
                 destination = _destination(config, config.endpoint)
-                return self._spec(config, render=self._render_otlp, destination=destination)
+                return self._spec(config, render=self._render("otlp"), destination=destination)
             case _:
                 return self._spec(config)
+
+    def _render(self, name: str) -> Renderer:
+        """The renderer of a format, which all exporters share."""
+        if name not in self._renderers:
+            self._renderers[name] = _make_renderer(name)
+        return self._renderers[name]
 
     def _sink(self, config: ExporterConfig) -> Exporter:
         match config:
@@ -166,6 +194,8 @@ class ExporterFactory:
                     saw_epoch=self._saw_epoch,
                 )
             case FileExporterConfig():
+                from telemetryd.export.sinks.file import FileExporter  # noqa: PLC0415 - where used
+
                 return FileExporter(
                     name=config.name,
                     directory=config.directory,
@@ -185,7 +215,7 @@ class ExporterFactory:
 
     def _spec(self, config: ExporterConfig, **more: Any) -> ExporterSpec:
         remote = isinstance(config, RemoteExporterConfig)
-        given = {"render": self._render[config.format], **more}
+        given = {"render": self._render(config.format), **more}
         return ExporterSpec(
             name=config.name,
             type=config.type,
@@ -209,6 +239,8 @@ class ExporterFactory:
         Raises:
             ConfigError: The plug-in can't be used.
         """
+        from telemetryd.export.sinks.transport import USER_AGENT  # noqa: PLC0415 - where it is used
+
         where = f"exporter {config.name}"
         try:
             plugin = load_plugin(config.type)
@@ -238,7 +270,7 @@ def build_http(
     now: Callable[[], float],
     environ: Mapping[str, str] = os.environ,
     threads: Limiter | None = None,
-) -> HttpExporter:
+) -> "HttpExporter":
     """A sink of type ``http``; nothing is opened.
 
     ``environ`` names the proxy; ``threads`` may be shared with other such sinks.
@@ -246,6 +278,8 @@ def build_http(
     Raises:
         ConfigError: The proxy or a certificate can't be used.
     """
+    from telemetryd.export.sinks.http import HttpExporter  # noqa: PLC0415 - where it is used
+
     transport = build_transport(config, config.url, now=now, environ=environ, threads=threads)
     return HttpExporter(transport)
 
@@ -256,12 +290,14 @@ def build_otlp(
     now: Callable[[], float],
     environ: Mapping[str, str] = os.environ,
     threads: Limiter | None = None,
-) -> OtlpExporter:
+) -> "OtlpExporter":
     """A sink of type ``otlp``, as ``build_http`` makes one.
 
     Raises:
         ConfigError: The proxy or a certificate can't be used.
     """
+    from telemetryd.export.sinks.http import OtlpExporter  # noqa: PLC0415 - where it is used
+
     url = metrics_url(config.endpoint)
     return OtlpExporter(build_transport(config, url, now=now, environ=environ, threads=threads))
 
@@ -273,7 +309,7 @@ def build_transport(
     now: Callable[[], float],
     environ: Mapping[str, str] = os.environ,
     threads: Limiter | None = None,
-) -> HttpTransport:
+) -> "HttpTransport":
     """What sends to a URL as the keys of an exporter's table say. Nothing is requested yet.
 
     Certificates that exist already are checked, which blocks for a second at most.
@@ -288,6 +324,8 @@ def build_transport(
     Raises:
         ConfigError: The proxy or a certificate can't be used.
     """
+    from telemetryd.export.sinks.transport import HttpTransport  # noqa: PLC0415 - where it is used
+
     tls_files = None
     if is_over_tls(url):
         where = f"exporter {config.name}"

@@ -1,4 +1,4 @@
-"""The event loop of the daemon: name lookups that don't delay its end, heartbeat, freed memory.
+"""The event loop of the daemon: name lookups that don't delay its end, heartbeat, memory.
 
 asyncio looks names up in the threads of an executor and joins them at its end, and so does the
 interpreter. A name server that can't be reached, as while a machine shuts down, would delay the
@@ -8,8 +8,10 @@ end by the 5 to 30 s of glibc's timeouts, after the drain.
 import asyncio
 import ctypes
 import logging
+import mmap
 import socket
 import threading
+from asyncio import sslproto
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -43,6 +45,7 @@ class PromptLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         super().__init__()
+        sslproto.SSLProtocol = ThriftyTls  # type: ignore[misc]
         self._lookups: dict[tuple[Any, ...], set[asyncio.Future[Any]]] = {}
 
     async def getaddrinfo(
@@ -112,6 +115,21 @@ def _answer(answer: list[Any], found: asyncio.Future[Any]) -> None:
 
 def _raise(error: Exception, found: asyncio.Future[Any]) -> None:
     found.set_exception(error)
+
+
+class ThriftyTls(sslproto.SSLProtocol):
+    """asyncio's own TLS, whose buffer takes memory only as far as it was filled.
+
+    Its bytearray is written over with zeros, so that each connection takes 256 KiB. What leaves
+    most of them at once, a thousand exporters, needs a few KiB on each.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        vars(self)["max_size"] = 1  # of the bytearray
+        super().__init__(*args, **options)
+        del vars(self)["max_size"]
+        self._ssl_buffer = mmap.mmap(-1, self.max_size)
+        self._ssl_buffer_view = memoryview(self._ssl_buffer)
 
 
 class Heartbeat:

@@ -14,7 +14,7 @@ import anyio
 from telemetryd.bounds import error_text
 from telemetryd.errors import ConflictError, ExportError, NotReady, Reason
 from telemetryd.export.exporter import ExporterSpec, Outcome
-from telemetryd.limiter import Limiter
+from telemetryd.limiter import Gate, Limiter
 from telemetryd.model import ExporterState, ExporterStatus, Payload, SnapshotSource
 from telemetryd.redaction import OURS
 from telemetryd.stats import ExporterStats
@@ -252,6 +252,7 @@ class Shared:
             while fewer did never leaves.
         require_leading: Called directly before each call of a sink; raises NotLeading where another
             replica may lead.
+        gate: Lets few runs begin at a time: a thousand that are due at once take the memory of few.
         spool_dir: Where exporters keep pending payloads; None for nowhere.
     """
 
@@ -264,8 +265,18 @@ class Shared:
     saw_epoch: Callable[[int], None]
     omitted: Callable[[], frozenset[str]]
     require_leading: Callable[[], None]
+    gate: Gate
     spool_threads: Limiter
     spool_dir: str | None
+    _newest: dict[str, Payload] = field(default_factory=dict, init=False)
+
+    def same(self, format_: str, payload: Payload) -> Payload:
+        """The payload as an object that exporters share whose payloads of the format are equal."""
+        newest = self._newest.get(format_)
+        if newest == payload:
+            return newest
+        self._newest[format_] = payload
+        return payload
 
     def clock_s(self) -> float:
         """Seconds that also pass while the machine is suspended, from any start."""

@@ -35,12 +35,13 @@ class WorkerThread:
     returns, so a disk that hangs costs one thread.
     """
 
-    __slots__ = ("_limiter", "_lock", "_threads")
+    __slots__ = ("_callers", "_limiter", "_lock", "_threads")
 
     def __init__(self, threads: Limiter | None = None) -> None:
         """``threads`` is shared with others; None for a limiter of its own."""
         self._threads = threads or shared_threads()
-        self._limiter: anyio.CapacityLimiter | None = None  # made when needed: it takes a kilobyte
+        self._callers = 0
+        self._limiter: anyio.CapacityLimiter | None = None  # only while needed: it takes a kilobyte
         self._lock = threading.Lock()
 
     async def run(self, call: Callable[[], T]) -> T:
@@ -50,10 +51,16 @@ class WorkerThread:
             StillHangingError: An earlier call hangs.
         """
         limiter = self._limiter = self._limiter or anyio.CapacityLimiter(1)
-        async with self._threads.turn():
-            return await anyio.to_thread.run_sync(
-                self._alone, call, abandon_on_cancel=True, limiter=limiter
-            )
+        self._callers += 1
+        try:
+            async with self._threads.turn():
+                return await anyio.to_thread.run_sync(
+                    self._alone, call, abandon_on_cancel=True, limiter=limiter
+                )
+        finally:
+            self._callers -= 1
+            if not self._callers:
+                self._limiter = None
 
     def _alone(self, call: Callable[[], T]) -> T:
         # An abandoned call no longer holds the limiter, but keeps the lock until it returns.

@@ -1,19 +1,24 @@
-"""kubernetes_asyncio's configuration loaders without the 800 model classes that come with them.
+"""Imports of large libraries without what telemetryd needs nothing of.
 
-Importing any part of the library imports all of it: 59 MiB and up to a second, though its
-``config`` package needs almost nothing. Here two of its packages are replaced by empty ones while
-``config`` is imported, and then removed, so that a later import gets the whole library. The real
-fix would be lazy imports upstream. Any failure leads to the plain import: only memory and time
-depend on this.
+Importing any part of kubernetes_asyncio imports all of it, with 800 model classes: 59 MiB and up to
+a second, though its ``config`` package needs almost nothing. Here two of its packages are replaced
+by empty ones while ``config`` is imported, and then removed, so that a later import gets the whole
+library. The real fix would be lazy imports upstream. Any failure leads to the plain import: only
+memory and time depend on this.
+
+aiohttp reads the authorities of the system when it is imported, which takes a megabyte and 30 ms,
+for requests that bring no context of their own. Here they are read for the first of those.
 """
 
 import importlib
 import importlib.util
+import ssl
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 _LIBRARY = "kubernetes_asyncio"
 _CLIENT = f"{_LIBRARY}.client"
@@ -65,3 +70,48 @@ def _forget() -> None:
     for name in [*sys.modules]:
         if name == _LIBRARY or name.startswith(f"{_LIBRARY}."):
             del sys.modules[name]
+
+
+class LateAuthorities(ssl.SSLContext):
+    """A context that reads the system's authorities for its first connection."""
+
+    purpose: ssl.Purpose
+
+    @classmethod
+    def take_over(cls, context: ssl.SSLContext, purpose: ssl.Purpose) -> None:
+        """Make this of a context that has read none."""
+        vars(context)["purpose"] = purpose
+        context.__class__ = cls
+
+    def wrap_bio(self, *args: Any, **options: Any) -> ssl.SSLObject:
+        """As a context that has read them."""
+        self._read()
+        return self.wrap_bio(*args, **options)
+
+    def wrap_socket(self, *args: Any, **options: Any) -> ssl.SSLSocket:
+        """As a context that has read them."""
+        self._read()
+        return self.wrap_socket(*args, **options)
+
+    def _read(self) -> None:
+        self.__class__ = ssl.SSLContext  # type: ignore[assignment]
+        self.load_default_certs(self.purpose)
+
+
+def import_aiohttp() -> None:
+    """Import aiohttp, unless it is there, without reading the system's authorities."""
+    if "aiohttp" in sys.modules:
+        return
+    made: list[tuple[ssl.SSLContext, ssl.Purpose]] = []
+
+    def note(context: ssl.SSLContext, purpose: ssl.Purpose = ssl.Purpose.SERVER_AUTH) -> None:
+        made.append((context, purpose))
+
+    read = ssl.SSLContext.load_default_certs
+    ssl.SSLContext.load_default_certs = note  # type: ignore[assignment, method-assign]
+    try:
+        importlib.import_module("aiohttp")
+    finally:
+        ssl.SSLContext.load_default_certs = read  # type: ignore[method-assign]
+        for context, purpose in made:
+            LateAuthorities.take_over(context, purpose)

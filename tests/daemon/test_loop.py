@@ -1,15 +1,21 @@
 """The daemon's own loop: lookups, and memory that is given back."""
 
+import asyncio
 import socket
+import ssl
 import subprocess
 import sys
 import threading
+import tracemalloc
+from asyncio import sslproto
 from collections.abc import Iterator
+from pathlib import Path
 
 import anyio
 import pytest
 
 from telemetryd.daemon.loop import MOST_LOOKUPS, PromptLoop
+from tests.support.certificates import Authority, server_side
 
 pytestmark = pytest.mark.anyio
 
@@ -135,3 +141,31 @@ def test_freed_memory_is_given_back_below_what_is_in_use() -> None:
         [sys.executable, "-c", TRIMMING], capture_output=True, text=True, timeout=90, check=True
     )
     assert run.stdout == "given back 100\n"
+
+
+async def test_connection_over_tls_takes_no_buffer_that_it_does_not_fill(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    content = bytes(range(256)) * 8_192  # several times the buffer
+
+    async def give(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(content)
+        await writer.drain()
+        writer.close()
+
+    ours = server_side(authority.issue("server"))
+    server = await asyncio.start_server(give, "127.0.0.1", 0, ssl=ours)
+    trusting = ssl.create_default_context(cafile=authority.ca)
+    tracemalloc.start()
+    try:
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusting)
+            held = tracemalloc.take_snapshot().filter_traces(
+                [tracemalloc.Filter(inclusive=True, filename_pattern=sslproto.__file__)]
+            )
+            assert max(each.size for each in held.traces) < 16 * 1024
+            assert await reader.read(-1) == content
+            writer.close()
+            await writer.wait_closed()
+    finally:
+        tracemalloc.stop()

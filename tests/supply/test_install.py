@@ -69,6 +69,16 @@ def copy_of_tree(folder: Path) -> Path:
     return folder
 
 
+def flags_of_bytecode(folder: Path) -> set[str]:
+    """Of what belongs to each module of telemetryd; empty for one that is not compiled."""
+    (package,) = folder.glob("lib/python3*/site-packages/telemetryd")
+    return {
+        compiled.read_bytes()[4:8].hex() if compiled else ""
+        for source in package.rglob("*.py")
+        for compiled in [next((source.parent / "__pycache__").glob(f"{source.stem}.*.pyc"), None)]
+    }
+
+
 def find_python(version: str) -> str:
     """That Python, on PATH or where pyenv has it."""
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
@@ -113,6 +123,7 @@ def test_installation_runs_the_whole_daemon_on_each_python(version: str, tmp_pat
     lines = done.stdout.splitlines()
     assert lines[:2] == [f"telemetryd {__version__}", f"revision {REVISION}"]
     assert lines[2].startswith(f"Python {version}.")
+    assert flags_of_bytecode(folder) == {"01000000"}  # PEP 552: by a hash that isn't checked
     with subprocess.Popen(
         [program, "demo", "--duration", "0s"],
         env={"PATH": os.environ["PATH"]},

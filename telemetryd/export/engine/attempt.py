@@ -60,12 +60,12 @@ class Attempts:
     @property
     def in_progress(self) -> bool:
         """A call of the sink runs, one that ignores its cancellation included."""
-        return self._call is not None and not self._call.done
+        return self._call is not None
 
     @property
     def stray(self) -> bool:
         """A call of the sink was cut off, ignores that, and still runs."""
-        return self._call is not None and not self._call.done and self._call.cut_off
+        return self._call is not None and self._call.cut_off
 
     async def make(
         self, group: TaskGroup, number: int, *, final: bool = False
@@ -145,7 +145,8 @@ class Attempts:
         await self._outbox.open(self._shared.omitted())
         started_s = anyio.current_time()
         delivery = self._outbox.next_delivery(self._shared.epoch())
-        payload = ledger.spec.render(snapshot, delivery)
+        rendered = ledger.spec.render(snapshot, delivery)
+        payload = self._shared.same(ledger.spec.disclosure.format, rendered)
         ledger.stats.collection.observe(anyio.current_time() - started_s)
         if final:
             if self._is_settled(payload):
@@ -264,6 +265,7 @@ class Attempts:
 
     def _call_ended(self) -> None:
         self._ledger.stats.in_flight = 0
-        if self._call is not None and self._call.longest_step_s >= BLOCKED_S:
-            self._ledger.blocked_loop(self._call.longest_step_s)
+        call, self._call = self._call, None  # with all that it refers to
+        if call is not None and call.longest_step_s >= BLOCKED_S:
+            self._ledger.blocked_loop(call.longest_step_s)
         self._waiter.notify()

@@ -13,6 +13,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from telemetryd.errors import ManagerError
 from telemetryd.export.engine.attempt import CUT_GRACE_S
 from telemetryd.export.engine.runner import CLOSE_TIMEOUT_S, Runner
+from telemetryd.export.engine.sinkcall import shared_gate
 from telemetryd.export.exporter import Exporter, ExporterSpec
 from telemetryd.export.ledger import Ledger, Shared, SourceWatch, suspended_s
 from telemetryd.export.threads import shared_threads
@@ -28,7 +29,7 @@ _HOLDS: Final = (ExporterState.DISABLED, ExporterState.STANDBY, ExporterState.WA
 class ExporterManager:
     """Runs any number of exporters side by side; none can hold up another.
 
-    Each has one task that sleeps between its runs, and one more only while its sink is at work.
+    Each has a task only during a run, and one more while its sink is at work; between them a timer.
     All methods belong to the event loop's thread. They work before, during and after ``run()``.
 
     Attributes:
@@ -49,10 +50,7 @@ class ExporterManager:
         saw_epoch: Callable[[int], None] = lambda _: None,
         omitted: Callable[[], frozenset[str]] = frozenset,
     ) -> None:
-        """A manager without exporters; ``Shared`` says what the arguments mean.
-
-        A source without ``snapshot()`` or ``wait_ready()`` is a TypeError.
-        """
+        """None yet; ``Shared`` says what is given. A source that is none is a TypeError."""
         self.drain_timeout_s = drain_timeout_s
         self._watch = SourceWatch(source, self._source_ready)
         self._runners: dict[str, Runner] = {}
@@ -69,6 +67,7 @@ class ExporterManager:
             saw_epoch=saw_epoch,
             omitted=omitted,
             require_leading=require_leading,
+            gate=shared_gate(),
             spool_threads=shared_threads(),
             spool_dir=spool_dir,
         )
@@ -250,7 +249,7 @@ class ExporterManager:
             runner.abandon()
         with anyio.CancelScope(shield=True):
             for runner in ending:
-                await runner.finished.wait()
+                await runner.until_finished()
         for runner in ending:
             self._launch(runner)  # where it was released meanwhile
 
@@ -337,7 +336,7 @@ class ExporterManager:
         runner.wanted = False
         if runner.active:
             runner.ask_to_stop(anyio.current_time() + self.drain_timeout_s)
-            await runner.finished.wait()
+            await runner.until_finished()
         else:
             runner.note_stopped()
 
@@ -360,7 +359,7 @@ class ExporterManager:
             if runner.active:
                 runner.ask_to_stop(by_s)
         for runner in runners:
-            await runner.finished.wait()
+            await runner.until_finished()
         with anyio.move_on_after(CLOSE_TIMEOUT_S + 2 * CUT_GRACE_S):
             async with anyio.create_task_group() as closers:
                 for runner in runners:

@@ -1,4 +1,7 @@
-"""One exporter's task: waits for its slot, makes a run of attempts, and ends when asked to."""
+"""One exporter's schedule: waits for its slot, makes a run of attempts, and ends when asked to.
+
+It has a task while there is something to do; while it waits, a timer that begins the next one.
+"""
 
 import logging
 import math
@@ -20,9 +23,9 @@ from telemetryd.export.engine.attempt import CUT_GRACE_S, Attempts
 from telemetryd.export.engine.sinkcall import SinkCall, Waiter
 from telemetryd.export.exporter import Exporter, ExporterSpec, why_no_exporter
 from telemetryd.export.ledger import Ledger, Shared
+from telemetryd.limiter import GatePass
 from telemetryd.model import ExporterState
 from telemetryd.timing import (
-    LONGEST_SLEEP_S,
     Grid,
     Retry,
     Schedule,
@@ -53,8 +56,8 @@ class Runner:
 
     Attributes:
         wanted: It runs whenever its manager does.
+        active: It has been launched and hasn't finished.
         closed: ``aclose`` was called; it can't run any more.
-        finished: Set unless its task runs.
     """
 
     exporter: Exporter
@@ -62,8 +65,9 @@ class Runner:
     _shared: Shared
     wanted: bool = field(init=False)
     leaving: bool = field(default=False, init=False)
+    active: bool = field(default=False, init=False)
     closed: bool = field(default=False, init=False)
-    finished: anyio.Event = field(default_factory=anyio.Event, init=False)
+    _finished: anyio.Event | None = field(default=None, init=False)
     _waiter: Waiter = field(default_factory=Waiter, init=False)
     _attempts: Attempts = field(init=False)
     _schedule: Schedule | None = field(default=None, init=False)
@@ -71,12 +75,16 @@ class Runner:
     _runs: int = field(default=0, init=False)
     _failed_in_a_row: int = field(default=0, init=False)
     _suspended_s: float = field(default=0.0, init=False)
+    _lives: bool = field(default=False, init=False)  # it has begun since it was launched
+    _slept: bool = field(default=False, init=False)
+    _late: bool = field(default=False, init=False)
+    _paused_until_s: float = field(default=-math.inf, init=False)
+    _patience_until_s: float | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         if why := why_no_exporter(self.exporter):
             raise TypeError(f"exporter {self.spec.name!r}: {why}")
         self.wanted = self.spec.enabled
-        self.finished.set()
         self._attempts = Attempts(self.exporter, self.ledger, self._waiter, self._shared)
         self.ledger.run_id = f"{self.spec.name}#0"
 
@@ -86,18 +94,13 @@ class Runner:
         return self.ledger.spec
 
     @property
-    def active(self) -> bool:
-        """Its task has been launched and hasn't finished."""
-        return not self.finished.is_set()
-
-    @property
     def stray(self) -> bool:
         """A call of its sink ignores its cancellation and still runs."""
         return self._attempts.stray
 
     @property
     def overdue_s(self) -> float:
-        """Seconds by which its task has missed a wake-up, 0 on time."""
+        """Seconds by which it has missed a wake-up, 0 on time."""
         return self._waiter.overdue_s if self.active else 0.0
 
     @property
@@ -114,12 +117,18 @@ class Runner:
         return self._attempts.stop_by_s < math.inf
 
     def launch(self, group: TaskGroup) -> None:
-        """Start the task as a child of the group."""
-        self.finished = anyio.Event()
+        """Let it run until it is asked to stop; its tasks are children of the group."""
+        self.active = True
         self._attempts.stop_by_s = math.inf
         self._attempts.abandoned = False
         self.ledger.enter(ExporterState.WAITING)
-        group.start_soon(self._run_until_stopped, group)
+        self._begin(group)
+
+    async def until_finished(self) -> None:
+        """Return once it isn't active."""
+        while self.active:
+            self._finished = self._finished or anyio.Event()
+            await self._finished.wait()
 
     def source_ready(self) -> None:
         """The source gives snapshots: continue where it waited for them."""
@@ -179,35 +188,87 @@ class Runner:
             )
             log.warning("exporter not closed exporter=%s error=%r", self.spec.name, problem)
 
-    async def _run_until_stopped(self, group: TaskGroup) -> None:
-        try:
-            while not self.must_stop():
-                try:
-                    await self._live(group)
-                except Exception as exc:
-                    # A bug of ours, as errors of sink and source are caught before. Others go on.
-                    log.exception("exporter task failed exporter=%s", self.spec.name)
-                    self._fail(PermanentError(Reason.INTERNAL, error_text(exc)))
-                    until_s = anyio.current_time() + self.spec.interval_s
-                    await self._waiter.wait(until_s, self.must_stop)
-        finally:
-            self._schedule = None
-            self.note_stopped()
-            self.finished.set()
+    def _begin(self, group: TaskGroup) -> None:
+        """Start its task, once there is room for one."""
+        self._shared.gate.enter(lambda entered: group.start_soon(self._run, group, entered))
 
-    async def _live(self, group: TaskGroup) -> None:
-        await self._until_ready(group)
-        if not self.must_stop():
+    def _wait(self, group: TaskGroup, until_s: float) -> None:
+        """Begin another task then, or when something has changed; this one ends."""
+        self._waiter.call(until_s, partial(self._begin, group))
+
+    async def _run(self, group: TaskGroup, entered: GatePass) -> None:
+        try:
+            await self._work(group)
+        finally:
+            entered.give_back()
+
+    async def _work(self, group: TaskGroup) -> None:
+        """Do what is due, and then wait for what comes next, or finish."""
+        try:
+            if await self._advance(group):
+                return
+        except Exception as exc:
+            # A bug of ours, as errors of sink and source are caught before. Others go on.
+            log.exception("exporter task failed exporter=%s", self.spec.name)
+            self._fail(PermanentError(Reason.INTERNAL, error_text(exc)))
+            self._rest()
+            self._paused_until_s = anyio.current_time() + self.spec.interval_s
+            if not self.must_stop():
+                self._wait(group, self._paused_until_s)
+                return
+        except BaseException:
+            self._finish()
+            raise
+        self._finish()
+
+    def _rest(self) -> None:
+        """Forget where in its schedule it was."""
+        self._schedule = self._patience_until_s = None
+        self._lives = self._slept = self._late = False
+        self._paused_until_s = -math.inf
+
+    def _finish(self) -> None:
+        self._rest()
+        self.note_stopped()
+        self.active = False
+        if self._finished is not None:
+            self._finished.set()
+            self._finished = None
+
+    async def _advance(self, group: TaskGroup) -> bool:
+        """Do all that is due; False once it has stopped, as it was asked to."""
+        while not self.must_stop():
+            if anyio.current_time() < self._paused_until_s:
+                self._wait(group, self._paused_until_s)
+                return True
+            self._lives = True
+            schedule = await self._when_due(group)
+            if schedule is not None:
+                late, self._late = self._late, False
+                await self._run_slot(group, schedule, late=late)
+            elif not self.must_stop():
+                return True
+        if self._lives:
+            await self._make_final_attempt(group)
+        return False
+
+    async def _when_due(self, group: TaskGroup) -> Schedule | None:
+        """Its schedule where a run is due or triggered; None where it waits now, or must stop."""
+        schedule = self._schedule
+        if schedule is None:
+            if not await self._is_ready(group):
+                return None
             self.ledger.enter(ExporterState.IDLE)
             self._suspended_s = self._shared.suspended_s()
-            self._schedule = self._plan(anyio.current_time())
-            while await self._sleep(self._schedule):
-                late = not self._shared.watch.ready
-                await self._until_ready(group)
-                if self.must_stop():
-                    break
-                await self._run_slot(group, self._schedule, late=late)
-        await self._make_final_attempt(group)
+            schedule = self._schedule = self._plan(anyio.current_time())
+        elif self._slept:
+            self._notice_suspend(schedule)
+        self._slept = not self._asked and anyio.current_time() < schedule.due_s
+        if self._slept:
+            self._wait(group, schedule.due_s)
+            return None
+        self._late = self._late or not self._shared.watch.ready
+        return schedule if await self._is_ready(group) else None
 
     def _plan(self, now_s: float) -> Schedule:
         spec, rng = self.spec, self._shared.rng
@@ -226,36 +287,26 @@ class Runner:
             splay_max_s=spec.splay_max_s,
         )
 
-    async def _until_ready(self, group: TaskGroup) -> None:
-        """Wait for the source, and meanwhile deliver what an earlier process left."""
-
-        def over() -> bool:
-            return self.must_stop() or self._shared.watch.ready
-
-        while not over():
+    async def _is_ready(self, group: TaskGroup) -> bool:
+        """Whether the source is ready; else it waits, or delivers what an earlier process left."""
+        while not (self._shared.watch.ready or self.must_stop()):
             self.ledger.enter(ExporterState.WAITING)
-            # The source has one interval, as its snapshot is newer.
-            until_s = anyio.current_time() + self.spec.interval_s
-            await self._waiter.wait(until_s if self.spec.spooled else math.inf, over)
-            if not (over() or self._attempts.in_progress):
+            now_s = anyio.current_time()
+            if self._patience_until_s is None:
+                # The source has one interval, as its snapshot is newer.
+                interval_s = self.spec.interval_s if self.spec.spooled else math.inf
+                self._patience_until_s = now_s + interval_s
+            if now_s < self._patience_until_s:
+                self._wait(group, self._patience_until_s)
+                return False
+            self._patience_until_s = None
+            if not self._attempts.in_progress:
                 self.ledger.run_id = self._next_run()
                 error = await self._attempts.make_without_snapshot(group)
                 if error is not None:
                     self._fail(error)
-
-    async def _sleep(self, schedule: Schedule) -> bool:
-        """Sleep until the next run is due or triggered; False where it must stop instead."""
-        while not (self.must_stop() or self._asked):
-            now_s = anyio.current_time()
-            if now_s >= schedule.due_s:
-                break
-            until_s = min(schedule.due_s, now_s + LONGEST_SLEEP_S)
-            await self._waiter.wait(until_s, partial(self._woken, schedule, until_s))
-            self._notice_suspend(schedule)
+        self._patience_until_s = None
         return not self.must_stop()
-
-    def _woken(self, schedule: Schedule, until_s: float) -> bool:
-        return self.must_stop() or self._asked is not None or schedule.due_s < until_s
 
     def _notice_suspend(self, schedule: Schedule) -> None:
         grown_s = self._shared.suspended_s() - self._suspended_s
@@ -279,11 +330,11 @@ class Runner:
             self.ledger.skipped("overrun")
             parked_until_s = None
         else:
-            parked_until_s = await self._run(group, schedule.next_slot_s)
+            parked_until_s = await self._try(group, schedule.next_slot_s)
         missed = schedule.finish(anyio.current_time(), not_before_s=parked_until_s)
         self.ledger.skipped("overrun" if parked_until_s is None else "retry_after", missed)
 
-    async def _run(self, group: TaskGroup, next_slot_s: float) -> float | None:
+    async def _try(self, group: TaskGroup, next_slot_s: float) -> float | None:
         """Make one run; returns the time before which the destination wants no other, if any."""
         spec, rng = self.spec, self._shared.rng
         began_s = anyio.current_time()

@@ -25,42 +25,76 @@ from telemetryd.errors import (
     Reason,
     RetryableError,
 )
+from telemetryd.limiter import Gate
 from telemetryd.timing import LONGEST_SLEEP_S, RETRY_AFTER_CAP_S
 
 T = TypeVar("T")
 
 ERROR_CHARS: Final = 1000
 
+MOST_BEGINNING: Final = 64
+"""Tasks of exporters at a time, without those that have been at work for longer."""
+_PATIENCE_S: Final = 0.5
+"""Sixty-four sinks that hang hold up the others for so long."""
+
+
+def shared_gate() -> Gate:
+    """A gate for the tasks of all exporters: a thousand at once would take their memory at once."""
+    return Gate(MOST_BEGINNING, patience_s=_PATIENCE_S)
+
 
 class Waiter:
-    """Lets one task wait for a time or a condition; all on one event loop."""
+    """Waits for a time or a notification, for one owner; all on one event loop.
 
-    __slots__ = ("_awake_by_s", "_notified")
+    While it waits it holds a timer and a function to call: no task, no event, no scope of anyio's,
+    which take kilobytes, and a thousand exporters wait nearly all the time.
+    """
+
+    __slots__ = ("_awake_by_s", "_timer", "_wake")
 
     def __init__(self) -> None:
-        self._notified: anyio.Event | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._wake: Callable[[], None] | None = None
         self._awake_by_s = math.inf
 
     @property
     def overdue_s(self) -> float:
-        """Seconds by which the waiting task has missed its wake-up; 0 on time, or at work."""
+        """Seconds by which the owner's wake-up was missed; 0 on time, or at work."""
         return max(0.0, anyio.current_time() - self._awake_by_s)
 
     def notify(self) -> None:
-        """Make the waiting task, if there is one, check its condition again."""
-        if self._notified is not None:
-            self._notified.set()
+        """Wake the owner if it waits, to check again what it waits for."""
+        wake = self._wake
+        self._forget()
+        if wake is not None:
+            wake()
+
+    def call(self, until_s: float, wake: Callable[[], None]) -> None:
+        """Call ``wake`` once: at the time, after ``LONGEST_SLEEP_S``, or at a notification."""
+        loop = asyncio.get_running_loop()
+        self._awake_by_s = min(until_s, loop.time() + LONGEST_SLEEP_S)
+        self._timer, self._wake = loop.call_at(self._awake_by_s, self.notify), wake
 
     async def wait(self, until_s: float, over: Callable[[], bool]) -> None:
         """Wait until the time, or until a notification after which ``over`` is true."""
-        while not over() and (left_s := until_s - anyio.current_time()) > 0:
-            self._notified = anyio.Event()
-            sleep_s = min(left_s, LONGEST_SLEEP_S)
-            self._awake_by_s = anyio.current_time() + sleep_s
-            with anyio.move_on_after(sleep_s):
-                await self._notified.wait()
-            self._awake_by_s = math.inf
-        self._notified = None
+        while not over() and until_s > anyio.current_time():
+            woken = asyncio.get_running_loop().create_future()
+            self.call(until_s, partial(_settle, woken))
+            try:
+                await woken
+            finally:
+                self._forget()
+
+    def _forget(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._wake = None
+        self._awake_by_s = math.inf
+
+
+def _settle(woken: "asyncio.Future[None]") -> None:
+    if not woken.done():
+        woken.set_result(None)
 
 
 @dataclass(slots=True, eq=False)

@@ -5,7 +5,6 @@ The parser skips other data keys, labels and annotations: they can't leak from h
 
 import re
 from binascii import b2a_base64
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -265,7 +264,7 @@ class Contention:
     requested: bool
     clock: Callable[[], float]
     _seen: _Seen | None = field(default=None, init=False)
-    _forced_at: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_FORCED), init=False)
+    _forced_at: tuple[float, ...] = field(default=(), init=False)
 
     def observe(self, found: FoundSecret | None) -> None:
         """Remember another writer's payload, also where we need not write.
@@ -319,11 +318,11 @@ class Contention:
 
     def count_force(self) -> None:
         """Count a forced write, before it is tried."""
-        self._forced_at.append(self.clock())
+        self._forced_at = (*self._forced_at, self.clock())[-MAX_FORCED:]
 
     def uncount_force(self) -> None:
         """The last forced write failed: no writer was overruled."""
-        self._forced_at.pop()
+        self._forced_at = self._forced_at[:-1]
 
     def _note(self, found: FoundSecret | None, who: str) -> float:
         """Remember the payload; for how many seconds it hasn't changed."""

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import cast
 
-from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_request import BaseRequest
+from aiohttp.web_response import Response, StreamResponse
+from aiohttp.web_server import Server
 
 log = logging.getLogger(__name__)
 
@@ -70,17 +73,17 @@ class ConnectionLimits:
     grace_s: float = 0.25
 
 
-def answer(status: int, body: bytes, content_type: str) -> web.Response:
+def answer(status: int, body: bytes, content_type: str) -> Response:
     """An answer with the common headers."""
-    return web.Response(status=status, body=body, headers={**HEADERS, "Content-Type": content_type})
+    return Response(status=status, body=body, headers={**HEADERS, "Content-Type": content_type})
 
 
-def answer_text(status: int, text: str) -> web.Response:
+def answer_text(status: int, text: str) -> Response:
     """An answer in plain text."""
     return answer(status, text.encode(errors="backslashreplace"), "text/plain; charset=utf-8")
 
 
-class ClientConnection(web.RequestHandler, asyncio.BufferedProtocol):
+class ClientConnection(RequestHandler, asyncio.BufferedProtocol):
     """aiohttp's protocol with limits and a deadline for each request and each answer.
 
     While a request is answered, nothing is read: no body and no next request.
@@ -96,7 +99,7 @@ class ClientConnection(web.RequestHandler, asyncio.BufferedProtocol):
 
     def __init__(
         self,
-        server: web.Server,
+        server: Server,
         peer: str,
         limits: ConnectionLimits,
         *,
@@ -239,8 +242,8 @@ class ClientConnection(web.RequestHandler, asyncio.BufferedProtocol):
         self._when_answered = call
 
     async def finish_response(
-        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
-    ) -> tuple[web.StreamResponse, bool]:
+        self, request: BaseRequest, resp: StreamResponse, start_time: float | None
+    ) -> tuple[StreamResponse, bool]:
         """Send the answer within its deadline; after it the connection may idle."""
         self._expect(self._limits.answer_timeout_s)
         self.sending_since_s = self._timer.time()
@@ -272,11 +275,11 @@ class ClientConnection(web.RequestHandler, asyncio.BufferedProtocol):
 
     def handle_error(
         self,
-        request: web.BaseRequest,
+        request: BaseRequest,
         status: int = 500,
         exc: BaseException | None = None,
         message: str | None = None,  # noqa: ARG002 - quotes the request
-    ) -> web.StreamResponse:
+    ) -> StreamResponse:
         """Answer one plain line, and log nothing of the request.
 
         Raises:

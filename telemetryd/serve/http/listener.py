@@ -8,6 +8,7 @@ import asyncio
 import errno
 import ipaddress
 import logging
+import re
 import socket
 import ssl
 from asyncio import sslproto
@@ -18,7 +19,8 @@ from typing import Final, cast
 
 import anyio
 import anyio.lowlevel
-from aiohttp import web
+from aiohttp.web_request import BaseRequest
+from aiohttp.web_server import Server
 
 from telemetryd.errors import ConfigError, Problem, TelemetrydError
 from telemetryd.serve.http.connection import ClientConnection, ConnectionLimits
@@ -26,6 +28,7 @@ from telemetryd.serve.http.security import Security
 
 log = logging.getLogger(__name__)
 
+_HOST = re.compile(r"(?:\[(?P<address>[^\]]*)\]|(?P<name>[^:]+))(?::[0-9]*)?")
 _BACKLOG = 4096
 """Clients waiting to be accepted; more of them would retry only after a second."""
 _ACCEPTED_AT_A_TIME = 8
@@ -66,7 +69,7 @@ class Acceptor:
         bound: socket.socket,
         security: Security,
         limits: ConnectionLimits,
-        server: web.Server,
+        server: Server,
     ) -> None:
         """Nothing is accepted before ``run``.
 
@@ -326,3 +329,26 @@ def _explain(error: OSError, address: str) -> str:
 
 def _render_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def names_this_machine(request: BaseRequest, names: frozenset[str]) -> bool:
+    """Whether a request names this machine, against DNS rebinding.
+
+    A page of another site could read the answers if its own name resolved to a loopback address,
+    but it can't choose the Host header. HTTP/1.0 needs none.
+    """
+    url = request._message.url  # noqa: SLF001 - not public in aiohttp
+    if url.absolute and not _is_local(url.raw_host or "", names):
+        return False
+    found = [_HOST.fullmatch(host) for host in request.headers.getall("Host", ())]
+    return all(each and _is_local(each["address"] or each["name"], names) for each in found)
+
+
+def _is_local(host: str, names: frozenset[str]) -> bool:
+    name = host.lower().removesuffix(".")
+    if name in names:
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False

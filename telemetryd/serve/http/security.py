@@ -16,7 +16,8 @@ from hashlib import sha256
 from typing import Any, Final, TypeVar
 
 import anyio
-from aiohttp import web
+from aiohttp.web_request import BaseRequest
+from aiohttp.web_response import Response
 
 from telemetryd.config import ServerConfig
 from telemetryd.errors import ConfigError, KubeError, Problem
@@ -271,15 +272,15 @@ class Security:
             except ConfigError as error:
                 self._warn_once(_STAY, str(error))
 
-    async def refusal(self, request: web.BaseRequest) -> web.Response | None:
+    async def refusal(self, request: BaseRequest) -> Response | None:
         """The refusal to send; None where the client may see the path."""
         return None if request.path in OPEN_PATHS else await self._refusal(request, request.path)
 
-    async def may_see_reasons(self, request: web.BaseRequest) -> bool:
+    async def may_see_reasons(self, request: BaseRequest) -> bool:
         """Whether the client may also see why a check of an open path fails."""
         return await self._refusal(request, REASONS_PATH) is None
 
-    async def _refusal(self, request: web.BaseRequest, path: str) -> web.Response | None:
+    async def _refusal(self, request: BaseRequest, path: str) -> Response | None:
         rules = self._rules
         if not rules.lets_in:
             return None
@@ -290,8 +291,8 @@ class Security:
         return answer_text(401, _what_is_needed(rules))
 
     async def _review(
-        self, request: web.BaseRequest, path: str, reviews: Reviews, rules: AccessRules
-    ) -> web.Response | None:
+        self, request: BaseRequest, path: str, reviews: Reviews, rules: AccessRules
+    ) -> Response | None:
         given = request.headers.getall("Authorization", ())
         found = _BEARER.fullmatch(given[0]) if len(given) == 1 else None
         if found is None:
@@ -311,7 +312,7 @@ class Security:
             403, f"{review.user!r} isn't allowed to get the nonResourceURL {path!r}\n"
         )
 
-    def _has_valid_certificate(self, request: web.BaseRequest) -> bool:
+    def _has_valid_certificate(self, request: BaseRequest) -> bool:
         """Whether the client has a certificate, which TLS has verified, and it is still valid."""
         shown: dict[str, Any] | None = request.get_extra_info("peercert")
         if not shown:
@@ -380,7 +381,7 @@ def _what_is_needed(rules: AccessRules) -> str:
     return f"needed: {token}{f', or {certificate}' if rules.asks_certificates else ''}\n"
 
 
-def _challenge(text: str) -> web.Response:
+def _challenge(text: str) -> Response:
     refused = answer_text(401, text)
     refused.headers["WWW-Authenticate"] = 'Bearer realm="telemetryd"'
     return refused

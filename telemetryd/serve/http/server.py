@@ -5,37 +5,44 @@ decides who may see what. aiohttp's low-level server is enough for a few fixed p
 """
 
 import asyncio
-import ipaddress
 import logging
-import re
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
-from typing import TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import orjson
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion11
+from aiohttp.helpers import RequestKey
+from aiohttp.web_request import BaseRequest
+from aiohttp.web_response import Response
+from aiohttp.web_server import Server
 from anyio.lowlevel import cancel_shielded_checkpoint
 
 from telemetryd.errors import ManagerError
 from telemetryd.model import Payload
 from telemetryd.serve.http.connection import ClientConnection, ConnectionLimits, answer, answer_text
 from telemetryd.serve.http.health import HealthReport
-from telemetryd.serve.http.listener import Acceptor, Listening, bind, listening_at, local_names
+from telemetryd.serve.http.listener import (
+    Acceptor,
+    Listening,
+    bind,
+    listening_at,
+    local_names,
+    names_this_machine,
+)
 from telemetryd.serve.http.security import OPEN_PATHS, Security
-from telemetryd.serve.metrics.metrics import MetricsRenderer
-from telemetryd.serve.page.facts import StatusFacts
-from telemetryd.serve.page.history import render_csv, render_history, render_json
-from telemetryd.serve.page.page import render_page
-from telemetryd.serve.page.status import render_status
-from telemetryd.serve.page.style import PAGE_POLICY
-from telemetryd.serve.page.usage import HistoryFacts, ReadSlots, Usage, UsageReader
+
+if TYPE_CHECKING:
+    from telemetryd.serve.metrics.metrics import MetricsRenderer
+    from telemetryd.serve.page.facts import StatusFacts
+    from telemetryd.serve.page.usage import HistoryFacts, ReadSlots, Usage, UsageReader
 
 log = logging.getLogger(__name__)
 
@@ -51,16 +58,15 @@ TAKING_S = 2.0
 _REPEATS_AT_A_TIME = 1
 """Further requests on a connection, in one turn of the event loop: new connections come first."""
 
-_HOST = re.compile(r"(?:\[(?P<address>[^\]]*)\]|(?P<name>[^:]+))(?::[0-9]*)?")
 _LIVENESS = frozenset({"/livez", "/healthz"})
 _METHODS = ("GET", "HEAD")
 _PAYLOADS = "/payload/"
 _CSV = "text/csv; charset=utf-8"
 _HTML = "text/html; charset=utf-8"
-_MAY_SEE_HISTORY = web.RequestKey("may_see_history", bool)
+_MAY_SEE_HISTORY = RequestKey("may_see_history", bool)
 """Decided by the rules that let the request in."""
 
-_Handler: TypeAlias = Callable[[web.BaseRequest], Awaitable[web.Response]]
+_Handler: TypeAlias = Callable[[BaseRequest], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +82,15 @@ class Endpoints:
         slots: Reads it; called only where it is shown.
     """
 
-    metrics: MetricsRenderer
+    metrics: "MetricsRenderer"
     liveness: Callable[[], HealthReport]
     readiness: Callable[[], HealthReport]
-    status: Callable[[], StatusFacts]
+    status: Callable[[], "StatusFacts"]
     payload_exposed: Callable[[], bool]
     payload: Callable[[str], Payload | None]
     history_exposed: Callable[[], bool]
-    history: Callable[[], HistoryFacts]
-    slots: ReadSlots
+    history: Callable[[], "HistoryFacts"]
+    slots: "ReadSlots"
 
 
 @asynccontextmanager
@@ -117,7 +123,7 @@ async def serve(
     """
     security = security or Security()
     router = _Router(endpoints, security)
-    server = web.Server(router.answer)
+    server = Server(router.answer)
     failure: Exception | None = None
     with await bind(host, port, where) as bound:
         router.local_names = local_names(bound, host)
@@ -140,16 +146,16 @@ async def serve(
         raise failure
 
 
-def _connections(server: web.Server) -> Iterator[ClientConnection]:
+def _connections(server: Server) -> Iterator[ClientConnection]:
     return (each for each in server.connections if isinstance(each, ClientConnection))
 
 
-def _end_connections(server: web.Server) -> None:
+def _end_connections(server: Server) -> None:
     for connection in _connections(server):
         connection.end()
 
 
-async def _drain(server: web.Server) -> None:
+async def _drain(server: Server) -> None:
     async def shut_down() -> None:
         with anyio.move_on_after(SHUTDOWN_S):
             await server.shutdown(SHUTDOWN_S / 2)  # for the handler, and again for its task
@@ -176,7 +182,7 @@ class _Router:
         self._slots = anyio.Semaphore(MOST_ANSWERS)
         self._repeats = anyio.Semaphore(_REPEATS_AT_A_TIME, fast_acquire=True)
         self._one_page_at_a_time = anyio.CapacityLimiter(1)
-        self._usage = UsageReader(endpoints.history, endpoints.slots)
+        self._usage: UsageReader | None = None
         self._failing: set[str] = set()
         self._paths: dict[str, _Handler] = {
             "/": self._page,
@@ -185,12 +191,12 @@ class _Router:
             "/healthz": partial(self._health, endpoints.liveness),
             "/readyz": partial(self._health, endpoints.readiness),
             "/status.json": self._status,
-            "/history": partial(self._history, render_history, _HTML),
-            "/history.json": partial(self._history, render_json, "application/json"),
-            "/history.csv": partial(self._history, render_csv, _CSV),
+            "/history": partial(self._history, _HTML),
+            "/history.json": partial(self._history, "application/json"),
+            "/history.csv": partial(self._history, _CSV),
         }
 
-    async def answer(self, request: web.BaseRequest) -> web.Response:
+    async def answer(self, request: BaseRequest) -> Response:
         """Answer any request; an unexpected error is a 500 without details."""
         connection = cast("ClientConnection", request.protocol)
         if connection.served:
@@ -202,7 +208,7 @@ class _Router:
             unsupported.force_close()
             return unsupported
         is_open = self.local_names is None or request.path in _LIVENESS
-        if not is_open and not _names_this_machine(request, self.local_names or frozenset()):
+        if not is_open and not names_this_machine(request, self.local_names or frozenset()):
             return answer_text(421, "misdirected request: ask for localhost\n")
         request[_MAY_SEE_HISTORY] = (
             self.local_names is not None
@@ -219,7 +225,7 @@ class _Router:
         connection.expect_answer()
         return await self._answer(request, connection)
 
-    async def _answer(self, request: web.BaseRequest, connection: ClientConnection) -> web.Response:
+    async def _answer(self, request: BaseRequest, connection: ClientConnection) -> Response:
         path = _PAYLOADS if request.path.startswith(_PAYLOADS) else request.path
         handler = self._payload if path == _PAYLOADS else self._paths.get(path)
         if handler is None:
@@ -271,7 +277,7 @@ class _Router:
         del self._answering[connection]
         self._slots.release()
 
-    async def _metrics(self, request: web.BaseRequest) -> web.Response:
+    async def _metrics(self, request: BaseRequest) -> Response:
         exposition = await self._endpoints.metrics.render(
             accept=",".join(request.headers.getall("Accept", ())),
             accept_encoding=",".join(request.headers.getall("Accept-Encoding", ())),
@@ -283,9 +289,7 @@ class _Router:
             response.headers["Content-Encoding"] = exposition.content_encoding
         return response
 
-    async def _health(
-        self, check: Callable[[], HealthReport], request: web.BaseRequest
-    ) -> web.Response:
+    async def _health(self, check: Callable[[], HealthReport], request: BaseRequest) -> Response:
         """``ok``; all checks where one failed or with ``?verbose``, as Kubernetes does."""
         report = check()
         if report.ok and "verbose" not in request.query:
@@ -294,47 +298,51 @@ class _Router:
         text = report.render(request.path.removeprefix("/"), reasons=reasons)
         return answer_text(200 if report.ok else 503, text)
 
-    async def _status(self, _request: web.BaseRequest) -> web.Response:
+    async def _status(self, _request: BaseRequest) -> Response:
         # In a thread: a thousand exporters take a while. In one, to leave threads for others.
         body = await anyio.to_thread.run_sync(
             _status_body, self._endpoints.status(), limiter=self._one_page_at_a_time
         )
         return answer(200, body, "application/json")
 
-    async def _page(self, request: web.BaseRequest) -> web.Response:
-        nodes = await self._usage.nodes() if request[_MAY_SEE_HISTORY] else ()
+    async def _page(self, request: BaseRequest) -> Response:
+        nodes = await self._past().nodes() if request[_MAY_SEE_HISTORY] else ()
         facts = self._endpoints.status()
         facts = replace(facts, nodes=nodes) if nodes else facts
-        text = await anyio.to_thread.run_sync(render_page, facts, limiter=self._one_page_at_a_time)
-        response = answer(200, text.encode(), _HTML)
-        response.headers["Content-Security-Policy"] = PAGE_POLICY
+        body, policy = await anyio.to_thread.run_sync(
+            _page_body, facts, limiter=self._one_page_at_a_time
+        )
+        response = answer(200, body, _HTML)
+        response.headers["Content-Security-Policy"] = policy
         return response
 
-    async def _history(
-        self,
-        render: Callable[[Usage, HistoryFacts], bytes],
-        content_type: str,
-        request: web.BaseRequest,
-    ) -> web.Response:
+    def _past(self) -> "UsageReader":
+        if self._usage is None:
+            from telemetryd.serve.page.usage import UsageReader  # noqa: PLC0415 - when asked for
+
+            self._usage = UsageReader(self._endpoints.history, self._endpoints.slots)
+        return self._usage
+
+    async def _history(self, content_type: str, request: BaseRequest) -> Response:
         if not request[_MAY_SEE_HISTORY]:
             return answer_text(
                 403,
                 "history isn't shown: set expose_history = true in [server] and reload, or let "
                 "clients in by certificate or token\n",
             )
-        usage = await self._usage.usage()
+        usage = await self._past().usage()
         facts = self._endpoints.history()
         if content_type == _CSV and (why := usage.trouble or facts.off):
             return answer_text(503, f"no history: {why}\n")  # CSV has no place to say it
-        body = await anyio.to_thread.run_sync(
-            render, usage, facts, limiter=self._one_page_at_a_time
+        body, policy = await anyio.to_thread.run_sync(
+            _history_body, content_type, usage, facts, limiter=self._one_page_at_a_time
         )
         response = answer(200, body, content_type)
-        if content_type == _HTML:
-            response.headers["Content-Security-Policy"] = PAGE_POLICY
+        if policy:
+            response.headers["Content-Security-Policy"] = policy
         return response
 
-    async def _payload(self, request: web.BaseRequest) -> web.Response:
+    async def _payload(self, request: BaseRequest) -> Response:
         if not self._endpoints.payload_exposed():
             return answer_text(
                 403, "payloads aren't shown: set expose_payload = true in [server] and reload\n"
@@ -353,29 +361,30 @@ class _Router:
         return response
 
 
-def _status_body(facts: StatusFacts) -> bytes:
+# What makes pages is imported when one is asked for, in the thread that makes it.
+
+
+def _page_body(facts: "StatusFacts") -> tuple[bytes, str]:
+    """The page, and its Content-Security-Policy."""
+    from telemetryd.serve.page.page import render_page  # noqa: PLC0415 - when asked for
+    from telemetryd.serve.page.style import PAGE_POLICY  # noqa: PLC0415
+
+    return render_page(facts).encode(), PAGE_POLICY
+
+
+def _history_body(content_type: str, usage: "Usage", facts: "HistoryFacts") -> tuple[bytes, str]:
+    """The history in that form, and its Content-Security-Policy; empty where it is no page."""
+    from telemetryd.serve.page import history  # noqa: PLC0415 - when asked for
+    from telemetryd.serve.page.style import PAGE_POLICY  # noqa: PLC0415
+
+    if content_type == _HTML:
+        return history.render_history(usage, facts), PAGE_POLICY
+    render = history.render_csv if content_type == _CSV else history.render_json
+    return render(usage, facts), ""
+
+
+def _status_body(facts: "StatusFacts") -> bytes:
+    from telemetryd.serve.page.status import render_status  # noqa: PLC0415 - when asked for
+
     options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
     return orjson.dumps(render_status(facts), option=options)
-
-
-def _names_this_machine(request: web.BaseRequest, names: frozenset[str]) -> bool:
-    """Whether a request names this machine, against DNS rebinding.
-
-    A page of another site could read the answers if its own name resolved to a loopback address,
-    but it can't choose the Host header. HTTP/1.0 needs none.
-    """
-    url = request._message.url  # noqa: SLF001 - not public in aiohttp
-    if url.absolute and not _is_local(url.raw_host or "", names):
-        return False
-    found = [_HOST.fullmatch(host) for host in request.headers.getall("Host", ())]
-    return all(each and _is_local(each["address"] or each["name"], names) for each in found)
-
-
-def _is_local(host: str, names: frozenset[str]) -> bool:
-    name = host.lower().removesuffix(".")
-    if name in names:
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False

@@ -1,43 +1,28 @@
 """Answers to scrapes of ``/metrics``, rendered in a worker thread.
 
-Which metrics there are and where their values come from is in ``families``.
+Which metrics there are and where their values come from is in ``families``; ``exposition`` makes
+their text.
 """
 
 import gzip
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 import anyio.to_thread
-from prometheus_client import (
-    CollectorRegistry,
-    GCCollector,
-    PlatformCollector,
-    ProcessCollector,
-    disable_created_metrics,
-    generate_latest,
-)
-from prometheus_client.core import Metric
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
-from prometheus_client.openmetrics import exposition as openmetrics
-from prometheus_client.registry import Collector
 
-from telemetryd.bounds import encodable
-from telemetryd.serve.metrics.families import FAMILIES
-from telemetryd.serve.metrics.family import PREFIX, Family, MetricsFacts, Value
+from telemetryd.serve.metrics.family import MetricsFacts
 from telemetryd.stats import Histogram
+
+if TYPE_CHECKING:
+    from telemetryd.serve.metrics.exposition import Exposer
 
 _GZIP_LEVEL = 5  # the last percent of size isn't worth the CPU of a small daemon
 _OPENMETRICS = "application/openmetrics-text"
-_CONTENT_TYPE_OPENMETRICS = f"{_OPENMETRICS}; version=1.0.0; charset=utf-8"
 _MOST_PARTS = 64
 """Of a header."""
-
-MOST_LABEL_CHARS = 512
-"""Of a value: the name of an exporter may hold that of a SecretRequest, which has 253."""
 
 S = TypeVar("S")
 
@@ -51,33 +36,17 @@ class Exposition:
     content_encoding: str
 
 
-class MetricsRenderer(Collector):
+class MetricsRenderer:
     """Answers scrapes: copies on the event loop's thread, renders in one worker thread."""
 
     def __init__(self, facts: Callable[[], MetricsFacts]) -> None:
-        """Register the metrics.
+        """Nothing is imported or registered before the first scrape.
 
         ``facts`` is called on the event loop's thread; its counters may be the live ones.
         """
-        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._facts = facts
-        self._shown: MetricsFacts | None = None
-        self._registry = CollectorRegistry()
-        self._registry.register(self)
-        ProcessCollector(registry=self._registry)
-        PlatformCollector(registry=self._registry)
-        GCCollector(registry=self._registry)
+        self._exposer: Exposer | None = None
         self._one_at_a_time = anyio.CapacityLimiter(1)
-
-    def describe(self) -> Iterable[Metric]:
-        """The names, so that the registry finds duplicates and answers ``name[]``."""
-        return [_to_metric(family, None) for family in FAMILIES]
-
-    def collect(self) -> Iterable[Metric]:
-        """The families that have series; called by the registry."""
-        if (facts := self._shown) is not None:
-            metrics = (_to_metric(family, family.value(facts)) for family in FAMILIES)
-            yield from (metric for metric in metrics if metric.samples)
 
     async def render(
         self, *, accept: str = "", accept_encoding: str = "", names: Sequence[str] = ()
@@ -103,15 +72,13 @@ class MetricsRenderer(Collector):
         as_gzip: bool,  # noqa: FBT001
         names: tuple[str, ...],
     ) -> Exposition:
-        self._shown = facts
-        shown = self._registry.restricted_registry(names) if names else self._registry
-        encode: Callable[[Collector], bytes] = (
-            openmetrics.generate_latest if as_openmetrics else generate_latest
-        )
-        body = encode(shown)
+        from telemetryd.serve.metrics.exposition import Exposer  # noqa: PLC0415 - at the first scrape
+
+        self._exposer = self._exposer or Exposer()
+        body, content_type = self._exposer.render(facts, names, as_openmetrics=as_openmetrics)
         return Exposition(
             body=gzip.compress(body, _GZIP_LEVEL, mtime=0) if as_gzip else body,
-            content_type=_CONTENT_TYPE_OPENMETRICS if as_openmetrics else CONTENT_TYPE_PLAIN_0_0_4,
+            content_type=content_type,
             content_encoding="gzip" if as_gzip else "",
         )
 
@@ -145,45 +112,6 @@ def _copy(stats: S) -> S:
             value = _copy(value)
         setattr(twin, name, value)
     return twin
-
-
-def _to_metric(family: Family, value: Value) -> Metric:
-    metric = Metric(PREFIX + family.name, family.help, family.type)
-    names = [label.name for label in family.labels]
-    _add_samples(metric, family.exposed_name, names, {}, value)
-    return metric
-
-
-def _add_samples(
-    metric: Metric, name: str, names: Sequence[str], labels: dict[str, str], value: Value
-) -> None:
-    """Add the samples of a value that has some labels; ``names`` are all that the family has."""
-    if value is None:
-        return
-    if isinstance(value, int | float):
-        metric.add_sample(name, labels, value)
-    elif isinstance(value, Histogram):
-        _add_histogram(metric, name, labels, value)
-    else:
-        further = names[len(labels) :]
-        for key, part in value.items():
-            texts = (key,) if isinstance(key, str) else key
-            # A text that can't be encoded or is too long is shown as far as it can be.
-            named = {
-                label: encodable(text, MOST_LABEL_CHARS)
-                for label, text in zip(further, texts, strict=False)
-            }
-            _add_samples(metric, name, names, {**labels, **named}, part)
-
-
-def _add_histogram(metric: Metric, name: str, labels: dict[str, str], value: Histogram) -> None:
-    """Add the samples of a classic histogram, whose buckets are cumulative."""
-    bounds = (*(repr(float(bound)) for bound in value.bounds), "+Inf")
-    cumulative = list(accumulate(value.counts))
-    for bound, count in zip(bounds, cumulative, strict=True):
-        metric.add_sample(name + "_bucket", {**labels, "le": bound}, count)
-    metric.add_sample(name + "_count", labels, cumulative[-1])
-    metric.add_sample(name + "_sum", labels, value.total)
 
 
 def wants_openmetrics(accept: str) -> bool:

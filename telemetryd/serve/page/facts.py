@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from telemetryd.config import IdentityConfig, PrivacyConfig
 from telemetryd.gather.consumer import RancherBuild, Registrations, explain_build
-from telemetryd.history.charts import Point
 from telemetryd.model import (
     ConfigStatus,
+    ExporterState,
     ExporterStatus,
     HistoryStatus,
     InformerStatus,
@@ -18,7 +19,10 @@ from telemetryd.model import (
     SourceKind,
     Switches,
 )
-from telemetryd.serve.page.disclosure import Situation, situation_of
+
+if TYPE_CHECKING:
+    from telemetryd.history.charts import Point
+    from telemetryd.serve.page.disclosure import Situation
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,7 @@ class StatusFacts:
     registrations: Registrations | None = None
     leader: LeaderStatus | None = None
     history: HistoryStatus = field(default_factory=HistoryStatus)
-    nodes: tuple[Point, ...] = ()
+    nodes: "tuple[Point, ...]" = ()
     payload_exposed: bool = False
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     identity: IdentityConfig = field(default_factory=IdentityConfig)
@@ -80,8 +84,10 @@ class StatusFacts:
         return explain_build(self.build, known or self.identity.product or "rancher")
 
     @property
-    def situation(self) -> Situation:
+    def situation(self) -> "Situation":
         """What decides about the exporters' fields."""
+        from telemetryd.serve.page.disclosure import situation_of  # noqa: PLC0415 - when shown
+
         return situation_of(self.source, self.privacy, self.identity)
 
 
@@ -91,3 +97,31 @@ def render_time(unix_s: float | None) -> str | None:
         return None
     text = datetime.fromtimestamp(unix_s, tz=UTC).isoformat(timespec="milliseconds")
     return text.replace("+00:00", "Z")
+
+
+def render_summary(facts: StatusFacts) -> str:
+    """The status in one line of ``key=value``, for the log and for ``STATUS=``."""
+    synced = sum(informer.synced for informer in facts.informers)
+    healthy = sum(exporter.last_success_at is not None for exporter in facts.exporters)
+    failing = sorted(
+        exporter.name
+        for exporter in facts.exporters
+        if exporter.state in {ExporterState.FAILED, ExporterState.BACKOFF, ExporterState.CONFLICT}
+    )
+    off = ",".join(facts.switches.off_by)
+    parts = [f"collection=off by={off}"] if off else []
+    parts += [
+        f"informers_synced={synced}/{len(facts.informers)}",
+        f"exporters_succeeded={healthy}/{len(facts.exporters)}",
+    ]
+    if facts.source is not None:
+        parts.append(f"source={facts.source}")
+    if facts.snapshot is not None:
+        totals = facts.snapshot.totals
+        clusters = totals.local_clusters + totals.managed_clusters
+        parts += [f"clusters={clusters}", f"nodes={totals.nodes}"]
+    if failing:
+        parts.append(f"failing={','.join(failing)}")
+    if facts.config.problems:
+        parts.append("config=rejected")
+    return " ".join(parts)

@@ -12,7 +12,6 @@ from telemetryd.gather.consumer import Registrations
 from telemetryd.model import (
     ConfigStatus,
     Disclosure,
-    ExporterState,
     ExporterStatus,
     GroupKey,
     HistoryStatus,
@@ -93,34 +92,6 @@ def _history(history: HistoryStatus) -> dict[str, Any]:
         "licenses": history.licenses,
         "limit": history.limit,
     }
-
-
-def render_summary(facts: StatusFacts) -> str:
-    """The status in one line of ``key=value``, for the log and for ``STATUS=``."""
-    synced = sum(informer.synced for informer in facts.informers)
-    healthy = sum(exporter.last_success_at is not None for exporter in facts.exporters)
-    failing = sorted(
-        exporter.name
-        for exporter in facts.exporters
-        if exporter.state in {ExporterState.FAILED, ExporterState.BACKOFF, ExporterState.CONFLICT}
-    )
-    off = ",".join(facts.switches.off_by)
-    parts = [f"collection=off by={off}"] if off else []
-    parts += [
-        f"informers_synced={synced}/{len(facts.informers)}",
-        f"exporters_succeeded={healthy}/{len(facts.exporters)}",
-    ]
-    if facts.source is not None:
-        parts.append(f"source={facts.source}")
-    if facts.snapshot is not None:
-        totals = facts.snapshot.totals
-        clusters = totals.local_clusters + totals.managed_clusters
-        parts += [f"clusters={clusters}", f"nodes={totals.nodes}"]
-    if failing:
-        parts.append(f"failing={','.join(failing)}")
-    if facts.config.problems:
-        parts.append("config=rejected")
-    return " ".join(parts)
 
 
 def _overview(facts: StatusFacts) -> dict[str, Any]:

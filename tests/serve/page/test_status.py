@@ -16,7 +16,8 @@ from telemetryd.model import (
     Switch,
     Switches,
 )
-from telemetryd.serve.page.status import render_status, render_summary
+from telemetryd.serve.page.facts import render_summary
+from telemetryd.serve.page.status import render_status
 from telemetryd.stats import ExporterStats
 from tests.serve.facts import (
     INSTALL_UUID,
