@@ -99,7 +99,8 @@ def test_fleet_of_less_than_nothing_is_refused(clusters: int, nodes: int) -> Non
 async def test_run_churn_keeps_its_rate(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = new_fleet()
     populate(server, fleet)
-    before, due = server.revision, []
+    before = server.revision
+    due: list[float] = []
 
     async def sleep_until(deadline: float) -> None:
         if len(due) == 200:
