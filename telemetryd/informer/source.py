@@ -1,18 +1,20 @@
 """The requests of an informer: lists, watches and discovery of one resource, as bytes and lines."""
 
 import sys
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
-from telemetryd.errors import BadResponse, NotFound, TooLarge
+from telemetryd.errors import BadResponse, NotFound, Reason, TooLarge, Unavailable
 from telemetryd.informer.resource import Resource
 from telemetryd.kube.client import KubeClient
-from telemetryd.kube.http import ByteStream
 from telemetryd.kube.objects import UNPARSABLE
 from telemetryd.kube.requests import Requests
+from telemetryd.kube.stream import ByteStream
 
 DEFAULT_MAX_LINE_BYTES = 8 * 1024 * 1024
 """etcd takes 1.5 MiB a request by default and API servers 3 MiB; an event adds a few bytes."""
@@ -85,30 +87,49 @@ class LineSplitter:
             self._tail_bytes = 0
 
 
+Lines: TypeAlias = list[bytes | OversizeLine]
+
+
 class LineFeed:
-    """The lines of one stream, a batch for each chunk that is read."""
+    """The lines of one stream, in batches as they come."""
 
     def __init__(self, stream: ByteStream) -> None:
         self._stream = stream
         self._splitter = LineSplitter()
-        self._first: list[bytes | OversizeLine] = []
+        self._left: Lines = []
 
-    async def read(self, timeout_s: float) -> list[bytes | OversizeLine] | None:
-        """The lines of the next chunk, often none; None at the end of the stream.
+    async def read(self, timeout_s: float, take: Callable[[Lines], Lines | None]) -> Lines | None:
+        """Hand out the lines of each piece that comes, until ``take`` returns lines of them.
+
+        Where the stream can, no task wakes for a piece of which ``take`` returns None.
+
+        Returns:
+            What it returned, or no lines for a look at the time; None at the end of the stream.
 
         Raises:
-            Unavailable: Nothing came in time (kind TIMEOUT), or the connection broke.
+            Unavailable: The connection broke.
             BadResponse: It can't be decompressed.
+            Exception: What ``take`` raises.
         """
-        if self._first:
-            lines, self._first = self._first, []
-            return lines
-        chunk = await self._stream.read(timeout_s)
-        return self._splitter.feed(chunk) if chunk else None
+        if not self._left:
+            try:
+                if not await self._stream.follow(timeout_s, partial(self._split, take)):
+                    return None
+            except Unavailable as error:
+                if error.kind is not Reason.TIMEOUT or error.status is not None:
+                    raise
+        left, self._left = self._left, []
+        return left
 
-    def put_back(self, lines: list[bytes | OversizeLine]) -> None:
+    def put_back(self, lines: Lines) -> None:
         """Return these first at the next read."""
-        self._first = lines
+        self._left = lines
+
+    def _split(self, take: Callable[[Lines], Lines | None], piece: bytes) -> bool:
+        lines = self._splitter.feed(piece)
+        left = take(lines) if lines else None
+        self._left = left or []
+        return left is None
 
 
 MAX_PAGE_BYTES = 8 * 1024 * 1024

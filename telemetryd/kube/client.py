@@ -21,7 +21,6 @@ from telemetryd.kube.credentials import service_account_named, service_account_o
 from telemetryd.kube.http import (
     CONNECT_TIMEOUT_S,
     HTTP_ERRORS,
-    ByteStream,
     LimitedConnector,
     is_unsent,
     read_head,
@@ -37,6 +36,7 @@ from telemetryd.kube.responses import (
     parse_status,
     printable,
 )
+from telemetryd.kube.stream import ByteStream
 from telemetryd.limiter import Limiter
 from telemetryd.redaction import OURS
 from telemetryd.stats import Histogram, KubeStats

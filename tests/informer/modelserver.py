@@ -21,7 +21,7 @@ from telemetryd.errors import (
     UnreadableReason,
 )
 from telemetryd.informer.source import KubeSource
-from telemetryd.kube.http import ByteStream
+from telemetryd.kube.stream import ByteStream
 from telemetryd.model import Unreadable
 from tests.informer.samples import (
     Json,

@@ -25,7 +25,7 @@ from telemetryd.errors import (
 )
 from telemetryd.informer.informer import Informer
 from telemetryd.informer.source import KubeSource
-from telemetryd.kube.http import ByteStream
+from telemetryd.kube.stream import ByteStream
 from telemetryd.stats import InformerStats
 from tests.informer.samples import (
     THINGS,
