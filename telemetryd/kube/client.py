@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from telemetryd.config.settings import KubernetesConfig
 
 _READ_BUFFER_BYTES = 512 * 1024
-_IDLE_S = 30.0
+_IDLE_S = 75.0
 """Until a connection that nothing uses is closed, those of an earlier login among them."""
 
 _KEEPALIVE = (

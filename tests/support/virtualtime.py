@@ -9,11 +9,16 @@ from typing import Any
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """A selector event loop whose ``time()`` moves only by the timers it waits for."""
+    """A selector event loop whose ``time()`` moves only by the timers it waits for.
+
+    Attributes:
+        jumps: How often it has waited: each is a wake-up of an idle process.
+    """
 
     def __init__(self) -> None:
         super().__init__(_JumpingSelector(self))
         self._virtual_now = 0.0
+        self.jumps = 0
 
     def time(self) -> float:
         return self._virtual_now
@@ -21,6 +26,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def jump(self, seconds: float) -> None:
         """Move the clock ahead, as the selector does instead of waiting."""
         self._virtual_now += seconds
+        self.jumps += 1
 
 
 class _JumpingSelector(selectors.DefaultSelector):
