@@ -21,6 +21,10 @@ class WatchTiming:
         idle_limit_s: A watch without event or bookmark for so long is opened again, and so is one
             that isn't answered. Bookmarks come about every 60 s.
         watch_timeout_min_s: The API server is asked to end a watch after a random time from here.
+        quiet_s: After this time without event or bookmark it is looked whether the stream of a
+            watch misses events; stretched or shortened by up to a tenth.
+        look_again_s: Between two such looks at one stream.
+        doubt_s: So long a stream may take to bring what the look has shown.
         list_timeout_s: Deadline of one page, and of each line of a list as a stream.
         full_list_timeout_s: Deadline of a whole list, however it comes.
         stream_retry_s: For so long after a stream was refused lists come in pages. A try costs a
@@ -41,6 +45,9 @@ class WatchTiming:
     jitter: float = 1.0
     short_watch_s: float = 1.0
     idle_limit_s: float = 90.0
+    quiet_s: float = 30.0
+    look_again_s: float = 60.0
+    doubt_s: float = 5.0
     watch_timeout_min_s: int = 300
     watch_timeout_max_s: int = 600
     list_timeout_s: float = 30.0
@@ -127,3 +134,47 @@ def asked_s(error: KubeError | None, wait_s: float) -> float:
     if isinstance(error, Throttled | Unavailable) and error.retry_after_s is not None:
         return min(max(error.retry_after_s, wait_s), MAX_RETRY_AFTER_S)
     return wait_s
+
+
+class Silence:
+    """How long a stream has brought nothing, and what is due because of it.
+
+    A proxy may keep a connection open and pass on nothing. A healthy stream is silent, too, for the
+    minute between two bookmarks, or for ever where there are none. So a second, short watch from
+    the stream's position tells whether there is anything that the stream should have brought.
+
+    Attributes:
+        heard_at_s: When it last brought a line.
+    """
+
+    __slots__ = ("_doubted_at_s", "_looked_at_s", "_quiet_s", "_timing", "heard_at_s")
+
+    def __init__(self, now_s: float, timing: WatchTiming, rng: random.Random) -> None:
+        self._timing = timing
+        self._quiet_s = timing.quiet_s * rng.uniform(0.9, 1.1)
+        self._looked_at_s, self._doubted_at_s = -math.inf, math.inf
+        self.heard_at_s = now_s
+
+    def heard(self, now_s: float) -> None:
+        """It has brought a line: all doubt is gone."""
+        self.heard_at_s = now_s
+        self._doubted_at_s = math.inf
+
+    def looked(self, now_s: float, *, missed: bool) -> None:
+        """It was looked for what the stream misses."""
+        self._looked_at_s = now_s
+        if missed:
+            self._doubted_at_s = now_s
+
+    @property
+    def look_at_s(self) -> float:
+        """When the next look is due; never where another watch is due first."""
+        due_s = max(self.heard_at_s + self._quiet_s, self._looked_at_s + self._timing.look_again_s)
+        return due_s if due_s + self._timing.doubt_s < self.over_at_s else math.inf
+
+    @property
+    def over_at_s(self) -> float:
+        """When another watch takes the place of the stream."""
+        return min(
+            self.heard_at_s + self._timing.idle_limit_s, self._doubted_at_s + self._timing.doubt_s
+        )

@@ -12,7 +12,7 @@ import anyio
 
 from telemetryd.errors import BadResponse, KubeError, Reason, Unavailable
 from telemetryd.informer.apply import Applier, Progress
-from telemetryd.informer.backoff import DEFAULT_TIMING, WatchTiming
+from telemetryd.informer.backoff import DEFAULT_TIMING, Silence, WatchTiming
 from telemetryd.informer.lists import Lister
 from telemetryd.informer.machine import START, START_STREAMED, Machine, Move, step
 from telemetryd.informer.resource import Resource, T
@@ -217,35 +217,35 @@ class Informer(Generic[T, R]):
             KubeError: An ERROR event.
         """
         clock = asyncio.get_running_loop().time
-        heard_at_s = clock()
+        silence = Silence(clock(), self._timing, self._rng)
 
         def take(lines: Lines) -> Lines | None:
-            nonlocal heard_at_s
-            heard_at_s = clock()
+            silence.heard(clock())
             left = self._applier.apply_lines(lines, progress)
             if not progress.regressed:
-                self._heard_at_s = heard_at_s
+                self._heard_at_s = silence.heard_at_s
                 self._recover()
             return left or None
 
-        while True:
+        while not progress.regressed:
             now_s = clock()
-            idle_at_s = heard_at_s + self._timing.idle_limit_s
             if now_s >= self._lister.resync_at_s:
                 return ResyncDue()
-            if now_s >= idle_at_s:
+            if now_s >= silence.over_at_s:
                 return WatchEnd.IDLE
             if now_s >= end_at_s:
                 return WatchEnd.CLOSED
-            look_at_s = self._next_look_s(progress, now_s)
-            until_s = min(self._lister.resync_at_s, idle_at_s, end_at_s, look_at_s)
-            lines = await feed.read(until_s - now_s, take)
+            if now_s >= silence.look_at_s:
+                missed = await self._lister.misses(self._store.resource_version or "")
+                silence.looked(clock(), missed=missed)
+            look_at_s = min(self._next_look_s(progress, now_s), silence.look_at_s)
+            until_s = min(self._lister.resync_at_s, silence.over_at_s, end_at_s, look_at_s)
+            lines = await feed.read(max(0.0, until_s - clock()), take)
             if lines is None:
                 return WatchEnd.CLOSED
             if not progress.regressed:
                 await self._applier.apply_all_lines(lines, progress)
-            if progress.regressed:
-                return Regressed()
+        return Regressed()
 
     def _next_look_s(self, progress: Progress, now_s: float) -> float:
         """When a watch after a failure has lasted long enough to be called recovered."""

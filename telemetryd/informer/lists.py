@@ -14,10 +14,20 @@ from typing import Generic
 
 import anyio
 
-from telemetryd.errors import BadResponse, Invalid, KubeError, Reason, Throttled, Unavailable
+from telemetryd.errors import (
+    BadResponse,
+    Invalid,
+    KubeError,
+    Reason,
+    Throttled,
+    TooLarge,
+    Unavailable,
+)
 from telemetryd.informer.apply import Applier, read_page
 from telemetryd.informer.backoff import WatchTiming
+from telemetryd.informer.decode import parse_event
 from telemetryd.informer.resource import T
+from telemetryd.informer.scan import ScanNeeded
 from telemetryd.informer.source import KubeSource, LineFeed, Lines
 from telemetryd.informer.states import (
     Checked,
@@ -281,6 +291,20 @@ class Lister(Generic[T, R]):
         if self.applier.is_older(page.resource_version):
             return Regressed()
         return Checked(served=True)
+
+    async def misses(self, version: str) -> bool:
+        """Whether events have followed this version: a stream that stands there misses them.
+
+        False where there is no telling.
+        """
+        try:
+            body = await self.source.missed_by(version, timeout_s=self.timing.discovery_timeout_s)
+            first = body.partition(b"\n")[0]
+            return bool(first) and parse_event(first).type in {"ADDED", "MODIFIED", "DELETED"}
+        except TooLarge:
+            return True
+        except (KubeError, ScanNeeded):
+            return False
 
 
 def _is_refusal(error: KubeError) -> bool:

@@ -138,6 +138,12 @@ MAX_PAGE_BYTES = 8 * 1024 * 1024
 MAX_FULL_LIST_BYTES = 128 * 1024 * 1024
 """A list in one answer. It is never made of objects so large that their pages had to be smaller."""
 
+MISSED_WITHIN_S = 2
+"""A watch brings at once what has happened since its version; a busy server may need longer."""
+
+_MISSED_BYTES = 64 * 1024
+"""One event would do."""
+
 _FIRST_STREAMS = (1, 27)
 """The first Kubernetes with ``sendInitialEvents``. Older API servers refuse such a list, or take it
 for a watch and never end it."""
@@ -241,6 +247,27 @@ class KubeSource:
             "timeoutSeconds": str(server_timeout_s),
         }
         return self._client.stream(self._resource.path, params, open_timeout_s=open_timeout_s)
+
+    async def missed_by(self, resource_version: str, *, timeout_s: float) -> bytes:
+        """What a stream that stands at this version has missed: a short watch brings it.
+
+        Raises:
+            TooLarge: It is much.
+            KubeError: The request failed.
+        """
+        params = {
+            **self._selector,
+            "watch": "true",
+            "resourceVersion": resource_version,
+            "timeoutSeconds": str(MISSED_WITHIN_S),
+        }
+        return await self._client.request(
+            "GET",
+            self._resource.path,
+            params=params,
+            timeout_s=timeout_s,
+            max_bytes=_MISSED_BYTES,
+        )
 
     def stream_list(
         self, *, server_timeout_s: int, open_timeout_s: float

@@ -110,6 +110,9 @@ class Fleet(KubeSource):
             yield b"".join(line(b"ADDED", node(number)) for number in numbers)
         yield END
 
+    async def missed_by(self, resource_version: str, *, timeout_s: float) -> bytes:
+        return b""
+
     async def knows_streams(self, *, timeout_s: float) -> bool:
         return True
 
