@@ -238,7 +238,7 @@ class Schedule:
         return self._index - before
 
 
-TICK_S = 3.0
+TICK_S = 5.0
 """Regular looks happen at multiples of it on the event loop's clock, and share its wake-ups."""
 
 _EARLY_S = 0.001

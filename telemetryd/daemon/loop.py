@@ -35,7 +35,7 @@ ALIVE_WITHIN_S: Final = 15.0
 BLOCKED_S: Final = 1.0
 """So long a stall is logged."""
 
-TRIM_S: Final = 3 * TICK_S
+TRIM_S: Final = 2 * TICK_S
 """Between two trims of the heap, which take a millisecond or two each."""
 
 

@@ -27,7 +27,7 @@ RECHECK_S = 30.0
 _RETRY_S = 5.0
 """Until the next check of a kubeconfig that can't be used: the files it names may come later."""
 
-_FOLLOW_S = 3 * TICK_S
+_FOLLOW_S = 2 * TICK_S
 """Between two checks of whether the login must be renewed, while there are no requests."""
 
 

@@ -30,7 +30,7 @@ from telemetryd.timing import TICK_S, until_tick_s
 
 log = logging.getLogger(__name__)
 
-LOOK_S: Final = 3 * TICK_S
+LOOK_S: Final = 2 * TICK_S
 """Between checks of the files: the kubelet takes up to a minute to write a renewed Secret."""
 READ_TIMEOUT_S: Final = 10.0
 """For reading the files: a network file system may hang."""
