@@ -120,12 +120,12 @@ class Applier(Generic[T, R]):
                 await anyio.lowlevel.checkpoint()
         return suspects
 
-    def take_lines(self, lines: Lines, relist: Relist[R]) -> Lines:
+    def take_slice(self, lines: Lines, relist: Relist[R]) -> Lines:
         """Decode some lines of a streamed list into the list: a slice, or up to its end.
 
         Returns:
             The lines that are left: after the end of the list, which ``relist.ended_at`` tells; or
-            for ``take_all_lines``.
+            for ``take_lines``.
 
         Raises:
             Invalid: An event that a streamed list doesn't have: the server sends a plain watch.
@@ -134,14 +134,14 @@ class Applier(Generic[T, R]):
         """
         return lines[self._take_some(lines, 0, relist) :]
 
-    async def take_all_lines(self, lines: Lines, relist: Relist[R]) -> Lines:
-        """As ``take_lines``, to the end of the list or of the lines, other tasks in between.
+    async def take_lines(self, lines: Lines, relist: Relist[R]) -> Lines:
+        """As ``take_slice``, to the end of the list or of the lines, other tasks in between.
 
         Returns:
             The lines after the end of the list.
 
         Raises:
-            KubeError: As ``take_lines``.
+            KubeError: As ``take_slice``.
         """
         at = 0
         while not relist.ended_at:
@@ -229,12 +229,12 @@ class Applier(Generic[T, R]):
             raise BadResponse("list: an event that is too large to be an object's")
         return item
 
-    def apply_lines(self, lines: Lines, progress: Progress) -> Lines:
+    def apply_slice(self, lines: Lines, progress: Progress) -> Lines:
         """Apply some lines of a watch, a slice at most, and call the change handlers once.
 
         Returns:
             The lines that are left: from an event on that is older than what is held, of which
-            ``progress`` tells; or for ``apply_all_lines``.
+            ``progress`` tells; or for ``apply_lines``.
 
         Raises:
             BadResponse: A line isn't an event of this resource; those before it are applied.
@@ -247,11 +247,14 @@ class Applier(Generic[T, R]):
             self._finish_batch(progress, before, worked=at >= 0)
         return lines[at:]
 
-    async def apply_all_lines(self, lines: Lines, progress: Progress) -> None:
-        """As ``apply_lines``, all of them, other tasks in between; the handlers are called once.
+    async def apply_lines(self, lines: Lines, progress: Progress) -> bool:
+        """As ``apply_slice``, all of them, other tasks in between; the handlers are called once.
+
+        Returns:
+            False where an event is older than what is held.
 
         Raises:
-            KubeError: As ``apply_lines``.
+            KubeError: As ``apply_slice``.
         """
         before, worked = progress.events, False
         try:
@@ -268,6 +271,7 @@ class Applier(Generic[T, R]):
             worked = True
         finally:
             self._finish_batch(progress, before, worked=worked)
+        return not progress.regressed
 
     def _finish_batch(self, progress: Progress, before: int, *, worked: bool) -> None:
         applied = progress.events > before
@@ -298,7 +302,7 @@ class Applier(Generic[T, R]):
 
         Raises:
             ScanNeeded: Only ``scan_event`` can decode it.
-            KubeError: As ``apply_lines``.
+            KubeError: As ``apply_slice``.
         """
         if isinstance(line, OversizeLine):
             self._apply_oversize(line, progress)

@@ -7,7 +7,7 @@ objects.
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic
+from typing import Any, Generic
 
 import msgspec
 
@@ -252,7 +252,8 @@ class ObjectDecoder(Generic[T, R]):
         self._resource = resource
         self._decoder = msgspec.json.Decoder(resource.object_type)
         fields = [("type", str), ("object", resource.object_type)]
-        self._events = msgspec.json.Decoder(msgspec.defstruct("EventInOne", fields, gc=False))
+        event_type: Any = msgspec.defstruct("EventInOne", fields, gc=False)
+        self._events = msgspec.json.Decoder(event_type)
         self._logged = False
 
     def decode_event(self, line: bytes) -> tuple[str, Item[R]] | None:

@@ -221,13 +221,13 @@ class Informer(Generic[T, R]):
 
         def take(lines: Lines) -> Lines | None:
             silence.heard(clock())
-            left = self._applier.apply_lines(lines, progress)
+            left = self._applier.apply_slice(lines, progress)
             if not progress.regressed:
                 self._heard_at_s = silence.heard_at_s
                 self._recover()
             return left or None
 
-        while not progress.regressed:
+        while True:
             now_s = clock()
             if now_s >= self._lister.resync_at_s:
                 return ResyncDue()
@@ -243,9 +243,8 @@ class Informer(Generic[T, R]):
             lines = await feed.read(max(0.0, until_s - clock()), take)
             if lines is None:
                 return WatchEnd.CLOSED
-            if not progress.regressed:
-                await self._applier.apply_all_lines(lines, progress)
-        return Regressed()
+            if progress.regressed or not await self._applier.apply_lines(lines, progress):
+                return Regressed()
 
     def _next_look_s(self, progress: Progress, now_s: float) -> float:
         """When a watch after a failure has lasted long enough to be called recovered."""

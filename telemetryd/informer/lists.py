@@ -251,7 +251,7 @@ class Lister(Generic[T, R]):
             nonlocal heard_at_s
             heard_at_s = clock()
             self.contact()
-            left = self.applier.take_lines(lines, relist)
+            left = self.applier.take_slice(lines, relist)
             return left if left or relist.ended_at else None
 
         while not relist.ended_at:
@@ -265,7 +265,7 @@ class Lister(Generic[T, R]):
             if lines is None:
                 message = "list: stream ended before the end-of-list bookmark"
                 raise Unavailable(message, kind=Reason.CONNECT)
-            feed.put_back(await self.applier.take_all_lines(lines, relist))
+            feed.put_back(await self.applier.take_lines(lines, relist))
         return relist.ended_at
 
     async def _finish(

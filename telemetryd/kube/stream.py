@@ -4,7 +4,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 import anyio
@@ -27,7 +27,7 @@ class _Pace:
     """
 
     def __init__(self, transport: asyncio.BaseTransport | None) -> None:
-        self._socket = None if transport is None else transport.get_extra_info("socket")
+        self._socket: Any = None if transport is None else transport.get_extra_info("socket")
         self._loop = asyncio.get_running_loop()
         self._holding: asyncio.TimerHandle | None = None
         self._last_s = -_HOLD_S
@@ -112,12 +112,13 @@ class ByteStream(Body):
                 take(piece)
             return bool(piece)
         over: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        goes_on = False
         hand_out = _HandOut(self._content, self._what, self._pace, take, over)
         try:
             with anyio.fail_after(timeout_s) as self._reading:
                 handler.received = hand_out
                 hand_out()  # what has come before
-                return await over
+                goes_on = await over
         except TimeoutError as error:
             if over.done() and not over.cancelled():
                 return over.result()
@@ -125,7 +126,7 @@ class ByteStream(Body):
             raise Unavailable(message, kind=Reason.TIMEOUT) from error
         finally:
             handler.received = self._reading = None
-        return False
+        return goes_on
 
 
 class _HandOut:

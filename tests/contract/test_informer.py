@@ -2,9 +2,10 @@
 
 import random
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -121,6 +122,10 @@ class Watched:
         held = self.reader.get(key)
         return held.uid if held is not None else ""
 
+    def holds(self, key: str, uid: str) -> bool:
+        """Whether this object is held under the key."""
+        return self.uid(key) == uid
+
     def changes_of(self, key: str) -> list[tuple[str, str]]:
         """UIDs before and after of every delta of the key."""
         return [
@@ -145,6 +150,10 @@ class Watched:
         await until_async(lambda: not difference())
         assert self.reader.unreadable == 0
         assert self.reader.synced
+
+
+def _is_at_least(count: Callable[[], int], least: int) -> bool:
+    return count() >= least
 
 
 @asynccontextmanager
@@ -302,12 +311,10 @@ async def test_quiet_stream_that_is_healthy_is_looked_at_and_never_given_up(
         await until_async(lambda: sum(watched.stats.watches.values()) == 1)
         answers = client.stats.requests
         for number in range(3):
-            before = answers["GET", "200"]
-            await until_async(lambda before=before: answers["GET", "200"] >= before + 2)
+            looks = partial(answers.__getitem__, ("GET", "200"))
+            await until_async(partial(_is_at_least, looks, looks() + 2))
             added = add(api, cluster, f"late{number}")
-            await until_async(
-                lambda key=f"{cluster}/late{number}", uid=added: watched.uid(key) == uid
-            )
+            await until_async(partial(watched.holds, f"{cluster}/late{number}", added))
         if bookmarks:
             await until_async(lambda: watched.stats.events["bookmark"])
         assert not watched.stats.watch_terminations.keys() - {"timeout"}

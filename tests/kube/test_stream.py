@@ -29,9 +29,11 @@ class CountingLoop(asyncio.SelectorEventLoop):
 
     timers = 0
 
-    def call_at(self, *arguments: Any, **options: Any) -> asyncio.TimerHandle:
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Callable[..., object], *arguments: Any, **options: Any
+    ) -> asyncio.TimerHandle:
         self.timers += 1
-        return super().call_at(*arguments, **options)
+        return super().call_at(when, callback, *arguments, **options)
 
 
 @pytest.fixture
@@ -172,7 +174,8 @@ async def test_what_is_raised_while_a_piece_is_taken_is_raised_where_it_is_await
 
 async def test_lines_are_in_order_when_more_came_than_the_buffer_takes(tmp_path: Path) -> None:
     """A buffer that was full lets the connection go on while it is emptied."""
-    script, taken = Script(), []
+    script = Script()
+    taken: list[bytes] = []
     line = b"x" * 65_000
     async with opened(tmp_path, script) as body, anyio.create_task_group() as tasks:
         tasks.start_soon(script.say, b"".join(b"%04d%b\n" % (n, line) for n in range(60)))
