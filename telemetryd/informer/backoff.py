@@ -140,7 +140,7 @@ class Silence:
     """How long a stream has brought nothing, and what is due because of it.
 
     A proxy may keep a connection open and pass on nothing. A healthy stream is silent, too, for the
-    minute between two bookmarks, or for ever where there are none. So a second, short watch from
+    minute between two bookmarks, or always where there are none. So a second, short watch from
     the stream's position tells whether there is anything that the stream should have brought.
 
     Attributes:

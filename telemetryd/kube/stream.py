@@ -1,6 +1,7 @@
 """Answers that don't end: their bytes as they come, with as few wake-ups as can be."""
 
 import asyncio
+import math
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -30,7 +31,7 @@ class _Pace:
         self._socket: Any = None if transport is None else transport.get_extra_info("socket")
         self._loop = asyncio.get_running_loop()
         self._holding: asyncio.TimerHandle | None = None
-        self._last_s = -_HOLD_S
+        self._last_s = -math.inf
 
     def note(self) -> None:
         """A piece has come."""

@@ -133,7 +133,7 @@ def test_regular_looks_of_an_idle_daemon_share_their_wake_ups(tmp_path: Path) ->
     async def idle() -> int:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualTimeLoop)
-        notifier = Notifier(str(tmp_path / "nobody"), 10.0)
+        notifier = Notifier(str(tmp_path / "unheard"), 10.0)
         supervision = Supervision(notifier, summary=lambda: "all is well", alive=lambda: True)
         beat = Heartbeat()
         async with anyio.create_task_group() as group:

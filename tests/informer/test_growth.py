@@ -286,7 +286,8 @@ async def test_each_object_is_decoded_once_and_nothing_of_it_is_logged_or_timed(
 
 def decoded_by(kind: Any) -> list[object]:
     """A type that is decoded, and those of its members."""
-    return [kind, *(field.type for field in msgspec.structs.fields(kind))]
+    is_struct = isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+    return [kind, *(field.type for field in (msgspec.structs.fields(kind) if is_struct else ()))]
 
 
 async def test_events_of_a_chunk_cost_one_wake_up_however_many_they_are(streamed: bool) -> None:
@@ -304,6 +305,27 @@ async def test_events_of_a_chunk_cost_one_wake_up_however_many_they_are(streamed
             await until_async(partial(applied, held, modified))
             assert held.fleet.chunks - chunks == 3
             assert held.wakeups - wakeups <= 3
+
+
+async def test_heartbeats_wake_no_reader_and_cost_the_same_each_in_a_burst_ten_times_as_large(
+    streamed: bool,
+) -> None:
+    async with holding(MANY, streamed) as held:
+        wakeups = held.wakeups
+        totals = []
+        for size in (FEW, MANY):
+            modified = held.stats.events["modified"] + size
+            burst = b"".join(line(b"MODIFIED", node(number)) for number in range(size))
+            with Calls() as calls:
+                held.fleet.tell(burst)
+                await until_async(partial(applied, held, modified))
+            totals.append(calls.total)
+            # One pass over the line makes all of an event.
+            assert sum(calls.decodes.values()) == size
+        assert held.wakeups == wakeups
+        few, many = totals
+        assert many <= 11 * few
+        assert many / MANY <= 80
 
 
 def applied(held: Held, events: int) -> bool:
