@@ -24,6 +24,8 @@ class WatchTiming:
         quiet_s: After this time without event or bookmark it is looked whether the stream of a
             watch misses events; stretched or shortened by up to a tenth.
         look_again_s: Between two such looks at one stream.
+        look_timeout_s: Deadline of a look. One without an answer is made again at once: its
+            connection may have been kept from before, and be as dead as the stream.
         doubt_s: So long a stream may take to bring what the look has shown.
         list_timeout_s: Deadline of one page, and of each line of a list as a stream.
         full_list_timeout_s: Deadline of a whole list, however it comes.
@@ -47,7 +49,8 @@ class WatchTiming:
     idle_limit_s: float = 90.0
     quiet_s: float = 30.0
     look_again_s: float = 60.0
-    doubt_s: float = 5.0
+    look_timeout_s: float = 2.5
+    doubt_s: float = 4.0
     watch_timeout_min_s: int = 300
     watch_timeout_max_s: int = 600
     list_timeout_s: float = 30.0
@@ -136,6 +139,11 @@ def asked_s(error: KubeError | None, wait_s: float) -> float:
     return wait_s
 
 
+_MOST_UNANSWERED = 3
+"""Looks in a row without an answer before a pause: idle connections, which each takes one of, are
+few."""
+
+
 class Silence:
     """How long a stream has brought nothing, and what is due because of it.
 
@@ -147,12 +155,20 @@ class Silence:
         heard_at_s: When it last brought a line.
     """
 
-    __slots__ = ("_doubted_at_s", "_looked_at_s", "_quiet_s", "_timing", "heard_at_s")
+    __slots__ = (
+        "_doubted_at_s",
+        "_looked_at_s",
+        "_quiet_s",
+        "_timing",
+        "_unanswered",
+        "heard_at_s",
+    )
 
     def __init__(self, now_s: float, timing: WatchTiming, rng: random.Random) -> None:
         self._timing = timing
         self._quiet_s = timing.quiet_s * rng.uniform(0.9, 1.1)
         self._looked_at_s, self._doubted_at_s = -math.inf, math.inf
+        self._unanswered = 0
         self.heard_at_s = now_s
 
     def heard(self, now_s: float) -> None:
@@ -160,9 +176,11 @@ class Silence:
         self.heard_at_s = now_s
         self._doubted_at_s = math.inf
 
-    def looked(self, now_s: float, *, missed: bool) -> None:
-        """It was looked for what the stream misses."""
-        self._looked_at_s = now_s
+    def looked(self, now_s: float, *, missed: bool | None) -> None:
+        """It was looked for what the stream misses; None: there was no answer."""
+        self._unanswered = self._unanswered + 1 if missed is None else 0
+        if self._unanswered % _MOST_UNANSWERED == 0:
+            self._looked_at_s = now_s
         if missed:
             self._doubted_at_s = now_s
 

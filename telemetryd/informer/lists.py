@@ -292,17 +292,19 @@ class Lister(Generic[T, R]):
             return Regressed()
         return Checked(served=True)
 
-    async def misses(self, version: str) -> bool:
+    async def misses(self, version: str) -> bool | None:
         """Whether events have followed this version: a stream that stands there misses them.
 
-        False where there is no telling.
+        None where there was no answer in time; False where there is no telling.
         """
         try:
-            body = await self.source.missed_by(version, timeout_s=self.timing.discovery_timeout_s)
+            body = await self.source.missed_by(version, timeout_s=self.timing.look_timeout_s)
             first = body.partition(b"\n")[0]
             return bool(first) and parse_event(first).type in {"ADDED", "MODIFIED", "DELETED"}
         except TooLarge:
             return True
+        except Unavailable as error:
+            return None if error.kind is Reason.TIMEOUT and error.status is None else False
         except (KubeError, ScanNeeded):
             return False
 

@@ -138,7 +138,7 @@ MAX_PAGE_BYTES = 8 * 1024 * 1024
 MAX_FULL_LIST_BYTES = 128 * 1024 * 1024
 """A list in one answer. It is never made of objects so large that their pages had to be smaller."""
 
-MISSED_WITHIN_S = 2
+MISSED_WITHIN_S = 1
 """A watch brings at once what has happened since its version; a busy server may need longer."""
 
 _MISSED_BYTES = 64 * 1024
