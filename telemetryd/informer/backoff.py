@@ -24,6 +24,8 @@ class WatchTiming:
         quiet_s: After this time without event or bookmark it is looked whether the stream of a
             watch misses events; stretched or shortened by up to a tenth.
         look_again_s: Between two such looks at one stream.
+        overdue_s: After this time without event or bookmark one more look is made at a stream of a
+            server that sends bookmarks: a healthy one would have brought one.
         look_timeout_s: Deadline of a look. One without an answer is made again at once: its
             connection may have been kept from before, and be as dead as the stream.
         doubt_s: So long a stream may take to bring what the look has shown.
@@ -49,6 +51,7 @@ class WatchTiming:
     idle_limit_s: float = 90.0
     quiet_s: float = 30.0
     look_again_s: float = 60.0
+    overdue_s: float = 66.0
     look_timeout_s: float = 2.5
     doubt_s: float = 4.0
     watch_timeout_min_s: int = 300
@@ -153,6 +156,7 @@ class Silence:
 
     Attributes:
         heard_at_s: When it last brought a line.
+        marked: The server sends bookmarks.
     """
 
     __slots__ = (
@@ -162,6 +166,7 @@ class Silence:
         "_timing",
         "_unanswered",
         "heard_at_s",
+        "marked",
     )
 
     def __init__(self, now_s: float, timing: WatchTiming, rng: random.Random) -> None:
@@ -170,6 +175,7 @@ class Silence:
         self._looked_at_s, self._doubted_at_s = -math.inf, math.inf
         self._unanswered = 0
         self.heard_at_s = now_s
+        self.marked = False
 
     def heard(self, now_s: float) -> None:
         """It has brought a line: all doubt is gone."""
@@ -188,6 +194,9 @@ class Silence:
     def look_at_s(self) -> float:
         """When the next look is due; never where another watch is due first."""
         due_s = max(self.heard_at_s + self._quiet_s, self._looked_at_s + self._timing.look_again_s)
+        overdue_at_s = self.heard_at_s + self._timing.overdue_s
+        if self.marked and self._looked_at_s < overdue_at_s:
+            due_s = min(due_s, overdue_at_s)
         return due_s if due_s + self._timing.doubt_s < self.over_at_s else math.inf
 
     @property

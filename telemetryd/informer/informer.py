@@ -229,6 +229,7 @@ class Informer(Generic[T, R]):
 
         while True:
             now_s = clock()
+            silence.marked = self._stats.events["bookmark"] > 0
             if now_s >= self._lister.resync_at_s:
                 return ResyncDue()
             if now_s >= silence.over_at_s:

@@ -326,6 +326,26 @@ async def test_stream_that_brings_nothing_of_a_change_is_given_up_within_45_s(
         assert run.reader.status().last_error == ""
 
 
+@pytest.mark.parametrize("after_s", [1.0, 20.0, 36.0, 50.0, 59.0])
+async def test_stream_that_is_cut_off_at_any_moment_between_bookmarks_is_given_up_within_45_s(
+    streamed: bool, after_s: float
+) -> None:
+    server = FakeServer()
+    server.streamed = streamed
+    async with running(server) as run:
+        for _ in range(3):
+            await anyio.sleep(60.0)
+            server.mark()
+        await anyio.sleep(after_s)
+        server.cut_off()
+        cut_off_s = anyio.current_time()
+        server.put("b", 2)
+        while run.held != run.expected():
+            await anyio.sleep(0.1)
+        assert anyio.current_time() - cut_off_s <= 45.0
+        assert run.stats.watch_terminations == {"idle": 1}
+
+
 async def test_healthy_stream_is_looked_at_once_a_minute_and_never_given_up(
     streamed: bool,
 ) -> None:
