@@ -238,6 +238,21 @@ class Schedule:
         return self._index - before
 
 
+TICK_S = 5.0
+"""Regular looks happen at multiples of it on the event loop's clock, and share its wake-ups."""
+
+_EARLY_S = 0.001
+
+
+def until_tick_s(now_s: float, period_s: float) -> float:
+    """Seconds to the next multiple of the period: timers that wait so fire together.
+
+    A timer that fires up to a millisecond early has had its turn.
+    """
+    early_s = min(_EARLY_S, period_s / 10)
+    return (math.floor((now_s + early_s) / period_s) + 1) * period_s - now_s
+
+
 def boot_time_s() -> float:
     """Seconds since the machine booted, suspends included: no step of the wall clock moves it."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)

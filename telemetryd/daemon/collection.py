@@ -226,6 +226,7 @@ class FinderTiming:
 
     Attributes:
         poll_s: Between regular checks; up to a fifth longer or shorter.
+        settled_s: The same while there is a Rancher: its informers notice at once if it goes.
         confirm_s: Between the checks that confirm an absence.
         confirmations: Checks in a row that must find no Rancher.
         retry_s: After a check that failed, while no source is known.
@@ -233,6 +234,7 @@ class FinderTiming:
     """
 
     poll_s: float = 10.0
+    settled_s: float = 60.0
     confirm_s: float = 3.0
     confirmations: int = 3
     retry_s: float = 2.0
@@ -322,4 +324,6 @@ class SourceFinder:
             self._changed()
 
     def _poll_s(self) -> float:
-        return self._timing.poll_s * self._rng.uniform(0.8, 1.2)
+        settled = self.found is SourceKind.RANCHER and not self.error
+        period_s = self._timing.settled_s if settled else self._timing.poll_s
+        return period_s * self._rng.uniform(0.8, 1.2)

@@ -15,8 +15,11 @@ from telemetryd.config import ConfigSource
 from telemetryd.daemon.reload import Reloader
 from telemetryd.errors import ConfigError
 from telemetryd.sharedread import SharedRead
+from telemetryd.timing import TICK_S, until_tick_s
 
 POLL_S: Final = 1.0
+"""While the file changes; a third as often while it is as it was read, or isn't watched."""
+_RESTING: Final = round(TICK_S / POLL_S)
 SETTLED_LOOKS: Final = 2
 """Content that was found this often in a row isn't being written any more."""
 MISSING_LOOKS: Final = 5
@@ -49,32 +52,37 @@ class FileWatch:
         self._reads = SharedRead[_Found | None]("configuration file watch")
         self._last: _Found | None = None
         self._looks = 0
+        self._resting = False
         self._given_up: _Found | None = None
 
     async def run(self) -> None:
         """Watch until cancelled."""
         while True:
-            await anyio.sleep(self._poll_s)
+            resting = self._resting or not self._reloader.config.reload_on_change
+            period_s = self._poll_s * (_RESTING if resting else 1)
+            await anyio.sleep(until_tick_s(anyio.current_time(), period_s))
             if self._reloader.config.reload_on_change:
-                await self._look()
+                self._resting = await self._look()
 
-    async def _look(self) -> None:
+    async def _look(self) -> bool:
+        """Reload if the file has changed; returns whether it is as it was read before."""
         last = self._last
         settled = last is not None and self._looks >= SETTLED_LOOKS
         # A link that is swapped back and forth keeps the mark: what was read last counts too.
         known = last.mark if last and settled and last.content == self._reloader.tried else None
         found = await self._reads.begin(partial(_look, self._reloader.source, known))
         if found is None:
-            return
+            return True
         self._looks = self._looks + 1 if found == last else 1
         self._last = found
         needed = MISSING_LOOKS if found.missing else SETTLED_LOOKS
         known_content = found.content == self._reloader.tried
         if self._looks < needed or known_content or found == self._given_up:
-            return
+            return False
         await self._reloader.reload("file")
         # The log says why it can't be read; once is enough while nothing changes.
         self._given_up = None if self._reloader.tried == found.content else found
+        return False
 
 
 def _look(source: ConfigSource, known: _Mark | None) -> _Found | None:

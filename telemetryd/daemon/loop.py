@@ -8,9 +8,12 @@ end by the 5 to 30 s of glibc's timeouts, after the drain.
 import asyncio
 import ctypes
 import logging
+import math
 import mmap
+import selectors
 import socket
 import threading
+import time
 from asyncio import sslproto
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,33 +23,58 @@ from typing import Any, Final
 import anyio
 
 from telemetryd.stats import Histogram
+from telemetryd.timing import TICK_S, until_tick_s
 
 log = logging.getLogger(__name__)
 
 MOST_LOOKUPS: Final = 64
 """Of different names at a time; each takes a thread for as long as its name server hangs."""
 
-HEARTBEAT_S: Final = 0.5
-"""Short enough to see the stalls that matter, at 0.01 % of a core."""
+LAG_S: Final = 0.5
+"""Between the moments whose lag counts: short enough to see the stalls that matter."""
 ALIVE_WITHIN_S: Final = 15.0
 """An older heartbeat means that something blocks the loop or has ended its root task."""
 BLOCKED_S: Final = 1.0
-"""A heartbeat this late is logged."""
+"""So long a stall is logged."""
 
-TRIM_S: Final = 10.0
+TRIM_S: Final = 2 * TICK_S
 """Between two trims of the heap, which take a millisecond or two each."""
+
+
+class _Turns(selectors.DefaultSelector):
+    """The loop's own selector, which tells how long the loop was at work between two waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.worked: Callable[[float, float], None] | None = None
+        self._due_s = 0.0
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        """Wait as asked; the work before it began when the last wait should have ended."""
+        begun_s = time.monotonic()
+        if self.worked is not None:
+            self.worked(self._due_s, begun_s)
+        found: list[Any] = super().select(timeout)
+        woken_s = time.monotonic()
+        self._due_s = woken_s if timeout is None else min(woken_s, begun_s + max(timeout, 0.0))
+        return found
 
 
 class PromptLoop(asyncio.SelectorEventLoop):
     """asyncio's own, but each name is looked up in a thread of its own that is never joined.
 
-    Callers share the lookup of one name.
+    Callers share the lookup of one name. Its turns can be watched.
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        self._turns = _Turns()
+        super().__init__(self._turns)
         sslproto.SSLProtocol = ThriftyTls  # type: ignore[misc]
         self._lookups: dict[tuple[Any, ...], set[asyncio.Future[Any]]] = {}
+
+    def watch_turns(self, worked: Callable[[float, float], None] | None) -> None:
+        """Call it with begin and end of each turn from now on, on the loop's clock."""
+        self._turns.worked = worked
 
     async def getaddrinfo(
         self,
@@ -133,22 +161,45 @@ class ThriftyTls(sslproto.SSLProtocol):
 
 
 class Heartbeat:
-    """Measures on the loop how late it wakes, and shows whether it still wakes at all."""
+    """How late timers of the loop fire, and whether its root task still wakes at all.
+
+    The lag is that of a timer each half second. None is set, because that would wake an idle
+    daemon twice a second: when such a timer would have fired follows from when the loop was at
+    work.
+    """
 
     def __init__(self) -> None:
         self.lag = Histogram()
         self._last: float | None = None
+        self._due_s = math.inf
 
     async def run(self) -> None:
-        """Beat until cancelled."""
-        while True:
-            due = anyio.current_time() + HEARTBEAT_S
-            await anyio.sleep(HEARTBEAT_S)
-            self._last = anyio.current_time()
-            late = max(0.0, self._last - due)
-            self.lag.observe(late)
-            if late > BLOCKED_S:
-                log.warning("event loop was blocked seconds=%.1f", late)
+        """Beat until cancelled; the loop is a ``PromptLoop``."""
+        loop = asyncio.get_running_loop()
+        if isinstance(loop, PromptLoop):
+            self._due_s = loop.time() + LAG_S
+            loop.watch_turns(self.worked)
+        try:
+            while True:
+                await anyio.sleep(until_tick_s(anyio.current_time(), TICK_S))
+                self._last = anyio.current_time()
+        finally:
+            if isinstance(loop, PromptLoop):
+                loop.watch_turns(None)
+
+    def worked(self, begun_s: float, ended_s: float) -> None:
+        """The loop was at work from the one to the other."""
+        if ended_s < self._due_s:
+            return
+        if self._due_s < begun_s:
+            in_time = math.ceil((begun_s - self._due_s) / LAG_S)
+            self.lag.observe(0.0, in_time)
+            self._due_s += in_time * LAG_S
+        if self._due_s <= ended_s:
+            self.lag.observe(ended_s - self._due_s)
+            self._due_s = ended_s + LAG_S
+        if ended_s - begun_s > BLOCKED_S:
+            log.warning("event loop was blocked seconds=%.1f", ended_s - begun_s)
 
     @property
     def alive(self) -> bool:
@@ -164,5 +215,5 @@ async def trim_heap() -> None:
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     while trim is not None:
-        await anyio.sleep(TRIM_S)
+        await anyio.sleep(until_tick_s(anyio.current_time(), TRIM_S))
         trim(0)

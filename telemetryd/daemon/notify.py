@@ -12,9 +12,11 @@ from typing import Final, Self
 
 import anyio
 
+from telemetryd.timing import TICK_S, until_tick_s
+
 log = logging.getLogger(__name__)
 
-STATUS_PERIOD_S: Final = 3.0
+STATUS_PERIOD_S: Final = TICK_S
 """Between two checks of the status; one that hasn't changed isn't sent again."""
 
 _LONGEST_STATUS_BYTES = 1024
@@ -127,7 +129,7 @@ class Supervision:
 
     async def _send_status(self) -> None:
         while True:
-            await anyio.sleep(STATUS_PERIOD_S)
+            await anyio.sleep(until_tick_s(anyio.current_time(), STATUS_PERIOD_S))
             summary = self._summarise()
             if summary != self._sent:
                 self._sent = summary
@@ -143,6 +145,7 @@ class Supervision:
 
     async def _feed_watchdog(self, period_s: float) -> None:
         was_alive = True
+        period_s = period_s // TICK_S * TICK_S or period_s
         while True:
             alive = self._alive()
             if alive:
@@ -150,7 +153,7 @@ class Supervision:
             elif was_alive:
                 log.error("watchdog notification withheld: event loop or scheduler stalled")
             was_alive = alive
-            await anyio.sleep(period_s)
+            await anyio.sleep(until_tick_s(anyio.current_time(), period_s))
 
 
 class StatusLog:

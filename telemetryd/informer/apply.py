@@ -22,7 +22,7 @@ from telemetryd.informer.decode import (
 )
 from telemetryd.informer.resource import Resource, T
 from telemetryd.informer.scan import ObjectIdentity, ScanNeeded, scan_identity, scan_in_turn
-from telemetryd.informer.source import OversizeLine
+from telemetryd.informer.source import Lines, OversizeLine
 from telemetryd.informer.store import MAX_LISTED_OBJECTS, SLICE_OBJECTS, Relist, Store
 from telemetryd.kube.responses import error_of_event
 from telemetryd.model import R, Unreadable
@@ -39,11 +39,13 @@ class Progress:
     Attributes:
         started_s: When it was requested, on the event loop's clock.
         events: Applied so far, without bookmarks.
+        regressed: An event was older than what is held.
     """
 
     started_s: float
     accepted: bool = False
     events: int = 0
+    regressed: bool = False
 
 
 def is_older(version: str, held: str) -> bool:
@@ -118,36 +120,86 @@ class Applier(Generic[T, R]):
                 await anyio.lowlevel.checkpoint()
         return suspects
 
-    async def take_lines(
-        self, lines: list[bytes | OversizeLine], relist: Relist[R]
-    ) -> tuple[str, list[bytes | OversizeLine]] | None:
-        """Decode a batch of a streamed list into the list.
+    def take_slice(self, lines: Lines, relist: Relist[R]) -> Lines:
+        """Decode some lines of a streamed list into the list: a slice, or up to its end.
 
         Returns:
-            At the end of the list its resource version and the lines after it; otherwise None.
+            The lines that are left: after the end of the list, which ``relist.ended_at`` tells; or
+            for ``take_lines``.
 
         Raises:
             Invalid: An event that a streamed list doesn't have: the server sends a plain watch.
             BadResponse: A line isn't an event of this resource, or there are too many objects.
             KubeError: An ERROR event.
         """
-        for count, line in enumerate(lines, 1):
-            if isinstance(line, OversizeLine):
-                listed = self._listed_oversize(line)
-            else:
-                try:
-                    listed = self._listed(parse_event(line), None)
-                except ScanNeeded:
-                    listed = self._listed(*await scan_in_turn(scan_event, line))
-            if isinstance(listed, str):
-                return listed, lines[count:]
-            self._count_unreadable(listed.value)
-            relist.add(listed.key, listed.value)
-            if len(relist) + relist.keyless > MAX_LISTED_OBJECTS:
-                raise BadResponse(f"list: more than {MAX_LISTED_OBJECTS} objects")
-            if count % SLICE_OBJECTS == 0:
-                await anyio.lowlevel.checkpoint()
-        return None
+        return lines[self._take_some(lines, 0, relist) :]
+
+    async def take_lines(self, lines: Lines, relist: Relist[R]) -> Lines:
+        """As ``take_slice``, to the end of the list or of the lines, other tasks in between.
+
+        Returns:
+            The lines after the end of the list.
+
+        Raises:
+            KubeError: As ``take_slice``.
+        """
+        at = 0
+        while not relist.ended_at:
+            at = self._take_some(lines, at, relist)
+            if at == len(lines) or relist.ended_at:
+                break
+            await anyio.lowlevel.checkpoint()
+            line = lines[at]
+            at += 1
+            try:
+                self._take_listed(self._listed_line(line), relist)
+            except ScanNeeded:
+                listed = self._listed(*await scan_in_turn(scan_event, _text(line)))
+                self._take_listed(listed, relist)
+        return lines[at:]
+
+    def _take_some(self, lines: Lines, start: int, relist: Relist[R]) -> int:
+        """Take a slice from ``start``; returns the index of the next line.
+
+        It ends early behind the end of the list, and before a line that has to be scanned.
+        """
+        end = min(start + SLICE_OBJECTS, len(lines))
+        for at in range(start, end):
+            try:
+                self._take_listed(self._listed_line(lines[at]), relist)
+            except ScanNeeded:
+                return at
+            if relist.ended_at:
+                return at + 1
+        return end
+
+    def _listed_line(self, line: bytes | OversizeLine) -> Item[R] | str:
+        """One line as ``_listed`` says.
+
+        Raises:
+            ScanNeeded: Only ``scan_event`` can decode it.
+            KubeError: As ``_listed``.
+        """
+        if isinstance(line, OversizeLine):
+            return self._listed_oversize(line)
+        whole = self._decoder.decode_event(line)
+        if whole is not None and whole[0] == "ADDED":
+            return whole[1]
+        return self._listed(parse_event(line), None)
+
+    def _take_listed(self, listed: Item[R] | str, relist: Relist[R]) -> None:
+        """Take an object, or note the end of the list.
+
+        Raises:
+            BadResponse: There are too many objects.
+        """
+        if isinstance(listed, str):
+            relist.ended_at = listed
+            return
+        self._count_unreadable(listed.value)
+        relist.add(listed.key, listed.value)
+        if len(relist) + relist.keyless > MAX_LISTED_OBJECTS:
+            raise BadResponse(f"list: more than {MAX_LISTED_OBJECTS} objects")
 
     def _listed(self, event: Event, known: ObjectIdentity | None) -> Item[R] | str:
         """One object of a streamed list, or at its end the list's resource version.
@@ -177,40 +229,94 @@ class Applier(Generic[T, R]):
             raise BadResponse("list: an event that is too large to be an object's")
         return item
 
-    async def apply_lines(self, lines: list[bytes | OversizeLine], progress: Progress) -> bool:
-        """Apply a batch of a watch, and call the change handlers once.
+    def apply_slice(self, lines: Lines, progress: Progress) -> Lines:
+        """Apply some lines of a watch, a slice at most, and call the change handlers once.
 
         Returns:
-            False where an event is older than what is held.
+            The lines that are left: from an event on that is older than what is held, of which
+            ``progress`` tells; or for ``apply_lines``.
 
         Raises:
             BadResponse: A line isn't an event of this resource; those before it are applied.
             KubeError: An ERROR event; those before it are applied.
         """
-        before = progress.events
+        before, at = progress.events, -1
         try:
-            for count, line in enumerate(lines, 1):
-                if isinstance(line, OversizeLine):
-                    in_order = self._apply_oversize(line, progress)
-                else:
-                    try:
-                        in_order = self._apply_event(parse_event(line), None, progress)
-                    except ScanNeeded:
-                        event, known = await scan_in_turn(scan_event, line)
-                        in_order = self._apply_event(event, known, progress)
-                if not in_order:
-                    return False
-                if count % SLICE_OBJECTS == 0:
-                    await anyio.lowlevel.checkpoint()
-            self.contact()
+            at = self._apply_some(lines, 0, progress)
         finally:
-            if progress.events > before:
-                self.contact()
-                self.stats.last_event_at = self.stats.last_contact_at
-            self.store.flush()
-        return True
+            self._finish_batch(progress, before, worked=at >= 0)
+        return lines[at:]
 
-    def _apply_event(self, event: Event, known: ObjectIdentity | None, progress: Progress) -> bool:
+    async def apply_lines(self, lines: Lines, progress: Progress) -> bool:
+        """As ``apply_slice``, all of them, other tasks in between; the handlers are called once.
+
+        Returns:
+            False where an event is older than what is held.
+
+        Raises:
+            KubeError: As ``apply_slice``.
+        """
+        before, worked = progress.events, False
+        try:
+            at = self._apply_some(lines, 0, progress)
+            while at < len(lines) and not progress.regressed:
+                await anyio.lowlevel.checkpoint()
+                try:
+                    self._apply_line(lines[at], progress)
+                except ScanNeeded:
+                    event, known = await scan_in_turn(scan_event, _text(lines[at]))
+                    self._apply_event(event, known, progress)
+                if not progress.regressed:
+                    at = self._apply_some(lines, at + 1, progress)
+            worked = True
+        finally:
+            self._finish_batch(progress, before, worked=worked)
+        return not progress.regressed
+
+    def _finish_batch(self, progress: Progress, before: int, *, worked: bool) -> None:
+        applied = progress.events > before
+        if applied or (worked and not progress.regressed):
+            self.contact()
+        if applied:
+            self.stats.last_event_at = self.stats.last_contact_at
+        self.store.flush()
+
+    def _apply_some(self, lines: Lines, start: int, progress: Progress) -> int:
+        """Apply a slice from ``start``; returns the index of the next line.
+
+        It ends early before a line that has to be scanned, and at an event that is older than what
+        is held.
+        """
+        end = min(start + SLICE_OBJECTS, len(lines))
+        for at in range(start, end):
+            try:
+                self._apply_line(lines[at], progress)
+            except ScanNeeded:
+                return at
+            if progress.regressed:
+                return at
+        return end
+
+    def _apply_line(self, line: bytes | OversizeLine, progress: Progress) -> None:
+        """Apply one line.
+
+        Raises:
+            ScanNeeded: Only ``scan_event`` can decode it.
+            KubeError: As ``apply_slice``.
+        """
+        if isinstance(line, OversizeLine):
+            self._apply_oversize(line, progress)
+            return
+        whole = self._decoder.decode_event(line)
+        if whole is None:
+            self._apply_event(parse_event(line), None, progress)
+            return
+        kind, item = whole
+        self._count_unreadable(item.value)
+        self.stats.events["modified" if kind == "MODIFIED" else "added"] += 1
+        self._apply_item(item, progress, deleted=False)
+
+    def _apply_event(self, event: Event, known: ObjectIdentity | None, progress: Progress) -> None:
         match event.type:
             case "ADDED" | "MODIFIED":
                 item = self._decoder.decode(event.object, known)
@@ -221,8 +327,8 @@ class Applier(Generic[T, R]):
                 item = self._decoder.identify_deleted(event.object, known)
             case "BOOKMARK":
                 self.stats.events["bookmark"] += 1
-                version = decode_bookmark(event.object).metadata.resourceVersion
-                return self._move_to(version)
+                self._move_to(decode_bookmark(event.object).metadata.resourceVersion, progress)
+                return
             case "ERROR":
                 self.stats.events["error"] += 1
                 raise error_of_event(bytes(event.object), f"watch of {self.resource.id}")
@@ -231,21 +337,21 @@ class Applier(Generic[T, R]):
                 if not self._unknown_logged:
                     self._unknown_logged = True
                     log.warning("unknown event type skipped resource=%s", self.resource.id)
-                return True
+                return
         self.stats.events[event.type.lower()] += 1
-        return self._apply_item(item, progress, deleted=event.type == "DELETED")
+        self._apply_item(item, progress, deleted=event.type == "DELETED")
 
-    def _apply_oversize(self, line: OversizeLine, progress: Progress) -> bool:
+    def _apply_oversize(self, line: OversizeLine, progress: Progress) -> None:
         event_type, item = self._decoder.identify_head(line.head)
         self._count_unreadable(item.value)
         if event_type not in {"ADDED", "MODIFIED", "DELETED"}:
             self.stats.events["error" if event_type == "ERROR" else "unknown"] += 1
             raise BadResponse("watch: an event that is too large to be an object's")
         self.stats.events[event_type.lower()] += 1
-        return self._apply_item(item, progress, deleted=event_type == "DELETED")
+        self._apply_item(item, progress, deleted=event_type == "DELETED")
 
-    def _apply_item(self, item: Item[R], progress: Progress, *, deleted: bool) -> bool:
-        """Apply one event; returns False where it is older than what is held.
+    def _apply_item(self, item: Item[R], progress: Progress, *, deleted: bool) -> None:
+        """Apply one event, unless it is older than what is held.
 
         Raises:
             BadResponse: Its object has no name, so that only a list can tell what changed; or
@@ -255,7 +361,8 @@ class Applier(Generic[T, R]):
             raise BadResponse("watch: an event without an object name")
         version = item.resource_version
         if version and self.is_older(version):
-            return False
+            progress.regressed = True
+            return
         progress.events += 1
         if deleted:
             self.store.remove(item.key)
@@ -265,14 +372,17 @@ class Applier(Generic[T, R]):
             raise BadResponse(f"watch: more than {MAX_LISTED_OBJECTS} objects")
         if version:
             self.store.move_to(version)
-        return True
 
-    def _move_to(self, version: str) -> bool:
+    def _move_to(self, version: str, progress: Progress) -> None:
         if self.is_older(version):
-            return False
-        self.store.move_to(version)
-        return True
+            progress.regressed = True
+        else:
+            self.store.move_to(version)
 
     def _count_unreadable(self, value: R | Unreadable) -> None:
         if isinstance(value, Unreadable):
             self.stats.decode_errors[value.reason] += 1
+
+
+def _text(line: bytes | OversizeLine) -> bytes:
+    return line.head if isinstance(line, OversizeLine) else line

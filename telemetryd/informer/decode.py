@@ -7,7 +7,7 @@ objects.
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic
+from typing import Any, Generic
 
 import msgspec
 
@@ -246,12 +246,31 @@ def decode_bookmark(raw: bytes | msgspec.Raw) -> Bookmark:
 class ObjectDecoder(Generic[T, R]):
     """Decodes and projects the objects of one resource."""
 
-    __slots__ = ("_decoder", "_logged", "_resource")
+    __slots__ = ("_decoder", "_events", "_logged", "_resource")
 
     def __init__(self, resource: Resource[T, R]) -> None:
         self._resource = resource
         self._decoder = msgspec.json.Decoder(resource.object_type)
+        fields = [("type", str), ("object", resource.object_type)]
+        event_type: Any = msgspec.defstruct("EventInOne", fields, gc=False)
+        self._events = msgspec.json.Decoder(event_type)
         self._logged = False
+
+    def decode_event(self, line: bytes) -> tuple[str, Item[R]] | None:
+        """Type and object of an ADDED or MODIFIED, of one pass over the line.
+
+        None for any other line, and where anything is wrong with it: ``parse_event`` tells what.
+
+        Raises:
+            BadResponse: It is whole, but of another kind.
+        """
+        try:
+            event = self._events.decode(line)
+        except UNPARSABLE:
+            return None
+        if event.type not in {"MODIFIED", "ADDED"}:
+            return None
+        return event.type, self._item(event.object)
 
     def decode(self, raw: bytes | msgspec.Raw, known: ObjectIdentity | None = None) -> Item[R]:
         """One object's record, or an ``Unreadable`` in its place.
@@ -269,6 +288,9 @@ class ObjectDecoder(Generic[T, R]):
         except (msgspec.MsgspecError, UnicodeError):
             found = known or parse_identity(raw)
             return self._unreadable(found, UnreadableReason.MALFORMED, suspect=True)
+        return self._item(decoded)
+
+    def _item(self, decoded: T) -> Item[R]:
         self._check_kind(decoded.kind)
         meta = decoded.metadata
         if meta is None:

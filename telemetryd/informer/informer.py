@@ -1,22 +1,22 @@
 """Keeps a store equal to one resource of the API server, by the decisions of ``machine``."""
 
+import asyncio
 import logging
 import math
 import random
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from typing import Generic, assert_never
 
 import anyio
 
-from telemetryd.errors import BadResponse, Gone, KubeError, NotFound, Reason, Unavailable
+from telemetryd.errors import BadResponse, KubeError, Reason, Unavailable
 from telemetryd.informer.apply import Applier, Progress
-from telemetryd.informer.backoff import DEFAULT_TIMING, WatchTiming
+from telemetryd.informer.backoff import DEFAULT_TIMING, Silence, WatchTiming
 from telemetryd.informer.lists import Lister
-from telemetryd.informer.machine import START, START_STREAMED, Machine, Move, is_short, step
+from telemetryd.informer.machine import START, START_STREAMED, Machine, Move, step
 from telemetryd.informer.resource import Resource, T
-from telemetryd.informer.source import KubeSource, LineFeed
+from telemetryd.informer.source import KubeSource, LineFeed, Lines
 from telemetryd.informer.states import (
     Checked,
     Checking,
@@ -32,49 +32,20 @@ from telemetryd.informer.states import (
     ResyncDue,
     State,
     StreamRefused,
-    Suspect,
+    Trouble,
     WatchEnd,
     WatchEnded,
     WatchFailed,
     Watching,
     WatchUnanswered,
+    termination,
+    trouble_in,
 )
 from telemetryd.informer.store import Reader, Store
 from telemetryd.model import R
 from telemetryd.stats import InformerStats
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """What fails; only a change of ``kind`` is logged as a warning."""
-
-    kind: str
-    text: str
-
-
-def trouble_in(  # noqa: PLR0911 - one line a case
-    state: State, outcome: Outcome, timing: WatchTiming
-) -> Trouble | None:
-    """What fails by the outcome of a state, if anything does."""
-    match outcome:
-        case WatchFailed(error=Gone() | NotFound()):
-            return None
-        case Failed(error=NotFound()) if not isinstance(state, Checking):
-            return None
-        case Failed(error=Gone(), page=page) if page > 1:
-            return None
-        case Failed(error=error) | WatchFailed(error=error):
-            return Trouble(f"{type(error).__name__} {error.status}", str(error))
-        case Suspect():
-            return Trouble("malformed", "list: objects that aren't JSON")
-        case WatchEnded() if is_short(outcome, timing):
-            return Trouble("short", "watches end as soon as they begin")
-        case Crashed():
-            return Trouble("internal", "internal error, see the log")
-        case _:
-            return None
 
 
 _TIMEOUT_LEEWAY_S = 5.0
@@ -245,32 +216,36 @@ class Informer(Generic[T, R]):
             Unavailable: It broke.
             KubeError: An ERROR event.
         """
-        heard_at_s = anyio.current_time()
+        clock = asyncio.get_running_loop().time
+        silence = Silence(clock(), self._timing, self._rng)
+
+        def take(lines: Lines) -> Lines | None:
+            silence.heard(clock())
+            left = self._applier.apply_slice(lines, progress)
+            if not progress.regressed:
+                self._heard_at_s = silence.heard_at_s
+                self._recover()
+            return left or None
+
         while True:
-            now_s = anyio.current_time()
-            idle_at_s = heard_at_s + self._timing.idle_limit_s
+            now_s = clock()
+            silence.marked = self._stats.events["bookmark"] > 0
             if now_s >= self._lister.resync_at_s:
                 return ResyncDue()
-            if now_s >= idle_at_s:
+            if now_s >= silence.over_at_s:
                 return WatchEnd.IDLE
             if now_s >= end_at_s:
                 return WatchEnd.CLOSED
-            look_at_s = self._next_look_s(progress, now_s)
-            until_s = min(self._lister.resync_at_s, idle_at_s, end_at_s, look_at_s)
-            try:
-                lines = await feed.read(until_s - now_s)
-            except Unavailable as error:
-                if error.kind is not Reason.TIMEOUT:
-                    raise
-                continue
+            if now_s >= silence.look_at_s:
+                missed = await self._lister.misses(self._store.resource_version or "")
+                silence.looked(clock(), missed=missed)
+            look_at_s = min(self._next_look_s(progress, now_s), silence.look_at_s)
+            until_s = min(self._lister.resync_at_s, silence.over_at_s, end_at_s, look_at_s)
+            lines = await feed.read(max(0.0, until_s - clock()), take)
             if lines is None:
                 return WatchEnd.CLOSED
-            if lines:
-                heard_at_s = anyio.current_time()
-                if not await self._applier.apply_lines(lines, progress):
-                    return Regressed()
-                self._heard_at_s = heard_at_s
-                self._recover()
+            if progress.regressed or not await self._applier.apply_lines(lines, progress):
+                return Regressed()
 
     def _next_look_s(self, progress: Progress, now_s: float) -> float:
         """When a watch after a failure has lasted long enough to be called recovered."""
@@ -364,25 +339,8 @@ class Informer(Generic[T, R]):
                 result = "success" if isinstance(outcome, Listed) else "error"
                 stats.lists[result, state.reason] += 1
             case Watching():
-                stats.watch_terminations[_termination(outcome, self._timing)] += 1
+                stats.watch_terminations[termination(outcome, self._timing)] += 1
             case Probing() | Checking():
                 pass
             case _:
                 assert_never(state)
-
-
-def _termination(outcome: Outcome, timing: WatchTiming) -> str:
-    """Label ``reason`` of the counter of ended watches."""
-    match outcome:
-        case WatchEnded() if is_short(outcome, timing):
-            return "short"
-        case WatchEnded():
-            return outcome.how
-        case WatchUnanswered():
-            return WatchEnd.IDLE
-        case WatchFailed(error=Gone()):
-            return "expired"
-        case ResyncDue():
-            return "closed"
-        case _:
-            return "error"

@@ -3,6 +3,7 @@
 ``machine`` decides when to make one.
 """
 
+import asyncio
 import logging
 import math
 import random
@@ -13,11 +14,21 @@ from typing import Generic
 
 import anyio
 
-from telemetryd.errors import BadResponse, Invalid, KubeError, Reason, Throttled, Unavailable
+from telemetryd.errors import (
+    BadResponse,
+    Invalid,
+    KubeError,
+    Reason,
+    Throttled,
+    TooLarge,
+    Unavailable,
+)
 from telemetryd.informer.apply import Applier, read_page
 from telemetryd.informer.backoff import WatchTiming
+from telemetryd.informer.decode import parse_event
 from telemetryd.informer.resource import T
-from telemetryd.informer.source import KubeSource, LineFeed
+from telemetryd.informer.scan import ScanNeeded
+from telemetryd.informer.source import KubeSource, LineFeed, Lines
 from telemetryd.informer.states import (
     Checked,
     Failed,
@@ -232,32 +243,30 @@ class Lister(Generic[T, R]):
             KubeError: An ERROR event.
         """
         timing = self.timing
-        heard_at_s = anyio.current_time()
+        clock = asyncio.get_running_loop().time
+        heard_at_s = clock()
         over_at_s = heard_at_s + timing.full_list_timeout_s
-        while True:
-            now_s = anyio.current_time()
+
+        def take(lines: Lines) -> Lines | None:
+            nonlocal heard_at_s
+            heard_at_s = clock()
+            self.contact()
+            left = self.applier.take_slice(lines, relist)
+            return left if left or relist.ended_at else None
+
+        while not relist.ended_at:
+            now_s = clock()
             silent_at_s = heard_at_s + timing.list_timeout_s
             if now_s >= over_at_s:
                 raise BadResponse("list: its stream takes too long")
             if now_s >= silent_at_s:
                 raise Invalid(f"list: its stream was silent for {timing.list_timeout_s:g} s")
-            try:
-                lines = await feed.read(min(over_at_s, silent_at_s) - now_s)
-            except Unavailable as error:
-                if error.kind is not Reason.TIMEOUT:
-                    raise
-                continue
+            lines = await feed.read(min(over_at_s, silent_at_s) - now_s, take)
             if lines is None:
                 message = "list: stream ended before the end-of-list bookmark"
                 raise Unavailable(message, kind=Reason.CONNECT)
-            if lines:
-                heard_at_s = anyio.current_time()
-                self.contact()
-                end = await self.applier.take_lines(lines, relist)
-                if end is not None:
-                    version, rest = end
-                    feed.put_back(rest)
-                    return version
+            feed.put_back(await self.applier.take_lines(lines, relist))
+        return relist.ended_at
 
     async def _finish(
         self, relist: Relist[R], version: str, started_s: float, *, suspects: int, way: str
@@ -282,6 +291,22 @@ class Lister(Generic[T, R]):
         if self.applier.is_older(page.resource_version):
             return Regressed()
         return Checked(served=True)
+
+    async def misses(self, version: str) -> bool | None:
+        """Whether events have followed this version: a stream that stands there misses them.
+
+        None where there was no answer in time; False where there is no telling.
+        """
+        try:
+            body = await self.source.missed_by(version, timeout_s=self.timing.look_timeout_s)
+            first = body.partition(b"\n")[0]
+            return bool(first) and parse_event(first).type in {"ADDED", "MODIFIED", "DELETED"}
+        except TooLarge:
+            return True
+        except Unavailable as error:
+            return None if error.kind is Reason.TIMEOUT and error.status is None else False
+        except (KubeError, ScanNeeded):
+            return False
 
 
 def _is_refusal(error: KubeError) -> bool:

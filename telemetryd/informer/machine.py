@@ -41,6 +41,7 @@ from telemetryd.informer.states import (
     WatchFailed,
     Watching,
     WatchUnanswered,
+    is_short,
 )
 
 REFUSALS_BEFORE_LIST = 3
@@ -181,15 +182,6 @@ def _after_stream(  # noqa: PLR0911 - one line a rule
             return in_pages, delays.retry_s(error)
         case _:
             return in_pages, delays.retry_s()
-
-
-def is_short(ended: WatchEnded, timing: WatchTiming) -> bool:
-    """Whether the watch ended so soon, and without an event, that this counts as a failure."""
-    return (
-        ended.how is not WatchEnd.IDLE
-        and not ended.events
-        and ended.lasted_s < timing.short_watch_s
-    )
 
 
 def _probe_first(state: Watching, outcome: Outcome, following: State) -> State:

@@ -1,18 +1,20 @@
 """The requests of an informer: lists, watches and discovery of one resource, as bytes and lines."""
 
 import sys
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
-from telemetryd.errors import BadResponse, NotFound, TooLarge
+from telemetryd.errors import BadResponse, NotFound, Reason, TooLarge, Unavailable
 from telemetryd.informer.resource import Resource
 from telemetryd.kube.client import KubeClient
-from telemetryd.kube.http import ByteStream
 from telemetryd.kube.objects import UNPARSABLE
 from telemetryd.kube.requests import Requests
+from telemetryd.kube.stream import ByteStream
 
 DEFAULT_MAX_LINE_BYTES = 8 * 1024 * 1024
 """etcd takes 1.5 MiB a request by default and API servers 3 MiB; an event adds a few bytes."""
@@ -85,30 +87,49 @@ class LineSplitter:
             self._tail_bytes = 0
 
 
+Lines: TypeAlias = list[bytes | OversizeLine]
+
+
 class LineFeed:
-    """The lines of one stream, a batch for each chunk that is read."""
+    """The lines of one stream, in batches as they come."""
 
     def __init__(self, stream: ByteStream) -> None:
         self._stream = stream
         self._splitter = LineSplitter()
-        self._first: list[bytes | OversizeLine] = []
+        self._left: Lines = []
 
-    async def read(self, timeout_s: float) -> list[bytes | OversizeLine] | None:
-        """The lines of the next chunk, often none; None at the end of the stream.
+    async def read(self, timeout_s: float, take: Callable[[Lines], Lines | None]) -> Lines | None:
+        """Hand out the lines of each piece that comes, until ``take`` returns lines of them.
+
+        Where the stream can, no task wakes for a piece of which ``take`` returns None.
+
+        Returns:
+            What it returned, or no lines for a look at the time; None at the end of the stream.
 
         Raises:
-            Unavailable: Nothing came in time (kind TIMEOUT), or the connection broke.
+            Unavailable: The connection broke.
             BadResponse: It can't be decompressed.
+            Exception: What ``take`` raises.
         """
-        if self._first:
-            lines, self._first = self._first, []
-            return lines
-        chunk = await self._stream.read(timeout_s)
-        return self._splitter.feed(chunk) if chunk else None
+        if not self._left:
+            try:
+                if not await self._stream.follow(timeout_s, partial(self._split, take)):
+                    return None
+            except Unavailable as error:
+                if error.kind is not Reason.TIMEOUT or error.status is not None:
+                    raise
+        left, self._left = self._left, []
+        return left
 
-    def put_back(self, lines: list[bytes | OversizeLine]) -> None:
+    def put_back(self, lines: Lines) -> None:
         """Return these first at the next read."""
-        self._first = lines
+        self._left = lines
+
+    def _split(self, take: Callable[[Lines], Lines | None], piece: bytes) -> bool:
+        lines = self._splitter.feed(piece)
+        left = take(lines) if lines else None
+        self._left = left or []
+        return left is None
 
 
 MAX_PAGE_BYTES = 8 * 1024 * 1024
@@ -116,6 +137,12 @@ MAX_PAGE_BYTES = 8 * 1024 * 1024
 
 MAX_FULL_LIST_BYTES = 128 * 1024 * 1024
 """A list in one answer. It is never made of objects so large that their pages had to be smaller."""
+
+MISSED_WITHIN_S = 1
+"""A watch brings at once what has happened since its version; a busy server may need longer."""
+
+_MISSED_BYTES = 64 * 1024
+"""One event would do."""
 
 _FIRST_STREAMS = (1, 27)
 """The first Kubernetes with ``sendInitialEvents``. Older API servers refuse such a list, or take it
@@ -220,6 +247,27 @@ class KubeSource:
             "timeoutSeconds": str(server_timeout_s),
         }
         return self._client.stream(self._resource.path, params, open_timeout_s=open_timeout_s)
+
+    async def missed_by(self, resource_version: str, *, timeout_s: float) -> bytes:
+        """What a stream that stands at this version has missed: a short watch brings it.
+
+        Raises:
+            TooLarge: It is much.
+            KubeError: The request failed.
+        """
+        params = {
+            **self._selector,
+            "watch": "true",
+            "resourceVersion": resource_version,
+            "timeoutSeconds": str(MISSED_WITHIN_S),
+        }
+        return await self._client.request(
+            "GET",
+            self._resource.path,
+            params=params,
+            timeout_s=timeout_s,
+            max_bytes=_MISSED_BYTES,
+        )
 
     def stream_list(
         self, *, server_timeout_s: int, open_timeout_s: float

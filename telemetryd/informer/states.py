@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 
-from telemetryd.errors import KubeError
+from telemetryd.errors import Gone, KubeError, NotFound
+from telemetryd.informer.backoff import WatchTiming
 
 
 class ListReason(StrEnum):
@@ -214,3 +215,63 @@ Outcome = (
     | Checked
     | Crashed
 )
+
+
+# -- what an outcome says
+
+
+def is_short(ended: WatchEnded, timing: WatchTiming) -> bool:
+    """Whether the watch ended so soon, and without an event, that this counts as a failure."""
+    return (
+        ended.how is not WatchEnd.IDLE
+        and not ended.events
+        and ended.lasted_s < timing.short_watch_s
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What fails; only a change of ``kind`` is logged as a warning."""
+
+    kind: str
+    text: str
+
+
+def trouble_in(  # noqa: PLR0911 - one line a case
+    state: State, outcome: Outcome, timing: WatchTiming
+) -> Trouble | None:
+    """What fails by the outcome of a state, if anything does."""
+    match outcome:
+        case WatchFailed(error=Gone() | NotFound()):
+            return None
+        case Failed(error=NotFound()) if not isinstance(state, Checking):
+            return None
+        case Failed(error=Gone(), page=page) if page > 1:
+            return None
+        case Failed(error=error) | WatchFailed(error=error):
+            return Trouble(f"{type(error).__name__} {error.status}", str(error))
+        case Suspect():
+            return Trouble("malformed", "list: objects that aren't JSON")
+        case WatchEnded() if is_short(outcome, timing):
+            return Trouble("short", "watches end as soon as they begin")
+        case Crashed():
+            return Trouble("internal", "internal error, see the log")
+        case _:
+            return None
+
+
+def termination(outcome: Outcome, timing: WatchTiming) -> str:
+    """Label ``reason`` of the counter of ended watches."""
+    match outcome:
+        case WatchEnded() if is_short(outcome, timing):
+            return "short"
+        case WatchEnded():
+            return outcome.how
+        case WatchUnanswered():
+            return WatchEnd.IDLE
+        case WatchFailed(error=Gone()):
+            return "expired"
+        case ResyncDue():
+            return "closed"
+        case _:
+            return "error"

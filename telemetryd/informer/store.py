@@ -193,6 +193,7 @@ class Relist(Generic[R]):
 
     Attributes:
         keyless: Objects so far whose key is unknown: they are only counted.
+        ended_at: Resource version of a list as a stream, once its end was read; empty before.
     """
 
     def __init__(self, store: Store[R]) -> None:
@@ -200,6 +201,7 @@ class Relist(Generic[R]):
         self._listed: dict[str, R | Unreadable] = {}
         self._changed: list[str] = []
         self.keyless = 0
+        self.ended_at = ""
 
     def __len__(self) -> int:
         return len(self._listed)

@@ -21,7 +21,6 @@ from telemetryd.kube.credentials import service_account_named, service_account_o
 from telemetryd.kube.http import (
     CONNECT_TIMEOUT_S,
     HTTP_ERRORS,
-    ByteStream,
     LimitedConnector,
     is_unsent,
     read_head,
@@ -37,6 +36,7 @@ from telemetryd.kube.responses import (
     parse_status,
     printable,
 )
+from telemetryd.kube.stream import ByteStream
 from telemetryd.limiter import Limiter
 from telemetryd.redaction import OURS
 from telemetryd.stats import Histogram, KubeStats
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from telemetryd.config.settings import KubernetesConfig
 
 _READ_BUFFER_BYTES = 512 * 1024
-_IDLE_S = 30.0
+_IDLE_S = 75.0
 """Until a connection that nothing uses is closed, those of an earlier login among them."""
 
 _KEEPALIVE = (

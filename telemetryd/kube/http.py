@@ -11,10 +11,10 @@ import re
 import ssl
 import zlib
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final
 
 import aiohttp
-import anyio
 import anyio.lowlevel
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError, PayloadEncodingError
@@ -93,10 +93,15 @@ _STATUS_WITHIN_BYTES: Final = 64 * 1024
 """A status line is searched in so many bytes; only interim answers can come before it."""
 
 
-class _LimitedHandler(ResponseHandler):
-    """Feeds aiohttp's parser, and counts the bytes until it has a head."""
+class LimitedHandler(ResponseHandler):
+    """Feeds aiohttp's parser, and counts the bytes until it has a head.
+
+    Attributes:
+        received: Called when the parser has been fed, and when the connection is lost.
+    """
 
     _head_bytes: int | None = None
+    received: Callable[[], None] | None = None
 
     def set_response_params(self, **params: Any) -> None:
         """Expect an answer; called for each request, and for the tunnel of a proxy."""
@@ -120,6 +125,14 @@ class _LimitedHandler(ResponseHandler):
             self._head_bytes = None
             self.set_exception(HttpProcessingError(message=f"Got more than {MAX_HEAD_BYTES} bytes"))
             self.abort()
+        if self.received is not None:
+            self.received()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The connection has ended."""
+        super().connection_lost(exc)
+        if self.received is not None:
+            self.received()
 
 
 class LimitedConnector(aiohttp.TCPConnector):
@@ -129,11 +142,11 @@ class LimitedConnector(aiohttp.TCPConnector):
         super().__init__(**options)
         self._factory = self._handle  # type: ignore[assignment]
 
-    def _handle(self) -> _LimitedHandler:
-        return _LimitedHandler(self._loop)
+    def _handle(self) -> LimitedHandler:
+        return LimitedHandler(self._loop)
 
 
-class _StatusHandler(_LimitedHandler):
+class _StatusHandler(LimitedHandler):
     """Keeps the status line of the answer, before aiohttp's parser sees it."""
 
     status: int | None = None
@@ -243,42 +256,6 @@ class Body:
             if not inflater.eof:
                 raise Unavailable(f"{self._what}: the answer broke off", kind=Reason.CONNECT)
             self._ready.append(b"")
-
-
-class ByteStream(Body):
-    """The body of an answer that doesn't end."""
-
-    def __init__(self, response: aiohttp.ClientResponse, what: str, *, gzip: bool) -> None:
-        super().__init__(response, what, gzip=gzip)
-        self._ended = False
-        self._reading: anyio.CancelScope | None = None
-
-    def end(self) -> None:
-        """End it now, as if the server had ended it."""
-        self._ended = True
-        if self._reading is not None:
-            self._reading.cancel()
-
-    async def read(self, timeout_s: float) -> bytes:
-        """The next bytes, empty at the end.
-
-        Raises:
-            BadResponse: It isn't gzip though it says so.
-            Unavailable: None came in time (kind TIMEOUT), or the connection broke.
-        """
-        try:
-            with anyio.fail_after(timeout_s) as self._reading:
-                if not self._ended:
-                    return await self.piece()
-        except TimeoutError as error:
-            message = f"{self._what}: nothing for {timeout_s:.0f} s"
-            raise Unavailable(message, kind=Reason.TIMEOUT) from error
-        except HTTP_ERRORS as error:
-            failure = translate(error, self._what)
-            raise failure from error
-        finally:
-            self._reading = None
-        return b""
 
 
 async def read_whole(

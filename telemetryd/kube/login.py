@@ -17,6 +17,7 @@ from telemetryd.kube.address import DIRECT, ProxyAddress
 from telemetryd.kube.credentials import Credential
 from telemetryd.kube.tls import TlsContext
 from telemetryd.sharedread import SharedRead
+from telemetryd.timing import TICK_S, until_tick_s
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ RECHECK_S = 30.0
 _RETRY_S = 5.0
 """Until the next check of a kubeconfig that can't be used: the files it names may come later."""
 
-_FOLLOW_S = 10.0
+_FOLLOW_S = 2 * TICK_S
 """Between two checks of whether the login must be renewed, while there are no requests."""
 
 
@@ -164,7 +165,7 @@ class CurrentLogin:
     async def follow(self) -> None:
         """Keep the login up to date while there are no requests, until cancelled."""
         while True:
-            await anyio.sleep(_FOLLOW_S)
+            await anyio.sleep(until_tick_s(anyio.current_time(), _FOLLOW_S))
             with suppress(OSError):  # no thread can be started for now
                 await self._end_former()
 

@@ -2,8 +2,10 @@
 
 import random
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -35,6 +37,8 @@ PAGE_SIZE = 3
 QUICK = WatchTiming(
     backoff_base_s=0.02, backoff_cap_s=0.2, short_watch_s=0.02, absence_recheck_s=0.05
 )
+WARY = replace(QUICK, quiet_s=0.3, look_again_s=0.6, doubt_s=1.0, idle_limit_s=600.0)
+"""Looks for what a stream misses after moments, and never gives one up for its silence alone."""
 
 
 @pytest.fixture
@@ -116,6 +120,10 @@ class Watched:
         held = self.reader.get(key)
         return held.uid if held is not None else ""
 
+    def holds(self, key: str, uid: str) -> bool:
+        """Whether this object is held under the key."""
+        return self.uid(key) == uid
+
     def changes_of(self, key: str) -> list[tuple[str, str]]:
         """UIDs before and after of every delta of the key."""
         return [
@@ -142,9 +150,17 @@ class Watched:
         assert self.reader.synced
 
 
+def _is_at_least(count: Callable[[], int], least: int) -> bool:
+    return count() >= least
+
+
 @asynccontextmanager
 async def running(
-    resource: Resource[T, R], source: KubeSource, stats: InformerStats, streamed: bool
+    resource: Resource[T, R],
+    source: KubeSource,
+    stats: InformerStats,
+    streamed: bool,
+    timing: WatchTiming = QUICK,
 ) -> AsyncIterator[Informer[T, R]]:
     """An informer that runs until the block is left."""
     informer = Informer(
@@ -155,7 +171,7 @@ async def running(
         stats=stats,
         page_size=PAGE_SIZE,
         streamed=streamed,
-        timing=QUICK,
+        timing=timing,
     )
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(informer.run)
@@ -165,11 +181,15 @@ async def running(
 
 @asynccontextmanager
 async def watching(
-    client: KubeClient, streamed: bool, source: KubeSource | None = None
+    client: KubeClient,
+    streamed: bool,
+    source: KubeSource | None = None,
+    timing: WatchTiming = QUICK,
 ) -> AsyncIterator[Watched]:
     """An informer of nodes that has synced."""
     stats = InformerStats(NODES.id)
-    async with running(NODES, source or KubeSource(client, NODES), stats, streamed) as informer:
+    source = source or KubeSource(client, NODES)
+    async with running(NODES, source, stats, streamed, timing) as informer:
         watched = Watched(informer, stats)
         await until_async(lambda: watched.reader.synced)  # the API server may restart meanwhile
         yield watched
@@ -256,6 +276,48 @@ class Interrupted(KubeSource):
         return await super().list_page(
             limit=limit, continue_token=continue_token, timeout_s=timeout_s
         )
+
+
+async def test_stream_that_is_swallowed_is_noticed_by_what_it_misses_and_costs_no_list(
+    client: KubeClient,
+    wire: Partition,
+    api: Admin,
+    cluster: str,
+    path: str,
+    streamed: bool,
+    first: str,
+) -> None:
+    async with watching(client, streamed, timing=WARY) as watched:
+        await until_async(lambda: sum(watched.stats.watches.values()) == 1)
+        wire.swallow()
+        added = add(api, cluster, "new")
+        await until_async(lambda: watched.uid(f"{cluster}/new") == added)
+        assert watched.stats.watch_terminations == {"idle": 1}
+        assert watched.stats.watches == {"success": 2}
+        await watched.equals_a_fresh_list(api)
+        assert watched.lists == {("success", first): 1}
+        assert watched.reader.status().last_error == ""
+
+
+@pytest.mark.parametrize("bookmarks", [False, True], ids=["no bookmarks", "bookmarks"])
+async def test_quiet_stream_that_is_healthy_is_looked_at_and_never_given_up(
+    client: KubeClient, api: Admin, cluster: str, path: str, streamed: bool, bookmarks: bool
+) -> None:
+    """A server marks a stream two seconds before it ends it, and before that once a minute."""
+    timing = replace(WARY, watch_timeout_min_s=6, watch_timeout_max_s=6) if bookmarks else WARY
+    async with watching(client, streamed, timing=timing) as watched:
+        await until_async(lambda: sum(watched.stats.watches.values()) == 1)
+        answers = client.stats.requests
+        for number in range(3):
+            looks = partial(answers.__getitem__, ("GET", "200"))
+            await until_async(partial(_is_at_least, looks, looks() + 2))
+            added = add(api, cluster, f"late{number}")
+            await until_async(partial(watched.holds, f"{cluster}/late{number}", added))
+        if bookmarks:
+            await until_async(lambda: watched.stats.events["bookmark"])
+        assert not watched.stats.watch_terminations.keys() - {"timeout"}
+        assert watched.reader.status().last_error == ""
+        await watched.equals_a_fresh_list(api)
 
 
 async def test_history_that_is_forgotten_is_made_good_by_one_list(

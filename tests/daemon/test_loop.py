@@ -1,11 +1,13 @@
 """The daemon's own loop: lookups, and memory that is given back."""
 
 import asyncio
+import logging
 import socket
 import ssl
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 from asyncio import sslproto
 from collections.abc import Iterator
@@ -13,9 +15,25 @@ from pathlib import Path
 
 import anyio
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from telemetryd.daemon.loop import MOST_LOOKUPS, PromptLoop
+from telemetryd.daemon.filewatch import FileWatch
+from telemetryd.daemon.loop import (
+    BLOCKED_S,
+    LAG_S,
+    MOST_LOOKUPS,
+    TRIM_S,
+    Heartbeat,
+    PromptLoop,
+    trim_heap,
+)
+from telemetryd.daemon.notify import Notifier, Supervision
+from telemetryd.stats import Histogram
+from telemetryd.timing import TICK_S
+from tests.daemon.test_reload import Bench, secret
 from tests.support.certificates import Authority, server_side
+from tests.support.virtualtime import VirtualTimeLoop
 
 pytestmark = pytest.mark.anyio
 
@@ -110,6 +128,73 @@ async def test_lookups_of_too_many_names_that_hang_fail_at_once(
         while lookups():
             await anyio.sleep(0.005)
     assert await anyio.getaddrinfo("one.more.example.com", 443)
+
+
+def test_regular_looks_of_an_idle_daemon_share_their_wake_ups(tmp_path: Path) -> None:
+    """A manager is there that wants to know the status, and a watchdog that bites after 30 s."""
+    minutes = 10
+
+    async def idle() -> int:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualTimeLoop)
+        notifier = Notifier(str(tmp_path / "unheard"), 10.0)
+        supervision = Supervision(notifier, summary=lambda: "all is well", alive=lambda: True)
+        beat = Heartbeat()
+        async with anyio.create_task_group() as group:
+            group.start_soon(beat.run)
+            group.start_soon(trim_heap)
+            group.start_soon(supervision.run)
+            group.start_soon(FileWatch(Bench.make(tmp_path, secret("a")).reloader).run)
+            await anyio.sleep(TICK_S + 1)
+            before = loop.jumps
+            await anyio.sleep(minutes * 60)
+            jumps = loop.jumps - before
+            assert beat.alive
+            group.cancel_scope.cancel()
+        return jumps
+
+    jumps = anyio.run(idle, backend_options={"loop_factory": VirtualTimeLoop})
+    assert jumps <= minutes * 60 / TICK_S + 2
+    assert not TRIM_S % TICK_S
+
+
+def plain_lag(turns: list[tuple[float, float]]) -> list[float]:
+    """What a timer each half second would have measured, while the loop was at work so."""
+    due, lag = LAG_S, []
+    for begun, ended in turns:
+        while due <= ended:
+            fired = due if due < begun else ended
+            lag.append(fired - due)
+            due = fired + LAG_S
+    return lag
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 12)), max_size=20))
+def test_lag_without_a_timer_is_that_of_a_timer(steps: list[tuple[int, int]]) -> None:
+    turns, now = [], 0.0
+    for rest, work in steps:
+        turns.append((now + rest / 8, now + (rest + work) / 8))
+        now = turns[-1][1]
+    beat, expected = Heartbeat(), Histogram()
+    beat._due_s = LAG_S
+    for turn in turns:
+        beat.worked(*turn)
+    for late in plain_lag(turns):
+        expected.observe(late)
+    assert (beat.lag.counts, beat.lag.total) == (expected.counts, expected.total)
+
+
+async def test_turn_that_blocks_is_counted_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "telemetryd.daemon.loop")
+    beat = Heartbeat()
+    async with anyio.create_task_group() as group:
+        group.start_soon(beat.run)
+        await anyio.sleep(0.01)
+        time.sleep(BLOCKED_S + LAG_S)  # what must not happen
+        await anyio.sleep(0.01)
+        group.cancel_scope.cancel()
+    assert "event loop was blocked" in caplog.text
+    assert beat.lag.total >= BLOCKED_S
 
 
 TRIMMING = """

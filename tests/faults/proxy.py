@@ -21,6 +21,7 @@ from aiohttp import web
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from yarl import URL
 
+from telemetryd.informer.source import MISSED_WITHIN_S
 from tests.support.certificates import Authority, Pair
 
 _PASSED_ON = ("Authorization", "Accept", "Content-Type", "User-Agent")
@@ -52,12 +53,18 @@ class Ask:
         return "sendInitialEvents" in self.query
 
     @property
+    def is_followed(self) -> bool:
+        """Whether its answer goes on, line by line."""
+        return "watch" in self.query and self.verb != "look"
+
+    @property
     def verb(self) -> str:
-        """`watch`, `list` (in pages or as a stream), or the method."""
+        """`watch`, `list` (in pages or as a stream), `look` for what a stream has missed, or the
+        method."""
         if self.is_stream:
             return "list"
         if "watch" in self.query:
-            return "watch"
+            return "look" if self.query.get("timeoutSeconds") == str(MISSED_WITHIN_S) else "watch"
         return "list" if self.method == "GET" and self.resource in COLLECTIONS else self.method
 
 
@@ -342,7 +349,7 @@ class FaultProxy:
                 data=await request.read() or None,
             ) as answer:
                 kind = {"Content-Type": answer.headers.get("Content-Type", _JSON)}
-                if "watch" not in exchange.ask.query or answer.status != 200:
+                if not exchange.ask.is_followed or answer.status != 200:
                     body = await answer.read()
                     body = change(body) if change else body
                     return web.Response(status=answer.status, body=body, headers=kind)

@@ -20,8 +20,8 @@ from telemetryd.errors import (
     Unavailable,
     UnreadableReason,
 )
-from telemetryd.informer.source import KubeSource
-from telemetryd.kube.http import ByteStream
+from telemetryd.informer.source import MISSED_WITHIN_S, KubeSource
+from telemetryd.kube.stream import ByteStream
 from telemetryd.model import Unreadable
 from tests.informer.samples import (
     Json,
@@ -93,7 +93,7 @@ class ModelServer(KubeSource):
         refusal: What every request gets; None while the server is well.
         streaming: It serves lists as streams too.
         asked: When what was asked: ``list`` for a first page or a stream, ``page``, ``watch``,
-            ``probe``, ``version``.
+            ``probe``, ``version``, ``look``.
     """
 
     rng: Random
@@ -224,6 +224,13 @@ class ModelServer(KubeSource):
             yield stream
         finally:
             self.streams.discard(stream)
+
+    async def missed_by(self, resource_version: str, *, timeout_s: float) -> bytes:
+        self._ask("look")
+        if int(resource_version) < self._compacted:
+            raise EXPIRED
+        await anyio.sleep(MISSED_WITHIN_S)
+        return b"".join(line for version, line in self._history if version > int(resource_version))
 
     @asynccontextmanager
     async def stream_list(

@@ -24,14 +24,15 @@ from telemetryd.errors import (
     Unavailable,
 )
 from telemetryd.informer.informer import Informer
-from telemetryd.informer.source import KubeSource
-from telemetryd.kube.http import ByteStream
+from telemetryd.informer.source import MISSED_WITHIN_S, KubeSource
+from telemetryd.kube.stream import ByteStream
 from telemetryd.stats import InformerStats
 from tests.informer.samples import (
     THINGS,
     Json,
     Thing,
     ThingRecord,
+    bookmark,
     event,
     list_end,
     listing,
@@ -68,11 +69,17 @@ class FakeStream(ByteStream):
         self._after = after
         self._first = first
         self._fault = server.fault
+        self.cut_off = False
+        server.opened.append(self)
 
     async def read(self, timeout_s: float) -> bytes:
         deadline_s = anyio.current_time() + timeout_s
         while anyio.current_time() < deadline_s:
-            if self._server.fault != self._fault and self._server.fault in FAULTS:
+            if self.cut_off:
+                await anyio.sleep(deadline_s - anyio.current_time())
+                break
+            lost = self._server.fault in FAULTS and self._server.only != "look"
+            if self._server.fault != self._fault and lost:
                 raise FAULTS["refused"]
             if self._fault == "short" or self._server.fault == "short":
                 return b""
@@ -103,6 +110,8 @@ class FakeServer(KubeSource):
         self.objects: dict[str, Json] = {}
         self.log: list[tuple[int, bytes]] = []
         self.asked: list[tuple[float, str]] = []
+        self.opened: list[FakeStream] = []
+        self.dead_connections = 0
 
     def put(self, name: str, size: int) -> None:
         self.version += 1
@@ -114,6 +123,16 @@ class FakeServer(KubeSource):
         body = self.objects.pop(name) | {}
         body["metadata"] = body["metadata"] | {"resourceVersion": str(self.version)}
         self.log.append((self.version, event("DELETED", body)))
+
+    def mark(self) -> None:
+        """Streams bring a bookmark."""
+        self.version += 1
+        self.log.append((self.version, bookmark(self.version)))
+
+    def cut_off(self) -> None:
+        """A proxy passes on nothing more of the streams that are open."""
+        for stream in self.opened:
+            stream.cut_off = True
 
     def set_back(self, version: int) -> None:
         """As where its etcd was restored from a backup: no watch hears of it."""
@@ -183,6 +202,15 @@ class FakeServer(KubeSource):
         if self.streams == "served":
             first += list_end(self.version)
         yield FakeStream(self, self.version, first)
+
+    async def missed_by(self, resource_version: str, *, timeout_s: float) -> bytes:
+        self._ask("look")
+        self.dead_connections -= 1
+        if self.fault == "hang" or self.dead_connections >= 0:
+            await anyio.sleep(timeout_s)
+            raise Unavailable("hung", kind=Reason.TIMEOUT)
+        await anyio.sleep(MISSED_WITHIN_S)
+        return b"".join(line for v, line in self.log if v > int(resource_version))
 
     async def knows_streams(self, *, timeout_s: float) -> bool:
         if self.fault in {"gone", "missing"}:  # of a resource, not of the version
@@ -265,6 +293,92 @@ async def test_idle_watch_is_opened_again_every_90_s_and_is_no_trouble(streamed:
         # The stream of the list was the first watch.
         assert run.stats.watch_terminations == {"idle": len(gaps) + streamed}
         assert run.stats.lists == {("success", "initial"): 1}
+        assert run.reader.status().last_error == ""
+
+
+@pytest.mark.parametrize(
+    ("late_s", "dead"), [(0.0, 0), (8.0, 0), (16.0, 0), (22.0, 0), (8.0, 1), (0.0, 2)]
+)
+async def test_stream_that_brings_nothing_of_a_change_is_given_up_within_45_s(
+    streamed: bool, late_s: float, dead: int
+) -> None:
+    """The change comes so long after a proxy has stopped to pass on what the stream brings.
+
+    It has stopped for some idle connections, too, which are tried first.
+    """
+    server = FakeServer()
+    server.streamed = streamed
+    async with running(server) as run:
+        await anyio.sleep(100.0)
+        server.put("a", 1)
+        await anyio.sleep(1.0)
+        assert run.held == run.expected()
+        server.cut_off()
+        server.dead_connections = dead
+        cut_off_s = anyio.current_time()
+        await anyio.sleep(late_s)
+        server.put("b", 2)
+        while run.held != run.expected():
+            await anyio.sleep(0.1)
+        assert anyio.current_time() - cut_off_s <= 45.0
+        assert run.stats.watch_terminations["idle"] == 2
+        assert run.stats.lists == {("success", "initial"): 1}
+        assert run.reader.status().last_error == ""
+
+
+@pytest.mark.parametrize("after_s", [1.0, 20.0, 36.0, 50.0, 59.0])
+async def test_stream_that_is_cut_off_at_any_moment_between_bookmarks_is_given_up_within_45_s(
+    streamed: bool, after_s: float
+) -> None:
+    server = FakeServer()
+    server.streamed = streamed
+    async with running(server) as run:
+        for _ in range(3):
+            await anyio.sleep(60.0)
+            server.mark()
+        await anyio.sleep(after_s)
+        server.cut_off()
+        cut_off_s = anyio.current_time()
+        server.put("b", 2)
+        while run.held != run.expected():
+            await anyio.sleep(0.1)
+        assert anyio.current_time() - cut_off_s <= 45.0
+        assert run.stats.watch_terminations == {"idle": 1}
+
+
+async def test_healthy_stream_is_looked_at_once_a_minute_and_never_given_up(
+    streamed: bool,
+) -> None:
+    server = FakeServer()
+    server.streamed = streamed
+    async with running(server) as run:
+        for number in range(50):
+            await anyio.sleep(31.0)
+            # A change that comes during a look is on its way, not missed.
+            if number % 3 == 0 and server.times("look"):
+                server.put("a", number)
+            await anyio.sleep(29.0)
+            server.mark()
+        assert not run.stats.watch_terminations
+        assert len(server.times("watch")) == 1 - streamed
+        looks = server.times("look")
+        assert len(looks) > 25
+        assert most_within(looks, 59.9) == 1
+
+
+@pytest.mark.parametrize("fault", ["refused", "hang", "internal", "denied", "gone", "html"])
+async def test_look_that_fails_gives_nothing_up(fault: str) -> None:
+    server = FakeServer()
+    server.only = "look"
+    async with running(server) as run:
+        await anyio.sleep(10.0)
+        if fault == "hang":
+            server.only = None
+        server.fault = fault
+        await anyio.sleep(60.0)
+        # One that isn't answered is made again, for its connection may be dead as well.
+        assert len(server.times("look")) == (3 if fault == "hang" else 1)
+        assert not run.stats.watch_terminations
         assert run.reader.status().last_error == ""
 
 

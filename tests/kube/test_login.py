@@ -15,7 +15,7 @@ from telemetryd.config.settings import KubernetesConfig
 from telemetryd.errors import Unauthorized, Unavailable
 from telemetryd.kube.client import KubeClient
 from telemetryd.kube.credentials import TokenFile
-from telemetryd.kube.http import ByteStream
+from telemetryd.kube.stream import ByteStream
 from telemetryd.kube.tls import TlsContext
 from tests.informer.samples import Json
 from tests.informer.scripted import answer, kubeconfig, refuse, serve

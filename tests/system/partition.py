@@ -1,4 +1,4 @@
-"""A TCP relay in front of the API server that can cut every connection and refuse new ones."""
+"""A TCP relay before the API server that can cut or swallow connections, and refuse new ones."""
 
 import contextlib
 import socket
@@ -6,7 +6,7 @@ import threading
 
 
 class Partition:
-    """Relays loopback connections to one port; `cut` and `heal` at will.
+    """Relays loopback connections to one port; `cut`, `swallow` and `heal` at will.
 
     Args:
         target: Port of the server behind it, on 127.0.0.1.
@@ -22,6 +22,7 @@ class Partition:
         self.accepted = self.asked = 0
         self._open = True
         self._sockets: set[socket.socket] = set()
+        self._swallowed: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._listener = listener or socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -36,6 +37,11 @@ class Partition:
         for end in sockets:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+    def swallow(self) -> None:
+        """Passes on nothing more of the connections that are open now, and leaves them open."""
+        with self._lock:
+            self._swallowed = set(self._sockets)
 
     def heal(self) -> None:
         """Lets connections through again."""
@@ -77,10 +83,12 @@ class Partition:
     def _relay(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
-                sink.sendall(data)
+                if source not in self._swallowed:
+                    sink.sendall(data)
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
         with self._lock:
             self._sockets -= {source, sink}
+            self._swallowed -= {source, sink}
         source.close()

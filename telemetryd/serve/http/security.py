@@ -27,10 +27,11 @@ from telemetryd.kube.tls import load_pair, why_unloadable
 from telemetryd.serve.http.connection import answer_text
 from telemetryd.serve.http.reviews import Reviews
 from telemetryd.sharedread import SharedRead
+from telemetryd.timing import TICK_S, until_tick_s
 
 log = logging.getLogger(__name__)
 
-LOOK_S: Final = 10.0
+LOOK_S: Final = 2 * TICK_S
 """Between checks of the files: the kubelet takes up to a minute to write a renewed Secret."""
 READ_TIMEOUT_S: Final = 10.0
 """For reading the files: a network file system may hang."""
@@ -263,7 +264,7 @@ class Security:
     async def watch(self) -> None:
         """Use renewed files, until cancelled."""
         while True:
-            await anyio.sleep(self._look_s)
+            await anyio.sleep(until_tick_s(anyio.current_time(), self._look_s))
             rules = self._rules
             if rules.files is None or rules.certificates is None:
                 continue
