@@ -64,6 +64,7 @@ LONGEST = (
     "tests/system/test_replicas.py",
     "tests/system/test_late_writes.py",
     "tests/system/test_hangs.py",
+    "tests/system/test_history_replicas.py",
     "tests/daemon/test_restrictions_table.py",
     "tests/docs/test_commands.py",
     "tests/system/test_opt_out.py",
