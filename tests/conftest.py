@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Generator, Iterator
@@ -30,6 +31,10 @@ pytest_plugins = [
 # Each of hundreds of processes would compile the package again, and each worker all tests.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+# A shell has what it runs in the background ignore SIGINT, and so would every program of a test.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _MEMORY = Path("/dev/shm")
 _ROOM_BYTES = 4 << 30
@@ -64,6 +69,7 @@ LONGEST = (
     "tests/system/test_replicas.py",
     "tests/system/test_late_writes.py",
     "tests/system/test_hangs.py",
+    "tests/system/test_history_replicas.py",
     "tests/daemon/test_restrictions_table.py",
     "tests/docs/test_commands.py",
     "tests/system/test_opt_out.py",

@@ -47,6 +47,7 @@ _OWN_FIXES: Final = {
     errno.EROFS: "mount it writable, or set state_dir",
     errno.ELOOP: "is a link: put the file itself there",
     errno.EIO: "check the disk or the file server",
+    errno.ESTALE: "check the disk or the file server",
 }
 _FIXES: Final = {
     sqlite3.SQLITE_FULL: _ROOM,

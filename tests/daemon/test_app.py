@@ -133,7 +133,7 @@ def test_daemon_without_a_place_for_its_socket_runs_on(server: FleetServer, tmp_
     daemon = Daemon(folder, server.kubeconfig, EXPORTERS)
     try:
         daemon.wait_for("ready", daemon.ready, 90)
-        assert "the path is longer than 107 bytes" in daemon.log()
+        assert "the path is longer than 107 bytes" in daemon.whole_log()
     finally:
         assert daemon.stop() == 0
     assert "no control socket" in daemon.log()

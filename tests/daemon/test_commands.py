@@ -293,7 +293,6 @@ def test_watched_status_is_shown_again_until_it_is_interrupted(commanded: Comman
     daemon = commanded.daemon
     process = subprocess.Popen(
         [
-            *("env", "--default-signal=INT"),  # what runs in the background may ignore it
             *(sys.executable, "-m", "telemetryd", "ctl", "status", "--watch", "--json"),
             *("--config", str(daemon.config_file)),
         ],

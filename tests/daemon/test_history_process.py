@@ -124,7 +124,7 @@ def test_file_that_is_removed_and_put_back_while_it_runs_is_gone_on_with(
         kept.ahead()
         kept.wait_for("another file", lambda: file.exists() and slots_of(kept.state))
         kept.goes_on()
-        assert kept.daemon.log().count("history file was removed or replaced") == 1
+        assert kept.daemon.whole_log().count("history file was removed or replaced") == 1
     assert slots_of(kept.state)
 
 
@@ -207,7 +207,7 @@ def test_disk_that_is_full_for_a_while_costs_no_minute_and_no_export(
         kept.ahead()
         kept.wait_for("a disk with room", lambda: kept.daemon.metric(WRITABLE) == 1)
         assert kept.daemon.metric("telemetryd_history_lost_slots_total") == 0
-        assert kept.daemon.log().count("cannot keep the history") == 1
+        assert kept.daemon.whole_log().count("cannot keep the history") == 1
         copy = tmp_path / "copy"
         shutil.copytree(inside, copy)
         fill(inside)

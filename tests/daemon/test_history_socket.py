@@ -122,7 +122,7 @@ def test_everything_is_removed_by_the_daemon_what_it_has_in_memory_among_it(
         assert old.stdout == f"{HOURS + -(-HOURS // 24)} slots removed\n"
         every = telemetryd("history", "prune", "--all", "--config", str(daemon.config_file))
         assert (every.returncode, every.stdout) == (0, "everything removed\n"), every.stderr
-        assert daemon.log().count('"command":"prune"') == 3
+        assert daemon.whole_log().count('"command":"prune"') == 3
         exported = telemetryd("history", "export", "--config", str(daemon.config_file))
         assert exported.stdout.splitlines() == ['{"format":"telemetryd-history","version":1}']
     content = b"".join(each.read_bytes() for each in short_path.glob(f"{FILE_NAME}*"))

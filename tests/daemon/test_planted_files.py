@@ -126,7 +126,7 @@ def test_two_full_folders_in_one_spool_are_reported_once_and_nothing_else_suffer
         assert daemon.exporter("archive")["detail"] == daemon.exporter("second")["detail"] == ""
         (said,) = (
             line
-            for line in daemon.log().splitlines()
+            for line in daemon.whole_log().splitlines()
             if "exporter keeps nothing on disk" in line and '"level":"warning"' in line
         )
         assert f"can't use {tmp_path}/spool/remote: Directory not empty" in said

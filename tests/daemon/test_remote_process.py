@@ -124,5 +124,5 @@ async def test_reload_with_a_ca_that_is_not_there_is_rejected_whole(
             daemon.signal(signal.SIGHUP)
             successful = partial(daemon.metric, "telemetryd_config_last_reload_successful")
             await aside(partial(daemon.wait_for, "rejected", lambda: successful() == 0, 10))
-            assert "exporters.it.ca_file: CA can't be loaded" in daemon.log()
+            assert "exporters.it.ca_file: CA can't be loaded" in await aside(daemon.whole_log)
             assert (await aside(lambda: daemon.exporter("it")))["state"] == "idle"

@@ -218,7 +218,7 @@ def test_tokens_let_no_one_in_while_the_api_server_is_away(
         for path in ("/livez", "/healthz"):
             assert get(daemon, path, trusting) == 200, path
         assert get(daemon, "/readyz", trusting) == 503, "not synced yet, and not 401"
-        warned = [line for line in daemon.log().splitlines() if "token review failed" in line]
+        warned = [line for line in daemon.whole_log().splitlines() if "token review failed" in line]
         assert len([line for line in warned if re.search('"level": ?"warning"', line)]) == 1
     assert TOKEN not in daemon.log()
 

@@ -166,7 +166,7 @@ def test_without_the_right_to_review_everyone_is_refused_and_doctor_names_it(
         )
     warned = [
         json.loads(line)
-        for line in guarded.daemon.log().splitlines()
+        for line in guarded.daemon.whole_log().splitlines()
         if "token review failed" in line
     ]
     assert warned

@@ -65,8 +65,6 @@ export -p >/run/reader
 pwd >/run/reader.folder
 exit $code
 """
-_ANSWERS_CTRL_C = ("env", "--default-signal=INT")
-"""These tests may run where a shell has it ignored, which programs inherit."""
 _START = """[ ! -e /run/reader ] || . /run/reader
 cd "$2" || exit
 eval "exec $1"
@@ -148,7 +146,7 @@ class Machine:
         log.unlink(missing_ok=True)
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [*self.entered(), *_ANSWERS_CTRL_C, "bash", "-c", _START, "reader", text, self.cwd],
+                [*self.entered(), "bash", "-c", _START, "reader", text, self.cwd],
                 env=self.environ(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,

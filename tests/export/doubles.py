@@ -10,33 +10,14 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
-from telemetryd.errors import NotReady
+from telemetryd.api.testing.samples import AT, IDENTITY, FakeSource
 from telemetryd.export.engine.manager import ExporterManager
 from telemetryd.export.exporter import ExportContext, ExporterSpec, Outcome
 from telemetryd.export.payloads.scc import scc_renderer
-from telemetryd.model import (
-    Delivery,
-    ExporterStatus,
-    Identity,
-    Payload,
-    Snapshot,
-    SystemRow,
-    Totals,
-)
+from telemetryd.model import Delivery, ExporterStatus, Payload, Snapshot, SystemRow, Totals
 from telemetryd.stats import ExporterStats
 
-INSTALL_UUID = "8d6f8b1e-5a0b-4f3c-9a4f-0d6b1f5f0a11"
-CLUSTER_UUID = "1b2f6b4e-90ab-4f8e-b1c7-2f1e2a3b4c5d"
-EPOCH_S = 1_790_000_000.0
-
-IDENTITY = Identity(
-    install_uuid=INSTALL_UUID,
-    cluster_uuid=CLUSTER_UUID,
-    server_url="https://rancher.example.com",
-    version="v2.15.0",
-    git_hash="59bd052e",
-    product="rancher-prime",
-)
+INSTALL_UUID, CLUSTER_UUID, EPOCH_S = IDENTITY.install_uuid, IDENTITY.cluster_uuid, AT
 
 
 def render_scc(snapshot: Snapshot, now_s: float) -> Payload:
@@ -59,39 +40,27 @@ def snapshot(revision: int = 1, *, nodes: int = 1) -> Snapshot:
     )
 
 
-class Source:
-    """A snapshot source that the test holds in its hand."""
+class Source(FakeSource):
+    """A snapshot source that the test holds in its hand, and that may fail.
+
+    Attributes:
+        error: What ``snapshot()`` raises; None for nothing.
+    """
 
     def __init__(self, *, ready: bool = True) -> None:
-        self.current = snapshot()
-        self.waiting_for: tuple[str, ...] = () if ready else ("informer nodes",)
+        super().__init__(snapshot())
         self.error: BaseException | None = None
-        self._ready = anyio.Event()
-        if ready:
-            self._ready.set()
+        if not ready:
+            self.wait_for("informer nodes")
 
     def snapshot(self) -> Snapshot:
         if self.error is not None:
             raise self.error
-        if self.waiting_for:
-            raise NotReady(self.waiting_for)
-        return self.current
-
-    async def wait_ready(self) -> None:
-        while self.waiting_for:
-            await self._ready.wait()
+        return super().snapshot()
 
     def change(self) -> None:
         revision = self.current.revision + 1
         self.current = snapshot(revision, nodes=revision)
-
-    def become_ready(self) -> None:
-        self.waiting_for = ()
-        self._ready.set()
-
-    def become_unready(self, *waiting_for: str) -> None:
-        self._ready = anyio.Event()
-        self.waiting_for = waiting_for
 
 
 def render(snapshot: Snapshot, delivery: Delivery) -> Payload:

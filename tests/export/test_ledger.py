@@ -87,7 +87,7 @@ async def test_exporter_says_what_is_wrong_with_a_source_that_never_becomes_read
 
 async def test_source_that_waits_for_nothing_by_name_is_waited_for_all_the_same() -> None:
     source = Source()
-    source.become_unready("")
+    source.wait_for("")
     manager = manager_of(source)
     manager.register(spec(), Sink())
     async with running(manager):

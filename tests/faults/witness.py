@@ -194,5 +194,5 @@ class Witness:
     def _end(self) -> None:
         if self._running is not None:
             self._portal.call(self._scope.cancel)
-            self._running.result(timeout=20)
+            self._running.result(timeout=60)
             self._running = None

@@ -100,7 +100,7 @@ def test_bad_request_is_logged_without_what_it_says(target: Target) -> None:
     target.send(Sent(content, cuts=[], waits=True, leaves="eof", covered=True))
     assert target.is_alive()
     target.daemon.assert_well()
-    log = target.daemon.daemon.log()
+    log = target.daemon.daemon.whole_log()
     assert '"bad request","status":400' in log
     assert "hush" not in log
 

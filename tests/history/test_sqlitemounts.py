@@ -1,5 +1,6 @@
 """The store on disks that are full or read-only, and on file systems of a network."""
 
+import errno
 import json
 import os
 import shutil
@@ -150,3 +151,91 @@ def test_read_only_folder_is_named_and_can_be_read(tmp_path: Path) -> None:
     assert "Read-only file system: mount it writable" in str(seen["write"])
     assert (seen["read"], seen["files"]) == (1, ["history.db", "history.lock"])
     assert (seen["after"], seen["slots"]) == ("done", [600, 60.0])
+
+
+FAR = """
+import json, os, subprocess, sys, time
+from pathlib import Path
+from telemetryd.errors import HistoryError
+from tests.history.test_sqlite import HOUR_S, MINUTE_S, ONE, minute, opened
+
+def attempt(call):
+    try:
+        return call() or "done"
+    except HistoryError as error:
+        return str(error)
+
+kind, number, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+behind, far, fault = (folder / name for name in ("behind", "far", "fault"))
+for each in (behind, far): each.mkdir()
+program = ("/usr/bin/python3", "tests/history/failingserver.py")
+server = subprocess.Popen([*program, behind, far, fault])
+while not os.path.ismount(far):
+    assert server.poll() is None
+    time.sleep(0.01)
+try:
+    store = opened(far)
+    store.write(ONE, [minute(0)], batch="a")
+    seen = {"journal": store.journal}
+    fault.write_text(f"{kind} {number}")
+    seen["write"] = attempt(lambda: store.write(ONE, [minute(1)], batch="b"))
+    store.close()
+    seen["open"] = attempt(lambda: opened(far).close())
+    fault.unlink()
+    store = opened(far)
+    for batch in ("b", "b", "c"):
+        store.write(ONE, [minute("abc".index(batch))], batch=batch)
+    slots = store.read(ONE, MINUTE_S, 0, 2**40)
+    seen["slots"] = [len(slots), max(each.known_s for each in slots)]
+    seen["hours"] = sum(each.known_s for each in store.read(ONE, HOUR_S, 0, 2**40))
+    store.close()
+    seen["left"] = sorted(each.name for each in behind.iterdir())
+finally:
+    subprocess.run(["umount", far], check=True)
+    server.wait(60)
+print(json.dumps(seen))
+"""
+CHECK = "check the disk or the file server"
+LOCKED = "database is locked: "
+
+
+def has_fuse() -> bool:
+    """Whether the system's Python can serve a file system, and who runs this may mount it."""
+    if os.geteuid() != 0 or not Path("/dev/fuse").exists():
+        return False
+    asked = subprocess.run(
+        ["/usr/bin/python3", "-c", "import fusepy"], stderr=subprocess.DEVNULL, check=False
+    )
+    return asked.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "number", "said"),
+    [
+        pytest.param("lock", errno.ENOLCK, LOCKED, marks=pytest.mark.long),
+        pytest.param("lock", errno.EACCES, LOCKED, marks=pytest.mark.long),
+        pytest.param("lock", errno.EIO, CHECK, marks=pytest.mark.long),
+        pytest.param("lock", errno.EINVAL, CHECK, marks=pytest.mark.long),
+        ("lock", errno.ESTALE, CHECK),
+        ("io", errno.ESTALE, CHECK),
+        pytest.param("io", errno.EIO, CHECK, marks=pytest.mark.long),
+    ],
+    ids=lambda value: errno.errorcode[value] if isinstance(value, int) else "",
+)
+def test_locks_and_files_that_a_server_fails_are_named_and_cost_no_slot(
+    tmp_path: Path, kind: str, number: int, said: str
+) -> None:
+    if not has_fuse():
+        missing = "no FUSE: needs root, /dev/fuse and Debian's python3-fusepy"
+        assert os.environ.get("CI") != "true", missing
+        pytest.skip(missing)
+    command = ["unshare", "-m", sys.executable, "-c", FAR, kind, str(number), str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert seen["journal"] == "delete", "it is known as of a network"
+    # A lock that is held is not asked for again.
+    assert (seen["write"] == "done") is (kind == "lock")
+    assert said in seen["open"]
+    assert (seen["slots"], seen["hours"]) == ([3, 60.0], 180.0)
+    assert seen["left"] == ["history.db", "history.lock"], "nothing is taken for damaged"

@@ -266,9 +266,9 @@ def limit_that_is_lower_than_what_is_used(stage: Stage) -> Callable[[], object]:
     return lambda: stage.reload("alone", right)
 
 
-@cause(of("HistoryNotWritten", instance="main"))
+@cause(of("HistoryNotWritten", instance="starved"))  # those with a limit need theirs
 def other_process_that_locks_the_history(stage: Stage) -> Callable[[], object]:
-    other = sqlite3.connect(stage.folder("main") / "history.db", check_same_thread=False)
+    other = sqlite3.connect(stage.folder("starved") / "history.db", check_same_thread=False)
     other.execute("PRAGMA busy_timeout = 30000")
     other.execute("BEGIN IMMEDIATE")
     return other.close

@@ -44,6 +44,7 @@ class Play:
         texts: Annotations of what fired.
         left: What fired in the end.
         empty: Queries of the dashboard that never had a number.
+        starts: Daemons that the dashboard says have started since the fixes.
     """
 
     at_rest: list[str] = field(default_factory=list)
@@ -52,6 +53,7 @@ class Play:
     texts: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     empty: list[Query] = field(default_factory=list)
+    starts: set[str] = field(default_factory=set)
 
 
 def named(stage: Stage) -> list[str]:
@@ -93,8 +95,8 @@ def play(
             for each in causes:
                 fixes.callback(each.bring(stage))
             _watch_fire(stage, played, wanted, brought_s)
-        mended_s = time.monotonic()
-        _watch_clear(stage, played, mended_s)
+        fixed, fixed_s = time.time(), time.monotonic()
+        _watch_clear(stage, played, fixed_s)
         played.left = named(stage)
         played.empty = [
             query
@@ -103,7 +105,21 @@ def play(
                 filled_in(query.expr, rate_interval="15s"), since_s=began_s
             )
         ]
+        (starts,) = [query for query in queries() if query.where == "annotation Starts"]
+        played.starts = {
+            name
+            for name in stage.daemons
+            if server.values(_of_instance(starts, name), since_s=fixed)
+        }
     return played
+
+
+def _of_instance(query: Query, name: str) -> str:
+    text = filled_in(query.expr, rate_interval="15s").replace(
+        'instance=~".+"', f'instance="{name}"'
+    )
+    assert name in text
+    return text
 
 
 def _watch_fire(stage: Stage, played: Play, wanted: set[Expected], brought_s: float) -> None:
@@ -118,13 +134,13 @@ def _watch_fire(stage: Stage, played: Play, wanted: set[Expected], brought_s: fl
     played.texts = sorted(texts)
 
 
-def _watch_clear(stage: Stage, played: Play, mended_s: float) -> None:
+def _watch_clear(stage: Stage, played: Play, fixed_s: float) -> None:
     wanted = set(played.fired_s)
-    while time.monotonic() < mended_s + CLEARS_WITHIN_S:
+    while time.monotonic() < fixed_s + CLEARS_WITHIN_S:
         firing = stage.prometheus.firing()
         for each in [each for each in wanted if not any(map(each.is_, firing))]:
             wanted.remove(each)
-            played.cleared_s[each] = time.monotonic() - mended_s
+            played.cleared_s[each] = time.monotonic() - fixed_s
         if not firing:
             return
         time.sleep(0.5)
@@ -181,6 +197,7 @@ def test_nothing_fires_before_the_causes_or_after_their_fixes(quick_play: Play) 
 @pytest.mark.timeout(600)
 def test_every_query_of_the_dashboard_has_data(quick_play: Play) -> None:
     assert quick_play.empty == []
+    assert "gone" in quick_play.starts, "however long it was away"
 
 
 @pytest.mark.alerts

@@ -40,7 +40,8 @@ _CONNECT_TIMEOUT_S = 30.0
 _NICENESS: Final = 10
 _DISBAND_S = 120.0
 _BUSY_PATHS = (
-    "/metrics", "/metrics", "/", "/status.json", "/history", "/livez", "/readyz?verbose",
+    "/metrics", "/metrics", "/", "/status.json", "/livez", "/readyz?verbose",
+    "/history", "/history.json", "/history.csv",
 )  # fmt: skip
 
 

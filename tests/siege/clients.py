@@ -1,6 +1,10 @@
-"""Who has to be served all through a siege: a kubelet and a Prometheus, each at two addresses."""
+"""Who has to be served all through a siege: a kubelet and a Prometheus, each at two addresses.
+
+A reader asks for the history in turn as a page, as JSON and as CSV.
+"""
 
 import time
+from itertools import cycle
 from typing import Final
 
 from tests.siege.attacks import ATTACKERS
@@ -9,6 +13,8 @@ from tests.siege.stage import Stage
 
 LIVEZ, LIVEZ_BESIDE = "/livez", "/livez, attackers' address"
 SCRAPE, SCRAPE_BESIDE = "/metrics", "/metrics, attackers' address"
+HISTORY: Final = ("/history", "/history.json", "/history.csv")
+READER = "/history, .json, .csv"
 TOKEN_S: Final = 25.0
 """A scraper changes its token after so long, which Kubernetes does after an hour."""
 _REQUESTS = "secretrequests.telemetry.cattle.io"
@@ -23,14 +29,17 @@ def series_of(stage: Stage, server: Server) -> list[Series]:
     tokens = _Tokens(stage)
     beside = stage.token()
 
-    def scrape(source: str, token: str) -> Asked:
-        return server.ask("/metrics", source=source, token=token, timeout_s=SCRAPE_TIMEOUT_S)
+    def scrape(source: str, token: str, path: str = "/metrics") -> Asked:
+        return server.ask(path, source=source, token=token, timeout_s=SCRAPE_TIMEOUT_S)
+
+    paths = cycle(HISTORY)
 
     return [
         Series(LIVEZ, lambda: server.ask("/livez")),
         Series(SCRAPE, lambda: scrape("127.0.0.1", tokens.current())),
         Series(LIVEZ_BESIDE, lambda: server.ask("/livez", source=ATTACKERS)),
         Series(SCRAPE_BESIDE, lambda: scrape(ATTACKERS, beside)),
+        Series(READER, lambda: scrape("127.0.0.1", beside, next(paths))),
     ]
 
 

@@ -15,6 +15,7 @@ from tests.siege.verdict import MOST_GROWTH_MIB, Phase, ratio_of
 
 MOST_SLOWER: Final = 2.0
 """Times the quiet median, over the last few answers."""
+HISTORY: Final = {"telemetryd_history_writable": 1, "telemetryd_history_lost_slots_total": 0}
 _LAST = 5
 _MIB = 2**20
 
@@ -72,6 +73,8 @@ class Recovery:
         failures = "telemetryd_exporter_consecutive_failures"
         own = {f'{failures}{{exporter="{name}"}}' for name in EXPORTERS}
         for series, value in read_metrics(scrapes[-1].text).items():
+            if HISTORY.get(series, value) != value:
+                yield f"{series} is {value:g}"
             unsynced = series.startswith("telemetryd_informer_synced") and value != 1
             if unsynced or (series in own and value):
                 yield f"{series} is {value:g}"

@@ -186,6 +186,7 @@ def _phases(
         with prober.running(), sampler.running():
             run.wait("settling", _SETTLE_S)
             tell(f"quiet for {plan.quiet_s:.0f} s")
+            began = time.time()
             quiet_span = run.wait("quiet", plan.quiet_s)
             tell(f"under siege for {plan.siege_s:.0f} s")
             tenant = Tenant(
@@ -203,6 +204,7 @@ def _phases(
             after_span, after = run.recover(recovery)
             died = daemon.process.poll()
             peak = _peak_mib(daemon)
+            ended = time.time()
         siege = Siege(
             quiet=quiet,
             siege=run.look(siege_span),
@@ -216,7 +218,8 @@ def _phases(
         siege.notes += _notes(cage, siege, tenant, counts, run.count_by_resource(siege_span))
         if died is not None:
             siege.notes.append(f"the end of its log:\n{daemon.log()[-2000:]}")
-        return siege
+    siege.history = stage.history_faults(began, ended)
+    return siege
 
 
 def shares(samples: Sequence[Sample]) -> tuple[float, float]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from telemetryd.history.slots import DAY_S, HOUR_S, MINUTE_S, Moment, piece
+from telemetryd.history.sqlite import open_store, read_store
 from tests.apiserver.admin import Admin, AdminError, Object
 from tests.apiserver.crds import SECRET_REQUESTS, collection, install_crds
 from tests.apiserver.process import ApiServer
@@ -22,12 +24,14 @@ from tests.support.certificates import Authority
 from tests.support.daemon import Daemon
 from tests.support.sink import Sink
 from tests.system.account import RANCHER, SECRET, make_account
-from tests.system.rancher import Rancher
+from tests.system.rancher import INSTALL_UUID, Rancher
 from tests.system.scc import NAMESPACE, REQUEST, SERVED, Scc
 
 CLUSTERS, NODES = 10, 20
 EXPORTERS: Final = {"scc": 1, "receiver": 3}
 """Those that are configured, and seconds between two slots."""
+PAST_S: Final = 365 * DAY_S
+"""Of the history that is there at the start."""
 TEXT_BYTES: Final = 1_000_000
 _QUOTA_BYTES = 8 * 2**30
 _MONITORING = "monitoring"
@@ -150,6 +154,7 @@ class Stage:
             delivery_s=EXPORTERS["receiver"],
         )
         self._allow_scrapes()
+        self._fill_history()
 
     @contextlib.contextmanager
     def daemon(self, cage: Cage) -> Iterator[tuple[Daemon, Server]]:
@@ -187,12 +192,45 @@ class Stage:
         scc = Scc(self.admin)
         return scc.conditions(REQUEST) == SERVED and bool(scc.payload())
 
+    def history_faults(self, begin: float, end: float) -> list[str]:
+        """What is wrong with the minutes between two moments; call it when the daemon has ended."""
+        with contextlib.closing(read_store(self._folder)) as store:
+            minutes = store.read(INSTALL_UUID, MINUTE_S, begin - HOUR_S, end)
+            hours = store.read(INSTALL_UUID, HOUR_S, begin - HOUR_S, end)
+        known = {slot.start: slot.known_s for slot in minutes}
+        wanted = range(
+            -int(-begin // MINUTE_S) * MINUTE_S, int(end // MINUTE_S) * MINUTE_S, MINUTE_S
+        )
+        lost = [
+            f"the minute {start} is known for {known.get(start, 0.0):.1f} s"
+            for start in wanted
+            if known.get(start, 0.0) < MINUTE_S - 0.1
+        ]
+        twice = [
+            f"the hour {hour.start} is known for {hour.known_s:.1f} s, its minutes for {each_s:.1f}"
+            for hour in hours
+            if any(start // HOUR_S * HOUR_S == hour.start for start in wanted)
+            and abs(hour.known_s - (each_s := _known_s(known, hour.start))) > 0.1
+        ]
+        return [*lost, *twice, *([] if wanted else ["no minute passed"])]
+
+    def _fill_history(self) -> None:
+        """A year of hours, up to yesterday's last."""
+        until = int(time.time() // DAY_S) * DAY_S
+        moment = Moment({"nodes.entitled": 180, "nodes.all": 200}, complete=True)
+        with contextlib.closing(open_store(self._folder, now=time.time)) as store:
+            store.merge(
+                (INSTALL_UUID, piece(size_s, start, float(size_s), moment))
+                for size_s in (HOUR_S, DAY_S)
+                for start in range(until - PAST_S, until, size_s)
+            )
+
     def _allow_scrapes(self) -> None:
         ensure_namespace(self.admin, _MONITORING)
         rbac = "/apis/rbac.authorization.k8s.io/v1"
         role = {
             "metadata": {"name": "scrapes"},
-            "rules": [{"nonResourceURLs": ["/metrics"], "verbs": ["get"]}],
+            "rules": [{"nonResourceURLs": ["/metrics", "/history*"], "verbs": ["get"]}],
         }
         binding = {
             "metadata": {"name": "scrapes"},
@@ -209,6 +247,10 @@ class Stage:
         self.admin.create(accounts, {"metadata": {"name": "prometheus"}})
         self.admin.create(f"{rbac}/clusterroles", role)
         self.admin.create(f"{rbac}/clusterrolebindings", binding)
+
+
+def _known_s(minutes: Mapping[int, float], hour: int) -> float:
+    return sum(known for start, known in minutes.items() if hour <= start < hour + HOUR_S)
 
 
 @dataclass(slots=True)

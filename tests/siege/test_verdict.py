@@ -65,6 +65,7 @@ def test_what_goes_wrong_in_the_siege_is_named(what: str) -> None:
         ({"kills": 1}, "killed 1 processes"),
         ({"died": -9}, "ended with -9"),
         ({"after": ["7 connections, 1 before"]}, "not as before: 7 connections"),
+        ({"history": ["the minute 60 is known for 9.0 s"]}, "history: the minute 60"),
         ({"restart": "never ready"}, "never ready"),
     ],
 )

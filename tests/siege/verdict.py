@@ -73,6 +73,7 @@ class Siege:
         peak_mib: The most that was ever resident, by the kernel.
         kills: Of the kernel, for the limit.
         died: The daemon's exit status where it ended by itself.
+        history: What is wrong with the history of this time.
         restart: What failed of a start with all the requests there; empty where nothing did.
         notes: For the report.
     """
@@ -85,6 +86,7 @@ class Siege:
     peak_mib: float = 0.0
     kills: int = 0
     died: int | None = None
+    history: Sequence[str] = ()
     restart: str = ""
     limit_mib: float = 128.0
     notes: list[str] = field(default_factory=list)
@@ -111,8 +113,8 @@ class Siege:
                     f"{name}: the median takes {during:.1f} ms, {during / before:.1f} times as long"
                     f" as without attackers; {most_ratio:g} at most"
                 )
-        for each in self.after:
-            yield f"after {RECOVERS_WITHIN_S:.0f} s not as before: {each}"
+        yield from (f"history: {each}" for each in self.history)
+        yield from (f"after {RECOVERS_WITHIN_S:.0f} s not as before: {each}" for each in self.after)
         if self.restart:
             yield f"start with all requests there: {self.restart}"
 

@@ -17,6 +17,7 @@ from tests.support.waiting import until
 PATIENCE_S = 60.0
 T = TypeVar("T")
 
+STATUS = '"message":"status"'
 TOP_LEVEL = 'log_level = "debug"\nlog_format = "json"\n'
 
 
@@ -147,6 +148,18 @@ class Daemon:
     def log(self) -> str:
         """All it has logged so far."""
         return whole_lines(self.log_file)
+
+    def whole_log(self) -> str:
+        """All that it had logged when this was called, be it written yet or not.
+
+        A thread writes the lines, in their order: once the status that SIGUSR1 asks for is there,
+        so is everything before it.
+        """
+        if self.process.poll() is None:
+            before = self.log().count(STATUS)
+            self.signal(signal.SIGUSR1)
+            self.wait_for("its status in the log", lambda: self.log().count(STATUS) > before, 60)
+        return self.log()
 
     def wait_for(self, what: str, probe: Callable[[], T], timeout_s: float) -> T:
         """Returns the first truthy result of the probe.

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from pprint import pformat
 from typing import Any
@@ -90,15 +90,16 @@ def traits(process: "subprocess.Popen[bytes]", folder: Path) -> dict[str, Any]:
     until((folder / "env").exists, "the plug-in")
     text = (folder / "env").read_text()
     pairs = (each.partition("=") for each in text.replace(str(folder), "").split("\0"))
-    descriptors = sorted(
-        os.readlink(each).partition(":")[0].replace(str(folder), "")  # noqa: PTH115
-        for each in (place / "fd").iterdir()
-    )
+    descriptors = []
+    for each in (place / "fd").iterdir():
+        with suppress(FileNotFoundError):  # it has just been closed
+            named = os.readlink(each).partition(":")[0]  # noqa: PTH115
+            descriptors.append(named.replace(str(folder), ""))
     return {
         **{name: status[name] for name in SAME},
         "limits": (place / "limits").read_text(),
         "cwd": os.readlink(place / "cwd"),  # noqa: PTH115
-        "descriptors": descriptors,
+        "descriptors": sorted(descriptors),
         "environ": {name: text for name, _, text in pairs if name not in VARIES},
         "is leader": os.getsid(process.pid) == os.getpgid(process.pid) == process.pid,
     }

@@ -235,7 +235,7 @@ def recorded(admin: Admin, path: str) -> Iterator[Events]:
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
-    assert started.wait(10)
+    assert started.wait(60)
     try:
         yield events
     finally:

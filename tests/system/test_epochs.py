@@ -236,7 +236,7 @@ def test_damaged_epoch_file_is_named_once_and_nothing_is_sent_twice_or_lost(
             rancher.add_node("local", 30_000 + number)
             until(lambda: receiver.nodes == number + 2, name, deadline_s=SETTLE_S)  # noqa: B023
             assert (receiver.accepted, receiver.refused) == (number + 2, 0), name
-            logged = daemon.log()[begun:].splitlines()
+            logged = daemon.whole_log()[begun:].splitlines()
             lines = [line for line in logged if f'"file":"{file}"' in line]
             assert len(lines) == bool(said), (name, lines)
             assert all(said in line for line in lines)

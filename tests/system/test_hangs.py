@@ -57,6 +57,8 @@ INTERVAL_S = 1.0
 RETRY_S = 10.0
 """Between two reads of what a damaged state folder may remember."""
 
+BOTH = 2
+REJECTED = 'telemetryd_config_reloads_total{result="failure",trigger="signal"}'
 LOST = "telemetryd_log_lines_lost_total"
 
 _numbers = itertools.count(5000)
@@ -111,7 +113,11 @@ class Disk:
 
     def has_kept(self, path: Path) -> bool:
         """Whether something has been asked of this path since it hangs."""
-        return str(path) in self._flag.read_text().splitlines()
+        return self.kept(path) > 0
+
+    def kept(self, path: Path) -> int:
+        """How many calls about this path hang, each in a thread of its own."""
+        return self._flag.read_text().splitlines().count(str(path))
 
     def recover(self) -> None:
         """All that hangs comes back."""
@@ -262,15 +268,19 @@ def test_state_folder_that_hangs_for_good_does_not_hold_up_the_end(
 ) -> None:
     kubeconfig = apiserver.kubeconfig(short_path / "kubeconfig")
     config = EXPORTERS.format(url=sink.url("receiver"))
-    folder = str(disk.folder)
+    folder, memory = str(disk.folder), disk.folder / "restrictions.json"
     environ = {**disk.environ, "STATE_DIRECTORY": folder, "RUNTIME_DIRECTORY": folder}
     disk.hang()
     with ended_in_the_end(Daemon(short_path, kubeconfig, config, environ=environ)) as daemon:
         wait_for(daemon, "the start", lambda: daemon.get("/livez")[0] == 200, PATIENCE_S)
-        settled = threads_after(daemon, 2 * RETRY_S)
-        assert threads_after(daemon, 2 * RETRY_S) <= settled
+        time.sleep(2 * RETRY_S)
+        hung, settled = disk.kept(memory), threads_of(daemon)
+        assert hung
+        time.sleep(2 * RETRY_S)
+        assert disk.kept(memory) == hung, "no further read while one hangs"
+        wait_for(daemon, "no more threads", lambda: threads_of(daemon) <= settled, PATIENCE_S)
         assert daemon.get("/livez")[0] == 200
-        assert "no control socket" in daemon.log()
+        assert "no control socket" in daemon.whole_log()
 
 
 @pytest.mark.long
@@ -293,14 +303,16 @@ def test_configuration_file_that_hangs_rejects_reloads_within_their_deadline(
             assert "can't be read within 10 s: check its file system" in rejected.stderr
 
         assert_rejected()
-        assert disk.has_kept(daemon.config_file)
-        settled = threads_after(daemon, 1.0)
+        # The reload's read and that of the watch for changes.
+        wait_for(daemon, "both", lambda: disk.kept(daemon.config_file) == BOTH, PATIENCE_S)
+        settled = threads_of(daemon)
         assert_rejected()
-        rejections = daemon.log().count("config rejected")
+        rejections = daemon.metric(REJECTED) or 0
         daemon.signal(signal.SIGHUP)
         again = "the end of the reload by a signal"
-        wait_for(daemon, again, lambda: daemon.log().count("rejected") > rejections, PATIENCE_S)
-        assert threads_after(daemon, 1.0) <= settled
+        wait_for(daemon, again, lambda: (daemon.metric(REJECTED) or 0) > rejections, PATIENCE_S)
+        assert disk.kept(daemon.config_file) == BOTH, "no further read while one hangs"
+        wait_for(daemon, "no more threads", lambda: threads_of(daemon) <= settled, PATIENCE_S)
         assert_goes_on(daemon, rancher, sink, short_path)
         disk.recover()
         reloaded = run_ctl(daemon, short_path, "reload")
@@ -310,9 +322,8 @@ def test_configuration_file_that_hangs_rejects_reloads_within_their_deadline(
         wait_for(daemon, "a read", lambda: disk.has_kept(daemon.config_file), PATIENCE_S)
 
 
-def threads_after(daemon: Daemon, seconds: float) -> int:
-    """How many threads the process has after that time."""
-    time.sleep(seconds)
+def threads_of(daemon: Daemon) -> int:
+    """How many threads the process has now; those that are idle end after some seconds."""
     return len(list(Path(f"/proc/{daemon.process.pid}/task").iterdir()))
 
 

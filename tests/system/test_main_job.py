@@ -66,7 +66,7 @@ def wait_for_whole_truth(daemon: Daemon, rancher: Rancher) -> dict[str, Any]:
 
 
 def test_fleet_present_at_start_is_written_at_the_first_attempt(daemon: Daemon) -> None:
-    before, delivered, _ = daemon.log().partition("exporter delivered for the first time")
+    before, delivered, _ = daemon.whole_log().partition("exporter delivered for the first time")
     assert delivered
     assert "exporter failing" not in before
 

@@ -81,7 +81,7 @@ class Bench:
 
     def log(self) -> str:
         """What it has logged since the test began."""
-        return self.daemon.log()[self._logged :]
+        return self.daemon.whole_log()[self._logged :]
 
     def reload(self, top_level: str = TOP_LEVEL) -> None:
         self.daemon.configure(self._config, top_level)
@@ -109,7 +109,7 @@ class Bench:
         self.daemon.wait_for("on", lambda: self.daemon.status()["collection"]["enabled"], 30)
         self.daemon.wait_for("all sent", self.is_up_to_date, 30)
         self.wait_until_on(0)
-        self._logged = len(self.daemon.log())
+        self._logged = len(self.daemon.whole_log())
 
     def opt(self, value: str | None) -> None:
         """Gives the setting a value; None deletes it."""

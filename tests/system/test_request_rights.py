@@ -160,6 +160,6 @@ def test_status_that_may_not_be_written_holds_up_no_export(
     scc.ask()
     daemon.wait_for("the Secret", scc.payload, 40)
     assert scc.conditions() == {}
-    assert "patch on secretrequests/status" in daemon.log()
+    assert "patch on secretrequests/status" in daemon.whole_log()
     rights.allow(*CLUSTER_RULES)
     daemon.wait_for("its conditions", lambda: scc.conditions() == SERVED, 40)

@@ -54,6 +54,9 @@ class Running:
     def log(self) -> str:
         return self.daemon.log()
 
+    def whole_log(self) -> str:
+        return self.daemon.whole_log()
+
     def lines(self) -> list[dict[str, Any]]:
         """Its log."""
         return [json.loads(line) for line in self.log().splitlines()]

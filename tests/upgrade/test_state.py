@@ -92,7 +92,7 @@ def test_pending_payload_of_the_earlier_version_is_dropped_for_another_receiver(
     with receiver.running() as environ, installed(state, fleet, elsewhere, environ) as daemon:
         first = until(lambda: receiver.requests, "a delivery", more=daemon.log)[0]
         assert first.sequence > pair_on_disk(recorded, "pending")[1]
-        assert "pending payload dropped" in daemon.log()
+        assert "pending payload dropped" in daemon.whole_log()
 
 
 def test_opt_out_and_restrictions_of_the_earlier_version_hold_until_an_opt_in(

@@ -290,7 +290,7 @@ async def test_interval_that_changes_while_the_source_is_awaited_is_used_from_th
     async with running(manager):
         await anyio.sleep(5)
         manager.reschedule(spec(interval_s=7))
-        source.become_ready()
+        source.wait_for()
         await anyio.sleep(15)
         assert sink.starts == [5.0, 12.0, 19.0]
 

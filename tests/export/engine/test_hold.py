@@ -82,13 +82,13 @@ async def test_release_waits_for_the_source_that_is_not_ready_any_more() -> None
     manager.register(spec(interval_s=60), sink)
     async with running(manager):
         await anyio.sleep(5)
-        source.become_unready("informer nodes")
+        source.wait_for("informer nodes")
         await manager.hold(OFF, WHY)
         await anyio.sleep(5)
         manager.release(OFF)
         await anyio.sleep(3)
         assert shown(manager) == (WAITING, "informer nodes", True)
-        source.become_ready()
+        source.wait_for()
         await anyio.sleep(1)
         assert sink.starts == [0.0, 13.0]
         assert manager.stats()["scc"].runs["skipped"] == 0
@@ -103,11 +103,11 @@ async def test_release_asks_a_source_again_that_was_ready_during_the_hold() -> N
         await anyio.sleep(1)
         await manager.hold(WAITING, "the move")
         await anyio.sleep(4)
-        source.become_unready("informer nodes")
+        source.wait_for("informer nodes")
         manager.release(WAITING)
         await anyio.sleep(3)
         assert shown(manager) == (WAITING, "informer nodes", True)
-        source.become_ready()
+        source.wait_for()
         await anyio.sleep(1)
         assert sink.starts == [0.0, 8.0], "not a whole interval later"
         assert manager.stats()["scc"].runs["skipped"] == 0

@@ -138,7 +138,7 @@ async def test_exporter_waits_for_the_source_and_names_what_for() -> None:
         assert (status.state, status.detail) == (ExporterState.WAITING, "informer nodes")
         assert status.next_run_in_s is None
         assert not sink.starts
-        source.become_ready()
+        source.wait_for()
         await anyio.sleep(1)
         assert sink.starts == [100.0]
         status = manager.status("scc")
@@ -153,12 +153,12 @@ async def test_source_that_is_lost_is_waited_for_again() -> None:
     manager.register(spec(interval_s=10), sink)
     async with running(manager):
         await anyio.sleep(1)
-        source.become_unready("setting install-uuid")
+        source.wait_for("setting install-uuid")
         await anyio.sleep(34)
         status = manager.status("scc")
         assert (status.state, status.detail) == (ExporterState.WAITING, "setting install-uuid")
         assert sink.starts == [0.0]
-        source.become_ready()
+        source.wait_for()
         await anyio.sleep(10)
         assert sink.starts == [0.0, 35.0, 40.0]
         stats = manager.stats()["scc"]

@@ -256,7 +256,7 @@ async def test_id_of_a_run_that_was_asked_for_is_its_own(
         assert bench.manager.trigger("it") == asked
         await anyio.sleep(0.5)
         bench.source.current = current
-        bench.source.become_ready()
+        bench.source.wait_for()
         await bench.until(lambda: bench.stats.runs["failure"])
         failing_line = next(line for line in caplog.messages if "exporter failing" in line)
         assert failing_line.endswith(f" run={asked}")
@@ -349,7 +349,7 @@ async def test_payload_made_under_weaker_settings_is_dropped_after_a_restart(
     async with bench.daemon(**QUICK):
         await bench.until(lambda: bench.stats.spool_dropped)
         bench.source.current = newest
-        bench.source.become_ready()
+        bench.source.wait_for()
         await bench.until(lambda: bench.stats.runs["success"])
         assert bench.stats.spool_dropped == {"privacy": 1}
         assert bench.stats.spool_items == 0

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from telemetryd import __version__
+from telemetryd.api.testing.samples import IDENTITY
 from telemetryd.config import FORMATS
 from telemetryd.errors import PermanentError, Reason
 from telemetryd.export.exporter import ExportContext, Outcome
@@ -41,7 +42,7 @@ from telemetryd.model import (
     Sums,
     Totals,
 )
-from tests.export.doubles import EPOCH_S, IDENTITY, snapshot
+from tests.export.doubles import EPOCH_S, snapshot
 
 SCHEMA = fleet_schema()
 VALIDATOR = Draft202012Validator(SCHEMA, format_checker=Draft202012Validator.FORMAT_CHECKER)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
+from telemetryd.api.testing.samples import IDENTITY
 from telemetryd.errors import PermanentError, Reason
 from telemetryd.export.payloads.payload import CONTENT_TYPE, parse_digest, parse_rfc3339
 from telemetryd.export.payloads.scc import (
@@ -24,7 +25,7 @@ from telemetryd.export.payloads.scc import (
     validate_scc,
 )
 from telemetryd.model import ClusterRow, Delivery, Identity, Payload, Snapshot, SystemRow, Totals
-from tests.export.doubles import EPOCH_S, IDENTITY, render_scc, snapshot
+from tests.export.doubles import EPOCH_S, render_scc, snapshot
 from tests.gather.consumer import UPSTREAM_SCHEMA
 from tests.system.offlinerequest import RELEASES, read_offline_request
 

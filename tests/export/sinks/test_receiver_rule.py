@@ -165,7 +165,7 @@ async def test_pending_payload_that_the_receiver_outranks_gives_way(
         assert documented.held[INSTALL_UUID] == held
         assert bench.stats.runs["failure"] == 0
         bench.source.current = current
-        bench.source.become_ready()
+        bench.source.wait_for()
         await bench.until(lambda: bench.stats.runs["success"])
     assert documented.pair == (0, 2**60 + 1)
     assert holds_newest(documented, bench.source)
