@@ -37,9 +37,10 @@ LOOK_S: Final = 5.0
 """Between two looks at a fleet that changes all the time: a peak of that length is seen."""
 END_TIMEOUT_S: Final = 1.5
 """For what is left at the end, within the drain."""
-_OF_MONTH: Final = " month=%s figure=%s licenses=%s hours_known=%s hours=%s digest=%s"
-_ENDED: Final = "month ended" + _OF_MONTH
-_COUNTED_AGAIN: Final = "month counted again" + _OF_MONTH
+_ENDED = "month ended month=%s figure=%s licenses=%s hours_known=%s hours=%s digest=%s"
+_COUNTED_AGAIN = (
+    "month counted again month=%s figure=%s licenses=%s hours_known=%s hours=%s digest=%s"
+)
 PRUNE_AFTER_S: Final = HOUR_S
 """A clock that was wrong at boot is right by then: by a wrong one, everything could be too old."""
 
