@@ -38,7 +38,10 @@ _BESIDE: Final = ("-wal", "-shm", "-journal")
 """What SQLite keeps beside a file, and what belongs to it."""
 _DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
 """``SQLITE_ERROR`` is a statement that doesn't fit the tables; ours fit the ones that we make."""
-_LOCKED = "another process has held its lock for long: end that process"
+_LOCKED = (
+    "another process has held its lock for long, or the file server gives no locks:"
+    " end that process, or check the server"
+)
 _RIGHTS = "check the owner and the rights of the file, of its -wal and -shm, and of the folder"
 _ROOM = "make room on its disk"
 _OWN_FIXES: Final = {

@@ -126,7 +126,7 @@ def test_payload_that_the_readme_shows_is_a_valid_one(capsys: pytest.CaptureFixt
 def test_figures_are_those_of_the_benchmark(page: str) -> None:
     measured = (ROOT / "benchmarks" / "README.md").read_text()
     (peak,) = re.findall(
-        r"^\| 10,000 uniform nodes: peak memory.* \| (\d+) MB to", measured, re.MULTILINE
+        r"^\| 10,000 real nodes: peak memory.* \| (\d+) MB to", measured, re.MULTILINE
     )
     (idle,) = re.findall(
         r"^\| 10,000 nodes: idle .* \| ([\d.]+) % of a core \|", measured, re.MULTILINE
