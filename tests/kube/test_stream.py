@@ -139,7 +139,7 @@ async def test_silence_is_a_timeout_and_what_comes_after_it_is_not_lost(tmp_path
         assert pieces.all == b"late\n"
 
 
-async def test_end_and_break_are_told_apart(tmp_path: Path) -> None:
+async def test_end_and_break_differ(tmp_path: Path) -> None:
     pieces = Pieces()
     async with opened(tmp_path, stream(b"one\n")) as body:
         while await body.follow(5.0, pieces):
