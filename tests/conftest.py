@@ -62,6 +62,7 @@ settings.register_profile("slow", settings(), print_blob=True)
 settings.load_profile("few")
 
 LONGEST = (
+    "tests/system/test_history_replicas.py",
     "tests/daemon/test_secrets_process.py",
     "tests/system/test_confused_deputy.py",
     "tests/system/test_rotation.py",
@@ -69,7 +70,6 @@ LONGEST = (
     "tests/system/test_replicas.py",
     "tests/system/test_late_writes.py",
     "tests/system/test_hangs.py",
-    "tests/system/test_history_replicas.py",
     "tests/daemon/test_restrictions_table.py",
     "tests/docs/test_commands.py",
     "tests/system/test_opt_out.py",

@@ -24,7 +24,7 @@ from tests.system.rancher import INSTALL_UUID, Rancher
 from tests.system.replicas import LEASE, election
 
 CONFIG = '[history]\nstore = "postgresql"\ndsn_file = "{dsn_file}"\n' + election(2.0, 1.5, 0.3)
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 CLUSTER = "sentinel-c-1"
 LOCAL, MANAGED = 3, 9
 KEPT = """
