@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import sys
 import threading
 import time
 import tracemalloc
@@ -16,6 +17,7 @@ _MOST_REPLAYED: Final = 200
 _SETTLE_S: Final = 60.0
 """Idle worker threads end after 10 s, and so does a connection on which nothing whole comes."""
 _POLL_S: Final = 0.25
+_UNBROKEN_S: Final = 60.0
 
 _SLACK_OTHERS: Final = 4
 _SLACK_OBJECTS: Final = 400
@@ -60,13 +62,21 @@ class Counts:
 def count() -> Counts:
     """What this process holds now."""
     gc.collect()
-    objects = gc.get_objects()
-    tasks = sum(isinstance(each, asyncio.Task) and not each.done() for each in objects)
+    # Another thread must not run meanwhile: a tuple that it is making can't grow while it is held.
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(_UNBROKEN_S)
+    try:
+        objects = gc.get_objects()
+        number = len(objects)
+        tasks = sum(isinstance(each, asyncio.Task) and not each.done() for each in objects)
+        del objects
+    finally:
+        sys.setswitchinterval(interval_s)
     return Counts(
         descriptors=len(list(Path("/proc/self/fd").iterdir())),
         threads=threading.active_count(),
         tasks=tasks,
-        objects=len(objects),
+        objects=number,
         traced_bytes=tracemalloc.get_traced_memory()[0],
     )
 

@@ -53,6 +53,7 @@ def test_promtool_accepts_the_rules(promtool: Path) -> None:
     assert f"{len(ALERTS)} rules found" in checked.stdout
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("many", [6, pytest.param(None, marks=pytest.mark.long)])
 def test_every_case_comes_out_as_written(promtool: Path, tmp_path: Path, many: int | None) -> None:
     """The first of them, and all."""

@@ -83,6 +83,10 @@ class RancherServer:
         elif not self._is_valid(request):
             for kind, value in (("Failure", "True"), ("Progressing", "False"), ("Done", "True")):
                 _set(held, kind, value)
+        elif name not in self._due_s and status.get("lastSyncTS") == _now():
+            # The write of another of this second: the same again would change nothing, and be no
+            # write of Rancher's in the eyes of the API server.
+            return False
         else:
             self.registrations += 1
             target = request["spec"]["targetSecretRef"]
