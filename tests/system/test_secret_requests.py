@@ -34,8 +34,8 @@ EDITS_PER_S = 10
 def test_life_of_a_request_as_scc_operator_makes_it(scc: Scc, serving: RequestDaemon) -> None:
     daemon = serving
     scc.unset_settings()
-    scc.ask()
     with recorded(scc.admin, f"{REQUESTS}/{REQUEST}") as events:
+        scc.ask()
         # Before the Settings it needs exist: accepted, and waiting for them by name.
         daemon.wait_for("accepted", lambda: scc.conditions() == SERVED, 40)
         waiting = daemon.exporter(EXPORTER)
