@@ -88,7 +88,51 @@ class Holder(Protocol):
     ) -> None: ...
 
 
-class Peer:
+class Program:
+    """A peer's process, which ends with its context."""
+
+    def __init__(
+        self, name: str, command: Sequence[str | Path], *, pipe: int = subprocess.DEVNULL
+    ) -> None:
+        """Start it.
+
+        Args:
+            name: As the tables have it.
+            command: The program with its arguments.
+            pipe: Its input and output.
+        """
+        self.name = name
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        self._started_s = time.monotonic()
+        self._process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=self._log, env=own_environ(), cwd=ROOT
+        )
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._log.close()
+
+    def _said(self) -> str:
+        """The end of what it wrote on its standard error."""
+        self._log.seek(0)
+        return self._log.read()[-_LOG_TAIL_BYTES:].decode(errors="replace")
+
+
+class Peer(Program):
     """A peer that speaks the protocol of ``benchmarks.peers``.
 
     Attributes:
@@ -96,30 +140,9 @@ class Peer:
     """
 
     def __init__(self, name: str, command: Sequence[str | Path], *, watches: bool = False) -> None:
-        """Start it.
-
-        Args:
-            name: As the tables have it.
-            command: The program with its arguments.
-            watches: As the attribute.
-        """
-        self.name = name
+        """Start it; ``watches`` is the attribute."""
+        super().__init__(name, command, pipe=subprocess.PIPE)
         self.watches = watches
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
-        self._started_s = time.monotonic()
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            env=own_environ(),
-            cwd=ROOT,
-        )
-
-    @property
-    def pid(self) -> int:
-        """Of the process."""
-        return self._process.pid
 
     def cold_sync(self) -> ColdSync:
         """Let it begin, and wait until it holds everything.
@@ -155,19 +178,6 @@ class Peer:
         self._say(what)
         return self._hear(what)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._process.kill()
-        self._process.communicate()
-        self._log.close()
-
     def _say(self, line: str) -> None:
         stdin = self._process.stdin
         assert stdin is not None  # noqa: S101 - for the type checker: it was asked for
@@ -181,9 +191,9 @@ class Peer:
         line = stdout.readline() if ready else b""
         message: dict[str, Any] = json.loads(line) if line else {}
         if message.get("event") != event:
-            self._log.seek(0)
-            log = self._log.read()[-_LOG_TAIL_BYTES:].decode(errors="replace")
-            raise HolderError(f"{self.name}: said {line!r} where {event!r} was awaited\n{log}")
+            raise HolderError(
+                f"{self.name}: said {line!r} where {event!r} was awaited\n{self._said()}"
+            )
         return message
 
 

@@ -6,17 +6,13 @@ scrape has all nodes; its sync ended when it was last busy.
 
 import http.client
 import re
-import subprocess
-import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from benchmarks import processes
 from benchmarks.errors import HolderError
 from benchmarks.exposition import fetch
-from benchmarks.holders import ROOT, ColdSync, own_environ
+from benchmarks.holders import ColdSync, Program
 from benchmarks.results import KUBE_STATE_METRICS
 from tests.support.processes import free_ports
 
@@ -25,43 +21,27 @@ _QUIET_S = 1.0
 _QUIET_CORE = 0.01
 """Part of a core that does not count as busy."""
 _TIMEOUT_S = 600.0
-_LOG_TAIL_BYTES = 4_000
 _NODE = re.compile(r"^kube_node_info\{", re.MULTILINE)
 _CORDONED = re.compile(r"^kube_node_spec_unschedulable\{.*\} 1$", re.MULTILINE)
 
 
-class KubeStateMetrics:
+class KubeStateMetrics(Program):
     """``kube-state-metrics --resources=nodes``; it asks for protobuf by itself."""
-
-    name = KUBE_STATE_METRICS
 
     def __init__(self, program: Path, kubeconfig: Path, nodes: int) -> None:
         """Start it; it must hold so many nodes in the end."""
         self._wanted = nodes
         self._port, own_port = free_ports(2)
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
-        self._started_s = time.monotonic()
-        self._process = subprocess.Popen(
-            [
-                program,
-                f"--kubeconfig={kubeconfig}",
-                "--resources=nodes",
-                "--host=127.0.0.1",
-                f"--port={self._port}",
-                "--telemetry-host=127.0.0.1",
-                f"--telemetry-port={own_port}",
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=self._log,
-            env=own_environ(),
-            cwd=ROOT,
-        )
-
-    @property
-    def pid(self) -> int:
-        """Of the process."""
-        return self._process.pid
+        command: list[str | Path] = [
+            program,
+            f"--kubeconfig={kubeconfig}",
+            "--resources=nodes",
+            "--host=127.0.0.1",
+            f"--port={self._port}",
+            "--telemetry-host=127.0.0.1",
+            f"--telemetry-port={own_port}",
+        ]
+        super().__init__(KUBE_STATE_METRICS, command)
 
     def cold_sync(self) -> ColdSync:
         """Wait until it holds everything; all of it counts as the sync.
@@ -90,19 +70,6 @@ class KubeStateMetrics:
         self._await_quiet()
         return len(_CORDONED.findall(fetch(self._port, "/metrics")))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._log.close()
-
     def _count(self) -> int:
         """Nodes in a scrape; 0 while it does not listen."""
         try:
@@ -127,7 +94,3 @@ class KubeStateMetrics:
                 busy_s = time.monotonic()
             spent_s = cpu_s
         return busy_s, spent_s
-
-    def _said(self) -> str:
-        self._log.seek(0)
-        return self._log.read()[-_LOG_TAIL_BYTES:].decode(errors="replace")
