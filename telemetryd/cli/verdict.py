@@ -114,7 +114,7 @@ def _try_exporter(
 
 def _judge_dsn(config: Config, file: ConfigFile) -> list[Problem]:
     try:
-        if config.history.dsn_file is not None:
+        if config.history.enabled and config.history.dsn_file is not None:
             read_dsn(config.history.dsn_file)
     except HistoryError as error:
         return [Problem(file.where, "history.dsn_file", f"no history is kept until then: {error}")]

@@ -22,6 +22,8 @@ VERSION: Final = 1
 _LONGEST_LINE: Final = 1 << 20
 _SERIES: Final = re.compile(r"[a-z]{1,16}(\.[A-Za-z0-9_-]{1,32}){1,3}")
 _ROUNDED_S: Final = 0.001
+_ROUNDED: Final = 1e-6
+"""A mean of equal numbers can differ from them by the last digit."""
 
 
 class _Heading(msgspec.Struct, frozen=True):
@@ -145,6 +147,13 @@ def _check(line: _Line) -> None:
             raise ValueError(f"{free_text(name, 40)!r} is no series")
         if min(number for number in cell if number is not None) < 0:
             raise ValueError(f"a count of {name} is below 0")
+        high, low, *within = cell
+        if not all((number is None) is (low is None) for number in within):
+            raise ValueError(f"{name} has a part of lowest, first, last and mean")
+        if low is not None and not all(
+            low - _ROUNDED <= (number or 0) <= high + _ROUNDED for number in (low, *within)
+        ):
+            raise ValueError(f"{name} isn't between {low} and {high}")
 
 
 def _slot(line: _Line) -> Slot:

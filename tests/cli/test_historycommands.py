@@ -162,6 +162,10 @@ def changed(lines: list[str], **changes: object) -> list[str]:
         (lambda lines: changed(lines, cells={"my cluster": [1] * 5}), ":5: 'my cluster' is no"),
         (lambda lines: changed(lines, cells={"nodes.all": [-1] * 5}), ":5: a count of nodes.all"),
         (lambda lines: changed(lines, cells={"nodes.all": [2**63] * 5}), "too large"),
+        (lambda lines: changed(lines, cells={"nodes.all": [3, 9, 3, 3, 4]}), "between 9 and 3"),
+        (lambda lines: changed(lines, cells={"nodes.all": [9, 3, 5, 2, 4]}), "between 3 and 9"),
+        (lambda lines: changed(lines, cells={"nodes.all": [9, 3, 5, 5, 50]}), "between 3 and 9"),
+        (lambda lines: changed(lines, cells={"nodes.all": [9, 3, None, 5, 4]}), "has a part of"),
     ],
 )
 def test_import_of_a_foreign_or_damaged_file_changes_nothing(
@@ -338,6 +342,17 @@ def test_password_of_the_database_is_shown_nowhere(
     assert "check user and password in history.dsn_file" in report.stderr
     for ended in (shown, report, bundle):
         assert "another-password" not in ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_dsn_file_that_is_not_there_yet_is_missed_while_a_history_is_kept(
+    config: Path, tmp_path: Path, enabled: bool
+) -> None:
+    keys = f'enabled = {str(enabled).lower()}\nstore = "postgresql"\n'
+    text = f'{config.read_text()}[history]\n{keys}dsn_file = "{tmp_path / "dsn"}"\n'
+    config.write_text(text)
+    checked = telemetryd("check-config", "--config", str(config))
+    assert ("no history is kept until then" in checked.stderr) is enabled
 
 
 @pytest.mark.parametrize("command", ["check-config", "run", "report"])
