@@ -1,6 +1,5 @@
 """What a reload builds of TLS for exporters that really send over https: only what changed."""
 
-import ssl
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from telemetryd.config import ExporterConfig
 from telemetryd.daemon.exporters import ExporterFactory
 from telemetryd.export.exporter import Exporter, ExporterSpec
 from tests.daemon.test_reload import Bench
-from tests.support.certificates import Authority, server_side
+from tests.support.certificates import Authority, Contexts, server_side
 from tests.support.receiver import receiving
 
 pytestmark = pytest.mark.anyio
@@ -73,20 +72,6 @@ class WebBench(Bench):
                 if over != (over := runs.total()):
                     self.manager.trigger(name)
                 await anyio.sleep(0.05)
-
-
-class Contexts:
-    """Counts the TLS contexts that are constructed in this process."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.built = 0
-        construct = ssl.SSLContext.__new__
-
-        def count(cls: type[ssl.SSLContext], *arguments: Any) -> ssl.SSLContext:
-            self.built += 1
-            return construct(cls, *arguments)
-
-        monkeypatch.setattr(ssl.SSLContext, "__new__", staticmethod(count))
 
 
 @pytest.mark.timeout(900)

@@ -1,12 +1,16 @@
 """A certificate authority of the tests' own, and certificates of any kind."""
 
 import datetime as dt
+import gc
 import ipaddress
 import ssl
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -149,3 +153,25 @@ def server_side(pair: Pair, *, client_ca: Path | None = None) -> ssl.SSLContext:
         context.load_verify_locations(client_ca)
         context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+class Contexts:
+    """The TLS contexts that are constructed in this process from now on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.built = 0
+        self._alive: weakref.WeakSet[ssl.SSLContext] = weakref.WeakSet()
+        construct = ssl.SSLContext.__new__
+
+        def count(cls: type[ssl.SSLContext], *arguments: Any) -> ssl.SSLContext:
+            self.built += 1
+            context = construct(cls, *arguments)
+            self._alive.add(context)
+            return context
+
+        monkeypatch.setattr(ssl.SSLContext, "__new__", staticmethod(count))
+
+    def alive(self) -> int:
+        """How many of them are still in use."""
+        gc.collect()
+        return len(self._alive)
