@@ -25,6 +25,8 @@ from benchmarks.results import (
     CLIENT_GO_OLD,
     CORE,
     DROPPED,
+    DROPPED_PROTOBUF,
+    DROPPED_STREAM,
     KUBE_STATE_METRICS,
     KUBERNETES_ASYNCIO,
     LIGHTKUBE,
@@ -82,10 +84,16 @@ _LARGE_RUNS = 2
 _FURTHER_RUNS = 3
 _SILENT_DAEMONS = 3
 _PEERS = {
-    KUBERNETES_ASYNCIO: "asyncio_client",
-    LIGHTKUBE: "lightkube_client",
-    DROPPED: "dropped_pages",
+    KUBERNETES_ASYNCIO: ("asyncio_client",),
+    LIGHTKUBE: ("lightkube_client",),
+    DROPPED: ("dropped",),
 }
+_STREAM_FLOOR = {DROPPED_STREAM: ("dropped", "--stream=json")}
+_CORE_FLOORS = {
+    DROPPED_STREAM: ("dropped", "--core", "--stream=json"),
+    DROPPED_PROTOBUF: ("dropped", "--core", "--stream=protobuf"),
+}
+"""Peers in Python, by name: a module of ``benchmarks.peers``, and its arguments."""
 _CLIENT_GO = ROOT / "benchmarks" / "clientgo"
 _CLIENT_GO_OLD = _CLIENT_GO / "old"
 _STATE_METRICS = ROOT / "benchmarks" / "kubestatemetrics"
@@ -375,7 +383,9 @@ def _rounds(plan: Plan, fleet: BenchFleet, server: Server, measured: Measured) -
     if plan.peers:
         contenders += _client_go(plan, kubeconfig, **churned)
         if not real:
-            contenders += _python_peers(kubeconfig, nodes)
+            contenders += _python_peers(kubeconfig, _PEERS)
+        elif server.streams:
+            contenders += _python_peers(kubeconfig, _STREAM_FLOOR)
     runs = plan.runs
     if nodes > _MOST_NODES_FOR_ALL:
         runs = min(runs, _LARGE_RUNS)
@@ -418,7 +428,9 @@ def _on_core(plan: Plan, fleet: BenchFleet, server: Server, measured: Measured) 
     if plan.peers and state_metrics().exists():
         peer = partial(KubeStateMetrics, state_metrics(), server.kubeconfig, fleet.nodes)
         contenders.append(Contender(KUBE_STATE_METRICS, peer, churned=True, last_only=True))
-    with timed(f"{fleet.nodes:,} core nodes, both in turns"):
+    if plan.peers and server.streams:
+        contenders += _python_peers(server.kubeconfig, _CORE_FLOORS)
+    with timed(f"{fleet.nodes:,} core nodes, everyone in turns"):
         runs = min(plan.runs, _FURTHER_RUNS)
         run_rounds(server, fleet, contenders, measured, runs=runs, updates=plan.updates)
 
@@ -437,17 +449,18 @@ def _client_go(
     ]
 
 
-def _python_peers(kubeconfig: Path, nodes: int) -> list[Contender]:
+def _python_peers(kubeconfig: Path, peers: Mapping[str, tuple[str, ...]]) -> list[Contender]:
     python = ROOT / ".venv-bench" / "bin" / "python"
     if not python.exists():
         return []
     return [
         Contender(
             name,
-            partial(Peer, name, (python, "-m", f"benchmarks.peers.{program}", kubeconfig)),
+            partial(
+                Peer, name, (python, "-m", f"benchmarks.peers.{module}", *arguments, kubeconfig)
+            ),
         )
-        for name, program in _PEERS.items()
-        if nodes <= _MOST_NODES_FOR_ALL or name == DROPPED
+        for name, (module, *arguments) in peers.items()
     ]
 
 

@@ -16,6 +16,8 @@ CLIENT_GO: Final = "client-go"
 KUBERNETES_ASYNCIO: Final = "kubernetes_asyncio"
 LIGHTKUBE: Final = "lightkube"
 DROPPED: Final = "pages fetched and dropped"
+DROPPED_STREAM: Final = "stream read and dropped"
+DROPPED_PROTOBUF: Final = "protobuf stream read and dropped"
 CLIENT_GO_OLD: Final = "client-go, older"
 KUBE_STATE_METRICS: Final = "kube-state-metrics"
 

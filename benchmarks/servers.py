@@ -48,6 +48,7 @@ class Server:
     Attributes:
         kind: What it is, in words, with its version.
         kubeconfig: How to reach it.
+        streams: Whether it sends lists as streams.
         update: Stores another state of each of these nodes, so many a second.
         restart: Ends every watch for good, so that each holder must list anew; None where that
             can't be done to this server.
@@ -55,6 +56,7 @@ class Server:
 
     kind: str
     kubeconfig: Path
+    streams: bool
     update: Callable[[Iterable[Stored], float], None] | None = None
     restart: Callable[[], None] | None = None
 
@@ -89,6 +91,7 @@ def own_pair(assets: Path, fleet: BenchFleet) -> Iterator[Server]:
         yield Server(
             kind=f"kube-apiserver {version} and etcd, TLS on loopback",
             kubeconfig=pair.kubeconfig(Path(folder, "kubeconfig")),
+            streams=_streams(admin),
             update=etcd.update,
             restart=restart,
         )
@@ -115,7 +118,8 @@ def given(kubeconfig: Path, fleet: BenchFleet) -> Iterator[Server]:
                 def update(nodes: Iterable[Stored], per_s: float) -> None:
                     _at_rate(nodes, per_s, lambda node: _beat(admin, node))
 
-                yield Server(f"API server {version} of {kubeconfig}", kubeconfig, update)
+                kind = f"API server {version} of {kubeconfig}"
+                yield Server(kind, kubeconfig, _streams(admin), update)
             finally:
                 for definition in CRDS:
                     with contextlib.suppress(AdminError):
@@ -221,6 +225,29 @@ def _await_nodes(admin: Admin, fleet: BenchFleet) -> None:
     while not _is_cached(admin, one, last["metadata"]["resourceVersion"]):
         if time.monotonic() > deadline:
             raise ServerError("the watch cache does not come as far as the last node")
+
+
+def _streams(admin: Admin) -> bool:
+    """Whether this server sends lists as streams: it refuses to if it does not know them.
+
+    Raises:
+        AdminError: It refuses for another reason.
+    """
+    try:
+        admin.get(
+            "/api/v1/namespaces",
+            fieldSelector="metadata.name=none",  # so that one event is all that comes
+            watch="true",
+            sendInitialEvents="true",
+            allowWatchBookmarks="true",
+            resourceVersionMatch="NotOlderThan",
+            timeoutSeconds=1,
+        )
+    except AdminError as error:
+        if error.status == http.HTTPStatus.UNPROCESSABLE_ENTITY:
+            return False
+        raise
+    return True
 
 
 def _count_nodes(admin: Admin, path: str) -> int:

@@ -11,6 +11,7 @@ from benchmarks.results import (
     CLIENT_GO,
     CORE,
     DROPPED,
+    DROPPED_STREAM,
     KUBE_STATE_METRICS,
     PAGES,
     REAL,
@@ -75,6 +76,19 @@ def test_ratios_are_judged_against_the_peer_that_the_goal_names() -> None:
     assert wall.verdict == "met"
     peak = by_what(found, "10,000 uniform nodes: peak memory")
     assert peak.detail == "70 MB to 310 MB"
+
+
+def test_wall_time_stands_beside_what_the_stream_takes_a_client_that_drops_it() -> None:
+    holders = {
+        TELEMETRYD: {"whole_s": [2.0]},
+        CLIENT_GO: {"whole_s": [4.0]},
+        DROPPED_STREAM: {"wall_s": [1.5]},
+    }
+    real = section(10_000, holders, REAL)
+    wall = by_what(judge(results(real)), "10,000 real nodes: start and cold sync, wall")
+    assert wall.measured == pytest.approx(0.5)
+    assert wall.verdict == "not met"
+    assert wall.detail == "2.00 s to 4.00 s; stream read and dropped 1.50 s"
 
 
 def test_what_was_not_run_is_said_to_be_not_measured() -> None:

@@ -13,7 +13,9 @@ from benchmarks.campaign import PARTS, Plan, run
 from benchmarks.errors import CampaignError, ServerError
 from benchmarks.fleet import BenchFleet
 from benchmarks.goals import judge
+from benchmarks.holders import Peer
 from benchmarks.hotspots import profile
+from benchmarks.realfleet import CoreFleet
 from benchmarks.results import CORE, PAGES, REAL, TELEMETRYD, UNIFORM, Results, load, save
 from benchmarks.servers import given, own_pair
 from tests.apiserver.admin import Admin, AdminError
@@ -139,6 +141,27 @@ def test_profile_shows_work_and_no_waiting(assets: Path) -> None:
     assert len(rows) == 20
     assert own_ms == sorted(own_ms, reverse=True)
     assert not any("epoll" in row for row in rows)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("fleet", "ways"),
+    [
+        (BenchFleet(50), ([], ["--stream=json"])),
+        (CoreFleet(50), (["--core"], ["--core", "--stream=json"], ["--core", "--stream=protobuf"])),
+    ],
+    ids=["rancher", "core"],
+)
+def test_what_the_floors_drop_is_the_whole_fleet(
+    fleet: BenchFleet, ways: tuple[list[str], ...], assets: Path
+) -> None:
+    with own_pair(assets, fleet) as server:
+        streaming = ways if server.streams else [w for w in ways if "--stream" not in "".join(w)]
+        for arguments in streaming:
+            program = (sys.executable, "-m", "benchmarks.peers.dropped", *arguments)
+            with Peer("floor", (*program, server.kubeconfig)) as floor:
+                assert floor.cold_sync().nodes == fleet.nodes
+                assert floor.updates() is None
 
 
 @pytest.mark.long
