@@ -137,6 +137,24 @@ def test_figures_are_those_of_the_benchmark(page: str) -> None:
         assert figure in text, figure
 
 
+def test_figures_of_nodes_and_exporters_are_those_of_the_benchmark() -> None:
+    measured = (ROOT / "benchmarks" / "README.md").read_text()
+    (node,) = re.findall(
+        r"^\| memory of a further real node .* \| (\d+) bytes resident \|", measured, re.MULTILINE
+    )
+    takes = dict(
+        re.findall(
+            r"^\| 1,000 exporters of type (\w+): memory .* \| ([\d.]+) MB \|",
+            measured,
+            re.MULTILINE,
+        )
+    )
+    text = " ".join((ROOT / "docs" / "operations.md").read_text().split())
+    assert f"A further node takes about {round(int(node), -1)} bytes." in text
+    least, most = sorted(round(float(each)) for each in takes.values())
+    assert f"A thousand exporters take {least} to {most} MB more." in text
+
+
 def test_what_is_never_read_is_what_the_status_page_says() -> None:
     text = (ROOT / "docs" / "collected.md").read_text()
     section = _HEADING.split(text.partition("## Never read\n")[2])[0]
