@@ -36,8 +36,8 @@ ENV PATH=/opt/telemetryd/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 # A container's loopback is nobody else's: probes and Prometheus come from outside. It overrides
 # the file; set it empty to let the file decide.
 ENV TELEMETRYD_LISTEN=:10464
-# Certificates that a kubeconfig holds inline become files: in memory, and where a read-only root
-# file system leaves room for them. So is the control socket of `telemetryd ctl`.
+# A read-only root file system leaves room here for the control socket of `telemetryd ctl`, and for a
+# client certificate where the kernel has no anonymous files.
 ENV TMPDIR=/dev/shm RUNTIME_DIRECTORY=/dev/shm/telemetryd
 USER 65532:65532
 EXPOSE 10464

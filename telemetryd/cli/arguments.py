@@ -5,6 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from telemetryd import __version__
 from telemetryd.cli import commands, configcommands, historycommands
@@ -152,20 +153,25 @@ def build_parser() -> Parser:
         help="of what report --format json prints",
     )
     for place in (chosen, of):
-        place.add_argument("--format", choices=FORMATS, default="scc", help="payload format")
+        place.add_argument("--format", choices=FORMATS, **_with("scc", "payload format"))
     chosen.add_argument(
         "--exporter", metavar="NAME", type=_name, help="what this configured exporter would send"
     )
     for sub in (payload, offline):
         sub.add_argument(
-            "--timeout", type=_duration, default="30s", help="how long to wait for the sync"
+            "--timeout", type=_duration, **_with("30s", "how long to wait for the sync")
         )
     offline.set_defaults(format="scc", exporter=None)
-    demo.add_argument("--clusters", type=_count, default=20, help="managed clusters")
-    demo.add_argument("--nodes", type=_count, default=15, help="nodes in each of them")
-    demo.add_argument("--churn", type=_rate, default=5.0, help="changes a second")
-    demo.add_argument("--duration", type=_duration, default="0s", help="0s runs until stopped")
+    demo.add_argument("--clusters", type=_count, **_with(20, "managed clusters"))
+    demo.add_argument("--nodes", type=_count, **_with(15, "nodes in each of them"))
+    demo.add_argument("--churn", type=_rate, **_with(5.0, "changes a second"))
+    demo.add_argument("--duration", type=_duration, **_with("0s", "0s runs until stopped"))
     return parser
+
+
+def _with(default: object, about: str) -> dict[str, Any]:
+    """An option's default, which its help says."""
+    return {"default": default, "help": f"{about} (default {default})"}
 
 
 def _help(parser: argparse.ArgumentParser, _options: argparse.Namespace) -> int:
@@ -245,10 +251,9 @@ def _add_report(report: argparse.ArgumentParser) -> None:
         ("--to", "end", "the day after the last one; default: now"),
     ):
         report.add_argument(option, dest=dest, metavar="DATE", type=_day, help=about)
-    report.add_argument("--by", choices=("day", "month"), default="month", help="in UTC")
-    report.add_argument(
-        "--format", choices=("text", "csv", "json", "html"), default="text", help="of it"
-    )
+    report.add_argument("--by", choices=("day", "month"), **_with("month", "in UTC"))
+    formats = ("text", "csv", "json", "html")
+    report.add_argument("--format", choices=formats, **_with("text", "of it"))
     report.add_argument("--output", metavar="FILE", type=Path, help="default: standard output")
     report.add_argument(
         "--all-installations", action="store_true", help="not only that which was last seen"

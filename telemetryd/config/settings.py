@@ -127,7 +127,7 @@ class ServerConfig:
         client_ca_file: PEM of authorities: a client whose certificate one of them has signed may
             look.
         kubernetes_auth: A client with a bearer token whose user may ``get`` the path, by the API
-            server's TokenReview and SubjectAccessReview, may look. Needs TLS, but on loopback.
+            server's TokenReview and SubjectAccessReview, may look. Needs TLS, unless on loopback.
         expose_payload: Show at ``/payload/NAME`` what each exporter last sent.
         expose_history: Show ``/history`` to everyone who may look; left out: where ``listen`` is a
             loopback address, and to clients that a certificate or a token lets in.
@@ -190,8 +190,8 @@ class LeaderElectionConfig:
         enabled: True where more than one replica runs.
         namespace: Namespace of the Lease.
         name: Name of the Lease.
-        lease_duration_s: A leader that is gone is succeeded after so long.
-        renew_deadline_s: A leader that can't renew for so long exports no more.
+        lease_duration_s: A leader that is gone is replaced after this time.
+        renew_deadline_s: A leader that can't renew for this time stops exporting.
         retry_period_s: Between renewals.
     """
 
@@ -227,7 +227,7 @@ class SecretRequestsConfig:
         takeover: Overrule another controller and another writer of telemetry at once; otherwise
             no other writer is overruled.
         quiet_period_s: A request whose status another controller wrote is left alone until that
-            hasn't changed for so long. This never takes over a Secret.
+            hasn't changed for this time. It never takes over a Secret.
     """
 
     enabled: Annotated[bool | str, BooleanOrAuto()] = "auto"
@@ -243,7 +243,7 @@ class Config:
 
     Attributes:
         enabled: False switches collection off; so can the environment.
-        log_level: What is less grave isn't logged.
+        log_level: The least severe level that is logged.
         log_format: ``auto`` is journald prefixes under systemd, text on a terminal, else JSON.
         state_dir: Folder for what outlives the process; left out: the first usable one of
             ``$STATE_DIRECTORY``, ``/var/lib/telemetryd`` and ``telemetryd`` under

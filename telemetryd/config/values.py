@@ -103,11 +103,13 @@ def did_you_mean(given: str, known: tuple[str, ...]) -> str:
 
 
 def render_duration(seconds: float) -> str:
-    """Seconds as a duration of the file: ``90.0`` is ``1m30s``."""
+    """Seconds as a duration of the file: ``90.0`` is ``1m30s``. Years are whole, or in days."""
     rest_ms = round(seconds * 1000)
     parts = []
     for unit, unit_ms in _UNITS_MS.items():
-        if unit_ms >= _UNITS_MS["d"] and rest_ms < _LONG_MS:
+        if (unit_ms >= _UNITS_MS["d"] and rest_ms < _LONG_MS) or (
+            unit == "y" and rest_ms % unit_ms
+        ):
             continue
         count, rest_ms = divmod(rest_ms, unit_ms)
         if count:

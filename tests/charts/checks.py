@@ -153,6 +153,8 @@ def check_network(objects: Objects, config: Config) -> None:
         }
         assert {443, 6443} <= open_ports
         wanted = {port_of(url) for url in _urls(config.exporters)}
+        if config.history.enabled and config.history.store == "postgresql":
+            wanted.add(5432)
         assert wanted <= open_ports
         assert open_ports <= wanted | {53, 443, 6443} | proxy_ports(objects)
 

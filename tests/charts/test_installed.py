@@ -92,6 +92,10 @@ def test_default_values_install_run_upgrade_and_uninstall_but_for_the_secret(
     )
     assert "has restarted the pod" in upgraded
     assert "The history" not in upgraded
+    database = {"store": "postgresql", "dsn_file": "/etc/telemetryd-credentials/db/dsn"}
+    assert "The history" not in release.upgrade(port, at("config.history", database))
+    upgraded = release.upgrade(port, at("config.log_level", "debug"))
+    assert "The history lives as long as the pod" in upgraded
     after = admin.get(path_of(before))
     assert after["spec"]["selector"] == before["spec"]["selector"]
     annotations = after["spec"]["template"]["metadata"]["annotations"]

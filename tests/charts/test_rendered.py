@@ -11,7 +11,7 @@ import pytest
 from telemetryd import __version__
 from telemetryd.config import FileExporterConfig, HttpExporterConfig, SecretExporterConfig
 from tests.apiserver.admin import Objects
-from tests.charts.checks import check, config_of, environ_of
+from tests.charts.checks import check, check_network, config_of, environ_of
 from tests.charts.conftest import BOTH, find_or_skip
 from tests.charts.helm import Helm, HelmError, Values, container_of, example, find, toml_of
 from tests.charts.test_values import DEFAULTS, INJECTED, SCHEMA, WRONG, at, names_of_examples
@@ -76,6 +76,7 @@ POD: Final[dict[str, Any]] = {
     "image": {"pullSecrets": ["registry"]},
     "credentials": {"own": {"data": {"token": "from values"}}},
 }
+DATABASE: Final[Values] = {"store": "postgresql", "dsn_file": "/etc/telemetryd-credentials/db/dsn"}
 PLAIN: Final[dict[str, list[Values | Path]]] = {
     **{name: [example(name)] for name in names_of_examples()},
     "kinds": [EVERY_KIND],
@@ -105,6 +106,8 @@ PLAIN: Final[dict[str, list[Values | Path]]] = {
         }
     ],
     "pod": [POD],
+    "database": [at("config.history", DATABASE)],
+    "database-off": [at("config.history", {**DATABASE, "enabled": False})],
 }
 SERVED: Final[dict[str, list[Values | Path]]] = {
     # A volume that both replicas can mount is what the examples need to go together.
@@ -169,6 +172,13 @@ def test_every_example_goes_together_with_all_others(
     environ = environ_of(objects)
     assert environ["HTTPS_PROXY"] == "http://proxy.example.com:3128"
     assert {"10.0.0.0/8", "fc00::/7", ".svc"} <= set(environ["NO_PROXY"].split(","))
+
+
+@pytest.mark.parametrize("name", ["database", "database-off"])
+def test_port_of_postgresql_is_let_out_while_the_history_is_kept_there(
+    plain: dict[str, Objects], name: str, tmp_path: Path
+) -> None:
+    check_network(plain[name], config_of(plain[name], tmp_path))
 
 
 def test_numbers_stay_whole_and_every_kind_of_value_survives(

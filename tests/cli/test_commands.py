@@ -84,6 +84,20 @@ def test_help_of_every_command_shows_an_example(capsys: pytest.CaptureFixture[st
             assert "--config FILE" in shown
 
 
+def test_help_says_the_defaults_that_are_in_force(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, option, about in (
+        ("payload", "format", "payload format (default {})"),
+        ("payload", "timeout", "how long to wait for the sync (default {:.0f}s)"),
+        ("report", "by", "in UTC (default {})"),
+        ("demo", "clusters", "managed clusters (default {})"),
+        ("demo", "churn", "changes a second (default {})"),
+    ):
+        in_force = getattr(build_parser().parse_args([command]), option)
+        with pytest.raises(SystemExit, match=r"^0$"):
+            build_parser().parse_args([command, "--help"])
+        assert about.format(in_force) in " ".join(capsys.readouterr().out.split())
+
+
 def test_version_is_the_package_s() -> None:
     assert telemetryd_process("--version").stdout == f"telemetryd {__version__}\n"
 

@@ -215,6 +215,22 @@ def test_rendered_duration_parses_to_itself(milliseconds: int) -> None:
     assert Duration(minimum_s=0).parse(text) == milliseconds / 1000
 
 
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0, "0s"),
+        (86_400.0, "24h"),
+        (400 * 86_400.0, "400d"),
+        (5 * 365 * 86_400.0, "5y"),
+        (365.5 * 86_400.0, "365d12h"),
+    ],
+)
+def test_rendered_duration_has_days_and_whole_years_where_it_is_long(
+    seconds: float, text: str
+) -> None:
+    assert render_duration(seconds) == text
+
+
 @given(st.text())
 def test_shown_text_is_short_and_printable(text: str) -> None:
     assert show(text).isprintable()

@@ -64,6 +64,4 @@ def _form(action: argparse.Action) -> str:
 
 
 def _help(action: argparse.Action) -> str:
-    default = action.default
-    usual = "" if default in {None, False, argparse.SUPPRESS} else f" (default {default})"
-    return f"{action.help}{usual}"
+    return str(action.help)

@@ -10,6 +10,7 @@ import pytest
 
 from telemetryd import api
 from telemetryd.cli import run_command
+from telemetryd.config.values import DURATION_PATTERN
 from telemetryd.daemon.signals import EarlySignals
 from telemetryd.errors import Reason
 from telemetryd.model import ExporterState
@@ -135,6 +136,28 @@ def test_figures_are_those_of_the_benchmark(page: str) -> None:
     text = (ROOT / page).read_text()
     for figure in (f"{peak} MB", f"{float(idle):.1f} % of a", f"{float(first):.0f} s"):
         assert figure in text, figure
+
+
+def test_figures_of_nodes_and_exporters_are_those_of_the_benchmark() -> None:
+    measured = (ROOT / "benchmarks" / "README.md").read_text()
+    (node,) = re.findall(
+        r"^\| memory of a further real node .* \| (\d+) bytes resident \|", measured, re.MULTILINE
+    )
+    takes = dict(
+        re.findall(
+            r"^\| 1,000 exporters of type (\w+): memory .* \| ([\d.]+) MB \|",
+            measured,
+            re.MULTILINE,
+        )
+    )
+    text = " ".join((ROOT / "docs" / "operations.md").read_text().split())
+    assert f"A further node takes about {round(int(node), -1)} bytes." in text
+    least, most = sorted(round(float(each)) for each in takes.values())
+    assert f"A thousand exporters take {least} to {most} MB more." in text
+
+
+def test_form_of_a_duration_that_helm_shows_is_that_of_the_file() -> None:
+    assert f"'^{DURATION_PATTERN}$'" in (ROOT / "docs" / "helm.md").read_text()
 
 
 def test_what_is_never_read_is_what_the_status_page_says() -> None:

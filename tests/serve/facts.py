@@ -242,7 +242,7 @@ class Facts:
 
     def metrics(self) -> MetricsFacts:
         return MetricsFacts(
-            build=("0.1.0", "abc123", "3.11.7"),
+            build=("1.0.0", "abc123", "3.11.7"),
             now=NOW,
             informers=tuple(self.informers),
             exporters=tuple(self.exporters),
@@ -262,7 +262,7 @@ class Facts:
 
     def status(self) -> StatusFacts:
         return StatusFacts(
-            version="0.1.0",
+            version="1.0.0",
             now=NOW,
             started_at=NOW - 3600,
             api_server="https://127.0.0.1:6443",

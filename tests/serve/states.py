@@ -47,7 +47,7 @@ HOSTILE = (
 )
 
 WELL = StatusFacts(
-    version="0.1.0",
+    version="1.0.0",
     now=NOW,
     started_at=NOW - 3 * 86400 - 4 * 3600,
     api_server="https://10.43.0.1:443",

@@ -1,4 +1,4 @@
-"""The first version of the fleet document, ``format = "fleet-v1"``: kept for one release.
+"""The first version of the fleet document, ``format = "fleet-v1"``: kept until 2.0.
 
 It has no split by kind of cluster, and calls itself complete where everything could be read.
 """

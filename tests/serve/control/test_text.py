@@ -77,7 +77,7 @@ def test_table_shows_informers_and_exporters() -> None:
         ),
     ]
     assert table(facts) == [
-        "telemetryd 0.1.0, up 1h0m, API server https://127.0.0.1:6443",
+        "telemetryd 1.0.0, up 1h0m, API server https://127.0.0.1:6443",
         "licenses this month: 3 of 40",
         "21 clusters, 303 nodes",
         "",

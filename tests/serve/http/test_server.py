@@ -245,7 +245,7 @@ async def test_status_is_json() -> None:
     async with running() as served:
         reply = await served.ask("/status.json")
         assert reply.headers["content-type"] == "application/json"
-        assert json.loads(reply.body)["version"] == "0.1.0"
+        assert json.loads(reply.body)["version"] == "1.0.0"
 
 
 async def test_page_is_html_that_may_only_be_styled_by_itself() -> None:

@@ -137,7 +137,7 @@ def test_nothing_is_loaded_refreshed_or_sent(facts: StatusFacts) -> None:
 def test_everything_known_of_the_daemon_is_shown() -> None:
     text = Document(render_page(WELL)).text
     for shown in (
-        "0.1.0", "3 days 4 hours", "https://10.43.0.1:443", "/etc/telemetryd/config.toml",
+        "1.0.0", "3 days 4 hours", "https://10.43.0.1:443", "/etc/telemetryd/config.toml",
         "fffffffffffd", "accepted", "archive", "file, every hour", "format scc", "18 fields",
         "Idle", "nodes", "management.cattle.io", "Synced", "303", "1,212",
         "63 controlplane, 63 etcd, 240 worker", "4,848 GiB", "telemetryd payload",
