@@ -32,6 +32,7 @@ from telemetryd.model import (
     Totals,
     Unreadable,
     minus,
+    own_of,
     plus,
 )
 from telemetryd.quantity import whole_cores, whole_mib
@@ -262,7 +263,8 @@ class FleetAggregate:
         if held is None or isinstance(held, NodeRecord):
             return held
         namespace, slash, _ = key.partition("/")
-        return NodeRecord(held.uid, namespace if slash else self._only_cluster, UNREADABLE_TRAITS)
+        cluster = namespace if slash else self._only_cluster
+        return NodeRecord(own_of(held.uid, None), cluster, UNREADABLE_TRAITS)
 
     def _shape(self, node: NodeRecord) -> NodeShape:
         return coarse_shape(node.shape) if self._coarse else node.shape
@@ -305,7 +307,6 @@ def _counts_as(node: NodeRecord) -> tuple[object, ...]:
         node.traits,
         node.container_runtime,
         node.kernel_version,
-        node.cpu_nano,
         node.memory_nano,
     )
 

@@ -27,6 +27,7 @@ from telemetryd.model import (
     ProjectRecord,
     R,
     SettingRecord,
+    own_of,
 )
 
 LOCAL_CLUSTER: Final = "local"
@@ -226,34 +227,35 @@ def make_record(
     info = (status.node_info if status is not None else None) or _NO_INFO
     cpu_nano, memory_nano, gpus = read_size(status.capacity if status is not None else b"")
     return NodeRecord(
-        uid,
+        own_of(uid, memory_nano),
         cluster,
         _traits(
             bounds.version(info.architecture),
             bounds.version(info.operating_system),
             roles,
+            cpu_nano,
             gpus,
             in_capacity,
         ),
         _container_runtime(bounds.version(info.container_runtime_version)),
         _kernel_version(bounds.version(info.kernel_version)),
-        cpu_nano,
-        memory_nano,
     )
 
 
 @lru_cache(_KEPT)
-def _traits(
+def _traits(  # noqa: PLR0917 - with names they would be looked up in twice the time
     architecture: str,
     operating_system: str,
     roles: tuple[str, ...],
+    cpu_nano: int | None,
     gpus: Gpus,
-    in_capacity: bool,  # noqa: FBT001 - with a name it would be looked up in twice the time
+    in_capacity: bool,  # noqa: FBT001 - likewise
 ) -> NodeTraits:
     return NodeTraits(
         texts.architecture(architecture),
         texts.operating_system(operating_system),
         roles,
+        cpu_nano,
         gpus,
         in_capacity,
     )

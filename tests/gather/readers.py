@@ -14,6 +14,7 @@ from telemetryd.model import (
     R,
     SettingRecord,
     Unreadable,
+    own_of,
 )
 from telemetryd.stats import InformerStats
 
@@ -107,13 +108,11 @@ def node(
     uid: str = "uid",
 ) -> NodeRecord:
     return NodeRecord(
-        uid=uid,
+        own=own_of(uid, memory_nano(memory)),
         cluster=cluster,
-        traits=NodeTraits(architecture, "linux", roles),
+        traits=NodeTraits(architecture, "linux", roles, cpu_nano(cpu)),
         container_runtime="containerd://2.0.5",
         kernel_version="6.4.0",
-        cpu_nano=cpu_nano(cpu),
-        memory_nano=memory_nano(memory),
     )
 
 

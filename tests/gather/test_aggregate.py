@@ -20,6 +20,7 @@ from telemetryd.model import (
     SystemRow,
     Totals,
     Unreadable,
+    own_of,
 )
 from tests.gather.readers import cluster, node, replace_cluster
 from tests.support.counting import lines_of
@@ -261,7 +262,7 @@ def recount(
     readable = [
         record
         if isinstance(record, NodeRecord)
-        else NodeRecord("", key.partition("/")[0], UNREADABLE_TRAITS)
+        else NodeRecord(own_of("", None), key.partition("/")[0], UNREADABLE_TRAITS)
         for key, record in nodes.items()
         if record is not None
     ]

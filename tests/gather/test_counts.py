@@ -25,6 +25,7 @@ from telemetryd.model import (
     RoleCounts,
     ShapeDetail,
     Unreadable,
+    own_of,
 )
 from tests.gather.readers import INSTALL_UUID, cluster, node
 from tests.support.counting import lines_of
@@ -122,7 +123,7 @@ def recount(
     readable = [
         record
         if isinstance(record, NodeRecord)
-        else NodeRecord("", key.partition("/")[0], UNREADABLE_TRAITS)
+        else NodeRecord(own_of("", None), key.partition("/")[0], UNREADABLE_TRAITS)
         for key, record in nodes.items()
         if record is not None
     ]
