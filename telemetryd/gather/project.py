@@ -182,11 +182,8 @@ def project_node(_key: str, node: NodeObject) -> NodeRecord:
     spec = node.spec or _NO_SPEC
     return make_record(
         uid,
-        sys.intern(namespace),
         node.status.internal_node_status if node.status is not None else None,
-        roles_of(
-            control_plane=bool(spec.control_plane), etcd=bool(spec.etcd), worker=bool(spec.worker)
-        ),
+        roles_of(control_plane=spec.control_plane, etcd=spec.etcd, worker=spec.worker),
         in_capacity=_is_in_capacity(spec),
     )
 
@@ -206,14 +203,15 @@ def _is_in_capacity(spec: _NodeSpec) -> bool:
     )
 
 
-def roles_of(*, control_plane: bool, etcd: bool, worker: bool) -> tuple[str, ...]:
+def roles_of(
+    *, control_plane: bool | None, etcd: bool | None, worker: bool | None
+) -> tuple[str, ...]:
     """The roles of a node, sorted."""
-    return _ROLES[control_plane + 2 * etcd + 4 * worker]
+    return _ROLES[(1 if control_plane else 0) + (2 if etcd else 0) + (4 if worker else 0)]
 
 
 def make_record(
     uid: str,
-    cluster: str,
     status: InternalNodeStatus | None,
     roles: tuple[str, ...],
     *,
@@ -228,7 +226,6 @@ def make_record(
     cpu_nano, memory_nano, gpus = read_size(status.capacity if status is not None else b"")
     return NodeRecord(
         own_of(uid, memory_nano),
-        cluster,
         _traits(
             bounds.version(info.architecture),
             bounds.version(info.operating_system),

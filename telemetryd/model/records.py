@@ -127,10 +127,12 @@ def own_of(uid: str, memory_nano: int | None) -> Own:
 
 
 class NodeRecord(Record, frozen=True, gc=False):
-    """One node. Two are rarely alike in all of it, so its parts are shared and not the whole."""
+    """One node. Two are rarely alike in all of it, so its parts are shared and not the whole.
+
+    Its cluster is the namespace in its key.
+    """
 
     own: Own
-    cluster: str
     traits: NodeTraits
     container_runtime: str = ""
     kernel_version: str = ""

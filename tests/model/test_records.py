@@ -29,7 +29,7 @@ memories = st.one_of(
 
 
 def record(uid: str, memory_nano: int | None) -> NodeRecord:
-    return NodeRecord(own_of(uid, memory_nano), "c-1", UNREADABLE_TRAITS)
+    return NodeRecord(own_of(uid, memory_nano), UNREADABLE_TRAITS)
 
 
 @given(uids, memories)

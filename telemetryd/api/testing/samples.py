@@ -58,7 +58,6 @@ _NAME: Final = "it"
 _MEMORY_NANO: Final = 16 * 1024**3 * 1_000_000_000
 _NODE: Final = NodeRecord(
     own=own_of("", _MEMORY_NANO),
-    cluster="",
     traits=NodeTraits(
         architecture="amd64",
         operating_system="SUSE Linux Enterprise Server 15 SP6",
@@ -138,9 +137,7 @@ def make_snapshot(
         record = ClusterRecord(f"uid-{name}", "v1.33.4+rke2r1", traits, nodes)
         fleet.apply_cluster(Delta(name, None, record))
         for node in range(nodes):
-            held = structs.replace(
-                _NODE, own=own_of(f"uid-{name}-{node}", _MEMORY_NANO), cluster=name
-            )
+            held = structs.replace(_NODE, own=own_of(f"uid-{name}-{node}", _MEMORY_NANO))
             fleet.apply_node(Delta(f"{name}/{node}", None, held))
     tally = fleet.tally()
     return Snapshot(
