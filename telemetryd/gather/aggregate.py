@@ -32,6 +32,7 @@ from telemetryd.model import (
     Totals,
     Unreadable,
     minus,
+    own_of,
     plus,
 )
 from telemetryd.quantity import whole_cores, whole_mib
@@ -67,6 +68,7 @@ class FleetAggregate:
     """
 
     def __init__(self, only_cluster: str = "") -> None:
+        """Without a cluster; a node whose key has no namespace is in ``only_cluster``."""
         self._only_cluster = only_cluster
         self.version = 0
         self.detail_version = 0
@@ -99,15 +101,15 @@ class FleetAggregate:
         for cluster in self._clusters.values():
             cluster.shapes.clear()
         for key, held in nodes:
-            node = self._node(key, held)
+            node = _node(held)
             if node is None:
                 continue
-            cluster = self._clusters[node.cluster]
+            cluster = self._clusters[self._cluster_of(key)]
             shapes.add_to(cluster.shapes, self._shape(node), 1, counts=cluster.exists)
 
     def apply_node(self, delta: Delta[NodeRecord]) -> None:
         """Count a change of a node. One that can't be read counts in the cluster of its key."""
-        old, new = self._node(delta.key, delta.old), self._node(delta.key, delta.new)
+        old, new = _node(delta.old), _node(delta.new)
         if old is not None and new is not None:
             if _counts_as(old) == _counts_as(new):
                 return
@@ -115,10 +117,11 @@ class FleetAggregate:
             return
         self.version += 1
         # First the new one, so that nothing that both have is dropped in between.
+        name = self._cluster_of(delta.key)
         if new is not None:
-            self._count_node(new, +1)
+            self._count_node(name, new, +1)
         if old is not None:
-            self._count_node(old, -1)
+            self._count_node(name, old, -1)
 
     def apply_cluster(self, delta: Delta[ClusterRecord]) -> None:
         """Count a change of a cluster. One that can't be read exists too."""
@@ -257,20 +260,18 @@ class FleetAggregate:
         if cluster.grouped is None:
             self._changed.discard(cluster)
 
-    def _node(self, key: str, held: NodeRecord | Unreadable | None) -> NodeRecord | None:
-        """The node as it counts: an unreadable one has the cluster of its key and no size."""
-        if held is None or isinstance(held, NodeRecord):
-            return held
+    def _cluster_of(self, key: str) -> str:
+        """The name of the cluster of the node with this key."""
         namespace, slash, _ = key.partition("/")
-        return NodeRecord(held.uid, namespace if slash else self._only_cluster, UNREADABLE_TRAITS)
+        return namespace if slash else self._only_cluster
 
     def _shape(self, node: NodeRecord) -> NodeShape:
         return coarse_shape(node.shape) if self._coarse else node.shape
 
-    def _count_node(self, node: NodeRecord, step: int) -> None:
-        cluster = self._clusters.get(node.cluster)
+    def _count_node(self, name: str, node: NodeRecord, step: int) -> None:
+        cluster = self._clusters.get(name)
         if cluster is None:
-            cluster = self._clusters[node.cluster] = ClusterCount(node.cluster)
+            cluster = self._clusters[name] = ClusterCount(name)
         exists, upstream = cluster.exists, cluster.upstream
         self._systems.add_to(cluster.systems, _system_key(node, upstream), step, counts=exists)
         if self._shapes is not None:
@@ -285,7 +286,7 @@ class FleetAggregate:
             return
         self._orphans += step
         if not cluster.total.nodes:
-            self._forget(node.cluster, cluster)
+            self._forget(name, cluster)
 
     def _count_cluster(self, cluster: ClusterCount, step: int) -> None:
         """Count a cluster that has come (+1) or gone (-1), and its nodes."""
@@ -299,13 +300,18 @@ class FleetAggregate:
         self._changed.add(cluster)
 
 
+def _node(held: NodeRecord | Unreadable | None) -> NodeRecord | None:
+    """The node as it counts: an unreadable one has no size."""
+    if held is None or isinstance(held, NodeRecord):
+        return held
+    return NodeRecord(own_of(held.uid, None), UNREADABLE_TRAITS)
+
+
 def _counts_as(node: NodeRecord) -> tuple[object, ...]:
     return (
-        node.cluster,
         node.traits,
         node.container_runtime,
         node.kernel_version,
-        node.cpu_nano,
         node.memory_nano,
     )
 

@@ -231,9 +231,7 @@ class Gatherer:
 
     def _count_shapes(self) -> None:
         """Have shapes counted, from the nodes that are held on."""
-        nodes = self._readers.nodes
-        held = ((key, nodes.get(key)) for key in nodes.keys())  # noqa: SIM118
-        self._fleet.count_shapes(held, coarse=self._coarse)
+        self._fleet.count_shapes(self._readers.nodes.held(), coarse=self._coarse)
 
     def _fact_changed(self, delta: Delta[Record]) -> None:
         """A setting, a feature or kube-system; settings that are never read have equal records."""

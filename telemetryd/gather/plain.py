@@ -296,7 +296,7 @@ _TEXT: Final = msgspec.json.Decoder(str)
 
 
 def project_core_node(_key: str, node: CoreNodeObject) -> NodeRecord:
-    """The record of a core node, in the only cluster.
+    """The record of a core node.
 
     Raises:
         UnreadableObject: It has no UID.
@@ -311,7 +311,7 @@ def project_core_node(_key: str, node: CoreNodeObject) -> NodeRecord:
         etcd=bool(labels.etcd) or role == "etcd",
         worker=bool(labels.worker) or role == "worker",
     )
-    return make_record(uid, LOCAL_CLUSTER, node.status, roles)
+    return make_record(uid, node.status, roles)
 
 
 CORE_NODES: Final = Resource(

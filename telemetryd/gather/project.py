@@ -27,6 +27,7 @@ from telemetryd.model import (
     ProjectRecord,
     R,
     SettingRecord,
+    own_of,
 )
 
 LOCAL_CLUSTER: Final = "local"
@@ -181,11 +182,8 @@ def project_node(_key: str, node: NodeObject) -> NodeRecord:
     spec = node.spec or _NO_SPEC
     return make_record(
         uid,
-        sys.intern(namespace),
         node.status.internal_node_status if node.status is not None else None,
-        roles_of(
-            control_plane=bool(spec.control_plane), etcd=bool(spec.etcd), worker=bool(spec.worker)
-        ),
+        roles_of(control_plane=spec.control_plane, etcd=spec.etcd, worker=spec.worker),
         in_capacity=_is_in_capacity(spec),
     )
 
@@ -205,14 +203,15 @@ def _is_in_capacity(spec: _NodeSpec) -> bool:
     )
 
 
-def roles_of(*, control_plane: bool, etcd: bool, worker: bool) -> tuple[str, ...]:
+def roles_of(
+    *, control_plane: bool | None, etcd: bool | None, worker: bool | None
+) -> tuple[str, ...]:
     """The roles of a node, sorted."""
-    return _ROLES[control_plane + 2 * etcd + 4 * worker]
+    return _ROLES[(1 if control_plane else 0) + (2 if etcd else 0) + (4 if worker else 0)]
 
 
 def make_record(
     uid: str,
-    cluster: str,
     status: InternalNodeStatus | None,
     roles: tuple[str, ...],
     *,
@@ -226,34 +225,34 @@ def make_record(
     info = (status.node_info if status is not None else None) or _NO_INFO
     cpu_nano, memory_nano, gpus = read_size(status.capacity if status is not None else b"")
     return NodeRecord(
-        uid,
-        cluster,
+        own_of(uid, memory_nano),
         _traits(
             bounds.version(info.architecture),
             bounds.version(info.operating_system),
             roles,
+            cpu_nano,
             gpus,
             in_capacity,
         ),
         _container_runtime(bounds.version(info.container_runtime_version)),
         _kernel_version(bounds.version(info.kernel_version)),
-        cpu_nano,
-        memory_nano,
     )
 
 
 @lru_cache(_KEPT)
-def _traits(
+def _traits(  # noqa: PLR0917 - with names they would be looked up in twice the time
     architecture: str,
     operating_system: str,
     roles: tuple[str, ...],
+    cpu_nano: int | None,
     gpus: Gpus,
-    in_capacity: bool,  # noqa: FBT001 - with a name it would be looked up in twice the time
+    in_capacity: bool,  # noqa: FBT001 - likewise
 ) -> NodeTraits:
     return NodeTraits(
         texts.architecture(architecture),
         texts.operating_system(operating_system),
         roles,
+        cpu_nano,
         gpus,
         in_capacity,
     )

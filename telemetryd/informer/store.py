@@ -1,8 +1,9 @@
 """The objects held of one resource: one writer, many readers, and a delta for each real change."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from typing import Any, Generic
 
 import anyio.lowlevel
@@ -25,6 +26,7 @@ class Reader(Generic[R_co]):
     def __init__(self, stats: InformerStats) -> None:
         self._stats = stats
         self._items: dict[str, R_co | Unreadable] = {}
+        self._told: int | None = None  # of the items, while the first list is applied
         self._unreadable = 0
         self._keyless = 0
         self._synced = False
@@ -58,6 +60,10 @@ class Reader(Generic[R_co]):
         """All keys, sorted."""
         return sorted(self._items)
 
+    def held(self) -> Iterator[tuple[str, R_co | Unreadable]]:
+        """Keys and records that subscribers have been told of; not over a change of the store."""
+        return islice(self._items.items(), self._told)
+
     def __len__(self) -> int:
         return len(self._items)
 
@@ -67,7 +73,7 @@ class Reader(Generic[R_co]):
         Returns:
             Unsubscribes it.
         """
-        for key, value in list(self._items.items()):
+        for key, value in list(self.held()):
             self._call(handler, Delta(key, None, value))
         self._handlers.append(handler)
         return partial(self._handlers.remove, handler)
@@ -112,6 +118,23 @@ class Store(Reader[R]):
     def __init__(self, stats: InformerStats) -> None:
         super().__init__(stats)
         self._changed = False
+
+    async def fill(self, listed: dict[str, R | Unreadable]) -> None:
+        """Hold the first list, as it is and not as a copy, in an empty store.
+
+        Other tasks run in between.
+        """
+        self._items, self._told = listed, 0
+        try:
+            for key, value in listed.items():
+                self._told += 1
+                self._tell(key, None, value)
+                if self._told % SLICE_OBJECTS == 0:
+                    await anyio.lowlevel.checkpoint()
+        finally:
+            if self._told < len(listed):
+                self._items = dict(self.held())
+            self._told = None
 
     def upsert(self, key: str, value: R | Unreadable) -> None:
         """Hold a record under the key; an equal one makes no delta."""
@@ -172,14 +195,18 @@ class Store(Reader[R]):
             self._call(listener)
 
     def _set(self, key: str, old: R | Unreadable | None, new: R | Unreadable | None) -> None:
-        if isinstance(old, Unreadable):
-            self._unreadable -= 1
-        if isinstance(new, Unreadable):
-            self._unreadable += 1
         if new is None:
             del self._items[key]
         else:
             self._items[key] = new
+        self._tell(key, old, new)
+
+    def _tell(self, key: str, old: R | Unreadable | None, new: R | Unreadable | None) -> None:
+        """Note a change that is applied, and call the handlers."""
+        if isinstance(old, Unreadable):
+            self._unreadable -= 1
+        if isinstance(new, Unreadable):
+            self._unreadable += 1
         self._changed = True
         delta = Delta(key, old, new)
         for handler in tuple(self._handlers):
@@ -198,6 +225,7 @@ class Relist(Generic[R]):
 
     def __init__(self, store: Store[R]) -> None:
         self._store = store
+        self._first = not (store.synced or len(store))
         self._listed: dict[str, R | Unreadable] = {}
         self._changed: list[str] = []
         self.keyless = 0
@@ -216,7 +244,8 @@ class Relist(Generic[R]):
             self._listed[key] = old
         else:
             self._listed[key] = value
-            self._changed.append(key)
+            if not self._first:
+                self._changed.append(key)
 
     async def apply(self, resource_version: str) -> None:
         """Make the store equal to the list.
@@ -225,11 +254,13 @@ class Relist(Generic[R]):
         relies on it, and other tasks run in between.
         """
         atomic = self._store.synced
-        removed = self._store.missing_from(self._listed)
-        for key in removed:
-            self._store.remove(key)
-        for count, key in enumerate(self._changed, 1):
-            self._store.upsert(key, self._listed[key])
-            if not atomic and count % SLICE_OBJECTS == 0:
-                await anyio.lowlevel.checkpoint()
+        if self._first:
+            await self._store.fill(self._listed)
+        else:
+            for key in self._store.missing_from(self._listed):
+                self._store.remove(key)
+            for count, key in enumerate(self._changed, 1):
+                self._store.upsert(key, self._listed[key])
+                if not atomic and count % SLICE_OBJECTS == 0:
+                    await anyio.lowlevel.checkpoint()
         self._store.finish_list(resource_version, self.keyless)

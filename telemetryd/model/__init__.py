@@ -27,6 +27,7 @@ from telemetryd.model.records import (
     Delta,
     FeatureRecord,
     Gpus,
+    IdRecord,
     NamespaceRecord,
     NodeRecord,
     NodeShape,
@@ -39,6 +40,7 @@ from telemetryd.model.records import (
     SecretRequestRecord,
     SettingRecord,
     Unreadable,
+    own_of,
 )
 from telemetryd.model.snapshot import (
     ClusterDetail,

@@ -1,7 +1,5 @@
 """Stores that a test fills by hand, and records to fill them with."""
 
-import msgspec
-
 from telemetryd.gather.capacity import cpu_nano, memory_nano
 from telemetryd.gather.gatherer import Readers
 from telemetryd.informer.store import Store
@@ -14,6 +12,7 @@ from telemetryd.model import (
     R,
     SettingRecord,
     Unreadable,
+    own_of,
 )
 from telemetryd.stats import InformerStats
 
@@ -90,7 +89,7 @@ class Fleet:
     def cluster(self, name: str, *nodes: NodeRecord) -> None:
         self.clusters.put(name, cluster(name))
         for number, record in enumerate(nodes):
-            self.nodes.put(f"{name}/{number}", replace_cluster(record, name))
+            self.nodes.put(f"{name}/{number}", record)
 
 
 def cluster(name: str) -> ClusterRecord:
@@ -101,24 +100,16 @@ def node(
     cpu: str | float | None = "4",
     memory: str | float | None = "16Gi",
     *,
-    cluster: str = "c-1",
     architecture: str = "amd64",
     roles: tuple[str, ...] = ("worker",),
     uid: str = "uid",
 ) -> NodeRecord:
     return NodeRecord(
-        uid=uid,
-        cluster=cluster,
-        traits=NodeTraits(architecture, "linux", roles),
+        own=own_of(uid, memory_nano(memory)),
+        traits=NodeTraits(architecture, "linux", roles, cpu_nano(cpu)),
         container_runtime="containerd://2.0.5",
         kernel_version="6.4.0",
-        cpu_nano=cpu_nano(cpu),
-        memory_nano=memory_nano(memory),
     )
-
-
-def replace_cluster(record: NodeRecord, cluster: str) -> NodeRecord:
-    return msgspec.structs.replace(record, cluster=cluster)
 
 
 def feature(

@@ -20,11 +20,13 @@ from telemetryd.model import (
     SystemRow,
     Totals,
     Unreadable,
+    own_of,
 )
-from tests.gather.readers import cluster, node, replace_cluster
+from tests.gather.readers import cluster, node
 from tests.support.counting import lines_of
 
 UNREADABLE = Unreadable("uid", UnreadableReason.TYPE)
+UNREADABLE_SHAPE = NodeRecord(own_of("", None), UNREADABLE_TRAITS).shape
 MIB = 2**20
 
 
@@ -33,8 +35,7 @@ def fleet_of(**clusters: list[NodeRecord]) -> FleetAggregate:
     for name, nodes in clusters.items():
         fleet.apply_cluster(Delta(name, None, cluster(name)))
         for number, record in enumerate(nodes):
-            moved = replace_cluster(record, name)
-            fleet.apply_node(Delta(f"{name}/{number}", None, moved))
+            fleet.apply_node(Delta(f"{name}/{number}", None, record))
     return fleet
 
 
@@ -157,8 +158,8 @@ def test_nodes_whose_cluster_is_gone_are_orphans_until_it_is_back() -> None:
 
 def test_an_orphan_that_goes_leaves_nothing_behind() -> None:
     fleet = FleetAggregate()
-    fleet.apply_node(Delta("c1/0", None, node(cluster="c1")))
-    fleet.apply_node(Delta("c1/0", node(cluster="c1"), None))
+    fleet.apply_node(Delta("c1/0", None, node()))
+    fleet.apply_node(Delta("c1/0", node(), None))
     assert fleet.tally() == FleetAggregate().tally()
     assert not fleet._clusters
     assert not len(fleet._systems)
@@ -167,7 +168,7 @@ def test_an_orphan_that_goes_leaves_nothing_behind() -> None:
 def test_an_unreadable_cluster_is_a_cluster_and_an_unreadable_node_is_a_node_of_its_own() -> None:
     fleet = FleetAggregate()
     fleet.apply_cluster(Delta("c1", None, UNREADABLE))
-    fleet.apply_node(Delta("c1/0", None, node(cluster="c1")))
+    fleet.apply_node(Delta("c1/0", None, node()))
     fleet.apply_node(Delta("c1/1", None, UNREADABLE))
     rows = (SystemRow("", 0, 0, False, 1), SystemRow("amd64", 4, 16384, False, 1))
     first = fleet.tally()
@@ -175,8 +176,8 @@ def test_an_unreadable_cluster_is_a_cluster_and_an_unreadable_node_is_a_node_of_
     assert first.systems == rows
     assert (first.totals.nodes, first.totals.unreported_cpu) == (2, 1)
     assert first.totals.roles["other"] == 1
-    fleet.apply_node(Delta("c1/1", UNREADABLE, node(cluster="c1")))
-    fleet.apply_node(Delta("c1/0", node(cluster="c1"), UNREADABLE))
+    fleet.apply_node(Delta("c1/1", UNREADABLE, node()))
+    fleet.apply_node(Delta("c1/0", node(), UNREADABLE))
     fleet.apply_cluster(Delta("c1", UNREADABLE, cluster("c1")))
     assert fleet.tally() == first
 
@@ -201,7 +202,6 @@ states = st.one_of(
         st.sampled_from([None, "500m", "4", "4000m"]),
         st.sampled_from([None, "8Gi", "8589934592"])
         | st.integers(2**23, 2**23 + 9000).map("{}Ki".format),
-        cluster=names,
         architecture=st.sampled_from(["amd64", "arm64", "pdp11"]),
         roles=st.sampled_from([(), ("etcd", "worker")]),
     ),
@@ -238,13 +238,17 @@ def test_any_order_of_deltas_equals_a_recount(changes: list[tuple[str, str, Any]
     assert not len(fleet._sizes)
 
 
+def cluster_of(key: str) -> str:
+    return key.partition("/")[0]
+
+
 def withheld(nodes: dict[str, Any], clusters: dict[str, Any]) -> Counter[str]:
     present = {name for name, record in clusters.items() if record is not None}
     found = Counter(
         "architecture"
-        for record in nodes.values()
+        for key, record in nodes.items()
         if isinstance(record, NodeRecord)
-        and record.cluster in present
+        and cluster_of(key) in present
         and record.traits.architecture == "other"
     )
     for record in clusters.values():
@@ -259,26 +263,24 @@ def recount(
 ) -> Tally:
     present = {name for name, record in clusters.items() if record is not None}
     readable = [
-        record
-        if isinstance(record, NodeRecord)
-        else NodeRecord("", key.partition("/")[0], UNREADABLE_TRAITS)
+        (cluster_of(key), record.shape if isinstance(record, NodeRecord) else UNREADABLE_SHAPE)
         for key, record in nodes.items()
         if record is not None
     ]
-    counted = [record for record in readable if record.cluster in present]
-    shapes = [record.shape for record in counted]
-    per_cluster = Counter(record.cluster for record in counted)
+    counted = [(name, shape) for name, shape in readable if name in present]
+    shapes = [shape for _, shape in counted]
+    per_cluster = Counter(name for name, _ in counted)
     sizes = Counter(per_cluster[name] for name in present - {"local"})
     rows = [ClusterRow(False, size, count) for size, count in sizes.items()]
     rows += [ClusterRow(True, per_cluster["local"], 1)] if "local" in present else []
     systems = Counter(
         (
-            record.shape.architecture,
-            -((record.shape.cpu_nano or 0) // -(10**9)),
-            -((record.shape.memory_nano or 0) // -(MIB * 10**9)),
-            record.cluster == "local",
+            shape.architecture,
+            -((shape.cpu_nano or 0) // -(10**9)),
+            -((shape.memory_nano or 0) // -(MIB * 10**9)),
+            name == "local",
         )
-        for record in counted
+        for name, shape in counted
     )
     roles = Counter(role for shape in shapes for role in shape.roles or ("other",))
     return Tally(
@@ -326,7 +328,7 @@ def test_a_change_costs_the_same_with_ten_times_the_nodes_each_in_a_row_of_its_o
         look(fleet)
 
         def change() -> None:
-            fleet.apply_node(Delta("c1/1", sized(11), replace_cluster(node("8"), "c1")))
+            fleet.apply_node(Delta("c1/1", sized(11), node("8")))
             look(fleet)
 
         return lines_run(change)

@@ -31,7 +31,7 @@ def test_shapes_that_become_alike_are_one() -> None:
     fleet = FleetAggregate()
     fleet.apply_cluster(Delta("c-1", None, a_cluster("c-1")))
     held = [
-        (f"c-1/{number}", node("3920m", memory, cluster="c-1"))
+        (f"c-1/{number}", node("3920m", memory))
         for number, memory in enumerate(("15.9Gi", "15.8Gi", "15.8Gi", None))
     ]
     for key, record in held:

@@ -28,10 +28,10 @@ def roles(labels: Any) -> tuple[str, ...]:
     return record.shape.roles
 
 
-def test_a_node_becomes_the_local_cluster_and_its_shape() -> None:
+def test_a_core_node_becomes_its_uid_and_its_shape() -> None:
     record = decode({f"{ROLE}etcd": "true"})
     assert isinstance(record, NodeRecord)
-    assert (record.uid, record.cluster) == ("u-1", "local")
+    assert record.uid == "u-1"
     shape = record.shape
     assert (shape.architecture, shape.operating_system) == ("amd64", "linux")
     assert shape.container_runtime == "containerd://2.0.5"

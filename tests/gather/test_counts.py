@@ -25,6 +25,7 @@ from telemetryd.model import (
     RoleCounts,
     ShapeDetail,
     Unreadable,
+    own_of,
 )
 from tests.gather.readers import INSTALL_UUID, cluster, node
 from tests.support.counting import lines_of
@@ -79,6 +80,9 @@ NAMES = ("local", "c-m-7x2kq5zt", "c-abcde", "c-fghij")
 names = st.sampled_from(NAMES)
 
 
+UNREADABLE_SHAPE = NodeRecord(own_of("", None), UNREADABLE_TRAITS).shape
+
+
 uid_of_three = st.sampled_from(["uid-a", "uid-b", "uid-c"])
 
 
@@ -90,7 +94,6 @@ node_states = st.one_of(
         st.sampled_from([None, "500m", "4", "1n"]),
         st.sampled_from([None, "8Gi", "1500m"])
         | st.integers(2**20, 2**25).map(lambda kib: f"{kib}Ki"),
-        cluster=names,
         architecture=st.sampled_from(["amd64", "arm64"]),
         roles=st.sampled_from([(), ("etcd", "worker"), ("controlplane",)]),
     ),
@@ -120,16 +123,17 @@ def recount(
 ) -> FleetDetail:
     """The detail from scratch, by nothing but the records."""
     readable = [
-        record
-        if isinstance(record, NodeRecord)
-        else NodeRecord("", key.partition("/")[0], UNREADABLE_TRAITS)
+        (
+            key.partition("/")[0],
+            record.shape if isinstance(record, NodeRecord) else UNREADABLE_SHAPE,
+        )
         for key, record in nodes.items()
         if record is not None
     ]
     present = {name: record for name, record in clusters.items() if record is not None}
     details = []
     for name, record in present.items():
-        shapes = [each.shape for each in readable if each.cluster == name]
+        shapes = [shape for cluster, shape in readable if cluster == name]
         roles = Counter(role for shape in shapes for role in shape.roles or ("other",))
         readable_cluster = isinstance(record, ClusterRecord)
         details.append(
@@ -157,7 +161,7 @@ def recount(
             )
         )
     round_up = coarse_shape if coarse else lambda shape: shape
-    counted = Counter(round_up(record.shape) for record in readable if record.cluster in present)
+    counted = Counter(round_up(shape) for cluster, shape in readable if cluster in present)
     detail = FleetDetail(
         tuple(details), tuple(ShapeDetail(shape, count) for shape, count in counted.items())
     )
@@ -243,7 +247,7 @@ def test_a_cluster_keeps_its_id_whatever_its_name_and_the_order_of_things(
     fleet = detailed_fleet()
     for number in order:
         name = f"{prefixes[number]}-{number}"
-        fleet.apply_node(Delta(f"{name}/n", None, node(cluster=name)))
+        fleet.apply_node(Delta(f"{name}/n", None, node()))
         put(fleet, name, f"uid-{number}")
     expected = {anonymous_id(f"uid-{number}", INSTALL_UUID) for number in range(6)}
     assert set(ids(fleet)) == expected
@@ -255,7 +259,7 @@ def test_a_cluster_keeps_its_id_whatever_its_name_and_the_order_of_things(
 
 def test_a_cluster_made_again_under_its_name_has_another_id() -> None:
     fleet = detailed_fleet()
-    fleet.apply_node(Delta("c-1/n", None, node(cluster="c-1")))
+    fleet.apply_node(Delta("c-1/n", None, node()))
     put(fleet, "c-1", "uid-a")
     (first,) = ids(fleet)
     drop(fleet, "c-1", "uid-a")
@@ -313,7 +317,7 @@ def fleet_of(clusters: int, nodes: int) -> FleetAggregate:
         name = f"c-{number}"
         put(fleet, name, f"uid-{name}")
         for machine in range(nodes):
-            made = node("4", f"{1 + machine % 5}Gi", cluster=name)
+            made = node("4", f"{1 + machine % 5}Gi")
             fleet.apply_node(Delta(f"{name}/{machine}", None, made))
     return fleet
 
@@ -331,7 +335,7 @@ def test_a_detail_costs_the_same_with_ten_times_the_nodes() -> None:
 def test_only_what_changed_is_summed_and_hashed_again() -> None:
     fleet = fleet_of(20, 5)
     first = lines_by_function(lambda: fleet.detail(INSTALL_UUID))
-    fleet.apply_node(Delta("c-3/9", None, node(cluster="c-3")))
+    fleet.apply_node(Delta("c-3/9", None, node()))
     second = lines_by_function(lambda: fleet.detail(INSTALL_UUID))
     third = lines_by_function(lambda: fleet.detail(INSTALL_UUID))
     assert first["anonymous_id"] > 0

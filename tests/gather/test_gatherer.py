@@ -120,7 +120,7 @@ def test_a_snapshot_is_the_same_object_until_something_changes() -> None:
     first = world.gatherer.snapshot()
     world.now_s += 60
     assert world.gatherer.snapshot() is first
-    world.fleet.nodes.put("c-1/9", node(cluster="c-1"))
+    world.fleet.nodes.put("c-1/9", node())
     second = world.gatherer.snapshot()
     assert (second.revision, second.taken_at) == (2, NOW_S + 60)
     assert (first.totals.nodes, second.totals.nodes) == (1, 2)
@@ -132,7 +132,7 @@ def test_a_change_that_no_payload_shows_keeps_the_snapshot() -> None:
     world = World()
     world.fleet.cluster("c-1", node())
     first = world.gatherer.snapshot()
-    world.fleet.nodes.put("c-1/0", node(cluster="c-1", uid="another"))
+    world.fleet.nodes.put("c-1/0", node(uid="another"))
     world.fleet.clusters.put("c-1", cluster("c-1"))
     world.fleet.settings.put("private", SettingRecord(uid="s", value=""))
     world.fleet.set("telemetry-opt", "out")
@@ -144,7 +144,7 @@ def test_a_change_that_is_taken_back_keeps_the_snapshot() -> None:
     world = World()
     world.fleet.cluster("c-1", node())
     first = world.gatherer.snapshot()
-    world.fleet.nodes.put("c-1/1", node(cluster="c-1"))
+    world.fleet.nodes.put("c-1/1", node())
     world.fleet.nodes.delete("c-1/1")
     assert world.gatherer.snapshot() is first
 
@@ -153,8 +153,8 @@ def test_each_kind_of_change_raises_the_revision_by_one() -> None:
     world = World()
     changes: list[Callable[[], None]] = [
         lambda: world.fleet.clusters.put("c-1", cluster("c-1")),
-        lambda: world.fleet.nodes.put("c-1/0", node(cluster="c-1")),
-        lambda: world.fleet.nodes.put("c-1/0", node("8", cluster="c-1")),
+        lambda: world.fleet.nodes.put("c-1/0", node()),
+        lambda: world.fleet.nodes.put("c-1/0", node("8")),
         lambda: world.fleet.nodes.put("c-1/1", UNREADABLE),
         lambda: world.fleet.set("server-version", "v2.16.0"),
         lambda: world.fleet.set("server-url", "https://other.example.org"),
@@ -286,7 +286,7 @@ def test_a_relist_that_finds_the_same_keeps_the_snapshot() -> None:
     world = World()
     world.fleet.cluster("c-1", node(), node("8"))
     first = world.gatherer.snapshot()
-    world.fleet.nodes.refill({f"c-1/{n}": node(c, cluster="c-1") for n, c in enumerate("48")})
+    world.fleet.nodes.refill({f"c-1/{n}": node(c) for n, c in enumerate("48")})
     assert world.gatherer.snapshot() is first
 
 
@@ -350,14 +350,14 @@ def collection_calls(clusters: int, nodes: int, payload_format: str) -> int:
     for number in range(clusters):
         name = f"c-{number}"
         sizes = (f"{2**24 + 1025 * (nodes * number + each)}Ki" for each in range(nodes))
-        world.fleet.cluster(name, *(node("4", size, cluster=name) for size in sizes))
+        world.fleet.cluster(name, *(node("4", size) for size in sizes))
     render = chosen.renderer()
 
     def collect() -> None:
         render(world.gatherer.snapshot(), Delivery(NOW_S))
 
     collect()
-    world.fleet.nodes.put("c-0/0", node("8", "7777777Ki", cluster="c-0"))
+    world.fleet.nodes.put("c-0/0", node("8", "7777777Ki"))
     return calls_of(collect)
 
 
@@ -509,7 +509,7 @@ def test_a_cluster_whose_own_count_differs_is_a_doubt_and_not_incomplete() -> No
     assert snapshot.complete
     assert snapshot.doubts == ("clusters: 1 differ from their own nodeCount or capacity",)
     for number in range(3):
-        world.fleet.nodes.put(f"c-1/{number}", node(cluster="c-1"))
+        world.fleet.nodes.put(f"c-1/{number}", node())
     assert world.gatherer.snapshot().doubts == ()
 
 
@@ -517,7 +517,7 @@ def test_a_difference_that_begins_is_a_doubt_once_it_has_lasted() -> None:
     world = World()
     world.fleet.clusters.put("c-1", replace(cluster("c-1"), node_count=0))
     first = world.gatherer.snapshot()
-    world.fleet.nodes.put("c-1/0", node(cluster="c-1"))
+    world.fleet.nodes.put("c-1/0", node())
     second = world.gatherer.snapshot()
     assert (first.doubts, second.doubts) == ((), ())
     world.now_s += LASTING_S

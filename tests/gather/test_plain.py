@@ -72,7 +72,7 @@ def test_one_cluster_is_there_and_upstream_with_and_without_nodes() -> None:
     world = World()
     snapshot = world.gatherer.snapshot()
     assert snapshot.clusters == (ClusterRow(upstream=True, nodes=0, count=1),)
-    world.add(node("4", "16Gi", cluster="local"), node("3500m", "16Gi", cluster="local"))
+    world.add(node("4", "16Gi"), node("3500m", "16Gi"))
     snapshot = world.gatherer.snapshot()
     assert snapshot.clusters == (ClusterRow(upstream=True, nodes=2, count=1),)
     assert snapshot.systems == (SystemRow("amd64", 4, 16384, upstream=True, count=2),)
@@ -84,7 +84,7 @@ def test_one_cluster_is_there_and_upstream_with_and_without_nodes() -> None:
 
 def test_payload_fits_the_schema_and_has_no_feature_flags() -> None:
     world = World()
-    world.add(node(cluster="local"))
+    world.add(node())
     payload = render_scc(world.gatherer.snapshot(), NOW_S)
     assert payload.schema_valid
     document: dict[str, Any] = json.loads(payload.body)

@@ -170,10 +170,10 @@ def test_every_example_shows_every_declared_field_or_may_lack_it() -> None:
         assert not isinstance(decode(resource, content), Unreadable)
 
 
-def test_a_node_becomes_its_cluster_and_its_shape() -> None:
+def test_a_node_becomes_its_uid_and_its_shape() -> None:
     record = decode(NODES, NODE)
     assert isinstance(record, NodeRecord)
-    assert (record.uid, record.cluster) == ("u-1", "c-m-7x2kq")
+    assert record.uid == "u-1"
     shape = record.shape
     assert (shape.architecture, shape.operating_system) == ("amd64", "linux")
     assert (shape.container_runtime, shape.kernel_version) == ("containerd://2.0.5", "6.4.0")
@@ -215,10 +215,9 @@ def test_a_quantity_may_not_be_true() -> None:
     assert isinstance(decode(NODES, content), Unreadable)
 
 
-def test_alike_nodes_share_their_traits_and_the_name_of_their_cluster() -> None:
+def test_alike_nodes_share_their_traits() -> None:
     records = [decode(NODES, NODE) for _ in range(100)]
     assert len({id(record.traits) for record in records}) == 1
-    assert len({id(record.cluster) for record in records}) == 1
 
 
 def test_absurdly_long_text_of_a_node_is_cut() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from telemetryd.informer.resource import KubeObject, Resource
-from telemetryd.model import Record
+from telemetryd.model import IdRecord
 
 Json = dict[str, Any]
 
@@ -24,7 +24,7 @@ class Thing(KubeObject, gc=False):
     spec: Spec | None = None
 
 
-class ThingRecord(Record, frozen=True, gc=False):
+class ThingRecord(IdRecord, frozen=True, gc=False):
     """What is held of a thing."""
 
     size: int

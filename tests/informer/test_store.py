@@ -2,12 +2,14 @@
 
 import logging
 
+import anyio
+import anyio.lowlevel
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetryd.errors import UnreadableReason
-from telemetryd.informer.store import Relist, Store
+from telemetryd.informer.store import SLICE_OBJECTS, Relist, Store
 from telemetryd.model import Delta, Unreadable
 from telemetryd.stats import InformerStats
 from tests.informer.samples import ThingRecord, record
@@ -179,6 +181,35 @@ async def test_relist_of_a_synced_store_shows_as_a_whole() -> None:
     await relist(target, {f"ns/{n}": record(str(n)) for n in range(500, 1500)})
     assert seen == [1000]
     assert target.keys()[0] == "ns/1000"
+
+
+async def test_who_subscribes_amid_the_first_list_is_told_of_each_object_once() -> None:
+    target = store()
+    held: dict[str, Value] = {f"ns/{n}": record(str(n)) for n in range(3 * SLICE_OBJECTS)}
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(relist, target, held)
+        while not any(target.held()):
+            await anyio.lowlevel.checkpoint()
+        early = recorded(target)
+        assert SLICE_OBJECTS <= len(early) < len(held)
+        assert [(delta.key, delta.new) for delta in early] == list(target.held())
+    assert target.synced
+    assert early == [Delta(key, None, value) for key, value in held.items()]
+
+
+async def test_first_list_that_is_given_up_holds_what_was_told() -> None:
+    target = store()
+    deltas = recorded(target)
+    held: dict[str, Value] = {f"ns/{n}": BROKEN for n in range(3 * SLICE_OBJECTS)}
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(relist, target, held)
+        while not deltas:
+            await anyio.lowlevel.checkpoint()
+        tasks.cancel_scope.cancel()
+    assert SLICE_OBJECTS <= len(target) == len(deltas) == target.unreadable < len(held)
+    assert not target.synced
+    await relist(target, held)
+    assert deltas == [Delta(key, None, value) for key, value in held.items()]
 
 
 async def test_handlers_that_raise_are_logged_once_and_break_nothing(

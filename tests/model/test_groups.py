@@ -39,14 +39,13 @@ names = st.sampled_from(["local", "c-1", "c-2"])
 
 
 def machine(
-    cluster: str = "c-1",
     cpu: str | None = "4",
     memory: str | None = "16Gi",
     gpus: Gpus = NO_GPUS,
     *,
     in_capacity: bool = True,
 ) -> NodeRecord:
-    made = node(cpu, memory, cluster=cluster)
+    made = node(cpu, memory)
     traits = structs.replace(made.traits, gpus=gpus, in_capacity=in_capacity)
     return structs.replace(made, traits=traits)
 
@@ -80,7 +79,6 @@ nodes = (
     | st.just(UNREADABLE)
     | st.builds(
         machine,
-        names,
         st.sampled_from([None, "4"]),
         st.sampled_from([None, "16Gi"]),
         st.sampled_from([Gpus(), Gpus(nvidia=2), Gpus(1, 2, 3, 4)]),
@@ -116,8 +114,8 @@ def recount(held_clusters: dict[str, Any], held_nodes: dict[Any, Any]) -> dict[G
         )
         inside = [
             node
-            for node in held_nodes.values()
-            if isinstance(node, NodeRecord) and node.cluster == name
+            for (namespace, _), node in held_nodes.items()
+            if isinstance(node, NodeRecord) and namespace == name
         ]
         unread = sum(
             node is UNREADABLE for (namespace, _), node in held_nodes.items() if namespace == name
@@ -265,7 +263,7 @@ def test_splits_are_sums_of_groups_and_entitlement_leaves_out_what_is_deleted() 
     ):
         fleet.apply_cluster(Delta(name, None, a_cluster(traits)))
         for number in range(size):
-            fleet.apply_node(Delta(f"{name}/{number}", None, machine(name)))
+            fleet.apply_node(Delta(f"{name}/{number}", None, machine()))
     groups = fleet.groups(0.0)
     by_kind = {kind: sums.nodes for kind, sums in split(groups, lambda key: key.kind).items()}
     assert by_kind == {"local": 3, "managed": 12}
@@ -285,7 +283,7 @@ def test_splits_are_sums_of_groups_and_entitlement_leaves_out_what_is_deleted() 
 def test_unreadable_nodes_count_in_the_cluster_of_their_namespace() -> None:
     fleet = FleetAggregate()
     fleet.apply_cluster(Delta("local", None, a_cluster()))
-    fleet.apply_node(Delta("local/good", None, machine("local")))
+    fleet.apply_node(Delta("local/good", None, machine()))
     fleet.apply_node(Delta("local/bad", None, UNREADABLE))
     fleet.apply_node(Delta("gone/bad", None, UNREADABLE))
     tally = fleet.tally()
@@ -306,7 +304,7 @@ def test_only_clusters_that_changed_are_summed_up_again() -> None:
     for number in range(50):
         fleet.apply_cluster(Delta(f"c-{number}", None, a_cluster()))
     fleet.groups(0.0)
-    fleet.apply_node(Delta("c-7/1", None, machine("c-7")))
+    fleet.apply_node(Delta("c-7/1", None, machine()))
     assert {cluster.total.nodes for cluster in fleet._changed} == {1}
     assert total(fleet.groups(1.0)).nodes == 1
     assert not fleet._changed

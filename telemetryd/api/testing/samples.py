@@ -38,6 +38,7 @@ from telemetryd.model import (
     NodeTraits,
     Payload,
     Snapshot,
+    own_of,
 )
 
 AT: Final = 1_790_000_000.0
@@ -54,18 +55,17 @@ IDENTITY: Final = Identity(
 
 _WHERE: Final = "table"
 _NAME: Final = "it"
+_MEMORY_NANO: Final = 16 * 1024**3 * 1_000_000_000
 _NODE: Final = NodeRecord(
-    uid="",
-    cluster="",
+    own=own_of("", _MEMORY_NANO),
     traits=NodeTraits(
         architecture="amd64",
         operating_system="SUSE Linux Enterprise Server 15 SP6",
         roles=("worker",),
+        cpu_nano=4_000_000_000,
     ),
     container_runtime="containerd://2.1",
     kernel_version="6.4",
-    cpu_nano=4_000_000_000,
-    memory_nano=16 * 1024**3 * 1_000_000_000,
 )
 
 
@@ -137,7 +137,7 @@ def make_snapshot(
         record = ClusterRecord(f"uid-{name}", "v1.33.4+rke2r1", traits, nodes)
         fleet.apply_cluster(Delta(name, None, record))
         for node in range(nodes):
-            held = structs.replace(_NODE, uid=f"uid-{name}-{node}", cluster=name)
+            held = structs.replace(_NODE, own=own_of(f"uid-{name}-{node}", _MEMORY_NANO))
             fleet.apply_node(Delta(f"{name}/{node}", None, held))
     tally = fleet.tally()
     return Snapshot(
