@@ -127,7 +127,7 @@ def decide(
     choices = [each for each in effective.values() if _is_choice(each.key)]
     said_elsewhere = {key for _, key in (*written, *permitted)}
     return Decision(
-        effective=tuple(each for each in effective.values() if each not in choices),
+        effective=tuple(each for each in effective.values() if not _is_choice(each.key)),
         remembered=tuple(
             each
             for each in effective.values()
