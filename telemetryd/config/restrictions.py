@@ -129,7 +129,7 @@ def decide(
     return Decision(
         effective=tuple(each for each in effective.values() if not _is_choice(each.key)),
         remembered=tuple(
-            each
+            replace(each, written=False) if each.written else each
             for each in effective.values()
             if not each.written or each.source not in NOT_REMEMBERED
         ),
