@@ -5,7 +5,7 @@ import re
 import stat
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -99,8 +99,21 @@ class ConfigFile:
 
 
 @dataclass(frozen=True, slots=True)
+class _Meaning:
+    """What a valid file says, with what is set above it."""
+
+    file: ConfigFile
+    config: Config
+    conflicts: tuple[str, ...]
+    statements: tuple[Statement, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ConfigSource:
     """Where the configuration comes from, at the start and at each reload alike.
+
+    What the last file means is kept: a start and a reload ask for it several times, and all parts
+    of the daemon then share one copy of a thousand exporters.
 
     Attributes:
         path_option: As of ``find_config``, which looks again at each reading.
@@ -113,6 +126,7 @@ class ConfigSource:
     environ: Mapping[str, str]
     system_path: Path = SYSTEM_CONFIG
     assignments: tuple[Assignment, ...] = ()
+    _last: list[_Meaning] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def find(self) -> Path | None:
         """The file to read, None for the defaults.
@@ -142,7 +156,7 @@ class ConfigSource:
         Raises:
             ConfigError: With every problem found.
         """
-        return parse_config(file.text, file.where, self.environ, self.assignments)
+        return _with_folders(self._understand(file).config, self.environ)
 
     def parse_as_written(self, file: ConfigFile) -> Config:
         """The same without a look at the disk: folders that are left open stay so.
@@ -150,7 +164,7 @@ class ConfigSource:
         Raises:
             ConfigError: With every problem found.
         """
-        return self.examine(file)[0]
+        return self._understand(file).config
 
     def examine(self, file: ConfigFile) -> tuple[Config, Reading]:
         """The same, with what shows where each value is from.
@@ -162,13 +176,21 @@ class ConfigSource:
 
     def conflicts(self, file: ConfigFile) -> tuple[str, ...]:
         """Variables and options that have no effect with a valid file, and why, a line each."""
-        return tuple(self.examine(file)[1].conflicts)
+        return self._understand(file).conflicts
 
     def statements(self, file: ConfigFile) -> tuple[Statement, ...]:
         """What a valid file, variables and options say about keys that restrict."""
-        config, reading = self.examine(file)
-        written = file_statements(_decode(file.text, file.where), file.where)
-        return (*written, *override_statements(reading.given, config))
+        return self._understand(file).statements
+
+    def _understand(self, file: ConfigFile) -> _Meaning:
+        known = next(iter(self._last), None)
+        if known is None or known.file != file:
+            config, reading = self.examine(file)
+            written = file_statements(_decode(file.text, file.where), file.where)
+            statements = (*written, *override_statements(reading.given, config))
+            known = _Meaning(file, config, tuple(reading.conflicts), statements)
+            self._last[:] = [known]
+        return known
 
 
 def load_config(
@@ -199,7 +221,11 @@ def parse_config(
     Raises:
         ConfigError: With every problem found, in the order of the file.
     """
-    config, _ = _validate(text, where, environ, assignments)
+    return _with_folders(_validate(text, where, environ, assignments)[0], environ)
+
+
+def _with_folders(config: Config, environ: Mapping[str, str]) -> Config:
+    """The configuration with usable folders for those that it leaves open."""
     state_dir = config.state_dir or default_state_dir(environ)
     control = config.server.control_socket or default_control_socket(environ, state_dir)
     return replace(

@@ -80,6 +80,7 @@ class Reading:
     _overridden: dict[Path, str] = field(default_factory=dict)
     _used: set[Path] = field(default_factory=set)
     _exporters: set[str] | None = None
+    _same: dict[str | float, str | float] = field(default_factory=dict)
 
     def read(self, declaration: type[C], table: Mapping[str, object]) -> C | None:
         """The whole file as its declaration, None where there are problems."""
@@ -168,7 +169,7 @@ class Reading:
                     self._report(place, message)
             case kind:
                 try:
-                    values[key.attribute] = kind.parse(value)
+                    values[key.attribute] = self._share(kind.parse(value))
                 except InvalidValue as invalid:
                     self._report(place, _without(value, str(invalid), key.name))
                 else:
@@ -311,11 +312,16 @@ class Reading:
             self._read_variants(key, key.kind, implied, place, values)
         elif key.derived is not None:
             if all(name in values for name in key.derived.of):
-                values[key.attribute] = key.derived.make(*(values[name] for name in key.derived.of))
+                made = key.derived.make(*(values[name] for name in key.derived.of))
+                values[key.attribute] = self._share(made)
         elif key.default is dataclasses.MISSING:
             self._report(place, "is missing: every entry needs it")
         else:
             values[key.attribute] = key.default
+
+    def _share(self, value: Any) -> Any:
+        """One object for equal texts or numbers: exporters have much in common."""
+        return self._same.setdefault(value, value) if isinstance(value, str | float) else value
 
     def _sets_any_of(self, place: Place) -> bool:
         return any(each.path[: len(place.path)] == place.path for each in self.overrides)

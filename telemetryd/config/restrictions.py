@@ -127,9 +127,9 @@ def decide(
     choices = [each for each in effective.values() if _is_choice(each.key)]
     said_elsewhere = {key for _, key in (*written, *permitted)}
     return Decision(
-        effective=tuple(each for each in effective.values() if each not in choices),
+        effective=tuple(each for each in effective.values() if not _is_choice(each.key)),
         remembered=tuple(
-            each
+            replace(each, written=False) if each.written else each
             for each in effective.values()
             if not each.written or each.source not in NOT_REMEMBERED
         ),

@@ -110,11 +110,7 @@ class Leadership:
 
     def follow(self, config: Config) -> None:
         """Put a configuration in force: which Secrets have epochs."""
-        self._secrets = [
-            f"/api/v1/namespaces/{each.namespace}/secrets/{each.secret}"
-            for each in config.exporters
-            if isinstance(each, SecretExporterConfig) and each.enabled
-        ]
+        self._exporters = config.exporters
 
     @property
     def epoch(self) -> int:
@@ -180,8 +176,10 @@ class Leadership:
     async def prepare(self) -> None:
         """For the elector: a term may start. Look for a higher epoch in the Secrets."""
         with anyio.move_on_after(READ_TIMEOUT_S):
-            for path in self._secrets if self._may_read() else ():
-                self.saw(await self._read_epoch(path))
+            for each in self._exporters if self._may_read() else ():
+                if isinstance(each, SecretExporterConfig) and each.enabled:
+                    path = f"/api/v1/namespaces/{each.namespace}/secrets/{each.secret}"
+                    self.saw(await self._read_epoch(path))
 
     async def lead(self) -> None:
         """For the elector: start when the epoch is on disk, or that takes too long."""

@@ -94,7 +94,7 @@ class RestrictionFiles:
         self.stored: tuple[str, ...] = ()
         self.failure = "" if self.paths else "no state folder is usable: set state_dir"
         self._reads = {path: SharedRead[bytes | None]("restrictions") for path in self.paths}
-        self._content = b""
+        self._newest: tuple[Restriction, ...] = ()
         self._writing = threading.Lock()
 
     async def load(self, *, deadline_s: float = DEADLINE_S) -> tuple[Restriction, ...]:
@@ -121,7 +121,7 @@ class RestrictionFiles:
         self, restrictions: Iterable[Restriction], *, deadline_s: float = DEADLINE_S
     ) -> None:
         """Write them; errors go to ``failure``. No empty file is created."""
-        self._content = _render(restrictions)
+        self._newest = tuple(restrictions)
         try:
             with anyio.fail_after(deadline_s):
                 self.stored, self.failure = await to_thread.run_sync(
@@ -138,12 +138,12 @@ class RestrictionFiles:
             await to_thread.run_sync(self._set_aside, abandon_on_cancel=True)
 
     def _write(self) -> tuple[tuple[str, ...], str]:
-        """Runs in a thread. After a write that hangs, the next one writes the newest content."""
+        """Runs in a thread. After a write that hangs, the next one writes the newest."""
         if not self._writing.acquire(timeout=DEADLINE_S):
             return (), "an earlier write hangs: check the disk"
         try:
             stored, failures = [], []
-            content = self._content
+            content = _render(self._newest)
             for path in self.paths:
                 try:
                     if content != _EMPTY or path.exists():

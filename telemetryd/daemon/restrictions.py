@@ -260,7 +260,7 @@ class Restrictions:
         if self.damaged or not self.stores:
             return  # the damaged file stays: it keeps collection off over a restart too
         async with self._lock:
-            remembered = tuple(replace(each, written=False) for each in self._remembered)
+            remembered = self._remembered
             if remembered == self._stored and not self._files.failure:
                 return
             await self._files.store(remembered)

@@ -23,6 +23,7 @@ from telemetryd.timing import boot_time_s
 log = logging.getLogger(__name__)
 
 _RETRY_S = 5.0
+_NOTHING: frozenset[Reason] = frozenset()
 _UNPLANNED = frozenset(
     {
         ExporterState.DISABLED,
@@ -52,7 +53,7 @@ class Ledger:
     digest: str = field(default="", init=False)
     payload: Payload | None = field(default=None, init=False)
     _status: ExporterStatus = field(init=False)
-    _reported: set[Reason] = field(default_factory=set, init=False)
+    _reported: frozenset[Reason] = field(default=_NOTHING, init=False)
     _blocked: bool = field(default=False, init=False)
     _spool_trouble: str = field(default="", init=False)
 
@@ -134,7 +135,7 @@ class Ledger:
                 result,
                 self._status.payload_bytes or 0,
             )
-        self._reported.clear()
+        self._reported = _NOTHING
         self._status = replace(
             self._status,
             state=ExporterState.IDLE,
@@ -157,7 +158,7 @@ class Ledger:
         )
         # Each reason once until it recovers, also where two reasons alternate.
         repeated = error.reason in self._reported
-        self._reported.add(error.reason)
+        self._reported |= {error.reason}
         log.log(
             logging.DEBUG if repeated else logging.WARNING,
             "exporter conflict exporter=%s reason=%s error=%r run=%s"

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from telemetryd.config import (
     Config,
+    ConfigFile,
+    ConfigSource,
     ListenAddress,
     PrivacyConfig,
     SecretExporterConfig,
@@ -385,3 +387,32 @@ def test_any_text_is_a_configuration_or_a_config_error(text: str) -> None:
         result = [str(problem) for problem in error.problems]
     assert result
     assert isinstance(result, Config) or not any("\n" in line for line in result)
+
+
+def test_equal_values_and_all_that_a_start_asks_for_are_one_object() -> None:
+    """A thousand exporters have nearly everything in common, and are read six times."""
+    text = "".join(
+        f'[[exporters]]\nname = "{name}"\ntype = "secret"\nsecret = "{name}"\nnamespace = "some"\n'
+        'interval = "7s"\n'
+        for name in ("one", "other")
+    )
+    source, file = ConfigSource(None, {}), ConfigFile("t.toml", text)
+    one, other = source.parse_as_written(file).exporters
+    assert isinstance(one, SecretExporterConfig)
+    assert isinstance(other, SecretExporterConfig)
+    assert one.namespace is other.namespace
+    assert one.secret is one.name
+    assert (one.interval_s, one.timeout_s) == (7.0, 3.5)
+    assert one.interval_s is other.interval_s
+    assert one.timeout_s is other.timeout_s
+    assert source.parse(file).exporters[0] is one
+    assert source.statements(file) is source.statements(file)
+
+
+def test_another_content_is_read_anew() -> None:
+    source = ConfigSource(None, {})
+    levels = [
+        source.parse_as_written(ConfigFile("t.toml", f'log_level = "{level}"')).log_level
+        for level in ("debug", "error", "debug")
+    ]
+    assert levels == ["debug", "error", "debug"]

@@ -18,6 +18,7 @@ from telemetryd.config.restrictions import (
 )
 from telemetryd.errors import ConfigError
 from telemetryd.model import Restriction
+from tests.support.counting import calls_of
 
 SOURCES = st.sampled_from(["file", "environment", "setting", "--set"])
 KEYS = st.sampled_from(
@@ -246,3 +247,24 @@ def test_empty_environment_leaves_all_on() -> None:
     switches = read_switches({})
     assert switches.enabled
     assert switches.tracking
+
+
+def calls(count: int) -> int:
+    """Calls to weigh a file of so many exporters with two choices each, twice."""
+    table = "".join(
+        f'[[exporters]]\nname = "e{number}"\ntype = "secret"\n'
+        f'secret = "s{number}"\nformat = "fleet"\n'
+        for number in range(count)
+    )
+    statements = file_statements(tomllib.loads(table), "f")
+
+    def weigh() -> None:
+        first = decide(statements, (), at=1.0)
+        again = decide(statements, first.remembered, at=2.0)
+        assert len(again.remembered) == 2 * count + 1
+
+    return calls_of(weigh)
+
+
+def test_weighing_takes_as_many_steps_as_there_are_exporters() -> None:
+    assert calls(500) < 11 * calls(50)

@@ -6,7 +6,6 @@ It has a task while there is something to do; while it waits, a timer that begin
 import logging
 import math
 from dataclasses import dataclass, field
-from functools import partial
 
 import anyio
 from anyio.abc import TaskGroup
@@ -68,6 +67,7 @@ class Runner:
     active: bool = field(default=False, init=False)
     closed: bool = field(default=False, init=False)
     _finished: anyio.Event | None = field(default=None, init=False)
+    _group: TaskGroup = field(init=False)  # since it was launched
     _waiter: Waiter = field(default_factory=Waiter, init=False)
     _attempts: Attempts = field(init=False)
     _schedule: Schedule | None = field(default=None, init=False)
@@ -122,7 +122,8 @@ class Runner:
         self._attempts.stop_by_s = math.inf
         self._attempts.abandoned = False
         self.ledger.enter(ExporterState.WAITING)
-        self._begin(group)
+        self._group = group
+        self._begin()
 
     async def until_finished(self) -> None:
         """Return once it isn't active."""
@@ -188,24 +189,24 @@ class Runner:
             )
             log.warning("exporter not closed exporter=%s error=%r", self.spec.name, problem)
 
-    def _begin(self, group: TaskGroup) -> None:
+    def _begin(self) -> None:
         """Start its task, once there is room for one."""
-        self._shared.gate.enter(lambda entered: group.start_soon(self._run, group, entered))
+        self._shared.gate.enter(lambda entered: self._group.start_soon(self._run, entered))
 
-    def _wait(self, group: TaskGroup, until_s: float) -> None:
+    def _wait(self, until_s: float) -> None:
         """Begin another task then, or when something has changed; this one ends."""
-        self._waiter.call(until_s, partial(self._begin, group))
+        self._waiter.call(until_s, self._begin)
 
-    async def _run(self, group: TaskGroup, entered: GatePass) -> None:
+    async def _run(self, entered: GatePass) -> None:
         try:
-            await self._work(group)
+            await self._work()
         finally:
             entered.give_back()
 
-    async def _work(self, group: TaskGroup) -> None:
+    async def _work(self) -> None:
         """Do what is due, and then wait for what comes next, or finish."""
         try:
-            if await self._advance(group):
+            if await self._advance():
                 return
         except Exception as exc:
             # A bug of ours, as errors of sink and source are caught before. Others go on.
@@ -214,7 +215,7 @@ class Runner:
             self._rest()
             self._paused_until_s = anyio.current_time() + self.spec.interval_s
             if not self.must_stop():
-                self._wait(group, self._paused_until_s)
+                self._wait(self._paused_until_s)
                 return
         except BaseException:
             self._finish()
@@ -235,28 +236,28 @@ class Runner:
             self._finished.set()
             self._finished = None
 
-    async def _advance(self, group: TaskGroup) -> bool:
+    async def _advance(self) -> bool:
         """Do all that is due; False once it has stopped, as it was asked to."""
         while not self.must_stop():
             if anyio.current_time() < self._paused_until_s:
-                self._wait(group, self._paused_until_s)
+                self._wait(self._paused_until_s)
                 return True
             self._lives = True
-            schedule = await self._when_due(group)
+            schedule = await self._when_due()
             if schedule is not None:
                 late, self._late = self._late, False
-                await self._run_slot(group, schedule, late=late)
+                await self._run_slot(schedule, late=late)
             elif not self.must_stop():
                 return True
         if self._lives:
-            await self._make_final_attempt(group)
+            await self._make_final_attempt()
         return False
 
-    async def _when_due(self, group: TaskGroup) -> Schedule | None:
+    async def _when_due(self) -> Schedule | None:
         """Its schedule where a run is due or triggered; None where it waits now, or must stop."""
         schedule = self._schedule
         if schedule is None:
-            if not await self._is_ready(group):
+            if not await self._is_ready():
                 return None
             self.ledger.enter(ExporterState.IDLE)
             self._suspended_s = self._shared.suspended_s()
@@ -265,10 +266,10 @@ class Runner:
             self._notice_suspend(schedule)
         self._slept = not self._asked and anyio.current_time() < schedule.due_s
         if self._slept:
-            self._wait(group, schedule.due_s)
+            self._wait(schedule.due_s)
             return None
         self._late = self._late or not self._shared.watch.ready
-        return schedule if await self._is_ready(group) else None
+        return schedule if await self._is_ready() else None
 
     def _plan(self, now_s: float) -> Schedule:
         spec, rng = self.spec, self._shared.rng
@@ -287,7 +288,7 @@ class Runner:
             splay_max_s=spec.splay_max_s,
         )
 
-    async def _is_ready(self, group: TaskGroup) -> bool:
+    async def _is_ready(self) -> bool:
         """Whether the source is ready; else it waits, or delivers what an earlier process left."""
         while not (self._shared.watch.ready or self.must_stop()):
             self.ledger.enter(ExporterState.WAITING)
@@ -297,12 +298,12 @@ class Runner:
                 interval_s = self.spec.interval_s if self.spec.spooled else math.inf
                 self._patience_until_s = now_s + interval_s
             if now_s < self._patience_until_s:
-                self._wait(group, self._patience_until_s)
+                self._wait(self._patience_until_s)
                 return False
             self._patience_until_s = None
             if not self._attempts.in_progress:
                 self.ledger.run_id = self._next_run()
-                error = await self._attempts.make_without_snapshot(group)
+                error = await self._attempts.make_without_snapshot(self._group)
                 if error is not None:
                     self._fail(error)
         self._patience_until_s = None
@@ -315,7 +316,7 @@ class Runner:
             slots = schedule.resume(anyio.current_time(), suspended_s=grown_s)
             self.ledger.skipped("suspend", slots)
 
-    async def _run_slot(self, group: TaskGroup, schedule: Schedule, *, late: bool) -> None:
+    async def _run_slot(self, schedule: Schedule, *, late: bool) -> None:
         """Make the run that is due or triggered, and plan the next."""
         now_s = anyio.current_time()
         if now_s >= schedule.due_s:
@@ -330,11 +331,11 @@ class Runner:
             self.ledger.skipped("overrun")
             parked_until_s = None
         else:
-            parked_until_s = await self._try(group, schedule.next_slot_s)
+            parked_until_s = await self._try(schedule.next_slot_s)
         missed = schedule.finish(anyio.current_time(), not_before_s=parked_until_s)
         self.ledger.skipped("overrun" if parked_until_s is None else "retry_after", missed)
 
-    async def _try(self, group: TaskGroup, next_slot_s: float) -> float | None:
+    async def _try(self, next_slot_s: float) -> float | None:
         """Make one run; returns the time before which the destination wants no other, if any."""
         spec, rng = self.spec, self._shared.rng
         began_s = anyio.current_time()
@@ -344,7 +345,7 @@ class Runner:
             timeout_s=spec.attempt_timeout_s,
         )
         attempt, outranked = 1, 0
-        while (error := await self._attempts.make(group, attempt)) is not None:
+        while (error := await self._attempts.make(self._group, attempt)) is not None:
             if not isinstance(error, RetryableError):
                 self._fail(error)
                 return None
@@ -378,7 +379,7 @@ class Runner:
         self._failed_in_a_row += 1
         self.ledger.run_failed(error)
 
-    async def _make_final_attempt(self, group: TaskGroup) -> None:
+    async def _make_final_attempt(self) -> None:
         """Before it ends: one attempt without retry, where something is unsent."""
         attempts = self._attempts
         if (
@@ -388,9 +389,9 @@ class Runner:
         ):
             return
         self.ledger.run_id = self._next_run()
-        error = await attempts.make(group, 1, final=True)
+        error = await attempts.make(self._group, 1, final=True)
         if isinstance(error, OutrankedError):
-            error = await attempts.make(group, 2, final=True)
+            error = await attempts.make(self._group, 2, final=True)
         if error is not None:
             self._fail(error)
 

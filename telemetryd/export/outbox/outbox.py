@@ -145,10 +145,9 @@ class Outbox:
     _opened: bool = field(default=False, init=False)
     _state: OutboxState = field(default=Empty(), init=False)
     _highest: Delivery = field(default=Delivery(at=0.0), init=False)
-    _thread: WorkerThread = field(init=False)
+    _thread: WorkerThread | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self._thread = WorkerThread(self._shared.spool_threads)
         spec, spool_dir = self._ledger.spec, self._shared.spool_dir
         if spec.destination and spool_dir is not None:
             self._folder = SpoolFolder(spool_dir, spec.name)
@@ -311,11 +310,12 @@ class Outbox:
 
     async def _on_disk(self, call: Callable[[], T]) -> T | None:
         """Call it in a worker thread, within a bound; None where it fails, shown in the status."""
+        thread = self._thread = self._thread or WorkerThread(self._shared.spool_threads)
         # Most of an attempt's time is for sending.
         timeout_s = min(DISK_TIMEOUT_S, self._ledger.spec.attempt_timeout_s / 4)
         try:
             with anyio.fail_after(timeout_s):
-                result = await self._thread.run(call)
+                result = await thread.run(call)
         except (TimeoutError, StillHangingError):
             self._ledger.spool_failed(self._trouble("it takes too long", errno.EIO))
         except OSError as exc:
