@@ -321,7 +321,7 @@ class Reading:
 
     def _share(self, value: Any) -> Any:
         """One object for equal texts or numbers: exporters have much in common."""
-        return self._same.setdefault(value, value) if isinstance(value, str | float) else value
+        return self._same.setdefault(value, value) if type(value) in {str, float} else value
 
     def _sets_any_of(self, place: Place) -> bool:
         return any(each.path[: len(place.path)] == place.path for each in self.overrides)
