@@ -40,8 +40,9 @@ from telemetryd.model import (
     Switches,
     Totals,
 )
+from telemetryd.serve.page.facts import HistoryFacts
 from telemetryd.serve.page.history import render_history
-from telemetryd.serve.page.usage import HistoryFacts, UsageReader
+from telemetryd.serve.page.usage import UsageReader
 
 SERIES: Final = 60
 END: Final = 1_893_456_000

@@ -110,10 +110,11 @@ def run(options: argparse.Namespace) -> int:
 
     import_aiohttp()
     from telemetryd.daemon.app import run_daemon  # noqa: PLC0415 - heavy imports on demand
-    from telemetryd.daemon.loop import PromptLoop  # noqa: PLC0415
+    from telemetryd.daemon.loop import PromptLoop, use_one_heap  # noqa: PLC0415
     from telemetryd.daemon.reload import Reloader  # noqa: PLC0415
 
     gc.freeze()  # modules stay: no later search goes through them
+    use_one_heap()
 
     async def run() -> None:
         reloader = Reloader(source, file, configure_logging=_configure_logging, now=_NOW)

@@ -10,7 +10,6 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from typing import Any, Final, TypeVar
 
@@ -175,7 +174,7 @@ def _unknown_variable(name: str) -> str:
             "false in the pod"
         )
     known = [*map(variable_of, _plain_keys()), *_NO_OVERRIDE]
-    near = get_close_matches(name.upper(), known, n=1, cutoff=0.7)
+    near = _near(name.upper(), known)
     if near:
         return f"unknown variable; did you mean {near[0]}?"
     return (
@@ -184,9 +183,15 @@ def _unknown_variable(name: str) -> str:
     )
 
 
+def _near(name: str, known: list[str]) -> list[str]:
+    from difflib import get_close_matches  # noqa: PLC0415 - for mistakes alone
+
+    return get_close_matches(name, known, n=1, cutoff=0.7)
+
+
 def _unknown_key(key: str) -> str:
     known = [".".join(path) for path in _plain_keys()]
-    near = get_close_matches(key.lower(), known, n=1, cutoff=0.7)
+    near = _near(key.lower(), known)
     # A key alone, whose table was left out.
     near = near or [each for each in known if each.partition(".")[2] == key.lower()][:1]
     if near:

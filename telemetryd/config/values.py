@@ -10,7 +10,6 @@ import json
 import math
 import re
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import ClassVar, Final, Generic, TypeVar
 from urllib.parse import urlsplit
 
@@ -96,6 +95,8 @@ def name_kind(value: object) -> str:
 
 def did_you_mean(given: str, known: tuple[str, ...]) -> str:
     """``; did you mean "…"?``, or nothing where no known word is near."""
+    from difflib import get_close_matches  # noqa: PLC0415 - for mistakes alone
+
     word = given.lower()
     begun = [each for each in known if each.startswith(word)] if len(word) > _FEW else []
     near = begun or get_close_matches(word, known, n=1, cutoff=0.65)

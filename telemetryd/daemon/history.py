@@ -26,7 +26,7 @@ from telemetryd.history.report import month_of, number
 from telemetryd.history.slots import DAY_S, HOUR_S, MINUTE_S, Gap, Moment, Slot
 from telemetryd.history.store import HistoryStore, describe_store, instance_of
 from telemetryd.model import HistoryStatus, Snapshot, Switches
-from telemetryd.serve.page.usage import HistoryFacts
+from telemetryd.serve.page.facts import HistoryFacts
 from telemetryd.timing import boot_time_s
 
 T = TypeVar("T")

@@ -9,15 +9,14 @@ import random
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import anyio
 import anyio.lowlevel
 
 from telemetryd.config import Config, SecretExporterConfig
-from telemetryd.control.elector import Elector
 from telemetryd.control.epochs import EpochFile, Epochs
-from telemetryd.control.lease import LeaseApi, LeaseTiming
 from telemetryd.daemon.collector import Holdable
 from telemetryd.errors import KubeError
 from telemetryd.export.sinks.secretobject import parse_secret
@@ -26,6 +25,10 @@ from telemetryd.kube.client import KubeClient
 from telemetryd.kube.requests import Requests
 from telemetryd.model import ExporterState, LeaderStatus
 from telemetryd.stats import KubeStats, LeaderStats
+
+if TYPE_CHECKING:
+    from telemetryd.control.elector import Elector
+    from telemetryd.control.lease import LeaseApi, LeaseTiming
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +81,8 @@ class Leadership:
         if not election.enabled:
             yield made
             return
+        from telemetryd.control.lease import LeaseApi, LeaseTiming  # noqa: PLC0415 - where used
+
         async with KubeClient.connect(config.kubernetes, stats) as client:
             lease = LeaseApi(client, namespace=election.namespace, name=election.name, now=now)
             timing = LeaseTiming(
@@ -90,8 +95,10 @@ class Leadership:
         """Read the epoch that an earlier process has kept, within a time limit."""
         await self._file.load()
 
-    def stand(self, lease: LeaseApi, timing: LeaseTiming, rng: random.Random) -> None:
+    def stand(self, lease: "LeaseApi", timing: "LeaseTiming", rng: random.Random) -> None:
         """Lead only while this replica is elected, from now on."""
+        from telemetryd.control.elector import Elector  # noqa: PLC0415 - where it is used
+
         self._elector = Elector(
             lease,
             prepare=self.prepare,

@@ -37,6 +37,8 @@ ALIVE_WITHIN_S: Final = 15.0
 BLOCKED_S: Final = 1.0
 """So long a stall is logged."""
 
+_M_ARENA_MAX: Final = -8
+"""The parameter of mallopt(3) that says how many heaps there are at most."""
 TRIM_S: Final = 2 * TICK_S
 """Between two trims of the heap, which take a millisecond or two each."""
 
@@ -205,6 +207,16 @@ class Heartbeat:
     def alive(self) -> bool:
         """Whether the last heartbeat is recent; True before the first, while the daemon starts."""
         return self._last is None or anyio.current_time() - self._last < ALIVE_WITHIN_S
+
+
+def use_one_heap() -> None:
+    """Let the threads to come share the main one's heap; does nothing without glibc.
+
+    glibc would give each a heap of its own, which keeps what was freed there.
+    """
+    set_parameter = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_parameter is not None:
+        set_parameter(_M_ARENA_MAX, 1)
 
 
 async def trim_heap() -> None:

@@ -17,7 +17,6 @@ from telemetryd.errors import ConfigError, Problem, Reason, Unavailable
 from telemetryd.kube.address import address_of, host_header, proxy_for, server_name
 from telemetryd.kube.credentials import Credential, Grant, RenewedCredential, TokenFile, clean_token
 from telemetryd.kube.entries import KubeconfigEntry, impersonation, what_is_wrong_with_server
-from telemetryd.kube.execplugin import ExecPlugin
 from telemetryd.kube.files import read_small_file, show_path, why_unreadable
 from telemetryd.kube.kubeconfig import (
     Chosen,
@@ -282,6 +281,8 @@ def _has_certificate(user: Mapping[str, object]) -> bool:
 
 
 async def _plugin(chosen: Chosen, now: Callable[[], float]) -> Credential:
+    from telemetryd.kube.execplugin import ExecPlugin  # noqa: PLC0415 - where it is used
+
     def settle(grant: Grant) -> None:
         credential.take(grant)
 

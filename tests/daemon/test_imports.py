@@ -24,7 +24,12 @@ main()
 SECRET = f'[[exporters]]\nname = "it"\ntype = "secret"\nnamespace = "{NAMESPACE}"\nsecret = "it"\n'
 NO_HISTORY = "[history]\nenabled = false\n"
 
-OF_PAGES = {"telemetryd.serve.page.page", "telemetryd.serve.page.style"}
+OF_PAGES = {
+    "telemetryd.history.charts",
+    "telemetryd.serve.page.page",
+    "telemetryd.serve.page.style",
+    "telemetryd.serve.page.usage",
+}
 OF_STATUS = {"telemetryd.serve.page.status"}
 OF_METRICS = {"prometheus_client", "telemetryd.serve.metrics.exposition"}
 OF_HTTP = {"telemetryd.export.sinks.http", "telemetryd.export.sinks.transport"}
@@ -34,11 +39,14 @@ OF_FLEET = {"telemetryd.export.payloads.fleet", "telemetryd.export.payloads.flee
 ON_DEMAND = {
     *(*OF_PAGES, *OF_STATUS, *OF_METRICS, *OF_OTLP, *OF_FILE, *OF_FLEET),
     "asyncpg",
+    "difflib",
     "hypothesis",
     "jsonschema",
     "kubernetes_asyncio",
     "sqlite3",
     "telemetryd.config.jsonschema",
+    "telemetryd.control.elector",
+    "telemetryd.control.lease",
     "telemetryd.daemon.preview",
     "telemetryd.daemon.supportbundle",
     "telemetryd.demo",
@@ -46,6 +54,7 @@ ON_DEMAND = {
     "telemetryd.history.documents",
     "telemetryd.history.html",
     "telemetryd.informer.verify",
+    "telemetryd.kube.execplugin",
     "urllib3",
 }
 """What most daemons need nothing of, or not from the start."""

@@ -12,7 +12,7 @@ from telemetryd.errors import HistoryError
 from telemetryd.history.entitlement import PRESETS, Entitlement
 from telemetryd.history.slots import DAY_S, HOUR_S, MINUTE_S, Cell, Gap, Slot, join, slot_start
 from telemetryd.model import HistoryStatus, Switch, Switches
-from telemetryd.serve.page.usage import HistoryFacts
+from telemetryd.serve.page.facts import HistoryFacts
 from tests.serve.facts import INSTALL_UUID, NOW
 from tests.serve.states import HOSTILE
 

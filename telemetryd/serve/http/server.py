@@ -41,8 +41,8 @@ from telemetryd.serve.http.security import OPEN_PATHS, Security
 
 if TYPE_CHECKING:
     from telemetryd.serve.metrics.metrics import MetricsRenderer
-    from telemetryd.serve.page.facts import StatusFacts
-    from telemetryd.serve.page.usage import HistoryFacts, ReadSlots, Usage, UsageReader
+    from telemetryd.serve.page.facts import HistoryFacts, StatusFacts
+    from telemetryd.serve.page.usage import ReadSlots, Usage, UsageReader
 
 log = logging.getLogger(__name__)
 

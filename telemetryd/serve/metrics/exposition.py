@@ -3,8 +3,8 @@
 Imported at the first scrape, in the thread that renders: until then no daemon needs the library.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, islice
 
 from prometheus_client import (
     CollectorRegistry,
@@ -15,7 +15,6 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.core import Metric
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
@@ -24,7 +23,13 @@ from telemetryd.serve.metrics.families import FAMILIES
 from telemetryd.serve.metrics.family import PREFIX, Family, MetricsFacts, Value
 from telemetryd.stats import Histogram
 
-_CONTENT_TYPE_OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+_EOF = b"# EOF\n"
+"""The end of OpenMetrics, and of no line of a metric."""
+
+_HEAD_LINES = 2
+"""Help and type of a metric; none of ours has a unit."""
+_PART_VALUES = 100
+"""Of the first label of a metric: what is made of them at a time."""
 
 MOST_LABEL_CHARS = 512
 """Of a value: the name of an exporter may hold that of a SecretRequest, which has 253."""
@@ -47,26 +52,54 @@ class Exposer(Collector):
         return [_to_metric(family, None) for family in FAMILIES]
 
     def collect(self) -> Iterable[Metric]:
-        """The families that have series; called by the registry."""
+        """The families that have series, large ones in parts; called by the registry."""
         if (facts := self._shown) is not None:
-            metrics = (_to_metric(family, family.value(facts)) for family in FAMILIES)
-            yield from (metric for metric in metrics if metric.samples)
+            for family in FAMILIES:
+                parts = (_to_metric(family, part) for part in _parts(family.value(facts)))
+                yield from (metric for metric in parts if metric.samples)
 
     def render(
         self, facts: MetricsFacts, names: Sequence[str], *, as_openmetrics: bool
-    ) -> tuple[bytes, str]:
-        """The text and its content type; ``names`` are the only metrics, empty for all."""
+    ) -> Iterator[bytes]:
+        """The text, a part of a metric at a time; ``names`` are the only metrics, empty for all.
+
+        That of a thousand exporters has megabytes, and takes several times as much while it is
+        made, which Python's allocator would not give back.
+        """
         self._shown = facts
         shown = self._registry.restricted_registry(names) if names else self._registry
-        encode: Callable[[Collector], bytes] = (
-            openmetrics.generate_latest if as_openmetrics else generate_latest
-        )
+        encode = openmetrics.generate_latest if as_openmetrics else generate_latest
+        begun = ""
         try:
-            return encode(shown), (
-                _CONTENT_TYPE_OPENMETRICS if as_openmetrics else CONTENT_TYPE_PLAIN_0_0_4
-            )
+            for metric in shown.collect():
+                text = encode(_Alone(metric)).removesuffix(_EOF)
+                yield text if metric.name != begun else text.split(b"\n", _HEAD_LINES)[_HEAD_LINES]
+                begun = metric.name
         finally:
             self._shown = None  # a copy of every counter
+        if as_openmetrics:
+            yield _EOF
+
+
+class _Alone(Collector):
+    """A metric, as prometheus_client takes metrics to write them down."""
+
+    def __init__(self, metric: Metric) -> None:
+        self._metric = metric
+
+    def collect(self) -> Iterable[Metric]:
+        """That metric."""
+        yield self._metric
+
+
+def _parts(value: Value) -> Iterator[Value]:
+    """The value, a mapping of many labels in parts."""
+    if not isinstance(value, Mapping) or len(value) <= _PART_VALUES:
+        yield value
+        return
+    items = iter(value.items())
+    while part := dict(islice(items, _PART_VALUES)):
+        yield part
 
 
 def _to_metric(family: Family, value: Value) -> Metric:

@@ -4,11 +4,11 @@ Which metrics there are and where their values come from is in ``families``; ``e
 their text.
 """
 
-import gzip
+import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -19,8 +19,15 @@ from telemetryd.stats import Histogram
 if TYPE_CHECKING:
     from telemetryd.serve.metrics.exposition import Exposer
 
+_GZIP: Final = 16 + zlib.MAX_WBITS
+"""The format, without a time."""
 _GZIP_LEVEL = 5  # the last percent of size isn't worth the CPU of a small daemon
 _OPENMETRICS = "application/openmetrics-text"
+_CONTENT_TYPES: Final = (
+    "text/plain; version=0.0.4; charset=utf-8",
+    f"{_OPENMETRICS}; version=1.0.0; charset=utf-8",
+)
+"""Of Prometheus text and of OpenMetrics."""
 _MOST_PARTS = 64
 """Of a header."""
 
@@ -75,12 +82,20 @@ class MetricsRenderer:
         from telemetryd.serve.metrics.exposition import Exposer  # noqa: PLC0415 - at the first scrape
 
         self._exposer = self._exposer or Exposer()
-        body, content_type = self._exposer.render(facts, names, as_openmetrics=as_openmetrics)
+        parts = self._exposer.render(facts, names, as_openmetrics=as_openmetrics)
+        if as_gzip:
+            parts = _compressed(parts)
         return Exposition(
-            body=gzip.compress(body, _GZIP_LEVEL, mtime=0) if as_gzip else body,
-            content_type=content_type,
+            body=b"".join(parts),
+            content_type=_CONTENT_TYPES[as_openmetrics],
             content_encoding="gzip" if as_gzip else "",
         )
+
+
+def _compressed(parts: Iterable[bytes]) -> Iterator[bytes]:
+    squeezer = zlib.compressobj(_GZIP_LEVEL, wbits=_GZIP)
+    yield from map(squeezer.compress, parts)
+    yield squeezer.flush()
 
 
 def freeze(facts: MetricsFacts) -> MetricsFacts:

@@ -22,7 +22,29 @@ from telemetryd.model import (
 
 if TYPE_CHECKING:
     from telemetryd.history.charts import Point
+    from telemetryd.history.entitlement import Entitlement
     from telemetryd.serve.page.disclosure import Situation
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryFacts:
+    """What the daemon knows of its history at one moment.
+
+    Attributes:
+        now: Unix time in seconds.
+        installation: Install UUID; empty before the first snapshot.
+        instance: Whose record it is; empty for a store that replicas share.
+        store: Where the history is kept, in words.
+        off: Why nothing is kept, empty where it is.
+    """
+
+    now: float
+    status: HistoryStatus
+    rule: "Entitlement"
+    installation: str = ""
+    instance: str = ""
+    store: str = ""
+    off: str = ""
 
 
 @dataclass(frozen=True, slots=True)

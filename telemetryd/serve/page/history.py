@@ -20,7 +20,7 @@ from telemetryd.history.documents import (
 )
 from telemetryd.history.entitlement import Entitlement
 from telemetryd.history.report import MONTH, Period, Report, number
-from telemetryd.serve.page.facts import render_time
+from telemetryd.serve.page.facts import HistoryFacts, render_time
 from telemetryd.serve.page.layout import (
     PageRow,
     figures,
@@ -53,7 +53,7 @@ from telemetryd.serve.page.notes import (
     notes_of_history,
     words_of_limit,
 )
-from telemetryd.serve.page.usage import Chart, HistoryFacts, Missed, Stretch, Usage
+from telemetryd.serve.page.usage import Chart, Missed, Stretch, Usage
 
 _LINKS: Final = (
     (".", "Status"),

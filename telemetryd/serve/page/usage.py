@@ -27,7 +27,7 @@ from telemetryd.history.report import (
     slots_inside,
 )
 from telemetryd.history.slots import DAY_S, HOUR_S, MINUTE_S, Gap, Slot, slot_start
-from telemetryd.model import HistoryStatus
+from telemetryd.serve.page.facts import HistoryFacts
 
 T = TypeVar("T")
 
@@ -52,27 +52,6 @@ _YEARS_KEPT: Final = 10
 """``history.keep_daily`` may be no longer."""
 _WRITTEN_WITHIN: Final = 2
 """The newest slots are not missing but not written yet: so many are left out of a chart."""
-
-
-@dataclass(frozen=True, slots=True)
-class HistoryFacts:
-    """What the daemon knows of its history at one moment.
-
-    Attributes:
-        now: Unix time in seconds.
-        installation: Install UUID; empty before the first snapshot.
-        instance: Whose record it is; empty for a store that replicas share.
-        store: Where the history is kept, in words.
-        off: Why nothing is kept, empty where it is.
-    """
-
-    now: float
-    status: HistoryStatus
-    rule: Entitlement
-    installation: str = ""
-    instance: str = ""
-    store: str = ""
-    off: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,12 @@
 """The exposition against the reference's table, two parsers and promtool."""
 
+import gc
 import gzip
 import os
 import shutil
 import subprocess
 import threading
+import tracemalloc
 from dataclasses import replace
 
 import anyio
@@ -23,6 +25,7 @@ from tests.serve.facts import (
     NOW,
     SNAPSHOT,
     Facts,
+    busy_exporter_stats,
     busy_facts,
     exporter_status,
     informer_status,
@@ -397,3 +400,40 @@ async def test_incomplete_snapshot_is_shown_as_such() -> None:
     found = await samples(Facts(snapshot=replace(SNAPSHOT, complete=False)))
     assert found["snapshot_complete"] == 0
     assert found["fleet_nodes"] == 303
+
+
+def crowd(count: int) -> Facts:
+    """Facts with so many exporters, each with all its series."""
+    return Facts(
+        exporters=[
+            (exporter_status(name=f"e{number}"), busy_exporter_stats()) for number in range(count)
+        ]
+    )
+
+
+@pytest.mark.parametrize("accept", ["", OPENMETRICS])
+async def test_metrics_of_many_exporters_are_whole_and_begin_once(accept: str) -> None:
+    few, many = (
+        await scrape(crowd(1).renderer(), accept),
+        await scrape(crowd(250).renderer(), accept),
+    )
+    heads = [[line for line in text.splitlines() if line.startswith("#")] for text in (few, many)]
+    assert heads[0] == heads[1]
+    for family in ours((parse_openmetrics if accept else parse_text)(many)):
+        shown = [sample.labels.get("exporter") for sample in family.samples]
+        if "exporter" in family.samples[0].labels:
+            assert list(dict.fromkeys(shown)) == [f"e{number}" for number in range(250)]
+
+
+async def test_scrape_of_many_exporters_takes_little_more_than_the_copy_of_their_counters() -> None:
+    """By the allocator's count: as one text, what is compressed would take five times as much."""
+    renderer = crowd(1_000).renderer()
+    await renderer.render(accept_encoding="gzip")  # with all that is imported for it
+    gc.collect()
+    tracemalloc.start()
+    try:
+        await renderer.render(accept_encoding="gzip")
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 5_000_000

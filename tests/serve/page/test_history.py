@@ -12,9 +12,10 @@ import pytest
 from telemetryd.history.documents import to_csv
 from telemetryd.history.report import MONTH, make_report
 from telemetryd.history.slots import HOUR_S, Slot
+from telemetryd.serve.page.facts import HistoryFacts
 from telemetryd.serve.page.history import render_csv, render_history, render_json
 from telemetryd.serve.page.notes import Tone
-from telemetryd.serve.page.usage import HistoryFacts, Usage, UsageReader
+from telemetryd.serve.page.usage import Usage, UsageReader
 from tests.serve.facts import INSTALL_UUID, NOW
 from tests.serve.page.test_page import Document
 from tests.serve.past import BEGAN, FACTS, OUTAGES, PASTS, RULE, Past, nodes_at
