@@ -35,7 +35,7 @@ class Silence:
     """How long a stream has brought nothing, and what is due because of it.
 
     That it misses nothing is certain up to its last line, up to the beginning of a look that
-    brings nothing, and up to the end of one. Between two such moments there are 40 s at most.
+    brings nothing, and up to the end of one. Two such moments are at most some 40 s apart.
 
     Attributes:
         heard_at_s: When it last brought a line.
@@ -195,11 +195,7 @@ class Lookout:
             with scope:
                 missed = await self._follow(version, lasts_s, before, clock)
         except KubeError as error:
-            if (
-                not isinstance(error, Unavailable)
-                or error.kind is not Reason.TIMEOUT
-                or error.status
-            ):
+            if not _is_unanswered(error):
                 self.silence.fail(clock())
         if not scope.cancelled_caught:
             self.silence.end(clock(), missed=missed)
@@ -236,6 +232,10 @@ class Lookout:
             if self.brought() == brought:
                 return True
         return False
+
+
+def _is_unanswered(error: KubeError) -> bool:
+    return isinstance(error, Unavailable) and error.kind is Reason.TIMEOUT and not error.status
 
 
 def _is_event(line: bytes | OversizeLine) -> bool:

@@ -98,9 +98,7 @@ class FakeStream(ByteStream):
             if self._first and self._fault != "silent":
                 first, self._first = self._first, b""
                 return first
-            news = [(v, line) for v, line in self._server.log if v > self._after]
-            if self.is_look:
-                news = [(v, line) for v, line in news if b"BOOKMARK" not in line]
+            news = self._news()
             if not news and anyio.current_time() >= self._ends_at_s:
                 return b""
             if news and self._fault != "silent":
@@ -108,6 +106,12 @@ class FakeStream(ByteStream):
                 return b"".join(line for _, line in news)
             await anyio.sleep(min(1.0, deadline_s - anyio.current_time()))
         raise Unavailable("silent", kind=Reason.TIMEOUT)
+
+    def _news(self) -> list[tuple[int, bytes]]:
+        if self._server.held_back and not self.is_look:
+            return []
+        news = [(v, line) for v, line in self._server.log if v > self._after]
+        return [(v, line) for v, line in news if not (self.is_look and b"BOOKMARK" in line)]
 
 
 class FakeServer(KubeSource):
@@ -126,6 +130,7 @@ class FakeServer(KubeSource):
         self.asked: list[tuple[float, str]] = []
         self.opened: list[FakeStream] = []
         self.dead_connections = 0
+        self.held_back = False
 
     def put(self, name: str, size: int) -> None:
         self.version += 1
@@ -431,6 +436,25 @@ async def test_healthy_stream_is_looked_at_once_in_two_bookmarks_and_never_given
         assert len(looks) > 15
         assert most_within(looks, 59.9) == 1
         assert most_within(looks[1:], 86.9) == 1  # from the first bookmark on
+
+
+@pytest.mark.parametrize("late_s", [3.0, 5.5])
+async def test_stream_that_is_slower_than_a_look_has_four_seconds(
+    streamed: bool, late_s: float
+) -> None:
+    server = FakeServer()
+    server.streamed = streamed
+    async with running(server) as run:
+        while not server.times("look"):
+            await anyio.sleep(1.0)
+        await anyio.sleep(5.0)
+        server.held_back = True
+        server.put("a", 1)
+        await anyio.sleep(late_s)
+        server.held_back = False
+        await anyio.sleep(2.0)
+        assert run.held == run.expected()
+        assert run.stats.watch_terminations["idle"] == (late_s > 4.0)
 
 
 async def test_burst_of_changes_ends_a_look_and_not_the_stream(streamed: bool) -> None:
