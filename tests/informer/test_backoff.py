@@ -468,7 +468,7 @@ async def test_burst_of_changes_ends_a_look_and_not_the_stream(streamed: bool) -
         await anyio.sleep(10.0)
         assert run.held == run.expected()
         assert not run.stats.watch_terminations
-        # The next one comes after as long a silence as ever, so the first is over.
+        # The next one comes after half a minute of silence, so the first is over.
         await anyio.sleep(26.0)
         assert len(server.times("look")) == 2
 
