@@ -24,6 +24,8 @@ from benchmarks.scenarios import Measured, say
 from benchmarks.servers import Server
 
 _SETTLE_S = 3.0
+_SPANS = 2
+"""What happens once in two minutes is seen in a span of two, and has settled after as many."""
 _STAGGER_S = 7.0
 _POLL_S = 0.5
 _CHUNK_BYTES = 1 << 16
@@ -33,12 +35,14 @@ def measure_rest(start: Callable[[], Telemetryd], measured: Measured, *, duratio
     """CPU, wake-ups and requests of a daemon while nothing changes.
 
     A wake-up is a voluntary context switch of any of its threads: it has slept, and goes to sleep
-    again. Requests are those of the daemon's own counter, to each stream of an informer.
+    again. Requests are those of the daemon's own counter, to each stream of an informer. Two spans
+    of ``duration_s`` go by before two that count.
     """
+    duration_s *= _SPANS
     requests, synced = "telemetryd_kube_requests_total", "telemetryd_informer_synced"
     with start() as daemon:
         daemon.cold_sync()
-        time.sleep(_SETTLE_S)
+        time.sleep(duration_s)
         before = daemon.metrics(requests, synced)
         time.sleep(_SETTLE_S)  # so that the scrape counts for nothing
         begun_s, spent_s = time.monotonic(), processes.cpu_s(daemon.pid)

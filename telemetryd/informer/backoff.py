@@ -21,13 +21,15 @@ class WatchTiming:
         idle_limit_s: A watch without event or bookmark for so long is opened again, and so is one
             that isn't answered. Bookmarks come about every 60 s.
         watch_timeout_min_s: The API server is asked to end a watch after a random time from here.
-        quiet_s: After this time without event or bookmark it is looked whether the stream of a
-            watch misses events; stretched or shortened by up to a tenth.
-        look_again_s: Between two such looks at one stream.
-        overdue_s: After this time without event or bookmark one more look is made at a stream of a
-            server that sends bookmarks: a healthy one would have brought one.
-        look_timeout_s: Deadline of a look. One without an answer is made again at once: its
-            connection may have been kept from before, and be as dead as the stream.
+        quiet_s: After this time, in which it isn't certain that the stream of a watch misses no
+            event, a look is taken (``silence``); at the tick of ``timing`` before.
+        look_s: So long a look lasts, and half as long where the server sends no bookmarks.
+        look_again_s: Before the next look at a stream after one that failed.
+        overdue_s: After this time without a bookmark a look is due at a stream of a server that
+            sends them: a healthy one would have brought one.
+        longest_doubt_s: Where a bookmark is overdue after no more than this, it is waited for.
+        look_timeout_s: Deadline of the answer to a look, and of its end after it was to end. One
+            without either is made again at once: its connection may be as dead as the stream.
         doubt_s: So long a stream may take to bring what the look has shown.
         list_timeout_s: Deadline of one page, and of each line of a list as a stream.
         full_list_timeout_s: Deadline of a whole list, however it comes.
@@ -49,9 +51,11 @@ class WatchTiming:
     jitter: float = 1.0
     short_watch_s: float = 1.0
     idle_limit_s: float = 90.0
-    quiet_s: float = 30.0
+    quiet_s: float = 33.0
+    look_s: int = 60
     look_again_s: float = 60.0
     overdue_s: float = 66.0
+    longest_doubt_s: float = 40.0
     look_timeout_s: float = 2.5
     doubt_s: float = 4.0
     watch_timeout_min_s: int = 300
@@ -140,68 +144,3 @@ def asked_s(error: KubeError | None, wait_s: float) -> float:
     if isinstance(error, Throttled | Unavailable) and error.retry_after_s is not None:
         return min(max(error.retry_after_s, wait_s), MAX_RETRY_AFTER_S)
     return wait_s
-
-
-_MOST_UNANSWERED = 3
-"""Looks in a row without an answer before a pause: idle connections, which each takes one of, are
-few."""
-
-
-class Silence:
-    """How long a stream has brought nothing, and what is due because of it.
-
-    A proxy may keep a connection open and pass on nothing. A healthy stream is silent, too, for the
-    minute between two bookmarks, or always where there are none. So a second, short watch from
-    the stream's position tells whether there is anything that the stream should have brought.
-
-    Attributes:
-        heard_at_s: When it last brought a line.
-        marked: The server sends bookmarks.
-    """
-
-    __slots__ = (
-        "_doubted_at_s",
-        "_looked_at_s",
-        "_quiet_s",
-        "_timing",
-        "_unanswered",
-        "heard_at_s",
-        "marked",
-    )
-
-    def __init__(self, now_s: float, timing: WatchTiming, rng: random.Random) -> None:
-        self._timing = timing
-        self._quiet_s = timing.quiet_s * rng.uniform(0.9, 1.1)
-        self._looked_at_s, self._doubted_at_s = -math.inf, math.inf
-        self._unanswered = 0
-        self.heard_at_s = now_s
-        self.marked = False
-
-    def heard(self, now_s: float) -> None:
-        """It has brought a line: all doubt is gone."""
-        self.heard_at_s = now_s
-        self._doubted_at_s = math.inf
-
-    def looked(self, now_s: float, *, missed: bool | None) -> None:
-        """It was looked for what the stream misses; None: there was no answer."""
-        self._unanswered = self._unanswered + 1 if missed is None else 0
-        if self._unanswered % _MOST_UNANSWERED == 0:
-            self._looked_at_s = now_s
-        if missed:
-            self._doubted_at_s = now_s
-
-    @property
-    def look_at_s(self) -> float:
-        """When the next look is due; never where another watch is due first."""
-        due_s = max(self.heard_at_s + self._quiet_s, self._looked_at_s + self._timing.look_again_s)
-        overdue_at_s = self.heard_at_s + self._timing.overdue_s
-        if self.marked and self._looked_at_s < overdue_at_s:
-            due_s = min(due_s, overdue_at_s)
-        return due_s if due_s + self._timing.doubt_s < self.over_at_s else math.inf
-
-    @property
-    def over_at_s(self) -> float:
-        """When another watch takes the place of the stream."""
-        return min(
-            self.heard_at_s + self._timing.idle_limit_s, self._doubted_at_s + self._timing.doubt_s
-        )

@@ -6,16 +6,19 @@ import math
 import random
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Generic, assert_never
 
 import anyio
+from anyio.abc import TaskGroup
 
 from telemetryd.errors import BadResponse, KubeError, Reason, Unavailable
 from telemetryd.informer.apply import Applier, Progress
-from telemetryd.informer.backoff import DEFAULT_TIMING, Silence, WatchTiming
+from telemetryd.informer.backoff import DEFAULT_TIMING, WatchTiming
 from telemetryd.informer.lists import Lister
 from telemetryd.informer.machine import START, START_STREAMED, Machine, Move, step
 from telemetryd.informer.resource import Resource, T
+from telemetryd.informer.silence import Lookout, Silence
 from telemetryd.informer.source import KubeSource, LineFeed, Lines
 from telemetryd.informer.states import (
     Checked,
@@ -79,6 +82,7 @@ class Informer(Generic[T, R]):
         self._start = START_STREAMED if streamed else START
         self._lister = Lister(source, self._applier, rng, page_size, timing, self._contact)
         self._heard_at_s = 0.0
+        self._marked = False
 
     @property
     def reader(self) -> Reader[R]:
@@ -152,7 +156,8 @@ class Informer(Generic[T, R]):
     async def _watch(self, state: Watching) -> Outcome:
         timing = self._timing
         stream = self._lister.take_stream()
-        async with AsyncExitStack() as resources:
+        async with anyio.create_task_group() as looks, AsyncExitStack() as resources:
+            resources.callback(looks.cancel_scope.cancel)
             if stream is not None:
                 await resources.enter_async_context(stream.resources)
             started_s = anyio.current_time()
@@ -166,7 +171,7 @@ class Informer(Generic[T, R]):
                 self._contact()
                 progress.accepted = True
                 until_s = timing.unproven_s if state.lost else math.inf
-                end = await self._follow(feed, progress, progress.started_s + until_s)
+                end = await self._follow(feed, progress, progress.started_s + until_s, looks)
             except KubeError as error:
                 return self._failed(state, error, progress)
         if not isinstance(end, WatchEnd):
@@ -207,7 +212,7 @@ class Informer(Generic[T, R]):
         return self._store.resource_version or state.resource_version
 
     async def _follow(
-        self, feed: LineFeed, progress: Progress, end_at_s: float
+        self, feed: LineFeed, progress: Progress, end_at_s: float, looks: TaskGroup
     ) -> WatchEnd | Regressed | ResyncDue:
         """Apply the events of the watch until it ends, is idle, or a list or probe is due.
 
@@ -217,7 +222,9 @@ class Informer(Generic[T, R]):
             KubeError: An ERROR event.
         """
         clock = asyncio.get_running_loop().time
-        silence = Silence(clock(), self._timing, self._rng)
+        bookmarks = partial(self._stats.events.__getitem__, "bookmark")
+        silence = Silence(clock(), self._timing, marked=self._marked, marks=bookmarks())
+        lookout = Lookout(self._source, self._timing, silence, looks, lambda: progress.events)
 
         def take(lines: Lines) -> Lines | None:
             silence.heard(clock())
@@ -225,27 +232,38 @@ class Informer(Generic[T, R]):
             if not progress.regressed:
                 self._heard_at_s = silence.heard_at_s
                 self._recover()
+            if silence.mark(bookmarks()) and not left:
+                lookout.put_off(due_s())
             return left or None
+
+        def due_s() -> float:
+            look_at_s = min(self._next_look_s(progress, clock()), silence.look_at_s)
+            return min(self._lister.resync_at_s, silence.over_at_s, end_at_s, look_at_s)
 
         while True:
             now_s = clock()
-            silence.marked = self._stats.events["bookmark"] > 0
-            if now_s >= self._lister.resync_at_s:
-                return ResyncDue()
-            if now_s >= silence.over_at_s:
-                return WatchEnd.IDLE
-            if now_s >= end_at_s:
-                return WatchEnd.CLOSED
+            silence.mark(bookmarks())
+            end = self._end_by_time(now_s, silence, end_at_s)
+            self._marked = silence.marked and end is not WatchEnd.IDLE
+            if end is not None:
+                return end
             if now_s >= silence.look_at_s:
-                missed = await self._lister.misses(self._store.resource_version or "")
-                silence.looked(clock(), missed=missed)
-            look_at_s = min(self._next_look_s(progress, now_s), silence.look_at_s)
-            until_s = min(self._lister.resync_at_s, silence.over_at_s, end_at_s, look_at_s)
-            lines = await feed.read(max(0.0, until_s - clock()), take)
+                lookout.look(self._store.resource_version or "")
+            lines = await lookout.read(feed, due_s(), take)
             if lines is None:
                 return WatchEnd.CLOSED
             if progress.regressed or not await self._applier.apply_lines(lines, progress):
                 return Regressed()
+
+    def _end_by_time(
+        self, now_s: float, silence: Silence, end_at_s: float
+    ) -> WatchEnd | ResyncDue | None:
+        """How a watch must end now; None where it may go on."""
+        if now_s >= self._lister.resync_at_s:
+            return ResyncDue()
+        if now_s >= silence.over_at_s:
+            return WatchEnd.IDLE
+        return WatchEnd.CLOSED if now_s >= end_at_s else None
 
     def _next_look_s(self, progress: Progress, now_s: float) -> float:
         """When a watch after a failure has lasted long enough to be called recovered."""

@@ -20,14 +20,11 @@ from telemetryd.errors import (
     KubeError,
     Reason,
     Throttled,
-    TooLarge,
     Unavailable,
 )
 from telemetryd.informer.apply import Applier, read_page
 from telemetryd.informer.backoff import WatchTiming
-from telemetryd.informer.decode import parse_event
 from telemetryd.informer.resource import T
-from telemetryd.informer.scan import ScanNeeded
 from telemetryd.informer.source import KubeSource, LineFeed, Lines
 from telemetryd.informer.states import (
     Checked,
@@ -291,22 +288,6 @@ class Lister(Generic[T, R]):
         if self.applier.is_older(page.resource_version):
             return Regressed()
         return Checked(served=True)
-
-    async def misses(self, version: str) -> bool | None:
-        """Whether events have followed this version: a stream that stands there misses them.
-
-        None where there was no answer in time; False where there is no telling.
-        """
-        try:
-            body = await self.source.missed_by(version, timeout_s=self.timing.look_timeout_s)
-            first = body.partition(b"\n")[0]
-            return bool(first) and parse_event(first).type in {"ADDED", "MODIFIED", "DELETED"}
-        except TooLarge:
-            return True
-        except Unavailable as error:
-            return None if error.kind is Reason.TIMEOUT and error.status is None else False
-        except (KubeError, ScanNeeded):
-            return False
 
 
 def _is_refusal(error: KubeError) -> bool:

@@ -94,9 +94,9 @@ Lines: TypeAlias = list[bytes | OversizeLine]
 class LineFeed:
     """The lines of one stream, in batches as they come."""
 
-    def __init__(self, stream: ByteStream) -> None:
+    def __init__(self, stream: ByteStream, max_line_bytes: int = DEFAULT_MAX_LINE_BYTES) -> None:
         self._stream = stream
-        self._splitter = LineSplitter()
+        self._splitter = LineSplitter(max_line_bytes)
         self._left: Lines = []
 
     async def read(self, timeout_s: float, take: Callable[[Lines], Lines | None]) -> Lines | None:
@@ -138,12 +138,6 @@ MAX_PAGE_BYTES = 8 * 1024 * 1024
 
 MAX_FULL_LIST_BYTES = 128 * 1024 * 1024
 """A list in one answer. It is never made of objects so large that their pages had to be smaller."""
-
-MISSED_WITHIN_S = 1
-"""A watch brings at once what has happened since its version; a busy server may need longer."""
-
-_MISSED_BYTES = 64 * 1024
-"""One event would do."""
 
 _FIRST_STREAMS = (1, 27)
 """The first Kubernetes with ``sendInitialEvents``. Older API servers refuse such a list, or take it
@@ -240,35 +234,23 @@ class KubeSource:
         No headers within ``open_timeout_s`` raise Unavailable of kind TIMEOUT, without a status:
         some proxies hold them back until the first event.
         """
-        params = {
-            **self._selector,
-            "watch": "true",
-            "resourceVersion": resource_version,
-            "allowWatchBookmarks": "true",
-            "timeoutSeconds": str(server_timeout_s),
-        }
+        params = {**self._from(resource_version, server_timeout_s), "allowWatchBookmarks": "true"}
         return self._client.stream(self._resource.path, params, open_timeout_s=open_timeout_s)
 
-    async def missed_by(self, resource_version: str, *, timeout_s: float) -> bytes:
-        """What a stream that stands at this version has missed: a short watch brings it.
+    def look(
+        self, resource_version: str, *, server_timeout_s: int, open_timeout_s: float
+    ) -> AbstractAsyncContextManager[ByteStream]:
+        """As ``watch``, without bookmarks: beside another one that stands at this version."""
+        params = self._from(resource_version, server_timeout_s)
+        return self._client.stream(self._resource.path, params, open_timeout_s=open_timeout_s)
 
-        Raises:
-            TooLarge: It is much.
-            KubeError: The request failed.
-        """
-        params = {
+    def _from(self, resource_version: str, server_timeout_s: int) -> dict[str, str]:
+        return {
             **self._selector,
             "watch": "true",
             "resourceVersion": resource_version,
-            "timeoutSeconds": str(MISSED_WITHIN_S),
+            "timeoutSeconds": str(server_timeout_s),
         }
-        return await self._client.request(
-            "GET",
-            self._resource.path,
-            params=params,
-            timeout_s=timeout_s,
-            max_bytes=_MISSED_BYTES,
-        )
 
     def stream_list(
         self, *, server_timeout_s: int, open_timeout_s: float

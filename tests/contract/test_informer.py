@@ -37,7 +37,7 @@ PAGE_SIZE = 3
 QUICK = WatchTiming(
     backoff_base_s=0.02, backoff_cap_s=0.2, short_watch_s=0.02, absence_recheck_s=0.05
 )
-WARY = replace(QUICK, quiet_s=0.3, look_again_s=0.6, doubt_s=1.0, idle_limit_s=600.0)
+WARY = replace(QUICK, quiet_s=0.3, look_s=1, look_again_s=0.6, doubt_s=1.0, idle_limit_s=600.0)
 """Looks for what a stream misses after moments, and never gives one up for its silence alone."""
 
 

@@ -21,7 +21,6 @@ from aiohttp import web
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from yarl import URL
 
-from telemetryd.informer.source import MISSED_WITHIN_S
 from tests.support.certificates import Authority, Pair
 
 _PASSED_ON = ("Authorization", "Accept", "Content-Type", "User-Agent")
@@ -55,7 +54,7 @@ class Ask:
     @property
     def is_followed(self) -> bool:
         """Whether its answer goes on, line by line."""
-        return "watch" in self.query and self.verb != "look"
+        return "watch" in self.query
 
     @property
     def verb(self) -> str:
@@ -64,7 +63,7 @@ class Ask:
         if self.is_stream:
             return "list"
         if "watch" in self.query:
-            return "look" if self.query.get("timeoutSeconds") == str(MISSED_WITHIN_S) else "watch"
+            return "watch" if "allowWatchBookmarks" in self.query else "look"
         return "list" if self.method == "GET" and self.resource in COLLECTIONS else self.method
 
 
@@ -362,14 +361,15 @@ class FaultProxy:
             return web.Response(status=502)
 
     async def _relay(self, live: _Live, answer: aiohttp.ClientResponse) -> None:
-        self._live.add(live)
+        if live.ask.verb != "look":
+            self._live.add(live)
         try:
             with live.scope:
                 rest = b""
                 async for chunk in answer.content.iter_any():
                     *lines, rest = (rest + chunk).split(b"\n")
                     for line in lines:
-                        change = self._edits.get(live.ask.resource)
+                        change = self._edits.get(live.ask.resource) if live in self._live else None
                         passed = change(line + b"\n") if change else line + b"\n"
                         if passed:
                             await live.response.write(passed)

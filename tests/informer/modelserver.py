@@ -4,6 +4,7 @@ Lists are of one moment, page by page, until that moment is compacted away; a wa
 compaction gets 410. Streams are cut into chunks of any size, spoilt, and broken off within a line.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from telemetryd.errors import (
     Unavailable,
     UnreadableReason,
 )
-from telemetryd.informer.source import MISSED_WITHIN_S, KubeSource
+from telemetryd.informer.source import KubeSource
 from telemetryd.kube.stream import ByteStream
 from telemetryd.model import Unreadable
 from tests.informer.samples import (
@@ -103,6 +104,7 @@ class ModelServer(KubeSource):
     streaming: bool = True
     asked: list[tuple[float, str]] = field(default_factory=list)
     streams: set[ModelStream] = field(default_factory=set)
+    looks: set[ModelStream] = field(default_factory=set)
     _history: list[tuple[int, bytes]] = field(default_factory=list)
     _moments: dict[int, list[Json]] = field(default_factory=dict)
     _compacted: int = 0
@@ -167,7 +169,7 @@ class ModelServer(KubeSource):
 
     def _tell(self, line: bytes) -> None:
         self._history.append((self.version, line))
-        for stream in self.streams:
+        for stream in self.streams | self.looks:
             stream.push(line)
 
     # -- what the cache must hold
@@ -225,12 +227,25 @@ class ModelServer(KubeSource):
         finally:
             self.streams.discard(stream)
 
-    async def missed_by(self, resource_version: str, *, timeout_s: float) -> bytes:
+    @asynccontextmanager
+    async def look(
+        self, resource_version: str, *, server_timeout_s: int, open_timeout_s: float
+    ) -> AsyncIterator[ModelStream]:
         self._ask("look")
-        if int(resource_version) < self._compacted:
+        after = int(resource_version)
+        if after < self._compacted:
             raise EXPIRED
-        await anyio.sleep(MISSED_WITHIN_S)
-        return b"".join(line for version, line in self._history if version > int(resource_version))
+        stream = ModelStream(self, after)
+        for version, line in self._history:
+            if version > after:
+                stream.push(line)
+        self.looks.add(stream)
+        ends = asyncio.get_running_loop().call_later(server_timeout_s, stream.stop, "")
+        try:
+            yield stream
+        finally:
+            ends.cancel()
+            self.looks.discard(stream)
 
     @asynccontextmanager
     async def stream_list(

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import math
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -24,7 +25,7 @@ from telemetryd.errors import (
     Unavailable,
 )
 from telemetryd.informer.informer import Informer
-from telemetryd.informer.source import MISSED_WITHIN_S, KubeSource
+from telemetryd.informer.source import KubeSource
 from telemetryd.kube.stream import ByteStream
 from telemetryd.stats import InformerStats
 from tests.informer.samples import (
@@ -64,8 +65,17 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 class FakeStream(ByteStream):
     """A watch that brings what the server's log holds beyond a version, a list before it or not."""
 
-    def __init__(self, server: "FakeServer", after: int, first: bytes = b"") -> None:
+    def __init__(
+        self,
+        server: "FakeServer",
+        after: int,
+        first: bytes = b"",
+        *,
+        lasts_s: float = math.inf,
+    ) -> None:
         self._server = server
+        self._ends_at_s = anyio.current_time() + lasts_s
+        self.is_look = lasts_s < math.inf
         self._after = after
         self._first = first
         self._fault = server.fault
@@ -88,12 +98,20 @@ class FakeStream(ByteStream):
             if self._first and self._fault != "silent":
                 first, self._first = self._first, b""
                 return first
-            news = [(v, line) for v, line in self._server.log if v > self._after]
+            news = self._news()
+            if not news and anyio.current_time() >= self._ends_at_s:
+                return b""
             if news and self._fault != "silent":
                 self._after = news[-1][0]
                 return b"".join(line for _, line in news)
             await anyio.sleep(min(1.0, deadline_s - anyio.current_time()))
         raise Unavailable("silent", kind=Reason.TIMEOUT)
+
+    def _news(self) -> list[tuple[int, bytes]]:
+        if self._server.held_back and not self.is_look:
+            return []
+        news = [(v, line) for v, line in self._server.log if v > self._after]
+        return [(v, line) for v, line in news if not (self.is_look and b"BOOKMARK" in line)]
 
 
 class FakeServer(KubeSource):
@@ -112,6 +130,7 @@ class FakeServer(KubeSource):
         self.asked: list[tuple[float, str]] = []
         self.opened: list[FakeStream] = []
         self.dead_connections = 0
+        self.held_back = False
 
     def put(self, name: str, size: int) -> None:
         self.version += 1
@@ -129,10 +148,10 @@ class FakeServer(KubeSource):
         self.version += 1
         self.log.append((self.version, bookmark(self.version)))
 
-    def cut_off(self) -> None:
-        """A proxy passes on nothing more of the streams that are open."""
+    def cut_off(self, *, looks: bool = True) -> None:
+        """A proxy passes on nothing more of the streams that are open, looks included or not."""
         for stream in self.opened:
-            stream.cut_off = True
+            stream.cut_off = looks or not stream.is_look
 
     def set_back(self, version: int) -> None:
         """As where its etcd was restored from a backup: no watch hears of it."""
@@ -203,14 +222,16 @@ class FakeServer(KubeSource):
             first += list_end(self.version)
         yield FakeStream(self, self.version, first)
 
-    async def missed_by(self, resource_version: str, *, timeout_s: float) -> bytes:
+    @asynccontextmanager
+    async def look(
+        self, resource_version: str, *, server_timeout_s: int, open_timeout_s: float
+    ) -> AsyncIterator[FakeStream]:
         self._ask("look")
         self.dead_connections -= 1
         if self.fault == "hang" or self.dead_connections >= 0:
-            await anyio.sleep(timeout_s)
+            await anyio.sleep(open_timeout_s)
             raise Unavailable("hung", kind=Reason.TIMEOUT)
-        await anyio.sleep(MISSED_WITHIN_S)
-        return b"".join(line for v, line in self.log if v > int(resource_version))
+        yield FakeStream(self, int(resource_version), lasts_s=server_timeout_s)
 
     async def knows_streams(self, *, timeout_s: float) -> bool:
         if self.fault in {"gone", "missing"}:  # of a resource, not of the version
@@ -326,27 +347,77 @@ async def test_stream_that_brings_nothing_of_a_change_is_given_up_within_45_s(
         assert run.reader.status().last_error == ""
 
 
-@pytest.mark.parametrize("after_s", [1.0, 20.0, 36.0, 50.0, 59.0])
+@pytest.mark.parametrize("looks", [True, False], ids=["looks too", "stream alone"])
+@pytest.mark.parametrize("period_s", [60.0, 62.0, math.inf], ids=["60", "62", "no bookmarks"])
 async def test_stream_that_is_cut_off_at_any_moment_between_bookmarks_is_given_up_within_45_s(
-    streamed: bool, after_s: float
+    streamed: bool, period_s: float, looks: bool
+) -> None:
+    """It misses a change from that moment on; a look that is open is as dead, or isn't."""
+    for after_s in range(0, 130, 3):
+        server = FakeServer()
+        server.streamed = streamed
+        async with running(server, after_s) as run:
+            bookmarks = 3 + int(after_s // period_s)
+            if period_s < math.inf:
+                for _ in range(bookmarks):
+                    await anyio.sleep(period_s)
+                    server.mark()
+            await anyio.sleep(after_s % period_s + 0.5)
+            idle = run.stats.watch_terminations["idle"]
+            server.cut_off(looks=looks)
+            cut_off_s = anyio.current_time()
+            server.put("b", 2)
+            while run.held != run.expected():
+                await anyio.sleep(0.1)
+            assert anyio.current_time() - cut_off_s <= 45.0, after_s
+            assert run.stats.watch_terminations == {"idle": idle + 1}
+            assert run.stats.lists == {("success", "initial"): 1}
+
+
+@pytest.mark.parametrize("changes", [0, 10], ids=["bookmarks", "bookmarks have stopped"])
+async def test_change_just_after_another_is_missed_for_45_s_at_most(
+    streamed: bool, changes: int
+) -> None:
+    """The stream brings one change during a look, and is cut off before the next."""
+    for after_s in range(0, 130, 3):
+        server = FakeServer()
+        server.streamed = streamed
+        async with running(server, after_s) as run:
+            for _ in range(3):
+                await anyio.sleep(61.0)
+                server.mark()
+            for number in range(changes):
+                await anyio.sleep(25.0)
+                server.put("b", 10 + number)
+            await anyio.sleep(after_s % 61 + 0.5)
+            server.put("a", 1)
+            while run.held != run.expected():
+                await anyio.sleep(0.1)
+            server.cut_off()
+            cut_off_s = anyio.current_time()
+            server.put("b", 2)
+            while run.held != run.expected():
+                await anyio.sleep(0.1)
+            assert anyio.current_time() - cut_off_s <= 45.0, after_s
+
+
+async def test_stream_that_is_dead_while_nothing_changes_is_opened_again_within_100_s(
+    streamed: bool,
 ) -> None:
     server = FakeServer()
     server.streamed = streamed
     async with running(server) as run:
-        for _ in range(3):
-            await anyio.sleep(60.0)
+        for _ in range(4):
+            await anyio.sleep(61.0)
             server.mark()
-        await anyio.sleep(after_s)
-        server.cut_off()
-        cut_off_s = anyio.current_time()
-        server.put("b", 2)
-        while run.held != run.expected():
-            await anyio.sleep(0.1)
-        assert anyio.current_time() - cut_off_s <= 45.0
+        before = len(server.times("watch"))
+        server.cut_off(looks=False)
+        await anyio.sleep(100.0)
+        assert len(server.times("watch")) == before + 1
         assert run.stats.watch_terminations == {"idle": 1}
 
 
-async def test_healthy_stream_is_looked_at_once_a_minute_and_never_given_up(
+async def test_healthy_stream_is_looked_at_once_in_two_bookmarks_and_never_given_up(
     streamed: bool,
 ) -> None:
     server = FakeServer()
@@ -362,8 +433,57 @@ async def test_healthy_stream_is_looked_at_once_a_minute_and_never_given_up(
         assert not run.stats.watch_terminations
         assert len(server.times("watch")) == 1 - streamed
         looks = server.times("look")
-        assert len(looks) > 25
+        assert len(looks) > 15
         assert most_within(looks, 59.9) == 1
+        assert most_within(looks[1:], 86.9) == 1  # from the first bookmark on
+
+
+@pytest.mark.parametrize("late_s", [3.0, 5.5])
+async def test_stream_that_is_slower_than_a_look_has_four_seconds(
+    streamed: bool, late_s: float
+) -> None:
+    server = FakeServer()
+    server.streamed = streamed
+    async with running(server) as run:
+        while not server.times("look"):
+            await anyio.sleep(1.0)
+        await anyio.sleep(5.0)
+        server.held_back = True
+        server.put("a", 1)
+        await anyio.sleep(late_s)
+        server.held_back = False
+        await anyio.sleep(2.0)
+        assert run.held == run.expected()
+        assert run.stats.watch_terminations["idle"] == (late_s > 4.0)
+
+
+async def test_burst_of_changes_ends_a_look_and_not_the_stream(streamed: bool) -> None:
+    server = FakeServer()
+    server.streamed = streamed
+    async with running(server) as run:
+        while not server.times("look"):
+            await anyio.sleep(1.0)
+        for number in range(150):
+            server.put(f"a{number}", number)
+        await anyio.sleep(10.0)
+        assert run.held == run.expected()
+        assert not run.stats.watch_terminations
+        # The next one comes after half a minute of silence, so the first is over.
+        await anyio.sleep(26.0)
+        assert len(server.times("look")) == 2
+
+
+async def test_an_hour_without_a_change_costs_less_than_a_request_a_minute(streamed: bool) -> None:
+    server = FakeServer()
+    server.streamed = streamed
+    async with running(server):
+        await anyio.sleep(10.0)
+        for _ in range(59):
+            await anyio.sleep(61.0)
+            server.mark()
+        # One for two bookmarks, and one before the first of them.
+        assert len(server.times("look")) <= 31
+        assert len(server.asked) <= 40  # regular lists included
 
 
 @pytest.mark.parametrize("fault", ["refused", "hang", "internal", "denied", "gone", "html"])

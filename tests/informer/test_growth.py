@@ -6,13 +6,14 @@ themselves belong to benchmarks; what stands here holds on any machine.
 
 import gc
 import json
+import math
 import random
 import sys
 import tracemalloc
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import replace
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import islice
 from typing import Any, Self
@@ -94,11 +95,14 @@ class Fleet(KubeSource):
 
     Attributes:
         chunks: How often something was read of a stream.
+        looks: How often something was looked for that a stream misses.
+        watches: How many watches were opened, those that go on from a list left out.
     """
 
     def __init__(self, nodes: int, *, real: bool) -> None:
         self.nodes = nodes
         self.chunks = 0
+        self.looks = self.watches = 0
         self.node = real_nodes().__getitem__ if real else node
         self._news: list[bytes] = []
         self._told = anyio.Event()
@@ -119,6 +123,7 @@ class Fleet(KubeSource):
     async def watch(
         self, resource_version: str, *, server_timeout_s: int, open_timeout_s: float
     ) -> AsyncIterator["Chunks"]:
+        self.watches += 1
         yield Chunks(self, iter(()))
 
     @asynccontextmanager
@@ -133,8 +138,12 @@ class Fleet(KubeSource):
             yield b"".join(line(b"ADDED", self.node(number)) for number in numbers)
         yield END
 
-    async def missed_by(self, resource_version: str, *, timeout_s: float) -> bytes:
-        return b""
+    @asynccontextmanager
+    async def look(
+        self, resource_version: str, *, server_timeout_s: int, open_timeout_s: float
+    ) -> AsyncIterator["Chunks"]:
+        self.looks += 1
+        yield Chunks(self, iter(()), lasts_s=server_timeout_s)
 
     async def knows_streams(self, *, timeout_s: float) -> bool:
         return True
@@ -152,12 +161,18 @@ class Fleet(KubeSource):
 class Chunks(ByteStream):
     """One stream."""
 
-    def __init__(self, fleet: Fleet, first: Iterator[bytes]) -> None:
+    def __init__(self, fleet: Fleet, first: Iterator[bytes], *, lasts_s: float = math.inf) -> None:
         self._fleet = fleet
         self._first = first
+        self._is_look = lasts_s < math.inf
+        self._ends_at_s = anyio.current_time() + lasts_s
 
     async def read(self, timeout_s: float) -> bytes:
         await anyio.lowlevel.checkpoint()
+        if self._is_look:
+            left_s = self._ends_at_s - anyio.current_time()
+            await anyio.sleep(min(timeout_s, left_s))
+            return b""
         chunk = next(self._first, None)
         if chunk is None:
             try:
@@ -433,23 +448,82 @@ async def test_loop_has_its_turn_every_few_hundred_objects(streamed: bool) -> No
     assert 0 < most <= SLICE_OBJECTS
 
 
-def waits_of_an_hour(nodes: int, streamed: bool) -> int:
-    """How often an informer wakes up in an hour in which nothing changes."""
+BOOKMARK = line(b"BOOKMARK", b'{"metadata":{"resourceVersion":"1000"}}')
+BOOKMARK_S = 61.0
+"""Between two bookmarks of a watch: an API server looks once a second who had none for a minute."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """An hour in which nothing changes.
+
+    Attributes:
+        waits: How often the loop has waited: each is a wake-up.
+        looks: How often something was looked for that a stream misses.
+        watches: How many watches were opened.
+        bookmarks: How many have come.
+    """
+
+    waits: int
+    looks: int
+    watches: int
+    bookmarks: int
+
+
+def rest(nodes: int, streamed: bool, *, marked: bool, streams: int = 1) -> Rest:
+    """What it takes to hold so many fleets of so many nodes, of a server that sends bookmarks."""
     loop = VirtualTimeLoop()
 
-    async def rest() -> int:
-        async with holding(nodes, streamed, real=True):
-            before = loop.jumps
-            await anyio.sleep(3600)
-            return loop.jumps - before
+    async def send_bookmarks(held: Held) -> None:
+        while True:
+            await anyio.sleep(BOOKMARK_S)
+            held.fleet.tell(BOOKMARK)
 
-    return anyio.run(rest, backend_options={"loop_factory": lambda: loop})
+    async def hold() -> Rest:
+        async with anyio.create_task_group() as senders:
+            async with AsyncExitStack() as holders:
+                all_held = []
+                for _ in range(streams):
+                    held = await holders.enter_async_context(holding(nodes, streamed, real=True))
+                    all_held.append(held)
+                    if marked:
+                        senders.start_soon(send_bookmarks, held)
+                    await anyio.sleep(0.7)
+                await anyio.sleep(2 * BOOKMARK_S)
+                begun = counted_so_far(all_held)
+                await anyio.sleep(3600 - 5 * BOOKMARK_S)  # no regular list comes before its end
+                ended = counted_so_far(all_held)
+            senders.cancel_scope.cancel()
+        return Rest(*(after - before for before, after in zip(begun, ended, strict=True)))
+
+    def counted_so_far(all_held: list[Held]) -> tuple[int, int, int, int]:
+        return (
+            loop.jumps,
+            sum(held.fleet.looks for held in all_held),
+            sum(held.fleet.watches for held in all_held),
+            sum(held.stats.events["bookmark"] for held in all_held),
+        )
+
+    return anyio.run(hold, backend_options={"loop_factory": lambda: loop})
 
 
-def test_informer_at_rest_wakes_up_as_seldom_in_a_fleet_ten_times_as_large(streamed: bool) -> None:
-    few, many = waits_of_an_hour(FEW, streamed), waits_of_an_hour(MANY, streamed)
+@pytest.mark.parametrize("marked", [False, True], ids=["no bookmarks", "bookmarks"])
+def test_informer_at_rest_wakes_up_as_seldom_in_a_fleet_ten_times_as_large(
+    streamed: bool, marked: bool
+) -> None:
+    few, many = rest(FEW, streamed, marked=marked), rest(MANY, streamed, marked=marked)
     assert few == many
-    assert few <= 3600 / 20  # once while a watch is silent, and its end
+    assert few.waits <= 3600 / 20  # once while a watch is silent, and its end
+    # A look and another watch in a minute and a half, or a look for each second bookmark.
+    assert few.looks <= 3600 / (2 * BOOKMARK_S if marked else 90) + 1
+    assert few.watches <= (1 if marked else 3600 / 90)
+
+
+def test_looks_at_many_silent_streams_share_their_wake_ups(streamed: bool) -> None:
+    many = rest(10, streamed, marked=True, streams=10)
+    assert many.bookmarks >= 500
+    assert many.looks >= 250
+    assert many.waits - many.bookmarks <= 3600 / 20
 
 
 @pytest.mark.parametrize("pieces", [10, 100, 1000])
