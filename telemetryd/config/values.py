@@ -108,9 +108,8 @@ def render_duration(seconds: float) -> str:
     rest_ms = round(seconds * 1000)
     parts = []
     for unit, unit_ms in _UNITS_MS.items():
-        if (unit_ms >= _UNITS_MS["d"] and rest_ms < _LONG_MS) or (
-            unit == "y" and rest_ms % unit_ms
-        ):
+        short = unit_ms >= _UNITS_MS["d"] and rest_ms < _LONG_MS
+        if short or (unit == "y" and rest_ms % unit_ms):
             continue
         count, rest_ms = divmod(rest_ms, unit_ms)
         if count:
