@@ -1,6 +1,6 @@
 # telemetryd as a container: installed in one stage, run from another without what installs.
 #
-#   docker build -t telemetryd:0.1.0 .
+#   docker build -t telemetryd:1.0.0 .
 #
 # PYTHON_IMAGE is any Debian-like image with Python 3.11 or newer and the system's CA certificates;
 # name it by its digest to build the same image again, as `make release` demands. SOURCE_DATE_EPOCH
@@ -19,7 +19,7 @@ RUN supply/install /opt/telemetryd
 
 FROM ${PYTHON_IMAGE}
 ARG PYTHON_IMAGE
-ARG VERSION=0.1.0
+ARG VERSION=1.0.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="telemetryd" \
       org.opencontainers.image.description="Telemetry daemon for Rancher and Kubernetes: watches, aggregates, exports, and shows what it sends" \

@@ -3,7 +3,7 @@
 from functools import cache
 from pathlib import Path
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 
 @cache

@@ -23,17 +23,17 @@ NOT_RUN: Final[dict[str, str]] = {
     "make check": _MINUTES,
     "make demo": "installs from an index; the tutorial's `telemetryd demo` is run",
     "make test": _MINUTES,
-    "docker build -t registry.example.com/telemetryd:0.1.0 .": _ENGINE,
-    "docker run --rm registry.example.com/telemetryd:0.1.0 --version": _ENGINE,
-    "docker push registry.example.com/telemetryd:0.1.0": _ENGINE,
-    "docker save -o telemetryd-image.tar registry.example.com/telemetryd:0.1.0": _ENGINE,
+    "docker build -t registry.example.com/telemetryd:1.0.0 .": _ENGINE,
+    "docker run --rm registry.example.com/telemetryd:1.0.0 --version": _ENGINE,
+    "docker push registry.example.com/telemetryd:1.0.0": _ENGINE,
+    "docker save -o telemetryd-image.tar registry.example.com/telemetryd:1.0.0": _ENGINE,
     "docker load -i telemetryd-image.tar": _ENGINE,
-    "docker tag registry.example.com/telemetryd:0.1.0"
-    " registry.internal.example/telemetryd:0.1.0": _ENGINE,
-    "docker push registry.internal.example/telemetryd:0.1.0": _ENGINE,
+    "docker tag registry.example.com/telemetryd:1.0.0"
+    " registry.internal.example/telemetryd:1.0.0": _ENGINE,
+    "docker push registry.internal.example/telemetryd:1.0.0": _ENGINE,
     "docker run --read-only --cap-drop=all --security-opt=no-new-privileges -p 10464:10464"
     " -v ./kubeconfig:/etc/telemetryd/kubeconfig:ro -e KUBECONFIG=/etc/telemetryd/kubeconfig"
-    " -v telemetryd:/var/lib/telemetryd telemetryd:0.1.0": _ENGINE,
+    " -v telemetryd:/var/lib/telemetryd telemetryd:1.0.0": _ENGINE,
     "apt install ./telemetryd_*.deb": _PACKAGE,
     "make install": _SYSTEMD,
     "make uninstall": _SYSTEMD,

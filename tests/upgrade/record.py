@@ -2,7 +2,7 @@
 
 It writes `tests/upgrade/state-VERSION/`, once for each version that is released:
 
-* `sending/`: a state folder with an epoch, the last delivery and a pending payload;
+* `sending/`: a state folder with an epoch, the last delivery, a pending payload and a history;
 * `opted-out/`: a state folder that remembers an opt-out and a restriction of the file;
 * `secret.json`, `marked-secret.json`: the Secret as written, and with the mark of an opt-out;
 * `lease.json`: the Lease as its leader left it when it was killed; needs a real kube-apiserver.
@@ -61,7 +61,7 @@ renew_deadline = "2s"
 retry_period = "500ms"
 """
 LEASE: Final = "/apis/coordination.k8s.io/v1/namespaces/cattle-telemetry-system/leases/telemetryd"
-_KEPT: Final = ("epoch", "restrictions.json", "spool")
+_KEPT: Final = ("epoch", "history.db", "restrictions.json", "spool")
 
 
 class Receiver:
@@ -122,8 +122,10 @@ def record_sending(folder: Path, fleet: FleetServer, target: Path) -> None:
             receiver.refuses = True
             daemon.wait_for("a pending payload", (state / "spool/web/pending").exists, 60)
             daemon.wait_for("the epoch on disk", (state / "epoch").exists, 60)
+            daemon.wait_for("a history", lambda: daemon.status()["history"]["samples"] > 1, 90)
         finally:
             assert daemon.stop() == 0, daemon.log()
+    assert not (state / "history.db-wal").exists(), "all is in the file"
     keep(state, target / "sending")
     write(target / "secret.json", fleet.get(SECRETS, "rancher-scc-telemetry", NAMESPACE))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from telemetryd.history.slots import MINUTE_S
 from tests.support.daemon import Daemon
 from tests.support.embedded import FleetServer, serve_fleet
 from tests.support.waiting import until
@@ -143,6 +144,29 @@ def test_secret_of_the_earlier_version_is_taken_for_our_own(
     assert {each["manager"] for each in now["metadata"]["managedFields"]} == {"telemetryd"}
 
 
+def test_history_goes_on_from_that_of_the_earlier_version(
+    recorded: Path, fleet: FleetServer, tmp_path: Path
+) -> None:
+    state = tmp_path / "state"
+    put_back(recorded / "sending", state)
+    before = minutes_in(state, fleet) if (state / "history.db").exists() else {}
+    with installed(state, fleet, SCC) as daemon:
+        daemon.until("a look", lambda: daemon.status()["history"]["samples"])
+        assert daemon.status()["history"]["trouble"] == ""
+    after = minutes_in(state, fleet)
+    assert {name: after.get(name) for name in before} == before
+    assert any(cells for name, (_, cells) in after.items() if name not in before)
+
+
+def minutes_in(state: Path, fleet: FleetServer) -> dict[tuple[str, int], tuple[float, Any]]:
+    """Known seconds and cells of each minute in an export, by installation and beginning."""
+    done = Installed(state, fleet, SCC).run("history", "export")
+    assert done.returncode == 0, done.stderr
+    slots = [json.loads(line) for line in done.stdout.splitlines()[1:]]
+    minutes = [slot for slot in slots if slot["size"] == MINUTE_S]
+    return {(m["installation"], m["start"]): (m["known"], m["cells"]) for m in minutes}
+
+
 def test_earlier_version_leaves_nothing_else_in_its_state_folder(
     recorded: Path, fleet: FleetServer, tmp_path: Path
 ) -> None:
@@ -157,7 +181,8 @@ def test_earlier_version_leaves_nothing_else_in_its_state_folder(
             assert daemon.stop() == 0
     ours = {"config.toml", "telemetryd.log"}
     left = {path.name for path in state.iterdir() if not path.name.startswith(".")} - ours
-    known = {path.name for path in recorded.rglob("*")} | {"control.sock.lock"}
+    known = {path.name for each in (recorded, RECORDED[-1]) for path in each.rglob("*")}
+    known |= {"control.sock.lock", "history.lock"}
     assert left <= known, left
     shutil.rmtree(state)
 
