@@ -30,7 +30,8 @@ def noticed_after(
     )
     lines = [(at_s, mark) for at_s, mark in lines if at_s < cut_s]
     silence = Silence(opened_s, timing, marked=marked, marks=0)
-    looks, marks, ends_at_s, gone_at_s = [], 0, math.inf, math.inf
+    looks: list[float] = []
+    marks, ends_at_s, gone_at_s = 0, math.inf, math.inf
     while True:
         line_at_s = lines[0][0] if lines else math.inf
         now_s = min(line_at_s, silence.look_at_s, silence.over_at_s, ends_at_s, gone_at_s)
