@@ -254,3 +254,34 @@ async def test_connection_over_tls_takes_no_buffer_that_it_does_not_fill(tmp_pat
             await writer.wait_closed()
     finally:
         tracemalloc.stop()
+
+
+THREADS = """
+import sys, threading
+
+if sys.argv[1:] == ["one"]:
+    from telemetryd.daemon.loop import use_one_heap
+    use_one_heap()
+kept, met = [], threading.Barrier(5)
+
+def take():
+    kept.append([bytes(1000) for _ in range(100)])
+    met.wait()
+    met.wait()
+
+for _ in range(4):
+    threading.Thread(target=take).start()
+met.wait()
+with open("/proc/self/maps") as maps:
+    reserved = [line.split()[0].split("-") for line in maps if line.split()[1] == "---p"]
+print(sum(int(end, 16) - int(begin, 16) > 60 << 20 for begin, end in reserved))
+met.wait()
+"""
+"""How many threads of four have a heap of their own, for which glibc reserves 64 MiB each."""
+
+
+@pytest.mark.parametrize(("asked", "heaps"), [((), 4), (("one",), 0)])
+def test_threads_share_one_heap(asked: tuple[str, ...], heaps: int) -> None:
+    command = [sys.executable, "-c", THREADS, *asked]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) == heaps
