@@ -152,7 +152,12 @@ class ThriftyTls(sslproto.SSLProtocol):
 
     Its bytearray is written over with zeros, so that each connection takes 256 KiB. What leaves
     most of them at once, a thousand exporters, needs a few KiB on each.
+
+    A read brings at most 128 KiB. Several copies of it live at a time while a list is streamed,
+    and what the heap keeps of them grows with the length of the list.
     """
+
+    max_size = 128 * 1024
 
     def __init__(self, *args: Any, **options: Any) -> None:
         vars(self)["max_size"] = 1  # of the bytearray
