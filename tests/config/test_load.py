@@ -409,7 +409,7 @@ def test_equal_values_and_all_that_a_start_asks_for_are_one_object() -> None:
     assert source.statements(file) is source.statements(file)
 
 
-def test_another_content_is_read_anew() -> None:
+def test_other_content_is_read_again() -> None:
     source = ConfigSource(None, {})
     levels = [
         source.parse_as_written(ConfigFile("t.toml", f'log_level = "{level}"')).log_level

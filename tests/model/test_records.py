@@ -1,4 +1,4 @@
-"""What a record of a node keeps in one number is told apart, and comes out, like any text."""
+"""UID and memory that a node's record keeps in one number: they come out as they went in."""
 
 import sys
 
