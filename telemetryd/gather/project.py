@@ -246,7 +246,7 @@ def _traits(  # noqa: PLR0917 - with names they would be looked up in twice the 
     roles: tuple[str, ...],
     cpu_nano: int | None,
     gpus: Gpus,
-    in_capacity: bool,  # noqa: FBT001 - likewise
+    in_capacity: bool,  # noqa: FBT001 - as above
 ) -> NodeTraits:
     return NodeTraits(
         texts.architecture(architecture),

@@ -26,7 +26,7 @@ class Reader(Generic[R_co]):
     def __init__(self, stats: InformerStats) -> None:
         self._stats = stats
         self._items: dict[str, R_co | Unreadable] = {}
-        self._told: int | None = None  # of the items, while the first list is applied
+        self._known: int | None = None  # of the items, while the first list is applied
         self._unreadable = 0
         self._keyless = 0
         self._synced = False
@@ -61,8 +61,8 @@ class Reader(Generic[R_co]):
         return sorted(self._items)
 
     def held(self) -> Iterator[tuple[str, R_co | Unreadable]]:
-        """Keys and records that subscribers have been told of; not over a change of the store."""
-        return islice(self._items.items(), self._told)
+        """Keys and records that subscribers know of; stop before the store changes."""
+        return islice(self._items.items(), self._known)
 
     def __len__(self) -> int:
         return len(self._items)
@@ -124,17 +124,17 @@ class Store(Reader[R]):
 
         Other tasks run in between.
         """
-        self._items, self._told = listed, 0
+        self._items, self._known = listed, 0
         try:
             for key, value in listed.items():
-                self._told += 1
+                self._known += 1
                 self._tell(key, None, value)
-                if self._told % SLICE_OBJECTS == 0:
+                if self._known % SLICE_OBJECTS == 0:
                     await anyio.lowlevel.checkpoint()
         finally:
-            if self._told < len(listed):
+            if self._known < len(listed):
                 self._items = dict(self.held())
-            self._told = None
+            self._known = None
 
     def upsert(self, key: str, value: R | Unreadable) -> None:
         """Hold a record under the key; an equal one makes no delta."""

@@ -183,7 +183,7 @@ async def test_relist_of_a_synced_store_shows_as_a_whole() -> None:
     assert target.keys()[0] == "ns/1000"
 
 
-async def test_who_subscribes_amid_the_first_list_is_told_of_each_object_once() -> None:
+async def test_who_subscribes_during_the_first_list_gets_each_object_once() -> None:
     target = store()
     held: dict[str, Value] = {f"ns/{n}": record(str(n)) for n in range(3 * SLICE_OBJECTS)}
     async with anyio.create_task_group() as tasks:
@@ -197,7 +197,7 @@ async def test_who_subscribes_amid_the_first_list_is_told_of_each_object_once() 
     assert early == [Delta(key, None, value) for key, value in held.items()]
 
 
-async def test_first_list_that_is_given_up_holds_what_was_told() -> None:
+async def test_first_list_that_is_given_up_holds_what_subscribers_know() -> None:
     target = store()
     deltas = recorded(target)
     held: dict[str, Value] = {f"ns/{n}": BROKEN for n in range(3 * SLICE_OBJECTS)}

@@ -1,4 +1,4 @@
-"""What a record of a node keeps in one number is told apart, and comes out, like any text."""
+"""UID and memory of a node come out of one number as they went in."""
 
 import sys
 
