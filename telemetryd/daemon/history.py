@@ -192,9 +192,10 @@ class HistoryKeeper:
                 with anyio.move_on_after(MINUTE_S - self._now() % MINUTE_S):
                     await self._fleet.changed()
                     await anyio.sleep(self._look_s)
-                if self._now() // MINUTE_S != minute:
+                # Read before the look: what it finds over, the look has seen to its end.
+                if (now := self._now()) // MINUTE_S != minute:
                     await self._look()
-                    await self._write()
+                    await self._write(now)
         finally:
             with anyio.move_on_after(END_TIMEOUT_S, shield=True):
                 await self._write(all_of_it=True)
@@ -257,8 +258,11 @@ class HistoryKeeper:
             if found[0] is not None:
                 self._recorder.resume(found[0])
 
-    async def _write(self, *, all_of_it: bool = False) -> None:
-        """Write what is over, and once a day remove what is old; nothing while it is off."""
+    async def _write(self, now: float = math.inf, *, all_of_it: bool = False) -> None:
+        """Write what is over, and once a day remove what is old; nothing while it is off.
+
+        What is over goes by the clock; a month also by ``now``, where that is earlier.
+        """
         if self._off or not self._installation:
             return
         if not self._resumed:
@@ -274,7 +278,7 @@ class HistoryKeeper:
             self._waiting.done(batch)
         if taken:
             await self._count()
-            await self._end_months()
+            await self._end_months(min(now, self._now()))
             await self._prune()
 
     async def _put(self, batch: Batch) -> bool:
@@ -313,9 +317,9 @@ class HistoryKeeper:
         figure = self._rule.figure(hours) if hours else None
         self._note(licenses=None if figure is None else self._rule.licenses(figure))
 
-    async def _end_months(self) -> None:
+    async def _end_months(self, now: float) -> None:
         """Log the digest of each month that is over, once."""
-        now, months = self._now(), self._months
+        months = self._months
         if not (is_set(now) and months.is_due(now, shared=self._store.shared)):
             return
         rule, of = self._rule, self._installation

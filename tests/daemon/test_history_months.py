@@ -14,6 +14,7 @@ from telemetryd.history.report import MONTH, make_report
 from telemetryd.history.slots import DAY_S, HOUR_S
 from telemetryd.history.sqlite import read_store
 from telemetryd.history.store import FILE_NAME
+from telemetryd.model import Switches
 from tests.daemon.test_history import INSTALLATION, FakeFleet, keeping, until_kept
 from tests.support.waiting import until_async
 
@@ -95,6 +96,41 @@ async def test_digest_is_logged_at_the_end_of_the_month_and_never_again(
             await fleet.go(0, nodes=8)
             await fleet.go(61)
             await fleet.go(61)
+    january = digests(tmp_path, fleet.wall)["2027-01"]
+    assert said.lines() == [(ENDED, "2027-01", january)]
+
+
+class LeapingFleet(FakeFleet):
+    """Its clock leaps into February between a look and the write after it."""
+
+    reads = 0
+
+    @property
+    def switches(self) -> Switches:
+        self.reads += self.wall > FEBRUARY - 500  # each look asks, then the write does
+        if self.reads == 2:
+            self.wall = FEBRUARY + 600
+        return Switches()
+
+    @switches.setter
+    def switches(self, _: Switches) -> None:
+        pass
+
+
+async def test_clock_that_leaps_over_the_end_after_a_look_costs_the_digest_nothing(
+    tmp_path: Path, said: Said
+) -> None:
+    fleet = LeapingFleet()
+    fleet.wall = FEBRUARY - 600
+    async with keeping(fleet, tmp_path):
+        await fleet.go(0, nodes=7)
+        await fleet.go(61)
+        await fleet.go(110)
+        assert fleet.wall > FEBRUARY
+        assert said.lines() == []
+        await fleet.go(61)
+        await until_async(said.lines, "the digest of January")
+        await fleet.go(61)
     january = digests(tmp_path, fleet.wall)["2027-01"]
     assert said.lines() == [(ENDED, "2027-01", january)]
 
