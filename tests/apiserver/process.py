@@ -32,8 +32,8 @@ _START_TIMEOUT_S = 180.0
 _LOG_TAIL_LINES = 30
 _FIRST_STREAMS = (1, 34)
 _NO_STREAMS = "--feature-gates=WatchList=false"
-_GO = {"GOGC": "400"}
-"""Memory for time: a server collects its garbage a quarter as often."""
+_GO = {"GOGC": "400", "GOMEMLIMIT": "8GiB"}
+"""Memory for time: a server collects its garbage a quarter as often, while there is memory."""
 
 AUDITED_USER = "system:serviceaccount:audited:telemetryd"
 DEPLOYED_USER = "system:serviceaccount:cattle-telemetry-system:telemetryd"
