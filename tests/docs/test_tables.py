@@ -123,9 +123,17 @@ def test_payload_that_the_readme_shows_is_a_valid_one(capsys: pytest.CaptureFixt
     assert nodes == sum(row["count"] for row in shown["managedSystems"]) == 15
 
 
+def benchmarked() -> str:
+    """What the benchmark's page says of an idle machine."""
+    text = (ROOT / "benchmarks" / "README.md").read_text()
+    idle, found, _ = text.partition("\n## Beside a busy loop\n")
+    assert found
+    return idle
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/operations.md"])
 def test_figures_are_those_of_the_benchmark(page: str) -> None:
-    measured = (ROOT / "benchmarks" / "README.md").read_text()
+    measured = benchmarked()
     (peak,) = re.findall(
         r"^\| 10,000 real nodes: peak memory.* \| (\d+) MB to", measured, re.MULTILINE
     )
@@ -139,7 +147,7 @@ def test_figures_are_those_of_the_benchmark(page: str) -> None:
 
 
 def test_figures_of_nodes_and_exporters_are_those_of_the_benchmark() -> None:
-    measured = (ROOT / "benchmarks" / "README.md").read_text()
+    measured = benchmarked()
     (node,) = re.findall(
         r"^\| memory of a further real node .* \| (\d+) bytes resident \|", measured, re.MULTILINE
     )
