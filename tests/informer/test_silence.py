@@ -58,32 +58,21 @@ def noticed_after(
             silence.clear(now_s)
 
 
-@given(
-    st.floats(0.0, 5.0),
-    st.lists(st.floats(60.0, 62.3), min_size=10, max_size=10),
-    _TIMES,
-    st.floats(1.0, 600.0),
-    st.booleans(),
-)
-@settings(max_examples=examples(500))
-def test_miss_is_noticed_within_45_s_where_bookmarks_come(
-    opened_s: float, gaps: list[float], events: list[float], cut_s: float, marked: bool
-) -> None:
-    late_s, _ = noticed_after(
-        opened_s=opened_s, gaps=gaps, events=events, cut_s=cut_s, marked=marked
-    )
-    assert late_s <= NOTICED_S
+_GAPS = st.floats(60.0, 62.3)
 
 
 @given(
     st.floats(0.0, 5.0),
-    st.lists(st.floats(60.0, 62.3), max_size=3),
+    st.one_of(
+        st.lists(_GAPS, min_size=10, max_size=10),
+        st.lists(_GAPS, max_size=3),  # bookmarks stop, or never come
+    ),
     _TIMES,
     st.floats(1.0, 600.0),
     st.booleans(),
 )
-@settings(max_examples=examples(500))
-def test_miss_is_noticed_within_45_s_where_bookmarks_stop_or_never_come(
+@settings(max_examples=examples(1000))
+def test_miss_is_noticed_within_45_s_whether_bookmarks_come_stop_or_never_come(
     opened_s: float, gaps: list[float], events: list[float], cut_s: float, marked: bool
 ) -> None:
     late_s, _ = noticed_after(
